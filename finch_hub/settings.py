@@ -1,0 +1,87 @@
+"""Settings from ``FINCH_*`` environment variables, then ``finch.toml``, then the embedded defaults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pydantic_settings
+
+from finch_hub import errors
+from finch_hub.specs.value import problems_of
+
+
+class Settings(pydantic_settings.BaseSettings):
+    """Where things live and how patient the queue is; every field can be given as ``FINCH_<FIELD>``.
+
+    Attributes:
+        home: folder of the embedded default: database, artefacts, converted bases, sockets' locks, logs.
+        database_url: SQLAlchemy URL; None means SQLite in the home.
+        broker_url: Redis URL; None means a private Valkey started on demand.
+        artifacts_url: fsspec URL; None means a folder in the home.
+        lease_seconds: how long a claim lasts unless renewed.
+        heartbeat_seconds: how often the supervisor renews it and looks for a cancellation.
+        sweep_seconds: how often a worker's reconciler looks for lost messages and expired leases.
+        idle_seconds: after so long without work the worker started on demand ends.
+        max_attempts: lost attempts after which a job fails.
+        stall_seconds: a child that reports nothing for so long is ended.
+        allow_insecure: talk to a broker or database without authentication off loopback.
+
+    Raises:
+        InvalidSpec: from :func:`load`, naming the variable or the line of ``finch.toml``.
+
+    """
+
+    model_config = pydantic_settings.SettingsConfigDict(env_prefix="FINCH_", extra="forbid", frozen=True)
+
+    home: Path = Path("~/.finch")
+    database_url: pydantic.SecretStr | None = None
+    broker_url: pydantic.SecretStr | None = None
+    artifacts_url: str | None = None
+    lease_seconds: float = pydantic.Field(default=60.0, gt=0)
+    heartbeat_seconds: float = pydantic.Field(default=5.0, gt=0)
+    sweep_seconds: float = pydantic.Field(default=15.0, gt=0)
+    idle_seconds: float = pydantic.Field(default=600.0, gt=0)
+    max_attempts: int = pydantic.Field(default=3, ge=1)
+    stall_seconds: float = pydantic.Field(default=900.0, gt=0)
+    allow_insecure: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _renew_in_time(self) -> Settings:
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError("heartbeat_seconds must be at most half of lease_seconds, or leases expire by themselves")
+        return self
+
+    @pydantic.field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[pydantic_settings.BaseSettings],
+        init_settings: pydantic_settings.PydanticBaseSettingsSource,
+        env_settings: pydantic_settings.PydanticBaseSettingsSource,
+        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
+        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
+    ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
+        """Read no ``.env``; a ``finch.toml`` counts where ``FINCH_CONFIG`` names it or it stands in the home."""
+        home = Path(os.environ.get("FINCH_HOME", "~/.finch")).expanduser()
+        file = Path(os.environ.get("FINCH_CONFIG", home / "finch.toml"))
+        return init_settings, env_settings, pydantic_settings.TomlConfigSettingsSource(settings_cls, file)
+
+
+def load(**overrides: Any) -> Settings:
+    """Return the settings in force; the overrides win over the environment.
+
+    Raises:
+        InvalidSpec: with every value that is wrong.
+
+    """
+    try:
+        return Settings(**overrides)
+    except pydantic.ValidationError as error:
+        raise errors.InvalidSpec(problems_of(error), subject="settings (FINCH_* or finch.toml)") from None

@@ -1,0 +1,196 @@
+"""Jobs: what can be asked for, and the states it goes through."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.specs.training import TrainingConfig
+from finch_hub.specs.value import Value
+
+Digest = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+AdapterName = Annotated[str, pydantic.AfterValidator(lambda name: check_name(name))]
+AdapterRef = Annotated[str, pydantic.AfterValidator(lambda text: str(AdapterReference.parse(text)))]
+
+
+class BaseModelSource(Value):
+    """Where a base model comes from: a Hugging Face id with revision, a local folder, or a GGUF file."""
+
+    source: str = pydantic.Field(min_length=1)
+    revision: str | None = None
+
+
+class Parent(Value):
+    """One adapter that goes into a composition or merge, and its weight."""
+
+    adapter: AdapterRef
+    weight: float = 1.0
+
+
+class TrainSpec(Value):
+    """Train one adapter on a data set; `train` and `validation` are digests of stored examples."""
+
+    kind: Literal["train"] = "train"
+    adapter: AdapterName
+    base: BaseModelSource
+    train: Digest
+    validation: Digest | None = None
+    preset: str | None = None
+    system: str | None = None
+    lora: LoRAConfig = LoRAConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+class ComposeSpec(Value):
+    """Compose several adapters of one base into one.
+
+    Attributes:
+        adapter: name of the result.
+        parents: two or more adapters (one is returned as it is).
+        strategy: name of a strategy plugin, or "auto", which measures several and keeps the best.
+        parameters: of the strategy, checked against its schema.
+        resolver: name of a conflict-resolver plugin, run before the strategy.
+        resolver_parameters: of the resolver.
+        scale: factor of the composed update; None sweeps it on the parents' validation sets where there are any.
+        rank: of the result; None keeps what the strategy gives, "auto" cuts by energy.
+        evaluations: upper bound of the held-out evaluations that the search may spend.
+        min_retention: below it, for any parent, the version is registered as `below_retention`.
+        seed: of random strategies, mixed with the parents' hashes.
+
+    """
+
+    kind: Literal["compose"] = "compose"
+    adapter: AdapterName
+    parents: tuple[Parent, ...] = pydantic.Field(min_length=1)
+    strategy: str = "auto"
+    parameters: dict[str, Any] = {}
+    resolver: str = "keep"
+    resolver_parameters: dict[str, Any] = {}
+    scale: float | None = pydantic.Field(default=None, gt=0)
+    rank: pydantic.PositiveInt | Literal["auto"] | None = None
+    evaluations: pydantic.PositiveInt = 16
+    min_retention: float | None = pydantic.Field(default=None, le=1)
+    seed: pydantic.NonNegativeInt = 0
+
+
+class MergeSpec(Value):
+    """Write the base with adapters folded into its weights as a standalone model folder."""
+
+    kind: Literal["merge"] = "merge"
+    parents: tuple[Parent, ...] = pydantic.Field(min_length=1)
+    out: str = pydantic.Field(min_length=1)
+
+
+class QuantizeSpec(Value):
+    """Store an adapter at fewer bits as a new version of it."""
+
+    kind: Literal["quantize"] = "quantize"
+    adapter: AdapterRef
+    scheme: Literal["auto", "int8", "int4"] = "auto"
+    group: pydantic.PositiveInt | None = 64
+    tolerance: float = pydantic.Field(default=0.005, ge=0)
+
+
+class ExportSpec(Value):
+    """Write an adapter in the format of another system."""
+
+    kind: Literal["export"] = "export"
+    adapter: AdapterRef
+    format: str
+    out: str = pydantic.Field(min_length=1)
+    parameters: dict[str, Any] = {}
+
+
+class EvaluateSpec(Value):
+    """Measure the base and adapters on a data set."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    base: BaseModelSource
+    adapters: tuple[AdapterRef, ...] = ()
+    dataset: Digest
+    evaluator: str = "held_out_loss"
+    parameters: dict[str, Any] = {}
+    system: str | None = None
+
+
+JobSpec = Annotated[
+    TrainSpec | ComposeSpec | MergeSpec | QuantizeSpec | ExportSpec | EvaluateSpec, pydantic.Discriminator("kind")
+]
+JobKind = Literal["train", "compose", "merge", "quantize", "export", "evaluate"]
+job_spec: pydantic.TypeAdapter[
+    TrainSpec | ComposeSpec | MergeSpec | QuantizeSpec | ExportSpec | EvaluateSpec
+] = pydantic.TypeAdapter(JobSpec)
+
+
+class JobState(StrEnum):
+    """Where a job stands; `FINAL` states are left by none."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.WAITING: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+    JobState.RUNNING: frozenset({JobState.QUEUED, *FINAL}),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+}
+
+
+class Requirements(Value):
+    """What a job needs of the slot that runs it; bytes are of the device's memory."""
+
+    queue: str = "default"
+    device: Literal["any", "cpu", "cuda"] = "any"
+    memory_bytes: pydantic.NonNegativeInt = 0
+    labels: tuple[str, ...] = ()
+
+
+class Job(Value):
+    """A job as the registry knows it; times are the database's, in UTC."""
+
+    id: str
+    kind: JobKind
+    state: JobState
+    spec: JobSpec
+    requirements: Requirements = Requirements()
+    priority: int = 0
+    fence: int = 0
+    attempts: int = 0
+    cancel_requested: bool = False
+    depends_on: tuple[str, ...] = ()
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    worker: str | None = None
+    reason: str | None = None
+    result: dict[str, Any] | None = None
+
+
+class Event(Value):
+    """One thing that happened to a job; `seq` counts from 1 within the job, without gaps.
+
+    Types: ``message`` (text for people), ``phase`` (data: name), ``progress`` (data: step, steps, epoch, loss,
+    learning_rate, grad_norm, tokens_per_second, memory_bytes, seconds_left), ``metrics`` (data: step, valid_loss, …),
+    ``state`` (data: state, attempt), ``report`` (data: name, and a report of `finch_hub.specs.reports`).
+    """
+
+    job_id: str
+    seq: pydantic.PositiveInt
+    at: datetime
+    type: Literal["message", "phase", "progress", "metrics", "state", "report"]
+    level: Literal["info", "warn", "error"] = "info"
+    message: str = ""
+    data: dict[str, Any] = {}

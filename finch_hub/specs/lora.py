@@ -1,0 +1,81 @@
+"""What a LoRA adapter looks like before it is trained (LoRA, arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import pydantic
+
+from finch_hub.specs.value import Value
+
+
+class UnusualValueWarning(UserWarning):
+    """A setting works, but lies outside the range that is known to serve small data sets well."""
+
+
+_USUAL: dict[str, tuple[float, float, str]] = {
+    "rank": (4, 64, "below it an adapter rarely holds a domain; above it 100 to 1,000 examples overfit"),
+    "alpha": (1.0, 32.0, "the update is scaled by alpha / rank; larger scales make the usual learning rates unstable"),
+    "dropout": (0.0, 0.3, "more than that starves an adapter of the few examples it has"),
+}
+
+ShortName = Literal["all-linear", "attention", "mlp"]
+
+
+class LoRAConfig(Value):
+    """Rank, scale and place of the low-rank update ``W + (alpha / rank) * B @ A``.
+
+    Field names follow the literature; `finch_hub.engine.adapter` writes them as PEFT's.
+
+    Attributes:
+        rank: inner dimension r of ``A [r, in]`` and ``B [out, r]``; usually 4 to 64. ``"auto"`` chooses it for each
+            module from the data.
+        alpha: numerator of the scale; usually 1 to 32.
+        dropout: probability of dropping an input of A while training; usually 0 to 0.3.
+        target_modules: module names or their suffixes; or one text: ``"all-linear"``, ``"attention"``, ``"mlp"``, or a
+            regular expression that matches whole module paths.
+        exclude_modules: names or suffixes left out of the above.
+        layers_to_transform: indices of the decoder layers that are adapted; None means all.
+        rank_pattern: other ranks for the modules whose path matches a key (as PEFT's).
+        alpha_pattern: other alphas, likewise.
+        use_rslora: scale by ``alpha / sqrt(rank)`` (arXiv 2312.03732).
+        use_dora: train a magnitude for each output besides (DoRA, arXiv 2402.09353).
+        init: how A begins. ``"shared"``: fixed for base and module by a named seed, which makes adapters of one
+            base fit to be composed; ``"random"``: from the training seed; ``"eva"``: from the data (arXiv 2410.07170).
+
+    Raises:
+        InvalidSpec: rank 0, alpha 0, dropout 1, no modules, and the like; all of it at once.
+
+    """
+
+    rank: pydantic.PositiveInt | Literal["auto"] = 16
+    alpha: float = pydantic.Field(default=32.0, gt=0)
+    dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
+    exclude_modules: tuple[str, ...] = ()
+    layers_to_transform: tuple[pydantic.NonNegativeInt, ...] | None = None
+    rank_pattern: dict[str, pydantic.PositiveInt] = {}
+    alpha_pattern: dict[str, pydantic.PositiveFloat] = {}
+    use_rslora: bool = False
+    use_dora: bool = False
+    init: Literal["shared", "random", "eva"] = "shared"
+
+    @pydantic.field_validator("target_modules")
+    @classmethod
+    def _names_modules(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        if not value or (isinstance(value, tuple) and not all(value)):
+            raise ValueError("names no module; try ('q_proj', 'v_proj') or 'all-linear'")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _warn_of_unusual(self) -> LoRAConfig:
+        for name, (low, high, reason) in _USUAL.items():
+            value = getattr(self, name)
+            if isinstance(value, (int, float)) and not low <= value <= high:
+                warnings.warn(
+                    f"{name}={value:g} lies outside the usual range {low:g} to {high:g}: {reason}",
+                    UnusualValueWarning,
+                    stacklevel=2,
+                )
+        return self

@@ -1,0 +1,73 @@
+"""Names of adapters and references to their versions: `name`, `name/3`, `name@alias`."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from finch_hub import errors
+
+LATEST = "latest"
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
+_RESERVED = frozenset(
+    {LATEST, "base", "none", "con", "prn", "aux", "nul"}
+    | {f"com{i}" for i in range(1, 10)}
+    | {f"lpt{i}" for i in range(1, 10)}
+)
+
+
+def check_name(name: str, *, kind: str = "adapter") -> str:
+    """Return the name if it is safe as a file name, a URL part and a reference on every system.
+
+    Raises:
+        InvalidReference: it is empty, over 96 characters, reserved, not ASCII, or has characters other than letters,
+            digits and `. _ -` (which may neither begin nor end it).
+
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        looks = "" if name.isascii() else f"; it has {unicodedata.name(next(c for c in name if ord(c) > 127), 'a sign')}"
+        problem = f"{name!r} is not a name{looks}"
+        fix = "use 1 to 96 ASCII letters, digits and . _ - , beginning and ending with a letter or digit"
+        raise errors.InvalidReference(errors.Problem(what=problem, where=kind, fix=fix))
+    if name.split(".")[0].lower() in _RESERVED:
+        raise errors.InvalidReference(
+            errors.Problem(what=f"{name!r} is reserved", where=kind, fix="choose another name")
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterReference:
+    """One version of an adapter as users write it; without version and alias it means the latest one."""
+
+    name: str
+    version: int | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> AdapterReference:
+        """Read `name`, `name/3` or `name@alias`.
+
+        Raises:
+            InvalidReference: the text has none of these forms.
+
+        """
+        name, slash, version = text.partition("/")
+        if slash:
+            if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+                raise errors.InvalidReference(
+                    errors.Problem(
+                        what=f"{version!r} is no version number", where=text, fix="write name/3, or name@alias"
+                    )
+                )
+            return cls(check_name(name), version=int(version))
+        name, at, alias = text.partition("@")
+        if not at or alias == LATEST:
+            return cls(check_name(name))
+        return cls(check_name(name), alias=check_name(alias, kind="alias"))
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"{self.name}/{self.version}"
+        return f"{self.name}@{self.alias}" if self.alias else self.name

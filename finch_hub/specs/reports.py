@@ -1,0 +1,210 @@
+"""What jobs find out: values that come back, are stored as JSON and drawn by the command line."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+
+from finch_hub.specs.value import Value
+
+
+class TokenMetrics(Value):
+    """Quality over the label tokens of a data set.
+
+    Attributes:
+        loss: mean cross-entropy in nats per label token.
+        accuracy: share of label tokens predicted right by the largest logit.
+        tokens: label tokens counted.
+        examples: examples counted.
+        example_losses: mean loss of each example, in the data's order; what standard errors are computed from.
+
+    """
+
+    loss: float
+    accuracy: float
+    tokens: int
+    examples: int
+    example_losses: tuple[float, ...] = ()
+
+    @property
+    def perplexity(self) -> float:
+        """Exponential of the loss, infinite where that overflows."""
+        return float("inf") if self.loss > 700 else 2.718281828459045**self.loss
+
+
+class DataReport(Value):
+    """What tokenising a data set showed, before the first step.
+
+    Lengths are in tokens; `steps` and `seconds` are the estimate for the training asked for, on this device.
+    """
+
+    examples: int
+    validation_examples: int = 0
+    tokens: int
+    label_tokens: int
+    length_mean: float
+    length_max: int
+    length_p95: int
+    truncated: int = 0
+    duplicates: int = 0
+    overlap: int = 0
+    shared_prefix_tokens: int = 0
+    steps: int = 0
+    seconds: float | None = None
+
+
+class TrainingReport(Value):
+    """The evidence of one training: held-out quality before and after, and what its bytes depend on."""
+
+    steps: int
+    epochs: float
+    tokens: int
+    seconds: float
+    train_loss: float
+    before: TokenMetrics | None = None
+    after: TokenMetrics | None = None
+    best_step: int | None = None
+    stopped_early: bool = False
+    trainable_parameters: int
+    total_parameters: int
+    data: DataReport
+    environment: dict[str, Any] = {}
+    rank: dict[str, Any] | None = None
+
+
+class PairConflict(Value):
+    """How two parents disagree in one module (or over all, where `module` is empty).
+
+    Attributes:
+        output_overlap: ``‖Q_iᵀ Q_j‖²_F / min(r_i, r_j)`` of the column spaces of B, 0 to 1.
+        input_overlap: the same of the row spaces of A.
+        cosine: of the two updates as vectors, -1 to 1.
+        sign_conflict: share of energy at core entries whose signs differ, 0 to 1.
+        norm_ratio: Frobenius norm of the smaller update over the larger's, 0 to 1.
+        interference: ``‖ΔW_j X_i‖ / ‖ΔW_i X_i‖`` on inputs of task i, the worse of both directions; None where no
+            probes were run.
+
+    """
+
+    module: str
+    first: str
+    second: str
+    output_overlap: float
+    input_overlap: float
+    cosine: float
+    sign_conflict: float
+    norm_ratio: float
+    interference: float | None = None
+
+
+class HiddenShift(Value):
+    """Distance of the final hidden states on one parent's probes when another parent acts as well.
+
+    ``‖h(i + j) - h(i)‖ / ‖h(i) - h(base)‖``, on inputs of `first`.
+    """
+
+    first: str
+    second: str
+    shift: float
+
+
+class ConflictReport(Value):
+    """What composing would meet, found before composing anything."""
+
+    parents: tuple[str, ...]
+    structural: tuple[str, ...] = ()
+    modules: tuple[PairConflict, ...] = ()
+    pairs: tuple[PairConflict, ...] = ()
+    hidden_shifts: tuple[HiddenShift, ...] = ()
+    shared_direction: float = pydantic.Field(default=0.0, description="Pico's largest c over all modules")
+    advice: str = ""
+    reasons: tuple[str, ...] = ()
+
+
+class Retention(Value):
+    """How much of one parent's gain a composition keeps, on that parent's own validation set.
+
+    ``retention = (base - composed) / (base - parent)``; None where the parent's own gain is under two standard errors
+    (then `composed` must not exceed `base`) or it has no validation data.
+    """
+
+    parent: str
+    status: Literal["measured", "undefined", "unmeasured"]
+    base: float | None = None
+    own: float | None = None
+    composed: float | None = None
+    linear: float | None = None
+    retention: float | None = None
+    examples: int = 0
+
+
+class Candidate(Value):
+    """One point of a composition's search: what was tried and what it kept."""
+
+    strategy: str
+    parameters: dict[str, Any] = {}
+    scale: float
+    losses: tuple[float | None, ...]
+    worst: float | None
+    mean: float | None
+
+
+class CompositionReport(Value):
+    """The evidence of one composition."""
+
+    strategy: str
+    parameters: dict[str, Any] = {}
+    resolver: str = "keep"
+    scale: float
+    rank: int
+    conflicts: ConflictReport
+    retention: tuple[Retention, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    evaluations: int = 0
+    seconds: float = 0.0
+    below_retention: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+
+    @property
+    def mean_retention(self) -> float | None:
+        """Average over the parents that were measured, None without one."""
+        kept = [r.retention for r in self.retention if r.retention is not None]
+        return sum(kept) / len(kept) if kept else None
+
+    @property
+    def worst_retention(self) -> float | None:
+        """Least over the parents that were measured, None without one."""
+        return min((r.retention for r in self.retention if r.retention is not None), default=None)
+
+
+class MergeReport(Value):
+    """What a merge wrote, and how its logits compare with the adapter's on probes."""
+
+    out: str
+    modules: int
+    bytes_written: int
+    seconds: float
+    max_logit_difference: float | None = None
+    argmax_agreement: float | None = None
+
+
+class QuantizationReport(Value):
+    """Size, error of the delta and held-out loss of one quantised adapter."""
+
+    scheme: str
+    group: int | None
+    bytes_before: int
+    bytes_after: int
+    relative_error: float
+    before: TokenMetrics | None = None
+    after: TokenMetrics | None = None
+    candidates: tuple[dict[str, Any], ...] = ()
+
+
+class EvaluationReport(Value):
+    """One evaluator's metrics for the base (name "base") and each adapter."""
+
+    evaluator: str
+    dataset: str
+    results: dict[str, dict[str, Any]]

@@ -1,0 +1,71 @@
+"""The base of every value that travels between layers: frozen, strict about unknown fields, readable as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import pydantic
+
+from finch_hub import errors
+
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass  # pydantic exports no name for it
+else:
+    ModelMetaclass = type(pydantic.BaseModel)
+
+
+class _Translating(ModelMetaclass):
+    """Turns the ValidationError of a direct call into ours; nested values are still validated in one go."""
+
+    def __call__(cls, *args: Any, **fields: Any) -> Any:
+        try:
+            return super().__call__(*args, **fields)
+        except pydantic.ValidationError as error:
+            raise errors.InvalidSpec(problems_of(error), subject=cls.__name__) from None
+
+
+class Value(pydantic.BaseModel, metaclass=_Translating):
+    """A frozen pydantic model whose problems are reported as ours, all at once.
+
+    Raises:
+        InvalidSpec: with one problem for each field that is wrong.
+
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def of(cls, data: object, *, subject: str = "") -> Self:
+        """Validate plain data (a mapping, or the JSON text of one).
+
+        Raises:
+            InvalidSpec: with one problem for each field that is wrong.
+
+        """
+        try:
+            if isinstance(data, (str, bytes)):
+                return cls.model_validate_json(data)
+            return cls.model_validate(data)
+        except pydantic.ValidationError as error:
+            raise errors.InvalidSpec(problems_of(error), subject=subject) from None
+
+    def evolve(self, **changes: Any) -> Self:
+        """Return a copy with the changes, validated as a whole.
+
+        Raises:
+            InvalidSpec: with one problem for each field that is wrong.
+
+        """
+        return type(self).of({**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
+
+
+def problems_of(error: pydantic.ValidationError) -> tuple[errors.Problem, ...]:
+    """Translate pydantic's findings, each with the dotted path of its field."""
+    return tuple(
+        errors.Problem(
+            where=".".join(str(part) for part in finding["loc"]),
+            what=str(finding["msg"]).removeprefix("Value error, "),
+        )
+        for finding in error.errors(include_url=False, include_context=False)
+    )
