@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -83,5 +84,9 @@ def load(**overrides: Any) -> Settings:
     """
     try:
         return Settings(**overrides)
+    except tomllib.TOMLDecodeError as error:
+        raise errors.InvalidSpec(
+            errors.Problem(what=f"is no TOML: {error}", where="finch.toml", fix="mend that line"), subject="settings"
+        ) from None
     except pydantic.ValidationError as error:
         raise errors.InvalidSpec(problems_of(error), subject="settings (FINCH_* or finch.toml)") from None

@@ -78,7 +78,9 @@ def examples_of(items: Pairs) -> tuple[Example, ...]:
             problems.append(errors.Problem(where=f"example {number}", what=what))
         except (TypeError, ValueError):
             problems.append(
-                errors.Problem(where=f"example {number}", what="is no pair", fix="give (prompt, completion) of two texts")
+                errors.Problem(
+                    where=f"example {number}", what="is no pair", fix="give (prompt, completion) of two texts"
+                )
             )
     if not found and not problems:
         problems.append(errors.Problem(what="there are no examples", fix="give at least one"))

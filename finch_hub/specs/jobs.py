@@ -68,9 +68,9 @@ class ComposeSpec(Value):
     adapter: AdapterName
     parents: tuple[Parent, ...] = pydantic.Field(min_length=1)
     strategy: str = "auto"
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     resolver: str = "keep"
-    resolver_parameters: dict[str, Any] = {}
+    resolver_parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     scale: float | None = pydantic.Field(default=None, gt=0)
     rank: pydantic.PositiveInt | Literal["auto"] | None = None
     evaluations: pydantic.PositiveInt = 16
@@ -103,7 +103,7 @@ class ExportSpec(Value):
     adapter: AdapterRef
     format: str
     out: str = pydantic.Field(min_length=1)
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
 
 
 class EvaluateSpec(Value):
@@ -114,7 +114,7 @@ class EvaluateSpec(Value):
     adapters: tuple[AdapterRef, ...] = ()
     dataset: Digest
     evaluator: str = "held_out_loss"
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     system: str | None = None
 
 
@@ -122,9 +122,9 @@ JobSpec = Annotated[
     TrainSpec | ComposeSpec | MergeSpec | QuantizeSpec | ExportSpec | EvaluateSpec, pydantic.Discriminator("kind")
 ]
 JobKind = Literal["train", "compose", "merge", "quantize", "export", "evaluate"]
-job_spec: pydantic.TypeAdapter[
-    TrainSpec | ComposeSpec | MergeSpec | QuantizeSpec | ExportSpec | EvaluateSpec
-] = pydantic.TypeAdapter(JobSpec)
+job_spec: pydantic.TypeAdapter[TrainSpec | ComposeSpec | MergeSpec | QuantizeSpec | ExportSpec | EvaluateSpec] = (
+    pydantic.TypeAdapter(JobSpec)
+)
 
 
 class JobState(StrEnum):
@@ -193,4 +193,4 @@ class Event(Value):
     type: Literal["message", "phase", "progress", "metrics", "state", "report"]
     level: Literal["info", "warn", "error"] = "info"
     message: str = ""
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = pydantic.Field(default_factory=dict)

@@ -55,8 +55,8 @@ class LoRAConfig(Value):
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
     exclude_modules: tuple[str, ...] = ()
     layers_to_transform: tuple[pydantic.NonNegativeInt, ...] | None = None
-    rank_pattern: dict[str, pydantic.PositiveInt] = {}
-    alpha_pattern: dict[str, pydantic.PositiveFloat] = {}
+    rank_pattern: dict[str, pydantic.PositiveInt] = pydantic.Field(default_factory=dict)
+    alpha_pattern: dict[str, pydantic.PositiveFloat] = pydantic.Field(default_factory=dict)
     use_rslora: bool = False
     use_dora: bool = False
     init: Literal["shared", "random", "eva"] = "shared"

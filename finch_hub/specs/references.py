@@ -26,7 +26,9 @@ def check_name(name: str, *, kind: str = "adapter") -> str:
 
     """
     if not _NAME.fullmatch(name) or ".." in name:
-        looks = "" if name.isascii() else f"; it has {unicodedata.name(next(c for c in name if ord(c) > 127), 'a sign')}"
+        looks = (
+            "" if name.isascii() else f"; it has {unicodedata.name(next(c for c in name if ord(c) > 127), 'a sign')}"
+        )
         problem = f"{name!r} is not a name{looks}"
         fix = "use 1 to 96 ASCII letters, digits and . _ - , beginning and ending with a letter or digit"
         raise errors.InvalidReference(errors.Problem(what=problem, where=kind, fix=fix))

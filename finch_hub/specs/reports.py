@@ -69,7 +69,7 @@ class TrainingReport(Value):
     trainable_parameters: int
     total_parameters: int
     data: DataReport
-    environment: dict[str, Any] = {}
+    environment: dict[str, Any] = pydantic.Field(default_factory=dict)
     rank: dict[str, Any] | None = None
 
 
@@ -143,7 +143,7 @@ class Candidate(Value):
     """One point of a composition's search: what was tried and what it kept."""
 
     strategy: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     scale: float
     losses: tuple[float | None, ...]
     worst: float | None
@@ -154,7 +154,7 @@ class CompositionReport(Value):
     """The evidence of one composition."""
 
     strategy: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     resolver: str = "keep"
     scale: float
     rank: int

@@ -8,7 +8,6 @@ import pydantic
 
 from finch_hub import errors
 
-
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass  # pydantic exports no name for it
 else:
@@ -18,7 +17,7 @@ else:
 class _Translating(ModelMetaclass):
     """Turns the ValidationError of a direct call into ours; nested values are still validated in one go."""
 
-    def __call__(cls, *args: Any, **fields: Any) -> Any:
+    def __call__(cls, *args: Any, **fields: Any) -> Any:  # noqa: N805 - a metaclass's instances are classes
         try:
             return super().__call__(*args, **fields)
         except pydantic.ValidationError as error:

@@ -1,0 +1,28 @@
+import pytest
+
+from finch_hub.specs import jobs
+
+
+def test_final_states_are_left_by_none() -> None:
+    assert {state for state, following in jobs.TRANSITIONS.items() if not following} == jobs.FINAL
+
+
+def test_every_state_but_the_first_two_is_reached() -> None:
+    reached = frozenset[jobs.JobState]().union(*jobs.TRANSITIONS.values())
+    assert set(jobs.JobState) - reached == {jobs.JobState.WAITING}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        jobs.TrainSpec(adapter="a", base=jobs.BaseModelSource(source="org/model"), train="0" * 64),
+        jobs.ComposeSpec(adapter="c", parents=(jobs.Parent(adapter="a/1"), jobs.Parent(adapter="b@best", weight=0.5))),
+        jobs.MergeSpec(parents=(jobs.Parent(adapter="a"),), out="out"),
+        jobs.QuantizeSpec(adapter="a"),
+        jobs.ExportSpec(adapter="a", format="gguf", out="out"),
+        jobs.EvaluateSpec(base=jobs.BaseModelSource(source="m"), dataset="f" * 64),
+    ],
+    ids=lambda spec: spec.kind,
+)
+def test_every_kind_of_job_comes_back_from_json_as_itself(spec: jobs.TrainSpec) -> None:
+    assert jobs.job_spec.validate_json(jobs.job_spec.dump_json(spec)) == spec

@@ -1,0 +1,60 @@
+import warnings
+
+import pytest
+
+from finch_hub import errors
+from finch_hub.specs.lora import LoRAConfig, UnusualValueWarning
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rank": 4, "alpha": 1.0, "dropout": 0.0},
+        {"rank": 64, "alpha": 32.0, "dropout": 0.3},
+        {"rank": "auto"},
+        {"target_modules": "all-linear"},
+    ],
+)
+def test_usual_values_pass_in_silence(fields: dict[str, object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LoRAConfig.of(fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"rank": 2}, "rank=2 .* rarely holds a domain"),
+        ({"rank": 128}, "rank=128 .* overfit"),
+        ({"alpha": 64.0}, "alpha=64 .* unstable"),
+        ({"dropout": 0.5}, "dropout=0.5 .* starves"),
+    ],
+)
+def test_unusual_values_work_with_a_warning_that_says_why(fields: dict[str, object], reason: str) -> None:
+    with pytest.warns(UnusualValueWarning, match=reason):
+        config = LoRAConfig.of(fields)
+    assert {name: getattr(config, name) for name in fields} == fields
+
+
+def test_impossible_values_are_all_reported_at_once() -> None:
+    with pytest.raises(errors.InvalidSpec) as caught:
+        LoRAConfig(rank=0, alpha=-1.0, dropout=1.0, target_modules=())
+    assert {problem.where.split(".")[0] for problem in caught.value.problems} == {
+        "rank",
+        "alpha",
+        "dropout",
+        "target_modules",
+    }
+
+
+def test_a_changed_copy_is_validated_and_leaves_the_original() -> None:
+    config = LoRAConfig(rank=8)
+    assert config.evolve(alpha=8.0) == LoRAConfig(rank=8, alpha=8.0)
+    with pytest.raises(errors.InvalidSpec):
+        config.evolve(rank=0)
+    assert config == LoRAConfig(rank=8)
+
+
+def test_json_brings_the_same_value_back() -> None:
+    config = LoRAConfig(rank=8, rank_pattern={"q_proj": 4}, layers_to_transform=(1, 2))
+    assert LoRAConfig.of(config.model_dump_json()) == config

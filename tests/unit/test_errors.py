@@ -1,0 +1,30 @@
+import inspect
+
+from finch_hub import errors
+
+
+def test_the_tree_at_the_top_of_the_file_is_the_tree() -> None:
+    drawn = [line.strip("│├└─ ").split()[0] for line in (errors.__doc__ or "").splitlines() if "──" in line]
+    defined = [
+        name
+        for name, item in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(item, errors.FinchError) and item is not errors.FinchError
+    ]
+    assert sorted(drawn) == sorted(defined)
+
+
+def test_all_problems_are_in_the_text_with_place_and_advice() -> None:
+    error = errors.InvalidDataset(
+        [
+            errors.Problem(what="is no JSON", where="line 3", fix="quote the keys"),
+            errors.Problem(what="is empty", where="line 9"),
+        ],
+        subject="data.jsonl",
+    )
+    assert str(error) == "data.jsonl: 2 problems\n  line 3: is no JSON (quote the keys)\n  line 9: is empty"
+
+
+def test_a_missing_thing_offers_the_near_names() -> None:
+    error = errors.NotFound("preset", "medcal", ["legal", "medical", "code"])
+    assert error.near[0] == "medical"
+    assert "did you mean 'medical'" in str(error)
