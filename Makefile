@@ -1,0 +1,57 @@
+# `make` alone lists the commands. Everything runs from .venv, which the first command that needs it sets up.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install check format test test-all faults demo bench docs lock clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## set up .venv with the locked requirements
+
+# Plain pip, from the lock alone: an unpinned torch would bring several gigabytes of CUDA libraries.
+$(INSTALLED): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+check: $(INSTALLED) ## format, lint, strict types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## rewrite the code in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(INSTALLED) ## every test but the slow ones: real Valkey, PostgreSQL, Celery worker
+	$(BIN)/pytest -q -m "not slow"
+
+test-all: $(INSTALLED) ## every test
+	$(BIN)/pytest -q
+
+faults: $(INSTALLED) ## the whole fault suite, the slow ones too
+	$(BIN)/pytest -q tests/faults
+
+# The demo keeps to its own home, so that it neither finds nor leaves anything in ~/.finch; DEMO=--small shrinks it.
+demo: export FINCH_HOME ?= $(CURDIR)/.demo
+demo: $(INSTALLED) ## the main job end to end, at most ten minutes on two cores
+	$(BIN)/python -m examples.demo $(DEMO)
+
+bench: $(INSTALLED) ## the benchmarks against their peers, one after another
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+docs: $(INSTALLED) ## regenerate docs/cli.md from the commands' own help
+	$(BIN)/python -m docs.generate
+
+lock: ## rewrite requirements.lock from what .venv has installed
+	{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > .lock.new
+	mv .lock.new requirements.lock
+
+clean: ## remove .venv and the demo's home
+	rm -rf .venv .demo
