@@ -28,6 +28,9 @@ class Settings(pydantic_settings.BaseSettings):
         idle_seconds: after so long without work the worker started on demand ends.
         max_attempts: lost attempts after which a job fails.
         stall_seconds: a child that reports nothing for so long is ended.
+        grace_seconds: how long a child may take to checkpoint and end when its worker stops.
+        warm_seconds: how long a child without work is kept, with the base it has loaded.
+        memory_bytes: of main memory that one child may use; None means nine tenths of the machine's (or container's).
         allow_insecure: talk to a broker or database without authentication off loopback.
 
     Raises:
@@ -47,7 +50,25 @@ class Settings(pydantic_settings.BaseSettings):
     idle_seconds: float = pydantic.Field(default=600.0, gt=0)
     max_attempts: int = pydantic.Field(default=3, ge=1)
     stall_seconds: float = pydantic.Field(default=900.0, gt=0)
+    grace_seconds: float = pydantic.Field(default=20.0, gt=0)
+    warm_seconds: float = pydantic.Field(default=120.0, ge=0)
+    memory_bytes: pydantic.PositiveInt | None = None
     allow_insecure: bool = False
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL in force, with its password."""
+        return self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.home / 'finch.db'}"
+
+    @property
+    def artifacts(self) -> str:
+        """The fsspec URL or local folder of the artefact store in force."""
+        return self.artifacts_url or str(self.home / "artifacts")
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what can be made again: converted bases, fetched artefacts, probes of the device."""
+        return self.home / "cache"
 
     @pydantic.model_validator(mode="after")
     def _renew_in_time(self) -> Settings:
