@@ -14,10 +14,11 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 class Message(Value):
-    """One turn of a conversation."""
+    """One turn of a conversation; an assistant turn with `learn` off is context and carries no loss."""
 
     role: Role
     content: str
+    learn: bool = True
 
 
 class Example(Value):
@@ -36,7 +37,7 @@ class Example(Value):
                 raise ValueError("has both messages and text")
             if not self.text.strip():
                 raise ValueError("text is empty")
-        elif not any(m.role == "assistant" and m.content.strip() for m in self.messages):
+        elif not any(m.role == "assistant" and m.learn and m.content.strip() for m in self.messages):
             raise ValueError("has no assistant turn with text, so there is nothing to learn from")
         elif not any(m.role in ("user", "system") and m.content.strip() for m in self.messages):
             raise ValueError("has no prompt: no user or system turn with text")
