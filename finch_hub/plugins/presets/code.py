@@ -1,0 +1,33 @@
+"""Function bodies from signatures and docstrings."""
+
+from __future__ import annotations
+
+from finch_hub.plugins.descriptors import Preset
+from finch_hub.plugins.presets import shape
+from finch_hub.specs.generation import GenerationConfig
+from finch_hub.specs.training import TrainingConfig
+
+PRESET = Preset(
+    name="code",
+    summary="Completes functions from signature and docstring; code only, in the house style of the data.",
+    system=(
+        "You are a programming assistant. Complete the code you are given so that it does what its signature, "
+        "docstring and examples say. Answer with code only, keep the indentation, handle the empty and the smallest input."
+    ),
+    lora=shape.LORA,
+    training=TrainingConfig(
+        epochs=3, learning_rate=3e-4, loraplus_ratio=4.0, batch_size=8, schedule="cosine", warmup_ratio=0.1
+    ),
+    generation=GenerationConfig(max_new_tokens=384, temperature=0.2, top_p=0.95),
+    reasons={
+        **shape.REASONS,
+        "system": "Says that only code is wanted: prose around it would not run.",
+        "training.epochs": "A style is soon learnt; more passes begin to memorise bodies.",
+        "training.learning_rate": "Above the default 2e-4, since few examples give few steps.",
+        "training.schedule": "Cosine ends near zero, so the last steps settle indentation and naming.",
+        "training.warmup_ratio": "Longer than elsewhere: lengths vary most here, and so do the first gradients.",
+        "generation.max_new_tokens": "Most functions are shorter; a longer answer has usually begun to repeat itself.",
+        "generation.temperature": "Near greedy, with a little room, so that a second try can differ from the first.",
+        "generation.top_p": "Cuts the tail of tokens that would be syntax errors.",
+    },
+)

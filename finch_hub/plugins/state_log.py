@@ -1,0 +1,27 @@
+"""The built-in listener: one structured log line for each change of a job's state."""
+
+from __future__ import annotations
+
+import logging
+
+from finch_hub.specs.jobs import Job, JobState
+
+_logger = logging.getLogger("finch_hub.jobs")
+
+
+def listen(job: Job) -> None:
+    """Log the job's state with its stable fields; a failure is logged as an error, with its reason."""
+    _logger.log(
+        logging.ERROR if job.state is JobState.FAILED else logging.INFO,
+        "job %s is %s",
+        job.id,
+        job.state.value,
+        extra={
+            "action": f"job.{job.state.value}",
+            "job_id": job.id,
+            "kind": job.kind,
+            "attempt": job.attempts,
+            "worker": job.worker,
+            "reason": job.reason,
+        },
+    )

@@ -1,0 +1,70 @@
+"""Parameters of the built-in strategies; apart from the kernels, so that checking them loads no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+
+from finch_hub.specs.value import Value
+
+
+class LinearParameters(Value):
+    """The weighted sum takes none."""
+
+
+class CatParameters(Value):
+    """Stacking the factors takes none."""
+
+
+class TiesParameters(Value):
+    """TIES (arXiv 2306.01708).
+
+    Attributes:
+        density: share of each parent's core entries that is kept, the largest ones; 1 trims nothing.
+
+    """
+
+    density: float = pydantic.Field(default=0.5, gt=0, le=1)
+
+
+class DareParameters(Value):
+    """DARE (arXiv 2311.03099).
+
+    Attributes:
+        drop: probability of dropping an entry; what stays is divided by ``1 - drop``. 0 drops nothing.
+        elect: elect signs as TIES does after dropping, instead of summing.
+
+    """
+
+    drop: float = pydantic.Field(default=0.5, ge=0, lt=1)
+    elect: bool = False
+
+
+class TsvParameters(Value):
+    """TSV-M (arXiv 2412.00081).
+
+    Attributes:
+        sides: which singular vectors are made orthogonal between parents: of the outputs (left), of the inputs
+            (right), or both. Left is the safe one for parents that began from different A.
+        keep: singular triplets of each parent that are used; None uses all.
+
+    """
+
+    sides: Literal["both", "left", "right"] = "both"
+    keep: pydantic.PositiveInt | None = None
+
+
+class LearnedParameters(Value):
+    """Weights fitted on the parents' validation examples (LoRA Soups, arXiv 2410.13025; LoraHub, 2307.13269).
+
+    Attributes:
+        steps: of gradient descent.
+        learning_rate: of the weights.
+        per_module: one weight for each parent and module instead of one for each parent.
+
+    """
+
+    steps: pydantic.PositiveInt = 20
+    learning_rate: float = pydantic.Field(default=0.05, gt=0)
+    per_module: bool = False
