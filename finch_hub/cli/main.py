@@ -1,0 +1,85 @@
+"""`finch-hub`: finds a command by its name, imports that one, and turns what it raises into an exit code."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+import click
+
+from finch_hub.cli import output
+
+# Name: where it is, and its summary. The summaries stand here so that `--help` imports no command; a test holds them
+# against the commands' own.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("finch_hub.cli.train:train", "Train an adapter on a data set."),
+    "compose": ("finch_hub.cli.compose:compose", "Compose adapters of one base into one."),
+    "merge": ("finch_hub.cli.merge:merge", "Fold adapters into their base as a standalone model."),
+    "generate": ("finch_hub.cli.generate:generate", "Answer a prompt with the base and any adapters."),
+    "eval": ("finch_hub.cli.evaluate:evaluate", "Measure the base and adapters on a data set."),
+    "quantize": ("finch_hub.cli.quantize:quantize", "Store an adapter at fewer bits as a new version."),
+    "export": ("finch_hub.cli.export:export", "Write an adapter in another system's format."),
+    "adapters": ("finch_hub.cli.adapters:adapters", "List, show, tag, import and delete adapters."),
+    "jobs": ("finch_hub.cli.jobs:jobs", "List, watch, cancel and retry jobs."),
+    "worker": ("finch_hub.cli.worker:worker", "Start, list, drain and stop workers."),
+    "plugins": ("finch_hub.cli.plugins:plugins", "List what the installed plugins offer."),
+    "bases": ("finch_hub.cli.bases:bases", "Add and list base models."),
+    "datasets": ("finch_hub.cli.datasets:datasets", "Check, list and purge data sets."),
+    "db": ("finch_hub.cli.db:db", "Upgrade and inspect the database."),
+    "doctor": ("finch_hub.cli.doctor:doctor", "Tell what this machine has and what is wrong with it."),
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are called, and not to be listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of a user's way, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the one command that is asked for."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Offer the near names where there is no such command."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Draw the list without importing a command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="finch-hub", prog_name="finch-hub")
+def cli() -> None:
+    """Train, compose, merge and serve LoRA adapters with measured evidence.
+
+    Everything lives under FINCH_HOME (~/.finch) unless FINCH_DATABASE_URL, FINCH_BROKER_URL and FINCH_ARTIFACTS_URL
+    say otherwise. `finch-hub doctor` tells what is in force.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; nothing but its own output and one error reaches the terminal."""
+    try:
+        result = cli.main(arguments, prog_name="finch-hub", standalone_mode=False)
+    except click.exceptions.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return output.INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
+        return output.closed_pipe()
+    except Exception as error:  # the last line of defence: no traceback reaches the user
+        return output.fail(error)
+    return result if isinstance(result, int) else 0

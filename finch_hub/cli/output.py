@@ -1,0 +1,166 @@
+"""How every command prints: values as JSON or drawn, errors as one text and an exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from finch_hub import errors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from finch_hub.hub import Hub
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+INTERNAL = 1
+INTERRUPTED = 130
+# The first line that matches counts. docs/cli.md prints this table.
+EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
+    (errors.InvalidInput, 2, "invalid input: an argument, a data set, an artefact or a combination of them"),
+    (errors.NotFound, 3, "something that was named does not exist"),
+    (errors.Conflict, 4, "the state of a job, version or alias forbids it"),
+    (errors.JobFailed, 5, "a job that was waited for failed"),
+    (errors.TrainingFailed, 5, "a job that was waited for failed"),
+    (errors.JobCancelled, 6, "a job that was waited for was cancelled"),
+    (errors.Unavailable, 7, "a database, broker, store or worker does not answer"),
+    (errors.PluginError, 8, "a plugin cannot be loaded or failed"),
+)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return what the process ends with for an error: 1 where it is none of ours."""
+    return next((code for kind, code, _ in EXIT_CODES if isinstance(error, kind)), INTERNAL)
+
+
+def fail(error: Exception) -> int:
+    """Print the error without its traceback (FINCH_DEBUG=1 shows it) and return the exit code."""
+    if os.environ.get("FINCH_DEBUG"):
+        traceback.print_exception(error)
+    if isinstance(error, errors.FinchError):
+        click.echo(f"error: {error}", err=True)
+    else:
+        text = f"internal error: {type(error).__name__}: {error}"
+        click.echo(f"{text}\nThis is a fault in Finch Hub or a plugin; FINCH_DEBUG=1 shows where.", err=True)
+    return exit_code(error)
+
+
+def closed_pipe() -> int:
+    """Keep the interpreter from complaining of the closed output while it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def open_hub() -> Hub:
+    """Make the hub of the settings in force; imported here so that `--help` of a command stays light."""
+    from finch_hub.hub import Hub
+
+    return Hub()
+
+
+def json_option(command: Command) -> Command:
+    """Add `--json`, which every command that reads has."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+def plain(value: Any) -> Any:
+    """Bring a value to what JSON can hold; times in ISO 8601."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Iterable):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def emit(value: Any, as_json: bool, draw: Callable[[], Any]) -> None:
+    """Print the value as JSON, or whatever `draw` returns as rich draws it."""
+    if as_json:
+        click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    else:
+        console().print(draw())
+
+
+@functools.cache
+def console(*, stderr: bool = False) -> Console:
+    """Return the terminal; a pipe gets no colours and a width that cuts nothing off."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, markup=False, width=None if stream.isatty() else 160)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
+    """Draw rows under their heads; columns of numbers stand to the right."""
+    from rich import box
+    from rich.table import Table
+
+    cells = [[cell(value) for value in row] for row in rows]
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
+        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        drawn.add_row(*row)
+    return drawn
+
+
+def fields(pairs: Mapping[str, Any]) -> Table:
+    """Draw one thing as name and value, a line each; what is None is left out."""
+    from rich.table import Table
+
+    drawn = Table.grid(padding=(0, 2))
+    for name, value in pairs.items():
+        if value is not None:
+            drawn.add_row(name, cell(value))
+    return drawn
+
+
+def cell(value: Any) -> str:
+    """Write one value for people."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return ", ".join(str(item) for item in value) or "-"
+    return str(value)
+
+
+def size(count: int) -> str:
+    """Write a number of bytes for people."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    raise AssertionError("the last unit takes everything")
+
+
+def _is_number(text: str) -> bool:
+    return text == "-" or text.replace(",", "").replace(".", "").replace("-", "").replace("%", "").isdigit()

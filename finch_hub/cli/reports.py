@@ -1,0 +1,178 @@
+"""Reports drawn in the terminal: training, conflicts, retention, evaluation and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finch_hub.cli import output
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+
+    from finch_hub.specs.reports import (
+        CompositionReport,
+        ConflictReport,
+        EvaluationReport,
+        MergeReport,
+        QuantizationReport,
+        TokenMetrics,
+        TrainingReport,
+    )
+
+WORST_MODULES = 8
+
+
+def training(report: TrainingReport) -> RenderableType:
+    """Draw the evidence of one training: held-out loss before and after, and what it took."""
+    pairs: dict[str, Any] = {
+        "held-out loss": _before_after(report.before, report.after),
+        "accuracy": _accuracy(report.before, report.after),
+        "steps": f"{report.steps} ({report.epochs:.3g} epochs{', stopped early' if report.stopped_early else ''})",
+        "tokens": f"{report.tokens:,} in {report.seconds:.0f} s ({report.tokens / max(report.seconds, 1e-9):,.0f}/s)",
+        "trainable": f"{report.trainable_parameters:,} of {report.total_parameters:,} parameters "
+        f"({report.trainable_parameters / max(report.total_parameters, 1):.2%})",
+    }
+    return output.fields(pairs)
+
+
+def _before_after(before: TokenMetrics | None, after: TokenMetrics | None) -> str | None:
+    if before is None or after is None:
+        return None
+    return f"{before.loss:.3f} -> {after.loss:.3f} ({after.loss / before.loss - 1:+.1%}, {after.examples} examples)"
+
+
+def _accuracy(before: TokenMetrics | None, after: TokenMetrics | None) -> str | None:
+    if before is None or after is None:
+        return None
+    return f"{before.accuracy:.1%} -> {after.accuracy:.1%} of the completion tokens"
+
+
+def conflicts(report: ConflictReport) -> Group:
+    """Draw what composing would meet: by pair, the worst modules, what cannot go together, and the advice."""
+    parts: list[RenderableType] = [
+        _pairs(report.pairs, title="Conflicts by pair, over all modules"),
+        _pairs(_worst(report.modules), title=f"The worst modules of {len({m.module for m in report.modules})}"),
+    ]
+    if report.hidden_shifts:
+        rows = [(s.first, s.second, s.shift) for s in report.hidden_shifts]
+        title = "Shift of the hidden states on inputs of the first when the second acts too"
+        parts.append(output.table(("on", "with", "shift"), rows, title=title))
+    if report.structural:
+        parts.append("cannot go together:\n" + "\n".join(f"  {line}" for line in report.structural))
+    if report.advice:
+        parts.append(f"advice: {report.advice}\n" + "\n".join(f"  - {reason}" for reason in report.reasons))
+    return _group(parts)
+
+
+def _worst(modules: Iterable[Any]) -> list[Any]:
+    def weight(pair: Any) -> float:
+        return float(pair.interference if pair.interference is not None else pair.sign_conflict)
+
+    return sorted(modules, key=weight, reverse=True)[:WORST_MODULES]
+
+
+def _pairs(pairs: Sequence[Any], *, title: str) -> RenderableType:
+    columns = ["pair", "overlap out", "overlap in", "cosine", "sign conflict", "norm ratio", "interference"]
+    named = any(pair.module for pair in pairs)
+    rows = [
+        (
+            *([pair.module] if named else []),
+            f"{pair.first} + {pair.second}",
+            *(f"{value:.2f}" for value in (pair.output_overlap, pair.input_overlap, pair.cosine)),
+            *(f"{value:.2f}" for value in (pair.sign_conflict, pair.norm_ratio)),
+            "-" if pair.interference is None else f"{pair.interference:.2f}",
+        )
+        for pair in pairs
+    ]
+    return output.table(["module", *columns] if named else columns, rows, title=title)
+
+
+def composition(report: CompositionReport) -> Group:
+    """Draw the evidence of one composition: the retention matrix, what else was tried, what it lost."""
+    rows = [
+        (
+            kept.parent,
+            *(_loss(value) for value in (kept.base, kept.own, kept.composed, kept.linear)),
+            _share(kept.retention) if kept.status == "measured" else kept.status,
+            kept.examples,
+        )
+        for kept in report.retention
+    ]
+    columns = ("parent", "base", "own adapter", "composed", "plain linear", "retention", "examples")
+    how = f"{report.strategy} {_settings(report.parameters)}after {report.resolver}"
+    parts: list[RenderableType] = [
+        f"{how}, scale {report.scale:.3g}, rank {report.rank}, "
+        f"{report.evaluations} evaluations in {report.seconds:.1f} s",
+        output.table(columns, rows, title="Held-out loss on each parent's validation set, and what the parent keeps"),
+    ]
+    if report.candidates:
+        tried = sorted(report.candidates, key=lambda c: -1e9 if c.worst is None else c.worst, reverse=True)
+        candidate_rows = [
+            (c.strategy, _settings(c.parameters) or "-", f"{c.scale:.3g}", _share(c.worst), _share(c.mean))
+            for c in tried
+        ]
+        parts.append(
+            output.table(("strategy", "parameters", "scale", "worst", "mean"), candidate_rows, title="What was tried")
+        )
+    if report.mean_retention is not None:
+        parts.append(f"retention: {report.mean_retention:.3f} on average, {report.worst_retention:.3f} at worst")
+    if report.below_retention:
+        parts.append(f"below the asked retention: {', '.join(report.below_retention)}")
+    parts.extend(f"advice: {line}" for line in report.advice)
+    return _group(parts)
+
+
+def evaluation(report: EvaluationReport) -> RenderableType:
+    """Draw an evaluator's metrics, the base first."""
+    names = list(dict.fromkeys(name for metrics in report.results.values() for name in metrics))
+    shown = [name for name in names if not any(isinstance(m.get(name), (list, dict)) for m in report.results.values())]
+    rows = [(model, *(metrics.get(name) for name in shown)) for model, metrics in report.results.items()]
+    return output.table(("model", *shown), rows, title=f"{report.evaluator} on {report.dataset[:12]}")
+
+
+def merge(report: MergeReport) -> RenderableType:
+    """Draw what a merge wrote and how it was verified."""
+    verified = None
+    if report.max_logit_difference is not None and report.argmax_agreement is not None:
+        agreement = f"the same next token at {report.argmax_agreement:.1%} of the places"
+        verified = f"logits differ from the adapter's by {report.max_logit_difference:.3g} at most, {agreement}"
+    return output.fields(
+        {
+            "model": report.out,
+            "modules": report.modules,
+            "written": f"{output.size(report.bytes_written)} in {report.seconds:.1f} s",
+            "verified": verified,
+        }
+    )
+
+
+def quantization(report: QuantizationReport) -> RenderableType:
+    """Draw size, error and held-out loss of a quantised adapter."""
+    share = report.bytes_after / max(report.bytes_before, 1)
+    return output.fields(
+        {
+            "scheme": f"{report.scheme}, {f'groups of {report.group}' if report.group else 'per channel'}",
+            "size": f"{output.size(report.bytes_before)} -> {output.size(report.bytes_after)} ({share:.0%})",
+            "error of the update": f"{report.relative_error:.2%}",
+            "held-out loss": _before_after(report.before, report.after),
+        }
+    )
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _settings(parameters: dict[str, Any]) -> str:
+    return "".join(f"{name}={value} " for name, value in parameters.items())
+
+
+def _group(parts: Sequence[RenderableType]) -> Group:
+    from rich.console import Group
+
+    return Group(*parts)
