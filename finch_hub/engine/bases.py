@@ -100,7 +100,6 @@ def load(
         Unavailable: the hub does not answer.
 
     """
-    import torch
     import transformers
 
     from finch_hub.engine import precision

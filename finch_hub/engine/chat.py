@@ -30,19 +30,18 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
     if tokenizer.chat_template is None:
         return "\n".join(message.content for message in messages) + ("\n" if generation else "")
     turns = list(messages)
-    try:
-        return _apply(tokenizer, turns, generation)
-    except Exception as error:  # a template is a program: it raises what it likes
-        if turns[0].role == "system" and len(turns) > 1 and turns[1].role == "user":
-            first = Message(role="user", content=f"{turns[0].content}\n\n{turns[1].content}")
-            try:
-                return _apply(tokenizer, [first, *turns[2:]], generation)
-            except Exception as second:
-                error = second
-        roles = ", ".join(message.role for message in messages)
-        raise errors.Incompatible(
-            errors.Problem(what=f"the chat template cannot write the turns {roles}: {error}")
-        ) from error
+    attempts = [turns]
+    if turns[0].role == "system" and len(turns) > 1 and turns[1].role == "user":
+        attempts.append([Message(role="user", content=f"{turns[0].content}\n\n{turns[1].content}"), *turns[2:]])
+    for attempt in attempts:
+        try:
+            return _apply(tokenizer, attempt, generation)
+        except Exception as error:  # a template is a program: it raises what it likes
+            problem = error
+    roles = ", ".join(message.role for message in messages)
+    raise errors.Incompatible(
+        errors.Problem(what=f"the chat template cannot write the turns {roles}: {problem}")
+    ) from problem
 
 
 def _apply(tokenizer: Any, turns: Sequence[Message], generation: bool) -> str:

@@ -123,7 +123,7 @@ def fetch_hub(source: BaseModelSource, *, cache: Path, progress: Progress) -> Pa
         raise errors.NotFound("base model", name) from error
     except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError, OSError) as error:
         raise errors.Unavailable(
-            f"base model {name!r} is neither a local folder nor in the Hugging Face cache, and the hub does not answer: "
+            f"base model {name!r} is no local folder, not in the Hugging Face cache, and the hub does not answer: "
             f"{type(error).__name__}"
         ) from error
     return check_folder(Path(folder))

@@ -16,6 +16,7 @@ _BLOCKS = {
     "attention": re.compile(r"(^|\.)(self_attn|self_attention|attention|attn)\."),
     "mlp": re.compile(r"(^|\.)(mlp|feed_forward|ffn)\."),
 }
+SHORT_NAMES = ("all-linear", *_BLOCKS)
 _LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")  # as PEFT: the first number in the path is the layer's
 
 
@@ -92,7 +93,7 @@ def peft_targets(config: LoRAConfig, modules: Iterable[str]) -> list[str] | str:
     paths = [path for path in modules if not is_embedding(path)]
     if isinstance(config.target_modules, tuple):
         return sorted(set(config.target_modules))
-    if config.target_modules in ("all-linear", *_BLOCKS):
+    if config.target_modules in SHORT_NAMES:
         named = _named(config.target_modules, paths, set(), [])
         return sorted({path.rsplit(".", 1)[-1] for path in named})
     return config.target_modules if config.layers_to_transform is None else sorted(match(config, paths))
@@ -158,7 +159,7 @@ def _named(
 
 
 def _unknown(name: str, field: str, names: set[str], *, what: str = "names no linear module") -> errors.Problem:
-    near = errors.near(name, names | set(_BLOCKS) | {"all-linear"}) or tuple(sorted(names))
+    near = errors.near(name, names | set(SHORT_NAMES)) or tuple(sorted(names))
     return errors.Problem(what=f"{name!r} {what}", where=field, fix=f"did you mean {', '.join(near)}?")
 
 
