@@ -12,7 +12,8 @@ PRESET = Preset(
     summary="Completes functions from signature and docstring; code only, in the house style of the data.",
     system=(
         "You are a programming assistant. Complete the code you are given so that it does what its signature, "
-        "docstring and examples say. Answer with code only, keep the indentation, handle the empty and the smallest input."
+        "docstring and examples say. Answer with code only and keep the indentation. Handle the empty and the smallest "
+        "input."
     ),
     lora=shape.LORA,
     training=TrainingConfig(

@@ -1,0 +1,155 @@
+"""Files of an artefact store, on a local disk or in an object store; each appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+_TEMPORARY = "tmp"
+_ABANDONED = 24 * 3600.0  # no writer takes a day over one file
+
+
+class Files(Protocol):
+    """Where a store keeps its files; paths are relative, with forward slashes."""
+
+    def put_bytes(self, path: str, data: bytes) -> None:
+        """Write a file; when this returns it is durable, and whatever stood there before is replaced."""
+
+    def put_file(self, path: str, source: Path) -> None:
+        """Write a file with the content of a local one, likewise."""
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file for reading; raises FileNotFoundError."""
+
+    def paths(self, under: str) -> Iterator[str]:
+        """Yield the paths of all files in a folder and below it."""
+
+    def age(self, path: str) -> float:
+        """Return the seconds since a file was last written; raises FileNotFoundError."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is gone already is fine."""
+
+
+class LocalFiles:
+    """Files below a folder: written under a temporary name, flushed, renamed, and the folder flushed as well."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put_bytes(self, path: str, data: bytes) -> None:
+        """Write a file."""
+        with self._replacing(path) as target:
+            target.write(data)
+
+    def put_file(self, path: str, source: Path) -> None:
+        """Write a file with the content of another."""
+        with source.open("rb") as origin, self._replacing(path) as target:
+            shutil.copyfileobj(origin, target, 2**20)
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a file for reading."""
+        return (self._root / path).open("rb")
+
+    def paths(self, under: str) -> Iterator[str]:
+        """Yield the files below a folder."""
+        for file in sorted((self._root / under).rglob("*")):
+            if file.is_file():
+                yield file.relative_to(self._root).as_posix()
+
+    def age(self, path: str) -> float:
+        """Return the seconds since the file was written."""
+        return time.time() - (self._root / path).stat().st_mtime
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+        (self._root / path).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _replacing(self, path: str) -> Iterator[BinaryIO]:
+        final = self._root / path
+        temporary = self._root / _TEMPORARY / secrets.token_hex(8)
+        for folder in (final.parent, temporary.parent):
+            _make_folder(folder)
+        self._sweep(temporary.parent)
+        try:
+            with temporary.open("xb") as target:
+                yield target
+                target.flush()
+                os.fchmod(target.fileno(), 0o444)
+                os.fsync(target.fileno())
+            temporary.replace(final)
+            _flush_folder(final.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def _sweep(folder: Path) -> None:
+        """Remove what killed writers left behind."""
+        for file in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - file.stat().st_mtime > _ABANDONED:
+                    file.unlink()
+
+
+class ObjectFiles:
+    """Files of an fsspec file system whose every put is atomic, as object stores' are."""
+
+    def __init__(self, filesystem: Any, root: str) -> None:
+        self._fs = filesystem
+        self._root = root.rstrip("/")
+
+    def put_bytes(self, path: str, data: bytes) -> None:
+        """Write an object."""
+        self._fs.pipe_file(self._at(path), data)
+
+    def put_file(self, path: str, source: Path) -> None:
+        """Write an object from a file, in parts where it is large."""
+        self._fs.put_file(str(source), self._at(path))
+
+    def open(self, path: str) -> BinaryIO:
+        """Open an object for reading."""
+        stream: BinaryIO = self._fs.open(self._at(path), "rb")
+        return stream
+
+    def paths(self, under: str) -> Iterator[str]:
+        """Yield the objects below a prefix."""
+        self._fs.invalidate_cache()  # another machine may have written since
+        root = str(self._fs._strip_protocol(self._root))
+        for found in sorted(self._fs.find(self._at(under))):
+            yield str(found)[len(root) :].lstrip("/")
+
+    def age(self, path: str) -> float:
+        """Return the seconds since the object was written."""
+        return time.time() - float(self._fs.modified(self._at(path)).timestamp())
+
+    def remove(self, path: str) -> None:
+        """Remove an object."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._at(path))
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and flush its parents, or a crash could lose the folder with the file in it."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _flush_folder(folder.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
