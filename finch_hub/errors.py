@@ -13,6 +13,7 @@
     ├── Conflict                the thing exists, but its state forbids this
     │   ├── IllegalTransition   a job cannot go from this state to that one
     │   ├── StaleFence          this attempt no longer owns its job
+    │   ├── CancelRequested     a cancellation came before the job's end
     │   └── AliasMoved          an alias was moved by somebody else in between
     ├── PluginError             a plugin cannot be loaded, clashes with another or failed while running
     ├── TrainingFailed          training started and could not go on
@@ -118,6 +119,14 @@ class StaleFence(Conflict):
     def __init__(self, job_id: str, fence: int) -> None:
         self.job_id, self.fence = job_id, fence
         super().__init__(f"attempt with fence {fence} no longer owns job {job_id}")
+
+
+class CancelRequested(Conflict):
+    """A cancellation was asked for before the job's end, so its result may not count."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        super().__init__(f"job {job_id} was asked to cancel before it ended")
 
 
 class AliasMoved(Conflict):

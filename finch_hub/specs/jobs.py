@@ -171,7 +171,10 @@ class Job(Value):
     attempts: int = 0
     cancel_requested: bool = False
     depends_on: tuple[str, ...] = ()
+    retry_of: str | None = None
     created_at: datetime
+    not_before: datetime | None = None
+    lease_until: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
     worker: str | None = None

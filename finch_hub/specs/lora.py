@@ -69,7 +69,9 @@ class LoRAConfig(Value):
         return value
 
     @pydantic.model_validator(mode="after")
-    def _warn_of_unusual(self) -> LoRAConfig:
+    def _warn_of_unusual(self, info: pydantic.ValidationInfo) -> LoRAConfig:
+        if info.context and info.context.get("stored"):  # its author was warned; whoever reads it back need not be
+            return self
         for name, (low, high, reason) in _USUAL.items():
             value = getattr(self, name)
             if isinstance(value, (int, float)) and not low <= value <= high:

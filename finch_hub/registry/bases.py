@@ -1,0 +1,59 @@
+"""Base models, told apart by their fingerprints."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from finch_hub import errors
+from finch_hub.registry import tables, values
+from finch_hub.registry.types import insert_new
+
+bases = cast(sa.Table, tables.Base.__table__)
+
+
+def add(
+    session: Session,
+    *,
+    name: str,
+    source: str,
+    fingerprint: str,
+    architecture: str,
+    parameters: int,
+    revision: str | None = None,
+    path: str | None = None,
+) -> values.Base:
+    """Register a base, or note where the known one with that fingerprint was found this time."""
+    found = {"name": name, "source": source, "revision": revision, "path": path}
+    session.execute(
+        insert_new(session, bases, "fingerprint").values(
+            fingerprint=fingerprint, architecture=architecture, parameters=parameters, **found
+        )
+    )
+    session.execute(sa.update(bases).where(bases.c.fingerprint == fingerprint).values(found))
+    return get(session, fingerprint)
+
+
+def get(session: Session, name: str) -> values.Base:
+    """Return the base with that fingerprint, or the newest one with that name.
+
+    Raises:
+        NotFound: there is none.
+
+    """
+    row = session.execute(
+        sa.select(bases)
+        .where(sa.or_(bases.c.fingerprint == name, bases.c.name == name))
+        .order_by(bases.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if row is None:
+        raise errors.NotFound("base", name, session.scalars(sa.select(bases.c.name)))
+    return values.Base(**row._mapping)
+
+
+def find(session: Session) -> list[values.Base]:
+    """Return all bases, newest first."""
+    return [values.Base(**row._mapping) for row in session.execute(sa.select(bases).order_by(bases.c.id.desc()))]

@@ -1,0 +1,242 @@
+"""The connection to the database: SQLite for one machine, PostgreSQL for many."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.orm import Session, sessionmaker
+
+from finch_hub import errors
+
+# WAL needs memory that all processes share, and locks that hold: neither crosses a network.
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"afs", "beegfs", "ceph", "cifs", "davfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs"}
+    | {"lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs"}
+)
+_SQLITE_BUSY_MS = 30_000
+
+
+class Database:
+    """An engine with its sessions: `read` for looking, `write` for one transaction that is committed or undone whole.
+
+    Arguments:
+        url: ``sqlite:///path`` or ``postgresql://…`` (by psycopg).
+        allow_insecure: connect without credentials to a server that is not on this machine.
+
+    Raises:
+        InvalidSpec: the URL is none of these; the file lies on a network file system; no credentials off loopback.
+        Unavailable: the driver is not installed.
+
+    """
+
+    def __init__(self, url: str, *, allow_insecure: bool = False) -> None:
+        self.url = _parse(url)
+        if self.is_sqlite:
+            refuse_network_file_system(Path(self.url.database or ""))
+            self._engine = sa.create_engine(self.url, connect_args={"timeout": _SQLITE_BUSY_MS / 1000})
+            event.listen(self._engine, "connect", _configure_sqlite)
+            event.listen(self._engine, "begin", _begin_sqlite)
+        else:
+            if not allow_insecure:
+                _refuse_open_server(self.url)
+            try:
+                self._engine = sa.create_engine(
+                    self.url, pool_pre_ping=True, pool_recycle=1800, connect_args={"connect_timeout": 10}
+                )
+            except ModuleNotFoundError as error:
+                raise errors.Unavailable(
+                    f"the driver {error.name} is not installed: pip install 'finch-hub[postgres]'"
+                ) from None
+        self._readers = sessionmaker(self._engine, expire_on_commit=False)
+        self._writers = sessionmaker(self._engine.execution_options(finch_write=True), expire_on_commit=False)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is the file of one machine."""
+        return self.url.get_backend_name() == "sqlite"
+
+    def __str__(self) -> str:
+        return str(self.url.difference_update_query(("password", "sslpassword")))  # its password is drawn as ***
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Session]:
+        """Open a session that looks at one state of the data; nothing it changes is kept.
+
+        Raises:
+            Unavailable: the database does not answer.
+
+        """
+        with self._translated(), self._readers() as session:
+            yield session
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Session]:
+        """Open one transaction: committed at the end of the block, undone by an exception.
+
+        On SQLite it takes the only write lock at once, so nothing read in it can change before it is written.
+
+        Raises:
+            Conflict: a constraint of the database forbids it.
+            Unavailable: the database does not answer, is locked for too long, or is full.
+
+        """
+        with self._translated(), self._writers.begin() as session:
+            yield session
+
+    def revision(self) -> str | None:
+        """Return the schema's revision, None for an empty database."""
+        from finch_hub.registry import schema
+
+        with self._translated(), self._engine.connect() as connection:
+            return schema.revision(connection)
+
+    def check(self) -> None:
+        """Make sure that the schema is this code's.
+
+        Raises:
+            SchemaMismatch: it is older or newer; says what to do.
+
+        """
+        from finch_hub.registry import schema
+
+        schema.check(self.revision(), str(self))
+
+    def upgrade(self) -> None:
+        """Bring the schema to this code's revision; two at once do it once.
+
+        Raises:
+            SchemaMismatch: it is newer than this code.
+
+        """
+        from finch_hub.registry import schema
+
+        if self.is_sqlite:
+            Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._translated(), self._engine.execution_options(finch_write=True).begin() as connection:
+            schema.upgrade(connection, str(self))
+
+    def close(self) -> None:
+        """Close all pooled connections."""
+        self._engine.dispose()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.IntegrityError as error:
+            raise errors.Conflict(f"the database refused it: {_first_line(error)}") from error
+        except exc.TimeoutError as error:
+            raise errors.Unavailable(f"all connections to {self} are in use: {error}") from error
+        except (exc.OperationalError, exc.InterfaceError) as error:
+            if _lacks_table(error):
+                raise errors.SchemaMismatch(f"{self} has no tables of ours: run `finch-hub db upgrade`") from error
+            raise errors.Unavailable(f"{self} does not answer: {_first_line(error)}") from error
+        except exc.ProgrammingError as error:
+            if _lacks_table(error):
+                raise errors.SchemaMismatch(f"{self} has no tables of ours: run `finch-hub db upgrade`") from error
+            raise
+
+
+def refuse_network_file_system(path: Path) -> None:
+    """Refuse a SQLite file where its locks do not hold.
+
+    Raises:
+        InvalidSpec: the path lies on a network file system.
+
+    """
+    kind = file_system(path)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise errors.InvalidSpec(
+            errors.Problem(
+                what=f"{path} lies on a network file system ({kind}), where SQLite's locks do not hold",
+                fix="set FINCH_HOME to a local disk, or FINCH_DATABASE_URL to a PostgreSQL server",
+            ),
+            subject="database",
+        )
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that the path is, or would be, on; empty where it cannot be told."""
+    import psutil
+
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    path = path.resolve()
+    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}  # the last one is on top
+    return next((mounts[place] for place in (path, *path.parents) if place in mounts), "")
+
+
+def _parse(url: str) -> sa.URL:
+    fix = "give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+    try:
+        parsed = sa.make_url(url)
+    except exc.ArgumentError:
+        raise errors.InvalidSpec(errors.Problem(what="is no database URL", fix=fix), subject="database") from None
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise errors.InvalidSpec(
+            errors.Problem(what=f"{parsed.drivername!r} is no database that we use", fix=fix), subject="database"
+        )
+    if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
+        raise errors.InvalidSpec(errors.Problem(what="SQLite needs a file", fix=fix), subject="database")
+    return parsed
+
+
+def _refuse_open_server(url: sa.URL) -> None:
+    hosts = [*(url.normalized_query.get("host", ())), *([url.host] if url.host else [])]
+    credentials = {"passfile", "sslcert", "password", "service", "gssencmode"} & set(url.query)
+    if url.password or credentials or {"PGPASSWORD", "PGPASSFILE"} & set(os.environ):
+        return
+    for host in hosts:
+        if not _is_local(host.rsplit(":", 1)[0] if host.count(":") == 1 else host):
+            raise errors.InvalidSpec(
+                errors.Problem(
+                    what=f"no password for the database at {host}, which is not this machine",
+                    fix="put one into FINCH_DATABASE_URL, or set FINCH_ALLOW_INSECURE=1 if the network is trusted",
+                ),
+                subject="database",
+            )
+
+
+def _is_local(host: str) -> bool:
+    if host in ("", "localhost") or host.startswith(("/", "@")):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself; `_begin_sqlite` does
+    for pragma in (
+        f"busy_timeout = {_SQLITE_BUSY_MS}",
+        "journal_mode = WAL",
+        "synchronous = FULL",  # WAL's usual NORMAL may lose the last commits with the power
+        "foreign_keys = ON",
+        "temp_store = MEMORY",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    # A deferred transaction that reads first and writes later fails with "locked" without waiting.
+    write = connection.get_execution_options().get("finch_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _first_line(error: exc.DBAPIError) -> str:
+    return str(error.orig).strip().partition("\n")[0]
+
+
+def _lacks_table(error: exc.DBAPIError) -> bool:
+    return "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "42P01"

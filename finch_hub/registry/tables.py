@@ -1,0 +1,300 @@
+"""The tables; what they mean to callers is in `finch_hub.registry.values` and `finch_hub.specs.jobs`.
+
+Nothing here leaves the registry. Relations are never loaded by surprise (``lazy="raise"``): a query says what it needs.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from sqlalchemy import ForeignKey, Index
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from finch_hub.registry.types import BigId, Instant, Json, now
+from finch_hub.specs.jobs import JobState
+
+NAMING = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+}
+
+Key = Annotated[int, mapped_column(BigId, primary_key=True, autoincrement=True)]
+Name = Annotated[str, mapped_column(sa.String(96))]
+Digest = Annotated[str, mapped_column(sa.String(64))]
+Text = Annotated[str, mapped_column(sa.Text())]
+Count = Annotated[int, mapped_column(sa.BigInteger())]
+Document = Annotated[dict[str, Any], mapped_column(Json)]
+Texts = Annotated[list[str], mapped_column(Json)]
+Moment = Annotated[datetime, mapped_column(Instant())]
+Created = Annotated[datetime, mapped_column(Instant(), default=now())]
+JobKey = Annotated[str, mapped_column(sa.String(32))]
+State = Annotated[
+    JobState,
+    mapped_column(
+        sa.Enum(
+            JobState,
+            name="state",
+            native_enum=False,
+            create_constraint=True,
+            length=16,
+            values_callable=lambda states: [state.value for state in states],
+        )
+    ),
+]
+
+
+class Table(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = sa.MetaData(naming_convention=NAMING)
+
+
+def _partial(name: str, *columns: str | sa.TextClause, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+
+
+class Job(Table):
+    """A job, which while it is queued is also its own outbox entry (`ring_at`)."""
+
+    __tablename__ = "jobs"
+
+    number: Mapped[Key]  # the order of submission, which no clock can give
+    id: Mapped[JobKey] = mapped_column(unique=True)
+    kind: Mapped[str] = mapped_column(sa.String(16))
+    state: Mapped[State]
+    spec: Mapped[Document]
+    queue: Mapped[Name]
+    device: Mapped[str] = mapped_column(sa.String(8))
+    memory_bytes: Mapped[Count]
+    labels: Mapped[Texts]
+    base_key: Mapped[str | None] = mapped_column(sa.String(512))  # of the base that it loads, for warm workers
+    priority: Mapped[int]
+    idempotency_key: Mapped[str | None] = mapped_column(sa.String(200), unique=True)
+    retry_of: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
+    fence: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)
+    last_seq: Mapped[Count] = mapped_column(default=0)  # of its events
+    worker: Mapped[str | None] = mapped_column(sa.String(96))
+    created_at: Mapped[Created]
+    not_before: Mapped[Moment | None]  # back-off after a lost attempt
+    ring_at: Mapped[Moment | None]  # when the next wake-up is due; only while queued
+    started_at: Mapped[Moment | None]
+    lease_until: Mapped[Moment | None]  # only while running
+    cancel_requested: Mapped[Moment | None]
+    finished_at: Mapped[Moment | None]
+    reason: Mapped[Text | None]
+    result: Mapped[Document | None]
+
+    # Partial indexes: a claim and a sweep cost the same over a thousand and over a million finished jobs. Their
+    # conditions must stand in the queries as literals, or neither database uses them.
+    __table_args__ = (
+        _partial("ix_jobs_claim", sa.text("priority DESC"), "number", where="state = 'queued'"),
+        _partial("ix_jobs_ring", "ring_at", where="state = 'queued'"),
+        _partial("ix_jobs_lease", "lease_until", where="state = 'running'"),
+        _partial("ix_jobs_finished", "finished_at", where="finished_at IS NOT NULL"),
+        _partial("ix_jobs_retry_of", "retry_of", where="retry_of IS NOT NULL"),
+        Index("ix_jobs_state_number", "state", "number"),
+    )
+
+
+class JobDependency(Table):
+    """`job_id` waits for `depends_on`."""
+
+    __tablename__ = "job_dependencies"
+
+    job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    depends_on: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True)
+    position: Mapped[int]
+
+
+class Attempt(Table):
+    """One claim of a job; `outcome` is null while it runs."""
+
+    __tablename__ = "attempts"
+
+    job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    fence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    worker: Mapped[Name]
+    started_at: Mapped[Created]
+    ended_at: Mapped[Moment | None]
+    outcome: Mapped[str | None] = mapped_column(sa.String(16))
+    reason: Mapped[Text | None]
+
+
+class Event(Table):
+    """Something that happened to a job; `seq` has no gaps."""
+
+    __tablename__ = "events"
+
+    job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(sa.BigInteger(), primary_key=True, autoincrement=False)
+    at: Mapped[Created]
+    type: Mapped[str] = mapped_column(sa.String(16))
+    level: Mapped[str] = mapped_column(sa.String(8))
+    message: Mapped[Text]
+    data: Mapped[Document]
+
+    __table_args__ = (
+        {"sqlite_with_rowid": False},
+    )  # clustered by job and number: following a job reads one run of pages
+
+
+class Worker(Table):
+    """A worker that registered; it is alive as long as it is heard of."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[Name] = mapped_column(primary_key=True)
+    instance: Mapped[str] = mapped_column(sa.String(32))  # tells a worker from its namesake started later
+    hostname: Mapped[str] = mapped_column(sa.String(255))
+    pid: Mapped[int]
+    version: Mapped[str] = mapped_column(sa.String(64))
+    schema: Mapped[str] = mapped_column(sa.String(32))
+    slots: Mapped[int]
+    devices: Mapped[list[dict[str, Any]]] = mapped_column(Json)
+    queues: Mapped[Texts]
+    labels: Mapped[Texts]
+    state: Mapped[str] = mapped_column(sa.String(16))
+    started_at: Mapped[Created]
+    last_seen: Mapped[Created]
+
+
+class Base(Table):
+    """A base model, told from others by its fingerprint."""
+
+    __tablename__ = "bases"
+
+    id: Mapped[Key]
+    name: Mapped[str] = mapped_column(sa.String(512), index=True)
+    source: Mapped[Text]
+    revision: Mapped[str | None] = mapped_column(sa.String(255))
+    fingerprint: Mapped[Digest] = mapped_column(unique=True)
+    architecture: Mapped[str] = mapped_column(sa.String(96))
+    parameters: Mapped[Count]
+    path: Mapped[Text | None]
+    created_at: Mapped[Created]
+
+
+class Dataset(Table):
+    """A stored data set; the text may be purged, the hash stays."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[Key]
+    name: Mapped[str | None] = mapped_column(sa.String(512), index=True)
+    digest: Mapped[Digest] = mapped_column(unique=True)
+    format: Mapped[str] = mapped_column(sa.String(96))
+    examples: Mapped[Count]
+    bytes: Mapped[Count]
+    created_at: Mapped[Created]
+    purged_at: Mapped[Moment | None]
+
+
+class Adapter(Table):
+    """A name, and the counter that numbers its versions."""
+
+    __tablename__ = "adapters"
+
+    id: Mapped[Key]
+    name: Mapped[Name] = mapped_column(unique=True)
+    versions_made: Mapped[int] = mapped_column(default=0)
+    created_at: Mapped[Created]
+
+    versions: Mapped[list[AdapterVersion]] = relationship(back_populates="adapter", lazy="raise")
+
+
+class AdapterVersion(Table):
+    """An immutable version of an adapter; only its card, tags, aliases and state change."""
+
+    __tablename__ = "adapter_versions"
+
+    id: Mapped[Key]
+    adapter_id: Mapped[int] = mapped_column(BigId, ForeignKey("adapters.id"))
+    number: Mapped[int]
+    digest: Mapped[Digest] = mapped_column(index=True)
+    identity: Mapped[Digest] = mapped_column(index=True)
+    base_id: Mapped[int] = mapped_column(BigId, ForeignKey("bases.id"), index=True)
+    kind: Mapped[str] = mapped_column(sa.String(16))
+    state: Mapped[str] = mapped_column(sa.String(16))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
+    spec: Mapped[Document]
+    metrics: Mapped[Document]
+    train_digest: Mapped[Digest | None]
+    validation_digest: Mapped[Digest | None]
+    seed: Mapped[Count | None]
+    versions: Mapped[Document]
+    environment: Mapped[Document]
+    card: Mapped[Text]
+    created_at: Mapped[Created]
+    deleted_at: Mapped[Moment | None]
+
+    adapter: Mapped[Adapter] = relationship(back_populates="versions", lazy="raise")
+    base: Mapped[Base] = relationship(lazy="raise")
+    aliases: Mapped[list[Alias]] = relationship(back_populates="version", lazy="raise", order_by="Alias.name")
+    tags: Mapped[list[Tag]] = relationship(back_populates="version", lazy="raise", order_by="Tag.name")
+    parents: Mapped[list[Parent]] = relationship(
+        back_populates="version", lazy="raise", order_by="Parent.position", foreign_keys="Parent.version_id"
+    )
+
+    __table_args__ = (
+        sa.UniqueConstraint("adapter_id", "number"),
+        sa.CheckConstraint("state IN ('ready', 'quarantined', 'below_retention')", name="state"),
+    )
+
+
+class Parent(Table):
+    """One version that another was made from."""
+
+    __tablename__ = "lineage"
+
+    version_id: Mapped[int] = mapped_column(BigId, ForeignKey("adapter_versions.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    parent_id: Mapped[int] = mapped_column(BigId, ForeignKey("adapter_versions.id"), index=True)
+    weight: Mapped[float]
+
+    version: Mapped[AdapterVersion] = relationship(back_populates="parents", lazy="raise", foreign_keys=[version_id])
+    parent: Mapped[AdapterVersion] = relationship(lazy="raise", foreign_keys=[parent_id])
+
+
+class Alias(Table):
+    """A movable name of one version of an adapter."""
+
+    __tablename__ = "aliases"
+
+    adapter_id: Mapped[int] = mapped_column(BigId, ForeignKey("adapters.id"), primary_key=True)
+    name: Mapped[Name] = mapped_column(primary_key=True)
+    version_id: Mapped[int] = mapped_column(BigId, ForeignKey("adapter_versions.id"), index=True)
+    moved_at: Mapped[Created]
+
+    version: Mapped[AdapterVersion] = relationship(back_populates="aliases", lazy="raise")
+
+
+class Tag(Table):
+    """A label of one version, to find it by."""
+
+    __tablename__ = "tags"
+
+    version_id: Mapped[int] = mapped_column(BigId, ForeignKey("adapter_versions.id"), primary_key=True)
+    name: Mapped[Name] = mapped_column(primary_key=True, index=True)
+
+    version: Mapped[AdapterVersion] = relationship(back_populates="tags", lazy="raise")
+
+
+class Evaluation(Table):
+    """What one evaluator measured of one version, or of the bare base, on one data set."""
+
+    __tablename__ = "evaluations"
+
+    id: Mapped[Key]
+    base_id: Mapped[int] = mapped_column(BigId, ForeignKey("bases.id"), index=True)
+    version_id: Mapped[int | None] = mapped_column(BigId, ForeignKey("adapter_versions.id"), index=True)
+    dataset_digest: Mapped[Digest] = mapped_column(index=True)
+    evaluator: Mapped[Name]
+    metrics: Mapped[Document]
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
+    created_at: Mapped[Created]

@@ -1,0 +1,147 @@
+"""How jobs go from state to state, and what goes with it: the event, the end of the attempt, the dependents.
+
+Internal to the registry: callers use `finch_hub.registry.jobs` and `finch_hub.registry.attempts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from finch_hub.registry import tables
+from finch_hub.registry.types import now
+from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements, job_spec
+
+# Plain tables, not entities: rows change under other processes' hands, so nothing is kept in a session.
+jobs = cast(sa.Table, tables.Job.__table__)
+attempts = cast(sa.Table, tables.Attempt.__table__)
+events = cast(sa.Table, tables.Event.__table__)
+dependencies = cast(sa.Table, tables.JobDependency.__table__)
+
+
+def in_state(*states: JobState, of: sa.FromClause = jobs) -> sa.ColumnElement[bool]:
+    """Compare the state with literals: partial indexes are not used for bound parameters."""
+    wanted = [sa.literal(state.value, sa.String(), literal_execute=True) for state in states]
+    state = sa.type_coerce(of.c.state, sa.String())
+    return state == wanted[0] if len(wanted) == 1 else state.in_(wanted)
+
+
+def move(
+    session: Session,
+    new: JobState,
+    *where: sa.ColumnElement[bool],
+    changes: dict[str, Any] | None = None,
+    event: dict[str, Any] | None = None,
+) -> sa.Row[Any] | None:
+    """Bring the one job that meets the condition to the new state, if its old one allows that.
+
+    Returns the row as it is then, None where none met the condition. A final state settles the dependents.
+    """
+    old = [state for state in TRANSITIONS if new in TRANSITIONS[state]]
+    values: dict[str, Any] = {"state": new, "last_seq": jobs.c.last_seq + 1, **(changes or {})}
+    if new is not JobState.RUNNING:
+        values |= {"lease_until": None, "worker": None if new is JobState.QUEUED else jobs.c.worker}
+    if new is not JobState.QUEUED:
+        values |= {"ring_at": None, "not_before": None}
+    if new in FINAL:
+        values |= {"finished_at": now()}
+    row = session.execute(sa.update(jobs).where(in_state(*old), *where).values(values).returning(*jobs.c)).one_or_none()
+    if row is None:
+        return None
+    data = {"state": new.value, "attempt": row.attempts, **(event or {})}
+    if row.reason and new is JobState.FAILED:
+        data["reason"] = row.reason
+    session.execute(
+        sa.insert(events).values(
+            job_id=row.id,
+            seq=row.last_seq,
+            type="state",
+            level="error" if new is JobState.FAILED else "info",
+            message="",
+            data=data,
+        )
+    )
+    if new in FINAL:
+        _settle_dependents(session, row.id)
+    return row
+
+
+def end_attempt(session: Session, job_id: str, fence: int, outcome: str, reason: str | None = None) -> None:
+    """Close the record of a claim."""
+    session.execute(
+        sa.update(attempts)
+        .where(attempts.c.job_id == job_id, attempts.c.fence == fence, attempts.c.outcome.is_(None))
+        .values(ended_at=now(), outcome=outcome, reason=reason)
+    )
+
+
+def _settle_dependents(session: Session, job_id: str) -> None:
+    """Queue those that waited for this job last, and fail those that waited for a job that did not succeed."""
+    # Locked first and looked at in a later statement: of two parents that end at once the second sees the first.
+    waiting = session.scalars(
+        sa.select(jobs.c.id)
+        .join(dependencies, dependencies.c.job_id == jobs.c.id)
+        .where(dependencies.c.depends_on == job_id, in_state(JobState.WAITING))
+        .order_by(jobs.c.number)
+        .with_for_update(of=jobs)
+    ).all()
+    for child in waiting:
+        parents = session.execute(
+            sa.select(jobs.c.id, jobs.c.state, jobs.c.reason)
+            .join(dependencies, dependencies.c.depends_on == jobs.c.id)
+            .where(dependencies.c.job_id == child)
+            .order_by(dependencies.c.position)
+        ).all()
+        lost = next((p for p in parents if p.state in (JobState.FAILED, JobState.CANCELLED)), None)
+        if lost is not None:
+            why = f": {lost.reason}" if lost.reason else ""
+            reason = f"job {lost.id}, which it waited for, {_WHAT_HAPPENED[lost.state]}{why}"
+            move(session, JobState.FAILED, jobs.c.id == child, changes={"reason": reason})
+        elif all(p.state is JobState.SUCCEEDED for p in parents):
+            move(session, JobState.QUEUED, jobs.c.id == child, changes={"ring_at": now()})
+
+
+_WHAT_HAPPENED = {JobState.FAILED: "failed", JobState.CANCELLED: "was cancelled"}
+
+
+def jobs_of(session: Session, rows: Sequence[sa.Row[Any]]) -> list[Job]:
+    """Return the values of rows, with what they depend on."""
+    waits_for: dict[str, list[str]] = {row.id: [] for row in rows}
+    if rows:
+        for job_id, other in session.execute(
+            sa.select(dependencies.c.job_id, dependencies.c.depends_on)
+            .where(dependencies.c.job_id.in_(waits_for))
+            .order_by(dependencies.c.position)
+        ):
+            waits_for[job_id].append(other)
+    return [job_of(row, waits_for[row.id]) for row in rows]
+
+
+def job_of(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:
+    """Return the value of one row."""
+    return Job(
+        id=row.id,
+        kind=row.kind,
+        state=row.state,
+        spec=job_spec.validate_python(row.spec, context={"stored": True}),
+        requirements=Requirements(
+            queue=row.queue, device=row.device, memory_bytes=row.memory_bytes, labels=tuple(row.labels)
+        ),
+        priority=row.priority,
+        fence=row.fence,
+        attempts=row.attempts,
+        cancel_requested=row.cancel_requested is not None,
+        depends_on=tuple(depends_on),
+        retry_of=row.retry_of,
+        created_at=row.created_at,
+        not_before=row.not_before,
+        lease_until=row.lease_until,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        worker=row.worker,
+        reason=row.reason,
+        result=row.result,
+    )
