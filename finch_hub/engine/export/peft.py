@@ -1,0 +1,38 @@
+"""Plain PEFT: the adapter as it is, at full width."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from finch_hub.engine import quantization, staging
+from finch_hub.engine.stored_adapter import CONFIG, WEIGHTS, StoredAdapter
+
+KIND = "PEFT adapter"
+
+
+def write(adapter: Path, base: Path | None, out: Path, parameters: Any = None) -> dict[str, Any]:
+    """Write the adapter's folder as every PEFT reads it; a quantised one is written out in float32.
+
+    Raises:
+        NotFound: the adapter's folder or one of its files is missing.
+        Incompatible: it is no LoRA that is known here.
+        Conflict: `out` exists and is not empty.
+        Unavailable: `out` cannot be written.
+
+    """
+    with StoredAdapter(adapter) as stored, staging.staged(out, kind=KIND) as folder:
+        (folder / CONFIG).write_text(json.dumps(dict(stored.config), indent=2, sort_keys=True) + "\n")
+        if quantization.METADATA in stored.file.metadata:
+            tensors = {name: stored.tensor(name) for name in stored.names}
+            save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        else:
+            shutil.copyfile(adapter / WEIGHTS, folder / WEIGHTS)
+        if (adapter / "README.md").exists():
+            shutil.copyfile(adapter / "README.md", folder / "README.md")
+        staging.write_record(folder, {**staging.record_of(adapter), "kind": KIND})
+        return {"modules": len(stored.modules), "bytes": (folder / WEIGHTS).stat().st_size}

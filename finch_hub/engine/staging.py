@@ -1,0 +1,145 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from finch_hub import errors
+from finch_hub.engine.tensor_file import is_full
+
+RECORD = "finch.json"
+
+
+@contextlib.contextmanager
+def staged(out: Path, *, kind: str, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `out` that takes its name when the block ends well, and vanishes otherwise.
+
+    Every file is flushed to the disk before the folder gets its name. Folders left behind by killed processes are
+    removed. The block writes a ``finch.json`` whose `kind` is the one given (see :func:`write_record`).
+
+    Args:
+        out: the final folder; an empty one may stand there.
+        kind: what is being made; only a folder of the same kind is replaced.
+        replace: whether an earlier one of ours may be replaced.
+
+    Raises:
+        Conflict: something stands there that may not be replaced.
+        Unavailable: the disk is full or the place cannot be written.
+
+    """
+    out = Path(os.path.abspath(out))  # noqa: PTH100  - a link stays a link
+    check_target(out, kind=kind, replace=replace)
+    with translated(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(out)
+        folder = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+        folder.mkdir()
+        lock = os.open(folder, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # held for life: tells a living writer's folder from an abandoned one
+    try:
+        with translated(out):
+            yield folder
+            _flush(folder)
+            _publish(folder, out, kind=kind, replace=replace)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def translated(out: Path) -> Iterator[None]:
+    """Turn the operating system's errors about writing `out` into ours.
+
+    Raises:
+        Unavailable: the disk is full or the place cannot be written.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        what = "there is no space left" if is_full(error) else f"cannot be written: {error.strerror or error}"
+        raise errors.Unavailable(f"{out}: {what}; nothing is left of the attempt") from error
+
+
+def check_target(out: Path, *, kind: str, replace: bool) -> None:
+    """Check that a folder may be made here.
+
+    Raises:
+        Conflict: something stands there that may not be replaced.
+
+    """
+    if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
+        return
+    if record_of(out).get("kind") != kind:
+        raise errors.Conflict(f"{out} exists and is no earlier {kind} of ours; name another place or remove it")
+    if not replace:
+        raise errors.Conflict(f"{out} holds an earlier {kind}; ask to replace it, or name another place")
+
+
+def record_of(folder: Path) -> Mapping[str, Any]:
+    """Return the ``finch.json`` of a folder, empty where there is none that can be read."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write the ``finch.json`` of a folder."""
+    (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def _publish(folder: Path, out: Path, *, kind: str, replace: bool) -> None:
+    check_target(out, kind=kind, replace=replace)  # again: the work took a while
+    old = None
+    if os.path.lexists(out) and any(out.iterdir()):
+        old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+        out.rename(old)
+    try:
+        folder.rename(out)
+    except OSError:
+        if old is not None:
+            old.rename(out)
+        raise
+    _fsync(out.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    for root, _, files in os.walk(folder):
+        for name in files:
+            _fsync(Path(root, name))
+        _fsync(Path(root))
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove_abandoned(out: Path) -> None:
+    for folder in out.parent.glob(f".{out.name}.*.part"):
+        try:
+            fd = os.open(folder, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)
