@@ -16,7 +16,8 @@ from finch_hub import errors
 from finch_hub.engine import bases, chat, decoding
 from finch_hub.engine.adapter import check_fit
 from finch_hub.engine.routing import AdapterRouter, Plan, check_rows
-from finch_hub.engine.weights import CONFIG, WEIGHTS, AdapterWeights, read, write
+from finch_hub.engine.stored_adapter import CONFIG, WEIGHTS
+from finch_hub.engine.weights import AdapterWeights, read, write
 from finch_hub.specs.examples import Message, Pairs, examples_of
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.lora import LoRAConfig
@@ -25,7 +26,8 @@ from finch_hub.specs.training import TrainingConfig
 if TYPE_CHECKING:
     from finch_hub.specs.reports import TrainingReport
 
-Prompt = str | Sequence[Message]
+Prompt = str | tuple[Message, ...]
+"""A user's turn, or a conversation; a list of prompts is a batch."""
 
 
 class _Active(enum.Enum):
@@ -198,7 +200,7 @@ class GeneratorModel:
     @overload
     def generate(
         self,
-        prompt: str,
+        prompt: Prompt,
         *,
         adapter: Adapter = ...,
         system: str | None = ...,
@@ -226,7 +228,7 @@ class GeneratorModel:
     @overload
     def generate(
         self,
-        prompt: Sequence[Prompt],
+        prompt: list[str] | list[Prompt],
         *,
         adapter: Adapter | Sequence[str | None] = ...,
         system: str | None = ...,
@@ -239,7 +241,7 @@ class GeneratorModel:
 
     def generate(
         self,
-        prompt: Prompt | Sequence[Prompt],
+        prompt: Prompt | list[str] | list[Prompt],
         *,
         adapter: Adapter | Sequence[str | None] = ACTIVE,
         system: str | None = None,
@@ -252,7 +254,7 @@ class GeneratorModel:
         """Answer a prompt, or a list of prompts in one batch, each with its own adapter if they are listed too.
 
         Args:
-            prompt: a user's turn, or a conversation of messages; or a list of these.
+            prompt: a user's turn, or a conversation as a tuple of messages; or a list of these.
             adapter: whose answer; None is the base alone. For a list of prompts one for all, or a list.
             system: system prompt of those that have none.
             max_new_tokens: length of an answer at most.
@@ -271,8 +273,8 @@ class GeneratorModel:
 
         """
         config = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
-        single = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], Message))
-        prompts: Sequence[Any] = [prompt] if single else prompt
+        single = not isinstance(prompt, list)
+        prompts: Sequence[Prompt] = prompt if isinstance(prompt, list) else [prompt]
         if stream and not single:
             raise errors.InvalidSpec(errors.Problem(what="only a single prompt can be streamed", where="stream"))
         if adapter is ACTIVE or isinstance(adapter, str | None):

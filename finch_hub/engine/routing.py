@@ -195,9 +195,9 @@ class AdapterRouter:
         if key not in masks:
             mask = torch.zeros(len(names), 1, A.shape[0])
             start = 0
-            for name, update in updates.items():
+            for adapter, update in updates.items():
                 stop = start + update.A.shape[0]
-                mask[[row for row, wanted in enumerate(names) if wanted == name], :, start:stop] = update.scale
+                mask[[row for row, wanted in enumerate(names) if wanted == adapter], :, start:stop] = update.scale
                 start = stop
             masks[key] = mask.to(A.device)
         gain = None

@@ -150,7 +150,7 @@ def write(weights: AdapterWeights, path: Path) -> None:
 
 def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     """Serialise as safetensors, with the metadata in order: the library's own order differs from run to run."""
-    data = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
+    data: bytes = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
     header["__metadata__"] = dict(sorted(metadata.items()))
