@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from finch_hub import errors
+from finch_hub.engine import chat
 from finch_hub.specs.examples import Example, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# For bases whose tokenizer has no chat template: what was there before templates, and what such bases read well.
-PLAIN_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message.role == 'assistant' %}{{ 'Answer:\n' + message.content + eos_token + '\n' }}"
-    "{% elif message.role == 'user' %}{{ 'Question:\n' + message.content + '\n' }}"
-    "{% else %}{{ message.content + '\n' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Answer:\n' }}{% endif %}"
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,32 +34,6 @@ class TokenizedExample:
 
     def __len__(self) -> int:
         return len(self.input_ids)
-
-
-def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, *, generation_prompt: bool = False) -> str:
-    """Write a conversation as the tokenizer's chat template has it; training and generating both go through here.
-
-    A template that knows no system turn gets its text at the head of the first user turn.
-
-    Raises:
-        Incompatible: the template does not take this conversation.
-
-    """
-    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": generation_prompt}
-    if not tokenizer.chat_template:
-        options["chat_template"] = PLAIN_TEMPLATE
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        return str(tokenizer.apply_chat_template(turns, **options))
-    except TemplateError as error:
-        if len(turns) > 1 and turns[0]["role"] == "system" and turns[1]["role"] == "user":
-            joined = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
-            try:
-                return str(tokenizer.apply_chat_template([joined, *turns[2:]], **options))
-            except TemplateError:
-                pass
-        problem = errors.Problem(what=f"the base's chat template refuses the conversation: {error}")
-        raise errors.Incompatible(problem) from None
 
 
 def with_system(example: Example, system: str | None) -> tuple[Message, ...]:
@@ -168,7 +132,7 @@ def _plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int6
 def _conversation_ids(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    text = render(messages, tokenizer)
+    text = chat.render(tokenizer, messages, generation=False)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids = np.array(encoded["input_ids"], dtype=np.int64)
     begins, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
@@ -201,34 +165,44 @@ def _assistant_spans(
 
     Templates need not be prefix-stable (Qwen3's drops the reasoning of earlier turns once a later one is there), and
     most mark no generation, so the place of a turn is found by writing another text in its stead: what both renderings
-    share before and after is not the turn. What the template puts between header and text (Qwen3's empty reasoning)
-    is the model's to say, for the header is where generating begins.
+    share before and after is not the turn. What stands between header and text is the model's to say, for after the
+    header generating begins.
     """
-    header = _header(messages, tokenizer)
+    headers = _headers(messages, tokenizer)
     spans: dict[int, tuple[int, int]] = {}
     previous_end = 0
     for index, message in enumerate(messages):
         if message.role != "assistant":
             continue
         probe = _unlike(message.content)
-        changed = render([*messages[:index], message.evolve(content=probe), *messages[index + 1 :]], tokenizer)
+        turns = [*messages[:index], message.evolve(content=probe), *messages[index + 1 :]]
+        changed = chat.render(tokenizer, turns, generation=False)
         begin = _shared(text, changed)
         end = len(text) - _shared(text[begin:][::-1], changed[begin:][::-1])
-        if header:
-            found = text.rfind(header, previous_end, begin)
-            begin = found + len(header) if found >= 0 else begin
+        for candidate in headers:
+            found = text.rfind(candidate, previous_end, begin)
+            if found >= 0:
+                begin = found + len(candidate)
+                break
         spans[index] = (begin, end)
         previous_end = end
     return spans
 
 
-def _header(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what the template writes to make the assistant speak, empty where it writes nothing."""
+def _headers(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return what the template writes to make the assistant speak, and the beginnings of it that end a line.
+
+    The longest comes first. Shorter ones are what remains before a turn whose reasoning was dropped, or is its own.
+    """
     first = next(i for i, message in enumerate(messages) if message.role == "assistant")
-    asked = list(messages[:first]) or [Message(role="user", content="")]
-    without = render(asked, tokenizer)
-    with_prompt = render(asked, tokenizer, generation_prompt=True)
-    return with_prompt.removeprefix(without) if with_prompt.startswith(without) else ""
+    asked = messages[:first] or [Message(role="user", content="")]
+    without = chat.render(tokenizer, asked, generation=False)
+    with_prompt = chat.render(tokenizer, asked, generation=True)
+    if not with_prompt.startswith(without):
+        return []
+    header = with_prompt.removeprefix(without)
+    ends = {place + 1 for place, letter in enumerate(header) if letter == "\n"} | {len(header)}
+    return [header[:end] for end in sorted(ends, reverse=True) if end]
 
 
 def _shared(first: str, second: str) -> int:

@@ -1,0 +1,98 @@
+"""From a batch to the hidden states that predict its targets, through any decoder of transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from finch_hub import errors
+from finch_hub.engine.data.batches import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Decoder(Protocol):
+    """What training and evaluation ask of a model.
+
+    Attributes:
+        pads: batches of one length are cheaper.
+        shares_prefix: a batch may begin with a prefix of all its examples.
+
+    """
+
+    pads: bool
+    shares_prefix: bool
+
+    def hidden(self, batch: Batch, *, seed: int | None = None) -> Tensor:
+        """Return the final hidden states [L, d] at the batch's sources.
+
+        Args:
+            batch: on the model's device.
+            seed: of the dropout masks; None, as in evaluation, drops nothing.
+
+        """
+
+
+class Head:
+    """The language-model head: weight [V, d] and bias [V] or None.
+
+    Raises:
+        Incompatible: the logits are not a linear function of the last hidden states, or the head is adapted.
+
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        linear = model.get_output_embeddings()
+        scaled = [
+            name
+            for name in ("final_logit_softcapping", "logits_scaling", "logit_scale")
+            if getattr(model.config, name, None) not in (None, 1.0)
+        ]
+        if type(linear) is not nn.Linear or scaled:
+            what = f"its logits are changed by {scaled[0]}" if scaled else "its language-model head is adapted"
+            raise errors.Incompatible(errors.Problem(what=f"the base cannot be trained: {what}"))
+        self.weight: Tensor = linear.weight.detach()
+        self.bias: Tensor | None = None if linear.bias is None else linear.bias.detach()
+
+
+class PaddedDecoder:
+    """Runs the model's own forward over padded rows; right for every architecture and every PEFT layer."""
+
+    pads = True
+    shares_prefix = False
+
+    def __init__(self, model: PreTrainedModel, *, gradient_checkpointing: bool = False) -> None:
+        self._body: nn.Module = model.get_decoder()
+        self._model = model
+        self._checkpointing = gradient_checkpointing
+
+    def hidden(self, batch: Batch, *, seed: int | None = None) -> Tensor:
+        """Return the final hidden states [L, d] at the batch's sources."""
+        if batch.prefix:
+            raise ValueError("a padded batch has no shared prefix")
+        device = batch.input_ids.device
+        rows, longest = len(batch.lengths), max(batch.lengths)
+        lengths = torch.tensor(batch.lengths, device=device)
+        filled = torch.arange(longest, device=device) < lengths[:, None]
+        ids = torch.zeros((rows, longest), dtype=torch.int64, device=device)
+        ids[filled] = batch.input_ids
+        self._mode(training=seed is not None)
+        if seed is not None:
+            torch.manual_seed(seed)
+        output: Tensor = self._body(
+            input_ids=ids, attention_mask=None if bool(filled.all()) else filled.long(), use_cache=False
+        ).last_hidden_state
+        places = filled.flatten().nonzero()[:, 0][batch.sources]
+        return output.flatten(0, 1)[places]
+
+    def _mode(self, *, training: bool) -> None:
+        if self._model.training == training:
+            return
+        self._model.train(training)
+        if self._checkpointing and training:
+            self._model.gradient_checkpointing_enable({"use_reentrant": False})
+        elif self._checkpointing:
+            self._model.gradient_checkpointing_disable()
