@@ -7,14 +7,21 @@ from collections.abc import Callable, Sequence
 import torch
 
 from finch_hub import errors
+from finch_hub.engine.bases import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
-from finch_hub.engine.training.decoder import Decoder, Head
+from finch_hub.engine.training.decoder import Decoder, Head, PaddedDecoder
 from finch_hub.engine.training.loss import token_losses
 from finch_hub.specs.reports import TokenMetrics
 
 # Tokens of a batch: products of this many rows run at full speed, and nothing is kept for a backward pass.
 _BATCH_TOKENS = 2048
+
+
+def measure(base: Base, examples: Sequence[TokenizedExample]) -> TokenMetrics:
+    """Measure the base with whatever adapters are enabled on it; see :func:`evaluate`."""
+    base.fit_attention(max(len(example) for example in examples))
+    return evaluate(PaddedDecoder(base.model), Head(base.model), examples, device=base.device)
 
 
 @torch.no_grad()
