@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from finch_hub import errors
 from finch_hub.engine.data.tokenizing import tokenize_all
-from finch_hub.engine.generator import GeneratorModel
+from finch_hub.engine.generator import GeneratorModel, Prompt
 from finch_hub.engine.training import evaluation
-from finch_hub.specs.examples import Example
+from finch_hub.specs.examples import Example, Message
 
 _ANSWER_TOKENS = 64
 _BATCH = 16
@@ -47,7 +47,9 @@ def exact_answer(model: GeneratorModel, examples: Sequence[Example], parameters:
         InvalidDataset: examples that ask nothing, all of them by number.
 
     """
-    asked, expected, problems = [], [], []
+    asked: list[tuple[Message, ...]] = []
+    expected: list[str] = []
+    problems: list[errors.Problem] = []
     for number, example in enumerate(examples, start=1):
         turns = [place for place, message in enumerate(example.messages) if message.role == "assistant"]
         if not turns or turns[-1] == 0 or not _words(example.messages[turns[-1]].content):
@@ -65,7 +67,8 @@ def exact_answer(model: GeneratorModel, examples: Sequence[Example], parameters:
     right = 0
     for begin in range(0, len(order), _BATCH):
         rows = order[begin : begin + _BATCH]
-        answers = model.generate([asked[row] for row in rows], max_new_tokens=_ANSWER_TOKENS)
+        prompts: list[Prompt] = [asked[row] for row in rows]
+        answers = model.generate(prompts, max_new_tokens=_ANSWER_TOKENS)
         right += sum(expected[row] in _words(answer) for row, answer in zip(rows, answers, strict=True))
     return {"right": right, "examples": len(asked), "accuracy": right / len(asked)}
 
