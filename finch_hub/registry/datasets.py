@@ -15,11 +15,17 @@ from finch_hub.specs.jobs import JobState
 
 datasets = cast(sa.Table, tables.Dataset.__table__)
 _COLUMNS = [datasets.c[name] for name in values.Dataset.model_fields]
-_LIVE = (JobState.WAITING, JobState.QUEUED, JobState.RUNNING)
+LIVE = (JobState.WAITING, JobState.QUEUED, JobState.RUNNING)
 
 
 def add(
-    session: Session, *, digest: str, format: str, examples: int, size: int = 0, name: str | None = None  # noqa: A002
+    session: Session,
+    *,
+    digest: str,
+    format: str,  # noqa: A002  (as everywhere)
+    examples: int,
+    size: int = 0,
+    name: str | None = None,
 ) -> values.Dataset:
     """Register a data set whose text is stored; a known one keeps its name unless another is given."""
     session.execute(
@@ -64,7 +70,7 @@ def purge(session: Session, name: str) -> values.Dataset:
 
     """
     found = get(session, name)
-    live = session.execute(sa.select(jobs.c.id, jobs.c.spec).where(in_state(*_LIVE)))
+    live = session.execute(sa.select(jobs.c.id, jobs.c.spec).where(in_state(*LIVE)))
     needed = sorted(row.id for row in live if found.digest in digests_of(row.spec))
     if needed:
         raise errors.Conflict(f"data set {name} is needed by job {', '.join(needed)}: cancel it or wait for it")

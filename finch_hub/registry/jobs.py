@@ -17,7 +17,7 @@ from finch_hub import errors
 from finch_hub.registry import values
 from finch_hub.registry.transitions import attempts, dependencies, events, in_state, job_of, jobs, jobs_of, move
 from finch_hub.registry.types import insert_new, later, now
-from finch_hub.specs.jobs import FINAL, Event, Job, JobKind, JobSpec, JobState, Requirements
+from finch_hub.specs.jobs import FINAL, BaseModelSource, Event, Job, JobKind, JobSpec, JobState, Requirements
 
 # Who submits rings the bell itself right after the commit; the reconciler only where it did not live to do so.
 RING_GRACE_SECONDS = 5.0
@@ -210,7 +210,12 @@ def prune(session: Session, *, older_than: float, limit: int = 1000) -> list[str
 def base_key(spec: JobSpec) -> str | None:
     """Return what names the base that a job loads, None for kinds that learn it from their adapters."""
     base = getattr(spec, "base", None)
-    return None if base is None else f"{base.source}@{base.revision or ''}"[:512]
+    return None if base is None else key_of_base(base)
+
+
+def key_of_base(base: BaseModelSource) -> str:
+    """Return what names a base to warm workers: its source and revision, since its fingerprint is known to none yet."""
+    return f"{base.source}@{base.revision or ''}"[:512]
 
 
 def new_id() -> str:

@@ -53,7 +53,7 @@ class NewEvent(Value):
     type: Literal["message", "phase", "progress", "metrics", "state", "report"]
     level: Literal["info", "warn", "error"] = "info"
     message: str = ""
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = pydantic.Field(default={})
 
 
 class Renewal(Value):
@@ -153,8 +153,8 @@ class Lineage(Value):
     train_digest: Digest | None = None
     validation_digest: Digest | None = None
     seed: int | None = None
-    versions: dict[str, str] = {}
-    environment: dict[str, Any] = {}
+    versions: dict[str, str] = pydantic.Field(default={})
+    environment: dict[str, Any] = pydantic.Field(default={})
 
 
 class AdapterVersion(Value):
@@ -168,8 +168,8 @@ class AdapterVersion(Value):
     state: VersionState
     kind: VersionKind
     job_id: str | None = None
-    spec: dict[str, Any] = {}
-    metrics: dict[str, Any] = {}
+    spec: dict[str, Any] = pydantic.Field(default={})
+    metrics: dict[str, Any] = pydantic.Field(default={})
     lineage: Lineage = Lineage()
     card: str = ""
     aliases: tuple[str, ...] = ()
@@ -190,7 +190,7 @@ class AdapterSummary(Value):
     versions: int
     newest: AdapterVersion
     latest: int | None = None
-    aliases: dict[str, int] = {}
+    aliases: dict[str, int] = pydantic.Field(default={})
 
 
 class Ancestry(Value):

@@ -1,0 +1,49 @@
+"""Fixtures for all tests: real services, started when first asked for, and databases on both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support import services
+
+from finch_hub.registry.database import Database
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """URL of a PostgreSQL server's own database; tests make theirs with `database_url`."""
+    with services.postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """URL of a Valkey, shared by the session; give your keys a prefix, or flush it."""
+    with services.valkey() as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[services.Databases]:
+    """Maker of databases on one engine; whatever uses it runs on both."""
+    server = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
+    made = services.Databases(tmp_path_factory.mktemp("databases"), server)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def database_url(databases: services.Databases) -> Iterator[str]:
+    """URL of a new database with the schema, on both engines in turn."""
+    url = databases.new()
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A new database with the schema, on both engines in turn."""
+    database = Database(database_url, allow_insecure=True)
+    yield database
+    database.close()
