@@ -1,0 +1,191 @@
+"""Unpacking zip and tar archives from someone untrusted: plain files only, inside the folder, within limits."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from finch_hub import errors
+
+MAX_FILES = 1000
+MAX_RATIO = 200
+"""Unpacked bytes for each packed one; weights hardly shrink, and JSON not that far."""
+_HARMLESS = 2**20  # below it any ratio is
+_CHUNK = 2**20
+_MAX_READ = 2**26  # tarfile reads extended headers whole, as large as they say they are
+_OPENERS: dict[str, Any] = {
+    ".tar": open,
+    ".tar.gz": gzip.open,
+    ".tgz": gzip.open,
+    ".tar.bz2": bz2.open,
+    ".tar.xz": lzma.open,
+}
+
+
+def is_archive(path: Path) -> bool:
+    """Tell by its name whether a file is an archive that can be unpacked."""
+    return path.is_file() and path.name.lower().endswith((".zip", *_OPENERS))
+
+
+def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
+    """Unpack an archive into a folder that it makes, and return the folder.
+
+    Raises:
+        RefusedArtifact: with every entry that is a link, a device, encrypted, named twice or outside the folder; or it
+            has too many files, unpacks to more than the limit or to far more than it has, or is damaged.
+
+    """
+    allowance = _Allowance(archive, max_bytes)
+    kind = _zip if archive.name.lower().endswith(".zip") else _tar
+    damage = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
+    try:
+        with kind(archive, allowance) as (members, opened):
+            _check(archive, members, allowance)
+            into.mkdir(parents=True)
+            for member in members:
+                if not member.is_folder:
+                    target = into / member.name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with opened(member) as stream, target.open("xb") as out:
+                        while chunk := stream.read(_CHUNK):
+                            allowance.spend(len(chunk))
+                            out.write(chunk)
+    except (
+        *damage,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:  # the last two: a compression nobody knows, a password
+        shutil.rmtree(into, ignore_errors=True)
+        what = f"cannot be unpacked: {type(error).__name__}: {error}"
+        raise errors.RefusedArtifact(errors.Problem(what=what), subject=archive.name) from None
+    return into
+
+
+class _Member(NamedTuple):
+    """One entry of an archive: its name, declared size, what keeps it out (empty for a good one), and the library's."""
+
+    name: str
+    size: int
+    is_folder: bool
+    fault: str
+    info: Any
+
+
+class _Allowance:
+    """How many bytes may still come out of an archive, whatever it declares."""
+
+    def __init__(self, archive: Path, max_bytes: int) -> None:
+        self._archive = archive
+        self.limit = min(max_bytes, max(_HARMLESS, archive.stat().st_size * MAX_RATIO))
+        self._spent = 0
+
+    def spend(self, count: int) -> None:
+        """Count bytes that came out."""
+        self._spent += count
+        self.check(self._spent)
+
+    def check(self, total: int) -> None:
+        """Refuse the archive when that many bytes are too many."""
+        if total > self.limit:
+            what = f"unpacks to more than {self.limit} bytes, which is the limit or {MAX_RATIO} times its own size"
+            raise errors.RefusedArtifact(errors.Problem(what=what), subject=self._archive.name)
+
+
+def _check(archive: Path, members: Sequence[_Member], allowance: _Allowance) -> None:
+    problems = [errors.Problem(where=repr(member.name), what=member.fault) for member in members if member.fault]
+    twice = [name for name, times in Counter(member.name for member in members).items() if times > 1]
+    problems += [errors.Problem(where=repr(name), what="stands in it twice") for name in twice]
+    if len(members) > MAX_FILES:
+        problems.append(errors.Problem(what=f"has {len(members)} entries, more than {MAX_FILES}"))
+    if problems:
+        raise errors.RefusedArtifact(problems[:MAX_FILES], subject=archive.name)
+    allowance.check(sum(member.size for member in members))
+
+
+@contextmanager
+def _zip(archive: Path, _: _Allowance) -> Iterator[Any]:
+    with zipfile.ZipFile(archive) as opened:
+        yield [_zip_member(info) for info in opened.infolist()], lambda member: opened.open(member.info)
+
+
+def _zip_member(info: zipfile.ZipInfo) -> _Member:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    fault = _fault_of_name(info.orig_filename)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        fault = "is a link or a device"
+    elif info.flag_bits & 1:
+        fault = "is encrypted"
+    return _Member(_normal(info.filename), info.file_size, info.is_dir(), fault, info)
+
+
+@contextmanager
+def _tar(archive: Path, allowance: _Allowance) -> Iterator[Any]:
+    opener = next(opener for suffix, opener in _OPENERS.items() if archive.name.lower().endswith(suffix))
+    with opener(archive, "rb") as unpacked, tarfile.open(fileobj=_Bounded(unpacked, allowance), mode="r:") as opened:
+        members = []
+        for info in opened:
+            members.append(_tar_member(info))
+            if len(members) > MAX_FILES:
+                break
+        yield [member for member in members if member.name != "."], lambda member: opened.extractfile(member.info)
+
+
+def _tar_member(info: tarfile.TarInfo) -> _Member:
+    fault = _fault_of_name(info.name)
+    if not (info.isreg() or info.isdir()) or info.issparse():
+        fault = "is a link, a device or has holes"
+    return _Member(_normal(info.name), info.size, info.isdir(), fault, info)
+
+
+class _Bounded(io.RawIOBase):
+    """An unpacked stream that ends an archive which unpacks beyond the allowance, or asks for a giant piece at once."""
+
+    def __init__(self, stream: IO[bytes], allowance: _Allowance) -> None:
+        self._stream = stream
+        self._allowance = allowance
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _MAX_READ:
+            self._allowance.check(self._allowance.limit + 1)
+        found = self._stream.read(size)
+        self._allowance.check(self.tell() // 2)  # headers and padding come on top of the files
+        return found
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == io.SEEK_SET:
+            self._allowance.check(offset // 2)  # a compressed stream unpacks all that it skips
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+def _normal(name: str) -> str:
+    return name.removeprefix("./").rstrip("/") or "."
+
+
+def _fault_of_name(name: str) -> str:
+    parts = _normal(name).split("/")
+    if name.startswith("/") or ".." in parts or "" in parts:
+        return "lies outside the folder"
+    if not name.isprintable() or set(name) & set('\\:*?"<>|') or max(map(len, parts)) > 255:
+        return "has a name that is not safe everywhere"
+    return ""
