@@ -140,28 +140,59 @@ class Retention(Value):
 
 
 class Candidate(Value):
-    """One point of a composition's search: what was tried and what it kept."""
+    """One point of a composition's search: what was tried, and what it kept of each parent on the rows of the search.
+
+    Attributes:
+        strategy: with its parameters, after the resolver with its own.
+        scale: factor of the whole update.
+        weights: of the parents, before the scale.
+        losses: held-out loss on each parent's rows, None for a parent without any.
+        worst: least retention over the parents that gained; None where none did.
+        mean: the average of them.
+
+    """
 
     strategy: str
     parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
+    resolver: str = "keep"
+    resolver_parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     scale: float
+    weights: tuple[float, ...] = ()
     losses: tuple[float | None, ...]
     worst: float | None
     mean: float | None
 
 
 class CompositionReport(Value):
-    """The evidence of one composition."""
+    """The evidence of one composition.
+
+    Attributes:
+        strategy: what was applied in the end, with its parameters, after the resolver with its own.
+        scale: factor of the whole update, beside the parents' weights.
+        rank: largest rank over the modules of the result.
+        conflicts: what was found before composing.
+        retention: one line for each parent, measured on `rows`.
+        rows: "report": on rows that the search never looked at; "selection": there were too few to divide; "none".
+        candidates: every point of the search, in the order tried.
+        evaluations: of the search; the final measurement is not among them.
+        won_by: worst retention minus that of the best plain linear, on the same rows; None where not measured.
+        below_retention: parents that keep less than was asked for.
+
+    """
 
     strategy: str
     parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     resolver: str = "keep"
+    resolver_parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     scale: float
+    weights: tuple[float, ...] = ()
     rank: int
     conflicts: ConflictReport
     retention: tuple[Retention, ...] = ()
+    rows: Literal["report", "selection", "none"] = "none"
     candidates: tuple[Candidate, ...] = ()
     evaluations: int = 0
+    won_by: float | None = None
     seconds: float = 0.0
     below_retention: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()

@@ -10,7 +10,15 @@ from finch_hub.specs.value import Value
 
 
 class LinearParameters(Value):
-    """The weighted sum takes none."""
+    """The weighted sum (arXiv 2212.04089).
+
+    Attributes:
+        norm: ``"sum"`` leaves the weighted sum as it is; ``"parents"`` gives every module's update the parents' mean
+            norm, which is what Pico does after `calibrate`.
+
+    """
+
+    norm: Literal["sum", "parents"] = "sum"
 
 
 class CatParameters(Value):
@@ -34,11 +42,13 @@ class DareParameters(Value):
     Attributes:
         drop: probability of dropping an entry; what stays is divided by ``1 - drop``. 0 drops nothing.
         elect: elect signs as TIES does after dropping, instead of summing.
+        density: of the trimming that goes before the election; 1 trims nothing.
 
     """
 
     drop: float = pydantic.Field(default=0.5, ge=0, lt=1)
     elect: bool = False
+    density: float = pydantic.Field(default=1.0, gt=0, le=1)
 
 
 class TsvParameters(Value):

@@ -1,0 +1,336 @@
+"""The core space: every parent's update of a module as one small matrix between shared bases (arXiv 2509.17786).
+
+For the parents' updates ``ΔW_t = B_t A_t [out, in]`` of one module, `left` U [out, p] is the left singular basis of
+``[B_1 … B_T]``, `right` V [in, q] the right singular basis of ``[A_1; …; A_T]``, and ``M_t = Uᵀ ΔW_t V [p, q]``. The
+projection is lossless, ``ΔW_t = U M_t Vᵀ``, and no ``[out, in]`` matrix is ever made. Before the bases are taken each
+parent is balanced, ``B_t = U_t √S_t, A_t = √S_t V_tᵀ`` by the thin SVD of its own product, so that the same update
+stored as (cB, A/c) gives the same core space.
+
+Modules of equal shape are computed together, as one stack: a `Block`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from finch_hub import errors
+from finch_hub.engine.composition import linalg
+from finch_hub.engine.composition.factors import Adapter, Factors
+
+Update = Tensor | Factors
+Rank = int | Literal["auto"] | None
+# Float64 copies of tall factors are made for so many elements at a time: 128 MiB.
+_ELEMENTS = 1 << 24
+# Share of the squared norm that rank="auto" keeps.
+AUTO_ENERGY = 0.99
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModuleCore:
+    """One module's core space: left U [out, p], right V [in, q], cores M_t [p, q] of all parents, who is present."""
+
+    left: Tensor
+    right: Tensor
+    cores: tuple[Tensor, ...]
+    present: tuple[bool, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The core spaces of n modules of equal shape.
+
+    Attributes:
+        modules: their paths, n of them.
+        left: U [n, out, p], orthonormal columns, float32.
+        right: V [n, in, q], likewise.
+        left_spectrum: singular values [n, p] of the balanced ``[B_1 … B_T]``, largest first, float64.
+        right_spectrum: the same [n, q] of ``[A_1; …; A_T]``.
+        cores: M [T, n, p, q], float64; zero for a parent that does not adapt these modules.
+        ranks: of each parent's update here, at most; 0 for a parent that does not adapt these modules.
+
+    """
+
+    modules: tuple[str, ...]
+    left: Tensor
+    right: Tensor
+    left_spectrum: Tensor
+    right_spectrum: Tensor
+    cores: Tensor
+    ranks: tuple[int, ...]
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """Positions of the parents that adapt these modules."""
+        return tuple(t for t, rank in enumerate(self.ranks) if rank)
+
+    def svds(self, rank: int | None = None) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return U [n, p, k], S [n, k], Vᵀ [n, k, q] of each present parent, with k its rank, or `rank` if less."""
+        return [linalg.thin_svd(self.cores[t], min(self.ranks[t], rank or self.ranks[t])) for t in self.present]
+
+    def take(self, chosen: Tensor) -> Block:
+        """Return the block of those modules alone that a mask [n] chooses."""
+        return dataclasses.replace(
+            self,
+            modules=tuple(name for name, wanted in zip(self.modules, chosen.tolist(), strict=True) if wanted),
+            left=self.left[chosen],
+            right=self.right[chosen],
+            left_spectrum=self.left_spectrum[chosen],
+            right_spectrum=self.right_spectrum[chosen],
+            cores=self.cores[:, chosen],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreSpace:
+    """What strategies and resolvers work on.
+
+    Attributes:
+        parents: their names, in the order they were given; position t below is of the t-th.
+        digests: their content's hashes; random choices are seeded by these, so names and order do not matter.
+        blocks: the modules, in stacks of equal shape.
+
+    """
+
+    parents: tuple[str, ...]
+    digests: tuple[str, ...]
+    blocks: tuple[Block, ...]
+
+    @cached_property
+    def modules(self) -> Mapping[str, ModuleCore]:
+        """The same, module by module: views, in the order of their paths."""
+        found = {
+            module: ModuleCore(
+                left=block.left[i],
+                right=block.right[i],
+                cores=tuple(core[i] for core in block.cores),
+                present=tuple(rank > 0 for rank in block.ranks),
+            )
+            for block in self.blocks
+            for i, module in enumerate(block.modules)
+        }
+        return dict(sorted(found.items()))
+
+    def merge(self, weights: Sequence[float], merge: Callable[[Block, Tensor], Tensor]) -> dict[str, Tensor]:
+        """Apply ``merge(block, weights [T']) -> M [n, p, q]`` to every block, with the weights of those present.
+
+        A module that one parent alone adapts has no conflict: it is that parent's, times its weight, whatever the
+        strategy would trim or flatten.
+        """
+        merged: dict[str, Tensor] = {}
+        for block in self.blocks:
+            here = torch.tensor([weights[t] for t in block.present], dtype=block.cores.dtype)
+            alone = len(block.present) == 1
+            M = block.cores[block.present[0]] * here[0] if alone else merge(block, here)
+            merged.update(zip(block.modules, M, strict=True))
+        return merged
+
+    def map(
+        self, resolve: Callable[[Block], Tensor], *, modules: Sequence[str] = (), rank_grows: bool = False
+    ) -> CoreSpace:
+        """Replace the cores of every block that several parents adapt by ``resolve(block) -> cores [T, n, p, q]``.
+
+        `rank_grows` tells that the new cores may have a higher rank than the old ones. Where regular expressions are
+        given, only modules whose path one of them matches (anywhere) are changed.
+        """
+        blocks: list[Block] = []
+        for block in self.blocks:
+            if len(block.present) == 1:
+                blocks.append(block)
+                continue
+            resolved = dataclasses.replace(block, cores=resolve(block))
+            if rank_grows:
+                full = min(block.cores.shape[-2:])
+                resolved = dataclasses.replace(resolved, ranks=tuple(full if rank else 0 for rank in block.ranks))
+            asked = [not modules or any(re.search(pattern, name) for pattern in modules) for name in block.modules]
+            chosen = torch.tensor(asked)
+            blocks += [part for part in (resolved.take(chosen), block.take(~chosen)) if part.modules]
+        return dataclasses.replace(self, blocks=tuple(blocks))
+
+
+def build(adapters: Sequence[Adapter]) -> CoreSpace:
+    """Bring adapters of one base to their common core space.
+
+    Modules are united over the parents, ranks may differ.
+
+    Raises:
+        Incompatible: a module has another shape in one parent than in another, or factors hold NaN or infinity; all
+            problems at once.
+
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    groups: dict[tuple[tuple[int, int], tuple[int, ...]], list[str]] = defaultdict(list)
+    problems: list[errors.Problem] = []
+    for adapter in adapters:
+        for module, update in adapter.factors.items():
+            shape = (update.B.shape[0], update.A.shape[1])
+            if shapes.setdefault(module, shape) != shape:
+                what = f"{adapter.name} has shape {list(shape)}, another parent {list(shapes[module])}"
+                problems.append(errors.Problem(where=module, what=what, fix="compose adapters of one base only"))
+            if not (update.A.isfinite().all() and update.B.isfinite().all()):
+                problems.append(errors.Problem(where=module, what=f"{adapter.name} holds NaN or infinity"))
+    if problems:
+        raise errors.Incompatible(problems, subject="parents")
+    for module, shape in shapes.items():
+        groups[shape, tuple(a.factors[module].rank if module in a.factors else 0 for a in adapters)].append(module)
+    blocks: list[Block] = []
+    for (shape, ranks), modules in groups.items():
+        size = max(1, _ELEMENTS // (sum(shape) * sum(ranks)))
+        for start in range(0, len(modules), size):
+            blocks.extend(_project(tuple(modules[start : start + size]), adapters, ranks))
+    return CoreSpace(
+        parents=tuple(adapter.name for adapter in adapters),
+        digests=tuple(adapter.digest for adapter in adapters),
+        blocks=tuple(blocks),
+    )
+
+
+def _project(modules: tuple[str, ...], adapters: Sequence[Adapter], ranks: tuple[int, ...]) -> Iterator[Block]:
+    """Project modules of equal shape and ranks; they part into several blocks only where numerical ranks differ."""
+    here = [adapter for adapter, rank in zip(adapters, ranks, strict=True) if rank]
+    B = torch.stack([torch.cat([a.factors[m].B for a in here], dim=1) for m in modules]).double()
+    A = torch.stack([torch.cat([a.factors[m].A for a in here], dim=0) for m in modules]).double().mT
+    gram_B, gram_A = B.mT @ B, A.mT @ A
+    slices = _slices(ranks)
+    X, Y = torch.zeros_like(gram_B), torch.zeros_like(gram_A)
+    for part in (s for s in slices if s is not None):
+        X[:, part, part], Y[:, part, part] = _balancing(gram_B[:, part, part], gram_A[:, part, part])
+    left, left_values, left_core = _basis(B, X, gram_B)
+    right, right_values, right_core = _basis(A, Y, gram_A)
+    counts = torch.stack([(left_values > 0).sum(-1), (right_values > 0).sum(-1)], dim=1)
+    for count in torch.unique(counts, dim=0):
+        chosen = (counts == count).all(dim=1).nonzero().flatten()
+        p, q = (max(1, int(c)) for c in count)
+        L, R = left_core[chosen, :p], right_core[chosen, :q]
+        cores = torch.stack(
+            [
+                torch.zeros(len(chosen), p, q, dtype=L.dtype) if part is None else L[..., part] @ R[..., part].mT
+                for part in slices
+            ]
+        )
+        yield Block(
+            modules=tuple(modules[i] for i in chosen),
+            left=left[chosen, :, :p].float(),
+            right=right[chosen, :, :q].float(),
+            left_spectrum=left_values[chosen, :p],
+            right_spectrum=right_values[chosen, :q],
+            cores=cores,
+            ranks=tuple(min(rank, p, q) for rank in ranks),
+        )
+
+
+def _slices(ranks: Sequence[int]) -> list[slice | None]:
+    """Columns of each parent in the stacked factors, None for a parent that has none."""
+    found: list[slice | None] = []
+    start = 0
+    for rank in ranks:
+        found.append(slice(start, start + rank) if rank else None)
+        start += rank
+    return found
+
+
+def _balancing(gram_B: Tensor, gram_A: Tensor) -> tuple[Tensor, Tensor]:
+    """Return X, Y [n, r, r] such that ``B X = U √S`` and ``Aᵀ Y = V √S``, where ``B A = U S Vᵀ`` is the thin SVD.
+
+    Takes ``BᵀB`` and ``A Aᵀ``. With ``B = Q_B Λ Eᵀ`` from the first, the product's left singular vectors and squared
+    singular values are the eigenpairs of ``ΛEᵀ (A Aᵀ) EΛ``.
+    """
+    values, E = linalg.spectrum(gram_B)
+    half = values.unsqueeze(-1) * E.mT
+    S, P = linalg.spectrum(half @ gram_A @ half.mT)
+    root = S.sqrt()
+    X = E * linalg.inverse(values).unsqueeze(-2) @ P * root.unsqueeze(-2)
+    Y = half.mT @ P * linalg.inverse(root).unsqueeze(-2)
+    return X, Y
+
+
+def _basis(stacked: Tensor, balance: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the left singular basis Q, its values, and the coordinates ``Qᵀ stacked balance`` of balanced factors."""
+    values, E = linalg.spectrum(balance.mT @ gram @ balance)
+    Q = stacked @ (balance @ (E * linalg.inverse(values).unsqueeze(-2)))
+    coordinates = values.unsqueeze(-1) * E.mT
+    smallest = values.masked_fill(values == 0, torch.inf).amin(-1)
+    if bool((smallest < 1e-4 * values[..., 0]).any()):
+        # The Gram matrix squares the condition number, so a wide spectrum leaves Q orthonormal to a few digits only;
+        # a second pass (CholeskyQR2, arXiv 1401.5334) brings it to full precision.
+        null = torch.diag_embed((values == 0).double())
+        C = torch.linalg.cholesky(Q.mT @ Q + null)
+        Q = torch.linalg.solve_triangular(C.mT, Q, upper=True, left=False)
+        coordinates = C.mT @ coordinates
+    return Q, values, coordinates
+
+
+def lift(
+    core: CoreSpace, merged: Mapping[str, Update], rank: int | Literal["auto"] | None = None
+) -> dict[str, Factors]:
+    """Take one merged M [p, q] a module back to factors, truncated to the best approximation of the rank asked for.
+
+    `rank` None keeps all of M's numerical rank; ``"auto"`` cuts every module's spectrum at one threshold so that
+    `AUTO_ENERGY` of the total squared norm stays. The truncation error of a module is the norm of its discarded
+    singular values. Factors pass through as they are (a strategy that is exact) and cannot be truncated.
+
+    Raises:
+        Incompatible: modules are missing, or a merged matrix has another shape than the core, NaN or infinity.
+
+    """
+    _check_merged(core, merged)
+    lifted: dict[str, Factors] = {}
+    spectra: list[tuple[Block, Tensor, Tensor, Tensor]] = []
+    for block in core.blocks:
+        stacked: list[Tensor] = []
+        for module in block.modules:
+            update = merged[module]
+            if isinstance(update, Factors):
+                lifted[module] = update
+            else:
+                stacked.append(update)
+        if stacked:
+            spectra.append((block, *torch.linalg.svd(torch.stack(stacked), full_matrices=False)))
+    threshold = _energy_threshold([S for _, _, S, _ in spectra]) if rank == "auto" else 0.0
+    for block, U, S, Vh in spectra:
+        kept = (torch.clamp(linalg.TOLERANCE * S[..., :1], min=threshold) < S).sum(-1).clamp(min=1)
+        if isinstance(rank, int):
+            kept = torch.full_like(kept, min(rank, S.shape[-1]))
+        most = int(kept.max())
+        root = S[:, :most].sqrt()
+        B = block.left @ (U[..., :most] * root.unsqueeze(-2)).float()
+        A = (root.unsqueeze(-1) * Vh[:, :most]).float() @ block.right.mT
+        for i, (module, k) in enumerate(zip(block.modules, kept.tolist(), strict=True)):
+            lifted[module] = Factors(B=B[i, :, :k], A=A[i, :k])
+    return dict(sorted(lifted.items()))
+
+
+def _energy_threshold(spectra: Sequence[Tensor]) -> float:
+    """Return the singular value below which all modules together hold at most 1 - AUTO_ENERGY of the energy."""
+    values = torch.cat([S.flatten() for S in spectra]).sort().values
+    energy = values.square().cumsum(0)
+    cut = int((energy <= (1 - AUTO_ENERGY) * energy[-1]).sum())
+    return float(values[cut - 1]) if cut else 0.0
+
+
+def _check_merged(core: CoreSpace, merged: Mapping[str, Update]) -> None:
+    problems: list[errors.Problem] = []
+    for block in core.blocks:
+        for module in block.modules:
+            update = merged.get(module)
+            expected = tuple(block.cores.shape[-2:])
+            if update is None:
+                problems.append(errors.Problem(where=module, what="the strategy returned nothing for it"))
+            elif isinstance(update, Factors):
+                if (update.B.shape[0], update.A.shape[1]) != (block.left.shape[1], block.right.shape[1]):
+                    problems.append(errors.Problem(where=module, what="the strategy returned factors of another shape"))
+            elif tuple(update.shape) != expected:
+                what = f"the strategy returned shape {list(update.shape)}, not {list(expected)}"
+                problems.append(errors.Problem(where=module, what=what))
+            elif not update.isfinite().all():
+                problems.append(errors.Problem(where=module, what="the strategy returned NaN or infinity"))
+    if problems:
+        raise errors.Incompatible(problems, subject="composition")

@@ -1,0 +1,33 @@
+"""Task arithmetic: the weighted sum of the parents (arXiv 2212.04089)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from finch_hub.engine.composition.core_space import Block, CoreSpace
+from finch_hub.plugins.strategies.parameters import LinearParameters
+
+
+def merge(core: CoreSpace, weights: tuple[float, ...], parameters: LinearParameters, *, seed: int) -> dict[str, Tensor]:
+    """Return ``Σ_t w_t M_t``, which truncated is the truncated SVD of the dense sum ``Σ_t w_t ΔW_t``."""
+
+    def of_block(block: Block, w: Tensor) -> Tensor:
+        parents = block.cores[list(block.present)]
+        total = weighted_sum(parents, w)
+        return rescaled(total, parents, w) if parameters.norm == "parents" else total
+
+    return core.merge(weights, of_block)
+
+
+def weighted_sum(cores: Tensor, weights: Tensor) -> Tensor:
+    """Return ``Σ_t w_t M_t [n, p, q]`` of cores [T, n, p, q]."""
+    total: Tensor = torch.einsum("t,tnpq->npq", weights, cores)
+    return total
+
+
+def rescaled(total: Tensor, cores: Tensor, weights: Tensor) -> Tensor:
+    """Give each module's sum the mean norm of the parents' weighted updates; a sum of zero stays zero."""
+    target = (weights.abs().view(-1, 1, 1, 1) * cores).norm(dim=(-2, -1), keepdim=True).mean(0)
+    norm = total.norm(dim=(-2, -1), keepdim=True)
+    return total * (target / norm.where(norm > 0, 1.0))
