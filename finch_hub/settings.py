@@ -27,6 +27,7 @@ class Settings(pydantic_settings.BaseSettings):
         sweep_seconds: how often a worker's reconciler looks for lost messages and expired leases.
         idle_seconds: after so long without work the worker started on demand ends.
         max_attempts: lost attempts after which a job fails.
+        retry_seconds: wait before a job is tried again; doubled each time.
         stall_seconds: a child that reports nothing for so long is ended.
         grace_seconds: how long a child may take to checkpoint and end when its worker stops.
         warm_seconds: how long a child without work is kept, with the base it has loaded.
@@ -49,6 +50,7 @@ class Settings(pydantic_settings.BaseSettings):
     sweep_seconds: float = pydantic.Field(default=15.0, gt=0)
     idle_seconds: float = pydantic.Field(default=600.0, gt=0)
     max_attempts: int = pydantic.Field(default=3, ge=1)
+    retry_seconds: float = pydantic.Field(default=10.0, ge=0)
     stall_seconds: float = pydantic.Field(default=900.0, gt=0)
     grace_seconds: float = pydantic.Field(default=20.0, gt=0)
     warm_seconds: float = pydantic.Field(default=120.0, ge=0)

@@ -1,0 +1,89 @@
+"""The devices of this machine, found without loading torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Device:
+    """One device that can run a job; memory in bytes, of the graphics card or else of the machine."""
+
+    kind: Literal["cpu", "cuda"]
+    index: int
+    name: str
+    memory_bytes: int
+    free_bytes: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that show a process this device only."""
+        return {"CUDA_VISIBLE_DEVICES": str(self.index) if self.kind == "cuda" else ""}
+
+
+def find_devices() -> tuple[Device, ...]:
+    """Return the CUDA devices that this process may use, or the processor where there are none."""
+    return _cuda_devices() or (cpu(),)
+
+
+def refresh(device: Device) -> Device:
+    """Return the device with the memory that is free on it now."""
+    for current in find_devices():
+        if (current.kind, current.index) == (device.kind, device.index):
+            return current
+    return device
+
+
+def cpu() -> Device:
+    """Return the processor, with the memory that this process may use."""
+    limit = main_memory()
+    return Device(
+        kind="cpu",
+        index=0,
+        name=platform.processor() or platform.machine(),
+        memory_bytes=limit,
+        free_bytes=min(limit, psutil.virtual_memory().available),
+    )
+
+
+def main_memory() -> int:
+    """Return the bytes of main memory that this process may use: the machine's, or its container's."""
+    total = int(psutil.virtual_memory().total)
+    for file in _CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+            total = min(total, int(file.read_text()))
+    return total
+
+
+def _cuda_devices() -> tuple[Device, ...]:
+    try:
+        import pynvml
+    except ImportError:
+        return ()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        found = []
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            name = pynvml.nvmlDeviceGetName(handle)
+            found.append(Device(kind="cuda", index=index, name=name, memory_bytes=memory.total, free_bytes=memory.free))
+    finally:
+        pynvml.nvmlShutdown()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return tuple(found)
+    wanted = {part.strip() for part in visible.split(",")}
+    return tuple(device for device in found if str(device.index) in wanted)

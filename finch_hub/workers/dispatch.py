@@ -1,0 +1,128 @@
+"""Ring for the jobs that are due: what a client does after it has submitted, and every worker once a sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from finch_hub import errors
+from finch_hub.registry import jobs, wakeups
+from finch_hub.registry.database import Database
+from finch_hub.settings import Settings
+from finch_hub.specs.jobs import Job, JobState
+
+if TYPE_CHECKING:
+    import celery
+
+log = logging.getLogger(__name__)
+
+_BATCH = 100
+_HOLD_SECONDS = 10.0  # a due job is left to whoever took it on for so long
+_AGAIN_SECONDS = 60.0  # and rung for again if it is still queued then
+
+
+class Dispatcher:
+    """Sends the wake-ups that the database says are due.
+
+    A job is rung for after its transaction has committed, and again until somebody claims it, so neither a crash in
+    between nor a broker that loses everything leaves a job behind. Ringing twice does no harm.
+
+    Arguments:
+        app: of a worker, which has one; a client makes its own when it first rings.
+
+    """
+
+    def __init__(self, settings: Settings, database: Database, *, app: celery.Celery | None = None) -> None:
+        self._settings, self._database, self._app = settings, database, app
+        self._is_client = app is None
+
+    def dispatch(self, *new: Job) -> None:
+        """Ring for jobs that were just submitted; call it after their transaction has committed.
+
+        With nothing configured this also starts the private broker and worker if none runs. A broker that does not
+        answer is no error: the jobs are stored, and a worker's sweep rings for them once it does.
+        """
+        self.ensure_worker()
+        self._ring([(job.id, job.requirements.queue) for job in new if job.state is JobState.QUEUED])
+
+    def dispatch_due(self) -> int:
+        """Ring for every queued job whose wake-up is due, by the database's clock; return for how many."""
+        rung = 0
+        while True:
+            with self._database.write() as session:
+                ids = wakeups.due(session, limit=_BATCH, hold_seconds=_HOLD_SECONDS)
+                due = [(job_id, jobs.get(session, job_id).requirements.queue) for job_id in ids]
+            if not due or not self._ring(due):
+                return rung
+            rung += len(due)
+            if len(due) < _BATCH:
+                return rung
+
+    def wake(self, queue: str, *, times: int) -> None:
+        """Ring for nothing in particular: whoever is idle looks what there is.
+
+        Raises:
+            Unavailable: the broker does not answer.
+
+        """
+        self._publish([("", queue)] * times)
+
+    def ensure_worker(self) -> None:
+        """Start the home's own worker if none runs and no broker is configured; cheap to call again."""
+        if self._is_client and self._settings.broker_url is None:
+            from finch_hub.workers import embedded
+
+            embedded.ensure_worker(self._settings)
+
+    def _ring(self, due: Sequence[tuple[str, str]]) -> bool:
+        if not due:
+            return True
+        if self._is_client and self._settings.broker_url is None:
+            from finch_hub.workers import embedded
+
+            if not embedded.broker_answers(self._settings):
+                return False  # the worker that was just started looks for itself as soon as it is ready
+        try:
+            self._publish(due)
+        except errors.Unavailable as error:
+            log.warning("action=ring jobs=%d error=%s", len(due), error)
+            return False
+        with self._database.write() as session:
+            wakeups.rung(session, [job_id for job_id, _ in due], again_seconds=_AGAIN_SECONDS)
+        return True
+
+    def _publish(self, due: Iterable[tuple[str, str]]) -> None:
+        import kombu.exceptions
+
+        from finch_hub.workers.app import WAKE, queue_name
+
+        try:
+            app = self._celery()
+            with app.producer_or_acquire() as producer:
+                for job_id, queue in due:
+                    app.send_task(
+                        WAKE, args=[job_id], queue=queue_name(queue), producer=producer, retry=False, ignore_result=True
+                    )
+        except (kombu.exceptions.KombuError, OSError) as error:
+            raise errors.Unavailable(f"the broker does not answer: {error}") from error
+
+    def close(self) -> None:
+        """Close the connections to the broker."""
+        if self._is_client and self._app is not None:
+            with contextlib.suppress(OSError):
+                self._app.close()
+            self._app = None
+
+    def _celery(self) -> celery.Celery:
+        if self._app is None:
+            from finch_hub.workers import app, embedded
+
+            if self._settings.broker_url is None:
+                url = embedded.broker_url(self._settings)
+            else:
+                url = self._settings.broker_url.get_secret_value()
+            app.refuse_open_broker(url, allow_insecure=self._settings.allow_insecure)
+            self._app = app.make_app(url)
+        return self._app

@@ -1,0 +1,32 @@
+"""Named points at which the fault tests break a real process; without ``FINCH_FAULT`` they do nothing.
+
+``FINCH_FAULT=point:action[:file]``, where the action is ``kill`` (SIGKILL to itself), ``stop`` (SIGSTOP to itself) or
+``full`` (an OSError as of a full disk). With a file the fault happens once: whoever creates the file first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+
+
+def at(point: str) -> None:
+    """Break here if ``FINCH_FAULT`` names this point."""
+    wanted = os.environ.get("FINCH_FAULT", "")
+    if not wanted:
+        return
+    name, action, *once = wanted.split(":")
+    if name != point:
+        return
+    if once:
+        try:
+            os.close(os.open(once[0], os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except FileExistsError:
+            return
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif action == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

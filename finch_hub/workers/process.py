@@ -1,0 +1,167 @@
+"""The supervisor's end of a child process: start it, talk with it, measure it, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, cast
+
+import psutil
+
+log = logging.getLogger(__name__)
+
+_TAIL_BYTES = 16_384
+_LONGEST_MESSAGE = 64 * 2**20
+
+
+class Child:
+    """One process of :mod:`finch_hub.workers.child`, alone in its session, which it leaves to its children.
+
+    Orders go to its standard input and messages come by a pipe of their own, both as lines of JSON; standard output
+    and error are one stream of which the tail is kept. When this end of the input closes, also by our being killed,
+    the child ends with all of its process group.
+
+    Attributes:
+        warm_base: key of the base model that it has loaded, once a job has said so.
+        idle_since: when its last job ended, by :func:`clock.elapsed`; None while it works.
+
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        read, write = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "finch_hub.workers.child", str(write)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(write,),
+                start_new_session=True,
+                env={**os.environ, **environment},
+            )
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        self._orders = cast(IO[bytes], self._process.stdin)
+        self._output = cast(IO[bytes], self._process.stdout)
+        self.messages_fd, self.output_fd = read, self._output.fileno()  # to be watched for what arrives
+        os.set_blocking(self.messages_fd, False)
+        os.set_blocking(self.output_fd, False)
+        self._partial, self._tail = b"", b""
+        self.warm_base: str | None = None
+        self.idle_since: float | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is also the id of its process group."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    @property
+    def tail(self) -> str:
+        """The last of what it printed."""
+        if not self._output.closed:
+            self.read_output()
+        return self._tail.decode(errors="replace")
+
+    def send(self, **message: Any) -> None:
+        """Send one order; a child that has ended takes none, which its messages will show."""
+        with contextlib.suppress(BrokenPipeError):
+            self._orders.write(json.dumps(message).encode() + b"\n")
+            self._orders.flush()
+
+    def read_messages(self) -> Iterator[dict[str, Any] | None]:
+        """Yield the messages that have arrived, and None at the end of all messages."""
+        while True:
+            try:
+                data = os.read(self.messages_fd, 65_536)
+            except BlockingIOError:
+                return
+            if not data:
+                yield None
+                return
+            *lines, self._partial = (self._partial + data).split(b"\n")
+            if len(self._partial) > _LONGEST_MESSAGE:
+                log.error("action=read_messages pid=%d error=a message is too long", self.pid)
+                yield None
+                return
+            for line in lines:
+                message = json.loads(line)
+                yield message
+
+    def read_output(self) -> bool:
+        """Take in what it printed; return whether more can come."""
+        while True:
+            try:
+                data = os.read(self.output_fd, 65_536)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self._tail = (self._tail + data)[-_TAIL_BYTES:]
+
+    def resident_bytes(self) -> int:
+        """Return the resident memory of the child and all its descendants."""
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            for member in (process, *process.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    total += member.memory_info().rss
+        return total
+
+    def suspend(self) -> None:
+        """Stop the whole process group from running, keeping its memory."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a suspended process group run on."""
+        self._signal(signal.SIGCONT)
+
+    def end(self, grace: float) -> None:
+        """Ask it to end, and kill what is left of the process group after so many seconds."""
+        with contextlib.suppress(OSError):
+            self._orders.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill the whole process group at once, and forget the pipes."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self.read_output()
+        for stream in (self._orders, self._output):
+            with contextlib.suppress(OSError):
+                stream.close()
+        if self.messages_fd >= 0:
+            os.close(self.messages_fd)
+            self.messages_fd = -1
+
+    def how_it_ended(self) -> str:
+        """Say in words how the process ended."""
+        code = self._process.wait()
+        if code >= 0:
+            return f"exit status {code}"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return f"{name}, as the kernel does when memory runs out" if -code == signal.SIGKILL else name
+
+    def _signal(self, number: int) -> None:
+        # The group outlives its leader while a descendant runs, so a dead leader is no reason to spare it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)

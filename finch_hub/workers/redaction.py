@@ -1,0 +1,43 @@
+"""Keep passwords out of logs, errors and what the database stores of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from urllib.parse import unquote, urlsplit
+
+_PASSWORD_IN_URL = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(?=@)", re.IGNORECASE)
+_TELLING_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|API_KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
+_SHORTEST = 8  # shorter values would redact ordinary words
+
+
+def redact_url(text: str) -> str:
+    """Return the text with the password of every URL in it replaced."""
+    return _PASSWORD_IN_URL.sub(r"\g<head>***", text)
+
+
+class Redactor(logging.Filter):
+    """Replaces passwords of URLs, and the values of secret environment variables, wherever they occur."""
+
+    def __init__(self, *urls: str) -> None:
+        super().__init__()
+        secrets = {value for name, value in os.environ.items() if _TELLING_NAME.search(name)}
+        for url in urls:
+            password = urlsplit(url).password
+            if password:
+                secrets |= {password, unquote(password)}
+        found = sorted((re.escape(s) for s in secrets if len(s) >= _SHORTEST), key=len, reverse=True)
+        self._secrets = re.compile("|".join(found)) if found else None
+
+    def clean(self, text: str) -> str:
+        """Return the text without secrets."""
+        text = redact_url(text)
+        return self._secrets.sub("***", text) if self._secrets else text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Clean a log record in place; always lets it pass."""
+        record.msg, record.args = self.clean(record.getMessage()), ()
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self.clean(logging.Formatter().formatException(record.exc_info))
+        return True

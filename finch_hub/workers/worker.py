@@ -1,0 +1,401 @@
+"""The worker process: slots that run jobs, and a keeper that sweeps, reports and knows when to leave."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import finch_hub
+from finch_hub import errors
+from finch_hub import settings as settings_module
+from finch_hub.registry import attempts, schema, values, workers
+from finch_hub.settings import Settings
+from finch_hub.specs.jobs import FINAL
+from finch_hub.workers import app as celery_app
+from finch_hub.workers import clock, devices, embedded
+from finch_hub.workers.dispatch import Dispatcher
+from finch_hub.workers.process import Child
+from finch_hub.workers.redaction import Redactor
+from finch_hub.workers.stores import WorkFolders, open_stores
+from finch_hub.workers.supervisor import Attempt
+
+log = logging.getLogger(__name__)
+
+
+class Slot:
+    """Place for one job at a time on one device; keeps the child of its last job, warm for the next."""
+
+    def __init__(self, device: devices.Device) -> None:
+        self.device = device
+        self.child: Child | None = None
+        self.attempt: Attempt | None = None
+
+    def take_child(self, home: str) -> Child:
+        """Return the warm child, or a new one."""
+        child, self.child = self.child, None
+        if child is not None and child.alive:
+            return child
+        if child is not None:
+            child.kill()
+        return Child({**self.device.environment, "FINCH_HOME": home})
+
+    def drop_child(self) -> None:
+        """End the warm child."""
+        child, self.child = self.child, None
+        if child is not None:
+            child.end(grace=0.5)
+
+
+class Worker:
+    """One worker: `slots` jobs at a time, from the given queues, until it is told to end.
+
+    Raises:
+        InvalidSpec: settings that are refused; queues or labels that are no names.
+        Conflict: a worker of that name is alive.
+        SchemaMismatch: the database's schema is not this code's.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        name: str | None = None,
+        slots: int | None = None,
+        queues: Sequence[str] = ("default",),
+        labels: Sequence[str] = (),
+        on_demand: bool = False,
+    ) -> None:
+        self._settings, self._on_demand = settings, on_demand
+        self._queues, self._labels = tuple(queues), tuple(labels)
+        broker = settings.broker_url.get_secret_value() if settings.broker_url else embedded.broker_url(settings)
+        celery_app.refuse_open_broker(broker, allow_insecure=settings.allow_insecure)
+        self.redactor = Redactor(broker, settings.database)
+        self._stores = open_stores(settings)
+        for problem in self._stores.catalogue.problems:
+            log.warning("action=plugins error=%s", problem)
+        self._folders = WorkFolders(settings.home)
+        found = devices.find_devices()
+        self._slots = [Slot(found[i % len(found)]) for i in range(slots or len(found))]
+        self._free: queue.LifoQueue[Slot] = queue.LifoQueue()  # the last used is the warmest
+        for slot in self._slots:
+            self._free.put(slot)
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self._app = celery_app.make_app(broker, queues=self._queues, worker=True)
+        self._app.task(self._wake, name=celery_app.WAKE)
+        self._dispatcher = Dispatcher(settings, self._stores.database, app=self._app)
+        self._stopping = threading.Event()
+        self._draining = False
+        self._ended = threading.Event()
+        self._nudged = threading.Event()
+        self._busy_until = clock.elapsed()
+        self._instance = ""
+
+    def run(self) -> int:
+        """Serve until told to end; returns the exit status."""
+        from celery import signals
+
+        settings = self._settings
+        if settings.broker_url is None:
+            embedded.ensure_broker(settings)
+        with self._stores.database.write() as session:
+            entry = workers.register(
+                session,
+                self.name,
+                hostname=socket.gethostname(),
+                pid=os.getpid(),
+                version=finch_hub.__version__,
+                schema_revision=schema.HEAD,
+                slots=len(self._slots),
+                devices=[_value(slot.device) for slot in self._slots],
+                queues=self._queues,
+                labels=self._labels,
+            )
+        self._instance = entry.instance
+        signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
+        signals.worker_ready.connect(self._on_ready, weak=False)
+        keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        keeper.start()
+        log.info("action=start worker=%s slots=%d queues=%s", self.name, len(self._slots), ",".join(self._queues))
+        try:
+            consumer = self._app.Worker(
+                hostname=self.name,
+                concurrency=len(self._slots),
+                quiet=True,
+                without_gossip=True,
+                without_mingle=True,
+                without_heartbeat=True,
+                redirect_stdouts=False,
+            )
+            consumer.start()
+            return int(consumer.exitcode or 0)
+        finally:
+            self._stopping.set()
+            self._ended.set()
+            self._nudged.set()
+            keeper.join()
+            for slot in self._slots:
+                slot.drop_child()
+            with contextlib.suppress(errors.FinchError):
+                # What was handed back is to be rung for at once, not when the next sweep finds it.
+                self._dispatcher.dispatch_due()
+            with contextlib.suppress(errors.FinchError), self._stores.database.write() as session:
+                workers.leave(session, self.name, self._instance)
+            self._app.close()
+            if settings.broker_url is None:
+                embedded.end_broker_if_last(settings)
+            self._stores.database.close()
+            log.info("action=end worker=%s", self.name)
+
+    def _wake(self, job_id: str = "") -> None:
+        """Run jobs until none is left that fits; the task that a message of Celery names."""
+        with self._slot() as slot:
+            while not (self._stopping.is_set() or self._draining):
+                attempt = self._claim(slot)
+                if attempt is None:
+                    return
+                slot.attempt = attempt
+                try:
+                    attempt.run()
+                except Exception:
+                    # A defect of ours. The lease will end and the job be tried again; the worker lives on.
+                    log.exception("action=run job_id=%s", job_id)
+                finally:
+                    slot.attempt = None
+                    slot.child = attempt.child
+                    if slot.child is not None:
+                        slot.child.idle_since = clock.elapsed()
+                    self._busy_until = clock.elapsed()
+                    self._tell_listeners(attempt)
+                    self._nudged.set()  # its dependents may be due
+
+    def _claim(self, slot: Slot) -> Attempt | None:
+        capabilities = values.Capabilities(
+            device=slot.device.kind, memory_bytes=slot.device.memory_bytes, queues=self._queues, labels=self._labels
+        )
+        try:
+            with self._stores.database.write() as session:
+                job = attempts.claim(
+                    session,
+                    worker=self.name,
+                    lease_seconds=self._settings.lease_seconds,
+                    capabilities=capabilities,
+                    warm_base=slot.child.warm_base if slot.child else None,
+                )
+        except errors.Unavailable as error:
+            log.warning("action=claim error=%s", error)
+            return None  # whatever is due is rung for again
+        if job is None:
+            return None
+        return Attempt(
+            job,
+            stores=self._stores,
+            folders=self._folders,
+            child=lambda: slot.take_child(str(self._settings.home)),
+            stopping=self._stopping,
+            redactor=self.redactor,
+        )
+
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[Slot]:
+        slot = self._free.get()  # never waits: there are as many threads as slots
+        try:
+            yield slot
+        finally:
+            self._free.put(slot)
+
+    def _keep(self) -> None:
+        """Sweep, report and tidy, once a sweep and whenever a job ended, until the worker ends."""
+        heard = swept = float("-inf")
+        while not self._ended.is_set():
+            now = clock.elapsed()
+            try:
+                if now - heard >= self._settings.heartbeat_seconds:
+                    heard = now
+                    self._report()
+                if now - swept >= self._settings.sweep_seconds:
+                    swept = now
+                    self._sweep()
+                self._dispatcher.dispatch_due()
+                self._let_idle_children_go(now)
+                self._leave_if_idle(now)
+            except errors.FinchError as error:
+                log.warning("action=keep error=%s", error)
+            except Exception:
+                log.exception("action=keep")
+            self._nudged.wait(min(1.0, self._settings.sweep_seconds, self._settings.heartbeat_seconds))
+            self._nudged.clear()
+
+    def _report(self) -> None:
+        current = [_value(devices.refresh(slot.device)) for slot in self._slots]
+        try:
+            with self._stores.database.write() as session:
+                told = workers.heartbeat(session, self.name, self._instance, current)
+        except errors.Unavailable:
+            raise
+        except errors.Conflict as error:
+            log.error("action=heartbeat error=%s", error)
+            told = "stopping"
+        self._draining = told != "active"
+        if told == "stopping" or (told == "draining" and not self._running()):
+            self._end()
+
+    def _sweep(self) -> None:
+        settings = self._settings
+        if settings.broker_url is None:
+            embedded.ensure_broker(settings)
+        policy = values.RetryPolicy(max_attempts=settings.max_attempts, base_delay=settings.retry_seconds)
+        with self._stores.database.write() as session:
+            for job in attempts.expire_leases(session, policy):
+                log.warning("action=expire job_id=%s attempt=%d state=%s", job.id, job.attempts, job.state.value)
+        self._remove_finished_folders()
+
+    def _remove_finished_folders(self) -> None:
+        from finch_hub.registry import jobs
+
+        for job_id in self._folders.jobs():
+            try:
+                with self._stores.database.read() as session:
+                    finished = jobs.get(session, job_id).state in FINAL
+            except errors.NotFound:
+                finished = True
+            if finished:
+                self._folders.end(job_id)
+
+    def _let_idle_children_go(self, now: float) -> None:
+        with contextlib.suppress(queue.Empty):
+            slots = [self._free.get_nowait() for _ in range(self._free.qsize())]
+            for slot in reversed(slots):
+                child = slot.child
+                if child is not None and now - (child.idle_since or now) > self._settings.warm_seconds:
+                    slot.drop_child()
+                self._free.put(slot)
+
+    def _leave_if_idle(self, now: float) -> None:
+        if not self._on_demand:
+            return
+        if self._running():
+            self._busy_until = now
+        elif now - self._busy_until > self._settings.idle_seconds:
+            log.info("action=idle worker=%s", self.name)
+            self._end()
+
+    def _running(self) -> bool:
+        return any(slot.attempt is not None for slot in self._slots)
+
+    def _end(self) -> None:
+        if not self._stopping.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _on_ready(self, **_: Any) -> None:
+        """Look for work once for every slot: what was queued while nobody was here may have been rung for long ago."""
+        with contextlib.suppress(errors.Unavailable):
+            self._dispatcher.wake(self._queues[0], times=len(self._slots))
+
+    def _on_shutting_down(self, how: str = "", **_: Any) -> None:
+        """Run by Celery in its signal handler: the first time jobs are handed back, the second time all ends."""
+        if self._stopping.is_set() or how == "Cold":
+            for slot in self._slots:
+                for child in (slot.child, slot.attempt.child if slot.attempt else None):
+                    if child is not None:
+                        child.kill()
+            os._exit(1)
+        self._stopping.set()
+
+    def _tell_listeners(self, attempt: Attempt) -> None:
+        if attempt.ended is None:
+            return
+        for name, listener in self._stores.catalogue.listeners.items():
+            try:
+                listener.load()(attempt.ended)
+            except (Exception, SystemExit):  # a listener is only told; what it does of it is its own affair
+                log.exception("action=listener name=%s job_id=%s", name, attempt.ended.id)
+
+
+def start(
+    settings: Settings,
+    *,
+    name: str | None = None,
+    slots: int | None = None,
+    queues: Sequence[str] = ("default",),
+    labels: Sequence[str] = (),
+) -> int:
+    """Run a worker in the foreground until it is told to end; returns the exit status."""
+    worker = Worker(settings, name=name, slots=slots, queues=queues, labels=labels)
+    _configure_logging(worker.redactor, logging.StreamHandler())
+    return worker.run()
+
+
+def main() -> int:
+    """Run the home's own worker, unless one runs: what `embedded.ensure_worker` starts."""
+    settings = settings_module.load()
+    lock = embedded.worker_lock(settings)
+    try:
+        lock.acquire(timeout=settings.grace_seconds + 10)  # of one that is just handing its job back
+    except embedded.Timeout:
+        return 0
+    try:
+        embedded.announce_worker(settings)
+        file = settings.home / "logs" / "worker.log"
+        handler = logging.handlers.RotatingFileHandler(file, maxBytes=5 * 2**20, backupCount=1)
+        _configure_logging(Redactor(settings.database), handler)
+        status = Worker(settings, name=f"{socket.gethostname()}-home-{os.getpid()}", on_demand=True).run()
+    except errors.FinchError as error:
+        log.error("action=start error=%s", error)
+        return 1
+    finally:
+        lock.release()
+    # Whoever submitted while the lock was still held saw a worker. It has committed by now, so this look finds its job.
+    if _work_is_left(settings):
+        embedded.ensure_worker(settings)
+    return status
+
+
+def _work_is_left(settings: Settings) -> bool:
+    from finch_hub.registry import jobs
+    from finch_hub.registry.database import Database
+    from finch_hub.specs.jobs import JobState
+
+    database = Database(settings.database)
+    try:
+        with database.read() as session:
+            return bool(jobs.find(session, states=[JobState.QUEUED], limit=1))
+    finally:
+        database.close()
+
+
+def _configure_logging(redactor: Redactor, handler: logging.Handler) -> None:
+    from celery import signals
+
+    handler.addFilter(redactor)
+    handler.setFormatter(logging.Formatter("%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    for name in ("celery.app.trace", "celery.worker.strategy", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Celery leaves logging alone as soon as somebody listens to this.
+    signals.setup_logging.connect(_leave_logging, weak=False)
+
+
+def _leave_logging(**_: Any) -> None:
+    """Tell Celery that logging is configured."""
+
+
+def _value(device: devices.Device) -> values.Device:
+    return values.Device(
+        kind=device.kind, name=device.name, memory_bytes=device.memory_bytes, free_bytes=device.free_bytes
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
