@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
@@ -30,7 +30,8 @@ class TrainingConfig(Value):
         max_grad_norm: gradients are clipped to this global norm; 0 turns it off.
         seed: fixes order, dropout and random initialisation.
         validation: share of the data held out where no validation file is given; 0 holds out nothing.
-        evaluate_every: held-out loss every so many steps; None means once an epoch.
+        evaluate_every: held-out loss every so many steps, or after each such share of an epoch if it is below 1; None
+            means once an epoch.
         patience: evaluations without improvement after which it stops; None never stops early.
         min_improvement: what counts as improvement of the held-out loss, in nats per token.
         checkpoint_every: steps between checkpoints; None means every 30 seconds or so, at step boundaries.
@@ -38,8 +39,9 @@ class TrainingConfig(Value):
         dtype: of the base's weights; the adapter is always float32. "auto" takes bfloat16 where the device
             computes in it at speed.
         gradient_checkpointing: recompute activations instead of keeping them.
-        packing: several examples in one row, kept apart by a block mask.
-        share_prefix: compute the prefix that all rows of a batch share once.
+        packing: lay the examples of a batch end to end instead of padding them, where the engine has its own decoder
+            for the base (Llama, Mistral, Qwen2, Qwen3 on a CPU); each still attends to itself only.
+        share_prefix: compute the prefix that all examples of a packed batch begin with once; no result changes by it.
         threads: CPU threads; None means one per physical core that the process may use. Results depend on it.
 
     """
@@ -59,19 +61,13 @@ class TrainingConfig(Value):
     max_grad_norm: float = pydantic.Field(default=1.0, ge=0)
     seed: pydantic.NonNegativeInt = 0
     validation: float = pydantic.Field(default=0.1, ge=0, lt=1)
-    evaluate_every: pydantic.PositiveInt | None = None
+    evaluate_every: pydantic.PositiveInt | Annotated[float, pydantic.Field(gt=0, lt=1)] | None = None
     patience: pydantic.PositiveInt | None = None
     min_improvement: float = pydantic.Field(default=0.0, ge=0)
     checkpoint_every: pydantic.PositiveInt | None = None
     keep_checkpoints: pydantic.PositiveInt = 2
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     gradient_checkpointing: bool = False
-    packing: bool = False
-    share_prefix: bool = False
+    packing: bool = True
+    share_prefix: bool = True
     threads: pydantic.PositiveInt | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _fit_together(self) -> TrainingConfig:
-        if self.packing and self.share_prefix:
-            raise ValueError("packing and share_prefix exclude each other; packed rows have no common prefix")
-        return self

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from finch_hub import errors
+from finch_hub.engine.bases import Base
 from finch_hub.engine.data.batches import Batch
+from finch_hub.engine.training.packed import PackedDecoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,6 +58,16 @@ class Head:
             raise errors.Incompatible(errors.Problem(what=f"the base cannot be trained: {what}"))
         self.weight: Tensor = linear.weight.detach()
         self.bias: Tensor | None = None if linear.bias is None else linear.bias.detach()
+
+
+def decoder_of(base: Base, *, packing: bool = True, gradient_checkpointing: bool = False) -> Decoder:
+    """Return the fastest decoder that computes what the base and the adapters on it do.
+
+    On CUDA the model's own forward has fused kernels that packed rows would miss.
+    """
+    if packing and base.device.type == "cpu" and PackedDecoder.supports(base.model):
+        return PackedDecoder(base.model, gradient_checkpointing=gradient_checkpointing)
+    return PaddedDecoder(base.model, gradient_checkpointing=gradient_checkpointing)
 
 
 class PaddedDecoder:

@@ -10,7 +10,7 @@ from finch_hub import errors
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
-from finch_hub.engine.training.decoder import Decoder, Head, PaddedDecoder
+from finch_hub.engine.training.decoder import Decoder, Head, decoder_of
 from finch_hub.engine.training.loss import token_losses
 from finch_hub.specs.reports import TokenMetrics
 
@@ -21,7 +21,7 @@ _BATCH_TOKENS = 2048
 def measure(base: Base, examples: Sequence[TokenizedExample]) -> TokenMetrics:
     """Measure the base with whatever adapters are enabled on it; see :func:`evaluate`."""
     base.fit_attention(max(len(example) for example in examples))
-    return evaluate(PaddedDecoder(base.model), Head(base.model), examples, device=base.device)
+    return evaluate(decoder_of(base), Head(base.model), examples, device=base.device)
 
 
 @torch.no_grad()

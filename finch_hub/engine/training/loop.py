@@ -21,7 +21,7 @@ from finch_hub.engine.data import batches, splitting
 from finch_hub.engine.data.report import data_report
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 from finch_hub.engine.training import Interrupted, Interruption, checkpoint, environment, evaluation, schedule
-from finch_hub.engine.training.decoder import Decoder, Head, PaddedDecoder
+from finch_hub.engine.training.decoder import Head, decoder_of
 from finch_hub.engine.training.loss import head_loss
 from finch_hub.engine.training.optimizer import FlatAdamW
 from finch_hub.engine.training.progress import Progress, Report, silent
@@ -155,7 +155,9 @@ class _Run:
             what = f"the warm-up takes {self.warmup} steps, the whole training {self.steps}"
             raise errors.InvalidSpec(errors.Problem(what=what, where="warmup_steps", fix="shorten it or train longer"))
         base.fit_attention(max(self.lengths + [len(example) for example in held_out]))
-        self.decoder: Decoder = PaddedDecoder(base.model, gradient_checkpointing=training.gradient_checkpointing)
+        self.decoder = decoder_of(
+            base, packing=training.packing, gradient_checkpointing=training.gradient_checkpointing
+        )
         self.head = Head(base.model)
         self.optimizer = FlatAdamW(adapter.parameters(), training)
         self.best: list[Tensor] | None = None
@@ -225,7 +227,8 @@ class _Run:
         step = self.state.step
         if not self.held_out or self.state.evaluated_step == step:
             return False
-        every = self.training.evaluate_every or self.per_epoch
+        wanted = self.training.evaluate_every or 1.0
+        every = wanted if isinstance(wanted, int) else max(1, round(wanted * self.per_epoch))
         return step % every == 0 or step >= self.steps
 
     def _evaluate(self) -> None:

@@ -1,0 +1,193 @@
+"""The decoder of Llama and its relatives over packed tokens: without padding, for any number of adapters."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft.tuners.lora import Linear as LoRALinear
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from finch_hub.engine.data.batches import Batch
+from finch_hub.engine.training.kernels import AdaptedLinear, Spans, Update, attention, linears, rms_norm, swiglu
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_SIMILAR = 0.6
+_FAMILIES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """A batch and the adapter that its tokens go through.
+
+    Attributes:
+        batch: on the model's device.
+        adapter: name of the only adapter that acts; None lets those act that are enabled.
+        seed: of the dropout masks; None drops nothing.
+
+    """
+
+    batch: Batch
+    adapter: str | None = None
+    seed: int | None = None
+
+
+class PackedDecoder:
+    """Computes what the model's own forward does, from its weights and the adapters' on it.
+
+    Args:
+        model: one that :meth:`supports` accepts.
+        gradient_checkpointing: keep only each layer's input, and compute the layer again in the backward pass.
+
+    """
+
+    pads = False
+    shares_prefix = True
+
+    def __init__(self, model: PreTrainedModel, *, gradient_checkpointing: bool = False) -> None:
+        self._body: Any = model.get_decoder()
+        self._checkpointing = gradient_checkpointing
+
+    @classmethod
+    def supports(cls, model: PreTrainedModel) -> bool:
+        """Tell whether this decoder computes what the model and all that was put on it do.
+
+        It does for the plain families in full attention, without hooks (which change what a module does), and with
+        adapters that are plain LoRA: DoRA's magnitude is not known here.
+        """
+        config = model.config
+        plain = type(model).__name__ in _FAMILIES and config.hidden_act == "silu" and not config.attention_dropout
+        sliding = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
+        windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+        if not plain or sliding or windowed:
+            return False
+        return all(_is_plain(module) for layer in model.get_decoder().layers for module in layer.modules())
+
+    def hidden(self, batch: Batch, *, seed: int | None = None) -> Tensor:
+        """Return the final hidden states [L, d] at the batch's sources."""
+        return self.hidden_of([Part(batch=batch, seed=seed)])[0]
+
+    def hidden_of(self, parts: Sequence[Part]) -> list[Tensor]:
+        """Return the final hidden states [L, d] at the sources of each part; all parts are computed at once."""
+        body = self._body
+        ids = torch.cat([part.batch.input_ids for part in parts])
+        positions = torch.cat([part.batch.positions for part in parts])
+        rows, begin = [], 0
+        for part in parts:
+            rows.append(slice(begin, begin + len(part.batch.input_ids)))
+            begin = rows[-1].stop
+        groups = _groups(parts, rows)
+        x = body.embed_tokens(ids)
+        cos, sin = body.rotary_emb(x[None], positions[None])
+        half = cos.shape[-1] // 2
+        rotation = (cos[0, :, None, :half], sin[0, :, None, :half])
+        for layer in body.layers:
+            place = _Layer(layer, parts, rows, groups)
+            if self._checkpointing and torch.is_grad_enabled():
+                x = checkpoint(place, x, *rotation, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = place(x, *rotation)
+        wanted = torch.cat([part.batch.sources + own.start for part, own in zip(parts, rows, strict=True)])
+        final = rms_norm(x[wanted], body.norm.weight, body.norm.variance_epsilon)
+        return list(torch.split(final, [len(part.batch.sources) for part in parts]))
+
+
+class _Layer:
+    """One decoder layer with the parts' adapters."""
+
+    def __init__(self, layer: Any, parts: Sequence[Part], rows: Sequence[slice], groups: Sequence[Spans]) -> None:
+        self._layer, self._parts, self._rows, self._groups = layer, parts, rows, groups
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        layer, block = self._layer, self._layer.self_attn
+        normed = rms_norm(x, layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon)
+        query, key, value = linears(normed, self._adapted(block, "q_proj", "k_proj", "v_proj"))
+        query, key, value = (one.view(len(x), -1, block.head_dim) for one in (query, key, value))
+        if hasattr(block, "q_norm"):
+            query = rms_norm(query, block.q_norm.weight, block.q_norm.variance_epsilon)
+            key = rms_norm(key, block.k_norm.weight, block.k_norm.variance_epsilon)
+        mixed = attention(query, key, value, cos, sin, groups=self._groups, scale=block.scaling)
+        x = x + linears(mixed.flatten(1), self._adapted(block, "o_proj"))[0]
+        normed = rms_norm(x, layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon)
+        gate, up = linears(normed, self._adapted(layer.mlp, "gate_proj", "up_proj"))
+        return x + linears(swiglu(gate, up), self._adapted(layer.mlp, "down_proj"))[0]
+
+    def _adapted(self, parent: nn.Module, *names: str) -> list[AdaptedLinear]:
+        return [self._one(getattr(parent, name), name) for name in names]
+
+    def _one(self, module: Any, name: str) -> AdaptedLinear:
+        if not isinstance(module, LoRALinear):
+            return AdaptedLinear(weight=module.weight, bias=module.bias)
+        updates = []
+        for part, rows in zip(self._parts, self._rows, strict=True):
+            active = [part.adapter] if part.adapter is not None else module.active_adapters
+            for adapter in active:
+                if adapter not in module.lora_A or module.disable_adapters:
+                    continue
+                dropout = getattr(module.lora_dropout[adapter], "p", 0.0) if part.seed is not None else 0.0
+                updates.append(
+                    Update(
+                        rows=rows,
+                        A=module.lora_A[adapter].weight,
+                        B=module.lora_B[adapter].weight,
+                        scale=module.scaling[adapter],
+                        dropout=dropout,
+                        seed=_mixed(part.seed, self._layer.self_attn.layer_idx, name) if dropout else 0,
+                    )
+                )
+        base: Any = module.get_base_layer()
+        return AdaptedLinear(weight=base.weight, bias=base.bias, updates=tuple(updates))
+
+
+def _groups(parts: Sequence[Part], rows: Sequence[slice]) -> list[Spans]:
+    """Divide the runs of all parts into groups of one prefix and similar length, so that grids have few empty cells."""
+    device = parts[0].batch.input_ids.device
+    found: list[Spans] = []
+    loose: list[tuple[int, int]] = []  # runs without a prefix may be of any part
+    for part, own in zip(parts, rows, strict=True):
+        offset, batch = own.start, part.batch
+        runs = [(offset + begin, offset + end) for begin, end in batch.spans]
+        if batch.prefix:
+            prefix = slice(offset, offset + batch.prefix)
+            found += [_grid(prefix, some, device) for some in _similar(runs)]
+            runs = [(prefix.start, prefix.stop)]
+        loose += runs
+    return found + [_grid(slice(0, 0), some, device) for some in _similar(loose)]
+
+
+def _similar(runs: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Divide runs (begin, end) by length; the shortest of a division has at least so much of the longest's."""
+    found: list[list[tuple[int, int]]] = []
+    for run in sorted(runs, key=lambda run: run[0] - run[1]):
+        longest = found[-1][0] if found else None
+        if longest is None or run[1] - run[0] < _SIMILAR * (longest[1] - longest[0]):
+            found.append([])
+        found[-1].append(run)
+    return found
+
+
+def _grid(prefix: slice, runs: Sequence[tuple[int, int]], device: torch.device) -> Spans:
+    length = max(end - begin for begin, end in runs)
+    rows = torch.cat([torch.arange(begin, end) for begin, end in runs])
+    cells = torch.cat([torch.arange(end - begin) + number * length for number, (begin, end) in enumerate(runs)])
+    return Spans(prefix=prefix, rows=rows.to(device), cells=cells.to(device), count=len(runs), length=length)
+
+
+def _mixed(seed: int | None, layer: int, name: str) -> int:
+    """Return a seed of 63 bits for the dropout of one module, the same wherever its tokens lie."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{layer}:{name}".encode()).digest()[:8], "little") >> 1
+
+
+def _is_plain(module: Any) -> bool:
+    """Tell whether the module is computed by nothing but its weights."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return False
+    if isinstance(module, LoRALinear):
+        return not (module.lora_variant or module.merged or any(module.lora_bias.values()))
+    return not isinstance(module, nn.Linear) or type(module) is nn.Linear
