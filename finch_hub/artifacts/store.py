@@ -129,6 +129,11 @@ class ArtifactStore:
             shutil.rmtree(part, ignore_errors=True)
         return final
 
+    def remove(self, digest: str) -> None:
+        """Remove a blob, whoever still refers to it; one that is gone already is fine."""
+        with self._translated():
+            self._files.remove(_blob(digest))
+
     def collect(self, keep: AbstractSet[str], *, older_than: float) -> list[str]:
         """Remove what nobody keeps and return the digests removed.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from finch_hub import errors
@@ -25,15 +26,24 @@ def linear_modules(folder: Path) -> dict[str, tuple[int, int]]:
 
     Embeddings and the language-model head are left out: adapters do not act on them.
     """
-    found: dict[str, tuple[int, int]] = {}
+    return {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in _shapes(folder)
+        if name.endswith(".weight") and len(shape) == 2 and not is_embedding(name.removesuffix(".weight"))
+    }
+
+
+def parameter_count(folder: Path) -> int:
+    """Return the number of parameters in the weight files; tied ones are stored, and count, once."""
+    return sum(math.prod(shape) for _, shape in _shapes(folder))
+
+
+def _shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
     for shard in sorted(folder.glob("*.safetensors")):
         with shard.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        for name, tensor in header.items():
-            path = name.removesuffix(".weight")
-            if path != name and len(tensor["shape"]) == 2 and not is_embedding(path):
-                found[path] = (tensor["shape"][0], tensor["shape"][1])
-    return found
+        header.pop("__metadata__", None)
+        yield from ((name, tensor["shape"]) for name, tensor in header.items())
 
 
 def is_embedding(path: str) -> bool:

@@ -24,15 +24,20 @@ def add(
     parameters: int,
     revision: str | None = None,
     path: str | None = None,
+    rename: bool = False,
 ) -> values.Base:
-    """Register a base, or note where the known one with that fingerprint was found this time."""
-    found = {"name": name, "source": source, "revision": revision, "path": path}
+    """Register a base, or note where the known one with that fingerprint was found this time.
+
+    A known one keeps its name unless `rename` says that somebody chose the new one.
+    """
+    found = {"source": source, "revision": revision, "path": path}
     session.execute(
         insert_new(session, bases, "fingerprint").values(
-            fingerprint=fingerprint, architecture=architecture, parameters=parameters, **found
+            fingerprint=fingerprint, architecture=architecture, parameters=parameters, name=name, **found
         )
     )
-    session.execute(sa.update(bases).where(bases.c.fingerprint == fingerprint).values(found))
+    changes = found | ({"name": name} if rename else {})
+    session.execute(sa.update(bases).where(bases.c.fingerprint == fingerprint).values(changes))
     return get(session, fingerprint)
 
 

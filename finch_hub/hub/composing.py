@@ -1,0 +1,89 @@
+"""From what a user asks of a composition or a merge to its specification; torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from finch_hub import errors
+from finch_hub.hub.findings import Findings
+from finch_hub.plugins import trials
+from finch_hub.registry import adapters, jobs, values
+from finch_hub.specs.jobs import ComposeSpec, Parent
+from finch_hub.specs.references import AdapterReference
+
+if TYPE_CHECKING:
+    from finch_hub.workers.stores import Stores
+
+
+def parents_of(references: Sequence[str], weights: Sequence[float] | None, findings: Findings) -> tuple[Parent, ...]:
+    """Pair adapters with their weights; without weights each counts once."""
+    shares = list(weights) if weights is not None else [1.0] * len(references)
+    if len(shares) != len(references):
+        what = f"{len(shares)} given for {len(references)} adapters"
+        findings.add(errors.Problem(where="weights", what=what, fix="give one for each adapter, in their order"))
+        return ()
+    if not references:
+        findings.add(errors.Problem(where="adapters", what="none is named", fix="name at least one"))
+    found = []
+    for reference, weight in zip(references, shares, strict=True):
+        with findings.gather():
+            found.append(Parent(adapter=reference, weight=weight))
+    return tuple(found)
+
+
+def resolve_parents(
+    parents: Sequence[Parent], depends_on: Sequence[str], stores: Stores, findings: Findings
+) -> tuple[values.AdapterVersion, ...]:
+    """Return the parents' versions, those aside that a job which is waited for will make; they must share a base."""
+    found: list[values.AdapterVersion] = []
+    with stores.database.read() as session:
+        coming = {getattr(jobs.get(session, job_id).spec, "adapter", None) for job_id in depends_on}
+        for parent in parents:
+            if AdapterReference.parse(parent.adapter).name in coming:
+                continue
+            with findings.gather():
+                found.append(adapters.resolve(session, parent.adapter))
+    if len({version.base.fingerprint for version in found}) > 1:
+        problems = [errors.Problem(where=v.reference, what=f"was made for {v.base.name}") for v in found]
+        with findings.gather():
+            raise errors.Incompatible(problems, subject="adapters of different bases cannot be combined")
+    references = [version.reference for version in found]
+    for twice in sorted({reference for reference in references if references.count(reference) > 1}):
+        fix = "name it once, with a larger weight"
+        findings.add(errors.Problem(where="adapters", what=f"{twice} is named twice", fix=fix))
+    return tuple(found)
+
+
+def prepare(
+    references: Sequence[str],
+    *,
+    weights: Sequence[float] | None,
+    depends_on: Sequence[str],
+    stores: Stores,
+    options: dict[str, Any],
+) -> ComposeSpec:
+    """Check the request and return its specification.
+
+    Raises:
+        InvalidInput: with everything that is wrong.
+        NotFound: where one thing that was named is missing, and nothing else is wrong.
+
+    """
+    findings = Findings("this composition")
+    parents = parents_of(references, weights, findings)
+    versions = resolve_parents(parents, depends_on, stores, findings)
+    spec: ComposeSpec | None = None
+    with findings.gather():
+        # Placeholders keep the other fields' checks going where the parents were refused already.
+        spec = ComposeSpec(parents=parents or (Parent(adapter="refused"),), **options)
+    if spec is not None:
+        with findings.gather():
+            trials.check(spec, stores.catalogue)
+        ranks = [int(version.metrics.get("rank", 0)) for version in versions]
+        known = len(versions) == len(parents) and all(ranks)
+        if known and isinstance(spec.rank, int) and spec.rank > sum(ranks):
+            fix = f"ask for {sum(ranks)} at most; more would be zeros"
+            findings.add(errors.Problem(where="rank", what=f"{spec.rank} exceeds the parents' ranks together", fix=fix))
+    findings.settle()
+    return spec

@@ -1,0 +1,464 @@
+"""`Hub`: what users do with Finch Hub, a method each. Submitting returns at once and loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from finch_hub import errors, settings
+from finch_hub.specs.jobs import (
+    BaseModelSource,
+    EvaluateSpec,
+    Event,
+    ExportSpec,
+    JobSpec,
+    MergeSpec,
+    QuantizeSpec,
+    Requirements,
+)
+
+if TYPE_CHECKING:
+    from finch_hub.engine.generator import GeneratorModel
+    from finch_hub.hub.adapters import Adapters
+    from finch_hub.hub.bases import Bases
+    from finch_hub.hub.data import Data, Stored
+    from finch_hub.hub.datasets import Datasets
+    from finch_hub.hub.jobs import JobHandle, Jobs
+    from finch_hub.hub.workers import Workers
+    from finch_hub.plugins.catalogue import Catalogue
+    from finch_hub.registry.values import AdapterVersion
+    from finch_hub.specs.reports import ConflictReport
+    from finch_hub.workers.dispatch import Dispatcher
+    from finch_hub.workers.stores import Stores
+
+
+class Hub:
+    """The registry, the queue and the artefacts that the settings name; usable as a context manager.
+
+    Nothing is opened before it is needed. With nothing configured everything lives in ``FINCH_HOME``, the database is
+    upgraded on first use, and a worker is started when a job is submitted.
+
+    Args:
+        settings: None takes them from ``FINCH_*`` and ``finch.toml``.
+
+    """
+
+    def __init__(self, settings: settings.Settings | None = None) -> None:
+        self._given = settings
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that were opened."""
+        if "_dispatcher" in self.__dict__:
+            self._dispatcher.close()
+        if "_stores" in self.__dict__:
+            self._stores.database.close()
+
+    @cached_property
+    def settings(self) -> settings.Settings:
+        """The settings in force."""
+        return self._given if self._given is not None else settings.load()
+
+    @cached_property
+    def _stores(self) -> Stores:
+        from finch_hub.workers.stores import open_stores
+
+        return open_stores(self.settings)
+
+    @cached_property
+    def _dispatcher(self) -> Dispatcher:
+        from finch_hub.workers.dispatch import Dispatcher
+
+        return Dispatcher(self.settings, self._stores.database)
+
+    @cached_property
+    def adapters(self) -> Adapters:
+        """The adapters: list, look up, tag, alias, import."""
+        from finch_hub.hub.adapters import Adapters
+
+        return Adapters(self._stores, self.bases)
+
+    @cached_property
+    def bases(self) -> Bases:
+        """The base models: add, list."""
+        from finch_hub.hub.bases import Bases
+
+        return Bases(self._stores)
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        """The stored data sets: add, list, purge."""
+        from finch_hub.hub.datasets import Datasets
+
+        return Datasets(self._stores)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """The jobs: list, look up, prune."""
+        from finch_hub.hub.jobs import Jobs
+
+        return Jobs(self._stores, self._dispatcher)
+
+    @cached_property
+    def workers(self) -> Workers:
+        """The workers: list, drain, stop."""
+        from finch_hub.hub.workers import Workers
+
+        return Workers(self._stores)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the built-ins and the installed plugins offer."""
+        return self._stores.catalogue
+
+    def train(
+        self,
+        data: Data,
+        *,
+        adapter: str,
+        base: str | Path,
+        revision: str | None = None,
+        preset: str | None = None,
+        validation: Data | None = None,
+        system: str | None = None,
+        format: str | None = None,  # noqa: A002
+        requirements: Requirements | None = None,
+        priority: int = 0,
+        depends_on: Sequence[str] = (),
+        idempotency_key: str | None = None,
+        **overrides: Any,
+    ) -> JobHandle:
+        """Submit the training of one adapter; its result is a new version of `adapter`.
+
+        Args:
+            data: a file or folder, the name of a stored data set, or (prompt, completion) pairs, mappings or examples.
+            adapter: its name; it need not exist.
+            base: a registered base, a folder, a GGUF file, or a Hugging Face id.
+            revision: of a Hugging Face id.
+            preset: name of a preset plugin: system prompt, shape and training.
+            validation: held-out data of the same kinds; None holds out the share that the training says.
+            system: system prompt of the examples that have none; wins over the preset's.
+            format: of the rows; None recognises each by its fields.
+            requirements: what the job needs of its slot.
+            priority: jobs of higher priority are taken first.
+            depends_on: ids of jobs that must succeed first.
+            idempotency_key: submitting again with the same key returns the first job.
+            overrides: fields of `LoRAConfig` and `TrainingConfig`; they win over the preset's.
+
+        Raises:
+            InvalidInput: with everything that is wrong with the request; nothing is stored then.
+            NotFound: a name that was given does not exist.
+
+        """
+        from finch_hub.hub import training
+
+        spec, stored = training.prepare(
+            data,
+            adapter=adapter,
+            base=base,
+            revision=revision,
+            preset=preset,
+            validation=validation,
+            system=system,
+            format_name=format,
+            overrides=overrides,
+            stores=self._stores,
+            bases=self.bases,
+        )
+        return self._submit(
+            spec,
+            stored,
+            requirements=requirements,
+            priority=priority,
+            depends_on=depends_on,
+            idempotency_key=idempotency_key,
+        )
+
+    def compose(
+        self,
+        adapters: Sequence[str],
+        *,
+        adapter: str,
+        weights: Sequence[float] | None = None,
+        requirements: Requirements | None = None,
+        priority: int = 0,
+        depends_on: Sequence[str] = (),
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> JobHandle:
+        """Submit the composition of adapters of one base into one; its result is a new version of `adapter`.
+
+        Args:
+            adapters: references of the parents.
+            adapter: name of the result.
+            weights: of the parents; None counts each once.
+            requirements: what the job needs of its slot.
+            priority: jobs of higher priority are taken first.
+            depends_on: ids of jobs that must succeed first; their adapters may be named though they don't exist yet.
+            idempotency_key: submitting again with the same key returns the first job.
+            options: further fields of `ComposeSpec`: strategy, parameters, resolver, scale, rank, min_retention …
+
+        Raises:
+            InvalidInput: with everything that is wrong with the request.
+            NotFound: a name that was given does not exist.
+
+        """
+        from finch_hub.hub import composing
+
+        spec = composing.prepare(
+            adapters,
+            weights=weights,
+            depends_on=depends_on,
+            stores=self._stores,
+            options={"adapter": adapter, **options},
+        )
+        return self._submit(
+            spec,
+            requirements=requirements,
+            priority=priority,
+            depends_on=depends_on,
+            idempotency_key=idempotency_key,
+        )
+
+    def plan(self, adapters: Sequence[str]) -> ConflictReport:
+        """Report the conflicts that composing would meet, without composing; computed here, in seconds, with torch.
+
+        Raises:
+            InvalidInput: adapters of different bases, or with parts that do not add up.
+            NotFound: a name that was given does not exist.
+
+        """
+        from finch_hub.hub import composing
+        from finch_hub.hub.findings import Findings
+
+        findings = Findings("this composition")
+        parents = composing.parents_of(adapters, None, findings)
+        versions = composing.resolve_parents(parents, (), self._stores, findings)
+        findings.settle()
+
+        from finch_hub.engine.composition import conflicts, core_space, factors
+
+        folders = [self._stores.artifacts.fetch_tree(version.digest) for version in versions]
+        read = [factors.read(folder, version.reference) for folder, version in zip(folders, versions, strict=True)]
+        return conflicts.diagnose(core_space.build(read))
+
+    def merge(self, adapters: Sequence[str], out: str | Path, *, weights: Sequence[float] | None = None) -> JobHandle:
+        """Submit the merge of adapters into their base; its result is a standalone model folder on the worker's disk.
+
+        Args:
+            adapters: references of the adapters.
+            out: folder to be made.
+            weights: of the adapters; None counts each once.
+
+        Raises:
+            InvalidInput: with everything that is wrong with the request.
+            NotFound: a name that was given does not exist.
+
+        """
+        from finch_hub.hub import composing
+        from finch_hub.hub.findings import Findings
+
+        findings = Findings("this merge")
+        parents = composing.parents_of(adapters, weights, findings)
+        composing.resolve_parents(parents, (), self._stores, findings)
+        target = _free_path(out, findings)
+        findings.settle()
+        return self._submit(MergeSpec(parents=parents, out=target))
+
+    def quantize(self, adapter: str, **options: Any) -> JobHandle:
+        """Submit the quantisation of an adapter; its result is a new version of it.
+
+        Args:
+            adapter: reference of the version.
+            options: fields of `QuantizeSpec`: scheme, group, tolerance.
+
+        Raises:
+            InvalidSpec: options that cannot work.
+            NotFound: there is no such adapter.
+
+        """
+        return self._submit(QuantizeSpec(adapter=self.adapters.get(adapter).reference, **options))
+
+    def export(
+        self,
+        adapter: str,
+        out: str | Path,
+        *,
+        format: str = "peft",  # noqa: A002
+        parameters: dict[str, Any] | None = None,
+    ) -> JobHandle:
+        """Submit the export of an adapter in another system's format, to a folder on the worker's disk.
+
+        Raises:
+            InvalidInput: parameters that the format's schema refuses; `out` exists.
+            NotFound: there is no such adapter or format.
+
+        """
+        from finch_hub.hub.findings import Findings
+
+        findings = Findings("this export")
+        reference = adapter
+        with findings.gather():
+            reference = self.adapters.get(adapter).reference
+        with findings.gather():
+            self.catalogue.export_formats[format].parse(parameters or {})
+        target = _free_path(out, findings)
+        findings.settle()
+        return self._submit(ExportSpec(adapter=reference, format=format, out=target, parameters=parameters or {}))
+
+    def evaluate(
+        self,
+        data: Data,
+        adapters: Sequence[str] = (),
+        *,
+        base: str | Path | None = None,
+        evaluator: str = "held_out_loss",
+        parameters: dict[str, Any] | None = None,
+        system: str | None = None,
+        format: str | None = None,  # noqa: A002
+    ) -> JobHandle:
+        """Submit the measurement of a base and adapters of it on a data set; its result is an `EvaluationReport`.
+
+        Args:
+            data: as for `train`.
+            adapters: references; none measures the base alone.
+            base: None takes that of the adapters.
+            evaluator: name of an evaluator plugin.
+            parameters: of the evaluator.
+            system: system prompt; None gives each adapter the one that it was trained with.
+            format: of the rows.
+
+        Raises:
+            InvalidInput: with everything that is wrong with the request.
+            NotFound: a name that was given does not exist.
+
+        """
+        from finch_hub.hub import composing
+        from finch_hub.hub import data as data_module
+        from finch_hub.hub.findings import Findings
+
+        findings = Findings("this evaluation")
+        versions = composing.resolve_parents(
+            composing.parents_of(adapters, None, findings) if adapters else (), (), self._stores, findings
+        )
+        with findings.gather():
+            self.catalogue.evaluators[evaluator].parse(parameters or {})
+        source = None
+        if base is not None:
+            with findings.gather():
+                source, _ = self.bases.resolve(base)
+        elif versions:
+            source = BaseModelSource(source=versions[0].base.source, revision=versions[0].base.revision)
+        elif not adapters:
+            findings.add(errors.Problem(what="neither a base nor an adapter is named", fix="name one"))
+        examples: tuple[Any, ...] = ()
+        with findings.gather():
+            examples = data_module.read(data, self._stores, format_name=format)
+        findings.settle()
+        stored = data_module.store(examples, self._stores, format_name=format)
+        spec = EvaluateSpec(
+            base=cast(BaseModelSource, source),  # without one there was a finding
+            adapters=tuple(version.reference for version in versions),
+            dataset=stored.digest,
+            evaluator=evaluator,
+            parameters=parameters or {},
+            system=system,
+        )
+        return self._submit(spec, [stored])
+
+    def import_adapter(self, source: str | Path, *, name: str, base: str) -> AdapterVersion:
+        """Let an adapter from outside in, through the gate; see `Adapters.import_`."""
+        return self.adapters.import_(source, name=name, base=base)
+
+    def generator(
+        self, base: str | Path | None = None, adapters: Sequence[str] = (), *, device: str = "auto"
+    ) -> GeneratorModel:
+        """Load a base with adapters that can be switched by the references given here; computed in this process.
+
+        Args:
+            base: None takes that of the adapters.
+            adapters: references; none is active at first.
+            device: "auto", "cpu", "cuda" …
+
+        Raises:
+            InvalidInput: adapters of different bases; neither a base nor an adapter.
+            NotFound: a name that was given does not exist.
+
+        """
+        from finch_hub.hub import composing
+        from finch_hub.hub.findings import Findings
+
+        findings = Findings("this generator")
+        parents = composing.parents_of(adapters, None, findings) if adapters else ()
+        versions = composing.resolve_parents(parents, (), self._stores, findings)
+        if base is None and not adapters:
+            findings.add(errors.Problem(what="neither a base nor an adapter is named", fix="name one"))
+        source = BaseModelSource(source=versions[0].base.source) if versions else None
+        if base is not None:
+            with findings.gather():
+                source, _ = self.bases.resolve(base)
+        findings.settle()
+
+        from finch_hub.engine import bases
+        from finch_hub.engine.generator import GeneratorModel
+
+        model = GeneratorModel(bases.load(cast(BaseModelSource, source), device=device, cache=self._stores.bases))
+        for reference, version in zip(adapters, versions, strict=True):
+            model.load_lora(self._stores.artifacts.fetch_tree(version.digest), name=reference)
+        model.switch(None)
+        return model
+
+    def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
+        """Yield a job's events with numbers over `after`; with `follow` also those to come until it has ended.
+
+        Raises:
+            NotFound: there is no such job.
+
+        """
+        return self.jobs.get(job_id).events(after=after, follow=follow)
+
+    def _submit(
+        self,
+        spec: JobSpec,
+        stored: Sequence[Stored] = (),
+        *,
+        requirements: Requirements | None = None,
+        priority: int = 0,
+        depends_on: Sequence[str] = (),
+        idempotency_key: str | None = None,
+    ) -> JobHandle:
+        from finch_hub.hub import data as data_module
+        from finch_hub.hub.jobs import JobHandle
+        from finch_hub.registry import jobs
+
+        with self._stores.database.write() as session:
+            for each in stored:
+                data_module.register(session, each)
+            job = jobs.submit(
+                session,
+                spec,
+                requirements=requirements or Requirements(),
+                priority=priority,
+                depends_on=depends_on,
+                idempotency_key=idempotency_key,
+            )
+        self._dispatcher.dispatch(job)
+        return JobHandle(job, self._stores, self._dispatcher)
+
+
+def _free_path(out: str | Path, findings: Any) -> str:
+    """Return the absolute path, since a worker's folder is another one; it must be free."""
+    path = Path(out).expanduser().absolute()
+    if path.exists():
+        findings.add(errors.Problem(where=str(path), what="exists already", fix="name a folder that does not"))
+    return str(path)

@@ -1,0 +1,105 @@
+"""From what a user asks of a training to its specification; everything that needs no model is checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finch_hub import errors
+from finch_hub.engine import targets
+from finch_hub.engine.data import splitting
+from finch_hub.hub import data as data_module
+from finch_hub.hub.findings import Findings
+from finch_hub.specs.examples import Example
+from finch_hub.specs.jobs import BaseModelSource, TrainSpec
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.references import check_name
+from finch_hub.specs.training import TrainingConfig
+
+if TYPE_CHECKING:
+    from finch_hub.hub.bases import Bases
+    from finch_hub.plugins.descriptors import Preset
+    from finch_hub.workers.stores import Stores
+
+
+def configure(
+    preset: Preset | None, overrides: Mapping[str, Any], findings: Findings
+) -> tuple[LoRAConfig, TrainingConfig]:
+    """Return the preset's configuration with the overrides, each put where its name belongs."""
+    unknown = overrides.keys() - LoRAConfig.model_fields.keys() - TrainingConfig.model_fields.keys()
+    known = [*LoRAConfig.model_fields, *TrainingConfig.model_fields]
+    for name in sorted(unknown):
+        near = errors.near(name, known)
+        fix = f"did you mean {' or '.join(near)}?" if near else "see LoRAConfig and TrainingConfig"
+        findings.add(errors.Problem(where=name, what="is no setting of a training", fix=fix))
+    lora, training = (preset.lora, preset.training) if preset else (LoRAConfig(), TrainingConfig())
+    with findings.gather():
+        lora = lora.evolve(**{k: v for k, v in overrides.items() if k in LoRAConfig.model_fields})
+    with findings.gather():
+        training = training.evolve(**{k: v for k, v in overrides.items() if k in TrainingConfig.model_fields})
+    return lora, training
+
+
+def prepare(
+    data: data_module.Data,
+    *,
+    adapter: str,
+    base: str | Path,
+    revision: str | None,
+    preset: str | None,
+    validation: data_module.Data | None,
+    system: str | None,
+    format_name: str | None,
+    overrides: Mapping[str, Any],
+    stores: Stores,
+    bases: Bases,
+) -> tuple[TrainSpec, list[data_module.Stored]]:
+    """Check the request and store its examples; return the specification and what is to be registered.
+
+    Nothing is stored before everything is found right.
+
+    Raises:
+        InvalidInput: with everything that is wrong.
+        NotFound: where one thing that was named is missing, and nothing else is wrong.
+
+    """
+    findings = Findings("this training")
+    with findings.gather():
+        check_name(adapter)
+    chosen: Preset | None = None
+    with findings.gather():
+        chosen = stores.catalogue.presets[preset] if preset is not None else None
+    lora, training = configure(chosen, overrides, findings)
+    source = BaseModelSource(source=str(base) or "?", revision=revision)
+    with findings.gather():
+        source, folder = bases.resolve(base, revision)
+        if folder is not None:
+            targets.match(lora, targets.linear_modules(folder))
+    train: tuple[Example, ...] = ()
+    held_out: tuple[Example, ...] = ()
+    with findings.gather():
+        train = data_module.read(data, stores, format_name=format_name)
+    if validation is not None:
+        with findings.gather():
+            held_out = data_module.read(validation, stores, format_name=format_name)
+    elif train and training.validation:
+        train, held_out = splitting.split(train, training.validation, training.seed)
+    if training.patience is not None and train and not held_out:
+        fix = "give a validation file, a share of the data as validation, or no patience"
+        findings.add(errors.Problem(where="patience", what="there is nothing to measure improvement on", fix=fix))
+    findings.settle()
+    stored = [
+        data_module.store(examples, stores, format_name=format_name) for examples in (train, held_out) if examples
+    ]
+    spec = TrainSpec(
+        adapter=adapter,
+        base=source,
+        train=stored[0].digest,
+        validation=stored[1].digest if len(stored) > 1 else None,
+        preset=preset,
+        system=system if system is not None else chosen.system if chosen else None,
+        lora=lora,
+        training=training,
+    )
+    return spec, stored
