@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from finch_hub import errors
-from finch_hub.engine.tensor_file import TensorFile, TensorInfo
+from finch_hub.artifacts.safetensors_header import TensorInfo
+from finch_hub.engine.tensor_file import TensorFile
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -60,7 +61,8 @@ class CheckpointFiles:
                 what = "the weights are missing" if self.index is None else "this shard of the index is missing"
                 problems.append(errors.Problem(where=name, what=what, fix="fetch the model again, as safetensors"))
             except errors.InvalidInput as error:
-                problems.extend(error.problems)
+                fix = "fetch or copy it again"
+                problems += [errors.Problem(where=name, what=problem.what, fix=fix) for problem in error.problems]
         for tensor, shard in self.index["weight_map"].items() if self.index else ():
             if shard in self.shards and tensor not in self.shards[shard].tensors:
                 problems.append(errors.Problem(where=shard, what=f"does not hold {tensor}, which the index puts there"))

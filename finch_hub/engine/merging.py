@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from finch_hub import errors
+from finch_hub.artifacts.safetensors_header import TensorInfo
 from finch_hub.engine import shard_writer, staging
 from finch_hub.engine.checkpoint_files import INDEX, CheckpointFiles
 from finch_hub.engine.shard_writer import Change, Piece
 from finch_hub.engine.stored_adapter import Module, StoredAdapter
-from finch_hub.engine.tensor_file import Float32, TensorInfo
+from finch_hub.engine.tensor_file import Float32
 from finch_hub.specs.reports import MergeReport
 
 KIND = "merged model"
@@ -92,7 +93,7 @@ def merge(
         updates = plan(files, opened)
         untie = files.tied and any(name in updates for name in (HEAD, files.embedding))
         shards = {name: _pieces(files, name, updates, untie=untie) for name in files.shards}
-        total = sum(piece.source.nbytes for pieces in shards.values() for piece in pieces)
+        total = sum(piece.nbytes for pieces in shards.values() for piece in pieces.values())
         _check_room(out, total)
         folder = stack.enter_context(staging.staged(out, kind=KIND, replace=replace))
         pool = stack.enter_context(shard_writer.Pool(total, progress))
@@ -182,16 +183,17 @@ def _check_room(out: Path, needed: int) -> None:
         raise errors.Unavailable(f"{out}: the model takes {needed:,} bytes, {place} has {free:,} free; nothing written")
 
 
-def _pieces(files: CheckpointFiles, shard: str, updates: Mapping[str, Sequence[Update]], *, untie: bool) -> list[Piece]:
-    """Lay out one shard as it was, with a head of its own behind the embeddings' shard if it is to be untied."""
-    named = {info.name: info for info in sorted(files.shards[shard].tensors.values(), key=lambda info: info.start)}
-    embedding = files.embedding
-    if untie and HEAD not in files.shard_of and embedding in named:
-        named[HEAD] = named[embedding]
-    return [
-        Piece(source=info, name=name, change=_change_of(updates[name], info) if name in updates else None)
+def _pieces(
+    files: CheckpointFiles, shard: str, updates: Mapping[str, Sequence[Update]], *, untie: bool
+) -> dict[str, Piece]:
+    """Lay out one shard as it was, with a head of its own in the embeddings' shard if it is to be untied."""
+    named = dict(files.shards[shard].tensors)
+    if untie and HEAD not in files.shard_of and files.embedding in named:
+        named[HEAD] = named[files.embedding]
+    return {
+        name: Piece(source=info, change=_change_of(updates[name], info) if name in updates else None)
         for name, info in named.items()
-    ]
+    }
 
 
 def _change_of(updates: Sequence[Update], info: TensorInfo) -> Callable[[], Change]:
@@ -263,7 +265,7 @@ def _replacing(update: Update, rows: int) -> Change:
 
 
 def _write_companions(
-    files: CheckpointFiles, folder: Path, shards: Mapping[str, Sequence[Piece]], *, untie: bool
+    files: CheckpointFiles, folder: Path, shards: Mapping[str, Mapping[str, Piece]], *, untie: bool
 ) -> None:
     for inside in files.companions():
         target = folder / inside
@@ -274,8 +276,8 @@ def _write_companions(
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     if files.index is not None:
         metadata = dict(files.index.get("metadata") or {})
-        metadata["total_size"] = sum(piece.source.nbytes for pieces in shards.values() for piece in pieces)
-        weight_map = {piece.name: shard for shard, pieces in shards.items() for piece in pieces}
+        metadata["total_size"] = sum(piece.nbytes for pieces in shards.values() for piece in pieces.values())
+        weight_map = {name: shard for shard, pieces in shards.items() for name in pieces}
         (folder / INDEX).write_text(
             json.dumps({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n"
         )

@@ -7,16 +7,17 @@ import functools
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import threadpoolctl
 
 from finch_hub import errors
-from finch_hub.engine.tensor_file import STORAGE, Float32, TensorFile, TensorInfo, header_of, round_into, to_float32
+from finch_hub.artifacts.safetensors_header import TensorInfo, write_safetensors_header
+from finch_hub.engine.tensor_file import STORAGE, Float32, TensorFile, round_into, to_float32
 
 _BLOCK = 2**18  # elements; as float32 a block and its update fit the second-level cache of usual processors
 _COPY = 2**25  # bytes copied at a time, so that progress shows
@@ -30,15 +31,19 @@ the scratch of the same shape, and runs in several threads at once."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Piece:
-    """One tensor to be written: where its bytes come from, its name, and what is done to it on the way.
+    """One tensor to be written: where its bytes come from, and what is done to it on the way.
 
     `change` is called once, when the tensor's turn comes, and returns the function that works on its blocks; None
     copies the bytes.
     """
 
     source: TensorInfo
-    name: str
     change: Callable[[], Change] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Length of the tensor in the file."""
+        return self.source.end - self.source.start
 
 
 class Pool:
@@ -93,8 +98,8 @@ class Pool:
             self._progress(self._done, self._total)
 
 
-def write(pool: Pool, source: TensorFile, path: Path, pieces: Sequence[Piece]) -> None:
-    """Write one shard; its tensors lie in the order of the pieces, the metadata is the source's.
+def write(pool: Pool, source: TensorFile, path: Path, pieces: Mapping[str, Piece]) -> None:
+    """Write one shard of tensors by name, with the source's metadata.
 
     Raises:
         InvalidInput: the source ends early or cannot be read.
@@ -102,35 +107,36 @@ def write(pool: Pool, source: TensorFile, path: Path, pieces: Sequence[Piece]) -
         OSError: the disk is full or the file cannot be written.
 
     """
-    header = header_of([replace(piece.source, name=piece.name) for piece in pieces], source.metadata)
+    header, order = write_safetensors_header({name: piece.source for name, piece in pieces.items()}, source.metadata)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         if hasattr(os, "posix_fallocate"):  # a full disk is met here, before any work
-            os.posix_fallocate(fd, 0, len(header) + sum(piece.source.nbytes for piece in pieces))
+            os.posix_fallocate(fd, 0, len(header) + sum(piece.nbytes for piece in pieces.values()))
         _write_all(fd, memoryview(header), 0)
-        pool.run(_tasks(pool, source, fd, pieces, len(header)))
+        pool.run(_tasks(pool, source, fd, {name: pieces[name] for name in order}, len(header)))
     finally:
         os.close(fd)
 
 
-def _tasks(pool: Pool, source: TensorFile, fd: int, pieces: Sequence[Piece], to: int) -> Iterator[Callable[[], int]]:
-    for piece in pieces:
-        info = piece.source
+def _tasks(
+    pool: Pool, source: TensorFile, fd: int, pieces: Mapping[str, Piece], to: int
+) -> Iterator[Callable[[], int]]:
+    for name, piece in pieces.items():
         if piece.change is None:
-            for done in range(0, info.nbytes, _COPY):
-                count = min(_COPY, info.nbytes - done)
-                yield functools.partial(_copy, source, fd, info.start + done, to + done, count)
+            for done in range(0, piece.nbytes, _COPY):
+                count = min(_COPY, piece.nbytes - done)
+                yield functools.partial(_copy, source, fd, piece.source.start + done, to + done, count)
         else:
-            yield from _blocks(pool, source, fd, piece, piece.change(), to)
-        to += info.nbytes
+            yield from _blocks(pool, source, fd, name, piece, piece.change(), to)
+        to += piece.nbytes
 
 
 def _blocks(
-    pool: Pool, source: TensorFile, fd: int, piece: Piece, change: Change, to: int
+    pool: Pool, source: TensorFile, fd: int, name: str, piece: Piece, change: Change, to: int
 ) -> Iterator[Callable[[], int]]:
     info = piece.source
     rows = info.shape[0]
-    row_bytes = info.nbytes // rows
+    row_bytes = piece.nbytes // rows
     columns = row_bytes // STORAGE[info.dtype].itemsize
     step = max(1, _BLOCK // columns)
 
@@ -147,7 +153,7 @@ def _blocks(
             finite = np.isfinite(values.sum()) or np.isfinite(values).all()  # the sum alone nearly always says it
         if not (finite and round_into(numbers, values, scratch, info.dtype)):
             fix = "lower the weights of the adapters"
-            problem = errors.Problem(where=piece.name, what="the merged weight is not finite", fix=fix)
+            problem = errors.Problem(where=name, what="the merged weight is not finite", fix=fix)
             raise errors.Incompatible(problem)
         _write_all(fd, stored, to + offset)
         return len(stored)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from finch_hub import errors
-from finch_hub.engine import quantization
+from finch_hub.engine import packing
 from finch_hub.engine.tensor_file import Float32, TensorFile
 
 PREFIX = "base_model.model."
@@ -82,7 +82,7 @@ class StoredAdapter:
             raise errors.InvalidInput(problem) from None
         self.file = TensorFile(folder / WEIGHTS)
         try:
-            self._scheme = quantization.Scheme.of(self.file.metadata)
+            self._scheme = packing.Scheme.of(self.file.metadata)
             self.modules, self.replaced = self._modules()
         except BaseException:
             self.close()
@@ -117,7 +117,8 @@ class StoredAdapter:
         """The tensors' names, without the scales of quantised ones."""
         if self._scheme is None:
             return tuple(self.file.tensors)
-        return tuple(name for name in self.file.tensors if not name.endswith(quantization.SCALE))
+        scales = packing.scales_of(self.file.tensors)
+        return tuple(name for name in self.file.tensors if name not in scales)
 
     def close(self) -> None:
         """Close the file."""
@@ -140,8 +141,8 @@ class StoredAdapter:
             Incompatible: it holds NaN or infinity.
 
         """
-        if self._scheme is not None and name + quantization.SCALE in self.file.tensors:
-            stored = {key: self.file.raw(key) for key in (name, name + quantization.SCALE)}
+        if self._scheme is not None and name + packing.SCALE in self.file.tensors:
+            stored = {key: self.file.raw(key) for key in (name, name + packing.SCALE)}
             values = self._scheme.restore(name, stored)
         else:
             values = self.file.read(name)

@@ -7,10 +7,8 @@ not know, is the upper half of a float32.
 from __future__ import annotations
 
 import errno
-import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finch_hub import errors
+from finch_hub.artifacts.safetensors_header import TensorInfo, read_safetensors_header, write_safetensors_header
 
 Float32 = NDArray[np.float32]
 STORAGE: Mapping[str, np.dtype[Any]] = MappingProxyType(
@@ -27,11 +26,7 @@ STORAGE: Mapping[str, np.dtype[Any]] = MappingProxyType(
         "F32": np.dtype("<f4"),
         "F16": np.dtype("<f2"),
         "BF16": np.dtype("<u2"),
-        "I64": np.dtype("<i8"),
-        "I32": np.dtype("<i4"),
-        "I16": np.dtype("<i2"),
-        "I8": np.dtype("<i1"),
-        "U8": np.dtype("<u1"),
+        **{f"{kind}{bits}": np.dtype(f"<{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)},
         "BOOL": np.dtype("?"),
         "F8_E4M3": np.dtype("<u1"),
         "F8_E5M2": np.dtype("<u1"),
@@ -39,22 +34,10 @@ STORAGE: Mapping[str, np.dtype[Any]] = MappingProxyType(
 )
 """How numpy holds each safetensors dtype; those it does not know as unsigned integers of the same size."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-_MAX_HEADER = 100 * 2**20  # the format's own limit
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TensorInfo:
-    """Where one tensor lies: `start` is its offset in the file, `nbytes` its length."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    nbytes: int
 
 
 class TensorFile:
-    """An open safetensors file; `tensors` by name, `metadata` its texts, `header_bytes` all before the data.
+    """An open safetensors file; `tensors` by name in the order of their bytes, `metadata` its texts.
 
     Raises:
         NotFound: there is no such file.
@@ -63,35 +46,15 @@ class TensorFile:
     """
 
     def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise errors.NotFound("file", str(path))
         self.path = path
+        header = read_safetensors_header(path)
+        self.tensors, self.metadata = header.tensors, header.metadata
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise errors.NotFound("file", str(path)) from None
         except OSError as error:
             raise _damaged(path, f"cannot be opened: {error.strerror}") from None
-        try:
-            self.size = os.fstat(self.fd).st_size
-            self.header_bytes, self.tensors, self.metadata = self._header()
-        except BaseException:
-            self.close()
-            raise
-
-    def _header(self) -> tuple[int, Mapping[str, TensorInfo], Mapping[str, str]]:
-        prefix = os.pread(self.fd, 8, 0) if self.size >= 8 else b""
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > min(_MAX_HEADER, self.size - 8):
-            raise _damaged(self.path, "is no safetensors file, or is cut short within its header")
-        try:
-            header = json.loads(os.pread(self.fd, length, 8))
-            metadata = {str(key): str(value) for key, value in (header.pop("__metadata__", None) or {}).items()}
-            tensors = {name: _info(name, entry, 8 + length) for name, entry in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _damaged(self.path, f"has a header that cannot be read: {error}") from None
-        end = max((info.start + info.nbytes for info in tensors.values()), default=8 + length)
-        if end != self.size:
-            raise _damaged(self.path, f"holds {self.size:,} bytes where its header asks for {end:,}")
-        return 8 + length, MappingProxyType(tensors), MappingProxyType(metadata)
 
     def raw(self, name: str) -> NDArray[Any]:
         """Return a tensor as it is stored; bfloat16 comes as uint16.
@@ -145,19 +108,17 @@ class TensorFile:
         self.close()
 
 
-def header_of(entries: Sequence[TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes before the data for tensors laid one after the other in the given order.
-
-    The `start` of the entries is not looked at: their order decides.
-    """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for entry in entries:
-        start, end = end, end + entry.nbytes
-        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+def write_file(path: Path, tensors: Mapping[str, tuple[str, NDArray[Any]]], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file of tensors given by their dtype and their values as stored; same input, same bytes."""
+    infos = {
+        name: TensorInfo(dtype=dtype, shape=array.shape, start=0, end=array.nbytes)
+        for name, (dtype, array) in tensors.items()
+    }
+    header, order = write_safetensors_header(infos, metadata)
+    with path.open("wb") as stream:
+        stream.write(header)
+        for name in order:
+            stream.write(np.ascontiguousarray(tensors[name][1]).tobytes())
 
 
 def to_float32(stored: NDArray[Any], dtype: str, out: Float32 | None = None) -> Float32:
@@ -191,21 +152,6 @@ def round_into(stored: NDArray[Any], values: Float32, scratch: Float32, dtype: s
     with np.errstate(over="ignore"):
         stored[...] = values
     return dtype == "F32" or bool(np.isfinite(stored).all())
-
-
-def _info(name: str, entry: Mapping[str, Any], data: int) -> TensorInfo:
-    start, end = entry["data_offsets"]
-    dtype, shape = entry["dtype"], tuple(entry["shape"])
-    if dtype not in STORAGE:
-        raise ValueError(f"{name} is stored as {dtype}, which is not supported")
-    if any(not isinstance(n, int) or n < 0 for n in (start, end, *shape)):
-        raise ValueError(f"{name} has a size that is no natural number")
-    nbytes = STORAGE[dtype].itemsize
-    for n in shape:
-        nbytes *= n
-    if nbytes != end - start:
-        raise ValueError(f"{name} takes {end - start} bytes, its shape {list(shape)} asks for {nbytes}")
-    return TensorInfo(name=name, dtype=dtype, shape=shape, start=data + start, nbytes=nbytes)
 
 
 def _damaged(path: Path, what: str) -> errors.InvalidInput:

@@ -7,10 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.numpy import save_file
-
-from finch_hub.engine import quantization, staging
+from finch_hub.engine import packing, staging
 from finch_hub.engine.stored_adapter import CONFIG, WEIGHTS, StoredAdapter
+from finch_hub.engine.tensor_file import write_file
 
 KIND = "PEFT adapter"
 
@@ -27,9 +26,9 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: Any = None) -
     """
     with StoredAdapter(adapter) as stored, staging.staged(out, kind=KIND) as folder:
         (folder / CONFIG).write_text(json.dumps(dict(stored.config), indent=2, sort_keys=True) + "\n")
-        if quantization.METADATA in stored.file.metadata:
-            tensors = {name: stored.tensor(name) for name in stored.names}
-            save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        if packing.METADATA in stored.file.metadata:
+            tensors = {name: ("F32", stored.tensor(name)) for name in stored.names}
+            write_file(folder / WEIGHTS, tensors, {"format": "pt"})
         else:
             shutil.copyfile(adapter / WEIGHTS, folder / WEIGHTS)
         if (adapter / "README.md").exists():
