@@ -229,7 +229,6 @@ def set_alias(session: Session, name: str, alias: str, version: int, *, expected
             .values(version_id=row.id, moved_at=now())
         )
     session.flush()
-    session.expire_all()
 
 
 def delete_alias(session: Session, name: str, alias: str) -> None:
@@ -241,7 +240,6 @@ def delete_alias(session: Session, name: str, alias: str) -> None:
     """
     row = _row(session, AdapterReference(name, alias=alias))
     session.execute(sa.delete(Alias).where(Alias.adapter_id == row.adapter_id, Alias.name == alias))
-    session.expire_all()
 
 
 def tag(session: Session, reference: AdapterReference | str, *names: str) -> values.AdapterVersion:
@@ -258,7 +256,6 @@ def tag(session: Session, reference: AdapterReference | str, *names: str) -> val
     for name in names:
         check_name(name, kind="tag")
         session.execute(insert_new(session, table, "version_id", "name").values(version_id=row.id, name=name))
-    session.expire_all()
     return resolve(session, AdapterReference(version.name, version=version.number))
 
 
@@ -272,7 +269,6 @@ def untag(session: Session, reference: AdapterReference | str, *names: str) -> v
     version = resolve(session, reference)
     row = _row(session, AdapterReference(version.name, version=version.number))
     session.execute(sa.delete(Tag).where(Tag.version_id == row.id, Tag.name.in_(names)))
-    session.expire_all()
     return resolve(session, AdapterReference(version.name, version=version.number))
 
 
@@ -365,7 +361,8 @@ def children(session: Session, reference: AdapterReference | str) -> list[values
 
 
 def _select() -> sa.Select[AdapterVersion]:
-    return sa.select(AdapterVersion).join(AdapterVersion.adapter).options(*_WHOLE)
+    query = sa.select(AdapterVersion).join(AdapterVersion.adapter).options(*_WHOLE)
+    return query.execution_options(populate_existing=True)  # core statements and other processes change rows too
 
 
 def _row(session: Session, reference: AdapterReference, *, deleted: bool = False) -> AdapterVersion:

@@ -207,7 +207,7 @@ def _best_fitting(capabilities: values.Capabilities, warm_base: str | None, job_
         jobs.c.queue.in_(capabilities.queues),
         jobs.c.device.in_(["any", capabilities.device]),
         jobs.c.memory_bytes <= capabilities.memory_bytes,
-        subset(jobs.c.labels, sa.cast(sa.literal(list(capabilities.labels), Json), Json)),
+        subset(jobs.c.labels, sa.literal(list(capabilities.labels), Json)),
     ]
     if job_id is not None:
         fits.append(jobs.c.id == job_id)

@@ -14,6 +14,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.orm import Session, sessionmaker
 
 from finch_hub import errors
+from finch_hub.registry.types import to_json
 
 # WAL needs memory that all processes share, and locks that hold: neither crosses a network.
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -21,6 +22,8 @@ _NETWORK_FILE_SYSTEMS = frozenset(
     | {"lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs"}
 )
 _SQLITE_BUSY_MS = 30_000
+# libpq's; without them a connection to a machine that is gone waits for a quarter of an hour.
+_PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 class Database:
@@ -40,7 +43,9 @@ class Database:
         self.url = _parse(url)
         if self.is_sqlite:
             refuse_network_file_system(Path(self.url.database or ""))
-            self._engine = sa.create_engine(self.url, connect_args={"timeout": _SQLITE_BUSY_MS / 1000})
+            self._engine = sa.create_engine(
+                self.url, json_serializer=to_json, connect_args={"timeout": _SQLITE_BUSY_MS / 1000}
+            )
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
         else:
@@ -48,13 +53,18 @@ class Database:
                 _refuse_open_server(self.url)
             try:
                 self._engine = sa.create_engine(
-                    self.url, pool_pre_ping=True, pool_recycle=1800, connect_args={"connect_timeout": 10}
+                    self.url,
+                    pool_pre_ping=True,
+                    pool_recycle=1800,
+                    json_serializer=to_json,
+                    connect_args={name: value for name, value in _PATIENCE.items() if name not in self.url.query},
                 )
             except ModuleNotFoundError as error:
                 raise errors.Unavailable(
                     f"the driver {error.name} is not installed: pip install 'finch-hub[postgres]'"
                 ) from None
-        self._readers = sessionmaker(self._engine, expire_on_commit=False)
+        reading = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._readers = sessionmaker(self._engine.execution_options(**reading), expire_on_commit=False)
         self._writers = sessionmaker(self._engine.execution_options(finch_write=True), expire_on_commit=False)
 
     @property
@@ -67,7 +77,7 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
-        """Open a session that looks at one state of the data; nothing it changes is kept.
+        """Open a session that looks at one state of the data, and can change nothing.
 
         Raises:
             Unavailable: the database does not answer.
@@ -130,18 +140,17 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except exc.IntegrityError as error:
-            raise errors.Conflict(f"the database refused it: {_first_line(error)}") from error
         except exc.TimeoutError as error:
             raise errors.Unavailable(f"all connections to {self} are in use: {error}") from error
-        except (exc.OperationalError, exc.InterfaceError) as error:
+        except exc.DBAPIError as error:
+            what = str(error.orig).strip().partition("\n")[0]
+            if isinstance(error, exc.IntegrityError):
+                raise errors.Conflict(f"the database refused it: {what}") from error
             if _lacks_table(error):
                 raise errors.SchemaMismatch(f"{self} has no tables of ours: run `finch-hub db upgrade`") from error
-            raise errors.Unavailable(f"{self} does not answer: {_first_line(error)}") from error
-        except exc.ProgrammingError as error:
-            if _lacks_table(error):
-                raise errors.SchemaMismatch(f"{self} has no tables of ours: run `finch-hub db upgrade`") from error
-            raise
+            if isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError)):
+                raise  # ours to mend, not the user's
+            raise errors.Unavailable(f"{self} cannot be used: {what}") from error
 
 
 def refuse_network_file_system(path: Path) -> None:
@@ -193,8 +202,8 @@ def _parse(url: str) -> sa.URL:
 
 def _refuse_open_server(url: sa.URL) -> None:
     hosts = [*(url.normalized_query.get("host", ())), *([url.host] if url.host else [])]
-    credentials = {"passfile", "sslcert", "password", "service", "gssencmode"} & set(url.query)
-    if url.password or credentials or {"PGPASSWORD", "PGPASSFILE"} & set(os.environ):
+    in_url = url.password or {"passfile", "sslcert", "password", "service"} & set(url.query)
+    if in_url or {"PGPASSWORD", "PGPASSFILE"} & set(os.environ) or Path("~/.pgpass").expanduser().exists():
         return
     for host in hosts:
         if not _is_local(host.rsplit(":", 1)[0] if host.count(":") == 1 else host):
@@ -231,11 +240,8 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A deferred transaction that reads first and writes later fails with "locked" without waiting.
     write = connection.get_execution_options().get("finch_write", False)
+    connection.exec_driver_sql(f"PRAGMA query_only = {0 if write else 1}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _first_line(error: exc.DBAPIError) -> str:
-    return str(error.orig).strip().partition("\n")[0]
 
 
 def _lacks_table(error: exc.DBAPIError) -> bool:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values
-from finch_hub.registry.transitions import attempts, dependencies, events, in_state, job_of, jobs, jobs_of, move
+from finch_hub.registry.transitions import attempts, dependencies, events, job_of, jobs, jobs_of, move
 from finch_hub.registry.types import insert_new, later, now
 from finch_hub.specs.jobs import FINAL, BaseModelSource, Event, Job, JobKind, JobSpec, JobState, Requirements
 
@@ -53,6 +53,8 @@ def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
         Conflict: it depends on a job that failed or was cancelled, or the key belongs to another specification.
 
     """
+    if not new:
+        return []
     parents = _lock_parents(session, {parent for item in new for parent in item.depends_on})
     rows = [_row(item, parents) for item in new]
     insert = insert_new(session, jobs, "idempotency_key").values(ring_at=later(RING_GRACE_SECONDS))
@@ -125,19 +127,12 @@ def request_cancel(session: Session, job_id: str) -> Job:
         IllegalTransition: it succeeded or failed already.
 
     """
-    stopped = move(
-        session,
-        JobState.CANCELLED,
-        jobs.c.id == job_id,
-        in_state(JobState.WAITING, JobState.QUEUED),
-        changes={"cancel_requested": now()},
-    )
-    if stopped is None:
-        session.execute(
-            sa.update(jobs)
-            .where(jobs.c.id == job_id, in_state(JobState.RUNNING), jobs.c.cancel_requested.is_(None))
-            .values(cancel_requested=now())
-        )
+    state = session.scalar(sa.select(jobs.c.state).where(jobs.c.id == job_id).with_for_update())
+    if state in (JobState.WAITING, JobState.QUEUED):
+        move(session, JobState.CANCELLED, jobs.c.id == job_id, changes={"cancel_requested": now()})
+    elif state is JobState.RUNNING:
+        asked = sa.func.coalesce(jobs.c.cancel_requested, now())
+        session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(cancel_requested=asked))
     job = get(session, job_id)
     if job.state in FINAL and job.state is not JobState.CANCELLED:
         raise errors.IllegalTransition(job_id, job.state, JobState.CANCELLED)
@@ -159,7 +154,7 @@ def retry(session: Session, job_id: str) -> Job:
         spec=old.spec,
         requirements=old.requirements,
         priority=old.priority,
-        depends_on=_succeeding(session, old.depends_on),
+        depends_on=_newest_retries(session, old.depends_on),
         retry_of=old.id,
     )
     return submit_many(session, [new])[0]
@@ -270,7 +265,7 @@ def _by_key(session: Session, keys: set[str | None]) -> dict[str | None, Job]:
     return {row.idempotency_key: job for row, job in zip(rows, jobs_of(session, rows), strict=True)}
 
 
-def _succeeding(session: Session, ids: Sequence[str]) -> tuple[str, ...]:
+def _newest_retries(session: Session, ids: Sequence[str]) -> tuple[str, ...]:
     """Put the newest retry in the place of each job that did not succeed."""
     current = []
     for job_id in ids:

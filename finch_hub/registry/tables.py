@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from finch_hub.registry.types import BigId, Instant, Json, now
+from finch_hub.registry.types import BigId, Instant, Json, Prose, now
 from finch_hub.specs.jobs import JobState
 
 NAMING = {
@@ -26,7 +26,7 @@ NAMING = {
 Key = Annotated[int, mapped_column(BigId, primary_key=True, autoincrement=True)]
 Name = Annotated[str, mapped_column(sa.String(96))]
 Digest = Annotated[str, mapped_column(sa.String(64))]
-Text = Annotated[str, mapped_column(sa.Text())]
+Text = Annotated[str, mapped_column(Prose())]
 Count = Annotated[int, mapped_column(sa.BigInteger())]
 Document = Annotated[dict[str, Any], mapped_column(Json)]
 Texts = Annotated[list[str], mapped_column(Json)]

@@ -24,7 +24,7 @@ dependencies = cast(sa.Table, tables.JobDependency.__table__)
 
 def in_state(*states: JobState, of: sa.FromClause = jobs) -> sa.ColumnElement[bool]:
     """Compare the state with literals: partial indexes are not used for bound parameters."""
-    wanted = [sa.literal(state.value, sa.String(), literal_execute=True) for state in states]
+    wanted = [sa.literal_column(f"'{state.value}'", sa.String()) for state in states]
     state = sa.type_coerce(of.c.state, sa.String())
     return state == wanted[0] if len(wanted) == 1 else state.in_(wanted)
 

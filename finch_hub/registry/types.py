@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pydantic_core
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
@@ -44,6 +45,37 @@ class Instant(sa.types.TypeDecorator[datetime]):
         if value is None:
             return None
         return datetime.fromisoformat(value).replace(tzinfo=UTC) if isinstance(value, str) else value.astimezone(UTC)
+
+
+class Prose(sa.types.TypeDecorator[str]):
+    """Text from anywhere, such as the end of a program's output: what PostgreSQL refuses in it becomes U+FFFD."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        """Replace NUL and halves of surrogate pairs."""
+        return None if value is None else storable(value)
+
+
+def storable(text: str) -> str:
+    """Replace NUL and halves of surrogate pairs, which PostgreSQL stores in no text, by U+FFFD."""
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def to_json(value: Any) -> str:
+    """Return JSON that both databases take: infinities and NaN become null, and texts are made storable."""
+    return pydantic_core.to_json(_storable(value), inf_nan_mode="null").decode()
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value) if not value.isprintable() else value
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_storable(item) for item in value]
+    return value
 
 
 class now(FunctionElement[datetime]):  # noqa: N801  (it reads as the SQL function that it is)

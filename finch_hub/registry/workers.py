@@ -13,7 +13,7 @@ from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.attempts import misfits
 from finch_hub.registry.transitions import in_state, jobs
-from finch_hub.registry.types import later, now
+from finch_hub.registry.types import insert_new, later, now
 from finch_hub.specs.jobs import JobState, Requirements
 
 workers = cast(sa.Table, tables.Worker.__table__)
@@ -35,8 +35,12 @@ def register(
     queues: Sequence[str] = ("default",),
     labels: Sequence[str] = (),
     silent_after: float = SILENT_SECONDS,
+    replaces: str | None = None,
 ) -> values.Worker:
     """Enter a worker that starts.
+
+    Arguments:
+        replaces: the instance of a namesake that is known to be gone, though it was heard of a moment ago.
 
     Raises:
         Conflict: a worker of that name is alive.
@@ -58,16 +62,18 @@ def register(
     session.execute(
         sa.delete(workers).where(
             workers.c.id == worker_id,
-            sa.or_(workers.c.state == "stopped", workers.c.last_seen < later(-silent_after)),
+            sa.or_(
+                workers.c.state == "stopped", workers.c.last_seen < later(-silent_after), workers.c.instance == replaces
+            ),
         )
     )
-    living = session.execute(sa.select(workers).where(workers.c.id == worker_id)).one_or_none()
-    if living is not None:
+    entered = session.scalar(insert_new(session, workers, "id").values(**row).returning(workers.c.id))
+    if entered is None:
+        living = get(session, worker_id)
         raise errors.Conflict(
             f"a worker named {worker_id!r} is running on {living.hostname} as process {living.pid}:"
             " give this one another name, or stop that one"
         )
-    session.execute(sa.insert(workers).values(**row))
     return get(session, worker_id)
 
 

@@ -52,9 +52,8 @@ class PostgresServer:
             "listen_addresses": "",
             "unix_socket_directories": self.folder,
             "max_connections": 200,
-            # Tests end before the power does: nothing needs to reach the disk.
+            # Tests end before the power does: nothing needs to reach the disk, only the system, to outlive a crash.
             "fsync": "off",
-            "synchronous_commit": "off",
             "full_page_writes": "off",
         }
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]

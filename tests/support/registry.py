@@ -1,0 +1,95 @@
+"""Short ways to fill a registry, for tests that are about what happens then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finch_hub.registry import adapters, attempts, bases, jobs, values
+from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import BaseModelSource, Job, MergeSpec, Parent, Requirements, TrainSpec
+
+ANY_SLOT = values.Capabilities(device="cpu", memory_bytes=2**40)
+AT_ONCE = values.RetryPolicy(max_attempts=3, base_delay=0)
+
+
+def digest(text: str) -> str:
+    """A digest that is easily told from others."""
+    return text.encode().hex().ljust(64, "0")[:64]
+
+
+def train_spec(adapter: str = "medical", base: str = "tiny") -> TrainSpec:
+    return TrainSpec(adapter=adapter, base=BaseModelSource(source=base), train=digest("train"))
+
+
+def merge_spec(*parents: str) -> MergeSpec:
+    return MergeSpec(
+        parents=tuple(Parent(adapter=parent) for parent in parents or ("medical/1",)), out="/models/merged"
+    )
+
+
+def submit(database: Database, **arguments: Any) -> Job:
+    requirements = {name: arguments.pop(name) for name in tuple(arguments) if name in Requirements.model_fields}
+    spec = arguments.pop("spec", None) or train_spec()
+    with database.write() as session:
+        return jobs.submit(session, spec, requirements=Requirements(**requirements), **arguments)
+
+
+def claim(database: Database, *, worker: str = "w", lease: float = 60.0, **arguments: Any) -> Job | None:
+    """Claim by a worker that can do everything; a negative lease has run out at once."""
+    with database.write() as session:
+        arguments.setdefault("capabilities", ANY_SLOT)
+        return attempts.claim(session, worker=worker, lease_seconds=lease, **arguments)
+
+
+def claimed(database: Database, **arguments: Any) -> Job:
+    job = claim(database, **arguments)
+    assert job is not None
+    return job
+
+
+def get(database: Database, job: Job | str) -> Job:
+    with database.read() as session:
+        return jobs.get(session, job if isinstance(job, str) else job.id)
+
+
+def succeed(database: Database, job: Job, **result: Any) -> Job:
+    with database.write() as session:
+        return attempts.succeed(session, job.id, job.fence, result)
+
+
+def fail(database: Database, job: Job, reason: str = "it broke", retry: values.RetryPolicy | None = None) -> Job:
+    with database.write() as session:
+        return attempts.fail(session, job.id, job.fence, reason, retry=retry)
+
+
+def cancel(database: Database, job: Job) -> Job:
+    with database.write() as session:
+        return jobs.request_cancel(session, job.id)
+
+
+def expire(database: Database, policy: values.RetryPolicy = AT_ONCE) -> list[Job]:
+    with database.write() as session:
+        return attempts.expire_leases(session, policy)
+
+
+def add_base(database: Database, name: str = "tiny") -> values.Base:
+    with database.write() as session:
+        return bases.add(
+            session,
+            name=name,
+            source=f"/models/{name}",
+            fingerprint=digest(name),
+            architecture="LlamaForCausalLM",
+            parameters=135_000_000,
+        )
+
+
+def add_version(
+    database: Database, name: str = "medical", base: str = "tiny", **arguments: Any
+) -> values.AdapterVersion:
+    known = add_base(database, base)
+    arguments.setdefault("digest", digest(f"tree of {name}"))
+    arguments.setdefault("identity", digest(f"bytes of {name}"))
+    arguments.setdefault("kind", "train")
+    with database.write() as session:
+        return adapters.create_version(session, name=name, base_id=known.id, **arguments)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import pytest
+from support import registry
+
+from finch_hub import errors
+from finch_hub.registry import adapters, jobs, values
+from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import Job, JobState, Requirements
+
+
+def states_of(database: Database, job: Job) -> list[str]:
+    with database.read() as session:
+        return [event.data["state"] for event in jobs.list_events(session, job.id) if event.type == "state"]
+
+
+def test_a_submitted_job_is_queued_and_comes_back_as_it_was_given(database: Database) -> None:
+    spec = registry.train_spec("medical")
+    requirements = Requirements(queue="night", device="cuda", memory_bytes=2**33, labels=("ada", "big"))
+    with database.write() as session:
+        job = jobs.submit(session, spec, requirements=requirements, priority=7)
+    assert registry.get(database, job) == job
+    assert (job.state, job.spec, job.requirements, job.priority) == (JobState.QUEUED, spec, requirements, 7)
+    assert (job.fence, job.attempts, job.started_at, job.finished_at) == (0, 0, None, None)
+    assert states_of(database, job) == ["queued"]
+
+
+def test_a_batch_keeps_its_order(database: Database) -> None:
+    new = [values.NewJob(spec=registry.train_spec(f"a{number}")) for number in range(50)]
+    with database.write() as session:
+        submitted = jobs.submit_many(session, new)
+    assert [job.spec for job in submitted] == [item.spec for item in new]
+    claimed = [registry.claimed(database) for _ in new]
+    assert [job.id for job in claimed] == [job.id for job in submitted]
+
+
+def test_an_empty_batch_is_nothing(database: Database) -> None:
+    with database.write() as session:
+        assert jobs.submit_many(session, []) == []
+
+
+def test_an_idempotency_key_gives_the_first_job_again(database: Database) -> None:
+    first = registry.submit(database, idempotency_key="monday")
+    assert registry.submit(database, idempotency_key="monday") == first
+    with pytest.raises(errors.Conflict, match=f"'monday' belongs to job {first.id}"):
+        registry.submit(database, spec=registry.train_spec("other"), idempotency_key="monday")
+    with database.write() as session:
+        same = values.NewJob(spec=registry.train_spec(), idempotency_key="tuesday")
+        one, two = jobs.submit_many(session, [same, same])
+    assert one == two
+    assert one.id != first.id
+
+
+def test_a_job_waits_for_those_it_depends_on(database: Database) -> None:
+    first, second = registry.submit(database), registry.submit(database)
+    child = registry.submit(database, spec=registry.merge_spec(), depends_on=[second.id, first.id, second.id])
+    assert (child.state, child.depends_on) == (JobState.WAITING, (second.id, first.id))
+    registry.succeed(database, registry.claimed(database))
+    assert registry.get(database, child).state is JobState.WAITING
+    registry.succeed(database, registry.claimed(database))
+    assert registry.get(database, child).state is JobState.QUEUED
+    assert registry.claimed(database).id == child.id
+    assert states_of(database, child) == ["waiting", "queued", "running"]
+
+
+def test_a_job_whose_parents_are_done_is_queued_at_once(database: Database) -> None:
+    parent = registry.submit(database)
+    registry.succeed(database, registry.claimed(database))
+    assert registry.submit(database, depends_on=[parent.id]).state is JobState.QUEUED
+
+
+def test_a_failed_parent_fails_all_below_it_with_its_reason(database: Database) -> None:
+    parent = registry.submit(database)
+    child = registry.submit(database, depends_on=[parent.id])
+    grandchild = registry.submit(database, depends_on=[child.id])
+    registry.fail(database, registry.claimed(database), "the loss is not finite")
+    child, grandchild = registry.get(database, child), registry.get(database, grandchild)
+    assert (child.state, grandchild.state) == (JobState.FAILED, JobState.FAILED)
+    assert child.reason == f"job {parent.id}, which it waited for, failed: the loss is not finite"
+    assert "the loss is not finite" in (grandchild.reason or "")
+    assert child.finished_at is not None
+
+
+def test_a_cancelled_parent_fails_those_that_wait(database: Database) -> None:
+    parent = registry.submit(database)
+    child = registry.submit(database, depends_on=[parent.id])
+    registry.cancel(database, parent)
+    assert registry.get(database, child).reason == f"job {parent.id}, which it waited for, was cancelled"
+
+
+def test_depending_on_what_is_not_there_or_lost_is_refused(database: Database) -> None:
+    parent = registry.submit(database)
+    with pytest.raises(errors.NotFound, match="did you mean"):
+        registry.submit(database, depends_on=[parent.id[:-1] + "1"])
+    registry.cancel(database, parent)
+    with pytest.raises(errors.Conflict, match=f"job {parent.id} is cancelled"):
+        registry.submit(database, depends_on=[parent.id])
+
+
+def test_jobs_are_found_newest_first_page_by_page(database: Database) -> None:
+    made = [registry.submit(database, spec=registry.train_spec(f"a{number}")).id for number in range(5)]
+    merge = registry.submit(database, spec=registry.merge_spec()).id
+    registry.cancel(database, registry.get(database, made[0]))
+    with database.read() as session:
+        first = jobs.find(session, limit=4)
+        rest = jobs.find(session, limit=4, before=first[-1].id)
+        assert [job.id for job in (*first, *rest)] == [merge, *reversed(made)]
+        assert [job.id for job in jobs.find(session, kind="merge")] == [merge]
+        assert [job.id for job in jobs.find(session, states={JobState.CANCELLED})] == [made[0]]
+        assert jobs.count(session)[JobState.QUEUED] == 5
+        assert jobs.count(session)[JobState.FAILED] == 0
+
+
+def test_cancelling_what_has_not_begun_ends_it(database: Database) -> None:
+    queued = registry.submit(database)
+    waiting = registry.submit(database, depends_on=[queued.id])
+    for job in (waiting, queued):
+        done = registry.cancel(database, job)
+        assert (done.state, registry.cancel(database, job)) == (JobState.CANCELLED, done)
+    assert registry.claim(database) is None
+
+
+def test_cancelling_what_runs_asks_its_owner(database: Database) -> None:
+    registry.submit(database)
+    running = registry.claimed(database)
+    asked = registry.cancel(database, running)
+    assert (asked.state, asked.cancel_requested) == (JobState.RUNNING, True)
+    assert registry.cancel(database, running) == asked
+
+
+def test_cancelling_what_is_done_is_refused(database: Database) -> None:
+    registry.submit(database)
+    done = registry.succeed(database, registry.claimed(database))
+    with pytest.raises(errors.IllegalTransition, match="is succeeded and cannot become cancelled"):
+        registry.cancel(database, done)
+    with pytest.raises(errors.NotFound):
+        registry.cancel(database, done.evolve(id="none"))
+
+
+def test_a_retry_is_a_new_job_that_names_the_old_one(database: Database) -> None:
+    old = registry.submit(database, priority=3, queue="night", labels=("ada",))
+    with pytest.raises(errors.IllegalTransition), database.write() as session:
+        jobs.retry(session, old.id)
+    registry.cancel(database, old)
+    with database.write() as session:
+        new = jobs.retry(session, old.id)
+    assert (new.state, new.retry_of, new.spec) == (JobState.QUEUED, old.id, old.spec)
+    assert (new.priority, new.requirements) == (old.priority, old.requirements)
+    assert registry.get(database, old).state is JobState.CANCELLED
+
+
+def test_a_retry_waits_for_its_parents_retries(database: Database) -> None:
+    parent = registry.submit(database)
+    child = registry.submit(database, depends_on=[parent.id])
+    registry.fail(database, registry.claimed(database))
+    with pytest.raises(errors.Conflict, match="retry it first"), database.write() as session:
+        jobs.retry(session, child.id)
+    with database.write() as session:
+        parent_again = jobs.retry(session, parent.id)
+        child_again = jobs.retry(session, child.id)
+    assert (child_again.state, child_again.depends_on) == (JobState.WAITING, (parent_again.id,))
+
+
+def test_pruning_takes_old_jobs_with_their_events_and_leaves_what_they_made(database: Database) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    version = registry.add_version(database, job_id=job.id, spec=job.spec.model_dump(mode="json"))
+    registry.succeed(database, job)
+    with database.write() as session:
+        assert jobs.prune(session, older_than=3600) == []
+        assert jobs.prune(session, older_than=-1) == [job.id]
+        assert jobs.list_events(session, job.id) == []
+        assert jobs.list_attempts(session, job.id) == []
+        kept = adapters.resolve(session, version.reference)
+    assert (kept.job_id, kept.spec, kept.lineage) == (None, version.spec, version.lineage)
+
+
+def test_pruning_leaves_what_is_unfinished_or_waited_for(database: Database) -> None:
+    parent, other, queued = (registry.submit(database) for _ in range(3))
+    child = registry.submit(database, depends_on=[parent.id, queued.id])
+    registry.succeed(database, registry.claimed(database, job_id=parent.id))
+    registry.cancel(database, other)
+    with database.write() as session:
+        assert jobs.prune(session, older_than=-1) == [other.id]
+        assert jobs.get(session, child.id).depends_on == (parent.id, queued.id)
+
+
+def test_a_stored_specification_of_unusual_values_warns_its_author_only(database: Database) -> None:
+    spec = registry.train_spec()
+    with pytest.warns(UserWarning, match="rank=128 lies outside"):
+        spec = spec.evolve(lora={"rank": 128})
+    job = registry.submit(database, spec=spec)  # warnings are errors here
+    assert registry.get(database, job).spec == spec

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finch_hub.registry import types
+from finch_hub.registry.database import Database
+
+
+def test_the_clock_is_the_databases_and_in_utc(database: Database) -> None:
+    with database.read() as session:
+        found = session.scalar(sa.select(types.now()))
+    assert found is not None
+    assert found.tzinfo is UTC
+    assert abs(found - datetime.now(UTC)) < timedelta(minutes=5)  # both run on this machine
+
+
+@pytest.mark.parametrize("seconds", [0.25, 90.0, -3600.0, 1e-7])
+def test_later_is_that_much_later(database: Database, seconds: float) -> None:
+    with database.read() as session:
+        now, then = session.execute(sa.select(types.now(), types.later(seconds))).one()
+    assert abs((then - now).total_seconds() - seconds) < 0.05
+
+
+def test_moments_sort_and_compare_as_times(database: Database) -> None:
+    with database.read() as session:
+        earlier, later = session.execute(
+            sa.select(types.later(-0.5) < types.now(), types.later(0.5) < types.now())
+        ).one()
+    assert (bool(earlier), bool(later)) == (True, False)
+
+
+def test_a_moment_of_another_zone_is_the_same_moment(database: Database) -> None:
+    moment = datetime(2026, 3, 1, 1, 30, 15, 250_000, tzinfo=timezone(timedelta(hours=5)))
+    with database.read() as session:
+        found = session.scalar(sa.select(sa.literal(moment, types.Instant())))
+    assert found == moment
+    assert found.tzinfo is UTC
+
+
+def test_a_time_without_a_zone_is_refused(database: Database) -> None:
+    with database.read() as session, pytest.raises(sa.exc.StatementError, match="has no time zone"):
+        session.scalar(sa.select(sa.literal(datetime(2026, 3, 1), types.Instant())))
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "expected"),
+    [([], [], True), ([], ["a"], True), (["a"], [], False), (["a"], ["b", "a"], True), (["a", "c"], ["a", "b"], False)],
+)
+def test_subset_is_the_one_of_sets(database: Database, inner: list[str], outer: list[str], expected: bool) -> None:
+    with database.read() as session:
+        given_sets = sa.literal(inner, types.Json), sa.literal(outer, types.Json)
+        assert bool(session.scalar(sa.select(types.subset(*given_sets)))) is expected
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=())))
+def test_stored_texts_are_what_any_database_takes(text: str) -> None:
+    stored = types.storable(text)
+    assert "\0" not in stored
+    assert stored.encode().decode() == stored
+    assert len(stored) == len(text)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_json_never_holds_what_a_database_refuses(value: object) -> None:
+    text = types.to_json(value)
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert "\\u0000" not in text.replace("\\\\", "")
+
+
+def test_json_and_prose_come_back_from_the_database(database: Database) -> None:
+    value = {"loss": float("nan"), "text": "a\0b\udc80", "path\\u0000": [1, None, "ü\n"]}
+    with database.read() as session:
+        found = session.scalar(sa.select(sa.literal(value, types.Json)))
+        prose = session.scalar(sa.select(sa.literal("Segmentation fault\0\udcff", types.Prose())))
+    assert found == {"loss": None, "text": "a\ufffdb\ufffd", "path\\u0000": [1, None, "ü\n"]}
+    assert prose == "Segmentation fault\ufffd\ufffd"
