@@ -79,7 +79,7 @@ def broker_answers(settings: Settings) -> bool:
 def end_broker_if_last(settings: Settings) -> None:
     """End the home's private Valkey unless another worker is connected to it; clients start it again by a worker."""
     path = _socket_path(settings)
-    with _lock(settings, "broker"):
+    with _lock(settings, "broker") if has_home(settings) else contextlib.nullcontext():
         if not _answers(path):
             return
         import redis
@@ -153,6 +153,11 @@ def running_worker(settings: Settings) -> dict[str, Any] | None:
 def worker_lock(settings: Settings) -> filelock.BaseFileLock:
     """Return the lock that the home's worker holds for life."""
     return filelock.FileLock(settings.home / "worker.lock", mode=0o600)
+
+
+def has_home(settings: Settings) -> bool:
+    """Tell whether the home of a running worker is still there."""
+    return (settings.home / "worker.lock").exists()
 
 
 def announce_worker(settings: Settings) -> None:

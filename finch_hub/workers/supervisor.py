@@ -23,8 +23,9 @@ from finch_hub.workers.process import Child
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from finch_hub.workers.folders import WorkFolders
     from finch_hub.workers.redaction import Redactor
-    from finch_hub.workers.stores import Stores, WorkFolders
+    from finch_hub.workers.stores import Stores
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The base model that a child keeps from one job to the next."""
+"""Base models on the child's side: fetched, loaded, described, and kept from one job to the next."""
 
 from __future__ import annotations
 
@@ -8,12 +8,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finch_hub import errors
 from finch_hub.plugins.descriptors import load_target
 from finch_hub.specs.jobs import BaseModelSource
 
 if TYPE_CHECKING:
     from finch_hub.engine.bases import Base
     from finch_hub.engine.precision import Dtype
+
+
+def fetch_base(order: dict[str, Any], *, say: Callable[[str], None]) -> Path:
+    """Return a local folder with the base of an order (see :func:`finch_hub.workers.runs.common.base_order`).
+
+    Raises:
+        as :func:`finch_hub.engine.bases.resolve`; and
+        Incompatible: its files are not those that the order's adapters were made for.
+
+    """
+    from finch_hub.engine import bases
+
+    cache, source = Path(order["cache"]), BaseModelSource.of(order["source"])
+    if order["fetch"] is None:
+        folder = bases.resolve(source, cache=cache, progress=say)
+    else:
+        fetch = load_target(order["fetch"], offered_by=f"base source of {source.source!r}")
+        folder = Path(fetch(source, cache=cache, progress=say))
+    if order["fingerprint"] is not None:
+        check_fingerprint(bases.fingerprint(folder, cache=cache), order["fingerprint"], "adapter", source.source)
+    return folder
 
 
 class WarmBases:
@@ -30,7 +52,7 @@ class WarmBases:
         self._dtype: Dtype | None = None
 
     def load(self, order: dict[str, Any], *, say: Callable[[str], None], dtype: Dtype = "auto") -> Base:
-        """Return the base of an order (see :func:`base_order`), loaded now or by the job before.
+        """Return the base of an order (see :func:`fetch_base`), loaded now or by the job before.
 
         Raises:
             as :func:`finch_hub.engine.bases.load`.
@@ -47,13 +69,10 @@ class WarmBases:
         ):
             return self._base
         self.forget()
+        folder = fetch_base(order, say=say)
         say("loading the base model")
         source = BaseModelSource.of(order["source"])
-        found: BaseModelSource | Path = source
-        if order["fetch"] is not None:  # a plugin's source
-            fetch = load_target(order["fetch"], offered_by=f"base source of {source.source!r}")
-            found = Path(fetch(source, cache=cache, progress=say))
-        base = bases.load(found, dtype=dtype, cache=cache, progress=say)
+        base = bases.load(folder, dtype=dtype, cache=cache)
         self._base = dataclasses.replace(base, name=source.source, revision=source.revision)
         self.key, self._dtype = order["key"], dtype
         return self._base
@@ -63,3 +82,33 @@ class WarmBases:
         if self._base is not None:
             self._base = self.key = None
             gc.collect()
+
+
+def describe_base(base: Base, order: dict[str, Any]) -> dict[str, Any]:
+    """Return what the registry keeps of a base that a child has loaded."""
+    return {
+        "name": base.name,
+        "source": order["source"]["source"],
+        "revision": order["source"]["revision"],
+        "fingerprint": base.fingerprint,
+        "architecture": str((base.model.config.architectures or [type(base.model).__name__])[0]),
+        "parameters": base.parameters,
+        "path": str(base.folder),
+    }
+
+
+def check_fingerprint(found: str, wanted: str, what: str, base: str) -> None:
+    """Refuse a base whose files are not those that an adapter was made for.
+
+    Raises:
+        Incompatible: they differ.
+
+    """
+    if found != wanted:
+        raise errors.Incompatible(
+            errors.Problem(
+                where=what,
+                what=f"was made for a base with the fingerprint {wanted[:12]}…; {base} now has {found[:12]}…",
+                fix="name the base that it was made for",
+            )
+        )

@@ -23,9 +23,10 @@ from finch_hub.specs.jobs import FINAL
 from finch_hub.workers import app as celery_app
 from finch_hub.workers import clock, devices, embedded
 from finch_hub.workers.dispatch import Dispatcher
+from finch_hub.workers.folders import WorkFolders
 from finch_hub.workers.process import Child
 from finch_hub.workers.redaction import Redactor
-from finch_hub.workers.stores import WorkFolders, open_stores
+from finch_hub.workers.stores import open_stores
 from finch_hub.workers.supervisor import Attempt
 
 log = logging.getLogger(__name__)
@@ -283,7 +284,10 @@ class Worker:
     def _leave_if_idle(self, now: float) -> None:
         if not self._on_demand:
             return
-        if self._running():
+        if not embedded.has_home(self._settings):
+            log.warning("action=leave worker=%s error=its home was removed", self.name)
+            self._end()
+        elif self._running():
             self._busy_until = now
         elif now - self._busy_until > self._settings.idle_seconds:
             log.info("action=idle worker=%s", self.name)
@@ -294,7 +298,8 @@ class Worker:
 
     def _end(self) -> None:
         if not self._stopping.is_set():
-            os.kill(os.getpid(), signal.SIGTERM)
+            # To the main thread, or its wait for messages would not be interrupted.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _on_ready(self, **_: Any) -> None:
         """Look for work once for every slot: what was queued while nobody was here may have been rung for long ago."""

@@ -1,6 +1,7 @@
 """What each kind of job does, a file a kind.
 
-A run is a module with four functions, of which only `execute` may import torch, for only it runs in the child:
+A run is a module with four functions. Both sides import the module, so each function imports what only its side needs:
+torch, transformers and peft stay out of the supervisor, sqlalchemy and Celery out of the child.
 
 ``prepare(job, stores, workdir)``
     in the supervisor, before anything else: everything that the child needs as one JSON object, artefacts fetched to

@@ -1,22 +1,26 @@
-"""What several kinds of jobs have in common."""
+"""What several kinds of jobs have in common on the supervisor's side."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finch_hub import errors
 from finch_hub.registry import adapters, bases, jobs, values
 from finch_hub.specs.jobs import BaseModelSource
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from finch_hub.engine.bases import Base
     from finch_hub.workers.stores import Stores
 
 
 def base_order(source: BaseModelSource, stores: Stores) -> dict[str, Any]:
-    """Return what a child needs to load a base: `source`, `key`, `cache`, and `fetch`, a plugin's target or None.
+    """Return what a child needs to load a base.
+
+    `source`; `key`, by which it is known as warm; `cache`; `fetch`, a plugin's target, or None; and `fingerprint`,
+    which it must have, or None.
 
     Raises:
         NotFound: no base source knows how to fetch it.
@@ -30,6 +34,7 @@ def base_order(source: BaseModelSource, stores: Stores) -> dict[str, Any]:
         "key": jobs.key_of_base(source),
         "cache": str(stores.bases),
         "fetch": None if built_in else descriptor.target,
+        "fingerprint": None,
     }
 
 
@@ -37,19 +42,6 @@ def base_order_of(base: values.Base, stores: Stores) -> dict[str, Any]:
     """Return the same for the base of a registered version, with the fingerprint that it must have."""
     source = BaseModelSource(source=base.source, revision=base.revision)
     return base_order(source, stores) | {"fingerprint": base.fingerprint}
-
-
-def describe_base(base: Base, order: dict[str, Any]) -> dict[str, Any]:
-    """Return what the registry keeps of a base that a child has loaded."""
-    return {
-        "name": base.name,
-        "source": order["source"]["source"],
-        "revision": order["source"]["revision"],
-        "fingerprint": base.fingerprint,
-        "architecture": str((base.model.config.architectures or [type(base.model).__name__])[0]),
-        "parameters": base.parameters,
-        "path": str(base.folder),
-    }
 
 
 def register_base(session: Session, described: dict[str, Any]) -> values.Base:
@@ -67,3 +59,37 @@ def fetch_version(reference: str, stores: Stores) -> tuple[values.AdapterVersion
     with stores.database.read() as session:
         version = adapters.resolve(session, reference)
     return version, stores.artifacts.fetch_tree(version.digest)
+
+
+def base_of(reference: str, session: Session) -> values.Base:
+    """Return the base of a version."""
+    return adapters.resolve(session, reference).base
+
+
+def fetch_validation(version: values.AdapterVersion, file: Path, stores: Stores) -> str | None:
+    """Write the examples that a version was held against to a file; None where there are none, or none any more."""
+    digest = version.lineage.validation_digest
+    if digest is None:
+        return None
+    try:
+        file.write_bytes(stores.artifacts.get(digest))
+    except errors.NotFound:
+        return None  # its text was purged
+    return str(file)
+
+
+def check_one_base(versions: Sequence[values.AdapterVersion]) -> None:
+    """Refuse adapters of different bases.
+
+    Raises:
+        Incompatible: naming each that differs from the first.
+
+    """
+    first = versions[0]
+    problems = [
+        errors.Problem(where=version.reference, what=f"is for {version.base.name}, not for {first.base.name}")
+        for version in versions[1:]
+        if version.base.fingerprint != first.base.fingerprint
+    ]
+    if problems:
+        raise errors.Incompatible(problems, subject="adapters of different bases")

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finch_hub.engine.data import reading
-from finch_hub.registry import datasets, values
 from finch_hub.specs.jobs import Job, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TokenMetrics, TrainingReport
 from finch_hub.specs.training import TrainingConfig
-from finch_hub.workers import publishing
-from finch_hub.workers.runs import common
-from finch_hub.workers.stores import CHECKPOINTS
+from finch_hub.workers import warmth
+from finch_hub.workers.folders import CHECKPOINTS
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
 
 def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
     """Fetch the examples and find who fetches the base."""
+    from finch_hub.workers.runs import common
+
     spec = cast(TrainSpec, job.spec)
     order: dict[str, Any] = {
         "base": common.base_order(spec.base, stores),
@@ -73,12 +73,15 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
         "validation": str(channel.workdir / "validation.jsonl") if validation else None,
         "validation_examples": len(validation),
         "report": trained.report.model_dump(mode="json"),
-        "base": common.describe_base(base, order["base"]),
+        "base": warmth.describe_base(base, order["base"]),
     }
 
 
 def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
     """Put the adapter through the gate, and it and the held-out examples into the store."""
+    from finch_hub.registry import values
+    from finch_hub.workers import publishing
+
     spec = cast(TrainSpec, job.spec)
     report = TrainingReport.of(outcome["report"])
     validation: dict[str, Any] = {"digest": spec.validation}
@@ -110,6 +113,10 @@ def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
 
 def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     """Make the version, with its lineage and metrics."""
+    from finch_hub.registry import datasets
+    from finch_hub.workers import publishing
+    from finch_hub.workers.runs import common
+
     held_out = stored["validation"]
     if "bytes" in held_out:
         datasets.add(

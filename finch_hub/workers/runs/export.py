@@ -1,0 +1,52 @@
+"""Write an adapter in the format of another system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from finch_hub.plugins.catalogue import load_catalogue
+from finch_hub.specs.jobs import ExportSpec, Job
+from finch_hub.workers import warmth
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from finch_hub.workers.child import Channel
+    from finch_hub.workers.stores import Stores
+
+
+def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
+    """Fetch the adapter, and check format and parameters."""
+    from finch_hub.workers.runs import common
+
+    spec = cast(ExportSpec, job.spec)
+    format_ = stores.catalogue.export_formats[spec.format]
+    format_.parse(spec.parameters)
+    version, folder = common.fetch_version(spec.adapter, stores)
+    return {
+        "format": spec.format,
+        "parameters": spec.parameters,
+        "adapter": str(folder),
+        "base": common.base_order_of(version.base, stores) if format_.needs_base else None,
+        "out": spec.out,
+    }
+
+
+def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    """Export."""
+    format_ = load_catalogue().export_formats[order["format"]]
+    base = warmth.fetch_base(order["base"], say=channel.phase) if order["base"] else None
+    channel.phase("exporting")
+    report = format_.load()(Path(order["adapter"]), base, Path(order["out"]), format_.parse(order["parameters"]))
+    return {"report": {"format": order["format"], "out": order["out"], **(report or {})}}
+
+
+def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
+    """Store nothing: the export stands where it was asked for."""
+    return {}
+
+
+def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the report."""
+    return {"export": outcome["report"]}

@@ -1,0 +1,77 @@
+"""Write the base with adapters folded in, and hold its logits against theirs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import psutil
+
+from finch_hub.specs.jobs import Job, MergeSpec
+from finch_hub.workers import warmth
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from finch_hub.workers.child import Channel
+    from finch_hub.workers.stores import Stores
+
+_REPORT_SECONDS = 1.0
+
+
+def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
+    """Fetch the adapters."""
+    from finch_hub.workers.runs import common
+
+    spec = cast(MergeSpec, job.spec)
+    found = [(*common.fetch_version(parent.adapter, stores), parent.weight) for parent in spec.parents]
+    common.check_one_base([version for version, _, _ in found])
+    return {
+        "base": common.base_order_of(found[0][0].base, stores),
+        "adapters": [(str(folder), weight) for _, folder, weight in found],
+        "out": spec.out,
+        # An earlier attempt of this job may have come as far as the folder's name, and no further.
+        "replace": job.fence > 1,
+    }
+
+
+def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
+    """Merge, then compare logits where a float32 copy of the model fits into memory."""
+    from finch_hub.engine import merging
+
+    base = warmth.fetch_base(order["base"], say=channel.phase)
+    adapters = [(Path(folder), weight) for folder, weight in order["adapters"]]
+    out = Path(order["out"])
+    channel.phase("merging")
+    last = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _REPORT_SECONDS:
+            last = time.monotonic()
+            channel.report({"type": "progress", "data": {"step": done, "steps": total}})
+
+    report = merging.merge(
+        base, adapters, out, base_model=order["base"]["source"]["source"], replace=order["replace"], progress=progress
+    )
+    if 2 * report.bytes_written * 2 < psutil.virtual_memory().available:
+        channel.phase("verifying")
+        from finch_hub.engine import verification
+
+        found = verification.verify(base, adapters, out)
+        report = report.evolve(max_logit_difference=found.max_logit_difference, argmax_agreement=found.argmax_agreement)
+    else:
+        what = "the logits were not compared: a copy of the model in float32 does not fit into memory"
+        channel.report({"type": "message", "level": "warn", "message": what})
+    return {"report": report.model_dump(mode="json")}
+
+
+def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
+    """Store nothing: the model stands where it was asked for."""
+    return {}
+
+
+def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """Return the report."""
+    return {"merge": outcome["report"]}
