@@ -204,9 +204,9 @@ def _names(value: Any) -> str | None:
 
 
 def _target(value: Any) -> str | None:
-    if isinstance(value, str):
-        return _regex(value, "target")
-    return _names(value) if value else "it must name modules"
+    if not value:
+        return "it must name modules"
+    return _regex(value, "target") if isinstance(value, str) else _names(value)
 
 
 def _layers(value: Any) -> str | None:

@@ -82,8 +82,9 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
     with open_plain(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         start = stream.read(8)
+        # A header of 640 bytes begins like a pickle: what follows tells them apart.
         form = next((what for magic, what in _FORMS if start.startswith(magic)), None)
-        if form is not None:
+        if form is not None and os.pread(stream.fileno(), 1, 8) != b"{":
             raise _refused(path, f"is {form}", "save it with safetensors; pickles can run code and are never loaded")
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if length < 2:

@@ -1,0 +1,182 @@
+import bz2
+import gzip
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finch_hub import errors
+from finch_hub.artifacts.archives import MAX_FILES, is_archive, unpack
+
+LIMIT = 50 * 2**20
+FILES = {"adapter_config.json": b"{}", "sub/weights": bytes(range(256)) * 100}
+
+
+def zip_of(path: Path, entries: list[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries:
+            archive.writestr(name, data)
+    return path
+
+
+def tar_of(path: Path, entries: list[tuple[str | tarfile.TarInfo, bytes]]) -> Path:
+    with tarfile.open(path, "w:" + (path.suffix[1:] if path.suffix != ".tar" else "")) as archive:
+        for entry, data in entries:
+            info = tarfile.TarInfo(entry) if isinstance(entry, str) else entry
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def special(kind: bytes, name: str = "x", target: str = "/etc/passwd") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def zip_link() -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo("x")
+    info.external_attr = 0o120777 << 16
+    return info
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz", "A.ZIP"])
+def test_plain_files_come_out(tmp_path: Path, name: str) -> None:
+    make = zip_of if name.lower().endswith("zip") else tar_of
+    archive = make(tmp_path / name, list(FILES.items()))
+    assert is_archive(archive)
+    folder = unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+    assert {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == FILES
+
+
+def test_a_tar_made_of_a_folder_comes_out(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a").write_bytes(b"1")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "in", arcname=".")
+    assert (unpack(tmp_path / "a.tar", tmp_path / "out", max_bytes=LIMIT) / "a").read_bytes() == b"1"
+
+
+BAD_NAMES = [
+    "../x",
+    "a/../../x",
+    "/etc/x",
+    "C:\\x",
+    "a\\b",
+    "a//b",
+    "a/./../b",
+    "..",
+    "new\nline",
+    "bell\x07",
+    "x" * 256,
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_names_outside_the_folder_are_refused(tmp_path: Path, make: Callable[..., Path], name: str) -> None:
+    archive = make(tmp_path / f"a.{make.__name__[:3]}", [("good", b""), (name, b"evil")])
+    with pytest.raises(errors.RefusedArtifact):
+        unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+    assert {p.name for p in tmp_path.rglob("*")} == {archive.name}
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
+    archive = tar_of(tmp_path / "a.tar", [("good", b""), (special(kind), b""), (special(kind, "y"), b"")])
+    with pytest.raises(errors.RefusedArtifact, match="link") as refused:
+        unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+    assert len(refused.value.problems) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(errors.RefusedArtifact, match="link"):
+        unpack(zip_of(tmp_path / "a.zip", [(zip_link(), b"/etc/passwd")]), tmp_path / "out", max_bytes=LIMIT)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_one_name_twice_is_refused(tmp_path: Path, make: Callable[..., Path]) -> None:
+    archive = make(tmp_path / f"a.{make.__name__[:3]}", [("a", b"1"), ("a", b"2")])
+    with pytest.raises(errors.RefusedArtifact, match="twice"):
+        unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_too_many_files_are_refused(tmp_path: Path, make: Callable[..., Path]) -> None:
+    archive = make(tmp_path / f"a.{make.__name__[:3]}", [(f"f{n}", b"") for n in range(MAX_FILES + 1)])
+    with pytest.raises(errors.RefusedArtifact, match="entries"):
+        unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.tar.bz2", "a.tar.xz"])
+def test_bombs_are_refused_before_they_fill_the_disk(tmp_path: Path, name: str) -> None:
+    make = zip_of if name.endswith("zip") else tar_of
+    archive = make(tmp_path / name, [("zeros", bytes(40 * 2**20))])
+    assert archive.stat().st_size < 100_000
+    with pytest.raises(errors.RefusedArtifact, match="unpacks to more"):
+        unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+
+
+def test_a_zip_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+    archive = zip_of(tmp_path / "a.zip", [("zeros", bytes(40 * 2**20))])
+    content = archive.read_bytes()
+    size = (40 * 2**20).to_bytes(4, "little")
+    assert content.count(size) >= 1
+    archive.write_bytes(content.replace(size, (100).to_bytes(4, "little")))
+    with pytest.raises(errors.RefusedArtifact):
+        unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tar_whose_extended_header_is_giant_is_refused(tmp_path: Path) -> None:
+    info = special(tarfile.XHDTYPE, "pax", "")
+    info.size = 2**30
+    with gzip.open(tmp_path / "a.tar.gz", "wb") as stream:
+        stream.write(info.tobuf() + bytes(2**20))
+    with pytest.raises(errors.RefusedArtifact, match="unpacks to more"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out", max_bytes=2**40)
+
+
+def test_more_than_the_limit_is_refused(tmp_path: Path) -> None:
+    archive = tar_of(tmp_path / "a.tar", [("a", b"x" * 2_000_000)])
+    with pytest.raises(errors.RefusedArtifact, match="1500000"):
+        unpack(archive, tmp_path / "out", max_bytes=1_500_000)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz"])
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense" * 200, b"PK\x03\x04", b"\x1f\x8b\x08", bz2.compress(b"no tar" * 500)]
+)
+def test_what_is_damaged_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    try:
+        folder = unpack(tmp_path / name, tmp_path / "out", max_bytes=LIMIT)
+    except errors.RefusedArtifact:
+        assert not (tmp_path / "out").exists()
+    else:
+        assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tar.xz"])
+def test_what_is_truncated_is_refused(tmp_path: Path, name: str, cut: float) -> None:
+    make = zip_of if name.endswith("zip") else tar_of
+    archive = make(tmp_path / name, [("a", bytes(range(256)) * 40), ("b", bytes(range(256)) * 400)])
+    content = archive.read_bytes()
+    archive.write_bytes(content[: int(len(content) * cut)])
+    with pytest.raises(errors.RefusedArtifact):
+        unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+
+
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    archive = zip_of(tmp_path / "a.zip", [("a", b"x")])
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(content)
+    with pytest.raises(errors.RefusedArtifact, match="encrypted"):
+        unpack(archive, tmp_path / "out", max_bytes=LIMIT)
