@@ -30,4 +30,5 @@ def rescaled(total: Tensor, cores: Tensor, weights: Tensor) -> Tensor:
     """Give each module's sum the mean norm of the parents' weighted updates; a sum of zero stays zero."""
     target = (weights.abs().view(-1, 1, 1, 1) * cores).norm(dim=(-2, -1), keepdim=True).mean(0)
     norm = total.norm(dim=(-2, -1), keepdim=True)
-    return total * (target / norm.where(norm > 0, 1.0))
+    scaled: Tensor = total * (target / norm.where(norm > 0, 1.0))
+    return scaled
