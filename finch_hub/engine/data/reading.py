@@ -225,14 +225,13 @@ def _arrow_rows(file: Path) -> Iterator[_Row]:
         yield _Row("file", None, "needs pyarrow to be read", "pip install 'finch-hub[parquet]'")
         return
     try:
-        if file.suffix == ".parquet":
-            batches: Iterable[Any] = pyarrow.parquet.ParquetFile(file).iter_batches()
-        else:
-            batches = pyarrow.ipc.open_stream(file.open("rb"))
         number = 0
-        for batch in batches:
-            for value in batch.to_pylist():
-                number += 1
-                yield _Row(f"row {number}", value)
+        with file.open("rb") as stream:
+            parquet = file.suffix == ".parquet"
+            batches = pyarrow.parquet.ParquetFile(stream).iter_batches() if parquet else pyarrow.ipc.open_stream(stream)
+            for batch in batches:
+                for value in batch.to_pylist():
+                    number += 1
+                    yield _Row(f"row {number}", value)
     except (pyarrow.ArrowException, OSError) as error:
         yield _Row("file", None, f"cannot be read: {error}")

@@ -81,7 +81,7 @@ def tokenize(
     rest from the right. What follows the last learnt token influences nothing and is left out.
 
     Raises:
-        InvalidDataset: nothing is left to learn, or the prompt alone fills the maximum length.
+        InvalidDataset: nothing is left to learn.
         Incompatible: the chat template or the tokenizer cannot be used.
 
     """
@@ -106,15 +106,13 @@ def _fitted(ids: NDArray[np.int64], labels: NDArray[np.bool_], max_length: int) 
     if over <= 0:
         return TokenizedExample(input_ids=ids, labels=labels)
     prompt = int(labels.argmax())
-    if prompt >= max_length:
-        what = f"has a prompt of {prompt:,} tokens, which alone fills the maximum length of {max_length:,}"
-        raise _unusable(what, "shorten it or raise max_length")
     begin = min(over, prompt // 2)
     kept = slice(begin, begin + max_length)
     labels = labels[kept].copy()
     labels[0] = False
     if not labels.any():
-        raise _unusable(f"has no token to learn within the maximum length of {max_length:,}", "raise max_length")
+        what = f"has {prompt:,} tokens before the first one to learn, which leaves no room in {max_length:,}"
+        raise _unusable(what, "shorten the prompt or raise max_length")
     return TokenizedExample(input_ids=ids[kept], labels=labels, cut=over)
 
 

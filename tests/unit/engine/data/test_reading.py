@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import ipc, parquet
+
+from finch_hub import errors
+from finch_hub.engine.data import formats, reading
+from finch_hub.specs.examples import Example
+
+ROWS = [{"prompt": "What does a finch eat?", "completion": "Seeds."}, {"prompt": "Où?", "completion": "Là-bas."}]
+EXAMPLES = tuple(Example.of_pair(row["prompt"], row["completion"]) for row in ROWS)
+
+
+def write(path: Path, *lines: str) -> Path:
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+    return path
+
+
+def test_jsonl_json_and_csv_hold_the_same_examples(tmp_path: Path) -> None:
+    jsonl = write(tmp_path / "a.jsonl", *(json.dumps(row) for row in ROWS))
+    whole = write(tmp_path / "a.json", json.dumps(ROWS))
+    table = write(tmp_path / "a.csv", "prompt,completion", *(f'"{r["prompt"]}","{r["completion"]}"' for r in ROWS))
+    assert reading.read_examples(jsonl) == reading.read_examples(whole) == reading.read_examples(table) == EXAMPLES
+
+
+def test_parquet_and_arrow_files_are_read(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist(ROWS)
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pyarrow.OSFile(str(tmp_path / "b.arrow"), "wb") as sink, ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert reading.read_examples(tmp_path / "a.parquet") == EXAMPLES
+    assert reading.read_examples(tmp_path / "b.arrow") == EXAMPLES
+
+
+def test_of_a_folder_the_train_split_is_read_and_the_bookkeeping_is_not(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data" / "train-00000-of-00002.jsonl", json.dumps(ROWS[0]))
+    write(tmp_path / "data" / "train-00001-of-00002.jsonl", json.dumps(ROWS[1]))
+    write(tmp_path / "data" / "test-00000-of-00001.jsonl", json.dumps({"prompt": "p", "completion": "c"}))
+    write(tmp_path / "dataset_info.json", "{}")
+    assert reading.read_examples(tmp_path) == EXAMPLES
+
+
+def test_every_bad_line_is_reported_by_its_number(tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    good = json.dumps(ROWS[0]).encode()
+    lines = [
+        good,
+        b"",
+        b"{bad",
+        b'{"prompt": "", "completion": "x"}',
+        b'{"completion": "x"}',
+        b'{"prompt": "\xff", "completion": "x"}',
+        b"[1]",
+        b'{"messages": [{"role": "bot", "content": "x"}]}',
+        b'{"prompt": "\\ud800", "completion": "x"}',
+        b'{"prompt": "' + b"x" * reading.MAX_LINE_BYTES + b'", "completion": "x"}',
+        b"[" * 100_000,
+        good,
+        b"",
+    ]
+    file.write_bytes(b"\n".join(lines))
+    with pytest.raises(errors.InvalidDataset) as caught:
+        reading.read_examples(file)
+    assert [problem.where for problem in caught.value.problems] == [f"line {n}" for n in range(2, 12)]
+    for needle in ("empty", "not JSON", "prompt is empty", "no 'prompt'", "UTF-8", "not an object", "'bot'", "MiB"):
+        assert needle in str(caught.value)
+
+
+def test_the_giant_line_does_not_swallow_the_next_one(tmp_path: Path) -> None:
+    file = tmp_path / "giant.jsonl"
+    file.write_bytes(b"x" * (2 * reading.MAX_LINE_BYTES + 5) + b"\n{bad\n")
+    with pytest.raises(errors.InvalidDataset) as caught:
+        reading.read_examples(file)
+    assert [problem.where for problem in caught.value.problems] == ["line 1", "line 2"]
+
+
+def test_a_byte_order_mark_and_blank_lines_at_the_end_are_forgiven(tmp_path: Path) -> None:
+    file = tmp_path / "bom.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS[0]).encode() + b"\n\n\n")
+    assert reading.read_examples(file) == EXAMPLES[:1]
+
+
+def test_csv_reports_ragged_and_undecodable_rows(tmp_path: Path) -> None:
+    file = tmp_path / "bad.csv"
+    file.write_bytes(b"prompt,completion\na,b\nonly one\n\xff,b\na,b,c\n")
+    with pytest.raises(errors.InvalidDataset) as caught:
+        reading.read_examples(file)
+    assert [problem.where for problem in caught.value.problems] == ["line 3", "line 4", "line 5"]
+
+
+def test_messages_travel_in_csv_as_json(tmp_path: Path) -> None:
+    turns = json.dumps([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]).replace('"', '""')
+    assert reading.read_examples(write(tmp_path / "a.csv", "messages", f'"{turns}"')) == (Example.of_pair("Hi", "Yo"),)
+
+
+def test_an_empty_file_and_a_missing_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidDataset, match="no rows"):
+        reading.read_examples(write(tmp_path / "empty.jsonl"))
+    with pytest.raises(errors.NotFound, match=r"empty\.jsonl"):
+        reading.read_examples(tmp_path / "emty.jsonl")
+
+
+def test_a_format_can_be_named_and_a_wrong_name_offers_the_near_one(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", json.dumps({**ROWS[0], "text": "the whole"}))
+    assert reading.read_examples(file, format_name="text") == (Example(text="the whole"),)
+    with pytest.raises(errors.NotFound, match="alpaca"):
+        reading.read_examples(file, format_name="alpacca")
+
+
+def test_a_plugin_format_is_used_like_a_built_in_one(tmp_path: Path) -> None:
+    quiz = formats.Format("quiz", frozenset({"q", "a"}), lambda row: Example.of_pair(row["q"], row["a"]))
+    file = write(tmp_path / "a.jsonl", json.dumps({"q": "What does a finch eat?", "a": "Seeds."}))
+    assert reading.read_examples(file, formats=(quiz, *formats.BUILTIN)) == EXAMPLES[:1]
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+
+
+@given(
+    st.lists(st.builds(Example.of_pair, texts, texts, st.none() | texts) | st.builds(Example, text=texts), min_size=1)
+)
+def test_dumping_and_loading_returns_the_examples_and_the_same_bytes(examples: list[Example]) -> None:
+    data = reading.dump_examples(examples)
+    assert reading.load_examples(data) == tuple(examples)
+    assert reading.dump_examples(reading.load_examples(data)) == data
+
+
+def test_reading_loads_no_torch() -> None:
+    code = (
+        "import sys; from finch_hub.engine.data import formats, reading, splitting;"
+        "print([name for name in ('torch', 'transformers', 'numpy', 'pyarrow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
