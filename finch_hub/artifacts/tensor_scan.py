@@ -29,7 +29,8 @@ def scan(path: Path, info: TensorInfo) -> Scan:
     for values in _blocks(path, info):
         finite = np.isfinite(values)
         nonfinite += values.size - int(np.count_nonzero(finite))
-        with np.errstate(over="ignore"):  # an overflowing norm is infinite, and as such beyond any policy
+        # An overflowing norm is infinite, and as such beyond any policy; signalling NaNs complain when converted.
+        with np.errstate(over="ignore", invalid="ignore"):
             squares += float(np.sum(np.square(values.astype(np.float64)), where=finite))
     return Scan(nonfinite, math.sqrt(squares))
 
