@@ -8,6 +8,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -51,33 +52,27 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
     return folder
 
 
-def stored_dtype(file: Path) -> str:
-    """Return the dtype that holds the file's matrices best: float32, float16 or bfloat16.
-
-    Unquantised files keep their own, so nothing is lost. Quantised ones become bfloat16, which bounds the error at
-    2^-9 of a value, far under that of the quantisation.
-    """
-    import gguf
-
-    kinds = Counter(tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors if len(tensor.shape) > 1)
-    own = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    return next((own[kind] for kind, _ in kinds.most_common(1) if kind in own), "bfloat16")
-
-
 def _convert(file: Path, folder: Path) -> None:
+    import gguf
     import torch
     import transformers
 
     from finch_hub.engine.quiet import quiet_transformers
 
+    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     try:
-        dtype = stored_dtype(file)
+        reader = gguf.GGUFReader(file)
         with quiet_transformers():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+            options: dict[str, Any] = {}
+            head_dim = reader.get_field(f"{reader.get_field('general.architecture').contents()}.attention.key_length")
+            if head_dim is not None:  # transformers reads it for some architectures only
+                options["config"] = transformers.AutoConfig.from_pretrained(**source)
+                options["config"].head_dim = head_dim.contents()
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                file.parent,
-                gguf_file=file.name,
-                dtype=getattr(torch, dtype),
+                **source,
+                **options,
+                dtype=getattr(torch, _stored_dtype(reader)),
                 quantization_config=transformers.GgufConfig(dequantize=True),
             )
             # The weights are dense by now, yet the model still counts as quantised and would refuse to be saved.
@@ -87,7 +82,18 @@ def _convert(file: Path, folder: Path) -> None:
                 del model.config.quantization_config
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-    except (ValueError, KeyError, NotImplementedError, struct.error, IndexError) as error:
+    except (ValueError, KeyError, IndexError, AttributeError, RuntimeError, NotImplementedError, struct.error) as error:
         raise errors.Incompatible(
             errors.Problem(what=f"transformers cannot read this GGUF: {error}", where=str(file))
         ) from error
+
+
+def _stored_dtype(reader: Any) -> str:
+    """Return the dtype that holds the file's matrices best: float32, float16 or bfloat16.
+
+    Unquantised files keep their own, so nothing is lost. Quantised ones become bfloat16, which bounds the error at
+    2^-9 of a value, far under that of the quantisation.
+    """
+    kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1)
+    own = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    return next((own[kind] for kind, _ in kinds.most_common(1) if kind in own), "bfloat16")
