@@ -19,7 +19,7 @@ _WHOLE = (
     joinedload(AdapterVersion.base),
     selectinload(AdapterVersion.aliases),
     selectinload(AdapterVersion.tags),
-    selectinload(AdapterVersion.parents).joinedload(Parent.parent).joinedload(AdapterVersion.adapter),
+    selectinload(AdapterVersion.parents),
 )
 
 
@@ -78,7 +78,7 @@ def create_version(
         versions=lineage.versions,
         environment=lineage.environment,
         card=card,
-        tags=[Tag(name=tag) for tag in sorted(set(tags))],
+        tags=[Tag(name=check_name(tag, kind="tag")) for tag in sorted(set(tags))],
     )
     for position, parent in enumerate(lineage.parents):
         found = _row(session, AdapterReference.parse(parent.reference), deleted=True)
@@ -431,10 +431,7 @@ def _version_of(row: AdapterVersion) -> values.AdapterVersion:
         spec=row.spec,
         metrics=row.metrics,
         lineage=values.Lineage(
-            parents=tuple(
-                values.ParentVersion(reference=f"{p.parent.adapter.name}/{p.parent.number}", weight=p.weight)
-                for p in row.parents
-            ),
+            parents=tuple(values.ParentVersion(reference=p.reference, weight=p.weight) for p in row.parents),
             train_digest=row.train_digest,
             validation_digest=row.validation_digest,
             seed=row.seed,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from sqlalchemy import ForeignKey, Index
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
 from finch_hub.registry.types import BigId, Instant, Json, Prose, now
 from finch_hub.specs.jobs import JobState
@@ -258,7 +258,12 @@ class Parent(Table):
     weight: Mapped[float]
 
     version: Mapped[AdapterVersion] = relationship(back_populates="parents", lazy="raise", foreign_keys=[version_id])
-    parent: Mapped[AdapterVersion] = relationship(lazy="raise", foreign_keys=[parent_id])
+    reference: Mapped[str] = column_property(  # of the parent, as users write it
+        sa.select(Adapter.name + "/" + sa.cast(AdapterVersion.number, sa.String()))
+        .join_from(AdapterVersion, Adapter)
+        .where(AdapterVersion.id == parent_id)
+        .scalar_subquery()
+    )
 
 
 class Alias(Table):

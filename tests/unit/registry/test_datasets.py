@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+from support import registry
+
+from finch_hub import errors
+from finch_hub.registry import datasets, values
+from finch_hub.registry.database import Database
+
+
+def add(database: Database, text: str = "train", name: str | None = None) -> values.Dataset:
+    with database.write() as session:
+        return datasets.add(
+            session, digest=registry.digest(text), format="prompt_completion", examples=65, size=9000, name=name
+        )
+
+
+def test_a_data_set_is_known_by_its_digest(database: Database) -> None:
+    first = add(database, name="medical")
+    assert add(database) == first
+    assert add(database, name="health") == first.evolve(name="health")
+    other = add(database, "validation")
+    with database.read() as session:
+        assert [found.digest for found in datasets.find(session)] == [other.digest, first.digest]
+
+
+def test_it_is_found_by_name_digest_or_the_beginning_of_it(database: Database) -> None:
+    made = add(database, name="medical")
+    with database.read() as session:
+        for name in ("medical", made.digest, made.digest[:8]):
+            assert datasets.get(session, name) == made
+        for name in (made.digest[:7], "%" * 8, "medicla"):
+            with pytest.raises(errors.NotFound, match="no data set"):
+                datasets.get(session, name)
+
+
+def test_purging_leaves_the_hash_and_adding_again_brings_it_back(database: Database) -> None:
+    made = add(database, name="medical")
+    with database.write() as session:
+        purged = datasets.purge(session, "medical")
+    assert purged.purged_at is not None
+    assert purged.evolve(purged_at=None) == made
+    assert add(database) == made
+
+
+def test_what_an_unfinished_job_needs_is_not_purged(database: Database) -> None:
+    made = add(database)
+    job = registry.submit(database)
+    with pytest.raises(errors.Conflict, match=f"needed by job {job.id}"), database.write() as session:
+        datasets.purge(session, made.digest)
+    registry.cancel(database, job)
+    with database.write() as session:
+        assert datasets.purge(session, made.digest).purged_at is not None

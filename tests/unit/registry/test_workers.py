@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from support import registry
+
+from finch_hub import errors
+from finch_hub.registry import types, values, workers
+from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import Requirements
+
+CPU = values.Device(kind="cpu", name="2 cores", memory_bytes=2**34, free_bytes=2**33)
+GPU = values.Device(kind="cuda", name="L4", memory_bytes=24 * 2**30, free_bytes=20 * 2**30)
+
+
+def register(database: Database, name: str = "gpu-1", **arguments: Any) -> values.Worker:
+    given: dict[str, Any] = {"hostname": "box", "pid": 7, "version": "0.1.0", "schema_revision": "0001"}
+    given |= {"devices": [CPU], **arguments}
+    with database.write() as session:
+        return workers.register(session, name, **given)
+
+
+def heartbeat(database: Database, worker: values.Worker, **arguments: Any) -> str:
+    with database.write() as session:
+        return workers.heartbeat(session, worker.id, worker.instance, **arguments)
+
+
+def silence(database: Database, worker: values.Worker, seconds: float = 3600) -> None:
+    with database.write() as session:
+        session.execute(
+            sa.update(workers.workers).where(workers.workers.c.id == worker.id).values(last_seen=types.later(-seconds))
+        )
+
+
+def find(database: Database) -> list[values.Worker]:
+    with database.read() as session:
+        return workers.find(session)
+
+
+def test_a_worker_is_listed_with_what_it_is_and_does(database: Database) -> None:
+    worker = register(database, devices=[CPU, GPU], queues=["default", "night"], labels=["ada"], slots=2)
+    registry.submit(database)
+    job = registry.claimed(database, worker="gpu-1")
+    assert find(database) == [worker.evolve(jobs=(job.id,))]
+    assert (worker.devices, worker.queues, worker.labels, worker.slots) == (
+        (CPU, GPU),
+        ("default", "night"),
+        ("ada",),
+        2,
+    )
+    registry.succeed(database, job)
+    assert find(database) == [worker]
+
+
+def test_a_name_is_one_living_workers_only(database: Database) -> None:
+    first = register(database)
+    with pytest.raises(errors.Conflict, match=r"'gpu-1' is running on box as process 7.*another name"):
+        register(database)
+    silence(database, first)
+    second = register(database, pid=8)
+    with pytest.raises(errors.Conflict, match="this one was silent for too long"):
+        heartbeat(database, first)
+    assert heartbeat(database, second) == "active"
+    third = register(database, pid=9, replaces=second.instance)
+    assert [worker.instance for worker in find(database)] == [third.instance]
+
+
+def test_a_worker_that_left_makes_room(database: Database) -> None:
+    first = register(database)
+    with database.write() as session:
+        workers.leave(session, first.id, first.instance)
+    assert [worker.state for worker in find(database)] == ["stopped"]
+    assert register(database).instance != first.instance
+
+
+def test_a_worker_hears_at_its_heartbeat_what_it_was_told(database: Database) -> None:
+    worker = register(database)
+    for order in ("draining", "active", "stopping"):
+        with database.write() as session:
+            assert workers.tell(session, worker.id, order).state == order  # type: ignore[arg-type]
+        assert heartbeat(database, worker) == order
+    with pytest.raises(errors.NotFound, match="'gpu-1'"), database.write() as session:
+        workers.tell(session, "gpu-2", "draining")
+
+
+def test_a_silent_worker_is_shown_as_such_and_cannot_be_told(database: Database) -> None:
+    worker = register(database)
+    silence(database, worker)
+    assert [worker.state for worker in find(database)] == ["silent"]
+    with pytest.raises(errors.Conflict, match="is silent"), database.write() as session:
+        workers.tell(session, worker.id, "draining")
+    heartbeat(database, worker, devices=[CPU.evolve(free_bytes=1)])
+    assert [(worker.state, worker.devices[0].free_bytes) for worker in find(database)] == [("active", 1)]
+
+
+def test_workers_long_gone_are_forgotten(database: Database) -> None:
+    gone, there = register(database, "gone"), register(database, "there")
+    silence(database, gone)
+    with database.write() as session:
+        assert workers.forget(session, older_than=600) == ["gone"]
+    assert [worker.id for worker in find(database)] == [there.id]
+
+
+def test_what_stands_in_a_jobs_way_is_said_for_each_living_worker(database: Database) -> None:
+    register(database, "cpu")
+    register(database, "night", devices=[GPU], queues=["night"])
+    register(database, "nothing", devices=[])
+    silence(database, register(database, "gone", devices=[GPU]))
+    known = find(database)
+    assert workers.obstacles(Requirements(device="cuda"), known) == {
+        "cpu": ["has no cuda"],
+        "night": ["serves no queue 'default'"],
+        "nothing": ["has no device"],
+    }
+    assert workers.obstacles(Requirements(device="cuda", queue="night"), known) == {}
+    assert workers.obstacles(Requirements(), known) == {}
