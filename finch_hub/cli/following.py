@@ -6,17 +6,20 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import output, reports
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
     from finch_hub.hub import JobHandle
     from finch_hub.specs.jobs import Event
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 PLAIN_SECONDS = 5.0
 
@@ -31,11 +34,19 @@ class View(Protocol):
     def show(self, event: Event) -> None:
         """Show one event."""
 
+    def write(self, line: RenderableType) -> None:
+        """Show something else."""
 
-def conclude(
-    handle: JobHandle, *, detach: bool, as_json: bool, draw: Callable[[Any], Any], quiet: bool = False
-) -> None:
-    """Follow a submitted job to its end and print its result; with `detach` say where it can be followed.
+
+def job_options(command: Command) -> Command:
+    """Add what every command that submits a job has: `--detach`, `--quiet` and `--json`."""
+    command = output.json_option(command)
+    command = click.option("--quiet", is_flag=True, help="Show no progress.")(command)
+    return click.option("--detach", is_flag=True, help="Submit only; print the job's id.")(command)
+
+
+def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> None:
+    """Follow a submitted job to its end and print what it made; with `detach` say where it can be followed.
 
     Raises:
         JobFailed: the job failed.
@@ -43,17 +54,21 @@ def conclude(
 
     """
     if detach:
-        output.emit(handle.refresh(), as_json, lambda: f"{handle.id} {handle.state}; follow it: {_watch(handle)}")
+        job = handle.refresh()
+        output.emit(job, as_json, lambda: f"{job.id} {job.state}; follow it: {_watch(handle)}")
         return
     watch(handle, quiet=quiet)
-    result = handle.result()
-    output.emit(result, as_json, lambda: draw(result))
+    result, report = handle.result(), handle.report()
+    value = {"job": handle.refresh(), "result": result, "report": report}
+    output.emit(value, as_json, lambda: reports.outcome(result, report))
 
 
 def watch(handle: JobHandle, *, quiet: bool = False, after: int = 0) -> None:
     """Show a job's events until it has ended; an interruption leaves the job running and says how to cancel it."""
     try:
         with view(quiet=quiet) as shown:
+            for worker, reasons in handle.obstacles().items():
+                shown.write(f"warning: worker {worker} cannot run this job: it {', '.join(reasons)}")
             for event in handle.events(after=after, follow=True):
                 shown.show(event)
     except KeyboardInterrupt:
@@ -90,24 +105,29 @@ class Silent:
     def show(self, event: Event) -> None:
         """Drop the event."""
 
+    def write(self, line: RenderableType) -> None:
+        """Drop the line."""
+
 
 class PlainLines(Silent):
     """One line an event; of progress one every few seconds, and its last."""
 
-    def __init__(self, write: Callable[[str], None] | None = None) -> None:
-        self._write = write or (lambda line: click.echo(line, err=True))
+    def __init__(self) -> None:
         self._shown = float("-inf")
 
     def show(self, event: Event) -> None:
-        """Write the event's line."""
+        """Write what there is to say of the event."""
         if event.type == "progress":
             last = event.data.get("step") == event.data.get("steps")
             if not last and time.monotonic() - self._shown < PLAIN_SECONDS:
                 return
             self._shown = time.monotonic()
-        line = describe(event)
-        if line:
-            self._write(line)
+        if line := describe(event):
+            self.write(line)
+
+    def write(self, line: RenderableType) -> None:
+        """Write the line at once, so that whoever reads a pipe follows."""
+        output.console(stderr=True).print(line)
 
 
 class LiveBar(Silent):
@@ -137,31 +157,36 @@ class LiveBar(Silent):
         self._bar.stop()
 
     def show(self, event: Event) -> None:
-        """Move the bar, or print the event's line above it."""
+        """Move the bar, or print what there is to say of the event above it."""
         if event.type == "phase":
             self._bar.reset(self._task, description=str(event.data.get("name", event.message)), total=None, figures="")
         elif event.type == "progress":
             done, total = event.data.get("step"), event.data.get("steps")
             self._bar.update(self._task, completed=done, total=total, figures=figures(event.data))
         elif line := describe(event):
-            self._bar.console.print(line)
+            self.write(line)
+
+    def write(self, line: RenderableType) -> None:
+        """Print above the bar."""
+        self._bar.console.print(line)
 
 
-def describe(event: Event) -> str:
-    """Write an event as one line, empty where it says nothing to people."""
+def describe(event: Event) -> RenderableType:
+    """Draw an event, mostly as one line; empty where it says nothing to people."""
     data = event.data
     if event.type == "progress":
         done, total = data.get("step"), data.get("steps")
         return f"  step {done}{f'/{total}' if total else ''}  {figures(data)}".rstrip()
-    if event.type == "metrics":
+    if event.type == "metrics" and not event.message:
         shown = "  ".join(f"{name} {output.cell(value)}" for name, value in data.items() if not _is_bulk(value))
-        return f"  {event.message + ': ' if event.message else ''}{shown}"
+        return f"  {shown}"
     if event.type == "phase":
         return f"- {data.get('name', event.message)}"
     if event.type == "state":
-        return f"- {data.get('state', '')}{f': {event.message}' if event.message else ''}"
+        told = event.message or (f"on {data['worker']}" if data.get("worker") else "")
+        return f"- {data.get('state', '')} {told}".rstrip()
     if event.type == "report":
-        return ""
+        return reports.interim(data)
     prefix = {"warn": "warning: ", "error": "error: "}.get(event.level, "")
     return f"  {prefix}{event.message}"
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 INTERNAL = 1
+UNAVAILABLE = 7
 INTERRUPTED = 130
 # The first line that matches counts. docs/cli.md prints this table.
 EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
@@ -35,7 +36,7 @@ EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
     (errors.JobFailed, 5, "a job that was waited for failed"),
     (errors.TrainingFailed, 5, "a job that was waited for failed"),
     (errors.JobCancelled, 6, "a job that was waited for was cancelled"),
-    (errors.Unavailable, 7, "a database, broker, store or worker does not answer"),
+    (errors.Unavailable, UNAVAILABLE, "a database, broker, store or worker does not answer"),
     (errors.PluginError, 8, "a plugin cannot be loaded or failed"),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finch_hub.cli import output
@@ -10,9 +10,12 @@ from finch_hub.cli import output
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
+    from finch_hub.hub.jobs import Report
+    from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.reports import (
         CompositionReport,
         ConflictReport,
+        DataReport,
         EvaluationReport,
         MergeReport,
         QuantizationReport,
@@ -21,6 +24,49 @@ if TYPE_CHECKING:
     )
 
 WORST_MODULES = 8
+
+
+def outcome(result: AdapterVersion | Report, report: Report) -> RenderableType:
+    """Draw what a job made, and its evidence."""
+    from finch_hub.registry.values import AdapterVersion
+
+    if not isinstance(result, AdapterVersion):
+        return draw(report)
+    state = "" if result.state == "ready" else f" ({result.state})"
+    return _group([f"{result.reference}{state}", draw(report)])
+
+
+def draw(report: Report) -> RenderableType:
+    """Draw a report of any kind; what has no form of its own as names and values."""
+    forms: dict[str, Callable[[Any], RenderableType]] = {
+        "TrainingReport": training,
+        "CompositionReport": composition,
+        "ConflictReport": conflicts,
+        "EvaluationReport": evaluation,
+        "MergeReport": merge,
+        "QuantizationReport": quantization,
+    }
+    form = forms.get(type(report).__name__)
+    return form(report) if form is not None else output.fields(output.plain(report))
+
+
+def interim(data: dict[str, Any]) -> RenderableType:
+    """Draw a report that a job tells of while it runs; empty for those that its end tells better."""
+    from finch_hub.specs import reports
+
+    if data.get("name") == "conflicts":
+        return _pairs(reports.ConflictReport.of(data["report"]).pairs, title="Conflicts by pair, over all modules")
+    if data.get("name") == "data":
+        found = reports.DataReport.of(data["report"])
+        parts = [f"{found.examples} examples and {found.validation_examples} held out, {found.tokens:,} tokens"]
+        parts += [f"{number} {what}" for what, number in _oddities(found) if number]
+        estimate = f", about {found.seconds:.0f} s" if found.seconds else ""
+        return f"  {', '.join(parts)}; {found.steps} steps{estimate}"
+    return ""
+
+
+def _oddities(report: DataReport) -> tuple[tuple[str, int], ...]:
+    return ("truncated", report.truncated), ("duplicates", report.duplicates), ("also held out", report.overlap)
 
 
 def training(report: TrainingReport) -> RenderableType:

@@ -335,7 +335,8 @@ class Hub:
             base: None takes that of the adapters.
             evaluator: name of an evaluator plugin.
             parameters: of the evaluator.
-            system: system prompt; None gives each adapter the one that it was trained with.
+            system: system prompt of the examples that have none; None takes the one that all the adapters were trained
+                with, where it is one.
             format: of the rows.
 
         Raises:
@@ -365,6 +366,9 @@ class Hub:
         with findings.gather():
             examples = data_module.read(data, self._stores, format_name=format)
         findings.settle()
+        trained_with = {version.spec.get("system") for version in versions}
+        if system is None and len(trained_with) == 1:
+            system = trained_with.pop()
         stored = data_module.store(examples, self._stores, format_name=format)
         spec = EvaluateSpec(
             base=cast(BaseModelSource, source),  # without one there was a finding

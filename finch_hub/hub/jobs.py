@@ -8,13 +8,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from finch_hub import errors
 from finch_hub.registry import adapters, jobs, values, workers
+from finch_hub.specs import reports
 from finch_hub.specs.jobs import FINAL, Event, Job, JobKind, JobSpec, JobState
+from finch_hub.specs.value import Value
 
 if TYPE_CHECKING:
     from finch_hub.workers.dispatch import Dispatcher
     from finch_hub.workers.stores import Stores
 
 T = TypeVar("T")
+
+Report = Value | dict[str, Any]
+MAKES_VERSIONS = frozenset({"train", "compose", "quantize"})
+# Where a job's result has its report, and of which type that is.
+REPORTS: dict[str, tuple[str, type[Value] | None]] = {
+    "train": ("report", reports.TrainingReport),
+    "compose": ("report", reports.CompositionReport),
+    "quantize": ("report", reports.QuantizationReport),
+    "merge": ("merge", reports.MergeReport),
+    "evaluate": ("evaluation", reports.EvaluationReport),
+    "export": ("export", None),
+}
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
@@ -68,7 +82,7 @@ class JobHandle:
                 raise TimeoutError(f"job {self.id} is still {job.state} after {timeout:g} s")
         raise AssertionError("a job's states never run out")
 
-    def result(self, timeout: float | None = None) -> values.AdapterVersion | dict[str, Any]:
+    def result(self, timeout: float | None = None) -> values.AdapterVersion | Report:
         """Wait for the job and return what it made: an adapter version, or the report of a job that makes none.
 
         Raises:
@@ -77,16 +91,24 @@ class JobHandle:
             TimeoutError: it has not ended after so many seconds.
 
         """
-        job = self.wait(timeout)
-        if job.state is JobState.FAILED:
-            raise errors.JobFailed(job.id, job.reason or "no reason was given")
-        if job.state is JobState.CANCELLED:
-            raise errors.JobCancelled(job.id)
-        result = job.result or {}
-        if "adapter" in result and job.kind in ("train", "compose", "quantize"):
+        made = self._made(timeout)
+        if self._job.kind in MAKES_VERSIONS:
             with self._stores.database.read() as session:
-                return adapters.resolve(session, result["adapter"])
-        return result
+                return adapters.resolve(session, made["adapter"])
+        return self.report(timeout)
+
+    def report(self, timeout: float | None = None) -> Report:
+        """Wait for the job and return its evidence: a report of `finch_hub.specs.reports`; an export's is a mapping.
+
+        Raises:
+            JobFailed: it failed; says why.
+            JobCancelled: somebody cancelled it.
+            TimeoutError: it has not ended after so many seconds.
+
+        """
+        key, kind = REPORTS[self._job.kind]
+        found: dict[str, Any] = self._made(timeout)[key]
+        return kind.of(found) if kind is not None else found
 
     def events(self, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
         """Yield the job's events with numbers over `after`; with `follow` also those to come, until the job has ended.
@@ -140,6 +162,14 @@ class JobHandle:
         """Return why each living worker can never run the job; empty when one can, or none is known."""
         with self._stores.database.read() as session:
             return workers.obstacles(self._job.requirements, workers.find(session))
+
+    def _made(self, timeout: float | None) -> dict[str, Any]:
+        job = self._job if self._job.state in FINAL else self.wait(timeout)
+        if job.state is JobState.FAILED:
+            raise errors.JobFailed(job.id, job.reason or "no reason was given")
+        if job.state is JobState.CANCELLED:
+            raise errors.JobCancelled(job.id)
+        return job.result or {}
 
     def _page(self, after: int) -> list[Event]:
         with self._stores.database.read() as session:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import celery
 import kombu
+import kombu.exceptions
 
 from finch_hub import errors
 
@@ -96,6 +97,23 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
         ),
         subject="settings",
     )
+
+
+def check_broker(url: str) -> None:
+    """Make sure that a broker answers and lets us in.
+
+    Raises:
+        Unavailable: it does not; says why, without its password.
+
+    """
+    app = make_app(url)
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=PUBLISH_TIMEOUT)
+    except (kombu.exceptions.KombuError, OSError) as error:
+        raise errors.Unavailable(f"the broker at {urlsplit(url).hostname} does not answer: {error}") from error
+    finally:
+        app.close()
 
 
 def _is_loopback(host: str) -> bool:

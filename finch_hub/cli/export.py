@@ -1,0 +1,22 @@
+"""`finch-hub export`."""
+
+from __future__ import annotations
+
+import click
+
+from finch_hub.cli import following, options, output
+
+
+@click.command()
+@click.argument("adapter")
+@click.option("--out", required=True, type=click.Path(), help="Folder to be made.")
+@click.option("--format", "format_name", default="peft", show_default=True, help="An export format plugin.")
+@click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of the format.")
+@following.job_options
+def export(
+    adapter: str, out: str, format_name: str, parameters: tuple[str, ...], detach: bool, quiet: bool, as_json: bool
+) -> None:
+    """Write an adapter in another system's format."""
+    with output.open_hub() as hub:
+        handle = hub.export(adapter, out, format=format_name, parameters=options.settings_of(parameters, "--parameter"))
+        following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)

@@ -1,0 +1,58 @@
+"""`finch-hub generate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from finch_hub.cli import output
+
+if TYPE_CHECKING:
+    from finch_hub.engine.generator import GeneratorModel
+
+BASE = "base"  # a reserved name, so no adapter is called so
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("--adapter", "adapters", multiple=True, help="Who answers; repeat it to compare. base is the bare base.")
+@click.option("--base", help="The base; else that of the adapters.")
+@click.option("--system", help="System prompt; else the one that each adapter was trained with.")
+@click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Length of an answer at most.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Nucleus of the sampling.")
+@click.option("--seed", type=int, help="Makes sampling repeatable.")
+@output.json_option
+def generate(
+    prompt: str, adapters: tuple[str, ...], base: str | None, system: str | None, as_json: bool, **sampling: Any
+) -> None:
+    """Answer a prompt with the base and any adapters.
+
+    The base is loaded once and switched from one adapter to the next; each answer is printed as it comes.
+    """
+    loaded = [adapter for adapter in adapters if adapter != BASE]
+    with output.open_hub() as hub:
+        systems = {adapter: system or hub.adapters.get(adapter).spec.get("system") for adapter in loaded}
+        model = hub.generator(base, loaded)
+        answers = {}
+        for name in adapters or (BASE,):
+            adapter = None if name == BASE else name
+            if len(adapters) > 1 and not as_json:
+                click.echo(f"[{name}]")
+            answers[name] = _answer(
+                model, prompt, adapter=adapter, system=systems.get(name, system), quiet=as_json, **sampling
+            )
+        if as_json:
+            output.emit({"prompt": prompt, "answers": answers}, as_json, str)
+
+
+def _answer(model: GeneratorModel, prompt: str, *, quiet: bool, **options: Any) -> str:
+    pieces = []
+    for piece in model.generate(prompt, stream=True, **options):
+        pieces.append(piece)
+        if not quiet:
+            click.echo(piece, nl=False)
+    if not quiet:
+        click.echo()
+    return "".join(pieces)

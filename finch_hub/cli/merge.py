@@ -1,0 +1,25 @@
+"""`finch-hub merge`."""
+
+from __future__ import annotations
+
+import click
+
+from finch_hub.cli import following, options, output
+
+
+@click.command()
+@click.argument("adapters", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(), help="Folder to be made.")
+@click.option("--weights", type=options.Numbers(), help="Weights of the adapters, in their order.")
+@following.job_options
+def merge(
+    adapters: tuple[str, ...], out: str, weights: tuple[float, ...] | None, detach: bool, quiet: bool, as_json: bool
+) -> None:
+    """Fold adapters into their base as a standalone model.
+
+    The folder can be loaded by transformers and vLLM as it is; its logits are held against the ADAPTERS' before it gets
+    its name.
+    """
+    with output.open_hub() as hub:
+        handle = hub.merge(adapters, out, weights=weights)
+        following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)

@@ -1,0 +1,54 @@
+"""Options that several commands share, and the reading of their values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from finch_hub import errors
+
+
+def settings_of(pairs: Iterable[str], option: str) -> dict[str, Any]:
+    """Read `name=value` pairs; a value is JSON where it can be read as such, else text.
+
+    Raises:
+        InvalidSpec: with every pair that is none.
+
+    """
+    found: dict[str, Any] = {}
+    problems = []
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            problems.append(errors.Problem(where=option, what=f"{pair!r} is no setting", fix="write name=value"))
+            continue
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    if problems:
+        raise errors.InvalidSpec(problems)
+    return found
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Several numbers in one value: `1,0.5`."""
+
+    name = "number,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Read the numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 1,0.5", param, ctx)
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that the user gave; None stands for not given."""
+    return {name: value for name, value in options.items() if value is not None}
