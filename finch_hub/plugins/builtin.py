@@ -156,16 +156,16 @@ def finch_base_sources() -> Sequence[BaseSource]:
     """Offer local folders, GGUF files and the Hugging Face Hub, what is here before what must be fetched."""
     return [
         BaseSource(
-            name="folder",
-            summary="A local folder of safetensors, config and tokenizer.",
-            matches="finch_hub.engine.sources:is_folder",
-            target="finch_hub.engine.sources:fetch_folder",
-        ),
-        BaseSource(
             name="gguf",
             summary="A GGUF file, converted to safetensors once.",
             matches="finch_hub.engine.sources:is_gguf",
             target="finch_hub.engine.sources:fetch_gguf",
+        ),
+        BaseSource(
+            name="folder",
+            summary="A local folder of safetensors, config and tokenizer.",
+            matches="finch_hub.engine.sources:is_folder",
+            target="finch_hub.engine.sources:fetch_folder",
         ),
         BaseSource(
             name="hub",
