@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from support import registry
+from support.services import Databases
+
+from finch_hub import errors
+from finch_hub.registry import schema, tables
+from finch_hub.registry.database import Database
+
+
+@pytest.fixture
+def new_url(databases: Databases) -> Iterator[str]:
+    """URL of a database without tables."""
+    url = databases.empty()
+    yield url
+    databases.drop(url)
+
+
+@pytest.fixture
+def new(new_url: str) -> Iterator[Database]:
+    database = Database(new_url, allow_insecure=True)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def engine(new_url: str) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(new_url)
+    yield engine
+    engine.dispose()
+
+
+def test_there_is_one_head_and_the_code_knows_it() -> None:
+    scripts = ScriptDirectory.from_config(schema.config())
+    assert scripts.get_heads() == [schema.HEAD]
+
+
+def test_the_migrations_make_what_the_models_say(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        tables.Table.metadata.create_all(connection)
+        wanted = drawn(connection)
+        tables.Table.metadata.drop_all(connection)
+    with engine.begin() as connection:
+        schema.upgrade(connection, "test")
+        assert drawn(connection) == wanted
+
+
+@pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index:UserWarning")
+def test_alembic_finds_nothing_left_to_migrate(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        schema.upgrade(connection, "test")
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        differences = compare_metadata(context, tables.Table.metadata)
+    # The one index of an expression, which Alembic cannot read back; the test above can.
+    assert [item for item in differences if "ix_jobs_claim" not in str(item)] == []
+
+
+def test_down_to_nothing_and_up_again(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        schema.upgrade(connection, "test")
+        wanted = drawn(connection)
+        command.downgrade(schema.config(connection), "base")
+        assert sa.inspect(connection).get_table_names() == ["alembic_version"]
+        schema.upgrade(connection, "test")
+        assert drawn(connection) == wanted
+
+
+def test_upgrading_twice_changes_nothing_and_keeps_the_rows(new: Database) -> None:
+    new.upgrade()
+    job = registry.submit(new)
+    new.upgrade()
+    new.check()
+    assert new.revision() == schema.HEAD
+    assert registry.get(new, job) == job
+
+
+def test_a_newer_database_is_refused(new: Database) -> None:
+    new.upgrade()
+    mark(new, "9999")
+    for refused in (new.check, new.upgrade):
+        with pytest.raises(errors.SchemaMismatch, match=r"schema 9999, which is newer.*update finch-hub"):
+            refused()
+    assert new.revision() == "9999"
+
+
+def test_an_older_database_says_what_to_do(new: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    new.upgrade()
+    monkeypatch.setattr(schema, "HEAD", "0002")  # as if this code were a revision ahead
+    with pytest.raises(
+        errors.SchemaMismatch, match=r"older schema 0001, this code needs 0002: run `finch-hub db upgrade`"
+    ):
+        new.check()
+
+
+def test_many_upgrade_a_new_database_at_once(new: Database, new_url: str) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _UPGRADE, new_url], stderr=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    for process in processes:
+        _, trouble = process.communicate()
+        assert (process.returncode, trouble) == (0, "")
+    new.check()
+
+
+_UPGRADE = """
+import sys
+from finch_hub.registry.database import Database
+database = Database(sys.argv[1], allow_insecure=True)
+database.upgrade()
+database.check()
+database.close()
+"""
+
+
+def mark(database: Database, revision: str) -> None:
+    with database.write() as session:
+        session.execute(sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+
+
+def drawn(connection: sa.Connection) -> dict[str, Any]:
+    """Everything that the database itself knows of our tables: columns, constraints, indexes with their conditions."""
+    if connection.dialect.name == "sqlite":
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+        # The order of constraints within a table means nothing.
+        found = {name: sorted(re.split(r",\s*\n\s*", sql.strip().removesuffix(")").strip())) for name, sql in rows}
+        return {name: parts for name, parts in found.items() if name != "alembic_version"}
+    queries = {
+        "columns": """SELECT attrelid::regclass::text, attname, format_type(atttypid, atttypmod), attnotnull,
+                      pg_get_expr(adbin, adrelid) FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid
+                      AND adnum = attnum WHERE attnum > 0 AND NOT attisdropped""",
+        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint",
+        "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    }
+    ours = set(tables.Table.metadata.tables)
+    return {
+        name: sorted(str(row) for row in connection.exec_driver_sql(query) if row[0] in ours)
+        for name, query in queries.items()
+    }
