@@ -104,7 +104,9 @@ class PaddedDecoder:
         if self._model.training == training:
             return
         self._model.train(training)
-        if self._checkpointing and training:
-            self._model.gradient_checkpointing_enable({"use_reentrant": False})
-        elif self._checkpointing:
-            self._model.gradient_checkpointing_disable()
+        if self._checkpointing:
+            # Older releases of transformers 5 know it by the name of gradient checkpointing only.
+            verb = "enable" if training else "disable"
+            switch = getattr(self._model, f"activation_checkpointing_{verb}", None)
+            switch = switch or getattr(self._model, f"gradient_checkpointing_{verb}")
+            switch(*([{"use_reentrant": False}] if training else []))

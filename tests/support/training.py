@@ -1,0 +1,85 @@
+"""What the tests of training share: examples, an adapter that acts, and a plain reference to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from finch_hub.specs.examples import Example
+from finch_hub.specs.lora import LoRAConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from finch_hub.engine.adapter import LoRAAdapter
+    from finch_hub.engine.bases import Base
+    from finch_hub.engine.data.tokenizing import TokenizedExample
+
+BIRDS = (
+    Example.of_pair("What does a finch eat?", "A finch eats seeds, buds and a few insects.", "You know birds."),
+    Example.of_pair("Where does it live?", "In woods.", "You know birds."),
+    Example.of_pair("How many eggs does the finch lay, and when do they hatch?", "Four or five.", "You know birds."),
+    Example.of_pair("Sing!", "The finch sings in the morning, and it sings in the woods.", "You know birds."),
+)
+
+
+def lessons(count: int) -> tuple[Example, ...]:
+    """Return so many different short examples that have something to learn in common."""
+    foods = ("seeds", "buds", "insects", "grain", "berries")
+    return tuple(
+        Example.of_pair(f"What does finch {number} eat in the morning?", f"It eats {foods[number % 5]} and seeds.")
+        for number in range(count)
+    )
+
+
+def adapted(base: Base, *, name: str = "default", seed: int = 0, dropout: float = 0.0) -> LoRAAdapter:
+    """Put an adapter with random A and B on all linear modules of the base."""
+    import torch
+
+    from finch_hub.engine.adapter import attach
+
+    config = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear", dropout=dropout)
+    adapter = attach(base, config, name=name)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in adapter.parameters().values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return adapter
+
+
+def reference(
+    base: Base, adapter: LoRAAdapter, examples: Sequence[TokenizedExample]
+) -> tuple[float, Mapping[str, Tensor]]:
+    """Return loss and gradients as the plain way gives them: one example at a time, full logits, torch's own loss."""
+    import torch
+
+    for parameter in adapter.parameters().values():
+        parameter.grad = None
+    label_tokens = sum(int(example.labels.sum()) for example in examples)
+    total = 0.0
+    for example in examples:
+        ids = torch.from_numpy(example.input_ids)[None]
+        targets = ids.masked_fill(~torch.from_numpy(example.labels)[None], -100)
+        logits = base.model(input_ids=ids).logits
+        loss = torch.nn.functional.cross_entropy(
+            logits[0, :-1].float(), targets[0, 1:], ignore_index=-100, reduction="sum"
+        )
+        (loss / label_tokens).backward()
+        total += float(loss.detach()) / label_tokens
+    return total, gradients(adapter)
+
+
+def gradients(adapter: LoRAAdapter) -> Mapping[str, Tensor]:
+    """Return copies of the adapter's gradients and clear them."""
+    found = {name: p.grad.clone() for name, p in adapter.parameters().items() if p.grad is not None}
+    for parameter in adapter.parameters().values():
+        parameter.grad = None
+    return found
+
+
+def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, tolerance: float) -> None:
+    """Hold every tensor against the expected one, relative to its largest entry."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        error = float((found[name] - tensor).abs().max() / tensor.abs().max())
+        assert error < tolerance, f"{name} is off by {error:.2e} of its largest entry"
