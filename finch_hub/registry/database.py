@@ -42,7 +42,7 @@ class Database:
     def __init__(self, url: str, *, allow_insecure: bool = False) -> None:
         self.url = _parse(url)
         if self.is_sqlite:
-            refuse_network_file_system(Path(self.url.database or ""))
+            refuse_network_file_system(self._file)
             self._engine = sa.create_engine(
                 self.url, json_serializer=to_json, connect_args={"timeout": _SQLITE_BUSY_MS / 1000}
             )
@@ -71,6 +71,10 @@ class Database:
     def is_sqlite(self) -> bool:
         """Whether it is the file of one machine."""
         return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def _file(self) -> Path:
+        return Path(self.url.database or "")
 
     def __str__(self) -> str:
         return str(self.url.difference_update_query(("password", "sslpassword")))  # its password is drawn as ***
@@ -104,6 +108,8 @@ class Database:
         """Return the schema's revision, None for an empty database."""
         from finch_hub.registry import schema
 
+        if self.is_sqlite and not self._file.exists():
+            return None  # and looking does not make it
         with self._translated(), self._engine.connect() as connection:
             return schema.revision(connection)
 
@@ -128,7 +134,7 @@ class Database:
         from finch_hub.registry import schema
 
         if self.is_sqlite:
-            Path(self.url.database or "").parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._translated(), self._engine.execution_options(finch_write=True).begin() as connection:
             schema.upgrade(connection, str(self))
 

@@ -78,6 +78,18 @@ connection.execute("COMMIT")
 """
 
 
+def test_looking_for_a_database_makes_none(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'home' / 'finch.db'}")
+    assert database.revision() is None
+    with pytest.raises(errors.SchemaMismatch, match="has no tables yet: run `finch-hub db upgrade`"):
+        database.check()
+    assert list(tmp_path.iterdir()) == []
+    database.upgrade()
+    database.check()
+    assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
+    database.close()
+
+
 def test_a_database_without_tables_says_what_to_do(empty: Database) -> None:
     with pytest.raises(errors.SchemaMismatch, match="finch-hub db upgrade"):
         empty.check()
