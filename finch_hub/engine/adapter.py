@@ -324,10 +324,7 @@ def peft_fields(config: LoRAConfig, base: bases.Base, modules: dict[str, tuple[i
         lora_dropout=config.dropout,
         target_modules=targets.peft_targets(config, modules),
         exclude_modules=list(config.exclude_modules) or None,
-        layers_to_transform=None
-        if config.layers_to_transform is None
-        or (isinstance(config.target_modules, str) and config.target_modules not in targets.SHORT_NAMES)
-        else list(config.layers_to_transform),
+        layers_to_transform=targets.peft_layers(config),
         rank_pattern=dict(config.rank_pattern),
         alpha_pattern=dict(config.alpha_pattern),
         use_rslora=config.use_rslora,

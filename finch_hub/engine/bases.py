@@ -100,6 +100,7 @@ def load(
         Unavailable: the hub does not answer.
 
     """
+    import safetensors
     import transformers
 
     from finch_hub.engine import precision
@@ -136,7 +137,7 @@ def load(
                 output_loading_info=True,
                 **options,
             )
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError, safetensors.SafetensorError) as error:
         raise errors.Incompatible(_why(error), subject=f"base model {wanted.source}") from error
     problems = [
         errors.Problem(

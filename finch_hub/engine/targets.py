@@ -105,8 +105,16 @@ def peft_targets(config: LoRAConfig, modules: Iterable[str]) -> list[str] | str:
         return sorted(set(config.target_modules))
     if config.target_modules in SHORT_NAMES:
         named = _named(config.target_modules, paths, set(), [])
-        return sorted({path.rsplit(".", 1)[-1] for path in named})
+        names = {path.rsplit(".", 1)[-1] for path in named}
+        # Where another block has modules of the same names, only full paths say which ones are meant.
+        return sorted(names if named == {path for path in paths if path.rsplit(".", 1)[-1] in names} else named)
     return config.target_modules if config.layers_to_transform is None else sorted(match(config, paths))
+
+
+def peft_layers(config: LoRAConfig) -> list[int] | None:
+    """Return what PEFT's `layers_to_transform` must say beside :func:`peft_targets`."""
+    pattern = isinstance(config.target_modules, str) and config.target_modules not in SHORT_NAMES
+    return None if pattern or config.layers_to_transform is None else list(config.layers_to_transform)
 
 
 def rank_of(config: LoRAConfig, path: str) -> int:
@@ -139,7 +147,7 @@ def _named(
     wanted: tuple[str, ...] | str, paths: list[str], names: set[str], problems: list[errors.Problem]
 ) -> set[str]:
     if wanted == "all-linear":
-        return {path for path in paths if layer_of(path) is not None}
+        return set(paths)
     if wanted in _BLOCKS:
         block = _BLOCKS[wanted]
         chosen = {path for path in paths if block.search(path)}

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine import quantization
+from finch_hub.engine import packing
 from finch_hub.engine.stored_adapter import CONFIG, PREFIX, WEIGHTS, scale_of
-from finch_hub.engine.tensor_file import TensorFile
 
 # Where a single file carries what a folder has in adapter_config.json.
 CONFIG_KEY = "adapter_config"
@@ -123,13 +122,13 @@ def read(path: Path) -> AdapterWeights:
             metadata = dict(opened.metadata() or {})
         text = (path / CONFIG).read_text() if path.is_dir() else metadata.get(CONFIG_KEY, "")
         config = json.loads(text)
-        scheme = quantization.Scheme.of(metadata)
-        tensors = safetensors.torch.load_file(file) if scheme is None else _restore(file, scheme)
+        tensors = safetensors.torch.load_file(file)
+        scheme = packing.Scheme.of(metadata)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise errors.RefusedArtifact(errors.Problem(what=f"cannot be read: {error}", where=str(path))) from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise errors.RefusedArtifact(errors.Problem(what="its configuration is not one of LoRA", where=str(path)))
-    return AdapterWeights(config, tensors)
+    return AdapterWeights(config, tensors if scheme is None else _restore(tensors, scheme))
 
 
 def write(weights: AdapterWeights, path: Path) -> None:
@@ -172,18 +171,16 @@ def _split(name: str) -> tuple[str, str]:
     return inner, ""
 
 
-def _restore(file: Path, scheme: quantization.Scheme) -> dict[str, Tensor]:
+def _restore(tensors: dict[str, Tensor], scheme: packing.Scheme) -> dict[str, Tensor]:
+    scales = packing.scales_of(tensors)
     restored = {}
-    with TensorFile(file) as opened:
-        for name in opened.tensors:
-            if name.endswith(quantization.SCALE):
-                continue
-            if name + quantization.SCALE in opened.tensors:
-                stored = {key: opened.raw(key) for key in (name, name + quantization.SCALE)}
-                values = scheme.restore(name, stored)
-            else:
-                values = opened.read(name)
-            restored[name] = torch.from_numpy(values)
+    for name, tensor in tensors.items():
+        scale = name + packing.SCALE
+        if scale in scales:
+            stored = {name: tensor.numpy(), scale: tensors[scale].numpy()}
+            restored[name] = torch.from_numpy(scheme.restore(name, stored))
+        elif name not in scales:
+            restored[name] = tensor
     return restored
 
 
