@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -97,6 +98,10 @@ class Catalogue:
     plugins: tuple[Plugin, ...]
     problems: tuple[errors.Problem, ...]
 
+    def all_offers(self) -> tuple[Offers[Any], ...]:
+        """Return the offers of every kind."""
+        return tuple(getattr(self, attribute) for attribute in _HOOKS)
+
     def base_source_of(self, source: str) -> BaseSource:
         """Return the first base source that accepts the text, strangers' before the built-in ones.
 
@@ -170,8 +175,8 @@ def _register_installed(manager: pluggy.PluginManager, report: _Report) -> list[
 
 def _free_name(manager: pluggy.PluginManager, wanted: str) -> str:
     """Return the name, numbered where a distribution announces several plugins or two objects are called alike."""
-    names = [wanted, *(f"{wanted}#{number}" for number in range(2, len(manager.get_plugins()) + 3))]
-    return next(name for name in names if not manager.has_plugin(name))
+    numbered = (f"{wanted}#{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([wanted], numbered) if not manager.has_plugin(name))
 
 
 def _register(manager: pluggy.PluginManager, plugin: Any, name: str, report: _Report) -> bool:

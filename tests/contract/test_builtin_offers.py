@@ -1,0 +1,170 @@
+"""Every built-in offer keeps the promises that are asked of a stranger's plugin."""
+
+from typing import Any
+
+import pytest
+
+from finch_hub import testing
+from finch_hub.plugins import builtin
+from finch_hub.plugins.catalogue import load_catalogue
+from finch_hub.plugins.descriptors import DatasetFormat, Descriptor, Preset, Resolver, Strategy
+
+CATALOGUE = load_catalogue(entry_points=False)
+EVERYTHING = [descriptor for offers in CATALOGUE.all_offers() for descriptor in offers.values()]
+
+STRATEGIES: list[tuple[str, dict[str, Any]]] = [
+    ("linear", {}),
+    ("linear", {"norm": "parents"}),
+    ("cat", {}),
+    ("ties", {}),
+    ("ties", {"density": 0.1}),
+    ("dare", {}),
+    ("dare", {"drop": 0.9, "elect": True}),
+    ("tsv", {}),
+    ("tsv", {"sides": "left"}),
+    ("tsv", {"sides": "right", "keep": 1}),
+]
+RESOLVERS: list[tuple[str, dict[str, Any]]] = [
+    ("keep", {}),
+    ("priority", {}),
+    ("priority", {"order": ["third", "first"]}),
+    ("drop", {}),
+    ("calibrate", {}),
+    ("orthogonalize", {}),
+    ("refuse", {"threshold": 1.0}),
+]
+ROWS: dict[str, dict[str, Any]] = {
+    "messages": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    "prompt_completion": {"prompt": "a", "completion": "b"},
+    "alpaca": {"instruction": "a", "output": "b"},
+    "sharegpt": {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+    "text": {"text": "a"},
+}
+
+
+@pytest.mark.parametrize("descriptor", EVERYTHING, ids=lambda d: f"{type(d).__name__}-{d.name}")
+def test_the_target_is_there_and_takes_the_call(descriptor: Descriptor) -> None:
+    testing.check_descriptor(descriptor)
+
+
+@pytest.mark.parametrize(("name", "parameters"), STRATEGIES)
+def test_strategies(name: str, parameters: dict[str, Any]) -> None:
+    testing.check_strategy(CATALOGUE.strategies[name], parameters)
+
+
+@pytest.mark.parametrize(("name", "parameters"), RESOLVERS)
+def test_resolvers(name: str, parameters: dict[str, Any]) -> None:
+    testing.check_resolver(CATALOGUE.resolvers[name], parameters)
+
+
+@pytest.mark.parametrize("dataset_format", CATALOGUE.dataset_formats.values(), ids=lambda d: d.name)
+def test_dataset_formats(dataset_format: DatasetFormat) -> None:
+    testing.check_dataset_format(dataset_format, ROWS[dataset_format.name])
+
+
+def test_nothing_built_in_is_left_out() -> None:
+    measured = {name for name, _ in STRATEGIES} | {s.name for s in CATALOGUE.strategies.values() if s.needs_data}
+    assert measured == set(CATALOGUE.strategies)
+    assert {name for name, _ in RESOLVERS} == set(CATALOGUE.resolvers)
+
+
+def test_the_engine_and_the_hub_know_the_same_row_formats() -> None:
+    """The engine has its own list, for use without the hub."""
+    from finch_hub.engine.data import formats
+
+    offered = [(d.name, d.recognises, d.load()) for d in CATALOGUE.dataset_formats.values()]
+    assert offered == [(known.name, known.fields, known.convert) for known in formats.BUILTIN]
+
+
+@pytest.mark.parametrize("preset", CATALOGUE.presets.values(), ids=lambda p: p.name)
+def test_presets_have_content_of_their_own(preset: Preset) -> None:
+    testing.check_descriptor(preset)
+    assert len(preset.system) > 100
+    assert not [other.name for other in CATALOGUE.presets.values() if other != preset and other.system == preset.system]
+    shapes = {(p.lora.rank, p.lora.target_modules, p.lora.init) for p in CATALOGUE.presets.values()}
+    assert len(shapes) == 1, "the built-in presets have one shape, so that their adapters compose well"
+
+
+class Broken:
+    """Kernels and descriptors that each break one promise, so that the checks are seen to fail."""
+
+    @staticmethod
+    def changes_input(core: Any, weights: Any, parameters: Any, *, seed: int) -> Any:
+        merged = core.merge(weights, lambda block, w: block.cores.sum(0))
+        for block in core.blocks:
+            block.cores.mul_(2)
+        return merged
+
+    @staticmethod
+    def forgets_a_module(core: Any, weights: Any, parameters: Any, *, seed: int) -> Any:
+        return dict(list(core.merge(weights, lambda block, w: block.cores.sum(0)).items())[1:])
+
+    @staticmethod
+    def is_unseeded(core: Any, weights: Any, parameters: Any, *, seed: int) -> Any:
+        import torch
+
+        return core.merge(weights, lambda block, w: torch.randn_like(block.cores[0]))
+
+    @staticmethod
+    def divides_by_zero(core: Any, weights: Any, parameters: Any, *, seed: int) -> Any:
+        return core.merge(weights, lambda block, w: block.cores.sum(0) / 0)
+
+    @staticmethod
+    def shrinks_what_is_alone(core: Any, weights: Any, parameters: Any, *, seed: int) -> Any:
+        return {name: 0.5 * sum(module.cores) for name, module in core.modules.items()}
+
+    @staticmethod
+    def takes_no_seed(core: Any, weights: Any, parameters: Any) -> Any:
+        return {}
+
+    @staticmethod
+    def resolves_what_is_alone(core: Any, parameters: Any) -> Any:
+        import dataclasses
+
+        blocks = tuple(dataclasses.replace(block, cores=block.cores * 2) for block in core.blocks)
+        return dataclasses.replace(core, blocks=blocks)
+
+    @staticmethod
+    def drops_a_block(core: Any, parameters: Any) -> Any:
+        import dataclasses
+
+        return dataclasses.replace(core, blocks=core.blocks[1:])
+
+
+BREAKS = {
+    "changes_input": "changed its input",
+    "forgets_a_module": "one matrix for every module",
+    "is_unseeded": "differs from run to run",
+    "divides_by_zero": "is not finite",
+    "shrinks_what_is_alone": "must come out as it is",
+    "resolves_what_is_alone": "has no conflict",
+    "drops_a_block": "keep the modules",
+}
+
+
+@pytest.mark.parametrize(("kernel", "says"), BREAKS.items())
+def test_the_checks_can_fail(kernel: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import finch_hub.plugins.strategies.linear as module
+
+    monkeypatch.setattr(module, "broken", getattr(Broken, kernel), raising=False)
+    fields = {"name": "broken", "summary": "x", "target": "finch_hub.plugins.strategies.linear:broken"}
+    is_resolver = kernel in ("resolves_what_is_alone", "drops_a_block")
+    with pytest.raises(AssertionError, match=says):
+        testing.check_resolver(Resolver(**fields)) if is_resolver else testing.check_strategy(Strategy(**fields))
+
+
+def test_a_target_of_another_signature_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builtin, "takes_no_seed", Broken.takes_no_seed, raising=False)
+    with pytest.raises(AssertionError, match="cannot be called"):
+        testing.check_descriptor(Strategy(name="x", summary="x", target="finch_hub.plugins.builtin:takes_no_seed"))
+    with pytest.raises(AssertionError, match="cannot be loaded"):
+        testing.check_descriptor(Strategy(name="x", summary="x", target="finch_hub.plugins.builtin:nothing"))
+
+
+def test_a_value_without_its_reason_is_found() -> None:
+    preset = CATALOGUE.presets["code"]
+    fewer = {name: reason for name, reason in preset.reasons.items() if name != "lora.rank"}
+    with pytest.raises(AssertionError, match=r"no reason for lora\.rank"):
+        testing.check_descriptor(preset.evolve(reasons=fewer))
+    with pytest.raises(AssertionError, match=r"a reason for training\.seed"):
+        testing.check_descriptor(preset.evolve(reasons={**preset.reasons, "training.seed": "why"}))

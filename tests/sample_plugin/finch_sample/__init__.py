@@ -1,0 +1,1 @@
+"""A plugin of Finch Hub that adds one of everything."""

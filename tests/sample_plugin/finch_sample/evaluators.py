@@ -1,0 +1,18 @@
+"""An evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from finch_hub.specs.examples import Example
+
+if TYPE_CHECKING:
+    from finch_hub.engine.generator import GeneratorModel
+
+
+def brevity(model: GeneratorModel, examples: Sequence[Example], parameters: object) -> dict[str, float]:
+    """Return how many words the model answers with, on average."""
+    prompts = [example.messages[:-1] for example in examples]
+    answers = model.generate(prompts, max_new_tokens=16)
+    return {"words": sum(len(answer.split()) for answer in answers) / len(answers), "examples": len(answers)}

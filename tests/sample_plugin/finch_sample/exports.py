@@ -1,0 +1,21 @@
+"""An export format."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from finch_hub.engine.stored_adapter import StoredAdapter
+from finch_sample.parameters import TableParameters
+
+
+def write(adapter: Path, base: Path | None, out: Path, parameters: TableParameters) -> dict[str, Any]:
+    """Write one line for each module."""
+    out.mkdir(parents=True)
+    with StoredAdapter(adapter) as stored, (out / "modules.csv").open("w", newline="") as file:
+        lines = csv.writer(file, delimiter=parameters.separator)
+        lines.writerow(["module", "rank", "scale"])
+        for path, module in stored.modules.items():
+            lines.writerow([path, module.rank, module.scale])
+        return {"modules": len(stored.modules)}

@@ -1,0 +1,29 @@
+"""A place that base models come from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from finch_hub.artifacts import archives
+from finch_hub.specs.jobs import BaseModelSource
+
+_SCHEME = "archive:"
+
+
+def is_archive(source: str) -> bool:
+    """Tell whether the text names an archive; looks at nothing but the text."""
+    return source.startswith(_SCHEME)
+
+
+def fetch(source: BaseModelSource, *, cache: Path, progress: Callable[[str], None]) -> Path:
+    """Unpack the archive once, into a folder named by its content."""
+    archive = Path(source.source.removeprefix(_SCHEME))
+    with archive.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    folder = cache / f"archive-{digest}"
+    if not folder.exists():
+        progress(f"unpacking {archive.name}")
+        archives.unpack(archive, folder, max_bytes=2**40)
+    return folder
