@@ -1,0 +1,157 @@
+"""Many processes and threads on one database: each job is had by one of them, and every number is given once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from support import registry
+
+from finch_hub import errors
+from finch_hub.registry import adapters, attempts, jobs, values
+from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import Job, JobState
+
+CLAIMER = Path(__file__).with_name("claimer.py")
+
+
+def test_processes_that_claim_at_once_get_each_job_once(database: Database, database_url: str) -> None:
+    with database.write() as session:
+        made = jobs.submit_many(session, [values.NewJob(spec=registry.train_spec())] * 60)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, CLAIMER, database_url, f"worker-{number}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    claimed: list[str] = []
+    for process in processes:
+        said, trouble = process.communicate()
+        assert (process.returncode, trouble) == (0, "")
+        claimed += json.loads(said)
+    assert Counter(claimed) == Counter(job.id for job in made)
+    with database.read() as session:
+        assert jobs.count(session)[JobState.SUCCEEDED] == 60
+
+
+def test_one_message_delivered_many_times_at_once_is_one_claim(database: Database) -> None:
+    for _ in range(10):
+        job = registry.submit(database)
+        with ThreadPoolExecutor(5) as threads:
+            won = list(threads.map(lambda _: registry.claim(database, job_id=job.id), range(5)))  # noqa: B023
+        assert [found.id for found in won if found] == [job.id]
+
+
+def test_claimers_at_once_take_different_jobs_and_none_goes_without(database: Database) -> None:
+    made = {registry.submit(database).id for _ in range(8)}
+    with ThreadPoolExecutor(8) as threads:
+        won = list(threads.map(lambda _: registry.claim(database), range(8)))
+    assert {job.id for job in won if job} == made
+
+
+def test_two_parents_that_end_at_once_release_their_child(database: Database) -> None:
+    for _ in range(15):
+        parents = [registry.submit(database, priority=1) for _ in range(2)]
+        child = registry.submit(database, depends_on=[parent.id for parent in parents])
+        running = [registry.claimed(database) for _ in parents]
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(lambda job: registry.succeed(database, job), running))
+        assert registry.claimed(database, job_id=child.id).state is JobState.RUNNING
+
+
+def test_a_child_submitted_while_its_parent_ends_does_not_wait_forever(database: Database) -> None:
+    for _ in range(15):
+        registry.submit(database, priority=1)
+        parent = registry.claimed(database)
+        with ThreadPoolExecutor(2) as threads:
+            ended = threads.submit(registry.succeed, database, parent)
+            child = threads.submit(registry.submit, database, depends_on=[parent.id])
+        ended.result()
+        assert registry.get(database, child.result()).state is JobState.QUEUED
+
+
+def test_a_cancellation_and_an_end_at_once_have_one_winner(database: Database) -> None:
+    def finish(job: Job) -> str:
+        try:
+            return registry.succeed(database, job).state
+        except errors.CancelRequested:
+            with database.write() as session:
+                return attempts.cancelled(session, job.id, job.fence).state
+
+    def cancel(job: Job) -> bool:
+        try:
+            return registry.cancel(database, job).cancel_requested
+        except errors.IllegalTransition:
+            return False
+
+    for _ in range(15):
+        registry.submit(database)
+        job = registry.claimed(database)
+        with ThreadPoolExecutor(2) as threads:
+            asked, ended = threads.submit(cancel, job), threads.submit(finish, job)
+        assert ended.result() == (JobState.CANCELLED if asked.result() else JobState.SUCCEEDED)
+        assert registry.get(database, job).state == ended.result()
+
+
+def test_reconcilers_at_once_end_each_lost_attempt_once(database: Database) -> None:
+    for _ in range(20):
+        registry.submit(database)
+        registry.claimed(database, lease=-1)
+    with ThreadPoolExecutor(4) as threads:
+        swept = [job.id for found in threads.map(lambda _: registry.expire(database), range(4)) for job in found]
+    assert len(swept) == len(set(swept)) == 20
+
+
+def test_an_idempotency_key_used_at_once_makes_one_job(database: Database) -> None:
+    for number in range(10):
+        with ThreadPoolExecutor(4) as threads:
+            made = threads.map(lambda _: registry.submit(database, idempotency_key=f"key {number}"), range(4))  # noqa: B023
+        assert len({job.id for job in made}) == 1
+
+
+def test_versions_made_at_once_have_their_own_numbers(database: Database) -> None:
+    registry.add_base(database)
+    with ThreadPoolExecutor(4) as threads:
+        made = threads.map(lambda _: registry.add_version(database, "medical").number, range(12))
+    assert sorted(made) == list(range(1, 13))
+
+
+def test_of_those_that_move_an_alias_at_once_one_wins(database: Database) -> None:
+    for _ in range(5):
+        registry.add_version(database, "medical")
+
+    def move(version: int) -> bool:
+        try:
+            with database.write() as session:
+                adapters.set_alias(session, "medical", "stable", version, expected=1)
+        except errors.AliasMoved:
+            return False
+        return True
+
+    with database.write() as session:
+        adapters.set_alias(session, "medical", "stable", 1)
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(move, [2, 3, 4, 5])) == 1
+
+
+def test_events_written_while_others_change_the_job_have_no_gaps(database: Database) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+
+    def append(number: int) -> None:
+        with database.write() as session:
+            new = [values.NewEvent(type="progress", data={"step": number})] * 3
+            attempts.append_events(session, job.id, job.fence, new)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(append, range(10)))
+        threads.submit(registry.cancel, database, job).result()
+    with database.read() as session:
+        assert [event.seq for event in jobs.list_events(session, job.id)] == list(range(1, 33))

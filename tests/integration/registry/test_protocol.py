@@ -1,0 +1,301 @@
+"""The claim and finalise protocol as a state machine over the real tables.
+
+Workers claim, renew, write, end, crash and come back at any moment, messages arrive twice, leases run out, people
+cancel and retry. Beside it a plain model says what must be true. Time is not waited for: a lease that has run out is
+one whose end was moved into the past.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+from support import registry
+from support.services import Databases
+
+from finch_hub import errors
+from finch_hub.registry import attempts, jobs, types, values, wakeups
+from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState
+
+MAX_ATTEMPTS = 3
+POLICY = values.RetryPolicy(max_attempts=MAX_ATTEMPTS, base_delay=0)
+
+
+@dataclass
+class Model:
+    """What is known of one job from the outside."""
+
+    parents: tuple[str, ...]
+    state: JobState
+    fence: int = 0
+    attempts: int = 0
+    cancel: bool = False
+    expired: bool = False
+    written: list[tuple[int, int]] = field(default_factory=list)  # (fence, serial) of the events that were accepted
+    seen: list[JobState] = field(default_factory=list)
+
+
+class Protocol(RuleBasedStateMachine):
+    """Any number of workers, reconcilers and users on one database."""
+
+    database: Database
+    submitted = Bundle("submitted")
+    claims = Bundle("claims")  # every claim ever made; most soon stale, which is the point
+
+    @initialize()
+    def empty(self) -> None:
+        with self.database.write() as session:
+            session.execute(sa.delete(jobs.jobs))
+        self.models: dict[str, Model] = {}
+        self.serial = 0
+        self.results: dict[str, int] = {}
+
+    # What users do
+
+    @rule(target=submitted, parents=st.lists(submitted, max_size=2), priority=st.integers(-1, 1))
+    def submit(self, parents: list[str], priority: int) -> Any:
+        lost = {JobState.FAILED, JobState.CANCELLED}
+        if any(self.models[parent].state in lost for parent in parents):
+            with pytest.raises(errors.Conflict):
+                registry.submit(self.database, depends_on=parents, priority=priority)
+            return multiple()
+        job = registry.submit(self.database, depends_on=parents, priority=priority)
+        ready = all(self.models[parent].state is JobState.SUCCEEDED for parent in parents)
+        self.models[job.id] = Model(
+            parents=tuple(dict.fromkeys(parents)), state=JobState.QUEUED if ready else JobState.WAITING
+        )
+        return job.id
+
+    @rule(job_id=submitted)
+    def cancel(self, job_id: str) -> None:
+        model = self.models[job_id]
+        if model.state in (JobState.SUCCEEDED, JobState.FAILED):
+            with pytest.raises(errors.IllegalTransition), self.database.write() as session:
+                jobs.request_cancel(session, job_id)
+            return
+        with self.database.write() as session:
+            jobs.request_cancel(session, job_id)
+        if model.state is JobState.RUNNING:
+            model.cancel = True
+        elif model.state is not JobState.CANCELLED:
+            model.cancel = True
+            self.end(job_id, JobState.CANCELLED)
+
+    # What workers do
+
+    @rule(target=claims, named=st.none() | submitted)
+    def claim(self, named: str | None) -> Any:
+        """A wake-up; `named` is one for a certain job, which may come late, twice, or for a job long done."""
+        job = registry.claim(self.database, job_id=named)
+        queued = [job_id for job_id, model in self.models.items() if model.state is JobState.QUEUED]
+        if job is None:
+            assert named not in queued if named else not queued
+            return multiple()
+        assert job.id in ([named] if named else queued)
+        model = self.models[job.id]
+        assert model.state is JobState.QUEUED
+        model.state, model.fence, model.attempts = JobState.RUNNING, model.fence + 1, model.attempts + 1
+        assert (job.fence, job.attempts) == (model.fence, model.attempts)
+        return job
+
+    @rule(job=claims)
+    def renew(self, job: Job) -> None:
+        if self.write(job, lambda session: attempts.renew(session, job.id, job.fence, 60)):
+            self.models[job.id].expired = False
+
+    @rule(job=claims, number=st.integers(0, 3))
+    def append(self, job: Job, number: int) -> None:
+        serials = [(job.fence, self.serial + step) for step in range(number)]
+        self.serial += number
+        new = [values.NewEvent(type="progress", data={"mark": list(mark)}) for mark in serials]
+        if self.write(job, lambda session: attempts.append_events(session, job.id, job.fence, new)):
+            self.models[job.id].written += serials
+
+    @rule(job=claims)
+    def succeed(self, job: Job) -> None:
+        model = self.models[job.id]
+        if self.owns(job) and model.cancel:
+            with pytest.raises(errors.CancelRequested):
+                registry.succeed(self.database, job, fence=job.fence)
+            return
+        if self.write(job, lambda session: attempts.succeed(session, job.id, job.fence, {"fence": job.fence})):
+            self.results[job.id] = job.fence
+            self.end(job.id, JobState.SUCCEEDED)
+
+    @rule(job=claims, again=st.booleans())
+    def fail(self, job: Job, again: bool) -> None:
+        retry = POLICY if again else None
+        if self.write(job, lambda session: attempts.fail(session, job.id, job.fence, "it broke", retry=retry)):
+            model = self.models[job.id]
+            if again and model.cancel:
+                self.end(job.id, JobState.CANCELLED)
+            elif again and model.attempts < MAX_ATTEMPTS:
+                self.requeue(job.id)
+            else:
+                self.end(job.id, JobState.FAILED)
+
+    @rule(job=claims)
+    def hand_back(self, job: Job) -> None:
+        if self.write(job, lambda session: attempts.hand_back(session, job.id, job.fence)):
+            if self.models[job.id].cancel:
+                self.end(job.id, JobState.CANCELLED)
+            else:
+                self.models[job.id].attempts -= 1
+                self.requeue(job.id)
+
+    @rule(job=claims)
+    def stop(self, job: Job) -> None:
+        """Obey a cancellation."""
+        if self.owns(job) and not self.models[job.id].cancel:
+            with pytest.raises(errors.Conflict), self.database.write() as session:
+                attempts.cancelled(session, job.id, job.fence)
+            return
+        if self.write(job, lambda session: attempts.cancelled(session, job.id, job.fence)):
+            self.end(job.id, JobState.CANCELLED)
+
+    @rule(job=claims)
+    def crash_before_commit(self, job: Job) -> None:
+        """The transaction that should have ended the job is lost with its worker."""
+        with pytest.raises(ConnectionResetError), self.database.write() as session:
+            self.end_and_crash(session, job)
+
+    def end_and_crash(self, session: Any, job: Job) -> None:
+        if self.owns(job) and not self.models[job.id].cancel:
+            attempts.succeed(session, job.id, job.fence, {"lost": True})
+        raise ConnectionResetError
+
+    @rule(job=consumes(claims))
+    def die(self, job: Job) -> None:
+        """The worker is gone for good, and with it the claim."""
+
+    @rule(job=claims)
+    def sleep_past_the_lease(self, job: Job) -> None:
+        """The worker is paused or cut off, and does not know."""
+        if self.owns(job):
+            with self.database.write() as session:
+                past = types.later(-1)
+                session.execute(sa.update(jobs.jobs).where(jobs.jobs.c.id == job.id).values(lease_until=past))
+            self.models[job.id].expired = True
+
+    # What reconcilers do
+
+    @rule()
+    def sweep(self) -> None:
+        swept = {job.id: job.state for job in registry.expire(self.database, POLICY)}
+        expected = {job_id for job_id, model in self.models.items() if model.expired}
+        assert set(swept) == expected
+        for job_id, state in swept.items():
+            model = self.models[job_id]
+            if model.cancel:
+                assert state is JobState.CANCELLED
+                self.end(job_id, JobState.CANCELLED)
+            elif model.attempts >= MAX_ATTEMPTS:
+                assert state is JobState.FAILED
+                self.end(job_id, JobState.FAILED)
+            else:
+                assert state is JobState.QUEUED
+                self.requeue(job_id)
+
+    @rule(limit=st.integers(1, 3))
+    def ring(self, limit: int) -> None:
+        with self.database.write() as session:
+            session.execute(
+                sa.update(jobs.jobs).values(ring_at=types.later(-1)).where(jobs.jobs.c.ring_at.is_not(None))
+            )
+            due = wakeups.due(session, limit=limit)
+            wakeups.rung(session, due)
+        queued = [job_id for job_id, model in self.models.items() if model.state is JobState.QUEUED]
+        assert set(due) <= set(queued)
+        assert len(due) == min(limit, len(queued))
+
+    # What must be true whatever happens
+
+    @invariant()
+    def the_tables_say_what_the_model_says(self) -> None:
+        if not hasattr(self, "models"):
+            return
+        with self.database.read() as session:
+            found = {job.id: job for job in jobs.find(session, limit=1000)}
+            events = {job_id: jobs.list_events(session, job_id, limit=1000) for job_id in found}
+            claims = {job_id: jobs.list_attempts(session, job_id) for job_id in found}
+        assert set(found) == set(self.models)
+        for job_id, model in self.models.items():
+            job = found[job_id]
+            assert (job.state, job.fence, job.attempts) == (model.state, model.fence, model.attempts)
+            assert (job.finished_at is not None) == (job.state in FINAL)
+            assert (job.lease_until is not None) == (job.state is JobState.RUNNING)
+            assert job.result == ({"fence": self.results[job_id]} if job_id in self.results else None)
+            assert [event.seq for event in events[job_id]] == list(range(1, len(events[job_id]) + 1))
+            marks = [tuple(event.data["mark"]) for event in events[job_id] if event.type == "progress"]
+            assert marks == model.written
+            went = [JobState(event.data["state"]) for event in events[job_id] if event.type == "state"]
+            assert all(new in TRANSITIONS[old] for old, new in itertools.pairwise(went))
+            assert went[-1] is model.state
+            assert went[: len(model.seen)] == model.seen  # history is never rewritten
+            model.seen = went
+            assert [claim.fence for claim in claims[job_id]] == list(range(1, model.fence + 1))
+            running = [claim.fence for claim in claims[job_id] if claim.outcome is None]
+            assert running == ([model.fence] if model.state is JobState.RUNNING else [])
+
+    # The model's own bookkeeping
+
+    def owns(self, job: Job) -> bool:
+        model = self.models[job.id]
+        return model.state is JobState.RUNNING and model.fence == job.fence
+
+    def write(self, job: Job, write: Any) -> bool:
+        """Try a fenced write, which is taken exactly if the claim is the job's newest and still runs."""
+        if self.owns(job):
+            with self.database.write() as session:
+                write(session)
+            return True
+        with pytest.raises(errors.StaleFence), self.database.write() as session:
+            write(session)
+        return False
+
+    def requeue(self, job_id: str) -> None:
+        self.models[job_id].state = JobState.QUEUED
+        self.models[job_id].expired = False
+
+    def end(self, job_id: str, state: JobState) -> None:
+        self.models[job_id].state = state
+        self.models[job_id].expired = False
+        for child_id, child in self.models.items():
+            if child.state is not JobState.WAITING or job_id not in child.parents:
+                continue
+            states = {self.models[parent].state for parent in child.parents}
+            if states & {JobState.FAILED, JobState.CANCELLED}:
+                self.end(child_id, JobState.FAILED)
+            elif states == {JobState.SUCCEEDED}:
+                child.state = JobState.QUEUED
+
+
+@pytest.fixture
+def machine(databases: Databases) -> Iterator[type[Protocol]]:
+    url = databases.new()
+    made = Database(url, allow_insecure=True)
+
+    class OnThisDatabase(Protocol):
+        database = made
+
+    yield OnThisDatabase
+    made.close()
+    databases.drop(url)
+
+
+def test_whatever_happens_each_job_has_one_owner_and_one_end(machine: type[Protocol]) -> None:
+    run_machine(
+        machine,
+        settings=settings(
+            max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
