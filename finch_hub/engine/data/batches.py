@@ -23,6 +23,7 @@ class Batch:
     Where a prefix is shared, it stands once at the beginning and belongs to every example.
 
     Attributes:
+        examples: what was packed.
         input_ids: int64 [N].
         positions: int64 [N], of each token in its own example, the prefix included.
         prefix: tokens of the shared prefix, 0 for none.
@@ -33,6 +34,7 @@ class Batch:
 
     """
 
+    examples: tuple[TokenizedExample, ...]
     input_ids: Tensor
     positions: Tensor
     prefix: int
@@ -81,6 +83,7 @@ def pack(examples: Sequence[TokenizedExample], *, share_prefix: bool) -> Batch:
         owners.append(np.full(len(learnt), number))
         start += length
     return Batch(
+        examples=tuple(examples),
         input_ids=torch.from_numpy(np.concatenate(ids)),
         positions=torch.from_numpy(np.concatenate(positions)),
         prefix=prefix,

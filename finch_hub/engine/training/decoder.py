@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import psutil
 import torch
 from torch import Tensor, nn
 
 from finch_hub import errors
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data.batches import Batch
-from finch_hub.engine.training.packed import PackedDecoder
+from finch_hub.engine.training.packed import FrozenStates, PackedDecoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,13 +61,24 @@ class Head:
         self.bias: Tensor | None = None if linear.bias is None else linear.bias.detach()
 
 
-def decoder_of(base: Base, *, packing: bool = True, gradient_checkpointing: bool = False) -> Decoder:
+def decoder_of(
+    base: Base, *, packing: bool = True, gradient_checkpointing: bool = False, remember: bool = False
+) -> Decoder:
     """Return the fastest decoder that computes what the base and the adapters on it do.
 
     On CUDA the model's own forward has fused kernels that packed rows would miss.
+
+    Args:
+        base: perhaps with adapters on it.
+        packing: whether rows may be packed.
+        gradient_checkpointing: recompute activations instead of keeping them.
+        remember: examples will come again, so keep what the layers under the first adapted one make of them, in up
+            to a quarter of the memory that is free.
+
     """
     if packing and base.device.type == "cpu" and PackedDecoder.supports(base.model):
-        return PackedDecoder(base.model, gradient_checkpointing=gradient_checkpointing)
+        frozen = FrozenStates(psutil.virtual_memory().available // 4) if remember else None
+        return PackedDecoder(base.model, gradient_checkpointing=gradient_checkpointing, frozen=frozen)
     return PaddedDecoder(base.model, gradient_checkpointing=gradient_checkpointing)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import peft
@@ -29,9 +30,9 @@ def describe(base: Base) -> dict[str, Any]:
     }
 
 
-def digest(base: Base) -> str:
-    """Return the hash of :func:`describe`."""
-    return hashlib.sha256(json.dumps(describe(base), sort_keys=True).encode()).hexdigest()
+def digest(description: Mapping[str, Any]) -> str:
+    """Return the hash of what :func:`describe` returned, perhaps with more."""
+    return hashlib.sha256(json.dumps(dict(description), sort_keys=True).encode()).hexdigest()
 
 
 def physical_cores() -> int:

@@ -12,7 +12,8 @@ from peft.tuners.lora import Linear as LoRALinear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from finch_hub.engine.data.batches import Batch
+from finch_hub.engine.data.batches import Batch, pack
+from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.training.kernels import AdaptedLinear, Spans, Update, attention, linears, rms_norm, swiglu
 
 if TYPE_CHECKING:
@@ -44,15 +45,26 @@ class PackedDecoder:
     Args:
         model: one that :meth:`supports` accepts.
         gradient_checkpointing: keep only each layer's input, and compute the layer again in the backward pass.
+        adapter: name of the only adapter that :meth:`hidden` goes through; None means those that are enabled.
+        frozen: remembers what the layers under the first adapted one make of an example; None computes it each time.
 
     """
 
     pads = False
     shares_prefix = True
 
-    def __init__(self, model: PreTrainedModel, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        gradient_checkpointing: bool = False,
+        adapter: str | None = None,
+        frozen: FrozenStates | None = None,
+    ) -> None:
         self._body: Any = model.get_decoder()
         self._checkpointing = gradient_checkpointing
+        self._adapter = adapter
+        self._frozen = frozen
 
     @classmethod
     def supports(cls, model: PreTrainedModel) -> bool:
@@ -71,23 +83,24 @@ class PackedDecoder:
 
     def hidden(self, batch: Batch, *, seed: int | None = None) -> Tensor:
         """Return the final hidden states [L, d] at the batch's sources."""
-        return self.hidden_of([Part(batch=batch, seed=seed)])[0]
+        return self.hidden_of([Part(batch=batch, adapter=self._adapter, seed=seed)])[0]
 
     def hidden_of(self, parts: Sequence[Part]) -> list[Tensor]:
         """Return the final hidden states [L, d] at the sources of each part; all parts are computed at once."""
         body = self._body
-        ids = torch.cat([part.batch.input_ids for part in parts])
         positions = torch.cat([part.batch.positions for part in parts])
         rows, begin = [], 0
         for part in parts:
             rows.append(slice(begin, begin + len(part.batch.input_ids)))
             begin = rows[-1].stop
         groups = _groups(parts, rows)
-        x = body.embed_tokens(ids)
-        cos, sin = body.rotary_emb(x[None], positions[None])
-        half = cos.shape[-1] // 2
-        rotation = (cos[0, :, None, :half], sin[0, :, None, :half])
-        for layer in body.layers:
+        begin_at = 0 if self._frozen is None else _first_adapted(body.layers)
+        if self._frozen is not None and begin_at > 0:
+            x = torch.cat([self._remembered(part.batch, begin_at) for part in parts])
+        else:
+            x = body.embed_tokens(torch.cat([part.batch.input_ids for part in parts]))
+        rotation = _rotation(body, x, positions)
+        for layer in body.layers[begin_at:]:
             place = _Layer(layer, parts, rows, groups)
             if self._checkpointing and torch.is_grad_enabled():
                 x = checkpoint(place, x, *rotation, use_reentrant=False, preserve_rng_state=False)
@@ -96,6 +109,57 @@ class PackedDecoder:
         wanted = torch.cat([part.batch.sources + own.start for part, own in zip(parts, rows, strict=True)])
         final = rms_norm(x[wanted], body.norm.weight, body.norm.variance_epsilon)
         return list(torch.split(final, [len(part.batch.sources) for part in parts]))
+
+    @torch.no_grad()
+    def _remembered(self, batch: Batch, layers: int) -> Tensor:
+        """Return what enters the first adapted layer [N, d], each example's computed once and alone.
+
+        Alone, because rounding depends on what is computed at once: so it is the same in every batch and after a
+        resume, whatever is remembered.
+        """
+        frozen: Any = self._frozen
+        states = []
+        for example in batch.examples:
+            state = frozen.get(example)
+            if state is None:
+                state = self._below(pack([example], share_prefix=False).to(batch.input_ids.device), layers)
+                frozen.put(example, state)
+            states.append(state)
+        return torch.cat([states[0][: batch.prefix], *(state[batch.prefix :] for state in states)])
+
+    def _below(self, batch: Batch, layers: int) -> Tensor:
+        part, rows = Part(batch=batch), slice(0, len(batch.input_ids))
+        x: Tensor = self._body.embed_tokens(batch.input_ids)
+        rotation = _rotation(self._body, x, batch.positions)
+        groups = _groups([part], [rows])
+        for layer in self._body.layers[:layers]:
+            x = _Layer(layer, [part], [rows], groups)(x, *rotation)
+        return x
+
+
+class FrozenStates:
+    """Hidden states of examples under the first adapted layer, kept over the epochs within a limit of memory.
+
+    They don't change while the layers above are trained, so from the second epoch on nothing below is computed.
+
+    Args:
+        limit: bytes; what does not fit is computed each time.
+
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._states: dict[TokenizedExample, Tensor] = {}
+
+    def get(self, example: TokenizedExample) -> Tensor | None:
+        """Return the example's states [length, d], None if they are not here."""
+        return self._states.get(example)
+
+    def put(self, example: TokenizedExample, states: Tensor) -> None:
+        """Keep the example's states if there is room."""
+        if states.nbytes <= self._left:
+            self._left -= states.nbytes
+            self._states[example] = states
 
 
 class _Layer:
@@ -143,6 +207,19 @@ class _Layer:
                 )
         base: Any = module.get_base_layer()
         return AdaptedLinear(weight=base.weight, bias=base.bias, updates=tuple(updates))
+
+
+def _rotation(body: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine [N, 1, D / 2] of the rotary positions; both halves of transformers' are the same."""
+    cos, sin = body.rotary_emb(x[None], positions[None])
+    half = cos.shape[-1] // 2
+    return cos[0, :, None, :half], sin[0, :, None, :half]
+
+
+def _first_adapted(layers: Sequence[nn.Module]) -> int:
+    """Return the index of the first layer with an adapter on it, the number of layers if there is none."""
+    adapted = (any(isinstance(module, LoRALinear) for module in layer.modules()) for layer in layers)
+    return next((index for index, has in enumerate(adapted) if has), len(layers))
 
 
 def _groups(parts: Sequence[Part], rows: Sequence[slice]) -> list[Spans]:

@@ -1,0 +1,380 @@
+"""One training in progress: its data, its optimiser, what it knows, and what it does between steps."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from finch_hub import errors
+from finch_hub.engine.adapter import LoRAAdapter
+from finch_hub.engine.bases import Base
+from finch_hub.engine.data import batches
+from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.training import Interrupted, Interruption, checkpoint, environment, evaluation, schedule
+from finch_hub.engine.training.decoder import Decoder, Head
+from finch_hub.engine.training.optimizer import FlatAdamW
+from finch_hub.engine.training.packed import Part
+from finch_hub.engine.training.progress import Progress
+from finch_hub.engine.training.stopping import Stopping
+from finch_hub.specs.reports import DataReport, TokenMetrics, TrainingReport
+from finch_hub.specs.training import TrainingConfig
+from finch_hub.specs.value import Value
+
+_CHECKPOINT_SECONDS = 30.0
+_SMOOTHING = 0.9  # of the reported loss: about the last ten steps
+
+ShouldStop = Callable[[], Interruption | None]
+
+
+class State(Value):
+    """What a run knows beside tensors; replaced after every step, stored in checkpoints.
+
+    Attributes:
+        step: optimiser steps done.
+        tokens: of the examples of these steps.
+        seconds: spent in them.
+        loss_sum: summed over their label tokens.
+        label_tokens: number of these.
+        smoothed_loss: of the last ten steps or so.
+        stopping: what the evaluations say.
+        before: held-out metrics before the first step.
+        after: the best ones since.
+        evaluated_step: the step after which it was evaluated last.
+        batch_tokens: upper bound of a micro-batch, smaller than asked for once memory ran out.
+
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    label_tokens: int = 0
+    smoothed_loss: float | None = None
+    stopping: Stopping = Stopping()
+    before: TokenMetrics | None = None
+    after: TokenMetrics | None = None
+    evaluated_step: int | None = None
+    batch_tokens: int | None = None
+
+
+class Run:
+    """One training in progress.
+
+    Between steps it evaluates, keeps checkpoints and listens to whether it shall stop; the gradients of a step are
+    computed by :mod:`finch_hub.engine.training.loop`, perhaps together with those of other runs.
+
+    Args:
+        base: with the adapter on it.
+        adapter: to be trained.
+        decoder: of the base, for evaluation.
+        training: settings.
+        train_set: to learn.
+        held_out: to measure on, perhaps empty.
+        workdir: of checkpoints, None for none.
+        progress: takes events.
+        should_stop: asked between steps and between batches of an evaluation.
+        members: runs whose gradients are computed together; bytes depend on it.
+
+    Raises:
+        InvalidSpec: settings that don't go together or don't fit the data.
+        Incompatible: the base's head cannot be trained through.
+
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        adapter: LoRAAdapter,
+        decoder: Decoder,
+        training: TrainingConfig,
+        train_set: Sequence[TokenizedExample],
+        held_out: Sequence[TokenizedExample],
+        *,
+        workdir: Path | None,
+        progress: Progress,
+        should_stop: ShouldStop,
+        members: int = 1,
+    ) -> None:
+        self.base, self.adapter, self.training = base, adapter, training
+        self.progress = progress
+        self.head = Head(base.model)
+        self.lengths = [len(example) for example in train_set]
+        self._train_set, self._held_out = train_set, held_out
+        self._decoder = decoder
+        self._workdir, self._should_stop = workdir, should_stop
+        self._labels = [int(example.labels.sum()) for example in train_set]
+        self._per_epoch = math.ceil(len(train_set) / (training.batch_size * training.gradient_accumulation))
+        self.steps = min(training.epochs * self._per_epoch, training.max_steps or training.epochs * self._per_epoch)
+        self._warmup = schedule.warmup_steps(training, self.steps)
+        _check(training, held_out, warmup=self._warmup, steps=self.steps)
+        self._environment = {**environment.describe(base), "members": members}
+        self._identity = _identity(base, adapter, training, train_set, held_out, self._environment)
+        self._optimizer = FlatAdamW(adapter.parameters(), training)
+        self._best: list[Tensor] | None = None
+        self._state = State(
+            stopping=Stopping(patience=training.patience, min_improvement=training.min_improvement),
+            batch_tokens=training.batch_tokens,
+        )
+        self._last_checkpoint = time.monotonic()
+        self._plan: tuple[int, list[tuple[int, ...]]] | None = None
+
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint, if there is one.
+
+        Raises:
+            InvalidCheckpoint: it belongs to other work.
+
+        """
+        if self._workdir is None:
+            return
+        found, damaged = checkpoint.newest(self._workdir, self._identity)
+        for problem in damaged:
+            self.progress.warn(f"a checkpoint was passed over: {problem}")
+        if found is None:
+            return
+        self._state = State.of(dict(found.state))
+        self._optimizer.load({key[1:]: value for key, value in found.tensors.items() if key.startswith("=")})
+        best = [found.tensors[key] for key in sorted(found.tensors) if key.startswith("best.")]
+        self._best = [tensor.to(self.base.device) for tensor in best] or None
+        self.progress.phase(f"resumed after step {self._state.step}")
+
+    def ready(self) -> bool:
+        """Do what is due between two steps; tell whether there is another one.
+
+        Raises:
+            Interrupted: it was told to stop.
+            Diverged: the held-out loss is not finite.
+
+        """
+        if self._evaluation_due():
+            self._evaluate()
+        if self._state.step >= self.steps or self._state.stopping.due:
+            return False
+        self._obey()
+        every = self.training.checkpoint_every
+        late = time.monotonic() - self._last_checkpoint > _CHECKPOINT_SECONDS
+        if self._state.step > 0 and (self._state.step % every == 0 if every else late):
+            self._save()
+        return True
+
+    def rows(self) -> tuple[int, ...]:
+        """Return the examples of the coming step, by their places in the training set."""
+        epoch, place = divmod(self._state.step, self._per_epoch)
+        if self._plan is None or self._plan[0] != epoch:
+            steps = batches.plan_epoch(
+                self.lengths,
+                batch_size=self.training.batch_size,
+                accumulation=self.training.gradient_accumulation,
+                seed=self.training.seed,
+                epoch=epoch,
+                by_length=self._decoder.pads,
+            )
+            self._plan = (epoch, steps)
+        return self._plan[1][place]
+
+    def label_tokens(self) -> int:
+        """Count what the coming step's loss is the mean over."""
+        return sum(self._labels[row] for row in self.rows())
+
+    def micro_batches(self) -> list[tuple[int, ...]]:
+        """Divide the coming step's examples into what is computed at once."""
+        return batches.micro_batches(
+            self.rows(), self.lengths, batch_size=self.training.batch_size, batch_tokens=self._state.batch_tokens
+        )
+
+    def part(self, number: int, rows: Sequence[int], *, adapter: str | None) -> Part:
+        """Make the coming step's micro-batch of that number."""
+        batch = batches.pack(
+            [self._train_set[row] for row in rows],
+            share_prefix=self.training.share_prefix and self._decoder.shares_prefix,
+        )
+        mixed = hashlib.sha256(f"{self.training.seed}:{self._state.step}:{number}".encode()).digest()
+        seed = int.from_bytes(mixed[:8], "little") >> 1
+        return Part(batch=batch.to(self.base.device), adapter=adapter, seed=seed)
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        self._optimizer.zero_grad()
+
+    def limit(self, batch_tokens: int) -> None:
+        """Compute at most so many tokens at once from here on."""
+        self._state = self._state.evolve(batch_tokens=batch_tokens)
+        step = self._state.step + 1
+        self.progress.warn(f"out of memory: micro-batches of at most {batch_tokens:,} tokens from step {step} on")
+
+    def update(self, loss: float, seconds: float) -> None:
+        """Finish a step whose gradients are there.
+
+        Args:
+            loss: mean over the step's label tokens.
+            seconds: that the gradients took.
+
+        Raises:
+            Diverged: the loss or a gradient is not finite, or the model has become worse than guessing.
+
+        """
+        began = time.monotonic()
+        step, label_tokens = self._state.step, self.label_tokens()
+        rate = self.training.learning_rate * schedule.factor(
+            step, steps=self.steps, warmup=self._warmup, schedule=self.training.schedule
+        )
+        norm = float(self._optimizer.step(rate))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged(step + 1, "the loss or its gradient is not finite")
+        smoothed = self._state.smoothed_loss
+        smoothed = loss if smoothed is None else _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
+        if smoothed > math.log(self.head.weight.shape[0]) + 1.0:
+            # Guessing all tokens alike has the loss ln V: whoever is worse than that has lost what it knew.
+            raise self._diverged(step + 1, f"the loss is {smoothed:.2f}, worse than guessing")
+        self._state = self._state.evolve(
+            step=step + 1,
+            tokens=self._state.tokens + sum(self.lengths[row] for row in self.rows()),
+            seconds=self._state.seconds + seconds + time.monotonic() - began,
+            label_tokens=self._state.label_tokens + label_tokens,
+            loss_sum=self._state.loss_sum + loss * label_tokens,
+            smoothed_loss=smoothed,
+        )
+        if self.progress.due or self._state.step == self.steps:
+            self._report_progress(rate, norm)
+
+    def finish(self, data: DataReport) -> TrainingReport:
+        """Restore the best parameters and write the report."""
+        if self._best is not None:
+            self._optimizer.restore(self._best)
+        state = self._state
+        if state.before and state.after and state.after.loss >= state.before.loss:
+            self.progress.warn("the held-out loss did not fall: the adapter is no better than the base on this data")
+        trainable = self.adapter.trainable_parameters
+        return TrainingReport(
+            steps=state.step,
+            epochs=state.step / self._per_epoch,
+            tokens=state.tokens,
+            seconds=state.seconds,
+            train_loss=state.loss_sum / max(1, state.label_tokens),
+            before=state.before,
+            after=state.after,
+            best_step=state.stopping.best_step,
+            stopped_early=state.stopping.due and state.step < self.steps,
+            trainable_parameters=trainable,
+            total_parameters=self.base.parameters + trainable,
+            data=data,
+            environment={**self._environment, "batch_tokens": state.batch_tokens},
+        )
+
+    def close(self) -> None:
+        """Leave adapter and base as they are used: parameters with memory of their own, no gradients, no dropout."""
+        self._optimizer.release()
+        self.base.model.eval()
+
+    def _evaluation_due(self) -> bool:
+        step = self._state.step
+        if not self._held_out or self._state.evaluated_step == step:
+            return False
+        wanted = self.training.evaluate_every or 1.0
+        every = wanted if isinstance(wanted, int) else max(1, round(wanted * self._per_epoch))
+        return step % every == 0 or step >= self.steps
+
+    def _evaluate(self) -> None:
+        step = self._state.step
+        try:
+            metrics = evaluation.evaluate(
+                self._decoder, self.head, self._held_out, device=self.base.device, between=self._obey
+            )
+        except errors.Diverged as error:
+            raise self._diverged(step, str(error)) from None
+        self.progress.metrics(step, metrics)
+        if step == 0:
+            self._state = self._state.evolve(before=metrics, evaluated_step=step)
+            return
+        changes: dict[str, Any] = {"evaluated_step": step, "stopping": self._state.stopping.after(metrics.loss, step)}
+        if self._state.stopping.improves(metrics.loss):
+            self._best = self._optimizer.snapshot()
+            changes["after"] = metrics
+        self._state = self._state.evolve(**changes)
+
+    def _obey(self) -> None:
+        kind = self._should_stop()
+        if kind is None:
+            return
+        if kind == "hand_back":
+            self._save()
+        raise Interrupted(kind)
+
+    def _save(self) -> None:
+        if self._workdir is None:
+            return
+        tensors = {f"={name}": tensor for name, tensor in self._optimizer.state().items()}
+        tensors |= {f"best.{number}": tensor for number, tensor in enumerate(self._best or ())}
+        made = checkpoint.Checkpoint(
+            step=self._state.step,
+            identity=self._identity,
+            state=self._state.model_dump(mode="json", exclude_defaults=True),
+            tensors=tensors,
+        )
+        checkpoint.save(self._workdir, made, keep=self.training.keep_checkpoints)
+        self._last_checkpoint = time.monotonic()
+
+    def _report_progress(self, rate: float, norm: float) -> None:
+        state = self._state
+        per_step = state.seconds / state.step
+        self.progress.progress(
+            step=state.step,
+            steps=self.steps,
+            epoch=round(state.step / self._per_epoch, 3),
+            loss=state.smoothed_loss,
+            learning_rate=rate,
+            grad_norm=norm,
+            tokens_per_second=state.tokens / state.seconds if state.seconds else None,
+            seconds_left=per_step * (self.steps - state.step),
+        )
+
+    def _diverged(self, step: int, what: str) -> errors.Diverged:
+        kept = sorted(self._workdir.glob("step-*")) if self._workdir and self._workdir.is_dir() else []
+        good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint"
+        return errors.Diverged(f"{what} at step {step}; {good}; a lower learning rate may help")
+
+
+def _check(training: TrainingConfig, held_out: Sequence[TokenizedExample], *, warmup: int, steps: int) -> None:
+    problems = []
+    if not held_out and training.patience is not None:
+        what = "early stopping needs validation data, and there is none"
+        fix = "give a validation file, or a share by `validation`"
+        problems.append(errors.Problem(where="patience", what=what, fix=fix))
+    if warmup >= steps > 1:
+        what = f"the warm-up takes {warmup} steps, the whole training {steps}"
+        problems.append(errors.Problem(where="warmup_steps", what=what, fix="shorten it or train longer"))
+    if problems:
+        raise errors.InvalidSpec(problems, subject="training")
+
+
+def _identity(
+    base: Base,
+    adapter: LoRAAdapter,
+    training: TrainingConfig,
+    train_set: Sequence[TokenizedExample],
+    held_out: Sequence[TokenizedExample],
+    surroundings: dict[str, Any],
+) -> dict[str, str]:
+    """Name all that the bytes of the result depend on, by parts, so that a refusal can say which one changed."""
+    data = hashlib.sha256()
+    for part in (train_set, held_out):
+        for example in part:
+            data.update(len(example).to_bytes(8, "little") + example.input_ids.tobytes() + example.labels.tobytes())
+        data.update(b"|")
+    start = hashlib.sha256()
+    for name, parameter in sorted(adapter.parameters().items()):
+        start.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
+    settings = training.model_dump_json(exclude={"keep_checkpoints", "checkpoint_every"})
+    return {
+        "data": data.hexdigest(),
+        "specification": hashlib.sha256((settings + adapter.config.model_dump_json()).encode()).hexdigest(),
+        "initial adapter": start.hexdigest(),
+        "base": base.fingerprint,
+        "environment": environment.digest(surroundings),
+    }

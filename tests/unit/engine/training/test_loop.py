@@ -1,0 +1,313 @@
+"""The loop as its callers see it: what is learnt, what is reported, what stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.training import assert_close, gradients, lessons
+
+from finch_hub import errors
+from finch_hub.engine.adapter import LoRAAdapter, attach
+from finch_hub.engine.bases import Base
+from finch_hub.engine.data.batches import Batch
+from finch_hub.engine.training import Interrupted, checkpoint, loop, run
+from finch_hub.engine.training.decoder import Decoder, decoder_of
+from finch_hub.engine.training.packed import FrozenStates, PackedDecoder, Part
+from finch_hub.engine.training.progress import Progress, silent
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.training import TrainingConfig
+
+LORA = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear")
+QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, validation=0.2)
+
+
+def started(base: Base, training: TrainingConfig, adapter: LoRAAdapter, **options: Any) -> run.Run:
+    progress = Progress(silent, base.device)
+    data = loop.prepare(base, training, lessons(12), (), system=None, progress=progress)
+    return run.Run(
+        base,
+        adapter,
+        decoder_of(base),
+        training,
+        data.train_set,
+        data.held_out,
+        workdir=None,
+        progress=progress,
+        should_stop=lambda: None,
+        **options,
+    )
+
+
+def test_training_lowers_the_held_out_loss_on_every_architecture(tiny_bases: Base) -> None:
+    trained = loop.train(tiny_bases, LORA, QUICK.evolve(epochs=4), lessons(40))
+    report = trained.report
+    assert report.before is not None
+    assert report.after is not None
+    assert report.after.loss < 0.8 * report.before.loss
+    assert report.steps == 4 * 8
+    assert report.data.examples == 32
+    assert report.before.examples == 8
+    assert trained.adapter.is_enabled
+    assert not tiny_bases.model.training
+
+
+def test_what_remains_is_measured_as_reported_and_holds_memory_of_its_own(tiny_base: Base) -> None:
+    from finch_hub.engine.data.tokenizing import tokenize_all
+    from finch_hub.engine.training import evaluation
+
+    held_out = lessons(50)[40:]
+    trained = loop.train(tiny_base, LORA, QUICK, lessons(30), held_out)
+    again = evaluation.measure(tiny_base, tokenize_all(held_out, tiny_base.tokenizer, max_length=512))
+    assert trained.report.after == again
+    pointers = {p.untyped_storage().data_ptr() for p in trained.adapter.parameters().values()}
+    assert len(pointers) == len(trained.adapter.parameters())
+    assert all(p.grad is None for p in trained.adapter.parameters().values())
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_other_bytes(tiny_base: Base) -> None:
+    def weights(seed: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(torch.seed())  # whatever state torch's own generator is in
+        config = LORA.evolve(dropout=0.2)
+        trained = loop.train(tiny_base, config, QUICK.evolve(seed=seed, validation=0), lessons(12))
+        trained.adapter.detach()
+        return dict(trained.adapter.weights().tensors)
+
+    first, again, other = weights(1), weights(1), weights(2)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(("size", "accumulation"), [(12, 1), (3, 4), (4, 3), (1, 12)])
+def test_accumulated_micro_batches_of_unequal_lengths_give_the_gradient_of_one_batch(
+    size: int, accumulation: int, tiny_bases: Base
+) -> None:
+    found = []
+    for batch_size, steps in ((12, 1), (size, accumulation)):
+        adapter = attach(tiny_bases, LORA)
+        training = QUICK.evolve(batch_size=batch_size, gradient_accumulation=steps, validation=0)
+        running = started(tiny_bases, training, adapter)
+        decoder = decoder_of(tiny_bases)
+        losses = loop._gradients(decoder, [running], [running.micro_batches()])
+        found.append((losses[0], gradients(adapter)))
+        adapter.detach()
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    nonzero = {name: tensor for name, tensor in found[0][1].items() if tensor.abs().max() > 0}
+    assert_close({name: found[1][1][name] for name in nonzero}, nonzero, tolerance=2e-5)
+
+
+class Cramped(PackedDecoder):
+    """A decoder on a device that has no room for more than so many tokens."""
+
+    room = 60
+
+    def hidden_of(self, parts: Sequence[Part]) -> list[torch.Tensor]:
+        if sum(part.batch.tokens for part in parts) > self.room:
+            raise torch.OutOfMemoryError("no room")
+        return super().hidden_of(parts)
+
+
+def test_an_out_of_memory_step_is_repeated_in_smaller_micro_batches_with_the_same_gradient(tiny_base: Base) -> None:
+    found = []
+    events: list[dict[str, Any]] = []
+    for decoder in (PackedDecoder(tiny_base.model), Cramped(tiny_base.model)):
+        adapter = attach(tiny_base, LORA)
+        running = started(tiny_base, QUICK.evolve(batch_size=12, validation=0), adapter)
+        running.progress = Progress(events.append, tiny_base.device)
+        loop.step(decoder, [running])
+        found.append(adapter.weights().tensors)
+        adapter.detach()
+    assert any("out of memory" in event["message"] for event in events)
+    for name, tensor in found[0].items():
+        assert torch.allclose(found[1][name], tensor, atol=2e-4), name
+
+
+def test_no_room_for_a_single_example_is_said(tiny_base: Base) -> None:
+    decoder = Cramped(tiny_base.model)
+    decoder.room = 5
+    adapter = attach(tiny_base, LORA)
+    with pytest.raises(errors.TrainingFailed, match="one example"):
+        loop.step(decoder, [started(tiny_base, QUICK, adapter)])
+
+
+def test_early_stopping_ends_and_the_best_adapter_is_restored(tiny_base: Base) -> None:
+    """A learning rate that overshoots: it gets better, then worse."""
+    training = QUICK.evolve(epochs=30, learning_rate=5e-2, schedule="constant", patience=2, evaluate_every=2)
+    events: list[dict[str, Any]] = []
+    held_out = lessons(50)[40:]
+    trained = loop.train(tiny_base, LORA, training, lessons(12), held_out, report=events.append)
+    losses = {e["data"]["step"]: e["data"]["valid_loss"] for e in events if e["type"] == "metrics"}
+    report = trained.report
+    assert report.stopped_early
+    assert report.after is not None
+    assert report.best_step == min((step for step in losses if step), key=lambda step: losses[step])
+    assert report.after.loss == losses[report.best_step] < losses[report.steps]
+    assert report.steps == report.best_step + 2 * 2
+
+
+def test_a_share_of_an_epoch_is_an_evaluation_interval(tiny_base: Base) -> None:
+    events: list[dict[str, Any]] = []
+    training = QUICK.evolve(epochs=1, evaluate_every=0.5, batch_size=2)
+    loop.train(tiny_base, LORA, training, lessons(16), lessons(20)[16:], report=events.append)
+    assert [e["data"]["step"] for e in events if e["type"] == "metrics"] == [0, 4, 8]
+
+
+def test_a_loss_that_is_no_longer_finite_names_the_step_and_the_last_good_checkpoint(
+    tiny_base: Base, tmp_path: Path
+) -> None:
+    training = QUICK.evolve(checkpoint_every=1, validation=0, epochs=4)
+    adapter = attach(tiny_base, LORA)
+    steps = 0
+
+    def poison() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            with torch.no_grad():
+                next(iter(adapter.parameters().values())).fill_(torch.nan)
+
+    with pytest.raises(errors.Diverged, match=r"step 4; the last good checkpoint is .*step-00000003"):
+        loop.train(tiny_base, LORA, training, lessons(12), workdir=tmp_path, should_stop=poison, adapter=adapter)
+
+
+def test_a_learning_rate_that_destroys_the_model_is_found_out(tiny_base: Base) -> None:
+    training = QUICK.evolve(learning_rate=1.0, loraplus_ratio=1e4, epochs=5, validation=0, schedule="constant")
+    with pytest.raises(errors.Diverged, match="lower learning rate"):
+        loop.train(tiny_base, LORA, training, lessons(12))
+
+
+def stopping_after(calls: int, kind: str = "hand_back") -> Callable[[], Any]:
+    """Return what says stop when it is asked for the last of so many times."""
+    answers = iter([None] * calls)
+    return lambda: next(answers, kind)
+
+
+def test_cancel_and_hand_back_are_honoured_between_steps(tiny_base: Base, tmp_path: Path) -> None:
+    for kind, kept in (("cancel", 0), ("hand_back", 1)):
+        with pytest.raises(Interrupted) as caught:
+            loop.train(
+                tiny_base,
+                LORA,
+                QUICK.evolve(validation=0),
+                lessons(12),
+                workdir=tmp_path / kind,
+                should_stop=stopping_after(4, kind),
+            )
+        assert caught.value.kind == kind
+        assert len(list((tmp_path / kind).glob("step-*"))) == kept
+    assert not any("lora" in name for name, _ in tiny_base.model.named_parameters())
+
+
+def test_a_handed_back_training_ends_with_the_same_bytes(tiny_base: Base, tmp_path: Path) -> None:
+    config = LORA.evolve(dropout=0.1)
+    whole = loop.train(tiny_base, config, QUICK, lessons(20))
+    whole.adapter.detach()
+    for calls in (3, 6):  # between steps, and between the batches of an evaluation
+        workdir = tmp_path / str(calls)
+        with pytest.raises(Interrupted):
+            loop.train(tiny_base, config, QUICK, lessons(20), workdir=workdir, should_stop=stopping_after(calls))
+        resumed = loop.train(tiny_base, config, QUICK, lessons(20), workdir=workdir)
+        resumed.adapter.detach()
+        for name, tensor in whole.adapter.weights().tensors.items():
+            assert torch.equal(resumed.adapter.weights().tensors[name], tensor)
+        assert resumed.report.evolve(seconds=0.0) == whole.report.evolve(seconds=0.0)
+
+
+@pytest.mark.parametrize("changed", ["data", "specification", "base", "environment"])
+def test_a_checkpoint_of_other_work_is_refused_by_what_changed(changed: str, tiny_base: Base, tmp_path: Path) -> None:
+    training = QUICK.evolve(validation=0, checkpoint_every=1)
+    loop.train(tiny_base, LORA, training, lessons(12), workdir=tmp_path).adapter.detach()
+    examples, base = lessons(12), tiny_base
+    if changed == "data":
+        examples = lessons(13)[1:]
+    elif changed == "specification":
+        training = training.evolve(learning_rate=1e-3)
+    elif changed == "environment":
+        training = training.evolve(threads=2)
+    else:
+        from dataclasses import replace
+
+        base = replace(tiny_base, fingerprint="0" * 64)
+    with pytest.raises(errors.InvalidCheckpoint, match=changed):
+        loop.train(base, LORA, training, examples, workdir=tmp_path)
+    assert list(tmp_path.glob("step-*"))
+
+
+def test_settings_that_cannot_work_are_found_before_the_first_step(tiny_base: Base) -> None:
+    training = QUICK.evolve(validation=0, patience=1, warmup_steps=1000)
+    with pytest.raises(errors.InvalidSpec) as caught:
+        loop.train(tiny_base, LORA, training, lessons(12))
+    assert [problem.where for problem in caught.value.problems] == ["patience", "warmup_steps"]
+
+
+def test_progress_comes_no_oftener_than_four_times_a_second(tiny_base: Base) -> None:
+    events: list[dict[str, Any]] = []
+    trained = loop.train(tiny_base, LORA, QUICK.evolve(epochs=8), lessons(40), report=events.append)
+    progress = [event["data"] for event in events if event["type"] == "progress"]
+    assert trained.report.steps > 2 * len(progress)
+    assert progress[-1]["step"] == trained.report.steps
+    assert set(progress[-1]) >= {"steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second"}
+
+
+def test_layers_below_the_first_adapted_one_are_computed_once(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LORA.evolve(layers_to_transform=(1,))
+    training = QUICK.evolve(epochs=3, validation=0)
+    remembering = loop.train(tiny_base, config, training, lessons(12))
+    remembering.adapter.detach()
+    counted = 0
+    below = PackedDecoder._below
+
+    def counting(self: PackedDecoder, batch: Batch, layers: int) -> torch.Tensor:
+        nonlocal counted
+        counted += 1
+        assert layers == 1
+        return below(self, batch, layers)
+
+    monkeypatch.setattr(PackedDecoder, "_below", counting)
+    again = loop.train(tiny_base, config, training, lessons(12))
+    again.adapter.detach()
+    assert counted == 12
+    plain = plainly(tiny_base, config, training)
+    for name, tensor in remembering.adapter.weights().tensors.items():
+        assert torch.equal(again.adapter.weights().tensors[name], tensor)
+        assert torch.allclose(plain[name], tensor, atol=1e-4)
+
+
+def plainly(base: Base, config: LoRAConfig, training: TrainingConfig) -> dict[str, torch.Tensor]:
+    """Train with a decoder that remembers nothing."""
+    adapter = attach(base, config, seed=training.seed)
+    running, decoder = started(base, training, adapter), PackedDecoder(base.model)
+    while running.ready():
+        loop.step(decoder, [running])
+    running.close()
+    weights = dict(adapter.weights().tensors)
+    adapter.detach()
+    return weights
+
+
+def test_what_is_remembered_keeps_within_its_limit_and_changes_nothing(tiny_base: Base) -> None:
+    from finch_hub.engine.data.batches import pack
+    from finch_hub.engine.data.tokenizing import tokenize_all
+
+    attach(tiny_base, LORA.evolve(layers_to_transform=(1,)))
+    examples = tokenize_all(lessons(6), tiny_base.tokenizer, max_length=512)
+    batch = pack(examples, share_prefix=True)
+    expected = PackedDecoder(tiny_base.model).hidden(batch)
+    for limit in (0, 2 * len(examples[0]) * 64 * 4, 2**20):
+        frozen = FrozenStates(limit)
+        decoder: Decoder = PackedDecoder(tiny_base.model, frozen=frozen)
+        for _ in range(2):
+            assert torch.allclose(decoder.hidden(batch), expected, atol=1e-4)
+        kept = [frozen.get(example) for example in examples]
+        assert sum(states.nbytes for states in kept if states is not None) <= limit
+
+
+def test_a_checkpoint_is_written_at_the_interval_and_only_the_last_ones_are_kept(
+    tiny_base: Base, tmp_path: Path
+) -> None:
+    training = QUICK.evolve(validation=0, checkpoint_every=2, keep_checkpoints=2)
+    loop.train(tiny_base, LORA, training, lessons(24), workdir=tmp_path)
+    assert [path.name for path in checkpoint._steps(tmp_path)] == ["step-00000010", "step-00000008"]
