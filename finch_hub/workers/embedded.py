@@ -95,9 +95,11 @@ def ensure_worker(settings: Settings) -> None:
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     running = running_worker(settings)
     if running is not None:
-        if running.get("code") == code_version():
+        if running.get("replaced") or running.get("code", code_version()) == code_version():
             return
-        _tell(running, signal.SIGTERM)  # it hands its job back and leaves; the new one waits for its lock
+        # It hands its job back and leaves; the new one waits for its lock. Told twice, it would leave without.
+        _write_down(settings, {**running, "replaced": True})
+        _tell(running, signal.SIGTERM)
     log = settings.home / "logs" / "worker.log"
     log.parent.mkdir(mode=0o700, exist_ok=True)
     with log.open("ab") as output:
@@ -162,7 +164,11 @@ def has_home(settings: Settings) -> bool:
 
 def announce_worker(settings: Settings) -> None:
     """Write down who the home's worker is; called by it, once it holds the lock."""
-    data = {"pid": os.getpid(), "started": psutil.Process().create_time(), "code": code_version()}
+    started = psutil.Process().create_time()
+    _write_down(settings, {"pid": os.getpid(), "started": started, "code": code_version()})
+
+
+def _write_down(settings: Settings, data: dict[str, Any]) -> None:
     target = settings.home / "worker.json"
     temporary = target.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(data))
