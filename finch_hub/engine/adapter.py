@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import peft
 import torch
 from peft.tuners.lora import LoraLayer, LoraModel
+from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 from finch_hub import errors
@@ -253,7 +254,7 @@ class LoRAAdapter:
             )
         active = {path: list(layer.active_adapters) for path, layer in present.items()}
         fields = {**self._fields, "target_modules": list(paths), "exclude_modules": None, "inference_mode": False}
-        fields |= {"layers_to_transform": None, "layers_pattern": None, "init_lora_weights": False}
+        fields |= {"layers_to_transform": None, "layers_pattern": None, "init_lora_weights": True}
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # Whether patterns and exclusions match is checked before, with all problems at once.
             warnings.simplefilter("ignore")
@@ -265,7 +266,10 @@ class LoRAAdapter:
             for part in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector):
                 if self.name in part:
                     part[self.name].float()
-            nn.init.zeros_(layer.lora_B[self.name].weight)
+            if self.name in layer.lora_magnitude_vector:
+                # PEFT rounds it to the base's dtype; exact, m / ‖W‖ is one and the adapter begins as the base itself.
+                weight = dequantize_module_weight(layer.get_base_layer()).to(torch.float32)
+                layer.lora_magnitude_vector[self.name].weight.data = torch.linalg.norm(weight, dim=1)
             layer.train(False)
         for path, layer in {**present, **self.layers}.items():
             own = [self.name] if path in self.layers else []
