@@ -89,19 +89,14 @@ class Channel:
             self._messages.write(line)
             self._messages.flush()
 
-    def begin(self, workdir: Path) -> None:
-        """Make ready for the next order."""
-        self._stop = None
-        self.workdir = workdir
-
-    def stop(self, why: Stop) -> None:
-        """Tell the running order to stop."""
+    def stop(self, why: Stop | None) -> None:
+        """Tell the running order to stop; None forgets what an earlier order was told."""
         self._stop = why
 
 
 def perform(kind: str, order: dict[str, Any], channel: Channel) -> bool:
     """Run one order and send how it ended; return whether this process is fit for another."""
-    channel.begin(Path(order["workdir"]))
+    channel.workdir = Path(order["workdir"])
     try:
         faults.at("child.begin")
         outcome = runs.run_of(kind).execute(order, channel)
@@ -135,6 +130,7 @@ def _listen(orders: IO[bytes], channel: Channel, inbox: queue.SimpleQueue[dict[s
         if message["type"] == "stop":
             channel.stop(message["why"])
         else:
+            channel.stop(None)  # here, not when it begins: by then it may have been told to stop
             inbox.put(message)
     # The supervisor is gone, in whatever way. Nothing may be left over, whatever the main thread is busy with.
     if os.getpgrp() == os.getpid():

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 CHECKPOINTS = "checkpoints"
 """Folder in an attempt's folder whose files the next attempt inherits."""
+
+
+_OUTCOME = "outcome.json"
 
 
 class WorkFolders:
@@ -32,6 +37,25 @@ class WorkFolders:
                 _link_tree(job / str(latest) / CHECKPOINTS, folder / CHECKPOINTS)
                 break
         return folder
+
+    def keep_outcome(self, job_id: str, outcome: dict[str, Any]) -> None:
+        """Remember what a child finished, so that a crash before it is recorded costs no second run."""
+        target = self._root / job_id / _OUTCOME
+        temporary = target.with_suffix(".part")
+        temporary.write_text(json.dumps(outcome))
+        temporary.replace(target)
+
+    def outcome(self, job_id: str) -> dict[str, Any] | None:
+        """Return what a child of an earlier attempt finished on this machine, if one did."""
+        try:
+            found: dict[str, Any] = json.loads((self._root / job_id / _OUTCOME).read_text())
+        except (OSError, ValueError):
+            return None
+        return found
+
+    def forget_outcome(self, job_id: str) -> None:
+        """Forget it: it could not be used."""
+        (self._root / job_id / _OUTCOME).unlink(missing_ok=True)
 
     def end(self, job_id: str) -> None:
         """Remove all that a finished job left."""

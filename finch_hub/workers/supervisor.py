@@ -88,8 +88,15 @@ class Attempt:
 
     def _run_claimed(self) -> None:
         job = self._job
+        faults.at("supervisor.claimed")
+        finished = self._folders.outcome(job.id)
+        if finished is not None:
+            # An earlier attempt came as far as the result, but not to the commit.
+            self._note(type="message", message="taking over what an earlier attempt finished")
+            self._folders.forget_outcome(job.id)  # if it is of no use, the next attempt begins anew
+            self._succeed(finished)
+            return
         try:
-            faults.at("supervisor.claimed")
             workdir = self._folders.begin(job.id, job.fence)
             order = self._run.prepare(job, self._stores, workdir) | {"workdir": str(workdir)}
         except errors.FinchError as error:
@@ -121,14 +128,19 @@ class Attempt:
                     heard = clock.elapsed()
                 if child.output_fd in ready and not child.read_output():
                     selector.unregister(child.output_fd)
+                # Looked at before its messages are read: a descendant may hold the pipe open, so it need not end.
+                ended = not child.alive
                 if child.messages_fd in ready:
                     heard = clock.elapsed()
                     for message in child.read_messages():
                         if message is None:
-                            return {"type": "died"}
-                        if message["type"] != "event":
+                            ended = True
+                        elif message["type"] == "event":
+                            self._note(**message["event"])
+                        else:
                             return message
-                        self._note(**message["event"])
+                if ended:
+                    return {"type": "died"}
                 self._flush(at_once=False)
                 now = clock.elapsed()
                 self._relay_stop(child, now)
@@ -147,6 +159,7 @@ class Attempt:
         match message["type"]:
             case "done":
                 child.warm_base = message["warm_base"]
+                self._folders.keep_outcome(job.id, message["outcome"])
                 self._succeed(message["outcome"])
             case "failed":
                 if message["traceback"]:
@@ -273,7 +286,7 @@ class Attempt:
         if self._told_to_stop:
             return
         if self._lease.cancel_requested:
-            self._told_to_stop, self._stop_deadline = "cancel", now + _CANCEL_GRACE
+            self._told_to_stop, self._stop_deadline = "cancel", now + min(_CANCEL_GRACE, self._settings.grace_seconds)
         elif self._stopping.is_set():
             self._told_to_stop, self._stop_deadline = "hand_back", now + self._settings.grace_seconds
         else:

@@ -17,7 +17,7 @@ from typing import Any
 import finch_hub
 from finch_hub import errors
 from finch_hub import settings as settings_module
-from finch_hub.registry import attempts, schema, values, workers
+from finch_hub.registry import attempts, jobs, schema, values, workers
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL
 from finch_hub.workers import app as celery_app
@@ -159,11 +159,15 @@ class Worker:
 
     def _wake(self, job_id: str = "") -> None:
         """Run jobs until none is left that fits; the task that a message of Celery names."""
+        ran = False
         with self._slot() as slot:
             while not (self._stopping.is_set() or self._draining):
                 attempt = self._claim(slot)
                 if attempt is None:
+                    if job_id and not ran:
+                        self._log_if_unknown(job_id)
                     return
+                ran = True
                 slot.attempt = attempt
                 try:
                     attempt.run()
@@ -205,6 +209,13 @@ class Worker:
             stopping=self._stopping,
             redactor=self.redactor,
         )
+
+    def _log_if_unknown(self, job_id: str) -> None:
+        try:
+            with self._stores.database.read() as session:
+                jobs.get(session, job_id)
+        except errors.FinchError as error:
+            log.warning("action=drop job_id=%s error=%s", job_id, error)
 
     @contextlib.contextmanager
     def _slot(self) -> Iterator[Slot]:
@@ -261,8 +272,6 @@ class Worker:
         self._remove_finished_folders()
 
     def _remove_finished_folders(self) -> None:
-        from finch_hub.registry import jobs
-
         for job_id in self._folders.jobs():
             try:
                 with self._stores.database.read() as session:

@@ -1,0 +1,135 @@
+"""Faults of the broker and of what it delivers: it is only the doorbell."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import signal
+import uuid
+
+import pytest
+from support.fleet import Fleet, wait_until
+
+from finch_hub.specs.jobs import JobState
+from finch_hub.workers.app import KEY_PREFIX, WAKE, make_app, queue_name
+
+
+def test_one_message_delivered_five_times_is_one_claim(workers: Fleet) -> None:
+    worker = workers.start(slots=2)
+    job = workers.probe("sleep", seconds=1, ring=False)
+    app = make_app(workers.broker.url)
+    for _ in range(5):
+        app.send_task(WAKE, args=[job], queue=queue_name("default"))
+    app.close()
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert len(workers.runs_of(job)) == 1
+    wait_until(lambda: _waiting(workers) == 0, "all messages to be taken")
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
+    workers.check(job)
+
+
+@pytest.mark.slow
+def test_a_message_for_an_unknown_job_does_no_harm(workers: Fleet) -> None:
+    worker = workers.start()
+    app = make_app(workers.broker.url)
+    app.send_task(WAKE, args=["no-such-job"], queue=queue_name("default"))
+    app.send_task("some.other.task", args=[], queue=queue_name("default"))
+    app.close()
+    wait_until(lambda: "job_id=no-such-job" in worker.text, "the unknown job to be logged")
+    wait_until(lambda: "some.other.task" in worker.text, "the unknown task to be logged")
+    job = workers.probe()
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    workers.check(job)
+
+
+def test_a_message_that_is_no_json_is_dropped_and_never_unpickled(workers: Fleet) -> None:
+    worker = workers.start()
+    trap = workers.folder / "unpickled"
+    with workers.broker.client() as client:
+        client.lpush(f"{KEY_PREFIX}{queue_name('default')}", _pickled_message(_Trap(str(trap))))
+    job = workers.probe()
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    wait_until(lambda: "pickle" in worker.text, "the message to be logged")
+    assert not trap.exists()
+    workers.check(job)
+
+
+def test_a_broker_that_forgets_everything_loses_no_job(workers: Fleet) -> None:
+    jobs = [workers.probe("sleep", seconds=0.2) for _ in range(3)]
+    workers.broker.flush()
+    workers.start()
+    running = workers.probe("sleep", seconds=1)
+    workers.wait_begun(running)
+    workers.broker.flush()
+    jobs += [running, workers.probe()]
+    for job in jobs:
+        assert workers.wait(job).state is JobState.SUCCEEDED
+    assert all(len(workers.runs_of(job)) == 1 for job in jobs)
+    workers.check(*jobs)
+
+
+@pytest.mark.slow
+def test_a_job_submitted_while_the_broker_is_down_runs_once_it_is_back(workers: Fleet) -> None:
+    workers.start()
+    running = workers.probe("sleep", seconds=2)
+    workers.wait_begun(running)
+    workers.broker.kill()
+    submitted = workers.probe()
+    assert workers.job(submitted).state is JobState.QUEUED
+    assert workers.wait(running).state is JobState.SUCCEEDED, "what runs, runs on without the broker"
+    workers.broker.start()
+    assert workers.wait(submitted).state is JobState.SUCCEEDED
+    assert len(workers.runs_of(running)) == len(workers.runs_of(submitted)) == 1
+    workers.check(running, submitted)
+
+
+@pytest.mark.slow
+def test_a_busy_worker_keeps_no_message_from_an_idle_one(workers: Fleet) -> None:
+    workers.start("busy")
+    first = workers.probe("sleep", seconds=60)
+    workers.wait_begun(first)
+    second = workers.probe()
+    wait_until(lambda: _waiting(workers) == 1, "the message to stay with the broker")
+    workers.start("idle")
+    assert workers.wait(second).state is JobState.SUCCEEDED
+    assert workers.job(first).state is JobState.RUNNING
+    assert workers.attempts(second)[0].worker == "idle"
+    workers.cancel(first)
+    workers.wait(first)
+    workers.check(first, second)
+
+
+class _Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (self.path, "w")
+
+
+def _pickled_message(body: object) -> bytes:
+    headers = {"lang": "py", "task": WAKE, "id": str(uuid.uuid4()), "argsrepr": "()", "kwargsrepr": "{}"}
+    properties = {
+        "delivery_mode": 2,
+        "delivery_tag": str(uuid.uuid4()),
+        "delivery_info": {"exchange": "", "routing_key": queue_name("default")},
+        "body_encoding": "base64",
+        "priority": 0,
+    }
+    message = {
+        "body": base64.b64encode(pickle.dumps(body)).decode(),
+        "content-encoding": "binary",
+        "content-type": "application/x-python-serialize",
+        "headers": headers,
+        "properties": properties,
+    }
+    return json.dumps(message).encode()
+
+
+def _waiting(workers: Fleet) -> int:
+    with workers.broker.client() as client:
+        return int(client.llen(f"{KEY_PREFIX}{queue_name('default')}"))  # type: ignore[arg-type]

@@ -1,0 +1,53 @@
+"""Crashes around the writes: nothing lost, nothing twice, never a half version."""
+
+from __future__ import annotations
+
+import pytest
+from support.fleet import Fleet, wait_until
+
+from finch_hub.specs.jobs import JobState
+
+POINTS = ["supervisor.claimed", "child.begin", "child.end", "supervisor.stored", "supervisor.committing"]
+
+
+@pytest.mark.parametrize(
+    "point", ["supervisor.committed", *(pytest.param(point, marks=pytest.mark.slow) for point in POINTS)]
+)
+def test_a_crash_at_any_point_leaves_one_result(workers: Fleet, point: str) -> None:
+    once = workers.folder / "crashed-once"
+    workers.start("first", finch_fault=f"{point}:kill:{once}")
+    job = workers.probe()
+    wait_until(once.exists, "the crash")
+    workers.start("second")
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    workers.check(job)
+
+
+@pytest.mark.slow
+def test_a_crash_between_commit_and_ringing_is_made_up_for_by_a_sweep(workers: Fleet) -> None:
+    workers.start()
+    job = workers.probe(ring=False)
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    workers.check(job)
+
+
+def test_a_result_that_was_not_committed_is_taken_over_without_another_run(workers: Fleet) -> None:
+    once = workers.folder / "crashed-once"
+    first = workers.start("first", finch_fault=f"supervisor.stored:kill:{once}")
+    job = workers.probe()
+    assert first.wait() != 0
+    workers.start("second")
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert len(workers.runs_of(job)) == 1
+    workers.check(job)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_tried_again_and_then_said(workers: Fleet) -> None:
+    workers.start(finch_fault="child.begin:full")
+    job = workers.probe()
+    failed = workers.wait(job)
+    assert failed.state is JobState.FAILED
+    assert failed.attempts == 3
+    assert "No space left on device" in (failed.reason or "")
+    workers.check(job)

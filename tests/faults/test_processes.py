@@ -1,0 +1,169 @@
+"""Faults of processes: children and workers that are killed, stopped, told to end, or hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+from support.fleet import Fleet, wait_until
+
+from finch_hub.specs.jobs import JobState
+
+
+def test_a_killed_child_is_tried_again(workers: Fleet) -> None:
+    workers.start()
+    job = workers.probe("sleep", seconds=60, once=True)
+    os.kill(workers.wait_begun(job), signal.SIGKILL)
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert [attempt.outcome for attempt in workers.attempts(job)] == ["failed", "succeeded"]
+    workers.check(job)
+
+
+def test_the_job_of_a_killed_worker_runs_again_on_another(workers: Fleet) -> None:
+    first = workers.start("first")
+    job = workers.probe("sleep", seconds=60, once=True)
+    child = workers.wait_begun(job)
+    workers.start("second")
+    first.send(signal.SIGKILL)
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert [(attempt.worker, attempt.outcome) for attempt in workers.attempts(job)] == [
+        ("first", "lost"),
+        ("second", "succeeded"),
+    ]
+    wait_until(lambda: not psutil.pid_exists(child), "the first child to end with its worker")
+    workers.check(job)
+
+
+def test_a_worker_that_was_stopped_for_longer_than_its_lease_writes_nothing(workers: Fleet) -> None:
+    first = workers.start("first")
+    job = workers.probe("sleep", seconds=4)
+    child = workers.wait_begun(job)
+    first.send(signal.SIGSTOP)
+    workers.start("second")
+    workers.wait_begun(job, times=2)  # the first child goes on and ends well, and nobody hears of it
+    wait_until(lambda: workers.job(job).worker == "second", "the second worker to own the job")
+    first.send(signal.SIGCONT)
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    wait_until(lambda: "action=lost" in first.text, "the first worker to see that it lost the job")
+    assert [attempt.outcome for attempt in workers.attempts(job)] == ["lost", "succeeded"]
+    wait_until(lambda: not psutil.pid_exists(child), "the first child to be killed")
+    workers.check(job)
+
+
+def test_sigterm_hands_the_job_back_and_uses_no_attempt_up(workers: Fleet) -> None:
+    first = workers.start("first")
+    job = workers.probe("sleep", seconds=60, once=True)
+    workers.wait_begun(job)
+    first.send(signal.SIGTERM)
+    workers.start("second")
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert first.wait() == 0
+    assert workers.job(job).attempts == 1
+    assert [attempt.outcome for attempt in workers.attempts(job)] == ["handed_back", "succeeded"]
+    workers.check(job)
+
+
+@pytest.mark.slow
+def test_a_second_sigterm_ends_at_once(workers: Fleet) -> None:
+    first = workers.start("first")
+    job = workers.probe("sleep", seconds=60, once=True)
+    child = workers.wait_begun(job)
+    first.send(signal.SIGTERM)
+    wait_until(lambda: "why=hand_back" in first.text, "the first signal to be heard")
+    first.send(signal.SIGTERM)
+    assert first.wait(5.0) != 0
+    wait_until(lambda: not psutil.pid_exists(child), "the child to end", 5.0)
+    workers.start("second")
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert [attempt.outcome for attempt in workers.attempts(job)] == ["lost", "succeeded"]
+    workers.check(job)
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["print", pytest.param("segfault", marks=pytest.mark.slow), pytest.param("orphan", marks=pytest.mark.slow)],
+)
+def test_a_poison_job_fails_after_its_attempts_and_others_go_on(workers: Fleet, action: str) -> None:
+    worker = workers.start()
+    poison, good = workers.probe(action), workers.probe()
+    assert workers.wait(good).state is JobState.SUCCEEDED
+    failed = workers.wait(poison)
+    assert failed.state is JobState.FAILED
+    assert failed.attempts == 3
+    assert "ended by itself" in (failed.reason or "")
+    if action == "print":
+        assert any("the last words of the probe" in line for line in workers.told(poison))
+    assert not {child.pid for child in worker.children()} & set(workers.runs_of(poison))
+    workers.check(poison, good)
+
+
+@pytest.mark.slow
+def test_a_child_that_hangs_while_the_heartbeat_lives_is_ended(workers: Fleet) -> None:
+    workers.environment["FINCH_STALL_SECONDS"] = "1"
+    workers.start()
+    job = workers.probe("hang", once=True)
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert "reported nothing for 1 s" in (workers.attempts(job)[0].reason or "")
+    workers.check(job)
+
+
+@pytest.mark.slow
+def test_a_child_that_takes_too_much_memory_is_ended(workers: Fleet) -> None:
+    workers.environment["FINCH_MEMORY_BYTES"] = str(600 * 2**20)
+    workers.start()
+    job = workers.probe("eat", once=True)
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert "of memory" in (workers.attempts(job)[0].reason or "")
+    workers.check(job)
+
+
+@pytest.mark.parametrize("action", ["exit", pytest.param("raise", marks=pytest.mark.slow)])
+def test_a_plugin_that_raises_fails_its_job_with_the_traceback(workers: Fleet, action: str) -> None:
+    workers.start()
+    bad = workers.probe(action)
+    failed = workers.wait(bad)
+    assert failed.state is JobState.FAILED
+    assert failed.attempts == 1, "what is a fault of the job is not tried again"
+    assert "finch_probe.py" in "".join(workers.told(bad)), "the traceback names the plugin"
+    good = workers.probe()
+    assert workers.wait(good).state is JobState.SUCCEEDED
+    workers.check(bad, good)
+
+
+@pytest.mark.slow
+def test_nothing_is_left_over_when_workers_end(workers: Fleet) -> None:
+    worker = workers.start(slots=2)
+    jobs = [workers.probe() for _ in range(4)]
+    for job in jobs:
+        workers.wait(job)
+    assert worker.children(), "a warm child waits for the next job"
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
+    workers.check(*jobs)
+    workers.check_nothing_left()
+
+
+@pytest.mark.slow
+def test_a_warm_child_is_let_go_when_it_has_been_idle(workers: Fleet) -> None:
+    workers.environment["FINCH_WARM_SECONDS"] = "0.5"
+    worker = workers.start()
+    first = workers.probe()
+    workers.wait(first)
+    wait_until(lambda: not worker.children(), "the child to be let go")
+    second = workers.probe()
+    workers.wait(second)
+    assert workers.runs_of(first) != workers.runs_of(second)
+    workers.check(first, second)
+
+
+@pytest.mark.slow
+def test_jobs_in_a_row_share_one_child(workers: Fleet) -> None:
+    workers.start()
+    pids = set()
+    for _ in range(3):
+        job = workers.probe()
+        workers.wait(job)
+        pids |= set(workers.runs_of(job))
+    assert len(pids) == 1

@@ -1,0 +1,98 @@
+"""A plugin package that behaves badly on demand: an export format whose jobs cost nothing, or end in every bad way.
+
+`install` makes it an installed distribution for whoever has the folder on its path, as pip would.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from finch_hub.plugins.descriptors import ExportFormat
+from finch_hub.plugins.hookspecs import hookimpl
+from finch_hub.specs.value import Value
+
+
+class Parameters(Value):
+    """What to do.
+
+    Attributes:
+        action: after which a file is left at `out`, if it gets that far.
+        seconds: to sleep, in small steps.
+        once: does it only if nothing is at this path yet; whoever finds something there just ends well.
+
+    """
+
+    action: Literal["nothing", "sleep", "raise", "exit", "segfault", "hang", "eat", "orphan", "print"] = "nothing"
+    seconds: float = 0.0
+    once: str | None = None
+
+
+def write(adapter: Path, base: Path | None, out: Path, parameters: Parameters) -> dict[str, Any]:
+    """Do it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (out.parent / f"{out.name}.pids").open("a") as pids:
+        pids.write(f"{os.getpid()} {time.time()}\n")
+    if parameters.once is None or _first(Path(parameters.once)):
+        _act(parameters)
+    out.write_text("done")
+    return {"pid": os.getpid()}
+
+
+def _first(path: Path) -> bool:
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _act(parameters: Parameters) -> None:
+    match parameters.action:
+        case "sleep":
+            end = time.monotonic() + parameters.seconds
+            while time.monotonic() < end:
+                time.sleep(0.02)
+        case "raise":
+            raise RuntimeError("the probe was told to raise")
+        case "exit":
+            sys.exit(3)
+        case "segfault":
+            ctypes.string_at(0)
+        case "hang":
+            while True:
+                ctypes.CDLL(None).sleep(60)
+        case "eat":
+            eaten = []
+            while True:
+                eaten.append(bytearray(os.urandom(2**20) * 16))
+                time.sleep(0.01)
+        case "orphan":
+            if os.fork() == 0:
+                time.sleep(3600)
+            os._exit(9)
+        case "print":
+            print("the last words of the probe", flush=True)
+            os._exit(4)
+
+
+@hookimpl
+def finch_export_formats() -> Sequence[ExportFormat]:
+    return [
+        ExportFormat(name="probe", summary="Does nothing, or worse.", target="finch_probe:write", parameters=Parameters)
+    ]
+
+
+def install(folder: Path) -> Path:
+    """Install this package into a folder, which is to be put on the Python path."""
+    information = folder / "finch_probe-1.0.dist-info"
+    information.mkdir(parents=True)
+    (folder / "finch_probe.py").write_bytes(Path(__file__).read_bytes())
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: finch-probe\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[finch_hub]\nprobe = finch_probe\n")
+    return folder

