@@ -53,8 +53,6 @@ def trials(spec: ComposeSpec, catalogue: Catalogue) -> tuple[Trial, ...]:
             found.append(_trial(catalogue, count, strategy, parameters, resolver, {}))
         elif resolver == "keep":
             found.append(_trial(catalogue, count, strategy, parameters, spec.resolver, spec.resolver_parameters))
-    if isinstance(spec.rank, int) and spec.rank // count > 0 and spec.resolver == "keep":
-        found.append(_trial(catalogue, count, "tsv", {"keep": spec.rank // count}, "keep", {}))
     return tuple(found)
 
 

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from finch_hub import errors
 from finch_hub.engine.composition import core_space, retention
+from finch_hub.engine.composition.bench import Bench
 from finch_hub.engine.composition.core_space import CoreSpace, Update
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.retention import Bench
+from finch_hub.engine.composition.objective import Objective
 from finch_hub.specs.reports import Candidate, TokenMetrics
 from finch_hub.specs.value import Value
 
@@ -127,13 +128,18 @@ class Point:
 
 
 class Composer:
-    """Computes the factors of a trial at a scale and weighting, resolving and merging only what is new."""
+    """Computes the factors of a trial at a scale and weighting, resolving and merging only what is new.
 
-    def __init__(self, core: CoreSpace, *, rank: core_space.Rank, seed: int, objective: Any = None) -> None:
+    Attributes:
+        objective: given to strategies that need data.
+
+    """
+
+    def __init__(self, core: CoreSpace, *, rank: core_space.Rank, seed: int) -> None:
         self._core = core
         self._rank = rank
         self._seed = seed
-        self._objective = objective
+        self.objective: Objective | None = None
         self._merged: dict[tuple[str, tuple[float, ...]], tuple[CoreSpace, Mapping[str, Update]]] = {}
 
     def __call__(self, trial: Trial, scale: float, weights: tuple[float, ...]) -> dict[str, Factors]:
@@ -153,7 +159,7 @@ class Composer:
         )
 
     def _run(self, trial: Trial, weights: tuple[float, ...]) -> tuple[CoreSpace, Mapping[str, Update]]:
-        data = {"objective": self._objective} if trial.needs_data else {}
+        data = {"objective": self.objective} if trial.needs_data else {}
         try:
             resolved = trial.resolve(self._core, trial.resolver_parameters)
             return resolved, trial.merge(resolved, weights, trial.parameters, seed=self._seed, **data)

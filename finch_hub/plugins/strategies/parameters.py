@@ -56,12 +56,13 @@ class TsvParameters(Value):
 
     Attributes:
         sides: which singular vectors are made orthogonal between parents: of the outputs (left), of the inputs
-            (right), or both. Left is the safe one for parents that began from different A.
+            (right), both, or none, which is the plain sum of what `keep` keeps. Left is the safe one for parents that
+            began from different A.
         keep: singular triplets of each parent that are used; None uses all.
 
     """
 
-    sides: Literal["both", "left", "right"] = "both"
+    sides: Literal["both", "left", "right", "none"] = "both"
     keep: pydantic.PositiveInt | None = None
 
 
@@ -72,9 +73,12 @@ class LearnedParameters(Value):
         steps: of gradient descent.
         learning_rate: of the weights.
         per_module: one weight for each parent and module instead of one for each parent.
+        orthogonalize: sides on which the parents' singular vectors are made orthogonal before, as `tsv` does; with
+            none, the weights are of the plain sum.
 
     """
 
     steps: pydantic.PositiveInt = 20
     learning_rate: float = pydantic.Field(default=0.05, gt=0)
     per_module: bool = False
+    orthogonalize: Literal["both", "left", "right", "none"] = "none"

@@ -11,21 +11,30 @@ from finch_hub.plugins.strategies.parameters import TsvParameters
 
 
 def merge(core: CoreSpace, weights: tuple[float, ...], parameters: TsvParameters, *, seed: int) -> dict[str, Tensor]:
-    """Return ``U_⊥ diag(w_t S_t) V_⊥ᵀ``, where the parents' leading singular vectors side by side are replaced by
-    the nearest orthonormal ones (their polar factor), on one side or both.
-    """  # fmt: skip
+    """Return ``U_⊥ diag(w_t S_t) V_⊥ᵀ`` of the parents' leading singular triplets, orthogonalised on `sides`."""
 
     def of_block(block: Block, w: Tensor) -> Tensor:
-        svds = block.svds(parameters.keep)
-        U = torch.cat([U for U, _, _ in svds], dim=-1)
-        V = torch.cat([Vh.mT for _, _, Vh in svds], dim=-1)
-        S = torch.cat([weight * S for weight, (_, S, _) in zip(w, svds, strict=True)], dim=-1)
-        # Triplets whose singular value is rounding have arbitrary vectors, which must not push real ones aside.
-        real = (S.abs() > linalg.TOLERANCE * S.abs().amax(-1, keepdim=True)).unsqueeze(-2)
-        if parameters.sides != "right":
-            U = linalg.polar(U * real)
-        if parameters.sides != "left":
-            V = linalg.polar(V * real)
-        return (U * S.unsqueeze(-2)) @ V.mT
+        U, S, V, owners = triplets(block, parameters)
+        return (U * (S * w[owners]).unsqueeze(-2)) @ V.mT
 
     return core.merge(weights, of_block)
+
+
+def triplets(block: Block, parameters: TsvParameters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return U [n, p, K], S [n, K], V [n, q, K] of all present parents side by side, and who owns which of the K.
+
+    On the sides asked for, all parents' singular vectors are replaced by the nearest orthonormal ones, their polar
+    factor. Owners count the present parents from 0.
+    """
+    svds = block.svds(parameters.keep)
+    U = torch.cat([U for U, _, _ in svds], dim=-1)
+    V = torch.cat([Vh.mT for _, _, Vh in svds], dim=-1)
+    S = torch.cat([S for _, S, _ in svds], dim=-1)
+    owners = torch.cat([torch.full((S.shape[-1],), t) for t, (_, S, _) in enumerate(svds)])
+    # Triplets whose singular value is rounding have arbitrary vectors, which must not push real ones aside.
+    real = torch.cat([S[..., :1] * linalg.TOLERANCE < S for _, S, _ in svds], dim=-1).unsqueeze(-2)
+    if parameters.sides in ("left", "both"):
+        U = linalg.polar(U * real)
+    if parameters.sides in ("right", "both"):
+        V = linalg.polar(V * real)
+    return U, S, V, owners
