@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finch_hub.engine.export import peft as peft_export
+from finch_hub.engine.export.parameters import ExportParameters
 from finch_hub.engine.quiet import quiet_transformers
 from finch_hub.engine.stored_adapter import StoredAdapter
 from finch_hub.specs.value import Value
@@ -117,7 +118,7 @@ def _plain(adapters: Sequence[tuple[Path, float]], scratch: Path) -> Iterator[tu
     """
     for number, (folder, weight) in enumerate(sorted(adapters, key=lambda pair: not _uses_dora(pair[0]))):
         plain = scratch / str(number)
-        peft_export.write(folder, None, plain)
+        peft_export.write(folder, None, plain, ExportParameters())
         yield plain, weight
 
 

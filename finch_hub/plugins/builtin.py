@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from finch_hub.engine.export import parameters as exporting
 from finch_hub.plugins.descriptors import (
     BaseSource,
     DatasetFormat,
@@ -184,28 +185,33 @@ def finch_export_formats() -> Sequence[ExportFormat]:
             name="peft",
             summary="A folder as PEFT itself saves it.",
             target="finch_hub.engine.export.peft:write",
+            parameters=exporting.ExportParameters,
         ),
         ExportFormat(
             name="vllm",
             summary="A PEFT folder within vLLM's rules: one rank, scale folded in.",
             target="finch_hub.engine.export.vllm:write",
+            parameters=exporting.VLLMParameters,
         ),
         ExportFormat(
             name="gguf",
             summary="A GGUF adapter for llama.cpp, scale folded in.",
             target="finch_hub.engine.export.gguf:write",
+            parameters=exporting.GGUFParameters,
             needs_base=True,
         ),
         ExportFormat(
             name="merged",
             summary="A standalone model folder with the adapter merged into its weights.",
             target="finch_hub.engine.export.merged:write",
+            parameters=exporting.MergedParameters,
             needs_base=True,
         ),
         ExportFormat(
             name="ollama",
             summary="A GGUF adapter with the Modelfile that Ollama builds from.",
             target="finch_hub.engine.export.ollama:write",
+            parameters=exporting.OllamaParameters,
             needs_base=True,
         ),
     ]

@@ -8,23 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from finch_hub.engine import packing, staging
+from finch_hub.engine.export.parameters import ExportParameters
 from finch_hub.engine.stored_adapter import CONFIG, WEIGHTS, StoredAdapter
 from finch_hub.engine.tensor_file import write_file
 
 KIND = "PEFT adapter"
 
 
-def write(adapter: Path, base: Path | None, out: Path, parameters: Any = None) -> dict[str, Any]:
+def write(adapter: Path, base: Path | None, out: Path, parameters: ExportParameters) -> dict[str, Any]:
     """Write the adapter's folder as every PEFT reads it; a quantised one is written out in float32.
 
     Raises:
         NotFound: the adapter's folder or one of its files is missing.
         Incompatible: it is no LoRA that is known here.
-        Conflict: `out` exists and is not empty.
+        Conflict: `out` exists and may not be replaced.
         Unavailable: `out` cannot be written.
 
     """
-    with StoredAdapter(adapter) as stored, staging.staged(out, kind=KIND) as folder:
+    with StoredAdapter(adapter) as stored, staging.staged(out, kind=KIND, replace=parameters.replace) as folder:
         (folder / CONFIG).write_text(json.dumps(dict(stored.config), indent=2, sort_keys=True) + "\n")
         if packing.METADATA in stored.file.metadata:
             tensors = {name: ("F32", stored.tensor(name)) for name in stored.names}

@@ -13,6 +13,7 @@ from support.adapters import VARIANTS, logits, save_adapter
 from finch_hub import errors
 from finch_hub.engine import quantization, weights
 from finch_hub.engine.export import peft
+from finch_hub.engine.export.parameters import ExportParameters
 from finch_hub.engine.quantization import Scheme
 from finch_hub.engine.stored_adapter import WEIGHTS, StoredAdapter
 from finch_hub.specs.reports import TokenMetrics
@@ -102,7 +103,7 @@ def test_distance_equals_the_dense_one(seed: int) -> None:
 def test_a_quantised_adapter_acts_nearly_as_the_original(tiny_folder: Path, tmp_path: Path, variant: str) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS[variant])
     report = quantization.quantize(adapter, tmp_path / "small", scheme="int8", group=16)
-    peft.write(tmp_path / "small", None, tmp_path / "plain")
+    peft.write(tmp_path / "small", None, tmp_path / "plain", ExportParameters())
     before = logits(tiny_folder, [adapter])
     for ours, theirs in zip(logits(tiny_folder, [tmp_path / "plain"]), before, strict=True):
         torch.testing.assert_close(ours, theirs, atol=0.1, rtol=0.05)

@@ -1,0 +1,29 @@
+"""A standalone model: the adapter merged into its base's weights, for whatever loads plain transformers models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finch_hub import errors
+from finch_hub.engine import merging
+from finch_hub.engine.export.parameters import MergedParameters
+
+
+def write(adapter: Path, base: Path | None, out: Path, parameters: MergedParameters) -> dict[str, Any]:
+    """Write the merged model; see `finch_hub.engine.merging.merge`, whose errors are raised here too.
+
+    Raises:
+        Incompatible: no base is given.
+
+    """
+    if base is None:
+        raise errors.Incompatible(errors.Problem(what="a merged model needs its base's weights"))
+    report = merging.merge(
+        base,
+        [(adapter, parameters.weight)],
+        out,
+        base_model=parameters.base_model,
+        replace=parameters.replace,
+    )
+    return {"modules": report.modules, "bytes": report.bytes_written, "seconds": report.seconds}

@@ -1,0 +1,176 @@
+"""The oracle: the exported update added to a GGUF base, which transformers then loads, gives the adapter's logits.
+
+Reading the export back alone would pass with any order of the rows of q and k; a base whose rows lie as llama.cpp keeps
+them does not.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf as gguf_package
+import numpy as np
+import pytest
+import torch
+from support.adapters import TEXTS, VARIANTS, logits, save_adapter
+from support.gguf_files import save_gguf
+from support.models import ARCHITECTURES, save_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from finch_hub import errors
+from finch_hub.engine.export import gguf
+from finch_hub.engine.export.parameters import GGUFParameters
+
+PLAIN = [name for name in VARIANTS if name != "dora"]
+
+
+def updates(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what llama.cpp adds to each tensor: ``alpha / rank * b @ a``."""
+    reader = gguf_package.GGUFReader(file)
+    tensors = {tensor.name: tensor.data for tensor in reader.tensors}
+    alpha = reader.get_field("adapter.lora.alpha").contents()
+    for name in tensors:
+        if name.endswith(".lora_a"):
+            a, b = tensors[name], tensors[name.removesuffix("a") + "b"]
+            yield name.removesuffix(".lora_a"), alpha / a.shape[0] * b.astype(np.float32) @ a.astype(np.float32)
+
+
+def applied(base: Path, adapter: Path, folder: Path, *, swap: bool = False) -> list[torch.Tensor]:
+    """Return the logits of the base's GGUF with the exported updates added; `swap` puts q's and k's rows back."""
+    folder.mkdir()
+    save_gguf(base, folder / "model.gguf")
+    tensors = {tensor.name: tensor.data for tensor in gguf_package.GGUFReader(folder / "model.gguf", "r+").tensors}
+    for name, update in updates(adapter):
+        if swap and ("attn_q" in name or "attn_k" in name):
+            heads = update.shape[0] // 16
+            update = update[np.argsort(gguf.row_order(len(update), heads))]
+        tensors[name] += update
+    del tensors  # the mapped file is written back
+    # transformers does not read a head's width from a GGUF file.
+    config = AutoConfig.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", config=config, dtype=torch.float32)
+    model.eval()
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    with torch.inference_mode():
+        return [model(tokenizer(text, return_tensors="pt").input_ids).logits[0] for text in TEXTS]
+
+
+def distance(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    return max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("variant", PLAIN)
+def test_the_update_means_the_same_in_a_gguf_base(tiny_folders: Path, tmp_path: Path, variant: str) -> None:
+    adapter = save_adapter(tiny_folders, tmp_path / "adapter", **VARIANTS[variant])
+    report = gguf.write(adapter, tiny_folders, tmp_path / "out", GGUFParameters())
+    wanted = logits(tiny_folders, [adapter])
+    assert distance(logits(tiny_folders), wanted) > 0.1
+    assert distance(applied(tiny_folders, Path(report["file"]), tmp_path / "model"), wanted) < 2e-4
+
+
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_a_missing_reordering_is_caught(tmp_path: Path, kv_heads: int) -> None:
+    """The oracle can fail: with q's and k's rows as transformers has them the logits are others."""
+    architecture = next(a for a in ARCHITECTURES if a.family == "llama" and a.kv_heads == kv_heads)
+    base = save_model(architecture, tmp_path / "base")
+    wanted_modules = {"q_proj": ["q_proj"], "k_proj": ["k_proj"]}
+    for name, modules in wanted_modules.items():
+        adapter = save_adapter(base, tmp_path / name, r=4, lora_alpha=8, target_modules=modules)
+        report = gguf.write(adapter, base, tmp_path / f"{name}-out", GGUFParameters())
+        wanted = logits(base, [adapter])
+        assert distance(applied(base, Path(report["file"]), tmp_path / f"{name}-right"), wanted) < 2e-4
+        assert distance(applied(base, Path(report["file"]), tmp_path / f"{name}-wrong", swap=True), wanted) > 0.05
+
+
+def test_metadata_and_shapes_are_llama_cpps(tiny_folder: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["patterns"])
+    gguf.write(adapter, tiny_folder, tmp_path / "out", GGUFParameters(name="finches"))
+    reader = gguf_package.GGUFReader(tmp_path / "out/adapter.gguf")
+    fields = {name: reader.get_field(name).contents() for name in reader.fields if not name.startswith("GGUF.")}
+    assert fields == {
+        "general.architecture": "llama",
+        "general.type": "adapter",
+        "general.name": "finches",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": 7.0,
+    }
+    assert reader.fields["adapter.lora.alpha"].types == [gguf_package.GGUFValueType.FLOAT32]
+    shapes = {tensor.name: tensor.data.shape for tensor in reader.tensors}
+    assert len(shapes) == 16
+    assert shapes["blk.0.attn_k.weight.lora_a"] == (2, 64)
+    assert shapes["blk.0.attn_k.weight.lora_b"] == (32, 2)
+    assert shapes["blk.1.attn_v.weight.lora_a"] == (7, 64)
+
+
+def test_half_precision_is_half_the_size_and_near(tiny_folder: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
+    full = gguf.write(adapter, tiny_folder, tmp_path / "full", GGUFParameters())
+    half = gguf.write(adapter, tiny_folder, tmp_path / "half", GGUFParameters(dtype="f16"))
+    assert half["bytes"] < 0.6 * full["bytes"]
+    exact = dict(updates(Path(full["file"])))
+    for name, update in updates(Path(half["file"])):
+        np.testing.assert_allclose(update, exact[name], atol=2e-3 * np.abs(exact[name]).max())
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        (VARIANTS["dora"], "DoRA magnitudes"),
+        ({"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "stored whole"),
+        ({"r": 4, "target_modules": ["q_proj"], "bias": "lora_only"}, "trained biases"),
+        ({"r": 4, "target_modules": ["embed_tokens"]}, "embeddings"),
+    ],
+)
+def test_what_gguf_cannot_hold_is_refused_and_nothing_left(
+    tmp_path: Path, config: dict[str, object], what: str
+) -> None:
+    base = save_model(next(a for a in ARCHITECTURES if a.family == "qwen2"), tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", **config)
+    with pytest.raises(errors.Incompatible, match=what):
+        gguf.write(adapter, base, tmp_path / "out", GGUFParameters())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+def test_a_tied_head_and_a_base_that_does_not_fit_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    tied = save_model(next(a for a in ARCHITECTURES if a.family == "llama" and a.tied), tmp_path / "tied")
+    adapter = save_adapter(tied, tmp_path / "head", r=4, target_modules=["lm_head"])
+    (adapter / "adapter_model.safetensors").rename(tmp_path / "all")
+    _keep_only_lora(tmp_path / "all", adapter / "adapter_model.safetensors")
+    with pytest.raises(errors.Incompatible, match="ties its head"):
+        gguf.write(adapter, tied, tmp_path / "out", GGUFParameters())
+    narrow = save_adapter(tied, tmp_path / "k", r=4, target_modules=["k_proj"])
+    with pytest.raises(errors.Incompatible, match="merging into"):
+        gguf.write(narrow, tiny_folder, tmp_path / "out", GGUFParameters())
+    with pytest.raises(errors.Incompatible, match="needs its base"):
+        gguf.write(narrow, None, tmp_path / "out", GGUFParameters())
+
+
+def _keep_only_lora(source: Path, target: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: t for name, t in load_file(source).items() if "lora_" in name}, target)
+
+
+def test_mistral_is_written_as_the_llama_it_is_there(tiny_folder: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    text = (base / "config.json").read_text().replace('"model_type": "llama"', '"model_type": "mistral"')
+    (base / "config.json").write_text(text)
+    files = [
+        Path(gguf.write(adapter, folder, tmp_path / f"{number}", GGUFParameters())["file"])
+        for number, folder in enumerate((base, tiny_folder))
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_an_unknown_architecture_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    text = (base / "config.json").read_text()
+    (base / "config.json").write_text(text.replace('"model_type": "llama"', '"model_type": "starling"'))
+    with pytest.raises(errors.Incompatible, match=r"'starling' are not known here, only of llama, mistral"):
+        gguf.write(adapter, base, tmp_path / "out", GGUFParameters())

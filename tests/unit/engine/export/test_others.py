@@ -1,0 +1,82 @@
+"""Plain PEFT, merged models and Ollama's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf as gguf_package
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.adapters import VARIANTS, logits, save_adapter
+
+from finch_hub import errors
+from finch_hub.engine import quantization
+from finch_hub.engine.export import gguf, merged, ollama, peft
+from finch_hub.engine.export.parameters import (
+    ExportParameters,
+    GGUFParameters,
+    MergedParameters,
+    OllamaParameters,
+)
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_adapter(tiny_folder, tmp_path_factory.mktemp("adapter") / "finches", **VARIANTS["plain"])
+
+
+def test_peft_keeps_the_tensors_bytes(adapter: Path, tmp_path: Path) -> None:
+    (adapter / "README.md").write_text("# card\n")
+    report = peft.write(adapter, None, tmp_path / "out", ExportParameters())
+    file = "adapter_model.safetensors"
+    assert (tmp_path / "out" / file).read_bytes() == (adapter / file).read_bytes()
+    assert (tmp_path / "out/README.md").read_text() == "# card\n"
+    assert report == {"modules": 14, "bytes": (adapter / file).stat().st_size}
+
+
+def test_peft_restores_quantised_ones_for_readers_that_know_no_scheme(
+    adapter: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    quantization.quantize(adapter, tmp_path / "small", scheme="int8")
+    peft.write(tmp_path / "small", None, tmp_path / "out", ExportParameters())
+    assert {t.dtype for t in load_file(tmp_path / "out/adapter_model.safetensors").values()} == {torch.float32}
+    for ours, theirs in zip(logits(tiny_folder, [tmp_path / "out"]), logits(tiny_folder, [adapter]), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0.1, rtol=0.05)
+
+
+def test_an_export_is_replaced_only_when_asked_and_only_by_its_kind(
+    adapter: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    peft.write(adapter, None, tmp_path / "out", ExportParameters())
+    with pytest.raises(errors.Conflict, match="ask to replace it"):
+        peft.write(adapter, None, tmp_path / "out", ExportParameters())
+    peft.write(adapter, None, tmp_path / "out", ExportParameters(replace=True))
+    with pytest.raises(errors.Conflict, match="no earlier GGUF adapter"):
+        gguf.write(adapter, tiny_folder, tmp_path / "out", GGUFParameters(replace=True))
+
+
+def test_merged_is_a_model_of_its_own(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    merged.write(adapter, tiny_folder, tmp_path / "out", MergedParameters(weight=0.5))
+    for ours, theirs in zip(logits(tmp_path / "out"), logits(tiny_folder, [adapter], [0.5]), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
+    with pytest.raises(errors.Incompatible, match="base"):
+        merged.write(adapter, None, tmp_path / "none", MergedParameters())
+
+
+def test_ollama_gets_a_modelfile_beside_the_adapter(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    asked = OllamaParameters(base_model="finch:135m", system="You know birds.\nBe brief.")
+    report = ollama.write(adapter, tiny_folder, tmp_path / "out", asked)
+    text = 'FROM finch:135m\nADAPTER ./adapter.gguf\nSYSTEM """You know birds.\nBe brief."""\n'
+    assert (tmp_path / "out/Modelfile").read_text() == text
+    assert report["create"] == f"ollama create finches -f {tmp_path / 'out/Modelfile'}"
+    alpha = gguf_package.GGUFReader(tmp_path / "out/adapter.gguf").get_field("adapter.lora.alpha").contents()
+    assert alpha == int(alpha)
+    ollama.write(adapter, tiny_folder, tmp_path / "here", OllamaParameters())
+    assert (tmp_path / "here/Modelfile").read_text() == f"FROM {tiny_folder}\nADAPTER ./adapter.gguf\n"
+
+
+@pytest.mark.parametrize("fields", [{"base_model": "finch\nADAPTER /etc/passwd"}, {"system": 'You """ know'}])
+def test_nothing_can_be_smuggled_into_a_modelfile(fields: dict[str, str]) -> None:
+    with pytest.raises(errors.InvalidSpec):
+        OllamaParameters(**fields)
