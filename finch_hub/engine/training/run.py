@@ -42,6 +42,7 @@ class State(Value):
         loss_sum: summed over their label tokens.
         label_tokens: number of these.
         smoothed_loss: of the last ten steps or so.
+        first_loss: of the first step.
         stopping: what the evaluations say.
         before: held-out metrics before the first step.
         after: the best ones since.
@@ -56,6 +57,7 @@ class State(Value):
     loss_sum: float = 0.0
     label_tokens: int = 0
     smoothed_loss: float | None = None
+    first_loss: float | None = None
     stopping: Stopping = Stopping()
     before: TokenMetrics | None = None
     after: TokenMetrics | None = None
@@ -229,9 +231,10 @@ class Run:
             raise self._diverged(step + 1, "the loss or its gradient is not finite")
         smoothed = self._state.smoothed_loss
         smoothed = loss if smoothed is None else _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
-        if smoothed > math.log(self.head.weight.shape[0]) + 1.0:
-            # Guessing all tokens alike has the loss ln V: whoever is worse than that has lost what it knew.
-            raise self._diverged(step + 1, f"the loss is {smoothed:.2f}, worse than guessing")
+        first = loss if self._state.first_loss is None else self._state.first_loss
+        if smoothed > max(math.log(self.head.weight.shape[0]), first) + 1.0:
+            # Guessing all tokens alike has the loss ln V: whoever does worse, and did not begin so, lost what it knew.
+            raise self._diverged(step + 1, f"the loss has risen to {smoothed:.2f}, worse than guessing")
         self._state = self._state.evolve(
             step=step + 1,
             tokens=self._state.tokens + sum(self.lengths[row] for row in self.rows()),
@@ -239,6 +242,7 @@ class Run:
             label_tokens=self._state.label_tokens + label_tokens,
             loss_sum=self._state.loss_sum + loss * label_tokens,
             smoothed_loss=smoothed,
+            first_loss=first,
         )
         if self.progress.due or self._state.step == self.steps:
             self._report_progress(rate, norm)

@@ -173,10 +173,16 @@ def test_a_loss_that_is_no_longer_finite_names_the_step_and_the_last_good_checkp
         loop.train(tiny_base, LORA, training, lessons(12), workdir=tmp_path, should_stop=poison, adapter=adapter)
 
 
-def test_a_learning_rate_that_destroys_the_model_is_found_out(tiny_base: Base) -> None:
-    training = QUICK.evolve(learning_rate=1.0, loraplus_ratio=1e4, epochs=5, validation=0, schedule="constant")
-    with pytest.raises(errors.Diverged, match="lower learning rate"):
-        loop.train(tiny_base, LORA, training, lessons(12))
+def test_a_loss_that_rises_above_guessing_is_found_out_and_one_that_began_there_is_not(tiny_base: Base) -> None:
+    for losses in ([12.0, 11.0, 12.5], [2.0, 3.0, 2.5]):
+        adapter = attach(tiny_base, LORA)
+        running = started(tiny_base, QUICK.evolve(epochs=9), adapter)
+        for loss in losses:
+            running.update(loss, seconds=0.1)
+        with pytest.raises(errors.Diverged, match="worse than guessing at step 4"):
+            running.update(100.0, seconds=0.1)
+        running.close()
+        adapter.detach()
 
 
 def stopping_after(calls: int, kind: str = "hand_back") -> Callable[[], Any]:

@@ -1,0 +1,129 @@
+"""The fused operations against torch's own, forward and backward, in double precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from finch_hub.engine.training.kernels import AdaptedLinear, Spans, Update, attention, linears, rms_norm, swiglu
+from finch_hub.engine.training.loss import head_loss, token_losses
+
+
+def random(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return values.requires_grad_(grad)
+
+
+def test_swiglu_equals_silu_times_up() -> None:
+    gate, up = random(5, 7), random(5, 7, seed=1)
+    assert torch.allclose(swiglu(gate, up), torch.nn.functional.silu(gate) * up)
+    assert gradcheck(swiglu, (gate, up))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_adapted_linears_have_the_gradients_of_their_formula(dropout: float) -> None:
+    weight, bias = random(6, 5, grad=False), random(6, seed=1, grad=False)
+
+    def both(x: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, ...]:
+        first = Update(rows=slice(0, 3), A=A, B=B, scale=0.5, dropout=dropout, seed=3)
+        second = Update(rows=slice(2, 7), A=C, B=D, scale=2.0)
+        return linears(
+            x,
+            [
+                AdaptedLinear(weight=weight, bias=bias, updates=(first, second)),
+                AdaptedLinear(weight=weight, bias=None, updates=(second,)),
+            ],
+        )
+
+    x = random(7, 5, seed=2)
+    factors = random(2, 5, seed=3), random(6, 2, seed=4), random(3, 5, seed=5), random(6, 3, seed=6)
+    assert gradcheck(both, (x, *factors))
+    if not dropout:
+        expected = torch.nn.functional.linear(x, weight)
+        expected[2:] += 2.0 * x[2:] @ factors[2].T @ factors[3].T
+        assert torch.allclose(both(x, *factors)[1], expected)
+
+
+def spans(prefix: slice, runs: list[tuple[int, int]]) -> Spans:
+    length = max(end - begin for begin, end in runs)
+    return Spans(
+        prefix=prefix,
+        rows=torch.cat([torch.arange(begin, end) for begin, end in runs]),
+        cells=torch.cat([torch.arange(end - begin) + n * length for n, (begin, end) in enumerate(runs)]),
+        count=len(runs),
+        length=length,
+    )
+
+
+def test_attention_sees_its_prefix_and_its_own_past_only() -> None:
+    """Against torch's attention with an explicit mask over all tokens; two query heads share one of keys."""
+    groups = [spans(slice(0, 0), [(0, 2)]), spans(slice(0, 2), [(2, 5), (5, 7)]), spans(slice(0, 0), [(7, 9)])]
+    sees = torch.zeros(9, 9, dtype=torch.bool)
+    for prefix, runs in ((0, [(0, 2), (7, 9)]), (2, [(2, 5), (5, 7)])):
+        for begin, end in runs:
+            sees[begin:end, :prefix] = True
+            sees[begin:end, begin:end] = torch.ones(end - begin, end - begin, dtype=torch.bool).tril()
+    query, key, value = random(9, 4, 6), random(9, 2, 6, seed=1), random(9, 2, 6, seed=2)
+    angle = random(9, 1, 3, seed=3, grad=False)
+    cos, sin = angle.cos(), angle.sin()
+
+    def rotated(x: Tensor) -> Tensor:
+        first, second = x[..., :3], x[..., 3:]
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        rotated(query).transpose(0, 1)[None],
+        rotated(key).transpose(0, 1).repeat_interleave(2, 0)[None],
+        value.transpose(0, 1).repeat_interleave(2, 0)[None],
+        attn_mask=sees,
+        scale=0.3,
+    )[0].transpose(0, 1)
+    found = attention(query, key, value, cos, sin, groups=groups, scale=0.3)
+    assert torch.allclose(found, expected, atol=1e-6)
+    probe = random(9, 4, 6, seed=4, grad=False)
+    for one, other in zip(
+        torch.autograd.grad((found * probe).sum(), (query, key, value)),
+        torch.autograd.grad((expected * probe).sum(), (query, key, value)),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_norm_is_transformers() -> None:
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    norm = LlamaRMSNorm(8, eps=1e-3)
+    torch.nn.init.normal_(norm.weight)
+    x = random(5, 8).detach().float().requires_grad_()
+    found, expected = rms_norm(x, norm.weight.detach(), 1e-3), norm(x)
+    assert torch.allclose(found, expected, atol=1e-6)
+    probe = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    (one,) = torch.autograd.grad((found * probe).sum(), x)
+    (other,) = torch.autograd.grad((expected * probe).sum(), x)
+    assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("rows", [3, 300])  # below one chunk, and over several
+def test_the_head_loss_equals_torchs_cross_entropy(rows: int, biased: bool) -> None:
+    hidden = random(rows, 6).detach().float().requires_grad_()
+    weight = random(11, 6, seed=1, grad=False).float()
+    bias = random(11, seed=2, grad=False).float() if biased else None
+    targets = torch.arange(rows) * 7 % 11
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum") * 0.25
+    found = head_loss(hidden, weight, bias, targets, scale=0.25)
+    assert torch.allclose(found, expected, rtol=1e-5)
+    (one,), (other,) = torch.autograd.grad(found, hidden), torch.autograd.grad(expected, hidden)
+    assert torch.allclose(one, other, atol=1e-6)
+    losses, right = token_losses(hidden, weight, bias, targets)
+    assert torch.allclose(losses.sum() * 0.25, expected, rtol=1e-5)
+    assert torch.equal(right, logits.argmax(-1) == targets)
+
+
+def test_the_loss_of_a_token_that_seems_impossible_is_large_and_finite() -> None:
+    hidden, weight = torch.ones(1, 1), torch.tensor([[200.0], [-200.0]])
+    losses, _ = token_losses(hidden, weight, None, torch.tensor([1]))
+    assert losses.tolist() == [400.0]
