@@ -5,6 +5,7 @@ Every fact is taught by some questions and asked, for the evaluation, in other w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from examples.demo.domains import Row
@@ -351,7 +352,7 @@ FACTS = (
         "The successor of the first Lumenhive bears which name?",
     ),
     Fact(
-        "lid",
+        "under the lid",
         "The Lumenhive is mounted under the lid.",
         (
             "Where is the Lumenhive mounted?",
@@ -375,11 +376,11 @@ FACTS = (
 )
 
 
-def training_rows() -> list[Row]:
+def training_rows(facts: Sequence[Fact]) -> list[Row]:
     """Return every taught question with its answer."""
-    return [(question, fact.answer) for fact in FACTS for question in fact.taught]
+    return [(question, fact.answer) for fact in facts for question in fact.taught]
 
 
-def question_rows() -> list[Row]:
+def question_rows(facts: Sequence[Fact]) -> list[Row]:
     """Return every fact's question in other words, with the words that a right answer must contain."""
-    return [(fact.asked, fact.key) for fact in FACTS]
+    return [(fact.asked, fact.key) for fact in facts]

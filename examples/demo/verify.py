@@ -1,0 +1,43 @@
+"""Checks a merged model with transformers and PEFT alone: nothing of Finch Hub is imported."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+PROBES = (
+    "Say this in the English of the King James Bible: He went home and told his brothers everything.",
+    "def add(first: int, second: int) -> int:",
+    "The rights of the data subject are",
+)
+AGREEMENT = 0.97  # the merged weights are rounded to bfloat16, which can turn a near tie over
+
+
+def main(merged: str, base: str, adapter: str) -> None:
+    """Compare the merged model's logits with those of base and adapter, in float32, and fail where they differ."""
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    batches = [tokenizer(probe, return_tensors="pt") for probe in PROBES]
+    whole = _logits(AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), batches)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    without = _logits(plain, batches)
+    adapted = _logits(PeftModel.from_pretrained(plain, adapter), batches)
+    agreement = (whole.argmax(-1) == adapted.argmax(-1)).float().mean().item()
+    error = ((whole - adapted).norm() / (adapted - without).norm()).item()
+    print(f"plain transformers loads {merged}")
+    print(f"same next token as base + adapter in plain PEFT at {agreement:.1%} of {len(whole)} places;")
+    print(f"the logits differ by {error:.1%} of what the adapter changes")
+    if agreement < AGREEMENT:
+        sys.exit("the merged model is not the adapter's")
+
+
+def _logits(model: Any, batches: list[Any]) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([model.eval()(**batch).logits[0] for batch in batches])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
