@@ -50,3 +50,12 @@ def projector(matrix: Tensor) -> Tensor:
     # The Gram matrix here is of the transpose, so `vectors` are the matrix's own left singular vectors.
     basis = vectors * (values > 0).unsqueeze(-2)
     return basis @ basis.mT
+
+
+def elected_sign(cores: Tensor) -> Tensor:
+    """Return the sign (-1, 0, 1) of the summed mass over the parents, [n, p, q] of cores [T, n, p, q].
+
+    Sides whose masses are equal but for rounding elect nobody.
+    """
+    total = cores.sum(0)
+    return total.sign() * (total.abs() > TOLERANCE * cores.abs().sum(0))

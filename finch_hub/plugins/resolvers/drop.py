@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from finch_hub.engine.composition import linalg
 from finch_hub.engine.composition.core_space import Block, CoreSpace
 from finch_hub.plugins.resolvers.parameters import DropParameters
 
@@ -13,7 +14,7 @@ def resolve(core: CoreSpace, parameters: DropParameters) -> CoreSpace:
 
     def of_block(block: Block) -> Tensor:
         if parameters.losers:
-            kept = block.cores.sign() * block.cores.sum(0).sign() >= 0
+            kept = block.cores.sign() * linalg.elected_sign(block.cores) >= 0
         else:
             kept = ~((block.cores > 0).any(0) & (block.cores < 0).any(0)).expand_as(block.cores)
         return block.cores * kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from finch_hub.engine.composition import linalg
 from finch_hub.engine.composition.core_space import Block, CoreSpace
 from finch_hub.plugins.strategies.parameters import LinearParameters
 
@@ -27,8 +28,8 @@ def weighted_sum(cores: Tensor, weights: Tensor) -> Tensor:
 
 
 def rescaled(total: Tensor, cores: Tensor, weights: Tensor) -> Tensor:
-    """Give each module's sum the mean norm of the parents' weighted updates; a sum of zero stays zero."""
+    """Give each module's sum the mean norm of the parents' weighted updates; what cancels out stays zero."""
     target = (weights.abs().view(-1, 1, 1, 1) * cores).norm(dim=(-2, -1), keepdim=True).mean(0)
     norm = total.norm(dim=(-2, -1), keepdim=True)
-    scaled: Tensor = total * (target / norm.where(norm > 0, 1.0))
+    scaled: Tensor = total * target * linalg.inverse(torch.where(norm > linalg.TOLERANCE * target, norm, 0.0))
     return scaled

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from finch_hub.engine.composition import linalg
 from finch_hub.engine.composition.core_space import Block, CoreSpace
 from finch_hub.plugins.strategies.parameters import TiesParameters
 
@@ -37,12 +38,7 @@ def trim(cores: Tensor, density: float) -> Tensor:
     return (flat * mask).view_as(cores)
 
 
-def elect(cores: Tensor) -> Tensor:
-    """Return the sign (-1, 0, 1) of the summed mass over the parents, [n, p, q] of [T, n, p, q]."""
-    return cores.sum(0).sign()
-
-
 def disjoint_mean(cores: Tensor) -> Tensor:
     """Average, entry by entry, the nonzero values whose sign is the elected one; zero where there are none."""
-    agreeing = (cores.sign() == elect(cores)) & (cores != 0)
+    agreeing = (cores.sign() == linalg.elected_sign(cores)) & (cores != 0)
     return (cores * agreeing).sum(0) / agreeing.sum(0).clamp(min=1)
