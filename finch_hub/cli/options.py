@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import click
@@ -11,8 +11,13 @@ import click
 from finch_hub import errors
 
 
-def settings_of(pairs: Iterable[str], option: str) -> dict[str, Any]:
+def settings_of(pairs: Iterable[str], option: str, *, taken: Container[str] = ()) -> dict[str, Any]:
     """Read `name=value` pairs; a value is JSON where it can be read as such, else text.
+
+    Arguments:
+        pairs: as the user gave them.
+        option: that they were given by.
+        taken: names that have an option of their own.
 
     Raises:
         InvalidSpec: with every pair that is none.
@@ -24,6 +29,9 @@ def settings_of(pairs: Iterable[str], option: str) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name:
             problems.append(errors.Problem(where=option, what=f"{pair!r} is no setting", fix="write name=value"))
+            continue
+        if name in taken:
+            problems.append(errors.Problem(where=option, what=f"{name} has an option of its own"))
             continue
         try:
             found[name] = json.loads(text)
@@ -47,6 +55,14 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             return tuple(float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r} is not a list of numbers such as 1,0.5", param, ctx)
+
+
+def data_or_share(text: str | None) -> str | float | None:
+    """Read validation data, or a number as the share of the data to hold out."""
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return text
 
 
 def given(**options: Any) -> dict[str, Any]:

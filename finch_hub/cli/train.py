@@ -15,7 +15,7 @@ from finch_hub.cli import following, options, output
 @click.option("--base", required=True, help="A base's name, a folder, a GGUF file, or a Hugging Face id.")
 @click.option("--revision", help="Revision of a Hugging Face id.")
 @click.option("--preset", help="Where the settings begin; see `finch-hub plugins list --kind preset`.")
-@click.option("--validation", metavar="DATA", help="Held-out data; else a share of DATA is held out.")
+@click.option("--validation", metavar="DATA|SHARE", help="Held-out data, or the share of DATA to hold out.")
 @click.option("--system", help="System prompt of the examples that have none.")
 @click.option("--format", "format_name", help="Row format; else each row is recognised by its fields.")
 @click.option("--epochs", type=int, help="Passes over the data.")
@@ -63,6 +63,7 @@ def train(
     if target_modules is not None:
         names = tuple(name.strip() for name in target_modules.split(","))
         modules = names[0] if names in (("all-linear",), ("attention",), ("mlp",)) else names
+    taken = {option.name for option in click.get_current_context().command.params if option.name}
     with output.open_hub() as hub:
         handle = hub.train(
             data,
@@ -70,13 +71,13 @@ def train(
             base=base,
             revision=revision,
             preset=preset,
-            validation=validation,
+            validation=options.data_or_share(validation),
             system=system,
             format=format_name,
             priority=priority,
             depends_on=depends_on,
             idempotency_key=idempotency_key,
             **options.given(target_modules=modules, **overrides),
-            **options.settings_of(settings, "--set"),
+            **options.settings_of(settings, "--set", taken=taken),
         )
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)

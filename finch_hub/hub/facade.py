@@ -129,7 +129,7 @@ class Hub:
         base: str | Path,
         revision: str | None = None,
         preset: str | None = None,
-        validation: Data | None = None,
+        validation: Data | float | None = None,
         system: str | None = None,
         format: str | None = None,  # noqa: A002
         requirements: Requirements | None = None,
@@ -146,7 +146,8 @@ class Hub:
             base: a registered base, a folder, a GGUF file, or a Hugging Face id.
             revision: of a Hugging Face id.
             preset: name of a preset plugin: system prompt, shape and training.
-            validation: held-out data of the same kinds; None holds out the share that the training says.
+            validation: held-out data of the same kinds, or the share of `data` to hold out; None leaves that to the
+                preset.
             system: system prompt of the examples that have none; wins over the preset's.
             format: of the rows; None recognises each by its fields.
             requirements: what the job needs of its slot.

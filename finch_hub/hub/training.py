@@ -48,7 +48,7 @@ def prepare(
     base: str | Path,
     revision: str | None,
     preset: str | None,
-    validation: data_module.Data | None,
+    validation: data_module.Data | float | None,
     system: str | None,
     format_name: str | None,
     overrides: Mapping[str, Any],
@@ -70,6 +70,8 @@ def prepare(
     chosen: Preset | None = None
     with findings.gather():
         chosen = stores.catalogue.presets[preset] if preset is not None else None
+    if isinstance(validation, float | int):
+        overrides, validation = {**overrides, "validation": validation}, None
     lora, training = configure(chosen, overrides, findings)
     source = BaseModelSource(source=str(base) or "?", revision=revision)
     with findings.gather():
