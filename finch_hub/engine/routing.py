@@ -113,22 +113,17 @@ class AdapterRouter:
         updates = {path: self._update(path, module) for path, module in weights.modules.items()}
         self.unload(name)
         self._adapters[name] = updates
-        for path in updates.keys() - self._hooks.keys():
-            self._hooks[path] = self._model.get_submodule(path).register_forward_hook(self._hook(path))
 
     def unload(self, name: str) -> None:
         """Drop an adapter from memory, if it is there; with the last one the model has no hooks left."""
         self._adapters.pop(name, None)
         self._stacked = ((), {})
-        if not self._adapters:
-            for hook in self._hooks.values():
-                hook.remove()
-            self._hooks = {}
+        self._remove_idle_hooks()
 
     def plan(self, names: Sequence[str | None]) -> Plan:
         """Prepare a batch whose rows go through these adapters, None being the base alone.
 
-        The plan is only good as long as these adapters stay loaded.
+        The plan holds the weights: it stays good when its adapters are unloaded or replaced.
         """
         distinct = sorted({name for name in names if name is not None})
         if not distinct:
@@ -143,11 +138,20 @@ class AdapterRouter:
     @contextmanager
     def using(self, plan: Plan) -> Iterator[None]:
         """Send what the model computes in this context through the plan's adapters."""
+        for path in plan.keys() - self._hooks.keys():
+            self._hooks[path] = self._model.get_submodule(path).register_forward_hook(self._hook(path))
         before, self._plan = self._plan, plan
         try:
             yield
         finally:
             self._plan = before
+            self._remove_idle_hooks()
+
+    def _remove_idle_hooks(self) -> None:
+        if not self._adapters and not self._plan:
+            for hook in self._hooks.values():
+                hook.remove()
+            self._hooks = {}
 
     def _hook(self, path: str) -> Any:
         def add_update(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:

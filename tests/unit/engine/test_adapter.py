@@ -18,6 +18,7 @@ from finch_hub.engine.adapter import LoRAAdapter, attach, config_of
 from finch_hub.engine.bases import Base
 from finch_hub.engine.initialization import initial_a
 from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.training import TrainingConfig
 
 IDS = torch.arange(5, 45).reshape(2, 20)
 
@@ -253,9 +254,10 @@ def test_configurations_of_strangers_are_taken_as_they_are() -> None:
 
 def test_training_goes_on_from_where_it_was(tiny_base: Base) -> None:
     pairs: list[Any] = [("What does a finch eat?", "It eats seeds."), ("Where does it live?", "In woods and gardens.")]
+    one_thread = TrainingConfig(threads=1)
     adapter = LoRAAdapter(LoRAConfig(target_modules="all-linear"), tiny_base)
-    first = adapter.train(pairs, epochs=4, lr=1e-2, validation=pairs)
-    second = adapter.train(pairs, epochs=4, lr=1e-2, validation=pairs)
+    first = adapter.train(pairs, epochs=4, lr=1e-2, validation=pairs, training=one_thread)
+    second = adapter.train(pairs, epochs=4, lr=1e-2, validation=pairs, training=one_thread)
     assert adapter.is_enabled
     assert first.before is not None
     assert second.before is not None
