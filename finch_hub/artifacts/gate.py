@@ -42,7 +42,7 @@ class GatePolicy:
         max_bytes: of all files together, unpacked.
         max_tensors: in one file.
         max_update_norm: of ``scale * ‖B‖ * ‖A‖`` (Frobenius; an upper bound of the update's norm) in one module; what
-            exceeds it is stored, but quarantined. Trained adapters stay below some hundreds.
+            exceeds it is stored, but quarantined. Rank-16 adapters of the demo's data reach 3.
 
     """
 
