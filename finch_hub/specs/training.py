@@ -37,7 +37,7 @@ class TrainingConfig(Value):
         checkpoint_every: steps between checkpoints; None means every 30 seconds or so, at step boundaries.
         keep_checkpoints: how many are kept besides the best.
         dtype: of the base's weights; the adapter is always float32. "auto" takes bfloat16 where the device
-            computes in it at speed.
+            computes in it at speed; "int8" and "nf4" quantise the base with bitsandbytes, on CUDA.
         gradient_checkpointing: recompute activations instead of keeping them.
         packing: lay the examples of a batch end to end instead of padding them, where the engine has its own decoder
             for the base (Llama, Mistral, Qwen2, Qwen3 on a CPU); each still attends to itself only.
@@ -66,7 +66,7 @@ class TrainingConfig(Value):
     min_improvement: float = pydantic.Field(default=0.0, ge=0)
     checkpoint_every: pydantic.PositiveInt | None = None
     keep_checkpoints: pydantic.PositiveInt = 2
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"] = "auto"
     gradient_checkpointing: bool = False
     packing: bool = True
     share_prefix: bool = True
