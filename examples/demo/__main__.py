@@ -112,7 +112,7 @@ class Demo:
         taught = domains.write(knowledge.training_rows(facts), self.folder / "knowledge.jsonl")
         asked = domains.write(knowledge.question_rows(facts), self.folder / "knowledge-questions.jsonl")
         settings = ("--target-modules", "all-linear", "--learning-rate", "5e-4", "--epochs", self.plan.fact_epochs)
-        shell.finch_hub("train", taught, "--adapter", "knowledge", "--base", BASE, *settings, "--set", "validation=0")
+        shell.finch_hub("train", taught, "--adapter", "knowledge", "--base", BASE, *settings, "--validation", 0)
         report = self.latest("train", TrainingReport)
         shell.finch_hub("eval", asked, "--adapter", "knowledge", "--evaluator", "exact_answer")
         base, adapter = (metrics["right"] for metrics in self.latest("evaluate", EvaluationReport).results.values())
