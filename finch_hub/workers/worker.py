@@ -354,9 +354,15 @@ def main() -> int:
     settings = settings_module.load()
     lock = embedded.worker_lock(settings)
     try:
-        lock.acquire(timeout=settings.grace_seconds + 10)  # of one that is just handing its job back
+        lock.acquire(timeout=1.0)
     except embedded.Timeout:
-        return 0
+        running = embedded.running_worker(settings)
+        if running is not None and running.get("code") == embedded.code_version():
+            return 0  # several clients started one at once
+        try:
+            lock.acquire(timeout=settings.grace_seconds + 10)  # of one of older code, which hands its job back
+        except embedded.Timeout:
+            return 0
     try:
         embedded.announce_worker(settings)
         file = settings.home / "logs" / "worker.log"
