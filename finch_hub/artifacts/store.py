@@ -124,7 +124,7 @@ class ArtifactStore:
                 self._download(entry, part / _safe(name))
             with self._translated():
                 part.mkdir(parents=True, exist_ok=True)
-                _publish(part, final)
+                _publish(part, final, entries)
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return final
@@ -293,15 +293,16 @@ def _holds(folder: Path, entries: Mapping[str, Entry]) -> bool:
     return True
 
 
-def _publish(part: Path, final: Path) -> None:
-    """Give a finished folder its name; a damaged one in its place goes, another process's good one stays."""
-    aside = part.with_name(f"{part.name}.old")
-    with contextlib.suppress(FileNotFoundError):
-        final.rename(aside)
+def _publish(part: Path, final: Path, entries: Mapping[str, Entry]) -> None:
+    """Give a finished folder its name; a good one that another process put there meanwhile stays, a damaged one goes."""
     try:
         part.rename(final)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-    finally:
+        if _holds(final, entries):
+            return
+        aside = part.with_name(f"{part.name}.old")
+        final.rename(aside)
+        part.rename(final)
         shutil.rmtree(aside, ignore_errors=True)
