@@ -294,7 +294,7 @@ def _holds(folder: Path, entries: Mapping[str, Entry]) -> bool:
 
 
 def _publish(part: Path, final: Path, entries: Mapping[str, Entry]) -> None:
-    """Give a finished folder its name; a good one that another process put there meanwhile stays, a damaged one goes."""
+    """Give a finished folder its name; a good one that another process has put there stays, a damaged one goes."""
     try:
         part.rename(final)
     except OSError as error:
