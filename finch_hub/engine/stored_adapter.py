@@ -32,6 +32,8 @@ _VARIANTS = (
     "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias", "megatron_config",
     "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config",
 )  # fmt: skip
+# Others (PiSSA, OLoRA, CorDA, LoftQ …) take something out of the base's weights that the factors hold instead.
+_PLAIN_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,6 +209,10 @@ def _matching(pattern: Mapping[str, float], path: str, default: float) -> float:
 def _variant_problems(config: Mapping[str, Any]) -> Iterable[errors.Problem]:
     if config.get("peft_type") != "LORA":
         yield errors.Problem(where=CONFIG, what=f"peft_type is {config.get('peft_type')!r}, not 'LORA'")
+    init = config.get("init_lora_weights")
+    if init not in _PLAIN_INITS:
+        fix = "convert it with PEFT (path_initial_model_for_weight_conversion)"
+        yield errors.Problem(where=CONFIG, what=f"init_lora_weights {init!r} changes the base's weights", fix=fix)
     for field in _VARIANTS:
         if config.get(field):
             yield errors.Problem(where=CONFIG, what=f"{field} changes LoRA's arithmetic in a way not supported here")

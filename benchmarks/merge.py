@@ -1,0 +1,212 @@
+"""Merging an adapter into its base: the whole process, against PEFT's load, `merge_and_unload` and save.
+
+Each run is a process of its own, from its first import to the written model, ours and PEFT's in turn; medians are
+shown. Two bases: one given (`--base`), and a synthetic one of a 7B Llama's layers in several shards, made on the spot.
+Ours flushes what it writes to the disk, PEFT's does not; the plain copy is timed with and without.
+
+    python benchmarks/merge.py --base FOLDER
+
+Prints a table, and a last line of JSON: `ours` and `peer` are seconds on the given base (the synthetic one without),
+`ratio` the lesser of the bases' peer / ours; peaks are of resident memory, in bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finch_hub.engine.checkpoint_files import INDEX, CheckpointFiles
+from finch_hub.engine.tensor_file import write_file
+
+RANK = 16
+PEER = """
+import sys, torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+base, adapter, out = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out)
+"""
+OURS = """
+import sys
+from pathlib import Path
+from finch_hub.engine import merging
+base, adapter, out = map(Path, sys.argv[1:])
+merging.merge(base, [(adapter, 1.0)], out)
+"""
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "tie_word_embeddings": False,
+    "dtype": "bfloat16",
+}
+
+
+def random_bf16(generator: np.random.Generator, *shape: int) -> tuple[str, np.ndarray]:
+    """Bit patterns of magnitudes from 2^-7 to 2^-5, of either sign."""
+    size = int(np.prod(shape))
+    bits = generator.integers(0x3C00, 0x3D00, size, np.uint16) | generator.integers(0, 2, size, np.uint16) << 15
+    return "BF16", bits.reshape(shape)
+
+
+def make_base(folder: Path, layers: int) -> Path:
+    """Write a model of a 7B Llama's layers, a shard for each layer and one for the rest."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    width, inner, vocabulary = LLAMA["hidden_size"], LLAMA["intermediate_size"], LLAMA["vocab_size"]
+    shapes = {f"self_attn.{name}_proj": (width, width) for name in "qkvo"}
+    shapes |= {"mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner)}
+    norms = ("input_layernorm", "post_attention_layernorm")
+    weight_map = {}
+    for layer in range(layers + 1):
+        if layer < layers:
+            path = f"model.layers.{layer}"
+            wanted = {f"{path}.{name}.weight": shape for name, shape in shapes.items()}
+            wanted |= {f"{path}.{name}.weight": (width,) for name in norms}
+        else:
+            wanted = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (vocabulary, width))
+            wanted["model.norm.weight"] = (width,)
+        shard = f"model-{layer + 1:05}-of-{layers + 1:05}.safetensors"
+        tensors = {name: random_bf16(generator, *shape) for name, shape in wanted.items()}
+        write_file(folder / shard, tensors, {"format": "pt"})
+        weight_map |= dict.fromkeys(wanted, shard)
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "config.json").write_text(json.dumps({**LLAMA, "num_hidden_layers": layers}))
+    return folder
+
+
+def make_adapter(base: Path, folder: Path) -> Path:
+    """Write a random adapter on all linear modules of the decoder layers."""
+    folder.mkdir()
+    generator = np.random.default_rng(1)
+    tensors: dict[str, tuple[str, np.ndarray]] = {}
+    with CheckpointFiles(base) as files:
+        modules = [name.removesuffix(".weight") for name in files.shard_of if name.endswith("_proj.weight")]
+        for path in modules:
+            rows, columns = files.info(f"{path}.weight").shape
+            for name, shape in (("A", (RANK, columns)), ("B", (rows, RANK))):
+                factor = 0.01 * generator.standard_normal(shape, np.float32)
+                tensors[f"base_model.model.{path}.lora_{name}.weight"] = "F32", factor
+    write_file(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base),
+        "r": RANK,
+        "lora_alpha": 2 * RANK,
+        "target_modules": sorted({path.rpartition(".")[2] for path in modules}),
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def run(script: str, base: Path, adapter: Path, out: Path) -> tuple[float, int]:
+    """Run a script in a process of its own; return its seconds and its peak resident memory in bytes."""
+    shutil.rmtree(out, ignore_errors=True)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(base), str(adapter), str(out)], env=environment, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(said.decode())
+    return seconds, usage.ru_maxrss * 1024
+
+
+def copy(base: Path, out: Path, *, flush: bool) -> float:
+    """Copy the weights; return the seconds."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    began = time.perf_counter()
+    for file in base.glob("*.safetensors"):
+        shutil.copyfile(file, out / file.name)
+        if flush:
+            with (out / file.name).open("rb") as stream:
+                os.fsync(stream.fileno())
+    return time.perf_counter() - began
+
+
+def compare(name: str, base: Path, work: Path, repeats: int) -> dict[str, Any]:
+    """Measure one base, and print its row."""
+    adapter = make_adapter(base, work / f"{name}-adapter")
+    sides: dict[str, list[tuple[float, int]]] = {"ours": [], "peer": []}
+    copies: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(repeats):
+        for side, script in (("ours", OURS), ("peer", PEER)):
+            sides[side].append(run(script, base, adapter, work / "out"))
+        for flush, seconds in copies.items():
+            seconds.append(copy(base, work / "out", flush=flush))
+    shutil.rmtree(work / "out")
+    ours, peer = (statistics.median(seconds for seconds, _ in sides[side]) for side in ("ours", "peer"))
+    peaks = {side: max(peak for _, peak in runs) for side, runs in sides.items()}
+    plain, flushed = (statistics.median(copies[flush]) for flush in (False, True))
+    size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    print(
+        f"{name:<12}{size / 1e6:>9.0f}{ours:>9.2f}{peer:>9.2f}{peer / ours:>8.1f}x{peaks['ours'] / 1e6:>9.0f}"
+        f"{peaks['peer'] / 1e6:>9.0f}{plain:>9.2f}{flushed:>9.2f}{flushed / ours:>9.0%}",
+        flush=True,
+    )
+    return {
+        "bytes": size,
+        "ours": ours,
+        "peer": peer,
+        "ratio": peer / ours,
+        "peak_ours": peaks["ours"],
+        "peak_peer": peaks["peer"],
+        "copy": plain,
+        "copy_flushed": flushed,
+        "share_of_copy": flushed / ours,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, help="folder of a base model")
+    parser.add_argument("--layers", type=int, default=3, help="layers of the synthetic 7B; 0 leaves it out")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each side")
+    parser.add_argument(
+        "--work", type=Path, help="folder on the disk to measure; a temporary one unless told otherwise"
+    )
+    options = parser.parse_args()
+
+    print(f"rank {RANK} on all linear modules, bf16; {options.repeats} processes of each side, medians, highest peaks")
+    heads = ("MB", "ours s", "PEFT s", "ratio", "ours MB", "PEFT MB", "copy s", "flushed", "share")
+    print(f"{'base':<12}" + "".join(f"{head:>9}" for head in heads))
+    with tempfile.TemporaryDirectory(dir=options.work) as scratch:
+        work = Path(scratch)
+        found = {}
+        if options.base is not None:
+            found[options.base.name] = compare(options.base.name, options.base, work, options.repeats)
+        if options.layers:
+            found["7B layers"] = compare("7B layers", make_base(work / "7B", options.layers), work, options.repeats)
+    if not found:
+        parser.error("nothing to measure: give --base or --layers")
+    first = next(iter(found.values()))
+    ratio = min(row["ratio"] for row in found.values())
+    print(json.dumps({"name": "merge", "ours": first["ours"], "peer": first["peer"], "ratio": ratio, "bases": found}))
+
+
+if __name__ == "__main__":
+    main()
