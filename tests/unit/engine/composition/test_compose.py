@@ -1,0 +1,311 @@
+"""Composing trained adapters of a tiny model: what wins, what is reported, what is refused, what stays untouched."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import models
+from support.adapters import VARIANTS, save_adapter
+
+from finch_hub import errors
+from finch_hub.engine import bases
+from finch_hub.engine.adapter import LoRAAdapter
+from finch_hub.engine.composition.compose import Composed, ParentInput, below_retention, compose, mixed_seed
+from finch_hub.engine.composition.factors import read
+from finch_hub.plugins import catalogue, trials
+from finch_hub.specs.examples import Example
+from finch_hub.specs.jobs import ComposeSpec
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.reports import Retention
+from finch_hub.specs.training import TrainingConfig
+
+NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+SUBJECTS = {
+    "eats": lambda i: Example.of_pair(f"What does finch {i} eat?", f"It eats {NUMBERS[i % 8]} seeds in the morning."),
+    "lives": lambda i: Example.of_pair(f"Where does finch {i} live?", f"In {NUMBERS[i % 8]} woods, hedges and parks."),
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> bases.Base:
+    """One tiny model for all these tests: composing must leave it as it was."""
+    folder = models.save_model(models.DEFAULT, tmp_path_factory.mktemp("base"))
+    return bases.load(folder, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def parents(base: bases.Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ParentInput]:
+    """Two adapters that have each learnt a kind of answer, with rows that they have not seen."""
+    found = {}
+    for name, make in SUBJECTS.items():
+        adapter = LoRAAdapter(LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear"), base)
+        examples = [make(i) for i in range(40)]
+        adapter.train(examples, epochs=3, lr=1e-2, training=TrainingConfig(batch_size=8, validation=0, seed=1))
+        folder = tmp_path_factory.mktemp("adapters") / name
+        adapter.save(folder)
+        adapter.detach()
+        found[name] = ParentInput(name=name, folder=folder, validation=[make(i) for i in range(40, 60)])
+    return found
+
+
+def composed(parents: Mapping[str, ParentInput], base: bases.Base | None = None, **fields: Any) -> Composed:
+    spec = ComposeSpec.of(
+        {"adapter": "both", "parents": [{"adapter": p.name, "weight": p.weight} for p in parents.values()], **fields}
+    )
+    options = {"base": base} if base is not None else {}
+    return compose(list(parents.values()), spec, trials.trials(spec, catalogue.load_catalogue()), **options)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_auto_keeps_both_and_says_what_it_tried(
+    parents: dict[str, ParentInput], base: bases.Base, tmp_path: Path
+) -> None:
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    result = composed(parents, base, evaluations=8)
+    report = result.report
+    assert [line.status for line in report.retention] == ["measured", "measured"]
+    assert report.rows == "report"
+    assert 4 <= report.evaluations == len(report.candidates) <= 8
+    assert {c.strategy for c in report.candidates} == {"linear", "tsv"}
+    assert report.candidates[0].strategy == "linear"
+    assert len({(c.strategy, str(c.parameters), c.resolver, c.scale, c.weights) for c in report.candidates}) == len(
+        report.candidates
+    )
+    # What was measured is what the formula says, and no less than plain linear on the same rows.
+    worst, baseline = [], []
+    for line in report.retention:
+        assert line.examples == 10
+        assert line.retention == pytest.approx((line.base - line.composed) / (line.base - line.own))
+        worst.append(line.retention)
+        baseline.append((line.base - line.linear) / (line.base - line.own))
+    assert report.won_by == pytest.approx(max(0.0, min(worst) - min(baseline)))
+    assert report.worst_retention == min(worst) > 0.5
+    # The base is as it was.
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.model.state_dict().items())
+    assert list(base.model.state_dict()) == list(before)
+    # What is saved is what was measured.
+    result.save(tmp_path / "both")
+    saved = read(tmp_path / "both", "both")
+    for module, update in result.factors.items():
+        assert torch.equal(saved.factors[module].B, update.B)
+        assert torch.equal(saved.factors[module].A, update.A)
+
+
+def test_the_report_measures_what_the_saved_adapter_does(
+    parents: dict[str, ParentInput], base: bases.Base, tmp_path: Path
+) -> None:
+    result = composed(parents, base, strategy="linear", scale=0.7)
+    result.save(tmp_path / "both")
+    alone = composed({"both": dataclasses.replace(parents["eats"], name="both", folder=tmp_path / "both")}, base)
+    assert alone.report.retention[0].own == pytest.approx(result.report.retention[0].composed, rel=1e-5)
+
+
+def test_a_fixed_scale_and_strategy_are_taken_as_asked(parents: dict[str, ParentInput], base: bases.Base) -> None:
+    result = composed(parents, base, strategy="ties", parameters={"density": 0.4}, scale=0.9, rank=3)
+    assert (result.report.strategy, result.report.scale, result.report.rank) == ("ties", 0.9, 3)
+    assert result.report.parameters == {"density": 0.4}
+    assert result.report.evaluations == 2  # it, and linear at the same scale
+    assert {update.rank for update in result.factors.values()} == {3}
+
+
+def test_one_evaluation_is_enough_for_something(parents: dict[str, ParentInput], base: bases.Base) -> None:
+    report = composed(parents, base, evaluations=1).report
+    assert report.strategy == "linear"
+    assert report.evaluations == 1
+    assert report.won_by == 0
+
+
+def test_learned_weights_beat_those_they_began_with(parents: dict[str, ParentInput], base: bases.Base) -> None:
+    unequal = {name: dataclasses.replace(p, weight={"eats": 1.0, "lives": 0.1}[name]) for name, p in parents.items()}
+    start = composed(unequal, base, strategy="linear", scale=1.0).report
+    for options in ({}, {"per_module": True, "orthogonalize": "both"}):
+        learned = composed(
+            unequal,
+            base,
+            strategy="learned",
+            parameters={"steps": 30, "learning_rate": 0.05, **options},
+            scale=1.0,
+        ).report
+        assert learned.strategy == "learned"
+        assert learned.worst_retention > start.worst_retention + 0.1
+
+
+def test_learned_without_data_says_so(parents: dict[str, ParentInput]) -> None:
+    with pytest.raises(errors.InvalidSpec, match="validation examples, and there are none"):
+        composed(parents, strategy="learned")
+
+
+def test_without_data_nothing_is_chosen_and_the_report_says_so(parents: dict[str, ParentInput]) -> None:
+    report = composed(parents).report
+    assert (report.strategy, report.rows, report.evaluations) == ("linear", "none", 0)
+    assert report.scale == pytest.approx(2**-0.5, abs=1e-4)
+    assert {line.status for line in report.retention} == {"unmeasured"}
+    assert "nothing was measured" in report.advice[0]
+
+
+def test_a_parent_without_rows_is_unmeasured_and_the_others_are(
+    parents: dict[str, ParentInput], base: bases.Base
+) -> None:
+    mixed = {**parents, "lives": dataclasses.replace(parents["lives"], validation=())}
+    report = composed(mixed, base, evaluations=3).report
+    assert {line.parent: line.status for line in report.retention} == {"eats": "measured", "lives": "unmeasured"}
+
+
+def test_few_rows_are_not_divided_and_it_is_said(parents: dict[str, ParentInput], base: bases.Base) -> None:
+    few = {name: dataclasses.replace(p, validation=p.validation[:4]) for name, p in parents.items()}
+    report = composed(few, base, evaluations=2).report
+    assert report.rows == "selection"
+    assert any("too few validation rows" in line for line in report.advice)
+
+
+def test_a_parent_that_gains_nothing_on_its_rows_is_undefined(
+    parents: dict[str, ParentInput], base: bases.Base
+) -> None:
+    # Rows of a subject that neither was trained on.
+    other = [Example.of_pair(f"def add{i}(a, b):", f"return a * {i} + b") for i in range(20)]
+    odd = {**parents, "eats": dataclasses.replace(parents["eats"], validation=other)}
+    report = composed(odd, base, strategy="linear", scale=1.0, min_retention=0.2).report
+    line = report.retention[0]
+    assert (line.status, line.retention) == ("undefined", None)
+    assert ("eats" in report.below_retention) == (line.composed > line.base)
+
+
+def test_one_adapter_is_itself_byte_for_byte(parents: dict[str, ParentInput], base: bases.Base, tmp_path: Path) -> None:
+    one = {"eats": parents["eats"]}
+    for number, result in enumerate([composed(one), composed(one, base, strategy="ties"), composed(one, rank=4)]):
+        result.save(tmp_path / str(number))
+        assert bytes_of(tmp_path / str(number)) == bytes_of(parents["eats"].folder)
+    assert composed(one, base).report.retention[0].retention == 1
+    cut = composed(one, rank=2)
+    cut.save(tmp_path / "cut")
+    assert {update.rank for update in read(tmp_path / "cut", "cut").factors.values()} == {2}
+    half = composed({"eats": dataclasses.replace(parents["eats"], weight=0.5)})
+    for module, update in read(parents["eats"].folder, "x").factors.items():
+        assert torch.equal(half.factors[module].B, update.B * 0.5)
+
+
+def test_random_strategies_go_by_seed_and_content(parents: dict[str, ParentInput]) -> None:
+    def dare(some: Mapping[str, ParentInput], seed: int = 0) -> torch.Tensor:
+        made = composed(some, strategy="dare", scale=1.0, seed=seed).factors
+        update = next(iter(made.values()))
+        return update.B @ update.A
+
+    renamed = {f"{name}-2": dataclasses.replace(p, name=f"{name}-2") for name, p in reversed(parents.items())}
+    assert torch.allclose(dare(parents), dare(renamed), atol=1e-5)
+    assert not torch.allclose(dare(parents), dare(parents, seed=1), atol=1e-3)
+
+
+def test_the_order_of_parents_does_not_change_the_seed(parents: dict[str, ParentInput]) -> None:
+    read_ones = [read(p.folder, p.name) for p in parents.values()]
+    assert mixed_seed(3, read_ones) == mixed_seed(3, read_ones[::-1]) != mixed_seed(4, read_ones)
+
+
+def test_events_tell_phases_conflicts_and_points(parents: dict[str, ParentInput], base: bases.Base) -> None:
+    events: list[Mapping[str, Any]] = []
+    spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], "evaluations": 2})
+    ways = trials.trials(spec, catalogue.load_catalogue())
+    compose(list(parents.values()), spec, ways, base=base, report=events.append)
+    assert [e["data"]["name"] for e in events if e["type"] == "phase"][-2:] == ["search", "measure the composition"]
+    assert [e["data"]["name"] for e in events if e["type"] == "report"] == ["conflicts"]
+    assert sum(e["type"] == "message" for e in events) == 2
+
+
+def test_an_interruption_leaves_the_base_bare(parents: dict[str, ParentInput], base: bases.Base) -> None:
+    class Stop(Exception):
+        pass
+
+    calls = iter(range(100))
+
+    def stop() -> None:
+        if next(calls) == 6:
+            raise Stop
+
+    names = [name for name, _ in base.model.named_modules()]
+    spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents]})
+    with pytest.raises(Stop):
+        compose(list(parents.values()), spec, trials.trials(spec, catalogue.load_catalogue()), base=base, between=stop)
+    assert [name for name, _ in base.model.named_modules()] == names
+
+
+BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "a weight that is NaN": ({"weight": float("nan")}, {}, "weight of eats: nan is not a finite number"),
+    "rank above the sum": ({}, {"rank": 9}, "9 is more than the parents' ranks together, 8"),
+    "a rank for cat": ({}, {"rank": 2, "strategy": "cat"}, "cat is exact"),
+    "density 0": ({}, {"strategy": "ties", "parameters": {"density": 0}}, "density"),
+    "the same name twice": ({"name": "lives"}, {}, "lives is named twice"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_is_refused(case: str, parents: dict[str, ParentInput]) -> None:
+    changes, fields, words = BAD[case]
+    spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], **fields})
+    given = [dataclasses.replace(parents["eats"], **changes), parents["lives"]]
+    with pytest.raises(errors.InvalidSpec) as refused:
+        compose(given, spec, trials.trials(spec, catalogue.load_catalogue()))
+    assert words in str(refused.value)
+
+
+def test_zero_weights_compose_nothing(parents: dict[str, ParentInput]) -> None:
+    with pytest.raises(errors.InvalidSpec, match="all weights are zero"):
+        composed({name: dataclasses.replace(p, weight=0.0) for name, p in parents.items()})
+
+
+def test_different_bases_are_named(parents: dict[str, ParentInput]) -> None:
+    first = dataclasses.replace(parents["eats"], base_fingerprint="a" * 64)
+    second = dataclasses.replace(parents["lives"], base_fingerprint="b" * 64)
+    with pytest.raises(errors.Incompatible) as refused:
+        composed({"eats": first, "lives": second})
+    assert [problem.where for problem in refused.value.problems] == ["eats", "lives"]
+    assert "aaaaaaaaaaaa" in str(refused.value)
+
+
+def test_all_parents_structural_problems_are_collected(
+    parents: dict[str, ParentInput], tiny_folder: Path, tmp_path: Path
+) -> None:
+    for name in "xy":
+        save_adapter(tiny_folder, tmp_path / name, **VARIANTS["dora"])
+    dora = {name: ParentInput(name=name, folder=tmp_path / name) for name in "xy"}
+    with pytest.raises(errors.Incompatible) as refused:
+        composed({**dora, "eats": parents["eats"]})
+    assert [problem.where.split()[0] for problem in refused.value.problems] == ["x", "y"]
+    assert "DoRA" in str(refused.value)
+
+
+def test_adapters_of_another_base_do_not_fit(
+    parents: dict[str, ParentInput], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    wide = dataclasses.replace(models.ARCHITECTURES[1], name="wide", kv_heads=1)
+    other = bases.load(models.save_model(wide, tmp_path_factory.mktemp("other")), dtype="float32", device="cpu")
+    with pytest.raises(errors.Incompatible, match="k_proj"):
+        composed(parents, other)
+
+
+def test_a_kernel_that_raises_is_a_plugin_error(parents: dict[str, ParentInput]) -> None:
+    def broken(*_: object, **__: object) -> dict[str, torch.Tensor]:
+        raise ZeroDivisionError("oops")
+
+    spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], "strategy": "ties"})
+    ways = trials.trials(spec, catalogue.load_catalogue())
+    with pytest.raises(errors.PluginError, match="ties failed: ZeroDivisionError: oops"):
+        compose(list(parents.values()), spec, [ways[0], dataclasses.replace(ways[1], merge=broken)])
+
+
+def test_below_retention_names_losers_and_the_harmed() -> None:
+    lines = [
+        Retention(parent="good", status="measured", base=3, own=2, composed=2.1, retention=0.9),
+        Retention(parent="poor", status="measured", base=3, own=2, composed=2.6, retention=0.4),
+        Retention(parent="harmed", status="undefined", base=3, own=3, composed=3.1),
+        Retention(parent="unharmed", status="undefined", base=3, own=3, composed=2.9),
+        Retention(parent="unknown", status="unmeasured"),
+    ]
+    assert below_retention(lines, 0.5) == ("poor", "harmed")
+    assert below_retention(lines, None) == ()
