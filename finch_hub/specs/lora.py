@@ -29,8 +29,10 @@ class LoRAConfig(Value):
     Field names follow the literature; `finch_hub.engine.adapter` writes them as PEFT's.
 
     Attributes:
-        rank: inner dimension r of ``A [r, in]`` and ``B [out, r]``; usually 4 to 64. ``"auto"`` chooses it for each
-            module from the data.
+        rank: inner dimension r of ``A [r, in]`` and ``B [out, r]``; usually 4 to 64. ``"auto"`` trains a generous one
+            and keeps, for each module, the directions that held-out loss shows to be needed.
+        rank_tolerance: how much of the held-out loss, relatively, ``"auto"`` may give away for fewer parameters.
+        rank_budget: the most parameters that ``"auto"`` may keep; None sets no bound.
         alpha: numerator of the scale; usually 1 to 32.
         dropout: probability of dropping an input of A while training; usually 0 to 0.3.
         target_modules: module names or their suffixes; or one text: ``"all-linear"``, ``"attention"``, ``"mlp"``, or a
@@ -50,6 +52,8 @@ class LoRAConfig(Value):
     """
 
     rank: pydantic.PositiveInt | Literal["auto"] = 16
+    rank_tolerance: float = pydantic.Field(default=0.005, ge=0, lt=1)
+    rank_budget: pydantic.PositiveInt | None = None
     alpha: float = pydantic.Field(default=32.0, gt=0)
     dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.adapter import LoRAAdapter, attach
+from finch_hub.engine import rank
+from finch_hub.engine.adapter import LoRAAdapter
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data import splitting
 from finch_hub.engine.data.report import data_report
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
-from finch_hub.engine.training import environment
+from finch_hub.engine.training import environment, evaluation
 from finch_hub.engine.training.decoder import Decoder, decoder_of
 from finch_hub.engine.training.loss import head_loss
 from finch_hub.engine.training.packed import PackedDecoder, Part
@@ -81,7 +82,10 @@ def train(
     progress = Progress(report, base.device)
     with computing(training.threads):
         data = prepare(base, training, examples, validation, system=system, progress=progress)
-        attached = adapter or attach(base, config, seed=training.seed)
+        automatic = adapter is None and config.rank == "auto"
+        if automatic:
+            rank.check_data(data.train_set, data.held_out)
+        attached = adapter or rank.begin(base, config, data.train_set, seed=training.seed, warn=progress.warn)
         try:
             decoder = decoder_of(
                 base,
@@ -110,13 +114,33 @@ def train(
                     (failure,) = step(decoder, [run])
                     if failure is not None:
                         raise failure
-                return Trained(adapter=attached, report=run.finish(described))
+                finished = run.finish(described)
             finally:
                 run.close()
+            if automatic:
+                progress.phase("choosing the rank")
+                attached, finished = _shrunk(base, attached, config, data.held_out, finished)
+            return Trained(adapter=attached, report=finished)
         except BaseException:
             if adapter is None:
                 attached.detach()
             raise
+
+
+def _shrunk(
+    base: Base, adapter: LoRAAdapter, config: LoRAConfig, held_out: Sequence[TokenizedExample], report: TrainingReport
+) -> tuple[LoRAAdapter, TrainingReport]:
+    """Cut the adapter to the directions it needs, and say so in the report."""
+    smaller, metrics, chosen = rank.shrink(
+        base,
+        adapter,
+        lambda: evaluation.measure(base, held_out),
+        tolerance=config.rank_tolerance,
+        budget=config.rank_budget,
+    )
+    parameters = smaller.trainable_parameters
+    total = report.total_parameters - report.trainable_parameters + parameters
+    return smaller, report.evolve(after=metrics, rank=chosen, trainable_parameters=parameters, total_parameters=total)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,161 @@
+"""The automatic rank: which directions stay, and that held-out loss decides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.training import adapted, lessons
+
+from finch_hub import errors
+from finch_hub.engine import rank
+from finch_hub.engine.bases import Base
+from finch_hub.engine.data.tokenizing import tokenize_all
+from finch_hub.engine.training import evaluation, loop
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.training import TrainingConfig
+
+TRAINING = TrainingConfig(epochs=4, batch_size=4, learning_rate=5e-3, threads=1, validation=0.25)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def dense(weights: rank.AdapterWeights) -> dict[str, torch.Tensor]:
+    return {path: module.scale * module.B @ module.A for path, module in weights.modules.items()}
+
+
+def test_the_spectrum_is_that_of_the_dense_update(tiny_base: Base) -> None:
+    weights = adapted(tiny_base).weights()
+    spectrum = rank.Spectrum.of(weights)
+    for path, update in dense(weights).items():
+        U, S, V = spectrum.modules[path]
+        assert torch.allclose(S, torch.linalg.svdvals(update)[: len(S)], atol=1e-5)
+        assert torch.allclose(U * S @ V.T, update, atol=1e-5)
+
+
+def test_a_cut_is_the_best_approximation_of_its_rank_and_drops_what_has_none(tiny_base: Base) -> None:
+    adapter = adapted(tiny_base)
+    weights = adapter.weights()
+    paths = list(weights.modules)
+    ranks = {path: number % 4 for number, path in enumerate(paths)}
+    smaller = rank.cut(tiny_base, adapter, ranks)
+    found = smaller.weights()
+    assert {path: module.rank for path, module in found.modules.items()} == {p: r for p, r in ranks.items() if r}
+    assert smaller.trainable_parameters == found.parameters
+    for path, update in dense(found).items():
+        values = torch.linalg.svdvals(dense(weights)[path])
+        error = torch.linalg.matrix_norm(dense(weights)[path] - update)
+        assert error == pytest.approx(float(values[ranks[path] :].norm()), rel=1e-4)
+
+
+def spectrum_of(*values: float) -> rank.Spectrum:
+    """Return one module of three inputs and outputs for each two values."""
+    pairs = [torch.tensor(values[place : place + 2]) for place in range(0, len(values), 2)]
+    return rank.Spectrum(
+        modules={f"m{number}": (torch.eye(3)[:, :2], pair, torch.eye(3)[:, :2]) for number, pair in enumerate(pairs)}
+    )
+
+
+def test_the_highest_threshold_within_the_tolerance_is_found() -> None:
+    spectrum = spectrum_of(8.0, 1.0, 6.0, 4.0, 3.0, 2.0)
+
+    def loss_at(threshold: float) -> float:
+        return 1.0 if threshold <= 3.5 else 2.0
+
+    threshold, choices = rank.choose(spectrum, loss_at, full_loss=1.0, tolerance=0.01, budget=None)
+    assert threshold == 3.0
+    assert spectrum.ranks(threshold) == {"m0": 1, "m1": 2, "m2": 1}
+    chosen = next(choice for choice in choices if choice.threshold == threshold)
+    assert (chosen.parameters, chosen.loss) == (4 * 6, 1.0)
+    assert all(one.loss == loss_at(one.threshold) for one in choices)
+
+
+@pytest.mark.parametrize(("budget", "kept"), [(36, 6), (30, 5), (13, 2), (6, 1)])
+def test_a_budget_is_kept_whatever_the_loss(budget: int, kept: int) -> None:
+    spectrum = spectrum_of(8.0, 1.0, 6.0, 4.0, 3.0, 2.0)
+    threshold, _ = rank.choose(spectrum, lambda _: 2.0, full_loss=1.0, tolerance=0.0, budget=budget)
+    assert sum(spectrum.ranks(threshold).values()) == kept
+
+
+def test_a_budget_below_one_direction_is_refused() -> None:
+    with pytest.raises(errors.InvalidSpec, match="rank_budget"):
+        rank.choose(spectrum_of(1.0, 0.5), lambda _: 1.0, full_loss=1.0, tolerance=0.0, budget=5)
+
+
+def test_an_automatic_rank_is_smaller_and_about_as_good(tiny_base: Base) -> None:
+    config = LoRAConfig(rank="auto", alpha=16.0, target_modules="all-linear", rank_tolerance=0.02)
+    trained = loop.train(tiny_base, config, TRAINING, lessons(48))
+    report = trained.report
+    assert report.rank is not None
+    assert report.after is not None
+    assert report.after.loss <= report.rank["uncut_loss"] * 1.021
+    assert report.trainable_parameters == trained.adapter.trainable_parameters == report.rank["parameters"]
+    assert report.trainable_parameters < 0.7 * report.rank["trained_parameters"]
+    assert {path: module.rank for path, module in trained.adapter.weights().modules.items()} == {
+        path: size for path, size in report.rank["rank_pattern"].items() if size
+    }
+    held_out = loop.splitting.split(lessons(48), TRAINING.validation, TRAINING.seed)[1]
+    again = evaluation.measure(tiny_base, tokenize_all(held_out, tiny_base.tokenizer, max_length=512))
+    assert again.loss == pytest.approx(report.after.loss, rel=1e-6)
+
+
+def test_a_budget_is_kept_by_the_whole_job(tiny_base: Base) -> None:
+    config = LoRAConfig(rank="auto", alpha=16.0, rank_budget=2000)
+    trained = loop.train(tiny_base, config, TRAINING.evolve(epochs=1), lessons(40))
+    assert 0 < trained.adapter.trainable_parameters <= 2000
+
+
+def test_too_little_data_for_an_automatic_rank_is_said_before_training(tiny_base: Base) -> None:
+    with pytest.raises(errors.InvalidDataset, match="8") as caught:
+        loop.train(tiny_base, LoRAConfig(rank="auto"), TRAINING, lessons(4))
+    assert len(caught.value.problems) == 2
+
+
+def test_eva_begins_from_orthonormal_directions_of_the_inputs(tiny_base: Base) -> None:
+    examples = tokenize_all(lessons(32), tiny_base.tokenizer, max_length=512)
+    paths = [f"model.layers.{layer}.self_attn.{name}" for layer in range(2) for name in ("q_proj", "v_proj")]
+    found = rank.directions(tiny_base, paths, examples, rank=4, redistribute=False)
+    assert found is not None
+    assert set(found.ranks.values()) == {4}
+    for rows in found.rows.values():
+        assert torch.allclose(rows @ rows.T, torch.eye(4), atol=1e-3)
+    seen: list[torch.Tensor] = []
+    module = tiny_base.model.get_submodule(paths[0])
+    hook = module.register_forward_hook(lambda module, args, output: seen.append(args[0][0]))
+    with torch.no_grad():
+        for example in examples:
+            tiny_base.model(input_ids=torch.from_numpy(example.input_ids)[None])
+    hook.remove()
+    labelled = [states[torch.from_numpy(one.labels)] for states, one in zip(seen, examples, strict=True)]
+    inputs = torch.cat(labelled)
+    inputs = inputs - inputs.mean(0)
+    explained = (inputs @ found.rows[paths[0]].T).square().sum()
+    assert explained > 0.95 * torch.linalg.svdvals(inputs)[:4].square().sum()
+
+
+def test_eva_redistributes_a_budget_and_a_job_begins_from_it(tiny_base: Base) -> None:
+    examples = tokenize_all(lessons(32), tiny_base.tokenizer, max_length=512)
+    config = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear", init="eva")
+    warnings: list[str] = []
+    adapter = rank.begin(tiny_base, config, examples, seed=0, warn=warnings.append)
+    assert not warnings
+    paths = list(adapter.layers)
+    adapter.detach()
+    found = rank.directions(tiny_base, paths, examples, rank=4)
+    assert found is not None
+    assert sum(found.ranks.values()) == 4 * len(paths)
+    assert len(set(found.ranks.values())) > 1
+
+
+def test_directions_that_do_not_settle_leave_no_trace(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = tokenize_all(lessons(16), tiny_base.tokenizer, max_length=512)
+    monkeypatch.setattr(rank, "_FORWARD_PASSES", 2)
+    warnings: list[str] = []
+    adapter = rank.begin(tiny_base, LoRAConfig(rank=4, alpha=8.0, init="eva"), examples, seed=0, warn=warnings.append)
+    assert len(warnings) == 1
+    assert not any(module._forward_hooks for module in tiny_base.model.modules())
+    adapter.detach()
+    plain = rank.begin(tiny_base, LoRAConfig(rank=4, alpha=8.0), examples, seed=0, warn=warnings.append)
+    assert all(torch.equal(plain.weights().tensors[n], t) for n, t in adapter.weights().tensors.items())
