@@ -180,7 +180,8 @@ def _numbers(grouped: Float32, scales: Float32, bits: Bits) -> Float32:
 
 def _pack(numbers: NDArray[np.int8]) -> NDArray[np.uint8]:
     codes = (numbers + 8).astype(np.uint8)
-    return codes[:, 0::2] | codes[:, 1::2] << 4
+    packed: NDArray[np.uint8] = codes[:, 0::2] | codes[:, 1::2] << np.uint8(4)
+    return packed
 
 
 def _unpack(packed: NDArray[np.uint8]) -> Float32:

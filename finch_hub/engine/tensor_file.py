@@ -65,7 +65,7 @@ class TensorFile:
         """
         info = self.tensors[name]
         data = np.empty(info.shape, STORAGE[info.dtype])
-        self.read_into(memoryview(data.reshape(-1)).cast("B"), info.start)
+        self.read_into(data.reshape(-1).data.cast("B"), info.start)
         return data
 
     def read(self, name: str) -> Float32:

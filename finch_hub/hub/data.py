@@ -12,8 +12,7 @@ from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example, Pairs, examples_of
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from finch_hub.registry.database import Session
     from finch_hub.workers.stores import Stores
 
 Data = str | Path | Pairs

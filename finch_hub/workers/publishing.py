@@ -15,9 +15,8 @@ from finch_hub.registry import adapters, values
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy.orm import Session
-
     from finch_hub.plugins.catalogue import Catalogue
+    from finch_hub.registry.database import Session
     from finch_hub.workers.stores import Stores
 
 _LIBRARIES = ("finch-hub", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")

@@ -21,8 +21,7 @@ from finch_hub.workers.lease import Lease
 from finch_hub.workers.process import Child
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from finch_hub.registry.database import Session
     from finch_hub.workers.folders import WorkFolders
     from finch_hub.workers.redaction import Redactor
     from finch_hub.workers.stores import Stores

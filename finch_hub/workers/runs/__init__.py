@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sqlalchemy.orm import Session
-
+    from finch_hub.registry.database import Session
     from finch_hub.specs.jobs import Job
     from finch_hub.workers.child import Channel
     from finch_hub.workers.stores import Stores

@@ -11,8 +11,7 @@ from finch_hub.registry import adapters, bases, jobs, values
 from finch_hub.specs.jobs import BaseModelSource
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from finch_hub.registry.database import Session
     from finch_hub.workers.stores import Stores
 
 

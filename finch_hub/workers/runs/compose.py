@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from finch_hub.engine.data import reading
 from finch_hub.plugins import trials
-from finch_hub.plugins.catalogue import load_catalogue
 from finch_hub.specs.jobs import ComposeSpec, Job
 from finch_hub.specs.reports import CompositionReport
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from finch_hub.registry.database import Session
     from finch_hub.workers.child import Channel
     from finch_hub.workers.stores import Stores
 
@@ -64,7 +62,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     composed = compose(
         parents,
         spec,
-        trials.trials(spec, load_catalogue()),
+        trials.trials(spec, channel.catalogue),
         base=base,
         report=channel.report_or_stop,
         between=channel.stop_here,

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finch_hub.engine.data import reading
-from finch_hub.plugins.catalogue import load_catalogue
 from finch_hub.specs.examples import Example, Message
 from finch_hub.specs.jobs import EvaluateSpec, Job
 from finch_hub.specs.reports import EvaluationReport
 from finch_hub.workers import warmth
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from finch_hub.registry.database import Session
     from finch_hub.workers.child import Channel
     from finch_hub.workers.stores import Stores
 
@@ -50,7 +48,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     channel.phase("importing")
     from finch_hub.engine.generator import GeneratorModel
 
-    evaluator = load_catalogue().evaluators[order["evaluator"]]
+    evaluator = channel.catalogue.evaluators[order["evaluator"]]
     parameters, kernel = evaluator.parse(order["parameters"]), evaluator.load()
     base = channel.bases.load(order["base"], say=channel.phase)
     for adapter in order["adapters"]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from finch_hub.plugins.catalogue import load_catalogue
 from finch_hub.specs.jobs import ExportSpec, Job
 from finch_hub.workers import warmth
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from finch_hub.registry.database import Session
     from finch_hub.workers.child import Channel
     from finch_hub.workers.stores import Stores
 
@@ -35,7 +33,7 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
 
 def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Export."""
-    format_ = load_catalogue().export_formats[order["format"]]
+    format_ = channel.catalogue.export_formats[order["format"]]
     base = warmth.fetch_base(order["base"], say=channel.phase) if order["base"] else None
     channel.phase("exporting")
     report = format_.load()(Path(order["adapter"]), base, Path(order["out"]), format_.parse(order["parameters"]))

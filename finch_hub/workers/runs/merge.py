@@ -12,8 +12,7 @@ from finch_hub.specs.jobs import Job, MergeSpec
 from finch_hub.workers import warmth
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from finch_hub.registry.database import Session
     from finch_hub.workers.child import Channel
     from finch_hub.workers.stores import Stores
 

@@ -10,8 +10,7 @@ from finch_hub.specs.jobs import Job, QuantizeSpec
 from finch_hub.specs.reports import QuantizationReport
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from finch_hub.registry.database import Session
     from finch_hub.specs.reports import TokenMetrics
     from finch_hub.workers.child import Channel
     from finch_hub.workers.stores import Stores

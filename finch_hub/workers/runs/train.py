@@ -14,8 +14,7 @@ from finch_hub.workers import warmth
 from finch_hub.workers.folders import CHECKPOINTS
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
+    from finch_hub.registry.database import Session
     from finch_hub.workers.child import Channel
     from finch_hub.workers.stores import Stores
 
