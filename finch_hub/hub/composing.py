@@ -10,7 +10,7 @@ from finch_hub.hub.findings import Findings
 from finch_hub.plugins import trials
 from finch_hub.registry import adapters, jobs, values
 from finch_hub.specs.jobs import ComposeSpec, Parent
-from finch_hub.specs.references import AdapterReference
+from finch_hub.specs.references import AdapterReference, check_name
 
 if TYPE_CHECKING:
     from finch_hub.workers.stores import Stores
@@ -58,6 +58,7 @@ def resolve_parents(
 def prepare(
     references: Sequence[str],
     *,
+    adapter: str,
     weights: Sequence[float] | None,
     depends_on: Sequence[str],
     stores: Stores,
@@ -73,10 +74,13 @@ def prepare(
     findings = Findings("this composition")
     parents = parents_of(references, weights, findings)
     versions = resolve_parents(parents, depends_on, stores, findings)
+    # Placeholders keep the checks of the other fields going where a name or the parents were refused already.
+    name = "refused"
+    with findings.gather():
+        name = check_name(adapter)
     spec: ComposeSpec | None = None
     with findings.gather():
-        # Placeholders keep the other fields' checks going where the parents were refused already.
-        spec = ComposeSpec(parents=parents or (Parent(adapter="refused"),), **options)
+        spec = ComposeSpec(adapter=name, parents=parents or (Parent(adapter="refused"),), **options)
     if spec is not None:
         with findings.gather():
             trials.check(spec, stores.catalogue)

@@ -218,10 +218,11 @@ class Hub:
 
         spec = composing.prepare(
             adapters,
+            adapter=adapter,
             weights=weights,
             depends_on=depends_on,
             stores=self._stores,
-            options={"adapter": adapter, **options},
+            options=options,
         )
         return self._submit(
             spec,
