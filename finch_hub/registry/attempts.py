@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from finch_hub import errors
 from finch_hub.registry import values
 from finch_hub.registry.transitions import attempts, end_attempt, events, in_state, jobs, jobs_of, move
-from finch_hub.registry.types import Json, later, now, subset
+from finch_hub.registry.types import Json, later, now, once, subset
 from finch_hub.specs.jobs import Job, JobState, Requirements
 
 # How far down the queue a job with a warm base may jump ahead, and for how long the others put up with it.
@@ -182,7 +182,7 @@ def expire_leases(session: Session, policy: values.RetryPolicy, *, limit: int = 
     """End the attempts whose lease ran out: queue their jobs again, or fail or cancel them; return these jobs."""
     rows = session.execute(
         sa.select(jobs)
-        .where(in_state(JobState.RUNNING), jobs.c.lease_until < now())
+        .where(in_state(JobState.RUNNING), jobs.c.lease_until < once(now()))
         .order_by(jobs.c.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values
-from finch_hub.registry.transitions import attempts, dependencies, events, job_of, jobs, jobs_of, move
-from finch_hub.registry.types import insert_new, later, now
+from finch_hub.registry.transitions import attempts, dependencies, events, in_state, job_of, jobs, jobs_of, move
+from finch_hub.registry.types import insert_new, later, now, once
 from finch_hub.specs.jobs import FINAL, BaseModelSource, Event, Job, JobKind, JobSpec, JobState, Requirements
 
 # Who submits rings the bell itself right after the commit; the reconciler only where it did not live to do so.
@@ -111,7 +111,9 @@ def find(
     """Return jobs, newest first; `before` is the id after which to go on."""
     query = sa.select(jobs).order_by(jobs.c.number.desc()).limit(limit)
     if states is not None:
-        query = query.where(jobs.c.state.in_(states))
+        query = query.where(in_state(*sorted(states)))
+        if FINAL.issuperset(states):
+            query = query.where(jobs.c.finished_at.is_not(None))  # which the index of these is limited to
     if kind is not None:
         query = query.where(jobs.c.kind == kind)
     if before is not None:
@@ -192,7 +194,7 @@ def prune(session: Session, *, older_than: float, limit: int = 1000) -> list[str
     )
     old = (
         sa.select(jobs.c.id)
-        .where(jobs.c.finished_at.is_not(None), jobs.c.finished_at < later(-older_than), ~needed)
+        .where(jobs.c.finished_at.is_not(None), jobs.c.finished_at < once(later(-older_than)), ~needed)
         .order_by(jobs.c.finished_at)
         .limit(limit)
     )

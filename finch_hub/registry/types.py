@@ -117,6 +117,11 @@ def _later_postgresql(element: later, compiler: SQLCompiler, **kw: Any) -> str:
     return f"clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)})"
 
 
+def once(moment: sa.ColumnElement[datetime]) -> sa.ScalarSelect[datetime]:
+    """Read the clock once for a whole statement, which is what lets PostgreSQL search an index for the moment."""
+    return sa.select(moment).scalar_subquery()
+
+
 class subset(FunctionElement[bool]):  # noqa: N801
     """Whether every text of the first JSON array is in the second one."""
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub.registry.transitions import in_state, jobs
-from finch_hub.registry.types import later, now
+from finch_hub.registry.types import later, now, once
 from finch_hub.specs.jobs import JobState
 
 
@@ -20,7 +20,7 @@ def due(session: Session, *, limit: int = 100, hold_seconds: float = 10.0) -> li
     """Return ids of queued jobs to ring for, longest due first, and hold them back from other reconcilers meanwhile."""
     overdue = (
         sa.select(jobs.c.number)
-        .where(in_state(JobState.QUEUED), jobs.c.ring_at <= now())
+        .where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now()))
         .order_by(jobs.c.ring_at)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -117,13 +117,6 @@ def upgrade() -> None:
         postgresql_where=sa.text("finished_at IS NOT NULL"),
     )
     op.create_index(
-        "ix_jobs_lease",
-        "jobs",
-        ["lease_until"],
-        sqlite_where=sa.text("state = 'running'"),
-        postgresql_where=sa.text("state = 'running'"),
-    )
-    op.create_index(
         "ix_jobs_retry_of",
         "jobs",
         ["retry_of"],
@@ -137,7 +130,20 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'queued'"),
         postgresql_where=sa.text("state = 'queued'"),
     )
-    op.create_index("ix_jobs_state_number", "jobs", ["state", "number"])
+    op.create_index(
+        "ix_jobs_running",
+        "jobs",
+        ["number"],
+        sqlite_where=sa.text("state = 'running'"),
+        postgresql_where=sa.text("state = 'running'"),
+    )
+    op.create_index(
+        "ix_jobs_ended",
+        "jobs",
+        ["state", "number"],
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
+    )
 
     op.create_table(
         "workers",

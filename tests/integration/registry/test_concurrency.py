@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -100,6 +101,17 @@ def test_a_cancellation_and_an_end_at_once_have_one_winner(database: Database) -
         assert registry.get(database, job).state == ended.result()
 
 
+def test_a_cancellation_and_a_claim_at_once_leave_no_job_running_unasked(database: Database) -> None:
+    for _ in range(15):
+        job = registry.submit(database)
+        with ThreadPoolExecutor(2) as threads:
+            claimed = threads.submit(registry.claim, database)
+            threads.submit(registry.cancel, database, job).result()
+        after = registry.get(database, job)
+        assert after.cancel_requested
+        assert after.state is (JobState.RUNNING if claimed.result() else JobState.CANCELLED)
+
+
 def test_reconcilers_at_once_end_each_lost_attempt_once(database: Database) -> None:
     for _ in range(20):
         registry.submit(database)
@@ -126,8 +138,10 @@ def test_versions_made_at_once_have_their_own_numbers(database: Database) -> Non
 def test_of_those_that_move_an_alias_at_once_one_wins(database: Database) -> None:
     for _ in range(5):
         registry.add_version(database, "medical")
+    start = threading.Barrier(4)
 
     def move(version: int) -> bool:
+        start.wait()
         try:
             with database.write() as session:
                 adapters.set_alias(session, "medical", "stable", version, expected=1)
@@ -135,10 +149,11 @@ def test_of_those_that_move_an_alias_at_once_one_wins(database: Database) -> Non
             return False
         return True
 
-    with database.write() as session:
-        adapters.set_alias(session, "medical", "stable", 1)
-    with ThreadPoolExecutor(4) as threads:
-        assert sum(threads.map(move, [2, 3, 4, 5])) == 1
+    for _ in range(8):
+        with database.write() as session:
+            adapters.set_alias(session, "medical", "stable", 1)
+        with ThreadPoolExecutor(4) as threads:
+            assert sum(threads.map(move, [2, 3, 4, 5])) == 1
 
 
 def test_events_written_while_others_change_the_job_have_no_gaps(database: Database) -> None:

@@ -90,6 +90,10 @@ class Protocol(RuleBasedStateMachine):
             model.cancel = True
             self.end(job_id, JobState.CANCELLED)
 
+    @rule(job=claims)
+    def cancel_what_was_claimed(self, job: Job) -> None:
+        self.cancel(job.id)
+
     # What workers do
 
     @rule(target=claims, named=st.none() | submitted)
@@ -185,6 +189,13 @@ class Protocol(RuleBasedStateMachine):
                 past = types.later(-1)
                 session.execute(sa.update(jobs.jobs).where(jobs.jobs.c.id == job.id).values(lease_until=past))
             self.models[job.id].expired = True
+
+    @rule(target=claims, job=claims)
+    def be_taken_over(self, job: Job) -> Any:
+        """The worker is paused, given up for dead, and wakes while another one runs the job."""
+        self.sleep_past_the_lease(job)
+        self.sweep()
+        return self.claim(job.id)
 
     # What reconcilers do
 

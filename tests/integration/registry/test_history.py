@@ -1,0 +1,69 @@
+"""What the queue asks all the time costs the same over any history: the databases say which indexes they use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from support import registry
+
+from finch_hub.registry import attempts, jobs, values, wakeups
+from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import JobState
+
+QUESTIONS: dict[str, tuple[Callable[[Session], Any], str]] = {
+    "claim": (
+        lambda s: attempts.claim(s, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT, warm_base="tiny@"),
+        "ix_jobs_claim",
+    ),
+    "wake": (wakeups.due, "ix_jobs_ring"),
+    "expire": (lambda s: attempts.expire_leases(s, values.RetryPolicy()), "ix_jobs_running"),
+    "list running": (lambda s: jobs.find(s, states={JobState.RUNNING}), "ix_jobs_running"),
+    "list failed": (lambda s: jobs.find(s, states={JobState.FAILED, JobState.CANCELLED}), "ix_jobs_ended"),
+    "prune": (lambda s: jobs.prune(s, older_than=10**6, limit=10), "ix_jobs_finished"),
+}
+
+
+@pytest.fixture
+def history(database: Database) -> Database:
+    """A database with many finished jobs and a few queued ones."""
+    new = [values.NewJob(spec=registry.merge_spec())] * 2000
+    with database.write() as session:
+        jobs.submit_many(session, new)
+        session.execute(sa.update(jobs.jobs).values(state=JobState.SUCCEEDED, finished_at=jobs.now(), ring_at=None))
+        jobs.submit_many(session, new[:20])
+        if session.get_bind().dialect.name == "postgresql":  # which does so by itself after a while; SQLite does not
+            session.execute(sa.text("ANALYZE"))
+    return database
+
+
+def test_nothing_that_is_asked_all_the_time_reads_the_history(history: Database) -> None:
+    for question, (ask, index) in QUESTIONS.items():
+        plans = plans_of(history, ask)
+        for plan in plans:
+            assert not re.search(r"Seq Scan on jobs|SCAN jobs(?! USING)", plan), (question, plan)
+        if history.is_sqlite:  # PostgreSQL weighs its statistics, and may take another index that is as good
+            assert index in plans[0], (question, plans[0])
+
+
+def plans_of(database: Database, ask: Callable[[Session], Any]) -> list[str]:
+    """Return how the database goes about each statement that looks into the jobs."""
+    plans: list[str] = []
+    with database.write() as session:
+        connection = session.connection()
+
+        def explain(_: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+            if not many and "jobs" in statement and not statement.startswith(("EXPLAIN", "INSERT")):
+                other = context.root_connection.connection.cursor()
+                prefix = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+                other.execute(prefix + statement, parameters)
+                plans.append("\n".join(str(row[-1]) for row in other.fetchall()))
+                other.close()
+
+        sa.event.listen(connection, "before_cursor_execute", explain)
+        ask(session)
+    return plans
