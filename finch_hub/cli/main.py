@@ -78,8 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
         return output.INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has closed it, as `head` does
-        return output.closed_pipe()
     except Exception as error:  # the last line of defence: no traceback reaches the user
         return output.fail(error)
     return result if isinstance(result, int) else 0

@@ -58,12 +58,6 @@ def fail(error: Exception) -> int:
     return exit_code(error)
 
 
-def closed_pipe() -> int:
-    """Keep the interpreter from complaining of the closed output while it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
-
 def open_hub() -> Hub:
     """Make the hub of the settings in force; imported here so that `--help` of a command stays light."""
     from finch_hub.hub import Hub

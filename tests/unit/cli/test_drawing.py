@@ -1,0 +1,179 @@
+"""What is drawn: events as lines, numbers for people, reports as tables."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from finch_hub import errors
+from finch_hub.cli import following, options, output, reports
+from finch_hub.specs.jobs import Event
+from finch_hub.specs.reports import (
+    Candidate,
+    CompositionReport,
+    ConflictReport,
+    EvaluationReport,
+    MergeReport,
+    PairConflict,
+    Retention,
+    TokenMetrics,
+)
+
+
+def drawn(thing: Any) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(thing)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def event(kind: Any, message: str = "", level: Any = "info", **data: Any) -> Event:
+    return Event(job_id="j", seq=1, at=datetime.now(UTC), type=kind, level=level, message=message, data=data)
+
+
+def test_progress_is_one_line() -> None:
+    line = following.describe(
+        event("progress", step=3, steps=10, epoch=0.3, loss=2.51234, tokens_per_second=1234.5, seconds_left=95)
+    )
+    assert line == "  step 3/10  epoch 0.30  loss 2.512  1,234 tokens/s  1:35 min left"
+
+
+@pytest.mark.parametrize(
+    ("given_event", "line"),
+    [
+        (event("message", "be careful", "warn"), "  warning: be careful"),
+        (event("message", "tried tsv"), "  tried tsv"),
+        (
+            event("metrics", "held-out loss 2.5 after step 3", step=3, valid_loss=2.5),
+            "  held-out loss 2.5 after step 3",
+        ),
+        (event("metrics", step=3, valid_loss=2.5), "  step 3  valid_loss 2.5"),
+        (event("phase", name="training"), "- training"),
+        (event("state", state="running", worker="box"), "- running on box"),
+        (event("report", name="something", report={}), ""),
+    ],
+)
+def test_an_event_is_told_in_a_line(given_event: Event, line: str) -> None:
+    assert following.describe(given_event) == line
+
+
+def test_plain_lines_thin_progress_out_but_keep_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    output.console.cache_clear()
+    with following.PlainLines() as lines:
+        for step in range(1, 101):
+            lines.show(event("progress", step=step, steps=100))
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == "  step 1/100"
+    assert shown[-1] == "  step 100/100"
+    assert len(shown) == 2
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (60, "1:00 min"), (3723, "1:02:03 h")])
+def test_durations_read_as_clocks(seconds: float, text: str) -> None:
+    assert following.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2.5e9, "2.5 GB")])
+def test_sizes_are_short(count: int, text: str) -> None:
+    assert output.size(count) == text
+
+
+@given(
+    st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.one_of(st.integers(), st.booleans(), st.none()))
+)
+def test_settings_come_back_as_they_were_given(settings: dict[str, Any]) -> None:
+    import json
+
+    pairs = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+    assert options.settings_of(pairs, "--set") == settings
+
+
+def test_a_setting_that_is_no_json_is_text() -> None:
+    assert options.settings_of(["schedule=cosine", "text=a=b"], "--set") == {"schedule": "cosine", "text": "a=b"}
+    with pytest.raises(errors.InvalidSpec, match="'=3'"):
+        options.settings_of(["=3"], "--set")
+
+
+def test_everything_becomes_json() -> None:
+    now = datetime.now(UTC)
+    value = {"a": (1, Path("/x")), "b": {now}, "c": errors.Problem(what="w")}
+    assert output.plain(value) == {
+        "a": [1, "/x"],
+        "b": [now.isoformat()],
+        "c": {"what": "w", "where": "", "fix": ""},
+    }
+
+
+def pair(module: str = "", **changes: Any) -> PairConflict:
+    measures = {"output_overlap": 0.05, "input_overlap": 0.95, "cosine": 0.1, "sign_conflict": 0.4, "norm_ratio": 0.8}
+    return PairConflict(module=module, first="law/1", second="style/2", **{**measures, **changes})
+
+
+def test_conflicts_show_pairs_the_worst_modules_and_the_advice() -> None:
+    modules = tuple(pair(f"layers.{n}.q_proj", sign_conflict=n / 20) for n in range(20))
+    report = ConflictReport(
+        parents=("law/1", "style/2"), pairs=(pair(),), modules=modules, advice="merge", reasons=("they hardly meet",)
+    )
+    text = drawn(reports.conflicts(report))
+    assert "law/1 + style/2" in text
+    assert "layers.19.q_proj" in text
+    assert "layers.0.q_proj" not in text
+    assert "advice: merge" in text
+    assert "they hardly meet" in text
+
+
+def test_a_composition_shows_what_each_parent_keeps_and_what_was_tried() -> None:
+    report = CompositionReport(
+        strategy="tsv",
+        scale=0.8,
+        rank=64,
+        conflicts=ConflictReport(parents=("law/1", "style/2")),
+        retention=(
+            Retention(
+                parent="law/1",
+                status="measured",
+                base=3.0,
+                own=2.0,
+                composed=2.1,
+                linear=2.3,
+                retention=0.9,
+                examples=12,
+            ),
+            Retention(parent="style/2", status="unmeasured"),
+        ),
+        candidates=(
+            Candidate(strategy="linear", scale=0.5, losses=(2.3, None), worst=0.7, mean=0.7),
+            Candidate(strategy="tsv", scale=0.8, losses=(2.1, None), worst=0.9, mean=0.9),
+        ),
+        below_retention=("law/1",),
+        advice=("keep law/1 apart and switch",),
+    )
+    text = drawn(reports.composition(report))
+    lines = [line.split() for line in text.splitlines()]
+    assert ["law/1", "3.000", "2.000", "2.100", "2.300", "0.900", "12"] in lines
+    assert any(line[:1] == ["style/2"] and "unmeasured" in line for line in lines)
+    assert text.index("tsv") < text.index("linear ")
+    assert "below the asked retention: law/1" in text
+    assert "advice: keep law/1 apart and switch" in text
+
+
+def test_other_reports_are_drawn() -> None:
+    merged = MergeReport(
+        out="/m", modules=210, bytes_written=270_000_000, seconds=1.5, max_logit_difference=0.01, argmax_agreement=1.0
+    )
+    assert "270.0 MB in 1.5 s" in drawn(reports.draw(merged))
+    evaluated = EvaluationReport(
+        evaluator="held_out_loss", dataset="a" * 64, results={"base": {"loss": 3.2}, "law/1": {"loss": 2.5}}
+    )
+    text = drawn(reports.draw(evaluated))
+    assert text.index("base") < text.index("law/1")
+    assert "3.2" in text
+    before, after = (TokenMetrics(loss=loss, accuracy=0.5, tokens=10, examples=5) for loss in (2.0, 1.5))
+    assert reports._before_after(before, after) == "2.000 -> 1.500 (-25.0%, 5 examples)"
+    assert "out" in drawn(reports.draw({"format": "vllm", "out": "/x"}))

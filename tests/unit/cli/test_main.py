@@ -1,0 +1,135 @@
+"""The entry: commands found by name, imported when called; errors as text and exit codes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from finch_hub import errors
+from finch_hub.cli import main, output
+
+from .conftest import Run
+
+HEAVY = ("torch", "transformers", "peft", "celery", "sqlalchemy", "pydantic", "pluggy", "rich", "numpy")
+
+
+def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield every command below a group with the words that call it."""
+    yield path, group
+    if isinstance(group, click.Group):
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_the_list_says_what_the_command_says_of_itself(name: str) -> None:
+    command = main.cli.get_command(click.Context(main.cli), name)
+    assert command is not None
+    assert command.name == name
+    assert command.get_short_help_str(limit=200) == main.COMMANDS[name][1]
+
+
+def test_every_command_and_every_option_explains_itself() -> None:
+    for path, command in commands(main.cli):
+        assert command.help, path
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, (path, parameter.name)
+
+
+def test_help_imports_nothing_heavy_whatever_it_is_asked_of() -> None:
+    code = (
+        "import sys\n"
+        "from finch_hub.cli.main import COMMANDS, main\n"
+        "for words in ([], *([name] for name in COMMANDS)):\n"
+        "    assert main([*words, '--help']) == 0, words\n"
+        "print(sorted(set(sys.argv[1:]) & set(sys.modules)), file=sys.stderr)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, *HEAVY], check=True, capture_output=True, text=True)
+    assert ran.stderr == "[]\n"
+
+
+def test_an_unknown_command_offers_the_near_one(run: Run) -> None:
+    ran = run("trian")
+    assert ran.status == 2
+    assert "Did you mean 'train'?" in ran.err
+
+
+def test_every_error_of_ours_has_its_exit_code() -> None:
+    def kinds(kind: type[errors.FinchError]) -> Iterator[type[errors.FinchError]]:
+        yield kind
+        for child in kind.__subclasses__():
+            yield from kinds(child)
+
+    codes = {kind.__name__: output.exit_code(kind.__new__(kind)) for kind in kinds(errors.FinchError)}
+    assert codes.pop("FinchError") == output.INTERNAL
+    assert output.INTERNAL not in codes.values()
+    expected = {"InvalidDataset": 2, "NotFound": 3, "AliasMoved": 4, "JobFailed": 5, "JobCancelled": 6}
+    assert expected.items() <= codes.items()
+    assert codes["SchemaMismatch"] == codes["Unavailable"] == 7
+
+
+def test_an_error_is_told_without_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = run("adapters", "show", "nosuch")
+    assert (ran.status, ran.out, ran.err) == (3, "", "error: there is no adapter 'nosuch'\n")
+    monkeypatch.setenv("FINCH_DEBUG", "1")
+    assert "Traceback" in run("adapters", "show", "nosuch").err
+
+
+def test_a_fault_of_ours_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("one over none")
+
+    monkeypatch.setattr(output, "open_hub", broken)
+    ran = run("bases", "list")
+    assert ran.status == output.INTERNAL
+    assert "ZeroDivisionError: one over none" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_settings_that_cannot_be_read_name_the_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINCH_LEASE_SECONDS", "soon")
+    ran = run("jobs", "list")
+    assert ran.status == 2
+    assert "lease_seconds" in ran.err
+
+
+def test_ctrl_c_detaches_and_says_how_to_cancel(home: Path, run: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n')
+    command = [sys.executable, "-c", "import sys; from finch_hub.cli.main import main; sys.exit(main())"]
+    words = ["train", str(data), "--adapter", "birds", "--base", str(tiny_folder)]
+    with subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "- queued\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    (job,) = run("jobs", "list", "--json").json
+    assert (process.returncode, out, job["state"]) == (130, "", "queued")
+    assert f"finch-hub jobs watch {job['id']}" in err
+    assert f"finch-hub jobs cancel {job['id']}" in err
+
+
+def test_a_reader_that_leaves_early_sees_no_traceback(home: Path) -> None:
+    code = "import sys; from finch_hub.cli.main import main; sys.exit(main())"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "plugins", "list", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        _, err = process.communicate(timeout=60)
+    assert err == ""
