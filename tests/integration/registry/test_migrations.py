@@ -106,7 +106,7 @@ def test_an_older_database_says_what_to_do(new: Database, monkeypatch: pytest.Mo
 
 def test_many_upgrade_a_new_database_at_once(new: Database, new_url: str) -> None:
     processes = [
-        subprocess.Popen([sys.executable, "-c", _UPGRADE, new_url], stderr=subprocess.PIPE, text=True) for _ in range(4)
+        subprocess.Popen([sys.executable, "-c", _UPGRADE, new_url], stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
     for process in processes:
         _, trouble = process.communicate()
