@@ -41,8 +41,9 @@ def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: b
         "socket_connect_timeout": PUBLISH_TIMEOUT,
     }
     if not worker:
-        # A worker waits in BRPOP, so it takes no read timeout; a client never waits for long.
-        transport["socket_timeout"] = PUBLISH_TIMEOUT
+        # A worker waits in BRPOP, so it takes no read timeout. A client never waits for long, nor tries again: its job
+        # is stored, and the next sweep rings for it.
+        transport |= {"socket_timeout": PUBLISH_TIMEOUT, "max_retries": 0}
     app.conf.update(
         # Whoever waits for a result asks the database. A results backend would be a second, weaker truth.
         result_backend=None,

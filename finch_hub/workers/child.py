@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import os
 import queue
@@ -27,6 +28,7 @@ from typing import IO, Any, Literal
 
 from finch_hub import errors
 from finch_hub.engine.training import Interrupted
+from finch_hub.plugins.catalogue import Catalogue, load_catalogue
 from finch_hub.workers import faults, runs, warmth
 
 Stop = Literal["cancel", "hand_back"]
@@ -58,6 +60,11 @@ class Channel:
         self._stop: Stop | None = None
         self.workdir = Path()
         self.bases = warmth.WarmBases()
+
+    @functools.cached_property
+    def catalogue(self) -> Catalogue:
+        """What is installed; gathered once in a child's life."""
+        return load_catalogue()
 
     def report(self, event: Mapping[str, Any]) -> None:
         """Report an event: the fields of :class:`finch_hub.registry.values.NewEvent`."""

@@ -30,13 +30,15 @@ class Dispatcher:
     between nor a broker that loses everything leaves a job behind. Ringing twice does no harm.
 
     Arguments:
-        app: of a worker, which has one; a client makes its own when it first rings.
+        starts_worker: with no broker configured, start the home's own worker when there is work; a worker's own
+            dispatcher does not.
 
     """
 
-    def __init__(self, settings: Settings, database: Database, *, app: celery.Celery | None = None) -> None:
-        self._settings, self._database, self._app = settings, database, app
-        self._is_client = app is None
+    def __init__(self, settings: Settings, database: Database, *, starts_worker: bool = True) -> None:
+        self._settings, self._database = settings, database
+        self._starts_worker = starts_worker and settings.broker_url is None
+        self._app: celery.Celery | None = None
         self._code: str | None = None
 
     def dispatch(self, *new: Job) -> None:
@@ -72,7 +74,7 @@ class Dispatcher:
 
     def ensure_worker(self) -> None:
         """Start the home's own worker if none runs and no broker is configured; cheap to call again."""
-        if self._is_client and self._settings.broker_url is None:
+        if self._starts_worker:
             from finch_hub.workers import embedded
 
             self._code = self._code or embedded.code_version()
@@ -81,7 +83,7 @@ class Dispatcher:
     def _ring(self, due: Sequence[tuple[str, str]]) -> bool:
         if not due:
             return True
-        if self._is_client and self._settings.broker_url is None:
+        if self._starts_worker:
             from finch_hub.workers import embedded
 
             if not embedded.broker_answers(self._settings):
@@ -112,7 +114,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """Close the connections to the broker."""
-        if self._is_client and self._app is not None:
+        if self._app is not None:
             with contextlib.suppress(OSError):
                 self._app.close()
             self._app = None

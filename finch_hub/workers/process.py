@@ -56,6 +56,7 @@ class Child:
         os.set_blocking(self.messages_fd, False)
         os.set_blocking(self.output_fd, False)
         self._partial, self._tail = b"", b""
+        self._killed = False
         self.warm_base: str | None = None
         self.idle_since: float | None = None
 
@@ -139,16 +140,17 @@ class Child:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the whole process group at once, and forget the pipes."""
+        """Kill the whole process group at once, and forget the pipes; a second time does nothing."""
+        if self._killed:
+            return  # its process id may be somebody else's by now
+        self._killed = True
         self._signal(signal.SIGKILL)
         self._process.wait()
         self.read_output()
         for stream in (self._orders, self._output):
             with contextlib.suppress(OSError):
                 stream.close()
-        if self.messages_fd >= 0:
-            os.close(self.messages_fd)
-            self.messages_fd = -1
+        os.close(self.messages_fd)
 
     def how_it_ended(self) -> str:
         """Say in words how the process ended."""

@@ -93,7 +93,7 @@ class Worker:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._app = celery_app.make_app(broker, queues=self._queues, worker=True)
         self._app.task(self._wake, name=celery_app.WAKE)
-        self._dispatcher = Dispatcher(settings, self._stores.database, app=self._app)
+        self._dispatcher = Dispatcher(settings, self._stores.database, starts_worker=False)
         self._stopping = threading.Event()
         self._draining = False
         self._ended = threading.Event()
@@ -151,6 +151,7 @@ class Worker:
                 self._dispatcher.dispatch_due()
             with contextlib.suppress(errors.FinchError), self._stores.database.write() as session:
                 workers.leave(session, self.name, self._instance)
+            self._dispatcher.close()
             self._app.close()
             if settings.broker_url is None:
                 embedded.end_broker_if_last(settings)

@@ -1,0 +1,77 @@
+"""Ringing for jobs, with a real broker."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fleet import Broker
+
+from finch_hub import settings
+from finch_hub.registry import jobs
+from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import ExportSpec, Requirements
+from finch_hub.workers.app import KEY_PREFIX
+from finch_hub.workers.dispatch import Dispatcher
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    made = Broker()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(f"sqlite:///{tmp_path / 'finch.db'}")
+    made.upgrade()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def dispatcher(broker: Broker, database: Database, tmp_path: Path) -> Iterator[Dispatcher]:
+    made = Dispatcher(settings.load(home=tmp_path, broker_url=broker.url), database)
+    yield made
+    made.close()
+
+
+SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
+
+
+def rung(broker: Broker, queue: str = "default") -> list[str]:
+    with broker.client() as client:
+        waiting = client.lrange(f"{KEY_PREFIX}jobs.{queue}", 0, -1)
+    bodies = [json.loads(message)["headers"] for message in waiting]  # type: ignore[union-attr]
+    return [body["argsrepr"] for body in bodies]
+
+
+def test_a_submitted_job_is_rung_for_in_its_queue(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
+    with database.write() as session:
+        plain = jobs.submit(session, SPEC)
+        other = jobs.submit(session, SPEC, requirements=Requirements(queue="gpu"))
+        waiting = jobs.submit(session, SPEC, depends_on=[plain.id])
+    dispatcher.dispatch(plain, other, waiting)
+    assert rung(broker) == [f"['{plain.id}']"]
+    assert rung(broker, "gpu") == [f"['{other.id}']"]
+
+
+def test_what_could_not_be_rung_for_is_due_again(
+    broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "RING_GRACE_SECONDS", 0.0)
+    broker.kill()
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+    begun = time.monotonic()
+    dispatcher.dispatch(job)
+    assert time.monotonic() - begun < 10, "a client does not wait for a broker that is down"
+    broker.start()
+    dispatcher.close()
+    assert dispatcher.dispatch_due() == 1
+    assert rung(broker) == [f"['{job.id}']"]
+    assert dispatcher.dispatch_due() == 0, "it is not rung for again at once"
