@@ -47,7 +47,7 @@ bench: $(INSTALLED) ## the benchmarks against their peers, one after another
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 docs: $(INSTALLED) ## regenerate docs/cli.md from the commands' own help
-	$(BIN)/python -m docs.generate
+	$(BIN)/python docs/generate_cli.py
 
 lock: ## rewrite requirements.lock from what .venv has installed
 	{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > .lock.new

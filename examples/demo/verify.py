@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 PROBES = (
     "Say this in the English of the King James Bible: He went home and told his brothers everything.",
@@ -19,6 +21,8 @@ AGREEMENT = 0.97  # the merged weights are rounded to bfloat16, which can turn a
 
 def main(merged: str, base: str, adapter: str) -> None:
     """Compare the merged model's logits with those of base and adapter, in float32, and fail where they differ."""
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for what it is about to rename
     tokenizer = AutoTokenizer.from_pretrained(merged)
     batches = [tokenizer(probe, return_tensors="pt") for probe in PROBES]
     whole = _logits(AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), batches)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         DataReport,
         EvaluationReport,
         MergeReport,
+        PairConflict,
         QuantizationReport,
         TokenMetrics,
         TrainingReport,
@@ -111,26 +112,27 @@ def conflicts(report: ConflictReport) -> Group:
     return _group(parts)
 
 
-def _worst(modules: Iterable[Any]) -> list[Any]:
-    def weight(pair: Any) -> float:
+def _worst(modules: Iterable[PairConflict]) -> list[PairConflict]:
+    def weight(pair: PairConflict) -> float:
         return float(pair.interference if pair.interference is not None else pair.sign_conflict)
 
     return sorted(modules, key=weight, reverse=True)[:WORST_MODULES]
 
 
-def _pairs(pairs: Sequence[Any], *, title: str) -> RenderableType:
-    columns = ["pair", "overlap out", "overlap in", "cosine", "sign conflict", "norm ratio", "interference"]
+def _pairs(pairs: Sequence[PairConflict], *, title: str) -> RenderableType:
+    measures = ["output_overlap", "input_overlap", "cosine", "sign_conflict", "norm_ratio"]
+    if any(pair.interference is not None for pair in pairs):
+        measures.append("interference")
     named = any(pair.module for pair in pairs)
     rows = [
         (
             *([pair.module] if named else []),
             f"{pair.first} + {pair.second}",
-            *(f"{value:.2f}" for value in (pair.output_overlap, pair.input_overlap, pair.cosine)),
-            *(f"{value:.2f}" for value in (pair.sign_conflict, pair.norm_ratio)),
-            "-" if pair.interference is None else f"{pair.interference:.2f}",
+            *(_figure(getattr(pair, measure), 2) for measure in measures),
         )
         for pair in pairs
     ]
+    columns = ["pair", *(measure.replace("_", " ") for measure in measures)]
     return output.table(["module", *columns] if named else columns, rows, title=title)
 
 
@@ -139,8 +141,8 @@ def composition(report: CompositionReport) -> Group:
     rows = [
         (
             kept.parent,
-            *(_loss(value) for value in (kept.base, kept.own, kept.composed, kept.linear)),
-            _share(kept.retention) if kept.status == "measured" else kept.status,
+            *(_figure(value) for value in (kept.base, kept.own, kept.composed, kept.linear)),
+            _figure(kept.retention) if kept.status == "measured" else kept.status,
             kept.examples,
         )
         for kept in report.retention
@@ -155,7 +157,7 @@ def composition(report: CompositionReport) -> Group:
     if report.candidates:
         tried = sorted(report.candidates, key=lambda c: -1e9 if c.worst is None else c.worst, reverse=True)
         candidate_rows = [
-            (c.strategy, _settings(c.parameters) or "-", f"{c.scale:.3g}", _share(c.worst), _share(c.mean))
+            (c.strategy, _settings(c.parameters) or "-", f"{c.scale:.3g}", _figure(c.worst), _figure(c.mean))
             for c in tried
         ]
         parts.append(
@@ -206,16 +208,12 @@ def quantization(report: QuantizationReport) -> RenderableType:
     )
 
 
-def _loss(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _figure(value: float | None, places: int = 3) -> str:
+    return "-" if value is None else f"{value:.{places}f}"
 
 
 def _settings(parameters: dict[str, Any]) -> str:
-    return "".join(f"{name}={value} " for name, value in parameters.items())
+    return "".join(f"{name}={value} " for name, value in parameters.items() if value is not None)
 
 
 def _group(parts: Sequence[RenderableType]) -> Group:

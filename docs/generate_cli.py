@@ -1,0 +1,76 @@
+"""Writes docs/cli.md from the commands' own help, so that it cannot say anything else: `make docs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from finch_hub.cli import main, output
+
+PAGE = Path(__file__).with_name("cli.md")
+HEAD = """# The command line
+
+Generated from the commands' own help by `make docs`.
+
+`finch-hub NOUN VERB`, or the main job's verbs by themselves. What reads has `--json`, which prints to standard output
+alone; progress and messages go to standard error. On a terminal progress is a live bar, elsewhere plain lines.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+"""
+SETTINGS = """
+## Settings
+
+Environment variables, then `finch.toml` in the home (or where `FINCH_CONFIG` says), then these defaults.
+
+| variable | default | what it is |
+|---|---|---|
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    return HEAD + "".join(_exit_codes()) + SETTINGS + "".join(_settings()) + "".join(_commands(main.cli, "finch-hub"))
+
+
+def _exit_codes() -> Iterator[str]:
+    meanings = {code: meaning for _, code, meaning in output.EXIT_CODES}
+    meanings |= {0: "done", output.INTERNAL: "a fault in Finch Hub or a plugin; `FINCH_DEBUG=1` shows where"}
+    meanings[output.INTERRUPTED] = "interrupted; a job that was followed goes on"
+    yield from (f"| {code} | {meaning} |\n" for code, meaning in sorted(meanings.items()))
+
+
+def _settings() -> Iterator[str]:
+    from finch_hub.settings import Settings
+
+    described = dict(_attributes(Settings.__doc__ or ""))
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        yield f"| `FINCH_{name.upper()}` | {default} | {described[name]} |\n"
+
+
+def _attributes(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.partition("Attributes:")[2].partition("Raises:")[0].splitlines():
+        name, colon, meaning = line.strip().partition(": ")
+        if colon:
+            yield name, meaning
+
+
+def _commands(command: click.Command, path: str, parent: click.Context | None = None) -> Iterator[str]:
+    settings = {"help_option_names": ["-h", "--help"]}
+    context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, terminal_width=100, **settings)
+    title = f"\n{'##' if parent is None or parent.parent is None else '###'} {path}\n\n"
+    yield f"{title}```text\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            if child is not None:
+                yield from _commands(child, f"{path} {name}", context)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

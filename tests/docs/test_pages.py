@@ -1,0 +1,91 @@
+"""README and guides: their commands and snippets are run, in order, in an embedded home with a tiny base."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from finch_hub.cli import main, output
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[list[str]]:
+    lines = "".join(blocks(page, "console")).splitlines()
+    assert all(line.startswith("$ finch-hub ") for line in lines)
+    return [shlex.split(line)[2:] for line in lines]
+
+
+def run(words: list[str]) -> None:
+    output.console.cache_clear()
+    assert main.main(words) == 0, words
+
+
+@pytest.mark.usefixtures("newcomer")
+class TestInOrder:
+    """The README first, as a newcomer reads; the other pages go on in the same home."""
+
+    def test_the_commands_of_the_readme(self) -> None:
+        for words in commands("README.md"):
+            run(words)
+        assert (Path.cwd() / "meadow-model" / "model.safetensors").is_file()
+
+    def test_the_client_of_the_readme(self, capsys: pytest.CaptureFixture[str]) -> None:
+        (snippet,) = blocks("README.md", "python")
+        names: dict[str, Any] = {}
+        exec(compile(snippet, "README.md", "exec"), names)
+        names["hub"].close()
+        assert re.search(r"birds/2 \d+\.\d+ -> \d+\.\d+", capsys.readouterr().out)
+
+    def test_the_commands_of_the_concepts(self) -> None:
+        for words in commands("docs/concepts.md"):
+            run(words)
+
+    def test_the_snippets_of_the_python_page(self, capsys: pytest.CaptureFixture[str]) -> None:
+        names: dict[str, Any] = {}
+        for snippet in blocks("docs/python.md", "python"):
+            # The versions that the page speaks of are the newest here, where the README's came before.
+            exec(compile(snippet, "docs/python.md", "exec"), names)
+        shown = capsys.readouterr().out
+        assert "did you mean" in shown
+        assert "measured" in shown or "undefined" in shown
+
+
+def test_the_client_takes_ten_lines() -> None:
+    (snippet,) = blocks("README.md", "python")
+    assert len([line for line in snippet.splitlines() if line]) <= 10
+
+
+def test_commands_that_only_stand_in_a_text_exist() -> None:
+    for page in PAGES:
+        for mention in re.findall(r"`finch-hub ([a-z][a-z -]*)", page.read_text()):
+            command: click.Command = main.cli
+            for word in mention.split():
+                if not isinstance(command, click.Group):
+                    break
+                found = command.get_command(click.Context(command), word)
+                assert found is not None, f"{page.name}: finch-hub {mention}"
+                command = found
+
+
+def test_make_targets_that_the_pages_name_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE))
+        assert named <= targets, page.name
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
