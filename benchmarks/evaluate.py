@@ -1,0 +1,100 @@
+"""Held-out loss of one adapter, and of eight on one base, against `evaluate` of transformers' Trainer.
+
+The peer is at its best settings: bfloat16 weights, plain attention, batches by length, only the loss kept. For eight
+adapters it runs eight times on a base that stays loaded, its adapters loaded beforehand; so do we.
+
+    python benchmarks/evaluate.py [--held-out 64] [--repeat 3]
+
+`ratio` is the peer's seconds over ours for one adapter, `ratio_of_eight` for eight.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+
+import harness
+import torch
+
+ADAPTERS = 8
+SIDES = ("ours", "trainer")
+
+
+def ours(given: argparse.Namespace) -> None:
+    from finch_hub.engine.adapter import attach
+    from finch_hub.engine.training import evaluation, loop
+    from finch_hub.specs.lora import LoRAConfig
+
+    base = harness.load_base(given)
+    _, held_out = harness.tokenized(given, base)
+    config = LoRAConfig(rank=harness.RANK, alpha=harness.ALPHA, target_modules=harness.targets(given))
+    adapters = [attach(base, config, name=f"adapter-{number}") for number in range(ADAPTERS)]
+    for number, adapter in enumerate(adapters):
+        randomise(adapter.parameters(), seed=number)
+        adapter.disable()
+    seconds, losses = [], []
+    with loop.computing(given.threads):
+        for adapter in adapters:
+            adapter.enable()
+            with harness.timed() as taken:
+                losses.append(evaluation.measure(base, held_out).loss)
+            seconds += taken
+            adapter.disable()
+    harness.report(one=seconds[0], eight=sum(seconds), loss=losses[0])
+
+
+def trainer(given: argparse.Namespace) -> None:
+    import transformers
+
+    model, tokenizer = harness.peer_model(given, best=True)
+    _, held_out = harness.tokenized(given, harness.load_base(given))
+    runner = transformers.Trainer(
+        model=model,
+        args=transformers.TrainingArguments(
+            **harness.peer_arguments(given, best=True), prediction_loss_only=True, eval_strategy="no"
+        ),
+        eval_dataset=harness.PeerRows(sorted(held_out, key=len)),
+        data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, padding=True),
+    )
+    seconds, losses = [], []
+    for number in range(ADAPTERS):
+        randomise({name: p for name, p in model.named_parameters() if "lora_" in name}, seed=number)
+        with harness.timed() as taken:
+            losses.append(runner.evaluate()["eval_loss"])
+        seconds += taken
+    harness.report(one=seconds[0], eight=sum(seconds), loss=losses[0])
+
+
+def randomise(parameters: dict[str, torch.nn.Parameter], *, seed: int) -> None:
+    """Fill A and B so that the adapter does something; the same for both sides."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in sorted(parameters.items(), key=lambda item: item[0].replace(".default", "")):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+
+
+def main() -> None:
+    given = harness.options(__doc__ or "", examples=1, held_out=64)
+    if given.side:
+        warnings.simplefilter("ignore")
+        {"ours": ours, "trainer": trainer}[given.side](given)
+        return
+    measured = harness.take_turns(given, SIDES)
+    print(f"{given.held_out} held-out examples, {given.targets}; {given.repeat} rounds")
+    print(f"{'side':<10}{'one, s':>9}{'eight, s':>10}{'loss':>9}{'peak MB':>9}")
+    for side, one in measured.items():
+        print(f"{side:<10}{one['one']:>9.2f}{one['eight']:>10.2f}{one['loss']:>9.4f}{one['peak_bytes'] / 1e6:>9.0f}")
+    us, peer = measured["ours"], measured["trainer"]
+    harness.conclude(
+        "evaluate",
+        ours=us["one"],
+        peer=peer["one"],
+        ratio=peer["one"] / us["one"],
+        ratio_of_eight=peer["eight"] / us["eight"],
+        memory=us["peak_bytes"] / peer["peak_bytes"],
+        losses=[us["loss"], peer["loss"]],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Eight small jobs trained together, against the same eight one after another: non-padding tokens/s.
+
+Both are ours: what is measured is what the gang adds. Each job has examples of its own and batches of one.
+
+    python benchmarks/train_gang.py [--jobs 8] [--examples 12] [--repeat 3]
+
+`ratio` is the gang's tokens/s over those of the jobs one after another, `loss` the largest relative difference of a
+job's held-out loss between the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import harness
+
+from finch_hub.engine.training import gang, loop
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.training import TrainingConfig
+
+JOBS = 8
+SIDES = ("together", "alone")
+
+
+def members(given: argparse.Namespace) -> list[gang.Member]:
+    rows, held_out = harness.examples(given)
+    each = len(rows) // JOBS
+    training = TrainingConfig(
+        epochs=given.epochs, batch_size=given.batch, learning_rate=harness.RATE, validation=0, threads=given.threads
+    )
+    config = LoRAConfig(rank=harness.RANK, alpha=harness.ALPHA, target_modules=harness.targets(given))
+    return [
+        gang.Member(config=config, training=training, examples=rows[job * each : (job + 1) * each], validation=())
+        for job in range(JOBS)
+    ]
+
+
+def run(given: argparse.Namespace, *, together: bool) -> None:
+    base = harness.load_base(given)
+    _, held_out = harness.tokenized(given, base)
+    jobs = members(given)
+    losses: dict[str, float] = {}
+    tokens = 0
+    seconds = []
+    if together:
+        with harness.timed() as taken:
+            outcomes = gang.train_gang(base, jobs)
+        seconds += taken
+    for place, job in enumerate(jobs):
+        if together:
+            trained = outcomes[place]
+        else:
+            with harness.timed() as taken:
+                trained = loop.train(base, job.config, job.training, job.examples, ())
+            seconds += taken
+        assert isinstance(trained, loop.Trained), trained
+        tokens += trained.report.tokens
+        trained.adapter.enable()
+        losses[f"loss_{place}"] = harness.held_out_loss(base, held_out)
+        trained.adapter.detach()
+    harness.report(seconds=sum(seconds), tokens=tokens, **losses)
+
+
+def main() -> None:
+    given = harness.options(__doc__ or "", examples=12 * JOBS, held_out=16, batch=1)
+    if given.side:
+        run(given, together=given.side == "together")
+        return
+    measured = harness.take_turns(given, SIDES)
+    rates = {side: one["tokens"] / one["seconds"] for side, one in measured.items()}
+    print(
+        f"{JOBS} jobs of {given.examples // JOBS} examples, batch {given.batch}, {given.targets}; {given.repeat} rounds"
+    )
+    print(f"{'side':<10}{'tokens/s':>10}{'seconds':>9}{'peak MB':>9}")
+    for side, one in measured.items():
+        print(f"{side:<10}{rates[side]:>10.0f}{one['seconds']:>9.1f}{one['peak_bytes'] / 1e6:>9.0f}")
+    together, alone = measured["together"], measured["alone"]
+    differences = [abs(together[f"loss_{job}"] / alone[f"loss_{job}"] - 1) for job in range(JOBS)]
+    harness.conclude(
+        "train_gang",
+        ours=rates["together"],
+        peer=rates["alone"],
+        ratio=rates["together"] / rates["alone"],
+        loss=max(differences),
+        memory=together["peak_bytes"] / alone["peak_bytes"],
+    )
+
+
+if __name__ == "__main__":
+    main()
