@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from finch_hub import errors
+from finch_hub.engine import staging
+
+KIND = "nest"
+
+
+def make(out: Path, text: str, *, replace: bool = False) -> None:
+    with staging.staged(out, kind=KIND, replace=replace) as folder:
+        (folder / "egg").write_text(text)
+        staging.write_record(folder, {"kind": KIND})
+        assert not (out / "egg").exists() or (out / "egg").read_text() != text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    make(tmp_path / "deep" / "out", "1")
+    assert (tmp_path / "deep" / "out" / "egg").read_text() == "1"
+    assert names(tmp_path / "deep") == ["out"]
+
+
+def test_what_fails_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
+    make(tmp_path / "out", "1")
+
+    def fail() -> None:
+        with staging.staged(tmp_path / "out", kind=KIND, replace=True) as folder:
+            (folder / "egg").write_text("2")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "egg").read_text() == "1"
+
+
+def test_only_the_same_kind_is_replaced(tmp_path: Path) -> None:
+    make(tmp_path / "out", "1")
+    with pytest.raises(errors.Conflict, match="ask to replace it"):
+        make(tmp_path / "out", "2")
+    make(tmp_path / "out", "2", replace=True)
+    assert (tmp_path / "out" / "egg").read_text() == "2"
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "egg").write_text("cuckoo")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("theirs", "file", "link"):
+        with pytest.raises(errors.Conflict, match="no earlier nest"):
+            make(tmp_path / name, "3", replace=True)
+    assert (tmp_path / "theirs" / "egg").read_text() == "cuckoo"
+
+
+def test_somebody_elses_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    def overtaken() -> None:
+        with staging.staged(tmp_path / "out", kind=KIND) as folder:
+            (folder / "egg").write_text("1")
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "egg").write_text("theirs")
+
+    with pytest.raises(errors.Conflict):
+        overtaken()
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "egg").read_text() == "theirs"
+
+
+def test_abandoned_folders_are_removed_and_living_ones_are_not(tmp_path: Path) -> None:
+    living, abandoned = (tmp_path / f".out.{name}.part" for name in ("living", "abandoned"))
+    living.mkdir()
+    abandoned.mkdir()
+    lock = os.open(living, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        make(tmp_path / "out", "1")
+    finally:
+        os.close(lock)
+    assert names(tmp_path) == [".out.living.part", "out"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.Unavailable, match=r"file/out: cannot be written"):
+        make(tmp_path / "file" / "out", "1")
