@@ -215,7 +215,7 @@ def set_alias(session: Session, name: str, alias: str, version: int, *, expected
     row = _row(session, AdapterReference(name, version=version))
     if row.state != "ready":
         raise errors.Conflict(f"{name}/{version} is {row.state}: no alias may point at it")
-    current = session.get(Alias, (row.adapter_id, alias), options=[joinedload(Alias.version)])
+    current = session.get(Alias, (row.adapter_id, alias), options=[joinedload(Alias.version)], populate_existing=True)
     points_at = current.version.number if current else 0
     if expected is not None and points_at != expected:
         where = f"points at {name}/{points_at}" if points_at else "does not exist"

@@ -54,7 +54,6 @@ class TestInOrder:
     def test_the_snippets_of_the_python_page(self, capsys: pytest.CaptureFixture[str]) -> None:
         names: dict[str, Any] = {}
         for snippet in blocks("docs/python.md", "python"):
-            # The versions that the page speaks of are the newest here, where the README's came before.
             exec(compile(snippet, "docs/python.md", "exec"), names)
         shown = capsys.readouterr().out
         assert "did you mean" in shown

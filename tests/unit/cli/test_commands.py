@@ -124,6 +124,7 @@ def test_adapters_are_listed_shown_tagged_and_pointed_at(run: Run, database: Dat
     registry.add_version(database, "medical", metrics=metrics, digest=registry.digest("2"))
     assert "loss 3.000 -> 2.000" in run("adapters", "list").out
     assert run("adapters", "alias", "medical/1", "best").out == "medical@best -> medical/1\n"
+    assert run("adapters", "alias", "medical/1", "best").out == "medical@best -> medical/1\n"
     assert run("adapters", "alias", "medical/2", "best", "--expected", 2).status == 4
     assert run("adapters", "tag", "medical@best", "gold", "checked").out == "medical/1: checked, gold\n"
     assert run("adapters", "tag", "medical/1", "gold", "--remove").out == "medical/1: checked\n"
