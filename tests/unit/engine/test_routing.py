@@ -111,3 +111,20 @@ def test_adapter_beyond_linear_modules_is_refused_and_changes_nothing(tiny_base:
         router.load("wide", weights.read(folder))
     assert router.names == ()
     assert not any(module._forward_hooks for module in tiny_base.model.modules())
+
+
+def test_a_strangers_adapter_on_the_head_is_served(tiny_base: Base, tmp_path: Path) -> None:
+    folder = save_adapter(tiny_base.folder, tmp_path, r=4, target_modules=["lm_head", "q_proj"])
+    saved = weights.read(folder)
+    # As saved with `save_embedding_layers=False`; else PEFT stores a copy of the base's head beside it.
+    plain = {name: tensor for name, tensor in saved.tensors.items() if ".base_layer." not in name}
+    weights.write(weights.AdapterWeights(saved.config, plain), folder)
+    router = AdapterRouter(tiny_base.model)
+    router.load("head", weights.read(folder))
+    ours = routed(router, tiny_base, ["head"], IDS)
+    router.unload("head")
+    untouched = logits(tiny_base)
+    adapter = LoRAAdapter.load(folder, tiny_base)
+    assert torch.equal(ours, logits(tiny_base))
+    adapter.detach()
+    assert torch.equal(logits(tiny_base), untouched)

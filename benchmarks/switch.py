@@ -1,0 +1,142 @@
+"""Many adapters on one base: switching among them, and a batch of prompts that each have their own.
+
+Switching is measured against PEFT's `load_adapter` and `set_adapter` on the same adapters, all of them in memory. The
+mixed batch is measured against the same prompts one adapter at a time, in turn; medians are shown. Adapters are random,
+on all linear modules.
+
+    python benchmarks/switch.py --base FOLDER
+
+Prints a table, and a last line of JSON: `ours` and `peer` are seconds of the mixed batch and of one adapter at a time,
+`ratio` is peer / ours; `switch_…` and `load_…` are seconds of one switch or load, ours and PEFT's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import peft
+import torch
+
+from finch_hub.engine import bases
+from finch_hub.engine.adapter import attach
+from finch_hub.engine.generator import GeneratorModel
+from finch_hub.specs.lora import LoRAConfig
+
+PLACES = (
+    "Paris", "Rome", "Oslo", "Lima", "Cairo", "Tokyo", "Delhi", "Quito",
+    "Accra", "Dakar", "Kyoto", "Milan", "Turin", "Porto", "Sofia", "Minsk",
+)  # fmt: skip
+PROMPTS = [f"Write a long story about the city of {place}." for place in PLACES]
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def make_adapters(base: bases.Base, folder: Path, *, count: int, rank: int) -> list[Path]:
+    """Write random adapters whose updates are small enough that the base goes on answering in sentences."""
+    adapter = attach(base, LoRAConfig(rank=rank, target_modules="all-linear"))
+    folders = []
+    for number in range(count):
+        generator = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for name, parameter in adapter.parameters().items():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.005, generator=generator)
+        folders.append(folder / f"adapter-{number}")
+        adapter.save(folders[-1])
+    adapter.detach()
+    return folders
+
+
+def measure_ours(base: bases.Base, folders: list[Path], order: list[str]) -> tuple[list[float], list[float]]:
+    """Return the seconds of each load and of each switch, up to where the base computes with the adapter."""
+    model = GeneratorModel(base, cache_size=len(folders))
+
+    def switch(name: str) -> None:
+        model.switch(name)
+        with model.using():
+            pass
+
+    loads = [seconds_of(lambda folder=folder: model.load_lora(folder)) for folder in folders]  # type: ignore[misc]
+    return loads, [seconds_of(lambda name=name: switch(name)) for name in order]  # type: ignore[misc]
+
+
+def measure_peft(base: bases.Base, folders: list[Path], order: list[str]) -> tuple[list[float], list[float]]:
+    """Return the same of PEFT, on a model of its own."""
+    fresh = bases.load(base.folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.PeftModel.from_pretrained(fresh.model, folders[0], adapter_name=folders[0].name)
+        loads = [
+            seconds_of(lambda folder=folder: model.load_adapter(folder, folder.name))  # type: ignore[misc]
+            for folder in folders[1:]
+        ]
+        return loads, [seconds_of(lambda name=name: model.set_adapter(name)) for name in order]  # type: ignore[misc]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", required=True, help="folder, GGUF file or Hugging Face id of the base model")
+    parser.add_argument("--adapters", type=int, default=100, help="adapters in memory while switching")
+    parser.add_argument("--rank", type=int, default=4, help="of the adapters that are switched")
+    parser.add_argument("--tokens", type=int, default=48, help="longest answer of the batch")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each side of the batch")
+    options = parser.parse_args()
+
+    base = bases.load(options.base)
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = make_adapters(base, Path(scratch), count=options.adapters, rank=options.rank)
+        order = random.Random(0).choices([folder.name for folder in folders], k=200)
+        for side, measure in (("ours", measure_ours), ("peft", measure_peft)):
+            for what, times in zip(("load", "switch"), measure(base, folders, order), strict=True):
+                found[f"{what}_{side}"] = statistics.median(times)
+                found[f"{what}_{side}_p95"] = statistics.quantiles(times, n=20)[-1]
+    print(f"{options.adapters} adapters of rank {options.rank}, one operation, median (95th percentile), ms")
+    for what in ("load", "switch"):
+        cells = (f"{1e3 * found[f'{what}_{s}']:.3f} ({1e3 * found[f'{what}_{s}_p95']:.3f})" for s in ("ours", "peft"))
+        print(f"{what:<8}" + "".join(f"{cell:>24}" for cell in cells))
+
+    with tempfile.TemporaryDirectory() as scratch:
+        model = GeneratorModel(base)
+        names = [model.load_lora(folder) for folder in make_adapters(base, Path(scratch), count=8, rank=16)]
+        of_rows = [names[row % len(names)] for row in range(len(PROMPTS))]
+
+        def mixed() -> list[str]:
+            return model.generate(PROMPTS, adapter=list(of_rows), max_new_tokens=options.tokens)
+
+        def one_at_a_time() -> list[str]:
+            answers = [""] * len(PROMPTS)
+            for name in names:
+                rows = [row for row, wanted in enumerate(of_rows) if wanted == name]
+                prompts = [PROMPTS[row] for row in rows]
+                for row, answer in zip(
+                    rows, model.generate(prompts, adapter=name, max_new_tokens=options.tokens), strict=True
+                ):
+                    answers[row] = answer
+            return answers
+
+        same = sum(ours == theirs for ours, theirs in zip(mixed(), one_at_a_time(), strict=True))  # warms up as well
+        times: dict[str, list[float]] = {"ours": [], "peer": []}
+        for _ in range(options.repeats):
+            times["ours"].append(seconds_of(mixed))
+            times["peer"].append(seconds_of(one_at_a_time))
+    ours, peer = (statistics.median(times[side]) for side in ("ours", "peer"))
+    print(f"{len(PROMPTS)} prompts on {len(names)} adapters, up to {options.tokens} tokens each, seconds")
+    print(f"mixed {ours:.2f}, one adapter at a time {peer:.2f}: {peer / ours:.1f}x; {same} answers are equal")
+    print(json.dumps({"name": "switch", "ours": ours, "peer": peer, "ratio": peer / ours, "equal": same, **found}))
+
+
+if __name__ == "__main__":
+    main()
