@@ -9,6 +9,7 @@ import psutil
 import pytest
 from support.fleet import Fleet, wait_until
 
+from finch_hub.registry import workers as registry_workers
 from finch_hub.specs.jobs import JobState
 
 
@@ -167,3 +168,29 @@ def test_jobs_in_a_row_share_one_child(workers: Fleet) -> None:
         workers.wait(job)
         pids |= set(workers.runs_of(job))
     assert len(pids) == 1
+
+
+@pytest.mark.slow
+def test_a_drained_worker_finishes_its_job_takes_no_other_and_ends(workers: Fleet) -> None:
+    worker = workers.start("draining")
+    first = workers.probe("sleep", seconds=2)
+    workers.wait_begun(first)
+    second = workers.probe()
+    with workers.database.write() as session:
+        registry_workers.tell(session, "draining", "draining")
+    assert worker.wait() == 0
+    assert workers.job(first).state is JobState.SUCCEEDED
+    assert workers.job(second).state is JobState.QUEUED
+    workers.start("other")
+    assert workers.wait(second).state is JobState.SUCCEEDED
+    workers.check(first, second)
+
+
+@pytest.mark.slow
+def test_a_second_worker_of_one_name_does_not_start(workers: Fleet) -> None:
+    workers.start("finch")
+    second = workers.start("finch", ready=False)
+    assert second.wait() != 0
+    assert "a worker named 'finch' is running" in second.text
+    job = workers.probe()
+    assert workers.wait(job).state is JobState.SUCCEEDED

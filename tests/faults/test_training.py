@@ -22,7 +22,7 @@ EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {
 def spec_of(workers: Fleet, base: Path) -> TrainSpec:
     digest = workers.artifacts.put(dump_examples(EXAMPLES))
     training = TrainingConfig(
-        epochs=5, batch_size=1, learning_rate=2e-3, checkpoint_every=5, evaluate_every=100, dtype="float32", threads=1
+        epochs=3, batch_size=1, learning_rate=2e-3, checkpoint_every=10, evaluate_every=100, dtype="float32", threads=1
     )
     return TrainSpec(adapter="finches", base=BaseModelSource(source=str(base)), train=digest, training=training)
 

@@ -190,6 +190,18 @@ class Fleet:
         spec = ExportSpec(adapter=self._adapter(), format="probe", out=str(out), parameters=parameters)
         return self.submit(spec, ring=ring, **options)
 
+    def probes(self, count: int) -> list[str]:
+        """Submit so many probes that do nothing, in one transaction."""
+        out = self.folder / "out"
+        specs = [
+            ExportSpec(adapter=self._adapter(), format="probe", out=str(out / secrets.token_hex(4)))
+            for _ in range(count)
+        ]
+        with self.database.write() as session:
+            made = jobs.submit_many(session, [values.NewJob(spec=spec) for spec in specs])
+        self._dispatcher.dispatch(*made)
+        return [job.id for job in made]
+
     def runs_of(self, job_id: str) -> list[int]:
         """Return the process ids of the children that began this probe."""
         file = Path(f"{self.job(job_id).spec.out}.pids")  # type: ignore[union-attr]

@@ -1,0 +1,230 @@
+"""The job queue against bare Celery on the same broker: submissions, latency, throughput, and claims over history.
+
+Bare Celery runs an empty task and keeps no promise but to have run it; ours claims, leases, fences, supervises a child
+process, and records events, attempts and results, durably.
+"""
+
+from __future__ import annotations
+
+if __name__ == "queue":
+    # `python benchmarks/other.py` puts this folder first on the path, so the `import queue` of any library there finds
+    # this file. It gets the standard module.
+    import importlib.util
+    import sys
+    import sysconfig
+    from pathlib import Path
+
+    _spec = importlib.util.spec_from_file_location("queue", Path(sysconfig.get_path("stdlib")) / "queue.py")
+    _module = importlib.util.module_from_spec(_spec)
+    sys.modules["queue"] = _module
+    _spec.loader.exec_module(_module)
+else:
+    import argparse
+    import contextlib
+    import json
+    import os
+    import secrets
+    import signal
+    import statistics
+    import subprocess
+    import sys
+    import tempfile
+    import time
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+    import sqlalchemy as sa
+    from support import services
+    from support.fleet import Broker, Fleet, fleet, wait_until
+
+    from finch_hub.registry import attempts, jobs, values
+    from finch_hub.registry.database import Database
+    from finch_hub.specs.jobs import ExportSpec, JobState
+
+    BARE = """
+import time, celery, redis
+app = celery.Celery(broker={url!r})
+app.conf.update(task_ignore_result=True, worker_prefetch_multiplier=4, accept_content=["json"])
+client = redis.Redis(unix_socket_path={socket!r})
+@app.task(name="probe")
+def probe(sent):
+    client.rpush("latencies", time.time() - sent)
+app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without_gossip=True, without_mingle=True,
+           without_heartbeat=True).start()
+"""
+
+    SPEC = ExportSpec(adapter="probe-adapter", format="probe", out="/nowhere")
+
+    @contextlib.contextmanager
+    def bare_celery(broker: Broker, pool: str) -> Iterator[Callable[[int, float], list[float]]]:
+        """Give a function that sends so many empty tasks with so many seconds between, and returns their latencies."""
+        import celery
+
+        source = BARE.format(url=broker.url, socket=str(broker.socket), pool=pool)
+        process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", source], start_new_session=True)
+        app = celery.Celery(broker=broker.url, set_as_current=False)
+
+        def run(count: int, pause: float) -> list[float]:
+            with broker.client() as client:
+                client.delete("latencies")
+                with app.producer_or_acquire() as producer:
+                    for _ in range(count):
+                        app.send_task("probe", args=[time.time()], producer=producer, ignore_result=True)
+                        time.sleep(pause)
+                wait_until(lambda: client.llen("latencies") >= count, "the bare tasks", 120)
+                return [float(each) for each in client.lrange("latencies", 0, -1)]
+
+        try:
+            run(20, 0.0)
+            yield run
+        finally:
+            app.close()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def submissions(url: str) -> dict[str, float]:
+        """Return submissions a second: one by one, and a hundred in a transaction."""
+        database = Database(url, allow_insecure=True)
+        try:
+            count, begun = 200, time.perf_counter()
+            for _ in range(count):
+                with database.write() as session:
+                    jobs.submit(session, SPEC)
+            single = count / (time.perf_counter() - begun)
+            batches, begun = 10, time.perf_counter()
+            for _ in range(batches):
+                with database.write() as session:
+                    jobs.submit_many(session, [values.NewJob(spec=SPEC)] * 100)
+            return {"single": single, "batch": batches * 100 / (time.perf_counter() - begun)}
+        finally:
+            database.close()
+
+    def latency(workers: Fleet, count: int) -> list[float]:
+        """Return seconds from before a submission to the child's first instruction, the worker being warm."""
+        found = []
+        for _ in range(count):
+            begun = time.time()
+            job = workers.probe()
+            workers.wait(job)
+            line = Path(f"{workers.job(job).spec.out}.pids").read_text().split()  # type: ignore[union-attr]
+            found.append(float(line[1]) - begun)
+        return found
+
+    def throughput(workers: Fleet, count: int) -> float:
+        """Return empty jobs a second through the warm slots, from the first submission to the last result."""
+        begun = time.perf_counter()
+        made = workers.probes(count)
+        with workers.database.read() as session:
+            last = [job.id for job in jobs.find(session, limit=count)]
+        assert set(made) == set(last)
+        wait_until(lambda: _ended(workers.database, count, made), "the jobs", 600)
+        rate = count / (time.perf_counter() - begun)
+        with workers.database.read() as session:
+            ended = jobs.find(session, limit=count)
+        assert all(job.state is JobState.SUCCEEDED and job.attempts == 1 for job in ended)
+        return rate
+
+    def _ended(database: Database, count: int, made: list[str]) -> bool:
+        time.sleep(0.05)
+        with database.read() as session:
+            states = jobs.count(session)
+        return states[JobState.QUEUED] + states[JobState.RUNNING] == 0
+
+    def claims(url: str, history: int) -> float:
+        """Return the median seconds of a claim over so many finished jobs."""
+        database = Database(url, allow_insecure=True)
+        try:
+            with database.write() as session:
+                jobs.submit(session, SPEC)
+            _make_history(database, history)
+            with database.write() as session:
+                jobs.submit_many(session, [values.NewJob(spec=SPEC)] * 60)
+            capabilities = values.Capabilities(memory_bytes=2**40)
+            found = []
+            for _ in range(60):
+                begun = time.perf_counter()
+                with database.write() as session:
+                    assert attempts.claim(session, worker="w", lease_seconds=600, capabilities=capabilities)
+                found.append(time.perf_counter() - begun)
+            return statistics.median(found[10:])
+        finally:
+            database.close()
+
+    def _make_history(database: Database, count: int) -> None:
+        """Multiply the one job into so many finished ones, by SQL: submitting a million takes too long."""
+        with database.write() as session:
+            row = dict(session.execute(sa.text("SELECT * FROM jobs LIMIT 1")).one()._mapping)
+            for name in ("spec", "labels"):
+                if not isinstance(row[name], str):
+                    row[name] = json.dumps(row[name])
+            row |= {"state": "succeeded", "ring_at": None, "finished_at": row["created_at"], "last_seq": 3}
+            columns = [name for name in row if name != "number"]
+            insert = sa.text(f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({', '.join(':' + c for c in columns)})")
+            while count > 0:
+                some = [{**row, "id": secrets.token_hex(8)} for _ in range(min(count, 10_000))]
+                session.execute(insert, some)
+                count -= len(some)
+        with database.write() as session:
+            session.execute(sa.text("ANALYZE"))
+
+    def main() -> None:
+        parser = argparse.ArgumentParser(description=__doc__)
+        parser.add_argument("--jobs", type=int, default=1000, help="empty jobs for the throughput")
+        parser.add_argument("--samples", type=int, default=60, help="jobs for the latency")
+        parser.add_argument("--history", type=int, default=1_000_000, help="rows that claims are held against")
+        options = parser.parse_args()
+        report: dict[str, object] = {"name": "queue"}
+        with tempfile.TemporaryDirectory() as scratch, services.postgres() as server:
+            for engine in ("sqlite", "postgresql"):
+                folder = Path(scratch) / engine
+                folder.mkdir()
+                databases = services.Databases(folder, server if engine == "postgresql" else None)
+                try:
+                    report[engine] = _measure(folder, databases, options)
+                finally:
+                    databases.close()
+        sqlite = report["sqlite"]
+        report |= {"ours": sqlite["jobs_per_second"], "peer": sqlite["celery_tasks_per_second"]}  # type: ignore[index]
+        report["ratio"] = report["ours"] / report["peer"]  # type: ignore[operator]
+        print(json.dumps(report))
+
+    def _measure(folder: Path, databases: services.Databases, options: argparse.Namespace) -> dict[str, float]:
+        made = submissions(databases.new())
+        few, many = claims(databases.new(), 1000), claims(databases.new(), options.history)
+        (folder / "fleet").mkdir()
+        normal = {"lease_seconds": 60, "heartbeat_seconds": 5, "sweep_seconds": 15}
+        with fleet(folder / "fleet", databases.new(), **normal) as workers:
+            workers.start(slots=4)
+            throughput(workers, 40)  # warms all four slots
+            ours_latency, ours_rates, bare_latency, bare_rates = [], [], [], []
+            for pool in ("threads", "prefork"):  # the peer at its better setting
+                with bare_celery(workers.broker, pool) as run:
+                    ours_latency += latency(workers, options.samples // 2)
+                    bare_latency += run(options.samples // 2, 0.02)
+                    ours_rates.append(throughput(workers, options.jobs))
+                    begun = time.perf_counter()
+                    run(options.jobs, 0.0)
+                    bare_rates.append(options.jobs / (time.perf_counter() - begun))
+        found = {
+            "submissions_per_second": made["single"],
+            "submissions_per_second_in_batches": made["batch"],
+            "latency_p50_ms": 1e3 * statistics.median(ours_latency),
+            "latency_p95_ms": 1e3 * _p95(ours_latency),
+            "celery_latency_p95_ms": 1e3 * _p95(bare_latency),
+            "jobs_per_second": statistics.median(ours_rates),
+            "celery_tasks_per_second": max(bare_rates),
+            "claim_ms_after_1000": 1e3 * few,
+            f"claim_ms_after_{options.history}": 1e3 * many,
+        }
+        print(f"\n{folder.name}")
+        for name, value in found.items():
+            print(f"  {name:<36}{value:>12.2f}")
+        return found
+
+    def _p95(values_: list[float]) -> float:
+        return sorted(values_)[int(0.95 * (len(values_) - 1))]
+
+    if __name__ == "__main__":
+        main()

@@ -1,0 +1,57 @@
+"""The database goes away for longer than a lease, and comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support import services
+from support.fleet import Fleet, fleet, wait_until
+
+from finch_hub.specs.jobs import JobState
+
+
+@pytest.fixture
+def server() -> Iterator[services.PostgresServer]:
+    made = services.PostgresServer()
+    made.start()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def workers(server: services.PostgresServer, tmp_path: Path) -> Iterator[Fleet]:
+    databases = services.Databases(tmp_path, server.url())
+    with fleet(tmp_path, databases.new()) as made:
+        yield made
+
+
+@pytest.mark.slow
+def test_an_attempt_stands_still_while_nobody_can_say_whose_its_job_is(
+    workers: Fleet, server: services.PostgresServer
+) -> None:
+    worker = workers.start()
+    job = workers.probe("sleep", seconds=3)
+    child = psutil.Process(workers.wait_begun(job))
+    server.kill()
+    wait_until(lambda: child.status() == "stopped", "the child to be suspended once the lease has ended")
+    assert "lease in doubt" in worker.text
+    server.start()
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert all(attempt.outcome in ("lost", "succeeded") for attempt in workers.attempts(job))
+    workers.check(job)
+
+
+@pytest.mark.slow
+def test_a_result_waits_for_the_database_and_is_not_lost(workers: Fleet, server: services.PostgresServer) -> None:
+    workers.start()
+    job = workers.probe("sleep", seconds=1)
+    workers.wait_begun(job)
+    out = Path(workers.job(job).spec.out)  # type: ignore[union-attr]
+    server.kill()
+    wait_until(out.exists, "the child to finish meanwhile")
+    server.start()
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    workers.check(job)
