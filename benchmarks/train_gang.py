@@ -23,7 +23,7 @@ SIDES = ("together", "alone")
 
 
 def members(given: argparse.Namespace) -> list[gang.Member]:
-    rows, held_out = harness.examples(given)
+    rows, _ = harness.examples(given)
     each = len(rows) // JOBS
     training = TrainingConfig(
         epochs=given.epochs, batch_size=given.batch, learning_rate=harness.RATE, validation=0, threads=given.threads
