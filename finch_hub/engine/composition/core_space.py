@@ -11,13 +11,14 @@ Modules of equal shape are computed together, as one stack: a `Block`.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,8 +29,10 @@ from finch_hub.engine.composition.factors import Adapter, Factors
 
 Update = Tensor | Factors
 Rank = int | Literal["auto"] | None
-# Float64 copies of tall factors are made for so many elements at a time: 128 MiB.
-_ELEMENTS = 1 << 24
+T = TypeVar("T")
+R = TypeVar("R")
+# Float64 copies of tall factors are made for so many elements at a time: 16 MiB, for each thread.
+_ELEMENTS = 1 << 21
 # Share of the squared norm that rank="auto" keeps.
 AUTO_ENERGY = 0.99
 
@@ -78,6 +81,8 @@ class Block:
 
     def take(self, chosen: Tensor) -> Block:
         """Return the block of those modules alone that a mask [n] chooses."""
+        if bool(chosen.all()):
+            return self
         return dataclasses.replace(
             self,
             modules=tuple(name for name, wanted in zip(self.modules, chosen.tolist(), strict=True) if wanted),
@@ -175,30 +180,50 @@ def build(adapters: Sequence[Adapter]) -> CoreSpace:
             if shapes.setdefault(module, shape) != shape:
                 what = f"{adapter.name} has shape {list(shape)}, another parent {list(shapes[module])}"
                 problems.append(errors.Problem(where=module, what=what, fix="compose adapters of one base only"))
-            if not (update.A.isfinite().all() and update.B.isfinite().all()):
-                problems.append(errors.Problem(where=module, what=f"{adapter.name} holds NaN or infinity"))
-    if problems:
-        raise errors.Incompatible(problems, subject="parents")
-    for module, shape in shapes.items():
-        groups[shape, tuple(a.factors[module].rank if module in a.factors else 0 for a in adapters)].append(module)
-    blocks: list[Block] = []
+    if not problems:
+        for module, shape in shapes.items():
+            ranks = tuple(a.factors[module].rank if module in a.factors else 0 for a in adapters)
+            groups[shape, ranks].append(module)
+    chunks: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
     for (shape, ranks), modules in groups.items():
         size = max(1, _ELEMENTS // (sum(shape) * sum(ranks)))
-        for start in range(0, len(modules), size):
-            blocks.extend(_project(tuple(modules[start : start + size]), adapters, ranks))
+        chunks += [(tuple(modules[start : start + size]), ranks) for start in range(0, len(modules), size)]
+    projected = in_threads(lambda chunk: _project(chunk[0], adapters, chunk[1]), chunks)
+    if problems or any(blocks is None for blocks in projected):
+        raise errors.Incompatible([*problems, *_not_finite(adapters)], subject="parents")
     return CoreSpace(
         parents=tuple(adapter.name for adapter in adapters),
         digests=tuple(adapter.digest for adapter in adapters),
-        blocks=tuple(blocks),
+        blocks=tuple(block for blocks in projected if blocks is not None for block in blocks),
     )
 
 
-def _project(modules: tuple[str, ...], adapters: Sequence[Adapter], ranks: tuple[int, ...]) -> Iterator[Block]:
-    """Project modules of equal shape and ranks; they part into several blocks only where numerical ranks differ."""
+def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Do the work for all items, in as many threads as torch uses: LAPACK takes a stack's matrices one by one."""
+    with concurrent.futures.ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(work, items))
+
+
+def _not_finite(adapters: Sequence[Adapter]) -> list[errors.Problem]:
+    return [
+        errors.Problem(where=module, what=f"{adapter.name} holds NaN or infinity")
+        for adapter in adapters
+        for module, update in adapter.factors.items()
+        if not (update.A.isfinite().all() and update.B.isfinite().all())
+    ]
+
+
+def _project(modules: tuple[str, ...], adapters: Sequence[Adapter], ranks: tuple[int, ...]) -> list[Block] | None:
+    """Project modules of equal shape and ranks, None where they hold NaN or infinity.
+
+    They part into several blocks only where numerical ranks differ.
+    """
     here = [adapter for adapter, rank in zip(adapters, ranks, strict=True) if rank]
     B = torch.stack([torch.cat([a.factors[m].B for a in here], dim=1) for m in modules]).double()
     A = torch.stack([torch.cat([a.factors[m].A for a in here], dim=0) for m in modules]).double().mT
     gram_B, gram_A = B.mT @ B, A.mT @ A
+    if not (gram_B.isfinite().all() and gram_A.isfinite().all()):
+        return None
     slices = _slices(ranks)
     X, Y = torch.zeros_like(gram_B), torch.zeros_like(gram_A)
     for part in (s for s in slices if s is not None):
@@ -206,6 +231,7 @@ def _project(modules: tuple[str, ...], adapters: Sequence[Adapter], ranks: tuple
     left, left_values, left_core = _basis(B, X, gram_B)
     right, right_values, right_core = _basis(A, Y, gram_A)
     counts = torch.stack([(left_values > 0).sum(-1), (right_values > 0).sum(-1)], dim=1)
+    blocks: list[Block] = []
     for count in torch.unique(counts, dim=0):
         chosen = (counts == count).all(dim=1).nonzero().flatten()
         p, q = (max(1, int(c)) for c in count)
@@ -216,15 +242,18 @@ def _project(modules: tuple[str, ...], adapters: Sequence[Adapter], ranks: tuple
                 for part in slices
             ]
         )
-        yield Block(
-            modules=tuple(modules[i] for i in chosen),
-            left=left[chosen, :, :p].float(),
-            right=right[chosen, :, :q].float(),
-            left_spectrum=left_values[chosen, :p],
-            right_spectrum=right_values[chosen, :q],
-            cores=cores,
-            ranks=tuple(min(rank, p, q) for rank in ranks),
+        blocks.append(
+            Block(
+                modules=tuple(modules[i] for i in chosen),
+                left=left[chosen, :, :p].float(),
+                right=right[chosen, :, :q].float(),
+                left_spectrum=left_values[chosen, :p],
+                right_spectrum=right_values[chosen, :q],
+                cores=cores,
+                ranks=tuple(min(rank, p, q) for rank in ranks),
+            )
         )
+    return blocks
 
 
 def _slices(ranks: Sequence[int]) -> list[slice | None]:
@@ -282,30 +311,30 @@ def lift(
 
     """
     _check_merged(core, merged)
-    lifted: dict[str, Factors] = {}
-    spectra: list[tuple[Block, Tensor, Tensor, Tensor]] = []
-    for block in core.blocks:
-        stacked: list[Tensor] = []
-        for module in block.modules:
-            update = merged[module]
-            if isinstance(update, Factors):
-                lifted[module] = update
-            else:
-                stacked.append(update)
-        if stacked:
-            spectra.append((block, *torch.linalg.svd(torch.stack(stacked), full_matrices=False)))
-    threshold = _energy_threshold([S for _, _, S, _ in spectra]) if rank == "auto" else 0.0
-    for block, U, S, Vh in spectra:
+    whole = {module: update for module, update in merged.items() if isinstance(update, Factors)}
+    parts = (block.take(torch.tensor([m not in whole for m in block.modules])) for block in core.blocks)
+    spectra = in_threads(lambda block: _spectrum(block, merged), [part for part in parts if part.modules])
+    threshold = _energy_threshold([S for _, _, _, S in spectra]) if rank == "auto" else 0.0
+    lifted = {**whole}
+    for block, M, U, S in spectra:
         kept = (torch.clamp(linalg.TOLERANCE * S[..., :1], min=threshold) < S).sum(-1).clamp(min=1)
         if isinstance(rank, int):
-            kept = torch.full_like(kept, min(rank, S.shape[-1]))
+            kept = torch.full_like(kept, min(rank, *M.shape[-2:]))
         most = int(kept.max())
-        root = S[:, :most].sqrt()
-        B = block.left @ (U[..., :most] * root.unsqueeze(-2)).float()
-        A = (root.unsqueeze(-1) * Vh[:, :most]).float() @ block.right.mT
+        # Uᵀ M is S Vᵀ, and B A = U Uᵀ M is exact however small a singular value is.
+        root, U = S[:, :most].sqrt(), U[..., :most]
+        B = block.left @ (U * root.unsqueeze(-2)).float()
+        A = (linalg.inverse(root).unsqueeze(-1) * (U.mT @ M)).float() @ block.right.mT
         for i, (module, k) in enumerate(zip(block.modules, kept.tolist(), strict=True)):
             lifted[module] = Factors(B=B[i, :, :k], A=A[i, :k])
     return dict(sorted(lifted.items()))
+
+
+def _spectrum(block: Block, merged: Mapping[str, Update]) -> tuple[Block, Tensor, Tensor, Tensor]:
+    """Return M [n, p, q] of a block, its left singular vectors and its singular values."""
+    M = torch.stack([update for update in (merged[m] for m in block.modules) if not isinstance(update, Factors)])
+    S, U = linalg.spectrum(M @ M.mT)
+    return block, M, U, S
 
 
 def _energy_threshold(spectra: Sequence[Tensor]) -> float:

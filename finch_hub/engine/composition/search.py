@@ -242,7 +242,7 @@ class Search:
             trial = max(open_trials, key=lambda t: self.best(t, weights).rank_key)
             if self.best(trial, weights).worst < self.best().worst - _HOPELESS:
                 return
-            scale = _next_scale(self._of(trial, weights))
+            scale = next_scale(self._of(trial, weights))
             if scale is None:
                 open_trials.remove(trial)
             else:
@@ -278,7 +278,7 @@ class Search:
         )
 
 
-def _next_scale(points: Sequence[Point]) -> float | None:
+def next_scale(points: Sequence[Point]) -> float | None:
     """Return the scale to try next: outwards until the best lies inside, then the vertex of a parabola; None at rest.
 
     The parabola runs through the best point and its neighbours over the logarithm of the scale.
