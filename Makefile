@@ -38,11 +38,12 @@ test-all: $(INSTALLED) ## every test
 faults: $(INSTALLED) ## the whole fault suite, the slow ones too
 	$(BIN)/pytest -q tests/faults
 
-# The demo keeps to its own home, so that it neither finds nor leaves anything in ~/.finch; DEMO=--small shrinks it.
+# Demo and benchmarks keep to their own home and leave nothing in ~/.finch; DEMO=--small shrinks the demo.
 demo: export FINCH_HOME ?= $(CURDIR)/.demo
 demo: $(INSTALLED) ## the main job end to end, at most ten minutes on two cores
 	$(BIN)/python -m examples.demo $(DEMO)
 
+bench: export FINCH_HOME ?= $(CURDIR)/.demo
 bench: $(INSTALLED) ## the benchmarks against their peers, one after another
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Self
 
 import pydantic
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass  # pydantic exports no name for it
 else:
     ModelMetaclass = type(pydantic.BaseModel)
+
+
+# In a path pydantic names the members of a union as well: `constrained-int`, `literal['auto']`, `function-after[…]`.
+_MEMBER = re.compile(r"^[a-z]+(-[a-z]+)+$|\[.*\]$")
 
 
 class _Translating(ModelMetaclass):
@@ -63,7 +68,7 @@ def problems_of(error: pydantic.ValidationError) -> tuple[errors.Problem, ...]:
     """Translate pydantic's findings, each with the dotted path of its field."""
     return tuple(
         errors.Problem(
-            where=".".join(str(part) for part in finding["loc"]),
+            where=".".join(str(part) for part in finding["loc"] if not _MEMBER.search(str(part))),
             what=str(finding["msg"]).removeprefix("Value error, "),
         )
         for finding in error.errors(include_url=False, include_context=False)

@@ -82,6 +82,7 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_stored(hub: Hub
     for line in (2, 3, 4):
         assert f"line {line}" in text
     assert "line 1:" not in text
+    assert "  rank: " in text  # and not `rank.constrained-int`, as pydantic calls the member of a union
     assert hub.jobs.find() == []
     assert hub.datasets.find() == []
     assert not list((hub.settings.home / "artifacts").rglob("*/*/*"))
