@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--base", required=True, help="folder, GGUF file or Hugging Face id of the base model")
     parser.add_argument("--adapters", type=int, default=100, help="adapters in memory while switching")
     parser.add_argument("--rank", type=int, default=4, help="of the adapters that are switched")
-    parser.add_argument("--tokens", type=int, default=48, help="longest answer of the batch")
+    parser.add_argument("--tokens", type=int, default=64, help="longest answer of the batch")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side of the batch")
     options = parser.parse_args()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
 import struct
 from collections import Counter
@@ -62,7 +64,8 @@ def _convert(file: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     try:
         reader = gguf.GGUFReader(file)
-        with quiet_transformers():
+        # This loader draws its progress bar past the library's own switch for them.
+        with quiet_transformers(), Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
             options: dict[str, Any] = {}
             head_dim = reader.get_field(f"{reader.get_field('general.architecture').contents()}.attention.key_length")

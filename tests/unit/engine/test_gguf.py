@@ -49,10 +49,12 @@ def test_unquantised_matrices_keep_their_bits(tmp_path: Path, kind: str, dtype: 
     assert "quantization_config" not in json.loads((folder / "config.json").read_bytes())
 
 
-def test_a_second_use_converts_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_second_use_converts_nothing(tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = save_gguf(tiny_folder, tmp_path / "model.gguf")
     said: list[str] = []
+    capfd.readouterr()
     first = bases.resolve(file, cache=tmp_path / "cache", progress=said.append)
+    assert "".join(capfd.readouterr()) == ""  # progress goes where it was asked to
     moved = file.rename(tmp_path / "renamed.gguf")
     assert bases.resolve(moved, cache=tmp_path / "cache", progress=said.append) == first
     assert len(said) == 1
