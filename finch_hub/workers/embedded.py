@@ -25,7 +25,6 @@ import filelock
 import psutil
 from filelock import Timeout as Timeout  # raised by the lock below
 
-import finch_hub
 from finch_hub import errors
 from finch_hub.settings import Settings
 
@@ -179,7 +178,7 @@ def _write_down(settings: Settings, data: dict[str, Any]) -> None:
 
 def code_version() -> str:
     """Return a hash of the code that a worker would run: ours, as it lies on disk, and the installed plugins."""
-    package = Path(finch_hub.__file__).parent
+    package = Path(errors.__file__).parent
     digest = hashlib.sha256(sys.executable.encode())
     for file in sorted(package.rglob("*.py")):
         status = file.stat()

@@ -12,9 +12,9 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from typing import Any
 
-import finch_hub
 from finch_hub import errors
 from finch_hub import settings as settings_module
 from finch_hub.registry import attempts, jobs, schema, values, workers
@@ -114,7 +114,7 @@ class Worker:
                 self.name,
                 hostname=socket.gethostname(),
                 pid=os.getpid(),
-                version=finch_hub.__version__,
+                version=metadata.version("finch-hub"),
                 schema_revision=schema.HEAD,
                 slots=len(self._slots),
                 devices=[_value(slot.device) for slot in self._slots],
