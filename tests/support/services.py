@@ -55,6 +55,9 @@ class PostgresServer:
             # Tests end before the power does: nothing needs to reach the disk, only the system, to outlive a crash.
             "fsync": "off",
             "full_page_writes": "off",
+            "wal_level": "minimal",
+            "max_wal_senders": "0",
+            "autovacuum": "off",
         }
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
