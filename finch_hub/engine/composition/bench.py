@@ -14,12 +14,12 @@ from finch_hub.engine.composition import factors as adapter_factors
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.data import batches, tokenizing
 from finch_hub.engine.training import decoder, evaluation, loss
-from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TokenMetrics
 
 if TYPE_CHECKING:
     from finch_hub.engine.bases import Base
+    from finch_hub.engine.composition.admission import ParentInput
     from finch_hub.engine.data.tokenizing import TokenizedExample
 
 # Fewer rows than this are not divided: both halves would be too small to say anything.
@@ -52,17 +52,28 @@ def divide(examples: Sequence[TokenizedExample]) -> Rows:
     return Rows(selection=tuple(rows[i] for i in sorted(taken)), report=rest[:_REPORT_ROWS], divided=True)
 
 
-def tokenize(
-    examples: Sequence[Example], base: Base, *, system: str | None, subject: str
-) -> tuple[TokenizedExample, ...]:
-    """Tokenise validation rows as the parent's training did.
+def rows_of(parents: Sequence[ParentInput], base: Base) -> list[Rows | None]:
+    """Tokenise the parents' validation rows as their trainings did, and divide them.
 
     Raises:
-        InvalidDataset: with every row that leaves nothing to predict.
+        InvalidDataset: with every row of a parent that leaves nothing to predict.
 
     """
     length = min(base.context, _MAX_LENGTH)
-    return tokenizing.tokenize_all(examples, base.tokenizer, system=system, max_length=length, subject=subject)
+    return [
+        divide(
+            tokenizing.tokenize_all(
+                parent.validation,
+                base.tokenizer,
+                system=parent.system,
+                max_length=length,
+                subject=f"validation rows of {parent.name}",
+            )
+        )
+        if parent.validation
+        else None
+        for parent in parents
+    ]
 
 
 class Bench:
@@ -75,6 +86,9 @@ class Bench:
         parents: the updates that will be measured or combined; they say which modules get a layer.
         rows: of each parent, None for one without validation data.
         between: called between batches; what it raises ends the evaluation.
+
+    Attributes:
+        padded: runs the model's own forward, where hooks see what each module is given.
 
     Raises:
         Incompatible: a parent has modules that the base lacks, or has in another shape; all of them at once.
@@ -100,6 +114,7 @@ class Bench:
         config = LoRAConfig(rank=8, alpha=8.0, target_modules=tuple(modules))
         self._layers = adapter.attach(base, config, name=_NAME)
         self._decoder = decoder.decoder_of(base)
+        self.padded = decoder.PaddedDecoder(base.model)
         self._head = decoder.Head(base.model)
 
     def __enter__(self) -> Self:

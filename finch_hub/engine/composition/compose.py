@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from finch_hub import errors
 from finch_hub.engine import weights as adapter_files
 from finch_hub.engine.composition import admission, conflicts, core_space, factors, retention
-from finch_hub.engine.composition import bench as benches
 from finch_hub.engine.composition.admission import ParentInput
-from finch_hub.engine.composition.bench import Bench, Rows
+from finch_hub.engine.composition.bench import Bench, Rows, rows_of
 from finch_hub.engine.composition.factors import Adapter, Factors
 from finch_hub.engine.composition.objective import Objective
 from finch_hub.engine.composition.search import Composer, Point, Search, Trial
@@ -84,7 +83,7 @@ def compose(
     report({"type": "phase", "data": {"name": "read"}})
     adapters = admission.read(parents)
     admission.check_rank(adapters, spec, trials[-1])
-    rows = _rows(parents, base)
+    rows = rows_of(parents, base) if base is not None else []
     if len(parents) == 1:
         made, copy_of, found = _alone(parents[0], adapters[0], spec, base, rows, between)
     else:
@@ -112,15 +111,6 @@ def mixed_seed(seed: int, adapters: Sequence[Adapter]) -> int:
     """Mix a seed with the parents' content, whatever their order."""
     text = ":".join([str(seed), *sorted(adapter.digest for adapter in adapters)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
-
-
-def _rows(parents: Sequence[ParentInput], base: Base | None) -> list[Rows | None]:
-    if base is None:
-        return [None for _ in parents]
-    tokenized = (
-        benches.tokenize(p.validation, base, system=p.system, subject=f"validation rows of {p.name}") for p in parents
-    )
-    return [benches.divide(rows) if rows else None for rows in tokenized]
 
 
 def _measured(

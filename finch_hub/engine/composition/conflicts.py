@@ -4,27 +4,77 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from finch_hub.engine.composition import linalg
 from finch_hub.engine.composition.core_space import Block, CoreSpace
-from finch_hub.specs.reports import ConflictReport, PairConflict
+from finch_hub.specs.reports import ConflictReport, HiddenShift, PairConflict
 
 MEASURES = ("output_overlap", "input_overlap", "cosine", "sign_conflict", "norm_ratio")
 
+# Beyond these a pair is out of the ordinary.
+_GRAVE_SHIFT = 1.0
+_OPPOSED = -0.3
+_UNEQUAL = 0.3
+_SHARED = 0.8
 
-def diagnose(core: CoreSpace) -> ConflictReport:
-    """Measure the conflicts of a core space, module by module, summed up by pair."""
-    modules = of_modules(core)
+
+def diagnose(
+    core: CoreSpace,
+    interference: Mapping[tuple[str, str, str], float] | None = None,
+    shifts: Sequence[HiddenShift] = (),
+) -> ConflictReport:
+    """Measure the conflicts of a core space, module by module, summed up by pair, with an advice.
+
+    `interference` and `shifts` come from `finch_hub.engine.composition.interference`, where a base is at hand.
+    """
+    modules = tuple(_with(conflict, interference or {}) for conflict in of_modules(core))
+    pairs = of_pairs(core, modules)
+    shared = shared_direction(core)
+    advice, reasons = _advice(pairs, shifts, shared)
     return ConflictReport(
         parents=core.parents,
         modules=modules,
-        pairs=of_pairs(core, modules),
-        shared_direction=shared_direction(core),
+        pairs=pairs,
+        hidden_shifts=tuple(shifts),
+        shared_direction=shared,
+        advice=advice,
+        reasons=reasons,
     )
+
+
+def _with(conflict: PairConflict, interference: Mapping[tuple[str, str, str], float]) -> PairConflict:
+    both = [
+        interference[conflict.module, i, j]
+        for i, j in ((conflict.first, conflict.second), (conflict.second, conflict.first))
+        if (conflict.module, i, j) in interference
+    ]
+    return conflict.evolve(interference=max(both)) if both else conflict
+
+
+def _advice(pairs: Sequence[PairConflict], shifts: Sequence[HiddenShift], shared: float) -> tuple[str, tuple[str, ...]]:
+    """Return what to do and why, the gravest first; every threshold is a rule of thumb, retention is the measure."""
+    found: list[tuple[str, str]] = []
+    for shift in shifts:
+        if shift.shift > _GRAVE_SHIFT:
+            why = f"on {shift.first}'s inputs {shift.second} moves the hidden states {shift.shift:.1f} times as far"
+            found.append(("keep apart and switch, or compose with min_retention set", f"{why} as {shift.first} itself"))
+    for pair in pairs:
+        names = f"{pair.first} and {pair.second}"
+        if pair.cosine < _OPPOSED:
+            found.append(
+                ("resolve with priority, or keep apart", f"{names} pull against each other: {pair.cosine:.2f}")
+            )
+        if pair.norm_ratio < _UNEQUAL:
+            found.append(("reweight", f"of {names} the smaller has {pair.norm_ratio:.2f} of the larger's norm"))
+    if shared > _SHARED and len({name for pair in pairs for name in (pair.first, pair.second)}) > 1:
+        found.append(("resolve with calibrate", f"one direction of a module holds {shared:.2f} of all parents' energy"))
+    if not found:
+        return "merge", ("no measure is out of the ordinary",)
+    return found[0][0], tuple(reason for _, reason in found)
 
 
 def of_modules(core: CoreSpace) -> tuple[PairConflict, ...]:
@@ -56,7 +106,9 @@ def of_pairs(core: CoreSpace, modules: Sequence[PairConflict]) -> tuple[PairConf
             measure: sum(w * getattr(c, measure) for w, c in zip(weights, conflicts, strict=True)) / total
             for measure in MEASURES
         }
-        found.append(PairConflict(module="", first=first, second=second, **means))
+        known = [(w, c.interference) for w, c in zip(weights, conflicts, strict=True) if c.interference is not None]
+        interference = sum(w * x for w, x in known) / (sum(w for w, _ in known) or 1.0) if known else None
+        found.append(PairConflict(module="", first=first, second=second, interference=interference, **means))
     return tuple(found)
 
 

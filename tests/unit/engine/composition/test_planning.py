@@ -1,0 +1,120 @@
+"""Looking before composing: structural problems are named, interference is what dense arithmetic says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from support.adapters import VARIANTS, save_adapter
+
+from finch_hub.engine import bases
+from finch_hub.engine.composition import conflicts, core_space, factors
+from finch_hub.engine.composition.admission import ParentInput
+from finch_hub.engine.composition.planning import plan
+from finch_hub.specs.examples import Example
+from finch_hub.specs.reports import HiddenShift, PairConflict
+
+ROWS = [
+    Example.of_pair("What does a finch eat?", "It eats seeds."),
+    Example.of_pair("Where does it live?", "In woods."),
+]
+
+
+def parent(name: str, base: Path, folder: Path, seed: int, **config: object) -> ParentInput:
+    save_adapter(base, folder / name, seed=seed, **{**VARIANTS["plain"], **config})
+    return ParentInput(name=name, folder=folder / name, validation=ROWS)
+
+
+def test_without_a_base_the_weights_are_looked_at(tiny_folder: Path, tmp_path: Path) -> None:
+    parents = [parent("a", tiny_folder, tmp_path, 0), parent("b", tiny_folder, tmp_path, 1)]
+    report = plan(parents)
+    assert report.parents == ("a", "b")
+    assert len(report.modules) == 14
+    assert len(report.pairs) == 1
+    assert not report.hidden_shifts
+    assert report.pairs[0].interference is None
+    assert report.structural == ()
+
+
+def test_interference_equals_the_dense_outputs(tiny_base: bases.Base, tiny_folder: Path, tmp_path: Path) -> None:
+    parents = [
+        parent("a", tiny_folder, tmp_path, 0, target_modules=["q_proj"]),
+        parent("b", tiny_folder, tmp_path, 1, target_modules=["q_proj", "down_proj"]),
+    ]
+    report = plan(parents, base=tiny_base)
+    # The first layer's q_proj sees the same inputs under any adapter: the normed embeddings.
+    seen: list[torch.Tensor] = []
+    first = tiny_base.model.model.layers[0].self_attn.q_proj
+    handle = first.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0][0]))
+    for row in ROWS:
+        turns = [{"role": m.role, "content": m.content} for m in row.messages]
+        ids = tiny_base.tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)["input_ids"]
+        end = int((ids[0] == tiny_base.tokenizer.eos_token_id).nonzero()[-1]) + 1
+        tiny_base.model(ids[:, :end])
+    handle.remove()
+    X = torch.cat(seen)
+    path = "model.layers.0.self_attn.q_proj"
+    updates = {p.name: factors.read(p.folder, p.name).factors[path] for p in parents}
+    norms = {name: float((X @ u.A.T @ u.B.T).norm()) for name, u in updates.items()}
+    expected = max(norms["a"] / norms["b"], norms["b"] / norms["a"])
+    (pair,) = [m for m in report.modules if m.module == path]
+    assert pair.interference == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_shift_of_a_copy_is_about_that_of_the_adapter_itself(
+    tiny_base: bases.Base, tiny_folder: Path, tmp_path: Path
+) -> None:
+    one = parent("a", tiny_folder, tmp_path, 0)
+    zero = parent("zero", tiny_folder, tmp_path, 0)
+    update = factors.read(zero.folder, "zero")
+    from finch_hub.engine import weights
+
+    empty = {m: factors.Factors(B=f.B * 0, A=f.A) for m, f in update.factors.items()}
+    weights.write(factors.to_weights(empty, update.config), zero.folder)
+    report = plan([one, zero], base=tiny_base)
+    shifts = {(s.first, s.second): s.shift for s in report.hidden_shifts}
+    # One that does nothing moves nothing; where the first does nothing, any other moves infinitely further.
+    assert shifts["a", "zero"] == pytest.approx(0, abs=1e-5)
+    assert shifts["zero", "a"] > 1000
+    assert "keep apart" in report.advice
+
+
+def test_what_cannot_go_together_is_named_not_raised(tiny_folder: Path, tmp_path: Path) -> None:
+    plain = parent("a", tiny_folder, tmp_path, 0)
+    dora = parent("b", tiny_folder, tmp_path, 1, use_dora=True)
+    report = plan(
+        [dataclasses.replace(plain, base_fingerprint="1" * 64), dataclasses.replace(dora, base_fingerprint="2" * 64)]
+    )
+    assert report.advice == "keep apart and switch"
+    text = "\n".join(report.structural)
+    assert "111111111111" in text
+    assert "b: " in text
+    assert "DoRA" in text
+
+
+def conflict(**values: float) -> PairConflict:
+    usual = {"output_overlap": 0.05, "input_overlap": 0.1, "cosine": 0.0, "sign_conflict": 0.5, "norm_ratio": 0.9}
+    return PairConflict.of({"module": "", "first": "a", "second": "b", **usual, **values})
+
+
+@pytest.mark.parametrize(
+    ("pair", "shift", "shared", "advice"),
+    [
+        (conflict(), 0.5, 0.2, "merge"),
+        (conflict(norm_ratio=0.1), 0.5, 0.2, "reweight"),
+        (conflict(cosine=-0.8), 0.5, 0.2, "resolve with priority"),
+        (conflict(), 0.5, 0.9, "resolve with calibrate"),
+        (conflict(norm_ratio=0.1), 1.4, 0.2, "keep apart"),
+    ],
+)
+def test_the_advice_names_the_gravest(pair: PairConflict, shift: float, shared: float, advice: str) -> None:
+    found, reasons = conflicts._advice([pair], [HiddenShift(first="a", second="b", shift=shift)], shared)
+    assert found.startswith(advice)
+    assert reasons
+
+
+def test_a_single_pair_of_separate_modules_has_nothing_to_say() -> None:
+    core = core_space.CoreSpace(parents=("a", "b"), digests=("0", "1"), blocks=())
+    assert conflicts.diagnose(core).advice == "merge"
