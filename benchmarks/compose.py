@@ -1,0 +1,208 @@
+"""Time of combining LoRA adapters: this project's core space against PEFT's `add_weighted_adapter`.
+
+Both sides begin with adapters in memory and end with the factors of the combination. The model is a Llama of
+SmolLM2-135M's shapes with random weights (210 linear modules; nothing is downloaded), the adapters are random, rank 16
+and scale 1: neither changes the work to be done. The second part takes single modules of a 7B model's shapes, as many
+as PEFT can do in about a minute.
+
+    python benchmarks/compose.py [--repeat 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import peft
+import torch
+import transformers
+from peft.tuners.lora import LoraLayer, LoraModel
+from torch import nn
+
+from finch_hub.engine.composition import core_space
+from finch_hub.engine.composition.factors import Adapter, Factors
+from finch_hub.plugins.strategies import linear, parameters, ties, tsv
+
+RANK = 16
+PARENTS = ("a", "b", "c")
+WEIGHTS = (0.5, 0.3, 0.4)
+
+
+def smollm2() -> nn.Module:
+    """Return a Llama with the layers of SmolLM2-135M and a vocabulary of 64, for only the layers count here."""
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        head_dim=64,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+class Single(nn.Module):
+    """One linear module of a 7B model."""
+
+    def __init__(self, out: int, inside: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(inside, out, bias=False)
+
+
+def adapted(model: nn.Module, targets: str | list[str]) -> LoraModel:
+    """Put three random adapters on a model."""
+    config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets)
+    if isinstance(model, transformers.PreTrainedModel):
+        config.task_type = "CAUSAL_LM"
+        lora = peft.get_peft_model(model, config, adapter_name=PARENTS[0]).base_model
+    else:
+        lora = LoraModel(model, config, PARENTS[0])
+    for name in PARENTS[1:]:
+        lora.peft_config[name] = config
+        lora.inject_adapter(lora.model, name)
+    with torch.no_grad():
+        for name, parameter in lora.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.02)
+    return lora
+
+
+def layers_of(lora: LoraModel) -> dict[str, LoraLayer]:
+    return {name: module for name, module in lora.named_modules() if isinstance(module, LoraLayer)}
+
+
+def parents_of(lora: LoraModel) -> list[Adapter]:
+    found = []
+    for name in PARENTS:
+        made = {
+            path: Factors(B=layer.lora_B[name].weight.detach(), A=layer.lora_A[name].weight.detach())
+            for path, layer in layers_of(lora).items()
+        }
+        found.append(Adapter.of(name, made))
+    return found
+
+
+def combine(
+    adapters: list[Adapter], kernel: Any, settings: Any, weights: tuple[float, ...] = WEIGHTS
+) -> Mapping[str, Factors]:
+    """Do all of this project's work: core space, strategy, truncation, factors."""
+    core = core_space.build(adapters)
+    return core_space.lift(core, kernel.merge(core, weights, settings, seed=0), RANK)
+
+
+def seconds(work: Callable[[], Any], repeat: int) -> tuple[float, Any]:
+    best, result = float("inf"), None
+    for _ in range(repeat):
+        begin = time.perf_counter()
+        result = work()
+        best = min(best, time.perf_counter() - begin)
+    return best, result
+
+
+def peer(lora: LoraModel, kind: str) -> float:
+    """Return the seconds of PEFT's combination, which stays on the model as the adapter `kind`."""
+    options = {"density": 0.5} if "ties" in kind else {}
+    begin = time.perf_counter()
+    lora.add_weighted_adapter(list(PARENTS), list(WEIGHTS), kind, combination_type=kind, svd_rank=RANK, **options)
+    return time.perf_counter() - begin
+
+
+def error(lora: LoraModel, made: Mapping[str, Factors] | None, every: int) -> float:
+    """Return the relative error of the weighted sum of some modules, of ours or (None) of PEFT's ``svd``."""
+    squares = total = 0.0
+    for path, layer in list(layers_of(lora).items())[::every]:
+        with torch.no_grad():
+            exact = sum(w * layer.get_delta_weight(name) for w, name in zip(WEIGHTS, PARENTS, strict=True))
+            got = layer.get_delta_weight("svd") if made is None else made[path].B @ made[path].A
+        squares += float((got - exact).square().sum())
+        total += float(exact.square().sum())
+    return (squares / total) ** 0.5
+
+
+def main() -> None:
+    """Print a table and a last line of JSON."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--repeat", type=int, default=3, help="runs of ours, of which the fastest counts")
+    repeat = arguments.parse_args().repeat
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    lora = adapted(smollm2(), "all-linear")
+    adapters = parents_of(lora)
+    print(f"three adapters of rank {RANK} on {len(adapters[0].factors)} modules, {torch.get_num_threads()} threads")
+    print(f"{'':28}{'seconds':>10}{'PEFT':>10}{'ratio':>8}{'error':>9}{'PEFT':>9}")
+    ratios: dict[str, float] = {}
+    figures: dict[str, float] = {}
+    for name, kernel, settings, kind in (
+        ("linear", linear, parameters.LinearParameters(), "svd"),
+        ("ties", ties, parameters.TiesParameters(), "ties_svd"),
+        ("tsv", tsv, parameters.TsvParameters(), None),
+    ):
+        ours, made = seconds(lambda k=kernel, s=settings: combine(adapters, k, s), repeat)
+        line = f"{name + (' / ' + kind if kind else ''):28}{ours:10.3f}"
+        figures[name] = ours
+        if kind is not None:
+            theirs = peer(lora, kind)
+            figures[kind] = theirs
+            ratios[name] = theirs / ours
+            line += f"{theirs:10.2f}{theirs / ours:8.0f}"
+        if name == "linear":
+            line += f"{error(lora, made, 10):9.4f}{error(lora, None, 10):9.4f}"
+        print(line, flush=True)
+
+    print("\none module of a 7B model (linear to rank 16)")
+    spent, large = 0.0, 0.0
+    for out, inside in ((4096, 4096), (11008, 4096), (4096, 11008)):
+        single = adapted(Single(out, inside), ["proj"])
+        some = parents_of(single)
+        ours, _ = seconds(lambda s=some: combine(s, linear, parameters.LinearParameters()), repeat)
+        line = f"{f'{out} x {inside}':28}{ours:10.4f}"
+        if spent < 60:
+            theirs = peer(single, "svd")
+            spent += theirs
+            large = max(large, theirs / ours)
+            line += f"{theirs:10.1f}{theirs / ours:8.0f}"
+        print(line, flush=True)
+
+    print("\nseconds on 210 modules by number of parents and rank (linear)")
+    print(f"{'':10}" + "".join(f"{'r=' + str(rank):>10}" for rank in (4, 16, 64)))
+    for count in (2, 4, 8):
+        times = []
+        for rank in (4, 16, 64):
+            many = [
+                Adapter.of(
+                    f"p{t}",
+                    {
+                        path: Factors(
+                            B=torch.randn(f.B.shape[0], rank) * 0.02, A=torch.randn(rank, f.A.shape[1]) * 0.02
+                        )
+                        for path, f in adapters[0].factors.items()
+                    },
+                )
+                for t in range(count)
+            ]
+            times.append(
+                seconds(lambda m=many: combine(m, linear, parameters.LinearParameters(), (1.0,) * len(m)), 1)[0]
+            )
+        print(f"{count:>3} parents" + "".join(f"{value:10.3f}" for value in times), flush=True)
+    print(
+        json.dumps(
+            {
+                "name": "compose",
+                "ours": round(figures["linear"], 4),
+                "peer": round(figures["svd"], 3),
+                "ratio": round(ratios["linear"], 1),
+                "ties_ratio": round(ratios["ties"], 1),
+                "ties": round(figures["ties"], 4),
+                "ratio_7b": round(large, 1),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
