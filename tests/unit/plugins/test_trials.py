@@ -1,0 +1,53 @@
+"""From a specification to the ways to compose it."""
+
+from __future__ import annotations
+
+import pytest
+
+from finch_hub import errors
+from finch_hub.plugins import trials
+from finch_hub.plugins.catalogue import Catalogue, load_catalogue
+from finch_hub.specs.jobs import ComposeSpec
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return load_catalogue(entry_points=False)
+
+
+def spec(count: int = 4, **fields: object) -> ComposeSpec:
+    return ComposeSpec.of({"adapter": "x", "parents": [{"adapter": f"p{t}"} for t in range(count)], **fields})
+
+
+def test_auto_begins_with_plain_linear_at_one_over_the_root_of_the_parents(catalogue: Catalogue) -> None:
+    labels = [(trial.label, trial.scale) for trial in trials.trials(spec(), catalogue)]
+    assert labels == [
+        ("linear", 0.5),
+        ("tsv", 1.0),
+        ("tsv sides=left", 1.0),
+        ("calibrate then linear norm=parents", 1.0),
+    ]
+
+
+def test_auto_with_a_resolver_puts_it_before_all_but_the_baseline(catalogue: Catalogue) -> None:
+    asked = spec(resolver="priority", resolver_parameters={"sides": "both"})
+    labels = [trial.label for trial in trials.trials(asked, catalogue)]
+    assert labels == ["linear", "priority sides=both then tsv", "priority sides=both then tsv sides=left"]
+
+
+def test_a_named_strategy_comes_after_the_baseline(catalogue: Catalogue) -> None:
+    asked = spec(strategy="ties", parameters={"density": 0.3}, resolver="drop")
+    baseline, named = trials.trials(asked, catalogue)
+    assert (baseline.label, named.label) == ("linear", "drop then ties density=0.3")
+
+
+def test_names_and_parameters_are_checked_without_kernels(catalogue: Catalogue) -> None:
+    trials.check(spec(), catalogue)
+    with pytest.raises(errors.NotFound, match="did you mean 'ties'"):
+        trials.check(spec(strategy="tie"), catalogue)
+    with pytest.raises(errors.NotFound, match="priority"):
+        trials.check(spec(resolver="priorty"), catalogue)
+    with pytest.raises(errors.InvalidSpec, match="density"):
+        trials.check(spec(strategy="ties", parameters={"density": 0}), catalogue)
+    with pytest.raises(errors.InvalidSpec, match="threshold"):
+        trials.check(spec(resolver="refuse", resolver_parameters={"threshold": 2}), catalogue)
