@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -100,13 +101,9 @@ def merge(
         for name, pieces in shards.items():
             shard_writer.write(pool, files.shards[name], folder / name, pieces)
         _write_companions(files, folder, shards, untie=untie)
-        _write_card(folder, files, opened, base_model)
-        record = {
-            "kind": KIND,
-            "base": base_model,
-            "adapters": [{"name": adapter.folder.name, "weight": weight} for adapter, weight in opened],
-        }
-        staging.write_record(folder, record)
+        parts = [{**_known(adapter), "weight": weight} for adapter, weight in opened]
+        _write_card(folder, base_model or files.folder.name, parts, base_model)
+        staging.write_record(folder, KIND, {"base": base_model, "adapters": parts})
     return MergeReport(
         out=str(out), modules=len(updates), bytes_written=total, seconds=round(time.perf_counter() - begin, 3)
     )
@@ -283,16 +280,20 @@ def _write_companions(
         )
 
 
-def _write_card(
-    folder: Path, files: CheckpointFiles, adapters: Sequence[tuple[StoredAdapter, float]], base_model: str | None
-) -> None:
+def _known(adapter: StoredAdapter) -> dict[str, Any]:
+    """Return an adapter's name and identity as its ``finch.json`` has them; without one its folder is its name."""
+    record = staging.record_of(adapter.folder)
+    return {"name": str(record.get("name") or adapter.folder.name), "identity": record.get("identity")}
+
+
+def _write_card(folder: Path, base: str, adapters: Sequence[Mapping[str, Any]], public: str | None) -> None:
     """Write the model card; only names that are harmless as text of the Hub's metadata get into it."""
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
-    if base_model is not None and _HUB_NAME.fullmatch(base_model):
-        lines += [f"base_model: {base_model}", "base_model_relation: merge"]
+    if public is not None and _HUB_NAME.fullmatch(public):
+        lines += [f"base_model: {public}", "base_model_relation: merge"]
     lines += ["tags:", "- merge", "- lora"]
-    parts = "\n".join(f"- `{_SAFE.sub('_', adapter.folder.name)}`, weight {weight:g}" for adapter, weight in adapters)
-    name = _SAFE.sub("_", base_model or files.folder.name)
+    parts = "\n".join(f"- `{_SAFE.sub('_', part['name'])}`, weight {part['weight']:g}" for part in adapters)
+    name = _SAFE.sub("_", base)
     text = (
         f"# {name} with {len(adapters)} LoRA {'adapter' if len(adapters) == 1 else 'adapters'} merged\n\n"
         f"Written by Finch Hub: the weights of `{name}` with these updates added, in the base's dtype.\n\n{parts}\n"

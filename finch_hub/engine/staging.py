@@ -78,7 +78,7 @@ def check_target(out: Path, *, kind: str, replace: bool) -> None:
     """
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
         return
-    if record_of(out).get("kind") != kind:
+    if record_of(out).get("made") != kind:
         raise errors.Conflict(f"{out} exists and is no earlier {kind} of ours; name another place or remove it")
     if not replace:
         raise errors.Conflict(f"{out} holds an earlier {kind}; ask to replace it, or name another place")
@@ -93,9 +93,9 @@ def record_of(folder: Path) -> Mapping[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the ``finch.json`` of a folder."""
-    (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
+def write_record(folder: Path, kind: str, record: Mapping[str, Any]) -> None:
+    """Write the ``finch.json`` of a folder: of which kind it is, and what else is to be known of it."""
+    (folder / RECORD).write_text(json.dumps({"made": kind, **record}, indent=2, sort_keys=True) + "\n")
 
 
 def _publish(folder: Path, out: Path, *, kind: str, replace: bool) -> None:

@@ -47,7 +47,7 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: GGUFParameter
     """
     with staging.staged(out, kind=KIND, replace=parameters.replace) as folder:
         report = write_file(adapter, base, folder / FILE, parameters)
-        staging.write_record(folder, {**staging.record_of(adapter), "kind": KIND})
+        staging.write_record(folder, KIND, {"adapter": staging.record_of(adapter)})
     return {**report, "file": str(out / FILE)}
 
 

@@ -30,5 +30,5 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: OllamaParamet
         if parameters.system is not None:
             lines.append(f'SYSTEM """{parameters.system}"""')
         (folder / "Modelfile").write_text("\n".join(lines) + "\n")
-        staging.write_record(folder, {**staging.record_of(adapter), "kind": KIND})
+        staging.write_record(folder, KIND, {"adapter": staging.record_of(adapter)})
     return {**report, "create": f"ollama create {adapter.name} -f {out / 'Modelfile'}"}

@@ -34,5 +34,5 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: ExportParamet
             shutil.copyfile(adapter / WEIGHTS, folder / WEIGHTS)
         if (adapter / "README.md").exists():
             shutil.copyfile(adapter / "README.md", folder / "README.md")
-        staging.write_record(folder, {**staging.record_of(adapter), "kind": KIND})
+        staging.write_record(folder, KIND, {"adapter": staging.record_of(adapter)})
         return {"modules": len(stored.modules), "bytes": (folder / WEIGHTS).stat().st_size}

@@ -69,7 +69,7 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameter
         with staging.staged(out, kind=KIND, replace=parameters.replace) as folder:
             write_file(folder / WEIGHTS, tensors, {"format": "pt"})
             (folder / CONFIG).write_text(json.dumps({**stored.config, **changes}, indent=2, sort_keys=True) + "\n")
-            staging.write_record(folder, {**staging.record_of(adapter), "kind": KIND})
+            staging.write_record(folder, KIND, {"adapter": staging.record_of(adapter)})
             size = (folder / WEIGHTS).stat().st_size
     serve = f"--max-lora-rank {rank}" if rank > DEFAULT_RANK else ""
     return {"rank": rank, "modules": len(tensors) // 2, "bytes": size, "serve": serve}

@@ -80,6 +80,7 @@ def test_modules_that_were_trained_whole_replace_the_bases(tiny_folder: Path, tm
 
 def test_what_is_not_adapted_stays_byte_for_byte(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", r=4, target_modules=["q_proj"])
+    (adapter / "finch.json").write_text('{"name": "seeds", "identity": "abc", "kind": "train"}')
     merging.merge(tiny_folder, [(adapter, 1.0)], tmp_path / "merged", base_model="birds/finch-1")
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_folder, tmp_path / "merged"))
     assert list(before) == list(after)
@@ -90,6 +91,9 @@ def test_what_is_not_adapted_stays_byte_for_byte(tiny_folder: Path, tmp_path: Pa
     card = (tmp_path / "merged/README.md").read_text()
     assert "base_model: birds/finch-1\nbase_model_relation: merge\n" in card
     assert "library_name: transformers" in card
+    assert "- `seeds`, weight 1\n" in card
+    record = json.loads((tmp_path / "merged/finch.json").read_text())
+    assert record["adapters"] == [{"name": "seeds", "identity": "abc", "weight": 1.0}]
 
 
 def test_shards_and_their_index_are_kept(tiny_folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ KIND = "nest"
 def make(out: Path, text: str, *, replace: bool = False) -> None:
     with staging.staged(out, kind=KIND, replace=replace) as folder:
         (folder / "egg").write_text(text)
-        staging.write_record(folder, {"kind": KIND})
+        staging.write_record(folder, KIND, {})
         assert not (out / "egg").exists() or (out / "egg").read_text() != text
 
 
