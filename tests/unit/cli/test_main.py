@@ -107,7 +107,9 @@ def test_settings_that_cannot_be_read_name_the_variable(run: Run, monkeypatch: p
 def test_ctrl_c_detaches_and_says_how_to_cancel(home: Path, run: Run, tiny_folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text('{"prompt": "a", "completion": "b"}\n')
-    command = [sys.executable, "-c", "import sys; from finch_hub.cli.main import main; sys.exit(main())"]
+    # Tests that a shell started in the background inherit that Ctrl-C is ignored; a terminal's programs do not.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{listen}; import sys; from finch_hub.cli.main import main; sys.exit(main())"]
     words = ["train", str(data), "--adapter", "birds", "--base", str(tiny_folder)]
     with subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
