@@ -13,6 +13,7 @@ from finch_hub.cli import following, options, output, reports
 @click.argument("adapters", nargs=-1, required=True)
 @click.option("--adapter", help="Name of the result; a new version of it is made.")
 @click.option("--plan", is_flag=True, help="Only report the conflicts; compose nothing.")
+@click.option("--probe", is_flag=True, help="With --plan: also measure interference on the held-out examples.")
 @click.option("--weights", type=options.Numbers(), help="Weights of the adapters, in their order.")
 @click.option("--strategy", help="A strategy plugin, or auto, which measures several.  [default: auto]")
 @click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of the strategy.")
@@ -29,6 +30,7 @@ def compose(
     adapters: tuple[str, ...],
     adapter: str | None,
     plan: bool,
+    probe: bool,
     weights: tuple[float, ...] | None,
     parameters: tuple[str, ...],
     resolver_parameters: tuple[str, ...],
@@ -46,7 +48,7 @@ def compose(
     """
     if plan:
         with output.open_hub() as hub:
-            report = hub.plan(adapters)
+            report = hub.plan(adapters, probe=probe)
         output.emit(report, as_json, lambda: reports.conflicts(report))
         return
     if adapter is None:

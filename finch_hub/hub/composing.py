@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
+from finch_hub.engine.data import reading
 from finch_hub.hub.findings import Findings
 from finch_hub.plugins import trials
 from finch_hub.registry import adapters, jobs, values
+from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import ComposeSpec, Parent
 from finch_hub.specs.references import AdapterReference, check_name
 
 if TYPE_CHECKING:
+    from finch_hub.engine.composition.admission import ParentInput
     from finch_hub.workers.stores import Stores
 
 
@@ -32,27 +35,62 @@ def parents_of(references: Sequence[str], weights: Sequence[float] | None, findi
     return tuple(found)
 
 
-def resolve_parents(
-    parents: Sequence[Parent], depends_on: Sequence[str], stores: Stores, findings: Findings
+def find_parents(
+    parents: Sequence[Parent], stores: Stores, findings: Findings, *, coming: Container[str | None] = ()
 ) -> tuple[values.AdapterVersion, ...]:
-    """Return the parents' versions, those aside that a job which is waited for will make; they must share a base."""
+    """Return the parents' versions, those aside whose adapter is still `coming`: made by a job that is waited for."""
     found: list[values.AdapterVersion] = []
     with stores.database.read() as session:
-        coming = {getattr(jobs.get(session, job_id).spec, "adapter", None) for job_id in depends_on}
         for parent in parents:
-            if AdapterReference.parse(parent.adapter).name in coming:
-                continue
-            with findings.gather():
-                found.append(adapters.resolve(session, parent.adapter))
-    if len({version.base.fingerprint for version in found}) > 1:
-        problems = [errors.Problem(where=v.reference, what=f"was made for {v.base.name}") for v in found]
+            if AdapterReference.parse(parent.adapter).name not in coming:
+                with findings.gather():
+                    found.append(adapters.resolve(session, parent.adapter))
+    return tuple(found)
+
+
+def check_together(versions: Sequence[values.AdapterVersion], findings: Findings) -> None:
+    """Find versions of different bases, and one version under two names."""
+    if len({version.base.fingerprint for version in versions}) > 1:
+        problems = [errors.Problem(where=v.reference, what=f"was made for {v.base.name}") for v in versions]
         with findings.gather():
             raise errors.Incompatible(problems, subject="adapters of different bases cannot be combined")
-    references = [version.reference for version in found]
+    references = [version.reference for version in versions]
     for twice in sorted({reference for reference in references if references.count(reference) > 1}):
         fix = "name it once, with a larger weight"
         findings.add(errors.Problem(where="adapters", what=f"{twice} is named twice", fix=fix))
-    return tuple(found)
+
+
+def resolve(
+    references: Sequence[str], weights: Sequence[float] | None, stores: Stores, findings: Findings
+) -> tuple[tuple[Parent, ...], tuple[values.AdapterVersion, ...]]:
+    """Return adapters that can be used together, and the versions that they mean now."""
+    parents = parents_of(references, weights, findings)
+    versions = find_parents(parents, stores, findings)
+    check_together(versions, findings)
+    return parents, versions
+
+
+def inputs_of(versions: Sequence[values.AdapterVersion], stores: Stores) -> list[ParentInput]:
+    """Return what the engine composes, with the examples that each version was held against where they still exist."""
+    from finch_hub.engine.composition.admission import ParentInput
+
+    return [
+        ParentInput(
+            name=version.reference,
+            folder=stores.artifacts.fetch_tree(version.digest),
+            validation=_held_out(version, stores),
+            system=version.spec.get("system"),
+            base_fingerprint=version.base.fingerprint,
+        )
+        for version in versions
+    ]
+
+
+def _held_out(version: values.AdapterVersion, stores: Stores) -> tuple[Example, ...]:
+    try:
+        return reading.load_examples(stores.artifacts.get(version.lineage.validation_digest or ""))
+    except errors.NotFound:
+        return ()
 
 
 def prepare(
@@ -73,7 +111,10 @@ def prepare(
     """
     findings = Findings("this composition")
     parents = parents_of(references, weights, findings)
-    versions = resolve_parents(parents, depends_on, stores, findings)
+    with stores.database.read() as session:
+        coming = {getattr(jobs.get(session, job_id).spec, "adapter", None) for job_id in depends_on}
+    versions = find_parents(parents, stores, findings, coming=coming)
+    check_together(versions, findings)
     # Placeholders keep the checks of the other fields going where a name or the parents were refused already.
     name = "refused"
     with findings.gather():

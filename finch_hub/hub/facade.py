@@ -232,27 +232,34 @@ class Hub:
             idempotency_key=idempotency_key,
         )
 
-    def plan(self, adapters: Sequence[str]) -> ConflictReport:
-        """Report the conflicts that composing would meet, without composing; computed here, in seconds, with torch.
+    def plan(self, adapters: Sequence[str], *, probe: bool = False) -> ConflictReport:
+        """Report the conflicts that composing would meet, without composing; computed in this process, with torch.
+
+        Adapters that cannot be composed at all are no error here: `structural` says why.
+
+        Args:
+            adapters: references of the parents.
+            probe: load their base as well, and measure how they interfere on each other's held-out examples.
 
         Raises:
-            InvalidInput: adapters of different bases, or with parts that do not add up.
             NotFound: a name that was given does not exist.
 
         """
         from finch_hub.hub import composing
         from finch_hub.hub.findings import Findings
 
-        findings = Findings("this composition")
-        parents = composing.parents_of(adapters, None, findings)
-        versions = composing.resolve_parents(parents, (), self._stores, findings)
+        findings = Findings("this plan")
+        versions = composing.find_parents(composing.parents_of(adapters, None, findings), self._stores, findings)
         findings.settle()
 
-        from finch_hub.engine.composition import conflicts, core_space, factors
+        from finch_hub.engine import bases
+        from finch_hub.engine.composition import planning
 
-        folders = [self._stores.artifacts.fetch_tree(version.digest) for version in versions]
-        read = [factors.read(folder, version.reference) for folder, version in zip(folders, versions, strict=True)]
-        return conflicts.diagnose(core_space.build(read))
+        base = None
+        if probe:
+            source = BaseModelSource(source=versions[0].base.source, revision=versions[0].base.revision)
+            base = bases.load(source, cache=self._stores.bases)
+        return planning.plan(composing.inputs_of(versions, self._stores), base=base)
 
     def merge(self, adapters: Sequence[str], out: str | Path, *, weights: Sequence[float] | None = None) -> JobHandle:
         """Submit the merge of adapters into their base; its result is a standalone model folder on the worker's disk.
@@ -271,8 +278,7 @@ class Hub:
         from finch_hub.hub.findings import Findings
 
         findings = Findings("this merge")
-        parents = composing.parents_of(adapters, weights, findings)
-        composing.resolve_parents(parents, (), self._stores, findings)
+        parents, _ = composing.resolve(adapters, weights, self._stores, findings)
         target = _free_path(out, findings)
         findings.settle()
         return self._submit(MergeSpec(parents=parents, out=target))
@@ -351,9 +357,7 @@ class Hub:
         from finch_hub.hub.findings import Findings
 
         findings = Findings("this evaluation")
-        versions = composing.resolve_parents(
-            composing.parents_of(adapters, None, findings) if adapters else (), (), self._stores, findings
-        )
+        versions = composing.resolve(adapters, None, self._stores, findings)[1] if adapters else ()
         with findings.gather():
             self.catalogue.evaluators[evaluator].parse(parameters or {})
         source = None
@@ -405,11 +409,12 @@ class Hub:
         from finch_hub.hub.findings import Findings
 
         findings = Findings("this generator")
-        parents = composing.parents_of(adapters, None, findings) if adapters else ()
-        versions = composing.resolve_parents(parents, (), self._stores, findings)
+        versions = composing.resolve(adapters, None, self._stores, findings)[1] if adapters else ()
         if base is None and not adapters:
             findings.add(errors.Problem(what="neither a base nor an adapter is named", fix="name one"))
-        source = BaseModelSource(source=versions[0].base.source) if versions else None
+        source = (
+            BaseModelSource(source=versions[0].base.source, revision=versions[0].base.revision) if versions else None
+        )
         if base is not None:
             with findings.gather():
                 source, _ = self.bases.resolve(base)

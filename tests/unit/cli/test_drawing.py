@@ -74,6 +74,30 @@ def test_plain_lines_thin_progress_out_but_keep_its_end(capsys: pytest.CaptureFi
     assert len(shown) == 2
 
 
+def test_a_terminal_gets_a_bar_with_the_messages_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    output.console.cache_clear()
+    shown = following.view()
+    assert isinstance(shown, following.LiveBar)
+    with shown:
+        shown.show(event("phase", name="training"))
+        shown.show(event("progress", step=3, steps=10, loss=2.5, seconds_left=7))
+        shown.show(event("message", "be careful", "warn"))
+    output.console.cache_clear()
+    text = terminal.getvalue()
+    assert "warning: be careful" in text
+    assert text.rindex("training") > text.index("be careful")
+    assert "3/10" in text
+    assert "loss 2.500  7 s left" in text
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (60, "1:00 min"), (3723, "1:02:03 h")])
 def test_durations_read_as_clocks(seconds: float, text: str) -> None:
     assert following.duration(seconds) == text

@@ -13,7 +13,7 @@ from support.adapters import save_adapter
 
 from finch_hub import Hub, errors
 from finch_hub.hub import JobHandle
-from finch_hub.registry import attempts, values
+from finch_hub.registry import adapters, attempts, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
 from finch_hub.specs.reports import EvaluationReport
@@ -114,3 +114,41 @@ def test_a_plan_compares_every_pair_without_a_job(hub: Hub, tiny_folder: Path, t
     }
     assert len(report.modules) == 3 * 2
     assert hub.jobs.find() == []
+
+
+def test_a_plan_names_what_cannot_go_together(hub: Hub, database: Database, tiny_folder: Path, tmp_path: Path) -> None:
+    hub.bases.add(tiny_folder, name="tiny")
+    made = save_adapter(tiny_folder, tmp_path / "made", r=4, lora_alpha=8, target_modules=["q_proj"])
+    ours = hub.import_adapter(made, name="ours", base="tiny")
+    registry.add_version(database, "theirs", base="other", digest=ours.digest)
+    report = hub.plan(["ours", "theirs"])
+    assert len(report.structural) == 2
+    assert report.pairs == ()
+    assert "apart" in report.advice
+    with pytest.raises(errors.NotFound, match="did you mean 'ours'"):
+        hub.plan(["ours", "our"])
+
+
+def test_a_probing_plan_measures_interference_on_what_was_held_out(
+    hub: Hub, database: Database, tiny_folder: Path, tmp_path: Path
+) -> None:
+    base = hub.bases.add(tiny_folder, name="tiny")
+    for seed, name in enumerate(("first", "second")):
+        made = save_adapter(tiny_folder, tmp_path / name, seed=seed, r=4, lora_alpha=8, target_modules=["q_proj"])
+        digest = hub.import_adapter(made, name=f"{name}-files", base="tiny").digest
+        held_out = hub.datasets.add([(f"Who sings {n}?", f"The {name} finch.") for n in range(4)]).digest
+        with database.write() as session:
+            adapters.create_version(
+                session,
+                name=name,
+                digest=digest,
+                identity=registry.digest(name),
+                base_id=base.id,
+                kind="train",
+                lineage=values.Lineage(validation_digest=held_out),
+            )
+    (light,) = hub.plan(["first", "second"]).pairs
+    (probed,) = hub.plan(["first", "second"], probe=True).pairs
+    assert light.interference is None
+    assert probed.interference is not None
+    assert probed.sign_conflict == pytest.approx(light.sign_conflict)
