@@ -157,7 +157,13 @@ def composition(report: CompositionReport) -> Group:
     if report.candidates:
         tried = sorted(report.candidates, key=lambda c: -1e9 if c.worst is None else c.worst, reverse=True)
         candidate_rows = [
-            (c.strategy, _settings(c.parameters) or "-", f"{c.scale:.3g}", _figure(c.worst), _figure(c.mean))
+            (
+                c.strategy if c.resolver == "keep" else f"{c.resolver}, {c.strategy}",
+                _settings(c.parameters) or "-",
+                f"{c.scale:.3g}",
+                _figure(c.worst),
+                _figure(c.mean),
+            )
             for c in tried
         ]
         parts.append(
