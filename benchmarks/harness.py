@@ -185,7 +185,7 @@ def peer_arguments(given: argparse.Namespace, *, best: bool) -> dict[str, Any]:
         "num_train_epochs": given.epochs,
         "learning_rate": RATE,
         "lr_scheduler_type": "cosine",
-        "warmup_ratio": 0.05,
+        "warmup_steps": 0.05,  # a share below one
         "weight_decay": 0.0,
         "save_strategy": "no",
         "report_to": "none",

@@ -107,7 +107,10 @@ def train(
             try:
                 if resume:
                     run.resume()
-                described = data_report(data.examples, data.validation, data.train_set, steps=run.steps, seconds=None)
+                seconds = estimate(decoder, run)
+                described = data_report(
+                    data.examples, data.validation, data.train_set, steps=run.steps, seconds=seconds
+                )
                 progress.report("data", described)
                 progress.phase("training")
                 while run.ready():
@@ -176,6 +179,28 @@ def prepare(
     held_out = tokenize_all(validation, base.tokenizer, system=system, max_length=length, subject="validation data")
     base.fit_attention(max(len(example) for example in (*train_set, *held_out)))
     return Data(examples=examples, validation=validation, train_set=train_set, held_out=held_out)
+
+
+def estimate(decoder: Decoder, run: Run) -> float | None:
+    """Return about how many seconds all steps of a run take on this device, from its first micro-batch.
+
+    None if the run is over already, or memory doesn't suffice for that micro-batch, which its step will deal with.
+    """
+    if run.done:
+        return None
+    rows = run.micro_batches()[0]
+    began = time.monotonic()
+    try:
+        _gradients(decoder, [run], [[rows]])
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return None
+    finally:
+        run.clear()
+    per_token = (time.monotonic() - began) / sum(run.lengths[row] for row in rows)
+    per_epoch = per_token * sum(run.lengths)
+    return round(per_epoch * run.steps / run.steps_per_epoch, 1)
 
 
 def step(decoder: Decoder, runs: Sequence[Run]) -> list[errors.Diverged | None]:

@@ -111,8 +111,10 @@ class Run:
         self._decoder = decoder
         self._workdir, self._should_stop = workdir, should_stop
         self._labels = [int(example.labels.sum()) for example in train_set]
-        self._per_epoch = math.ceil(len(train_set) / (training.batch_size * training.gradient_accumulation))
-        self.steps = min(training.epochs * self._per_epoch, training.max_steps or training.epochs * self._per_epoch)
+        self.steps_per_epoch = math.ceil(len(train_set) / (training.batch_size * training.gradient_accumulation))
+        self.steps = min(
+            training.epochs * self.steps_per_epoch, training.max_steps or training.epochs * self.steps_per_epoch
+        )
         self._warmup = schedule.warmup_steps(training, self.steps)
         _check(training, held_out, warmup=self._warmup, steps=self.steps)
         self._environment = {**environment.describe(base), "members": members}
@@ -146,6 +148,11 @@ class Run:
         self._best = [tensor.to(self.base.device) for tensor in best] or None
         self.progress.phase(f"resumed after step {self._state.step}")
 
+    @property
+    def done(self) -> bool:
+        """Tell whether all steps are done, or patience is used up."""
+        return self._state.step >= self.steps or self._state.stopping.due
+
     def ready(self) -> bool:
         """Do what is due between two steps; tell whether there is another one.
 
@@ -156,7 +163,7 @@ class Run:
         """
         if self._evaluation_due():
             self._evaluate()
-        if self._state.step >= self.steps or self._state.stopping.due:
+        if self.done:
             return False
         self._obey()
         every = self.training.checkpoint_every
@@ -167,7 +174,7 @@ class Run:
 
     def rows(self) -> tuple[int, ...]:
         """Return the examples of the coming step, by their places in the training set."""
-        epoch, place = divmod(self._state.step, self._per_epoch)
+        epoch, place = divmod(self._state.step, self.steps_per_epoch)
         if self._plan is None or self._plan[0] != epoch:
             steps = batches.plan_epoch(
                 self.lengths,
@@ -257,7 +264,7 @@ class Run:
         trainable = self.adapter.trainable_parameters
         return TrainingReport(
             steps=state.step,
-            epochs=state.step / self._per_epoch,
+            epochs=state.step / self.steps_per_epoch,
             tokens=state.tokens,
             seconds=state.seconds,
             train_loss=state.loss_sum / max(1, state.label_tokens),
@@ -281,7 +288,7 @@ class Run:
         if not self._held_out or self._state.evaluated_step == step:
             return False
         wanted = self.training.evaluate_every or 1.0
-        every = wanted if isinstance(wanted, int) else max(1, round(wanted * self._per_epoch))
+        every = wanted if isinstance(wanted, int) else max(1, round(wanted * self.steps_per_epoch))
         return step % every == 0 or step >= self.steps
 
     def _evaluate(self) -> None:
@@ -330,7 +337,7 @@ class Run:
         self.progress.progress(
             step=state.step,
             steps=self.steps,
-            epoch=round(state.step / self._per_epoch, 3),
+            epoch=round(state.step / self.steps_per_epoch, 3),
             loss=state.smoothed_loss,
             learning_rate=rate,
             grad_norm=norm,
