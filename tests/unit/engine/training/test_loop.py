@@ -330,7 +330,6 @@ def test_the_data_and_what_it_will_cost_are_described_before_the_first_step(tiny
     assert described["truncated"] > 0
     assert described["length_max"] == 32
     assert 0 < described["label_tokens"] < described["tokens"]
-    assert described["shared_prefix_tokens"] > 0
     assert described["steps"] == trained.report.steps
     assert described["seconds"] > 0
 
