@@ -83,6 +83,13 @@ class Settings(pydantic_settings.BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    @pydantic.field_validator("broker_url")
+    @classmethod
+    def _url(cls, value: pydantic.SecretStr | None) -> pydantic.SecretStr | None:
+        if value is not None and "://" not in value.get_secret_value():
+            raise ValueError("is no broker URL; give redis://:PASSWORD@HOST:6379/0")
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -105,6 +112,12 @@ def load(**overrides: Any) -> Settings:
         InvalidSpec: with every value that is wrong.
 
     """
+    named = os.environ.get("FINCH_CONFIG")
+    if named and not Path(named).is_file():
+        raise errors.InvalidSpec(
+            errors.Problem(what=f"{named} is no file", where="FINCH_CONFIG", fix="name a finch.toml, or unset it"),
+            subject="settings",
+        )
     try:
         return Settings(**overrides)
     except tomllib.TOMLDecodeError as error:

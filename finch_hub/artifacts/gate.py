@@ -102,7 +102,7 @@ def admit_adapter(
 
     """
     if not source.exists():
-        raise errors.NotFound("adapter", str(source))
+        raise errors.NotFound("adapter file or folder", str(source))
     if into.exists():
         raise errors.Conflict(f"{into} exists already")
     into.mkdir(parents=True)

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from finch_hub import errors
 from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.plugins.catalogue import Catalogue, load_catalogue
 from finch_hub.registry.database import Database
@@ -32,10 +33,13 @@ def open_stores(settings: Settings) -> Stores:
 
     Raises:
         SchemaMismatch: the database needs an upgrade, or this code does.
-        Unavailable: it does not answer.
+        Unavailable: it does not answer, or the home cannot be made.
 
     """
-    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.Unavailable(f"the home {settings.home} cannot be used: {error.strerror}") from error
     with contextlib.suppress(PermissionError):  # a home mounted into a container belongs to somebody else
         settings.home.chmod(0o700)
     database = Database(settings.database, allow_insecure=settings.allow_insecure)

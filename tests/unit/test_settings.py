@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from finch_hub import errors, settings
+from finch_hub.workers.stores import open_stores
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,23 @@ def test_a_broken_file_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "finch.toml").write_text("idle_seconds = \n")
     with pytest.raises(errors.InvalidSpec, match=r"finch.toml: is no TOML: .*line 1"):
         settings.load()
+
+
+def test_a_file_that_is_named_and_not_there_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FINCH_CONFIG", str(tmp_path / "fnich.toml"))
+    with pytest.raises(errors.InvalidSpec, match=r"FINCH_CONFIG: .*fnich.toml is no file"):
+        settings.load()
+
+
+def test_a_broker_that_is_no_url_is_refused() -> None:
+    with pytest.raises(errors.InvalidSpec, match="broker_url: is no broker URL"):
+        settings.load(broker_url="hunter2")
+
+
+def test_a_home_that_cannot_be_made_is_no_fault_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(errors.Unavailable, match=r"the home .*file cannot be used"):
+        open_stores(settings.load(home=tmp_path / "file"))
 
 
 def test_a_heartbeat_that_cannot_renew_in_time_is_refused() -> None:
