@@ -1,0 +1,70 @@
+"""What an adapter knows, measured through a model as its users hold it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.training import BIRDS, adapted, reference
+
+from finch_hub import errors
+from finch_hub.engine import evaluators
+from finch_hub.engine.bases import Base
+from finch_hub.engine.data.tokenizing import tokenize_all
+from finch_hub.engine.generator import GeneratorModel
+from finch_hub.specs.examples import Example
+
+
+@pytest.fixture
+def model(tiny_base: Base, tmp_path: Path) -> GeneratorModel:
+    """Return a model with an adapter loaded and active."""
+    torch.set_num_threads(1)
+    adapter = adapted(tiny_base, seed=3)
+    adapter.save(tmp_path / "birds")
+    adapter.detach()
+    model = GeneratorModel(tiny_base)
+    model.load_lora(tmp_path / "birds")
+    return model
+
+
+def test_the_held_out_loss_is_that_of_the_active_adapter(model: GeneratorModel) -> None:
+    examples = tokenize_all(BIRDS, model.base.tokenizer, max_length=512)
+    found = evaluators.held_out_loss(model, BIRDS)
+    model.switch(None)
+    base = evaluators.held_out_loss(model, BIRDS)
+    model.unload("birds")
+    adapter = adapted(model.base, seed=3)
+    assert found["loss"] == pytest.approx(reference(model.base, adapter, examples)[0], rel=1e-4)
+    adapter.disable()
+    assert base["loss"] == pytest.approx(float(evaluators.held_out_loss(model, BIRDS)["loss"]))
+    assert found["loss"] != pytest.approx(base["loss"], rel=1e-3)
+    assert found["tokens"] == sum(int(example.labels.sum()) for example in examples)
+    assert found["perplexity"] == pytest.approx(torch.tensor(found["loss"]).exp().item(), rel=1e-5)
+
+
+def test_answers_are_right_where_the_expected_words_occur_in_them(model: GeneratorModel) -> None:
+    prompts = ["What does a finch eat?", "Where does it live?", "Sing!"]
+    answers = [str(model.generate(prompt, max_new_tokens=64)) for prompt in prompts]
+    words = [evaluators._words(answer).split() for answer in answers]
+    known = [place for place, some in enumerate(words) if some]
+    assert known, "the model says no word to any of the prompts"
+    asked = [Example.of_pair(prompts[place], f"{words[place][0].upper()}!") for place in known]
+    wrong = [Example.of_pair(prompts[place], "zebra") for place in known]
+    assert evaluators.exact_answer(model, asked + wrong) == {
+        "right": len(known),
+        "examples": 2 * len(known),
+        "accuracy": 0.5,
+    }
+
+
+def test_whole_words_count_and_case_and_punctuation_do_not() -> None:
+    assert evaluators._words("7 years") in evaluators._words("It lives  7\nYEARS, at most.")
+    assert evaluators._words("7 years") not in evaluators._words("It lives 17 years.")
+
+
+def test_examples_that_ask_nothing_are_reported_by_number(model: GeneratorModel) -> None:
+    silent = Example.of_pair("What?", "...")
+    with pytest.raises(errors.InvalidDataset) as caught:
+        evaluators.exact_answer(model, [Example(text="The finch sings."), *BIRDS, silent])
+    assert [problem.where for problem in caught.value.problems] == ["example 1", "example 6"]
