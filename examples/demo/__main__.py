@@ -52,7 +52,7 @@ class Plan:
     strict: bool
 
 
-FULL = Plan(seconds=35, least_rows=40, held_out=24, facts=32, fact_epochs=5, fact_batch=8, evaluations=10, strict=True)
+FULL = Plan(seconds=55, least_rows=48, held_out=24, facts=32, fact_epochs=5, fact_batch=8, evaluations=10, strict=True)
 SMALL = Plan(seconds=4, least_rows=12, held_out=8, facts=4, fact_epochs=10, fact_batch=4, evaluations=3, strict=False)
 
 
@@ -133,9 +133,11 @@ class Demo:
         count = max(self.plan.least_rows, int(tokens / (each * preset.training.epochs)))
         data = domains.write(rest[:count], self.folder / f"{domain}.jsonl")
         validation = domains.write(held_out, self.folder / f"{domain}-held-out.jsonl")
-        shell.finch_hub(
-            "train", data, "--adapter", domain, "--base", BASE, "--preset", domain, "--validation", validation
-        )
+        # The presets are made for hundreds of examples. Some tens of steps move A too little for a composition to keep
+        # the adapters apart, so here it moves as fast as B, in twice the steps.
+        faster = ("--learning-rate", "1e-3", "--set", "loraplus_ratio=1", "--batch-size", 4)
+        named = ("--adapter", domain, "--base", BASE, "--preset", domain)
+        shell.finch_hub("train", data, *named, *faster, "--validation", validation)
         metrics = self.hub.adapters.get(domain).metrics
         before, after = metrics["loss_before"], metrics["loss_after"]
         least = 0.1 if self.plan.strict else 0.0
