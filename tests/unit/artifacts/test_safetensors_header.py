@@ -102,6 +102,13 @@ def test_names_that_no_module_has_are_refused(tmp_path: Path, name: str) -> None
         read_safetensors_header(tmp_path / "f")
 
 
+@pytest.mark.parametrize("length", [0x80, 0x280, 0x480, 0x8B1F])
+def test_a_header_whose_length_looks_like_a_pickle_or_gzip_is_read(tmp_path: Path, length: int) -> None:
+    text = pack({"t": GOOD}, b"")[8:]
+    (tmp_path / "f").write_bytes(raw(text.ljust(length), DATA))
+    assert list(read_safetensors_header(tmp_path / "f").tensors) == ["t"]
+
+
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     entries = {"ok": GOOD, "../x": GOOD, "a": tensor("F32", [-1], 0, 8), "b": tensor("NO", [1], 0, 8)}
     (tmp_path / "f").write_bytes(pack(entries, DATA))
