@@ -17,8 +17,8 @@ def merge(
 ) -> None:
     """Fold adapters into their base as a standalone model.
 
-    The folder can be loaded by transformers and vLLM as it is; its logits are held against the ADAPTERS' before it gets
-    its name.
+    The folder can be loaded by transformers and vLLM as it is; the report says how its logits compare with those of
+    the base with the ADAPTERS.
     """
     with output.open_hub() as hub:
         handle = hub.merge(adapters, out, weights=weights)
