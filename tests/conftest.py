@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 from support import services
 
 from finch_hub.registry.database import Database
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("finch", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("finch")
 
 
 @pytest.fixture(scope="session")
