@@ -15,8 +15,8 @@ install: $(INSTALLED) ## set up .venv with the locked requirements
 # Plain pip, from the lock alone: an unpinned torch would bring several gigabytes of CUDA libraries.
 $(INSTALLED): requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 check: $(INSTALLED) ## format, lint, strict types, import contracts

