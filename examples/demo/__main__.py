@@ -52,7 +52,7 @@ class Plan:
     strict: bool
 
 
-FULL = Plan(seconds=55, least_rows=48, held_out=24, facts=32, fact_epochs=5, fact_batch=8, evaluations=10, strict=True)
+FULL = Plan(seconds=35, least_rows=40, held_out=24, facts=32, fact_epochs=5, fact_batch=8, evaluations=10, strict=True)
 SMALL = Plan(seconds=4, least_rows=12, held_out=8, facts=4, fact_epochs=10, fact_batch=4, evaluations=3, strict=False)
 
 
