@@ -40,7 +40,7 @@ faults: $(INSTALLED) ## the whole fault suite, the slow ones too
 
 # Demo and benchmarks keep to their own home and leave nothing in ~/.finch; DEMO=--small shrinks the demo.
 demo: export FINCH_HOME ?= $(CURDIR)/.demo
-demo: $(INSTALLED) ## the main job end to end, at most ten minutes on two cores
+demo: $(INSTALLED) ## the main job end to end, sized for ten minutes on two cores
 	$(BIN)/python -m examples.demo $(DEMO)
 
 bench: export FINCH_HOME ?= $(CURDIR)/.demo
