@@ -22,7 +22,7 @@ EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {
 def spec_of(workers: Fleet, base: Path) -> TrainSpec:
     digest = workers.artifacts.put(dump_examples(EXAMPLES))
     training = TrainingConfig(
-        epochs=3, batch_size=1, learning_rate=2e-3, checkpoint_every=10, evaluate_every=100, dtype="float32", threads=1
+        epochs=12, batch_size=1, learning_rate=2e-3, checkpoint_every=10, evaluate_every=100, dtype="float32", threads=1
     )
     return TrainSpec(adapter="finches", base=BaseModelSource(source=str(base)), train=digest, training=training)
 
@@ -51,7 +51,7 @@ def test_a_killed_child_resumes_from_its_checkpoint_bit_for_bit(workers: Fleet, 
 def test_sigterm_checkpoints_at_the_next_step(workers: Fleet, tiny_folder: Path) -> None:
     first = workers.start("first")
     job = workers.submit(
-        spec_of(workers, tiny_folder).evolve(training=TrainingConfig(epochs=5, batch_size=1, threads=1))
+        spec_of(workers, tiny_folder).evolve(training=TrainingConfig(epochs=12, batch_size=1, threads=1))
     )
     wait_until(lambda: steps_of(workers, job) > 20, "training to be under way")
     first.send(signal.SIGTERM)

@@ -200,7 +200,7 @@ def estimate(decoder: Decoder, run: Run) -> float | None:
         run.clear()
     per_token = (time.monotonic() - began) / sum(run.lengths[row] for row in rows)
     per_epoch = per_token * sum(run.lengths)
-    return round(per_epoch * run.steps / run.steps_per_epoch, 1)
+    return per_epoch * run.steps / run.steps_per_epoch
 
 
 def step(decoder: Decoder, runs: Sequence[Run]) -> list[errors.Diverged | None]:
