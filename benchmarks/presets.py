@@ -1,9 +1,10 @@
 """Each built-in preset against the default configuration, on its own domain's data set, by held-out loss.
 
 Both sides are trained on the same rows and measured on the same held-out rows, each with the system prompt it is used
-with. The data sets are JSONL files whose names begin with the preset's (``medical-….jsonl``).
+with. The data sets are JSONL files whose names begin with the preset's (``medical….jsonl``); base and data are the
+demo's unless given.
 
-    python benchmarks/presets.py --base FOLDER --data FOLDER --examples 200
+    python benchmarks/presets.py [--base FOLDER] [--data FOLDER] [--examples 200] [--held-out 60]
 
 Prints a table, and a last line of JSON: `ours` and `peer` are mean held-out losses in nats per label token, `ratio` is
 the mean over the domains of the default's loss over the preset's.
@@ -16,6 +17,8 @@ import json
 import statistics
 import time
 from pathlib import Path
+
+import harness
 
 from finch_hub.engine import bases
 from finch_hub.engine.data.reading import read_examples
@@ -44,8 +47,8 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", required=True, help="folder, GGUF file or Hugging Face id of the base model")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--base", help="folder, GGUF file or Hugging Face id of the base model")
+    parser.add_argument("--data", type=Path, help="folder of the data sets")
     parser.add_argument("--examples", type=int, default=200, help="rows to train on, of each")
     parser.add_argument("--held-out", type=int, default=60, help="rows to measure on, of each")
     parser.add_argument("--presets", nargs="*", help="only these")
@@ -53,13 +56,14 @@ def main() -> None:
     options = parser.parse_args()
 
     presets = load_catalogue(entry_points=False).presets
-    base = bases.load(options.base)
+    base = bases.load(options.base or harness.demo_base())
+    folder = options.data or harness.demo_data()
     print(f"{options.examples} rows to train on, {options.held_out} held out; loss in nats per label token")
     print(f"{'domain':<10}{'default':>9}{'preset':>9}{'less':>8}{'± s.e.':>9}{'default':>11}{'preset':>8}")
     rows = []
     for name in options.presets or presets:
         preset = presets[name]
-        (file,) = options.data.glob(f"{name}-*.jsonl")
+        (file,) = folder.glob(f"{name}*.jsonl")
         examples = read_examples(file)
         data = examples[options.held_out :][: options.examples], examples[: options.held_out]
         threads = {"threads": options.threads} if options.threads else {}

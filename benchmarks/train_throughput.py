@@ -5,8 +5,9 @@ and schedule, and are measured on the same held-out rows in the same way. `train
 settings: bfloat16 weights, plain attention, batches by length, fused AdamW, losses on completions only. `default` is
 Trainer and PEFT as they come: float32, torch's attention, random batches.
 
-    pip install --no-deps trl==1.16.0 && pip install datasets
-    python benchmarks/train_throughput.py [--examples 160] [--repeat 3] [--sides ours trainer]
+TRL is installed into FINCH_HOME/benchmarks the first time.
+
+    python benchmarks/train_throughput.py [--examples 96] [--repeat 3] [--sides ours trainer]
 
 `ratio` is ours over the better of `trainer` and `trl`. The floor is what the matrix products alone would take at the
 rate this machine multiplies matrices of these shapes.
@@ -62,6 +63,7 @@ def trainer(given: argparse.Namespace, *, best: bool = True) -> None:
 
 
 def trl(given: argparse.Namespace) -> None:
+    harness.install_peers()
     import datasets
     from trl import SFTConfig, SFTTrainer
 
@@ -95,8 +97,11 @@ def floor_tokens_per_second(base: Any, label_share: float) -> float:
 
     The gradient of a frozen product takes one product as well, so each weight costs four operations a token.
     """
-    layers = [module for name, module in base.model.named_modules() if isinstance(module, torch.nn.Linear)]
-    weights = sum(m.weight.numel() for m in layers if "lora" not in str(m))
+    weights = sum(
+        module.weight.numel()
+        for name, module in base.model.named_modules()
+        if isinstance(module, torch.nn.Linear) and "lora_" not in name
+    )
     head = base.model.get_output_embeddings().weight
     inside = weights - head.numel()
     x = torch.ones(1024, base.model.config.hidden_size, dtype=base.dtype)
