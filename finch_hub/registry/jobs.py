@@ -215,6 +215,13 @@ def key_of_base(base: BaseModelSource) -> str:
     return f"{base.source}@{base.revision or ''}"[:512]
 
 
+def gang_key(spec: JobSpec) -> str | None:
+    """Return what trainings have in common that may be done in one step, None for other kinds."""
+    if spec.kind != "train":
+        return None
+    return f"{base_key(spec)} {spec.training.dtype} {spec.training.threads}"
+
+
 def new_id() -> str:
     """Return an id of 16 small letters and digits: 80 random bits."""
     return base64.b32encode(secrets.token_bytes(10)).decode().lower()
@@ -231,6 +238,8 @@ def _row(new: values.NewJob, parents: dict[str, JobState]) -> dict[str, Any]:
         "device": new.requirements.device,
         "memory_bytes": new.requirements.memory_bytes,
         "labels": sorted(set(new.requirements.labels)),
+        "time_limit": new.requirements.time_limit,
+        "gang": gang_key(new.spec) if new.requirements.together else None,
         "base_key": base_key(new.spec),
         "priority": new.priority,
         "idempotency_key": new.idempotency_key,

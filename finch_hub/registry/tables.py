@@ -72,6 +72,8 @@ class Job(Table):
     device: Mapped[str] = mapped_column(sa.String(8))
     memory_bytes: Mapped[Count]
     labels: Mapped[Texts]
+    time_limit: Mapped[float | None]  # seconds of one attempt
+    gang: Mapped[str | None] = mapped_column(sa.String(600))  # what jobs that may be trained in one step have in common
     base_key: Mapped[str | None] = mapped_column(sa.String(512))  # of the base that it loads, for warm workers
     priority: Mapped[int]
     idempotency_key: Mapped[str | None] = mapped_column(sa.String(200), unique=True)
@@ -95,6 +97,7 @@ class Job(Table):
     # renewing it touches no index. There is none of all states either: SQLite would take it for the claim, and sort.
     __table_args__ = (
         _partial("ix_jobs_claim", sa.text("priority DESC"), "number", where="state = 'queued'"),
+        _partial("ix_jobs_gang", "gang", "number", where="state = 'queued' AND gang IS NOT NULL"),
         _partial("ix_jobs_ring", "ring_at", where="state = 'queued'"),
         _partial("ix_jobs_running", "number", where="state = 'running'"),
         _partial("ix_jobs_ended", "state", "number", where="finished_at IS NOT NULL"),

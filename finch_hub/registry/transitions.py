@@ -128,7 +128,12 @@ def job_of(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:
         state=row.state,
         spec=job_spec.validate_python(row.spec, context={"stored": True}),
         requirements=Requirements(
-            queue=row.queue, device=row.device, memory_bytes=row.memory_bytes, labels=tuple(row.labels)
+            queue=row.queue,
+            device=row.device,
+            memory_bytes=row.memory_bytes,
+            labels=tuple(row.labels),
+            time_limit=row.time_limit,
+            together=row.gang is not None,
         ),
         priority=row.priority,
         fence=row.fence,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from finch_hub.specs.jobs import Digest, JobSpec, Requirements
+from finch_hub.specs.jobs import Digest, JobSpec, Label, Requirements
 from finch_hub.specs.value import Value
 
 DeviceKind = Literal["cpu", "cuda"]
@@ -20,8 +20,8 @@ class Capabilities(Value):
 
     device: DeviceKind = "cpu"
     memory_bytes: pydantic.NonNegativeInt
-    queues: tuple[str, ...] = ("default",)
-    labels: tuple[str, ...] = ()
+    queues: tuple[Label, ...] = ("default",)
+    labels: tuple[Label, ...] = ()
 
 
 class RetryPolicy(Value):

@@ -15,6 +15,7 @@ from finch_hub.specs.value import Value
 
 Digest = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 AdapterName = Annotated[str, pydantic.AfterValidator(lambda name: check_name(name))]
+Label = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,95}$")]
 AdapterRef = Annotated[str, pydantic.AfterValidator(lambda text: str(AdapterReference.parse(text)))]
 
 
@@ -150,12 +151,25 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 
 
 class Requirements(Value):
-    """What a job needs of the slot that runs it; bytes are of the device's memory."""
+    """What a job needs of the slot that runs it.
 
-    queue: str = "default"
+    Attributes:
+        queue: that the slot's worker serves.
+        device: kind of the slot.
+        memory_bytes: of the device's memory.
+        labels: that the worker has.
+        time_limit: seconds that one attempt may take; a job that is not done then fails. None sets no limit.
+        together: train it in one step with other queued jobs of its base that say so too; see decision 0074. Its
+            result is then what it would be alone up to rounding, not to the bit.
+
+    """
+
+    queue: Label = "default"
     device: Literal["any", "cpu", "cuda"] = "any"
     memory_bytes: pydantic.NonNegativeInt = 0
-    labels: tuple[str, ...] = ()
+    labels: tuple[Label, ...] = ()
+    time_limit: float | None = pydantic.Field(default=None, gt=0)
+    together: bool = False
 
 
 class Job(Value):
