@@ -121,8 +121,8 @@ class LoRAAdapter:
                 parent, _, child = path.rpartition(".")
                 setattr(self.base.model.get_submodule(parent), child, layer.get_base_layer())
             else:
+                layer.set_adapter(rest)  # before: PEFT warns of an active one that is deleted, and makes another active
                 layer.delete_adapter(self.name)
-                layer.set_adapter(rest)
         self.layers = {}
         self.base = None
 

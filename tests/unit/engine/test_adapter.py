@@ -184,6 +184,16 @@ def test_enabled_adapters_add_up_and_leave_one_by_one(tiny_base: Base) -> None:
     assert torch.equal(logits(tiny_base), untouched)
 
 
+def test_an_active_adapter_leaves_and_makes_no_disabled_one_active(tiny_base: Base) -> None:
+    untouched = logits(tiny_base)
+    first, second = (attach(tiny_base, LoRAConfig(), name=name) for name in ("first", "second"))
+    disturb(first, seed=1)
+    first.disable()
+    second.detach()
+    assert not first.is_enabled
+    assert torch.equal(logits(tiny_base), untouched)
+
+
 def test_a_name_is_taken_once(tiny_base: Base) -> None:
     attach(tiny_base, LoRAConfig())
     with pytest.raises(errors.InvalidSpec, match="already has an adapter 'default'"):
