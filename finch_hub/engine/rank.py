@@ -1,8 +1,8 @@
-"""How many directions each module of an adapter needs, found from the weights after training at a generous rank.
+"""How many directions each module of an adapter needs: divided among them before training, cut to those after.
 
-One threshold over the singular values of all modules (as PARA, arXiv 2604.27796) says which directions stay. How high
-it may be is measured: held-out loss is the judge. EVA (arXiv 2410.07170, as PEFT has it) can besides look at the
-modules' inputs before training, for where A begins and which modules get more of it.
+Before, EVA (arXiv 2410.07170, as PEFT has it) looks at the modules' inputs on a sample of the data: where more
+directions carry variance, more are trained. After, one threshold over the singular values of all modules (as PARA,
+arXiv 2604.27796) says which directions stay. How high it may be is measured: held-out loss is the judge.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import peft
 import torch
-from peft.tuners.lora.eva import get_eva_state_dict
+from peft.tuners.lora.eva import SVDHook, get_eva_state_dict
 from torch import Tensor
 
 from finch_hub import errors
@@ -33,16 +33,27 @@ GENEROUS_RANK = 32
 _REDISTRIBUTION = 2.0  # EVA's rho: a module may get so many times the average
 _SAMPLE = 64  # examples that EVA looks at
 _BATCHES = 4  # that they are divided into: small ones make the directions turn for long
-_FORWARD_PASSES = 40  # after which it has to have converged
+_PASSES = 2  # of EVA over its sample; more of them change the division among modules by little, see decision 0043
+_SETTLED = 0.99  # cosine of a direction and itself a batch earlier, EVA's tau
+_LEAST_RANK = 8  # that EVA leaves a module: what training would have made of it, nobody knows before
 _EVALUATIONS = 8  # of the search for the threshold: it halves what is undecided each time
 _LEAST_HELD_OUT = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Directions:
-    """What EVA found: rows [rank, in] of each module, orthonormal, the most telling ones first."""
+    """What EVA found.
+
+    Attributes:
+        rows: [rank, in] of each module, orthonormal, the most telling ones first; none where nothing is worth one.
+        settled: inputs whose directions no longer turned in the last batch; modules may share an input.
+        inputs: number of different ones.
+
+    """
 
     rows: Mapping[str, Tensor]
+    settled: int
+    inputs: int
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -51,47 +62,60 @@ class Directions:
 
 
 def begin(
-    base: Base, config: LoRAConfig, examples: Sequence[TokenizedExample], *, seed: int, warn: Callable[[str], None]
+    base: Base, config: LoRAConfig, examples: Sequence[TokenizedExample], *, seed: int, say: Callable[[str], None]
 ) -> LoRAAdapter:
-    """Put an adapter on the base as it is to be trained: generous where the rank is automatic, from the data with EVA.
+    """Put an adapter on the base as it is to be trained.
+
+    Where the rank is automatic it is generous, and divided among the modules by what EVA finds in their inputs. With
+    ``init="eva"`` A begins from EVA's directions as well; otherwise it begins as it always does.
 
     Args:
         base: to be adapted.
         config: as asked for.
         examples: of training.
         seed: of the initial A where that is random.
-        warn: told when EVA cannot be had.
+        say: told what EVA found, or why it cannot be had.
 
     Raises:
         InvalidSpec: the configuration names modules that the base does not have.
 
     """
-    generous = config.evolve(rank=GENEROUS_RANK) if config.rank == "auto" else config
-    if config.init != "eva" or not isinstance(generous.rank, int):
+    automatic = config.rank == "auto"
+    if not automatic and config.init != "eva":
+        return attach(base, config, seed=seed)
+    generous = config.evolve(rank=GENEROUS_RANK) if automatic else config
+    modules = linear_modules(base.model)
+    paths = targets.match(generous, modules)
+    rank = targets.rank_of(generous, "")
+    redistribution = min(_REDISTRIBUTION if automatic else 1.0, min(modules[path][1] for path in paths) / (2 * rank))
+    sample = examples[:_SAMPLE]
+    tokens = sum(int(example.labels.sum()) for example in sample)
+    # PEFT's decomposition works with twice as many directions as are wanted; the inputs must have as many.
+    if redistribution < 1 or tokens < 2 * round(rank * redistribution):
+        say("EVA was left out: the base is too narrow, or its sample of the data too small, for this rank")
         return attach(base, generous, seed=seed)
-    paths = targets.match(generous, linear_modules(base.model))
-    found = directions(base, paths, examples, rank=generous.rank, redistribute=config.rank == "auto")
-    if found is None:
-        warn("EVA's directions did not settle on this data; A begins as it does without it")
-        return attach(base, generous, seed=seed)
-    pattern = {path: rank for path, rank in found.ranks.items() if rank not in (0, generous.rank)}
+    found = directions(base, paths, sample, rank=rank, redistribution=redistribution)
+    say(f"EVA: the directions of {found.settled} of {found.inputs} inputs settled in {_PASSES} passes over a sample")
+    ranks = {path: max(found, _LEAST_RANK) if automatic else found for path, found in found.ranks.items()}
+    pattern = {path: size for path, size in ranks.items() if size not in (0, rank)}
     adapter = attach(
         base,
         generous.evolve(
-            target_modules=tuple(path for path, rank in found.ranks.items() if rank),
+            target_modules=tuple(path for path, size in ranks.items() if size),
             exclude_modules=(),
             layers_to_transform=None,
             rank_pattern=pattern,
             # The scale stays what it is at the average rank.
-            alpha_pattern={path: generous.alpha * rank / generous.rank for path, rank in pattern.items()},
+            alpha_pattern={path: generous.alpha * size / rank for path, size in pattern.items()},
         ),
         seed=seed,
     )
-    parameters = adapter.parameters()
-    with torch.no_grad():
-        for path, rows in found.rows.items():
-            if len(rows):
-                parameters[f"{PREFIX}{path}.lora_A.weight"].copy_(rows)
+    if config.init == "eva":
+        parameters = adapter.parameters()
+        with torch.no_grad():
+            for path, rows in found.rows.items():
+                if len(rows):
+                    parameters[f"{PREFIX}{path}.lora_A.weight"][: len(rows)].copy_(rows)
     return adapter
 
 
@@ -116,54 +140,53 @@ def check_data(train_set: Sequence[TokenizedExample], held_out: Sequence[Tokeniz
 
 
 def directions(
-    base: Base, paths: Sequence[str], examples: Sequence[TokenizedExample], *, rank: int, redistribute: bool = True
-) -> Directions | None:
+    base: Base, paths: Sequence[str], sample: Sequence[TokenizedExample], *, rank: int, redistribution: float = 1.0
+) -> Directions:
     """Find the directions of the modules' inputs that explain most of their variance (EVA).
+
+    PEFT passes over the data until no direction turns any more. On a sample the least ones go on turning for long, for
+    they are those of its noise, so the passes are bounded, and the result says how many inputs had settled by then.
 
     Args:
         base: without adapters.
         paths: of the modules.
-        examples: of which the first few dozen are looked at, at their label tokens.
+        sample: examples that are looked at, at their label tokens; these must be twice `rank` times `redistribution`.
         rank: on average over the modules.
-        redistribute: give modules more or less than the average, by explained variance.
+        redistribution: how many times the average a module may get, by explained variance; 1 gives all the same.
 
-    Returns:
-        None if the directions did not settle within a few dozen forward passes.
+    Raises:
+        TrainingFailed: the inputs of a module are not finite.
 
     """
-    redistribution = _REDISTRIBUTION if redistribute else 1.0
-    sample = examples[:_SAMPLE]
     tokens = max(2 * round(rank * redistribution), sum(int(one.labels.sum()) for one in sample) // _BATCHES)
     loader = _loader(sample, label_tokens=tokens, device=base.device)
     config = peft.LoraConfig(
         r=rank,
         target_modules=list(paths),
         init_lora_weights="eva",
-        eva_config=peft.EvaConfig(rho=redistribution),
+        eva_config=peft.EvaConfig(rho=redistribution, tau=_SETTLED),
     )
-    passes = 0
+    last = 1 + _PASSES * len(loader)  # the first forward pass only finds modules with the same input
+    number, inputs, turning = 0, 0, 0
 
-    def forward(model: Any, inputs: dict[str, Tensor]) -> None:
-        nonlocal passes
-        passes += 1
-        if passes > _FORWARD_PASSES:
-            raise _Unsettled
-        model.get_decoder()(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+    def forward(model: Any, batch: dict[str, Tensor]) -> None:
+        nonlocal number, inputs, turning
+        number += 1
+        hooks = [one for part in model.modules() for one in part._forward_hooks.values() if isinstance(one, SVDHook)]
+        inputs = max(inputs, len(hooks))
+        if number == last + 1:
+            turning = len(hooks)
+        if number > last:
+            for hook in hooks:
+                hook.sim_thresh = -1.0  # whatever it has after this pass counts
+        model.get_decoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
 
-    before = {module: dict(module._forward_hooks) for module in base.model.modules()}
     try:
         with torch.no_grad():
             rows = get_eva_state_dict(base.model, loader, config, forward_fn=forward, show_progress_bar=False)
-    except _Unsettled:
-        for module, hooks in before.items():
-            for key in [key for key in module._forward_hooks if key not in hooks]:
-                del module._forward_hooks[key]
-        return None
-    return Directions(rows={path: rows[path].float().cpu() for path in paths})
-
-
-class _Unsettled(Exception):
-    """The directions of the inputs still turn."""
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise errors.TrainingFailed(f"the base computes values that are not finite on this data: {error}") from error
+    return Directions(rows={path: rows[path].float().cpu() for path in paths}, settled=inputs - turning, inputs=inputs)
 
 
 def _loader(

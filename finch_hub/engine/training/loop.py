@@ -85,7 +85,7 @@ def train(
         automatic = adapter is None and config.rank == "auto"
         if automatic:
             rank.check_data(data.train_set, data.held_out)
-        attached = adapter or rank.begin(base, config, data.train_set, seed=training.seed, warn=progress.warn)
+        attached = adapter or rank.begin(base, config, data.train_set, seed=training.seed, say=progress.message)
         try:
             decoder = decoder_of(
                 base,

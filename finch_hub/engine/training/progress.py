@@ -54,6 +54,10 @@ class Progress:
         """Report a finished report."""
         self._send("report", data={"name": name, "report": value.model_dump(mode="json")})
 
+    def message(self, text: str) -> None:
+        """Report something in words."""
+        self._send("message", message=text)
+
     def warn(self, message: str) -> None:
         """Report something that people should know."""
         self._send("message", message=message, level="warn")
