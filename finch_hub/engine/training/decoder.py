@@ -99,18 +99,23 @@ class PaddedDecoder:
             raise ValueError("a padded batch has no shared prefix")
         device = batch.input_ids.device
         rows, longest = len(batch.lengths), max(batch.lengths)
-        lengths = torch.tensor(batch.lengths, device=device)
-        filled = torch.arange(longest, device=device) < lengths[:, None]
-        ids = torch.zeros((rows, longest), dtype=torch.int64, device=device)
-        ids[filled] = batch.input_ids
+        # Where each token goes is known here: to ask the device for it would be to wait for the device.
+        begins = [row * longest for row in range(rows)]
+        places = torch.cat([torch.arange(at, at + size) for at, size in zip(begins, batch.lengths, strict=True)])
+        if device.type != "cpu":
+            places = places.pin_memory().to(device, non_blocking=True)
+        ids = torch.zeros(rows * longest, dtype=torch.int64, device=device)
+        ids.index_copy_(0, places, batch.input_ids)
+        mask = None
+        if min(batch.lengths) < longest:
+            mask = torch.zeros_like(ids).index_fill_(0, places, 1).view(rows, longest)
         self._mode(training=seed is not None)
         if seed is not None:
             torch.manual_seed(seed)
         output: Tensor = self._body(
-            input_ids=ids, attention_mask=None if bool(filled.all()) else filled.long(), use_cache=False
+            input_ids=ids.view(rows, longest), attention_mask=mask, use_cache=False
         ).last_hidden_state
-        places = filled.flatten().nonzero()[:, 0][batch.sources]
-        return output.flatten(0, 1)[places]
+        return output.flatten(0, 1)[places[batch.sources]]
 
     def _mode(self, *, training: bool) -> None:
         if self._model.training == training:

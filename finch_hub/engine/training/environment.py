@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -16,23 +18,36 @@ import transformers
 from finch_hub.engine.bases import Base
 
 
-def describe(base: Base) -> dict[str, Any]:
-    """Return device, instruction set, dtype, threads and versions, for lineage."""
-    device = base.device
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+def describe(base: Base | None = None) -> dict[str, Any]:
+    """Return processor, instruction set, threads and versions, with a base its device and dtype too, for lineage."""
+    found: dict[str, Any] = {
+        "processor": _processor(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "dtype": str(base.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "peft": peft.__version__,
     }
+    if base is not None:
+        device = base.device
+        found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        found["dtype"] = str(base.dtype).removeprefix("torch.")
+    return found
 
 
 def digest(description: Mapping[str, Any]) -> str:
     """Return the hash of what :func:`describe` returned, perhaps with more."""
     return hashlib.sha256(json.dumps(dict(description), sort_keys=True).encode()).hexdigest()
+
+
+def _processor() -> str:
+    """Return the processor's model: libraries choose their kernels by it, within one instruction set too."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def physical_cores() -> int:

@@ -23,7 +23,7 @@ from finch_hub.engine.training.decoder import Decoder, decoder_of
 from finch_hub.engine.training.loss import head_loss
 from finch_hub.engine.training.packed import PackedDecoder, Part
 from finch_hub.engine.training.progress import Progress, Report, silent
-from finch_hub.engine.training.run import Run, ShouldStop
+from finch_hub.engine.training.run import BatchTokens, Run, ShouldStop
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TrainingReport
@@ -51,6 +51,7 @@ def train(
     should_stop: ShouldStop = lambda: None,
     resume: bool = True,
     adapter: LoRAAdapter | None = None,
+    batch_tokens: BatchTokens | None = None,
 ) -> Trained:
     """Train an adapter on examples; the best one by held-out loss is what remains, where there is validation data.
 
@@ -69,6 +70,7 @@ def train(
         should_stop: asked between steps and between batches of an evaluation.
         resume: go on from the newest checkpoint in `workdir`.
         adapter: on this base already, to be trained further; None attaches a new one.
+        batch_tokens: of the report of a training that is to be repeated to the byte, whose memory may have run out.
 
     Raises:
         InvalidDataset: examples that leave nothing to learn.
@@ -103,6 +105,7 @@ def train(
                 workdir=workdir,
                 progress=progress,
                 should_stop=should_stop,
+                batch_tokens=batch_tokens,
             )
             try:
                 if resume:
@@ -238,8 +241,8 @@ def step(decoder: Decoder, runs: Sequence[Run]) -> list[errors.Diverged | None]:
     return failures
 
 
-def _gradients(decoder: Decoder, runs: Sequence[Run], micro: Sequence[Sequence[Sequence[int]]]) -> list[float]:
-    """Accumulate each run's gradient of the mean loss over its step's label tokens; return these losses."""
+def _gradients(decoder: Decoder, runs: Sequence[Run], micro: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
+    """Accumulate each run's gradient of the mean loss over its step's label tokens; return these losses, 0-dim."""
     totals = [torch.zeros((), device=run.base.device) for run in runs]
     scales = [1.0 / run.label_tokens() for run in runs]
     for run in runs:
@@ -257,7 +260,7 @@ def _gradients(decoder: Decoder, runs: Sequence[Run], micro: Sequence[Sequence[S
             totals[place] += loss.detach()
             losses.append(loss)
         torch.autograd.backward(losses)
-    return [float(total) for total in totals]
+    return totals
 
 
 def _hidden(decoder: Decoder, parts: Sequence[Part]) -> Sequence[Tensor]:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -30,6 +30,7 @@ _CHECKPOINT_SECONDS = 30.0
 _SMOOTHING = 0.9  # of the reported loss: about the last ten steps
 
 ShouldStop = Callable[[], Interruption | None]
+BatchTokens = tuple[tuple[int, int | None], ...]
 
 
 class State(Value):
@@ -47,7 +48,7 @@ class State(Value):
         before: held-out metrics before the first step.
         after: the best ones since.
         evaluated_step: the step after which it was evaluated last.
-        batch_tokens: upper bound of a micro-batch, smaller than asked for once memory ran out.
+        batch_tokens: upper bounds of a micro-batch, each with the step from which it holds: memory may have run out.
 
     """
 
@@ -62,7 +63,16 @@ class State(Value):
     before: TokenMetrics | None = None
     after: TokenMetrics | None = None
     evaluated_step: int | None = None
-    batch_tokens: int | None = None
+    batch_tokens: BatchTokens = ()
+
+
+class _Step(NamedTuple):
+    """A step whose figures still are on the device."""
+
+    number: int
+    loss: Tensor
+    norm: Tensor
+    label_tokens: int
 
 
 class Run:
@@ -82,6 +92,8 @@ class Run:
         progress: takes events.
         should_stop: asked between steps and between batches of an evaluation.
         members: runs whose gradients are computed together; bytes depend on it.
+        batch_tokens: what an earlier run's report says of them, to divide every step as it did; None begins with what
+            the settings say.
 
     Raises:
         InvalidSpec: settings that don't go together or don't fit the data.
@@ -102,6 +114,7 @@ class Run:
         progress: Progress,
         should_stop: ShouldStop,
         members: int = 1,
+        batch_tokens: BatchTokens | None = None,
     ) -> None:
         self.base, self.adapter, self.training = base, adapter, training
         self.progress = progress
@@ -123,8 +136,9 @@ class Run:
         self._best: list[Tensor] | None = None
         self._state = State(
             stopping=Stopping(patience=training.patience, min_improvement=training.min_improvement),
-            batch_tokens=training.batch_tokens,
+            batch_tokens=batch_tokens or ((0, training.batch_tokens),),
         )
+        self._pending: list[_Step] = []
         self._last_checkpoint = time.monotonic()
         self._plan: tuple[int, list[tuple[int, ...]]] | None = None
 
@@ -193,9 +207,8 @@ class Run:
 
     def micro_batches(self) -> list[tuple[int, ...]]:
         """Divide the coming step's examples into what is computed at once."""
-        return batches.micro_batches(
-            self.rows(), self.lengths, batch_size=self.training.batch_size, batch_tokens=self._state.batch_tokens
-        )
+        *_, limit = (tokens for step, tokens in self._state.batch_tokens if step <= self._state.step)
+        return batches.micro_batches(self.rows(), self.lengths, batch_size=self.training.batch_size, batch_tokens=limit)
 
     def part(self, number: int, rows: Sequence[int], *, adapter: str | None) -> Part:
         """Make the coming step's micro-batch of that number."""
@@ -213,15 +226,16 @@ class Run:
 
     def limit(self, batch_tokens: int) -> None:
         """Compute at most so many tokens at once from here on."""
-        self._state = self._state.evolve(batch_tokens=batch_tokens)
-        step = self._state.step + 1
-        self.progress.warn(f"out of memory: micro-batches of at most {batch_tokens:,} tokens from step {step} on")
+        step = self._state.step
+        before = tuple(one for one in self._state.batch_tokens if one[0] < step)
+        self._state = self._state.evolve(batch_tokens=(*before, (step, batch_tokens)))
+        self.progress.warn(f"out of memory: micro-batches of at most {batch_tokens:,} tokens from step {step + 1} on")
 
-    def update(self, loss: float, seconds: float) -> None:
+    def update(self, loss: Tensor, seconds: float) -> None:
         """Finish a step whose gradients are there.
 
         Args:
-            loss: mean over the step's label tokens.
+            loss: mean over the step's label tokens, 0-dim, on the device.
             seconds: that the gradients took.
 
         Raises:
@@ -229,30 +243,49 @@ class Run:
 
         """
         began = time.monotonic()
-        step, label_tokens = self._state.step, self.label_tokens()
+        step, rows = self._state.step, self.rows()
         rate = self.training.learning_rate * schedule.factor(
             step, steps=self.steps, warmup=self._warmup, schedule=self.training.schedule
         )
-        norm = float(self._optimizer.step(rate))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise self._diverged(step + 1, "the loss or its gradient is not finite")
-        smoothed = self._state.smoothed_loss
-        smoothed = loss if smoothed is None else _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
-        first = loss if self._state.first_loss is None else self._state.first_loss
-        if smoothed > max(math.log(self.head.weight.shape[0]), first) + 1.0:
-            # Guessing all tokens alike has the loss ln V: whoever does worse, and did not begin so, lost what it knew.
-            raise self._diverged(step + 1, f"the loss has risen to {smoothed:.2f}, worse than guessing")
+        norm = self._optimizer.step(rate)
+        self._pending.append(_Step(step + 1, loss, norm, self.label_tokens()))
         self._state = self._state.evolve(
             step=step + 1,
-            tokens=self._state.tokens + sum(self.lengths[row] for row in self.rows()),
+            tokens=self._state.tokens + sum(self.lengths[row] for row in rows),
             seconds=self._state.seconds + seconds + time.monotonic() - began,
-            label_tokens=self._state.label_tokens + label_tokens,
-            loss_sum=self._state.loss_sum + loss * label_tokens,
-            smoothed_loss=smoothed,
-            first_loss=first,
         )
         if self.progress.due or self._state.step == self.steps:
-            self._report_progress(rate, norm)
+            last = self._settle()
+            self._report_progress(rate, float(last.norm))
+
+    def _settle(self) -> _Step:
+        """Take in the losses of the latest steps and return the last of them.
+
+        To read a number is to wait for the device, so it is done when something is to be said, measured or saved.
+
+        Raises:
+            Diverged: as from :meth:`update`, naming the first step.
+
+        """
+        pending, self._pending = self._pending, []
+        for one in pending:
+            loss = float(one.loss)
+            if not (math.isfinite(loss) and math.isfinite(float(one.norm))):
+                raise self._diverged(one.number, "the loss or its gradient is not finite")
+            smoothed = self._state.smoothed_loss
+            smoothed = loss if smoothed is None else _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
+            first = loss if self._state.first_loss is None else self._state.first_loss
+            if smoothed > max(math.log(self.head.weight.shape[0]), first) + 1.0:
+                # Guessing all tokens alike has the loss ln V: whoever does worse, and did not begin so, lost what it
+                # knew.
+                raise self._diverged(one.number, f"the loss has risen to {smoothed:.2f}, worse than guessing")
+            self._state = self._state.evolve(
+                label_tokens=self._state.label_tokens + one.label_tokens,
+                loss_sum=self._state.loss_sum + loss * one.label_tokens,
+                smoothed_loss=smoothed,
+                first_loss=first,
+            )
+        return pending[-1]
 
     def finish(self, data: DataReport) -> TrainingReport:
         """Restore the best parameters and write the report."""
@@ -292,6 +325,8 @@ class Run:
         return step % every == 0 or step >= self.steps
 
     def _evaluate(self) -> None:
+        if self._pending:
+            self._settle()
         step = self._state.step
         try:
             metrics = evaluation.evaluate(
@@ -318,6 +353,8 @@ class Run:
         raise Interrupted(kind)
 
     def _save(self) -> None:
+        if self._pending:
+            self._settle()
         if self._workdir is None:
             return
         tensors = {f"={name}": tensor for name, tensor in self._optimizer.state().items()}
@@ -357,7 +394,7 @@ def _check(training: TrainingConfig, held_out: Sequence[TokenizedExample], *, wa
         what = "early stopping needs validation data, and there is none"
         fix = "give a validation file, or a share by `validation`"
         problems.append(errors.Problem(where="patience", what=what, fix=fix))
-    if warmup >= steps > 1:
+    if warmup > steps or warmup == steps > 1:
         what = f"the warm-up takes {warmup} steps, the whole training {steps}"
         problems.append(errors.Problem(where="warmup_steps", what=what, fix="shorten it or train longer"))
     if problems:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,20 +11,22 @@ from typing import Any
 import pytest
 import torch
 from support.training import assert_close, gradients, lessons
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from finch_hub import errors
 from finch_hub.engine.adapter import LoRAAdapter, attach
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data.batches import Batch
 from finch_hub.engine.training import Interrupted, checkpoint, loop, run
-from finch_hub.engine.training.decoder import Decoder, decoder_of
+from finch_hub.engine.training.decoder import Decoder, PaddedDecoder, decoder_of
 from finch_hub.engine.training.packed import FrozenStates, PackedDecoder, Part
 from finch_hub.engine.training.progress import Progress, silent
 from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.reports import TrainingReport
+from finch_hub.specs.reports import DataReport, TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
 LORA = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear")
+DATA = DataReport(examples=12, tokens=12, label_tokens=12, length_mean=1.0, length_max=1, length_p95=1)
 QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, validation=0.2)
 
 
@@ -93,7 +97,7 @@ def test_accumulated_micro_batches_of_unequal_lengths_give_the_gradient_of_one_b
         running = started(tiny_bases, training, adapter)
         decoder = decoder_of(tiny_bases)
         losses = loop._gradients(decoder, [running], [running.micro_batches()])
-        found.append((losses[0], gradients(adapter)))
+        found.append((float(losses[0]), gradients(adapter)))
         adapter.detach()
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     nonzero = {name: tensor for name, tensor in found[0][1].items() if tensor.abs().max() > 0}
@@ -114,16 +118,44 @@ class Cramped(PackedDecoder):
 def test_an_out_of_memory_step_is_repeated_in_smaller_micro_batches_with_the_same_gradient(tiny_base: Base) -> None:
     found = []
     events: list[dict[str, Any]] = []
-    for decoder in (PackedDecoder(tiny_base.model), Cramped(tiny_base.model)):
+    used: run.BatchTokens | None = None
+    for decoder in (PackedDecoder(tiny_base.model), Cramped(tiny_base.model), PackedDecoder(tiny_base.model)):
         adapter = attach(tiny_base, LORA)
-        running = started(tiny_base, QUICK.evolve(batch_size=12, validation=0), adapter)
+        running = started(tiny_base, QUICK.evolve(batch_size=12, validation=0), adapter, batch_tokens=used)
         running.progress = Progress(events.append, tiny_base.device)
         loop.step(decoder, [running])
+        used = running.finish(DATA).environment["batch_tokens"]
         found.append(adapter.weights().tensors)
+        running.close()
         adapter.detach()
     assert any("out of memory" in event["message"] for event in events)
     for name, tensor in found[0].items():
         assert torch.allclose(found[1][name], tensor, atol=2e-4), name
+        assert torch.equal(found[1][name], found[2][name]), "what was used is reported, and gives the same bytes again"
+
+
+def test_the_micro_batches_that_were_used_are_reported_by_step(tiny_base: Base) -> None:
+    running = started(tiny_base, QUICK.evolve(batch_size=12, validation=0, epochs=3), attach(tiny_base, LORA))
+    for limit in (None, 200, 100):
+        if limit is not None:
+            running.limit(limit)
+        running.update(torch.tensor(1.0), seconds=0.1)
+    running.close()
+    used = running.finish(DATA).environment["batch_tokens"]
+    assert used == ((0, None), (1, 200), (2, 100))
+    again = started(
+        tiny_base,
+        QUICK.evolve(batch_size=12, validation=0, epochs=3),
+        attach(tiny_base, LORA, name="a"),
+        batch_tokens=used,
+    )
+    sizes = []
+    for _ in range(3):
+        sizes.append([len(rows) for rows in again.micro_batches()])
+        again.update(torch.tensor(1.0), seconds=0.1)
+    again.close()
+    assert sizes[0] == [12]
+    assert 1 < len(sizes[1]) < len(sizes[2])
 
 
 def test_no_room_for_a_single_example_is_said(tiny_base: Base) -> None:
@@ -178,12 +210,39 @@ def test_a_loss_that_rises_above_guessing_is_found_out_and_one_that_began_there_
     for losses in ([12.0, 11.0, 12.5], [2.0, 3.0, 2.5]):
         adapter = attach(tiny_base, LORA)
         running = started(tiny_base, QUICK.evolve(epochs=9), adapter)
-        for loss in losses:
-            running.update(loss, seconds=0.1)
+        for loss in (*losses, 100.0, 100.0):
+            running.progress._last = time.monotonic() + 3600  # nothing is to be said
+            running.update(torch.tensor(loss), seconds=0.1)
         with pytest.raises(errors.Diverged, match="worse than guessing at step 4"):
-            running.update(100.0, seconds=0.1)
+            running._save()
         running.close()
         adapter.detach()
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that wait for a device, on which the host asks it for a number or a shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero):
+            self.counts[str(function.overloadpacket)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_device_unless_there_is_something_to_say(tiny_bases: Base) -> None:
+    """As on CUDA, but for the optimiser's look at the norm, which is for CPUs alone."""
+    running = started(tiny_bases, QUICK.evolve(epochs=5, share_prefix=False), attach(tiny_bases, LORA))
+    decoder = PaddedDecoder(tiny_bases.model)
+    loop.step(decoder, [running])
+    with Waits() as waits:
+        for _ in range(3):
+            running.progress._last = time.monotonic() + 3600
+            loop.step(decoder, [running])
+    running.close()
+    assert waits.counts == {"aten._local_scalar_dense": 3}
 
 
 def untimed(report: TrainingReport) -> TrainingReport:
@@ -248,7 +307,7 @@ def test_a_checkpoint_of_other_work_is_refused_by_what_changed(changed: str, tin
 
 
 def test_settings_that_cannot_work_are_found_before_the_first_step(tiny_base: Base) -> None:
-    training = QUICK.evolve(validation=0, patience=1, warmup_steps=1000)
+    training = QUICK.evolve(validation=0, patience=1, warmup_steps=1000, max_steps=1)
     with pytest.raises(errors.InvalidSpec) as caught:
         loop.train(tiny_base, LORA, training, lessons(12))
     assert [problem.where for problem in caught.value.problems] == ["patience", "warmup_steps"]
