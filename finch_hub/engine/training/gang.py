@@ -111,8 +111,9 @@ class _Seat:
 
 
 def can_join(base: Base, config: LoRAConfig, training: TrainingConfig) -> bool:
-    """Tell whether a job on this base can be trained in a gang: packed rows, plain LoRA, no recomputation."""
-    plain = not config.use_dora and training.packing and not training.gradient_checkpointing
+    """Tell whether a job on this base can be trained in a gang: packed rows, plain LoRA, no recomputation, no EVA."""
+    usual = config.rank != "auto" and config.init != "eva" and not config.use_dora
+    plain = usual and training.packing and not training.gradient_checkpointing
     return plain and base.device.type == "cpu" and PackedDecoder.supports(base.model)
 
 

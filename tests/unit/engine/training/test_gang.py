@@ -138,7 +138,8 @@ def test_who_cannot_join_is_named(tiny_base: Base) -> None:
     recomputing = Member(
         config=WIDE, training=TRAINING.evolve(gradient_checkpointing=True, threads=2), examples=lessons(4)
     )
-    assert not can_join(tiny_base, LoRAConfig(use_dora=True), TRAINING)
+    for config in (LoRAConfig(use_dora=True), LoRAConfig(rank="auto"), LoRAConfig(init="eva")):
+        assert not can_join(tiny_base, config, TRAINING)
     with pytest.raises(errors.InvalidSpec) as caught:
         train_gang(tiny_base, [members()[0], recomputing])
     assert [problem.where for problem in caught.value.problems] == ["member 1", "threads"]
