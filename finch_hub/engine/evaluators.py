@@ -9,14 +9,17 @@ from finch_hub import errors
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.generator import GeneratorModel, Prompt
 from finch_hub.engine.training import evaluation
+from finch_hub.specs.evaluation import AnswerParameters, LossParameters
 from finch_hub.specs.examples import Example, Message
 
-_ANSWER_TOKENS = 64
+_ANSWER_TOKENS = 64  # at least: room for a sentence around a short answer
 _BATCH = 16
 _MAX_LENGTH = 2048
 
 
-def held_out_loss(model: GeneratorModel, examples: Sequence[Example], parameters: object = None) -> dict[str, float]:
+def held_out_loss(
+    model: GeneratorModel, examples: Sequence[Example], parameters: LossParameters | None = None
+) -> dict[str, float]:
     """Measure cross-entropy, perplexity and accuracy over the tokens of the assistant's turns.
 
     Raises:
@@ -24,8 +27,9 @@ def held_out_loss(model: GeneratorModel, examples: Sequence[Example], parameters
         Diverged: the loss is not finite.
 
     """
-    base = model.base
-    tokenized = tokenize_all(examples, base.tokenizer, max_length=min(base.context, _MAX_LENGTH))
+    base, parameters = model.base, parameters or LossParameters()
+    length = parameters.max_length or min(base.context, _MAX_LENGTH)
+    tokenized = tokenize_all(examples, base.tokenizer, system=parameters.system, max_length=length)
     with model.using():
         metrics = evaluation.measure(base, tokenized)
     return {
@@ -37,7 +41,9 @@ def held_out_loss(model: GeneratorModel, examples: Sequence[Example], parameters
     }
 
 
-def exact_answer(model: GeneratorModel, examples: Sequence[Example], parameters: object = None) -> dict[str, float]:
+def exact_answer(
+    model: GeneratorModel, examples: Sequence[Example], parameters: AnswerParameters | None = None
+) -> dict[str, float]:
     """Generate an answer to each prompt, greedily, and count those in which the expected one occurs.
 
     The prompt is everything before the last assistant turn, which is what is expected. Case, punctuation and white
@@ -47,8 +53,10 @@ def exact_answer(model: GeneratorModel, examples: Sequence[Example], parameters:
         InvalidDataset: examples that ask nothing, all of them by number.
 
     """
+    parameters = parameters or AnswerParameters()
     asked: list[tuple[Message, ...]] = []
     expected: list[str] = []
+    lengths: list[int] = []
     problems: list[errors.Problem] = []
     for number, example in enumerate(examples, start=1):
         turns = [place for place, message in enumerate(example.messages) if message.role == "assistant"]
@@ -59,7 +67,9 @@ def exact_answer(model: GeneratorModel, examples: Sequence[Example], parameters:
             )
             continue
         asked.append(example.messages[: turns[-1]])
-        expected.append(_words(example.messages[turns[-1]].content))
+        answer = example.messages[turns[-1]].content
+        expected.append(_words(answer))
+        lengths.append(len(model.base.tokenizer(answer)["input_ids"]))
     if problems:
         raise errors.InvalidDataset(problems, subject="evaluation data")
     # Prompts of similar length share a batch: a batch is as slow as its longest row.
@@ -68,7 +78,8 @@ def exact_answer(model: GeneratorModel, examples: Sequence[Example], parameters:
     for begin in range(0, len(order), _BATCH):
         rows = order[begin : begin + _BATCH]
         prompts: list[Prompt] = [asked[row] for row in rows]
-        answers = model.generate(prompts, max_new_tokens=_ANSWER_TOKENS)
+        room = parameters.max_new_tokens or max(_ANSWER_TOKENS, *(2 * lengths[row] for row in rows))
+        answers = model.generate(prompts, system=parameters.system, max_new_tokens=room)
         right += sum(expected[row] in _words(answer) for row, answer in zip(rows, answers, strict=True))
     return {"right": right, "examples": len(asked), "accuracy": right / len(asked)}
 

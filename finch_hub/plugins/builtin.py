@@ -19,6 +19,7 @@ from finch_hub.plugins.hookspecs import hookimpl
 from finch_hub.plugins.presets import code, legal, medical, style
 from finch_hub.plugins.resolvers import parameters as resolving
 from finch_hub.plugins.strategies import parameters as composing
+from finch_hub.specs.evaluation import AnswerParameters, LossParameters
 
 
 @hookimpl
@@ -225,11 +226,13 @@ def finch_evaluators() -> Sequence[Evaluator]:
             name="held_out_loss",
             summary="Cross-entropy, perplexity and accuracy over the answers' tokens.",
             target="finch_hub.engine.evaluators:held_out_loss",
+            parameters=LossParameters,
         ),
         Evaluator(
             name="exact_answer",
             summary="Generates an answer to each prompt and counts those that contain the expected one.",
             target="finch_hub.engine.evaluators:exact_answer",
+            parameters=AnswerParameters,
         ),
     ]
 

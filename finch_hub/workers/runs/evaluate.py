@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finch_hub.engine.data import reading
-from finch_hub.specs.examples import Example, Message
 from finch_hub.specs.jobs import EvaluateSpec, Job
 from finch_hub.specs.reports import EvaluationReport
 from finch_hub.workers import warmth
@@ -29,7 +28,14 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
     adapters = []
     for reference in spec.adapters:
         version, folder = common.fetch_version(reference, stores)
-        adapters.append({"name": version.reference, "folder": str(folder), "fingerprint": version.base.fingerprint})
+        adapters.append(
+            {
+                "name": version.reference,
+                "folder": str(folder),
+                "fingerprint": version.base.fingerprint,
+                "system": version.spec.get("system") if spec.system is None else spec.system,
+            }
+        )
     dataset = workdir / "dataset.jsonl"
     dataset.write_bytes(stores.artifacts.get(spec.dataset))
     return {
@@ -46,6 +52,7 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
 def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Evaluate the base, then each adapter."""
     channel.phase("importing")
+    from finch_hub.engine.data.tokenizing import with_system
     from finch_hub.engine.generator import GeneratorModel
 
     evaluator = channel.catalogue.evaluators[order["evaluator"]]
@@ -53,15 +60,15 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     base = channel.bases.load(order["base"], say=channel.phase)
     for adapter in order["adapters"]:
         warmth.check_fingerprint(base.fingerprint, adapter["fingerprint"], adapter["name"], base.name)
-    examples = [
-        _with_system(example, order["system"]) for example in reading.load_examples(Path(order["dataset"]).read_bytes())
-    ]
+    rows = reading.load_examples(Path(order["dataset"]).read_bytes())
     model = GeneratorModel(base)
     results: dict[str, dict[str, Any]] = {}
-    for name, folder in [(BASE, None), *((adapter["name"], adapter["folder"]) for adapter in order["adapters"])]:
+    for subject in ({"name": BASE, "folder": None, "system": order["system"]}, *order["adapters"]):
+        name, folder = subject["name"], subject["folder"]
         channel.phase(f"measuring {name}")
         if folder is not None:
             model.load_lora(folder, name)
+        examples = [row.evolve(messages=with_system(row, subject["system"])) if row.messages else row for row in rows]
         results[name] = dict(kernel(model, examples, parameters))
         data = {"name": name, **results[name]}
         channel.report({"type": "metrics", "message": f"{name}: {_told(results[name])}", "data": data})
@@ -94,12 +101,6 @@ def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str
             job_id=job.id,
         )
     return {"evaluation": outcome["report"]}
-
-
-def _with_system(example: Example, system: str | None) -> Example:
-    if system is None or not example.messages or any(message.role == "system" for message in example.messages):
-        return example
-    return Example(messages=(Message(role="system", content=system), *example.messages))
 
 
 def _told(metrics: dict[str, Any]) -> str:

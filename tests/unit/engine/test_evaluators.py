@@ -13,6 +13,7 @@ from finch_hub.engine import evaluators
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.generator import GeneratorModel
+from finch_hub.specs.evaluation import AnswerParameters, LossParameters
 from finch_hub.specs.examples import Example
 
 
@@ -56,6 +57,27 @@ def test_answers_are_right_where_the_expected_words_occur_in_them(model: Generat
         "examples": 2 * len(known),
         "accuracy": 0.5,
     }
+
+
+def test_an_answer_longer_than_the_usual_ones_is_found(model: GeneratorModel) -> None:
+    prompt = "What does a finch eat?"
+    answer = str(model.generate(prompt, max_new_tokens=150))
+    example = Example.of_pair(prompt, answer)
+    assert len(model.base.tokenizer(answer)["input_ids"]) > evaluators._ANSWER_TOKENS
+    assert evaluators.exact_answer(model, [example])["right"] == 1
+    assert evaluators.exact_answer(model, [example], AnswerParameters(max_new_tokens=20))["right"] == 0
+
+
+def test_a_system_prompt_leads_the_examples_that_have_none(model: GeneratorModel) -> None:
+    bare = [Example.of_pair("What does a finch eat?", "Seeds."), Example.of_pair("Sing!", "It sings.", "Be brief.")]
+    led = [Example.of_pair("What does a finch eat?", "Seeds.", "You know birds."), bare[1]]
+    found = evaluators.held_out_loss(model, bare, LossParameters(system="You know birds."))
+    assert found == evaluators.held_out_loss(model, led)
+    assert found["loss"] != evaluators.held_out_loss(model, bare)["loss"]
+    answer = str(model.generate("What does a finch eat?", system="You know birds.", max_new_tokens=64))
+    wanted = [Example.of_pair("What does a finch eat?", answer)]
+    assert evaluators.exact_answer(model, wanted, AnswerParameters(system="You know birds."))["right"] == 1
+    assert evaluators.exact_answer(model, wanted)["right"] == 0
 
 
 def test_whole_words_count_and_case_and_punctuation_do_not() -> None:
