@@ -165,6 +165,10 @@ class JobCancelled(FinchError):
         super().__init__(f"job {job_id} was cancelled")
 
 
+class NotReproduced(FinchError):
+    """A version's job was done again and gave other bytes; says how many tensors differ."""
+
+
 class Unavailable(FinchError):
     """A database, broker, store or worker that is needed does not answer."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import following, output, reports
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -118,6 +118,21 @@ def tag(reference: str, tags: tuple[str, ...], remove: bool) -> None:
         change = hub.adapters.untag if remove else hub.adapters.tag
         version = change(reference, *tags)
     click.echo(f"{version.reference}: {', '.join(version.tags) or 'no tags'}")
+
+
+@adapters.command()
+@click.argument("reference")
+@following.job_options
+def reproduce(reference: str, detach: bool, quiet: bool, as_json: bool) -> None:
+    """Do again what made a version, and say whether the same bytes came out.
+
+    If not, it says where they differ and what may be why, and the exit code is 9. No version is made.
+    """
+    with output.open_hub() as hub:
+        handle = hub.reproduce(reference)
+        following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
+        if not detach:
+            reports.check_reproduced(handle.report())
 
 
 @adapters.command("import")

@@ -20,7 +20,7 @@ from finch_hub.cli import following, options, output, reports
 @click.option("--resolver", help="A conflict resolver, run before the strategy.  [default: keep]")
 @click.option("--resolver-parameter", "resolver_parameters", multiple=True, metavar="NAME=VALUE", help="Of it.")
 @click.option("--scale", type=float, help="Factor of the whole update; else it is swept.")
-@click.option("--rank", help="Rank of the result, or auto; else what the strategy gives.")
+@click.option("--rank", type=options.Rank(), help="Rank of the result; else what the strategy gives.")
 @click.option("--evaluations", type=int, help="Held-out evaluations that the search may spend.")
 @click.option("--min-retention", type=float, help="A version that keeps less of a parent gets no alias.")
 @click.option("--seed", type=int, help="Of random strategies.")
@@ -34,7 +34,6 @@ def compose(
     weights: tuple[float, ...] | None,
     parameters: tuple[str, ...],
     resolver_parameters: tuple[str, ...],
-    rank: str | None,
     depends_on: tuple[str, ...],
     detach: bool,
     quiet: bool,
@@ -61,6 +60,6 @@ def compose(
             depends_on=depends_on,
             parameters=options.settings_of(parameters, "--parameter"),
             resolver_parameters=options.settings_of(resolver_parameters, "--resolver-parameter"),
-            **options.given(rank=int(rank) if rank and rank.isdigit() else rank, **given),
+            **options.given(**given),
         )
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)

@@ -21,7 +21,9 @@ def add(data: str, name: str | None, format_name: str | None, as_json: bool) -> 
     """Check a data set and store it; every bad line is named."""
     with output.open_hub() as hub:
         found = hub.datasets.add(data, name=name, format=format_name)
-    output.emit(found, as_json, lambda: f"{found.name or found.digest[:12]}: {found.examples} examples")
+    output.emit(
+        found, as_json, lambda: f"{found.name or found.digest[:12]}: {output.counted(found.examples, 'example')}"
+    )
 
 
 @datasets.command("list")

@@ -57,6 +57,21 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is not a list of numbers such as 1,0.5", param, ctx)
 
 
+class Rank(click.ParamType[int | str]):
+    """A number of directions, or `auto`."""
+
+    name = "number|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Read the number; whether it can be one is for the specification to say."""
+        if value == "auto":
+            return "auto"
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor auto", param, ctx)
+
+
 def data_or_share(text: str | None) -> str | float | None:
     """Read validation data, or a number as the share of the data to hold out."""
     try:

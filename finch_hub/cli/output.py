@@ -38,6 +38,7 @@ EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
     (errors.JobCancelled, 6, "a job that was waited for was cancelled"),
     (errors.Unavailable, UNAVAILABLE, "a database, broker, store or worker does not answer"),
     (errors.PluginError, 8, "a plugin cannot be loaded or failed"),
+    (errors.NotReproduced, 9, "a version's job was done again and gave other bytes"),
 )
 
 
@@ -145,6 +146,11 @@ def cell(value: Any) -> str:
     if isinstance(value, (list, tuple, set, frozenset)):
         return ", ".join(str(item) for item in value) or "-"
     return str(value)
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number of things: 1 example, 2 examples."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def size(count: int) -> str:

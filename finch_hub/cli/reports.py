@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from finch_hub import errors
 from finch_hub.cli import output
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from finch_hub.hub.jobs import Report
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.reports import (
+        Change,
         CompositionReport,
         ConflictReport,
         DataReport,
@@ -20,11 +22,13 @@ if TYPE_CHECKING:
         MergeReport,
         PairConflict,
         QuantizationReport,
+        ReproductionReport,
         TokenMetrics,
         TrainingReport,
     )
 
 WORST_MODULES = 8
+WORST_TENSORS = 8
 
 
 def outcome(result: AdapterVersion | Report, report: Report) -> RenderableType:
@@ -46,6 +50,7 @@ def draw(report: Report) -> RenderableType:
         "EvaluationReport": evaluation,
         "MergeReport": merge,
         "QuantizationReport": quantization,
+        "ReproductionReport": reproduction,
     }
     form = forms.get(type(report).__name__)
     return form(report) if form is not None else output.fields(output.plain(report))
@@ -59,15 +64,19 @@ def interim(data: dict[str, Any]) -> RenderableType:
         return _pairs(reports.ConflictReport.of(data["report"]).pairs, title="Conflicts by pair, over all modules")
     if data.get("name") == "data":
         found = reports.DataReport.of(data["report"])
-        parts = [f"{found.examples} examples and {found.validation_examples} held out, {found.tokens:,} tokens"]
+        parts = [
+            f"{output.counted(found.examples, 'example')} and {found.validation_examples} held out",
+            f"{found.tokens:,} tokens, {1 - found.masked_share:.0%} of them learnt",
+            f"{found.length_mean:.0f} an example, {found.length_max:,} at most",
+        ]
         parts += [f"{number} {what}" for what, number in _oddities(found) if number]
         estimate = f", about {found.seconds:.0f} s" if found.seconds else ""
-        return f"  {', '.join(parts)}; {found.steps} steps{estimate}"
+        return f"  {', '.join(parts)}; {output.counted(found.steps, 'step')}{estimate}"
     return ""
 
 
 def _oddities(report: DataReport) -> tuple[tuple[str, int], ...]:
-    return ("truncated", report.truncated), ("duplicates", report.duplicates), ("also held out", report.overlap)
+    return ("truncated", report.truncated), ("repeated", report.duplicates), ("also held out", report.overlap)
 
 
 def training(report: TrainingReport) -> RenderableType:
@@ -86,7 +95,8 @@ def training(report: TrainingReport) -> RenderableType:
 def _before_after(before: TokenMetrics | None, after: TokenMetrics | None) -> str | None:
     if before is None or after is None:
         return None
-    return f"{before.loss:.3f} -> {after.loss:.3f} ({after.loss / before.loss - 1:+.1%}, {after.examples} examples)"
+    examples = output.counted(after.examples, "example")
+    return f"{before.loss:.3f} -> {after.loss:.3f} ({after.loss / before.loss - 1:+.1%}, {examples})"
 
 
 def _accuracy(before: TokenMetrics | None, after: TokenMetrics | None) -> str | None:
@@ -212,6 +222,51 @@ def quantization(report: QuantizationReport) -> RenderableType:
             "held-out loss": _before_after(report.before, report.after),
         }
     )
+
+
+def reproduction(report: ReproductionReport) -> RenderableType:
+    """Draw whether the same bytes came out, and if not, where they differ and what is not as it was."""
+    if report.identical:
+        parts: list[RenderableType] = [
+            f"{report.adapter} came out again, byte for byte, in {report.seconds:.0f} s ({report.identity[:12]}…)"
+        ]
+    else:
+        parts = [
+            f"{report.adapter} ({report.identity[:12]}…) came out otherwise ({report.reproduced_identity[:12]}…): "
+            f"{len(report.tensors)} of {report.compared} tensors differ"
+        ]
+        if report.config:
+            parts.append(_changes(report.config, title="adapter_config.json"))
+        if report.tensors:
+            rows = [
+                (one.name, one.what or f"{one.relative:.2e}", "-" if one.largest is None else f"{one.largest:.2e}")
+                for one in report.tensors[:WORST_TENSORS]
+            ]
+            columns = ("tensor", "relative difference", "largest")
+            parts.append(output.table(columns, rows, title=f"The most different of {len(report.tensors)} tensors"))
+    if report.causes:
+        parts.append(_changes(report.causes, title="Not as it was then"))
+    elif not report.identical:
+        parts.append("nothing that lineage records has changed since")
+    return _group(parts)
+
+
+def _changes(changes: Sequence[Change], *, title: str) -> RenderableType:
+    rows = [(change.name, change.original, change.reproduced) for change in changes]
+    return output.table(("", "then", "now"), rows, title=title)
+
+
+def check_reproduced(report: Report) -> None:
+    """Let the command fail where the bytes are others.
+
+    Raises:
+        NotReproduced: they are.
+
+    """
+    from finch_hub.specs.reports import ReproductionReport
+
+    if isinstance(report, ReproductionReport) and not report.identical:
+        raise errors.NotReproduced(f"{report.adapter} was not reproduced: {len(report.tensors)} tensors differ")
 
 
 def _figure(value: float | None, places: int = 3) -> str:

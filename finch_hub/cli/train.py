@@ -23,7 +23,7 @@ from finch_hub.cli import following, options, output
 @click.option("--batch-size", type=int, help="Examples in one micro-batch.")
 @click.option("--max-steps", type=int, help="Steps after which training ends, whatever the epochs.")
 @click.option("--patience", type=int, help="Evaluations without improvement after which training ends.")
-@click.option("--rank", type=int, help="Rank of the adapter.")
+@click.option("--rank", type=options.Rank(), help="Rank of the adapter; auto finds the one that held-out loss needs.")
 @click.option("--alpha", type=float, help="The update is scaled by alpha / rank.")
 @click.option("--dropout", type=float, help="Probability of dropping an input while training.")
 @click.option("--target-modules", metavar="NAME,…", help="Modules to adapt: names, all-linear, attention or mlp.")

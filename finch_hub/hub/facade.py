@@ -17,6 +17,7 @@ from finch_hub.specs.jobs import (
     JobSpec,
     MergeSpec,
     QuantizeSpec,
+    ReproduceSpec,
     Requirements,
 )
 
@@ -297,6 +298,30 @@ class Hub:
         """
         return self._submit(QuantizeSpec(adapter=self.adapters.get(adapter).reference, **options))
 
+    def reproduce(self, adapter: str) -> JobHandle:
+        """Submit doing again what made a version; its result is a `ReproductionReport`: the same bytes, or where not.
+
+        A training, composition or quantisation is done as the version's lineage says: the same specification, data,
+        base and seed, as many threads, the same number format and micro-batches. No version is made.
+
+        Args:
+            adapter: reference of the version.
+
+        Raises:
+            Incompatible: the version was imported, so that nothing says how it was made.
+            Conflict: the text of its data was purged.
+            NotFound: there is no such adapter.
+
+        """
+        version = self.adapters.get(adapter)
+        if version.kind == "import":
+            what = "was imported: its lineage does not say how it was made"
+            raise errors.Incompatible(errors.Problem(where=version.reference, what=what))
+        for digest in (version.lineage.train_digest, version.lineage.validation_digest):
+            if version.kind == "train" and digest and self.datasets.get(digest).purged_at is not None:
+                raise errors.Conflict(f"{version.reference} cannot be made again: data set {digest[:12]} was purged")
+        return self._submit(ReproduceSpec(adapter=version.reference))
+
     def export(
         self,
         adapter: str,
@@ -343,8 +368,8 @@ class Hub:
             base: None takes that of the adapters.
             evaluator: name of an evaluator plugin.
             parameters: of the evaluator.
-            system: system prompt of the examples that have none; None takes the one that all the adapters were trained
-                with, where it is one.
+            system: system prompt of the examples that have none; None takes for each adapter the one that it was
+                trained with, and for the base the one that all of them have in common, if any.
             format: of the rows.
 
         Raises:

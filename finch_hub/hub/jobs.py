@@ -28,6 +28,7 @@ REPORTS: dict[str, tuple[str, type[Value] | None]] = {
     "merge": ("merge", reports.MergeReport),
     "evaluate": ("evaluation", reports.EvaluationReport),
     "export": ("export", None),
+    "reproduce": ("reproduction", reports.ReproductionReport),
 }
 
 POLL_SECONDS = 0.5

@@ -119,13 +119,17 @@ class EvaluateSpec(Value):
     system: str | None = None
 
 
-JobSpec = Annotated[
-    TrainSpec | ComposeSpec | MergeSpec | QuantizeSpec | ExportSpec | EvaluateSpec, pydantic.Discriminator("kind")
-]
-JobKind = Literal["train", "compose", "merge", "quantize", "export", "evaluate"]
-job_spec: pydantic.TypeAdapter[TrainSpec | ComposeSpec | MergeSpec | QuantizeSpec | ExportSpec | EvaluateSpec] = (
-    pydantic.TypeAdapter(JobSpec)
-)
+class ReproduceSpec(Value):
+    """Do again what made a version, as its lineage says, and compare the bytes; no version is made."""
+
+    kind: Literal["reproduce"] = "reproduce"
+    adapter: AdapterRef
+
+
+_Any = TrainSpec | ComposeSpec | MergeSpec | QuantizeSpec | ExportSpec | EvaluateSpec | ReproduceSpec
+JobSpec = Annotated[_Any, pydantic.Discriminator("kind")]
+JobKind = Literal["train", "compose", "merge", "quantize", "export", "evaluate", "reproduce"]
+job_spec: pydantic.TypeAdapter[_Any] = pydantic.TypeAdapter(JobSpec)
 
 
 class JobState(StrEnum):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 import pydantic
 
@@ -52,6 +53,11 @@ class DataReport(Value):
     shared_prefix_tokens: int = 0
     steps: int = 0
     seconds: float | None = None
+
+    @property
+    def masked_share(self) -> float:
+        """Share of the tokens that are read and not learnt."""
+        return 1 - self.label_tokens / self.tokens
 
 
 class TrainingReport(Value):
@@ -239,3 +245,65 @@ class EvaluationReport(Value):
     evaluator: str
     dataset: str
     results: dict[str, dict[str, Any]]
+
+
+class Change(Value):
+    """A named value that is another one now; None where there is none."""
+
+    name: str
+    original: Any = None
+    reproduced: Any = None
+
+    @classmethod
+    def between(cls, original: Mapping[str, Any], reproduced: Mapping[str, Any]) -> tuple[Self, ...]:
+        """Return the names whose values are not the same in both, in alphabetical order."""
+        names = sorted(original.keys() | reproduced.keys())
+        pairs = ((name, original.get(name), reproduced.get(name)) for name in names)
+        return tuple(cls(name=name, original=then, reproduced=now) for name, then, now in pairs if then != now)
+
+
+class TensorDifference(Value):
+    """How one tensor of an adapter differs from its reproduction.
+
+    Attributes:
+        name: as in the safetensors file.
+        relative: ``‖reproduced - original‖ / ‖original‖``, Frobenius; None where only one of the two has the tensor, or
+            the shapes differ.
+        largest: greatest absolute difference of two entries, likewise.
+        what: in words, where there are no figures.
+
+    """
+
+    name: str
+    relative: float | None = None
+    largest: float | None = None
+    what: str = ""
+
+
+class ReproductionReport(Value):
+    """Whether a version's bytes came out again, and if not, where they differ and what may be why.
+
+    Attributes:
+        adapter: the version, as `name/3`.
+        kind: of the job that made it.
+        identical: the cleaned configuration and the weights are the same bytes.
+        identity: hash of the original's.
+        reproduced_identity: hash of what came out now.
+        config: fields of `adapter_config.json` that differ.
+        tensors: those that differ, the most different first.
+        compared: number of tensors in either.
+        causes: what bytes depend on and is not as it was: versions, threads, instruction set, …
+        seconds: that the work took.
+
+    """
+
+    adapter: str
+    kind: str
+    identical: bool
+    identity: str
+    reproduced_identity: str
+    config: tuple[Change, ...] = ()
+    tensors: tuple[TensorDifference, ...] = ()
+    compared: int
+    causes: tuple[Change, ...] = ()
+    seconds: float

@@ -66,6 +66,7 @@ class WarmBases:
             and (self.key, self._dtype) == (order["key"], dtype)
             # Its files may have been replaced since. Hashes are remembered by size and time, so this is cheap.
             and bases.fingerprint(self._base.folder, cache=cache) == self._base.fingerprint
+            and order["fingerprint"] in (None, self._base.fingerprint)
         ):
             return self._base
         self.forget()

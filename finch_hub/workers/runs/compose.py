@@ -72,7 +72,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
         "adapter": str(channel.workdir / "adapter"),
         "parents": [{"reference": parent.name, "weight": parent.weight} for parent in parents],
         "report": composed.report.model_dump(mode="json"),
-        "environment": environment.describe(base) if base is not None else {},
+        "environment": environment.describe(base),
     }
 
 

@@ -41,8 +41,9 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Quantise; the result is left in the attempt's folder."""
     channel.phase("importing")
     from finch_hub.engine import quantization
+    from finch_hub.engine.training import environment
 
-    objective = None
+    base = objective = None
     if order["validation"] is not None:
         from finch_hub.engine.adapter import LoRAAdapter
         from finch_hub.engine.data.tokenizing import tokenize_all
@@ -76,6 +77,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
         "adapter": str(channel.workdir / "adapter"),
         "parent": order["reference"],
         "report": report.model_dump(mode="json"),
+        "environment": environment.describe(base),
     }
 
 
@@ -88,7 +90,11 @@ def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
     spec = cast(QuantizeSpec, job.spec)
     report = QuantizationReport.of(outcome["report"])
     parent, _ = common.fetch_version(outcome["parent"], stores)
-    lineage = parent.lineage.evolve(parents=(values.ParentVersion(reference=parent.reference),))
+    lineage = parent.lineage.evolve(
+        parents=(values.ParentVersion(reference=parent.reference),),
+        versions=publishing.versions(stores.catalogue, outcome["environment"]),
+        environment=outcome["environment"],
+    )
     metrics: dict[str, Any] = {
         "scheme": report.scheme,
         "group": report.group,

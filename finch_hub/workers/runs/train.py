@@ -62,6 +62,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
         workdir=channel.workdir / CHECKPOINTS,
         report=channel.report,
         should_stop=channel.should_stop,
+        batch_tokens=order.get("batch_tokens"),
     )
     try:
         trained.adapter.save(channel.workdir / "adapter")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,12 +18,16 @@ from finch_hub.cli import following, options, output, reports
 from finch_hub.specs.jobs import Event
 from finch_hub.specs.reports import (
     Candidate,
+    Change,
     CompositionReport,
     ConflictReport,
+    DataReport,
     EvaluationReport,
     MergeReport,
     PairConflict,
+    ReproductionReport,
     Retention,
+    TensorDifference,
     TokenMetrics,
 )
 
@@ -201,3 +206,46 @@ def test_other_reports_are_drawn() -> None:
     before, after = (TokenMetrics(loss=loss, accuracy=0.5, tokens=10, examples=5) for loss in (2.0, 1.5))
     assert reports._before_after(before, after) == "2.000 -> 1.500 (-25.0%, 5 examples)"
     assert "out" in drawn(reports.draw({"format": "vllm", "out": "/x"}))
+
+
+def test_one_example_is_not_several() -> None:
+    assert [output.counted(number, "example") for number in (0, 1, 2, 1234)] == [
+        "0 examples",
+        "1 example",
+        "2 examples",
+        "1,234 examples",
+    ]
+
+
+def test_the_data_report_is_one_line() -> None:
+    report = DataReport(
+        examples=20, validation_examples=4, tokens=1000, label_tokens=250, length_mean=50.0, length_max=80,
+        length_p95=75, truncated=1, duplicates=2, steps=6, seconds=12.0,
+    )  # fmt: skip
+    line = following.describe(event("report", name="data", report=report.model_dump(mode="json")))
+    assert line == (
+        "  20 examples and 4 held out, 1,000 tokens, 25% of them learnt, 50 an example, 80 at most, "
+        "1 truncated, 2 repeated; 6 steps, about 12 s"
+    )
+
+
+def test_a_reproduction_says_that_it_is_the_same_or_where_and_why_not() -> None:
+    same = ReproductionReport(
+        adapter="a/1", kind="train", identical=True, identity="1" * 64, reproduced_identity="1" * 64, compared=2,
+        seconds=3.0,
+    )  # fmt: skip
+    assert "byte for byte" in drawn(reports.draw(same))
+    tensors = (TensorDifference(name="q.lora_B.weight", relative=1e-3, largest=0.5),)
+    causes = (Change(name="threads", original=2, reproduced=1),)
+    other = same.evolve(identical=False, reproduced_identity="2" * 64, tensors=tensors, causes=causes)
+    text = drawn(reports.draw(other))
+    for shown in ("1 of 2 tensors differ", "q.lora_B.weight", "1.00e-03", "threads"):
+        assert shown in text
+    assert "nothing that lineage records" in drawn(reports.draw(other.evolve(causes=())))
+
+
+@pytest.mark.parametrize(("text", "rank"), [("auto", "auto"), ("8", 8), ("-1", -1)])
+def test_a_rank_is_a_number_or_auto(text: str, rank: int | str) -> None:
+    assert options.Rank().convert(text, None, None) == rank
+    with pytest.raises(click.BadParameter, match="neither a number nor auto"):
+        options.Rank().convert(f"{text}x", None, None)
