@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from support.models import ARCHITECTURES, save_model
 from support.training import assert_close, gradients, lessons
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finch_hub import errors
+from finch_hub.engine import bases
 from finch_hub.engine.adapter import LoRAAdapter, attach
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data.batches import Batch
@@ -304,6 +306,40 @@ def test_a_checkpoint_of_other_work_is_refused_by_what_changed(changed: str, tin
     with pytest.raises(errors.InvalidCheckpoint, match=changed):
         loop.train(base, LORA, training, examples, workdir=tmp_path)
     assert list(tmp_path.glob("step-*"))
+
+
+def test_where_every_checkpoint_is_damaged_it_is_said_and_training_begins_anew(tiny_base: Base, tmp_path: Path) -> None:
+    training = QUICK.evolve(validation=0, checkpoint_every=1)
+    whole = loop.train(tiny_base, LORA, training, lessons(12), workdir=tmp_path)
+    whole.adapter.detach()
+    for kept in tmp_path.glob("step-*"):
+        state = kept / "state.json"
+        state.write_bytes(state.read_bytes().replace(b'"step": ', b'"step": 1', 1))
+    events: list[dict[str, Any]] = []
+    again = loop.train(tiny_base, LORA, training, lessons(12), workdir=tmp_path, report=events.append)
+    again.adapter.detach()
+    warned = [event["message"] for event in events if event["level"] == "warn"]
+    assert len(warned) == training.keep_checkpoints
+    assert all("passed over" in message for message in warned)
+    assert again.report.steps == whole.report.steps
+    for name, tensor in whole.adapter.weights().tensors.items():
+        assert torch.equal(again.adapter.weights().tensors[name], tensor)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_base_with_more_embeddings_than_tokens_is_trained_like_any_other(tied: bool, tmp_path: Path) -> None:
+    """As after resizing them to a multiple of 64, which many published models do."""
+    architecture = next(one for one in ARCHITECTURES if one.family == "llama" and one.tied == tied)
+    folder = save_model(architecture, tmp_path / "base")
+    resized = bases.load(folder, dtype="float32", device="cpu", cache=tmp_path)
+    resized.model.resize_token_embeddings(512, mean_resizing=False)
+    resized.model.save_pretrained(folder)
+    base = bases.load(folder, dtype="float32", device="cpu", cache=tmp_path)
+    assert base.model.get_input_embeddings().weight.shape[0] == 512 > len(base.tokenizer)
+    trained = loop.train(base, LORA, QUICK.evolve(epochs=4), lessons(40))
+    assert trained.report.before is not None
+    assert trained.report.after is not None
+    assert trained.report.after.loss < 0.9 * trained.report.before.loss
 
 
 def test_settings_that_cannot_work_are_found_before_the_first_step(tiny_base: Base) -> None:
