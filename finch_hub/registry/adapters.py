@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, cast
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.sql.base import ExecutableOption
 
 from finch_hub import errors
 from finch_hub.registry import tables, values
@@ -14,13 +16,10 @@ from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent, Ta
 from finch_hub.registry.types import insert_new, now
 from finch_hub.specs.references import LATEST, AdapterReference, check_name
 
-_WHOLE = (
-    joinedload(AdapterVersion.adapter),
-    joinedload(AdapterVersion.base),
-    selectinload(AdapterVersion.aliases),
-    selectinload(AdapterVersion.tags),
-    selectinload(AdapterVersion.parents),
-)
+_ABOVE = (AdapterVersion.adapter, AdapterVersion.base)
+_BESIDE = (AdapterVersion.aliases, AdapterVersion.tags, AdapterVersion.parents)
+_WHOLE = (*map(joinedload, _ABOVE), *map(selectinload, _BESIDE))
+_WHOLE_AT_ONCE = (*map(joinedload, _ABOVE), *map(joinedload, _BESIDE))  # for one: a row for each combination
 
 
 def create_version(
@@ -360,25 +359,30 @@ def children(session: Session, reference: AdapterReference | str) -> list[values
     return [_version_of(child) for child in session.scalars(query.order_by(AdapterVersion.id))]
 
 
-def _select() -> sa.Select[AdapterVersion]:
-    query = sa.select(AdapterVersion).join(AdapterVersion.adapter).options(*_WHOLE)
+def _select(options: Sequence[ExecutableOption] = _WHOLE) -> sa.Select[AdapterVersion]:
+    query = sa.select(AdapterVersion).join(AdapterVersion.adapter).options(*options)
     return query.execution_options(populate_existing=True)  # core statements and other processes change rows too
 
 
 def _row(session: Session, reference: AdapterReference, *, deleted: bool = False) -> AdapterVersion:
-    query = _select().where(Adapter.name == reference.name)
-    if not deleted:
-        query = query.where(AdapterVersion.deleted_at.is_(None))
-    if reference.version is not None:
-        query = query.where(AdapterVersion.number == reference.version)
-    elif reference.alias is not None:
-        query = query.where(AdapterVersion.aliases.any(Alias.name == reference.alias))
-    else:
-        query = query.where(AdapterVersion.state == "ready").order_by(AdapterVersion.number.desc()).limit(1)
-    row = session.scalars(query).first()
+    by = "number" if reference.version is not None else "alias" if reference.alias is not None else "latest"
+    wanted = {"of_name": reference.name, "of_number": reference.version, "of_alias": reference.alias}
+    row = session.scalars(_one(by, deleted=deleted), wanted).unique().first()
     if row is None:
         raise _missing(session, reference)
     return row
+
+
+@functools.cache  # every job of most kinds begins with it, and building it takes longer than running it
+def _one(by: Literal["number", "alias", "latest"], *, deleted: bool) -> sa.Select[AdapterVersion]:
+    query = _select(_WHOLE_AT_ONCE).where(Adapter.name == sa.bindparam("of_name"))
+    if not deleted:
+        query = query.where(AdapterVersion.deleted_at.is_(None))
+    if by == "number":
+        return query.where(AdapterVersion.number == sa.bindparam("of_number"))
+    if by == "alias":
+        return query.where(AdapterVersion.aliases.any(Alias.name == sa.bindparam("of_alias")))
+    return query.where(AdapterVersion.state == "ready").order_by(AdapterVersion.number.desc()).limit(1)
 
 
 def _missing(session: Session, reference: AdapterReference) -> errors.FinchError:

@@ -6,6 +6,7 @@ it is the job's: a worker that was paused, cut off or given up for dead cannot s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,19 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values
-from finch_hub.registry.transitions import attempts, end_attempt, events, in_state, jobs, jobs_of, move
+from finch_hub.registry.jobs import gang_key
+from finch_hub.registry.transitions import (
+    attempts,
+    carry_out,
+    end_attempt,
+    events,
+    in_state,
+    jobs,
+    jobs_of,
+    move,
+    new_event,
+    transition,
+)
 from finch_hub.registry.types import Json, later, now, once, subset
 from finch_hub.specs.jobs import Job, JobState, Requirements
 
@@ -38,24 +51,55 @@ def claim(
     `warm_base` is a `finch_hub.registry.jobs.base_key`; it counts among the first `WARM_WINDOW` jobs that fit, and not
     against those older than `WARM_PATIENCE_SECONDS`. `job_id` takes that one, or none.
     """
-    best = _best_fitting(capabilities, warm_base, job_id)
-    row = move(
-        session,
-        JobState.RUNNING,
-        jobs.c.number == best,
-        changes={
-            "fence": jobs.c.fence + 1,
-            "attempts": jobs.c.attempts + 1,
-            "worker": worker,
-            "lease_until": later(lease_seconds),
-            "started_at": sa.func.coalesce(jobs.c.started_at, now()),
-            "not_before": None,
-        },
-        event={"worker": worker},
+    parameters = _parameters(capabilities) | {"warm_base": warm_base or "", "named": job_id}
+    return _take(
+        session, _claiming(len(capabilities.queues), named=job_id is not None), worker, lease_seconds, parameters
     )
+
+
+def claim_companions(
+    session: Session,
+    leader: Job,
+    *,
+    worker: str,
+    lease_seconds: float,
+    capabilities: values.Capabilities,
+    limit: int,
+) -> list[Job]:
+    """Take up to so many queued jobs that may be trained in one step with one that was just claimed.
+
+    Only where all of them said so (`Requirements.together`), and fit the slot side by side.
+    """
+    if not leader.requirements.together:
+        return []
+    rows = session.execute(
+        sa.select(jobs.c.number, jobs.c.memory_bytes)
+        .where(*_fits(len(capabilities.queues)), jobs.c.gang.is_not(None), jobs.c.gang == gang_key(leader.spec))
+        .order_by(jobs.c.priority.desc(), jobs.c.number)
+        .limit(limit)
+        .with_for_update(skip_locked=True),
+        _parameters(capabilities),
+    ).all()
+    taken = []
+    left = capabilities.memory_bytes - leader.requirements.memory_bytes
+    for row in rows:
+        if (
+            row.memory_bytes <= left
+            and (job := _take(session, _taking(), worker, lease_seconds, {"which": row.number})) is not None
+        ):
+            left -= row.memory_bytes
+            taken.append(job)
+    return taken
+
+
+def _take(
+    session: Session, statement: sa.Update, worker: str, lease_seconds: float, parameters: dict[str, Any]
+) -> Job | None:
+    parameters = parameters | {"claimer": worker, "lease_seconds": lease_seconds}
+    row = carry_out(session, statement, JobState.RUNNING, parameters, event={"worker": worker})
     if row is None:
         return None
-    session.execute(sa.insert(attempts).values(job_id=row.id, fence=row.fence, worker=worker))
+    session.execute(_ADD_ATTEMPT, {"job_id": row.id, "fence": row.fence, "worker": worker})
     return jobs_of(session, [row])[0]
 
 
@@ -82,12 +126,7 @@ def renew(session: Session, job_id: str, fence: int, lease_seconds: float) -> va
         StaleFence: the attempt no longer owns the job.
 
     """
-    row = session.execute(
-        sa.update(jobs)
-        .where(*_owned(job_id, fence))
-        .values(lease_until=later(lease_seconds))
-        .returning(jobs.c.lease_until, jobs.c.cancel_requested)
-    ).one_or_none()
+    row = session.execute(_RENEW, {**_owner(job_id, fence), "lease_seconds": lease_seconds}).one_or_none()
     if row is None:
         raise errors.StaleFence(job_id, fence)
     return values.Renewal(lease_until=row.lease_until, cancel_requested=row.cancel_requested is not None)
@@ -100,20 +139,15 @@ def append_events(session: Session, job_id: str, fence: int, new: Sequence[value
         StaleFence: the attempt no longer owns the job.
 
     """
-    last = session.scalar(
-        sa.update(jobs)
-        .where(*_owned(job_id, fence))
-        .values(last_seq=jobs.c.last_seq + len(new))
-        .returning(jobs.c.last_seq)
-    )
+    last = session.scalar(_COUNT_EVENTS, {**_owner(job_id, fence), "more": len(new)})
     if last is None:
         raise errors.StaleFence(job_id, fence)
-    first = int(last) - len(new) + 1
     if new:
-        session.execute(
-            sa.insert(events),
-            [{"job_id": job_id, "seq": seq, **item.model_dump()} for seq, item in enumerate(new, start=first)],
-        )
+        rows = [
+            new_event(job_id, seq, event.type, level=event.level, message=event.message, data=event.data)
+            for seq, event in enumerate(new, start=int(last) - len(new) + 1)
+        ]
+        session.execute(sa.insert(events), rows)
     return int(last)
 
 
@@ -125,15 +159,13 @@ def succeed(session: Session, job_id: str, fence: int, result: dict[str, Any]) -
         CancelRequested: somebody asked to cancel it; call `cancelled` instead.
 
     """
-    return _end(
-        session,
-        job_id,
-        fence,
-        JobState.SUCCEEDED,
-        "succeeded",
-        jobs.c.cancel_requested.is_(None),
-        changes={"result": result, "reason": None},
-    )
+    parameters = {**_owner(job_id, fence), "its_result": result}
+    row = carry_out(session, _succeeding(), JobState.SUCCEEDED, parameters)
+    if row is None:
+        _lock_owned(session, job_id, fence)
+        raise errors.CancelRequested(job_id)
+    end_attempt(session, job_id, fence, "succeeded")
+    return jobs_of(session, [row])[0]
 
 
 def fail(session: Session, job_id: str, fence: int, reason: str, *, retry: values.RetryPolicy | None = None) -> Job:
@@ -154,8 +186,10 @@ def fail(session: Session, job_id: str, fence: int, reason: str, *, retry: value
     return _end(session, job_id, fence, JobState.FAILED, "failed", changes={"reason": reason}, reason=reason)
 
 
-def hand_back(session: Session, job_id: str, fence: int) -> Job:
+def hand_back(session: Session, job_id: str, fence: int, *, alone: str | None = None) -> Job:
     """Put the job back into the queue; the attempt is not counted. One that is to be cancelled, is.
+
+    `alone` is why it is not to be trained together with others any more.
 
     Raises:
         StaleFence: the attempt no longer owns the job.
@@ -164,8 +198,10 @@ def hand_back(session: Session, job_id: str, fence: int) -> Job:
     job = _lock_owned(session, job_id, fence)
     if job.cancel_requested is not None:
         return cancelled(session, job_id, fence)
-    changes = {"attempts": jobs.c.attempts - 1, "ring_at": now()}
-    return _end(session, job_id, fence, JobState.QUEUED, "handed_back", changes=changes)
+    changes: dict[str, Any] = {"attempts": jobs.c.attempts - 1, "ring_at": now()}
+    if alone is not None:
+        changes["gang"] = None
+    return _end(session, job_id, fence, JobState.QUEUED, "handed_back", changes=changes, reason=alone)
 
 
 def cancelled(session: Session, job_id: str, fence: int) -> Job:
@@ -200,19 +236,58 @@ def expire_leases(session: Session, policy: values.RetryPolicy, *, limit: int = 
     return ended
 
 
-def _best_fitting(capabilities: values.Capabilities, warm_base: str | None, job_id: str | None) -> sa.ScalarSelect[int]:
-    fits = [
+def _parameters(capabilities: values.Capabilities) -> dict[str, Any]:
+    return {
+        **{f"slot_queue_{number}": queue for number, queue in enumerate(capabilities.queues)},
+        "slot_device": capabilities.device,
+        "slot_memory": capabilities.memory_bytes,
+        "slot_labels": list(capabilities.labels),
+    }
+
+
+def _fits(queues: int) -> list[sa.ColumnElement[bool]]:
+    return [
         in_state(JobState.QUEUED),
         sa.or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now()),
-        jobs.c.queue.in_(capabilities.queues),
-        jobs.c.device.in_(["any", capabilities.device]),
-        jobs.c.memory_bytes <= capabilities.memory_bytes,
-        subset(jobs.c.labels, sa.literal(list(capabilities.labels), Json)),
+        jobs.c.queue.in_([sa.bindparam(f"slot_queue_{number}") for number in range(queues)]),
+        sa.or_(jobs.c.device == "any", jobs.c.device == sa.bindparam("slot_device")),
+        jobs.c.memory_bytes <= sa.bindparam("slot_memory"),
+        subset(jobs.c.labels, sa.bindparam("slot_labels", type_=Json)),
     ]
-    if job_id is not None:
-        fits.append(jobs.c.id == job_id)
+
+
+# The statements of a job's usual life are built once: building one takes ten times as long as running it.
+
+
+@functools.cache
+def _claiming(queues: int, *, named: bool) -> sa.Update:
+    return _taking(_best_fitting(queues, named=named))
+
+
+@functools.cache
+def _taking(number: sa.ScalarSelect[int] | None = None) -> sa.Update:
+    changes = {
+        "fence": jobs.c.fence + 1,
+        "attempts": jobs.c.attempts + 1,
+        "worker": sa.bindparam("claimer"),
+        "lease_until": later(sa.bindparam("lease_seconds", type_=sa.Float())),
+        "started_at": sa.func.coalesce(jobs.c.started_at, now()),
+        "not_before": None,
+    }
+    wanted = sa.bindparam("which", type_=sa.BigInteger()) if number is None else number
+    return transition(JobState.RUNNING, jobs.c.number == wanted, changes=changes)
+
+
+def _best_fitting(queues: int, *, named: bool) -> sa.ScalarSelect[int]:
+    fits = _fits(queues)
+    if named:
+        fits.append(jobs.c.id == sa.bindparam("named"))
     cold = sa.case(
-        (sa.or_(jobs.c.base_key == (warm_base or ""), jobs.c.created_at < later(-WARM_PATIENCE_SECONDS)), 0), else_=1
+        (
+            sa.or_(jobs.c.base_key == sa.bindparam("warm_base"), jobs.c.created_at < later(-WARM_PATIENCE_SECONDS)),
+            0,
+        ),
+        else_=1,
     )
     front = (
         sa.select(jobs.c.number, jobs.c.priority, cold.label("cold"))
@@ -232,6 +307,32 @@ def _best_fitting(capabilities: values.Capabilities, warm_base: str | None, job_
         .with_for_update(of=best, skip_locked=True)
         .scalar_subquery()
     )
+
+
+@functools.cache
+def _succeeding() -> sa.Update:
+    changes = {"result": sa.bindparam("its_result", type_=Json), "reason": None}
+    return transition(JobState.SUCCEEDED, *_OWNED, jobs.c.cancel_requested.is_(None), changes=changes)
+
+
+_OWNED = (jobs.c.id == sa.bindparam("job"), jobs.c.fence == sa.bindparam("by_fence"), in_state(JobState.RUNNING))
+_RENEW = (
+    sa.update(jobs)
+    .where(*_OWNED)
+    .values(lease_until=later(sa.bindparam("lease_seconds", type_=sa.Float())))
+    .returning(jobs.c.lease_until, jobs.c.cancel_requested)
+)
+_COUNT_EVENTS = (
+    sa.update(jobs)
+    .where(*_OWNED)
+    .values(last_seq=jobs.c.last_seq + sa.bindparam("more", type_=sa.BigInteger()))
+    .returning(jobs.c.last_seq)
+)
+_ADD_ATTEMPT = sa.insert(attempts)
+
+
+def _owner(job_id: str, fence: int) -> dict[str, Any]:
+    return {"job": job_id, "by_fence": fence}
 
 
 def _owned(job_id: str, fence: int) -> tuple[sa.ColumnElement[bool], ...]:
@@ -263,8 +364,6 @@ def _end(
     row = move(session, state, *_owned(job_id, fence), *where, changes=changes)
     if row is None:
         _lock_owned(session, job_id, fence)
-        if state is JobState.SUCCEEDED:
-            raise errors.CancelRequested(job_id)
         raise errors.Conflict(f"nobody asked to cancel job {job_id}")
     end_attempt(session, job_id, fence, outcome, reason)
     return jobs_of(session, [row])[0]

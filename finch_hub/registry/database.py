@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session as Session
 from sqlalchemy.orm import sessionmaker
 
 from finch_hub import errors
+from finch_hub.registry.commits import GroupCommits
 from finch_hub.registry.types import to_json
 
 # WAL needs memory that all processes share, and locks that hold: neither crosses a network.
@@ -42,6 +43,7 @@ class Database:
 
     def __init__(self, url: str, *, allow_insecure: bool = False) -> None:
         self.url = _parse(url)
+        self._transaction: Callable[[], contextlib.AbstractContextManager[Session]]
         if self.is_sqlite:
             refuse_network_file_system(self._file)
             self._engine = sa.create_engine(
@@ -66,7 +68,11 @@ class Database:
                 ) from None
         reading = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._readers = sessionmaker(self._engine.execution_options(**reading), expire_on_commit=False)
-        self._writers = sessionmaker(self._engine.execution_options(finch_write=True), expire_on_commit=False)
+        writing = self._engine.execution_options(finch_write=True)
+        if self.is_sqlite:
+            self._transaction = GroupCommits(writing, patience_seconds=_SQLITE_BUSY_MS / 1000).transaction
+        else:
+            self._transaction = sessionmaker(writing, expire_on_commit=False).begin
 
     @property
     def is_sqlite(self) -> bool:
@@ -95,14 +101,15 @@ class Database:
     def write(self) -> Iterator[Session]:
         """Open one transaction: committed at the end of the block, undone by an exception.
 
-        On SQLite it takes the only write lock at once, so nothing read in it can change before it is written.
+        On SQLite it takes the only write lock at once, so nothing read in it can change before it is written; threads
+        that wait for each other there are committed together.
 
         Raises:
             Conflict: a constraint of the database forbids it.
             Unavailable: the database does not answer, is locked for too long, or is full.
 
         """
-        with self._translated(), self._writers.begin() as session:
+        with self._translated(), self._transaction() as session:
             yield session
 
     def revision(self) -> str | None:
@@ -247,7 +254,9 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A deferred transaction that reads first and writes later fails with "locked" without waiting.
     write = connection.get_execution_options().get("finch_write", False)
-    connection.exec_driver_sql(f"PRAGMA query_only = {0 if write else 1}")
+    if connection.info.get("finch_write") is not write:
+        connection.exec_driver_sql(f"PRAGMA query_only = {0 if write else 1}")
+        connection.info["finch_write"] = write
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 

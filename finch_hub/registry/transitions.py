@@ -29,6 +29,28 @@ def in_state(*states: JobState, of: sa.FromClause = jobs) -> sa.ColumnElement[bo
     return state == wanted[0] if len(wanted) == 1 else state.in_(wanted)
 
 
+_ADD_EVENT = sa.insert(events)
+_END_ATTEMPT = (
+    sa.update(attempts)
+    .where(
+        attempts.c.job_id == sa.bindparam("of_job"),
+        attempts.c.fence == sa.bindparam("of_fence"),
+        attempts.c.outcome.is_(None),
+    )
+    .values(ended_at=now(), outcome=sa.bindparam("its_outcome"), reason=sa.bindparam("its_reason"))
+)
+_WAITING_FOR = (
+    sa.select(jobs.c.id)
+    .join(dependencies, dependencies.c.job_id == jobs.c.id)
+    .where(dependencies.c.depends_on == sa.bindparam("parent"), in_state(JobState.WAITING))
+    .order_by(jobs.c.number)
+    .with_for_update(of=jobs)
+)
+_PARENTS = sa.select(dependencies.c.job_id, dependencies.c.depends_on).order_by(dependencies.c.position)
+_PARENTS_OF = _PARENTS.where(dependencies.c.job_id == sa.bindparam("of"))
+_PARENTS_OF_ALL = _PARENTS.where(dependencies.c.job_id.in_(sa.bindparam("of", expanding=True)))
+
+
 def move(
     session: Session,
     new: JobState,
@@ -40,6 +62,11 @@ def move(
 
     Returns the row as it is then, None where none met the condition. A final state settles the dependents.
     """
+    return carry_out(session, transition(new, *where, changes=changes), new, event=event)
+
+
+def transition(new: JobState, *where: sa.ColumnElement[bool], changes: dict[str, Any] | None = None) -> sa.Update:
+    """Return the statement of a `move`, with parameters for `carry_out`: building one costs more than running it."""
     old = [state for state in TRANSITIONS if new in TRANSITIONS[state]]
     values: dict[str, Any] = {"state": new, "last_seq": jobs.c.last_seq + 1, **(changes or {})}
     if new is not JobState.RUNNING:
@@ -48,47 +75,47 @@ def move(
         values |= {"ring_at": None, "not_before": None}
     if new in FINAL:
         values |= {"finished_at": now()}
-    row = session.execute(sa.update(jobs).where(in_state(*old), *where).values(values).returning(*jobs.c)).one_or_none()
+    return sa.update(jobs).where(in_state(*old), *where).values(values).returning(*jobs.c)
+
+
+def carry_out(
+    session: Session,
+    statement: sa.Update,
+    new: JobState,
+    parameters: dict[str, Any] | None = None,
+    *,
+    event: dict[str, Any] | None = None,
+) -> sa.Row[Any] | None:
+    """Do as `move` with the statement of a `transition`."""
+    row = session.execute(statement, parameters or {}).one_or_none()
     if row is None:
         return None
     data = {"state": new.value, "attempt": row.attempts, **(event or {})}
     if row.reason and new is JobState.FAILED:
         data["reason"] = row.reason
-    session.execute(
-        sa.insert(events).values(
-            job_id=row.id,
-            seq=row.last_seq,
-            type="state",
-            level="error" if new is JobState.FAILED else "info",
-            message="",
-            data=data,
-        )
-    )
+    level = "error" if new is JobState.FAILED else "info"
+    session.execute(_ADD_EVENT, new_event(row.id, row.last_seq, "state", level=level, data=data))
     if new in FINAL:
         _settle_dependents(session, row.id)
     return row
 
 
+def new_event(
+    job_id: str, seq: int, type_: str, *, level: str = "info", message: str = "", data: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the row of an event."""
+    return {"job_id": job_id, "seq": seq, "type": type_, "level": level, "message": message, "data": data}
+
+
 def end_attempt(session: Session, job_id: str, fence: int, outcome: str, reason: str | None = None) -> None:
     """Close the record of a claim."""
-    session.execute(
-        sa.update(attempts)
-        .where(attempts.c.job_id == job_id, attempts.c.fence == fence, attempts.c.outcome.is_(None))
-        .values(ended_at=now(), outcome=outcome, reason=reason)
-    )
+    session.execute(_END_ATTEMPT, {"of_job": job_id, "of_fence": fence, "its_outcome": outcome, "its_reason": reason})
 
 
 def _settle_dependents(session: Session, job_id: str) -> None:
     """Queue those that waited for this job last, and fail those that waited for a job that did not succeed."""
     # Locked first and looked at in a later statement: of two parents that end at once the second sees the first.
-    waiting = session.scalars(
-        sa.select(jobs.c.id)
-        .join(dependencies, dependencies.c.job_id == jobs.c.id)
-        .where(dependencies.c.depends_on == job_id, in_state(JobState.WAITING))
-        .order_by(jobs.c.number)
-        .with_for_update(of=jobs)
-    ).all()
-    for child in waiting:
+    for child in session.scalars(_WAITING_FOR, {"parent": job_id}).all():
         parents = session.execute(
             sa.select(jobs.c.id, jobs.c.state, jobs.c.reason)
             .join(dependencies, dependencies.c.depends_on == jobs.c.id)
@@ -111,11 +138,9 @@ def jobs_of(session: Session, rows: Sequence[sa.Row[Any]]) -> list[Job]:
     """Return the values of rows, with what they depend on."""
     waits_for: dict[str, list[str]] = {row.id: [] for row in rows}
     if rows:
-        for job_id, other in session.execute(
-            sa.select(dependencies.c.job_id, dependencies.c.depends_on)
-            .where(dependencies.c.job_id.in_(waits_for))
-            .order_by(dependencies.c.position)
-        ):
+        # An IN that is written anew for each number of rows costs more than the look; usually there is one row.
+        query, wanted = (_PARENTS_OF, rows[0].id) if len(rows) == 1 else (_PARENTS_OF_ALL, list(waits_for))
+        for job_id, other in session.execute(query, {"of": wanted}):
             waits_for[job_id].append(other)
     return [job_of(row, waits_for[row.id]) for row in rows]
 

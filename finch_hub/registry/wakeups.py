@@ -6,7 +6,7 @@ worker claims it. Nothing is lost with a message, nor with whoever should have s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -15,30 +15,28 @@ from finch_hub.registry.transitions import in_state, jobs
 from finch_hub.registry.types import later, now, once
 from finch_hub.specs.jobs import JobState
 
-
-def due(session: Session, *, limit: int = 100, hold_seconds: float = 10.0) -> list[str]:
-    """Return ids of queued jobs to ring for, longest due first, and hold them back from other reconcilers meanwhile."""
-    overdue = (
-        sa.select(jobs.c.number)
-        .where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now()))
-        .order_by(jobs.c.ring_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    numbers = session.scalars(overdue).all()
-    if not numbers:
-        return []
-    held = session.execute(
-        sa.update(jobs)
-        .where(jobs.c.number.in_(numbers))
-        .values(ring_at=later(hold_seconds))
-        .returning(jobs.c.number, jobs.c.id)
-    )
-    ids = {row.number: row.id for row in held}
-    return [ids[number] for number in numbers]
+_OVERDUE = (
+    sa.select(jobs.c.number, jobs.c.id, jobs.c.queue)
+    .where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now()))
+    .order_by(jobs.c.ring_at)
+    .limit(sa.bindparam("most", type_=sa.Integer()))
+    .with_for_update(skip_locked=True)
+)
 
 
-def rung(session: Session, job_ids: Sequence[str], *, again_seconds: float = 60.0) -> None:
+def due(session: Session, *, limit: int = 100, hold_seconds: float = 10.0) -> dict[str, str]:
+    """Return ids of queued jobs to ring for, with their queues, and hold them back from other reconcilers meanwhile.
+
+    Those that are longest due come first.
+    """
+    found = session.execute(_OVERDUE, {"most": limit}).all()
+    if found:
+        numbers = [row.number for row in found]
+        session.execute(sa.update(jobs).where(jobs.c.number.in_(numbers)).values(ring_at=later(hold_seconds)))
+    return {row.id: row.queue for row in found}
+
+
+def rung(session: Session, job_ids: Collection[str], *, again_seconds: float = 60.0) -> None:
     """Note that the bell was rung; for a job still queued after so many seconds it is due again."""
     session.execute(
         sa.update(jobs).where(jobs.c.id.in_(job_ids), in_state(JobState.QUEUED)).values(ring_at=later(again_seconds))

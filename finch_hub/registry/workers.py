@@ -145,6 +145,14 @@ def find(session: Session, *, silent_after: float = SILENT_SECONDS) -> list[valu
     ]
 
 
+def count_slots(session: Session, *, silent_after: float = SILENT_SECONDS) -> int:
+    """Return how many jobs the living workers can run at a time."""
+    alive = sa.select(sa.func.sum(workers.c.slots)).where(
+        workers.c.state != "stopped", workers.c.last_seen >= later(-silent_after)
+    )
+    return int(session.scalar(alive) or 0)
+
+
 def tell(session: Session, worker_id: str, state: Literal["active", "draining", "stopping"]) -> values.Worker:
     """Tell a worker to take no more jobs (`draining`), to end (`stopping`), or to go on; it hears at its heartbeat.
 

@@ -9,7 +9,7 @@ from finch_hub.registry.database import Database
 
 def due(database: Database, **arguments: float) -> list[str]:
     with database.write() as session:
-        return wakeups.due(session, **arguments)
+        return list(wakeups.due(session, **arguments))  # type: ignore[arg-type]
 
 
 def let_pass(database: Database) -> None:
