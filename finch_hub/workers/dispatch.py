@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.registry import jobs, wakeups
+from finch_hub.registry import wakeups, workers
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job, JobState
+from finch_hub.workers import faults
 
 if TYPE_CHECKING:
     import celery
 
 log = logging.getLogger(__name__)
 
-_BATCH = 100
+_BATCH = 1000
+_FEW = 16  # messages that are sent without a look at how many slots there are
 _HOLD_SECONDS = 10.0  # a due job is left to whoever took it on for so long
 _AGAIN_SECONDS = 60.0  # and rung for again if it is still queued then
 
@@ -45,23 +48,24 @@ class Dispatcher:
         """Ring for jobs that were just submitted; call it after their transaction has committed.
 
         With nothing configured this also starts the private broker and worker if none runs. A broker that does not
-        answer is no error: the jobs are stored, and a worker's sweep rings for them once it does.
+        answer is no error: the jobs are stored, and a worker's sweep rings for them once it does. It does so too for
+        those that nobody has claimed some seconds later, so that ringing here needs no note of it, and no commit.
         """
         self.ensure_worker()
-        self._ring([(job.id, job.requirements.queue) for job in new if job.state is JobState.QUEUED])
+        self._ring({job.id: job.requirements.queue for job in new if job.state is JobState.QUEUED})
 
     def dispatch_due(self) -> int:
-        """Ring for every queued job whose wake-up is due, by the database's clock; return for how many."""
-        rung = 0
-        while True:
-            with self._database.write() as session:
-                ids = wakeups.due(session, limit=_BATCH, hold_seconds=_HOLD_SECONDS)
-                due = [(job_id, jobs.get(session, job_id).requirements.queue) for job_id in ids]
-            if not due or not self._ring(due):
-                return rung
-            rung += len(due)
-            if len(due) < _BATCH:
-                return rung
+        """Ring for queued jobs whose wake-up is due, by the database's clock; return for how many."""
+        with self._database.write() as session:
+            due = wakeups.due(session, limit=_BATCH, hold_seconds=_HOLD_SECONDS)
+        if not due:
+            return 0
+        faults.at("dispatch.held")
+        if not self._ring(due):
+            return 0
+        with self._database.write() as session:
+            wakeups.rung(session, due, again_seconds=_AGAIN_SECONDS)
+        return len(due)
 
     def wake(self, queue: str, *, times: int) -> None:
         """Ring for nothing in particular: whoever is idle looks what there is.
@@ -80,7 +84,7 @@ class Dispatcher:
             self._code = self._code or embedded.code_version()
             embedded.ensure_worker(self._settings, code=self._code)
 
-    def _ring(self, due: Sequence[tuple[str, str]]) -> bool:
+    def _ring(self, due: Mapping[str, str]) -> bool:
         if not due:
             return True
         if self._starts_worker:
@@ -89,13 +93,28 @@ class Dispatcher:
             if not embedded.broker_answers(self._settings):
                 return False  # the worker that was just started looks for itself as soon as it is ready
         try:
-            self._publish(due)
+            self._publish(self._bells(due))
         except errors.Unavailable as error:
             log.warning("action=ring jobs=%d error=%s", len(due), error)
             return False
-        with self._database.write() as session:
-            wakeups.rung(session, [job_id for job_id, _ in due], again_seconds=_AGAIN_SECONDS)
         return True
+
+    def _bells(self, due: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Return one message for each job, but not more for a queue than there are slots.
+
+        A slot that is awake works until nothing is left; further messages would only be found, one by one, to be late.
+        """
+        if len(due) <= _FEW:
+            return list(due.items())
+        with self._database.read() as session:
+            most = max(_FEW, workers.count_slots(session))
+        rung = collections.Counter[str]()
+        bells = []
+        for job_id, queue in due.items():
+            rung[queue] += 1
+            if rung[queue] <= most:
+                bells.append((job_id, queue))
+        return bells
 
     def _publish(self, due: Iterable[tuple[str, str]]) -> None:
         import kombu.exceptions

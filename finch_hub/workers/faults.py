@@ -1,7 +1,8 @@
 """Named points at which the fault tests break a real process; without ``FINCH_FAULT`` they do nothing.
 
-``FINCH_FAULT=point:action[:file]``, where the action is ``kill`` (SIGKILL to itself), ``stop`` (SIGSTOP to itself) or
-``full`` (an OSError as of a full disk). With a file the fault happens once: whoever creates the file first.
+``FINCH_FAULT=point:action[:file]``, where the action is ``kill`` (SIGKILL to itself), ``stop`` (SIGSTOP to itself),
+``hold`` (go on when the file is gone) or ``full`` (an OSError as of a full disk). With a file the fault happens once:
+whoever creates the file first.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
+from pathlib import Path
 
 
 def at(point: str) -> None:
@@ -28,5 +31,8 @@ def at(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+    elif action == "hold":
+        while Path(once[0]).exists():
+            time.sleep(0.02)
     elif action == "full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 class Lease:
     """Renews the lease of a claimed job until it is closed, and knows how long it holds for certain.
 
-    The certain end is counted from before the renewal was asked for, by a clock that goes on while this process is
-    stopped; the database's own clock decides who may write, this one only says when to doubt.
+    The certain end is counted from before the claim or renewal was asked for (`asked`), by a clock that goes on while
+    this process is stopped; the database's own clock decides who may write, this one only says when to doubt.
     """
 
-    def __init__(self, database: Database, job: Job, settings: Settings) -> None:
+    def __init__(self, database: Database, job: Job, settings: Settings, *, asked: float) -> None:
         self._database, self._job, self._settings = database, job, settings
-        self._certain_until = clock.elapsed() + settings.lease_seconds
+        self._certain_until = asked + settings.lease_seconds
         self._closed = threading.Event()
         self._renewing = threading.Lock()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{job.id}", daemon=True)

@@ -40,7 +40,9 @@ class Attempt:
 
     Arguments:
         job: as it was claimed.
+        asked: when it was asked for, by :func:`clock.elapsed`.
         child: returns a child fit for the job; it is asked for only when the job is found to be sound.
+        claim_next: claims another job for the child that is left, in the transaction that ends this attempt.
         stopping: set when the worker is to end: the job is handed back.
 
     """
@@ -49,16 +51,19 @@ class Attempt:
         self,
         job: Job,
         *,
+        asked: float,
         stores: Stores,
         folders: WorkFolders,
         child: Callable[[], Child],
+        claim_next: Callable[[Session, Child | None], Job | None],
         stopping: threading.Event,
         redactor: Redactor,
     ) -> None:
         self._job, self._stores, self._folders = job, stores, folders
         self._take_child, self._stopping, self._redactor = child, stopping, redactor
+        self._claim_next = claim_next
         self._settings = stores.settings
-        self._lease = Lease(stores.database, job, stores.settings)
+        self._lease = Lease(stores.database, job, stores.settings, asked=asked)
         self._run: runs.Run = runs.run_of(job.kind)
         self._events: list[NewEvent] = []
         self._batch_began = 0.0
@@ -66,12 +71,13 @@ class Attempt:
         self._stop_deadline = float("inf")
         self.child: Child | None = None
         self.ended: Job | None = None
+        self.next: tuple[Job, float] | None = None
 
     def run(self) -> None:
         """Run the job to the end of this attempt.
 
-        Leaves in `child` one that is fit for another job, and in `ended` the job as the attempt left it; None where
-        that was no longer for it to say.
+        Leaves in `child` one that is fit for another job, in `next` a job that it claimed meanwhile with the moment it
+        was asked for, and in `ended` the job as the attempt left it; None where that was no longer for it to say.
         """
         self._log("claimed")
         try:
@@ -88,6 +94,9 @@ class Attempt:
     def _run_claimed(self) -> None:
         job = self._job
         faults.at("supervisor.claimed")
+        if self._stopping.is_set():
+            self._write(lambda session: attempts.hand_back(session, job.id, job.fence))
+            return
         finished = self._folders.outcome(job.id)
         if finished is not None:
             # An earlier attempt came as far as the result, but not to the commit.
@@ -154,6 +163,7 @@ class Attempt:
 
     def _end(self, child: Child, message: dict[str, Any]) -> None:
         """Write down how it ended."""
+        faults.at("supervisor.ending")
         job = self._job
         match message["type"]:
             case "done":
@@ -217,12 +227,17 @@ class Attempt:
         self._write(lambda session: attempts.fail(session, job.id, job.fence, reason, retry=policy))
 
     def _write(self, change: Callable[[Session], Job]) -> None:
-        """Make the attempt's last write, with the events that are left; waits for a database that is away."""
+        """Make the attempt's last write, with the events that are left; waits for a database that is away.
+
+        The next claim goes with it: one commit for a job instead of two.
+        """
         while True:
+            asked = clock.elapsed()
             try:
                 with self._stores.database.write() as session:
                     self._append(session)
                     self.ended = change(session)
+                    following = self._claim_next(session, self.child)
                     faults.at("supervisor.committing")
                 break
             except errors.SchemaMismatch:
@@ -230,6 +245,7 @@ class Attempt:
             except errors.Unavailable as error:
                 self._log("write", logging.WARNING, error=error)
                 time.sleep(1.0)
+        self.next = None if following is None else (following, asked)
         faults.at("supervisor.committed")
         self._events.clear()
         self._log(f"ended state={self.ended.state.value}", error=self.ended.reason or "")

@@ -13,13 +13,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
 from finch_hub import settings as settings_module
 from finch_hub.registry import attempts, jobs, schema, values, workers
 from finch_hub.settings import Settings
-from finch_hub.specs.jobs import FINAL
+from finch_hub.specs.jobs import FINAL, Job
 from finch_hub.workers import app as celery_app
 from finch_hub.workers import clock, devices, embedded
 from finch_hub.workers.dispatch import Dispatcher
@@ -29,7 +29,12 @@ from finch_hub.workers.redaction import Redactor
 from finch_hub.workers.stores import open_stores
 from finch_hub.workers.supervisor import Attempt
 
+if TYPE_CHECKING:
+    from finch_hub.registry.database import Session
+
 log = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 0.1
 
 
 class Slot:
@@ -39,6 +44,7 @@ class Slot:
         self.device = device
         self.child: Child | None = None
         self.attempt: Attempt | None = None
+        self.claimed: tuple[Job, float] | None = None  # for it, with the moment that it was asked for
 
     def take_child(self, home: str) -> Child:
         """Return the warm child, or a new one."""
@@ -98,6 +104,7 @@ class Worker:
         self._draining = False
         self._ended = threading.Event()
         self._nudged = threading.Event()
+        self._news: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._busy_until = clock.elapsed()
         self._instance = ""
 
@@ -126,6 +133,8 @@ class Worker:
         signals.worker_ready.connect(self._on_ready, weak=False)
         keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         keeper.start()
+        teller = threading.Thread(target=self._tell_listeners, name="listeners", daemon=True)
+        teller.start()
         log.info("action=start worker=%s slots=%d queues=%s", self.name, len(self._slots), ",".join(self._queues))
         try:
             consumer = self._app.Worker(
@@ -144,6 +153,8 @@ class Worker:
             self._ended.set()
             self._nudged.set()
             keeper.join()
+            self._news.put(None)
+            teller.join(settings.grace_seconds)
             for slot in self._slots:
                 slot.drop_child()
             with contextlib.suppress(errors.FinchError):
@@ -162,12 +173,7 @@ class Worker:
         """Run jobs until none is left that fits; the task that a message of Celery names."""
         ran = False
         with self._slot() as slot:
-            while not (self._stopping.is_set() or self._draining):
-                attempt = self._claim(slot)
-                if attempt is None:
-                    if job_id and not ran:
-                        self._log_if_unknown(job_id)
-                    return
+            while (attempt := self._claim(slot)) is not None:
                 ran = True
                 slot.attempt = attempt
                 try:
@@ -181,34 +187,49 @@ class Worker:
                     if slot.child is not None:
                         slot.child.idle_since = clock.elapsed()
                     self._busy_until = clock.elapsed()
-                    self._tell_listeners(attempt)
+                    slot.claimed = attempt.next
+                    if attempt.ended is not None:
+                        self._news.put(attempt.ended)
                     self._nudged.set()  # its dependents may be due
+            if job_id and not ran:
+                self._log_if_unknown(job_id)
 
     def _claim(self, slot: Slot) -> Attempt | None:
-        capabilities = values.Capabilities(
-            device=slot.device.kind, memory_bytes=slot.device.memory_bytes, queues=self._queues, labels=self._labels
-        )
-        try:
-            with self._stores.database.write() as session:
-                job = attempts.claim(
-                    session,
-                    worker=self.name,
-                    lease_seconds=self._settings.lease_seconds,
-                    capabilities=capabilities,
-                    warm_base=slot.child.warm_base if slot.child else None,
-                )
-        except errors.Unavailable as error:
-            log.warning("action=claim error=%s", error)
-            return None  # whatever is due is rung for again
-        if job is None:
-            return None
+        claimed, slot.claimed = slot.claimed, None
+        if claimed is None:
+            asked = clock.elapsed()
+            try:
+                with self._stores.database.write() as session:
+                    job = self._claim_in(session, slot, slot.child)
+            except errors.Unavailable as error:
+                log.warning("action=claim error=%s", error)
+                return None  # whatever is due is rung for again
+            if job is None:
+                return None
+            claimed = job, asked
+
         return Attempt(
-            job,
+            claimed[0],
+            asked=claimed[1],
             stores=self._stores,
             folders=self._folders,
             child=lambda: slot.take_child(str(self._settings.home)),
+            claim_next=lambda session, child: self._claim_in(session, slot, child),
             stopping=self._stopping,
             redactor=self.redactor,
+        )
+
+    def _claim_in(self, session: Session, slot: Slot, child: Child | None) -> Job | None:
+        if self._stopping.is_set() or self._draining:
+            return None
+        return attempts.claim(
+            session,
+            worker=self.name,
+            lease_seconds=self._settings.lease_seconds,
+            capabilities=values.Capabilities(
+                device=slot.device.kind, memory_bytes=slot.device.memory_bytes, queues=self._queues, labels=self._labels
+            ),
+            warm_base=child.warm_base if child else None,
         )
 
     def _log_if_unknown(self, job_id: str) -> None:
@@ -246,6 +267,7 @@ class Worker:
             except Exception:
                 log.exception("action=keep")
             self._nudged.wait(min(1.0, self._settings.sweep_seconds, self._settings.heartbeat_seconds))
+            self._ended.wait(_PAUSE_SECONDS)  # jobs that end in quick succession are one reason to look
             self._nudged.clear()
 
     def _report(self) -> None:
@@ -326,14 +348,14 @@ class Worker:
             os._exit(1)
         self._stopping.set()
 
-    def _tell_listeners(self, attempt: Attempt) -> None:
-        if attempt.ended is None:
-            return
-        for name, listener in self._stores.catalogue.listeners.items():
-            try:
-                listener.load()(attempt.ended)
-            except (Exception, SystemExit):  # a listener is only told; what it does of it is its own affair
-                log.exception("action=listener name=%s job_id=%s", name, attempt.ended.id)
+    def _tell_listeners(self) -> None:
+        """Tell of every job that ended, in a thread of its own: a listener may take its time, a lease does not wait."""
+        while (job := self._news.get()) is not None:
+            for name, listener in self._stores.catalogue.listeners.items():
+                try:
+                    listener.load()(job)
+                except (Exception, SystemExit):  # a listener is only told; what it does of it is its own affair
+                    log.exception("action=listener name=%s job_id=%s", name, job.id)
 
 
 def start(
