@@ -97,6 +97,19 @@ def test_descendants_are_killed_with_the_child(child: Child, tmp_path: Path) -> 
     wait_until(lambda: not any(_runs(process) for process in members), "the descendant to be killed")
 
 
+def test_threads_of_a_child_sleep_while_they_wait_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, policy in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        if told is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        else:
+            monkeypatch.setenv("OMP_WAIT_POLICY", told)
+        child = Child({})
+        try:
+            assert psutil.Process(child.pid).environ()["OMP_WAIT_POLICY"] == policy
+        finally:
+            child.kill()
+
+
 def test_a_child_ends_when_its_input_does(child: Child) -> None:
     child.end(grace=20)
     assert not child.alive
