@@ -41,6 +41,7 @@ class Settings(pydantic_settings.BaseSettings):
 
     model_config = pydantic_settings.SettingsConfigDict(env_prefix="FINCH_", extra="forbid", frozen=True)
 
+        gang_size: how many jobs that asked for it are trained in one step at most; 1 trains each alone.
     home: Path = Path("~/.finch")
     database_url: pydantic.SecretStr | None = None
     broker_url: pydantic.SecretStr | None = None
@@ -66,6 +67,7 @@ class Settings(pydantic_settings.BaseSettings):
     def artifacts(self) -> str:
         """The fsspec URL or local folder of the artefact store in force."""
         return self.artifacts_url or str(self.home / "artifacts")
+    gang_size: int = pydantic.Field(default=8, ge=1)
 
     @property
     def cache(self) -> Path:

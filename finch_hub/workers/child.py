@@ -4,7 +4,9 @@ Started by :mod:`finch_hub.workers.process` with the number of the pipe that its
 input::
 
     {"type": "run", "kind": "train", "order": {...}}    → event…, then one of done, failed, stopped
-    {"type": "stop", "why": "cancel" | "hand_back"}     the running order is to end at its next step
+    {"type": "run_together", "orders": [{...}, ...]}    → the same for each, with its "job"; then ended_together
+    {"type": "stop", "why": "cancel" | "hand_back"}     the running order is to end at its next step; one of several
+                                                        where "job" names it
 
 It serves one order after another, so that imports and the base model need not be loaded again, and ends when standard
 input does.
@@ -13,6 +15,7 @@ input does.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import functools
 import json
@@ -51,6 +54,7 @@ class Channel:
     Attributes:
         workdir: folder of this attempt; checkpoints in it are there again for the next attempt.
         bases: keeps the base model that was loaded last, for the next order.
+        members: by job id, the channels of jobs that are trained together.
 
     """
 
@@ -60,6 +64,14 @@ class Channel:
         self._stop: Stop | None = None
         self.workdir = Path()
         self.bases = warmth.WarmBases()
+        self.members: dict[str, Channel] = {}
+        self._tag: dict[str, str] = {}
+
+    def member(self, order: Mapping[str, Any]) -> Channel:
+        """Return the channel of one of several jobs: the same pipe and bases, but its own folder and stops."""
+        made = copy.copy(self)
+        made.workdir, made._tag, made._stop = Path(order["workdir"]), {"job": order["job_id"]}, None
+        return made
 
     @functools.cached_property
     def catalogue(self) -> Catalogue:
@@ -91,7 +103,7 @@ class Channel:
 
     def send(self, **message: Any) -> None:
         """Send one message; a supervisor that is gone takes none, and we are about to end."""
-        line = json.dumps(message, default=str).encode() + b"\n"
+        line = json.dumps(message | self._tag, default=str).encode() + b"\n"
         with self._sending, contextlib.suppress(BrokenPipeError):
             self._messages.write(line)
             self._messages.flush()
@@ -120,6 +132,35 @@ def perform(kind: str, order: dict[str, Any], channel: Channel) -> bool:
     return True
 
 
+def perform_together(orders: list[dict[str, Any]], channel: Channel) -> bool:
+    """Train several jobs in one step, and send how each of them ended; return whether this process is fit for more."""
+    from finch_hub.workers.runs import gang
+
+    members = [channel.members[order["job_id"]] for order in orders]
+    left = list(members)
+
+    def settle(place: int, outcome: dict[str, Any] | BaseException) -> None:
+        member = members[place]
+        left.remove(member)
+        if isinstance(outcome, (Stopped, Interrupted)):
+            member.send(type="stopped", why=outcome.why if isinstance(outcome, Stopped) else outcome.kind)
+        elif isinstance(outcome, BaseException):
+            member.send(type="failed", **_describe(outcome))
+        else:
+            member.send(type="done", outcome=outcome, warm_base=None)
+
+    try:
+        faults.at("child.begin")
+        gang.execute(orders, members, settle)
+    except BaseException as error:
+        # Nobody can tell whose fault it is, so all that are left are to be tried again, alone.
+        for member in tuple(left):
+            member.send(type="failed", **(_describe(error) | {"retry": True}))
+        return False
+    channel.send(type="ended_together", warm_base=channel.bases.key)
+    return True
+
+
 def _describe(error: BaseException) -> dict[str, Any]:
     ours = isinstance(error, errors.FinchError) and not isinstance(error, errors.PluginError)
     text = str(error)
@@ -135,9 +176,12 @@ def _listen(orders: IO[bytes], channel: Channel, inbox: queue.SimpleQueue[dict[s
     for line in orders:
         message = json.loads(line)
         if message["type"] == "stop":
-            channel.stop(message["why"])
+            told = channel.members.get(message["job"]) if "job" in message else channel
+            if told is not None:
+                told.stop(message["why"])
         else:
             channel.stop(None)  # here, not when it begins: by then it may have been told to stop
+            channel.members = {order["job_id"]: channel.member(order) for order in message.get("orders", ())}
             inbox.put(message)
     # The supervisor is gone, in whatever way. Nothing may be left over, whatever the main thread is busy with.
     if os.getpgrp() == os.getpid():
@@ -156,7 +200,11 @@ def main() -> None:
     threading.Thread(target=_listen, args=(orders, channel, inbox), daemon=True).start()
     while True:
         message = inbox.get()
-        if not perform(message["kind"], message["order"], channel):
+        if message["type"] == "run":
+            fit = perform(message["kind"], message["order"], channel)
+        else:
+            fit = perform_together(message["orders"], channel)
+        if not fit:
             sys.exit(0)
 
 

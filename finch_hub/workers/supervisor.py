@@ -10,7 +10,8 @@ import selectors
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future, wait
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from finch_hub import errors
 from finch_hub.registry import attempts
@@ -23,16 +24,28 @@ from finch_hub.workers.process import Child
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
     from finch_hub.workers.folders import WorkFolders
+    from finch_hub.workers.gang import Seat
     from finch_hub.workers.redaction import Redactor
     from finch_hub.workers.stores import Stores
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Stop = Literal["cancel", "hand_back", "time_limit"]
 
 _LOOK_SECONDS = 0.5  # how often an attempt looks at its flags while its child is silent
 _BATCH_SECONDS = 0.5  # events wait so long for company; followers look twice a second
 _BATCH_EVENTS = 200
 _MEASURE_SECONDS = 5.0
 _CANCEL_GRACE = 4.0  # with a heartbeat of 5 s, a cancellation takes effect within 10 s
+
+
+class _Stopped(Exception):
+    """The supervisor's own part of the work is not to go on."""
+
+    def __init__(self, why: Stop) -> None:
+        super().__init__(why)
+        self.why: Stop = why
 
 
 class Attempt:
@@ -44,6 +57,8 @@ class Attempt:
         child: returns a child fit for the job; it is asked for only when the job is found to be sound.
         claim_next: claims another job for the child that is left, in the transaction that ends this attempt.
         stopping: set when the worker is to end: the job is handed back.
+        memory_limit: bytes of main memory that the child may use.
+        shared: the child works for other jobs too, so what ends it may not be this one's fault.
 
     """
 
@@ -54,24 +69,33 @@ class Attempt:
         asked: float,
         stores: Stores,
         folders: WorkFolders,
-        child: Callable[[], Child],
-        claim_next: Callable[[Session, Child | None], Job | None],
+        child: Callable[[], Child | Seat],
+        claim_next: Callable[[Session, Child | Seat | None], Job | None],
         stopping: threading.Event,
         redactor: Redactor,
+        memory_limit: int,
+        shared: bool = False,
     ) -> None:
         self._job, self._stores, self._folders = job, stores, folders
         self._take_child, self._stopping, self._redactor = child, stopping, redactor
         self._claim_next = claim_next
+        self._memory_limit, self._shared = memory_limit, shared
         self._settings = stores.settings
+        self._began = clock.elapsed()
         self._lease = Lease(stores.database, job, stores.settings, asked=asked)
         self._run: runs.Run = runs.run_of(job.kind)
         self._events: list[NewEvent] = []
         self._batch_began = 0.0
-        self._told_to_stop: str | None = None
+        self._told_to_stop: Stop | None = None
         self._stop_deadline = float("inf")
-        self.child: Child | None = None
+        self.child: Child | Seat | None = None
         self.ended: Job | None = None
         self.next: tuple[Job, float] | None = None
+
+    @property
+    def all_ended(self) -> list[Job]:
+        """What `ended` holds, as a list."""
+        return [] if self.ended is None else [self.ended]
 
     def run(self) -> None:
         """Run the job to the end of this attempt.
@@ -106,7 +130,10 @@ class Attempt:
             return
         try:
             workdir = self._folders.begin(job.id, job.fence)
-            order = self._run.prepare(job, self._stores, workdir) | {"workdir": str(workdir)}
+            order = self._aside("preparing the job", lambda: self._run.prepare(job, self._stores, workdir))
+        except _Stopped as stopped:
+            self._stopped(stopped.why)
+            return
         except errors.FinchError as error:
             self._fail(str(error), retry=isinstance(error, errors.Unavailable))
             return
@@ -119,10 +146,37 @@ class Attempt:
             return
         self.child = child = self._take_child()
         child.idle_since = None
-        child.send(type="run", kind=job.kind, order=order)
+        child.send(type="run", kind=job.kind, order=order | {"job_id": job.id, "workdir": str(workdir)})
         self._end(child, self._watch(child))
 
-    def _watch(self, child: Child) -> dict[str, Any]:
+    def _aside(self, what: str, work: Callable[[], T]) -> T:
+        """Do what waits for stores in a thread of its own, and stop waiting when it must not go on or takes too long.
+
+        No thread can be ended, so one that hangs is left behind. It does no harm: it writes to the folder of this
+        attempt and to the artefact store, where the same bytes have the same place.
+        """
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, name=f"{what} {self._job.id}", daemon=True).start()
+        began = clock.elapsed()
+        while True:
+            if wait([future], _LOOK_SECONDS).done:
+                return future.result()
+            if self._lease.doubtful:
+                self._recover_lease(None)
+            now = clock.elapsed()
+            if why := self._must_stop(now):
+                raise _Stopped(why)
+            if now - began > self._settings.stall_seconds:
+                raise errors.Unavailable(f"{what} took more than {self._settings.stall_seconds:g} s")
+
+    def _watch(self, child: Child | Seat) -> dict[str, Any]:
         """Relay between child and database until the child says how it ended, or is ended."""
         heard = measured = clock.elapsed()
         with selectors.DefaultSelector() as selector:
@@ -158,10 +212,11 @@ class Attempt:
                     return {"type": "hung", "reason": f"reported nothing for {self._settings.stall_seconds:g} s"}
                 if now - measured > _MEASURE_SECONDS:
                     measured = now
-                    if (used := child.resident_bytes()) > self._memory_limit():
-                        return {"type": "hung", "reason": f"used {used:,} bytes of memory, more than allowed"}
+                    if (used := child.resident_bytes()) > self._memory_limit:
+                        reason = f"used {used:,} bytes of memory, more than the {self._memory_limit:,} allowed"
+                        return {"type": "hung", "reason": reason}
 
-    def _end(self, child: Child, message: dict[str, Any]) -> None:
+    def _end(self, child: Child | Seat, message: dict[str, Any]) -> None:
         """Write down how it ended."""
         faults.at("supervisor.ending")
         job = self._job
@@ -174,27 +229,43 @@ class Attempt:
                 if message["traceback"]:
                     self._note(type="message", level="error", message=message["traceback"])
                 self._kill()  # whatever the failure left in that process shall not meet another job
-                self._fail(message["reason"], retry=message["retry"])
+                if message["traceback"] or message["retry"]:
+                    self._fail_perhaps_shared(message["reason"], retry=message["retry"])
+                else:
+                    self._fail(message["reason"], retry=False)
             case "stopped":
                 if message.get("killed"):
                     self._kill()
-                if message["why"] == "cancel":
-                    self._write(lambda session: attempts.cancelled(session, job.id, job.fence))
-                else:
-                    self._write(lambda session: attempts.hand_back(session, job.id, job.fence))
+                self._stopped(self._told_to_stop or message["why"])
             case "hung":
                 tail = self._kill()
-                self._fail(f"the process {message['reason']} and was ended", retry=True, tail=tail)
+                self._fail_perhaps_shared(f"the process {message['reason']} and was ended", tail=tail)
             case "died":
                 how = child.how_it_ended()
                 tail = self._kill()
-                self._fail(f"the process ended by itself ({how})", retry=True, tail=tail)
+                self._fail_perhaps_shared(f"the process ended by itself ({how})", tail=tail)
+
+    def _stopped(self, why: Stop) -> None:
+        """Write down that the job was told to stop, and did."""
+        job = self._job
+        match why:
+            case "cancel":
+                self._write(lambda session: attempts.cancelled(session, job.id, job.fence))
+            case "hand_back":
+                self._write(lambda session: attempts.hand_back(session, job.id, job.fence))
+            case "time_limit":
+                limit = job.requirements.time_limit
+                reason = f"it was not done within its time limit of {limit:g} s"
+                self._fail(f"{reason}: submit it again with a longer one, or with less to do", retry=False)
 
     def _succeed(self, outcome: dict[str, Any]) -> None:
         job = self._job
         try:
-            stored = self._run.store(job, outcome, self._stores)
+            stored = self._aside("storing the result", lambda: self._run.store(job, outcome, self._stores))
             faults.at("supervisor.stored")
+        except _Stopped as stopped:
+            self._stopped(stopped.why)
+            return
         except errors.FinchError as error:
             self._fail(str(error), retry=isinstance(error, errors.Unavailable))
             return
@@ -216,11 +287,21 @@ class Attempt:
         except errors.FinchError as error:
             self._fail(str(error), retry=False)
 
-    def _fail(self, reason: str, *, retry: bool, tail: str = "") -> None:
-        job = self._job
-        reason = self._redactor.clean(reason)
+    def _fail_perhaps_shared(self, reason: str, *, retry: bool = True, tail: str = "") -> None:
+        """End the attempt after a failure of the process; in a shared one the job is tried again alone, uncharged."""
         if tail:
             self._note(type="message", level="error", message=f"the last that it printed:\n{tail}")
+        if not self._shared:
+            self._fail(reason, retry=retry)
+            return
+        job, reason = self._job, self._redactor.clean(reason)
+        text = f"to be trained alone, since what it was trained together with failed: {reason}"
+        self._note(type="message", level="warn", message=text)
+        self._write(lambda session: attempts.hand_back(session, job.id, job.fence, alone=reason))
+
+    def _fail(self, reason: str, *, retry: bool) -> None:
+        job = self._job
+        reason = self._redactor.clean(reason)
         policy = None
         if retry:
             policy = RetryPolicy(max_attempts=self._settings.max_attempts, base_delay=self._settings.retry_seconds)
@@ -280,7 +361,7 @@ class Attempt:
             return _LOOK_SECONDS
         return max(0.01, self._batch_began + _BATCH_SECONDS - time.monotonic())
 
-    def _recover_lease(self, child: Child) -> None:
+    def _recover_lease(self, child: Child | Seat | None) -> None:
         """Get the lease again before the child goes on; it stands still while nobody can say whose the job is.
 
         Raises:
@@ -288,31 +369,35 @@ class Attempt:
 
         """
         self._log("lease in doubt", logging.WARNING)
-        child.suspend()
+        doubted = clock.elapsed()
+        if child is not None:
+            child.suspend()
         while True:
             try:
                 self._lease.renew()
                 break
             except errors.Unavailable:
                 time.sleep(1.0)
-        child.resume()
+        if child is not None:
+            child.resume()
+        self._began += clock.elapsed() - doubted  # its time limit is for work
 
-    def _relay_stop(self, child: Child, now: float) -> None:
-        if self._told_to_stop:
-            return
+    def _must_stop(self, now: float) -> Stop | None:
+        limit = self._job.requirements.time_limit
         if self._lease.cancel_requested:
-            self._told_to_stop, self._stop_deadline = "cancel", now + min(_CANCEL_GRACE, self._settings.grace_seconds)
-        elif self._stopping.is_set():
-            self._told_to_stop, self._stop_deadline = "hand_back", now + self._settings.grace_seconds
-        else:
+            return "cancel"
+        if self._stopping.is_set():
+            return "hand_back"
+        return "time_limit" if limit is not None and now - self._began > limit else None
+
+    def _relay_stop(self, child: Child | Seat, now: float) -> None:
+        if self._told_to_stop or not (why := self._must_stop(now)):
             return
-        self._log(f"stop why={self._told_to_stop}")
-        child.send(type="stop", why=self._told_to_stop)
-
-    def _memory_limit(self) -> int:
-        from finch_hub.workers import devices
-
-        return self._settings.memory_bytes or int(devices.main_memory() * 0.9)
+        grace = self._settings.grace_seconds
+        self._told_to_stop = why
+        self._stop_deadline = now + (grace if why == "hand_back" else min(_CANCEL_GRACE, grace))
+        self._log(f"stop why={why}")
+        child.send(type="stop", why="hand_back" if why == "hand_back" else "cancel")
 
     def _kill(self) -> str:
         """End the child and return the last that it printed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
 import logging
 import logging.handlers
 import os
@@ -24,6 +26,7 @@ from finch_hub.workers import app as celery_app
 from finch_hub.workers import clock, devices, embedded
 from finch_hub.workers.dispatch import Dispatcher
 from finch_hub.workers.folders import WorkFolders
+from finch_hub.workers.gang import Gang, Seat
 from finch_hub.workers.process import Child
 from finch_hub.workers.redaction import Redactor
 from finch_hub.workers.stores import open_stores
@@ -35,15 +38,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.1
+_USABLE = 0.9  # of main memory: the system and the worker need some too
 
 
 class Slot:
-    """Place for one job at a time on one device; keeps the child of its last job, warm for the next."""
+    """Place for one job at a time, or one gang, on one device; keeps the child of its last job, warm for the next.
 
-    def __init__(self, device: devices.Device) -> None:
-        self.device = device
+    Attributes:
+        share: of the device's memory, in bytes: slots of one device divide it.
+
+    """
+
+    def __init__(self, device: devices.Device, share: int) -> None:
+        self.device, self.share = device, share
         self.child: Child | None = None
-        self.attempt: Attempt | None = None
+        self.attempt: Attempt | Gang | None = None
         self.claimed: tuple[Job, float] | None = None  # for it, with the moment that it was asked for
 
     def take_child(self, home: str) -> Child:
@@ -92,10 +101,11 @@ class Worker:
             log.warning("action=plugins error=%s", problem)
         self._folders = WorkFolders(settings.home)
         found = devices.find_devices()
-        self._slots = [Slot(found[i % len(found)]) for i in range(slots or len(found))]
+        self._slots = _make_slots(found, slots or len(found), settings)
         self._free: queue.LifoQueue[Slot] = queue.LifoQueue()  # the last used is the warmest
         for slot in self._slots:
             self._free.put(slot)
+        self._capabilities(self._slots[0])  # refuses queues and labels that are no names
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._app = celery_app.make_app(broker, queues=self._queues, worker=True)
         self._app.task(self._wake, name=celery_app.WAKE)
@@ -124,7 +134,7 @@ class Worker:
                 version=metadata.version("finch-hub"),
                 schema_revision=schema.HEAD,
                 slots=len(self._slots),
-                devices=[_value(slot.device) for slot in self._slots],
+                devices=[_value(slot) for slot in self._slots],
                 queues=self._queues,
                 labels=self._labels,
             )
@@ -183,18 +193,18 @@ class Worker:
                     log.exception("action=run job_id=%s", job_id)
                 finally:
                     slot.attempt = None
-                    slot.child = attempt.child
+                    slot.child = attempt.child if isinstance(attempt.child, Child) else None
                     if slot.child is not None:
                         slot.child.idle_since = clock.elapsed()
                     self._busy_until = clock.elapsed()
                     slot.claimed = attempt.next
-                    if attempt.ended is not None:
-                        self._news.put(attempt.ended)
+                    for job in attempt.all_ended:
+                        self._news.put(job)
                     self._nudged.set()  # its dependents may be due
             if job_id and not ran:
                 self._log_if_unknown(job_id)
 
-    def _claim(self, slot: Slot) -> Attempt | None:
+    def _claim(self, slot: Slot) -> Attempt | Gang | None:
         claimed, slot.claimed = slot.claimed, None
         if claimed is None:
             asked = clock.elapsed()
@@ -207,28 +217,66 @@ class Worker:
             if job is None:
                 return None
             claimed = job, asked
+        take_child = functools.partial(slot.take_child, str(self._settings.home))
+        companions = self._claim_companions(slot, claimed[0])
+        if not companions:
+            return self._attempt(
+                slot, *claimed, child=take_child, claim_next=lambda session, child: self._claim_in(session, slot, child)
+            )
+        gang = Gang(take_child, 1 + len(companions))
+        gang.attempts = [
+            self._attempt(slot, *member, child=functools.partial(_same, seat), claim_next=_claim_nothing, shared=True)
+            for member, seat in zip([claimed, *companions], gang.seats, strict=True)
+        ]
+        return gang
 
+    def _attempt(self, slot: Slot, job: Job, asked: float, **options: Any) -> Attempt:
+        limit = self._settings.memory_bytes or int(_USABLE * devices.main_memory())
         return Attempt(
-            claimed[0],
-            asked=claimed[1],
+            job,
+            asked=asked,
             stores=self._stores,
             folders=self._folders,
-            child=lambda: slot.take_child(str(self._settings.home)),
-            claim_next=lambda session, child: self._claim_in(session, slot, child),
             stopping=self._stopping,
             redactor=self.redactor,
+            memory_limit=min(limit, slot.share) if slot.device.kind == "cpu" else limit,
+            **options,
         )
 
-    def _claim_in(self, session: Session, slot: Slot, child: Child | None) -> Job | None:
+    def _claim_companions(self, slot: Slot, leader: Job) -> list[tuple[Job, float]]:
+        """Claim what may be trained in one step with a job; on a processor, where the engine does that."""
+        size = self._settings.gang_size
+        if not leader.requirements.together or slot.device.kind != "cpu" or size == 1 or self._stopping.is_set():
+            return []
+        asked = clock.elapsed()
+        try:
+            with self._stores.database.write() as session:
+                taken = attempts.claim_companions(
+                    session,
+                    leader,
+                    worker=self.name,
+                    lease_seconds=self._settings.lease_seconds,
+                    capabilities=self._capabilities(slot),
+                    limit=size - 1,
+                )
+        except errors.Unavailable as error:
+            log.warning("action=claim_companions job_id=%s error=%s", leader.id, error)
+            return []
+        return [(job, asked) for job in taken]
+
+    def _capabilities(self, slot: Slot) -> values.Capabilities:
+        return values.Capabilities(
+            device=slot.device.kind, memory_bytes=slot.share, queues=self._queues, labels=self._labels
+        )
+
+    def _claim_in(self, session: Session, slot: Slot, child: Child | Seat | None) -> Job | None:
         if self._stopping.is_set() or self._draining:
             return None
         return attempts.claim(
             session,
             worker=self.name,
             lease_seconds=self._settings.lease_seconds,
-            capabilities=values.Capabilities(
-                device=slot.device.kind, memory_bytes=slot.device.memory_bytes, queues=self._queues, labels=self._labels
-            ),
+            capabilities=self._capabilities(slot),
             warm_base=child.warm_base if child else None,
         )
 
@@ -271,7 +319,9 @@ class Worker:
             self._nudged.clear()
 
     def _report(self) -> None:
-        current = [_value(devices.refresh(slot.device)) for slot in self._slots]
+        for slot in self._slots:
+            slot.device = devices.refresh(slot.device)
+        current = [_value(slot) for slot in self._slots]
         try:
             with self._stores.database.write() as session:
                 told = workers.heartbeat(session, self.name, self._instance, current)
@@ -434,9 +484,30 @@ def _leave_logging(**_: Any) -> None:
     """Tell Celery that logging is configured."""
 
 
-def _value(device: devices.Device) -> values.Device:
+def _make_slots(found: Sequence[devices.Device], count: int, settings: Settings) -> list[Slot]:
+    chosen = [found[number % len(found)] for number in range(count)]
+    sharing = collections.Counter((device.kind, device.index) for device in chosen)
+    slots = []
+    for device in chosen:
+        share = device.memory_bytes // sharing[device.kind, device.index]
+        if device.kind == "cpu":
+            share = min(int(_USABLE * share), settings.memory_bytes or share)
+        slots.append(Slot(device, share))
+    return slots
+
+
+def _same(seat: Seat) -> Seat:
+    return seat
+
+
+def _claim_nothing(session: Session, child: Child | Seat | None) -> None:
+    """Claim nothing: a gang's slot is free when all of its members have ended."""
+
+
+def _value(slot: Slot) -> values.Device:
+    device = slot.device
     return values.Device(
-        kind=device.kind, name=device.name, memory_bytes=device.memory_bytes, free_bytes=device.free_bytes
+        kind=device.kind, name=device.name, memory_bytes=slot.share, free_bytes=min(slot.share, device.free_bytes)
     )
 
 

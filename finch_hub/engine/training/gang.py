@@ -7,7 +7,7 @@ dropout masks, evaluations, checkpoints and end, so its result is what it would 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,18 @@ from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import DataReport
 from finch_hub.specs.training import TrainingConfig
 
+Outcome = loop.Trained | errors.FinchError | Interrupted
+"""What became of a member; errors are returned, so that one member's do not end the others."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Member:
-    """One job of a gang: what :func:`finch_hub.engine.training.loop.train` takes."""
+    """One job of a gang: what :func:`finch_hub.engine.training.loop.train` takes.
+
+    Attributes:
+        ended: told what became of it as soon as that is known, while the others go on; it may take the adapter off.
+
+    """
 
     config: LoRAConfig
     training: TrainingConfig
@@ -37,10 +45,7 @@ class Member:
     workdir: Path | None = None
     report: Report = silent
     should_stop: ShouldStop = lambda: None
-
-
-Outcome = loop.Trained | errors.FinchError | Interrupted
-"""What became of a member; errors are returned, so that one member's do not end the others."""
+    ended: Callable[[Outcome], None] = lambda outcome: None
 
 
 class _Seat:
@@ -96,7 +101,7 @@ class _Seat:
         return False
 
     def leave(self, failure: errors.FinchError | Interrupted | None) -> None:
-        """Settle the outcome; the adapter of a failed member leaves the base."""
+        """Settle the outcome and tell of it; the adapter of a failed member leaves the base."""
         if failure is not None:
             self.outcome = failure
         elif self.run is not None and self._adapter is not None and self._data is not None:
@@ -108,6 +113,15 @@ class _Seat:
             self._adapter.disable()
             if failure is not None:
                 self._adapter.detach()
+        if self.outcome is not None:
+            self._member.ended(self.outcome)
+
+    def drop(self) -> None:
+        """Leave the base as it was, with no outcome."""
+        if self.outcome is None and self._adapter is not None:
+            if self.run is not None:
+                self.run.close()
+            self._adapter.detach()
 
 
 def can_join(base: Base, config: LoRAConfig, training: TrainingConfig) -> bool:
@@ -153,9 +167,8 @@ def train_gang(base: Base, members: Sequence[Member]) -> list[Outcome]:
                 for seat, failure in zip(active, loop.step(decoder, runs), strict=True):
                     if failure is not None:
                         seat.leave(failure)
-    except BaseException as error:
+    except BaseException:
         for seat in seats:
-            if seat.run is not None:
-                seat.leave(errors.TrainingFailed(f"the gang ended: {error}"))
+            seat.drop()
         raise
     return [seat.outcome for seat in seats if seat.outcome is not None]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finch_hub.engine.data import reading
+from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import Job, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TokenMetrics, TrainingReport
@@ -14,6 +16,8 @@ from finch_hub.workers import warmth
 from finch_hub.workers.folders import CHECKPOINTS
 
 if TYPE_CHECKING:
+    from finch_hub.engine.bases import Base
+    from finch_hub.engine.training.loop import Trained
     from finch_hub.registry.database import Session
     from finch_hub.workers.child import Channel
     from finch_hub.workers.stores import Stores
@@ -40,18 +44,11 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
 def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Train; the best adapter by held-out loss is left in the attempt's folder."""
     channel.phase("importing")
-    from finch_hub.engine.data import splitting
     from finch_hub.engine.training import loop
 
     training = TrainingConfig.of(order["training"])
     base = channel.bases.load(order["base"], say=channel.phase, dtype=training.dtype)
-    examples = reading.load_examples(Path(order["train"]).read_bytes())
-    if order["validation"] is not None:
-        validation = reading.load_examples(Path(order["validation"]).read_bytes())
-    else:
-        # Split here, not in the loop: the held-out part is kept, for compositions of this adapter to be measured on.
-        examples, validation = splitting.split(examples, training.validation, training.seed)
-        (channel.workdir / "validation.jsonl").write_bytes(reading.dump_examples(validation))
+    examples, validation = read_data(order, training, channel)
     trained = loop.train(
         base,
         LoRAConfig.of(order["lora"]),
@@ -64,6 +61,28 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
         should_stop=channel.should_stop,
         batch_tokens=order.get("batch_tokens"),
     )
+    return save(trained, order, channel, base, validation)
+
+
+def read_data(
+    order: dict[str, Any], training: TrainingConfig, channel: Channel
+) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Return the examples to learn and those held out."""
+    from finch_hub.engine.data import splitting
+
+    examples = reading.load_examples(Path(order["train"]).read_bytes())
+    if order["validation"] is not None:
+        return examples, reading.load_examples(Path(order["validation"]).read_bytes())
+    # Split here, not in the loop: the held-out part is kept, for compositions of this adapter to be measured on.
+    examples, validation = splitting.split(examples, training.validation, training.seed)
+    (channel.workdir / "validation.jsonl").write_bytes(reading.dump_examples(validation))
+    return examples, validation
+
+
+def save(
+    trained: Trained, order: dict[str, Any], channel: Channel, base: Base, validation: Sequence[Example]
+) -> dict[str, Any]:
+    """Leave the adapter in the attempt's folder, take it off its base, and return the outcome."""
     try:
         trained.adapter.save(channel.workdir / "adapter")
     finally:

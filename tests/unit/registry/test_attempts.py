@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -305,3 +306,62 @@ def snapshot(database: Database, job: Job) -> tuple[object, ...]:
             jobs.list_events(session, job.id),
             jobs.list_attempts(session, job.id),
         )
+
+
+def together(database: Database, count: int, **arguments: Any) -> list[Job]:
+    return [registry.submit(database, together=True, **arguments) for _ in range(count)]
+
+
+def companions(database: Database, leader: Job, limit: int = 8, memory_bytes: int = 2**40) -> list[str]:
+    slot = registry.ANY_SLOT.evolve(memory_bytes=memory_bytes)
+    with database.write() as session:
+        taken = attempts.claim_companions(session, leader, worker="w", lease_seconds=60, capabilities=slot, limit=limit)
+    assert all((job.state, job.fence, job.worker) == (JobState.RUNNING, 1, "w") for job in taken)
+    return [job.id for job in taken]
+
+
+def test_jobs_that_asked_for_it_are_claimed_together(database: Database) -> None:
+    first, second, third = together(database, 3)
+    urgent = registry.submit(database, together=True, priority=1)
+    registry.submit(database)  # which did not ask
+    registry.submit(database, together=True, spec=registry.train_spec(base="another"))
+    leader = registry.claimed(database)
+    assert leader.id == urgent.id
+    assert companions(database, leader, limit=2) == [first.id, second.id]
+    assert companions(database, leader) == [third.id]
+    assert companions(database, leader) == []
+
+
+def test_who_did_not_ask_gets_no_companions(database: Database) -> None:
+    leader = registry.submit(database, priority=1)
+    together(database, 2)
+    assert companions(database, registry.claimed(database)) == []
+    assert registry.get(database, leader).state is JobState.RUNNING
+
+
+def test_companions_fit_side_by_side(database: Database) -> None:
+    together(database, 3, memory_bytes=2**30)
+    leader = registry.claimed(database)
+    assert len(companions(database, leader, memory_bytes=2 * 2**30)) == 1
+
+
+def test_trainings_that_cannot_share_a_step_are_no_companions(database: Database) -> None:
+    leader, *_ = together(database, 1)
+    other = leader.spec.evolve(training={"threads": 3})
+    registry.submit(database, together=True, spec=other)
+    assert companions(database, registry.claimed(database)) == []
+
+
+def test_a_member_whose_gang_ended_badly_is_queued_to_run_alone(database: Database) -> None:
+    together(database, 2)
+    leader = registry.claimed(database)
+    (other,) = companions(database, leader)
+    for job_id in (leader.id, other):
+        with database.write() as session:
+            back = attempts.hand_back(session, job_id, 1, alone="the gang ran out of memory")
+        assert (back.state, back.attempts, back.requirements.together) == (JobState.QUEUED, 0, False)
+    again = registry.claimed(database)
+    assert companions(database, again) == []
+    with database.read() as session:
+        (first, _) = jobs.list_attempts(session, again.id)
+    assert (first.outcome, first.reason) == ("handed_back", "the gang ran out of memory")

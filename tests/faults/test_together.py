@@ -1,0 +1,119 @@
+"""Trainings in one step: each stays a job of its own, and what breaks their process is held against none of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from support.fleet import Fleet, wait_until
+
+from finch_hub.engine.data.reading import dump_examples
+from finch_hub.registry import adapters, jobs, values
+from finch_hub.specs.examples import Example
+from finch_hub.specs.jobs import BaseModelSource, JobState, Requirements, TrainSpec
+from finch_hub.specs.training import TrainingConfig
+
+EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {n} seeds.") for n in range(40))
+TOGETHER = Requirements(together=True)
+
+
+def submit(
+    workers: Fleet, base: Path, *names: str, epochs: int = 4, requirements: Requirements = TOGETHER
+) -> list[str]:
+    """Submit one training for each name, all in one transaction, so that a worker finds all of them."""
+    digest = workers.artifacts.put(dump_examples(EXAMPLES))
+    training = TrainingConfig(epochs=epochs, batch_size=1, learning_rate=2e-3, evaluate_every=100, threads=1)
+    source = BaseModelSource(source=str(base))
+    specs = [TrainSpec(adapter=name, base=source, train=digest, training=training) for name in names]
+    with workers.database.write() as session:
+        made = jobs.submit_many(session, [values.NewJob(spec=spec, requirements=requirements) for spec in specs])
+    return [job.id for job in made]
+
+
+def version_of(workers: Fleet, job: str) -> values.AdapterVersion:
+    with workers.database.read() as session:
+        return adapters.resolve(session, workers.job(job).result["adapter"])  # type: ignore[index]
+
+
+def steps_of(workers: Fleet, job: str) -> int:
+    with workers.database.read() as session:
+        told = jobs.list_events(session, job, limit=10_000)
+    return max((event.data["step"] for event in told if event.type == "progress"), default=0)
+
+
+def test_members_have_their_own_ends_and_their_lineage_says_how_they_were_trained(
+    workers: Fleet, tiny_folder: Path
+) -> None:
+    first, second = submit(workers, tiny_folder, "first", "second")
+    (unwanted,) = submit(workers, tiny_folder, "unwanted", epochs=2000)
+    workers.start()
+    wait_until(lambda: steps_of(workers, unwanted) > 0, "the training to be under way")
+    for job in (first, second):
+        assert workers.wait(job).state is JobState.SUCCEEDED
+        assert version_of(workers, job).lineage.environment["members"] == 3
+    assert workers.job(unwanted).state is JobState.RUNNING
+    workers.cancel(unwanted)
+    assert workers.wait(unwanted, timeout=10.0).state is JobState.CANCELLED
+    after = workers.probe()
+    assert workers.wait(after).state is JobState.SUCCEEDED
+    assert len({*workers.runs_of(after)}) == 1
+    workers.check(first, second, unwanted, after)
+
+
+def test_a_gang_whose_process_dies_is_trained_alone_and_charged_nothing(workers: Fleet, tiny_folder: Path) -> None:
+    members = submit(workers, tiny_folder, "first", "second", epochs=40)
+    worker = workers.start()
+    wait_until(lambda: all(steps_of(workers, job) > 0 for job in members), "the training to be under way")
+    (child,) = psutil.Process(worker.pid).children()
+    os.kill(child.pid, signal.SIGKILL)
+    for job in members:
+        ended = workers.wait(job)
+        assert (ended.state, ended.attempts) == (JobState.SUCCEEDED, 1)
+        assert [attempt.outcome for attempt in workers.attempts(job)] == ["handed_back", "succeeded"]
+        assert any("to be trained alone" in line and "SIGKILL" in line for line in workers.told(job))
+        assert version_of(workers, job).lineage.environment["members"] == 1
+    workers.check(*members)
+
+
+@pytest.mark.slow
+def test_a_gang_that_is_handed_back_goes_on_from_its_checkpoints(workers: Fleet, tiny_folder: Path) -> None:
+    members = submit(workers, tiny_folder, "first", "second", epochs=40)
+    first = workers.start("first")
+    wait_until(lambda: all(steps_of(workers, job) > 20 for job in members), "the training to be under way")
+    first.send(signal.SIGTERM)
+    assert first.wait() == 0
+    assert [workers.job(job).state for job in members] == [JobState.QUEUED] * 2
+    workers.start("second")
+    for job in members:
+        assert workers.wait(job).state is JobState.SUCCEEDED
+        assert any("resumed after step" in line for line in workers.told(job))
+        assert workers.job(job).attempts == 1
+    workers.check(*members)
+
+
+@pytest.mark.slow
+def test_a_member_that_is_no_good_fails_by_itself(workers: Fleet, tiny_folder: Path) -> None:
+    (good,) = submit(workers, tiny_folder, "good")
+    silent = workers.artifacts.put(dump_examples([Example.of_pair("What does a finch eat? " * 400, "Seeds.")] * 4))
+    training = TrainingConfig(epochs=1, batch_size=1, max_length=8, validation=0, threads=1)
+    source = BaseModelSource(source=str(tiny_folder))
+    bad = workers.submit(
+        TrainSpec(
+            adapter="bad",
+            base=source,
+            train=silent,
+            training=training,
+            lora={"target_modules": ("nothing",)},  # type: ignore[arg-type]
+        ),
+        ring=False,
+        requirements=TOGETHER,
+    )
+    workers.start()
+    failed = workers.wait(bad)
+    assert (failed.state, failed.attempts) == (JobState.FAILED, 1)
+    assert "nothing" in (failed.reason or "")
+    assert workers.wait(good).state is JobState.SUCCEEDED
+    workers.check(good, bad)
