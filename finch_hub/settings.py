@@ -32,6 +32,7 @@ class Settings(pydantic_settings.BaseSettings):
         grace_seconds: how long a child may take to checkpoint and end when its worker stops.
         warm_seconds: how long a child without work is kept, with the base it has loaded.
         memory_bytes: of main memory that one child may use; None means nine tenths of the machine's (or container's).
+        gang_size: how many jobs that asked for it are trained in one step at most; 1 trains each alone.
         allow_insecure: talk to a broker or database without authentication off loopback.
 
     Raises:
@@ -41,7 +42,6 @@ class Settings(pydantic_settings.BaseSettings):
 
     model_config = pydantic_settings.SettingsConfigDict(env_prefix="FINCH_", extra="forbid", frozen=True)
 
-        gang_size: how many jobs that asked for it are trained in one step at most; 1 trains each alone.
     home: Path = Path("~/.finch")
     database_url: pydantic.SecretStr | None = None
     broker_url: pydantic.SecretStr | None = None
@@ -56,6 +56,7 @@ class Settings(pydantic_settings.BaseSettings):
     grace_seconds: float = pydantic.Field(default=20.0, gt=0)
     warm_seconds: float = pydantic.Field(default=120.0, ge=0)
     memory_bytes: pydantic.PositiveInt | None = None
+    gang_size: int = pydantic.Field(default=8, ge=1)
     allow_insecure: bool = False
 
     @property
@@ -67,7 +68,6 @@ class Settings(pydantic_settings.BaseSettings):
     def artifacts(self) -> str:
         """The fsspec URL or local folder of the artefact store in force."""
         return self.artifacts_url or str(self.home / "artifacts")
-    gang_size: int = pydantic.Field(default=8, ge=1)
 
     @property
     def cache(self) -> Path:
