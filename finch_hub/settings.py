@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ import pydantic_settings
 
 from finch_hub import errors
 from finch_hub.specs.value import problems_of
+
+_PREFIX = "FINCH_"
+# Variables of ours that are no settings; those of the tests and of plugins resemble none of them.
+_OTHER_VARIABLES = frozenset({"CONFIG", "DEBUG", "FAULT", "DATABASE_PASSWORD", "BROKER_PASSWORD"})
+
+
+class UnknownVariableWarning(UserWarning):
+    """An environment variable looks like a misspelt setting, and sets nothing."""
 
 
 class Settings(pydantic_settings.BaseSettings):
@@ -40,7 +49,9 @@ class Settings(pydantic_settings.BaseSettings):
 
     """
 
-    model_config = pydantic_settings.SettingsConfigDict(env_prefix="FINCH_", extra="forbid", frozen=True)
+    model_config = pydantic_settings.SettingsConfigDict(
+        env_prefix=_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     home: Path = Path("~/.finch")
     database_url: pydantic.SecretStr | None = None
@@ -102,8 +113,8 @@ class Settings(pydantic_settings.BaseSettings):
         file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
         """Read no ``.env``; a ``finch.toml`` counts where ``FINCH_CONFIG`` names it or it stands in the home."""
-        home = Path(os.environ.get("FINCH_HOME", "~/.finch")).expanduser()
-        file = Path(os.environ.get("FINCH_CONFIG", home / "finch.toml"))
+        home = Path(os.environ.get("FINCH_HOME") or "~/.finch").expanduser()
+        file = Path(os.environ.get("FINCH_CONFIG") or home / "finch.toml")
         return init_settings, env_settings, pydantic_settings.TomlConfigSettingsSource(settings_cls, file)
 
 
@@ -120,11 +131,31 @@ def load(**overrides: Any) -> Settings:
             errors.Problem(what=f"{named} is no file", where="FINCH_CONFIG", fix="name a finch.toml, or unset it"),
             subject="settings",
         )
+    _warn_of_misspelt()
     try:
         return Settings(**overrides)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise errors.InvalidSpec(
             errors.Problem(what=f"is no TOML: {error}", where="finch.toml", fix="mend that line"), subject="settings"
         ) from None
+    except OSError as error:
+        raise errors.InvalidSpec(
+            errors.Problem(what=f"cannot be read: {error.strerror}", where="finch.toml"), subject="settings"
+        ) from None
     except pydantic.ValidationError as error:
-        raise errors.InvalidSpec(problems_of(error), subject="settings (FINCH_* or finch.toml)") from None
+        problems = problems_of(error, Settings.model_fields)
+        raise errors.InvalidSpec(problems, subject="settings (FINCH_* or finch.toml)") from None
+
+
+def _warn_of_misspelt() -> None:
+    known = {name.upper() for name in Settings.model_fields}
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(_PREFIX)
+        if name == variable or name in known | _OTHER_VARIABLES or name.startswith("TEST_"):
+            continue
+        near = errors.near(name, known | _OTHER_VARIABLES)
+        if near:
+            meant = " or ".join(_PREFIX + each for each in near)
+            warnings.warn(
+                f"{variable} is no setting and is ignored; did you mean {meant}?", UnknownVariableWarning, stacklevel=3
+            )

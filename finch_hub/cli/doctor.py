@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def examine(*, torch: bool) -> list[Finding]:
     for about, look in looks.items():
         try:
             findings.append(look(in_force))
-        except errors.FinchError as error:
+        except (errors.FinchError, OSError) as error:
             findings.append(Finding(about=about, found="not usable", advice=str(error)))
     return findings
 
@@ -131,10 +132,13 @@ def _home(in_force: Settings) -> Finding:
     existing = in_force.home
     while not existing.exists():
         existing = existing.parent
-    free = shutil.disk_usage(existing).free
+    try:
+        tempfile.TemporaryFile(dir=existing).close()  # permissions alone say too little of some file systems
+        free = shutil.disk_usage(existing).free
+    except OSError as error:
+        advice = f"{existing} cannot be written ({error.strerror}); set FINCH_HOME to a folder that can"
+        return Finding(about="home", found=str(in_force.home), advice=advice)
     found = f"{in_force.home}, {output.size(free)} free"
-    if not os.access(existing, os.W_OK):
-        return Finding(about="home", found=found, advice="it cannot be written; set FINCH_HOME to a folder that can")
     advice = "free some space, or set FINCH_HOME to a larger disk" if free < LEAST_FREE_BYTES else ""
     return Finding(about="home", found=found, advice=advice)
 

@@ -10,13 +10,22 @@ from finch_hub.cli import following, options, output
 @click.command()
 @click.argument("adapter")
 @click.option("--out", required=True, type=click.Path(), help="Folder to be made.")
+@click.option("--replace", is_flag=True, help="Replace an earlier export of this format there.")
 @click.option("--format", "format_name", default="peft", show_default=True, help="An export format plugin.")
 @click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of the format.")
 @following.job_options
 def export(
-    adapter: str, out: str, format_name: str, parameters: tuple[str, ...], detach: bool, quiet: bool, as_json: bool
+    adapter: str,
+    out: str,
+    replace: bool,
+    format_name: str,
+    parameters: tuple[str, ...],
+    detach: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Write an adapter in another system's format."""
+    settings = options.settings_of(parameters, "--parameter") | ({"replace": True} if replace else {})
     with output.open_hub() as hub:
-        handle = hub.export(adapter, out, format=format_name, parameters=options.settings_of(parameters, "--parameter"))
+        handle = hub.export(adapter, out, format=format_name, parameters=settings)
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -72,7 +75,9 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; nothing but its own output and one error reaches the terminal."""
     try:
-        result = cli.main(arguments, prog_name="finch-hub", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            result = cli.main(arguments, prog_name="finch-hub", standalone_mode=False)
     except click.exceptions.ClickException as error:
         error.show()
         return error.exit_code
@@ -81,3 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # the last line of defence: no traceback reaches the user
         return output.fail(error)
     return result if isinstance(result, int) else 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
+    """Show a warning of ours as one line without the place in the code; those of others are shown as ever."""
+    if category.__module__.partition(".")[0] == "finch_hub":
+        click.echo(f"warning: {message}", err=True)
+    else:
+        click.echo(warnings.formatwarning(message, category, *where[:2]), err=True, nl=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

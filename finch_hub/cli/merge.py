@@ -10,10 +10,17 @@ from finch_hub.cli import following, options, output
 @click.command()
 @click.argument("adapters", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(), help="Folder to be made.")
+@click.option("--replace", is_flag=True, help="Replace an earlier merge there.")
 @click.option("--weights", type=options.Numbers(), help="Weights of the adapters, in their order.")
 @following.job_options
 def merge(
-    adapters: tuple[str, ...], out: str, weights: tuple[float, ...] | None, detach: bool, quiet: bool, as_json: bool
+    adapters: tuple[str, ...],
+    out: str,
+    replace: bool,
+    weights: tuple[float, ...] | None,
+    detach: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Fold adapters into their base as a standalone model.
 
@@ -21,5 +28,5 @@ def merge(
     the base with the ADAPTERS.
     """
     with output.open_hub() as hub:
-        handle = hub.merge(adapters, out, weights=weights)
+        handle = hub.merge(adapters, out, weights=weights, replace=replace)
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)

@@ -79,9 +79,11 @@ def check_target(out: Path, *, kind: str, replace: bool) -> None:
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
         return
     if record_of(out).get("made") != kind:
-        raise errors.Conflict(f"{out} exists and is no earlier {kind} of ours; name another place or remove it")
+        raise errors.Conflict(f"{out} exists and is no earlier {kind} of ours; name another place, or remove it")
     if not replace:
-        raise errors.Conflict(f"{out} holds an earlier {kind}; ask to replace it, or name another place")
+        raise errors.Conflict(
+            f"{out} holds an earlier {kind}; name another place, or ask to replace it (replace, --replace)"
+        )
 
 
 def record_of(folder: Path) -> Mapping[str, Any]:

@@ -262,13 +262,21 @@ class Hub:
             base = bases.load(source, cache=self._stores.bases)
         return planning.plan(composing.inputs_of(versions, self._stores), base=base)
 
-    def merge(self, adapters: Sequence[str], out: str | Path, *, weights: Sequence[float] | None = None) -> JobHandle:
+    def merge(
+        self,
+        adapters: Sequence[str],
+        out: str | Path,
+        *,
+        weights: Sequence[float] | None = None,
+        replace: bool = False,
+    ) -> JobHandle:
         """Submit the merge of adapters into their base; its result is a standalone model folder on the worker's disk.
 
         Args:
             adapters: references of the adapters.
             out: folder to be made.
             weights: of the adapters; None counts each once.
+            replace: replace an earlier merge at `out`.
 
         Raises:
             InvalidInput: with everything that is wrong with the request.
@@ -280,9 +288,9 @@ class Hub:
 
         findings = Findings("this merge")
         parents, _ = composing.resolve(adapters, weights, self._stores, findings)
-        target = _free_path(out, findings)
+        target = _target(out, findings, replace=replace)
         findings.settle()
-        return self._submit(MergeSpec(parents=parents, out=target))
+        return self._submit(MergeSpec(parents=parents, out=target, replace=replace))
 
     def quantize(self, adapter: str, **options: Any) -> JobHandle:
         """Submit the quantisation of an adapter; its result is a new version of it.
@@ -333,7 +341,7 @@ class Hub:
         """Submit the export of an adapter in another system's format, to a folder on the worker's disk.
 
         Raises:
-            InvalidInput: parameters that the format's schema refuses; `out` exists.
+            InvalidInput: parameters that the format's schema refuses; `out` exists and may not be replaced.
             NotFound: there is no such adapter or format.
 
         """
@@ -345,7 +353,7 @@ class Hub:
             reference = self.adapters.get(adapter).reference
         with findings.gather():
             self.catalogue.export_formats[format].parse(parameters or {})
-        target = _free_path(out, findings)
+        target = _target(out, findings, replace=bool((parameters or {}).get("replace")))
         findings.settle()
         return self._submit(ExportSpec(adapter=reference, format=format, out=target, parameters=parameters or {}))
 
@@ -492,9 +500,10 @@ class Hub:
         return JobHandle(job, self._stores, self._dispatcher)
 
 
-def _free_path(out: str | Path, findings: Any) -> str:
-    """Return the absolute path, since a worker's folder is another one; it must be free."""
+def _target(out: str | Path, findings: Any, *, replace: bool) -> str:
+    """Return the absolute path, since a worker's folder is another one; it must be free, or to be replaced."""
     path = Path(out).expanduser().absolute()
-    if path.exists():
-        findings.add(errors.Problem(where=str(path), what="exists already", fix="name a folder that does not"))
+    if path.exists() and not replace:
+        fix = "name another folder, or ask to replace what was written there (replace, --replace)"
+        findings.add(errors.Problem(where=str(path), what="exists already", fix=fix))
     return str(path)

@@ -80,11 +80,18 @@ class ComposeSpec(Value):
 
 
 class MergeSpec(Value):
-    """Write the base with adapters folded into its weights as a standalone model folder."""
+    """Write the base with adapters folded into its weights as a standalone model folder.
+
+    Attributes:
+        out: the folder, on the worker's disk.
+        replace: replace an earlier merge there.
+
+    """
 
     kind: Literal["merge"] = "merge"
     parents: tuple[Parent, ...] = pydantic.Field(min_length=1)
     out: str = pydantic.Field(min_length=1)
+    replace: bool = False
 
 
 class QuantizeSpec(Value):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import pydantic
 
@@ -26,7 +27,9 @@ class _Translating(ModelMetaclass):
         try:
             return super().__call__(*args, **fields)
         except pydantic.ValidationError as error:
-            raise errors.InvalidSpec(problems_of(error), subject=cls.__name__) from None
+            raise errors.InvalidSpec(
+                problems_of(error, cast("type[Value]", cls).model_fields), subject=cls.__name__
+            ) from None
 
 
 class Value(pydantic.BaseModel, metaclass=_Translating):
@@ -52,7 +55,7 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
                 return cls.model_validate_json(data)
             return cls.model_validate(data)
         except pydantic.ValidationError as error:
-            raise errors.InvalidSpec(problems_of(error), subject=subject) from None
+            raise errors.InvalidSpec(problems_of(error, cls.model_fields), subject=subject) from None
 
     def evolve(self, **changes: Any) -> Self:
         """Return a copy with the changes, validated as a whole.
@@ -64,12 +67,16 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
         return type(self).of({**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
 
 
-def problems_of(error: pydantic.ValidationError) -> tuple[errors.Problem, ...]:
-    """Translate pydantic's findings, each with the dotted path of its field."""
-    return tuple(
-        errors.Problem(
-            where=".".join(str(part) for part in finding["loc"] if not _MEMBER.search(str(part))),
-            what=str(finding["msg"]).removeprefix("Value error, "),
-        )
-        for finding in error.errors(include_url=False, include_context=False)
-    )
+def problems_of(error: pydantic.ValidationError, known: Iterable[str] = ()) -> tuple[errors.Problem, ...]:
+    """Translate pydantic's findings, one for each field by its dotted path; `known` are the fields that there are."""
+    found: dict[str, errors.Problem] = {}
+    for finding in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in finding["loc"] if not _MEMBER.search(str(part)))
+        what, fix = str(finding["msg"]).removeprefix("Value error, "), ""
+        if finding["type"] == "extra_forbidden":
+            near = errors.near(where, known) if len(finding["loc"]) == 1 else ()
+            what, fix = "there is no such field", f"did you mean {' or '.join(near)}?" if near else ""
+        elif where in found:  # each member of a union has its own finding
+            what = f"{found[where].what}, or {what.removeprefix('Input should be ')}"
+        found[where] = errors.Problem(where=where, what=what, fix=fix)
+    return tuple(found.values())

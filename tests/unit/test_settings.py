@@ -29,7 +29,36 @@ def test_every_bad_value_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     (tmp_path / "finch.toml").write_text('leese_seconds = 5\nmax_attempts = "many"\n')
     with pytest.raises(errors.InvalidSpec) as caught:
         settings.load()
-    assert {problem.where for problem in caught.value.problems} == {"leese_seconds", "max_attempts"}
+    problems = {problem.where: problem.fix for problem in caught.value.problems}
+    assert problems.keys() == {"leese_seconds", "max_attempts"}
+    assert problems["leese_seconds"].startswith("did you mean lease_seconds")
+
+
+def test_a_misspelt_variable_is_warned_of_with_the_near_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINCH_DB_URL", "postgresql://db/finch")
+    with pytest.warns(settings.UnknownVariableWarning, match="FINCH_DB_URL is no setting .* FINCH_DATABASE_URL"):
+        settings.load()
+
+
+@pytest.mark.parametrize(
+    "name", ["TEST_DATABASE_URL", "FAULT", "DEBUG", "DATABASE_PASSWORD", "BROKER_PASSWORD", "SAMPLE_JOURNAL"]
+)
+def test_variables_of_tests_deployments_and_plugins_pass_in_silence(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"FINCH_{name}", "x")
+    settings.load()
+
+
+def test_an_empty_variable_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "CONFIG", "BROKER_URL", "LEASE_SECONDS"):
+        monkeypatch.setenv(f"FINCH_{name}", "")
+    found = settings.load()
+    assert (found.home, found.broker_url, found.lease_seconds) == (Path.home() / ".finch", None, 60)
+
+
+def test_a_file_that_is_no_text_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "finch.toml").write_bytes(b"idle_seconds = '\xff'")
+    with pytest.raises(errors.InvalidSpec, match=r"finch.toml: is no TOML"):
+        settings.load()
 
 
 def test_a_broken_file_is_named_with_its_line(tmp_path: Path) -> None:

@@ -20,11 +20,14 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
 
     spec = cast(ExportSpec, job.spec)
     format_ = stores.catalogue.export_formats[spec.format]
-    format_.parse(spec.parameters)
+    parameters = format_.parse(spec.parameters)
+    # An earlier attempt of this job may have come as far as the folder's name, and no further.
+    if job.fence > 1 and "replace" in format_.parameters.model_fields:
+        parameters = parameters.evolve(replace=True)
     version, folder = common.fetch_version(spec.adapter, stores)
     return {
         "format": spec.format,
-        "parameters": spec.parameters,
+        "parameters": parameters.model_dump(mode="json"),
         "adapter": str(folder),
         "base": common.base_order_of(version.base, stores) if format_.needs_base else None,
         "out": spec.out,

@@ -31,7 +31,7 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
         "adapters": [(str(folder), weight) for _, folder, weight in found],
         "out": spec.out,
         # An earlier attempt of this job may have come as far as the folder's name, and no further.
-        "replace": job.fence > 1,
+        "replace": spec.replace or job.fence > 1,
     }
 
 

@@ -89,7 +89,9 @@ def test_the_other_jobs_are_submitted(run: Run, database: Database, data: Path, 
     registry.add_version(database, "medical")
     for words in (
         ("merge", "medical", "--out", tmp_path / "merged"),
+        ("merge", "medical", "--out", tmp_path, "--replace"),
         ("export", "medical", "--out", tmp_path / "exported", "--format", "vllm"),
+        ("export", "medical", "--out", tmp_path, "--replace"),
         ("quantize", "medical", "--scheme", "int8"),
         ("eval", data, "--adapter", "medical", "--evaluator", "exact_answer"),
     ):
@@ -97,7 +99,8 @@ def test_the_other_jobs_are_submitted(run: Run, database: Database, data: Path, 
         assert ran.status == 0, ran.err
         assert "queued; follow it: finch-hub jobs watch" in ran.out
     kinds = [job["kind"] for job in run("jobs", "list", "--json").json]
-    assert kinds == ["evaluate", "quantize", "export", "merge"]
+    assert kinds == ["evaluate", "quantize", "export", "export", "merge", "merge"]
+    assert run("merge", "medical", "--out", tmp_path).status == run("export", "medical", "--out", tmp_path).status == 2
     listed = run("jobs", "list", "--state", "queued", "--kind", "merge").out
     assert f"medical in {tmp_path / 'merged'}" in listed
 
@@ -192,3 +195,15 @@ def test_doctor_tells_what_is_there_and_what_is_wrong(run: Run, monkeypatch: pyt
     assert "does not answer" in found["broker"]["advice"]
     assert "db upgrade" in found["database"]["advice"]
     assert "sesame" not in ran.out + ran.err
+
+
+def test_doctor_reports_a_home_that_is_none_beside_all_else(
+    run: Run, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    home.write_text("")
+    monkeypatch.delenv("FINCH_BROKER_URL")
+    ran = run("doctor", "--fast", "--json")
+    found = {finding["about"]: finding for finding in ran.json}
+    assert ran.status == 7
+    assert "set FINCH_HOME to a folder that can" in found["home"]["advice"]
+    assert found["plugins"]["advice"] == ""

@@ -97,6 +97,32 @@ def test_a_fault_of_ours_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert "Traceback" not in ran.err
 
 
+def test_warnings_of_ours_are_one_line_on_standard_error(home: Path) -> None:
+    code = (
+        "import sys, warnings\n"
+        "from finch_hub.cli import main, output\n"
+        "def warn():\n"
+        "    from finch_hub.hub import Hub\n"
+        "    from finch_hub.specs.lora import LoRAConfig\n"
+        "    LoRAConfig(rank=1)\n"
+        "    return Hub()\n"
+        "output.open_hub = warn\n"
+        "sys.exit(main.main(['bases', 'list', '--json']))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+    assert ran.stderr.startswith("warning: rank=1 lies outside the usual range 4 to 64")
+    assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["finch_hub", "finch_hub.cli.main"])
+def test_the_modules_run_as_the_command_does(module: str) -> None:
+    ran = subprocess.run([sys.executable, "-m", module, "trian"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "Usage: finch-hub" in ran.stderr
+    assert "Did you mean 'train'?" in ran.stderr
+
+
 def test_settings_that_cannot_be_read_name_the_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINCH_LEASE_SECONDS", "soon")
     ran = run("jobs", "list")

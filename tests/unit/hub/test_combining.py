@@ -84,8 +84,9 @@ class TestOthers:
     def test_merge_wants_a_free_folder_and_one_base(self, hub: Hub, tmp_path: Path) -> None:
         with pytest.raises(errors.InvalidSpec) as raised:
             hub.merge(["medical", "poetry"], tmp_path)
-        assert "exists already" in str(raised.value)
+        assert "exists already (name another folder, or ask to replace" in str(raised.value)
         assert "was made for other" in str(raised.value)
+        assert hub.merge(["medical"], tmp_path, replace=True).spec.replace  # type: ignore[union-attr]
         handle = hub.merge(["medical"], Path("relative"))
         assert Path(handle.spec.out).is_absolute()  # type: ignore[union-attr]
 
@@ -94,6 +95,9 @@ class TestOthers:
             hub.export("medicla", tmp_path / "out", format="vlm")
         assert "did you mean 'medical'" in str(raised.value)
         assert "did you mean 'vllm'" in str(raised.value)
+        with pytest.raises(errors.InvalidSpec, match="exists already"):
+            hub.export("medical", tmp_path)
+        assert hub.export("medical", tmp_path, parameters={"replace": True}).spec.out == str(tmp_path)  # type: ignore[union-attr]
 
     def test_quantize_resolves_the_version_at_submit(self, hub: Hub) -> None:
         assert hub.quantize("medical", scheme="int8").spec.adapter == "medical/1"  # type: ignore[union-attr]

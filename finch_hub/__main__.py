@@ -1,0 +1,8 @@
+"""`python -m finch_hub` is `finch-hub`."""
+
+import sys
+
+from finch_hub.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())
