@@ -26,6 +26,8 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 _SQLITE_BUSY_MS = 30_000
 # libpq's; without them a connection to a machine that is gone waits for a quarter of an hour.
 _PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+# A client that is stopped within a transaction would keep its locks for good; none of ours thinks for so long.
+_IDLE_IN_TRANSACTION = "30s"
 
 
 class Database:
@@ -66,6 +68,7 @@ class Database:
                 raise errors.Unavailable(
                     f"the driver {error.name} is not installed: pip install 'finch-hub[postgres]'"
                 ) from None
+            event.listen(self._engine, "connect", _configure_postgresql)
         reading = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._readers = sessionmaker(self._engine.execution_options(**reading), expire_on_commit=False)
         writing = self._engine.execution_options(finch_write=True)
@@ -249,6 +252,11 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
         "temp_store = MEMORY",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _configure_postgresql(connection: Any, _record: Any) -> None:
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION}'")
+    connection.commit()
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -23,9 +23,12 @@ def test_one_message_delivered_five_times_is_one_claim(workers: Fleet) -> None:
     for _ in range(5):
         app.send_task(WAKE, args=[job], queue=queue_name("default"))
     app.close()
+    workers.wait_begun(job)
+    workers.ring(job)  # once more while it runs
     assert workers.wait(job).state is JobState.SUCCEEDED
-    assert len(workers.runs_of(job)) == 1
+    workers.ring(job)  # and when it is done
     wait_until(lambda: _waiting(workers) == 0, "all messages to be taken")
+    assert len(workers.runs_of(job)) == 1
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0
     workers.check(job)
@@ -102,6 +105,31 @@ def test_a_busy_worker_keeps_no_message_from_an_idle_one(workers: Fleet) -> None
     workers.cancel(first)
     workers.wait(first)
     workers.check(first, second)
+
+
+@pytest.mark.slow
+def test_of_two_reconcilers_of_which_one_is_killed_each_job_is_rung_for_once(workers: Fleet) -> None:
+    once = workers.folder / "killed-once"
+    first = workers.start("first", finch_fault=f"dispatch.held:kill:{once}")
+    second = workers.start("second")
+    busy = [workers.probe("hang") for _ in range(2)]  # or they would claim without being rung for
+    for job in busy:
+        workers.wait_begun(job)
+    workers.broker.flush()
+    workers.pause(second)
+    waiting = [workers.probe(ring=False) for _ in range(5)]
+    workers.make_due()
+    assert first.wait() != 0, "it is killed between taking the wake-ups on and sending them"
+    assert _waiting(workers) == 0
+    second.send(signal.SIGCONT)
+    rung = len(waiting) + 1  # and for the job that the first one lost
+    wait_until(lambda: _waiting(workers) == rung, "the other to ring for them", report=lambda: second.text)
+    for job in busy:
+        workers.cancel(job)
+    for job in [*busy, *waiting]:
+        workers.wait(job)
+    assert all(len(workers.runs_of(job)) == 1 for job in waiting)
+    workers.check(*busy, *waiting)
 
 
 class _Trap:

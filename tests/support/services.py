@@ -31,9 +31,15 @@ _START_SECONDS = 30.0
 
 
 class PostgresServer:
-    """A PostgreSQL of our own on a unix socket in a new folder; it ends with this process, whatever ends that."""
+    """A PostgreSQL of our own on a unix socket in a new folder; it ends with this process, whatever ends that.
 
-    def __init__(self) -> None:
+    Arguments:
+        durable: commits reach the disk, as they do in life; tests need them to outlive a crash of the server only.
+
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._durable = durable
         self.folder = Path(tempfile.mkdtemp(prefix="finch-pg-", dir="/tmp"))  # short: socket paths have a limit
         self.user = _NOBODY if os.geteuid() == 0 else None
         if self.user:
@@ -52,9 +58,8 @@ class PostgresServer:
             "listen_addresses": "",
             "unix_socket_directories": self.folder,
             "max_connections": 200,
-            # Tests end before the power does: nothing needs to reach the disk, only the system, to outlive a crash.
-            "fsync": "off",
-            "full_page_writes": "off",
+            "fsync": "on" if self._durable else "off",
+            "full_page_writes": "on" if self._durable else "off",
             "wal_level": "minimal",
             "max_wal_senders": "0",
             "autovacuum": "off",
@@ -123,12 +128,12 @@ class PostgresServer:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[str]:
+def postgres(*, durable: bool = False) -> Iterator[str]:
     """Give the URL of a PostgreSQL that databases may be made on."""
     if existing := os.environ.get("FINCH_TEST_DATABASE_URL"):
         yield existing
         return
-    server = PostgresServer()
+    server = PostgresServer(durable=durable)
     try:
         server.start()
         yield server.url()

@@ -1,0 +1,232 @@
+"""Ten minutes of every fault at once, under load, in an order drawn from a seed; afterwards everything must hold.
+
+Another seed each time, printed when it begins and when it fails; `FINCH_CHAOS_SEED` replays its plan (the same faults
+and jobs at the same moments) and `FINCH_CHAOS_SECONDS` shortens it. Both databases are at it side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from support import services
+from support.fleet import Fleet, WorkerProcess, fleet
+
+from finch_hub import errors
+from finch_hub.specs.jobs import JobState
+from finch_hub.workers.app import WAKE, make_app, queue_name
+
+SECONDS = float(os.environ.get("FINCH_CHAOS_SECONDS", "600"))
+WORKERS = 2
+GOOD, BAD = ("nothing", "sleep", "hang once", "print once", "segfault once"), ("raise", "exit", "print", "orphan")
+POINTS = [
+    *("supervisor.claimed", "child.begin", "child.end", "supervisor.ending", "supervisor.stored"),
+    *("supervisor.committing", "supervisor.committed", "dispatch.held"),
+]
+
+
+@dataclass
+class Chaos:
+    """One fleet under fire, by the plan of one seed."""
+
+    workers: Fleet
+    random: random.Random
+    server: services.PostgresServer | None
+    seconds: float
+    jobs: dict[str, str] = field(default_factory=dict)  # what was submitted as what
+    cancelled: set[str] = field(default_factory=set)
+    living: list[WorkerProcess] = field(default_factory=list)
+    started: int = 0
+    told: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        faults: list[tuple[Callable[[], None], int]] = [
+            (self.kill_a_child, 6),
+            (self.kill_a_worker, 4),
+            (self.pause_a_worker, 3),
+            (self.end_a_worker, 3),
+            (self.end_a_worker_at_once, 2),
+            (self.break_a_worker_at_a_point, 6),
+            (self.fill_the_disk_once, 2),
+            (self.put_a_clock_off, 2),
+            (self.kill_the_broker, 2),
+            (self.flush_the_broker, 2),
+            (self.deliver_often, 3),
+            (self.cancel_something, 4),
+            *([(self.kill_the_database, 2)] if self.server else []),
+        ]
+        plan = []
+        moment = 0.0
+        while moment < self.seconds:
+            fault = self.random.choices([each for each, _ in faults], [weight for _, weight in faults])[0]
+            burst = self.random.choices([*GOOD, *BAD], [20, 12, 1, 1, 1, 1, 1, 1, 1], k=self.random.randint(1, 4))
+            plan.append((moment, fault, burst, self.random.randrange(2**32)))
+            moment += self.random.uniform(0.5, 4.0)
+        for _ in range(WORKERS):
+            self.start()
+        begun = time.monotonic()
+        for moment, fault, burst, seed in plan:
+            time.sleep(max(0.0, begun + moment - time.monotonic()))
+            self.random = random.Random(seed)  # so that what a fault draws hangs on none before it
+            self.told.append(f"{moment:.1f} {fault.__name__} {burst}")
+            for kind in burst:
+                self.submit(kind)
+            fault()
+            self.living = [worker for worker in self.living if worker.poll() is None]
+            while len(self.living) < WORKERS:
+                self.start()
+        self.settle()
+
+    def submit(self, kind: str) -> None:
+        action, _, once = kind.partition(" ")
+        known = [job for job, was in self.jobs.items() if was in GOOD]
+        parents = self.random.sample(known, 1) if known and self.random.random() < 0.1 else []
+        options = {"seconds": self.random.uniform(0.1, 1.0), "once": bool(once), "priority": self.random.randint(-1, 1)}
+        with contextlib.suppress(errors.Unavailable, errors.Conflict):  # no database, or a parent that was cancelled
+            job = self.workers.probe(action, ring=self.random.random() < 0.8, depends_on=parents, **options)
+            self.jobs[job] = kind
+
+    def settle(self) -> None:
+        """Let the faults end, and wait for every job."""
+        for job in self.jobs:
+            self.workers.wait(job, timeout=180)
+        self.workers.check(*self.jobs)
+        for job, kind in self.jobs.items():
+            state = self.workers.job(job).state
+            expected = {JobState.SUCCEEDED if kind in GOOD else JobState.FAILED}
+            if job in self.cancelled or self.workers.job(job).depends_on:
+                expected |= {JobState.CANCELLED, JobState.FAILED}  # or one that it waited for was cancelled
+            assert state in expected, (kind, self.workers.job(job), self.workers.attempts(job))
+        for worker in self.living:
+            worker.send(signal.SIGTERM)
+        for worker in self.living:
+            assert worker.wait() in (0, -signal.SIGKILL), worker.text[-4000:]
+        self.workers.check_nothing_left()
+
+    def start(self, **environment: str) -> WorkerProcess:
+        self.started += 1
+        worker = self.workers.start(f"worker-{self.started}", slots=2, ready=False, **environment)
+        self.living.append(worker)
+        return worker
+
+    def replace(self, **environment: str) -> None:
+        """End a worker, and start one in its place that something is the matter with."""
+        self.end_a_worker()
+        self.start(**environment)
+
+    def any_worker(self) -> WorkerProcess:
+        return self.random.choice(self.living)
+
+    def kill_a_child(self) -> None:
+        children = self.any_worker().children()
+        if children:
+            with contextlib.suppress(psutil.Error):
+                self.random.choice(children).kill()
+
+    def kill_a_worker(self) -> None:
+        self.any_worker().send(signal.SIGKILL)
+
+    def pause_a_worker(self) -> None:
+        worker = self.any_worker()
+        with contextlib.suppress(errors.Unavailable):
+            self.workers.pause(worker)
+        time.sleep(self.random.uniform(0.5, 4.0))  # the lease is 2 s
+        worker.send(signal.SIGCONT)
+
+    def end_a_worker(self) -> None:
+        worker = self.any_worker()
+        worker.send(signal.SIGTERM)
+        self.living.remove(worker)
+
+    def end_a_worker_at_once(self) -> None:
+        worker = self.any_worker()
+        worker.send(signal.SIGTERM)
+        time.sleep(self.random.uniform(0.0, 0.5))
+        worker.send(signal.SIGTERM)
+
+    def break_a_worker_at_a_point(self) -> None:
+        once = self.workers.folder / f"once-{self.started}"
+        self.replace(finch_fault=f"{self.random.choice(POINTS)}:kill:{once}")
+
+    def fill_the_disk_once(self) -> None:
+        once = self.workers.folder / f"once-{self.started}"
+        self.replace(finch_fault=f"child.begin:full:{once}")
+
+    def put_a_clock_off(self) -> None:
+        self.replace(finch_test_clock=str(self.random.choice([-3600, 3600])))
+
+    def kill_the_broker(self) -> None:
+        self.workers.broker.kill()
+        time.sleep(self.random.uniform(0.0, 3.0))
+        self.workers.broker.start()
+
+    def flush_the_broker(self) -> None:
+        self.workers.broker.flush()
+
+    def deliver_often(self) -> None:
+        app = make_app(self.workers.broker.url)
+        for job in [*self.random.choices(list(self.jobs) or [""], k=5), "no-such-job"]:
+            app.send_task(WAKE, args=[job], queue=queue_name("default"))
+        app.close()
+
+    def cancel_something(self) -> None:
+        job = self.random.choice(list(self.jobs))
+        with contextlib.suppress(errors.IllegalTransition):
+            self.workers.cancel(job)
+            self.cancelled.add(job)
+
+    def kill_the_database(self) -> None:
+        assert self.server is not None
+        self.server.kill()
+        time.sleep(self.random.uniform(0.0, 4.0))
+        self.server.start()
+
+
+@contextlib.contextmanager
+def under_fire(folder: Path, engine: str, seed: int) -> Iterator[Chaos]:
+    folder.mkdir()
+    server = services.PostgresServer() if engine == "postgresql" else None
+    try:
+        if server is not None:
+            server.start()
+        databases = services.Databases(folder, server.url() if server else None)
+        limits = {"max_attempts": 12, "stall_seconds": 10}
+        with fleet(folder, databases.new(), **limits) as workers:
+            yield Chaos(workers, random.Random(f"{seed} {engine}"), server, SECONDS)
+    finally:
+        if server is not None:
+            server.remove()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 600)
+def test_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = int(os.environ.get("FINCH_CHAOS_SEED") or secrets.randbelow(2**32))
+    with capsys.disabled():
+        print(f"\nFINCH_CHAOS_SEED={seed} FINCH_CHAOS_SECONDS={SECONDS:g}", flush=True)
+    with (
+        under_fire(tmp_path / "sqlite", "sqlite", seed) as one,
+        under_fire(tmp_path / "postgresql", "postgresql", seed) as other,
+        ThreadPoolExecutor() as pool,
+    ):
+        running = {pool.submit(chaos.run): chaos for chaos in (one, other)}
+        for future, chaos in running.items():
+            try:
+                future.result()
+            except BaseException as error:
+                plan = "\n".join(chaos.told)
+                raise AssertionError(f"FINCH_CHAOS_SEED={seed} {chaos.workers.database}\n{plan}") from error
+        assert all(len(chaos.jobs) > SECONDS / 10 for chaos in running.values()), "there was load"
+    with capsys.disabled():
+        for chaos in running.values():
+            print(f"{len(chaos.jobs)} jobs, {len(chaos.told)} faults, {chaos.started} workers", flush=True)
