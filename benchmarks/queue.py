@@ -1,5 +1,7 @@
 """The job queue against bare Celery on the same broker: submissions, latency, throughput, and claims over history.
 
+Besides: how much sooner a warm base starts, and what a supervisor costs while a job trains.
+
 Bare Celery runs an empty task and keeps no promise but to have run it; ours claims, leases, fences, supervises a child
 process, and records events, attempts and results, durably.
 """
@@ -35,13 +37,20 @@ else:
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+    import psutil
     import sqlalchemy as sa
     from support import services
     from support.fleet import Broker, Fleet, fleet, wait_until
+    from support.models import DEFAULT, save_model
 
+    from finch_hub.engine.data.reading import dump_examples
     from finch_hub.registry import attempts, jobs, values
     from finch_hub.registry.database import Database
-    from finch_hub.specs.jobs import ExportSpec, JobState
+    from finch_hub.specs.examples import Example
+    from finch_hub.specs.jobs import BaseModelSource, Event, ExportSpec, JobState, TrainSpec
+    from finch_hub.specs.training import TrainingConfig
+
+    TRAINING_SECONDS = 10.0  # over which the supervisor is measured, twice
 
     BARE = """
 import time, celery, redis
@@ -152,6 +161,41 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
         finally:
             database.close()
 
+    def training(workers: Fleet, base: Path) -> dict[str, float]:
+        """Return how soon two trainings of one base start, and what their supervisor costs meanwhile."""
+        worker = workers.start("trainer")
+        supervisor = psutil.Process(worker.pid)
+        examples = [Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {n} seeds.") for n in range(64)]
+        digest = workers.artifacts.put(dump_examples(examples))
+        config = TrainingConfig(epochs=10_000, batch_size=8, evaluate_every=10_000, dtype="float32", threads=1)
+        spec = TrainSpec(adapter="finches", base=BaseModelSource(source=str(base)), train=digest, training=config)
+        starts, used, passed = [], 0.0, 0.0
+        for _ in range(2):
+            job = workers.submit(spec)
+            wait_until(lambda job=job: bool(_steps(workers, job)), "the first step", 120)  # type: ignore[misc]
+            first = _steps(workers, job)[0].at
+            starts.append((first - workers.job(job).created_at).total_seconds())
+            before, begun = supervisor.cpu_times(), time.perf_counter()
+            time.sleep(TRAINING_SECONDS)
+            assert workers.job(job).state is JobState.RUNNING, "it trained all the while"
+            after = supervisor.cpu_times()
+            used += after.user + after.system - before.user - before.system
+            passed += time.perf_counter() - begun
+            memory = worker.memory()
+            workers.cancel(job)
+            workers.wait(job)
+        return {
+            "first_start_s": starts[0],
+            "second_start_s": starts[1],
+            "warm_ratio": starts[0] / starts[1],
+            "supervisor_percent_of_a_core": 100 * used / passed,
+            "supervisor_pss_mb": memory / 1e6,
+        }
+
+    def _steps(workers: Fleet, job: str) -> list[Event]:
+        with workers.database.read() as session:
+            return [event for event in jobs.list_events(session, job) if event.type == "progress"]
+
     def _make_history(database: Database, count: int) -> None:
         """Multiply the one job into so many finished ones, by SQL: submitting a million takes too long."""
         with database.write() as session:
@@ -176,7 +220,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
         parser.add_argument("--history", type=int, default=1_000_000, help="rows that claims are held against")
         options = parser.parse_args()
         report: dict[str, object] = {"name": "queue"}
-        with tempfile.TemporaryDirectory() as scratch, services.postgres() as server:
+        with tempfile.TemporaryDirectory() as scratch, services.postgres(durable=True) as server:
             for engine in ("sqlite", "postgresql"):
                 folder = Path(scratch) / engine
                 folder.mkdir()
@@ -193,7 +237,8 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
     def _measure(folder: Path, databases: services.Databases, options: argparse.Namespace) -> dict[str, float]:
         made = submissions(databases.new())
         few, many = claims(databases.new(), 1000), claims(databases.new(), options.history)
-        (folder / "fleet").mkdir()
+        for name in ("fleet", "trainer"):
+            (folder / name).mkdir()
         normal = {"lease_seconds": 60, "heartbeat_seconds": 5, "sweep_seconds": 15}
         with fleet(folder / "fleet", databases.new(), **normal) as workers:
             workers.start(slots=4)
@@ -207,6 +252,8 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
                     begun = time.perf_counter()
                     run(options.jobs, 0.0)
                     bare_rates.append(options.jobs / (time.perf_counter() - begun))
+        with fleet(folder / "trainer", databases.new(), **normal) as workers:
+            trained = training(workers, save_model(DEFAULT, folder / "base"))
         found = {
             "submissions_per_second": made["single"],
             "submissions_per_second_in_batches": made["batch"],
@@ -217,6 +264,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             "celery_tasks_per_second": max(bare_rates),
             "claim_ms_after_1000": 1e3 * few,
             f"claim_ms_after_{options.history}": 1e3 * many,
+            **trained,
         }
         print(f"\n{folder.name}")
         for name, value in found.items():
