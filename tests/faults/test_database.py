@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +36,7 @@ def test_an_attempt_stands_still_while_nobody_can_say_whose_its_job_is(
     workers: Fleet, server: services.PostgresServer
 ) -> None:
     worker = workers.start()
-    job = workers.probe("sleep", seconds=3)
+    job = workers.probe("sleep", seconds=8)
     child = psutil.Process(workers.wait_begun(job))
     server.kill()
     wait_until(lambda: child.status() == "stopped", "the child to be suspended once the lease has ended")
@@ -42,6 +45,35 @@ def test_an_attempt_stands_still_while_nobody_can_say_whose_its_job_is(
     assert workers.wait(job).state is JobState.SUCCEEDED
     assert all(attempt.outcome in ("lost", "succeeded") for attempt in workers.attempts(job))
     workers.check(job)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_stopped_within_a_transaction_loses_its_locks(workers: Fleet) -> None:
+    once = workers.folder / "stopped-once"
+    first = workers.start("first", finch_fault=f"supervisor.committing:stop:{once}")
+    job = workers.probe()
+    wait_until(once.exists, "the first worker to be about to commit")
+    workers.start("second")
+    assert workers.wait(job, timeout=90).state is JobState.SUCCEEDED  # the server ends idle transactions after 30 s
+    first.send(signal.SIGCONT)
+    wait_until(lambda: "action=lost" in first.text, "the first worker to see that it lost the job")
+    assert [attempt.outcome for attempt in workers.attempts(job)] == ["lost", "succeeded"]
+    workers.check(job)
+
+
+@pytest.mark.slow
+def test_an_attempt_stands_still_while_somebody_locks_the_file_for_longer_than_the_lease(tmp_path: Path) -> None:
+    with fleet(tmp_path, services.Databases(tmp_path).new()) as workers:
+        worker = workers.start()
+        job = workers.probe("sleep", seconds=8)
+        child = psutil.Process(workers.wait_begun(job))
+        workers.wait_event(job, "exporting")  # or the attempt would wait for the lock itself, to store it
+        with contextlib.closing(sqlite3.connect(str(workers.database.url.database))) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            wait_until(lambda: child.status() == "stopped", "the child to be suspended once the lease has ended")
+            assert "lease in doubt" in worker.text
+        assert workers.wait(job).state is JobState.SUCCEEDED
+        workers.check(job)
 
 
 @pytest.mark.slow

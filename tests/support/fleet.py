@@ -34,7 +34,7 @@ from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, ExportSpec, Job, JobState
 from finch_hub.workers.dispatch import Dispatcher
 
-PATIENCE = 60.0
+PATIENCE = 120.0  # seconds; enough beside other load, and none is waited for in vain
 
 _OPEN_TRANSACTIONS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
