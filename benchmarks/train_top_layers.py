@@ -38,7 +38,7 @@ def run(given: argparse.Namespace, *, remember: bool) -> None:
         epochs=given.epochs, batch_size=given.batch, learning_rate=harness.RATE, validation=0, threads=given.threads
     )
     with loop.computing(given.threads):
-        adapter = rank.begin(base, config, train_set, seed=0, warn=print)
+        adapter = rank.begin(base, config, train_set, seed=0, say=print)
         decoder = decoder_of(base, remember=remember)
         training_run = Run(
             base,

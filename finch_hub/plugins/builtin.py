@@ -37,12 +37,14 @@ def finch_strategies() -> Sequence[Strategy]:
             summary="The weighted sum of the updates (task arithmetic), cut to the rank asked for.",
             target="finch_hub.plugins.strategies.linear:merge",
             parameters=composing.LinearParameters,
+            overshoot=0.5,
         ),
         Strategy(
             name="cat",
             summary="The weighted sum of the updates, exact: the factors are stacked and the ranks add up.",
             target="finch_hub.plugins.strategies.cat:merge",
             parameters=composing.CatParameters,
+            overshoot=0.5,
             exact=True,
         ),
         Strategy(
@@ -56,12 +58,21 @@ def finch_strategies() -> Sequence[Strategy]:
             summary="Drops entries at random and rescales the rest, then sums or elects signs.",
             target="finch_hub.plugins.strategies.dare:merge",
             parameters=composing.DareParameters,
+            overshoot=0.5,
         ),
         Strategy(
             name="tsv",
             summary="Makes the parents' singular vectors orthogonal to each other, so that they stop interfering.",
             target="finch_hub.plugins.strategies.tsv:merge",
             parameters=composing.TsvParameters,
+            overshoot=0.2,
+        ),
+        Strategy(
+            name="regmean",
+            summary="Fits every module to answer each parent's inputs as that parent does (RegMean).",
+            target="finch_hub.plugins.strategies.regmean:merge",
+            parameters=composing.RegmeanParameters,
+            needs_data=True,
         ),
         Strategy(
             name="learned",

@@ -95,9 +95,12 @@ class Strategy(Configurable):
     Attributes:
         exact: the result is the weighted sum itself and is never truncated.
         needs_data: the target fits something to the parents' validation examples and takes an ``objective`` besides.
+        overshoot: a sweep over the scale begins at ``T ** -overshoot`` for T parents: 0.5 for a plain sum, which goes
+            too far in every parent's direction, the more so the more parents there are.
 
     """
 
+    overshoot: float = pydantic.Field(default=0.0, ge=0, le=1)
     exact: bool = False
     needs_data: bool = False
 

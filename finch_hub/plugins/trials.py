@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from finch_hub.plugins.catalogue import Catalogue
+from finch_hub.plugins.strategies.parameters import LinearParameters
 from finch_hub.specs.jobs import ComposeSpec
 
 if TYPE_CHECKING:
@@ -12,10 +13,12 @@ if TYPE_CHECKING:
 
 # What `auto` tries after plain linear: strategy, its parameters, resolver, its parameters (docs/composition.md).
 _AUTO: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("regmean", {}, "keep"),
     ("tsv", {}, "keep"),
-    ("tsv", {"sides": "left"}, "keep"),
     ("linear", {"norm": "parents"}, "calibrate"),
 )
+# The one sum that does not overshoot.
+_NORMED = LinearParameters(norm="parents")
 
 
 def check(spec: ComposeSpec, catalogue: Catalogue) -> None:
@@ -75,16 +78,7 @@ def _trial(
         resolver=resolver,
         resolve=before.load(),
         resolver_parameters=before.parse(resolver_parameters),
-        scale=_start(strategy, values, count),
+        scale=1.0 if values == _NORMED else round(count**-chosen.overshoot, 4),
         exact=chosen.exact,
         needs_data=chosen.needs_data,
     )
-
-
-def _start(strategy: str, parameters: Any, count: int) -> float:
-    """Return the scale where a sweep begins, as measured for four parents (docs/composition.md).
-
-    A plain sum of nearly orthogonal updates overshoots every parent, the more the more there are: 1 / √T.
-    """
-    sums = strategy in ("cat", "dare") or (strategy == "linear" and parameters.norm == "sum")
-    return round(count**-0.5, 4) if sums else 1.0

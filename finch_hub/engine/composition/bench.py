@@ -88,6 +88,7 @@ class Bench:
         between: called between batches; what it raises ends the evaluation.
 
     Attributes:
+        parents: their updates, as given; `rows` likewise.
         padded: runs the model's own forward, where hooks see what each module is given.
 
     Raises:
@@ -106,7 +107,7 @@ class Bench:
         _check_fit(base, parents)
         self.base = base
         self.rows = tuple(rows)
-        self._parents = parents
+        self.parents = tuple(parents)
         self._between = between
         longest = max((len(e) for r in rows if r for e in (*r.selection, *r.report)), default=1)
         base.fit_attention(longest)
@@ -138,7 +139,7 @@ class Bench:
     def measure_parents(self, *, on_report: bool = False) -> tuple[TokenMetrics | None, ...]:
         """Return each parent's metrics on its own rows."""
         return tuple(
-            self.measure(parent.factors, on_report=on_report, only=t)[t] for t, parent in enumerate(self._parents)
+            self.measure(parent.factors, on_report=on_report, only=t)[t] for t, parent in enumerate(self.parents)
         )
 
     def set(self, update: Mapping[str, Factors] | None) -> None:

@@ -163,8 +163,10 @@ def _search(
     asked = trials if spec.strategy == "auto" else trials[-1:]
     if spec.scale is not None:
         linear = search.at(baseline, spec.scale, weights)
+        search.floor = linear.kept
         return linear, max((search.at(trial, spec.scale, weights) for trial in asked), key=lambda p: p.rank_key)
     search.sweep([baseline], weights, budget=max(1, spec.evaluations // 4))
+    search.floor = search.best(baseline).kept
     if spec.strategy == "auto":
         search.sweep(asked, weights, budget=search.left - search.left // 4)
         if len(set(weights)) == 1:  # other weights are somebody's will

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from finch_hub.engine.composition import linalg
-from finch_hub.engine.composition.core_space import Block, CoreSpace
+from finch_hub.engine.composition.core_space import Block, CoreSpace, in_threads
 from finch_hub.specs.reports import ConflictReport, HiddenShift, PairConflict
 
 MEASURES = ("output_overlap", "input_overlap", "cosine", "sign_conflict", "norm_ratio")
@@ -79,7 +79,8 @@ def _advice(pairs: Sequence[PairConflict], shifts: Sequence[HiddenShift], shared
 
 def of_modules(core: CoreSpace) -> tuple[PairConflict, ...]:
     """Measure every pair of parents in every module that both adapt; see `PairConflict` for the formulas."""
-    found = [pair for block in core.blocks for pair in _of_block(block, core.parents)]
+    measured = in_threads(lambda block: list(_of_block(block, core.parents)), core.blocks)
+    found = [pair for pairs in measured for pair in pairs]
     return tuple(sorted(found, key=lambda pair: (pair.module, pair.first, pair.second)))
 
 
@@ -117,7 +118,7 @@ def shared_direction(core: CoreSpace) -> float:
     shares = [0.0]
     for block in core.blocks:
         if len(block.present) > 1:
-            energy = block.left_spectrum.square()
+            energy = block.outputs.values.square()
             shares.append(float((energy[:, 0] / energy.sum(-1).clamp(min=torch.finfo(torch.float64).tiny)).max()))
     return max(shares)
 

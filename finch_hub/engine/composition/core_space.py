@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.composition import linalg
+from finch_hub.engine.composition import basis, linalg
+from finch_hub.engine.composition.basis import Basis
 from finch_hub.engine.composition.factors import Adapter, Factors
 
 Update = Tensor | Factors
@@ -53,20 +54,16 @@ class Block:
 
     Attributes:
         modules: their paths, n of them.
-        left: U [n, out, p], orthonormal columns, float32.
-        right: V [n, in, q], likewise.
-        left_spectrum: singular values [n, p] of the balanced ``[B_1 … B_T]``, largest first, float64.
-        right_spectrum: the same [n, q] of ``[A_1; …; A_T]``.
+        outputs: U [n, out, p] with the spectrum of the balanced ``[B_1 … B_T]``.
+        inputs: V [n, in, q] with that of ``[A_1; …; A_T]``.
         cores: M [T, n, p, q], float64; zero for a parent that does not adapt these modules.
         ranks: of each parent's update here, at most; 0 for a parent that does not adapt these modules.
 
     """
 
     modules: tuple[str, ...]
-    left: Tensor
-    right: Tensor
-    left_spectrum: Tensor
-    right_spectrum: Tensor
+    outputs: Basis
+    inputs: Basis
     cores: Tensor
     ranks: tuple[int, ...]
 
@@ -86,10 +83,8 @@ class Block:
         return dataclasses.replace(
             self,
             modules=tuple(name for name, wanted in zip(self.modules, chosen.tolist(), strict=True) if wanted),
-            left=self.left[chosen],
-            right=self.right[chosen],
-            left_spectrum=self.left_spectrum[chosen],
-            right_spectrum=self.right_spectrum[chosen],
+            outputs=self.outputs.take(chosen, self.cores.shape[-2]),
+            inputs=self.inputs.take(chosen, self.cores.shape[-1]),
             cores=self.cores[:, chosen],
         )
 
@@ -112,16 +107,16 @@ class CoreSpace:
     @cached_property
     def modules(self) -> Mapping[str, ModuleCore]:
         """The same, module by module: views, in the order of their paths."""
-        found = {
-            module: ModuleCore(
-                left=block.left[i],
-                right=block.right[i],
-                cores=tuple(core[i] for core in block.cores),
-                present=tuple(rank > 0 for rank in block.ranks),
-            )
-            for block in self.blocks
-            for i, module in enumerate(block.modules)
-        }
+        found: dict[str, ModuleCore] = {}
+        for block in self.blocks:
+            left, right = block.outputs.form(), block.inputs.form()
+            for i, module in enumerate(block.modules):
+                found[module] = ModuleCore(
+                    left=left[i],
+                    right=right[i],
+                    cores=tuple(core[i] for core in block.cores),
+                    present=tuple(rank > 0 for rank in block.ranks),
+                )
         return dict(sorted(found.items()))
 
     def merge(self, weights: Sequence[float], merge: Callable[[Block, Tensor], Tensor]) -> dict[str, Tensor]:
@@ -130,13 +125,15 @@ class CoreSpace:
         A module that one parent alone adapts has no conflict: it is that parent's, times its weight, whatever the
         strategy would trim or flatten.
         """
-        merged: dict[str, Tensor] = {}
-        for block in self.blocks:
+
+        def of_block(block: Block) -> Tensor:
             here = torch.tensor([weights[t] for t in block.present], dtype=block.cores.dtype)
-            alone = len(block.present) == 1
-            M = block.cores[block.present[0]] * here[0] if alone else merge(block, here)
-            merged.update(zip(block.modules, M, strict=True))
-        return merged
+            return block.cores[block.present[0]] * here[0] if len(block.present) == 1 else merge(block, here)
+
+        made = in_threads(of_block, self.blocks)
+        return {
+            m: M for block, Ms in zip(self.blocks, made, strict=True) for m, M in zip(block.modules, Ms, strict=True)
+        }
 
     def map(
         self, resolve: Callable[[Block], Tensor], *, modules: Sequence[str] = (), rank_grows: bool = False
@@ -146,19 +143,20 @@ class CoreSpace:
         `rank_grows` tells that the new cores may have a higher rank than the old ones. Where regular expressions are
         given, only modules whose path one of them matches (anywhere) are changed.
         """
-        blocks: list[Block] = []
-        for block in self.blocks:
+
+        def of_block(block: Block) -> list[Block]:
             if len(block.present) == 1:
-                blocks.append(block)
-                continue
+                return [block]
             resolved = dataclasses.replace(block, cores=resolve(block))
             if rank_grows:
                 full = min(block.cores.shape[-2:])
                 resolved = dataclasses.replace(resolved, ranks=tuple(full if rank else 0 for rank in block.ranks))
             asked = [not modules or any(re.search(pattern, name) for pattern in modules) for name in block.modules]
             chosen = torch.tensor(asked)
-            blocks += [part for part in (resolved.take(chosen), block.take(~chosen)) if part.modules]
-        return dataclasses.replace(self, blocks=tuple(blocks))
+            return [part for part in (resolved.take(chosen), block.take(~chosen)) if part.modules]
+
+        parts = in_threads(of_block, self.blocks)
+        return dataclasses.replace(self, blocks=tuple(part for found in parts for part in found))
 
 
 def build(adapters: Sequence[Adapter]) -> CoreSpace:
@@ -199,9 +197,19 @@ def build(adapters: Sequence[Adapter]) -> CoreSpace:
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Do the work for all items, in as many threads as torch uses: LAPACK takes a stack's matrices one by one."""
-    with concurrent.futures.ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(work, items))
+    """Do the work for all items, in as many threads as torch uses: LAPACK takes a stack's matrices one by one.
+
+    Each of the threads computes alone. Teams of threads below each of them would be more threads than cores, which wait
+    for each other by spinning: measured on two busy cores, 3 to 13 s instead of 0.5.
+    """
+    threads = torch.get_num_threads()
+    if min(threads, len(items)) < 2:
+        return [work(item) for item in items]
+    try:
+        with concurrent.futures.ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(threads)  # what new threads begin with is one value for the process
 
 
 def _not_finite(adapters: Sequence[Adapter]) -> list[errors.Problem]:
@@ -219,41 +227,47 @@ def _project(modules: tuple[str, ...], adapters: Sequence[Adapter], ranks: tuple
     They part into several blocks only where numerical ranks differ.
     """
     here = [adapter for adapter, rank in zip(adapters, ranks, strict=True) if rank]
-    B = torch.stack([torch.cat([a.factors[m].B for a in here], dim=1) for m in modules]).double()
-    A = torch.stack([torch.cat([a.factors[m].A for a in here], dim=0) for m in modules]).double().mT
-    gram_B, gram_A = B.mT @ B, A.mT @ A
+    B = torch.stack([torch.cat([a.factors[m].B for a in here], dim=1) for m in modules]).float()
+    A = torch.stack([torch.cat([a.factors[m].A for a in here], dim=0) for m in modules]).float().mT
+    gram_B, gram_A = _gram(B), _gram(A)
     if not (gram_B.isfinite().all() and gram_A.isfinite().all()):
         return None
     slices = _slices(ranks)
     X, Y = torch.zeros_like(gram_B), torch.zeros_like(gram_A)
-    for part in (s for s in slices if s is not None):
-        X[:, part, part], Y[:, part, part] = _balancing(gram_B[:, part, part], gram_A[:, part, part])
-    left, left_values, left_core = _basis(B, X, gram_B)
-    right, right_values, right_core = _basis(A, Y, gram_A)
-    counts = torch.stack([(left_values > 0).sum(-1), (right_values > 0).sum(-1)], dim=1)
+    for part in slices:
+        if part is not None:
+            X[:, part, part], Y[:, part, part] = _balancing(gram_B[:, part, part], gram_A[:, part, part])
+    outputs, left = basis.find(B, gram_B, X)
+    inputs, right = basis.find(A, gram_A, Y)
+    counts = torch.stack([(outputs.values > 0).sum(-1), (inputs.values > 0).sum(-1)], dim=1)
     blocks: list[Block] = []
     for count in torch.unique(counts, dim=0):
-        chosen = (counts == count).all(dim=1).nonzero().flatten()
+        chosen = (counts == count).all(dim=1)
         p, q = (max(1, int(c)) for c in count)
-        L, R = left_core[chosen, :p], right_core[chosen, :q]
-        cores = torch.stack(
-            [
-                torch.zeros(len(chosen), p, q, dtype=L.dtype) if part is None else L[..., part] @ R[..., part].mT
-                for part in slices
-            ]
-        )
+        L, R = left[chosen, :p], right[chosen, :q]
+        cores = torch.zeros(len(ranks), len(L), p, q, dtype=L.dtype)
+        for t, part in enumerate(slices):
+            if part is not None:
+                torch.matmul(L[..., part], R[..., part].mT, out=cores[t])
         blocks.append(
             Block(
-                modules=tuple(modules[i] for i in chosen),
-                left=left[chosen, :, :p].float(),
-                right=right[chosen, :, :q].float(),
-                left_spectrum=left_values[chosen, :p],
-                right_spectrum=right_values[chosen, :q],
+                modules=tuple(name for name, wanted in zip(modules, chosen.tolist(), strict=True) if wanted),
+                outputs=outputs.take(chosen, p),
+                inputs=inputs.take(chosen, q),
                 cores=cores,
                 ranks=tuple(min(rank, p, q) for rank in ranks),
             )
         )
     return blocks
+
+
+def _gram(stacked: Tensor) -> Tensor:
+    """Return ``XᵀX [n, R, R]`` in float64, module by module, so that the copies in float64 stay in the cache."""
+    found = torch.empty(len(stacked), stacked.shape[-1], stacked.shape[-1], dtype=torch.float64)
+    for one, out in zip(stacked, found, strict=True):
+        copy = one.double()
+        torch.matmul(copy.mT, copy, out=out)
+    return found
 
 
 def _slices(ranks: Sequence[int]) -> list[slice | None]:
@@ -281,30 +295,13 @@ def _balancing(gram_B: Tensor, gram_A: Tensor) -> tuple[Tensor, Tensor]:
     return X, Y
 
 
-def _basis(stacked: Tensor, balance: Tensor, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the left singular basis Q, its values, and the coordinates ``Qᵀ stacked balance`` of balanced factors."""
-    values, E = linalg.spectrum(balance.mT @ gram @ balance)
-    Q = stacked @ (balance @ (E * linalg.inverse(values).unsqueeze(-2)))
-    coordinates = values.unsqueeze(-1) * E.mT
-    smallest = values.masked_fill(values == 0, torch.inf).amin(-1)
-    if bool((smallest < 1e-4 * values[..., 0]).any()):
-        # The Gram matrix squares the condition number, so a wide spectrum leaves Q orthonormal to a few digits only;
-        # a second pass (CholeskyQR2, arXiv 1401.5334) brings it to full precision.
-        null = torch.diag_embed((values == 0).double())
-        C = torch.linalg.cholesky(Q.mT @ Q + null)
-        Q = torch.linalg.solve_triangular(C.mT, Q, upper=True, left=False)
-        coordinates = C.mT @ coordinates
-    return Q, values, coordinates
-
-
-def lift(
-    core: CoreSpace, merged: Mapping[str, Update], rank: int | Literal["auto"] | None = None
-) -> dict[str, Factors]:
+def lift(core: CoreSpace, merged: Mapping[str, Update], rank: Rank = None) -> dict[str, Factors]:
     """Take one merged M [p, q] a module back to factors, truncated to the best approximation of the rank asked for.
 
     `rank` None keeps all of M's numerical rank; ``"auto"`` cuts every module's spectrum at one threshold so that
     `AUTO_ENERGY` of the total squared norm stays. The truncation error of a module is the norm of its discarded
-    singular values. Factors pass through as they are (a strategy that is exact) and cannot be truncated.
+    singular values. Factors stay as they are but for the columns beyond the rank: a strategy that makes them puts
+    first what matters most.
 
     Raises:
         Incompatible: modules are missing, or a merged matrix has another shape than the core, NaN or infinity.
@@ -312,29 +309,50 @@ def lift(
     """
     _check_merged(core, merged)
     whole = {module: update for module, update in merged.items() if isinstance(update, Factors)}
-    parts = (block.take(torch.tensor([m not in whole for m in block.modules])) for block in core.blocks)
+    parts = [block.take(torch.tensor([m not in whole for m in block.modules])) for block in core.blocks]
     spectra = in_threads(lambda block: _spectrum(block, merged), [part for part in parts if part.modules])
-    threshold = _energy_threshold([S for _, _, _, S in spectra]) if rank == "auto" else 0.0
-    lifted = {**whole}
-    for block, M, U, S in spectra:
-        kept = (torch.clamp(linalg.TOLERANCE * S[..., :1], min=threshold) < S).sum(-1).clamp(min=1)
-        if isinstance(rank, int):
-            kept = torch.full_like(kept, min(rank, *M.shape[-2:]))
-        most = int(kept.max())
-        # Uᵀ M is S Vᵀ, and B A = U Uᵀ M is exact however small a singular value is.
-        root, U = S[:, :most].sqrt(), U[..., :most]
-        B = block.left @ (U * root.unsqueeze(-2)).float()
-        A = (linalg.inverse(root).unsqueeze(-1) * (U.mT @ M)).float() @ block.right.mT
-        for i, (module, k) in enumerate(zip(block.modules, kept.tolist(), strict=True)):
-            lifted[module] = Factors(B=B[i, :, :k], A=A[i, :k])
+    norms = {module: update.B.norm(dim=0) * update.A.norm(dim=1) for module, update in whole.items()}
+    values = [*norms.values(), *(spectrum.S for spectrum in spectra)]
+    threshold = _energy_threshold(values) if rank == "auto" else 0.0
+    cut = in_threads(lambda spectrum: _cut(spectrum, rank, threshold), spectra)
+    lifted = {module: update for updates in cut for module, update in updates.items()}
+    for module, update in whole.items():
+        above = (norms[module] > threshold).nonzero()
+        k = rank if isinstance(rank, int) else int(above.max()) + 1 if rank == "auto" and len(above) else None
+        lifted[module] = update.leading(k)
     return dict(sorted(lifted.items()))
 
 
-def _spectrum(block: Block, merged: Mapping[str, Update]) -> tuple[Block, Tensor, Tensor, Tensor]:
-    """Return M [n, p, q] of a block, its left singular vectors and its singular values."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Spectrum:
+    """M [n, p, q] of a block, its left singular vectors U and its singular values S."""
+
+    block: Block
+    M: Tensor
+    U: Tensor
+    S: Tensor
+
+
+def _spectrum(block: Block, merged: Mapping[str, Update]) -> _Spectrum:
     M = torch.stack([update for update in (merged[m] for m in block.modules) if not isinstance(update, Factors)])
     S, U = linalg.spectrum(M @ M.mT)
-    return block, M, U, S
+    return _Spectrum(block=block, M=M, U=U, S=S)
+
+
+def _cut(whole: _Spectrum, rank: Rank, threshold: float) -> dict[str, Factors]:
+    """Return each module's factors with the singular triplets that are kept."""
+    block, M, S = whole.block, whole.M, whole.S
+    kept = (torch.clamp(linalg.TOLERANCE * S[..., :1], min=threshold) < S).sum(-1).clamp(min=1)
+    if isinstance(rank, int):
+        kept = torch.full_like(kept, min(rank, *M.shape[-2:]))
+    most = int(kept.max())
+    # Uᵀ M is S Vᵀ, and B A = U Uᵀ M is exact however small a singular value is.
+    root, U = S[:, :most].sqrt().unsqueeze(-2), whole.U[..., :most]
+    B = block.outputs @ (U * root)
+    A = (block.inputs @ (M.mT @ U * linalg.inverse(root))).mT
+    return {
+        module: Factors(B=b[:, :k], A=a[:k]) for module, b, a, k in zip(block.modules, B, A, kept.tolist(), strict=True)
+    }
 
 
 def _energy_threshold(spectra: Sequence[Tensor]) -> float:
@@ -354,7 +372,10 @@ def _check_merged(core: CoreSpace, merged: Mapping[str, Update]) -> None:
             if update is None:
                 problems.append(errors.Problem(where=module, what="the strategy returned nothing for it"))
             elif isinstance(update, Factors):
-                if (update.B.shape[0], update.A.shape[1]) != (block.left.shape[1], block.right.shape[1]):
+                if (update.B.shape[0], update.A.shape[1]) != (
+                    block.outputs.stacked.shape[1],
+                    block.inputs.stacked.shape[1],
+                ):
                     problems.append(errors.Problem(where=module, what="the strategy returned factors of another shape"))
             elif tuple(update.shape) != expected:
                 what = f"the strategy returned shape {list(update.shape)}, not {list(expected)}"

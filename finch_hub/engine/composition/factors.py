@@ -37,6 +37,10 @@ class Factors:
         """Return the update times a weight."""
         return Factors(B=self.B * weight, A=self.A)
 
+    def leading(self, rank: int | None) -> Factors:
+        """Return the first columns of B and rows of A alone; None returns all."""
+        return Factors(B=self.B[:, :rank], A=self.A[:rank])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:

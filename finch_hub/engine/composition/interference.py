@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from finch_hub.engine.composition import probing
 from finch_hub.engine.composition.bench import Bench
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Adapter, Factors
-from finch_hub.engine.data import batches
 from finch_hub.specs.reports import HiddenShift
-
-if TYPE_CHECKING:
-    from finch_hub.engine.data.tokenizing import TokenizedExample
 
 # Examples of each parent that are enough for a norm over thousands of tokens.
 _PROBES = 8
@@ -40,14 +36,14 @@ def measure(core: CoreSpace, adapters: Sequence[Adapter], bench: Bench) -> tuple
         if rows is None:
             continue
         probes = rows.selection[:_PROBES]
-        bare, _ = _forward(bench, None, probes, {})
+        bare = probing.forward(bench, None, probes)
         right = {module: space.right for module, space in core.modules.items()}
-        own, moments = _forward(bench, adapters[i].factors, probes, right)
+        own, moments = probing.projected_moments(bench, adapters[i].factors, probes, right)
         found |= _ratios(core, i, moments)
         for j, other in enumerate(adapters):
             if j == i:
                 continue
-            both, _ = _forward(bench, _sum(adapters[i].factors, other.factors), probes, {})
+            both = probing.forward(bench, _sum(adapters[i].factors, other.factors), probes)
             # An adapter that moves nothing itself would make the ratio infinite.
             shift = float((both - own).norm() / (own - bare).norm().clamp(min=1e-6 * float(bare.norm())))
             shifts.append(HiddenShift(first=core.parents[i], second=core.parents[j], shift=shift))
@@ -74,36 +70,3 @@ def _sum(first: Mapping[str, Factors], second: Mapping[str, Factors]) -> dict[st
         one, other = first[path], second[path]
         joined[path] = Factors(B=torch.cat([one.B, other.B], dim=1), A=torch.cat([one.A, other.A], dim=0))
     return joined
-
-
-@torch.no_grad()
-def _forward(
-    bench: Bench,
-    update: Mapping[str, Factors] | None,
-    probes: Sequence[TokenizedExample],
-    right: Mapping[str, Tensor],
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the hidden states [L, d] that predict the completions, and second moments [q, q] of the inputs ``Vᵀ x``.
-
-    Through the model's own forward, for hooks see what each module is given.
-    """
-    moments: dict[str, Tensor] = {}
-
-    def watch(path: str, V: Tensor) -> Callable[[Any, tuple[Any, ...], Any], None]:
-        def hook(module: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            x = (inputs[0].flatten(0, -2).float() @ V.to(inputs[0].device)).double().cpu()
-            moments[path] = moments[path] + x.mT @ x if path in moments else x.mT @ x
-
-        return hook
-
-    bench.set(update)
-    handles = [bench.base.model.get_submodule(path).register_forward_hook(watch(path, V)) for path, V in right.items()]
-    try:
-        # One at a time, so that no module ever sees a padded token.
-        states = [
-            bench.padded.hidden(batches.pack([probe], share_prefix=False).to(bench.base.device)) for probe in probes
-        ]
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.cat(states).float().cpu(), moments

@@ -1,17 +1,23 @@
-"""What strategies that fit something to data descend on: the parents' losses, each in units of its own gain."""
+"""What strategies that fit something to data are given: the parents' losses and their gradients, and their inputs."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from finch_hub.engine.composition import retention
+import torch
+from torch import Tensor
+
+from finch_hub.engine.composition import probing, retention
 from finch_hub.engine.composition.bench import Bench
+from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.specs.reports import TokenMetrics
 
 # Examples of each parent in one step.
 _ROWS = 4
+# Floats that second moments may take at a time: 4 GiB.
+_MOMENTS = 1 << 30
 
 
 class Objective:
@@ -24,6 +30,7 @@ class Objective:
         base: metrics of the bare base on the selection rows; `own` those of each parent.
 
     Attributes:
+        bench: as given.
         parents: positions of the parents that take part: those that gained, on their rows.
 
     """
@@ -31,13 +38,14 @@ class Objective:
     def __init__(
         self, bench: Bench, *, base: Sequence[TokenMetrics | None], own: Sequence[TokenMetrics | None]
     ) -> None:
-        self._bench = bench
+        self.bench = bench
         self._gains = {
             t: b.loss - o.loss
             for t, (b, o) in enumerate(zip(base, own, strict=True))
             if b is not None and o is not None and retention.gains(b, o)
         }
         self.parents = tuple(self._gains)
+        self._moments: dict[tuple[int, tuple[str, ...]], dict[str, Tensor]] = {}
 
     def gradient(self, update: Mapping[str, Factors], *, step: int, seed: int) -> tuple[float, dict[str, Factors]]:
         """Return the value at an update, and its gradients in the form of factors, on the step's mini-batch.
@@ -45,14 +53,54 @@ class Objective:
         Every pass over a parent's rows is in an order of its own that the seed decides.
         """
         value = 0.0
-        self._bench.set(update)
+        self.bench.set(update)
         for t in self.parents:
-            rows = self._bench.rows[t]
+            rows = self.bench.rows[t]
             if rows is not None:
                 chosen = _mini_batch(len(rows.selection), step, f"{seed}:{t}")
                 share = 1 / (self._gains[t] * len(self.parents))
-                value += self._bench.backward([rows.selection[i] for i in chosen], scale=share)
-        return value, self._bench.take_gradients()
+                value += self.bench.backward([rows.selection[i] for i in chosen], scale=share)
+        return value, self.bench.take_gradients()
+
+    def inputs(self, core: CoreSpace, *, rows: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the second moments [T, in, in] of modules' inputs under each parent, a part of the modules at a time.
+
+        Of t's X they are ``X Xᵀ / ‖X‖²``: the inputs on up to so many of t's rows while t itself acts. A parent without
+        rows may be given anything alike: the identity over `in`. Parts are as large as memory allows; where one part
+        holds all modules it is kept, so that another call costs nothing.
+        """
+        sizes = {module: len(space.right) for module, space in core.modules.items()}
+        for part in _parts(sizes, most=_MOMENTS // len(self.bench.parents)):
+            if (found := self._moments.get((rows, part))) is None:
+                found = self._measured(part, sizes, rows)
+                if len(part) == len(sizes):
+                    self._moments = {(rows, part): found}
+            yield found
+
+    def _measured(self, part: tuple[str, ...], sizes: Mapping[str, int], rows: int) -> dict[str, Tensor]:
+        of_parents: list[dict[str, Tensor]] = []
+        for parent, of_parent in zip(self.bench.parents, self.bench.rows, strict=True):
+            seen = probing.moments(self.bench, parent.factors, of_parent.selection[:rows], part) if of_parent else {}
+            of_parents.append({module: _normed(seen.get(module), sizes[module]) for module in part})
+        return {module: torch.stack([moments[module] for moments in of_parents]) for module in part}
+
+
+def _parts(sizes: Mapping[str, int], *, most: int) -> Iterator[tuple[str, ...]]:
+    """Divide modules, in their order, so that the squares of each part's sizes add up to `most` floats or fewer."""
+    part: list[str] = []
+    floats = 0
+    for module, size in sizes.items():
+        if part and floats + size**2 > most:
+            yield tuple(part)
+            part, floats = [], 0
+        part.append(module)
+        floats += size**2
+    yield tuple(part)
+
+
+def _normed(moment: Tensor | None, size: int) -> Tensor:
+    trace = 0.0 if moment is None else float(moment.trace())
+    return torch.eye(size) / size if moment is None or trace <= 0 else moment / trace
 
 
 def _mini_batch(count: int, step: int, key: str) -> list[int]:

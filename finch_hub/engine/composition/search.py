@@ -85,7 +85,11 @@ def _named(name: str, parameters: Value) -> str:
 class Point:
     """A trial at one scale and weighting, and what it kept.
 
-    `harmed` counts the parents that gained nothing themselves and whose rows got worse than under the bare base.
+    Attributes:
+        kept: retention of each parent, None where it gained nothing itself or has no rows.
+        harmed: how many parents gained nothing themselves, and got worse than under the bare base.
+        floor: what the best plain linear point keeps of each parent, where that is known.
+
     """
 
     trial: Trial
@@ -94,6 +98,7 @@ class Point:
     losses: tuple[float | None, ...]
     kept: tuple[float | None, ...]
     harmed: int
+    floor: tuple[float | None, ...] = ()
 
     @property
     def worst(self) -> float:
@@ -107,9 +112,20 @@ class Point:
         return statistics.fmean(measured) if measured else -math.inf
 
     @property
+    def shortfall(self) -> float:
+        """The most by which a parent keeps less than under plain linear."""
+        both = zip(self.floor, self.kept, strict=False)
+        return max((f - k for f, k in both if f is not None and k is not None and f > k), default=0.0)
+
+    @property
+    def score(self) -> float:
+        """What a search raises: the worst parent's retention, less the shortfall."""
+        return self.worst - self.shortfall
+
+    @property
     def rank_key(self) -> tuple[float, ...]:
-        """What points are ordered by: whom they harm, the worst parent, the mean, (where nobody gained) the losses."""
-        return (-self.harmed, self.worst, self.mean, -sum(loss for loss in self.losses if loss is not None))
+        """What points are ordered by: whom they harm, the score, the mean, (where nobody gained) the losses."""
+        return (-self.harmed, self.score, self.mean, -sum(loss for loss in self.losses if loss is not None))
 
     def candidate(self) -> Candidate:
         """Return it as the report has it."""
@@ -184,6 +200,10 @@ class Search:
         budget: evaluations that may be spent in all.
         tell: called with a line of text for every point.
 
+    Attributes:
+        floor: what the best plain linear point keeps of each parent, once it is known; points measured from then on
+            are held against it.
+
     """
 
     def __init__(
@@ -202,6 +222,7 @@ class Search:
         self._own = own
         self._budget = budget
         self._tell = tell
+        self.floor: tuple[float | None, ...] = ()
         self._points: dict[tuple[str, float, tuple[float, ...]], Point] = {}
 
     @property
@@ -225,7 +246,15 @@ class Search:
                 b is not None and c is not None and k is None and c.loss > b.loss
                 for b, c, k in zip(self._base, metrics, kept, strict=True)
             )
-            point = Point(trial=trial, scale=scale, weights=weights, losses=losses, kept=kept, harmed=harmed)
+            point = Point(
+                trial=trial,
+                scale=scale,
+                weights=weights,
+                losses=losses,
+                kept=kept,
+                harmed=harmed,
+                floor=self.floor,
+            )
             self._points[key] = point
             share = f"worst {point.worst:.3f}, mean {point.mean:.3f}" if point.worst > -math.inf else f"losses {losses}"
             self._tell(f"{trial.label}, scale {scale:.2f}: {share}")
@@ -240,7 +269,7 @@ class Search:
         open_trials = [trial for trial in trials if self._of(trial, weights)]
         while open_trials and len(self._points) < end:
             trial = max(open_trials, key=lambda t: self.best(t, weights).rank_key)
-            if self.best(trial, weights).worst < self.best().worst - _HOPELESS:
+            if self.best(trial, weights).score < self.best().score - _HOPELESS:
                 return
             scale = next_scale(self._of(trial, weights))
             if scale is None:
@@ -249,14 +278,14 @@ class Search:
                 self.at(trial, scale, weights)
 
     def balance(self, point: Point) -> None:
-        """Shift weight towards the parents that keep least, as long as that raises the worst one.
+        """Shift weight towards the parents that keep least, as long as that raises the score.
 
-        The scale stays that of the point; the weights' geometric mean stays as it was.
+        The scale stays that of the point; the weights' geometric mean stays as it was. Every success doubles the next
+        step, every failure halves it.
         """
         strength = 1.0
         while self.left > 0 and strength > 0.2:
-            mean = point.mean
-            push = [0.0 if k is None else strength * (mean - k) for k in point.kept]
+            push = [0.0 if k is None else strength * (point.mean - k) for k in point.kept]
             level = statistics.fmean(push)
             weights = tuple(round(w * math.exp(p - level), 3) for w, p in zip(point.weights, push, strict=True))
             if weights == point.weights:
@@ -264,11 +293,12 @@ class Search:
             shifted = self.at(point.trial, point.scale, weights)
             if shifted.rank_key > point.rank_key:
                 point = shifted
+                strength *= 2
             else:
                 strength /= 2
 
     def best(self, trial: Trial | None = None, weights: tuple[float, ...] | None = None) -> Point:
-        """Return the point that keeps most of its worst parent, of all or of one trial."""
+        """Return the point with the highest score, of all or of one trial."""
         points = self.points if trial is None else self._of(trial, weights)
         return max(points, key=lambda point: point.rank_key)
 
@@ -291,7 +321,7 @@ def next_scale(points: Sequence[Point]) -> float | None:
     if at == 0:
         return round(best / _STEP, 4) if best / _STEP > _SMALLEST else None
     x = [math.log(point.scale) for point in ordered[at - 1 : at + 2]]
-    y = [point.worst for point in ordered[at - 1 : at + 2]]
+    y = [point.score for point in ordered[at - 1 : at + 2]]
     if not all(math.isfinite(value) for value in y):
         return None
     left, right = x[1] - x[0], x[2] - x[1]

@@ -10,7 +10,6 @@ bfloat16 base products are, and sums inside of norms, softmax and products are f
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,43 +47,6 @@ class AdaptedLinear:
     weight: Tensor
     bias: Tensor | None
     updates: tuple[Update, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Spans:
-    """Runs of tokens of similar length, each of which attends to a shared prefix and, causally, to itself.
-
-    They are computed as one grid of `count` rows and `length` columns. A cell behind the end of a run is seen by no
-    token of it, because attention is causal, so there is nothing to mask.
-
-    Attributes:
-        prefix: places of the shared prefix among the N tokens, empty for none.
-        rows: int64 [n], places of the runs' tokens among the N tokens.
-        cells: int64 [n], their places in the grid.
-        count: runs.
-        length: tokens of the longest one.
-
-    """
-
-    prefix: slice
-    rows: Tensor
-    cells: Tensor
-    count: int
-    length: int
-
-    @property
-    def seen(self) -> int:
-        """Tokens of the prefix."""
-        return int(self.prefix.stop - self.prefix.start)
-
-    def grid(self, x: Tensor) -> Tensor:
-        """Return the tokens of x [N, …] as [count, length, …], zero behind the end of a run."""
-        cells = x.new_zeros((self.count * self.length, *x.shape[1:])).index_copy_(0, self.cells, x[self.rows])
-        return cells.view(self.count, self.length, *x.shape[1:])
-
-    def back(self, grid: Tensor, x: Tensor) -> None:
-        """Write the grid's tokens to their places in x [N, …]."""
-        x.index_copy_(0, self.rows, grid.flatten(0, 1)[self.cells])
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -192,122 +154,3 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """Return ``silu(gate) * up`` (arXiv 2002.05202)."""
     result: Tensor = _SwiGLU.apply(gate, up)  # type: ignore[no-untyped-call]
     return result
-
-
-class _Attention(torch.autograd.Function):
-    """Inside, a grid's queries are [S * K, G * T, D] and its keys and values [S * K, P + T, D].
-
-    S runs of T tokens after a prefix of P, K heads of keys with G of queries each.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        groups: Sequence[Spans],
-        scale: float,
-    ) -> Tensor:
-        query, key = _rotated(query, cos, sin), _rotated(key, cos, sin)
-        output = torch.empty_like(query)
-        kept = []
-        for spans in groups:
-            queries = _queries(spans.grid(query), key.shape[1])
-            keys, values = _seen(key, spans), _seen(value, spans)
-            scores = queries @ keys.transpose(1, 2)
-            mask = _causal_mask(spans.length, spans.seen, scores.device)
-            masked = torch.add(mask, scores.view(len(scores), -1, *mask.shape), alpha=scale)
-            weights = torch.softmax(masked, dim=-1).to(query.dtype).view(scores.shape)
-            spans.back(_tokens(weights @ values, spans, key.shape[1]), output)
-            kept += [queries, keys, values, weights]
-        ctx.groups, ctx.scale = groups, scale
-        ctx.save_for_backward(query, key, output, cos, sin, *kept)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        query, key, output, cos, sin, *saved = ctx.saved_tensors
-        heads = key.shape[1]
-        kept = iter(saved)
-        # Σ_j P_ij dP_ij = dO_i · O_i, which is a sum over the head's width instead of the sequence (arXiv 2205.14135).
-        delta = (gradients[0] * output).sum(dim=-1, dtype=torch.float32)[..., None]
-        to_query, to_key, to_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(key)
-        for spans in ctx.groups:
-            queries, keys, values, weights = (next(kept) for _ in range(4))
-            above = _queries(spans.grid(gradients[0]), heads)
-            to_scores = (above @ values.transpose(1, 2)).sub_(_queries(spans.grid(delta), heads))
-            to_scores.mul_(weights)
-            spans.back(_tokens(to_scores @ keys, spans, heads), to_query)
-            _add(to_key, spans, to_scores.transpose(1, 2) @ queries)
-            _add(to_value, spans, weights.transpose(1, 2) @ above)
-        cos, sin = cos * ctx.scale, sin * -ctx.scale
-        return _rotated(to_query, cos, sin), _rotated(to_key, cos, sin), to_value, *(None,) * 4
-
-
-def attention(
-    query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, *, groups: Sequence[Spans], scale: float
-) -> Tensor:
-    """Return causal attention within each run and to its prefix, with rotary positions (arXiv 2104.09864).
-
-    Args:
-        query: [N, H, D].
-        key: [N, K, D], where K divides H (grouped queries, arXiv 2305.13245).
-        value: [N, K, D].
-        cos: [N, 1, D / 2], of each token's position.
-        sin: likewise.
-        groups: every token is in exactly one run of one of them.
-        scale: of the scores.
-
-    Returns:
-        [N, H, D].
-
-    """
-    result: Tensor = _Attention.apply(query, key, value, cos, sin, groups, scale)  # type: ignore[no-untyped-call]
-    return result
-
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (x_i, x_{i + D/2}) of x [N, heads, D]; the inverse has -sin."""
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    torch.mul(first, cos, out=result[..., :half]).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=result[..., half:]).addcmul_(first, sin)
-    return result
-
-
-def _queries(grid: Tensor, heads: int) -> Tensor:
-    """Bring [S, T, H, D] to [S * K, G * T, D]."""
-    runs, length, _, width = grid.shape
-    return grid.view(runs, length, heads, -1, width).permute(0, 2, 3, 1, 4).reshape(runs * heads, -1, width)
-
-
-def _tokens(queries: Tensor, spans: Spans, heads: int) -> Tensor:
-    """Bring [S * K, G * T, D] back to [S, T, H, D]."""
-    split = queries.view(spans.count, heads, -1, spans.length, queries.shape[-1])
-    return split.permute(0, 3, 1, 2, 4).flatten(2, 3)
-
-
-def _seen(x: Tensor, spans: Spans) -> Tensor:
-    """Return what the runs see of x [N, K, D] as [S * K, P + T, D]: the prefix, then their own tokens."""
-    own = spans.grid(x)
-    if spans.seen:
-        own = torch.cat((x[spans.prefix].expand(spans.count, -1, -1, -1), own), dim=1)
-    return own.transpose(1, 2).flatten(0, 1)
-
-
-def _add(total: Tensor, spans: Spans, gradient: Tensor) -> None:
-    """Add to total [N, K, D] the gradient of what :func:`_seen` returned."""
-    split = gradient.view(spans.count, -1, *gradient.shape[1:]).transpose(1, 2)
-    if spans.seen:
-        total[spans.prefix] += split[:, : spans.seen].sum(dim=0)
-    total.index_add_(0, spans.rows, split[:, spans.seen :].flatten(0, 1)[spans.cells])
-
-
-@functools.lru_cache(maxsize=8)
-def _causal_mask(length: int, seen: int, device: torch.device) -> Tensor:
-    """Return float32 [length, seen + length]: 0 where a token sees, -inf where it does not."""
-    return torch.full((length, seen + length), -torch.inf, device=device).triu_(seen + 1)

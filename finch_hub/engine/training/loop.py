@@ -187,13 +187,15 @@ def prepare(
 def estimate(decoder: Decoder, run: Run) -> float | None:
     """Return about how many seconds all steps of a run take on this device, from its first micro-batch.
 
+    It is computed twice: the first time threads start, kernels are made and memory is got, which takes as long again.
     None if the run is over already, or memory doesn't suffice for that micro-batch, which its step will deal with.
     """
     if run.done:
         return None
     rows = run.micro_batches()[0]
-    began = time.monotonic()
     try:
+        _gradients(decoder, [run], [[rows]])
+        began = time.monotonic()
         _gradients(decoder, [run], [[rows]])
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):

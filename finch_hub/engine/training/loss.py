@@ -18,13 +18,19 @@ class _HeadLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float) -> Tensor:
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        wide = _buffer(targets, weight)
         for begin in range(0, len(targets), _ROWS):
             rows = slice(begin, begin + _ROWS)
-            losses, probabilities, _ = _chunk(hidden[rows], weight, bias, targets[rows])
-            total += losses.sum()
+            chosen = targets[rows, None]
+            _, probabilities = _chunk(hidden[rows], weight, bias, wide)
+            likelihood = probabilities.gather(1, chosen)
+            # Below the smallest float32 a probability is 0 and its loss, of 87 nats, no longer a number.
+            total -= likelihood.clamp(min=torch.finfo(torch.float32).tiny).log_().sum()
             if gradient is not None:
-                probabilities[torch.arange(len(losses), device=hidden.device), targets[rows]] -= 1.0
-                torch.mm(probabilities.mul_(scale).to(weight.dtype), weight, out=gradient[rows])
+                probabilities.scatter_(1, chosen, likelihood - 1.0)
+                torch.addmm(
+                    gradient[rows], probabilities.to(weight.dtype), weight, beta=0, alpha=scale, out=gradient[rows]
+                )
         ctx.save_for_backward(gradient)
         return total * scale
 
@@ -52,26 +58,30 @@ def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tens
 
 @torch.no_grad()
 def token_losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of each token (float32 [L]) and whether the largest logit was its (bool [L])."""
+    """Return the cross-entropy of each token (float32 [L]) and whether the largest logit was its (bool [L]).
+
+    ``log p_t = z_t - z_max + log p_max``, for ``p_max >= 1 / V`` cannot underflow as ``p_t`` can.
+    """
     losses, right = [], []
+    wide = _buffer(targets, weight)
     for begin in range(0, len(targets), _ROWS):
-        rows = slice(begin, begin + _ROWS)
-        some, _, best = _chunk(hidden[rows], weight, bias, targets[rows])
-        losses.append(some)
-        right.append(best == targets[rows])
+        chosen = targets[begin : begin + _ROWS, None]
+        logits, probabilities = _chunk(hidden[begin : begin + _ROWS], weight, bias, wide)
+        best, best_id = logits.max(dim=-1, keepdim=True)
+        difference = best.float() - logits.gather(1, chosen).float()
+        losses.append((difference - probabilities.gather(1, best_id).log())[:, 0])
+        right.append((best_id == chosen)[:, 0])
     return torch.cat(losses), torch.cat(right)
 
 
-def _chunk(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return losses [c], probabilities [c, V] and best ids [c], all in float32 from logits of the weights' dtype.
+def _buffer(targets: Tensor, weight: Tensor) -> Tensor:
+    """Return float32 memory for the logits of one chunk, which is larger than allocators like to give repeatedly."""
+    return weight.new_empty((min(_ROWS, len(targets)), weight.shape[0]), dtype=torch.float32)
 
-    ``log p_t = z_t - z_max + log p_max``: one pass for the softmax gives everything, and ``p_max >= 1 / V`` cannot
-    underflow as ``p_t`` can.
-    """
+
+def _chunk(hidden: Tensor, weight: Tensor, bias: Tensor | None, wide: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits [c, V] in the weights' dtype, and probabilities [c, V] in `wide`."""
     logits = torch.nn.functional.linear(hidden, weight, bias)
-    best, best_id = logits.max(dim=-1)
-    chosen = logits.gather(1, targets[:, None])[:, 0]
-    probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
-    best_probability = probabilities.gather(1, best_id[:, None])[:, 0]
-    losses = best.float() - chosen.float() - best_probability.log()
-    return losses, probabilities, best_id
+    # Softmax from one dtype to another takes ten times as long as to copy and compute in place.
+    probabilities = wide[: len(hidden)].copy_(logits)
+    return logits, torch.softmax(probabilities, dim=-1, out=probabilities)

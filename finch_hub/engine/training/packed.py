@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from finch_hub.engine.data.batches import Batch, pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
-from finch_hub.engine.training.kernels import AdaptedLinear, Spans, Update, attention, linears, rms_norm, swiglu
+from finch_hub.engine.training.attention import Layout, Spans, attention
+from finch_hub.engine.training.kernels import AdaptedLinear, Update, linears, rms_norm, swiglu
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,7 +94,7 @@ class PackedDecoder:
         for part in parts:
             rows.append(slice(begin, begin + len(part.batch.input_ids)))
             begin = rows[-1].stop
-        groups = _groups(parts, rows)
+        layout = self._layout(_groups(parts, rows), positions.device)
         begin_at = 0 if self._frozen is None else _first_adapted(body.layers)
         if self._frozen is not None and begin_at > 0:
             x = torch.cat([self._remembered(part.batch, begin_at) for part in parts])
@@ -101,7 +102,7 @@ class PackedDecoder:
             x = body.embed_tokens(torch.cat([part.batch.input_ids for part in parts]))
         rotation = _rotation(body, x, positions)
         for layer in body.layers[begin_at:]:
-            place = _Layer(layer, parts, rows, groups)
+            place = _Layer(layer, parts, rows, layout)
             if self._checkpointing and torch.is_grad_enabled():
                 x = checkpoint(place, x, *rotation, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -131,10 +132,14 @@ class PackedDecoder:
         part, rows = Part(batch=batch), slice(0, len(batch.input_ids))
         x: Tensor = self._body.embed_tokens(batch.input_ids)
         rotation = _rotation(self._body, x, batch.positions)
-        groups = _groups([part], [rows])
+        layout = self._layout(_groups([part], [rows]), batch.input_ids.device)
         for layer in self._body.layers[:layers]:
-            x = _Layer(layer, [part], [rows], groups)(x, *rotation)
+            x = _Layer(layer, [part], [rows], layout)(x, *rotation)
         return x
+
+    def _layout(self, groups: Sequence[Spans], device: torch.device) -> Layout:
+        config = self._body.config
+        return Layout(groups, heads=config.num_attention_heads, key_heads=config.num_key_value_heads, device=device)
 
 
 class FrozenStates:
@@ -165,8 +170,8 @@ class FrozenStates:
 class _Layer:
     """One decoder layer with the parts' adapters."""
 
-    def __init__(self, layer: Any, parts: Sequence[Part], rows: Sequence[slice], groups: Sequence[Spans]) -> None:
-        self._layer, self._parts, self._rows, self._groups = layer, parts, rows, groups
+    def __init__(self, layer: Any, parts: Sequence[Part], rows: Sequence[slice], layout: Layout) -> None:
+        self._layer, self._parts, self._rows, self._layout = layer, parts, rows, layout
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         layer, block = self._layer, self._layer.self_attn
@@ -176,7 +181,7 @@ class _Layer:
         if hasattr(block, "q_norm"):
             query = rms_norm(query, block.q_norm.weight, block.q_norm.variance_epsilon)
             key = rms_norm(key, block.k_norm.weight, block.k_norm.variance_epsilon)
-        mixed = attention(query, key, value, cos, sin, groups=self._groups, scale=block.scaling)
+        mixed = attention(query, key, value, cos, sin, layout=self._layout, scale=block.scaling)
         x = x + linears(mixed.flatten(1), self._adapted(block, "o_proj"))[0]
         normed = rms_norm(x, layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon)
         gate, up = linears(normed, self._adapted(layer.mlp, "gate_proj", "up_proj"))
@@ -224,36 +229,27 @@ def _first_adapted(layers: Sequence[nn.Module]) -> int:
 
 def _groups(parts: Sequence[Part], rows: Sequence[slice]) -> list[Spans]:
     """Divide the runs of all parts into groups of one prefix and similar length, so that grids have few empty cells."""
-    device = parts[0].batch.input_ids.device
     found: list[Spans] = []
-    loose: list[tuple[int, int]] = []  # runs without a prefix may be of any part
+    loose: list[range] = []  # runs without a prefix may be of any part
     for part, own in zip(parts, rows, strict=True):
         offset, batch = own.start, part.batch
-        runs = [(offset + begin, offset + end) for begin, end in batch.spans]
+        runs = [range(offset + begin, offset + end) for begin, end in batch.spans]
         if batch.prefix:
-            prefix = slice(offset, offset + batch.prefix)
-            found += [_grid(prefix, some, device) for some in _similar(runs)]
-            runs = [(prefix.start, prefix.stop)]
+            prefix = range(offset, offset + batch.prefix)
+            found += [Spans(prefix=prefix, runs=some) for some in _similar(runs)]
+            runs = [prefix]
         loose += runs
-    return found + [_grid(slice(0, 0), some, device) for some in _similar(loose)]
+    return found + [Spans(prefix=range(0), runs=some) for some in _similar(loose)]
 
 
-def _similar(runs: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Divide runs (begin, end) by length; the shortest of a division has at least so much of the longest's."""
-    found: list[list[tuple[int, int]]] = []
-    for run in sorted(runs, key=lambda run: run[0] - run[1]):
-        longest = found[-1][0] if found else None
-        if longest is None or run[1] - run[0] < _SIMILAR * (longest[1] - longest[0]):
+def _similar(runs: Sequence[range]) -> list[tuple[range, ...]]:
+    """Divide runs by length; the shortest of a division has at least so much of the longest's."""
+    found: list[list[range]] = []
+    for run in sorted(runs, key=len, reverse=True):
+        if not found or len(run) < _SIMILAR * len(found[-1][0]):
             found.append([])
         found[-1].append(run)
-    return found
-
-
-def _grid(prefix: slice, runs: Sequence[tuple[int, int]], device: torch.device) -> Spans:
-    length = max(end - begin for begin, end in runs)
-    rows = torch.cat([torch.arange(begin, end) for begin, end in runs])
-    cells = torch.cat([torch.arange(end - begin) + number * length for number, (begin, end) in enumerate(runs)])
-    return Spans(prefix=prefix, rows=rows.to(device), cells=cells.to(device), count=len(runs), length=length)
+    return [tuple(some) for some in found]
 
 
 def _mixed(seed: int | None, layer: int, name: str) -> int:

@@ -17,7 +17,7 @@ def resolve(core: CoreSpace, parameters: CalibrateParameters) -> CoreSpace:
     """
 
     def of_block(block: Block) -> Tensor:
-        energy = block.left_spectrum.square()
+        energy = block.outputs.values.square()
         total = energy.sum(-1, keepdim=True)
         shared = energy / total.where(total > 0, 1.0)
         alpha = 1 / (1 + (len(block.present) - 1) * shared)

@@ -57,8 +57,8 @@ class _Part:
         U, S, V, self.owners = tsv.triplets(block, TsvParameters(sides=parameters.orthogonalize))
         root = S.sqrt().unsqueeze(-2)
         self.left, self.right = U * root, (V * root).mT
-        self._B = block.left @ self.left.float()
-        self._A = self.right.float() @ block.right.mT
+        self._B = block.outputs @ self.left
+        self._A = (block.inputs @ self.right.mT).mT
 
     def factors(self) -> list[Factors]:
         """Return every module's update at the present weights."""

@@ -66,6 +66,20 @@ class TsvParameters(Value):
     keep: pydantic.PositiveInt | None = None
 
 
+class RegmeanParameters(Value):
+    """Regression on the parents' inputs (RegMean, arXiv 2212.09849).
+
+    Attributes:
+        ridge: share of the moments' mean eigenvalue that is added to their diagonal; infinite would be the mean of the
+            parents.
+        rows: of each parent's validation examples, from which its inputs are taken.
+
+    """
+
+    ridge: float = pydantic.Field(default=0.01, gt=0)
+    rows: pydantic.PositiveInt = 8
+
+
 class LearnedParameters(Value):
     """Weights fitted on the parents' validation examples (LoRA Soups, arXiv 2410.13025; LoraHub, 2307.13269).
 

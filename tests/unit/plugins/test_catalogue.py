@@ -41,7 +41,7 @@ def test_the_built_ins_load_without_a_problem() -> None:
     assert BUILTIN.problems == ()
     assert [found.name for found in BUILTIN.plugins] == ["finch-hub"]
     assert set(BUILTIN.presets) == {"medical", "legal", "code", "style"}
-    assert set(BUILTIN.strategies) == {"linear", "cat", "ties", "dare", "tsv", "learned"}
+    assert set(BUILTIN.strategies) == {"linear", "cat", "ties", "dare", "tsv", "regmean", "learned"}
     assert set(BUILTIN.resolvers) == {"keep", "priority", "drop", "calibrate", "orthogonalize", "refuse"}
     assert all(len(offers) for offers in BUILTIN.all_offers()), "every hook has a built-in user"
 

@@ -23,8 +23,8 @@ def test_auto_begins_with_plain_linear_at_one_over_the_root_of_the_parents(catal
     labels = [(trial.label, trial.scale) for trial in trials.trials(spec(), catalogue)]
     assert labels == [
         ("linear", 0.5),
-        ("tsv", 1.0),
-        ("tsv sides=left", 1.0),
+        ("regmean", 1.0),
+        ("tsv", 0.7579),
         ("calibrate then linear norm=parents", 1.0),
     ]
 
@@ -32,7 +32,7 @@ def test_auto_begins_with_plain_linear_at_one_over_the_root_of_the_parents(catal
 def test_auto_with_a_resolver_puts_it_before_all_but_the_baseline(catalogue: Catalogue) -> None:
     asked = spec(resolver="priority", resolver_parameters={"sides": "both"})
     labels = [trial.label for trial in trials.trials(asked, catalogue)]
-    assert labels == ["linear", "priority sides=both then tsv", "priority sides=both then tsv sides=left"]
+    assert labels == ["linear", "priority sides=both then regmean", "priority sides=both then tsv"]
 
 
 def test_a_named_strategy_comes_after_the_baseline(catalogue: Catalogue) -> None:
@@ -47,6 +47,8 @@ def test_names_and_parameters_are_checked_without_kernels(catalogue: Catalogue) 
         trials.check(spec(strategy="tie"), catalogue)
     with pytest.raises(errors.NotFound, match="priority"):
         trials.check(spec(resolver="priorty"), catalogue)
+    with pytest.raises(errors.InvalidSpec, match="did you mean density"):
+        trials.check(spec(strategy="ties", parameters={"densty": 0.5}), catalogue)
     with pytest.raises(errors.InvalidSpec, match="density"):
         trials.check(spec(strategy="ties", parameters={"density": 0}), catalogue)
     with pytest.raises(errors.InvalidSpec, match="threshold"):

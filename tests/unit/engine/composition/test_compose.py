@@ -74,7 +74,7 @@ def test_auto_keeps_both_and_says_what_it_tried(
     assert [line.status for line in report.retention] == ["measured", "measured"]
     assert report.rows == "report"
     assert 4 <= report.evaluations == len(report.candidates) <= 8
-    assert {c.strategy for c in report.candidates} == {"linear", "tsv"}
+    assert {c.strategy for c in report.candidates} == {"linear", "regmean", "tsv"}
     assert report.candidates[0].strategy == "linear"
     assert len({(c.strategy, str(c.parameters), c.resolver, c.scale, c.weights) for c in report.candidates}) == len(
         report.candidates

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from finch_hub.engine.training.kernels import AdaptedLinear, Spans, Update, attention, linears, rms_norm, swiglu
+from finch_hub.engine.training.attention import Layout, Spans, attention
+from finch_hub.engine.training.kernels import AdaptedLinear, Update, linears, rms_norm, swiglu
 from finch_hub.engine.training.loss import head_loss, token_losses
 
 
@@ -46,20 +47,14 @@ def test_adapted_linears_have_the_gradients_of_their_formula(dropout: float) -> 
         assert torch.allclose(both(x, *factors)[1], expected)
 
 
-def spans(prefix: slice, runs: list[tuple[int, int]]) -> Spans:
-    length = max(end - begin for begin, end in runs)
-    return Spans(
-        prefix=prefix,
-        rows=torch.cat([torch.arange(begin, end) for begin, end in runs]),
-        cells=torch.cat([torch.arange(end - begin) + n * length for n, (begin, end) in enumerate(runs)]),
-        count=len(runs),
-        length=length,
-    )
-
-
 def test_attention_sees_its_prefix_and_its_own_past_only() -> None:
     """Against torch's attention with an explicit mask over all tokens; two query heads share one of keys."""
-    groups = [spans(slice(0, 0), [(0, 2)]), spans(slice(0, 2), [(2, 5), (5, 7)]), spans(slice(0, 0), [(7, 9)])]
+    groups = [
+        Spans(prefix=range(0), runs=(range(2),)),
+        Spans(prefix=range(2), runs=(range(2, 5), range(5, 7))),
+        Spans(prefix=range(0), runs=(range(7, 9),)),
+    ]
+    layout = Layout(groups, heads=4, key_heads=2, device=torch.device("cpu"))
     sees = torch.zeros(9, 9, dtype=torch.bool)
     for prefix, runs in ((0, [(0, 2), (7, 9)]), (2, [(2, 5), (5, 7)])):
         for begin, end in runs:
@@ -80,7 +75,7 @@ def test_attention_sees_its_prefix_and_its_own_past_only() -> None:
         attn_mask=sees,
         scale=0.3,
     )[0].transpose(0, 1)
-    found = attention(query, key, value, cos, sin, groups=groups, scale=0.3)
+    found = attention(query, key, value, cos, sin, layout=layout, scale=0.3)
     assert torch.allclose(found, expected, atol=1e-6)
     probe = random(9, 4, 6, seed=4, grad=False)
     for one, other in zip(
