@@ -32,6 +32,7 @@ class Plan:
 
     Attributes:
         seconds: of training for each domain, at the rate that the first training measures on this machine.
+        epochs: passes over that data; more rows teach more than more passes.
         least_rows: of training data for each domain, however slow the machine is.
         held_out: rows of validation data for each domain.
         facts: of the invented product that are taught.
@@ -43,6 +44,7 @@ class Plan:
     """
 
     seconds: float
+    epochs: int
     least_rows: int
     held_out: int
     facts: int
@@ -52,8 +54,28 @@ class Plan:
     strict: bool
 
 
-FULL = Plan(seconds=35, least_rows=40, held_out=24, facts=32, fact_epochs=5, fact_batch=8, evaluations=10, strict=True)
-SMALL = Plan(seconds=4, least_rows=12, held_out=8, facts=4, fact_epochs=10, fact_batch=4, evaluations=3, strict=False)
+FULL = Plan(
+    seconds=35,
+    epochs=2,
+    least_rows=64,
+    held_out=24,
+    facts=32,
+    fact_epochs=5,
+    fact_batch=8,
+    evaluations=8,
+    strict=True,
+)
+SMALL = Plan(
+    seconds=4,
+    epochs=2,
+    least_rows=12,
+    held_out=8,
+    facts=4,
+    fact_epochs=10,
+    fact_batch=4,
+    evaluations=3,
+    strict=False,
+)
 
 
 def main() -> None:
@@ -130,11 +152,12 @@ class Demo:
         held_out, rest = rows[: self.plan.held_out], rows[self.plan.held_out :]
         preset = self.hub.catalogue.presets[domain]
         each = self.tokens_of(rest[:100], preset.system) / min(len(rest), 100)
-        count = max(self.plan.least_rows, int(tokens / (each * preset.training.epochs)))
+        count = max(self.plan.least_rows, int(tokens / (each * self.plan.epochs)))
         data = domains.write(rest[:count], self.folder / f"{domain}.jsonl")
         validation = domains.write(held_out, self.folder / f"{domain}-held-out.jsonl")
         # The presets are made for hundreds of examples; with these few, smaller batches make steps enough.
-        named = ("--adapter", domain, "--base", BASE, "--preset", domain, "--batch-size", 4)
+        sizes = ("--epochs", self.plan.epochs, "--batch-size", 4)
+        named = ("--adapter", domain, "--base", BASE, "--preset", domain, *sizes)
         shell.finch_hub("train", data, *named, "--validation", validation)
         metrics = self.hub.adapters.get(domain).metrics
         before, after = metrics["loss_before"], metrics["loss_after"]
