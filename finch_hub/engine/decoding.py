@@ -46,6 +46,8 @@ def decode(
     limit = min(config.max_new_tokens, base.context - width)
     ends = end_tokens(base)
     samplers = [torch.Generator().manual_seed(seed) for seed in seeds]
+    # As a tensor: of a slice the head's products over a batch would copy its weight for every row (torch 2.13, CPU).
+    last = torch.tensor([-1], device=base.device)
     cache = DynamicCache(config=base.model.config)
     rows = list(range(len(prompts)))
     for step in range(limit):
@@ -56,7 +58,7 @@ def decode(
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=last,
             )
         chosen = _choose(output.logits[:, -1], config, [samplers[row] for row in rows])
         kept = []

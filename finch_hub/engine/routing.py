@@ -7,7 +7,7 @@ adds the low-rank update. Which adapter that is stands in one place, so switchin
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -53,24 +53,72 @@ class UniformUpdate:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Stack:
+    """Factors of several adapters of one module, filled up with zeros to one rank, the scales in B.
+
+    `A` is [adapters, in, rank], `B` [adapters, rank, out]; `slots` says which adapter is where.
+    """
+
+    slots: Mapping[str, int]
+    A: Tensor
+    B: Tensor
+
+    @classmethod
+    def of(cls, updates: Mapping[str, UniformUpdate]) -> Stack:
+        """Copy the factors of these adapters, all of the same module."""
+        first = next(iter(updates.values()))
+        rank = max(len(update.A) for update in updates.values())
+        A = first.A.new_zeros(len(updates), rank, first.A.shape[1])
+        B = first.B.new_zeros(len(updates), rank, first.B.shape[0])
+        for slot, update in enumerate(updates.values()):
+            A[slot, : len(update.A)] = update.A
+            B[slot, : len(update.A)] = update.B.T * update.scale
+        return cls(slots={name: slot for slot, name in enumerate(updates)}, A=A.transpose(1, 2), B=B)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class Groups:
+    """Where the rows of a batch stand among groups of one size, one for each adapter of a stack.
+
+    `gather` [adapters * size] names each place's row, a row of zeros past the last one filling up; `places` [rows] each
+    row's place. Both are None where the rows stand so already.
+    """
+
+    gather: Tensor | None
+    places: Tensor | None
+
+    @classmethod
+    def of(cls, slots: Sequence[int | None], count: int, device: torch.device) -> Groups:
+        """Group rows by their adapters' slots; those without one get a place that is filled with zeros."""
+        members = [[row for row, own in enumerate(slots) if own == slot] for slot in range(count)]
+        zeros, size = len(slots), max(map(len, members))
+        if None in slots and all(len(rows) == size for rows in members):
+            size += 1
+        order = [row for rows in members for row in (*rows, *[zeros] * (size - len(rows)))]
+        if order == list(range(len(slots))):
+            return cls(gather=None, places=None)
+        place_of = {row: place for place, row in enumerate(order)}
+        places = [place_of[zeros if slot is None else row] for row, slot in enumerate(slots)]
+        return cls(gather=torch.tensor(order, device=device), places=torch.tensor(places, device=device))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class MixedUpdate:
     """Another adapter, or none, for each row.
 
     A long input (a prompt) is computed run by run of rows that share an adapter. For a single token that would be
-    hundreds of tiny products, so there all adapters' factors stand side by side in `A` [Σ rank, in] and `B`
-    [out, Σ rank], and `mask` [rows, 1, Σ rank] lets each row see its own, times the scale.
+    hundreds of tiny products, so there the rows are grouped by adapter and all groups go through two batched products.
     """
 
     runs: tuple[tuple[int, int, UniformUpdate | None], ...]
-    A: Tensor
-    B: Tensor
-    mask: Tensor
+    stack: Stack
+    groups: Groups
     gain: Tensor | None
 
     def apply(self, x: Tensor, output: Tensor, bias: Tensor | None) -> Tensor:
         """Return the output with each row's update in it."""
         if x.shape[1] == 1:
-            update = F.linear(F.linear(x.to(self.A.dtype), self.A) * self.mask, self.B)
+            update = self._of_one_token(x[:, 0].to(self.stack.A.dtype))[:, None]
             if self.gain is None:
                 return (output + update).to(output.dtype)
             return _with_gain(output, update, self.gain, bias)
@@ -79,6 +127,14 @@ class MixedUpdate:
             for start, stop, one in self.runs
         ]
         return torch.cat(parts)
+
+    def _of_one_token(self, x: Tensor) -> Tensor:
+        """Return the update [rows, out] of x [rows, in]."""
+        stack, groups = self.stack, self.groups
+        if groups.gather is not None:
+            x = F.pad(x, (0, 0, 0, 1)).index_select(0, groups.gather)
+        update = torch.bmm(torch.bmm(x.reshape(len(stack.A), -1, x.shape[1]), stack.A), stack.B).flatten(0, 1)
+        return update if groups.places is None else update.index_select(0, groups.places)
 
 
 class AdapterRouter:
@@ -96,7 +152,7 @@ class AdapterRouter:
         self._adapters: dict[str, dict[str, UniformUpdate]] = {}
         self._hooks: dict[str, RemovableHandle] = {}
         self._plan: Plan = {}
-        self._stacked: tuple[Hashable, dict[str, tuple[Tensor, Tensor]]] = ((), {})
+        self._stacked: tuple[tuple[str, ...], Mapping[str, Stack]] = ((), {})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,10 +186,11 @@ class AdapterRouter:
             return {}
         if len(set(names)) == 1:
             return self._adapters[distinct[0]]
-        stacks = self._stacks(distinct)
-        runs = [(name, len(list(rows))) for name, rows in itertools.groupby(names)]
-        masks: dict[Hashable, Tensor] = {}
-        return {path: self._mixed(path, names, distinct, runs, stacks[path], masks) for path in stacks}
+        lengths = [len(list(rows)) for _, rows in itertools.groupby(names)]
+        grouped: dict[tuple[str, ...], Groups] = {}
+        return {
+            path: self._mixed(path, names, lengths, stack, grouped) for path, stack in self._stacks(distinct).items()
+        }
 
     @contextmanager
     def using(self, plan: Plan) -> Iterator[None]:
@@ -171,56 +228,43 @@ class AdapterRouter:
             gain = module.magnitude.to(device, torch.float32) / norm
         return UniformUpdate(A=A, B=B, scale=module.scale, gain=gain)
 
-    def _stacks(self, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Stand the factors of these adapters side by side; the last such stack is kept for the next batch."""
-        key = tuple(names)
-        if self._stacked[0] != key:
-            paths = dict.fromkeys(path for name in names for path in self._adapters[name])
-            stacks = {}
-            for path in paths:
-                updates = [self._adapters[name][path] for name in names if path in self._adapters[name]]
-                stacks[path] = (torch.cat([u.A for u in updates]), torch.cat([u.B for u in updates], dim=1))
-            self._stacked = (key, stacks)
-        return self._stacked[1]
+    def _stacks(self, names: Sequence[str]) -> Mapping[str, Stack]:
+        """Stack the factors of these adapters; the last stacks are kept, also while adapters leave the batch."""
+        held, stacks = self._stacked
+        if not (set(names) <= set(held) and 2 * len(names) >= len(held)):
+            updates: dict[str, dict[str, UniformUpdate]] = {}
+            for name in names:
+                for path, update in self._adapters[name].items():
+                    updates.setdefault(path, {})[name] = update
+            stacks = {path: Stack.of(of_path) for path, of_path in updates.items()}
+            self._stacked = (tuple(names), stacks)
+        return stacks
 
     def _mixed(
         self,
         path: str,
         names: Sequence[str | None],
-        distinct: Sequence[str],
-        runs: Sequence[tuple[str | None, int]],
-        stack: tuple[Tensor, Tensor],
-        masks: dict[Hashable, Tensor],
+        lengths: Sequence[int],
+        stack: Stack,
+        grouped: dict[tuple[str, ...], Groups],
     ) -> MixedUpdate:
-        updates = {name: self._adapters[name][path] for name in distinct if path in self._adapters[name]}
-        A, B = stack
-        # Modules whose adapters have the same ranks and scales share one mask.
-        key = tuple((name, update.A.shape[0], update.scale) for name, update in updates.items())
-        if key not in masks:
-            mask = torch.zeros(len(names), 1, A.shape[0])
-            start = 0
-            for adapter, update in updates.items():
-                stop = start + update.A.shape[0]
-                mask[[row for row, wanted in enumerate(names) if wanted == adapter], :, start:stop] = update.scale
-                start = stop
-            masks[key] = mask.to(A.device)
+        own = [self._adapters[name].get(path) if name is not None else None for name in names]
+        key = tuple(stack.slots)
+        if key not in grouped:  # modules that the same adapters have share their groups
+            slots = [stack.slots.get(name) if name is not None else None for name in names]
+            grouped[key] = Groups.of(slots, len(stack.slots), stack.A.device)
         gain = None
-        if any(update.gain is not None for update in updates.values()):
-            gain = torch.ones(len(names), 1, B.shape[0], device=B.device)
-            for row, name in enumerate(names):
-                own = updates[name].gain if name in updates else None
-                if own is not None:
-                    gain[row, 0] = own
-        stops = list(itertools.accumulate(length for _, length in runs))
+        if any(update is not None and update.gain is not None for update in own):
+            gain = torch.ones(len(names), 1, stack.B.shape[2], device=stack.B.device)
+            for row, update in enumerate(own):
+                if update is not None and update.gain is not None:
+                    gain[row, 0] = update.gain
+        stops = list(itertools.accumulate(lengths))
         starts = [0, *stops[:-1]]
         return MixedUpdate(
-            runs=tuple(
-                (start, stop, updates.get(name) if name is not None else None)
-                for start, stop, (name, _) in zip(starts, stops, runs, strict=True)
-            ),
-            A=A,
-            B=B,
-            mask=masks[key],
+            runs=tuple((start, stop, own[start]) for start, stop in zip(starts, stops, strict=True)),
+            stack=stack,
+            groups=grouped[key],
             gain=gain,
         )
 

@@ -57,7 +57,7 @@ def test_one_adapter_computes_what_pefts_layers_do(
 
 @pytest.mark.parametrize("length", [20, 1])
 def test_every_row_gets_what_it_gets_alone(tiny_bases: Base, router: AdapterRouter, length: int) -> None:
-    # Long inputs go run by run, single tokens through the stacked factors: both must agree with one row at a time.
+    # Long inputs go run by run, single tokens in groups: both must agree with one row at a time.
     names = ["plain", None, "dora", "patterns", "rslora", "plain", None]
     ids = torch.arange(5, 5 + len(names) * length).reshape(len(names), length)
     together = routed(router, tiny_bases, names, ids)
@@ -66,6 +66,15 @@ def test_every_row_gets_what_it_gets_alone(tiny_bases: Base, router: AdapterRout
         torch.testing.assert_close(together[row], alone[0], rtol=1e-4, atol=1e-4)
         others = [routed(router, tiny_bases, [other], ids[row : row + 1]) for other in {*names} - {name}]
         assert not any(torch.allclose(together[row], other[0], atol=1e-2) for other in others)
+
+
+def test_rows_may_leave_and_come_in_any_order(tiny_bases: Base, router: AdapterRouter) -> None:
+    names = ["patterns", "patterns", "plain", "plain", None, "rslora"]
+    ids = torch.arange(5, 5 + len(names)).reshape(len(names), 1)
+    alone = [routed(router, tiny_bases, [name], ids[row : row + 1])[0] for row, name in enumerate(names)]
+    for rows in ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3], [1, 2], [2, 4, 5], [4, 5], [5, 3, 0, 2], [0, 3]):
+        together = routed(router, tiny_bases, [names[row] for row in rows], ids[rows])
+        torch.testing.assert_close(together, torch.stack([alone[row] for row in rows]), rtol=1e-4, atol=1e-4)
 
 
 def test_outside_of_the_context_the_base_answers(tiny_bases: Base, router: AdapterRouter) -> None:
