@@ -1,13 +1,13 @@
 """Merging an adapter into its base: the whole process, against PEFT's load, `merge_and_unload` and save.
 
 Each run is a process of its own, from its first import to the written model, ours and PEFT's in turn; medians are
-shown. Two bases: one given (`--base`), and a synthetic one of a 7B Llama's layers in several shards, made on the spot.
-Ours flushes what it writes to the disk, PEFT's does not; the plain copy is timed with and without.
+shown. Two bases: SmolLM2-135M-Instruct, or the one given, and a synthetic one of a 7B Llama's layers in several shards,
+made on the spot. Ours flushes what it writes to the disk, PEFT's does not; the plain copy is timed with and without.
 
-    python benchmarks/merge.py --base FOLDER
+    python benchmarks/merge.py
 
-Prints a table, and a last line of JSON: `ours` and `peer` are seconds on the given base (the synthetic one without),
-`ratio` the lesser of the bases' peer / ours; peaks are of resident memory, in bytes.
+Prints a table, and a last line of JSON: `ours` and `peer` are seconds on the first base, `ratio` the lesser of the
+bases' peer / ours; peaks are of resident memory, in bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 
 from finch_hub.engine.checkpoint_files import INDEX, CheckpointFiles
@@ -184,7 +185,7 @@ def compare(name: str, base: Path, work: Path, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, help="folder of a base model")
+    parser.add_argument("--base", help="folder, GGUF file or Hugging Face id; SmolLM2-135M-Instruct unless given")
     parser.add_argument("--layers", type=int, default=3, help="layers of the synthetic 7B; 0 leaves it out")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side")
     parser.add_argument(
@@ -197,13 +198,10 @@ def main() -> None:
     print(f"{'base':<12}" + "".join(f"{head:>9}" for head in heads))
     with tempfile.TemporaryDirectory(dir=options.work) as scratch:
         work = Path(scratch)
-        found = {}
-        if options.base is not None:
-            found[options.base.name] = compare(options.base.name, options.base, work, options.repeats)
+        name = Path(options.base).stem if options.base else "SmolLM2-135M"
+        found = {name: compare(name, harness.base_folder(options), work, options.repeats)}
         if options.layers:
             found["7B layers"] = compare("7B layers", make_base(work / "7B", options.layers), work, options.repeats)
-    if not found:
-        parser.error("nothing to measure: give --base or --layers")
     first = next(iter(found.values()))
     ratio = min(row["ratio"] for row in found.values())
     print(json.dumps({"name": "merge", "ours": first["ours"], "peer": first["peer"], "ratio": ratio, "bases": found}))
