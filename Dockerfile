@@ -30,6 +30,6 @@ WORKDIR /var/lib/finch
 VOLUME ["/var/lib/finch/home", "/var/lib/finch/artifacts"]
 # The first SIGTERM hands running jobs back, so whoever stops this container should wait for FINCH_GRACE_SECONDS.
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=15s --start-period=60s CMD ["python", "-m", "finch_hub.workers.health"]
+HEALTHCHECK --interval=30s --timeout=15s --start-period=60s CMD ["finch-hub", "worker", "health"]
 ENTRYPOINT ["finch-hub"]
 CMD ["worker", "start"]

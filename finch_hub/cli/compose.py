@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from finch_hub.cli import following, options, output, reports
+
+if TYPE_CHECKING:
+    from finch_hub.specs.jobs import Requirements
 
 
 @click.command()
@@ -25,6 +28,7 @@ from finch_hub.cli import following, options, output, reports
 @click.option("--min-retention", type=float, help="A version that keeps less of a parent gets no alias.")
 @click.option("--seed", type=int, help="Of random strategies.")
 @click.option("--after", "depends_on", multiple=True, metavar="JOB", help="Wait for this job to succeed.")
+@options.requirements
 @following.job_options
 def compose(
     adapters: tuple[str, ...],
@@ -35,6 +39,7 @@ def compose(
     parameters: tuple[str, ...],
     resolver_parameters: tuple[str, ...],
     depends_on: tuple[str, ...],
+    requirements: Requirements,
     detach: bool,
     quiet: bool,
     as_json: bool,
@@ -57,6 +62,7 @@ def compose(
             adapters,
             adapter=adapter,
             weights=weights,
+            requirements=requirements,
             depends_on=depends_on,
             parameters=options.settings_of(parameters, "--parameter"),
             resolver_parameters=options.settings_of(resolver_parameters, "--resolver-parameter"),

@@ -55,6 +55,8 @@ def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> 
     """
     if detach:
         job = handle.refresh()
+        for warning in _obstacles(handle):
+            click.echo(warning, err=True)
         output.emit(job, as_json, lambda: f"{job.id} {job.state}; follow it: {_watch(handle)}")
         return
     watch(handle, quiet=quiet)
@@ -67,8 +69,8 @@ def watch(handle: JobHandle, *, quiet: bool = False, after: int = 0) -> None:
     """Show a job's events until it has ended; an interruption leaves the job running and says how to cancel it."""
     try:
         with view(quiet=quiet) as shown:
-            for worker, reasons in handle.obstacles().items():
-                shown.write(f"warning: worker {worker} cannot run this job: it {', '.join(reasons)}")
+            for warning in _obstacles(handle):
+                shown.write(warning)
             for event in handle.events(after=after, follow=True):
                 shown.show(event)
     except KeyboardInterrupt:
@@ -85,6 +87,13 @@ def view(*, quiet: bool = False) -> View:
     if quiet:
         return Silent()
     return LiveBar() if sys.stderr.isatty() else PlainLines()
+
+
+def _obstacles(handle: JobHandle) -> list[str]:
+    return [
+        f"warning: worker {worker} cannot run this job: it {', '.join(reasons)}"
+        for worker, reasons in handle.obstacles().items()
+    ]
 
 
 def _watch(handle: JobHandle) -> str:

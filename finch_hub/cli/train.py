@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from finch_hub.cli import following, options, output
+
+if TYPE_CHECKING:
+    from finch_hub.specs.jobs import Requirements
 
 
 @click.command()
@@ -34,6 +37,8 @@ from finch_hub.cli import following, options, output
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher ones are taken first.")
 @click.option("--after", "depends_on", multiple=True, metavar="JOB", help="Wait for this job to succeed.")
 @click.option("--key", "idempotency_key", help="Submitting again with the same key returns the first job.")
+@click.option("--together", is_flag=True, help="Train it in one step with other queued jobs that say so.")
+@options.requirements
 @following.job_options
 def train(
     data: str,
@@ -49,6 +54,7 @@ def train(
     priority: int,
     depends_on: tuple[str, ...],
     idempotency_key: str | None,
+    requirements: Requirements,
     detach: bool,
     quiet: bool,
     as_json: bool,
@@ -74,6 +80,7 @@ def train(
             validation=options.data_or_share(validation),
             system=system,
             format=format_name,
+            requirements=requirements,
             priority=priority,
             depends_on=depends_on,
             idempotency_key=idempotency_key,

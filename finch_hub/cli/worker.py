@@ -59,6 +59,19 @@ def list_(as_json: bool) -> None:
 
 
 @worker.command()
+def health() -> int:
+    """Exit with 0 if a worker of this host is alive, else with 1; for containers and services."""
+    import socket
+
+    from finch_hub import settings
+    from finch_hub.workers import health as module
+
+    names = module.living(settings.load(), socket.gethostname())
+    click.echo(" ".join(names) or "no worker of this host is alive")
+    return 0 if names else 1
+
+
+@worker.command()
 @click.argument("name")
 def drain(name: str) -> None:
     """Let a worker finish what it runs, take nothing more, and end."""

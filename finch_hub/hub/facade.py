@@ -151,7 +151,8 @@ class Hub:
                 preset.
             system: system prompt of the examples that have none; wins over the preset's.
             format: of the rows; None recognises each by its fields.
-            requirements: what the job needs of its slot.
+            requirements: what the job needs of its slot; memory is estimated where none is asked for and the base is
+                at hand.
             priority: jobs of higher priority are taken first.
             depends_on: ids of jobs that must succeed first.
             idempotency_key: submitting again with the same key returns the first job.
@@ -164,7 +165,7 @@ class Hub:
         """
         from finch_hub.hub import training
 
-        spec, stored = training.prepare(
+        spec, stored, needed = training.prepare(
             data,
             adapter=adapter,
             base=base,
@@ -174,13 +175,14 @@ class Hub:
             system=system,
             format_name=format,
             overrides=overrides,
+            requirements=requirements or Requirements(),
             stores=self._stores,
             bases=self.bases,
         )
         return self._submit(
             spec,
             stored,
-            requirements=requirements,
+            requirements=needed,
             priority=priority,
             depends_on=depends_on,
             idempotency_key=idempotency_key,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.engine import targets
+from finch_hub.engine import memory, targets
 from finch_hub.engine.data import splitting
 from finch_hub.hub import data as data_module
 from finch_hub.hub.findings import Findings
 from finch_hub.specs.examples import Example
-from finch_hub.specs.jobs import BaseModelSource, TrainSpec
+from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.references import check_name
 from finch_hub.specs.training import TrainingConfig
@@ -52,10 +52,14 @@ def prepare(
     system: str | None,
     format_name: str | None,
     overrides: Mapping[str, Any],
+    requirements: Requirements,
     stores: Stores,
     bases: Bases,
-) -> tuple[TrainSpec, list[data_module.Stored]]:
+) -> tuple[TrainSpec, list[data_module.Stored], Requirements]:
     """Check the request and store its examples; return the specification and what is to be registered.
+
+    The requirements come back with the memory that the training is estimated to need, where they say none and the
+    base is at hand.
 
     Nothing is stored before everything is found right.
 
@@ -73,7 +77,10 @@ def prepare(
     if isinstance(validation, float | int):
         overrides, validation = {**overrides, "validation": validation}, None
     lora, training = configure(chosen, overrides, findings)
+    if requirements.together:
+        _check_together(lora, training, findings)
     source = BaseModelSource(source=str(base) or "?", revision=revision)
+    folder: Path | None = None
     with findings.gather():
         source, folder = bases.resolve(base, revision)
         if folder is not None:
@@ -104,4 +111,35 @@ def prepare(
         lora=lora,
         training=training,
     )
-    return spec, stored
+    shape = memory.shape_of(folder) if folder is not None and not requirements.memory_bytes else None
+    if shape is not None:
+        need = memory.training_memory(
+            shape, lora, training, longest=_longest((*train, *held_out)), cuda=requirements.device != "cpu"
+        )
+        requirements = requirements.evolve(memory_bytes=need.total)
+    return spec, stored, requirements
+
+
+def _check_together(lora: LoRAConfig, training: TrainingConfig, findings: Findings) -> None:
+    """What `engine.training.gang.can_join` would say of it, in so far as it can be told without the base."""
+    obstacles = {
+        "use_dora": lora.use_dora,
+        "init=eva": lora.init == "eva",
+        "rank=auto": lora.rank == "auto",
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "packing=false": not training.packing,
+    }
+    for name, there in obstacles.items():
+        if there:
+            what = f"a training with {name} cannot be done in one step with others"
+            findings.add(errors.Problem(where="together", what=what, fix="leave out one of the two"))
+
+
+def _longest(examples: Sequence[Example]) -> int:
+    """Return about how many tokens the longest example has at most: few tokens are shorter than three bytes."""
+    return max(
+        len((example.text or "").encode()) // 3
+        + sum(len(message.content.encode()) // 3 + 16 for message in example.messages)
+        + 32
+        for example in examples
+    )

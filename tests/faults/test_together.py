@@ -64,7 +64,7 @@ def test_members_have_their_own_ends_and_their_lineage_says_how_they_were_traine
 
 
 def test_a_gang_whose_process_dies_is_trained_alone_and_charged_nothing(workers: Fleet, tiny_folder: Path) -> None:
-    members = submit(workers, tiny_folder, "first", "second", epochs=40)
+    members = submit(workers, tiny_folder, "first", "second", epochs=12)
     worker = workers.start()
     wait_until(lambda: all(steps_of(workers, job) > 0 for job in members), "the training to be under way")
     (child,) = psutil.Process(worker.pid).children()

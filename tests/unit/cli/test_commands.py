@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 from support import registry
 from support.adapters import save_adapter
 
+from finch_hub.registry import schema, values, workers
 from finch_hub.registry.database import Database
 
 from .conftest import Run
@@ -25,6 +27,21 @@ def data(tmp_path: Path) -> Path:
     file = tmp_path / "data.jsonl"
     file.write_text("".join(f'{{"prompt": "Question {n}?", "completion": "Answer {n}."}}\n' for n in range(10)))
     return file
+
+
+def enter_worker(database: Database) -> None:
+    """Enter a worker of this host, which has a processor and serves the default queue."""
+    device = values.Device(kind="cpu", name="some cpu", memory_bytes=2**40, free_bytes=2**39)
+    with database.write() as session:
+        workers.register(
+            session,
+            "gpu-1",
+            hostname=socket.gethostname(),
+            pid=1,
+            version="0",
+            schema_revision=schema.HEAD,
+            devices=[device],
+        )
 
 
 def test_train_hands_every_option_on(run: Run, data: Path, tiny_folder: Path) -> None:
@@ -166,8 +183,6 @@ def test_the_database_is_upgraded_and_checked(run: Run) -> None:
 
 
 def test_workers_are_listed_and_told(run: Run, database: Database) -> None:
-    from finch_hub.registry import values, workers
-
     device = values.Device(kind="cpu", name="some cpu", memory_bytes=2**33, free_bytes=2**32)
     with database.write() as session:
         workers.register(
@@ -180,6 +195,38 @@ def test_workers_are_listed_and_told(run: Run, database: Database) -> None:
     assert run("worker", "stop", "box").status == 0
     assert run("worker", "stop", "bax").status == 3
     assert "no worker runs" in run("worker", "stop").out
+
+
+def test_what_a_job_asks_of_its_slot_reaches_the_job(run: Run, data: Path, tiny_folder: Path) -> None:
+    train = ("train", data, "--adapter", "birds", "--base", tiny_folder, "--detach", "--json")
+    asked = ("--queue", "night", "--label", "a100", "--device", "cpu", "--memory", "1.5G", "--time-limit", "30m")
+    assert run(*train, *asked, "--together").json["requirements"] == {
+        "queue": "night",
+        "device": "cpu",
+        "memory_bytes": 3 * 2**29,
+        "labels": ["a100"],
+        "time_limit": 1800.0,
+        "together": True,
+    }
+    for option, value in (("--time-limit", "soon"), ("--memory", "3x"), ("--queue", "../x")):
+        refused = run(*train, option, value)
+        assert refused.status == 2, refused
+        assert "Traceback" not in refused.err
+
+
+def test_a_job_that_no_worker_can_run_is_warned_of_at_submit(
+    run: Run, database: Database, data: Path, tiny_folder: Path
+) -> None:
+    enter_worker(database)
+    ran = run("train", data, "--adapter", "birds", "--base", tiny_folder, "--detach", "--queue", "night")
+    assert ran.status == 0
+    assert "worker gpu-1 cannot run this job: it serves no queue 'night'" in ran.err
+
+
+def test_health_says_by_its_status_whether_a_worker_lives_here(run: Run, database: Database) -> None:
+    assert run("worker", "health")[:2] == (1, "no worker of this host is alive\n")
+    enter_worker(database)
+    assert run("worker", "health")[:2] == (0, "gpu-1\n")
 
 
 def test_doctor_tells_what_is_there_and_what_is_wrong(run: Run, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:

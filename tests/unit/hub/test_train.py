@@ -10,7 +10,7 @@ import pytest
 
 from finch_hub import Example, Hub, errors
 from finch_hub.engine.data import reading
-from finch_hub.specs.jobs import JobState, TrainSpec
+from finch_hub.specs.jobs import JobState, Requirements, TrainSpec
 
 
 def spec_of(hub: Hub, data: object, **options: object) -> TrainSpec:
@@ -172,3 +172,20 @@ def test_submitting_loads_neither_torch_nor_transformers(tmp_path: Path, tiny_fo
     )
     command = [sys.executable, "-c", code, str(tmp_path / "home"), valkey_url, str(tiny_folder)]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_job_asks_for_the_memory_that_it_is_estimated_to_need(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    def need(**options: object) -> int:
+        return hub.train(data, adapter="birds", base=tiny_folder, **options).refresh().requirements.memory_bytes  # type: ignore[arg-type]
+
+    assert 2**28 < need(batch_size=1) < need(batch_size=1024) < need(batch_size=1024, dtype="float32")
+    assert need(requirements=Requirements(memory_bytes=12345)) == 12345, "who asks knows better"
+
+
+def test_what_cannot_be_trained_together_is_refused(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    together = Requirements(together=True)
+    with pytest.raises(errors.InvalidInput) as caught:
+        hub.train(data, adapter="birds", base=tiny_folder, requirements=together, use_dora=True, packing=False)
+    assert [problem.where for problem in caught.value.problems] == ["together", "together"]
+    assert "use_dora" in str(caught.value)
+    assert hub.train(data, adapter="birds", base=tiny_folder, requirements=together).refresh().requirements.together
