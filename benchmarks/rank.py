@@ -19,7 +19,6 @@ import harness
 
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data.tokenizing import tokenize_all
-from finch_hub.engine.rank import GENEROUS_RANK
 from finch_hub.engine.training import evaluation
 from finch_hub.engine.training.loop import train
 from finch_hub.specs.examples import Example
@@ -51,7 +50,7 @@ def main() -> None:
     found = {}
     warnings.simplefilter("ignore", UnusualValueWarning)  # of alpha 64
     for rank in (*FIXED, "auto"):
-        alpha = float(GENEROUS_RANK if rank == "auto" else rank)  # so that every scale is 1
+        alpha = 16.0 if rank == "auto" else float(rank)  # so that every scale is 1
         config = LoRAConfig(rank=rank, alpha=alpha, target_modules=harness.targets(given))
         found[rank] = one = measured(config)
         print(f"{rank:<6}{one['loss']:>8.3f}{one['parameters']:>14,.0f}{one['seconds']:>9.0f}", flush=True)

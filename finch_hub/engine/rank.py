@@ -27,15 +27,16 @@ from finch_hub.engine.weights import AdapterWeights
 from finch_hub.specs.lora import LoRAConfig, UnusualValueWarning
 from finch_hub.specs.reports import TokenMetrics
 
-GENEROUS_RANK = 32
-"""Average rank that is trained before anything is cut: above it small data sets gain nothing (PEFT's own table)."""
+GENEROUS_RANK = 64
+"""Average rank that is trained before anything is cut: the highest that is usual, since short trainings get further
+with more directions, and what they don't need is cut afterwards."""
 
 _REDISTRIBUTION = 2.0  # EVA's rho: a module may get so many times the average
 _SAMPLE = 64  # examples that EVA looks at
 _BATCHES = 4  # that they are divided into: small ones make the directions turn for long
-_PASSES = 2  # of EVA over its sample; more of them change the division among modules by little, see decision 0043
+_PASSES = 2  # of EVA over its sample; left to itself it goes on for dozens, see decision 0043
 _SETTLED = 0.99  # cosine of a direction and itself a batch earlier, EVA's tau
-_LEAST_RANK = 8  # that EVA leaves a module: what training would have made of it, nobody knows before
+_LEAST_RANK = 16  # that EVA leaves a module: what training would have made of it, nobody knows before
 _EVALUATIONS = 8  # of the search for the threshold: it halves what is undecided each time
 _LEAST_HELD_OUT = 8
 
@@ -83,7 +84,7 @@ def begin(
     automatic = config.rank == "auto"
     if not automatic and config.init != "eva":
         return attach(base, config, seed=seed)
-    generous = config.evolve(rank=GENEROUS_RANK) if automatic else config
+    generous = _generous(config) if automatic else config
     modules = linear_modules(base.model)
     paths = targets.match(generous, modules)
     rank = targets.rank_of(generous, "")
@@ -98,18 +99,17 @@ def begin(
     say(f"EVA: the directions of {found.settled} of {found.inputs} inputs settled in {_PASSES} passes over a sample")
     ranks = {path: max(found, _LEAST_RANK) if automatic else found for path, found in found.ranks.items()}
     pattern = {path: size for path, size in ranks.items() if size not in (0, rank)}
-    adapter = attach(
-        base,
-        generous.evolve(
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusualValueWarning)  # found by measuring, not by guessing
+        divided = generous.evolve(
             target_modules=tuple(path for path, size in ranks.items() if size),
             exclude_modules=(),
             layers_to_transform=None,
             rank_pattern=pattern,
             # The scale stays what it is at the average rank.
             alpha_pattern={path: generous.alpha * size / rank for path, size in pattern.items()},
-        ),
-        seed=seed,
-    )
+        )
+    adapter = attach(base, divided, seed=seed)
     if config.init == "eva":
         parameters = adapter.parameters()
         with torch.no_grad():
@@ -117,6 +117,14 @@ def begin(
                 if len(rows):
                     parameters[f"{PREFIX}{path}.lora_A.weight"][: len(rows)].copy_(rows)
     return adapter
+
+
+def _generous(config: LoRAConfig) -> LoRAConfig:
+    """Return the configuration with a generous rank, at the scale that its alpha gives the usual one."""
+    usual = targets.rank_of(config, "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusualValueWarning)
+        return config.evolve(rank=GENEROUS_RANK, alpha=config.alpha * GENEROUS_RANK / usual)
 
 
 def check_data(train_set: Sequence[TokenizedExample], held_out: Sequence[TokenizedExample]) -> None:

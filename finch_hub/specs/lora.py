@@ -30,7 +30,8 @@ class LoRAConfig(Value):
 
     Attributes:
         rank: inner dimension r of ``A [r, in]`` and ``B [out, r]``; usually 4 to 64. ``"auto"`` trains a generous one
-            and keeps, for each module, the directions that held-out loss shows to be needed.
+            and keeps, for each module, the directions that held-out loss shows to be needed; `alpha` then gives the
+            scale that it gives at rank 16.
         rank_tolerance: how much of the held-out loss, relatively, ``"auto"`` may give away for fewer parameters.
         rank_budget: the most parameters that ``"auto"`` may keep; None sets no bound.
         alpha: numerator of the scale; usually 1 to 32.

@@ -161,17 +161,18 @@ def test_an_adapter_begins_from_evas_directions(tiny_base: Base) -> None:
 def test_an_automatic_rank_is_divided_by_evas_findings_and_begins_from_the_shared_a(
     tiny_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank, "GENEROUS_RANK", 12)  # the tiny base is 64 wide, and PEFT's EVA needs twice the room
+    monkeypatch.setattr(rank, "GENEROUS_RANK", 24)  # the tiny base is 64 wide, and PEFT's EVA needs twice the room
     examples = tokenize_all(lessons(48), tiny_base.tokenizer, max_length=512)
-    config = LoRAConfig(rank="auto", alpha=12.0, target_modules="all-linear")
+    monkeypatch.setattr(rank, "_LEAST_RANK", 8)
+    config = LoRAConfig(rank="auto", alpha=32.0, target_modules="all-linear")
     adapter = rank.begin(tiny_base, config, examples, seed=0, say=lambda text: None)
     modules = adapter.weights().modules
     sizes = {path: module.rank for path, module in modules.items()}
     adapter.detach()
-    found = rank.directions(tiny_base, list(sizes), examples, rank=12, redistribution=2.0)
+    found = rank.directions(tiny_base, list(sizes), examples, rank=24, redistribution=64 / 48)
     assert sizes == {path: max(size, rank._LEAST_RANK) for path, size in found.ranks.items()}
     assert len(set(sizes.values())) > 2
-    assert {module.scale for module in modules.values()} == {1.0}
+    assert {module.scale for module in modules.values()} == {2.0}
     for path, module in modules.items():
         assert torch.equal(module.A, initial_a(path, *module.A.shape))
 
