@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 from support.fleet import Fleet, wait_until
 
 from finch_hub.engine.data.reading import dump_examples
-from finch_hub.registry import adapters, jobs
+from finch_hub.registry import adapters, artifacts
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, JobState, TrainSpec
 from finch_hub.specs.training import TrainingConfig
+from finch_hub.workers.folders import CHECKPOINTS
 
+THIRD = r"unfinished-step-00000030/state\.safetensors$"  # of the checkpoints, which is when something happens
 EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {n} seeds.") for n in range(40))
 
 
@@ -33,13 +36,12 @@ def identity_of(workers: Fleet, job: str) -> str:
 
 
 def test_a_killed_child_resumes_from_its_checkpoint_bit_for_bit(workers: Fleet, tiny_folder: Path) -> None:
-    worker = workers.start()
+    workers.start(finch_test_open=f"kill:{workers.folder / 'once'}:{THIRD}")
     spec = spec_of(workers, tiny_folder)
     killed = workers.submit(spec)
-    wait_until(lambda: steps_of(workers, killed) > 20, "training to be under way")
-    os.kill(child_of(worker.pid), signal.SIGKILL)
     assert workers.wait(killed).state is JobState.SUCCEEDED
-    assert any("resumed after step" in line for line in workers.told(killed))
+    assert [attempt.outcome for attempt in workers.attempts(killed)] == ["failed", "succeeded"]
+    assert any("resumed after step 20" in line for line in workers.told(killed))
     whole = workers.submit(spec)
     assert workers.wait(whole).state is JobState.SUCCEEDED
     assert not any("resumed" in line for line in workers.told(whole))
@@ -48,40 +50,100 @@ def test_a_killed_child_resumes_from_its_checkpoint_bit_for_bit(workers: Fleet, 
 
 
 @pytest.mark.slow
+def test_a_full_disk_leaves_the_older_checkpoint_to_go_on_from(workers: Fleet, tiny_folder: Path) -> None:
+    workers.start(finch_test_open=f"full:{workers.folder / 'once'}:{THIRD}")
+    job = workers.submit(spec_of(workers, tiny_folder))
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    first, second = workers.attempts(job)
+    assert first.outcome == "failed"
+    assert "No space left on device" in (first.reason or "")
+    assert second.outcome == "succeeded"
+    assert any("resumed after step 20" in line for line in workers.told(job))
+    workers.check(job)
+
+
+@pytest.mark.slow
+def test_a_disk_that_stays_full_fails_the_job_with_that_reason(workers: Fleet, tiny_folder: Path) -> None:
+    workers.start(finch_test_open=f"full::{THIRD}")
+    job = workers.submit(spec_of(workers, tiny_folder))
+    failed = workers.wait(job)
+    assert failed.state is JobState.FAILED
+    assert failed.attempts == 3
+    assert "No space left on device" in (failed.reason or "")
+    assert sum("resumed after step 20" in line for line in workers.told(job)) == 2
+    workers.check(job)
+
+
+@pytest.mark.slow
+def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(workers: Fleet, tiny_folder: Path) -> None:
+    first = workers.start("first", finch_test_open=f"stop:{workers.folder / 'once'}:{THIRD}")
+    job = workers.submit(spec_of(workers, tiny_folder))
+    child = stopped_child(workers, first.pid)
+    first.send(signal.SIGKILL)
+    child.kill()  # stopped, it would not see that its supervisor is gone
+    checkpoints = sorted((workers.folder / "home" / "work" / job / "1" / CHECKPOINTS).glob("step-*"))
+    assert [path.name for path in checkpoints] == ["step-00000010", "step-00000020"]
+    os.truncate(checkpoints[-1] / "state.safetensors", 1000)
+    workers.start("second")
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert any("step-00000020 is damaged" in line for line in workers.told(job))
+    assert any("resumed after step 10" in line for line in workers.told(job))
+    workers.check(job)
+
+
+@pytest.mark.slow
 def test_sigterm_checkpoints_at_the_next_step(workers: Fleet, tiny_folder: Path) -> None:
-    first = workers.start("first")
-    job = workers.submit(
-        spec_of(workers, tiny_folder).evolve(training=TrainingConfig(epochs=12, batch_size=1, threads=1))
-    )
-    wait_until(lambda: steps_of(workers, job) > 20, "training to be under way")
+    first = workers.start("first", finch_test_open=f"stop:{workers.folder / 'once'}:{THIRD}")
+    job = workers.submit(spec_of(workers, tiny_folder))
+    child = stopped_child(workers, first.pid)
     first.send(signal.SIGTERM)
+    wait_until(lambda: "why=hand_back" in first.text, "the child to be told")
+    child.resume()
     assert first.wait() == 0
     assert workers.job(job).state is JobState.QUEUED
     workers.start("second")
     assert workers.wait(job).state is JobState.SUCCEEDED
-    assert any("resumed after step" in line for line in workers.told(job))
+    resumed = [found for line in workers.told(job) if (found := re.search(r"resumed after step (\d+)", line))]
+    assert len(resumed) == 1
+    assert int(resumed[0].group(1)) >= 30
     assert workers.job(job).attempts == 1
     workers.check(job)
 
 
 @pytest.mark.slow
-def test_without_its_checkpoint_a_job_begins_anew_on_another_machine(workers: Fleet, tiny_folder: Path) -> None:
-    first = workers.start("first")
+def test_what_was_stored_and_never_recorded_is_collected(workers: Fleet, tiny_folder: Path) -> None:
+    once = workers.folder / "crashed-once"
+    first = workers.start("first", finch_fault=f"supervisor.stored:kill:{once}")
     job = workers.submit(spec_of(workers, tiny_folder))
-    wait_until(lambda: steps_of(workers, job) > 20, "training to be under way")
+    assert first.wait() != 0
+    workers.cancel(job)
+    workers.start("second")
+    assert workers.wait(job).state is JobState.CANCELLED
+    with workers.database.read() as session:
+        assert adapters.find(session) == [], "there is no half version"
+        keep = artifacts.referenced(session)
+    orphans = {path.name for path in (workers.folder / "artifacts" / "trees").glob("*/*")} - keep
+    assert len(orphans) == 1
+    assert orphans <= set(workers.artifacts.collect(keep, older_than=0))
+    workers.check(job)
+
+
+@pytest.mark.slow
+def test_without_its_checkpoint_a_job_begins_anew_on_another_machine(workers: Fleet, tiny_folder: Path) -> None:
+    first = workers.start("first", finch_test_open=f"stop:{workers.folder / 'once'}:{THIRD}")
+    job = workers.submit(spec_of(workers, tiny_folder))
+    child = stopped_child(workers, first.pid)
     first.send(signal.SIGKILL)
+    child.kill()
     workers.start("second", finch_home=str(workers.folder / "another-home"))
     assert workers.wait(job).state is JobState.SUCCEEDED
     assert not any("resumed" in line for line in workers.told(job))
     workers.check(job)
 
 
-def steps_of(workers: Fleet, job: str) -> int:
-    """Return the last step that the job reported."""
-    with workers.database.read() as session:
-        told = jobs.list_events(session, job, limit=10_000)
-    return max((event.data["step"] for event in told if event.type == "progress"), default=0)
-
-
-def child_of(worker: int) -> int:
-    return next(process.pid for process in psutil.Process(worker).children())
+def stopped_child(workers: Fleet, worker: int) -> psutil.Process:
+    """Wait until the worker's child has stopped itself, and return it."""
+    wait_until((workers.folder / "once").exists, "the third checkpoint to be begun")
+    (child,) = psutil.Process(worker).children()
+    wait_until(lambda: child.status() == psutil.STATUS_STOPPED, "the child to stop")
+    return child
