@@ -15,6 +15,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import peft
@@ -124,6 +125,48 @@ def error(lora: LoraModel, made: Mapping[str, Factors] | None, every: int) -> fl
     return (squares / total) ** 0.5
 
 
+def sevens(repeat: int) -> float:
+    """Compare on single modules of a 7B model's shapes, as many as PEFT does in a minute; return the ratio over all."""
+    print(f"\none module of a 7B model (linear to rank {RANK}; PEFT only while it is expected to end within a minute)")
+    spent = ours_in_all = per_flop = 0.0
+    for out, inside in ((4096, 4096), (4096, 11008), (11008, 4096)):
+        single = adapted(Single(out, inside), ["proj"])
+        some = parents_of(single)
+        ours, _ = seconds(lambda s=some: combine(s, linear, parameters.LinearParameters()), repeat)
+        line = f"{f'{out} x {inside}':28}{ours:10.4f}"
+        flop = out * inside * min(out, inside)
+        if spent + per_flop * flop < 60:
+            theirs = peer(single, "svd")
+            per_flop = theirs / flop
+            spent, ours_in_all = spent + theirs, ours_in_all + ours
+            line += f"{theirs:10.1f}{theirs / ours:8.0f}"
+        print(line, flush=True)
+    return spent / ours_in_all
+
+
+def costs(like: Adapter) -> None:
+    """Plot our seconds on the same modules by number of parents and rank."""
+    print(f"\nmilliseconds on {len(like.factors)} modules by number of parents and rank (linear to rank {RANK})")
+    found: dict[tuple[int, int], float] = {}
+    for count in (2, 4, 8):
+        for rank in (4, 16, 64):
+            many = [of_rank(like, rank, f"p{t}") for t in range(count)]
+            work = partial(combine, many, linear, parameters.LinearParameters(), (1.0,) * count)
+            found[count, rank] = seconds(work, 1)[0]
+    longest = max(found.values())
+    for (count, rank), value in found.items():
+        bar = "#" * max(1, round(50 * value / longest))
+        print(f"{count:>2} parents of rank {rank:>2} {1000 * value:8.0f}  {bar}", flush=True)
+
+
+def of_rank(like: Adapter, rank: int, name: str) -> Adapter:
+    made = {
+        path: Factors(B=torch.randn(f.B.shape[0], rank) * 0.02, A=torch.randn(rank, f.A.shape[1]) * 0.02)
+        for path, f in like.factors.items()
+    }
+    return Adapter.of(name, made)
+
+
 def main() -> None:
     """Print a table and a last line of JSON."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -154,41 +197,8 @@ def main() -> None:
             line += f"{error(lora, made, 10):9.4f}{error(lora, None, 10):9.4f}"
         print(line, flush=True)
 
-    print("\none module of a 7B model (linear to rank 16)")
-    spent, large = 0.0, 0.0
-    for out, inside in ((4096, 4096), (11008, 4096), (4096, 11008)):
-        single = adapted(Single(out, inside), ["proj"])
-        some = parents_of(single)
-        ours, _ = seconds(lambda s=some: combine(s, linear, parameters.LinearParameters()), repeat)
-        line = f"{f'{out} x {inside}':28}{ours:10.4f}"
-        if spent < 60:
-            theirs = peer(single, "svd")
-            spent += theirs
-            large = max(large, theirs / ours)
-            line += f"{theirs:10.1f}{theirs / ours:8.0f}"
-        print(line, flush=True)
-
-    print("\nseconds on 210 modules by number of parents and rank (linear)")
-    print(f"{'':10}" + "".join(f"{'r=' + str(rank):>10}" for rank in (4, 16, 64)))
-    for count in (2, 4, 8):
-        times = []
-        for rank in (4, 16, 64):
-            many = [
-                Adapter.of(
-                    f"p{t}",
-                    {
-                        path: Factors(
-                            B=torch.randn(f.B.shape[0], rank) * 0.02, A=torch.randn(rank, f.A.shape[1]) * 0.02
-                        )
-                        for path, f in adapters[0].factors.items()
-                    },
-                )
-                for t in range(count)
-            ]
-            times.append(
-                seconds(lambda m=many: combine(m, linear, parameters.LinearParameters(), (1.0,) * len(m)), 1)[0]
-            )
-        print(f"{count:>3} parents" + "".join(f"{value:10.3f}" for value in times), flush=True)
+    large = sevens(repeat)
+    costs(adapters[0])
     print(
         json.dumps(
             {
