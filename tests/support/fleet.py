@@ -159,7 +159,7 @@ class Fleet:
             **{f"FINCH_{name.upper()}": str(value) for name, value in changes.items()},
         }
         self.database = Database(database_url, allow_insecure=True)
-        self.artifacts = ArtifactStore(str(folder / "artifacts"), cache=folder / "cache")
+        self.artifacts = ArtifactStore(self.environment["FINCH_ARTIFACTS_URL"], cache=folder / "cache")
         self.workers: list[WorkerProcess] = []
         self._dispatcher = Dispatcher(self.settings, self.database)
         self._base = base

@@ -1,0 +1,103 @@
+"""Several machines: workers with homes of their own, which share a PostgreSQL, a broker and an S3 bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+from support import services
+from support.fleet import Fleet, fleet, wait_until
+from support.models import tiny_folder
+
+from finch_hub.engine.data.reading import dump_examples
+from finch_hub.registry import adapters
+from finch_hub.registry import workers as registry_workers
+from finch_hub.specs.examples import Example
+from finch_hub.specs.jobs import BaseModelSource, ComposeSpec, JobState, Parent, TrainSpec
+from finch_hub.specs.training import TrainingConfig
+
+__all__ = ["tiny_folder"]
+
+EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {n} seeds.") for n in range(12))
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URL of an empty bucket on an S3 server of its own."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "finch",
+        "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="finch")
+    yield "s3://finch/artifacts"
+    server.stop()
+
+
+@pytest.fixture
+def machines(tmp_path: Path, postgres_url: str, bucket: str) -> Iterator[Fleet]:
+    databases = services.Databases(tmp_path, postgres_url)
+    try:
+        with fleet(tmp_path, databases.new(), artifacts_url=bucket) as made:
+            yield made
+    finally:
+        databases.close()
+
+
+def tell(machines: Fleet, worker: str, state: str) -> None:
+    with machines.database.write() as session:
+        registry_workers.tell(session, worker, state)  # type: ignore[arg-type]
+
+
+def states(machines: Fleet) -> dict[str, str]:
+    with machines.database.read() as session:
+        return {worker.id: worker.state for worker in registry_workers.find(session)}
+
+
+@pytest.mark.slow
+def test_machines_share_work_and_artefacts_and_are_drained_and_stopped(machines: Fleet, tiny_folder: Path) -> None:
+    def train(name: str) -> str:
+        training = TrainingConfig(epochs=1, batch_size=2, threads=1, validation=0.2)
+        digest = machines.artifacts.put(dump_examples(EXAMPLES))
+        base = BaseModelSource(source=str(tiny_folder))
+        return machines.submit(TrainSpec(adapter=name, base=base, train=digest, training=training))
+
+    first = machines.start("first", finch_home=str(machines.folder / "home-1"))
+    seeds = train("seeds")
+    assert machines.wait(seeds).worker == "first"
+    second = machines.start("second", finch_home=str(machines.folder / "home-2"))
+    assert states(machines) == {"first": "active", "second": "active"}
+
+    tell(machines, "first", "draining")
+    assert first.wait() == 0
+    assert states(machines) == {"first": "stopped", "second": "active"}
+    buds = train("buds")
+    assert machines.wait(buds).worker == "second"
+    parents = (Parent(adapter="seeds/1"), Parent(adapter="buds/1"))
+    composed = machines.submit(ComposeSpec(adapter="both", parents=parents, strategy="linear", scale=1.0))
+    assert (machines.wait(composed).state, machines.job(composed).worker) == (JobState.SUCCEEDED, "second")
+    with machines.database.read() as session:
+        assert [p.reference for p in adapters.resolve(session, "both").lineage.parents] == ["seeds/1", "buds/1"]
+    assert not (machines.folder / "home-1" / "artifacts").exists()
+    assert not (machines.folder / "home-2" / "artifacts").exists()
+
+    long = machines.probe("sleep", seconds=60, once=True)
+    machines.wait_begun(long)
+    tell(machines, "second", "stopping")
+    assert second.wait() == 0
+    assert machines.job(long).state is JobState.QUEUED
+    third = machines.start("first", finch_home=str(machines.folder / "home-1"))
+    assert machines.wait(long).state is JobState.SUCCEEDED
+    assert machines.job(long).attempts == 1
+    wait_until(lambda: states(machines) == {"first": "active", "second": "stopped"}, "the workers to be listed")
+    for worker in (first, second, third):
+        assert "a-secret-of-the-tests" not in worker.text
+    machines.check(seeds, buds, composed, long)
