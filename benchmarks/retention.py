@@ -21,8 +21,9 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import peft
@@ -34,6 +35,7 @@ from finch_hub.engine.composition.admission import ParentInput
 from finch_hub.engine.composition.bench import Bench, rows_of
 from finch_hub.engine.composition.compose import compose, mixed_seed
 from finch_hub.engine.composition.factors import Adapter, Factors
+from finch_hub.engine.composition.objective import Objective
 from finch_hub.engine.composition.search import Composer
 from finch_hub.engine.data.reading import read_examples
 from finch_hub.engine.training.loop import train
@@ -51,6 +53,7 @@ OURS: tuple[tuple[str, dict[str, object], str], ...] = (
     ("dare", {"drop": 0.5, "elect": True}, "keep"),
     ("tsv", {"sides": "left"}, "keep"),
     ("tsv", {}, "keep"),
+    ("regmean", {}, "keep"),
 )
 PEFT = ("svd", "cat", "linear", "ties_svd", "dare_ties_svd", "ties", "magnitude_prune")
 
@@ -93,26 +96,31 @@ class Ground:
         shares = map(retention.kept, self.base[on_report], self.own[on_report], measured)
         return certain(shares)
 
-    def best(self, name: str, scales: Sequence[float], make: object) -> tuple[Found, list[tuple[float, ...]]]:
-        """Sweep the scales on the selection rows; return the best one's figures on the report rows, and all points."""
-        points = [(scale, self.kept(make(scale), on_report=False)) for scale in scales]  # type: ignore[operator]
+    def best(self, name: str, scales: Sequence[float], make: Callable[[float], Mapping[str, Factors]]) -> Found:
+        """Sweep the scales on the selection rows; return the best one's figures on the report rows."""
+        points = [(scale, self.kept(make(scale), on_report=False)) for scale in scales]
         scale, _ = max(points, key=lambda point: min(point[1]))
-        kept = self.kept(make(scale), on_report=True)  # type: ignore[operator]
-        found = Found(name=name, scale=scale, kept=kept)
+        found = Found(name=name, scale=scale, kept=self.kept(make(scale), on_report=True))
         print(f"  {name:34}{scale:7.2f}{found.mean:8.3f}{found.worst:8.3f}", flush=True)
-        return found, [kept for _, kept in points]
+        return found
+
+    def objective(self) -> Objective:
+        """Return what strategies that need data are given."""
+        return Objective(self.bench, base=self.base[False], own=self.own[False])
 
 
-def peft_combination(
-    model: PreTrainedModel, parents: Sequence[ParentInput], kind: str, scale: float
-) -> dict[str, Factors]:
-    """Return the factors of PEFT's `add_weighted_adapter` with every weight at this scale."""
+def peft_combination(model: PreTrainedModel, parents: Sequence[ParentInput], kind: str) -> dict[str, Factors]:
+    """Return the factors of PEFT's `add_weighted_adapter` with every weight at 1.
+
+    With equal weights every kind is homogeneous in them (trimming goes by rank, signs stay), so another scale is a
+    factor of the result.
+    """
     names = [parent.name for parent in parents]
     combined = peft.PeftModel.from_pretrained(model, parents[0].folder, adapter_name=names[0])
     for parent in parents[1:]:
         combined.load_adapter(parent.folder, adapter_name=parent.name)
     options = {} if kind in ("svd", "cat", "linear") else {"density": 0.5}
-    combined.base_model.add_weighted_adapter(names, [scale] * len(names), "sum", combination_type=kind, **options)
+    combined.base_model.add_weighted_adapter(names, [1.0] * len(names), "sum", combination_type=kind, **options)
     found = {}
     for path, layer in combined.base_model.model.named_modules():
         if isinstance(layer, peft.tuners.lora.LoraLayer):
@@ -122,11 +130,19 @@ def peft_combination(
     return found
 
 
+def scaled(update: Mapping[str, Factors], scale: float) -> dict[str, Factors]:
+    return {path: factors.scaled(scale) for path, factors in update.items()}
+
+
 def trained(base: bases.Base, options: argparse.Namespace, files: Mapping[str, Path], into: Path) -> None:
-    """Train one adapter for each domain, from the shared initial A."""
-    config = LoRAConfig(rank=16, alpha=32.0, target_modules="all-linear", init="shared")
-    training = TrainingConfig(epochs=options.epochs, batch_size=4, validation=0, learning_rate=2e-4)
-    for name, file in files.items():
+    """Train one adapter for each domain: as the presets do from the shared initial A, or each from one of its own."""
+    config = LoRAConfig(
+        rank=16, alpha=32.0, target_modules="all-linear", init="random" if options.foreign else "shared"
+    )
+    for seed, (name, file) in enumerate(files.items()):
+        training = TrainingConfig(
+            epochs=options.epochs, batch_size=4, validation=0, learning_rate=options.learning_rate, seed=seed
+        )
         began = time.perf_counter()
         examples = read_examples(file)[: options.examples]
         made = train(base, config, training, examples)
@@ -160,7 +176,8 @@ def forecasts(
         (pair,) = [p for p in report.pairs if [p.first, p.second] == names]
         spec = ComposeSpec.of({"adapter": "pair", "parents": [{"adapter": name} for name in names]})
         composer = Composer(core_space.build(two), rank=None, seed=0)
-        for trial in trials.trials(spec, catalogue):
+        # What fits data would need a bench of these two alone.
+        for trial in (t for t in trials.trials(spec, catalogue) if not t.needs_data):
             for scale in scales:
                 kept = ground.kept(composer(trial, scale, (1.0, 1.0)), on_report=True)
                 columns.setdefault("retention", []).append(min(kept[i], kept[j]))
@@ -181,8 +198,10 @@ def main() -> None:
     parser.add_argument("--domains", nargs="+", default=["medical", "legal", "code", "style"])
     parser.add_argument("--examples", type=int, default=260, help="rows to train on, of each")
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--foreign", action="store_true", help="train every adapter from an initial A of its own")
     parser.add_argument("--held-out", type=int, default=60, help="last rows of each file, to measure on")
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 0.7, 0.85, 1.0, 1.25])
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 0.65, 0.8, 1.0])
     parser.add_argument("--rank", type=int, help="of all combinations; else what each gives")
     parser.add_argument("--evaluations", type=int, default=16, help="that auto may spend")
     parser.add_argument("--forecast", action="store_true", help="also correlate conflict measures with retention")
@@ -234,18 +253,20 @@ def compare(base: bases.Base, parents: Sequence[ParentInput], options: argparse.
     with Bench(base, adapters, rows_of(parents, base)) as bench:
         ground = Ground(bench)
         composer = Composer(core, rank=options.rank, seed=mixed_seed(0, adapters))
+        composer.objective = ground.objective()
         for strategy, parameters, resolver in OURS:
             asked = spec.evolve(strategy=strategy, parameters=parameters, resolver=resolver, rank=None)
             trial = trials.trials(asked, catalogue)[-1]
-            found.append(ground.best(trial.label, options.scales, lambda s, t=trial: composer(t, s, weights))[0])
+            make = partial(composer, trial, weights=weights)
+            found.append(ground.best(trial.label, options.scales, make))
         correlations = forecasts(core, adapters, ground, options.scales) if options.forecast else {}
     if not options.skip_peft:
         model = bases.load(options.base).model
         with Bench(base, adapters, rows_of(parents, base)) as bench:
             ground = Ground(bench)
             for kind in PEFT:
-                make = lambda s, k=kind: peft_combination(model, parents, k, s)  # noqa: E731
-                theirs.append(ground.best(f"PEFT {kind}", options.scales, make)[0])
+                combined = peft_combination(model, parents, kind)
+                theirs.append(ground.best(f"PEFT {kind}", options.scales, partial(scaled, combined)))
     for name, value in correlations.items():
         print(f"  Spearman of {name} with the worst retention of pairs: {value:+.2f}")
     peer = max((f.worst for f in theirs), default=float("nan"))
