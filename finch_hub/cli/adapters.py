@@ -27,7 +27,7 @@ def adapters() -> None:
 @click.option("--name", help="Only names that contain this.")
 @click.option("--tag", help="Only versions with this tag.")
 @click.option("--base", help="Only adapters of this base.")
-@click.option("--limit", type=int, default=100, show_default=True, help="How many at most.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
 @output.json_option
 def list_(name: str | None, tag: str | None, base: str | None, limit: int, as_json: bool) -> None:
     """List the adapters, each with its newest version."""

@@ -27,7 +27,7 @@ def add(data: str, name: str | None, format_name: str | None, as_json: bool) -> 
 
 
 @datasets.command("list")
-@click.option("--limit", type=int, default=100, show_default=True, help="How many at most.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
 @output.json_option
 def list_(limit: int, as_json: bool) -> None:
     """List the stored data sets, those of jobs among them."""

@@ -24,7 +24,7 @@ def jobs() -> None:
 @jobs.command("list")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only these; repeat it for several.")
 @click.option("--kind", type=click.Choice(KINDS), help="Only this kind.")
-@click.option("--limit", type=int, default=50, show_default=True, help="How many at most.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
 @click.option("--before", metavar="JOB", help="Those older than this one.")
 @output.json_option
 def list_(states: tuple[str, ...], kind: Any, limit: int, before: str | None, as_json: bool) -> None:
@@ -107,7 +107,7 @@ def retry(job_id: str, detach: bool, quiet: bool, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.option("--days", type=float, required=True, help="Jobs that ended longer ago than this.")
+@click.option("--days", type=click.FloatRange(min=0), required=True, help="Jobs that ended longer ago than this.")
 def prune(days: float) -> None:
     """Delete old jobs with their events; versions and their lineage stay."""
     with output.open_hub() as hub:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; nothing but its own output and one error reaches the terminal."""
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _warner()
             result = cli.main(arguments, prog_name="finch-hub", standalone_mode=False)
     except click.exceptions.ClickException as error:
         error.show()
@@ -88,12 +88,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
-    """Show a warning of ours as one line without the place in the code; those of others are shown as ever."""
-    if category.__module__.partition(".")[0] == "finch_hub":
-        click.echo(f"warning: {message}", err=True)
-    else:
-        click.echo(warnings.formatwarning(message, category, *where[:2]), err=True, nl=False)
+def _warner() -> Callable[..., None]:
+    """Return what shows a warning, once: one of ours as a line without the place in the code, others as ever."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
+        ours = category.__module__.partition(".")[0] == "finch_hub"
+        text = f"warning: {message}\n" if ours else warnings.formatwarning(message, category, *where[:2])
+        if text not in shown:
+            shown.add(text)
+            click.echo(text, err=True, nl=False)
+
+    return show
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ def worker() -> None:
 
 @worker.command()
 @click.option("--name", help="Its name; else made of host and process.")
-@click.option("--slots", type=int, help="Jobs at a time; else one for each device.")
+@click.option("--slots", type=click.IntRange(min=1), help="Jobs at a time; else one for each device.")
 @click.option("--queue", "queues", multiple=True, default=("default",), show_default=True, help="Queue to serve.")
 @click.option("--label", "labels", multiple=True, help="What jobs can ask for; repeat it for several.")
 def start(name: str | None, slots: int | None, queues: tuple[str, ...], labels: tuple[str, ...]) -> int:

@@ -36,7 +36,7 @@ class CheckpointFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = _read_json(folder / "config.json")
-        self.index: Mapping[str, Any] | None = _read_json(folder / INDEX) if (folder / INDEX).exists() else None
+        self.index = _read_index(folder)
         self.shards: dict[str, TensorFile] = {}
         try:
             self._open()
@@ -52,20 +52,7 @@ class CheckpointFiles:
             method = self.config["quantization_config"].get("quant_method", "quantised")
             problem = errors.Problem(what=f"its weights are stored as {method}", fix="take the unquantised model")
             raise errors.Incompatible(problem, subject=str(self.folder))
-        names = sorted(set(self.index["weight_map"].values())) if self.index else [SINGLE]
-        problems: list[errors.Problem] = []
-        for name in names:
-            try:
-                self.shards[name] = TensorFile(self.folder / Path(name).name)
-            except errors.NotFound:
-                what = "the weights are missing" if self.index is None else "this shard of the index is missing"
-                problems.append(errors.Problem(where=name, what=what, fix="fetch the model again, as safetensors"))
-            except errors.InvalidInput as error:
-                fix = "fetch or copy it again"
-                problems += [errors.Problem(where=name, what=problem.what, fix=fix) for problem in error.problems]
-        for tensor, shard in self.index["weight_map"].items() if self.index else ():
-            if shard in self.shards and tensor not in self.shards[shard].tensors:
-                problems.append(errors.Problem(where=shard, what=f"does not hold {tensor}, which the index puts there"))
+        problems = _open_shards(self.folder, self.index, self.shards)
         if problems:
             raise errors.InvalidInput(problems, subject=str(self.folder))
 
@@ -114,6 +101,49 @@ class CheckpointFiles:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def damage_of(folder: Path) -> list[errors.Problem]:
+    """Return what is wrong with the shards of a model: missing, truncated, or at odds with their index.
+
+    Raises:
+        InvalidInput: the index cannot be read.
+
+    """
+    shards: dict[str, TensorFile] = {}
+    try:
+        return _open_shards(folder, _read_index(folder), shards)
+    finally:
+        for file in shards.values():
+            file.close()
+
+
+def _open_shards(folder: Path, index: Mapping[str, Any] | None, shards: dict[str, TensorFile]) -> list[errors.Problem]:
+    """Open the shards, by their names, as far as they are sound, and return what is wrong with the others."""
+    names = sorted(set(index["weight_map"].values())) if index else [SINGLE]
+    problems: list[errors.Problem] = []
+    for name in names:
+        try:
+            shards[name] = TensorFile(folder / Path(name).name)
+        except errors.NotFound:
+            what = "the weights are missing" if index is None else "this shard of the index is missing"
+            problems.append(errors.Problem(where=name, what=what, fix="fetch the model again, as safetensors"))
+        except errors.InvalidInput as error:
+            fix = "fetch or copy it again"
+            problems += [errors.Problem(where=name, what=problem.what, fix=fix) for problem in error.problems]
+    for tensor, shard in index["weight_map"].items() if index else ():
+        if shard in shards and tensor not in shards[shard].tensors:
+            problems.append(errors.Problem(where=shard, what=f"does not hold {tensor}, which the index puts there"))
+    return problems
+
+
+def _read_index(folder: Path) -> Mapping[str, Any] | None:
+    if not (folder / INDEX).exists():
+        return None
+    index = _read_json(folder / INDEX)
+    if not isinstance(index.get("weight_map"), dict):
+        raise errors.InvalidInput(errors.Problem(where=str(folder / INDEX), what="has no weight_map"))
+    return index
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

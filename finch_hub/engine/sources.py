@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finch_hub import errors
+from finch_hub.engine import checkpoint_files
 from finch_hub.specs.jobs import BaseModelSource
 
 Progress = Callable[[str], None]
@@ -64,10 +65,13 @@ def fetch_folder(source: BaseModelSource, *, cache: Path, progress: Progress) ->
 
     Raises:
         NotFound: there is no such folder.
-        Incompatible: it holds no usable model.
+        Incompatible: it is a file, or holds no usable model.
 
     """
     folder = Path(source.source).expanduser().absolute()
+    if folder.is_file():
+        fix = "give a folder of safetensors, a .gguf file or a Hugging Face id"
+        raise errors.Incompatible(errors.Problem(where=str(folder), what="is a file and no base model", fix=fix))
     if not folder.is_dir():
         beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
         raise errors.NotFound("base model folder", str(folder), [str(folder.parent / name) for name in beside])
@@ -150,6 +154,8 @@ def check_folder(folder: Path) -> Path:
             if pickled
             else errors.Problem(what="has no safetensors weights")
         )
+    else:
+        problems += checkpoint_files.damage_of(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         problems.append(
             errors.Problem(what="has no tokenizer", fix="put the model's tokenizer.json beside its weights")

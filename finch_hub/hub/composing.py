@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ def parents_of(references: Sequence[str], weights: Sequence[float] | None, findi
         findings.add(errors.Problem(where="adapters", what="none is named", fix="name at least one"))
     found = []
     for reference, weight in zip(references, shares, strict=True):
+        if not math.isfinite(weight):
+            findings.add(errors.Problem(where=f"weight of {reference}", what=f"{weight} is not a finite number"))
+            continue
         with findings.gather():
             found.append(Parent(adapter=reference, weight=weight))
     return tuple(found)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from finch_hub.hub.bases import Bases
     from finch_hub.hub.data import Data, Stored
     from finch_hub.hub.datasets import Datasets
+    from finch_hub.hub.findings import Findings
     from finch_hub.hub.jobs import JobHandle, Jobs
     from finch_hub.hub.workers import Workers
     from finch_hub.plugins.catalogue import Catalogue
@@ -399,6 +400,7 @@ class Hub:
         if base is not None:
             with findings.gather():
                 source, _ = self.bases.resolve(base)
+            self._check_made_for(base, versions, findings)
         elif versions:
             source = BaseModelSource(source=versions[0].base.source, revision=versions[0].base.revision)
         elif not adapters:
@@ -453,6 +455,7 @@ class Hub:
         if base is not None:
             with findings.gather():
                 source, _ = self.bases.resolve(base)
+            self._check_made_for(base, versions, findings)
         findings.settle()
 
         from finch_hub.engine import bases
@@ -472,6 +475,17 @@ class Hub:
 
         """
         return self.jobs.get(job_id).events(after=after, follow=follow)
+
+    def _check_made_for(self, base: str | Path, versions: Sequence[AdapterVersion], findings: Findings) -> None:
+        """Find adapters of another base than the registered one that is asked for, which they may fit by chance."""
+        try:
+            known = self.bases.get(str(base))
+        except errors.NotFound:
+            return
+        for version in versions:
+            if version.base.fingerprint != known.fingerprint:
+                what = f"was made for {version.base.name}, not for {known.name}"
+                findings.add(errors.Problem(where=version.reference, what=what))
 
     def _submit(
         self,

@@ -100,6 +100,8 @@ def test_composition_options_reach_the_job(run: Run, database: Database) -> None
     assert (spec["strategy"], spec["parameters"], spec["rank"]) == ("ties", {"density": 0.3}, "auto")
     assert spec["min_retention"] == 0.8
     assert run("compose", "a", "b", "--adapter", "c", "--weights", "1,two").status == 2
+    ran = run("compose", "medical", "legal", "--adapter", "c", "--weights", "1,nan")
+    assert (ran.status, ran.err) == (2, "error: weight of legal: nan is not a finite number\n")
 
 
 def test_the_other_jobs_are_submitted(run: Run, database: Database, data: Path, tmp_path: Path) -> None:
@@ -221,6 +223,13 @@ def test_a_job_that_no_worker_can_run_is_warned_of_at_submit(
     ran = run("train", data, "--adapter", "birds", "--base", tiny_folder, "--detach", "--queue", "night")
     assert ran.status == 0
     assert "worker gpu-1 cannot run this job: it serves no queue 'night'" in ran.err
+
+
+def test_a_worker_with_names_that_are_none_does_not_start(run: Run) -> None:
+    refused = run("worker", "start", "--name", "a b/..", "--queue", "../x", "--label", "")
+    assert refused.status == 2
+    for option in ("--name: 'a b/..' is no name", "--queue: '../x' is no name", "--label: '' is no name"):
+        assert option in refused.err
 
 
 def test_health_says_by_its_status_whether_a_worker_lives_here(run: Run, database: Database) -> None:

@@ -105,6 +105,7 @@ def test_warnings_of_ours_are_one_line_on_standard_error(home: Path) -> None:
         "    from finch_hub.hub import Hub\n"
         "    from finch_hub.specs.lora import LoRAConfig\n"
         "    LoRAConfig(rank=1)\n"
+        "    LoRAConfig(rank=1)\n"
         "    return Hub()\n"
         "output.open_hub = warn\n"
         "sys.exit(main.main(['bases', 'list', '--json']))\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,25 @@ def test_everything_missing_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(errors.Incompatible) as caught:
         resolve(tmp_path, tmp_path)
     assert len(caught.value.problems) == 3
+
+
+def test_damaged_shards_are_named_before_anything_is_loaded(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(errors.Incompatible, match=r"model.safetensors: .*\(fetch or copy it again\)"):
+        sources.check_folder(folder)
+    index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(errors.Incompatible) as caught:
+        sources.check_folder(folder)
+    assert [problem.where for problem in caught.value.problems] == list(index["weight_map"].values())
+
+
+def test_a_file_that_is_no_gguf_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text("{}")
+    with pytest.raises(errors.Incompatible, match="is a file and no base model"):
+        sources.resolve(tmp_path / "data.jsonl", cache=tmp_path)
 
 
 def test_an_adapter_is_no_base(tiny_folder: Path, tmp_path: Path) -> None:

@@ -138,6 +138,19 @@ class TestImport:
         assert model.adapters == ("guest",)
         assert model.active is None
 
+    def test_an_adapter_is_not_used_on_another_base_that_it_would_fit(
+        self, hub: Hub, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        twin = save_model(ARCHITECTURES[0], tmp_path / "twin", seed=1)
+        for folder, name in ((tiny_folder, "tiny"), (twin, "twin")):
+            hub.bases.add(folder, name=name)
+        made = save_adapter(tiny_folder, tmp_path / "made", r=4, lora_alpha=8, target_modules=["q_proj"])
+        hub.import_adapter(made, name="guest", base="tiny")
+        with pytest.raises(errors.InvalidSpec, match="guest/1: was made for tiny, not for twin"):
+            hub.generator("twin", ["guest"])
+        with pytest.raises(errors.InvalidSpec, match="was made for tiny"):
+            hub.evaluate([("a", "b")], ["guest"], base="twin")
+
     def test_one_for_another_base_is_refused(self, hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
         other = save_model(ARCHITECTURES[3], tmp_path / "other", layers=3)
         hub.bases.add(tiny_folder, name="tiny")
