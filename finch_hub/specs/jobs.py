@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -15,8 +16,20 @@ from finch_hub.specs.value import Value
 
 Digest = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 AdapterName = Annotated[str, pydantic.AfterValidator(lambda name: check_name(name))]
-Label = Annotated[str, pydantic.StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,95}$")]
+Label = Annotated[str, pydantic.AfterValidator(lambda text: check_label(text))]
 AdapterRef = Annotated[str, pydantic.AfterValidator(lambda text: str(AdapterReference.parse(text)))]
+
+
+def check_label(text: str) -> str:
+    """Return the name of a queue, a worker or a label of one, if it is fit to be one.
+
+    Raises:
+        ValueError: says what it may consist of.
+
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}", text):
+        raise ValueError(f"{text!r} is no name; use up to 96 letters, digits and . _ : -")
+    return text
 
 
 class BaseModelSource(Value):

@@ -21,7 +21,7 @@ from finch_hub import errors
 from finch_hub import settings as settings_module
 from finch_hub.registry import attempts, jobs, schema, values, workers
 from finch_hub.settings import Settings
-from finch_hub.specs.jobs import FINAL, Job
+from finch_hub.specs.jobs import FINAL, Job, check_label
 from finch_hub.workers import app as celery_app
 from finch_hub.workers import clock, devices, embedded
 from finch_hub.workers.dispatch import Dispatcher
@@ -93,6 +93,7 @@ class Worker:
     ) -> None:
         self._settings, self._on_demand = settings, on_demand
         self._queues, self._labels = tuple(queues), tuple(labels)
+        _check_names(name=() if name is None else (name,), queue=queues, label=labels)
         broker = settings.broker_url.get_secret_value() if settings.broker_url else embedded.broker_url(settings)
         celery_app.refuse_open_broker(broker, allow_insecure=settings.allow_insecure)
         self.redactor = Redactor(broker, settings.database)
@@ -105,7 +106,6 @@ class Worker:
         self._free: queue.LifoQueue[Slot] = queue.LifoQueue()  # the last used is the warmest
         for slot in self._slots:
             self._free.put(slot)
-        self._capabilities(self._slots[0])  # refuses queues and labels that are no names
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._app = celery_app.make_app(broker, queues=self._queues, worker=True)
         self._app.task(self._wake, name=celery_app.WAKE)
@@ -482,6 +482,18 @@ def _configure_logging(redactor: Redactor, handler: logging.Handler) -> None:
 
 def _leave_logging(**_: Any) -> None:
     """Tell Celery that logging is configured."""
+
+
+def _check_names(**given: Sequence[str]) -> None:
+    problems = []
+    for option, texts in given.items():
+        for text in texts:
+            try:
+                check_label(text)
+            except ValueError as error:
+                problems.append(errors.Problem(where=f"--{option}", what=str(error)))
+    if problems:
+        raise errors.InvalidSpec(problems, subject="worker")
 
 
 def _make_slots(found: Sequence[devices.Device], count: int, settings: Settings) -> list[Slot]:
