@@ -13,7 +13,7 @@ from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
 # Python with torch, transformers and peft, measured: what a child takes before it has loaded anything.
-_PROCESS_BYTES = 620 * 2**20
+_PROCESS_BYTES = 480 * 2**20
 _LOGIT_ROWS = 128  # as in `finch_hub.engine.training.loss`
 _WIDTHS = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.1, "nf4": 0.6}
 _CONTEXT = 2048
@@ -106,11 +106,12 @@ def training_memory(
     # Parameters, gradients, both moments, the best ones so far, and the copy that a checkpoint is written from.
     optimizer = 4 * trained * 8
     # What a layer keeps for its backward pass: two inputs and their norms, queries, keys, values, the attention's
-    # weights and result, and the MLP's inner states. Softmax is computed in 32 bits on the way.
+    # weights and result, and the MLP's inner states. On the way through a layer and back its gradients come on top,
+    # and the softmax is computed in 32 bits.
     rows = tokens * (8 * shape.hidden + 4 * shape.inner) * computed
     scores = tokens * longest * shape.heads
     layer = rows + scores * computed
-    passing = rows + scores * 12
+    passing = 2 * rows + scores * 12
     if training.gradient_checkpointing:
         activations = tokens * shape.hidden * computed * shape.layers + layer + passing
     else:

@@ -1,0 +1,30 @@
+"""A small training in a process of its own, which prints the most memory that it took; run as a script."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    folder, lora, training, words, count = sys.argv[1:]
+    from finch_hub.engine import bases
+    from finch_hub.engine.data.tokenizing import tokenize_all
+    from finch_hub.engine.training import loop
+    from finch_hub.specs.examples import Example
+    from finch_hub.specs.lora import LoRAConfig
+    from finch_hub.specs.training import TrainingConfig
+
+    settings = TrainingConfig.of(json.loads(training))
+    base = bases.load(Path(folder), dtype=settings.dtype, device="cpu", cache=Path(folder))
+    examples = [Example.of_pair(f"{n} seeds " * int(words), "A finch eats seeds. " * 8) for n in range(int(count))]
+    longest = max(len(one) for one in tokenize_all(examples, base.tokenizer, system=None, max_length=2048))
+    loop.train(base, LoRAConfig.of(json.loads(lora)), settings, examples, workdir=Path(folder) / "work")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps({"longest": longest, "peak": peak}))
+
+
+if __name__ == "__main__":
+    main()
