@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 from support import services
 from support.fleet import Fleet, fleet, wait_until
 
-from finch_hub.specs.jobs import JobState
+from finch_hub import Hub
+from finch_hub.specs.jobs import Event, JobState
 
 
 @pytest.fixture
@@ -86,4 +89,33 @@ def test_a_result_waits_for_the_database_and_is_not_lost(workers: Fleet, server:
     wait_until(out.exists, "the child to finish meanwhile")
     server.start()
     assert workers.wait(job).state is JobState.SUCCEEDED
+    workers.check(job)
+
+
+@pytest.mark.slow
+def test_events_are_followed_through_a_restart_of_database_and_broker(
+    workers: Fleet, server: services.PostgresServer
+) -> None:
+    workers.start()
+    job = workers.probe("sleep", seconds=3)
+    workers.wait_begun(job)
+    with Hub(workers.settings) as hub:
+        seen: list[Event] = []
+
+        def follow() -> None:
+            for event in hub.events(job, follow=True):
+                seen.append(event)
+
+        follower = threading.Thread(target=follow)
+        follower.start()
+        wait_until(lambda: bool(seen), "the first event")
+        server.kill()
+        workers.broker.kill()
+        time.sleep(4.0)  # in which the follower finds neither
+        server.start()
+        workers.broker.start()
+        follower.join(60.0)
+        assert [event.seq for event in seen] == list(range(1, len(seen) + 1))
+        assert seen[-1].data["state"] == "succeeded"
+        assert list(hub.events(job, after=seen[1].seq)) == seen[2:]
     workers.check(job)
