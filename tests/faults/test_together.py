@@ -100,20 +100,11 @@ def test_a_member_that_is_no_good_fails_by_itself(workers: Fleet, tiny_folder: P
     silent = workers.artifacts.put(dump_examples([Example.of_pair("What does a finch eat? " * 400, "Seeds.")] * 4))
     training = TrainingConfig(epochs=1, batch_size=1, max_length=8, validation=0, threads=1)
     source = BaseModelSource(source=str(tiny_folder))
-    bad = workers.submit(
-        TrainSpec(
-            adapter="bad",
-            base=source,
-            train=silent,
-            training=training,
-            lora={"target_modules": ("nothing",)},  # type: ignore[arg-type]
-        ),
-        ring=False,
-        requirements=TOGETHER,
-    )
+    spec = TrainSpec(adapter="bad", base=source, train=silent, training=training)
+    bad = workers.submit(spec, ring=False, requirements=TOGETHER)
     workers.start()
     failed = workers.wait(bad)
     assert (failed.state, failed.attempts) == (JobState.FAILED, 1)
-    assert "nothing" in (failed.reason or "")
+    assert "leaves no room" in (failed.reason or "")
     assert workers.wait(good).state is JobState.SUCCEEDED
     workers.check(good, bad)

@@ -33,7 +33,6 @@ CASES: dict[str, dict[str, Any]] = {
     "padded": {"words": 100, "training": {"batch_size": 8, "packing": False}},
     "dora": {"words": 100, "training": {"batch_size": 8}, "lora": {"use_dora": True}},
     "split": {"words": 100, "training": {"batch_size": 16, "batch_tokens": 1000}},
-    "short limit": {"words": 300, "training": {"batch_size": 8, "max_length": 256}},
 }
 
 
