@@ -21,6 +21,7 @@
     │   └── InvalidCheckpoint   a checkpoint is damaged, or belongs to other work
     ├── JobFailed               a job that was waited for ended in failure
     ├── JobCancelled            a job that was waited for was cancelled
+    ├── NotReproduced           a version's job was done again and gave other bytes
     └── Unavailable             a database, broker, store or worker that is needed does not answer
         └── SchemaMismatch      the database is older or newer than this code
 """

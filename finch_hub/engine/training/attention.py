@@ -100,7 +100,7 @@ class Layout:
 
     def split(self, vectors: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Return the groups' parts of vectors [n, D], each in its shape, as views."""
-        parts = vectors.split([count * length for count, length in shapes])
+        parts = torch.split(vectors, [count * length for count, length in shapes])
         return [part.view(*shape, -1) for part, shape in zip(parts, shapes, strict=True)]
 
     def add_prefixes(self, total: Tensor, gradients: Sequence[Tensor]) -> Tensor:
