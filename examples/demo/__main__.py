@@ -196,7 +196,7 @@ class Demo:
         """Merge one adapter, and hold the result against plain transformers and PEFT."""
         version = self.hub.adapters.get("style")
         out = self.folder / f"merged-{version.name}-{version.number}"
-        shell.finch_hub("merge", version.reference, "--out", out)
+        shell.finch_hub("merge", version.reference, "--out", out, "--replace")
         folder = self.hub.adapters.folder(version.reference)
         shell.python("examples.demo.verify", out, str(version.base.path), folder)
         return out
