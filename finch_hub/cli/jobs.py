@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from finch_hub.specs.jobs import Job
 
 STATES = ("waiting", "queued", "running", "succeeded", "failed", "cancelled")
-KINDS = ("train", "compose", "merge", "quantize", "export", "evaluate")
+KINDS = ("train", "compose", "merge", "quantize", "export", "evaluate", "reproduce")
 DAY_SECONDS = 86_400
 
 
