@@ -97,15 +97,16 @@ def test_descendants_are_killed_with_the_child(child: Child, tmp_path: Path) -> 
     wait_until(lambda: not any(_runs(process) for process in members), "the descendant to be killed")
 
 
-def test_threads_of_a_child_sleep_while_they_wait_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    for told, policy in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+def test_threads_of_a_child_spin_for_a_moment_only_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, spins in ((None, "20000"), ("ACTIVE", None)):
+        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
         if told is None:
             monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
         else:
             monkeypatch.setenv("OMP_WAIT_POLICY", told)
         child = Child({})
         try:
-            assert psutil.Process(child.pid).environ()["OMP_WAIT_POLICY"] == policy
+            assert psutil.Process(child.pid).environ().get("GOMP_SPINCOUNT") == spins
         finally:
             child.kill()
 
