@@ -33,16 +33,13 @@ def generate(
     """
     loaded = [adapter for adapter in adapters if adapter != BASE]
     with output.open_hub() as hub:
-        systems = {adapter: system or hub.adapters.get(adapter).spec.get("system") for adapter in loaded}
         model = hub.generator(base, loaded)
         answers = {}
         for name in adapters or (BASE,):
             adapter = None if name == BASE else name
             if len(adapters) > 1 and not as_json:
                 click.echo(f"[{name}]")
-            answers[name] = _answer(
-                model, prompt, adapter=adapter, system=systems.get(name, system), quiet=as_json, **sampling
-            )
+            answers[name] = _answer(model, prompt, adapter=adapter, system=system, quiet=as_json, **sampling)
         if as_json:
             output.emit({"prompt": prompt, "answers": answers}, as_json, str)
 

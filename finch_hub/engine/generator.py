@@ -65,6 +65,7 @@ class GeneratorModel:
         self._router = AdapterRouter(self.base.model)
         self._cache_size = cache_size
         self._sources: dict[str, _Source | None] = {}
+        self._systems: dict[str, str | None] = {}
         self._weights: dict[str, AdapterWeights] = {}  # in memory, the least recently used first
         self._active: str | None = None
 
@@ -101,7 +102,7 @@ class GeneratorModel:
             name: of the adapter; one of that name is replaced.
             validation: examples to measure on; None holds out the share that `training` says.
             training: everything else.
-            system: system prompt of the examples that have none.
+            system: system prompt of the examples that have none, and later of what the adapter is asked.
             options: further ones of :func:`finch_hub.engine.training.loop.train`.
 
         Raises:
@@ -119,16 +120,17 @@ class GeneratorModel:
             self.base, lora_config or LoRAConfig(), settings, examples_of(examples), held_out, system=system, **options
         )
         trained.adapter.detach()
-        self._keep(name, trained.adapter.weights(), source=None)
+        self._keep(name, trained.adapter.weights(), source=None, system=system)
         self._active = name
         return trained.report
 
-    def load_lora(self, path: str | Path, name: str | None = None) -> str:
+    def load_lora(self, path: str | Path, name: str | None = None, *, system: str | None = None) -> str:
         """Load an adapter from a PEFT folder or a `.safetensors` file, switch to it, and return its name.
 
         Args:
             path: of the adapter.
             name: to switch by; None takes that of the folder or file. An adapter of that name is replaced.
+            system: system prompt that it was trained with, for the prompts it is given that have none.
 
         Raises:
             NotFound: there is no such file.
@@ -139,7 +141,7 @@ class GeneratorModel:
         path = Path(path).expanduser().absolute()
         name = name or (path.stem if path.suffix == ".safetensors" else path.name)
         source = _Source(path=path, state=_state(path))
-        self._keep(name, read(path), source=source)
+        self._keep(name, read(path), source=source, system=system)
         self._active = name
         return name
 
@@ -180,7 +182,7 @@ class GeneratorModel:
         self._known([name])
         self._router.unload(name)
         self._weights.pop(name, None)
-        del self._sources[name]
+        del self._sources[name], self._systems[name]
         if self._active == name:
             self._active = None
 
@@ -256,7 +258,7 @@ class GeneratorModel:
         Args:
             prompt: a user's turn, or a conversation as a tuple of messages; or a list of these.
             adapter: whose answer; None is the base alone. For a list of prompts one for all, or a list.
-            system: system prompt of those that have none.
+            system: system prompt of those that have none; None takes the one that came with each prompt's adapter.
             max_new_tokens: length of an answer at most.
             temperature: 0 always takes the likeliest token.
             top_p: sample from the smallest set of tokens whose probabilities sum to it.
@@ -281,8 +283,8 @@ class GeneratorModel:
             names: list[str | None] = [self._name(adapter)] * len(prompts)
         else:
             names = list(adapter)
-        tokens = self._tokenize(prompts, system)
         check_rows(names, len(prompts))
+        tokens = self._tokenize(prompts, [system or self._systems.get(name or "") for name in names])
         self._bring([name for name in names if name is not None])
         pieces = self._run(tokens, names, config, torch.seed() if seed is None else seed)
         if stream:
@@ -323,11 +325,11 @@ class GeneratorModel:
             if piece:
                 yield row, piece
 
-    def _tokenize(self, prompts: Sequence[Prompt], system: str | None) -> list[list[int]]:
+    def _tokenize(self, prompts: Sequence[Prompt], systems: Sequence[str | None]) -> list[list[int]]:
         if not prompts:
             raise errors.InvalidSpec(errors.Problem(what="there are no prompts", fix="give at least one"))
         found, problems = [], []
-        for number, prompt in enumerate(prompts, start=1):
+        for number, (prompt, system) in enumerate(zip(prompts, systems, strict=True), start=1):
             turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
             if system and turns and turns[0].role != "system":
                 turns.insert(0, Message(role="system", content=system))
@@ -354,10 +356,11 @@ class GeneratorModel:
             if name not in self._sources:
                 raise errors.NotFound("adapter", name, self._sources)
 
-    def _keep(self, name: str, weights: AdapterWeights, *, source: _Source | None) -> None:
+    def _keep(self, name: str, weights: AdapterWeights, *, source: _Source | None, system: str | None) -> None:
         check_fit(weights, self.base)
         self._router.load(name, weights)
         self._sources[name] = source
+        self._systems[name] = system
         self._weights.pop(name, None)
         self._weights[name] = weights
         self._evict({name})

@@ -432,6 +432,8 @@ class Hub:
     ) -> GeneratorModel:
         """Load a base with adapters that can be switched by the references given here; computed in this process.
 
+        An adapter is asked with the system prompt that it was trained with, where none is given.
+
         Args:
             base: None takes that of the adapters.
             adapters: references; none is active at first.
@@ -463,7 +465,8 @@ class Hub:
 
         model = GeneratorModel(bases.load(cast(BaseModelSource, source), device=device, cache=self._stores.bases))
         for reference, version in zip(adapters, versions, strict=True):
-            model.load_lora(self._stores.artifacts.fetch_tree(version.digest), name=reference)
+            folder = self._stores.artifacts.fetch_tree(version.digest)
+            model.load_lora(folder, name=reference, system=version.spec.get("system"))
         model.switch(None)
         return model
 

@@ -115,6 +115,18 @@ def test_system_prompt_and_conversation_reach_the_template(model: GeneratorModel
     assert model.generate([turns, "Where?"], max_new_tokens=12) == [told, plain]
 
 
+def test_an_adapter_is_asked_with_its_own_system_prompt(model: GeneratorModel, folders: list[Path]) -> None:
+    told = model.generate("Where?", adapter="adapter-1", system="Answer in one sentence.", max_new_tokens=12)
+    plain = model.generate("Where?", adapter="adapter-1", max_new_tokens=12)
+    base = model.generate("Where?", adapter=None, max_new_tokens=12)
+    model.load_lora(folders[1], system="Answer in one sentence.")
+    assert told != plain
+    assert model.generate("Where?", max_new_tokens=12) == told
+    assert model.generate(["Where?", "Where?"], adapter=["adapter-1", None], max_new_tokens=12) == [told, base]
+    model.load_lora(folders[1])
+    assert model.generate("Where?", max_new_tokens=12) == plain
+
+
 def test_samples_repeat_with_their_seed(model: GeneratorModel) -> None:
     options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 0.95}
     assert model.generate(PROMPTS, seed=3, **options) == model.generate(PROMPTS, seed=3, **options)
