@@ -54,7 +54,7 @@ def _fit(space: ModuleCore, w: Tensor, moments: Tensor, ridge: float) -> Factors
         G.diagonal().add_(ridge / size)
         total.add_(G, alpha=float(w[t].abs()))
         wanted.addmm_(w[t] * space.cores[t], V.mT @ G)
-    # What weights of zero leave without inputs is without an update.
+    # With all weights zero nothing is left to invert, and nothing is wanted.
     total.diagonal().clamp_(min=torch.finfo(torch.float64).tiny)
     K = torch.cholesky_solve(wanted.mT, torch.linalg.cholesky(total)).mT
     order = torch.linalg.eigh(wanted @ K.mT).eigenvectors.flip(-1)

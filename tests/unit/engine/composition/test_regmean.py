@@ -135,3 +135,16 @@ def test_moments_that_memory_cannot_hold_at_once_are_measured_part_by_part(
     parts = regmean.merge(core, (1.0,) * 3, PARAMETERS, seed=0, objective=objective)
     for module, update in whole.items():
         assert relative(dense(parts[module]), dense(update)) < 1e-6
+
+
+def test_a_module_that_one_parent_alone_adapts_is_its_own(
+    tiny_base: bases.Base, adapters: list[Adapter], rows: list[Rows | None]
+) -> None:
+    less = Adapter.of("less", {module: f for module, f in adapters[1].factors.items() if module != Q})
+    two = [adapters[0], less]
+    with Bench(tiny_base, two, rows[:2]) as bench:
+        objective = Objective(bench, base=bench.measure(None), own=bench.measure_parents())
+        made = regmean.merge(core_space.build(two), (0.5, 1.0), PARAMETERS, seed=0, objective=objective)
+    assert relative(dense(made[Q]), 0.5 * dense(adapters[0].factors[Q])) < 1e-5
+    shared = next(module for module in less.factors if module in adapters[0].factors)
+    assert relative(dense(made[shared]), 0.5 * dense(adapters[0].factors[shared])) > 0.01
