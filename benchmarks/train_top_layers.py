@@ -39,7 +39,7 @@ def run(given: argparse.Namespace, *, remember: bool) -> None:
     )
     with loop.computing(given.threads):
         adapter = rank.begin(base, config, train_set, seed=0, say=print)
-        decoder = decoder_of(base, remember=remember)
+        decoder = decoder_of(base, remember=(*train_set, *held_out) if remember else ())
         training_run = Run(
             base,
             adapter,

@@ -67,6 +67,7 @@ class Layout:
 
     Attributes:
         groups: as given.
+        heads: as given.
         key_heads: as given.
         queries: int64, of each query in the grids the place of its vector among [N * H].
         keys: int64, of each key the place among [N * K].
@@ -79,7 +80,7 @@ class Layout:
     """
 
     def __init__(self, groups: Sequence[Spans], *, heads: int, key_heads: int, device: torch.device) -> None:
-        self.groups, self.key_heads = tuple(groups), key_heads
+        self.groups, self.heads, self.key_heads = tuple(groups), heads, key_heads
         each = heads // key_heads
         queries, keys, filled, own = [], [], [], []
         for spans in groups:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from finch_hub import errors
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data.batches import Batch
-from finch_hub.engine.training.packed import FrozenStates, PackedDecoder
+from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.training.frozen import FrozenStates
+from finch_hub.engine.training.packed import PackedDecoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,7 +64,11 @@ class Head:
 
 
 def decoder_of(
-    base: Base, *, packing: bool = True, gradient_checkpointing: bool = False, remember: bool = False
+    base: Base,
+    *,
+    packing: bool = True,
+    gradient_checkpointing: bool = False,
+    remember: Sequence[TokenizedExample] = (),
 ) -> Decoder:
     """Return the fastest decoder that computes what the base and the adapters on it do.
 
@@ -72,12 +78,14 @@ def decoder_of(
         base: perhaps with adapters on it.
         packing: whether rows may be packed.
         gradient_checkpointing: recompute activations instead of keeping them.
-        remember: examples will come again, so keep what the layers under the first adapted one make of them, in up
-            to a quarter of the memory that is free.
+        remember: examples that will come again, so that what the layers under the first adapted one make of them is
+            kept, unless it is too much.
 
     """
     if packing and base.device.type == "cpu" and PackedDecoder.supports(base.model):
-        frozen = FrozenStates(psutil.virtual_memory().available // 4) if remember else None
+        width = base.model.config.hidden_size
+        keeps = remember and FrozenStates.fit(remember, width=width, itemsize=base.dtype.itemsize)
+        frozen = FrozenStates(remember) if keeps else None
         return PackedDecoder(base.model, gradient_checkpointing=gradient_checkpointing, frozen=frozen)
     return PaddedDecoder(base.model, gradient_checkpointing=gradient_checkpointing)
 

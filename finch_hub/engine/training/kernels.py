@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finch_hub.engine.training.products import Product
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Update:
@@ -24,6 +26,7 @@ class Update:
 
     Attributes:
         rows: of the packed tokens.
+        columns: of the product's outputs, those of the module.
         A: float32 [r, in].
         B: float32 [out, r].
         scale: alpha / r, or as rsLoRA has it.
@@ -33,20 +36,12 @@ class Update:
     """
 
     rows: slice
+    columns: slice
     A: Tensor
     B: Tensor
     scale: float
     dropout: float = 0.0
     seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class AdaptedLinear:
-    """A frozen linear module and the updates on it; weight [out, in], bias [out] or None."""
-
-    weight: Tensor
-    bias: Tensor | None
-    updates: tuple[Update, ...] = ()
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -75,55 +70,50 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 class _Linears(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, linears: Sequence[AdaptedLinear], *factors: Tensor) -> tuple[Tensor, ...]:
-        outputs, kept = [], []
-        for linear in linears:
-            y = torch.nn.functional.linear(x, linear.weight, linear.bias)
-            for update in linear.updates:
-                A, B = update.A.to(x.dtype), update.B.to(x.dtype)
-                inner = _dropped(x[update.rows], update) @ A.T
-                y[update.rows].addmm_(inner, B.T, alpha=update.scale)
-                kept += [A, B, inner]
-            outputs.append(y)
-        ctx.linears = linears
+    def forward(ctx: Any, x: Tensor, product: Product, updates: Sequence[Update], *factors: Tensor) -> Tensor:
+        y, kept = product.forward(x), []
+        for update in updates:
+            A, B = update.A.to(x.dtype), update.B.to(x.dtype)
+            inner = _dropped(x[update.rows], update) @ A.T
+            y[update.rows, update.columns].addmm_(inner, B.T, alpha=update.scale)
+            kept += [A, B, inner]
+        ctx.product, ctx.updates = product, updates
         ctx.save_for_backward(x if kept else None, *kept)
-        return tuple(outputs)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        (gradient,) = gradients
         x, *saved = ctx.saved_tensors
         kept = iter(saved)
-        to_input: Tensor | None = None
+        to_input = ctx.product.backward(gradient) if ctx.needs_input_grad[0] else None
         to_factors: list[Tensor] = []
-        for linear, gradient in zip(ctx.linears, gradients, strict=True):
-            if ctx.needs_input_grad[0]:
-                weight = linear.weight
-                to_input = gradient @ weight if to_input is None else to_input.addmm_(gradient, weight)
-            for update in linear.updates:
-                A, B, inner = next(kept), next(kept), next(kept)
-                own = gradient[update.rows]
-                to_inner = (own @ B).mul_(update.scale)
-                to_factors.append((to_inner.T @ _dropped(x[update.rows], update)).to(update.A.dtype))
-                to_factors.append((own.T @ inner).to(update.B.dtype).mul_(update.scale))
-                if to_input is None:
-                    continue
-                if update.dropout:
-                    to_input[update.rows] += _dropped(to_inner @ A, update)
-                else:
-                    to_input[update.rows].addmm_(to_inner, A)
-        return to_input, None, *to_factors
+        for update in ctx.updates:
+            A, B, inner = next(kept), next(kept), next(kept)
+            own = gradient[update.rows, update.columns]
+            to_inner = (own @ B).mul_(update.scale)
+            to_factors.append((_dropped(x[update.rows], update).T @ to_inner).T.to(update.A.dtype))
+            to_factors.append((own.T @ inner).to(update.B.dtype).mul_(update.scale))
+            if to_input is None:
+                continue
+            if update.dropout:
+                to_input[update.rows] += _dropped(to_inner @ A, update)
+            else:
+                to_input[update.rows].addmm_(to_inner, A)
+        return to_input, None, None, *to_factors
 
 
-def linears(x: Tensor, group: Sequence[AdaptedLinear]) -> tuple[Tensor, ...]:
-    """Return the outputs of linear modules that share their input: ``x Wᵀ + b + scale * x Aᵀ Bᵀ`` of each.
+def linears(x: Tensor, product: Product, updates: Sequence[Update] = ()) -> Tensor:
+    """Return the outputs [N, out] of adapted linear modules that share their input: ``x Wᵀ + b + scale * x Aᵀ Bᵀ``.
 
     Args:
         x: [N, in].
-        group: the modules.
+        product: of the modules.
+        updates: on them.
 
     """
-    factors = [factor for linear in group for update in linear.updates for factor in (update.A, update.B)]
-    outputs: tuple[Tensor, ...] = _Linears.apply(x, group, *factors)  # type: ignore[no-untyped-call]
+    factors = [factor for update in updates for factor in (update.A, update.B)]
+    outputs: Tensor = _Linears.apply(x, product, updates, *factors)  # type: ignore[no-untyped-call]
     return outputs
 
 
@@ -139,18 +129,23 @@ def _dropped(x: Tensor, update: Update) -> Tensor:
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
+    def forward(ctx: Any, joined: Tensor) -> Tensor:
+        ctx.save_for_backward(joined)
+        gate, up = joined.chunk(2, dim=-1)
         return torch.nn.functional.silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = ctx.saved_tensors
-        to_up = torch.nn.functional.silu(gate).mul_(gradients[0])
-        return torch.ops.aten.silu_backward(gradients[0] * up, gate), to_up
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (joined,) = ctx.saved_tensors
+        gate, up = joined.chunk(2, dim=-1)
+        to_joined = torch.empty_like(joined)
+        to_gate, to_up = to_joined.chunk(2, dim=-1)
+        torch.mul(torch.nn.functional.silu(gate), gradients[0], out=to_up)
+        torch.ops.aten.silu_backward.grad_input(gradients[0] * up, gate, grad_input=to_gate)
+        return to_joined
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """Return ``silu(gate) * up`` (arXiv 2002.05202)."""
-    result: Tensor = _SwiGLU.apply(gate, up)  # type: ignore[no-untyped-call]
+def swiglu(joined: Tensor) -> Tensor:
+    """Return ``silu(gate) * up`` [N, F] of gate and up side by side [N, 2 F] (arXiv 2002.05202)."""
+    result: Tensor = _SwiGLU.apply(joined)  # type: ignore[no-untyped-call]
     return result

@@ -93,7 +93,7 @@ def train(
                 base,
                 packing=training.packing,
                 gradient_checkpointing=training.gradient_checkpointing,
-                remember=training.epochs > 1,
+                remember=(*data.train_set, *data.held_out) if training.epochs > 1 else (),
             )
             run = Run(
                 base,
@@ -187,15 +187,16 @@ def prepare(
 def estimate(decoder: Decoder, run: Run) -> float | None:
     """Return about how many seconds all steps of a run take on this device, from its first micro-batch.
 
-    One example goes first, untimed: threads start and memory is got. Of a short run less is timed than a micro-batch,
-    so that the estimate costs a small share of what it estimates; it is the higher for it, by up to twice.
+    The same goes first, untimed: threads start, memory is got, weights and frozen states are prepared. Of a short run
+    less is timed than a micro-batch, so that the estimate costs a small share of what it estimates; it is the higher
+    for it, by up to twice.
     None if the run is over already, or memory doesn't suffice for that micro-batch, which its step will deal with.
     """
     if run.done:
         return None
     rows = run.micro_batches()[0][: max(1, run.steps // 8)]
     try:
-        _gradients(decoder, [run], [[rows[:1]]])
+        _gradients(decoder, [run], [[rows]])
         began = time.monotonic()
         _gradients(decoder, [run], [[rows]])
     except (RuntimeError, MemoryError) as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,16 @@ from torch.utils.checkpoint import checkpoint
 from finch_hub.engine.data.batches import Batch, pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.training.attention import Layout, Spans, attention
-from finch_hub.engine.training.kernels import AdaptedLinear, Update, linears, rms_norm, swiglu
+from finch_hub.engine.training.frozen import FrozenStates
+from finch_hub.engine.training.kernels import Update, linears, rms_norm, swiglu
+from finch_hub.engine.training.products import can_prepare, product_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SIMILAR = 0.6
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
 _FAMILIES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 
 
@@ -66,6 +71,7 @@ class PackedDecoder:
         self._checkpointing = gradient_checkpointing
         self._adapter = adapter
         self._frozen = frozen
+        self._prepared = can_prepare(list(_linear_modules(self._body.layers)))
 
     @classmethod
     def supports(cls, model: PreTrainedModel) -> bool:
@@ -95,123 +101,140 @@ class PackedDecoder:
             rows.append(slice(begin, begin + len(part.batch.input_ids)))
             begin = rows[-1].stop
         layout = self._layout(_groups(parts, rows), positions.device)
-        begin_at = 0 if self._frozen is None else _first_adapted(body.layers)
-        if self._frozen is not None and begin_at > 0:
-            x = torch.cat([self._remembered(part.batch, begin_at) for part in parts])
+        wanted = [part.batch.sources + own.start for part, own in zip(parts, rows, strict=True)]
+        last = len(body.layers) - 1
+        first = 0 if self._frozen is None else min(_first_adapted(body.layers), last)
+        if first > 0:
+            x = torch.cat([self._remembered(part.batch, first) for part in parts])
         else:
             x = body.embed_tokens(torch.cat([part.batch.input_ids for part in parts]))
         rotation = _rotation(body, x, positions)
-        for layer in body.layers[begin_at:]:
-            place = _Layer(layer, parts, rows, layout)
+        for number in range(first, last + 1):
+            place = self._layer(number, parts, rows, layout, wanted=wanted if number == last else None)
             if self._checkpointing and torch.is_grad_enabled():
                 x = checkpoint(place, x, *rotation, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = place(x, *rotation)
-        wanted = torch.cat([part.batch.sources + own.start for part, own in zip(parts, rows, strict=True)])
-        final = rms_norm(x[wanted], body.norm.weight, body.norm.variance_epsilon)
-        return list(torch.split(final, [len(part.batch.sources) for part in parts]))
+        final = rms_norm(x, body.norm.weight, body.norm.variance_epsilon)
+        return list(torch.split(final, [len(own) for own in wanted]))
 
-    @torch.no_grad()
     def _remembered(self, batch: Batch, layers: int) -> Tensor:
-        """Return what enters the first adapted layer [N, d], each example's computed once and alone.
-
-        Alone, because rounding depends on what is computed at once: so it is the same in every batch and after a
-        resume, whatever is remembered.
-        """
+        """Return what enters the first adapted layer [N, d]."""
         frozen: Any = self._frozen
-        states = []
-        for example in batch.examples:
-            state = frozen.get(example)
-            if state is None:
-                state = self._below(pack([example], share_prefix=False).to(batch.input_ids.device), layers)
-                frozen.put(example, state)
-            states.append(state)
+        states = [frozen.of(example, lambda some: self._below(some, layers)) for example in batch.examples]
         return torch.cat([states[0][: batch.prefix], *(state[batch.prefix :] for state in states)])
 
-    def _below(self, batch: Batch, layers: int) -> Tensor:
+    @torch.no_grad()
+    def _below(self, examples: Sequence[TokenizedExample], layers: int) -> list[Tensor]:
+        """Return what so many layers make of each example [length, d]."""
+        batch = pack(examples, share_prefix=True).to(self._body.embed_tokens.weight.device)
         part, rows = Part(batch=batch), slice(0, len(batch.input_ids))
         x: Tensor = self._body.embed_tokens(batch.input_ids)
         rotation = _rotation(self._body, x, batch.positions)
-        layout = self._layout(_groups([part], [rows]), batch.input_ids.device)
-        for layer in self._body.layers[:layers]:
-            x = _Layer(layer, [part], [rows], layout)(x, *rotation)
-        return x
+        layout = self._layout(_groups([part], [rows]), x.device)
+        for number in range(layers):
+            x = self._layer(number, [part], [rows], layout)(x, *rotation)
+        return [torch.cat((x[: batch.prefix], x[begin:end])) for begin, end in batch.spans]
+
+    def _layer(self, number: int, *what: Any, wanted: Sequence[Tensor] | None = None) -> _Layer:
+        return _Layer(self._body.layers[number], *what, prepared=self._prepared, wanted=wanted)
 
     def _layout(self, groups: Sequence[Spans], device: torch.device) -> Layout:
         config = self._body.config
         return Layout(groups, heads=config.num_attention_heads, key_heads=config.num_key_value_heads, device=device)
 
 
-class FrozenStates:
-    """Hidden states of examples under the first adapted layer, kept over the epochs within a limit of memory.
-
-    They don't change while the layers above are trained, so from the second epoch on nothing below is computed.
+class _Layer:
+    """One decoder layer with the parts' adapters.
 
     Args:
-        limit: bytes; what does not fit is computed each time.
+        layer: transformers' module.
+        parts: whose tokens are computed.
+        rows: of each part among the tokens.
+        layout: of the attention.
+        prepared: whether its products are.
+        wanted: of each part, the tokens that anybody asks for behind this layer; None for all. The others are keys and
+            values to them and nothing else.
 
     """
 
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-        self._states: dict[TokenizedExample, Tensor] = {}
-
-    def get(self, example: TokenizedExample) -> Tensor | None:
-        """Return the example's states [length, d], None if they are not here."""
-        return self._states.get(example)
-
-    def put(self, example: TokenizedExample, states: Tensor) -> None:
-        """Keep the example's states if there is room."""
-        if states.nbytes <= self._left:
-            self._left -= states.nbytes
-            self._states[example] = states
-
-
-class _Layer:
-    """One decoder layer with the parts' adapters."""
-
-    def __init__(self, layer: Any, parts: Sequence[Part], rows: Sequence[slice], layout: Layout) -> None:
+    def __init__(
+        self,
+        layer: Any,
+        parts: Sequence[Part],
+        rows: Sequence[slice],
+        layout: Layout,
+        *,
+        prepared: bool,
+        wanted: Sequence[Tensor] | None = None,
+    ) -> None:
         self._layer, self._parts, self._rows, self._layout = layer, parts, rows, layout
+        self._prepared, self._wanted = prepared, wanted
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        layer, block = self._layer, self._layer.self_attn
+        layer, block, rows = self._layer, self._layer.self_attn, self._rows
         normed = rms_norm(x, layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon)
-        query, key, value = linears(normed, self._adapted(block, "q_proj", "k_proj", "v_proj"))
-        query, key, value = (one.view(len(x), -1, block.head_dim) for one in (query, key, value))
+        joined = self._linears(normed, rows, block, "q_proj", "k_proj", "v_proj")
+        heads = joined.view(len(x), -1, block.head_dim)
+        counts = [self._layout.heads, self._layout.key_heads, self._layout.key_heads]
+        query, key, value = torch.split(heads, counts, dim=1)
         if hasattr(block, "q_norm"):
             query = rms_norm(query, block.q_norm.weight, block.q_norm.variance_epsilon)
             key = rms_norm(key, block.k_norm.weight, block.k_norm.variance_epsilon)
-        mixed = attention(query, key, value, cos, sin, layout=self._layout, scale=block.scaling)
-        x = x + linears(mixed.flatten(1), self._adapted(block, "o_proj"))[0]
+        mixed = attention(query, key, value, cos, sin, layout=self._layout, scale=block.scaling).flatten(1)
+        if self._wanted is not None:
+            places = torch.cat(list(self._wanted))
+            x, mixed = x.index_select(0, places), mixed.index_select(0, places)
+            rows = _consecutive([len(own) for own in self._wanted])
+        x = x + self._linears(mixed, rows, block, "o_proj")
         normed = rms_norm(x, layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon)
-        gate, up = linears(normed, self._adapted(layer.mlp, "gate_proj", "up_proj"))
-        return x + linears(swiglu(gate, up), self._adapted(layer.mlp, "down_proj"))[0]
+        inner = swiglu(self._linears(normed, rows, layer.mlp, "gate_proj", "up_proj"))
+        return x + self._linears(inner, rows, layer.mlp, "down_proj")
 
-    def _adapted(self, parent: nn.Module, *names: str) -> list[AdaptedLinear]:
-        return [self._one(getattr(parent, name), name) for name in names]
+    def _linears(self, x: Tensor, rows: Sequence[slice], parent: nn.Module, *names: str) -> Tensor:
+        modules = [getattr(parent, name) for name in names]
+        product = product_of([_frozen(module) for module in modules], prepared=self._prepared)
+        updates = [
+            update
+            for module, name, columns in zip(modules, names, product.columns(), strict=True)
+            if isinstance(module, LoRALinear)
+            for update in self._updates(module, name, rows, columns)
+        ]
+        return linears(x, product, updates)
 
-    def _one(self, module: Any, name: str) -> AdaptedLinear:
-        if not isinstance(module, LoRALinear):
-            return AdaptedLinear(weight=module.weight, bias=module.bias)
-        updates = []
-        for part, rows in zip(self._parts, self._rows, strict=True):
+    def _updates(self, module: Any, name: str, rows: Sequence[slice], columns: slice) -> Iterator[Update]:
+        for part, own in zip(self._parts, rows, strict=True):
             active = [part.adapter] if part.adapter is not None else module.active_adapters
             for adapter in active:
                 if adapter not in module.lora_A or module.disable_adapters:
                     continue
                 dropout = getattr(module.lora_dropout[adapter], "p", 0.0) if part.seed is not None else 0.0
-                updates.append(
-                    Update(
-                        rows=rows,
-                        A=module.lora_A[adapter].weight,
-                        B=module.lora_B[adapter].weight,
-                        scale=module.scaling[adapter],
-                        dropout=dropout,
-                        seed=_mixed(part.seed, self._layer.self_attn.layer_idx, name) if dropout else 0,
-                    )
+                yield Update(
+                    rows=own,
+                    columns=columns,
+                    A=module.lora_A[adapter].weight,
+                    B=module.lora_B[adapter].weight,
+                    scale=module.scaling[adapter],
+                    dropout=dropout,
+                    seed=_mixed(part.seed, self._layer.self_attn.layer_idx, name) if dropout else 0,
                 )
-        base: Any = module.get_base_layer()
-        return AdaptedLinear(weight=base.weight, bias=base.bias, updates=tuple(updates))
+
+
+def _frozen(module: Any) -> nn.Linear:
+    """Return the linear module itself, without what PEFT put around it."""
+    base: nn.Linear = module.get_base_layer() if isinstance(module, LoRALinear) else module
+    return base
+
+
+def _linear_modules(layers: Sequence[Any]) -> Iterator[nn.Linear]:
+    for layer in layers:
+        for parent, names in ((layer.self_attn, _ATTENTION), (layer.mlp, _MLP)):
+            yield from (_frozen(getattr(parent, name)) for name in names)
+
+
+def _consecutive(sizes: Sequence[int]) -> list[slice]:
+    """Return the rows of parts that stand one after another."""
+    return [slice(begin, end) for begin, end in itertools.pairwise(itertools.accumulate(sizes, initial=0))]
 
 
 def _rotation(body: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:

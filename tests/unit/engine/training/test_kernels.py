@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import gradcheck
 
+from finch_hub.engine.training import products
 from finch_hub.engine.training.attention import Layout, Spans, attention
-from finch_hub.engine.training.kernels import AdaptedLinear, Update, linears, rms_norm, swiglu
+from finch_hub.engine.training.kernels import Update, linears, rms_norm, swiglu
 from finch_hub.engine.training.loss import head_loss, token_losses
+from finch_hub.engine.training.products import Product, can_prepare, product_of
 
 
 def random(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
@@ -18,33 +20,67 @@ def random(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
 
 
 def test_swiglu_equals_silu_times_up() -> None:
-    gate, up = random(5, 7), random(5, 7, seed=1)
-    assert torch.allclose(swiglu(gate, up), torch.nn.functional.silu(gate) * up)
-    assert gradcheck(swiglu, (gate, up))
+    joined = random(5, 14)
+    assert torch.allclose(swiglu(joined), torch.nn.functional.silu(joined[:, :7]) * joined[:, 7:])
+    assert gradcheck(swiglu, joined)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_adapted_linears_have_the_gradients_of_their_formula(dropout: float) -> None:
-    weight, bias = random(6, 5, grad=False), random(6, seed=1, grad=False)
+    biased, plain = nn.Linear(5, 6, dtype=torch.float64), nn.Linear(5, 4, bias=False, dtype=torch.float64)
+    product = Product([biased, plain], prepared=False)
+    left, right = product.columns()
 
-    def both(x: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> tuple[Tensor, ...]:
-        first = Update(rows=slice(0, 3), A=A, B=B, scale=0.5, dropout=dropout, seed=3)
-        second = Update(rows=slice(2, 7), A=C, B=D, scale=2.0)
-        return linears(
-            x,
-            [
-                AdaptedLinear(weight=weight, bias=bias, updates=(first, second)),
-                AdaptedLinear(weight=weight, bias=None, updates=(second,)),
-            ],
-        )
+    def both(x: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+        first = Update(rows=slice(0, 3), columns=left, A=A, B=B, scale=0.5, dropout=dropout, seed=3)
+        second = Update(rows=slice(2, 7), columns=left, A=A, B=B, scale=2.0)
+        third = Update(rows=slice(2, 7), columns=right, A=C, B=D, scale=2.0)
+        return linears(x, product, [first, second, third])
 
     x = random(7, 5, seed=2)
-    factors = random(2, 5, seed=3), random(6, 2, seed=4), random(3, 5, seed=5), random(6, 3, seed=6)
+    factors = random(2, 5, seed=3), random(6, 2, seed=4), random(3, 5, seed=5), random(4, 3, seed=6)
     assert gradcheck(both, (x, *factors))
     if not dropout:
-        expected = torch.nn.functional.linear(x, weight)
+        expected = plain(x)
         expected[2:] += 2.0 * x[2:] @ factors[2].T @ factors[3].T
-        assert torch.allclose(both(x, *factors)[1], expected)
+        assert torch.allclose(both(x, *factors)[:, right], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7, 700])
+@pytest.mark.parametrize("prepared", [True, False])
+def test_a_product_is_that_of_its_modules(prepared: bool, rows: int, dtype: torch.dtype) -> None:
+    modules = [nn.Linear(64, size, bias=size != 48, dtype=dtype) for size in (96, 48, 80)]
+    if prepared and not can_prepare(modules):
+        pytest.skip("this build of torch cannot prepare weights")
+    product = Product(modules, prepared=prepared)
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+    x = random(rows, 64, grad=False).to(dtype)
+    expected = torch.cat([module(x) for module in modules], dim=1)
+    assert torch.allclose(product.forward(x), expected, rtol=tolerance, atol=tolerance)
+    gradient = random(rows, 224, seed=1, grad=False).to(dtype)
+    weight = torch.cat([module.weight for module in modules])
+    assert torch.allclose(
+        product.backward(gradient).float(), gradient.float() @ weight.float(), rtol=tolerance, atol=5 * tolerance
+    )
+
+
+def test_a_product_is_made_once_and_again_where_a_weight_has_changed() -> None:
+    modules = [nn.Linear(8, 8).requires_grad_(False) for _ in range(2)]
+    first = product_of(modules, prepared=False)
+    assert product_of(modules, prepared=False) is first
+    modules[1].weight.mul_(2)
+    second = product_of(modules, prepared=False)
+    assert second is not first
+    modules[0].weight = nn.Parameter(modules[0].weight.clone(), requires_grad=False)
+    assert product_of(modules, prepared=False) is not second
+
+
+def test_weights_are_prepared_within_a_limit_and_of_known_types_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not can_prepare([nn.Linear(8, 8, dtype=torch.float64)])
+    assert not can_prepare([nn.Linear(8, 8), nn.Linear(8, 8, dtype=torch.bfloat16)])
+    monkeypatch.setattr(products, "PREPARED_BYTES", 0)
+    assert not can_prepare([nn.Linear(8, 8)])
 
 
 def test_attention_sees_its_prefix_and_its_own_past_only() -> None:

@@ -18,10 +18,12 @@ from finch_hub import errors
 from finch_hub.engine import bases
 from finch_hub.engine.adapter import LoRAAdapter, attach
 from finch_hub.engine.bases import Base
-from finch_hub.engine.data.batches import Batch
-from finch_hub.engine.training import Interrupted, checkpoint, loop, run
-from finch_hub.engine.training.decoder import Decoder, PaddedDecoder, decoder_of
-from finch_hub.engine.training.packed import FrozenStates, PackedDecoder, Part
+from finch_hub.engine.data.batches import pack
+from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
+from finch_hub.engine.training import Interrupted, checkpoint, frozen, loop, run
+from finch_hub.engine.training.decoder import PaddedDecoder, decoder_of
+from finch_hub.engine.training.frozen import FrozenStates
+from finch_hub.engine.training.packed import PackedDecoder, Part
 from finch_hub.engine.training.progress import Progress, silent
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import DataReport, TrainingReport
@@ -363,19 +365,18 @@ def test_layers_below_the_first_adapted_one_are_computed_once(tiny_base: Base, m
     training = QUICK.evolve(epochs=3, validation=0)
     remembering = loop.train(tiny_base, config, training, lessons(12))
     remembering.adapter.detach()
-    counted = 0
+    counted: list[TokenizedExample] = []
     below = PackedDecoder._below
 
-    def counting(self: PackedDecoder, batch: Batch, layers: int) -> torch.Tensor:
-        nonlocal counted
-        counted += 1
+    def counting(self: PackedDecoder, examples: Sequence[TokenizedExample], layers: int) -> list[torch.Tensor]:
+        counted.extend(examples)
         assert layers == 1
-        return below(self, batch, layers)
+        return below(self, examples, layers)
 
     monkeypatch.setattr(PackedDecoder, "_below", counting)
     again = loop.train(tiny_base, config, training, lessons(12))
     again.adapter.detach()
-    assert counted == 12
+    assert len(counted) == len(set(counted)) == 12
     plain = plainly(tiny_base, config, training)
     for name, tensor in remembering.adapter.weights().tensors.items():
         assert torch.equal(again.adapter.weights().tensors[name], tensor)
@@ -394,21 +395,27 @@ def plainly(base: Base, config: LoRAConfig, training: TrainingConfig) -> dict[st
     return weights
 
 
-def test_what_is_remembered_keeps_within_its_limit_and_changes_nothing(tiny_base: Base) -> None:
-    from finch_hub.engine.data.batches import pack
-    from finch_hub.engine.data.tokenizing import tokenize_all
-
+def test_what_is_remembered_depends_on_the_data_alone(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     attach(tiny_base, LORA.evolve(layers_to_transform=(1,)))
-    examples = tokenize_all(lessons(6), tiny_base.tokenizer, max_length=512)
-    batch = pack(examples, share_prefix=True)
+    examples = tokenize_all(lessons(9), tiny_base.tokenizer, max_length=512)
+    monkeypatch.setattr(frozen, "_CHUNK_TOKENS", 3 * len(examples[0]))
+    batch = pack(examples[:6], share_prefix=True)
     expected = PackedDecoder(tiny_base.model).hidden(batch)
-    for limit in (0, 2 * len(examples[0]) * 64 * 4, 2**20):
-        frozen = FrozenStates(limit)
-        decoder: Decoder = PackedDecoder(tiny_base.model, frozen=frozen)
-        for _ in range(2):
-            assert torch.allclose(decoder.hidden(batch), expected, atol=1e-4)
-        kept = [frozen.get(example) for example in examples]
-        assert sum(states.nbytes for states in kept if states is not None) <= limit
+    decoder = PackedDecoder(tiny_base.model, frozen=FrozenStates(examples))
+    found = decoder.hidden(batch)
+    assert torch.allclose(found, expected, atol=1e-4)
+    other = PackedDecoder(tiny_base.model, frozen=FrozenStates(examples))
+    for some in (examples[7:8], examples[1:3], examples[4:5]):  # met in another order
+        other.hidden(pack(some, share_prefix=True))
+    assert torch.equal(other.hidden(batch), found)
+
+
+def test_states_that_would_take_too_much_are_not_kept(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = tokenize_all(lessons(2), tiny_base.tokenizer, max_length=512)
+    width = tiny_base.model.config.hidden_size
+    monkeypatch.setattr(frozen, "_LIMIT", sum(map(len, examples)) * width * 4)
+    assert FrozenStates.fit(examples, width=width, itemsize=4)
+    assert not FrozenStates.fit((*examples, examples[0]), width=width, itemsize=4)
 
 
 def test_the_data_and_what_it_will_cost_are_described_before_the_first_step(tiny_base: Base) -> None:
