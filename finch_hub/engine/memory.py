@@ -12,6 +12,7 @@ from finch_hub.engine import targets
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
+_PREPARED_BYTES = 4 * 2**30  # as in `finch_hub.engine.training.products`
 # Python with torch, transformers and peft, measured: what a child takes before it has loaded anything.
 _PROCESS_BYTES = 480 * 2**20
 _LOGIT_ROWS = 128  # as in `finch_hub.engine.training.loss`
@@ -117,9 +118,14 @@ def training_memory(
     else:
         activations = layer * shape.layers + passing
     logits = _LOGIT_ROWS * shape.vocabulary * (2 * computed + 8)
+    weights = shape.parameters * width
+    if not cuda and training.packing:
+        # Copies laid out for products in both directions.
+        prepared = 2 * sum(out * into for out, into in shape.modules.values()) * width
+        weights += prepared if prepared <= _PREPARED_BYTES else 0
     return TrainingMemory(
         process=_PROCESS_BYTES,
-        weights=int(shape.parameters * width),
+        weights=int(weights),
         optimizer=int(optimizer),
         activations=int(activations),
         logits=int(logits),

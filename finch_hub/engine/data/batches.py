@@ -12,6 +12,10 @@ from torch import Tensor
 
 from finch_hub.engine.data.tokenizing import TokenizedExample
 
+# Tokens under which products no longer run at their full speed.
+LEAST_TOKENS = 256
+# Operations that several threads share run at so much of the speed that threads have apart (two threads, measured).
+_SHARED_SPEED = 0.87
 # Examples of similar length are looked for among so many batches: enough for little padding, and still a shuffle.
 _WINDOW = 16
 
@@ -154,3 +158,35 @@ def micro_batches(
         current.append(index)
     found.append(tuple(current))
     return found
+
+
+def shards(examples: Sequence[TokenizedExample], *, ways: int, share_prefix: bool) -> list[tuple[int, ...]]:
+    """Divide a micro-batch into up to so many parts of equal work, as many as make it faster to compute them apart.
+
+    Every part lays down a shared prefix anew, and small ones multiply slowly.
+    """
+
+    def cost(places: Sequence[int]) -> int:
+        some = [examples[place] for place in places]
+        prefix = shared_prefix(some) if share_prefix and len(some) > 1 else 0
+        return sum(len(example) for example in some) - prefix * (len(some) - 1)
+
+    everything = tuple(range(len(examples)))
+    whole = cost(everything)
+    for number in range(min(ways, len(examples), whole // LEAST_TOKENS), 1, -1):
+        parts = balanced([len(example) for example in examples], number)
+        costs = [cost(part) for part in parts]
+        if min(costs) >= LEAST_TOKENS and max(costs) * number * _SHARED_SPEED < whole:
+            return parts
+    return [everything]
+
+
+def balanced(weights: Sequence[int], ways: int) -> list[tuple[int, ...]]:
+    """Divide places among so many ways that the heaviest is light: each, from the heaviest on, to the lightest way."""
+    found: list[list[int]] = [[] for _ in range(ways)]
+    loads = [0] * ways
+    for place in sorted(range(len(weights)), key=lambda place: (-weights[place], place)):
+        way = loads.index(min(loads))
+        found[way].append(place)
+        loads[way] += weights[place]
+    return [tuple(sorted(places)) for places in found]

@@ -25,11 +25,13 @@ class Decoder(Protocol):
     Attributes:
         pads: batches of one length are cheaper.
         shares_prefix: a batch may begin with a prefix of all its examples.
+        concurrent: it may be called from several threads at once.
 
     """
 
     pads: bool
     shares_prefix: bool
+    concurrent: bool
 
     def hidden(self, batch: Batch, *, seed: int | None = None) -> Tensor:
         """Return the final hidden states [L, d] at the batch's sources.
@@ -39,6 +41,9 @@ class Decoder(Protocol):
             seed: of the dropout masks; None, as in evaluation, drops nothing.
 
         """
+
+    def remember(self, several: Sequence[Batch]) -> None:
+        """Do for the batches what is done once and on all threads, before they are computed side by side."""
 
 
 class Head:
@@ -95,6 +100,7 @@ class PaddedDecoder:
 
     pads = True
     shares_prefix = False
+    concurrent = False
 
     def __init__(self, model: PreTrainedModel, *, gradient_checkpointing: bool = False) -> None:
         self._body: nn.Module = model.get_decoder()
@@ -124,6 +130,9 @@ class PaddedDecoder:
             input_ids=ids.view(rows, longest), attention_mask=mask, use_cache=False
         ).last_hidden_state
         return output.flatten(0, 1)[places[batch.sources]]
+
+    def remember(self, several: Sequence[Batch]) -> None:
+        """Nothing is."""
 
     def _mode(self, *, training: bool) -> None:
         if self._model.training == training:

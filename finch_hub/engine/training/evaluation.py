@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from finch_hub import errors
 from finch_hub.engine.bases import Base
-from finch_hub.engine.data.batches import pack
+from finch_hub.engine.data.batches import LEAST_TOKENS, Batch, pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.training.concurrency import MOST, side_by_side
 from finch_hub.engine.training.decoder import Decoder, Head, decoder_of
 from finch_hub.engine.training.loss import token_losses
 from finch_hub.specs.reports import TokenMetrics
@@ -49,12 +52,19 @@ def evaluate(
     sums = torch.zeros(len(examples), dtype=torch.float64)
     right = torch.zeros((), dtype=torch.int64)
     counts = torch.tensor([int(example.labels.sum()) for example in examples])
-    for rows in _batches(examples):
+    ways = min(torch.get_num_threads(), MOST) if decoder.concurrent else 1
+    divided = _batches(examples, ways)
+    for begin in range(0, len(divided), ways):
         between()
-        batch = pack([examples[row] for row in rows], share_prefix=decoder.shares_prefix).to(device)
-        losses, hits = token_losses(decoder.hidden(batch), head.weight, head.bias, batch.targets)
-        sums.index_add_(0, torch.tensor(rows)[batch.owners.cpu()], losses.double().cpu())
-        right += hits.sum().cpu()
+        batches = [
+            pack([examples[row] for row in rows], share_prefix=decoder.shares_prefix).to(device)
+            for rows in divided[begin : begin + ways]
+        ]
+        decoder.remember(batches)
+        measured = side_by_side([functools.partial(_token_losses, decoder, head, batch) for batch in batches])
+        for rows, batch, (losses, hits) in zip(divided[begin:], batches, measured, strict=False):
+            sums.index_add_(0, torch.tensor(rows)[batch.owners.cpu()], losses.double().cpu())
+            right += hits.sum().cpu()
     tokens = int(counts.sum())
     if not torch.isfinite(sums).all():
         worst = int((~torch.isfinite(sums)).nonzero()[0, 0]) + 1
@@ -68,12 +78,23 @@ def evaluate(
     )
 
 
-def _batches(examples: Sequence[TokenizedExample]) -> list[list[int]]:
-    """Divide the examples into batches by length; results don't depend on it but for rounding."""
+@torch.no_grad()
+def _token_losses(decoder: Decoder, head: Head, batch: Batch) -> tuple[Tensor, Tensor]:
+    return token_losses(decoder.hidden(batch), head.weight, head.bias, batch.targets)
+
+
+def _batches(examples: Sequence[TokenizedExample], ways: int) -> list[list[int]]:
+    """Divide the examples by length into batches, so many of which are computed at once.
+
+    Results don't depend on it but for rounding.
+    """
     order = sorted(range(len(examples)), key=lambda row: len(examples[row]))
+    # What is there is enough for all, and no more than a batch for each.
+    share = -(-sum(map(len, examples)) // ways)
+    most = min(_BATCH_TOKENS, max(share, LEAST_TOKENS))
     found: list[list[int]] = [[]]
     for row in order:
-        if found[-1] and len(examples[row]) * (len(found[-1]) + 1) > _BATCH_TOKENS:
+        if found[-1] and len(examples[row]) * (len(found[-1]) + 1) > most:
             found.append([])
         found[-1].append(row)
     return found

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from finch_hub import errors
 from finch_hub.engine import rank
@@ -18,10 +17,8 @@ from finch_hub.engine.bases import Base
 from finch_hub.engine.data import splitting
 from finch_hub.engine.data.report import data_report
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
-from finch_hub.engine.training import environment, evaluation
+from finch_hub.engine.training import environment, evaluation, gradients
 from finch_hub.engine.training.decoder import Decoder, decoder_of
-from finch_hub.engine.training.loss import head_loss
-from finch_hub.engine.training.packed import PackedDecoder, Part
 from finch_hub.engine.training.progress import Progress, Report, silent
 from finch_hub.engine.training.run import BatchTokens, Run, ShouldStop
 from finch_hub.specs.examples import Example
@@ -196,9 +193,9 @@ def estimate(decoder: Decoder, run: Run) -> float | None:
         return None
     rows = run.micro_batches()[0][: max(1, run.steps // 8)]
     try:
-        _gradients(decoder, [run], [[rows]])
+        gradients.accumulate(decoder, [run], [[rows]])
         began = time.monotonic()
-        _gradients(decoder, [run], [[rows]])
+        gradients.accumulate(decoder, [run], [[rows]])
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -228,7 +225,7 @@ def step(decoder: Decoder, runs: Sequence[Run]) -> list[errors.Diverged | None]:
     while True:
         micro = [run.micro_batches() for run in runs]
         try:
-            losses = _gradients(decoder, runs, micro)
+            losses = gradients.accumulate(decoder, runs, micro)
             break
         except (RuntimeError, MemoryError) as error:  # CUDA's is a RuntimeError
             if not _is_out_of_memory(error):
@@ -243,35 +240,6 @@ def step(decoder: Decoder, runs: Sequence[Run]) -> list[errors.Diverged | None]:
         except errors.Diverged as failure:
             failures.append(failure)
     return failures
-
-
-def _gradients(decoder: Decoder, runs: Sequence[Run], micro: Sequence[Sequence[Sequence[int]]]) -> list[Tensor]:
-    """Accumulate each run's gradient of the mean loss over its step's label tokens; return these losses, 0-dim."""
-    totals = [torch.zeros((), device=run.base.device) for run in runs]
-    scales = [1.0 / run.label_tokens() for run in runs]
-    for run in runs:
-        run.clear()
-    for number in range(max(len(some) for some in micro)):
-        active = [place for place, some in enumerate(micro) if number < len(some)]
-        parts = [
-            runs[place].part(number, micro[place][number], adapter=runs[place].adapter.name if len(runs) > 1 else None)
-            for place in active
-        ]
-        losses = []
-        for place, part, hidden in zip(active, parts, _hidden(decoder, parts), strict=True):
-            head = runs[place].head
-            loss = head_loss(hidden, head.weight, head.bias, part.batch.targets, scale=scales[place])
-            totals[place] += loss.detach()
-            losses.append(loss)
-        torch.autograd.backward(losses)
-    return totals
-
-
-def _hidden(decoder: Decoder, parts: Sequence[Part]) -> Sequence[Tensor]:
-    if isinstance(decoder, PackedDecoder):
-        return decoder.hidden_of(parts)
-    (part,) = parts
-    return [decoder.hidden(part.batch, seed=part.seed)]
 
 
 def _shrink(runs: Sequence[Run], micro: Sequence[Sequence[Sequence[int]]]) -> None:

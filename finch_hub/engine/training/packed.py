@@ -58,6 +58,7 @@ class PackedDecoder:
 
     pads = False
     shares_prefix = True
+    concurrent = True
 
     def __init__(
         self,
@@ -102,8 +103,7 @@ class PackedDecoder:
             begin = rows[-1].stop
         layout = self._layout(_groups(parts, rows), positions.device)
         wanted = [part.batch.sources + own.start for part, own in zip(parts, rows, strict=True)]
-        last = len(body.layers) - 1
-        first = 0 if self._frozen is None else min(_first_adapted(body.layers), last)
+        first, last = self._first, len(body.layers) - 1
         if first > 0:
             x = torch.cat([self._remembered(part.batch, first) for part in parts])
         else:
@@ -117,6 +117,23 @@ class PackedDecoder:
                 x = place(x, *rotation)
         final = rms_norm(x, body.norm.weight, body.norm.variance_epsilon)
         return list(torch.split(final, [len(own) for own in wanted]))
+
+    def remember(self, several: Sequence[Batch]) -> None:
+        """Compute frozen states of the batches' examples that are not here yet.
+
+        To be done before they are computed side by side: how many threads compute a state shows in its rounding.
+        """
+        first = self._first
+        if first > 0:
+            for batch in several:
+                self._remembered(batch, first)
+
+    @property
+    def _first(self) -> int:
+        """Number of the layers under the first adapted one, if their states are kept."""
+        if self._frozen is None:
+            return 0
+        return min(_first_adapted(self._body.layers), len(self._body.layers) - 1)
 
     def _remembered(self, batch: Batch, layers: int) -> Tensor:
         """Return what enters the first adapted layer [N, d]."""

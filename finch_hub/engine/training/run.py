@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from finch_hub import errors
@@ -17,6 +18,7 @@ from finch_hub.engine.bases import Base
 from finch_hub.engine.data import batches
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.training import Interrupted, Interruption, checkpoint, environment, evaluation, schedule
+from finch_hub.engine.training.concurrency import MOST
 from finch_hub.engine.training.decoder import Decoder, Head
 from finch_hub.engine.training.optimizer import FlatAdamW
 from finch_hub.engine.training.packed import Part
@@ -210,15 +212,18 @@ class Run:
         *_, limit = (tokens for step, tokens in self._state.batch_tokens if step <= self._state.step)
         return batches.micro_batches(self.rows(), self.lengths, batch_size=self.training.batch_size, batch_tokens=limit)
 
-    def part(self, number: int, rows: Sequence[int], *, adapter: str | None) -> Part:
-        """Make the coming step's micro-batch of that number."""
-        batch = batches.pack(
-            [self._train_set[row] for row in rows],
-            share_prefix=self.training.share_prefix and self._decoder.shares_prefix,
-        )
-        mixed = hashlib.sha256(f"{self.training.seed}:{self._state.step}:{number}".encode()).digest()
-        seed = int.from_bytes(mixed[:8], "little") >> 1
-        return Part(batch=batch.to(self.base.device), adapter=adapter, seed=seed)
+    def parts(self, number: int, rows: Sequence[int], *, adapter: str | None) -> list[Part]:
+        """Make the coming step's micro-batch of that number, in parts that may be computed side by side."""
+        share_prefix = self.training.share_prefix and self._decoder.shares_prefix
+        examples = [self._train_set[row] for row in rows]
+        ways = min(torch.get_num_threads(), MOST) if self._decoder.concurrent else 1
+        found = []
+        for shard, places in enumerate(batches.shards(examples, ways=ways, share_prefix=share_prefix)):
+            batch = batches.pack([examples[place] for place in places], share_prefix=share_prefix)
+            mixed = hashlib.sha256(f"{self.training.seed}:{self._state.step}:{number}:{shard}".encode()).digest()
+            seed = int.from_bytes(mixed[:8], "little") >> 1
+            found.append(Part(batch=batch.to(self.base.device), adapter=adapter, seed=seed))
+        return found
 
     def clear(self) -> None:
         """Forget the gradients."""

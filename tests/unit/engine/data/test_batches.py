@@ -120,3 +120,31 @@ def test_micro_batches_keep_to_count_and_token_budget(lengths: list[int], size: 
 def test_a_budget_splits_what_the_count_alone_would_not(budget: int | None) -> None:
     micro = batches.micro_batches(range(4), [4, 4, 4, 4], batch_size=4, batch_tokens=budget)
     assert len(micro) == (1 if budget is None else 2)
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=12), st.integers(1, 8))
+def test_balanced_ways_hold_every_place_once_and_none_is_heavier_than_it_must(weights: list[int], ways: int) -> None:
+    found = batches.balanced(weights, ways)
+    assert len(found) == ways
+    assert sorted(place for places in found for place in places) == list(range(len(weights)))
+    loads = [sum(weights[place] for place in places) for places in found]
+    assert max(loads) <= min(loads) + max(weights)
+
+
+@given(st.lists(st.integers(2, 600), min_size=1, max_size=12), st.integers(1, 8))
+def test_shards_hold_every_example_once_and_enough_tokens_each(lengths: list[int], ways: int) -> None:
+    some = [example([place + 1] * length, prompt=1) for place, length in enumerate(lengths)]
+    found = batches.shards(some, ways=ways, share_prefix=True)
+    assert sorted(place for places in found for place in places) == list(range(len(lengths)))
+    assert len(found) <= ways
+    if len(found) > 1:
+        assert min(sum(lengths[place] for place in places) for places in found) >= batches.LEAST_TOKENS
+
+
+def test_a_batch_whose_prefix_is_most_of_it_is_not_divided() -> None:
+    def some(prefix: int, own: int) -> list[TokenizedExample]:
+        return [example([1] * prefix + [place] * own, prompt=prefix) for place in range(2, 10)]
+
+    assert len(batches.shards(some(20, 200), ways=2, share_prefix=True)) == 2
+    assert len(batches.shards(some(1000, 50), ways=2, share_prefix=True)) == 1
+    assert len(batches.shards(some(1000, 50), ways=2, share_prefix=False)) == 2

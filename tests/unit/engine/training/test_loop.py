@@ -23,6 +23,7 @@ from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 from finch_hub.engine.training import Interrupted, checkpoint, frozen, loop, run
 from finch_hub.engine.training.decoder import PaddedDecoder, decoder_of
 from finch_hub.engine.training.frozen import FrozenStates
+from finch_hub.engine.training.gradients import accumulate
 from finch_hub.engine.training.packed import PackedDecoder, Part
 from finch_hub.engine.training.progress import Progress, silent
 from finch_hub.specs.lora import LoRAConfig
@@ -100,7 +101,7 @@ def test_accumulated_micro_batches_of_unequal_lengths_give_the_gradient_of_one_b
         training = QUICK.evolve(batch_size=batch_size, gradient_accumulation=steps, validation=0)
         running = started(tiny_bases, training, adapter)
         decoder = decoder_of(tiny_bases)
-        losses = loop._gradients(decoder, [running], [running.micro_batches()])
+        losses = accumulate(decoder, [running], [running.micro_batches()])
         found.append((float(losses[0]), gradients(adapter)))
         adapter.detach()
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)

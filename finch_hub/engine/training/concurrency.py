@@ -1,0 +1,55 @@
+"""Work that is independent of each other, each piece on a share of torch's threads.
+
+Operations that are divided among all threads wait for the slowest thread after each of them, and for Python in between:
+on two cores that costs an eighth of a training step, and most of it where another process wants a core as well. Pieces
+that run side by side wait for each other once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+# Pieces at once: each has buffers of its own, and Python runs one at a time.
+MOST = 8
+
+
+def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """Run up to `MOST` tasks at once, each on an equal share of this thread's threads; return what they return.
+
+    What a task computes depends on how many there are, for the number of threads shows in how sums are rounded, but
+    not on how they are scheduled.
+
+    Raises:
+        whatever a task raises, the first one's; the others have ended by then.
+
+    """
+    threads = torch.get_num_threads()
+    if len(tasks) == 1:
+        return [tasks[0]()]
+    each = max(1, threads // len(tasks))
+
+    def run(task: Callable[[], T]) -> T:
+        torch.set_num_threads(each)
+        return task()
+
+    try:
+        futures = [_pool().submit(run, task) for task in tasks]
+        for future in futures:
+            future.exception()  # waits
+        return [future.result() for future in futures]
+    finally:
+        # Some of the libraries under torch have one number for all threads.
+        torch.set_num_threads(threads)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that stay: what the libraries keep for each is made once."""
+    return ThreadPoolExecutor(MOST, thread_name_prefix="finch-compute")
