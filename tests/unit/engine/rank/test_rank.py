@@ -7,11 +7,14 @@ import torch
 from support.training import adapted, lessons
 
 from finch_hub import errors
-from finch_hub.engine import rank
+from finch_hub.engine.adapter import linear_modules
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.initialization import initial_a
+from finch_hub.engine.rank import automatic, eva
+from finch_hub.engine.rank.spectrum import Spectrum, choose
 from finch_hub.engine.training import evaluation, loop
+from finch_hub.engine.weights import AdapterWeights
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
@@ -23,13 +26,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def dense(weights: rank.AdapterWeights) -> dict[str, torch.Tensor]:
+def dense(weights: AdapterWeights) -> dict[str, torch.Tensor]:
     return {path: module.scale * module.B @ module.A for path, module in weights.modules.items()}
 
 
 def test_the_spectrum_is_that_of_the_dense_update(tiny_base: Base) -> None:
     weights = adapted(tiny_base).weights()
-    spectrum = rank.Spectrum.of(weights)
+    spectrum = Spectrum.of(weights)
     for path, update in dense(weights).items():
         U, S, V = spectrum.modules[path]
         assert torch.allclose(S, torch.linalg.svdvals(update)[: len(S)], atol=1e-5)
@@ -41,7 +44,7 @@ def test_a_cut_is_the_best_approximation_of_its_rank_and_drops_what_has_none(tin
     weights = adapter.weights()
     paths = list(weights.modules)
     ranks = {path: number % 4 for number, path in enumerate(paths)}
-    smaller = rank.cut(tiny_base, adapter, ranks)
+    smaller = automatic.cut(tiny_base, adapter, ranks)
     found = smaller.weights()
     assert {path: module.rank for path, module in found.modules.items()} == {p: r for p, r in ranks.items() if r}
     assert smaller.trainable_parameters == found.parameters
@@ -51,10 +54,10 @@ def test_a_cut_is_the_best_approximation_of_its_rank_and_drops_what_has_none(tin
         assert error == pytest.approx(float(values[ranks[path] :].norm()), rel=1e-4)
 
 
-def spectrum_of(*values: float) -> rank.Spectrum:
+def spectrum_of(*values: float) -> Spectrum:
     """Return one module of three inputs and outputs for each two values."""
     pairs = [torch.tensor(values[place : place + 2]) for place in range(0, len(values), 2)]
-    return rank.Spectrum(
+    return Spectrum(
         modules={f"m{number}": (torch.eye(3)[:, :2], pair, torch.eye(3)[:, :2]) for number, pair in enumerate(pairs)}
     )
 
@@ -65,7 +68,7 @@ def test_the_highest_threshold_within_the_tolerance_is_found() -> None:
     def loss_at(threshold: float) -> float:
         return 1.0 if threshold <= 3.5 else 2.0
 
-    threshold, choices = rank.choose(spectrum, loss_at, full_loss=1.0, tolerance=0.01, budget=None)
+    threshold, choices = choose(spectrum, loss_at, full_loss=1.0, tolerance=0.01, budget=None)
     assert threshold == 3.0
     assert spectrum.ranks(threshold) == {"m0": 1, "m1": 2, "m2": 1}
     chosen = next(choice for choice in choices if choice.threshold == threshold)
@@ -76,13 +79,13 @@ def test_the_highest_threshold_within_the_tolerance_is_found() -> None:
 @pytest.mark.parametrize(("budget", "kept"), [(36, 6), (30, 5), (13, 2), (6, 1)])
 def test_a_budget_is_kept_whatever_the_loss(budget: int, kept: int) -> None:
     spectrum = spectrum_of(8.0, 1.0, 6.0, 4.0, 3.0, 2.0)
-    threshold, _ = rank.choose(spectrum, lambda _: 2.0, full_loss=1.0, tolerance=0.0, budget=budget)
+    threshold, _ = choose(spectrum, lambda _: 2.0, full_loss=1.0, tolerance=0.0, budget=budget)
     assert sum(spectrum.ranks(threshold).values()) == kept
 
 
 def test_a_budget_below_one_direction_is_refused() -> None:
     with pytest.raises(errors.InvalidSpec, match="rank_budget"):
-        rank.choose(spectrum_of(1.0, 0.5), lambda _: 1.0, full_loss=1.0, tolerance=0.0, budget=5)
+        choose(spectrum_of(1.0, 0.5), lambda _: 1.0, full_loss=1.0, tolerance=0.0, budget=5)
 
 
 def test_an_automatic_rank_is_smaller_and_about_as_good(tiny_base: Base) -> None:
@@ -117,7 +120,7 @@ def test_too_little_data_for_an_automatic_rank_is_said_before_training(tiny_base
 def test_eva_begins_from_orthonormal_directions_of_the_inputs(tiny_base: Base) -> None:
     examples = tokenize_all(lessons(32), tiny_base.tokenizer, max_length=512)
     paths = [f"model.layers.{layer}.self_attn.{name}" for layer in range(2) for name in ("q_proj", "v_proj")]
-    found = rank.directions(tiny_base, paths, examples, rank=4)
+    found = eva.directions(tiny_base, paths, examples, rank=4)
     assert set(found.ranks.values()) == {4}
     assert found.inputs == 2  # q and v read the same
     for rows in found.rows.values():
@@ -138,8 +141,8 @@ def test_eva_begins_from_orthonormal_directions_of_the_inputs(tiny_base: Base) -
 
 def test_eva_redistributes_a_budget(tiny_base: Base) -> None:
     examples = tokenize_all(lessons(32), tiny_base.tokenizer, max_length=512)
-    paths = list(rank.linear_modules(tiny_base.model))
-    found = rank.directions(tiny_base, paths, examples, rank=4, redistribution=2.0)
+    paths = list(linear_modules(tiny_base.model))
+    found = eva.directions(tiny_base, paths, examples, rank=4, redistribution=2.0)
     assert sum(found.ranks.values()) == 4 * len(paths)
     assert len(set(found.ranks.values())) > 1
     assert max(found.ranks.values()) <= 8
@@ -150,10 +153,10 @@ def test_an_adapter_begins_from_evas_directions(tiny_base: Base) -> None:
     examples = tokenize_all(lessons(32), tiny_base.tokenizer, max_length=512)
     config = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear", init="eva")
     said: list[str] = []
-    adapter = rank.begin(tiny_base, config, examples, seed=0, say=said.append)
+    adapter = automatic.begin(tiny_base, config, examples, seed=0, say=said.append)
     weights = adapter.weights().modules
     adapter.detach()
-    found = rank.directions(tiny_base, list(weights), examples, rank=4)
+    found = eva.directions(tiny_base, list(weights), examples, rank=4)
     assert all(torch.equal(module.A, found.rows[path]) for path, module in weights.items())
     assert "settled" in said[0]
 
@@ -161,16 +164,16 @@ def test_an_adapter_begins_from_evas_directions(tiny_base: Base) -> None:
 def test_an_automatic_rank_is_divided_by_evas_findings_and_begins_from_the_shared_a(
     tiny_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank, "GENEROUS_RANK", 24)  # the tiny base is 64 wide, and PEFT's EVA needs twice the room
+    monkeypatch.setattr(automatic, "GENEROUS_RANK", 24)  # the tiny base is 64 wide, and PEFT's EVA needs twice the room
     examples = tokenize_all(lessons(48), tiny_base.tokenizer, max_length=512)
-    monkeypatch.setattr(rank, "_LEAST_RANK", 8)
+    monkeypatch.setattr(automatic, "_LEAST_RANK", 8)
     config = LoRAConfig(rank="auto", alpha=32.0, target_modules="all-linear")
-    adapter = rank.begin(tiny_base, config, examples, seed=0, say=lambda text: None)
+    adapter = automatic.begin(tiny_base, config, examples, seed=0, say=lambda text: None)
     modules = adapter.weights().modules
     sizes = {path: module.rank for path, module in modules.items()}
     adapter.detach()
-    found = rank.directions(tiny_base, list(sizes), examples, rank=24, redistribution=64 / 48)
-    assert sizes == {path: max(size, rank._LEAST_RANK) for path, size in found.ranks.items()}
+    found = eva.directions(tiny_base, list(sizes), examples, rank=24, redistribution=64 / 48)
+    assert sizes == {path: max(size, automatic._LEAST_RANK) for path, size in found.ranks.items()}
     assert len(set(sizes.values())) > 2
     assert {module.scale for module in modules.values()} == {2.0}
     for path, module in modules.items():
@@ -180,9 +183,9 @@ def test_an_automatic_rank_is_divided_by_evas_findings_and_begins_from_the_share
 def test_where_eva_cannot_be_had_it_is_said_and_the_rank_is_even(tiny_base: Base) -> None:
     examples = tokenize_all(lessons(2), tiny_base.tokenizer, max_length=512)
     said: list[str] = []
-    adapter = rank.begin(tiny_base, LoRAConfig(rank="auto", init="eva"), examples, seed=0, say=said.append)
+    adapter = automatic.begin(tiny_base, LoRAConfig(rank="auto", init="eva"), examples, seed=0, say=said.append)
     assert "left out" in said[0]
-    assert {module.rank for module in adapter.weights().modules.values()} == {rank.GENEROUS_RANK}
+    assert {module.rank for module in adapter.weights().modules.values()} == {automatic.GENEROUS_RANK}
 
 
 def test_a_base_without_finite_states_does_not_keep_eva_busy_forever(tiny_base: Base) -> None:
@@ -190,4 +193,4 @@ def test_a_base_without_finite_states_does_not_keep_eva_busy_forever(tiny_base: 
     with torch.no_grad():
         tiny_base.model.get_input_embeddings().weight.fill_(torch.inf)
     with pytest.raises(errors.TrainingFailed, match="not finite"):
-        rank.directions(tiny_base, ["model.layers.0.self_attn.q_proj"], examples, rank=4)
+        eva.directions(tiny_base, ["model.layers.0.self_attn.q_proj"], examples, rank=4)
