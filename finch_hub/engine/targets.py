@@ -79,7 +79,10 @@ def match(config: LoRAConfig, modules: Iterable[str]) -> tuple[str, ...]:
             for layer in config.layers_to_transform
             if layer not in layers
         ]
-        chosen = {path for path in chosen if layer_of(path) in config.layers_to_transform}
+        named, chosen = chosen, {path for path in chosen if layer_of(path) in config.layers_to_transform}
+        if named and not chosen and not problems:
+            what = "no module that is named stands in these layers"
+            problems.append(errors.Problem(what=what, where="layers_to_transform", fix="leave it out, or name others"))
     targets = tuple(path for path in paths if path in chosen and path not in excluded)
     for field in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(config, field):

@@ -71,6 +71,11 @@ def test_excluding_everything_is_refused() -> None:
         match(target_modules=("q_proj",), exclude_modules=("self_attn.q_proj",))
 
 
+def test_layers_without_a_named_module_are_refused() -> None:
+    with pytest.raises(errors.InvalidSpec, match=r"layers_to_transform.*no module that is named"):
+        match(target_modules=r".*layers\.0\..*", layers_to_transform=(1, 2))
+
+
 CONFIGS = st.fixed_dictionaries(
     {
         "target_modules": st.one_of(
