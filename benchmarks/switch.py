@@ -21,6 +21,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import harness
@@ -71,8 +72,8 @@ def measure_ours(base: bases.Base, folders: list[Path], order: list[str]) -> tup
         with model.using():
             pass
 
-    loads = [seconds_of(lambda folder=folder: model.load_lora(folder)) for folder in folders]  # type: ignore[misc]
-    return loads, [seconds_of(lambda name=name: switch(name)) for name in order]  # type: ignore[misc]
+    loads = [seconds_of(partial(model.load_lora, folder)) for folder in folders]
+    return loads, [seconds_of(partial(switch, name)) for name in order]
 
 
 def measure_peft(base: bases.Base, folders: list[Path], order: list[str]) -> tuple[list[float], list[float]]:
@@ -89,7 +90,7 @@ def measure_peft(base: bases.Base, folders: list[Path], order: list[str]) -> tup
             if sum(loads) > PEER_SECONDS:
                 break
         names = [name for name in order if name in model.peft_config][:50]
-        return loads, [seconds_of(lambda name=name: model.set_adapter(name)) for name in names]  # type: ignore[misc]
+        return loads, [seconds_of(partial(model.set_adapter, name)) for name in names]
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Container, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -121,7 +121,7 @@ def requirements(command: Command) -> Command:
         )
         return command(requirements=asked, **rest)
 
-    made: Any = with_requirements
+    made = cast("Command", with_requirements)  # it takes the options' values instead of `requirements`
     for option in (
         click.option("--time-limit", type=Quantity("time", _UNITS, "90s, 30m or 2h"), help="Time that it may take."),
         click.option(
@@ -132,7 +132,7 @@ def requirements(command: Command) -> Command:
         click.option("--queue", default="default", show_default=True, help="Queue of the workers that may take it."),
     ):
         made = option(made)
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def data_or_share(text: str | None) -> str | float | None:
