@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finch_hub import errors
-from finch_hub.specs.examples import Example
+from finch_hub.specs.examples import Example, Message
 
 Convert = Callable[[Mapping[str, Any]], Example]
 
@@ -53,10 +53,20 @@ def prompt_completion(row: Mapping[str, Any]) -> Example:
 
 
 def alpaca(row: Mapping[str, Any]) -> Example:
-    """Convert Alpaca's ``{"instruction", "input", "output"}``; `input` may be missing or empty."""
+    """Convert Alpaca's ``{"instruction", "input", "output"}``; `input` may be missing or empty.
+
+    A `history` of earlier questions and answers, ``[["…", "…"], …]``, is learnt as LLaMA-Factory does.
+    """
     instruction, output = _text(row, "instruction"), _text(row, "output")
     given = _text(row, "input") if row.get("input") else ""
-    return _pair(f"{instruction}\n\n{given}" if given.strip() else instruction, output, row.get("system"))
+    pair = _pair(f"{instruction}\n\n{given}" if given.strip() else instruction, output, row.get("system"))
+    *system, question, answer = pair.messages
+    earlier = [
+        Message(role=role, content=said)
+        for asked, answered in _history(row.get("history") or ())
+        for role, said in (("user", asked), ("assistant", answered))
+    ]
+    return Example(messages=(*system, *earlier, question, answer))
 
 
 def sharegpt(row: Mapping[str, Any]) -> Example:
@@ -117,6 +127,18 @@ def _text(row: Mapping[str, Any], field: str) -> str:
 
 def _kind(value: object) -> str:
     return "null" if value is None else type(value).__name__
+
+
+def _history(value: Any) -> list[tuple[str, str]]:
+    """Read earlier rounds of a conversation, a question and an answer each."""
+    found = []
+    for number, turns in enumerate(value if isinstance(value, Sequence) else [value], start=1):
+        match turns:
+            case [str(asked), str(answered)]:
+                found.append((asked, answered))
+            case _:
+                raise _invalid("is no pair of texts", where=f"history, round {number}", fix='write [["…", "…"], …]')
+    return found
 
 
 def _pair(prompt: str, completion: str, system: Any) -> Example:

@@ -48,6 +48,21 @@ def test_alpaca_puts_the_input_below_the_instruction() -> None:
     assert example.messages[0].content == "Translate.\n\nder Fink"
 
 
+def test_alpacas_history_stands_before_the_instruction_and_is_learnt() -> None:
+    row = {"instruction": "And bees?", "output": "Nectar.", "system": "You know.", "history": [["Finches?", "Seeds."]]}
+    example = formats.recognise(row, formats.BUILTIN).convert(row)
+    assert [(turn.role, turn.content, turn.learn) for turn in example.messages] == [
+        ("system", "You know.", True),
+        ("user", "Finches?", True),
+        ("assistant", "Seeds.", True),
+        ("user", "And bees?", True),
+        ("assistant", "Nectar.", True),
+    ]
+    for history in ("Finches?", ["Finches?"], [["Finches?"]], [["Finches?", 3]]):
+        with pytest.raises(errors.InvalidSpec, match="history, round 1"):
+            formats.alpaca({**row, "history": history})
+
+
 def test_prompt_and_completion_may_be_messages_of_which_only_the_second_are_learnt() -> None:
     example = formats.prompt_completion({"prompt": [QUESTION, ANSWER, QUESTION], "completion": [ANSWER]})
     assert [message.learn for message in example.messages if message.role == "assistant"] == [False, True]
