@@ -24,7 +24,7 @@ class TrainingConfig(Value):
         max_length: tokens of an example; longer ones are truncated from the left of the prompt, and reported. None
             means the base's context, 2,048 at most.
         schedule: shape of the learning rate after warm-up.
-        warmup_ratio: share of all steps over which it rises from zero.
+        warmup_ratio: share of all steps over which it rises; the first step learns already.
         warmup_steps: the same in steps; takes precedence.
         weight_decay: AdamW's decoupled decay.
         max_grad_norm: gradients are clipped to this global norm; 0 turns it off.
