@@ -1,13 +1,19 @@
-"""A training that is killed, as the operating system kills, ends with the bytes of one that was not."""
+"""A training that is killed, as the operating system kills, ends with the bytes of one that was not.
+
+It accumulates, drops out, evaluates, and stops early, long after it was killed.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+from finch_hub.specs.reports import TrainingReport
 
 SCRIPT = """
 import os, signal, sys
@@ -30,11 +36,14 @@ def killed():
 base = bases.load(folder, dtype="float32", device="cpu", cache=workdir.parent / "cache")
 config = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear", dropout=0.1)
 training = TrainingConfig(
-    epochs=3, batch_size=3, gradient_accumulation=2, learning_rate=5e-3, threads=1, validation=0.2, evaluate_every=3,
-    checkpoint_every=2,
+    epochs=30, batch_size=2, gradient_accumulation=2, learning_rate=5e-2, schedule="constant", threads=1, patience=2,
+    evaluate_every=1, checkpoint_every=2,
 )
-trained = loop.train(base, config, training, lessons(24), workdir=workdir, should_stop=killed)
+trained = loop.train(base, config, training, lessons(8), lessons(40)[30:], workdir=workdir, should_stop=killed)
 trained.adapter.save(out)
+report = trained.report
+untimed = report.evolve(seconds=0.0, data=report.data.evolve(seconds=None))
+(out / "report.json").write_text(untimed.model_dump_json())
 """
 
 
@@ -50,13 +59,17 @@ def run(folder: Path, workdir: Path, out: Path, *, kill_at: int = 0) -> int:
 def test_a_killed_training_ends_with_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
     whole, resumed, killed = tmp_path / "whole", tmp_path / "resumed", tmp_path / "work"
     assert run(tiny_folder, tmp_path / "other", whole) == 0
-    assert run(tiny_folder, killed, resumed, kill_at=9) == -signal.SIGKILL
+    assert run(tiny_folder, killed, resumed, kill_at=12) == -signal.SIGKILL
     assert not resumed.exists()
+    report = TrainingReport.of(json.loads((whole / "report.json").read_text()))
+    assert report.stopped_early
+    assert report.best_step is not None
+    assert report.best_step > max(int(path.name.removeprefix("step-")) for path in killed.glob("step-*"))
     damaged = shutil.copytree(killed, tmp_path / "damaged")
     _, newest = sorted(damaged.glob("step-*"))
     os.truncate(newest / "state.safetensors", 100)
     for workdir in (killed, damaged):
         assert run(tiny_folder, workdir, resumed) == 0
-        for name in ("adapter_model.safetensors", "adapter_config.json"):
+        for name in ("adapter_model.safetensors", "adapter_config.json", "report.json"):
             assert (resumed / name).read_bytes() == (whole / name).read_bytes()
         shutil.rmtree(resumed)
