@@ -38,6 +38,7 @@ def finch_strategies() -> Sequence[Strategy]:
             target="finch_hub.plugins.strategies.linear:merge",
             parameters=composing.LinearParameters,
             overshoot=0.5,
+            normed={"norm": "parents"},
         ),
         Strategy(
             name="cat",
@@ -59,6 +60,7 @@ def finch_strategies() -> Sequence[Strategy]:
             target="finch_hub.plugins.strategies.dare:merge",
             parameters=composing.DareParameters,
             overshoot=0.5,
+            normed={"elect": True},
         ),
         Strategy(
             name="tsv",

@@ -7,6 +7,7 @@ kernel is used.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import pydantic
@@ -97,12 +98,20 @@ class Strategy(Configurable):
         needs_data: the target fits something to the parents' validation examples and takes an ``objective`` besides.
         overshoot: a sweep over the scale begins at ``T ** -overshoot`` for T parents: 0.5 for a plain sum, which goes
             too far in every parent's direction, the more so the more parents there are.
+        normed: values of parameters that keep the result at the parents' own norm; a sweep then begins at 1.
 
     """
 
     overshoot: float = pydantic.Field(default=0.0, ge=0, le=1)
+    normed: Mapping[str, object] = {}
     exact: bool = False
     needs_data: bool = False
+
+    def first_scale(self, parameters: Value, *, parents: int) -> float:
+        """Return the scale with which a sweep begins."""
+        asked = parameters.model_dump()
+        normed = bool(self.normed) and all(asked.get(name) == value for name, value in self.normed.items())
+        return 1.0 if normed else round(parents**-self.overshoot, 4)
 
     @pydantic.field_validator("name")
     @classmethod

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from finch_hub.plugins.catalogue import Catalogue
-from finch_hub.plugins.strategies.parameters import LinearParameters
 from finch_hub.specs.jobs import ComposeSpec
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ _AUTO: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("tsv", {}, "keep"),
     ("linear", {"norm": "parents"}, "calibrate"),
 )
-# The one sum that does not overshoot.
-_NORMED = LinearParameters(norm="parents")
 
 
 def check(spec: ComposeSpec, catalogue: Catalogue) -> None:
@@ -78,7 +75,7 @@ def _trial(
         resolver=resolver,
         resolve=before.load(),
         resolver_parameters=before.parse(resolver_parameters),
-        scale=1.0 if values == _NORMED else round(count**-chosen.overshoot, 4),
+        scale=chosen.first_scale(values, parents=count),
         exact=chosen.exact,
         needs_data=chosen.needs_data,
     )

@@ -41,6 +41,22 @@ def test_a_named_strategy_comes_after_the_baseline(catalogue: Catalogue) -> None
     assert (baseline.label, named.label) == ("linear", "drop then ties density=0.3")
 
 
+@pytest.mark.parametrize(
+    ("strategy", "parameters", "scale"),
+    [
+        ("linear", {}, 0.5),
+        ("linear", {"norm": "parents"}, 1.0),
+        ("ties", {}, 1.0),
+        ("dare", {"drop": 0.2}, 0.5),
+        ("dare", {"drop": 0.2, "elect": True}, 1.0),
+    ],
+)
+def test_a_sweep_begins_where_sums_overshoot_and_means_do_not(
+    catalogue: Catalogue, strategy: str, parameters: dict[str, object], scale: float
+) -> None:
+    assert trials.trials(spec(strategy=strategy, parameters=parameters), catalogue)[-1].scale == scale
+
+
 def test_names_and_parameters_are_checked_without_kernels(catalogue: Catalogue) -> None:
     trials.check(spec(), catalogue)
     with pytest.raises(errors.NotFound, match="did you mean 'ties'"):
