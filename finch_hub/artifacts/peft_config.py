@@ -91,6 +91,19 @@ def clean_config(text: bytes) -> CleanConfig:
     )
 
 
+def beyond_low_rank(config: Mapping[str, Any], places: Mapping[str, str] | None = None) -> tuple[errors.Problem, ...]:
+    """Name what an adapter has beyond plain low-rank updates, which no sum of updates can carry.
+
+    `places` names the tensors that its file holds of it, by the config's field; the config may be silent about them.
+    """
+    where = places or {}
+    return tuple(
+        errors.Problem(where=where.get(field, ""), what=what, fix=fix)
+        for field, (without, what, fix) in _BEYOND.items()
+        if where.get(field) or (config.get(field) or without) != without
+    )
+
+
 def expected_ranks(config: Mapping[str, Any], modules: Sequence[str]) -> dict[str, int]:
     """Return the rank that each module must have.
 
@@ -267,6 +280,21 @@ _KEPT: dict[str, tuple[Any, _Check]] = {
     "layers_pattern": (None, _prefixes),
     "rank_pattern": ({}, _pattern_of(_whole)),
     "alpha_pattern": ({}, _pattern_of(_positive)),
+}
+
+# Parts of an adapter that are no sum of low-rank updates, by field: its value without them, what and what to do.
+_BEYOND: dict[str, tuple[object, str, str]] = {
+    "use_dora": (
+        False,
+        "has DoRA magnitudes, which rescale the base's weights and do not add up",
+        "keep it apart and switch",
+    ),
+    "bias": ("none", "trained biases of the base", "train with bias='none'"),
+    "modules_to_save": (
+        None,
+        "replaces whole modules of the base (modules_to_save, or trained embeddings)",
+        "keep it apart and switch",
+    ),
 }
 
 # They say how training began, or which PEFT wrote the file; nothing of it is needed to read the weights.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
+from finch_hub.artifacts import peft_config
 from finch_hub.engine.data import reading
 from finch_hub.hub.findings import Findings
 from finch_hub.plugins import trials
@@ -64,6 +66,24 @@ def check_together(versions: Sequence[values.AdapterVersion], findings: Findings
         findings.add(errors.Problem(where="adapters", what=f"{twice} is named twice", fix=fix))
 
 
+def check_plain(versions: Sequence[values.AdapterVersion], stores: Stores, findings: Findings) -> None:
+    """Find versions with parts that no composition can carry, by their configurations alone."""
+    problems = []
+    for version in versions:
+        try:
+            entry = stores.artifacts.tree(version.digest)[peft_config.NAME]
+            config = json.loads(stores.artifacts.get(entry.digest))
+        except errors.NotFound:
+            continue  # the job says what is missing
+        problems += [
+            errors.Problem(where=version.reference, what=found.what, fix=found.fix)
+            for found in peft_config.beyond_low_rank(config)
+        ]
+    if problems:
+        with findings.gather():
+            raise errors.Incompatible(problems, subject="these adapters cannot be composed")
+
+
 def resolve(
     references: Sequence[str], weights: Sequence[float] | None, stores: Stores, findings: Findings
 ) -> tuple[tuple[Parent, ...], tuple[values.AdapterVersion, ...]]:
@@ -119,6 +139,7 @@ def prepare(
         coming = {getattr(jobs.get(session, job_id).spec, "adapter", None) for job_id in depends_on}
     versions = find_parents(parents, stores, findings, coming=coming)
     check_together(versions, findings)
+    check_plain(versions, stores, findings)
     # Placeholders keep the checks of the other fields going where a name or the parents were refused already.
     name = "refused"
     with findings.gather():

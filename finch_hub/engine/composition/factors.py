@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
+from finch_hub.artifacts import peft_config
 from finch_hub.engine import stored_adapter, weights
 
 # Of a parent's configuration: which model it is for, and which modules it adapts.
@@ -92,26 +93,17 @@ def read(folder: Path, name: str) -> Adapter:
 
 def structural_problems(stored: stored_adapter.StoredAdapter) -> tuple[errors.Problem, ...]:
     """Name what an adapter has beyond plain low-rank updates; none of it may be dropped silently."""
-    problems: list[errors.Problem] = []
-    magnitudes = [path for path, module in stored.modules.items() if module.magnitude is not None]
-    if magnitudes or stored.config.get("use_dora"):
-        what = "has DoRA magnitudes, which rescale the base's weights and do not add up"
-        problems.append(errors.Problem(where=_some(magnitudes), what=what, fix="keep it apart and switch"))
+    places = {
+        "use_dora": [path for path, module in stored.modules.items() if module.magnitude is not None],
+        "bias": [name for name in stored.replaced if name.endswith("bias")],
+        "modules_to_save": [name for name in stored.replaced if not name.endswith("bias")],
+    }
+    problems = peft_config.beyond_low_rank(stored.config, {field: _some(names) for field, names in places.items()})
     embeddings = [path for path, module in stored.modules.items() if module.embedding]
-    if embeddings:
-        problems.append(
-            errors.Problem(where=_some(embeddings), what="adapts an embedding", fix="train it on linear modules only")
-        )
-    biases = [name for name in stored.replaced if name.endswith("bias")]
-    if biases or stored.config.get("bias", "none") != "none":
-        problems.append(
-            errors.Problem(where=_some(biases), what="trained biases of the base", fix="train with bias='none'")
-        )
-    whole = [name for name in stored.replaced if not name.endswith("bias")]
-    if whole:
-        what = "replaces whole modules of the base (modules_to_save, or trained embeddings)"
-        problems.append(errors.Problem(where=_some(whole), what=what, fix="keep it apart and switch"))
-    return tuple(problems)
+    if not embeddings:
+        return problems
+    fix = "train it on linear modules only"
+    return (*problems, errors.Problem(where=_some(embeddings), what="adapts an embedding", fix=fix))
 
 
 def to_weights(factors: Mapping[str, Factors], config: Mapping[str, Any]) -> weights.AdapterWeights:
@@ -120,7 +112,7 @@ def to_weights(factors: Mapping[str, Factors], config: Mapping[str, Any]) -> wei
     for path, update in sorted(factors.items()):
         for name, value in (("lora_A", update.A), ("lora_B", update.B)):
             tensors[f"{stored_adapter.PREFIX}{path}.{name}.weight"] = value.to(torch.float32).contiguous()
-    return weights.AdapterWeights(peft_config(factors, config), tensors)
+    return weights.AdapterWeights(config_of(factors, config), tensors)
 
 
 def copy(source: Path, folder: Path) -> None:
@@ -134,7 +126,7 @@ def common_config(adapters: Sequence[Adapter]) -> dict[str, Any]:
     """Return what the parents' configurations agree on and a composition of them may keep.
 
     The place of the modules is kept in the parents' words only where all of them adapt the same modules and say so
-    alike; otherwise `peft_config` lists every path, so that PEFT adds no module that has no weights.
+    alike; otherwise `config_of` lists every path, so that PEFT adds no module that has no weights.
     """
     first = adapters[0]
     kept = {key: value for key, value in first.config.items() if key in _IDENTITY}
@@ -148,7 +140,7 @@ def common_config(adapters: Sequence[Adapter]) -> dict[str, Any]:
     return kept
 
 
-def peft_config(factors: Mapping[str, Factors], config: Mapping[str, Any]) -> dict[str, Any]:
+def config_of(factors: Mapping[str, Factors], config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``adapter_config.json`` of factors whose scales are folded in; `config` says what they do not."""
     ranks = Counter(update.rank for update in factors.values())
     usual = ranks.most_common(1)[0][0]

@@ -151,6 +151,21 @@ class TestImport:
         with pytest.raises(errors.InvalidSpec, match="was made for tiny"):
             hub.evaluate([("a", "b")], ["guest"], base="twin")
 
+    def test_what_no_sum_of_updates_carries_is_refused_before_there_is_a_job(
+        self, hub: Hub, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        hub.bases.add(tiny_folder, name="tiny")
+        for name, more in (("plain", {}), ("dora", {"use_dora": True}), ("biased", {"bias": "lora_only"})):
+            made = save_adapter(tiny_folder, tmp_path / name, r=4, lora_alpha=8, target_modules=["q_proj"], **more)
+            hub.import_adapter(made, name=name, base="tiny")
+        with pytest.raises(errors.Incompatible) as raised:
+            hub.compose(["plain", "dora", "biased"], adapter="all")
+        text = str(raised.value)
+        assert "dora/1: has DoRA magnitudes" in text
+        assert "biased/1: trained biases" in text
+        assert "plain" not in text
+        assert hub.jobs.find() == []
+
     def test_one_for_another_base_is_refused(self, hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
         other = save_model(ARCHITECTURES[3], tmp_path / "other", layers=3)
         hub.bases.add(tiny_folder, name="tiny")

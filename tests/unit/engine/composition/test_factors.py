@@ -57,7 +57,7 @@ def test_what_is_written_peft_applies_alike(variant: str, tiny_folder: Path, tmp
 
 def test_ranks_that_differ_are_written_as_patterns() -> None:
     made = {**adapter("a", seed=0, rank=2).factors, "layers.0.v": adapter("b", seed=1, rank=5).factors["layers.0.v"]}
-    config = factors.peft_config(made, {})
+    config = factors.config_of(made, {})
     assert (config["r"], config["lora_alpha"]) == (2, 2)
     assert config["rank_pattern"] == config["alpha_pattern"] == {"layers.0.v": 5}
     assert config["target_modules"] == sorted(made)
