@@ -297,6 +297,8 @@ def test_a_kernel_that_raises_is_a_plugin_error(parents: dict[str, ParentInput])
     ways = trials.trials(spec, catalogue.load_catalogue())
     with pytest.raises(errors.PluginError, match="ties failed: ZeroDivisionError: oops"):
         compose(list(parents.values()), spec, [ways[0], dataclasses.replace(ways[1], merge=broken)])
+    with pytest.raises(errors.PluginError, match="ties failed: ZeroDivisionError: oops"):
+        compose(list(parents.values()), spec, [ways[0], dataclasses.replace(ways[1], resolve=broken)])
 
 
 def test_below_retention_names_losers_and_the_harmed() -> None:

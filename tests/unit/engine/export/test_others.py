@@ -45,6 +45,29 @@ def test_peft_restores_quantised_ones_for_readers_that_know_no_scheme(
         torch.testing.assert_close(ours, theirs, atol=0.1, rtol=0.05)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_peft_and_merged_mean_the_same_on_every_architecture(tiny_folders: Path, tmp_path: Path, variant: str) -> None:
+    made = save_adapter(tiny_folders, tmp_path / "made", **VARIANTS[variant])
+    wanted = logits(tiny_folders, [made])
+    peft.write(made, None, tmp_path / "plain", ExportParameters())
+    merged.write(made, tiny_folders, tmp_path / "merged", MergedParameters())
+    for found in (logits(tiny_folders, [tmp_path / "plain"]), logits(tmp_path / "merged")):
+        for ours, theirs in zip(found, wanted, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
+
+
+def test_ollama_holds_what_gguf_writes_on_every_architecture(tiny_folders: Path, tmp_path: Path) -> None:
+    made = save_adapter(tiny_folders, tmp_path / "made", **VARIANTS["patterns"])
+    ollama.write(made, tiny_folders, tmp_path / "ollama", OllamaParameters())
+    gguf.write(made, tiny_folders, tmp_path / "gguf", GGUFParameters())
+    ours, theirs = (
+        {tensor.name: tensor.data for tensor in gguf_package.GGUFReader(next(folder.glob("*.gguf"))).tensors}
+        for folder in (tmp_path / "ollama", tmp_path / "gguf")
+    )
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] == theirs[name]).all() for name in ours)
+
+
 def test_an_export_is_replaced_only_when_asked_and_only_by_its_kind(
     adapter: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
