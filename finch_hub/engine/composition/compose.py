@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
 from finch_hub.engine import weights as adapter_files
-from finch_hub.engine.composition import admission, conflicts, core_space, factors, retention
+from finch_hub.engine.composition import admission, conflicts, core_space, factors, lifting, retention
 from finch_hub.engine.composition.admission import ParentInput
 from finch_hub.engine.composition.bench import Bench, Rows, rows_of
 from finch_hub.engine.composition.factors import Adapter, Factors
@@ -213,7 +213,7 @@ def _alone(
     made: Mapping[str, Factors] = {path: update.scaled(scale) for path, update in adapter.factors.items()}
     if spec.rank is not None:
         core = core_space.build([adapter])
-        made = core_space.lift(core, core.merge((scale,), lambda block, w: block.cores[0]), spec.rank)
+        made = lifting.lift(core, core.merge((scale,), lambda block, w: block.cores[0]), spec.rank)
     unchanged = scale == 1 and (spec.rank is None or {spec.rank} == {f.rank for f in adapter.factors.values()})
     lines: tuple[Retention, ...] = (Retention(parent=parent.name, status="unmeasured"),)
     if base is not None and any(rows):

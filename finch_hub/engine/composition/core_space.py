@@ -11,14 +11,12 @@ Modules of equal shape are computed together, as one stack: a `Block`.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,16 +24,10 @@ from torch import Tensor
 from finch_hub import errors
 from finch_hub.engine.composition import basis, linalg
 from finch_hub.engine.composition.basis import Basis
-from finch_hub.engine.composition.factors import Adapter, Factors
+from finch_hub.engine.composition.factors import Adapter
 
-Update = Tensor | Factors
-Rank = int | Literal["auto"] | None
-T = TypeVar("T")
-R = TypeVar("R")
 # Float64 copies of tall factors are made for so many elements at a time: 16 MiB, for each thread.
 _ELEMENTS = 1 << 21
-# Share of the squared norm that rank="auto" keeps.
-AUTO_ENERGY = 0.99
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +122,7 @@ class CoreSpace:
             here = torch.tensor([weights[t] for t in block.present], dtype=block.cores.dtype)
             return block.cores[block.present[0]] * here[0] if len(block.present) == 1 else merge(block, here)
 
-        made = in_threads(of_block, self.blocks)
+        made = linalg.in_threads(of_block, self.blocks)
         return {
             m: M for block, Ms in zip(self.blocks, made, strict=True) for m, M in zip(block.modules, Ms, strict=True)
         }
@@ -155,7 +147,7 @@ class CoreSpace:
             chosen = torch.tensor(asked)
             return [part for part in (resolved.take(chosen), block.take(~chosen)) if part.modules]
 
-        parts = in_threads(of_block, self.blocks)
+        parts = linalg.in_threads(of_block, self.blocks)
         return dataclasses.replace(self, blocks=tuple(part for found in parts for part in found))
 
 
@@ -186,7 +178,7 @@ def build(adapters: Sequence[Adapter]) -> CoreSpace:
     for (shape, ranks), modules in groups.items():
         size = max(1, _ELEMENTS // (sum(shape) * sum(ranks)))
         chunks += [(tuple(modules[start : start + size]), ranks) for start in range(0, len(modules), size)]
-    projected = in_threads(lambda chunk: _project(chunk[0], adapters, chunk[1]), chunks)
+    projected = linalg.in_threads(lambda chunk: _project(chunk[0], adapters, chunk[1]), chunks)
     if problems or any(blocks is None for blocks in projected):
         raise errors.Incompatible([*problems, *_not_finite(adapters)], subject="parents")
     return CoreSpace(
@@ -194,22 +186,6 @@ def build(adapters: Sequence[Adapter]) -> CoreSpace:
         digests=tuple(adapter.digest for adapter in adapters),
         blocks=tuple(block for blocks in projected if blocks is not None for block in blocks),
     )
-
-
-def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Do the work for all items, in as many threads as torch uses: LAPACK takes a stack's matrices one by one.
-
-    Each of the threads computes alone. Teams of threads below each of them would be more threads than cores, which wait
-    for each other by spinning: measured on two busy cores, 3 to 13 s instead of 0.5.
-    """
-    threads = torch.get_num_threads()
-    if min(threads, len(items)) < 2:
-        return [work(item) for item in items]
-    try:
-        with concurrent.futures.ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
-    finally:
-        torch.set_num_threads(threads)  # what new threads begin with is one value for the process
 
 
 def _not_finite(adapters: Sequence[Adapter]) -> list[errors.Problem]:
@@ -293,94 +269,3 @@ def _balancing(gram_B: Tensor, gram_A: Tensor) -> tuple[Tensor, Tensor]:
     X = E * linalg.inverse(values).unsqueeze(-2) @ P * root.unsqueeze(-2)
     Y = half.mT @ P * linalg.inverse(root).unsqueeze(-2)
     return X, Y
-
-
-def lift(core: CoreSpace, merged: Mapping[str, Update], rank: Rank = None) -> dict[str, Factors]:
-    """Take one merged M [p, q] a module back to factors, truncated to the best approximation of the rank asked for.
-
-    `rank` None keeps all of M's numerical rank; ``"auto"`` cuts every module's spectrum at one threshold so that
-    `AUTO_ENERGY` of the total squared norm stays. The truncation error of a module is the norm of its discarded
-    singular values. Factors stay as they are but for the columns beyond the rank: a strategy that makes them puts
-    first what matters most.
-
-    Raises:
-        Incompatible: modules are missing, or a merged matrix has another shape than the core, NaN or infinity.
-
-    """
-    _check_merged(core, merged)
-    whole = {module: update for module, update in merged.items() if isinstance(update, Factors)}
-    parts = [block.take(torch.tensor([m not in whole for m in block.modules])) for block in core.blocks]
-    spectra = in_threads(lambda block: _spectrum(block, merged), [part for part in parts if part.modules])
-    norms = {module: update.B.norm(dim=0) * update.A.norm(dim=1) for module, update in whole.items()}
-    values = [*norms.values(), *(spectrum.S for spectrum in spectra)]
-    threshold = _energy_threshold(values) if rank == "auto" else 0.0
-    cut = in_threads(lambda spectrum: _cut(spectrum, rank, threshold), spectra)
-    lifted = {module: update for updates in cut for module, update in updates.items()}
-    for module, update in whole.items():
-        above = (norms[module] > threshold).nonzero()
-        k = rank if isinstance(rank, int) else int(above.max()) + 1 if rank == "auto" and len(above) else None
-        lifted[module] = update.leading(k)
-    return dict(sorted(lifted.items()))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Spectrum:
-    """M [n, p, q] of a block, its left singular vectors U and its singular values S."""
-
-    block: Block
-    M: Tensor
-    U: Tensor
-    S: Tensor
-
-
-def _spectrum(block: Block, merged: Mapping[str, Update]) -> _Spectrum:
-    M = torch.stack([update for update in (merged[m] for m in block.modules) if not isinstance(update, Factors)])
-    S, U = linalg.spectrum(M @ M.mT)
-    return _Spectrum(block=block, M=M, U=U, S=S)
-
-
-def _cut(whole: _Spectrum, rank: Rank, threshold: float) -> dict[str, Factors]:
-    """Return each module's factors with the singular triplets that are kept."""
-    block, M, S = whole.block, whole.M, whole.S
-    kept = (torch.clamp(linalg.TOLERANCE * S[..., :1], min=threshold) < S).sum(-1).clamp(min=1)
-    if isinstance(rank, int):
-        kept = torch.full_like(kept, min(rank, *M.shape[-2:]))
-    most = int(kept.max())
-    # Uᵀ M is S Vᵀ, and B A = U Uᵀ M is exact however small a singular value is.
-    root, U = S[:, :most].sqrt().unsqueeze(-2), whole.U[..., :most]
-    B = block.outputs @ (U * root)
-    A = (block.inputs @ (M.mT @ U * linalg.inverse(root))).mT
-    return {
-        module: Factors(B=b[:, :k], A=a[:k]) for module, b, a, k in zip(block.modules, B, A, kept.tolist(), strict=True)
-    }
-
-
-def _energy_threshold(spectra: Sequence[Tensor]) -> float:
-    """Return the singular value below which all modules together hold at most 1 - AUTO_ENERGY of the energy."""
-    values = torch.cat([S.flatten() for S in spectra]).sort().values
-    energy = values.square().cumsum(0)
-    cut = int((energy <= (1 - AUTO_ENERGY) * energy[-1]).sum())
-    return float(values[cut - 1]) if cut else 0.0
-
-
-def _check_merged(core: CoreSpace, merged: Mapping[str, Update]) -> None:
-    problems: list[errors.Problem] = []
-    for block in core.blocks:
-        for module in block.modules:
-            update = merged.get(module)
-            expected = tuple(block.cores.shape[-2:])
-            if update is None:
-                problems.append(errors.Problem(where=module, what="the strategy returned nothing for it"))
-            elif isinstance(update, Factors):
-                if (update.B.shape[0], update.A.shape[1]) != (
-                    block.outputs.stacked.shape[1],
-                    block.inputs.stacked.shape[1],
-                ):
-                    problems.append(errors.Problem(where=module, what="the strategy returned factors of another shape"))
-            elif tuple(update.shape) != expected:
-                what = f"the strategy returned shape {list(update.shape)}, not {list(expected)}"
-                problems.append(errors.Problem(where=module, what=what))
-            elif not update.isfinite().all():
-                problems.append(errors.Problem(where=module, what="the strategy returned NaN or infinity"))
-    if problems:
-        raise errors.Incompatible(problems, subject="composition")

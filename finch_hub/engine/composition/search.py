@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from finch_hub import errors
-from finch_hub.engine.composition import core_space, retention
+from finch_hub.engine.composition import lifting, retention
 from finch_hub.engine.composition.bench import Bench
-from finch_hub.engine.composition.core_space import CoreSpace, Update
+from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
+from finch_hub.engine.composition.lifting import Rank, Update
 from finch_hub.engine.composition.objective import Objective
 from finch_hub.specs.reports import Candidate, TokenMetrics
 from finch_hub.specs.value import Value
@@ -151,7 +152,7 @@ class Composer:
 
     """
 
-    def __init__(self, core: CoreSpace, *, rank: core_space.Rank, seed: int) -> None:
+    def __init__(self, core: CoreSpace, *, rank: Rank, seed: int) -> None:
         self._core = core
         self._rank = rank
         self._seed = seed
@@ -170,9 +171,7 @@ class Composer:
         if key not in self._merged:
             self._merged[key] = self._run(trial, weights)
         resolved, merged = self._merged[key]
-        return core_space.lift(
-            resolved, {module: _times(update, scale) for module, update in merged.items()}, self._rank
-        )
+        return lifting.lift(resolved, {module: _times(update, scale) for module, update in merged.items()}, self._rank)
 
     def _run(self, trial: Trial, weights: tuple[float, ...]) -> tuple[CoreSpace, Mapping[str, Update]]:
         data = {"objective": self.objective} if trial.needs_data else {}

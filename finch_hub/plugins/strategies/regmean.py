@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finch_hub.engine.composition.core_space import CoreSpace, ModuleCore, in_threads
+from finch_hub.engine.composition import linalg
+from finch_hub.engine.composition.core_space import CoreSpace, ModuleCore
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.objective import Objective
 from finch_hub.plugins.strategies.parameters import RegmeanParameters
@@ -35,7 +36,7 @@ def merge(
     made: dict[str, Factors] = {}
     for moments in objective.inputs(core, rows=parameters.rows):
         parts = list(moments.items())
-        fitted = in_threads(lambda part: _fit(core.modules[part[0]], w, part[1], parameters.ridge), parts)
+        fitted = linalg.in_threads(lambda part: _fit(core.modules[part[0]], w, part[1], parameters.ridge), parts)
         made |= {module: update for (module, _), update in zip(parts, fitted, strict=True)}
     return made
 

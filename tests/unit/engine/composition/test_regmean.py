@@ -14,7 +14,7 @@ from support.adapters import VARIANTS, save_adapter
 from support.updates import dense, relative
 
 from finch_hub.engine import bases
-from finch_hub.engine.composition import core_space, factors
+from finch_hub.engine.composition import core_space, factors, lifting
 from finch_hub.engine.composition import objective as objective_module
 from finch_hub.engine.composition.admission import ParentInput
 from finch_hub.engine.composition.bench import Bench, Rows, rows_of
@@ -83,7 +83,7 @@ def test_equals_a_dense_least_squares_fit(
     # Cut to a rank, it is the fit of that rank which answers these inputs best: its own leading outputs on them.
     U, _, _ = np.linalg.svd((np.concatenate(left) @ found).T, full_matrices=False)
     best = np.mean(np.abs(weights)) * U[:, :2] @ U[:, :2].T @ found.T
-    assert relative(dense(core_space.lift(core, made, 2)[Q]), best) < 1e-3
+    assert relative(dense(lifting.lift(core, made, 2)[Q]), best) < 1e-3
 
 
 def test_a_little_ridge_fits_a_parents_own_inputs(
