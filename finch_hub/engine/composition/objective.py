@@ -45,7 +45,7 @@ class Objective:
             if b is not None and o is not None and retention.gains(b, o)
         }
         self.parents = tuple(self._gains)
-        self._moments: dict[tuple[int, tuple[str, ...]], dict[str, Tensor]] = {}
+        self._moments: dict[tuple[int, tuple[str, ...]], dict[tuple[str, ...], Tensor]] = {}
 
     def gradient(self, update: Mapping[str, Factors], *, step: int, seed: int) -> tuple[float, dict[str, Factors]]:
         """Return the value at an update, and its gradients in the form of factors, on the step's mini-batch.
@@ -62,14 +62,15 @@ class Objective:
                 value += self.bench.backward([rows.selection[i] for i in chosen], scale=share)
         return value, self.bench.take_gradients()
 
-    def inputs(self, core: CoreSpace, *, rows: int) -> Iterator[dict[str, Tensor]]:
-        """Yield the second moments [T, in, in] of modules' inputs under each parent, a part of the modules at a time.
+    def inputs(self, core: CoreSpace, *, rows: int) -> Iterator[dict[tuple[str, ...], Tensor]]:
+        """Yield the second moments [T, in, in] of inputs under each parent, by the modules that are given the same.
 
         Of t's X they are ``X Xᵀ / ‖X‖²``: the inputs on up to so many of t's rows while t itself acts. A parent without
-        rows may be given anything alike: the identity over `in`. Parts are as large as memory allows; where one part
-        holds all modules it is kept, so that another call costs nothing.
+        rows may be given anything alike: the identity over `in`. A part of the modules at a time, as large as memory
+        allows; where one part holds all modules it is kept, so that another call costs nothing.
         """
-        sizes = {module: len(space.right) for module, space in core.modules.items()}
+        sizes = {module: block.inputs.stacked.shape[1] for block in core.blocks for module in block.modules}
+        sizes = dict(sorted(sizes.items()))
         for part in _parts(sizes, most=_MOMENTS // len(self.bench.parents)):
             if (found := self._moments.get((rows, part))) is None:
                 found = self._measured(part, sizes, rows)
@@ -77,12 +78,17 @@ class Objective:
                     self._moments = {(rows, part): found}
             yield found
 
-    def _measured(self, part: tuple[str, ...], sizes: Mapping[str, int], rows: int) -> dict[str, Tensor]:
-        of_parents: list[dict[str, Tensor]] = []
-        for parent, of_parent in zip(self.bench.parents, self.bench.rows, strict=True):
-            seen = probing.moments(self.bench, parent.factors, of_parent.selection[:rows], part) if of_parent else {}
-            of_parents.append({module: _normed(seen.get(module), sizes[module]) for module in part})
-        return {module: torch.stack([moments[module] for moments in of_parents]) for module in part}
+    def _measured(self, part: tuple[str, ...], sizes: Mapping[str, int], rows: int) -> dict[tuple[str, ...], Tensor]:
+        # Which modules share their inputs is the model's doing, so all parents say the same of it.
+        of_parents = [
+            probing.moments(self.bench, parent.factors, of_parent.selection[:rows], part) if of_parent else {}
+            for parent, of_parent in zip(self.bench.parents, self.bench.rows, strict=True)
+        ]
+        groups = next((seen for seen in of_parents if seen), {(module,): None for module in part})
+        return {
+            modules: torch.stack([_normed(seen.get(modules), sizes[modules[0]]) for seen in of_parents])
+            for modules in groups
+        }
 
 
 def _parts(sizes: Mapping[str, int], *, most: int) -> Iterator[tuple[str, ...]]:

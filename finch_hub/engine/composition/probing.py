@@ -64,20 +64,26 @@ def projected_moments(
 
 def moments(
     bench: Bench, update: Mapping[str, Factors] | None, probes: Sequence[TokenizedExample], modules: Iterable[str]
-) -> dict[str, Tensor]:
-    """Return the second moments ``X Xᵀ [in, in]`` of the modules' inputs; those that are given the same share one."""
-    found: dict[str, Tensor] = {}
+) -> dict[tuple[str, ...], Tensor]:
+    """Return the second moments ``X Xᵀ [in, in]`` of inputs, by all the modules that are given the same ones."""
+    found: list[tuple[list[str], Tensor]] = []
+    at: dict[str, int] = {}
     last: Tensor | None = None
-    moment = torch.empty(0)
 
     def see(path: str, x: Tensor) -> None:
-        nonlocal last, moment
+        nonlocal last
         if x is last:
-            found[path] = moment
+            if path not in at:
+                at[path] = len(found) - 1
+                found[-1][0].append(path)
             return
+        last = x
         rows = x.flatten(0, -2).float()
-        moment = found[path].addmm_(rows.mT, rows) if path in found else rows.mT @ rows
-        found[path], last = moment, x
+        if path in at:
+            found[at[path]][1].addmm_(rows.mT, rows)
+        else:
+            at[path] = len(found)
+            found.append(([path], rows.mT @ rows))
 
     forward(bench, update, probes, modules, see)
-    return {path: total.cpu() for path, total in found.items()}
+    return {tuple(paths): total.cpu() for paths, total in found}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 
 from finch_hub.engine.composition import linalg
-from finch_hub.engine.composition.core_space import CoreSpace, ModuleCore
+from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.objective import Objective
 from finch_hub.plugins.strategies.parameters import RegmeanParameters
@@ -35,29 +38,44 @@ def merge(
     w = torch.tensor(weights, dtype=torch.float64)
     made: dict[str, Factors] = {}
     for moments in objective.inputs(core, rows=parameters.rows):
-        parts = list(moments.items())
-        fitted = linalg.in_threads(lambda part: _fit(core.modules[part[0]], w, part[1], parameters.ridge), parts)
-        made |= {module: update for (module, _), update in zip(parts, fitted, strict=True)}
+        parts = [(alike, G) for modules, G in moments.items() for alike in _of_same_parents(core, modules)]
+        fits = linalg.in_threads(lambda part: _fit(core, part[0], w, part[1], parameters.ridge), parts)
+        made |= {module: update for fitted in fits for module, update in fitted.items()}
     return made
 
 
-def _fit(space: ModuleCore, w: Tensor, moments: Tensor, ridge: float) -> Factors:
-    present = [t for t, here in enumerate(space.present) if here]
+def _of_same_parents(core: CoreSpace, modules: Iterable[str]) -> list[list[str]]:
+    """Part modules by who adapts them: only then one system of equations is that of all."""
+    parts: dict[tuple[bool, ...], list[str]] = defaultdict(list)
+    for module in modules:
+        parts[core.modules[module].present].append(module)
+    return list(parts.values())
+
+
+def _fit(core: CoreSpace, modules: Sequence[str], w: Tensor, moments: Tensor, ridge: float) -> dict[str, Factors]:
+    """Solve for modules that the same parents adapt and that are given the same inputs, of moments [T, in, in]."""
+    spaces = [core.modules[module] for module in modules]
+    present = [t for t, here in enumerate(spaces[0].present) if here]
     if len(present) == 1:
         (t,) = present
-        return Factors(B=space.left @ (w[t] * space.cores[t]).float(), A=space.right.mT.clone())
-    V = space.right.double()
-    size = len(V)
+        alone = [Factors(B=space.left @ (w[t] * space.cores[t]).float(), A=space.right.mT.clone()) for space in spaces]
+        return dict(zip(modules, alone, strict=True))
+    size = moments.shape[-1]
     total = torch.zeros(size, size, dtype=torch.float64)
-    wanted = torch.zeros(len(space.cores[0]), size, dtype=torch.float64)
+    wanted = [torch.zeros(len(space.cores[0]), size, dtype=torch.float64) for space in spaces]
     for t in present:
         G = moments[t].double()
         G.diagonal().add_(ridge / size)
         total.add_(G, alpha=float(w[t].abs()))
-        wanted.addmm_(w[t] * space.cores[t], V.mT @ G)
+        for space, sum_ in zip(spaces, wanted, strict=True):
+            sum_.addmm_(w[t] * space.cores[t], space.right.double().mT @ G)
     # With all weights zero nothing is left to invert, and nothing is wanted.
     total.diagonal().clamp_(min=torch.finfo(torch.float64).tiny)
-    K = torch.cholesky_solve(wanted.mT, torch.linalg.cholesky(total)).mT
-    order = torch.linalg.eigh(wanted @ K.mT).eigenvectors.flip(-1)
-    K = w[present].abs().mean() * (order.mT @ K)
-    return Factors(B=space.left @ order.float(), A=K.float())
+    root = torch.linalg.cholesky(total)
+    level = w[present].abs().mean()
+    made: dict[str, Factors] = {}
+    for module, space, sum_ in zip(modules, spaces, wanted, strict=True):
+        K = torch.cholesky_solve(sum_.mT, root).mT
+        order = torch.linalg.eigh(sum_ @ K.mT).eigenvectors.flip(-1)
+        made[module] = Factors(B=space.left @ order.float(), A=(level * (order.mT @ K)).float())
+    return made

@@ -125,13 +125,23 @@ def test_a_parent_without_rows_may_be_asked_anything(
     assert 0 < np.linalg.norm(dense(made[Q])) < np.linalg.norm(dense(two[0].factors[Q]))
 
 
+def test_modules_that_are_given_the_same_inputs_share_their_moments(
+    adapters: list[Adapter], objective: Objective
+) -> None:
+    (moments,) = objective.inputs(core_space.build(adapters), rows=PARAMETERS.rows)
+    attention = tuple(f"model.layers.0.self_attn.{name}_proj" for name in "qkv")
+    assert attention in moments
+    assert len(moments) == 4 * 2  # of a layer: attention, its output, gate and up, down
+
+
 def test_moments_that_memory_cannot_hold_at_once_are_measured_part_by_part(
     adapters: list[Adapter], objective: Objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     core = core_space.build(adapters)
     whole = regmean.merge(core, (1.0,) * 3, PARAMETERS, seed=0, objective=objective)
     monkeypatch.setattr(objective_module, "_MOMENTS", 1)
-    assert [len(part) for part in objective.inputs(core, rows=PARAMETERS.rows)] == [1] * len(core.modules)
+    parts_of = [modules for part in objective.inputs(core, rows=PARAMETERS.rows) for modules in part]
+    assert parts_of == [(module,) for module in core.modules]
     parts = regmean.merge(core, (1.0,) * 3, PARAMETERS, seed=0, objective=objective)
     for module, update in whole.items():
         assert relative(dense(parts[module]), dense(update)) < 1e-6
