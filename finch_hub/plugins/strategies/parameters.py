@@ -70,13 +70,15 @@ class RegmeanParameters(Value):
     """Regression on the parents' inputs (RegMean, arXiv 2212.09849).
 
     Attributes:
-        ridge: share of the moments' mean eigenvalue that is added to their diagonal; infinite would be the mean of the
-            parents.
+        prior: what decides in directions that the rows leave open: the parents' weighted mean, or what `tsv` with both
+            sides makes of them.
+        ridge: the prior's share, as one of the moments' mean eigenvalue; infinite would be the prior itself.
         rows: of each parent's validation examples, from which its inputs are taken.
 
     """
 
-    ridge: float = pydantic.Field(default=0.01, gt=0)
+    prior: Literal["mean", "tsv"] = "tsv"
+    ridge: float = pydantic.Field(default=1.0, gt=0)
     rows: pydantic.PositiveInt = 8
 
 

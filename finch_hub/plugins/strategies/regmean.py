@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from finch_hub.engine.composition import linalg
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.objective import Objective
-from finch_hub.plugins.strategies.parameters import RegmeanParameters
+from finch_hub.plugins.strategies import linear, tsv
+from finch_hub.plugins.strategies.parameters import LinearParameters, RegmeanParameters, TsvParameters
 
 
 def merge(
@@ -27,8 +28,8 @@ def merge(
 
     X_t are the inputs that a module is given on parent t's rows under parent t, so ``ΔW = (Σ w_t ΔW_t G_t) (Σ |w_t|
     G_t)⁻¹`` with their second moments ``G_t = X_t X_tᵀ``. These have trace 1, or the parent with the longest rows would
-    decide, and `ridge` times their mean eigenvalue is added to the diagonal. Weights say how much a parent's error
-    counts beside the others'; their common factor is one of the result.
+    decide. What the rows leave open the prior decides: ``λ Σ |w_t| ‖ΔW - P‖²`` is added to the squares, with `ridge`
+    times the moments' mean eigenvalue as λ and P either the parents' weighted mean or what `tsv` makes of them.
 
     Its columns lie in the parents' common output basis, so that its rank is no higher than the sum of theirs; its rows
     do not lie in their input basis, for what tells the parents' inputs apart may lie anywhere. The factors' columns are
@@ -36,11 +37,21 @@ def merge(
     1975).
     """
     w = torch.tensor(weights, dtype=torch.float64)
+    priors = _priors(core, weights, parameters)
     made: dict[str, Factors] = {}
     for moments in objective.inputs(core, rows=parameters.rows):
         parts = [(alike, G) for modules, G in moments.items() for alike in _of_same_parents(core, modules)]
-        fits = linalg.in_threads(lambda part: _fit(core, part[0], w, part[1], parameters.ridge), parts)
+        fits = linalg.in_threads(lambda part: _fit(core, part[0], w, part[1], parameters.ridge, priors), parts)
         made |= {module: update for fitted in fits for module, update in fitted.items()}
+    return made
+
+
+def _priors(core: CoreSpace, weights: tuple[float, ...], parameters: RegmeanParameters) -> dict[str, Tensor]:
+    """Return ``Σ_t |w_t| P [p, q]`` of every module between its bases."""
+    made = linear.merge(core, weights, LinearParameters(), seed=0)
+    if parameters.prior == "tsv":
+        orthogonal = tsv.merge(core, weights, TsvParameters(), seed=0)
+        made = {module: sum(core.modules[module].present) * M for module, M in orthogonal.items()}
     return made
 
 
@@ -52,7 +63,14 @@ def _of_same_parents(core: CoreSpace, modules: Iterable[str]) -> list[list[str]]
     return list(parts.values())
 
 
-def _fit(core: CoreSpace, modules: Sequence[str], w: Tensor, moments: Tensor, ridge: float) -> dict[str, Factors]:
+def _fit(
+    core: CoreSpace,
+    modules: Sequence[str],
+    w: Tensor,
+    moments: Tensor,
+    ridge: float,
+    priors: Mapping[str, Tensor],
+) -> dict[str, Factors]:
     """Solve for modules that the same parents adapt and that are given the same inputs, of moments [T, in, in]."""
     spaces = [core.modules[module] for module in modules]
     present = [t for t, here in enumerate(spaces[0].present) if here]
@@ -62,10 +80,10 @@ def _fit(core: CoreSpace, modules: Sequence[str], w: Tensor, moments: Tensor, ri
         return dict(zip(modules, alone, strict=True))
     size = moments.shape[-1]
     total = torch.zeros(size, size, dtype=torch.float64)
-    wanted = [torch.zeros(len(space.cores[0]), size, dtype=torch.float64) for space in spaces]
+    total.diagonal().add_(ridge / size * float(w[present].abs().sum()))
+    wanted = [ridge / size * priors[m] @ space.right.double().mT for m, space in zip(modules, spaces, strict=True)]
     for t in present:
         G = moments[t].double()
-        G.diagonal().add_(ridge / size)
         total.add_(G, alpha=float(w[t].abs()))
         for space, sum_ in zip(spaces, wanted, strict=True):
             sum_.addmm_(w[t] * space.cores[t], space.right.double().mT @ G)

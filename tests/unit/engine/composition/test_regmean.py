@@ -21,8 +21,8 @@ from finch_hub.engine.composition.bench import Bench, Rows, rows_of
 from finch_hub.engine.composition.factors import Adapter, Factors
 from finch_hub.engine.composition.objective import Objective
 from finch_hub.engine.data import batches
-from finch_hub.plugins.strategies import regmean
-from finch_hub.plugins.strategies.parameters import RegmeanParameters
+from finch_hub.plugins.strategies import regmean, tsv
+from finch_hub.plugins.strategies.parameters import RegmeanParameters, TsvParameters
 from finch_hub.specs.examples import Example
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -64,25 +64,33 @@ def inputs(base: bases.Base, rows: Rows) -> NDArray[np.float64]:
     return embedded.double().numpy()
 
 
+@pytest.mark.parametrize("prior", ["mean", "tsv"])
 def test_equals_a_dense_least_squares_fit(
-    tiny_base: bases.Base, adapters: list[Adapter], rows: list[Rows | None], objective: Objective
+    prior: str, tiny_base: bases.Base, adapters: list[Adapter], rows: list[Rows | None], objective: Objective
 ) -> None:
     core = core_space.build(adapters)
     weights = (1.0, 2.0, -0.5)
-    made = regmean.merge(core, weights, PARAMETERS, seed=0, objective=objective)
+    level = float(np.mean(np.abs(weights)))
+    asked = RegmeanParameters.of({"ridge": 0.05, "prior": prior})
+    made = regmean.merge(core, weights, asked, seed=0, objective=objective)
     left, right = [], []
     for adapter, of_parent, w in zip(adapters, rows, weights, strict=True):
         assert of_parent is not None
         seen = inputs(tiny_base, of_parent)
-        size = seen.shape[1]
-        seen = np.concatenate([seen / np.linalg.norm(seen), np.sqrt(PARAMETERS.ridge / size) * np.eye(size)])
+        seen /= np.linalg.norm(seen)
         left.append(np.sqrt(abs(w)) * seen)
         right.append(np.sqrt(abs(w)) * np.sign(w) * seen @ dense(adapter.factors[Q]).T)
+    mean = sum(w * dense(adapter.factors[Q]) for adapter, w in zip(adapters, weights, strict=True)) / (3 * level)
+    orthogonal = lifting.lift(core, tsv.merge(core, weights, TsvParameters(), seed=0))
+    size = mean.shape[1]
+    strength = np.sqrt(asked.ridge / size * 3 * level)
+    left.append(strength * np.eye(size))
+    right.append(strength * (mean if prior == "mean" else dense(orthogonal[Q]) / level).T)
     found, *_ = np.linalg.lstsq(np.concatenate(left), np.concatenate(right), rcond=None)
-    assert relative(dense(made[Q]), np.mean(np.abs(weights)) * found.T) < 1e-4
+    assert relative(dense(made[Q]), level * found.T) < 1e-4
     # Cut to a rank, it is the fit of that rank which answers these inputs best: its own leading outputs on them.
     U, _, _ = np.linalg.svd((np.concatenate(left) @ found).T, full_matrices=False)
-    best = np.mean(np.abs(weights)) * U[:, :2] @ U[:, :2].T @ found.T
+    best = level * U[:, :2] @ U[:, :2].T @ found.T
     assert relative(dense(lifting.lift(core, made, 2)[Q]), best) < 1e-3
 
 
