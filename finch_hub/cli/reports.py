@@ -115,6 +115,10 @@ def conflicts(report: ConflictReport) -> Group:
         rows = [(s.first, s.second, s.shift) for s in report.hidden_shifts]
         title = "Shift of the hidden states on inputs of the first when the second acts too"
         parts.append(output.table(("on", "with", "shift"), rows, title=title))
+    if report.forecasts:
+        lines = [(f.strategy, f.scale, *(_figure(kept, 2) for kept in f.kept)) for f in report.forecasts]
+        title = "Forecast: how near each would come to its parents' outputs on their own inputs (1 is the parent)"
+        parts.append(output.table(("strategy", "scale", *report.parents), lines, title=title))
     if report.structural:
         parts.append("cannot go together:\n" + "\n".join(f"  {line}" for line in report.structural))
     if report.advice:

@@ -243,7 +243,8 @@ class Hub:
 
         Args:
             adapters: references of the parents.
-            probe: load their base as well, and measure how they interfere on each other's held-out examples.
+            probe: load their base as well, measure how they interfere on each other's held-out examples, and forecast
+                from that what the strategies would keep.
 
         Raises:
             NotFound: a name that was given does not exist.
@@ -253,17 +254,21 @@ class Hub:
         from finch_hub.hub.findings import Findings
 
         findings = Findings("this plan")
-        versions = composing.find_parents(composing.parents_of(adapters, None, findings), self._stores, findings)
+        parents = composing.parents_of(adapters, None, findings)
+        versions = composing.find_parents(parents, self._stores, findings)
         findings.settle()
 
         from finch_hub.engine import bases
         from finch_hub.engine.composition import planning
+        from finch_hub.plugins import trials
+        from finch_hub.specs.jobs import ComposeSpec
 
         base = None
         if probe:
             source = BaseModelSource(source=versions[0].base.source, revision=versions[0].base.revision)
             base = bases.load(source, cache=self._stores.bases)
-        return planning.plan(composing.inputs_of(versions, self._stores), base=base)
+        tried = trials.trials(ComposeSpec(adapter="plan", parents=parents), self.catalogue)
+        return planning.plan(composing.inputs_of(versions, self._stores), tried, base=base)
 
     def merge(
         self,

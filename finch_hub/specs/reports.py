@@ -115,6 +115,24 @@ class HiddenShift(Value):
     shift: float
 
 
+class Forecast(Value):
+    """How near a strategy would come to what each parent answers on its own inputs, module by module.
+
+    1 is the parent itself, 0 as far from it as the bare base. It ranks compositions as retention does, roughly; it is
+    no estimate of retention's value.
+
+    Attributes:
+        strategy: with its parameters, after the resolver with its own.
+        scale: the one that serves the worst parent best.
+        kept: of each parent, in the report's order; None for a parent without rows.
+
+    """
+
+    strategy: str
+    scale: float
+    kept: tuple[float | None, ...]
+
+
 class ConflictReport(Value):
     """What composing would meet, found before composing anything."""
 
@@ -123,6 +141,7 @@ class ConflictReport(Value):
     modules: tuple[PairConflict, ...] = ()
     pairs: tuple[PairConflict, ...] = ()
     hidden_shifts: tuple[HiddenShift, ...] = ()
+    forecasts: tuple[Forecast, ...] = ()
     shared_direction: float = pydantic.Field(default=0.0, description="Pico's largest c over all modules")
     advice: str = ""
     reasons: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,30 +17,38 @@ from finch_hub.specs.reports import HiddenShift
 # Examples of each parent that are enough for a norm over thousands of tokens.
 _PROBES = 8
 
-Interference = Mapping[tuple[str, str, str], float]
 
+@dataclass(frozen=True, kw_only=True)
+class Interference:
+    """What each parent's probes showed; X_i are the inputs that a module is given on i's rows under adapter i.
 
-def measure(core: CoreSpace, adapters: Sequence[Adapter], bench: Bench) -> tuple[Interference, tuple[HiddenShift, ...]]:
-    """Run each parent's probes through the base.
-
-    Returns:
-        ``‖ΔW_j X_i‖_F / ‖ΔW_i X_i‖_F`` by (module, i, j), where X_i are the inputs that the module sees on i's rows
-        under adapter i; and, for each pair, the relative shift of the hidden states that predict i's completions when
-        j acts beside i (see `HiddenShift`).
-
-    Parents without rows are nobody's i.
+    Attributes:
+        ratios: ``‖ΔW_j X_i‖_F / ‖ΔW_i X_i‖_F`` by (module, i, j).
+        shifts: for each pair the relative shift of the hidden states that predict i's completions when j acts beside i.
+        moments: of each parent, ``Vᵀ X_i X_iᵀ V [q, q]`` by module; None for one without rows, which is nobody's i.
 
     """
-    found: dict[tuple[str, str, str], float] = {}
+
+    ratios: Mapping[tuple[str, str, str], float]
+    shifts: tuple[HiddenShift, ...]
+    moments: tuple[Mapping[str, Tensor] | None, ...]
+
+
+def measure(core: CoreSpace, adapters: Sequence[Adapter], bench: Bench) -> Interference:
+    """Run each parent's probes through the base."""
+    ratios: dict[tuple[str, str, str], float] = {}
     shifts: list[HiddenShift] = []
+    seen: list[Mapping[str, Tensor] | None] = []
+    right = {module: space.right for module, space in core.modules.items()}
     for i, rows in enumerate(bench.rows):
         if rows is None:
+            seen.append(None)
             continue
         probes = rows.selection[:_PROBES]
         bare = probing.forward(bench, None, probes)
-        right = {module: space.right for module, space in core.modules.items()}
         own, moments = probing.projected_moments(bench, adapters[i].factors, probes, right)
-        found |= _ratios(core, i, moments)
+        seen.append(moments)
+        ratios |= _ratios(core, i, moments)
         for j, other in enumerate(adapters):
             if j == i:
                 continue
@@ -47,7 +56,7 @@ def measure(core: CoreSpace, adapters: Sequence[Adapter], bench: Bench) -> tuple
             # An adapter that moves nothing itself would make the ratio infinite.
             shift = float((both - own).norm() / (own - bare).norm().clamp(min=1e-6 * float(bare.norm())))
             shifts.append(HiddenShift(first=core.parents[i], second=core.parents[j], shift=shift))
-    return found, tuple(shifts)
+    return Interference(ratios=ratios, shifts=tuple(shifts), moments=tuple(seen))
 
 
 def _ratios(core: CoreSpace, i: int, moments: Mapping[str, Tensor]) -> dict[tuple[str, str, str], float]:

@@ -167,11 +167,21 @@ class Composer:
             PluginError: the kernel raised.
 
         """
+        resolved, merged = self.merged(trial, weights)
+        return lifting.lift(resolved, {module: _times(update, scale) for module, update in merged.items()}, self._rank)
+
+    def merged(self, trial: Trial, weights: tuple[float, ...]) -> tuple[CoreSpace, Mapping[str, Update]]:
+        """Return the resolved core space and what the strategy made of it, at scale 1.
+
+        Raises:
+            Incompatible: the resolver refuses.
+            PluginError: the kernel raised.
+
+        """
         key = (trial.label, weights)
         if key not in self._merged:
             self._merged[key] = self._run(trial, weights)
-        resolved, merged = self._merged[key]
-        return lifting.lift(resolved, {module: _times(update, scale) for module, update in merged.items()}, self._rank)
+        return self._merged[key]
 
     def _run(self, trial: Trial, weights: tuple[float, ...]) -> tuple[CoreSpace, Mapping[str, Update]]:
         data = {"objective": self.objective} if trial.needs_data else {}
