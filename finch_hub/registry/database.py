@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 _SQLITE_BUSY_MS = 30_000
 # libpq's; without them a connection to a machine that is gone waits for a quarter of an hour.
 _PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+# A connection that lay for so long is asked whether it still is one; asking at each use would double a short read.
+_FRESH_SECONDS = 1.0
 # A client that is stopped within a transaction would keep its locks for good; none of ours thinks for so long.
 _IDLE_IN_TRANSACTION = "30s"
 
@@ -59,7 +62,6 @@ class Database:
             try:
                 self._engine = sa.create_engine(
                     self.url,
-                    pool_pre_ping=True,
                     pool_recycle=1800,
                     json_serializer=to_json,
                     connect_args={name: value for name, value in _PATIENCE.items() if name not in self.url.query},
@@ -69,6 +71,8 @@ class Database:
                     f"the driver {error.name} is not installed: pip install 'finch-hub[postgres]'"
                 ) from None
             event.listen(self._engine, "connect", _configure_postgresql)
+            event.listen(self._engine, "checkin", _note_last_use)
+            event.listen(self._engine, "checkout", _ask_if_alive)
         reading = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._readers = sessionmaker(self._engine.execution_options(**reading), expire_on_commit=False)
         writing = self._engine.execution_options(finch_write=True)
@@ -257,6 +261,19 @@ def _configure_sqlite(connection: Any, _record: Any) -> None:
 def _configure_postgresql(connection: Any, _record: Any) -> None:
     connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION}'")
     connection.commit()
+
+
+def _note_last_use(_connection: Any, record: Any) -> None:
+    record.info["last_used"] = time.monotonic()
+
+
+def _ask_if_alive(connection: Any, record: Any, _proxy: Any) -> None:
+    if time.monotonic() - record.info.get("last_used", float("inf")) > _FRESH_SECONDS:
+        try:
+            connection.execute("SELECT 1")
+            connection.rollback()
+        except Exception as error:
+            raise exc.DisconnectionError from error  # the pool then takes another one, or makes one
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

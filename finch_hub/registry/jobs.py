@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values
-from finch_hub.registry.transitions import attempts, dependencies, events, in_state, job_of, jobs, jobs_of, move
+from finch_hub.registry.transitions import WHOLE, attempts, dependencies, events, in_state, job_of, jobs, jobs_of, move
 from finch_hub.registry.types import insert_new, later, now, once
 from finch_hub.specs.jobs import FINAL, BaseModelSource, Event, Job, JobKind, JobSpec, JobState, Requirements
 
@@ -94,7 +94,7 @@ def get(session: Session, job_id: str) -> Job:
         NotFound: there is none.
 
     """
-    row = session.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    row = session.execute(sa.select(*WHOLE).where(jobs.c.id == job_id)).one_or_none()
     if row is None:
         raise errors.NotFound("job", job_id, _recent_ids(session))
     return jobs_of(session, [row])[0]
@@ -109,7 +109,7 @@ def find(
     before: str | None = None,
 ) -> list[Job]:
     """Return jobs, newest first; `before` is the id after which to go on."""
-    query = sa.select(jobs).order_by(jobs.c.number.desc()).limit(limit)
+    query = sa.select(*WHOLE).order_by(jobs.c.number.desc()).limit(limit)
     if states is not None:
         query = query.where(in_state(*sorted(states)))
         if FINAL.issuperset(states):
@@ -272,7 +272,7 @@ def _lock_parents(session: Session, ids: set[str]) -> dict[str, JobState]:
 def _by_key(session: Session, keys: set[str | None]) -> dict[str | None, Job]:
     if not keys:
         return {}
-    rows = session.execute(sa.select(jobs).where(jobs.c.idempotency_key.in_(keys))).all()
+    rows = session.execute(sa.select(*WHOLE).where(jobs.c.idempotency_key.in_(keys))).all()
     return {row.idempotency_key: job for row, job in zip(rows, jobs_of(session, rows), strict=True)}
 
 

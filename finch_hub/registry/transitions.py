@@ -11,7 +11,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry import tables
+from finch_hub.registry import tables, values
 from finch_hub.registry.types import now
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements, job_spec
 
@@ -29,7 +29,11 @@ def in_state(*states: JobState, of: sa.FromClause = jobs) -> sa.ColumnElement[bo
     return state == wanted[0] if len(wanted) == 1 else state.in_(wanted)
 
 
-_ADD_EVENT = sa.insert(events)
+# Most jobs wait for none, which their row's own query says: a look saved for each row that is read.
+_DEPENDS = sa.exists().where(dependencies.c.job_id == jobs.c.id).correlate(jobs).label("depends")
+WHOLE = (*jobs.c, _DEPENDS)  # what `jobs_of` needs of a row
+
+_ADD_EVENTS = sa.insert(events)
 _END_ATTEMPT = (
     sa.update(attempts)
     .where(
@@ -46,9 +50,11 @@ _WAITING_FOR = (
     .order_by(jobs.c.number)
     .with_for_update(of=jobs)
 )
-_PARENTS = sa.select(dependencies.c.job_id, dependencies.c.depends_on).order_by(dependencies.c.position)
-_PARENTS_OF = _PARENTS.where(dependencies.c.job_id == sa.bindparam("of"))
-_PARENTS_OF_ALL = _PARENTS.where(dependencies.c.job_id.in_(sa.bindparam("of", expanding=True)))
+_PARENTS_OF = (
+    sa.select(dependencies.c.job_id, dependencies.c.depends_on)
+    .where(dependencies.c.job_id.in_(sa.bindparam("of", expanding=True)))
+    .order_by(dependencies.c.position)
+)
 
 
 def move(
@@ -56,26 +62,28 @@ def move(
     new: JobState,
     *where: sa.ColumnElement[bool],
     changes: dict[str, Any] | None = None,
-    event: dict[str, Any] | None = None,
+    told: Sequence[values.NewEvent] = (),
 ) -> sa.Row[Any] | None:
     """Bring the one job that meets the condition to the new state, if its old one allows that.
 
-    Returns the row as it is then, None where none met the condition. A final state settles the dependents.
+    Returns the row as it is then, None where none met the condition. A final state settles the dependents. `told` is
+    what else happened to it, before that.
     """
-    return carry_out(session, transition(new, *where, changes=changes), new, event=event)
+    return carry_out(session, transition(new, *where, changes=changes), new, told=told)
 
 
 def transition(new: JobState, *where: sa.ColumnElement[bool], changes: dict[str, Any] | None = None) -> sa.Update:
     """Return the statement of a `move`, with parameters for `carry_out`: building one costs more than running it."""
     old = [state for state in TRANSITIONS if new in TRANSITIONS[state]]
-    values: dict[str, Any] = {"state": new, "last_seq": jobs.c.last_seq + 1, **(changes or {})}
+    counted = jobs.c.last_seq + sa.bindparam("events_told", 1, type_=sa.BigInteger())
+    changed: dict[str, Any] = {"state": new, "last_seq": counted, **(changes or {})}
     if new is not JobState.RUNNING:
-        values |= {"lease_until": None, "worker": None if new is JobState.QUEUED else jobs.c.worker}
+        changed |= {"lease_until": None, "worker": None if new is JobState.QUEUED else jobs.c.worker}
     if new is not JobState.QUEUED:
-        values |= {"ring_at": None, "not_before": None}
+        changed |= {"ring_at": None, "not_before": None}
     if new in FINAL:
-        values |= {"finished_at": now()}
-    return sa.update(jobs).where(in_state(*old), *where).values(values).returning(*jobs.c)
+        changed |= {"finished_at": now()}
+    return sa.update(jobs).where(in_state(*old), *where).values(changed).returning(*WHOLE)
 
 
 def carry_out(
@@ -84,27 +92,37 @@ def carry_out(
     new: JobState,
     parameters: dict[str, Any] | None = None,
     *,
-    event: dict[str, Any] | None = None,
+    told: Sequence[values.NewEvent] = (),
+    more: dict[str, Any] | None = None,
 ) -> sa.Row[Any] | None:
-    """Do as `move` with the statement of a `transition`."""
-    row = session.execute(statement, parameters or {}).one_or_none()
+    """Do as `move` with the statement of a `transition`; `more` goes into the event of the new state."""
+    row = session.execute(statement, {**(parameters or {}), "events_told": len(told) + 1}).one_or_none()
     if row is None:
         return None
-    data = {"state": new.value, "attempt": row.attempts, **(event or {})}
+    data = {"state": new.value, "attempt": row.attempts, **(more or {})}
     if row.reason and new is JobState.FAILED:
         data["reason"] = row.reason
-    level = "error" if new is JobState.FAILED else "info"
-    session.execute(_ADD_EVENT, new_event(row.id, row.last_seq, "state", level=level, data=data))
+    moved = values.NewEvent(type="state", level="error" if new is JobState.FAILED else "info", data=data)
+    add_events(session, row.id, row.last_seq, [*told, moved])
     if new in FINAL:
         _settle_dependents(session, row.id)
     return row
 
 
-def new_event(
-    job_id: str, seq: int, type_: str, *, level: str = "info", message: str = "", data: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the row of an event."""
-    return {"job_id": job_id, "seq": seq, "type": type_, "level": level, "message": message, "data": data}
+def add_events(session: Session, job_id: str, last: int, new: Sequence[values.NewEvent]) -> None:
+    """Insert events, of which the last has that number."""
+    rows = [
+        {
+            "job_id": job_id,
+            "seq": seq,
+            "type": event.type,
+            "level": event.level,
+            "message": event.message,
+            "data": event.data,
+        }
+        for seq, event in enumerate(new, start=last - len(new) + 1)
+    ]
+    session.execute(_ADD_EVENTS, rows if len(rows) > 1 else rows[0])
 
 
 def end_attempt(session: Session, job_id: str, fence: int, outcome: str, reason: str | None = None) -> None:
@@ -135,14 +153,12 @@ _WHAT_HAPPENED = {JobState.FAILED: "failed", JobState.CANCELLED: "was cancelled"
 
 
 def jobs_of(session: Session, rows: Sequence[sa.Row[Any]]) -> list[Job]:
-    """Return the values of rows, with what they depend on."""
-    waits_for: dict[str, list[str]] = {row.id: [] for row in rows}
-    if rows:
-        # An IN that is written anew for each number of rows costs more than the look; usually there is one row.
-        query, wanted = (_PARENTS_OF, rows[0].id) if len(rows) == 1 else (_PARENTS_OF_ALL, list(waits_for))
-        for job_id, other in session.execute(query, {"of": wanted}):
+    """Return the values of rows of `WHOLE`, with what they depend on."""
+    waits_for: dict[str, list[str]] = {row.id: [] for row in rows if row.depends}
+    if waits_for:
+        for job_id, other in session.execute(_PARENTS_OF, {"of": list(waits_for)}):
             waits_for[job_id].append(other)
-    return [job_of(row, waits_for[row.id]) for row in rows]
+    return [job_of(row, waits_for.get(row.id, ())) for row in rows]
 
 
 def job_of(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:

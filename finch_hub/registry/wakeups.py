@@ -15,6 +15,7 @@ from finch_hub.registry.transitions import in_state, jobs
 from finch_hub.registry.types import later, now, once
 from finch_hub.specs.jobs import JobState
 
+_ANY_OVERDUE = sa.select(sa.exists().where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now())))
 _OVERDUE = (
     sa.select(jobs.c.number, jobs.c.id, jobs.c.queue)
     .where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now()))
@@ -22,6 +23,11 @@ _OVERDUE = (
     .limit(sa.bindparam("most", type_=sa.Integer()))
     .with_for_update(skip_locked=True)
 )
+
+
+def any_due(session: Session) -> bool:
+    """Tell whether there is anything to ring for; a look that takes no lock."""
+    return bool(session.scalar(_ANY_OVERDUE))
 
 
 def due(session: Session, *, limit: int = 100, hold_seconds: float = 10.0) -> dict[str, str]:

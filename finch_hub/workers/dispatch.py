@@ -56,6 +56,9 @@ class Dispatcher:
 
     def dispatch_due(self) -> int:
         """Ring for queued jobs whose wake-up is due, by the database's clock; return for how many."""
+        with self._database.read() as session:
+            if not wakeups.any_due(session):
+                return 0
         with self._database.write() as session:
             due = wakeups.due(session, limit=_BATCH, hold_seconds=_HOLD_SECONDS)
         if not due:

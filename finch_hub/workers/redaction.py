@@ -14,7 +14,7 @@ _SHORTEST = 8  # shorter values would redact ordinary words
 
 def redact_url(text: str) -> str:
     """Return the text with the password of every URL in it replaced."""
-    return _PASSWORD_IN_URL.sub(r"\g<head>***", text)
+    return _PASSWORD_IN_URL.sub(r"\g<head>***", text) if "://" in text else text
 
 
 class Redactor(logging.Filter):

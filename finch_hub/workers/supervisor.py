@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from finch_hub import errors
 from finch_hub.registry import attempts
 from finch_hub.registry.values import NewEvent, RetryPolicy
-from finch_hub.specs.jobs import FINAL, Job
+from finch_hub.specs.jobs import Job
 from finch_hub.workers import clock, faults, runs
-from finch_hub.workers.lease import Lease
+from finch_hub.workers.lease import Lease, Leases
 from finch_hub.workers.process import Child
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Attempt:
         *,
         asked: float,
         stores: Stores,
+        leases: Leases,
         folders: WorkFolders,
         child: Callable[[], Child | Seat],
         claim_next: Callable[[Session, Child | Seat | None], Job | None],
@@ -76,13 +77,14 @@ class Attempt:
         memory_limit: int,
         shared: bool = False,
     ) -> None:
-        self._job, self._stores, self._folders = job, stores, folders
+        self._job, self._asked = job, asked
+        self._stores, self._leases, self._folders = stores, leases, folders
         self._take_child, self._stopping, self._redactor = child, stopping, redactor
         self._claim_next = claim_next
         self._memory_limit, self._shared = memory_limit, shared
         self._settings = stores.settings
-        self._began = clock.elapsed()
-        self._lease = Lease(stores.database, job, stores.settings, asked=asked)
+        self._lease: Lease
+        self._began = 0.0  # by the lease's clock, as all moments here are
         self._run: runs.Run = runs.run_of(job.kind)
         self._events: list[NewEvent] = []
         self._batch_began = 0.0
@@ -104,22 +106,23 @@ class Attempt:
         was asked for, and in `ended` the job as the attempt left it; None where that was no longer for it to say.
         """
         self._log("claimed")
-        try:
-            with self._lease:
+        with self._leases.hold(self._job, asked=self._asked) as self._lease:
+            self._began = self._lease.elapsed()
+            try:
                 self._run_claimed()
-        except errors.StaleFence:
-            # Somebody else owns the job by now. Nothing of ours may count, so nothing of ours may go on.
-            self._log("lost", logging.WARNING)
-            self._kill()
-        except BaseException:
-            self._kill()
-            raise
+            except errors.StaleFence:
+                # Somebody else owns the job by now. Nothing of ours may count, so nothing of ours may go on.
+                self._log("lost", logging.WARNING)
+                self._kill()
+            except BaseException:
+                self._kill()
+                raise
 
     def _run_claimed(self) -> None:
         job = self._job
         faults.at("supervisor.claimed")
         if self._stopping.is_set():
-            self._write(lambda session: attempts.hand_back(session, job.id, job.fence))
+            self._write(lambda session: attempts.hand_back(session, job.id, job.fence, told=self._events))
             return
         finished = self._folders.outcome(job.id)
         if finished is not None:
@@ -145,6 +148,7 @@ class Attempt:
             self._fail(f"{type(error).__name__}: {error}", retry=False)
             return
         self.child = child = self._take_child()
+        self._lease.guard(child)
         child.idle_since = None
         child.send(type="run", kind=job.kind, order=order | {"job_id": job.id, "workdir": str(workdir)})
         self._end(child, self._watch(child))
@@ -164,13 +168,13 @@ class Attempt:
                 future.set_exception(error)
 
         threading.Thread(target=run, name=f"{what} {self._job.id}", daemon=True).start()
-        began = clock.elapsed()
+        began = self._lease.elapsed()
         while True:
             if wait([future], _LOOK_SECONDS).done:
                 return future.result()
-            if self._lease.doubtful:
-                self._recover_lease(None)
-            now = clock.elapsed()
+            if self._lease.doubted():
+                self._recover_lease()
+            now = self._lease.elapsed()
             if why := self._must_stop(now):
                 raise _Stopped(why)
             if now - began > self._settings.stall_seconds:
@@ -178,22 +182,21 @@ class Attempt:
 
     def _watch(self, child: Child | Seat) -> dict[str, Any]:
         """Relay between child and database until the child says how it ended, or is ended."""
-        heard = measured = clock.elapsed()
+        heard = measured = self._lease.elapsed()
         with selectors.DefaultSelector() as selector:
             selector.register(child.messages_fd, selectors.EVENT_READ)
             selector.register(child.output_fd, selectors.EVENT_READ)
             while True:
                 ready = {key.fd for key, _ in selector.select(self._patience())}
                 # Before anything else: after a long pause (stopped, swapped out, asleep) the job may be another's.
-                if self._lease.doubtful:
-                    self._recover_lease(child)
-                    heard = clock.elapsed()
+                if self._lease.doubted():
+                    self._recover_lease()
                 if child.output_fd in ready and not child.read_output():
                     selector.unregister(child.output_fd)
                 # Looked at before its messages are read: a descendant may hold the pipe open, so it need not end.
                 ended = not child.alive
                 if child.messages_fd in ready:
-                    heard = clock.elapsed()
+                    heard = self._lease.elapsed()
                     for message in child.read_messages():
                         if message is None:
                             ended = True
@@ -203,8 +206,8 @@ class Attempt:
                             return message
                 if ended:
                     return {"type": "died"}
-                self._flush(at_once=False)
-                now = clock.elapsed()
+                self._flush()
+                now = self._lease.elapsed()
                 self._relay_stop(child, now)
                 if now >= self._stop_deadline:
                     return {"type": "stopped", "why": self._told_to_stop, "killed": True}
@@ -250,18 +253,19 @@ class Attempt:
         job = self._job
         match why:
             case "cancel":
-                self._write(lambda session: attempts.cancelled(session, job.id, job.fence))
+                self._write(lambda session: attempts.cancelled(session, job.id, job.fence, told=self._events))
             case "hand_back":
-                self._write(lambda session: attempts.hand_back(session, job.id, job.fence))
+                self._write(lambda session: attempts.hand_back(session, job.id, job.fence, told=self._events))
             case "time_limit":
                 limit = job.requirements.time_limit
                 reason = f"it was not done within its time limit of {limit:g} s"
                 self._fail(f"{reason}: submit it again with a longer one, or with less to do", retry=False)
 
     def _succeed(self, outcome: dict[str, Any]) -> None:
-        job = self._job
+        job, run, stored = self._job, self._run, {}
         try:
-            stored = self._aside("storing the result", lambda: self._run.store(job, outcome, self._stores))
+            if isinstance(run, runs.StoringRun):
+                stored = self._aside("storing the result", lambda: run.store(job, outcome, self._stores))
             faults.at("supervisor.stored")
         except _Stopped as stopped:
             self._stopped(stopped.why)
@@ -274,14 +278,14 @@ class Attempt:
             return
 
         def record(session: Session) -> Job:
-            result = self._run.record(session, job, outcome, stored)
-            return attempts.succeed(session, job.id, job.fence, result)
+            result = run.record(session, job, outcome, stored)
+            return attempts.succeed(session, job.id, job.fence, result, told=self._events)
 
         try:
             self._write(record)
         except errors.CancelRequested:
             # Somebody asked while it was finishing; what it made is undone with the transaction.
-            self._write(lambda session: attempts.cancelled(session, job.id, job.fence))
+            self._write(lambda session: attempts.cancelled(session, job.id, job.fence, told=self._events))
         except errors.StaleFence:
             raise
         except errors.FinchError as error:
@@ -297,7 +301,8 @@ class Attempt:
         job, reason = self._job, self._redactor.clean(reason)
         text = f"to be trained alone, since what it was trained together with failed: {reason}"
         self._note(type="message", level="warn", message=text)
-        self._write(lambda session: attempts.hand_back(session, job.id, job.fence, alone=reason))
+        told = self._events
+        self._write(lambda session: attempts.hand_back(session, job.id, job.fence, alone=reason, told=told))
 
     def _fail(self, reason: str, *, retry: bool) -> None:
         job = self._job
@@ -305,10 +310,11 @@ class Attempt:
         policy = None
         if retry:
             policy = RetryPolicy(max_attempts=self._settings.max_attempts, base_delay=self._settings.retry_seconds)
-        self._write(lambda session: attempts.fail(session, job.id, job.fence, reason, retry=policy))
+        told = self._events
+        self._write(lambda session: attempts.fail(session, job.id, job.fence, reason, retry=policy, told=told))
 
     def _write(self, change: Callable[[Session], Job]) -> None:
-        """Make the attempt's last write, with the events that are left; waits for a database that is away.
+        """Make the attempt's last write, which tells the events that are left; waits for a database that is away.
 
         The next claim goes with it: one commit for a job instead of two.
         """
@@ -316,7 +322,6 @@ class Attempt:
             asked = clock.elapsed()
             try:
                 with self._stores.database.write() as session:
-                    self._append(session)
                     self.ended = change(session)
                     following = self._claim_next(session, self.child)
                     faults.at("supervisor.committing")
@@ -330,8 +335,6 @@ class Attempt:
         faults.at("supervisor.committed")
         self._events.clear()
         self._log(f"ended state={self.ended.state.value}", error=self.ended.reason or "")
-        if self.ended.state in FINAL:
-            self._folders.end(self._job.id)
 
     def _note(self, **event: Any) -> None:
         if not self._events:
@@ -340,47 +343,36 @@ class Attempt:
             event["message"] = self._redactor.clean(event["message"])
         self._events.append(NewEvent(**event))
 
-    def _flush(self, *, at_once: bool) -> None:
+    def _flush(self) -> None:
         """Append the events that have waited long enough; while the database is away they wait on."""
         due = len(self._events) >= _BATCH_EVENTS or time.monotonic() - self._batch_began >= _BATCH_SECONDS
-        if self._events and (due or at_once):
+        if self._events and due:
             try:
                 with self._stores.database.write() as session:
-                    self._append(session)
+                    attempts.append_events(session, self._job.id, self._job.fence, self._events)
                 self._events.clear()
             except errors.Unavailable as error:
                 self._log("append_events", logging.WARNING, error=error)
                 self._batch_began = time.monotonic()
-
-    def _append(self, session: Session) -> None:
-        if self._events:
-            attempts.append_events(session, self._job.id, self._job.fence, self._events)
 
     def _patience(self) -> float:
         if not self._events:
             return _LOOK_SECONDS
         return max(0.01, self._batch_began + _BATCH_SECONDS - time.monotonic())
 
-    def _recover_lease(self, child: Child | Seat | None) -> None:
-        """Get the lease again before the child goes on; it stands still while nobody can say whose the job is.
+    def _recover_lease(self) -> None:
+        """Get the lease again; the child stands still while nobody can say whose the job is.
 
         Raises:
             StaleFence: the job is another's.
 
         """
         self._log("lease in doubt", logging.WARNING)
-        doubted = clock.elapsed()
-        if child is not None:
-            child.suspend()
-        while True:
+        while self._lease.doubted():
             try:
                 self._lease.renew()
-                break
             except errors.Unavailable:
                 time.sleep(1.0)
-        if child is not None:
-            child.resume()
-        self._began += clock.elapsed() - doubted  # its time limit is for work
 
     def _must_stop(self, now: float) -> Stop | None:
         limit = self._job.requirements.time_limit
@@ -404,6 +396,7 @@ class Attempt:
         child, self.child = self.child, None
         if child is None:
             return ""
+        self._lease.guard(None)  # its process id may soon be somebody else's
         child.kill()
         return self._redactor.clean(child.tail)
 

@@ -27,6 +27,7 @@ from finch_hub.workers import clock, devices, embedded
 from finch_hub.workers.dispatch import Dispatcher
 from finch_hub.workers.folders import WorkFolders
 from finch_hub.workers.gang import Gang, Seat
+from finch_hub.workers.lease import Leases
 from finch_hub.workers.process import Child
 from finch_hub.workers.redaction import Redactor
 from finch_hub.workers.stores import open_stores
@@ -100,7 +101,9 @@ class Worker:
         self._stores = open_stores(settings)
         for problem in self._stores.catalogue.problems:
             log.warning("action=plugins error=%s", problem)
+        self._leases = Leases(self._stores.database, settings)
         self._folders = WorkFolders(settings.home)
+        self._memory_limit = settings.memory_bytes or int(_USABLE * devices.main_memory())
         found = devices.find_devices()
         self._slots = _make_slots(found, slots or len(found), settings)
         self._free: queue.LifoQueue[Slot] = queue.LifoQueue()  # the last used is the warmest
@@ -143,7 +146,7 @@ class Worker:
         signals.worker_ready.connect(self._on_ready, weak=False)
         keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         keeper.start()
-        teller = threading.Thread(target=self._tell_listeners, name="listeners", daemon=True)
+        teller = threading.Thread(target=self._follow_up, name="follow-up", daemon=True)
         teller.start()
         log.info("action=start worker=%s slots=%d queues=%s", self.name, len(self._slots), ",".join(self._queues))
         try:
@@ -165,6 +168,7 @@ class Worker:
             keeper.join()
             self._news.put(None)
             teller.join(settings.grace_seconds)
+            self._leases.close()
             for slot in self._slots:
                 slot.drop_child()
             with contextlib.suppress(errors.FinchError):
@@ -231,11 +235,12 @@ class Worker:
         return gang
 
     def _attempt(self, slot: Slot, job: Job, asked: float, **options: Any) -> Attempt:
-        limit = self._settings.memory_bytes or int(_USABLE * devices.main_memory())
+        limit = self._memory_limit
         return Attempt(
             job,
             asked=asked,
             stores=self._stores,
+            leases=self._leases,
             folders=self._folders,
             stopping=self._stopping,
             redactor=self.redactor,
@@ -398,9 +403,11 @@ class Worker:
             os._exit(1)
         self._stopping.set()
 
-    def _tell_listeners(self) -> None:
-        """Tell of every job that ended, in a thread of its own: a listener may take its time, a lease does not wait."""
+    def _follow_up(self) -> None:
+        """Tidy up after every job that ended and tell the listeners, in a thread of its own: no job waits for these."""
         while (job := self._news.get()) is not None:
+            if job.state in FINAL:
+                self._folders.end(job.id)
             for name, listener in self._stores.catalogue.listeners.items():
                 try:
                     listener.load()(job)
@@ -474,6 +481,8 @@ def _configure_logging(redactor: Redactor, handler: logging.Handler) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    # What no line shows is not to be looked up for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in ("celery.app.trace", "celery.worker.strategy", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery leaves logging alone as soon as somebody listens to this.

@@ -78,11 +78,6 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     return {"report": report.model_dump(mode="json"), "base": warmth.describe_base(base, order["base"])}
 
 
-def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
-    """Store nothing: the figures go into the registry."""
-    return {}
-
-
 def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     """Register the figures of the base and of each adapter."""
     from finch_hub.registry import evaluations

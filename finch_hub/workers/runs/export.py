@@ -43,11 +43,6 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     return {"report": {"format": order["format"], "out": order["out"], **(report or {})}}
 
 
-def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
-    """Store nothing: the export stands where it was asked for."""
-    return {}
-
-
 def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     """Return the report."""
     return {"export": outcome["report"]}

@@ -66,11 +66,6 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     return {"report": report.model_dump(mode="json")}
 
 
-def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
-    """Store nothing: the model stands where it was asked for."""
-    return {}
-
-
 def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     """Return the report."""
     return {"merge": outcome["report"]}
