@@ -162,6 +162,11 @@ def retry(session: Session, job_id: str) -> Job:
     return submit_many(session, [new])[0]
 
 
+def unfinished(session: Session, ids: Collection[str]) -> set[str]:
+    """Return which of these jobs exist and have not ended."""
+    return set(session.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_(None))))
+
+
 def list_events(session: Session, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
     """Return the job's events with numbers over `after`, in order."""
     rows = session.execute(

@@ -183,6 +183,14 @@ class AdapterVersion(Value):
         return f"{self.name}/{self.number}"
 
 
+class VersionFiles(Value):
+    """What a job needs to use a version: its stored tree of files, and its base."""
+
+    reference: str
+    digest: Digest
+    base: Base
+
+
 class AdapterSummary(Value):
     """An adapter name with its newest version; `latest` is the newest ready one, which the bare name means."""
 

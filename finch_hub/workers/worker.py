@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import gc
 import logging
 import logging.handlers
 import os
@@ -142,6 +143,7 @@ class Worker:
                 labels=self._labels,
             )
         self._instance = entry.instance
+        gc.freeze()  # what the imports made stays for good, so the collector need not look through it again and again
         signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
         signals.worker_ready.connect(self._on_ready, weak=False)
         keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
@@ -350,13 +352,11 @@ class Worker:
         self._remove_finished_folders()
 
     def _remove_finished_folders(self) -> None:
-        for job_id in self._folders.jobs():
-            try:
-                with self._stores.database.read() as session:
-                    finished = jobs.get(session, job_id).state in FINAL
-            except errors.NotFound:
-                finished = True
-            if finished:
+        """Remove the folders of jobs that ended elsewhere, or were deleted."""
+        if left := self._folders.jobs():
+            with self._stores.database.read() as session:
+                needed = jobs.unfinished(session, left)
+            for job_id in set(left) - needed:
                 self._folders.end(job_id)
 
     def _let_idle_children_go(self, now: float) -> None:

@@ -60,9 +60,21 @@ def fetch_version(reference: str, stores: Stores) -> tuple[values.AdapterVersion
     return version, stores.artifacts.fetch_tree(version.digest)
 
 
+def fetch_files(reference: str, stores: Stores) -> tuple[values.VersionFiles, Path]:
+    """Return the same of a version whose files and base are all that the job needs.
+
+    Raises:
+        NotFound: there is no such version, or its artefact is gone.
+
+    """
+    with stores.database.read() as session:
+        found = adapters.files(session, reference)
+    return found, stores.artifacts.fetch_tree(found.digest)
+
+
 def base_of(reference: str, session: Session) -> values.Base:
     """Return the base of a version."""
-    return adapters.resolve(session, reference).base
+    return adapters.files(session, reference).base
 
 
 def fetch_validation(version: values.AdapterVersion, file: Path, stores: Stores) -> str | None:
@@ -77,7 +89,7 @@ def fetch_validation(version: values.AdapterVersion, file: Path, stores: Stores)
     return str(file)
 
 
-def check_one_base(versions: Sequence[values.AdapterVersion]) -> None:
+def check_one_base(versions: Sequence[values.VersionFiles]) -> None:
     """Refuse adapters of different bases.
 
     Raises:

@@ -24,7 +24,7 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
     # An earlier attempt of this job may have come as far as the folder's name, and no further.
     if job.fence > 1 and "replace" in format_.parameters.model_fields:
         parameters = parameters.evolve(replace=True)
-    version, folder = common.fetch_version(spec.adapter, stores)
+    version, folder = common.fetch_files(spec.adapter, stores)
     return {
         "format": spec.format,
         "parameters": parameters.model_dump(mode="json"),

@@ -24,7 +24,7 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
     from finch_hub.workers.runs import common
 
     spec = cast(MergeSpec, job.spec)
-    found = [(*common.fetch_version(parent.adapter, stores), parent.weight) for parent in spec.parents]
+    found = [(*common.fetch_files(parent.adapter, stores), parent.weight) for parent in spec.parents]
     common.check_one_base([version for version, _, _ in found])
     return {
         "base": common.base_order_of(found[0][0].base, stores),
