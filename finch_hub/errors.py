@@ -23,6 +23,7 @@
     ├── JobCancelled            a job that was waited for was cancelled
     ├── NotReproduced           a version's job was done again and gave other bytes
     └── Unavailable             a database, broker, store or worker that is needed does not answer
+        ├── AccessDenied        it answers, and wants another password
         └── SchemaMismatch      the database is older or newer than this code
 """
 
@@ -172,6 +173,10 @@ class NotReproduced(FinchError):
 
 class Unavailable(FinchError):
     """A database, broker, store or worker that is needed does not answer."""
+
+
+class AccessDenied(Unavailable):
+    """A database or broker answers, and does not let us in."""
 
 
 class SchemaMismatch(Unavailable):

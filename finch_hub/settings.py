@@ -42,6 +42,8 @@ class Settings(pydantic_settings.BaseSettings):
         warm_seconds: how long a child without work is kept, with the base it has loaded.
         memory_bytes: of main memory that one child may use; None means nine tenths of the machine's (or container's).
         gang_size: how many jobs that asked for it are trained in one step at most; 1 trains each alone.
+        history_days: jobs that ended longer ago are deleted with their events, by the workers' sweeps; None keeps all.
+        history_jobs: how many ended jobs are kept at most; None keeps all.
         allow_insecure: talk to a broker or database without authentication off loopback.
 
     Raises:
@@ -68,6 +70,8 @@ class Settings(pydantic_settings.BaseSettings):
     warm_seconds: float = pydantic.Field(default=120.0, ge=0)
     memory_bytes: pydantic.PositiveInt | None = None
     gang_size: int = pydantic.Field(default=8, ge=1)
+    history_days: float | None = pydantic.Field(default=None, gt=0)
+    history_jobs: int | None = pydantic.Field(default=None, ge=0)
     allow_insecure: bool = False
 
     @property

@@ -16,15 +16,22 @@ def bases() -> None:
 @click.argument("source")
 @click.option("--name", help="What to call it; else as the source.")
 @click.option("--revision", help="Revision of a Hugging Face id.")
+@click.option("--replace", is_flag=True, help="Take the name from the base that has it.")
 @output.json_option
-def add(source: str, name: str | None, revision: str | None, as_json: bool) -> None:
+def add(source: str, name: str | None, revision: str | None, replace: bool, as_json: bool) -> None:
     """Bring a base here and register it.
 
     SOURCE is a folder of safetensors, a GGUF file, which is converted once, or a Hugging Face id. Code that comes with
     a model is never executed.
     """
     with output.open_hub() as hub:
-        base = hub.bases.add(source, name=name, revision=revision, progress=lambda text: click.echo(text, err=True))
+        base = hub.bases.add(
+            source,
+            name=name,
+            revision=revision,
+            replace=replace,
+            progress=lambda text: click.echo(text, err=True),
+        )
     output.emit(base, as_json, lambda: f"{base.name}: {base.architecture}, {base.parameters:,} parameters, {base.path}")
 
 

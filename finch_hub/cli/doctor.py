@@ -169,14 +169,14 @@ def _artifacts(in_force: Settings) -> Finding:
 
 
 def _broker(in_force: Settings) -> Finding:
-    from finch_hub.workers import app, embedded, redaction
+    from finch_hub.workers import app, broker, embedded, redaction
 
     if in_force.broker_url is None:
         running = embedded.running_worker(in_force) if in_force.home.exists() else None
         found = f"its own, with the worker in process {running.get('pid')}" if running else "its own, started on demand"
         return Finding(about="broker", found=found)
     url = in_force.broker_url.get_secret_value()
-    app.refuse_open_broker(url, allow_insecure=in_force.allow_insecure)
+    broker.refuse_open_broker(url, allow_insecure=in_force.allow_insecure)
     app.check_broker(url)
     return Finding(about="broker", found=f"{redaction.redact_url(url)} answers")
 

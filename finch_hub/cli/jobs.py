@@ -107,12 +107,18 @@ def retry(job_id: str, detach: bool, quiet: bool, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.option("--days", type=click.FloatRange(min=0), required=True, help="Jobs that ended longer ago than this.")
-def prune(days: float) -> None:
-    """Delete old jobs with their events; versions and their lineage stay."""
+@click.option("--days", type=click.FloatRange(min=0), help="Jobs that ended longer ago than this.")
+@click.option("--keep", type=click.IntRange(min=0), help="Jobs that ended before the last so many.")
+def prune(days: float | None, keep: int | None) -> None:
+    """Delete old jobs with their events; versions and their lineage stay.
+
+    FINCH_HISTORY_DAYS and FINCH_HISTORY_JOBS let the workers do so by themselves.
+    """
+    if days is None and keep is None:
+        raise click.UsageError("say which by --days, --keep or both")
     with output.open_hub() as hub:
-        count = hub.jobs.prune(older_than=days * DAY_SECONDS)
-    click.echo(f"{count} jobs deleted")
+        count = hub.jobs.prune(older_than=None if days is None else days * DAY_SECONDS, beyond=keep)
+    click.echo(f"{output.counted(count, 'job')} deleted")
 
 
 def _about(job: Job) -> str:

@@ -49,13 +49,15 @@ def exit_code(error: BaseException) -> int:
 
 def fail(error: Exception) -> int:
     """Print the error without its traceback (FINCH_DEBUG=1 shows it) and return the exit code."""
+    from finch_hub.workers.redaction import redact_url
+
+    text = f"error: {error}"
+    if not isinstance(error, errors.FinchError):
+        text = f"internal error: {type(error).__name__}: {error}\n"
+        text += "This is a fault in Finch Hub or a plugin; FINCH_DEBUG=1 shows where."
     if os.environ.get("FINCH_DEBUG"):
-        traceback.print_exception(error)
-    if isinstance(error, errors.FinchError):
-        click.echo(f"error: {error}", err=True)
-    else:
-        text = f"internal error: {type(error).__name__}: {error}"
-        click.echo(f"{text}\nThis is a fault in Finch Hub or a plugin; FINCH_DEBUG=1 shows where.", err=True)
+        text = "".join(traceback.format_exception(error)) + text
+    click.echo(redact_url(text), err=True)
     return exit_code(error)
 
 

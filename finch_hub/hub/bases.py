@@ -30,6 +30,7 @@ class Bases:
         *,
         name: str | None = None,
         revision: str | None = None,
+        replace: bool = False,
         progress: Callable[[str], None] = lambda text: None,
     ) -> values.Base:
         """Bring a base to a local folder (download it, convert a GGUF file once) and register it.
@@ -38,12 +39,14 @@ class Bases:
             source: a folder, a GGUF file, a Hugging Face id, or what a plugin accepts.
             name: what to call it; None takes the source's own.
             revision: of a Hugging Face id.
+            replace: let the name mean this base from now on, though another one has it.
             progress: told in a few words what takes long.
 
         Raises:
             NotFound: there is no such source.
             Incompatible: it holds no model that can be used.
             InvalidReference: the name is not well formed.
+            Conflict: another base has that name.
 
         """
         if name is not None:
@@ -59,6 +62,7 @@ class Bases:
                 session,
                 name=name or wanted.source,
                 rename=name is not None,
+                replace=replace,
                 source=wanted.source,
                 revision=wanted.revision,
                 fingerprint=digest,

@@ -509,6 +509,7 @@ class Hub:
         from finch_hub.hub.jobs import JobHandle
         from finch_hub.registry import jobs
 
+        dispatcher = self._dispatcher  # which refuses settings that cannot be used, before anything is stored
         with self._stores.database.write() as session:
             for each in stored:
                 data_module.register(session, each)
@@ -520,8 +521,8 @@ class Hub:
                 depends_on=depends_on,
                 idempotency_key=idempotency_key,
             )
-        self._dispatcher.dispatch(job)
-        return JobHandle(job, self._stores, self._dispatcher)
+        dispatcher.dispatch(job)
+        return JobHandle(job, self._stores, dispatcher)
 
 
 def _target(out: str | Path, findings: Any, *, replace: bool) -> str:

@@ -233,12 +233,18 @@ class Jobs:
         with self._stores.database.read() as session:
             return jobs.count(session)
 
-    def prune(self, *, older_than: float) -> int:
-        """Delete the jobs that ended more than so many seconds ago, with their events; versions and lineage stay."""
+    def prune(self, *, older_than: float | None = None, beyond: int | None = None) -> int:
+        """Delete jobs with their events, and return how many; versions and lineage stay.
+
+        Args:
+            older_than: those that ended more than so many seconds ago.
+            beyond: those that ended before the last so many.
+
+        """
         total = 0
         while True:
             with self._stores.database.write() as session:
-                pruned = jobs.prune(session, older_than=older_than)
+                pruned = jobs.prune(session, older_than=older_than, beyond=beyond)
             if not pruned:
                 return total
             total += len(pruned)

@@ -25,11 +25,19 @@ def add(
     revision: str | None = None,
     path: str | None = None,
     rename: bool = False,
+    replace: bool = False,
 ) -> values.Base:
     """Register a base, or note where the known one with that fingerprint was found this time.
 
-    A known one keeps its name unless `rename` says that somebody chose the new one.
+    A known one keeps its name unless `rename` says that somebody chose the new one. A chosen name is one base's only;
+    with `replace` the other one that has it is called by its fingerprint from then on.
+
+    Raises:
+        Conflict: another base has the chosen name.
+
     """
+    if rename:
+        _free_name(session, name, fingerprint, replace=replace)
     found = {"source": source, "revision": revision, "path": path}
     session.execute(
         insert_new(session, bases, "fingerprint").values(
@@ -39,6 +47,17 @@ def add(
     changes = found | ({"name": name} if rename else {})
     session.execute(sa.update(bases).where(bases.c.fingerprint == fingerprint).values(changes))
     return get(session, fingerprint)
+
+
+def _free_name(session: Session, name: str, fingerprint: str, *, replace: bool) -> None:
+    taken = bases.c.name == name, bases.c.fingerprint != fingerprint
+    if replace:
+        session.execute(sa.update(bases).where(*taken).values(name=bases.c.fingerprint))
+    elif other := session.scalar(sa.select(bases.c.fingerprint).where(*taken)):
+        raise errors.Conflict(
+            f"{name!r} is the name of another base, with the fingerprint {other[:12]}…:"
+            " choose another name, or ask to replace it (replace, --replace)"
+        )
 
 
 def get(session: Session, name: str) -> values.Base:

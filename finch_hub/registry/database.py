@@ -33,6 +33,22 @@ _FRESH_SECONDS = 1.0
 _IDLE_IN_TRANSACTION = "30s"
 
 
+# What drivers and servers say, and what to do about it. Servers that speak another language get the general advice.
+_WRONG_PASSWORD = "password authentication failed"  # noqa: S105
+_ADVICE = {
+    _WRONG_PASSWORD: "mend the user or the password in FINCH_DATABASE_URL",
+    "no password supplied": "put the password into FINCH_DATABASE_URL",
+    "too many clients": "let the server take more connections (max_connections), or run fewer workers",
+    " does not exist": "mend the names in FINCH_DATABASE_URL, or create the database",
+    "disk is full": "free some space, or set FINCH_HOME to a larger disk",
+    "No space left": "free some space on the server",
+    "disk I/O error": "the disk is full or damaged; free some space, or set FINCH_HOME to another disk",
+    "database is locked": "another process holds it for too long; end that one",
+    "not a database": "restore the file from a backup, or set FINCH_HOME to another folder",
+    "malformed": "restore the file from a backup, or set FINCH_HOME to another folder",
+}
+
+
 class Database:
     """An engine with its sessions: `read` for looking, `write` for one transaction that is committed or undone whole.
 
@@ -171,7 +187,16 @@ class Database:
                 raise errors.SchemaMismatch(f"{self} has no tables of ours: run `finch-hub db upgrade`") from error
             if isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError)):
                 raise  # ours to mend, not the user's
-            raise errors.Unavailable(f"{self} cannot be used: {what}") from error
+            kind = errors.AccessDenied if _WRONG_PASSWORD in what else errors.Unavailable
+            raise kind(f"{self} cannot be used: {what} ({self._advice(what)})") from error
+
+    def _advice(self, what: str) -> str:
+        for sign, advice in _ADVICE.items():
+            if sign in what:
+                return advice
+        if self.is_sqlite:
+            return "make sure that the folder can be written, or set FINCH_HOME to another one"
+        return "make sure that the server runs and that FINCH_DATABASE_URL names its host and port"
 
 
 def refuse_network_file_system(path: Path) -> None:

@@ -187,21 +187,36 @@ def count(session: Session) -> dict[JobState, int]:
     return {**dict.fromkeys(JobState, 0), **{row.state: row.number for row in rows}}
 
 
-def prune(session: Session, *, older_than: float, limit: int = 1000) -> list[str]:
-    """Delete up to `limit` jobs that ended more than so many seconds ago, with their events; return their ids.
+def prune(
+    session: Session, *, older_than: float | None = None, beyond: int | None = None, limit: int = 1000
+) -> list[str]:
+    """Delete up to `limit` jobs with their events, those that ended first, and return their ids.
 
     Adapter versions and evaluations stay, with their specification and lineage, and so does every job that an
     unfinished one waits for.
+
+    Arguments:
+        older_than: seconds; jobs that ended longer ago are deleted.
+        beyond: jobs that ended before the last so many are deleted.
+
     """
+    too_old = []
+    if older_than is not None:
+        too_old.append(jobs.c.finished_at < once(later(-older_than)))
+    if beyond is not None:
+        newest = sa.select(jobs.c.finished_at).where(jobs.c.finished_at.is_not(None))
+        first_kept = newest.order_by(jobs.c.finished_at.desc()).offset(beyond).limit(1).scalar_subquery()
+        too_old.append(jobs.c.finished_at <= first_kept)
     child = jobs.alias("child")
     needed = sa.exists().where(
         dependencies.c.depends_on == jobs.c.id, child.c.id == dependencies.c.job_id, child.c.finished_at.is_(None)
     )
     old = (
         sa.select(jobs.c.id)
-        .where(jobs.c.finished_at.is_not(None), jobs.c.finished_at < once(later(-older_than)), ~needed)
+        .where(jobs.c.finished_at.is_not(None), sa.or_(sa.false(), *too_old), ~needed)
         .order_by(jobs.c.finished_at)
         .limit(limit)
+        .with_for_update(of=jobs, skip_locked=True)
     )
     ids = list(session.scalars(old))
     if ids:

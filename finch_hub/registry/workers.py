@@ -194,6 +194,11 @@ def slots(worker: values.Worker) -> list[values.Capabilities]:
     ]
 
 
+def fits(requirements: Requirements, worker: values.Worker) -> bool:
+    """Tell whether a slot of the worker could run such a job."""
+    return any(not misfits(requirements, slot) for slot in slots(worker))
+
+
 def obstacles(requirements: Requirements, known: Sequence[values.Worker]) -> dict[str, list[str]]:
     """Return for each living worker why it can never run such a job; empty as soon as one can."""
     found: dict[str, list[str]] = {}

@@ -6,16 +6,15 @@ is sent again by the reconciler, and one delivered five times wakes five slots o
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
 import celery
 import kombu
 import kombu.exceptions
 
-from finch_hub import errors
+from finch_hub.workers.broker import explain
 
 WAKE = "finch_hub.wake"
 KEY_PREFIX = "finch:"
@@ -29,10 +28,17 @@ def queue_name(queue: str) -> str:
     return f"jobs.{queue}"
 
 
-def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: bool = False) -> celery.Celery:
-    """Make the application for one broker; a worker consumes the queues, a client only publishes to them."""
+def own_queue_name(worker: str) -> str:
+    """Return the broker's name of the queue that rings for one worker alone."""
+    return f"worker.{worker}"
+
+
+def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: str | None = None) -> celery.Celery:
+    """Make the application for one broker; a worker, named, consumes its own and these queues, a client publishes."""
     app = celery.Celery("finch_hub", broker=broker_url, set_as_current=False)
     names = [queue_name(queue) for queue in queues]
+    if worker is not None:
+        names.append(own_queue_name(worker))
     transport: dict[str, Any] = {
         # A broker that several programs share: every key of ours is told apart by its name.
         "global_keyprefix": KEY_PREFIX,
@@ -40,7 +46,7 @@ def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: b
         "health_check_interval": 10,
         "socket_connect_timeout": PUBLISH_TIMEOUT,
     }
-    if not worker:
+    if worker is None:
         # A worker waits in BRPOP, so it takes no read timeout. A client never waits for long, nor tries again: its job
         # is stored, and the next sweep rings for it.
         transport |= {"socket_timeout": PUBLISH_TIMEOUT, "max_retries": 0}
@@ -80,31 +86,21 @@ def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: b
     return app
 
 
-def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
-    """Refuse a broker that anyone on the network could ring; the database refuses for itself.
-
-    Raises:
-        InvalidSpec: it has no password, is neither on loopback nor a unix socket, and `allow_insecure` is off.
-
-    """
-    parts = urlsplit(url)
-    if allow_insecure or not parts.hostname or parts.password or _is_loopback(parts.hostname):
-        return
-    raise errors.InvalidSpec(
-        errors.Problem(
-            where="FINCH_BROKER_URL",
-            what=f"the broker at {parts.hostname} has no password and is not on this machine",
-            fix="give it one (redis://:PASSWORD@HOST), or set FINCH_ALLOW_INSECURE=1 if the network is trusted",
-        ),
-        subject="settings",
-    )
+def remove_own_queue(app: celery.Celery, worker: str) -> None:
+    """Remove the queue of a worker that has ended, with what nobody will hear; a broker that is away keeps it."""
+    name = own_queue_name(worker)
+    with contextlib.suppress(kombu.exceptions.KombuError, OSError), app.connection_for_write() as connection:
+        queue = kombu.Queue(name, kombu.Exchange(name), routing_key=name)(connection.default_channel)
+        queue.declare()  # deleting takes along the bindings that this connection knows of
+        queue.delete()
 
 
 def check_broker(url: str) -> None:
     """Make sure that a broker answers and lets us in.
 
     Raises:
-        Unavailable: it does not; says why, without its password.
+        AccessDenied: it wants another password.
+        Unavailable: it does not answer; says why, without its password.
 
     """
     app = make_app(url)
@@ -112,13 +108,6 @@ def check_broker(url: str) -> None:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=PUBLISH_TIMEOUT)
     except (kombu.exceptions.KombuError, OSError) as error:
-        raise errors.Unavailable(f"the broker at {urlsplit(url).hostname} does not answer: {error}") from error
+        raise explain(error, url) from error
     finally:
         app.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -5,20 +5,26 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.registry import wakeups, workers
+from finch_hub.registry import values, wakeups, workers
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job, JobState
-from finch_hub.workers import faults
+from finch_hub.workers import broker, faults
 
 if TYPE_CHECKING:
     import celery
 
 log = logging.getLogger(__name__)
+
+
+class UnreachableBrokerWarning(UserWarning):
+    """A job was submitted, and its broker could not be told."""
+
 
 _BATCH = 1000
 _FEW = 16  # messages that are sent without a look at how many slots there are
@@ -41,6 +47,8 @@ class Dispatcher:
     def __init__(self, settings: Settings, database: Database, *, starts_worker: bool = True) -> None:
         self._settings, self._database = settings, database
         self._starts_worker = starts_worker and settings.broker_url is None
+        if settings.broker_url is not None:
+            broker.refuse_open_broker(settings.broker_url.get_secret_value(), allow_insecure=settings.allow_insecure)
         self._app: celery.Celery | None = None
         self._code: str | None = None
 
@@ -48,11 +56,16 @@ class Dispatcher:
         """Ring for jobs that were just submitted; call it after their transaction has committed.
 
         With nothing configured this also starts the private broker and worker if none runs. A broker that does not
-        answer is no error: the jobs are stored, and a worker's sweep rings for them once it does. It does so too for
-        those that nobody has claimed some seconds later, so that ringing here needs no note of it, and no commit.
+        answer is no error but a warning: the jobs are stored, and a worker's sweep rings for them once it does. It does
+        so too for those that nobody has claimed some seconds later, so that ringing here needs no note of it, and no
+        commit.
         """
         self.ensure_worker()
-        self._ring({job.id: job.requirements.queue for job in new if job.state is JobState.QUEUED})
+        try:
+            self._ring({job.id: job.requirements.queue for job in new if job.state is JobState.QUEUED})
+        except errors.Unavailable as error:
+            text = f"{error}; what was submitted is stored, and runs once it does"
+            warnings.warn(text, UnreachableBrokerWarning, stacklevel=2)
 
     def dispatch_due(self) -> int:
         """Ring for queued jobs whose wake-up is due, by the database's clock; return for how many."""
@@ -64,20 +77,41 @@ class Dispatcher:
         if not due:
             return 0
         faults.at("dispatch.held")
-        if not self._ring(due):
+        try:
+            if not self._ring(due):
+                return 0
+        except errors.Unavailable as error:
+            log.warning("action=ring jobs=%d error=%s", len(due), error)
             return 0
         with self._database.write() as session:
             wakeups.rung(session, due, again_seconds=_AGAIN_SECONDS)
         return len(due)
 
-    def wake(self, queue: str, *, times: int) -> None:
-        """Ring for nothing in particular: whoever is idle looks what there is.
+    def wake(self, worker: str, *, times: int) -> None:
+        """Ring one worker for nothing in particular: its idle slots look what there is.
 
         Raises:
             Unavailable: the broker does not answer.
 
         """
-        self._publish([("", queue)] * times)
+        from finch_hub.workers.app import own_queue_name
+
+        self._publish([("", own_queue_name(worker))] * times)
+
+    def pass_on(self, job: Job, found: Sequence[values.Worker]) -> list[str]:
+        """Ring those of the workers that a queued job fits, and return their names; for one whom it does not fit.
+
+        A shared queue gives its message to anybody. Whoever is busy finds the job by itself when a slot becomes free.
+
+        Raises:
+            Unavailable: the broker does not answer.
+
+        """
+        from finch_hub.workers.app import own_queue_name
+
+        fit = [worker for worker in found if worker.state == "active" and workers.fits(job.requirements, worker)]
+        self._publish([("", own_queue_name(worker.id)) for worker in fit for _ in range(worker.slots)])
+        return [worker.id for worker in fit]
 
     def ensure_worker(self) -> None:
         """Start the home's own worker if none runs and no broker is configured; cheap to call again."""
@@ -95,11 +129,9 @@ class Dispatcher:
 
             if not embedded.broker_answers(self._settings):
                 return False  # the worker that was just started looks for itself as soon as it is ready
-        try:
-            self._publish(self._bells(due))
-        except errors.Unavailable as error:
-            log.warning("action=ring jobs=%d error=%s", len(due), error)
-            return False
+        from finch_hub.workers.app import queue_name
+
+        self._publish([(job_id, queue_name(queue)) for job_id, queue in self._bells(due)])
         return True
 
     def _bells(self, due: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -119,20 +151,18 @@ class Dispatcher:
                 bells.append((job_id, queue))
         return bells
 
-    def _publish(self, due: Iterable[tuple[str, str]]) -> None:
+    def _publish(self, bells: Iterable[tuple[str, str]]) -> None:
         import kombu.exceptions
 
-        from finch_hub.workers.app import WAKE, queue_name
+        from finch_hub.workers.app import WAKE
 
         try:
             app = self._celery()
             with app.producer_or_acquire() as producer:
-                for job_id, queue in due:
-                    app.send_task(
-                        WAKE, args=[job_id], queue=queue_name(queue), producer=producer, retry=False, ignore_result=True
-                    )
+                for job_id, queue in bells:
+                    app.send_task(WAKE, args=[job_id], queue=queue, producer=producer, retry=False, ignore_result=True)
         except (kombu.exceptions.KombuError, OSError) as error:
-            raise errors.Unavailable(f"the broker does not answer: {error}") from error
+            raise broker.explain(error, self._url) from error
 
     def close(self) -> None:
         """Close the connections to the broker."""
@@ -143,12 +173,15 @@ class Dispatcher:
 
     def _celery(self) -> celery.Celery:
         if self._app is None:
-            from finch_hub.workers import app, embedded
+            from finch_hub.workers import app
 
-            if self._settings.broker_url is None:
-                url = embedded.broker_url(self._settings)
-            else:
-                url = self._settings.broker_url.get_secret_value()
-            app.refuse_open_broker(url, allow_insecure=self._settings.allow_insecure)
-            self._app = app.make_app(url)
+            self._app = app.make_app(self._url)
         return self._app
+
+    @property
+    def _url(self) -> str:
+        if self._settings.broker_url is not None:
+            return self._settings.broker_url.get_secret_value()
+        from finch_hub.workers import embedded
+
+        return embedded.broker_url(self._settings)

@@ -52,6 +52,11 @@ class Gang:
         self.next = None  # a gang claims nothing ahead
 
     @property
+    def job_ids(self) -> list[str]:
+        """The ids of the jobs."""
+        return [job_id for attempt in self.attempts for job_id in attempt.job_ids]
+
+    @property
     def all_ended(self) -> list[Job]:
         """The jobs as their attempts left them."""
         return [job for attempt in self.attempts for job in attempt.all_ended]

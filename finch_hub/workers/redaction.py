@@ -5,16 +5,31 @@ from __future__ import annotations
 import logging
 import os
 import re
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-_PASSWORD_IN_URL = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)[^\s@/]+(?=@)", re.IGNORECASE)
+if TYPE_CHECKING:
+    from finch_hub.settings import Settings
+
+_PASSWORD_IN_URL = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?!PASSWORD@)[^\s/]+(?=@)", re.IGNORECASE)
+_PASSWORD_IN_QUERY = re.compile(r"(?P<head>[?&]\w*(?:password|secret|token|key)=)[^\s&#]+", re.IGNORECASE)
 _TELLING_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|API_KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
 _SHORTEST = 8  # shorter values would redact ordinary words
 
 
 def redact_url(text: str) -> str:
     """Return the text with the password of every URL in it replaced."""
-    return _PASSWORD_IN_URL.sub(r"\g<head>***", text) if "://" in text else text
+    if "://" not in text:
+        return text
+    return _PASSWORD_IN_QUERY.sub(r"\g<head>***", _PASSWORD_IN_URL.sub(r"\g<head>***", text))
+
+
+def _passwords_in(url: str) -> set[str]:
+    parts = urlsplit(url)
+    found = {value for name, value in parse_qsl(parts.query) if _TELLING_NAME.search(name)}
+    if parts.password:
+        found |= {parts.password, unquote(parts.password)}
+    return found
 
 
 class Redactor(logging.Filter):
@@ -24,11 +39,15 @@ class Redactor(logging.Filter):
         super().__init__()
         secrets = {value for name, value in os.environ.items() if _TELLING_NAME.search(name)}
         for url in urls:
-            password = urlsplit(url).password
-            if password:
-                secrets |= {password, unquote(password)}
+            secrets |= _passwords_in(url)
         found = sorted((re.escape(s) for s in secrets if len(s) >= _SHORTEST), key=len, reverse=True)
         self._secrets = re.compile("|".join(found)) if found else None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return one that knows the secrets of the settings."""
+        broker = settings.broker_url.get_secret_value() if settings.broker_url else ""
+        return cls(settings.database, settings.artifacts, broker)
 
     def clean(self, text: str) -> str:
         """Return the text without secrets."""

@@ -95,6 +95,11 @@ class Attempt:
         self.next: tuple[Job, float] | None = None
 
     @property
+    def job_ids(self) -> list[str]:
+        """The job's id, as a list."""
+        return [self._job.id]
+
+    @property
     def all_ended(self) -> list[Job]:
         """What `ended` holds, as a list."""
         return [] if self.ended is None else [self.ended]

@@ -18,13 +18,15 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from finch_hub import errors
 from finch_hub import settings as settings_module
 from finch_hub.registry import attempts, jobs, schema, values, workers
 from finch_hub.settings import Settings
-from finch_hub.specs.jobs import FINAL, Job, check_label
+from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
 from finch_hub.workers import app as celery_app
-from finch_hub.workers import clock, devices, embedded
+from finch_hub.workers import broker, clock, devices, embedded
 from finch_hub.workers.dispatch import Dispatcher
 from finch_hub.workers.folders import WorkFolders
 from finch_hub.workers.gang import Gang, Seat
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.1
+_DAY_SECONDS = 86_400
 _USABLE = 0.9  # of main memory: the system and the worker need some too
 
 
@@ -78,6 +81,7 @@ class Worker:
 
     Raises:
         InvalidSpec: settings that are refused; queues or labels that are no names.
+        AccessDenied: database or broker want another password.
         Conflict: a worker of that name is alive.
         SchemaMismatch: the database's schema is not this code's.
 
@@ -96,9 +100,16 @@ class Worker:
         self._settings, self._on_demand = settings, on_demand
         self._queues, self._labels = tuple(queues), tuple(labels)
         _check_names(name=() if name is None else (name,), queue=queues, label=labels)
-        broker = settings.broker_url.get_secret_value() if settings.broker_url else embedded.broker_url(settings)
-        celery_app.refuse_open_broker(broker, allow_insecure=settings.allow_insecure)
-        self.redactor = Redactor(broker, settings.database)
+        url = settings.broker_url.get_secret_value() if settings.broker_url else embedded.broker_url(settings)
+        broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
+        if settings.broker_url is not None:
+            try:
+                celery_app.check_broker(url)
+            except errors.AccessDenied:
+                raise
+            except errors.Unavailable as error:
+                log.warning("action=start error=%s", error)  # and waited for
+        self._redactor = Redactor.of(settings)
         self._stores = open_stores(settings)
         for problem in self._stores.catalogue.problems:
             log.warning("action=plugins error=%s", problem)
@@ -111,7 +122,7 @@ class Worker:
         for slot in self._slots:
             self._free.put(slot)
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
-        self._app = celery_app.make_app(broker, queues=self._queues, worker=True)
+        self._app = celery_app.make_app(url, queues=self._queues, worker=self.name)
         self._app.task(self._wake, name=celery_app.WAKE)
         self._dispatcher = Dispatcher(settings, self._stores.database, starts_worker=False)
         self._stopping = threading.Event()
@@ -141,6 +152,7 @@ class Worker:
                 devices=[_value(slot) for slot in self._slots],
                 queues=self._queues,
                 labels=self._labels,
+                replaces=self._dead_namesake(session),
             )
         self._instance = entry.instance
         gc.freeze()  # what the imports made stays for good, so the collector need not look through it again and again
@@ -179,36 +191,62 @@ class Worker:
             with contextlib.suppress(errors.FinchError), self._stores.database.write() as session:
                 workers.leave(session, self.name, self._instance)
             self._dispatcher.close()
+            celery_app.remove_own_queue(self._app, self.name)
             self._app.close()
             if settings.broker_url is None:
                 embedded.end_broker_if_last(settings)
             self._stores.database.close()
             log.info("action=end worker=%s", self.name)
 
+    def _dead_namesake(self, session: Session) -> str | None:
+        """Return the instance of a worker of our name that ran on this host and was killed, if there is one."""
+        for worker in workers.find(session):
+            if worker.id == self.name and worker.hostname == socket.gethostname() and not psutil.pid_exists(worker.pid):
+                return worker.instance
+        return None
+
     def _wake(self, job_id: str = "") -> None:
         """Run jobs until none is left that fits; the task that a message of Celery names."""
-        ran = False
         with self._slot() as slot:
-            while (attempt := self._claim(slot)) is not None:
-                ran = True
-                slot.attempt = attempt
-                try:
-                    attempt.run()
-                except Exception:
-                    # A defect of ours. The lease will end and the job be tried again; the worker lives on.
-                    log.exception("action=run job_id=%s", job_id)
-                finally:
-                    slot.attempt = None
-                    slot.child = attempt.child if isinstance(attempt.child, Child) else None
-                    if slot.child is not None:
-                        slot.child.idle_since = clock.elapsed()
-                    self._busy_until = clock.elapsed()
-                    slot.claimed = attempt.next
-                    for job in attempt.all_ended:
-                        self._news.put(job)
-                    self._nudged.set()  # its dependents may be due
-            if job_id and not ran:
-                self._log_if_unknown(job_id)
+            attempt = self._claim(slot)
+            if job_id and (attempt is None or job_id not in attempt.job_ids):
+                self._pass_on(job_id, slot)
+            while attempt is not None:
+                self._run(attempt, slot)
+                attempt = self._claim(slot)
+
+    def _run(self, attempt: Attempt | Gang, slot: Slot) -> None:
+        slot.attempt = attempt
+        try:
+            attempt.run()
+        except Exception:
+            # A defect of ours. The lease will end and the job be tried again; the worker lives on.
+            log.exception("action=run job_id=%s", ",".join(attempt.job_ids))
+        finally:
+            slot.attempt = None
+            slot.child = attempt.child if isinstance(attempt.child, Child) else None
+            if slot.child is not None:
+                slot.child.idle_since = clock.elapsed()
+            self._busy_until = clock.elapsed()
+            slot.claimed = attempt.next
+            for job in attempt.all_ended:
+                self._news.put(job)
+            self._nudged.set()  # its dependents may be due
+
+    def _pass_on(self, job_id: str, slot: Slot) -> None:
+        """See to it that a job whose wake-up came here is not left waiting because it does not fit this slot."""
+        try:
+            with self._stores.database.read() as session:
+                job = jobs.get(session, job_id)
+                misfit = job.state is JobState.QUEUED and attempts.misfits(job.requirements, self._capabilities(slot))
+                found = workers.find(session) if misfit else []
+            if found:
+                told = self._dispatcher.pass_on(job, found)
+                log.info("action=pass_on job_id=%s workers=%s", job_id, ",".join(told))
+        except errors.NotFound as error:
+            log.warning("action=drop job_id=%s error=%s", job_id, error)
+        except errors.FinchError as error:
+            log.warning("action=pass_on job_id=%s error=%s", job_id, error)
 
     def _claim(self, slot: Slot) -> Attempt | Gang | None:
         claimed, slot.claimed = slot.claimed, None
@@ -245,7 +283,7 @@ class Worker:
             leases=self._leases,
             folders=self._folders,
             stopping=self._stopping,
-            redactor=self.redactor,
+            redactor=self._redactor,
             memory_limit=min(limit, slot.share) if slot.device.kind == "cpu" else limit,
             **options,
         )
@@ -286,13 +324,6 @@ class Worker:
             capabilities=self._capabilities(slot),
             warm_base=child.warm_base if child else None,
         )
-
-    def _log_if_unknown(self, job_id: str) -> None:
-        try:
-            with self._stores.database.read() as session:
-                jobs.get(session, job_id)
-        except errors.FinchError as error:
-            log.warning("action=drop job_id=%s error=%s", job_id, error)
 
     @contextlib.contextmanager
     def _slot(self) -> Iterator[Slot]:
@@ -349,6 +380,16 @@ class Worker:
         with self._stores.database.write() as session:
             for job in attempts.expire_leases(session, policy):
                 log.warning("action=expire job_id=%s attempt=%d state=%s", job.id, job.attempts, job.state.value)
+        if settings.history_days is not None or settings.history_jobs is not None:
+            days = settings.history_days
+            with self._stores.database.write() as session:
+                pruned = jobs.prune(
+                    session,
+                    older_than=None if days is None else days * _DAY_SECONDS,
+                    beyond=settings.history_jobs,
+                )
+            if pruned:
+                log.info("action=prune jobs=%d", len(pruned))
         self._remove_finished_folders()
 
     def _remove_finished_folders(self) -> None:
@@ -391,7 +432,7 @@ class Worker:
     def _on_ready(self, **_: Any) -> None:
         """Look for work once for every slot: what was queued while nobody was here may have been rung for long ago."""
         with contextlib.suppress(errors.Unavailable):
-            self._dispatcher.wake(self._queues[0], times=len(self._slots))
+            self._dispatcher.wake(self.name, times=len(self._slots))
 
     def _on_shutting_down(self, how: str = "", **_: Any) -> None:
         """Run by Celery in its signal handler: the first time jobs are handed back, the second time all ends."""
@@ -424,9 +465,8 @@ def start(
     labels: Sequence[str] = (),
 ) -> int:
     """Run a worker in the foreground until it is told to end; returns the exit status."""
-    worker = Worker(settings, name=name, slots=slots, queues=queues, labels=labels)
-    _configure_logging(worker.redactor, logging.StreamHandler())
-    return worker.run()
+    _configure_logging(Redactor.of(settings), logging.StreamHandler())
+    return Worker(settings, name=name, slots=slots, queues=queues, labels=labels).run()
 
 
 def main() -> int:
@@ -447,7 +487,7 @@ def main() -> int:
         embedded.announce_worker(settings)
         file = settings.home / "logs" / "worker.log"
         handler = logging.handlers.RotatingFileHandler(file, maxBytes=5 * 2**20, backupCount=1)
-        _configure_logging(Redactor(settings.database), handler)
+        _configure_logging(Redactor.of(settings), handler)
         status = Worker(settings, name=f"{socket.gethostname()}-home-{os.getpid()}", on_demand=True).run()
     except errors.FinchError as error:
         log.error("action=start error=%s", error)

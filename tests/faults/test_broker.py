@@ -12,8 +12,8 @@ import uuid
 import pytest
 from support.fleet import Fleet, wait_until
 
-from finch_hub.specs.jobs import JobState
-from finch_hub.workers.app import KEY_PREFIX, WAKE, make_app, queue_name
+from finch_hub.specs.jobs import JobState, Requirements
+from finch_hub.workers.app import KEY_PREFIX, WAKE, make_app, own_queue_name, queue_name
 
 
 def test_one_message_delivered_five_times_is_one_claim(workers: Fleet) -> None:
@@ -87,6 +87,28 @@ def test_a_job_submitted_while_the_broker_is_down_runs_once_it_is_back(workers: 
     assert workers.wait(submitted).state is JobState.SUCCEEDED
     assert len(workers.runs_of(running)) == len(workers.runs_of(submitted)) == 1
     workers.check(running, submitted)
+
+
+def test_a_message_that_comes_to_a_worker_whom_the_job_does_not_fit_is_passed_on(workers: Fleet) -> None:
+    plain = workers.start("plain")
+    workers.start("able", labels=["a100"])
+    job = workers.probe(ring=False, requirements=Requirements(labels=("a100",)))
+    app = make_app(workers.broker.url)
+    app.send_task(WAKE, args=[job], queue=own_queue_name("plain"))
+    app.close()
+    wait_until(lambda: f"action=pass_on job_id={job} workers=able" in plain.text, "the message to be passed on")
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert [attempt.worker for attempt in workers.attempts(job)] == ["able"]
+    workers.check(job)
+
+
+def test_a_worker_that_ends_leaves_no_queue_of_its_own(workers: Fleet) -> None:
+    worker = workers.start()
+    with workers.broker.client() as client:
+        client.lpush(f"{KEY_PREFIX}{own_queue_name('one')}.keep", "another's")
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 0
+        assert [key.decode() for key in client.keys("*worker.one*")] == [f"{KEY_PREFIX}{own_queue_name('one')}.keep"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from finch_hub.registry import adapters, bases, jobs, types, values
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, ExportSpec, Job, JobState
-from finch_hub.workers.dispatch import Dispatcher
+from finch_hub.workers.dispatch import Dispatcher, UnreachableBrokerWarning
 
 PATIENCE = 120.0  # seconds; enough beside other load, and none is waited for in vain
 
@@ -42,7 +43,7 @@ _OPEN_TRANSACTIONS = (
 )
 _START = (
     "import sys; from finch_hub import settings; from finch_hub.workers import worker; "
-    "sys.exit(worker.start(settings.load(), name=sys.argv[1], slots=int(sys.argv[2])))"
+    "sys.exit(worker.start(settings.load(), name=sys.argv[1], slots=int(sys.argv[2]), labels=sys.argv[3:]))"
 )
 
 
@@ -82,11 +83,13 @@ class Broker:
 class WorkerProcess:
     """A worker in a process of its own."""
 
-    def __init__(self, name: str, environment: dict[str, str], log: Path, *, slots: int = 1) -> None:
+    def __init__(
+        self, name: str, environment: dict[str, str], log: Path, *, slots: int = 1, labels: Sequence[str] = ()
+    ) -> None:
         self.name, self.log = name, log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, name, str(slots)],
+                [sys.executable, "-c", _START, name, str(slots), *labels],
                 env={**os.environ, **environment},
                 stdout=output,
                 stderr=output,
@@ -171,10 +174,18 @@ class Fleet:
         given = {name: self.environment.get(f"FINCH_{name.upper()}") for name in fields}
         return settings_module.load(**{name: value for name, value in given.items() if value is not None})
 
-    def start(self, name: str = "one", *, slots: int = 1, ready: bool = True, **environment: str) -> WorkerProcess:
+    def start(
+        self,
+        name: str = "one",
+        *,
+        slots: int = 1,
+        labels: Sequence[str] = (),
+        ready: bool = True,
+        **environment: str,
+    ) -> WorkerProcess:
         """Start a worker; `environment` adds to its variables, in capitals."""
         changed = {**self.environment, **{key.upper(): value for key, value in environment.items()}}
-        worker = WorkerProcess(name, changed, self.folder / f"{name}.log", slots=slots)
+        worker = WorkerProcess(name, changed, self.folder / f"{name}.log", slots=slots, labels=labels)
         self.workers.append(worker)
         if ready:
             worker.wait_ready()
@@ -184,7 +195,8 @@ class Fleet:
         with self.database.write() as session:
             job = jobs.submit(session, spec, **options)
         if ring:
-            self._dispatcher.dispatch(job)
+            with warnings.catch_warnings(action="ignore", category=UnreachableBrokerWarning):
+                self._dispatcher.dispatch(job)
         return job.id
 
     def probe(

@@ -35,10 +35,11 @@ class PostgresServer:
 
     Arguments:
         durable: commits reach the disk, as they do in life; tests need them to outlive a crash of the server only.
+        guarded: everybody but `postgres` needs a password.
 
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, guarded: bool = False) -> None:
         self._durable = durable
         self.folder = Path(tempfile.mkdtemp(prefix="finch-pg-", dir="/tmp"))  # short: socket paths have a limit
         self.user = _NOBODY if os.geteuid() == 0 else None
@@ -48,6 +49,9 @@ class PostgresServer:
         self._data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._run("initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-sync")
+        if guarded:
+            rules = "local all postgres trust\nlocal all all scram-sha-256\n"
+            (self._data / "pg_hba.conf").write_text(rules)
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql+psycopg://postgres@/{database}?host={self.folder}"

@@ -13,7 +13,7 @@ import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
 from finch_hub import settings
-from finch_hub.workers import app
+from finch_hub.workers import broker
 
 ROOT = Path(__file__).parents[2]
 PASSWORDS = {"FINCH_DATABASE_PASSWORD": "database-password", "FINCH_BROKER_PASSWORD": "broker-password"}
@@ -57,7 +57,7 @@ def test_its_workers_are_configured_as_the_settings_want(
     loaded = settings.load(home=tmp_path)
     assert not loaded.allow_insecure
     assert loaded.broker_url is not None
-    app.refuse_open_broker(loaded.broker_url.get_secret_value(), allow_insecure=False)
+    broker.refuse_open_broker(loaded.broker_url.get_secret_value(), allow_insecure=False)
     for url in (loaded.database, loaded.broker_url.get_secret_value()):
         host = re.search(r"@([\w-]+):", url)
         assert host is not None

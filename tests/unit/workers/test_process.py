@@ -106,7 +106,9 @@ def test_threads_of_a_child_spin_for_a_moment_only_unless_told_otherwise(monkeyp
             monkeypatch.setenv("OMP_WAIT_POLICY", told)
         child = Child({})
         try:
-            assert psutil.Process(child.pid).environ().get("GOMP_SPINCOUNT") == spins
+            process = psutil.Process(child.pid)
+            wait_until(lambda process=process: bool(process.environ()), "its start")  # type: ignore[misc]
+            assert process.environ().get("GOMP_SPINCOUNT") == spins
         finally:
             child.kill()
 
