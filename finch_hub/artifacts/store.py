@@ -196,7 +196,11 @@ class ArtifactStore:
             raise
         except Exception as error:
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            what = "there is no space left" if full else f"{type(error).__name__}: {error}"
+            what = (
+                "there is no space left (free some, or set FINCH_ARTIFACTS_URL to a larger place)"
+                if full
+                else f"{type(error).__name__}: {error}"
+            )
             raise errors.Unavailable(f"artefact store {self._name}: {what}") from error
 
     def _check(self, wanted: str, found: str, *, what: str) -> None:

@@ -50,6 +50,22 @@ def test_an_attempt_stands_still_while_nobody_can_say_whose_its_job_is(
     workers.check(job)
 
 
+def test_a_child_stands_still_also_while_its_supervisor_waits_for_the_database(tmp_path: Path) -> None:
+    databases = services.Databases(tmp_path)
+    with fleet(tmp_path, databases.new()) as workers:
+        workers.start()
+        job = workers.probe("sleep", seconds=3)
+        child = psutil.Process(workers.wait_begun(job))
+        with contextlib.closing(sqlite3.connect(str(workers.database.url.database), timeout=10.0)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            # Less than SQLite lets a writer wait: the supervisor, which has events to write, hears nothing until then.
+            wait_until(lambda: child.status() == "stopped", "the child to be suspended once the lease has ended", 20)
+            other.rollback()
+        assert workers.wait(job).state is JobState.SUCCEEDED
+        assert workers.runs_of(job)[0] == child.pid
+        workers.check(job)
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_stopped_within_a_transaction_loses_its_locks(workers: Fleet) -> None:
     once = workers.folder / "stopped-once"

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from support.fleet import Fleet
+from support.fleet import Fleet, wait_until
 
+from finch_hub.registry import jobs
 from finch_hub.specs.jobs import BaseModelSource, JobState, Requirements, TrainSpec
 
 
@@ -51,3 +52,18 @@ def test_a_job_whose_store_hangs_can_be_cancelled(workers: Fleet, tmp_path: Path
     workers.cancel(job)
     assert workers.wait(job, timeout=10.0).state is JobState.CANCELLED
     workers.check(job)
+
+
+def test_history_beyond_the_policy_is_deleted_by_the_workers(workers: Fleet) -> None:
+    workers.environment |= {"FINCH_HISTORY_JOBS": "1"}
+    workers.start()
+    made = [workers.probe() for _ in range(3)]
+
+    def kept() -> list[str]:
+        with workers.database.read() as session:
+            return [job.id for job in jobs.find(session)]
+
+    wait_until(lambda: len(kept()) == 1, "all but one job to be deleted")
+    assert set(kept()) < set(made)
+    with workers.database.read() as session:
+        assert [event.job_id for made_id in made for event in jobs.list_events(session, made_id, limit=1)] == kept()

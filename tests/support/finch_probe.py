@@ -29,7 +29,9 @@ class Parameters(Value):
 
     """
 
-    action: Literal["nothing", "sleep", "raise", "exit", "segfault", "hang", "eat", "orphan", "print"] = "nothing"
+    action: Literal["nothing", "sleep", "raise", "exit", "segfault", "hang", "eat", "orphan", "print", "leak"] = (
+        "nothing"
+    )
     seconds: float = 0.0
     once: str | None = None
     afterwards: float = 0.0
@@ -80,6 +82,8 @@ def _act(parameters: Parameters) -> None:
             if os.fork() == 0:
                 time.sleep(3600)
             os._exit(9)
+        case "leak":
+            raise RuntimeError(f"cannot reach {os.environ['FINCH_BROKER_URL']} or {os.environ['FINCH_DATABASE_URL']}")
         case "print":
             print("the last words of the probe", flush=True)
             os._exit(4)

@@ -140,7 +140,9 @@ def test_a_job_is_shown_cancelled_and_retried(run: Run, database: Database, tmp_
     again = run("jobs", "retry", job["id"], "--detach", "--json").json
     assert again["id"] != job["id"]
     assert run("jobs", "retry", again["id"]).status == 4
+    assert run("jobs", "prune").status == 2
     assert run("jobs", "prune", "--days", 1).out == "0 jobs deleted\n"
+    assert run("jobs", "prune", "--keep", 0).out == "1 job deleted\n"
 
 
 def test_adapters_are_listed_shown_tagged_and_pointed_at(run: Run, database: Database) -> None:

@@ -20,6 +20,19 @@ def test_a_base_is_known_by_its_fingerprint(database: Database) -> None:
         assert bases.find(session) == [renamed]
 
 
+def test_a_chosen_name_is_one_base_s_only(database: Database) -> None:
+    first = registry.add_base(database, "tiny")
+    other = {"source": "/models/other", "fingerprint": registry.digest("other"), "architecture": "X", "parameters": 1}
+    refused = pytest.raises(errors.Conflict, match=r"'tiny' is the name of another base.*--replace")
+    with refused, database.write() as session:
+        bases.add(session, name="tiny", rename=True, **other)
+    with database.write() as session:
+        newer = bases.add(session, name="tiny", rename=True, replace=True, **other)
+        assert bases.get(session, "tiny") == newer
+        assert bases.get(session, first.fingerprint) == first.evolve(name=first.fingerprint)
+        assert bases.add(session, name="tiny", rename=True, **other) == newer, "it is its own"
+
+
 def test_a_name_means_the_newest_base_that_has_it(database: Database) -> None:
     registry.add_base(database, "tiny")
     with database.write() as session:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapters, jobs, values
+from finch_hub.registry import adapters, jobs, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, JobState, Requirements
 
@@ -183,6 +184,22 @@ def test_pruning_leaves_what_is_unfinished_or_waited_for(database: Database) -> 
     with database.write() as session:
         assert jobs.prune(session, older_than=-1) == [other.id]
         assert jobs.get(session, child.id).depends_on == (parent.id, queued.id)
+
+
+def test_pruning_by_number_keeps_the_last_that_ended(database: Database) -> None:
+    made = [registry.submit(database) for _ in range(4)]
+    for number, job in enumerate(made[:3]):
+        registry.succeed(database, registry.claimed(database, job_id=job.id))
+        with database.write() as session:
+            ended = sa.update(jobs.jobs).where(jobs.jobs.c.id == job.id)
+            session.execute(ended.values(finished_at=types.later(number - 100)))
+    with database.write() as session:
+        assert jobs.prune(session) == []
+        assert jobs.prune(session, beyond=3) == []
+        assert jobs.prune(session, beyond=2) == [made[0].id]
+        assert jobs.prune(session, older_than=99.5, beyond=1) == [made[1].id]
+        assert jobs.prune(session, beyond=0) == [made[2].id]
+        assert jobs.get(session, made[3].id).state is JobState.QUEUED
 
 
 def test_a_stored_specification_of_unusual_values_warns_its_author_only(database: Database) -> None:

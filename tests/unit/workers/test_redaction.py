@@ -15,7 +15,10 @@ SECRET = "correct-horse-battery"
         (f"redis://:{SECRET}@host:6379/0", "redis://:***@host:6379/0"),
         (f"postgresql+psycopg://user:{SECRET}@host/db", "postgresql+psycopg://user:***@host/db"),
         (f"no answer from rediss://u:{SECRET}@h, trying again", "no answer from rediss://u:***@h, trying again"),
+        (f"redis://u:with@{SECRET}@h/0", "redis://u:***@h/0"),
+        (f"postgresql://u@/db?host=/tmp&password={SECRET}&x=1", "postgresql://u@/db?host=/tmp&password=***&x=1"),
         ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("give redis://:PASSWORD@HOST:6379/0", "give redis://:PASSWORD@HOST:6379/0"),
         ("at 12:30 write to a@b.example", "at 12:30 write to a@b.example"),
     ],
 )
