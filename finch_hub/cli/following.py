@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 PLAIN_SECONDS = 5.0
+NOBODY = "no worker is alive: start one with `finch-hub worker start`"
 
 
 class View(Protocol):
@@ -90,6 +91,8 @@ def view(*, quiet: bool = False) -> View:
 
 
 def _obstacles(handle: JobHandle) -> list[str]:
+    if handle.is_unattended():
+        return [f"warning: {NOBODY}"]
     return [
         f"warning: worker {worker} cannot run this job: it {', '.join(reasons)}"
         for worker, reasons in handle.obstacles().items()

@@ -48,12 +48,14 @@ def show(job_id: str, as_json: bool) -> None:
         handle = hub.jobs.get(job_id)
         job, attempts = handle.refresh(), handle.attempts()
         made = (handle.result(), handle.report()) if job.state == "succeeded" else None
-        obstacles = handle.obstacles() if job.state == "queued" else {}
+        queued = job.state == "queued"
+        obstacles = handle.obstacles() if queued else {}
+        unattended = queued and handle.is_unattended()
     value = {**output.plain(job), "attempts": output.plain(attempts), "obstacles": output.plain(obstacles)}
     if as_json:
         output.emit(value, as_json, str)
         return
-    output.emit(value, as_json, lambda: output.fields(_described(job, attempts, obstacles)))
+    output.emit(value, as_json, lambda: output.fields(_described(job, attempts, obstacles, unattended)))
     if made is not None:
         output.emit(made, as_json, lambda: reports.outcome(*made))
 
@@ -132,7 +134,7 @@ def _about(job: Job) -> str:
     return spec.adapter
 
 
-def _described(job: Job, attempts: Any, obstacles: Any) -> dict[str, Any]:
+def _described(job: Job, attempts: Any, obstacles: Any, unattended: bool) -> dict[str, Any]:
     cancelling = ", cancellation requested" if job.cancel_requested and not job.finished_at else ""
     return {
         "job": job.id,
@@ -145,5 +147,6 @@ def _described(job: Job, attempts: Any, obstacles: Any) -> dict[str, Any]:
         "ended": job.finished_at,
         "waits for": job.depends_on or None,
         "attempts": "\n".join(f"{a.fence} on {a.worker}: {a.outcome or 'running'}" for a in attempts) or None,
+        "waits": following.NOBODY if unattended else None,
         "no worker fits": "\n".join(f"{name} {', '.join(why)}" for name, why in obstacles.items()) or None,
     }

@@ -164,6 +164,13 @@ class JobHandle:
         with self._stores.database.read() as session:
             return workers.obstacles(self._job.requirements, workers.find(session))
 
+    def is_unattended(self) -> bool:
+        """Tell whether no worker is alive, and none is started on demand."""
+        if self._stores.settings.broker_url is None:
+            return False
+        with self._stores.database.read() as session:
+            return workers.count_slots(session) == 0
+
     def _made(self, timeout: float | None) -> dict[str, Any]:
         job = self._job if self._job.state in FINAL else self.wait(timeout)
         if job.state is JobState.FAILED:

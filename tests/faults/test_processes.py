@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 
 import psutil
 import pytest
@@ -34,6 +35,19 @@ def test_the_job_of_a_killed_worker_runs_again_on_another(workers: Fleet) -> Non
         ("second", "succeeded"),
     ]
     wait_until(lambda: not psutil.pid_exists(child), "the first child to end with its worker")
+    workers.check(job)
+
+
+def test_a_second_worker_of_one_name_is_refused_unless_the_first_was_killed(workers: Fleet) -> None:
+    first = workers.start("one")
+    again = workers.start("one", ready=False)
+    assert again.wait() != 0
+    assert f"is running on {socket.gethostname()} as process {first.pid}: give this one another name" in again.text
+    assert first.poll() is None
+    first.end()
+    workers.start("one")
+    job = workers.probe()
+    assert workers.wait(job).state is JobState.SUCCEEDED
     workers.check(job)
 
 

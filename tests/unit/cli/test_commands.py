@@ -130,6 +130,7 @@ def test_the_other_jobs_are_submitted(run: Run, database: Database, data: Path, 
 def test_a_job_is_shown_cancelled_and_retried(run: Run, database: Database, tmp_path: Path) -> None:
     registry.add_version(database, "medical")
     job = run("merge", "medical", "--out", tmp_path / "merged", "--detach", "--json").json
+    assert "no worker is alive" in run("jobs", "show", job["id"]).out
     assert run("jobs", "cancel", job["id"]).out == f"{job['id']} cancelled\n"
     shown = run("jobs", "show", job["id"])
     assert "cancelled" in shown.out
