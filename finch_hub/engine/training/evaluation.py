@@ -89,8 +89,8 @@ def _batches(examples: Sequence[TokenizedExample], ways: int) -> list[list[int]]
     Results don't depend on it but for rounding.
     """
     order = sorted(range(len(examples)), key=lambda row: len(examples[row]))
-    # What is there is enough for all, and no more than a batch for each.
-    share = -(-sum(map(len, examples)) // ways)
+    # Where there is little, it is a batch for each.
+    share = -(-len(examples) * len(examples[order[-1]]) // ways)
     most = min(_BATCH_TOKENS, max(share, LEAST_TOKENS))
     found: list[list[int]] = [[]]
     for row in order:
