@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,25 @@ def test_the_newest_ones_are_kept(tmp_path: Path) -> None:
     for step in (8, 9, 10, 100):
         checkpoint.save(tmp_path, made(step), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        done.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(f"{path.name} -> {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    checkpoint.save(tmp_path / "kept", made(3), keep=2)
+    unfinished, final = ".unfinished-step-00000003", "step-00000003"
+    assert done == ["state.safetensors", "state.json", unfinished, f"{unfinished} -> {final}", "kept"]
 
 
 def test_an_empty_or_missing_folder_has_none(tmp_path: Path) -> None:
