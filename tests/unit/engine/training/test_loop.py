@@ -5,27 +5,31 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from support.models import ARCHITECTURES, save_model
-from support.training import assert_close, gradients, lessons
+from support.training import adapted, assert_close, gradients, lessons, reference
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finch_hub import errors
 from finch_hub.engine import bases
 from finch_hub.engine.adapter import LoRAAdapter, attach
 from finch_hub.engine.bases import Base
+from finch_hub.engine.data import batches
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
-from finch_hub.engine.training import Interrupted, checkpoint, frozen, loop, run
+from finch_hub.engine.training import Interrupted, checkpoint, frozen, loop, progress, run
 from finch_hub.engine.training.decoder import PaddedDecoder, decoder_of
 from finch_hub.engine.training.frozen import FrozenStates
 from finch_hub.engine.training.gradients import accumulate
 from finch_hub.engine.training.packed import PackedDecoder, Part
 from finch_hub.engine.training.progress import Progress, silent
+from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import DataReport, TrainingReport
 from finch_hub.specs.training import TrainingConfig
@@ -35,13 +39,15 @@ DATA = DataReport(examples=12, tokens=12, label_tokens=12, length_mean=1.0, leng
 QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, validation=0.2)
 
 
-def started(base: Base, training: TrainingConfig, adapter: LoRAAdapter, **options: Any) -> run.Run:
+def started(
+    base: Base, training: TrainingConfig, adapter: LoRAAdapter, *, decoder: Decoder | None = None, **options: Any
+) -> run.Run:
     progress = Progress(silent, base.device)
     data = loop.prepare(base, training, lessons(12), (), system=None, progress=progress)
     return run.Run(
         base,
         adapter,
-        decoder_of(base),
+        decoder or decoder_of(base),
         training,
         data.train_set,
         data.held_out,
@@ -95,18 +101,15 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_other_bytes(tiny_bas
 def test_accumulated_micro_batches_of_unequal_lengths_give_the_gradient_of_one_batch(
     size: int, accumulation: int, tiny_bases: Base
 ) -> None:
-    found = []
-    for batch_size, steps in ((12, 1), (size, accumulation)):
-        adapter = attach(tiny_bases, LORA)
-        training = QUICK.evolve(batch_size=batch_size, gradient_accumulation=steps, validation=0)
-        running = started(tiny_bases, training, adapter)
-        decoder = decoder_of(tiny_bases)
-        losses = accumulate(decoder, [running], [running.micro_batches()])
-        found.append((float(losses[0]), gradients(adapter)))
-        adapter.detach()
-    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
-    nonzero = {name: tensor for name, tensor in found[0][1].items() if tensor.abs().max() > 0}
-    assert_close({name: found[1][1][name] for name in nonzero}, nonzero, tolerance=2e-5)
+    """Held against the plain way: one example at a time, and the mean over all label tokens of the step."""
+    adapter = adapted(tiny_bases)
+    training = QUICK.evolve(batch_size=size, gradient_accumulation=accumulation, validation=0)
+    running = started(tiny_bases, training, adapter)
+    (loss,) = accumulate(decoder_of(tiny_bases), [running], [running.micro_batches()])
+    found = gradients(adapter)
+    expected_loss, expected = reference(tiny_bases, adapter, running._train_set)
+    assert float(loss) == pytest.approx(expected_loss, rel=2e-5)
+    assert_close(found, expected, tolerance=2e-5)
 
 
 class Cramped(PackedDecoder):
@@ -276,38 +279,72 @@ def test_cancel_and_hand_back_are_honoured_between_steps(tiny_base: Base, tmp_pa
     assert not any("lora" in name for name, _ in tiny_base.model.named_parameters())
 
 
-def test_a_handed_back_training_ends_with_the_same_bytes(tiny_base: Base, tmp_path: Path) -> None:
-    config = LORA.evolve(dropout=0.1)
-    whole = loop.train(tiny_base, config, QUICK, lessons(20))
+@pytest.mark.parametrize("kind", ["lora", "dora", "eva", "auto"])
+def test_a_handed_back_training_ends_with_the_same_bytes(kind: str, tiny_base: Base, tmp_path: Path) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "lora": {"dropout": 0.1, "use_rslora": True},
+        "dora": {"dropout": 0.1, "use_dora": True},
+        "eva": {"init": "eva"},
+        "auto": {"rank": "auto"},
+    }
+    config = LORA.evolve(**changes[kind])
+    whole = loop.train(tiny_base, config, QUICK, lessons(48))
     whole.adapter.detach()
-    for calls in (3, 6):  # between steps, and between the batches of an evaluation
+    for calls in (3, 12):  # between steps, and between the batches of an evaluation
         workdir = tmp_path / str(calls)
         with pytest.raises(Interrupted):
-            loop.train(tiny_base, config, QUICK, lessons(20), workdir=workdir, should_stop=stopping_after(calls))
-        resumed = loop.train(tiny_base, config, QUICK, lessons(20), workdir=workdir)
+            loop.train(tiny_base, config, QUICK, lessons(48), workdir=workdir, should_stop=stopping_after(calls))
+        resumed = loop.train(tiny_base, config, QUICK, lessons(48), workdir=workdir)
         resumed.adapter.detach()
         for name, tensor in whole.adapter.weights().tensors.items():
             assert torch.equal(resumed.adapter.weights().tensors[name], tensor)
         assert untimed(resumed.report) == untimed(whole.report)
 
 
-@pytest.mark.parametrize("changed", ["data", "specification", "base", "environment"])
-def test_a_checkpoint_of_other_work_is_refused_by_what_changed(changed: str, tiny_base: Base, tmp_path: Path) -> None:
-    training = QUICK.evolve(validation=0, checkpoint_every=1)
-    loop.train(tiny_base, LORA, training, lessons(12), workdir=tmp_path).adapter.detach()
-    examples, base = lessons(12), tiny_base
-    if changed == "data":
-        examples = lessons(13)[1:]
-    elif changed == "specification":
-        training = training.evolve(learning_rate=1e-3)
-    elif changed == "environment":
-        training = training.evolve(threads=2)
-    else:
-        from dataclasses import replace
-
-        base = replace(tiny_base, fingerprint="0" * 64)
-    with pytest.raises(errors.InvalidCheckpoint, match=changed):
-        loop.train(base, LORA, training, examples, workdir=tmp_path)
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ("rows", "data"),
+        ("held-out rows", "data"),
+        ("what is learnt", "data"),
+        ("learning rate", "specification"),
+        ("scale", "specification"),
+        ("base", "base"),
+        ("threads", "environment"),
+    ],
+)
+def test_a_checkpoint_of_other_work_is_refused_by_what_changed(
+    changed: str, named: str, tiny_base: Base, tmp_path: Path
+) -> None:
+    *most, first, second = lessons(14)
+    talk = Example(messages=(*first.messages, *second.messages))
+    work: dict[str, Any] = {
+        "base": tiny_base,
+        "config": LORA,
+        "training": QUICK.evolve(checkpoint_every=1),
+        "examples": (*most, talk),
+        "validation": lessons(20)[16:],
+        "workdir": tmp_path,
+    }
+    loop.train(**work).adapter.detach()
+    match changed:
+        case "rows":
+            work["examples"] = (*most[1:], first, talk)
+        case "held-out rows":
+            work["validation"] = lessons(21)[17:]
+        case "what is learnt":
+            question, answer, *rest = talk.messages
+            work["examples"] = (*most, Example(messages=(question, answer.evolve(learn=False), *rest)))
+        case "learning rate":
+            work["training"] = work["training"].evolve(learning_rate=1e-3)
+        case "scale":
+            work["config"] = LORA.evolve(alpha=4.0)
+        case "base":
+            work["base"] = replace(tiny_base, fingerprint="0" * 64)
+        case "threads":
+            work["training"] = work["training"].evolve(threads=2)
+    with pytest.raises(errors.InvalidCheckpoint, match=rf"other work: [^;]*{named}"):
+        loop.train(**work)
     assert list(tmp_path.glob("step-*"))
 
 
@@ -352,13 +389,45 @@ def test_settings_that_cannot_work_are_found_before_the_first_step(tiny_base: Ba
     assert [problem.where for problem in caught.value.problems] == ["patience", "warmup_steps"]
 
 
-def test_progress_comes_no_oftener_than_four_times_a_second(tiny_base: Base) -> None:
+def test_it_ends_after_the_most_steps_that_are_allowed(tiny_base: Base) -> None:
+    trained = loop.train(tiny_base, LORA, QUICK.evolve(epochs=9, max_steps=4), lessons(12))
+    assert trained.report.steps == trained.report.data.steps == 4
+
+
+def test_only_a_decoder_that_pads_gets_its_steps_by_length(tiny_base: Base) -> None:
+    training = QUICK.evolve(batch_size=2, validation=0)
+    for number, decoder in enumerate((PackedDecoder(tiny_base.model), PaddedDecoder(tiny_base.model))):
+        running = started(tiny_base, training, attach(tiny_base, LORA, name=str(number)), decoder=decoder)
+        planned = batches.plan_epoch(
+            running.lengths, batch_size=2, accumulation=1, seed=0, epoch=0, by_length=decoder.pads
+        )
+        assert len(set(running.lengths)) > 1
+        assert running.rows() == planned[0]
+
+
+def test_progress_comes_no_oftener_than_four_times_a_second(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    seconds = 100.0
+
+    def a_tenth_later() -> None:
+        nonlocal seconds
+        seconds = 100.0 + next(clock) / 10
+
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: seconds))
     events: list[dict[str, Any]] = []
-    trained = loop.train(tiny_base, LORA, QUICK.evolve(epochs=8), lessons(40), report=events.append)
-    progress = [event["data"] for event in events if event["type"] == "progress"]
-    assert trained.report.steps > 2 * len(progress)
-    assert progress[-1]["step"] == trained.report.steps
-    assert set(progress[-1]) >= {"steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second"}
+    loop.train(
+        tiny_base,
+        LORA,
+        QUICK.evolve(validation=0),
+        lessons(40),
+        report=events.append,
+        should_stop=a_tenth_later,
+    )
+    told = [event["data"] for event in events if event["type"] == "progress"]
+    assert [one["step"] for one in told] == [1, 4, 7, 10, 13, 16, 19, 20]
+    assert set(told[-1]) >= {"steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second"}
+    assert told[-1]["memory_bytes"] > 0
+    assert told[0]["seconds_left"] > 0 == told[-1]["seconds_left"]
 
 
 def test_layers_below_the_first_adapted_one_are_computed_once(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
