@@ -20,7 +20,8 @@ from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 from finch_hub.engine.training import environment, evaluation, gradients
 from finch_hub.engine.training.decoder import Decoder, decoder_of
 from finch_hub.engine.training.progress import Progress, Report, silent
-from finch_hub.engine.training.run import BatchTokens, Run, ShouldStop
+from finch_hub.engine.training.run import Run, ShouldStop
+from finch_hub.engine.training.state import BatchTokens
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TrainingReport

@@ -17,55 +17,29 @@ from finch_hub.engine.adapter import LoRAAdapter
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data import batches
 from finch_hub.engine.data.tokenizing import TokenizedExample
-from finch_hub.engine.training import Interrupted, Interruption, checkpoint, environment, evaluation, schedule
+from finch_hub.engine.training import (
+    Interrupted,
+    Interruption,
+    checkpoint,
+    environment,
+    evaluation,
+    identity,
+    schedule,
+)
 from finch_hub.engine.training.concurrency import MOST
 from finch_hub.engine.training.decoder import Decoder, Head
 from finch_hub.engine.training.optimizer import FlatAdamW
 from finch_hub.engine.training.packed import Part
 from finch_hub.engine.training.progress import Progress
+from finch_hub.engine.training.state import BatchTokens, State
 from finch_hub.engine.training.stopping import Stopping
-from finch_hub.specs.reports import DataReport, TokenMetrics, TrainingReport
+from finch_hub.specs.reports import DataReport, TrainingReport
 from finch_hub.specs.training import TrainingConfig
-from finch_hub.specs.value import Value
 
 _CHECKPOINT_SECONDS = 30.0
 _SMOOTHING = 0.9  # of the reported loss: about the last ten steps
 
 ShouldStop = Callable[[], Interruption | None]
-BatchTokens = tuple[tuple[int, int | None], ...]
-
-
-class State(Value):
-    """What a run knows beside tensors; replaced after every step, stored in checkpoints.
-
-    Attributes:
-        step: optimiser steps done.
-        tokens: of the examples of these steps.
-        seconds: spent in them.
-        loss_sum: summed over their label tokens.
-        label_tokens: number of these.
-        smoothed_loss: of the last ten steps or so.
-        first_loss: of the first step.
-        stopping: what the evaluations say.
-        before: held-out metrics before the first step.
-        after: the best ones since.
-        evaluated_step: the step after which it was evaluated last.
-        batch_tokens: upper bounds of a micro-batch, each with the step from which it holds: memory may have run out.
-
-    """
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    loss_sum: float = 0.0
-    label_tokens: int = 0
-    smoothed_loss: float | None = None
-    first_loss: float | None = None
-    stopping: Stopping = Stopping()
-    before: TokenMetrics | None = None
-    after: TokenMetrics | None = None
-    evaluated_step: int | None = None
-    batch_tokens: BatchTokens = ()
 
 
 class _Step(NamedTuple):
@@ -133,7 +107,7 @@ class Run:
         self._warmup = schedule.warmup_steps(training, self.steps)
         _check(training, held_out, warmup=self._warmup, steps=self.steps)
         self._environment = {**environment.describe(base), "members": members}
-        self._identity = _identity(base, adapter, training, train_set, held_out, self._environment)
+        self._identity = identity.of(base, adapter, training, train_set, held_out, self._environment)
         self._optimizer = FlatAdamW(adapter.parameters(), training)
         self._best: list[Tensor] | None = None
         self._state = State(
@@ -404,30 +378,3 @@ def _check(training: TrainingConfig, held_out: Sequence[TokenizedExample], *, wa
         problems.append(errors.Problem(where="warmup_steps", what=what, fix="shorten it or train longer"))
     if problems:
         raise errors.InvalidSpec(problems, subject="training")
-
-
-def _identity(
-    base: Base,
-    adapter: LoRAAdapter,
-    training: TrainingConfig,
-    train_set: Sequence[TokenizedExample],
-    held_out: Sequence[TokenizedExample],
-    surroundings: dict[str, Any],
-) -> dict[str, str]:
-    """Name all that the bytes of the result depend on, by parts, so that a refusal can say which one changed."""
-    data = hashlib.sha256()
-    for part in (train_set, held_out):
-        for example in part:
-            data.update(len(example).to_bytes(8, "little") + example.input_ids.tobytes() + example.labels.tobytes())
-        data.update(b"|")
-    start = hashlib.sha256()
-    for name, parameter in sorted(adapter.parameters().items()):
-        start.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
-    settings = training.model_dump_json(exclude={"keep_checkpoints", "checkpoint_every"})
-    return {
-        "data": data.hexdigest(),
-        "specification": hashlib.sha256((settings + adapter.config.model_dump_json()).encode()).hexdigest(),
-        "initial adapter": start.hexdigest(),
-        "base": base.fingerprint,
-        "environment": environment.digest(surroundings),
-    }

@@ -29,6 +29,7 @@ from finch_hub.engine.training.frozen import FrozenStates
 from finch_hub.engine.training.gradients import accumulate
 from finch_hub.engine.training.packed import PackedDecoder, Part
 from finch_hub.engine.training.progress import Progress, silent
+from finch_hub.engine.training.state import BatchTokens
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import DataReport, TrainingReport
@@ -126,7 +127,7 @@ class Cramped(PackedDecoder):
 def test_an_out_of_memory_step_is_repeated_in_smaller_micro_batches_with_the_same_gradient(tiny_base: Base) -> None:
     found = []
     events: list[dict[str, Any]] = []
-    used: run.BatchTokens | None = None
+    used: BatchTokens | None = None
     for decoder in (PackedDecoder(tiny_base.model), Cramped(tiny_base.model), PackedDecoder(tiny_base.model)):
         adapter = attach(tiny_base, LORA)
         running = started(tiny_base, QUICK.evolve(batch_size=12, validation=0), adapter, batch_tokens=used)
