@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub import errors, settings
 from finch_hub.specs.jobs import (
     BaseModelSource,
-    EvaluateSpec,
     Event,
     ExportSpec,
     JobSpec,
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from finch_hub.hub.bases import Bases
     from finch_hub.hub.data import Data, Stored
     from finch_hub.hub.datasets import Datasets
-    from finch_hub.hub.findings import Findings
     from finch_hub.hub.jobs import JobHandle, Jobs
     from finch_hub.hub.workers import Workers
     from finch_hub.plugins.catalogue import Catalogue
@@ -393,38 +391,18 @@ class Hub:
             NotFound: a name that was given does not exist.
 
         """
-        from finch_hub.hub import composing
-        from finch_hub.hub import data as data_module
-        from finch_hub.hub.findings import Findings
+        from finch_hub.hub import measuring
 
-        findings = Findings("this evaluation")
-        versions = composing.resolve(adapters, None, self._stores, findings)[1] if adapters else ()
-        with findings.gather():
-            self.catalogue.evaluators[evaluator].parse(parameters or {})
-        source = None
-        if base is not None:
-            with findings.gather():
-                source, _ = self.bases.resolve(base)
-            self._check_made_for(base, versions, findings)
-        elif versions:
-            source = BaseModelSource(source=versions[0].base.source, revision=versions[0].base.revision)
-        elif not adapters:
-            findings.add(errors.Problem(what="neither a base nor an adapter is named", fix="name one"))
-        examples: tuple[Any, ...] = ()
-        with findings.gather():
-            examples = data_module.read(data, self._stores, format_name=format)
-        findings.settle()
-        trained_with = {version.spec.get("system") for version in versions}
-        if system is None and len(trained_with) == 1:
-            system = trained_with.pop()
-        stored = data_module.store(examples, self._stores, format_name=format)
-        spec = EvaluateSpec(
-            base=cast(BaseModelSource, source),  # without one there was a finding
-            adapters=tuple(version.reference for version in versions),
-            dataset=stored.digest,
+        spec, stored = measuring.prepare(
+            data,
+            adapters,
+            base=base,
             evaluator=evaluator,
             parameters=parameters or {},
             system=system,
+            format_name=format,
+            stores=self._stores,
+            bases=self.bases,
         )
         return self._submit(spec, [stored])
 
@@ -449,26 +427,17 @@ class Hub:
             NotFound: a name that was given does not exist.
 
         """
-        from finch_hub.hub import composing
+        from finch_hub.hub import measuring
         from finch_hub.hub.findings import Findings
 
         findings = Findings("this generator")
-        versions = composing.resolve(adapters, None, self._stores, findings)[1] if adapters else ()
-        if base is None and not adapters:
-            findings.add(errors.Problem(what="neither a base nor an adapter is named", fix="name one"))
-        source = (
-            BaseModelSource(source=versions[0].base.source, revision=versions[0].base.revision) if versions else None
-        )
-        if base is not None:
-            with findings.gather():
-                source, _ = self.bases.resolve(base)
-            self._check_made_for(base, versions, findings)
+        source, versions = measuring.find(base, adapters, findings, stores=self._stores, bases=self.bases)
         findings.settle()
 
         from finch_hub.engine import bases
         from finch_hub.engine.generator import GeneratorModel
 
-        model = GeneratorModel(bases.load(cast(BaseModelSource, source), device=device, cache=self._stores.bases))
+        model = GeneratorModel(bases.load(source, device=device, cache=self._stores.bases))
         for reference, version in zip(adapters, versions, strict=True):
             folder = self._stores.artifacts.fetch_tree(version.digest)
             model.load_lora(folder, name=reference, system=version.spec.get("system"))
@@ -483,17 +452,6 @@ class Hub:
 
         """
         return self.jobs.get(job_id).events(after=after, follow=follow)
-
-    def _check_made_for(self, base: str | Path, versions: Sequence[AdapterVersion], findings: Findings) -> None:
-        """Find adapters of another base than the registered one that is asked for, which they may fit by chance."""
-        try:
-            known = self.bases.get(str(base))
-        except errors.NotFound:
-            return
-        for version in versions:
-            if version.base.fingerprint != known.fingerprint:
-                what = f"was made for {version.base.name}, not for {known.name}"
-                findings.add(errors.Problem(where=version.reference, what=what))
 
     def _submit(
         self,

@@ -54,6 +54,8 @@ class Lease:
         """Let this child stand still whenever the lease is in doubt; None leaves the one before as it is."""
         with self._guarding:
             self._child = child
+            if child is not None and self._doubted_since is not None:
+                child.suspend()
 
     def let_go(self) -> None:
         """Guard the child no more; it goes on."""

@@ -119,28 +119,31 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(job=claims, number=st.integers(0, 3))
     def append(self, job: Job, number: int) -> None:
-        serials = [(job.fence, self.serial + step) for step in range(number)]
-        self.serial += number
-        new = [values.NewEvent(type="progress", data={"mark": list(mark)}) for mark in serials]
+        serials, new = self.events(job, number)
         if self.write(job, lambda session: attempts.append_events(session, job.id, job.fence, new)):
             self.models[job.id].written += serials
 
-    @rule(job=claims)
-    def succeed(self, job: Job) -> None:
+    @rule(job=claims, number=st.integers(0, 2))
+    def succeed(self, job: Job, number: int) -> None:
+        serials, told = self.events(job, number)
         model = self.models[job.id]
         if self.owns(job) and model.cancel:
             with pytest.raises(errors.CancelRequested):
                 registry.succeed(self.database, job, fence=job.fence)
             return
-        if self.write(job, lambda session: attempts.succeed(session, job.id, job.fence, {"fence": job.fence})):
+        result = {"fence": job.fence}
+        if self.write(job, lambda session: attempts.succeed(session, job.id, job.fence, result, told=told)):
             self.results[job.id] = job.fence
+            model.written += serials
             self.end(job.id, JobState.SUCCEEDED)
 
-    @rule(job=claims, again=st.booleans())
-    def fail(self, job: Job, again: bool) -> None:
+    @rule(job=claims, again=st.booleans(), number=st.integers(0, 2))
+    def fail(self, job: Job, again: bool, number: int) -> None:
+        serials, told = self.events(job, number)
         retry = POLICY if again else None
-        if self.write(job, lambda session: attempts.fail(session, job.id, job.fence, "it broke", retry=retry)):
+        if self.write(job, lambda session: attempts.fail(session, job.id, job.fence, "no", retry=retry, told=told)):
             model = self.models[job.id]
+            model.written += serials
             if again and model.cancel:
                 self.end(job.id, JobState.CANCELLED)
             elif again and model.attempts < MAX_ATTEMPTS:
@@ -148,9 +151,11 @@ class Protocol(RuleBasedStateMachine):
             else:
                 self.end(job.id, JobState.FAILED)
 
-    @rule(job=claims)
-    def hand_back(self, job: Job) -> None:
-        if self.write(job, lambda session: attempts.hand_back(session, job.id, job.fence)):
+    @rule(job=claims, number=st.integers(0, 2))
+    def hand_back(self, job: Job, number: int) -> None:
+        serials, told = self.events(job, number)
+        if self.write(job, lambda session: attempts.hand_back(session, job.id, job.fence, told=told)):
+            self.models[job.id].written += serials
             if self.models[job.id].cancel:
                 self.end(job.id, JobState.CANCELLED)
             else:
@@ -263,6 +268,12 @@ class Protocol(RuleBasedStateMachine):
     def owns(self, job: Job) -> bool:
         model = self.models[job.id]
         return model.state is JobState.RUNNING and model.fence == job.fence
+
+    def events(self, job: Job, number: int) -> tuple[list[tuple[int, int]], list[values.NewEvent]]:
+        """Return marks that no event had before, and an event with each of them."""
+        serials = [(job.fence, self.serial + step) for step in range(number)]
+        self.serial += number
+        return serials, [values.NewEvent(type="progress", data={"mark": list(mark)}) for mark in serials]
 
     def write(self, job: Job, write: Any) -> bool:
         """Try a fenced write, which is taken exactly if the claim is the job's newest and still runs."""
