@@ -140,6 +140,7 @@ def test_ctrl_c_detaches_and_says_how_to_cancel(home: Path, run: Run, tiny_folde
     words = ["train", str(data), "--adapter", "birds", "--base", str(tiny_folder)]
     with subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
+        assert process.stderr.readline().startswith("warning: no worker is alive")
         assert process.stderr.readline() == "- queued\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
