@@ -74,6 +74,7 @@ class Lease:
                 self._doubted_since = min(clock.elapsed(), self.certain_until)
                 if self._child is not None:
                     self._child.suspend()
+                log.warning("action=lease in doubt job_id=%s attempt=%d", self._job.id, self._job.attempts)
             return doubtful
 
     def elapsed(self) -> float:

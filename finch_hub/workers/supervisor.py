@@ -372,7 +372,6 @@ class Attempt:
             StaleFence: the job is another's.
 
         """
-        self._log("lease in doubt", logging.WARNING)
         while self._lease.doubted():
             try:
                 self._lease.renew()

@@ -43,7 +43,7 @@ def test_an_attempt_stands_still_while_nobody_can_say_whose_its_job_is(
     child = psutil.Process(workers.wait_begun(job))
     server.kill()
     wait_until(lambda: child.status() == "stopped", "the child to be suspended once the lease has ended")
-    assert "lease in doubt" in worker.text
+    wait_until(lambda: "lease in doubt" in worker.text, "that to be logged")
     server.start()
     assert workers.wait(job).state is JobState.SUCCEEDED
     assert all(attempt.outcome in ("lost", "succeeded") for attempt in workers.attempts(job))
@@ -90,7 +90,7 @@ def test_an_attempt_stands_still_while_somebody_locks_the_file_for_longer_than_t
         with contextlib.closing(sqlite3.connect(str(workers.database.url.database))) as connection:
             connection.execute("BEGIN EXCLUSIVE")
             wait_until(lambda: child.status() == "stopped", "the child to be suspended once the lease has ended")
-            assert "lease in doubt" in worker.text
+            wait_until(lambda: "lease in doubt" in worker.text, "that to be logged")
         assert workers.wait(job).state is JobState.SUCCEEDED
         workers.check(job)
 

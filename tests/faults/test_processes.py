@@ -38,6 +38,16 @@ def test_the_job_of_a_killed_worker_runs_again_on_another(workers: Fleet) -> Non
     workers.check(job)
 
 
+def test_a_child_that_stands_still_ends_with_its_worker_all_the_same(workers: Fleet) -> None:
+    worker = workers.start()
+    job = workers.probe("sleep", seconds=60, once=True)
+    child = workers.wait_begun(job)
+    os.kill(child, signal.SIGSTOP)
+    worker.send(signal.SIGKILL)
+    worker.wait()
+    wait_until(lambda: not psutil.pid_exists(child), "the child to end")
+
+
 def test_a_second_worker_of_one_name_is_refused_unless_the_first_was_killed(workers: Fleet) -> None:
     first = workers.start("one")
     again = workers.start("one", ready=False)
