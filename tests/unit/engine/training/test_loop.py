@@ -24,7 +24,7 @@ from finch_hub.engine.data import batches
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 from finch_hub.engine.training import Interrupted, checkpoint, frozen, loop, progress, run
-from finch_hub.engine.training.decoder import PaddedDecoder, decoder_of
+from finch_hub.engine.training.decoder import Decoder, PaddedDecoder, decoder_of
 from finch_hub.engine.training.frozen import FrozenStates
 from finch_hub.engine.training.gradients import accumulate
 from finch_hub.engine.training.packed import PackedDecoder, Part
