@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.option("--adapter", help="Name of the result; a new version of it is made.")
 @click.option("--plan", is_flag=True, help="Only report the conflicts; compose nothing.")
 @click.option(
-    "--probe", is_flag=True, help="With --plan: also measure interference on the held-out examples, and forecast."
+    "--probe", is_flag=True, help="With --plan: also measure interference on held-out examples, and forecast."
 )
 @click.option("--weights", type=options.Numbers(), help="Weights of the adapters, in their order.")
 @click.option("--strategy", help="A strategy plugin, or auto, which measures several.  [default: auto]")
