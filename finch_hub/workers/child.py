@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
 import errno
 import functools
 import json
@@ -36,8 +35,6 @@ from finch_hub.plugins.catalogue import Catalogue, load_catalogue
 from finch_hub.workers import faults, runs, warmth
 
 Stop = Literal["cancel", "hand_back"]
-
-_PR_SET_PDEATHSIG = 1
 
 # A full disk or a broken one may be whole on another machine, or in a minute; a bad spec stays bad.
 _WORTH_RETRYING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -192,15 +189,8 @@ def _listen(orders: IO[bytes], channel: Channel, inbox: queue.SimpleQueue[dict[s
     os._exit(1)
 
 
-def _go_on_when_orphaned() -> None:
-    """Have the kernel wake us when the supervisor is gone: one that stands still would not hear of it, and stay."""
-    with contextlib.suppress(OSError, AttributeError):  # Linux only
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
-
-
 def main() -> None:
     """Serve orders until standard input ends."""
-    _go_on_when_orphaned()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the supervisor, which tells us
     messages = os.fdopen(int(sys.argv[1]), "wb")
     orders = os.fdopen(os.dup(0), "rb")

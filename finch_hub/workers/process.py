@@ -10,9 +10,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import psutil
+
+if TYPE_CHECKING:
+    from finch_hub.workers.guard import Guard
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +35,16 @@ class Child:
     and error are one stream of which the tail is kept. When this end of the input closes, also by our being killed,
     the child ends with all of its process group.
 
+    Arguments:
+        guard: is told of the process group for as long as it may have members.
+
     Attributes:
         warm_base: key of the base model that it has loaded, once a job has said so.
         idle_since: when its last job ended, by :func:`clock.elapsed`; None while it works.
 
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], *, guard: Guard | None = None) -> None:
         read, write = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -55,6 +61,9 @@ class Child:
             raise
         finally:
             os.close(write)
+        self._guard = guard
+        if guard is not None:
+            guard.watch(self.pid)
         self._orders = cast(IO[bytes], self._process.stdin)
         self._output = cast(IO[bytes], self._process.stdout)
         self.messages_fd, self.output_fd = read, self._output.fileno()  # to be watched for what arrives
@@ -151,6 +160,8 @@ class Child:
         self._killed = True
         self._signal(signal.SIGKILL)
         self._process.wait()
+        if self._guard is not None:
+            self._guard.forget(self.pid)
         self.read_output()
         for stream in (self._orders, self._output):
             with contextlib.suppress(OSError):

@@ -12,6 +12,7 @@ from finch_hub.registry import values
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job
 from finch_hub.workers import clock, devices
+from finch_hub.workers.guard import Guard
 from finch_hub.workers.process import Child
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class Slot:
 
     """
 
-    def __init__(self, device: devices.Device, share: int) -> None:
-        self.device, self.share = device, share
+    def __init__(self, device: devices.Device, share: int, guard: Guard) -> None:
+        self.device, self.share, self._guard = device, share, guard
         self.child: Child | None = None
         self.attempt: Attempt | Gang | None = None
         self.claimed: tuple[Job, float] | None = None
@@ -49,7 +50,7 @@ class Slot:
             return child
         if child is not None:
             child.kill()
-        return Child({**self.device.environment, "FINCH_HOME": home})
+        return Child({**self.device.environment, "FINCH_HOME": home}, guard=self._guard)
 
     def keep_child(self, child: Child | None) -> None:
         """Keep the child that an attempt left, if it left one."""
@@ -77,13 +78,14 @@ class Slots:
         found = devices.find_devices()
         chosen = [found[number % len(found)] for number in range(count or len(found))]
         sharing = collections.Counter((device.kind, device.index) for device in chosen)
+        self._guard = Guard()
         self._all: list[Slot] = []
         self._free: queue.LifoQueue[Slot] = queue.LifoQueue()  # the last used is the warmest
         for device in chosen:
             share = device.memory_bytes // sharing[device.kind, device.index]
             if device.kind == "cpu":
                 share = min(int(USABLE * share), settings.memory_bytes or share)
-            self._all.append(Slot(device, share))
+            self._all.append(Slot(device, share, self._guard))
             self._free.put(self._all[-1])
 
     def __len__(self) -> int:
@@ -91,6 +93,12 @@ class Slots:
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._all)
+
+    def close(self) -> None:
+        """End the warm children, and whatever else is left."""
+        for slot in self._all:
+            slot.drop_child()
+        self._guard.close()
 
     @property
     def busy(self) -> bool:

@@ -149,8 +149,7 @@ class Worker:
 
     def _close(self, entry: values.Worker) -> None:
         self._claims.close()
-        for slot in self._slots:
-            slot.drop_child()
+        self._slots.close()
         with contextlib.suppress(errors.FinchError):
             # What was handed back is to be rung for at once, not when the next sweep finds it.
             self._dispatcher.dispatch_due()

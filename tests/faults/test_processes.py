@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -46,6 +47,18 @@ def test_a_child_that_stands_still_ends_with_its_worker_all_the_same(workers: Fl
     worker.send(signal.SIGKILL)
     worker.wait()
     wait_until(lambda: not psutil.pid_exists(child), "the child to end")
+
+
+def test_what_a_dead_child_left_ends_with_its_worker(workers: Fleet) -> None:
+    held = workers.folder / "held"
+    worker = workers.start(finch_fault=f"supervisor.ending:hold:{held}")
+    job = workers.probe("orphan")
+    wait_until(held.exists, "the supervisor to see that the child has died")
+    child = workers.runs_of(job)[0]
+    assert _members(child), "its descendant lives on"
+    worker.send(signal.SIGKILL)
+    worker.wait()
+    wait_until(lambda: not _members(child), "the descendant to be killed")
 
 
 def test_a_second_worker_of_one_name_is_refused_unless_the_first_was_killed(workers: Fleet) -> None:
@@ -218,3 +231,12 @@ def test_a_second_worker_of_one_name_does_not_start(workers: Fleet) -> None:
     assert "a worker named 'finch' is running" in second.text
     job = workers.probe()
     assert workers.wait(job).state is JobState.SUCCEEDED
+
+
+def _members(group: int) -> list[int]:
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, psutil.Error):
+            if os.getpgid(pid) == group and psutil.Process(pid).status() != "zombie":
+                found.append(pid)
+    return found
