@@ -1,7 +1,7 @@
 """Ten minutes of every fault at once, under load, in an order drawn from a seed; afterwards everything must hold.
 
-Another seed each time, printed when it begins and when it fails; `FINCH_CHAOS_SEED` replays its plan (the same faults
-and jobs at the same moments) and `FINCH_CHAOS_SECONDS` shortens it. Both databases are at it side by side.
+Another seed each time, printed when it begins and when it fails; `FINCH_TEST_CHAOS_SEED` replays its plan (the same faults
+and jobs at the same moments) and `FINCH_TEST_CHAOS_SECONDS` shortens it. Both databases are at it side by side.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from finch_hub import errors
 from finch_hub.specs.jobs import JobState
 from finch_hub.workers.app import WAKE, make_app, queue_name
 
-SECONDS = float(os.environ.get("FINCH_CHAOS_SECONDS", "600"))
+SECONDS = float(os.environ.get("FINCH_TEST_CHAOS_SECONDS", "600"))
 WORKERS = 2
 GOOD, BAD = ("nothing", "sleep", "hang once", "print once", "segfault once"), ("raise", "exit", "print", "orphan")
 POINTS = [
@@ -211,9 +211,9 @@ def under_fire(folder: Path, engine: str, seed: int) -> Iterator[Chaos]:
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 600)
 def test_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seed = int(os.environ.get("FINCH_CHAOS_SEED") or secrets.randbelow(2**32))
+    seed = int(os.environ.get("FINCH_TEST_CHAOS_SEED") or secrets.randbelow(2**32))
     with capsys.disabled():
-        print(f"\nFINCH_CHAOS_SEED={seed} FINCH_CHAOS_SECONDS={SECONDS:g}", flush=True)
+        print(f"\nFINCH_TEST_CHAOS_SEED={seed} FINCH_TEST_CHAOS_SECONDS={SECONDS:g}", flush=True)
     with (
         under_fire(tmp_path / "sqlite", "sqlite", seed) as one,
         under_fire(tmp_path / "postgresql", "postgresql", seed) as other,
@@ -225,7 +225,7 @@ def test_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
                 future.result()
             except BaseException as error:
                 plan = "\n".join(chaos.told)
-                raise AssertionError(f"FINCH_CHAOS_SEED={seed} {chaos.workers.database}\n{plan}") from error
+                raise AssertionError(f"FINCH_TEST_CHAOS_SEED={seed} {chaos.workers.database}\n{plan}") from error
         assert all(len(chaos.jobs) > SECONDS / 10 for chaos in running.values()), "there was load"
     with capsys.disabled():
         for chaos in running.values():
