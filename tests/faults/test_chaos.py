@@ -1,7 +1,7 @@
 """Ten minutes of every fault at once, under load, in an order drawn from a seed; afterwards everything must hold.
 
-Another seed each time, printed when it begins and when it fails; `FINCH_TEST_CHAOS_SEED` replays its plan (the same faults
-and jobs at the same moments) and `FINCH_TEST_CHAOS_SECONDS` shortens it. Both databases are at it side by side.
+Another seed each time, printed when it begins and when it fails; `FINCH_TEST_CHAOS_SEED` replays its plan (the same
+faults and jobs at the same moments) and `FINCH_TEST_CHAOS_SECONDS` shortens it. Both databases are at it side by side.
 """
 
 from __future__ import annotations
