@@ -21,7 +21,7 @@ _SIZES = {"": 1, "m": 2**20, "g": 2**30, "t": 2**40}
 def settings_of(pairs: Iterable[str], option: str, *, taken: Container[str] = ()) -> dict[str, Any]:
     """Read `name=value` pairs; a value is JSON where it can be read as such, else text.
 
-    Arguments:
+    Args:
         pairs: as the user gave them.
         option: that they were given by.
         taken: names that have an option of their own.

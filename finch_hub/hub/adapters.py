@@ -61,7 +61,7 @@ class Adapters:
     def set_alias(self, reference: str, alias: str, *, expected: int | None = None) -> values.AdapterVersion:
         """Let `name@alias` point at the version.
 
-        Arguments:
+        Args:
             reference: of the version.
             alias: its new name; ``latest`` is reserved.
             expected: the version that the alias must point at until now, 0 for none; None moves it from anywhere.
@@ -115,7 +115,7 @@ class Adapters:
     def import_(self, source: str | Path, *, name: str, base: str) -> values.AdapterVersion:
         """Let an adapter from outside in, through the gate, as a new version.
 
-        Arguments:
+        Args:
             source: a PEFT folder, one safetensors file, or an archive of either; never executed, never followed.
             name: of the adapter here.
             base: a registered base; the adapter must fit its modules.

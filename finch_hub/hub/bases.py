@@ -35,7 +35,7 @@ class Bases:
     ) -> values.Base:
         """Bring a base to a local folder (download it, convert a GGUF file once) and register it.
 
-        Arguments:
+        Args:
             source: a folder, a GGUF file, a Hugging Face id, or what a plugin accepts.
             name: what to call it; None takes the source's own.
             revision: of a Hugging Face id.
@@ -89,7 +89,7 @@ class Bases:
     def resolve(self, base: str | Path, revision: str | None = None) -> tuple[BaseModelSource, Path | None]:
         """Return where a base comes from, and its local folder where it is at hand; nothing is fetched.
 
-        Arguments:
+        Args:
             base: a registered name, a folder, a GGUF file, or a Hugging Face id (``owner/name``).
             revision: of a Hugging Face id.
 

@@ -11,7 +11,7 @@ from finch_hub import errors
 class Findings:
     """Gathers what the checks of one request raise, so that its author mends everything in one go.
 
-    Arguments:
+    Args:
         subject: what is checked, as the combined error calls it.
 
     """

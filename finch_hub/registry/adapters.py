@@ -47,7 +47,7 @@ def create_version(
 ) -> values.AdapterVersion:
     """Add the next version of an adapter; its number is never given again, not even after a deletion.
 
-    Arguments:
+    Args:
         name: of the adapter, which need not exist.
         digest: of the stored tree of files.
         identity: hash of its cleaned configuration and its tensors.
@@ -148,7 +148,7 @@ def find(
 ) -> list[values.AdapterSummary]:
     """Return adapters by name, each with its newest version among those that match.
 
-    Arguments:
+    Args:
         name: a part of the adapter's name.
         tag: that the version has.
         base: name or fingerprint of the version's base.
@@ -221,7 +221,7 @@ def find_identity(session: Session, identity: str) -> list[values.AdapterVersion
 def set_alias(session: Session, name: str, alias: str, version: int, *, expected: int | None = None) -> None:
     """Let `name@alias` point at the version.
 
-    Arguments:
+    Args:
         expected: the version that it must point at until now; 0 means at none; None means anywhere.
 
     Raises:

@@ -21,7 +21,7 @@ class GroupCommits:
     next in line, if there is one, and waits for it: nobody goes on before what they wrote is on the disk. All but the
     first are in a savepoint, so an exception undoes its own transaction only. Without company nothing is different.
 
-    Arguments:
+    Args:
         engine: of a SQLite database; its connections begin by taking the write lock.
         patience_seconds: after which waiting for the lock is given up.
 

@@ -52,7 +52,7 @@ _ADVICE = {
 class Database:
     """An engine with its sessions: `read` for looking, `write` for one transaction that is committed or undone whole.
 
-    Arguments:
+    Args:
         url: ``sqlite:///path`` or ``postgresql://…`` (by psycopg).
         allow_insecure: connect without credentials to a server that is not on this machine.
 

@@ -195,7 +195,7 @@ def prune(
     Adapter versions and evaluations stay, with their specification and lineage, and so does every job that an
     unfinished one waits for.
 
-    Arguments:
+    Args:
         older_than: seconds; jobs that ended longer ago are deleted.
         beyond: jobs that ended before the last so many are deleted.
 

@@ -39,7 +39,7 @@ def register(
 ) -> values.Worker:
     """Enter a worker that starts.
 
-    Arguments:
+    Args:
         replaces: the instance of a namesake that is known to be gone, though it was heard of a moment ago.
 
     Raises:

@@ -38,7 +38,7 @@ class Dispatcher:
     A job is rung for after its transaction has committed, and again until somebody claims it, so neither a crash in
     between nor a broker that loses everything leaves a job behind. Ringing twice does no harm.
 
-    Arguments:
+    Args:
         starts_worker: with no broker configured, start the home's own worker when there is work; a worker's own
             dispatcher does not.
 

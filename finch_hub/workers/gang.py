@@ -32,7 +32,7 @@ _END_SECONDS = 4.0  # how long a child may go on after the last of its members h
 class Gang:
     """Runs attempts side by side on one child; see :class:`Seat`.
 
-    Arguments:
+    Args:
         child: returns a child that is fit for all of them; asked for once somebody has something to train.
 
     Attributes:

@@ -27,7 +27,7 @@ _DAY_SECONDS = 86_400
 class Keeper:
     """Keeps house in a thread of its own, from `start` to `close`.
 
-    Arguments:
+    Args:
         entry: the worker's, as it was registered.
         on_demand: whether the worker is to leave when it has been idle for long, or its home is gone.
         end: called when the worker is to end.

@@ -35,7 +35,7 @@ class Child:
     and error are one stream of which the tail is kept. When this end of the input closes, also by our being killed,
     the child ends with all of its process group.
 
-    Arguments:
+    Args:
         guard: is told of the process group for as long as it may have members.
 
     Attributes:

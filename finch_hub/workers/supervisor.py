@@ -51,7 +51,7 @@ class _Stopped(Exception):
 class Attempt:
     """Sees one claimed job through to a final state, or back into the queue.
 
-    Arguments:
+    Args:
         job: as it was claimed.
         asked: when it was asked for, by :func:`clock.elapsed`.
         child: returns a child fit for the job; it is asked for only when the job is found to be sound.

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from finch_hub.engine import concurrency
 from finch_hub.engine.composition import linalg
 from finch_hub.engine.composition.core_space import Block, CoreSpace
 from finch_hub.specs.reports import ConflictReport, HiddenShift, PairConflict
@@ -79,7 +80,7 @@ def _advice(pairs: Sequence[PairConflict], shifts: Sequence[HiddenShift], shared
 
 def of_modules(core: CoreSpace) -> tuple[PairConflict, ...]:
     """Measure every pair of parents in every module that both adapt; see `PairConflict` for the formulas."""
-    measured = linalg.in_threads(lambda block: list(_of_block(block, core.parents)), core.blocks)
+    measured = concurrency.in_threads(lambda block: list(_of_block(block, core.parents)), core.blocks)
     found = [pair for pairs in measured for pair in pairs]
     return tuple(sorted(found, key=lambda pair: (pair.module, pair.first, pair.second)))
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
+from finch_hub.engine import concurrency
 from finch_hub.engine.composition import basis, linalg
 from finch_hub.engine.composition.basis import Basis
 from finch_hub.engine.composition.factors import Adapter
@@ -122,7 +123,7 @@ class CoreSpace:
             here = torch.tensor([weights[t] for t in block.present], dtype=block.cores.dtype)
             return block.cores[block.present[0]] * here[0] if len(block.present) == 1 else merge(block, here)
 
-        made = linalg.in_threads(of_block, self.blocks)
+        made = concurrency.in_threads(of_block, self.blocks)
         return {
             m: M for block, Ms in zip(self.blocks, made, strict=True) for m, M in zip(block.modules, Ms, strict=True)
         }
@@ -147,7 +148,7 @@ class CoreSpace:
             chosen = torch.tensor(asked)
             return [part for part in (resolved.take(chosen), block.take(~chosen)) if part.modules]
 
-        parts = linalg.in_threads(of_block, self.blocks)
+        parts = concurrency.in_threads(of_block, self.blocks)
         return dataclasses.replace(self, blocks=tuple(part for found in parts for part in found))
 
 
@@ -178,7 +179,7 @@ def build(adapters: Sequence[Adapter]) -> CoreSpace:
     for (shape, ranks), modules in groups.items():
         size = max(1, _ELEMENTS // (sum(shape) * sum(ranks)))
         chunks += [(tuple(modules[start : start + size]), ranks) for start in range(0, len(modules), size)]
-    projected = linalg.in_threads(lambda chunk: _project(chunk[0], adapters, chunk[1]), chunks)
+    projected = concurrency.in_threads(lambda chunk: _project(chunk[0], adapters, chunk[1]), chunks)
     if problems or any(blocks is None for blocks in projected):
         raise errors.Incompatible([*problems, *_not_finite(adapters)], subject="parents")
     return CoreSpace(

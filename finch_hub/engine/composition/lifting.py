@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
+from finch_hub.engine import concurrency
 from finch_hub.engine.composition import linalg
 from finch_hub.engine.composition.core_space import Block, CoreSpace
 from finch_hub.engine.composition.factors import Factors
@@ -36,11 +37,11 @@ def lift(core: CoreSpace, merged: Mapping[str, Update], rank: Rank = None) -> di
     _check_merged(core, merged)
     whole = {module: update for module, update in merged.items() if isinstance(update, Factors)}
     parts = [block.take(torch.tensor([m not in whole for m in block.modules])) for block in core.blocks]
-    spectra = linalg.in_threads(lambda block: _spectrum(block, merged), [part for part in parts if part.modules])
+    spectra = concurrency.in_threads(lambda block: _spectrum(block, merged), [part for part in parts if part.modules])
     norms = {module: update.B.norm(dim=0) * update.A.norm(dim=1) for module, update in whole.items()}
     values = [*norms.values(), *(spectrum.S for spectrum in spectra)]
     threshold = _energy_threshold(values) if rank == "auto" else 0.0
-    cut = linalg.in_threads(lambda spectrum: _cut(spectrum, rank, threshold), spectra)
+    cut = concurrency.in_threads(lambda spectrum: _cut(spectrum, rank, threshold), spectra)
     lifted = {module: update for updates in cut for module, update in updates.items()}
     for module, update in whole.items():
         above = (norms[module] > threshold).nonzero()

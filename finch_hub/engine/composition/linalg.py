@@ -6,15 +6,9 @@ of them and, followed by one step of re-orthonormalisation where the spectrum is
 
 from __future__ import annotations
 
-import concurrent.futures
-from collections.abc import Callable, Sequence
-from typing import TypeVar
-
 import torch
 from torch import Tensor
 
-T = TypeVar("T")
-R = TypeVar("R")
 # Directions weaker than this, relative to the strongest, are rounding: adapters are stored as float32 or less.
 TOLERANCE = 1e-6
 
@@ -65,19 +59,3 @@ def elected_sign(cores: Tensor) -> Tensor:
     """
     total = cores.sum(0)
     return total.sign() * (total.abs() > TOLERANCE * cores.abs().sum(0))
-
-
-def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Do the work for all items, in as many threads as torch uses: LAPACK takes a stack's matrices one by one.
-
-    Each of the threads computes alone. Teams of threads below each of them would be more threads than cores, which wait
-    for each other by spinning: measured on two busy cores, 3 to 13 s instead of 0.5.
-    """
-    threads = torch.get_num_threads()
-    if min(threads, len(items)) < 2:
-        return [work(item) for item in items]
-    try:
-        with concurrent.futures.ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
-    finally:
-        torch.set_num_threads(threads)  # what new threads begin with is one value for the process

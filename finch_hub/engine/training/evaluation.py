@@ -10,9 +10,9 @@ from torch import Tensor
 
 from finch_hub import errors
 from finch_hub.engine.bases import Base
+from finch_hub.engine.concurrency import MOST, side_by_side
 from finch_hub.engine.data.batches import LEAST_TOKENS, Batch, pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
-from finch_hub.engine.training.concurrency import MOST, side_by_side
 from finch_hub.engine.training.decoder import Decoder, Head, decoder_of
 from finch_hub.engine.training.loss import token_losses
 from finch_hub.specs.reports import TokenMetrics

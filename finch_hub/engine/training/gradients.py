@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from finch_hub.engine.concurrency import MOST, side_by_side
 from finch_hub.engine.data import batches
-from finch_hub.engine.training.concurrency import MOST, side_by_side
 from finch_hub.engine.training.decoder import Decoder
 from finch_hub.engine.training.loss import head_loss
 from finch_hub.engine.training.packed import PackedDecoder, Part

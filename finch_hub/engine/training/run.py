@@ -15,6 +15,7 @@ from torch import Tensor
 from finch_hub import errors
 from finch_hub.engine.adapter import LoRAAdapter
 from finch_hub.engine.bases import Base
+from finch_hub.engine.concurrency import MOST
 from finch_hub.engine.data import batches
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.training import (
@@ -26,7 +27,6 @@ from finch_hub.engine.training import (
     identity,
     schedule,
 )
-from finch_hub.engine.training.concurrency import MOST
 from finch_hub.engine.training.decoder import Decoder, Head
 from finch_hub.engine.training.optimizer import FlatAdamW
 from finch_hub.engine.training.packed import Part

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from finch_hub.engine.composition import linalg
+from finch_hub.engine import concurrency
 from finch_hub.engine.composition.core_space import Block, CoreSpace
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.plugins.strategies.parameters import CatParameters
@@ -22,4 +22,6 @@ def merge(core: CoreSpace, weights: tuple[float, ...], parameters: CatParameters
         stacks = zip(block.modules, torch.cat(B, dim=-1), torch.cat(A, dim=-2), strict=True)
         return {module: Factors(B=b, A=a) for module, b, a in stacks}
 
-    return {module: update for found in linalg.in_threads(of_block, core.blocks) for module, update in found.items()}
+    return {
+        module: update for found in concurrency.in_threads(of_block, core.blocks) for module, update in found.items()
+    }

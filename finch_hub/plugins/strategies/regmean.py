@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from finch_hub.engine.composition import linalg
+from finch_hub.engine import concurrency
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.objective import Objective
@@ -41,7 +41,7 @@ def merge(
     made: dict[str, Factors] = {}
     for moments in objective.inputs(core, rows=parameters.rows):
         parts = [(alike, G) for modules, G in moments.items() for alike in _of_same_parents(core, modules)]
-        fits = linalg.in_threads(lambda part: _fit(core, part[0], w, part[1], parameters.ridge, priors), parts)
+        fits = concurrency.in_threads(lambda part: _fit(core, part[0], w, part[1], parameters.ridge, priors), parts)
         made |= {module: update for fitted in fits for module, update in fitted.items()}
     return made
 

@@ -11,10 +11,10 @@ from support.training import assert_close, gradients, lessons
 
 from finch_hub.engine.adapter import attach
 from finch_hub.engine.bases import Base
+from finch_hub.engine.concurrency import MOST, side_by_side
 from finch_hub.engine.data import batches
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.training import Interrupted, evaluation, loop
-from finch_hub.engine.training.concurrency import MOST, side_by_side
 from finch_hub.engine.training.decoder import decoder_of
 from finch_hub.engine.training.gang import Member, train_gang
 from finch_hub.engine.training.gradients import accumulate

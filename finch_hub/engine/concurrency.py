@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 # Pieces at once: each has buffers of its own, and Python runs one at a time.
 MOST = 8
@@ -53,3 +54,19 @@ def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
 def _pool() -> ThreadPoolExecutor:
     """Threads that stay: what the libraries keep for each is made once."""
     return ThreadPoolExecutor(MOST, thread_name_prefix="finch-compute")
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Do the work for all items, in as many threads as torch uses: LAPACK takes a stack's matrices one by one.
+
+    Each of the threads computes alone. Teams of threads below each of them would be more threads than cores, which wait
+    for each other by spinning: measured on two busy cores, 3 to 13 s instead of 0.5.
+    """
+    threads = torch.get_num_threads()
+    if min(threads, len(items)) < 2:
+        return [work(item) for item in items]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(threads)  # what new threads begin with is one value for the process
