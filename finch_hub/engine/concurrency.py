@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -40,12 +40,13 @@ def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
         torch.set_num_threads(each)
         return task()
 
+    futures = [_pool().submit(run, task) for task in tasks]
     try:
-        futures = [_pool().submit(run, task) for task in tasks]
-        for future in futures:
-            future.exception()  # waits
+        wait(futures)
         return [future.result() for future in futures]
     finally:
+        # Where this thread was interrupted they still compute, with what whoever catches that would take away.
+        wait(futures)
         # Some of the libraries under torch have one number for all threads.
         torch.set_num_threads(threads)
 

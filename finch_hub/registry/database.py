@@ -233,7 +233,11 @@ def _parse(url: str) -> sa.URL:
     fix = "give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
     try:
         parsed = sa.make_url(url)
-    except exc.ArgumentError:
+        # Here no part is shown: what looks like a host or a name may be a piece of the password.
+        if parsed.drivername.startswith("postgres") and "@" in f"{parsed.host}{parsed.database}":
+            raise ValueError
+    except (exc.ArgumentError, ValueError):
+        fix += ", with @ / and : of a password as %40 %2F and %3A"
         raise errors.InvalidSpec(errors.Problem(what="is no database URL", fix=fix), subject="database") from None
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return parsed.set(drivername="postgresql+psycopg")

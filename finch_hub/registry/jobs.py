@@ -204,9 +204,12 @@ def prune(
     if older_than is not None:
         too_old.append(jobs.c.finished_at < once(later(-older_than)))
     if beyond is not None:
-        newest = sa.select(jobs.c.finished_at).where(jobs.c.finished_at.is_not(None))
-        first_kept = newest.order_by(jobs.c.finished_at.desc()).offset(beyond).limit(1).scalar_subquery()
-        too_old.append(jobs.c.finished_at <= first_kept)
+        when, number = jobs.c.finished_at, jobs.c.number
+        ended = sa.select(when, number).where(when.is_not(None)).order_by(when.desc(), number.desc())
+        last_to_go = ended.offset(beyond).limit(1).subquery()
+        its_end = sa.select(last_to_go.c.finished_at).scalar_subquery()
+        its_number = sa.select(last_to_go.c.number).scalar_subquery()
+        too_old.append(sa.or_(when < its_end, sa.and_(when == its_end, number <= its_number)))
     child = jobs.alias("child")
     needed = sa.exists().where(
         dependencies.c.depends_on == jobs.c.id, child.c.id == dependencies.c.job_id, child.c.finished_at.is_(None)

@@ -12,13 +12,26 @@ _WRONG_PASSWORD = ("invalid username-password", "WRONGPASS", "NOAUTH", "Authenti
 
 
 def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
-    """Refuse a broker that anyone on the network could ring; the database refuses for itself.
+    """Refuse an address that is none, and a broker that anyone on the network could ring.
 
     Raises:
-        InvalidSpec: it has no password, is neither on loopback nor a unix socket, and `allow_insecure` is off.
+        InvalidSpec: it cannot be read; or it has no password, is neither on loopback nor a unix socket, and
+            `allow_insecure` is off.
 
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # which is read only now
+    except ValueError:
+        # Not even what the port is taken to be is shown: it may be a piece of the password.
+        raise errors.InvalidSpec(
+            errors.Problem(
+                where="FINCH_BROKER_URL",
+                what="is no address of a broker",
+                fix="write redis://:PASSWORD@HOST:PORT/0, with / # and ? of a password as %2F %23 and %3F",
+            ),
+            subject="settings",
+        ) from None
     if allow_insecure or not parts.hostname or parts.password or _is_loopback(parts.hostname):
         return
     raise errors.InvalidSpec(

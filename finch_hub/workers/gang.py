@@ -117,9 +117,10 @@ class Gang:
             child.send(type="run_together", orders=[seat.order["order"] for seat in seats.values() if seat.order])
         if self._relay(child, seats):
             return
+        with self.changed:
+            self.child = None  # first, for nobody may speak to a child whose number is another's by now
         child.kill()
         with self.changed:
-            self.child = None
             for seat in seats.values():
                 seat.tail, seat.ending = child.tail, child.how_it_ended()
 

@@ -51,7 +51,7 @@ class Lease:
         self.lost = False
 
     def guard(self, child: Child | Seat | None) -> None:
-        """Let this child stand still whenever the lease is in doubt; None leaves the one before as it is."""
+        """Let this child stand still whenever the lease is in doubt; with None, no child is guarded any more."""
         with self._guarding:
             self._child = child
             if child is not None and self._doubted_since is not None:
@@ -116,7 +116,14 @@ class Lease:
             self.due = float("inf")
         except errors.Unavailable as error:
             log.warning("action=renew job_id=%s attempt=%d error=%s", self._job.id, self._job.attempts, error)
-            self.due = clock.elapsed() + min(_AGAIN_SECONDS, self._settings.heartbeat_seconds)
+            self._try_again()
+        except Exception:
+            # Nobody foresaw it, but one thread keeps the leases of all: it must go on for the others.
+            log.exception("action=renew job_id=%s attempt=%d", self._job.id, self._job.attempts)
+            self._try_again()
+
+    def _try_again(self) -> None:
+        self.due = clock.elapsed() + min(_AGAIN_SECONDS, self._settings.heartbeat_seconds)
 
     def _end_doubt(self) -> None:
         if self._doubted_since is not None:

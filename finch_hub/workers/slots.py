@@ -126,10 +126,15 @@ class Slots:
     def drop_idle_children(self, *, older_than: float) -> None:
         """End the warm children that had nothing to do for so many seconds."""
         now = clock.elapsed()
-        with contextlib.suppress(queue.Empty):
-            free = [self._free.get_nowait() for _ in range(self._free.qsize())]
-            for slot in reversed(free):
+        free: list[Slot] = []
+        try:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    free.append(self._free.get_nowait())
+            for slot in free:
                 child = slot.child
                 if child is not None and now - (child.idle_since or now) > older_than:
                     slot.drop_child()
+        finally:
+            for slot in reversed(free):
                 self._free.put(slot)

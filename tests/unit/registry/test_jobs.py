@@ -202,6 +202,17 @@ def test_pruning_by_number_keeps_the_last_that_ended(database: Database) -> None
         assert jobs.get(session, made[3].id).state is JobState.QUEUED
 
 
+def test_of_jobs_that_ended_in_one_moment_the_last_that_were_submitted_are_kept(database: Database) -> None:
+    made = [registry.submit(database) for _ in range(4)]
+    for job in made:
+        registry.cancel(database, job)
+    with database.write() as session:
+        session.execute(sa.update(jobs.jobs).values(finished_at=types.once(types.later(-1))))
+    with database.write() as session:
+        assert set(jobs.prune(session, beyond=3)) == {made[0].id}
+        assert set(jobs.prune(session, beyond=1)) == {made[1].id, made[2].id}
+
+
 def test_a_stored_specification_of_unusual_values_warns_its_author_only(database: Database) -> None:
     spec = registry.train_spec()
     with pytest.warns(UserWarning, match="rank=128 lies outside"):

@@ -27,6 +27,15 @@ def test_open_brokers_are_refused_unless_allowed(url: str) -> None:
     broker.refuse_open_broker(url, allow_insecure=True)
 
 
+@pytest.mark.parametrize("url", ["redis://:Hun/ter2secret@127.0.0.1:1/0", "redis://127.0.0.1:abc/0"])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_an_address_that_cannot_be_read_is_refused_and_not_shown(url: str, allowed: bool) -> None:
+    with pytest.raises(errors.InvalidSpec, match=r"no address of a broker.*%2F") as caught:
+        broker.refuse_open_broker(url, allow_insecure=allowed)
+    assert "Hun" not in str(caught.value)
+    assert "abc" not in str(caught.value)
+
+
 def test_the_application_takes_json_only_and_acknowledges_early() -> None:
     made = app.make_app("redis://localhost/0", queues=("default", "gpu"), worker="one")
     assert made.conf.accept_content == ["json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -60,6 +61,19 @@ def test_the_first_failure_is_raised_when_all_have_ended() -> None:
     with pytest.raises(torch.OutOfMemoryError, match="no room"):
         side_by_side([fails, lasts])
     assert ended
+
+
+def test_who_is_interrupted_leaves_no_task_behind() -> None:
+    ended = []
+
+    def lasts() -> None:
+        time.sleep(0.5)
+        ended.append(True)
+
+    threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side([lasts, lasts])
+    assert ended == [True, True]
 
 
 def test_parts_have_the_loss_and_the_gradient_of_the_whole(tiny_bases: Base) -> None:
