@@ -74,7 +74,8 @@ def _advice(pairs: Sequence[PairConflict], shifts: Sequence[HiddenShift], shared
     if shared > _SHARED and len({name for pair in pairs for name in (pair.first, pair.second)}) > 1:
         found.append(("resolve with calibrate", f"one direction of a module holds {shared:.2f} of all parents' energy"))
     if not found:
-        return "merge", ("no measure is out of the ordinary",)
+        why = f"no cosine is under {_OPPOSED}, no ratio of norms under {_UNEQUAL}, no shift over {_GRAVE_SHIFT}"
+        return "merge", (f"{why}, and no direction holds over {_SHARED} of the energy",)
     return found[0][0], tuple(reason for _, reason in found)
 
 
