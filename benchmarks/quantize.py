@@ -33,7 +33,7 @@ def main() -> None:
             before = measured(base, rows, adapter.folder)
             for scheme, lines in found.items():
                 out = Path(temporary) / f"{adapter.name}-{scheme}"
-                quantized = quantization.quantize(adapter.folder, out, scheme=scheme)  # type: ignore[arg-type]
+                quantized = quantization.quantize(adapter.folder, out, scheme=scheme)
                 (line,) = quantized.candidates
                 after = measured(base, rows, out)
                 growth = after / before - 1

@@ -1,8 +1,7 @@
 """Work that is independent of each other, each piece on a share of torch's threads.
 
 Operations that are divided among all threads wait for the slowest thread after each of them, and for Python in between:
-on two cores that costs an eighth of a training step, and most of it where another process wants a core as well. Pieces
-that run side by side wait for each other once.
+on two busy cores that cost an eighth of a training step's speed. Pieces that run side by side wait for each other once.
 """
 
 from __future__ import annotations

@@ -119,5 +119,6 @@ def _laid_out(weight: Tensor) -> Tensor:
 
 
 def _identities(modules: Sequence[nn.Linear]) -> list[tuple[int, int, torch.dtype]]:
-    """Return what changes when a weight is replaced or written to."""
-    return [(module.weight.data_ptr(), module.weight._version, module.weight.dtype) for module in modules]
+    """Return what changes when a weight or bias is replaced or written to."""
+    tensors = [tensor for module in modules for tensor in (module.weight, module.bias) if tensor is not None]
+    return [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]

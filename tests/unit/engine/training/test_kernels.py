@@ -73,7 +73,10 @@ def test_a_product_is_made_once_and_again_where_a_weight_has_changed() -> None:
     second = product_of(modules, prepared=False)
     assert second is not first
     modules[0].weight = nn.Parameter(modules[0].weight.clone(), requires_grad=False)
-    assert product_of(modules, prepared=False) is not second
+    third = product_of(modules, prepared=False)
+    assert third is not second
+    modules[1].bias.zero_()
+    assert product_of(modules, prepared=False) is not third
 
 
 def test_weights_are_prepared_within_a_limit_and_of_known_types_only(monkeypatch: pytest.MonkeyPatch) -> None:
