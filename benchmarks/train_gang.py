@@ -1,7 +1,7 @@
 """Eight small jobs trained together, against the same eight one after another: non-padding tokens/s.
 
-Both are ours: what is measured is what the gang adds, so a job alone is a gang of one, which like the larger one pays
-for no estimate of its time. Each job has examples of its own and batches of one.
+Both are ours: what is measured is what the gang adds, so a job alone is a gang of one. Each job has examples of its own
+and batches of one.
 
     python benchmarks/train_gang.py [--jobs 8] [--examples 12] [--repeat 3]
 

@@ -20,20 +20,26 @@ R = TypeVar("R")
 MOST = 8
 
 
-def side_by_side(tasks: Sequence[Callable[[], T]]) -> list[T]:
+def side_by_side(tasks: Sequence[Callable[[], T]], *, ways: int | None = None) -> list[T]:
     """Run up to `MOST` tasks at once, each on an equal share of this thread's threads; return what they return.
 
     What a task computes depends on how many there are, for the number of threads shows in how sums are rounded, but
     not on how they are scheduled.
+
+    Args:
+        tasks: no more than `ways`, if that is given.
+        ways: make the shares as if there were so many tasks.
 
     Raises:
         whatever a task raises, the first one's; the others have ended by then.
 
     """
     threads = torch.get_num_threads()
-    if len(tasks) == 1:
+    if not tasks:
+        return []
+    each = max(1, threads // (ways or len(tasks)))
+    if len(tasks) == 1 and each == threads:
         return [tasks[0]()]
-    each = max(1, threads // len(tasks))
 
     def run(task: Callable[[], T]) -> T:
         torch.set_num_threads(each)

@@ -123,6 +123,9 @@ def training_memory(
         # Copies laid out for products in both directions.
         prepared = 2 * sum(out * into for out, into in shape.modules.values()) * width
         weights += prepared if prepared <= _PREPARED_BYTES else 0
+    if not cuda:
+        head = 2 * shape.vocabulary * shape.hidden * width
+        weights += head if head <= _PREPARED_BYTES else 0
     return TrainingMemory(
         process=_PROCESS_BYTES,
         weights=int(weights),

@@ -159,10 +159,8 @@ class Bench:
     def backward(self, examples: Sequence[TokenizedExample], *, scale: float) -> float:
         """Add the gradients of ``scale * mean token loss`` to those of the update that acts; return the value."""
         batch = batches.pack(examples, share_prefix=self._decoder.shares_prefix).to(self.base.device)
-        each = scale / len(batch.targets)
-        value = loss.head_loss(
-            self._decoder.hidden(batch), self._head.weight, self._head.bias, batch.targets, scale=each
-        )
+        scales = torch.full(batch.targets.shape, scale / len(batch.targets), device=self.base.device)
+        value = loss.head_losses(self._decoder.hidden(batch), self._head.product, batch.targets, scales).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
 

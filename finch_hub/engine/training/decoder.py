@@ -14,6 +14,7 @@ from finch_hub.engine.data.batches import Batch
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.training.frozen import FrozenStates
 from finch_hub.engine.training.packed import PackedDecoder
+from finch_hub.engine.training.products import can_prepare, product_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +48,11 @@ class Decoder(Protocol):
 
 
 class Head:
-    """The language-model head: weight [V, d] and bias [V] or None.
+    """The language-model head.
+
+    Attributes:
+        product: from [L, d] to [L, V].
+        vocabulary: V.
 
     Raises:
         Incompatible: the logits are not a linear function of the last hidden states, or the head is adapted.
@@ -64,8 +69,8 @@ class Head:
         if type(linear) is not nn.Linear or scaled:
             what = f"its logits are changed by {scaled[0]}" if scaled else "its language-model head is adapted"
             raise errors.Incompatible(errors.Problem(what=f"the base cannot be trained: {what}"))
-        self.weight: Tensor = linear.weight.detach()
-        self.bias: Tensor | None = None if linear.bias is None else linear.bias.detach()
+        self.product = product_of([linear], prepared=can_prepare([linear]))
+        self.vocabulary = len(linear.weight)
 
 
 def decoder_of(

@@ -80,7 +80,7 @@ def evaluate(
 
 @torch.no_grad()
 def _token_losses(decoder: Decoder, head: Head, batch: Batch) -> tuple[Tensor, Tensor]:
-    return token_losses(decoder.hidden(batch), head.weight, head.bias, batch.targets)
+    return token_losses(decoder.hidden(batch), head.product, batch.targets)
 
 
 def _batches(examples: Sequence[TokenizedExample], ways: int) -> list[list[int]]:

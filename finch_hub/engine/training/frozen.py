@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -13,8 +13,6 @@ from finch_hub.engine.data.tokenizing import TokenizedExample
 _LIMIT = 4 * 2**30
 # Tokens computed at once: enough for products to run at full speed, few enough to pass between two steps.
 _CHUNK_TOKENS = 1024
-
-Compute = Callable[[Sequence[TokenizedExample]], list[Tensor]]
 
 
 class FrozenStates:
@@ -37,11 +35,17 @@ class FrozenStates:
         """Tell whether the examples' states, of so many numbers of so many bytes a token, may be kept."""
         return sum(len(example) for example in examples) * width * itemsize <= _LIMIT
 
-    def of(self, example: TokenizedExample, compute: Compute) -> Tensor:
-        """Return the example's states [length, d], computed with its chunk if they are not here."""
-        if example not in self._states:
-            chunk = self._chunks.get(example, (example,))
-            self._states.update(zip(chunk, compute(chunk), strict=True))
+    def missing(self, examples: Sequence[TokenizedExample]) -> list[tuple[TokenizedExample, ...]]:
+        """Return what is to be computed, each of them at once, before the examples' states are here."""
+        lacking = [example for example in examples if example not in self._states]
+        return list(dict.fromkeys(self._chunks.get(example, (example,)) for example in lacking))
+
+    def keep(self, chunk: Sequence[TokenizedExample], states: Sequence[Tensor]) -> None:
+        """Keep the states of one of the missing."""
+        self._states.update(zip(chunk, states, strict=True))
+
+    def of(self, example: TokenizedExample) -> Tensor:
+        """Return the example's states [length, d], which are here."""
         return self._states[example]
 
 

@@ -55,6 +55,7 @@ class _Seat:
         self._base, self._member = base, member
         self._name = f"gang-{number}"
         self._adapter: LoRAAdapter | None = None
+        self._prepared: loop.Data | None = None
         self._data: DataReport | None = None
         self.run: Run | None = None
         self.outcome: Outcome | None = None
@@ -80,12 +81,18 @@ class _Seat:
                 should_stop=member.should_stop,
                 members=members,
             )
-            self._data = data_report(data.examples, data.validation, data.train_set, steps=self.run.steps, seconds=None)
-            progress.report("data", self._data)
             self.run.resume()
-            progress.phase("training")
+            self._prepared = data
         except (errors.FinchError, Interrupted) as error:
             self.leave(error)
+
+    def begin(self, seconds: float | None) -> None:
+        """Tell of the data, and that so many seconds of training begin."""
+        data, run = self._prepared, self.run
+        if data is not None and run is not None:
+            self._data = data_report(data.examples, data.validation, data.train_set, steps=run.steps, seconds=seconds)
+            run.progress.report("data", self._data)
+            run.progress.phase("training")
 
     def ready(self) -> bool:
         """Tell whether there is another step, and settle the outcome if there is none."""
@@ -162,6 +169,10 @@ def train_gang(base: Base, members: Sequence[Member]) -> list[Outcome]:
         with loop.computing(threads.pop()):
             for seat in seats:
                 seat.join(len(members))
+            joined = [seat.run for seat in seats if seat.run is not None]
+            estimates = iter(loop.estimate(decoder, joined))
+            for seat in seats:
+                seat.begin(next(estimates) if seat.run is not None else None)
             while active := [seat for seat in seats if seat.ready()]:
                 runs = [seat.run for seat in active if seat.run is not None]
                 for seat, failure in zip(active, loop.step(decoder, runs), strict=True):

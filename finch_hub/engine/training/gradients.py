@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from finch_hub.engine.concurrency import MOST, side_by_side
 from finch_hub.engine.data import batches
 from finch_hub.engine.training.decoder import Decoder
-from finch_hub.engine.training.loss import head_loss
+from finch_hub.engine.training.loss import head_losses
 from finch_hub.engine.training.packed import PackedDecoder, Part
 from finch_hub.engine.training.run import Run
 
@@ -43,7 +43,7 @@ def accumulate(decoder: Decoder, runs: Sequence[Run], micro: Sequence[Sequence[S
             _Owned(place, part)
             for place, (run, some) in enumerate(zip(runs, micro, strict=True))
             if number < len(some)
-            for part in run.parts(number, some[number], adapter=run.adapter.name if len(runs) > 1 else None)
+            for part in run.parts(number, some[number])
         ]
         decoder.remember([one.part.batch for one in owned])
         groups = _groups(owned)
@@ -73,13 +73,16 @@ def _gradients(decoder: Decoder, runs: Sequence[Run], group: Sequence[_Owned]) -
         hidden = decoder.hidden_of([one.part for one in group])
     else:
         hidden = [decoder.hidden(one.part.batch, seed=one.part.seed) for one in group]
-    losses = []
-    for one, states in zip(group, hidden, strict=True):
-        run = runs[one.place]
-        targets, scale = one.part.batch.targets, 1.0 / run.label_tokens()
-        losses.append(head_loss(states, run.head.weight, run.head.bias, targets, scale=scale))
+    # One product for all: the head is the largest matrix of all, and reading it takes longer than few rows' products.
+    targets = torch.cat([one.part.batch.targets for one in group])
+    scales = [
+        torch.full(one.part.batch.targets.shape, 1.0 / runs[one.place].label_tokens(), device=targets.device)
+        for one in group
+    ]
+    losses = head_losses(torch.cat(hidden), runs[0].head.product, targets, torch.cat(scales))
     places = sorted({one.place for one in group})
     parameters = [parameter for place in places for parameter in runs[place].adapter.parameters().values()]
-    found = torch.autograd.grad(losses, parameters, allow_unused=True)
+    found = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)
     pairs = [(p, gradient) for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
-    return [loss.detach() for loss in losses], pairs
+    each = torch.split(losses.detach(), [len(scale) for scale in scales])
+    return [own.sum() for own in each], pairs

@@ -22,7 +22,7 @@ from finch_hub.engine.training.products import Product
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Update:
-    """What one adapter adds to one linear module, on some of the rows: ``scale * dropout(x) Aᵀ Bᵀ``.
+    """What adapters add to one linear module, on some of the rows: ``scale * (dropout(x) Aᵀ * mask) Bᵀ``.
 
     Attributes:
         rows: of the packed tokens.
@@ -32,6 +32,7 @@ class Update:
         scale: alpha / r, or as rsLoRA has it.
         dropout: probability of dropping an input, 0 in evaluation.
         seed: of the dropout mask, which is drawn again in the backward pass rather than kept.
+        mask: [rows, r], where the factors of several adapters are stacked: what each row takes of each; None for 1.
 
     """
 
@@ -42,6 +43,7 @@ class Update:
     scale: float
     dropout: float = 0.0
     seed: int = 0
+    mask: Tensor | None = None
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -74,7 +76,7 @@ class _Linears(torch.autograd.Function):
         y, kept = product.forward(x), []
         for update in updates:
             A, B = update.A.to(x.dtype), update.B.to(x.dtype)
-            inner = _dropped(x[update.rows], update) @ A.T
+            inner = _masked(_dropped(x[update.rows], update) @ A.T, update)
             y[update.rows, update.columns].addmm_(inner, B.T, alpha=update.scale)
             kept += [A, B, inner]
         ctx.product, ctx.updates = product, updates
@@ -91,7 +93,7 @@ class _Linears(torch.autograd.Function):
         for update in ctx.updates:
             A, B, inner = next(kept), next(kept), next(kept)
             own = gradient[update.rows, update.columns]
-            to_inner = (own @ B).mul_(update.scale)
+            to_inner = _masked((own @ B).mul_(update.scale), update)
             to_factors.append((_dropped(x[update.rows], update).T @ to_inner).T.to(update.A.dtype))
             to_factors.append((own.T @ inner).to(update.B.dtype).mul_(update.scale))
             if to_input is None:
@@ -115,6 +117,10 @@ def linears(x: Tensor, product: Product, updates: Sequence[Update] = ()) -> Tens
     factors = [factor for update in updates for factor in (update.A, update.B)]
     outputs: Tensor = _Linears.apply(x, product, updates, *factors)  # type: ignore[no-untyped-call]
     return outputs
+
+
+def _masked(inner: Tensor, update: Update) -> Tensor:
+    return inner if update.mask is None else inner.mul_(update.mask)
 
 
 def _dropped(x: Tensor, update: Update) -> Tensor:

@@ -27,6 +27,8 @@ from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
+_ESTIMATED_SHARE = 64  # of all examples that are learnt, one is computed for the estimate of the time, twice
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:
@@ -108,7 +110,7 @@ def train(
             try:
                 if resume:
                     run.resume()
-                seconds = estimate(decoder, run)
+                (seconds,) = estimate(decoder, [run])
                 described = data_report(
                     data.examples, data.validation, data.train_set, steps=run.steps, seconds=seconds
                 )
@@ -182,30 +184,44 @@ def prepare(
     return Data(examples=examples, validation=validation, train_set=train_set, held_out=held_out)
 
 
-def estimate(decoder: Decoder, run: Run) -> float | None:
-    """Return about how many seconds all steps of a run take on this device, from its first micro-batch.
+def estimate(decoder: Decoder, runs: Sequence[Run]) -> list[float | None]:
+    """Return about how many seconds all steps of each run take on this device, computed together, from a few examples.
 
-    The same goes first, untimed: threads start, memory is got, weights and frozen states are prepared. Of a short run
-    less is timed than a micro-batch, so that the estimate costs a small share of what it estimates; it is the higher
-    for it, by up to twice.
-    None if the run is over already, or memory doesn't suffice for that micro-batch, which its step will deal with.
+    The same go first, untimed: threads start, memory is got, weights and frozen states are prepared. Both together cost
+    a small share of what they estimate. Few examples take longer than many for each token, by up to twice.
+    None for a run that is over already, or if memory doesn't suffice, which the steps will deal with.
     """
-    if run.done:
-        return None
-    rows = run.micro_batches()[0][: max(1, run.steps // 8)]
+    coming = [run for run in runs if not run.done]
+    if not coming:
+        return [None] * len(runs)
+    left = max(1, sum(run.examples for run in coming) // _ESTIMATED_SHARE)
+    some: list[tuple[Run, tuple[int, ...]]] = []
+    for run in coming:
+        if left > 0:
+            rows = run.micro_batches()[0][:left]
+            some.append((run, rows))
+            left -= len(rows)
+    timed, micro = [run for run, _ in some], [[rows] for _, rows in some]
     try:
-        gradients.accumulate(decoder, [run], [[rows]])
+        gradients.accumulate(decoder, timed, micro)
         began = time.monotonic()
-        gradients.accumulate(decoder, [run], [[rows]])
+        gradients.accumulate(decoder, timed, micro)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-        return None
+        return [None] * len(runs)
     finally:
-        run.clear()
-    per_token = (time.monotonic() - began) / sum(run.lengths[row] for row in rows)
-    per_epoch = per_token * sum(run.lengths)
-    return per_epoch * run.steps / run.steps_per_epoch
+        for run in timed:
+            run.clear()
+    per_token = (time.monotonic() - began) / sum(run.lengths[row] for run, rows in some for row in rows)
+
+    def seconds(run: Run) -> float:
+        """All tokens that are computed until the run ends, those of the others included."""
+        return per_token * sum(
+            min(run.steps, other.steps) * sum(other.lengths) / other.steps_per_epoch for other in coming
+        )
+
+    return [None if run.done else seconds(run) for run in runs]
 
 
 def step(decoder: Decoder, runs: Sequence[Run]) -> list[errors.Diverged | None]:

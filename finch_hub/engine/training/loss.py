@@ -2,86 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# Rows of logits at once: enough for the matrix product to run at full speed, and 200 KB a row at most vocabularies.
+from finch_hub.engine.training.products import Product
+
+# Most rows of logits at once: enough for the products to run at full speed, and 200 KB a row at most vocabularies.
 _ROWS = 128
 
 
-class _HeadLoss(torch.autograd.Function):
-    """Sum of the losses; the gradient of the hidden states is made on the way, while the logits are at hand."""
+class _HeadLosses(torch.autograd.Function):
+    """The losses; the gradient of the hidden states is made on the way, while the logits are at hand."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, product: Product, targets: Tensor, scales: Tensor) -> Tensor:
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        wide = _buffer(targets, weight)
-        for begin in range(0, len(targets), _ROWS):
-            rows = slice(begin, begin + _ROWS)
+        likelihoods = scales.new_empty(len(targets))
+        wide = _buffer(targets, product)
+        for rows in _chunks(len(targets)):
             chosen = targets[rows, None]
-            _, probabilities = _chunk(hidden[rows], weight, bias, wide)
+            probabilities = _softmax(product.forward(hidden[rows]), wide)
             likelihood = probabilities.gather(1, chosen)
-            # Below the smallest float32 a probability is 0 and its loss, of 87 nats, no longer a number.
-            total -= likelihood.clamp(min=torch.finfo(torch.float32).tiny).log_().sum()
+            likelihoods[rows] = likelihood[:, 0]
             if gradient is not None:
                 probabilities.scatter_(1, chosen, likelihood - 1.0)
-                torch.addmm(
-                    gradient[rows], probabilities.to(weight.dtype), weight, beta=0, alpha=scale, out=gradient[rows]
-                )
+                # Scaled when it is summed up: in float16 single ones would vanish.
+                torch.mul(product.backward(probabilities.to(hidden.dtype)), scales[rows, None], out=gradient[rows])
         ctx.save_for_backward(gradient)
-        return total * scale
+        # Below the smallest float32 a probability is 0 and its loss, of 87 nats, no longer a number.
+        return likelihoods.clamp_(min=torch.finfo(torch.float32).tiny).log_().mul_(scales).neg_()
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        # The loss is what backward starts from, so its own gradient is 1 and nothing has to be multiplied.
-        return gradient, None, None, None, None
+        # Backward starts from their sum, so each one's own gradient is 1 and nothing has to be multiplied.
+        return gradient, None, None, None
 
 
-def head_loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, scale: float) -> Tensor:
-    """Return ``scale * sum of cross-entropies`` in float32; only to be the root of a backward pass.
+def head_losses(hidden: Tensor, product: Product, targets: Tensor, scales: Tensor) -> Tensor:
+    """Return ``scale * cross-entropy`` of each token, float32 [L]; a backward pass is to begin from their sum only.
 
     Args:
         hidden: [L, d], of the places that predict.
-        weight: [V, d] of the language-model head, frozen.
-        bias: [V] or None.
+        product: of the language-model head, to V outputs.
         targets: int64 [L].
-        scale: usually one over the label tokens of the whole step.
+        scales: float32 [L], usually one over the label tokens of the whole step.
 
     """
-    loss: Tensor = _HeadLoss.apply(hidden, weight, bias, targets, scale)  # type: ignore[no-untyped-call]
-    return loss
+    losses: Tensor = _HeadLosses.apply(hidden, product, targets, scales)  # type: ignore[no-untyped-call]
+    return losses
 
 
 @torch.no_grad()
-def token_losses(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of each token (float32 [L]) and whether the largest logit was its (bool [L]).
+def token_losses(hidden: Tensor, product: Product, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of each token (float32 [L]) and whether no other had a larger logit (bool [L]).
 
     ``log p_t = z_t - z_max + log p_max``, for ``p_max >= 1 / V`` cannot underflow as ``p_t`` can.
     """
     losses, right = [], []
-    wide = _buffer(targets, weight)
-    for begin in range(0, len(targets), _ROWS):
-        chosen = targets[begin : begin + _ROWS, None]
-        logits, probabilities = _chunk(hidden[begin : begin + _ROWS], weight, bias, wide)
-        best, best_id = logits.max(dim=-1, keepdim=True)
-        difference = best.float() - logits.gather(1, chosen).float()
-        losses.append((difference - probabilities.gather(1, best_id).log())[:, 0])
-        right.append((best_id == chosen)[:, 0])
+    wide = _buffer(targets, product)
+    for rows in _chunks(len(targets)):
+        logits = product.forward(hidden[rows])
+        probabilities = _softmax(logits, wide)
+        # Of numbers without their places, which would take seven times as long to find.
+        best, likeliest = logits.amax(dim=-1).float(), probabilities.amax(dim=-1)
+        own = logits.gather(1, targets[rows, None])[:, 0].float()
+        losses.append(best - own - likeliest.log())
+        right.append(own >= best)
     return torch.cat(losses), torch.cat(right)
 
 
-def _buffer(targets: Tensor, weight: Tensor) -> Tensor:
+def _chunks(count: int) -> Iterator[slice]:
+    """Divide rows evenly: a few left over would read all of the head's weights for themselves."""
+    number = -(-count // _ROWS)
+    for place in range(number):
+        yield slice(count * place // number, count * (place + 1) // number)
+
+
+def _buffer(targets: Tensor, product: Product) -> Tensor:
     """Return float32 memory for the logits of one chunk, which is larger than allocators like to give repeatedly."""
-    return weight.new_empty((min(_ROWS, len(targets)), weight.shape[0]), dtype=torch.float32)
+    shape = (min(_ROWS, len(targets)), sum(product.sizes))
+    return torch.empty(shape, dtype=torch.float32, device=targets.device)
 
 
-def _chunk(hidden: Tensor, weight: Tensor, bias: Tensor | None, wide: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits [c, V] in the weights' dtype, and probabilities [c, V] in `wide`."""
-    logits = torch.nn.functional.linear(hidden, weight, bias)
+def _softmax(logits: Tensor, wide: Tensor) -> Tensor:
+    """Return the probabilities [c, V] in `wide`."""
     # Softmax from one dtype to another takes ten times as long as to copy and compute in place.
-    probabilities = wide[: len(hidden)].copy_(logits)
-    return logits, torch.softmax(probabilities, dim=-1, out=probabilities)
+    probabilities = wide[: len(logits)].copy_(logits)
+    return torch.softmax(probabilities, dim=-1, out=probabilities)

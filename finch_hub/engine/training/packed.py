@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from peft.tuners.lora import Linear as LoRALinear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from finch_hub.engine.concurrency import MOST, side_by_side
 from finch_hub.engine.data.batches import Batch, pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.training.attention import Layout, Spans, attention
@@ -105,7 +107,8 @@ class PackedDecoder:
         wanted = [part.batch.sources + own.start for part, own in zip(parts, rows, strict=True)]
         first, last = self._first, len(body.layers) - 1
         if first > 0:
-            x = torch.cat([self._remembered(part.batch, first) for part in parts])
+            self.remember([part.batch for part in parts])
+            x = torch.cat([self._remembered(part.batch) for part in parts])
         else:
             x = body.embed_tokens(torch.cat([part.batch.input_ids for part in parts]))
         rotation = _rotation(body, x, positions)
@@ -121,12 +124,21 @@ class PackedDecoder:
     def remember(self, several: Sequence[Batch]) -> None:
         """Compute frozen states of the batches' examples that are not here yet.
 
-        To be done before they are computed side by side: how many threads compute a state shows in its rounding.
+        To be done before the batches are computed side by side. How many threads compute a state shows in its
+        rounding, so it is always as many.
         """
-        first = self._first
-        if first > 0:
-            for batch in several:
-                self._remembered(batch, first)
+        first, frozen = self._first, self._frozen
+        if frozen is None or first == 0:
+            return
+        missing = frozen.missing([example for batch in several for example in batch.examples])
+        ways = min(torch.get_num_threads(), MOST)
+        shares = [missing[begin::ways] for begin in range(min(ways, len(missing)))]
+
+        def compute(share: Sequence[tuple[TokenizedExample, ...]]) -> None:
+            for chunk in share:
+                frozen.keep(chunk, self._below(chunk, first))
+
+        side_by_side([functools.partial(compute, share) for share in shares], ways=ways)
 
     @property
     def _first(self) -> int:
@@ -135,10 +147,10 @@ class PackedDecoder:
             return 0
         return min(_first_adapted(self._body.layers), len(self._body.layers) - 1)
 
-    def _remembered(self, batch: Batch, layers: int) -> Tensor:
+    def _remembered(self, batch: Batch) -> Tensor:
         """Return what enters the first adapted layer [N, d]."""
         frozen: Any = self._frozen
-        states = [frozen.of(example, lambda some: self._below(some, layers)) for example in batch.examples]
+        states = [frozen.of(example) for example in batch.examples]
         return torch.cat([states[0][: batch.prefix], *(state[batch.prefix :] for state in states)])
 
     @torch.no_grad()
@@ -211,12 +223,10 @@ class _Layer:
     def _linears(self, x: Tensor, rows: Sequence[slice], parent: nn.Module, *names: str) -> Tensor:
         modules = [getattr(parent, name) for name in names]
         product = product_of([_frozen(module) for module in modules], prepared=self._prepared)
-        updates = [
-            update
-            for module, name, columns in zip(modules, names, product.columns(), strict=True)
-            if isinstance(module, LoRALinear)
-            for update in self._updates(module, name, rows, columns)
-        ]
+        updates: list[Update] = []
+        for module, name, columns in zip(modules, names, product.columns(), strict=True):
+            if isinstance(module, LoRALinear):
+                updates += _stacked(list(self._updates(module, name, rows, columns)), len(x), x.dtype)
         return linears(x, product, updates)
 
     def _updates(self, module: Any, name: str, rows: Sequence[slice], columns: slice) -> Iterator[Update]:
@@ -235,6 +245,31 @@ class _Layer:
                     dropout=dropout,
                     seed=_mixed(part.seed, self._layer.self_attn.layer_idx, name) if dropout else 0,
                 )
+
+
+def _stacked(updates: list[Update], count: int, dtype: torch.dtype) -> list[Update]:
+    """Make one of a module's updates on `count` rows: a few larger products instead of some for every adapter."""
+    plain = [update for update in updates if not update.dropout]
+    if len(plain) < 2:
+        return updates
+    A, B = torch.cat([update.A for update in plain]), torch.cat([update.B for update in plain], dim=1)
+    shares = tuple((update.rows.start, update.rows.stop, len(update.A), update.scale) for update in plain)
+    mask = _mask(shares, count, dtype, A.device)
+    stack = Update(rows=slice(0, count), columns=plain[0].columns, A=A, B=B, scale=1.0, mask=mask)
+    return [stack, *(update for update in updates if update.dropout)]
+
+
+@functools.lru_cache(maxsize=8)
+def _mask(
+    shares: tuple[tuple[int, int, int, float], ...], count: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return [count, sum of ranks]: for each share of (begin, end, rank, scale) that scale in those rows, else 0."""
+    mask = torch.zeros(count, sum(rank for _, _, rank, _ in shares), dtype=dtype, device=device)
+    column = 0
+    for begin, end, rank, scale in shares:
+        mask[begin:end, column : column + rank] = scale
+        column += rank
+    return mask
 
 
 def _frozen(module: Any) -> nn.Linear:

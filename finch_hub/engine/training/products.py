@@ -10,8 +10,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-# Weights laid out anew are copies, one for each direction. They may take so much for a base: a constant, because a
-# limit that followed the machine's free memory would make the bytes of a training follow it as well.
+# Weights laid out anew are copies, one for each direction. They may take so much for a base's layers, and so much for
+# its head: a constant, because a limit that followed the machine's free memory would make the bytes of a training
+# follow it as well.
 PREPARED_BYTES = 4 * 2**30
 # Rows that the layout is chosen for; any number of rows can be multiplied.
 _ROWS = 512
@@ -37,11 +38,14 @@ class Product:
         self._prepared = prepared
         self.sizes = [len(weight) for weight in self._weights]
         self._forward = _laid_out(torch.cat(self._weights)) if prepared else None
-        self._backward: Tensor | None = None
 
     def holds(self, modules: Sequence[nn.Linear], *, prepared: bool) -> bool:
         """Tell whether this is what would be made of the modules now."""
         return self._prepared == prepared and self._seen == _identities(modules)
+
+    @functools.cached_property
+    def _backward(self) -> Tensor:
+        return _laid_out(torch.cat(self._weights).T.contiguous())
 
     @functools.cached_property
     def bias(self) -> Tensor | None:
@@ -66,10 +70,10 @@ class Product:
     def backward(self, gradient: Tensor) -> Tensor:
         """Return ``g W`` [N, in] of the outputs' gradient g [N, out]."""
         if self._prepared:
-            if self._backward is None:
-                self._backward = _laid_out(torch.cat(self._weights).T.contiguous())
             x: Tensor = torch.ops.mkldnn._linear_pointwise(gradient, self._backward, None, "none", [], "")
             return x
+        if len(self._weights) == 1:
+            return gradient @ self._weights[0]
         x = gradient.new_zeros(len(gradient), self._weights[0].shape[1])
         for weight, columns in zip(self._weights, self.columns(), strict=True):
             x.addmm_(gradient[:, columns], weight)
@@ -93,7 +97,7 @@ def product_of(modules: Sequence[nn.Linear], *, prepared: bool) -> Product:
 
 
 def can_prepare(modules: Sequence[nn.Linear]) -> bool:
-    """Tell whether the products of these, all of a model's, are worth preparing: the library can, and memory allows."""
+    """Tell whether products of these, a model's layers or its head, can be prepared, and memory allows it."""
     weights = [module.weight for module in modules]
     if any(weight.device.type != "cpu" for weight in weights) or len({weight.dtype for weight in weights}) != 1:
         return False

@@ -162,6 +162,11 @@ class Run:
             self._save()
         return True
 
+    @property
+    def examples(self) -> int:
+        """Count the examples of all steps, each as often as it comes."""
+        return round(len(self.lengths) * self.steps / self.steps_per_epoch)
+
     def rows(self) -> tuple[int, ...]:
         """Return the examples of the coming step, by their places in the training set."""
         epoch, place = divmod(self._state.step, self.steps_per_epoch)
@@ -186,7 +191,7 @@ class Run:
         *_, limit = (tokens for step, tokens in self._state.batch_tokens if step <= self._state.step)
         return batches.micro_batches(self.rows(), self.lengths, batch_size=self.training.batch_size, batch_tokens=limit)
 
-    def parts(self, number: int, rows: Sequence[int], *, adapter: str | None) -> list[Part]:
+    def parts(self, number: int, rows: Sequence[int]) -> list[Part]:
         """Make the coming step's micro-batch of that number, in parts that may be computed side by side."""
         share_prefix = self.training.share_prefix and self._decoder.shares_prefix
         examples = [self._train_set[row] for row in rows]
@@ -196,7 +201,7 @@ class Run:
             batch = batches.pack([examples[place] for place in places], share_prefix=share_prefix)
             mixed = hashlib.sha256(f"{self.training.seed}:{self._state.step}:{number}:{shard}".encode()).digest()
             seed = int.from_bytes(mixed[:8], "little") >> 1
-            found.append(Part(batch=batch.to(self.base.device), adapter=adapter, seed=seed))
+            found.append(Part(batch=batch.to(self.base.device), adapter=self.adapter.name, seed=seed))
         return found
 
     def clear(self) -> None:
@@ -254,7 +259,7 @@ class Run:
             smoothed = self._state.smoothed_loss
             smoothed = loss if smoothed is None else _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
             first = loss if self._state.first_loss is None else self._state.first_loss
-            if smoothed > max(math.log(self.head.weight.shape[0]), first) + 1.0:
+            if smoothed > max(math.log(self.head.vocabulary), first) + 1.0:
                 # Guessing all tokens alike has the loss ln V: whoever does worse, and did not begin so, lost what it
                 # knew.
                 raise self._diverged(one.number, f"the loss has risen to {smoothed:.2f}, worse than guessing")

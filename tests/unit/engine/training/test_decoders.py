@@ -15,7 +15,7 @@ from finch_hub.engine.bases import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.training.decoder import Decoder, Head, PaddedDecoder, decoder_of
-from finch_hub.engine.training.loss import head_loss
+from finch_hub.engine.training.loss import head_losses
 from finch_hub.engine.training.packed import PackedDecoder, Part
 from finch_hub.specs.lora import LoRAConfig
 
@@ -41,7 +41,9 @@ def computed(
     head = Head(base.model)
     batch = pack(examples, share_prefix=share_prefix)
     scale = 1.0 / sum(int(example.labels.sum()) for example in examples)
-    loss = head_loss(decoder.hidden(batch, seed=seed), head.weight, head.bias, batch.targets, scale=scale)
+    loss = head_losses(
+        decoder.hidden(batch, seed=seed), head.product, batch.targets, torch.full(batch.targets.shape, scale)
+    ).sum()
     loss.backward()
     return float(loss.detach()), gradients(adapter)
 

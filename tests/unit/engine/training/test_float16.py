@@ -12,7 +12,7 @@ from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.training import loop
 from finch_hub.engine.training.decoder import Head, PaddedDecoder
-from finch_hub.engine.training.loss import head_loss
+from finch_hub.engine.training.loss import head_losses
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
@@ -29,7 +29,8 @@ def test_gradients_do_not_vanish_in_a_step_of_ten_thousand_label_tokens(tiny_bas
                 parameter.data = parameter.data.to(dtype)
         head = Head(tiny_base.model)
         hidden = PaddedDecoder(tiny_base.model).hidden(batch)
-        head_loss(hidden, head.weight, head.bias, batch.targets, scale=1e-4).backward()
+        scales = torch.full(batch.targets.shape, 1e-4)
+        head_losses(hidden, head.product, batch.targets, scales).sum().backward()
         found[dtype] = torch.cat([gradient.flatten() for gradient in gradients(adapter).values()])
     exact = found.pop(torch.float32)
     errors = {dtype: float((gradient - exact).norm() / exact.norm()) for dtype, gradient in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,17 @@ def test_each_result_equals_training_it_alone(tiny_bases: Base) -> None:
             assert error < 1e-4, f"{name} is off by {error:.1e}"
     assert len(ends) > 3
     assert len(early) == 2
+
+
+def test_every_member_is_told_before_the_first_step_how_long_it_will_take(tiny_base: Base) -> None:
+    kinds: list[str] = []
+    first, longer, *_ = members()
+    outcomes = train_gang(tiny_base, [replace(first, report=lambda event: kinds.append(event["type"])), longer])
+    assert kinds.index("report") < kinds.index("progress")
+    short, long = (outcome.report.data.seconds for outcome in outcomes if isinstance(outcome, loop.Trained))
+    assert short is not None
+    assert long is not None
+    assert 0 < short < long
 
 
 def test_lineage_says_that_bytes_may_differ(tiny_base: Base) -> None:

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 from finch_hub.engine.training import products
 from finch_hub.engine.training.attention import Layout, Spans, attention
 from finch_hub.engine.training.kernels import Update, linears, rms_norm, swiglu
-from finch_hub.engine.training.loss import head_loss, token_losses
+from finch_hub.engine.training.loss import head_losses, token_losses
 from finch_hub.engine.training.products import Product, can_prepare, product_of
 
 
@@ -35,7 +35,9 @@ def test_adapted_linears_have_the_gradients_of_their_formula(dropout: float) -> 
         first = Update(rows=slice(0, 3), columns=left, A=A, B=B, scale=0.5, dropout=dropout, seed=3)
         second = Update(rows=slice(2, 7), columns=left, A=A, B=B, scale=2.0)
         third = Update(rows=slice(2, 7), columns=right, A=C, B=D, scale=2.0)
-        return linears(x, product, [first, second, third])
+        mask = torch.tensor([[3.0, 0.0], [0.0, 0.5]], dtype=torch.float64)
+        fourth = Update(rows=slice(5, 7), columns=left, A=A, B=B, scale=1.0, mask=mask)
+        return linears(x, product, [first, second, third, fourth])
 
     x = random(7, 5, seed=2)
     factors = random(2, 5, seed=3), random(6, 2, seed=4), random(3, 5, seed=5), random(4, 3, seed=6)
@@ -139,25 +141,36 @@ def test_the_norm_is_transformers() -> None:
     assert torch.allclose(one, other, atol=1e-5)
 
 
+def head_of(weight: Tensor, bias: Tensor | None, *, prepared: bool) -> Product:
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear.weight.data = weight
+    if bias is not None:
+        linear.bias.data = bias
+    return product_of([linear], prepared=prepared)
+
+
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("rows", [3, 300])  # below one chunk, and over several
-def test_the_head_loss_equals_torchs_cross_entropy(rows: int, biased: bool) -> None:
+@pytest.mark.parametrize("prepared", [True, False])
+def test_the_head_losses_equal_torchs_cross_entropy(rows: int, biased: bool, prepared: bool) -> None:
     hidden = random(rows, 6).detach().float().requires_grad_()
     weight = random(11, 6, seed=1, grad=False).float()
     bias = random(11, seed=2, grad=False).float() if biased else None
     targets = torch.arange(rows) * 7 % 11
+    scales = torch.linspace(0.1, 0.4, rows)
     logits = torch.nn.functional.linear(hidden, weight, bias)
-    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="sum") * 0.25
-    found = head_loss(hidden, weight, bias, targets, scale=0.25)
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none") * scales
+    product = head_of(weight, bias, prepared=prepared)
+    found = head_losses(hidden, product, targets, scales)
     assert torch.allclose(found, expected, rtol=1e-5)
-    (one,), (other,) = torch.autograd.grad(found, hidden), torch.autograd.grad(expected, hidden)
+    (one,), (other,) = torch.autograd.grad(found.sum(), hidden), torch.autograd.grad(expected.sum(), hidden)
     assert torch.allclose(one, other, atol=1e-6)
-    losses, right = token_losses(hidden, weight, bias, targets)
-    assert torch.allclose(losses.sum() * 0.25, expected, rtol=1e-5)
+    losses, right = token_losses(hidden, product, targets)
+    assert torch.allclose(losses * scales, expected, rtol=1e-5)
     assert torch.equal(right, logits.argmax(-1) == targets)
 
 
 def test_the_loss_of_a_token_that_seems_impossible_is_large_and_finite() -> None:
     hidden, weight = torch.ones(1, 1), torch.tensor([[200.0], [-200.0]])
-    losses, _ = token_losses(hidden, weight, None, torch.tensor([1]))
+    losses, _ = token_losses(hidden, head_of(weight, None, prepared=False), torch.tensor([1]))
     assert losses.tolist() == [400.0]

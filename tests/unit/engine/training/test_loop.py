@@ -466,7 +466,11 @@ def plainly(base: Base, config: LoRAConfig, training: TrainingConfig) -> dict[st
     return weights
 
 
-def test_what_is_remembered_depends_on_the_data_alone(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_remembered_depends_on_the_data_alone(
+    threads: int, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(threads)
     attach(tiny_base, LORA.evolve(layers_to_transform=(1,)))
     examples = tokenize_all(lessons(9), tiny_base.tokenizer, max_length=512)
     monkeypatch.setattr(frozen, "_CHUNK_TOKENS", 3 * len(examples[0]))

@@ -46,6 +46,8 @@ def test_each_task_has_its_share_of_the_threads_and_the_caller_keeps_its_own() -
     assert side_by_side([lambda: task("a"), lambda: task("b")]) == [("a", 2), ("b", 2)]
     assert torch.get_num_threads() == 4
     assert side_by_side([torch.get_num_threads]) == [4]
+    assert side_by_side([torch.get_num_threads], ways=2) == [2]
+    assert side_by_side([]) == []
 
 
 def test_the_first_failure_is_raised_when_all_have_ended() -> None:
@@ -96,7 +98,7 @@ def test_parts_have_the_loss_and_the_gradient_of_the_whole(tiny_bases: Base) -> 
             progress=Progress(silent, tiny_bases.device),
             should_stop=lambda: None,
         )
-        assert len(run.parts(0, run.rows(), adapter=None)) == threads
+        assert len(run.parts(0, run.rows())) == threads
         losses = accumulate(decoder, [run], [run.micro_batches()])
         found.append((float(losses[0]), gradients(adapter)))
         run.close()
