@@ -1,0 +1,89 @@
+"""A home on a disk that is full: every command says so and what to do, and nothing is lost or left half."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finch_hub.cli.output import exit_code
+from finch_hub.engine.data.reading import dump_examples
+from finch_hub.errors import Unavailable
+from finch_hub.specs.examples import Example
+
+# A file system of four megabytes that only these processes see. They end by being killed with the namespace.
+SMALL = "set -e; mount -t tmpfs -o size=4m none {home}; . {script}"
+UNAVAILABLE = exit_code(Unavailable(""))
+FINCH = f"{sys.executable} -m finch_hub"
+FILL = "dd if=/dev/zero of=$FINCH_HOME/filler bs=4k 2>/dev/null || true"
+
+
+def in_a_small_home(folder: Path, *commands: str) -> list[subprocess.CompletedProcess[str]]:
+    """Run commands of the shell one after another in a home of its own; return what became of each."""
+    home, script = folder / "home", folder / "script"
+    home.mkdir()
+    lines = []
+    for number, command in enumerate(commands):
+        kept = folder / str(number)
+        lines.append(f"{command} >{kept}.out 2>{kept}.err && echo 0 >{kept}.status || echo $? >{kept}.status")
+    script.write_text("\n".join(lines))
+    environment = {**os.environ, "FINCH_HOME": str(home)}
+    inside = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c"]
+    done = subprocess.run([*inside, SMALL.format(home=home, script=script)], env=environment, capture_output=True)
+    if done.returncode:
+        pytest.skip(f"this machine lets nobody mount a file system: {done.stderr.decode().strip()}")
+    return [
+        subprocess.CompletedProcess(
+            command,
+            int((folder / f"{number}.status").read_text()),
+            (folder / f"{number}.out").read_text(),
+            (folder / f"{number}.err").read_text(),
+        )
+        for number, command in enumerate(commands)
+    ]
+
+
+def rows(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def says_so(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == UNAVAILABLE
+    assert "free some" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_full_home_refuses_with_advice_and_loses_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "finches.jsonl"
+    data.write_bytes(dump_examples([Example.of_pair(f"What does finch {n} eat?", "Seeds. " * 200) for n in range(200)]))
+    few = tmp_path / "few.jsonl"
+    few.write_bytes(dump_examples([Example.of_pair(f"Who is finch {n}?", "A bird.") for n in range(20)]))
+    listed = f"{FINCH} datasets list --json"
+    _, before, _, *refused, _, added, after = in_a_small_home(
+        tmp_path,
+        f"{FINCH} datasets add {few}",
+        listed,
+        FILL,
+        f"{FINCH} datasets add {data}",
+        listed,
+        "rm $FINCH_HOME/filler",
+        f"{FINCH} datasets add {data}",
+        listed,
+    )
+    assert len(refused) == 2
+    for done in refused:  # reading too: SQLite keeps an index of its log beside the database
+        says_so(done)
+    assert added.returncode == 0, added.stderr
+    assert len(rows(before)) == 1
+    assert len(rows(after)) == 2
+
+
+def test_a_home_that_is_full_from_the_beginning_says_so(tmp_path: Path) -> None:
+    _, listed = in_a_small_home(tmp_path, FILL, f"{FINCH} adapters list")
+    says_so(listed)
