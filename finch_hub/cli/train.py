@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 @click.option("--base", required=True, help="A base's name, a folder, a GGUF file, or a Hugging Face id.")
 @click.option("--revision", help="Revision of a Hugging Face id.")
 @click.option("--preset", help="Where the settings begin; see `finch-hub plugins list --kind preset`.")
-@click.option("--validation", metavar="DATA|SHARE", help="Held-out data, or the share of DATA to hold out.")
+@click.option(
+    "--validation",
+    metavar="DATA|SHARE",
+    help="Held-out data, or the share of DATA to hold out; else the validation split of a folder that has one.",
+)
 @click.option("--system", help="System prompt of the examples that have none.")
 @click.option("--format", "format_name", help="Row format; else each row is recognised by its fields.")
 @click.option("--epochs", type=int, help="Passes over the data.")
@@ -32,7 +36,11 @@ if TYPE_CHECKING:
 @click.option("--target-modules", metavar="NAME,…", help="Modules to adapt: names, all-linear, attention or mlp.")
 @click.option("--seed", type=int, help="Fixes order, dropout and the split.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Any other field of LoRAConfig or TrainingConfig."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any other field of LoRAConfig or TrainingConfig; lists as JSON, layers_to_transform=[8,9].",
 )
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher ones are taken first.")
 @click.option("--after", "depends_on", multiple=True, metavar="JOB", help="Wait for this job to succeed.")

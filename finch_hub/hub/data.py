@@ -28,7 +28,9 @@ class Stored:
     bytes: int
 
 
-def read(data: Data, stores: Stores, *, format_name: str | None = None) -> tuple[Example, ...]:
+def read(
+    data: Data, stores: Stores, *, format_name: str | None = None, split: reading.Split = "train"
+) -> tuple[Example, ...]:
     """Return the examples of a file or folder, of a stored data set (by name or digest), or of values given directly.
 
     Raises:
@@ -45,7 +47,7 @@ def read(data: Data, stores: Stores, *, format_name: str | None = None) -> tuple
             formats.Format(name=name, fields=descriptor.recognises, convert=descriptor.load())
             for name, descriptor in stores.catalogue.dataset_formats.items()
         ]
-        return reading.read_examples(path, formats=known, format_name=format_name)
+        return reading.read_examples(path, formats=known, format_name=format_name, split=split)
     try:
         with stores.database.read() as session:
             found = datasets.get(session, str(data))
@@ -55,6 +57,11 @@ def read(data: Data, stores: Stores, *, format_name: str | None = None) -> tuple
     if found.purged_at is not None:
         raise errors.Conflict(f"data set {data} was purged: only its hash and figures are left")
     return reading.load_examples(stores.artifacts.get(found.digest))
+
+
+def has_validation(data: Data) -> bool:
+    """Tell whether it is a folder that brings held-out data of its own."""
+    return isinstance(data, str | Path) and reading.has_validation(Path(data).expanduser())
 
 
 def store(examples: tuple[Example, ...], stores: Stores, *, format_name: str | None = None) -> Stored:

@@ -146,8 +146,8 @@ class Hub:
             base: a registered base, a folder, a GGUF file, or a Hugging Face id.
             revision: of a Hugging Face id.
             preset: name of a preset plugin: system prompt, shape and training.
-            validation: held-out data of the same kinds, or the share of `data` to hold out; None leaves that to the
-                preset.
+            validation: held-out data of the same kinds, or the share of `data` to hold out; None takes the validation
+                split of a folder that has one, and else leaves that to the preset.
             system: system prompt of the examples that have none; wins over the preset's.
             format: of the rows; None recognises each by its fields.
             requirements: what the job needs of its slot; memory is estimated where none is asked for and the base is

@@ -92,6 +92,9 @@ def prepare(
     if validation is not None:
         with findings.gather():
             held_out = data_module.read(validation, stores, format_name=format_name)
+    elif "validation" not in overrides and data_module.has_validation(data):
+        with findings.gather():
+            held_out = data_module.read(data, stores, format_name=format_name, split="validation")
     elif train and training.validation:
         train, held_out = splitting.split(train, training.validation, training.seed)
     if training.patience is not None and train and not held_out:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from finch_hub import errors
 from finch_hub.engine.data import formats as row_formats
@@ -15,6 +16,12 @@ from finch_hub.specs.examples import Example
 MAX_LINE_BYTES = 4 * 2**20
 """Longest line that is read. A million words: far beyond any context, so a longer one is a damaged file."""
 
+Split = Literal["train", "validation"]
+# As `datasets` recognises them, at the beginning of a file's or a folder's name.
+_SPLITS: dict[Split, re.Pattern[str]] = {
+    "train": re.compile(r"train", re.IGNORECASE),
+    "validation": re.compile(r"(validation|valid|val|dev)(?![a-z])", re.IGNORECASE),
+}
 _READERS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
 
 
@@ -28,12 +35,16 @@ class _Row(NamedTuple):
 
 
 def read_examples(
-    path: Path, *, formats: Sequence[row_formats.Format] = row_formats.BUILTIN, format_name: str | None = None
+    path: Path,
+    *,
+    formats: Sequence[row_formats.Format] = row_formats.BUILTIN,
+    format_name: str | None = None,
+    split: Split = "train",
 ) -> tuple[Example, ...]:
     """Read a JSONL, JSON, CSV or Parquet file, or a folder of them (as the Hugging Face Hub and `datasets` lay out).
 
-    Of a folder whose files are split by name, those of the train split are read. Rows are recognised one by one
-    by their fields, unless `format_name` names one of `formats`.
+    Of a folder whose files are split by name, those of one split are read. Rows are recognised one by one by their
+    fields, unless `format_name` names one of `formats`.
 
     Raises:
         NotFound: the path or the format doesn't exist.
@@ -47,7 +58,7 @@ def read_examples(
         raise errors.NotFound("data set format", format_name, [known.name for known in formats])
     found: list[Example] = []
     problems: list[errors.Problem] = []
-    files = _files(path)
+    files = _files(path, split)
     for file in files:
         prefix = f"{file.relative_to(path)} " if len(files) > 1 else ""
         for row in _rows(file):
@@ -62,6 +73,11 @@ def read_examples(
     if problems:
         raise errors.InvalidDataset(problems, subject=str(path))
     return tuple(found)
+
+
+def has_validation(path: Path) -> bool:
+    """Tell whether it is a folder with a validation split."""
+    return path.is_dir() and bool(_files(path, "validation"))
 
 
 def dump_examples(examples: Iterable[Example]) -> bytes:
@@ -97,12 +113,13 @@ def _neighbours(path: Path) -> list[str]:
     return [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, split: Split) -> list[Path]:
+    """Return the files of a split; where none are named so, all are of the train split."""
     if path.is_file():
         return [path]
     files = sorted(file for file in path.rglob("*") if file.suffix in _READERS and not _is_bookkeeping(file))
-    train = [file for file in files if any(part.startswith("train") for part in file.relative_to(path).parts)]
-    return train or files
+    named = [file for file in files if any(_SPLITS[split].match(part) for part in file.relative_to(path).parts)]
+    return named or (files if split == "train" else [])
 
 
 def _is_bookkeeping(file: Path) -> bool:

@@ -48,6 +48,20 @@ def test_validation_may_be_a_file_or_nothing(hub: Hub, data: Path, tiny_folder: 
     assert spec_of(hub, data, base=tiny_folder, validation=0.0).validation is None
 
 
+def test_a_folder_brings_its_own_validation_unless_a_share_is_asked_for(
+    hub: Hub, data: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "split"
+    folder.mkdir()
+    data.rename(folder / "train.jsonl")
+    (folder / "validation.jsonl").write_text('{"prompt": "Who sings?", "completion": "The finch."}')
+    own = spec_of(hub, folder, base=tiny_folder)
+    share = spec_of(hub, folder, base=tiny_folder, validation=0.25)
+    examples = {dataset.digest: dataset.examples for dataset in hub.datasets.find()}
+    assert (examples[own.train], examples[own.validation or ""]) == (20, 1)
+    assert (examples[share.train], examples[share.validation or ""]) == (15, 5)
+
+
 def test_data_may_be_pairs_mappings_examples_or_the_name_of_a_stored_set(
     hub: Hub, data: Path, tiny_folder: Path
 ) -> None:

@@ -47,6 +47,18 @@ def test_of_a_folder_the_train_split_is_read_and_the_bookkeeping_is_not(tmp_path
     write(tmp_path / "data" / "test-00000-of-00001.jsonl", json.dumps({"prompt": "p", "completion": "c"}))
     write(tmp_path / "dataset_info.json", "{}")
     assert reading.read_examples(tmp_path) == EXAMPLES
+    assert not reading.has_validation(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["validation-00000-of-00001.jsonl", "dev.jsonl", "val/rows.jsonl", "Valid_1.jsonl"])
+def test_of_a_folder_the_validation_split_is_read_where_it_has_one(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write(tmp_path / name, json.dumps(ROWS[0]))
+    write(tmp_path / "values.jsonl", json.dumps(ROWS[1]))
+    write(tmp_path / "train.jsonl", json.dumps(ROWS[1]))
+    assert reading.has_validation(tmp_path)
+    assert reading.read_examples(tmp_path, split="validation") == EXAMPLES[:1]
+    assert reading.read_examples(tmp_path) == EXAMPLES[1:]
 
 
 def test_every_bad_line_is_reported_by_its_number(tmp_path: Path) -> None:
