@@ -141,11 +141,10 @@ class _Attention(torch.autograd.Function):
             layout.split(outputs, layout.query_shapes),
             strict=True,
         ):
-            mask = _causal_mask(spans.length, len(spans.prefix), query.dtype, query.device)
-            weights = q @ k.transpose(1, 2)
-            scores = weights.view(len(q), -1, *mask.shape)
-            torch.add(mask, scores, alpha=scale, out=scores)
-            torch.softmax(scores, dim=-1, out=scores)  # in bfloat16 as well, it adds up in float32
+            mask = _causal_mask(spans.length, len(spans.prefix), query.device)
+            scores = (q @ k.transpose(1, 2)).view(len(q), -1, *mask.shape)
+            masked = torch.add(mask, scores, alpha=scale)
+            weights = torch.softmax(masked, dim=-1, out=masked).to(query.dtype).view(*q.shape[:2], -1)
             torch.bmm(weights, v, out=output)
             kept.append(weights)
         ctx.layout, ctx.scale, ctx.shapes = layout, scale, (query.shape, key.shape)
@@ -218,6 +217,6 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=8)
-def _causal_mask(length: int, seen: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return [length, seen + length]: 0 where a token sees, -inf where it does not."""
-    return torch.full((length, seen + length), -torch.inf, dtype=dtype, device=device).triu_(seen + 1)
+def _causal_mask(length: int, seen: int, device: torch.device) -> Tensor:
+    """Return float32 [length, seen + length]: 0 where a token sees, -inf where it does not."""
+    return torch.full((length, seen + length), -torch.inf, device=device).triu_(seen + 1)
