@@ -106,6 +106,8 @@ class Run:
         )
         self._warmup = schedule.warmup_steps(training, self.steps)
         _check(training, held_out, warmup=self._warmup, steps=self.steps)
+        # The members of a gang are all on the base; alone, what else is enabled there acts too, as in evaluation.
+        self._only = adapter.name if members > 1 else None
         self._environment = {**environment.describe(base), "members": members}
         self._identity = identity.of(base, adapter, training, train_set, held_out, self._environment)
         self._optimizer = FlatAdamW(adapter.parameters(), training)
@@ -201,7 +203,7 @@ class Run:
             batch = batches.pack([examples[place] for place in places], share_prefix=share_prefix)
             mixed = hashlib.sha256(f"{self.training.seed}:{self._state.step}:{number}:{shard}".encode()).digest()
             seed = int.from_bytes(mixed[:8], "little") >> 1
-            found.append(Part(batch=batch.to(self.base.device), adapter=self.adapter.name, seed=seed))
+            found.append(Part(batch=batch.to(self.base.device), adapter=self._only, seed=seed))
         return found
 
     def clear(self) -> None:

@@ -144,6 +144,20 @@ def test_parts_go_through_their_own_adapters_at_once(
     assert torch.allclose(together[0], decoder.hidden(parts[0].batch), atol=1e-4)
 
 
+def test_several_enabled_adapters_act_on_the_same_tokens(
+    tiny_bases: Base, adapter: LoRAAdapter, birds: tuple[TokenizedExample, ...]
+) -> None:
+    alone = PaddedDecoder(tiny_bases.model).hidden(pack(birds, share_prefix=False))
+    other = adapted(tiny_bases, name="other", seed=1)
+    adapter.enable()
+    batch = pack(birds, share_prefix=False)
+    both = PaddedDecoder(tiny_bases.model).hidden(batch)
+    assert not torch.allclose(both, alone, atol=1e-2)
+    found = PackedDecoder(tiny_bases.model).hidden_of([Part(batch=batch)])[0]
+    assert torch.allclose(found, both, atol=1e-4)
+    other.detach()
+
+
 def test_in_bfloat16_the_packed_decoder_is_as_near_to_float32_as_the_models_own(
     tiny_bases: Base, adapter: LoRAAdapter, birds: tuple[TokenizedExample, ...]
 ) -> None:
