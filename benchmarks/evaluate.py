@@ -5,16 +5,20 @@ adapters it runs eight times on a base that stays loaded, its adapters loaded be
 
     python benchmarks/evaluate.py [--held-out 64] [--repeat 3]
 
-`ratio` is the peer's seconds over ours for one adapter, `ratio_of_eight` for eight.
+`ratio` is the peer's seconds over ours for one adapter, `ratio_of_eight` for eight; `losses` are both sides', ours
+averaged as the peer does.
 """
 
 from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Sequence
 
 import harness
 import torch
+
+from finch_hub.engine.data.tokenizing import TokenizedExample
 
 ADAPTERS = 8
 SIDES = ("ours", "trainer")
@@ -37,7 +41,8 @@ def ours(given: argparse.Namespace) -> None:
         for adapter in adapters:
             adapter.enable()
             with harness.timed() as taken:
-                losses.append(evaluation.measure(base, held_out).loss)
+                measured = evaluation.measure(base, held_out)
+            losses.append(averaged_as_trainer_does(measured.example_losses, held_out, given.batch))
             seconds += taken
             adapter.disable()
     harness.report(one=seconds[0], eight=sum(seconds), loss=losses[0])
@@ -48,11 +53,11 @@ def trainer(given: argparse.Namespace) -> None:
 
     model, tokenizer = harness.peer_model(given, best=True)
     _, held_out = harness.tokenized(given, harness.load_base(given))
+    # Sorted rows as they come: grouping by length would shuffle them before.
+    arguments = harness.peer_arguments(given, best=True) | {"train_sampling_strategy": "sequential"}
     runner = transformers.Trainer(
         model=model,
-        args=transformers.TrainingArguments(
-            **harness.peer_arguments(given, best=True), prediction_loss_only=True, eval_strategy="no"
-        ),
+        args=transformers.TrainingArguments(**arguments, prediction_loss_only=True, eval_strategy="no"),
         eval_dataset=harness.PeerRows(sorted(held_out, key=len)),
         data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, padding=True),
     )
@@ -63,6 +68,17 @@ def trainer(given: argparse.Namespace) -> None:
             losses.append(runner.evaluate()["eval_loss"])
         seconds += taken
     harness.report(one=seconds[0], eight=sum(seconds), loss=losses[0])
+
+
+def averaged_as_trainer_does(losses: Sequence[float], rows: Sequence[TokenizedExample], batch: int) -> float:
+    """Return the mean over examples of their batch's mean over tokens; ours is the mean over all tokens."""
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+    total = 0.0
+    for begin in range(0, len(order), batch):
+        some = order[begin : begin + batch]
+        labels = [int(rows[row].labels.sum()) for row in some]
+        total += len(some) * sum(losses[row] * count for row, count in zip(some, labels, strict=True)) / sum(labels)
+    return total / len(rows)
 
 
 def randomise(parameters: dict[str, torch.nn.Parameter], *, seed: int) -> None:
