@@ -86,6 +86,8 @@ class Database:
                 raise errors.Unavailable(
                     f"the driver {error.name} is not installed: pip install 'finch-hub[postgres]'"
                 ) from None
+            # Several rows are one statement; the driver's own way sends one for each, with more ado than that saves.
+            self._engine.dialect.use_insertmanyvalues_wo_returning = True
             event.listen(self._engine, "connect", _configure_postgresql)
             event.listen(self._engine, "checkin", _note_last_use)
             event.listen(self._engine, "checkout", _ask_if_alive)
