@@ -53,4 +53,16 @@ def test_outcomes_are_kept_until_they_are_forgotten_or_the_job_ends(tmp_path: Pa
 
 
 def test_folders_are_for_their_owner_only(tmp_path: Path) -> None:
-    assert WorkFolders(tmp_path).begin("job", 1).stat().st_mode & 0o777 == 0o700
+    WorkFolders(tmp_path).begin("job", 1)
+    assert (tmp_path / "work").stat().st_mode & 0o777 == 0o700
+
+
+def test_half_an_outcome_is_none(tmp_path: Path) -> None:
+    folders = WorkFolders(tmp_path)
+    folders.begin("job", 1)
+    folders.keep_outcome("job", {"adapter": "x"})
+    (kept,) = (tmp_path / "work").iterdir()
+    for length in range(len(kept.read_text())):
+        kept.write_text(kept.read_text()[:length])
+        assert folders.outcome("job") is None
+        folders.keep_outcome("job", {"adapter": "x"})
