@@ -101,6 +101,8 @@ class Database:
             raise errors.Unavailable(
                 f"the driver {error.name} is not installed: pip install 'finch-hub[postgres]'"
             ) from None
+        # Several new rows are one statement; by itself the driver sends one for each.
+        engine.dialect.use_insertmanyvalues_wo_returning = True
         event.listen(engine, "connect", _configure_postgresql)
         event.listen(engine, "checkin", _note_last_use)
         event.listen(engine, "checkout", _ask_if_alive)

@@ -41,6 +41,7 @@ def still_in(*states: JobState, of: sa.FromClause = jobs) -> sa.ColumnElement[bo
 _DEPENDS = sa.exists().where(dependencies.c.job_id == jobs.c.id).correlate(jobs).label("depends")
 WHOLE = (*jobs.c, _DEPENDS)  # what `jobs_of` needs of a row
 
+_NEW_EVENTS = "finch_hub.events"
 _ADD_EVENTS = sa.insert(events)
 _END_ATTEMPT = (
     sa.update(attempts)
@@ -122,8 +123,8 @@ def carry_out(
 
 
 def add_events(session: Session, job_id: str, last: int, new: Sequence[values.NewEvent]) -> None:
-    """Insert events, of which the last has that number."""
-    rows = [
+    """Add events, of which the last has that number; all of a transaction are inserted at its end, by one statement."""
+    session.info.setdefault(_NEW_EVENTS, []).extend(
         {
             "job_id": job_id,
             "seq": seq,
@@ -133,8 +134,14 @@ def add_events(session: Session, job_id: str, last: int, new: Sequence[values.Ne
             "data": event.data,
         }
         for seq, event in enumerate(new, start=last - len(new) + 1)
-    ]
-    session.execute(_ADD_EVENTS, rows if len(rows) > 1 else rows[0])
+    )
+
+
+@sa.event.listens_for(Session, "before_commit")
+def insert_events(session: Session) -> None:
+    """Insert the events that were added: before the commit, or before they are looked at."""
+    if rows := session.info.pop(_NEW_EVENTS, None):
+        session.execute(_ADD_EVENTS, rows if len(rows) > 1 else rows[0])
 
 
 def _end_attempt(session: Session, row: sa.Row[Any], outcome: str, reason: str | None) -> bool:
