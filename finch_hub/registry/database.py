@@ -128,7 +128,8 @@ class Database:
             Unavailable: the database does not answer.
 
         """
-        with self._translated(), self._readers() as session:
+        # Ended by a commit too: at each ROLLBACK psycopg forgets what the server has prepared for the connection.
+        with self._translated(), self._readers.begin() as session:
             yield session
 
     @contextlib.contextmanager
@@ -313,7 +314,7 @@ def _ask_if_alive(connection: Any, record: Any, _proxy: Any) -> None:
     if time.monotonic() - record.info.get("last_used", float("inf")) > _FRESH_SECONDS:
         try:
             connection.execute("SELECT 1")
-            connection.rollback()
+            connection.commit()
         except Exception as error:
             raise exc.DisconnectionError from error  # the pool then takes another one, or makes one
 
