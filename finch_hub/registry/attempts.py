@@ -21,11 +21,11 @@ from finch_hub.registry.transitions import (
     add_events,
     attempts,
     carry_out,
-    end_attempt,
     in_state,
     jobs,
     jobs_of,
     move,
+    still_in,
     transition,
 )
 from finch_hub.registry.types import Json, later, now, once, subset
@@ -50,10 +50,9 @@ def claim(
     `warm_base` is a `finch_hub.registry.jobs.base_key`; it counts among the first `WARM_WINDOW` jobs that fit, and not
     against those older than `WARM_PATIENCE_SECONDS`. `job_id` takes that one, or none.
     """
-    parameters = _parameters(capabilities) | {"warm_base": warm_base or "", "named": job_id}
-    return _take(
-        session, _claiming(len(capabilities.queues), named=job_id is not None), worker, lease_seconds, parameters
-    )
+    parameters = _parameters(capabilities) | {"warm_base": warm_base, "named": job_id}
+    statement = _claiming(len(capabilities.queues), named=job_id is not None, warm=warm_base is not None)
+    return _take(session, statement, worker, lease_seconds, parameters)
 
 
 def claim_companions(
@@ -160,11 +159,10 @@ def succeed(
 
     """
     parameters = {**_owner(job_id, fence), "its_result": result}
-    row = carry_out(session, _succeeding(), JobState.SUCCEEDED, parameters, told=told)
+    row = carry_out(session, _succeeding(), JobState.SUCCEEDED, parameters, told=told, ending=("succeeded", None))
     if row is None:
         _lock_owned(session, job_id, fence)
         raise errors.CancelRequested(job_id)
-    end_attempt(session, job_id, fence, "succeeded")
     return jobs_of(session, [row])[0]
 
 
@@ -272,8 +270,11 @@ def _fits(queues: int) -> list[sa.ColumnElement[bool]]:
 
 
 @functools.cache
-def _claiming(queues: int, *, named: bool) -> sa.Update:
-    return _taking(_best_fitting(queues, named=named))
+def _claiming(queues: int, *, named: bool, warm: bool) -> sa.Update:
+    fits = _fits(queues)
+    if named:
+        fits.append(jobs.c.id == sa.bindparam("named"))
+    return _taking((_warmest if warm else _first)(fits))
 
 
 @functools.cache
@@ -290,10 +291,12 @@ def _taking(number: sa.ScalarSelect[int] | None = None) -> sa.Update:
     return transition(JobState.RUNNING, jobs.c.number == wanted, changes=changes)
 
 
-def _best_fitting(queues: int, *, named: bool) -> sa.ScalarSelect[int]:
-    fits = _fits(queues)
-    if named:
-        fits.append(jobs.c.id == sa.bindparam("named"))
+def _first(fits: list[sa.ColumnElement[bool]]) -> sa.ScalarSelect[int]:
+    in_order = sa.select(jobs.c.number).where(*fits).order_by(jobs.c.priority.desc(), jobs.c.number)
+    return in_order.limit(1).with_for_update(skip_locked=True).scalar_subquery()
+
+
+def _warmest(fits: list[sa.ColumnElement[bool]]) -> sa.ScalarSelect[int]:
     cold = sa.case(
         (
             sa.or_(jobs.c.base_key == sa.bindparam("warm_base"), jobs.c.created_at < later(-WARM_PATIENCE_SECONDS)),
@@ -313,7 +316,7 @@ def _best_fitting(queues: int, *, named: bool) -> sa.ScalarSelect[int]:
     return (
         sa.select(best.c.number)
         .join(front, front.c.number == best.c.number)
-        .where(in_state(JobState.QUEUED, of=best))
+        .where(still_in(JobState.QUEUED, of=best))
         .order_by(front.c.priority.desc(), front.c.cold, front.c.number)
         .limit(1)
         .with_for_update(of=best, skip_locked=True)
@@ -327,7 +330,7 @@ def _succeeding() -> sa.Update:
     return transition(JobState.SUCCEEDED, *_OWNED, jobs.c.cancel_requested.is_(None), changes=changes)
 
 
-_OWNED = (jobs.c.id == sa.bindparam("job"), jobs.c.fence == sa.bindparam("by_fence"), in_state(JobState.RUNNING))
+_OWNED = (jobs.c.id == sa.bindparam("job"), jobs.c.fence == sa.bindparam("by_fence"), still_in(JobState.RUNNING))
 _RENEW = (
     sa.update(jobs)
     .where(*_OWNED)
@@ -348,7 +351,7 @@ def _owner(job_id: str, fence: int) -> dict[str, Any]:
 
 
 def _owned(job_id: str, fence: int) -> tuple[sa.ColumnElement[bool], ...]:
-    return jobs.c.id == job_id, jobs.c.fence == fence, in_state(JobState.RUNNING)
+    return jobs.c.id == job_id, jobs.c.fence == fence, still_in(JobState.RUNNING)
 
 
 def _lock_owned(session: Session, job_id: str, fence: int) -> sa.Row[Any]:
@@ -374,9 +377,9 @@ def _end(
     reason: str | None = None,
     told: Sequence[values.NewEvent] = (),
 ) -> Job:
-    row = move(session, state, *_owned(job_id, fence), *where, changes=changes, told=told)
+    owned = (*_owned(job_id, fence), *where)
+    row = move(session, state, *owned, changes=changes, told=told, ending=(outcome, reason))
     if row is None:
         _lock_owned(session, job_id, fence)
         raise errors.Conflict(f"nobody asked to cancel job {job_id}")
-    end_attempt(session, job_id, fence, outcome, reason)
     return jobs_of(session, [row])[0]

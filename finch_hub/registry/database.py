@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import os
 import time
@@ -67,35 +68,45 @@ class Database:
         self._transaction: Callable[[], contextlib.AbstractContextManager[Session]]
         if self.is_sqlite:
             refuse_network_file_system(self._file)
-            self._engine = sa.create_engine(
-                self.url, json_serializer=to_json, connect_args={"timeout": _SQLITE_BUSY_MS / 1000}
-            )
-            event.listen(self._engine, "connect", _configure_sqlite)
-            event.listen(self._engine, "begin", _begin_sqlite)
+            self._engine = self._sqlite(reading=False)
+            # Connections of their own: to make one fit for the other use would be a statement at each change.
+            self._reader = self._sqlite(reading=True)
+            self._transaction = GroupCommits(self._engine, patience_seconds=_SQLITE_BUSY_MS / 1000).transaction
         else:
             if not allow_insecure:
                 _refuse_open_server(self.url)
-            try:
-                self._engine = sa.create_engine(
-                    self.url,
-                    pool_recycle=1800,
-                    json_serializer=to_json,
-                    connect_args={name: value for name, value in _PATIENCE.items() if name not in self.url.query},
-                )
-            except ModuleNotFoundError as error:
-                raise errors.Unavailable(
-                    f"the driver {error.name} is not installed: pip install 'finch-hub[postgres]'"
-                ) from None
-            event.listen(self._engine, "connect", _configure_postgresql)
-            event.listen(self._engine, "checkin", _note_last_use)
-            event.listen(self._engine, "checkout", _ask_if_alive)
-        reading = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        self._readers = sessionmaker(self._engine.execution_options(**reading), expire_on_commit=False)
-        writing = self._engine.execution_options(finch_write=True)
-        if self.is_sqlite:
-            self._transaction = GroupCommits(writing, patience_seconds=_SQLITE_BUSY_MS / 1000).transaction
-        else:
-            self._transaction = sessionmaker(writing, expire_on_commit=False).begin
+            self._engine = self._postgresql()
+            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._transaction = sessionmaker(self._engine, expire_on_commit=False).begin
+        self._readers = sessionmaker(self._reader, expire_on_commit=False)
+
+    def _sqlite(self, *, reading: bool) -> sa.Engine:
+        timeout = {"timeout": _SQLITE_BUSY_MS / 1000}
+        engine = sa.create_engine(self.url, json_serializer=to_json, connect_args=timeout)
+        event.listen(engine, "connect", functools.partial(_configure_sqlite, reading=reading))
+        # A deferred transaction that reads first and writes later fails with "locked" without waiting.
+        begin = "BEGIN" if reading else "BEGIN IMMEDIATE"
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+        return engine
+
+    def _postgresql(self) -> sa.Engine:
+        try:
+            engine = sa.create_engine(
+                self.url,
+                pool_recycle=1800,
+                json_serializer=to_json,
+                connect_args={name: value for name, value in _PATIENCE.items() if name not in self.url.query},
+            )
+        except ModuleNotFoundError as error:
+            raise errors.Unavailable(
+                f"the driver {error.name} is not installed: pip install 'finch-hub[postgres]'"
+            ) from None
+        # Several new rows are one statement; by itself the driver sends one for each.
+        engine.dialect.use_insertmanyvalues_wo_returning = True
+        event.listen(engine, "connect", _configure_postgresql)
+        event.listen(engine, "checkin", _note_last_use)
+        event.listen(engine, "checkout", _ask_if_alive)
+        return engine
 
     @property
     def is_sqlite(self) -> bool:
@@ -117,7 +128,8 @@ class Database:
             Unavailable: the database does not answer.
 
         """
-        with self._translated(), self._readers() as session:
+        # Ended by a commit too: at each ROLLBACK psycopg forgets what the server has prepared for the connection.
+        with self._translated(), self._readers.begin() as session:
             yield session
 
     @contextlib.contextmanager
@@ -141,7 +153,7 @@ class Database:
 
         if self.is_sqlite and not self._file.exists():
             return None  # and looking does not make it
-        with self._translated(), self._engine.connect() as connection:
+        with self._translated(), self._reader.connect() as connection:
             return schema.revision(connection)
 
     def check(self) -> None:
@@ -166,12 +178,13 @@ class Database:
 
         if self.is_sqlite:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._translated(), self._engine.execution_options(finch_write=True).begin() as connection:
+        with self._translated(), self._engine.begin() as connection:
             schema.upgrade(connection, str(self))
 
     def close(self) -> None:
         """Close all pooled connections."""
         self._engine.dispose()
+        self._reader.dispose()
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -275,14 +288,15 @@ def _is_local(host: str) -> bool:
         return False
 
 
-def _configure_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver begins nothing by itself; `_begin_sqlite` does
+def _configure_sqlite(connection: Any, _record: Any, *, reading: bool) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself; we do
     for pragma in (
         f"busy_timeout = {_SQLITE_BUSY_MS}",
         "journal_mode = WAL",
         "synchronous = FULL",  # WAL's usual NORMAL may lose the last commits with the power
         "foreign_keys = ON",
         "temp_store = MEMORY",
+        f"query_only = {int(reading)}",
     ):
         connection.execute(f"PRAGMA {pragma}")
 
@@ -300,18 +314,9 @@ def _ask_if_alive(connection: Any, record: Any, _proxy: Any) -> None:
     if time.monotonic() - record.info.get("last_used", float("inf")) > _FRESH_SECONDS:
         try:
             connection.execute("SELECT 1")
-            connection.rollback()
+            connection.commit()
         except Exception as error:
             raise exc.DisconnectionError from error  # the pool then takes another one, or makes one
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # A deferred transaction that reads first and writes later fails with "locked" without waiting.
-    write = connection.get_execution_options().get("finch_write", False)
-    if connection.info.get("finch_write") is not write:
-        connection.exec_driver_sql(f"PRAGMA query_only = {0 if write else 1}")
-        connection.info["finch_write"] = write
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _lacks_table(error: exc.DBAPIError) -> bool:

@@ -15,7 +15,18 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values
-from finch_hub.registry.transitions import WHOLE, attempts, dependencies, events, in_state, job_of, jobs, jobs_of, move
+from finch_hub.registry.transitions import (
+    WHOLE,
+    attempts,
+    dependencies,
+    events,
+    in_state,
+    insert_events,
+    job_of,
+    jobs,
+    jobs_of,
+    move,
+)
 from finch_hub.registry.types import insert_new, later, now, once
 from finch_hub.specs.jobs import FINAL, BaseModelSource, Event, Job, JobKind, JobSpec, JobState, Requirements
 
@@ -169,6 +180,7 @@ def unfinished(session: Session, ids: Collection[str]) -> set[str]:
 
 def list_events(session: Session, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
     """Return the job's events with numbers over `after`, in order."""
+    insert_events(session)
     rows = session.execute(
         sa.select(events).where(events.c.job_id == job_id, events.c.seq > after).order_by(events.c.seq).limit(limit)
     )

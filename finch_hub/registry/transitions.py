@@ -29,10 +29,19 @@ def in_state(*states: JobState, of: sa.FromClause = jobs) -> sa.ColumnElement[bo
     return state == wanted[0] if len(wanted) == 1 else state.in_(wanted)
 
 
+def still_in(*states: JobState, of: sa.FromClause = jobs) -> sa.ColumnElement[bool]:
+    """Compare the state of one row, which is found by its key: no partial index is to be used for that.
+
+    PostgreSQL takes these for tiny until it has statistics of the table, and would walk all queued jobs for one claim.
+    """
+    return sa.type_coerce(of.c.state, sa.String()).concat("").in_([sa.literal_column(f"'{s.value}'") for s in states])
+
+
 # Most jobs wait for none, which their row's own query says: a look saved for each row that is read.
 _DEPENDS = sa.exists().where(dependencies.c.job_id == jobs.c.id).correlate(jobs).label("depends")
 WHOLE = (*jobs.c, _DEPENDS)  # what `jobs_of` needs of a row
 
+_NEW_EVENTS = "finch_hub.events"
 _ADD_EVENTS = sa.insert(events)
 _END_ATTEMPT = (
     sa.update(attempts)
@@ -42,6 +51,7 @@ _END_ATTEMPT = (
         attempts.c.outcome.is_(None),
     )
     .values(ended_at=now(), outcome=sa.bindparam("its_outcome"), reason=sa.bindparam("its_reason"))
+    .returning(sa.exists().where(dependencies.c.depends_on == sa.bindparam("of_job")))
 )
 _WAITING_FOR = (
     sa.select(jobs.c.id)
@@ -63,13 +73,14 @@ def move(
     *where: sa.ColumnElement[bool],
     changes: dict[str, Any] | None = None,
     told: Sequence[values.NewEvent] = (),
+    ending: tuple[str, str | None] | None = None,
 ) -> sa.Row[Any] | None:
     """Bring the one job that meets the condition to the new state, if its old one allows that.
 
     Returns the row as it is then, None where none met the condition. A final state settles the dependents. `told` is
-    what else happened to it, before that.
+    what else happened to it, before that; `ending` the outcome of the attempt that ends with it, and the reason.
     """
-    return carry_out(session, transition(new, *where, changes=changes), new, told=told)
+    return carry_out(session, transition(new, *where, changes=changes), new, told=told, ending=ending)
 
 
 def transition(new: JobState, *where: sa.ColumnElement[bool], changes: dict[str, Any] | None = None) -> sa.Update:
@@ -83,7 +94,7 @@ def transition(new: JobState, *where: sa.ColumnElement[bool], changes: dict[str,
         changed |= {"ring_at": None, "not_before": None}
     if new in FINAL:
         changed |= {"finished_at": now()}
-    return sa.update(jobs).where(in_state(*old), *where).values(changed).returning(*WHOLE)
+    return sa.update(jobs).where(still_in(*old), *where).values(changed).returning(*WHOLE)
 
 
 def carry_out(
@@ -93,6 +104,7 @@ def carry_out(
     parameters: dict[str, Any] | None = None,
     *,
     told: Sequence[values.NewEvent] = (),
+    ending: tuple[str, str | None] | None = None,
     more: dict[str, Any] | None = None,
 ) -> sa.Row[Any] | None:
     """Do as `move` with the statement of a `transition`; `more` goes into the event of the new state."""
@@ -104,14 +116,15 @@ def carry_out(
         data["reason"] = row.reason
     moved = values.NewEvent(type="state", level="error" if new is JobState.FAILED else "info", data=data)
     add_events(session, row.id, row.last_seq, [*told, moved])
-    if new in FINAL:
+    depended_on = True if ending is None else _end_attempt(session, row, *ending)
+    if new in FINAL and depended_on:
         _settle_dependents(session, row.id)
     return row
 
 
 def add_events(session: Session, job_id: str, last: int, new: Sequence[values.NewEvent]) -> None:
-    """Insert events, of which the last has that number."""
-    rows = [
+    """Add events, of which the last has that number; all of a transaction are inserted at its end, by one statement."""
+    session.info.setdefault(_NEW_EVENTS, []).extend(
         {
             "job_id": job_id,
             "seq": seq,
@@ -121,13 +134,23 @@ def add_events(session: Session, job_id: str, last: int, new: Sequence[values.Ne
             "data": event.data,
         }
         for seq, event in enumerate(new, start=last - len(new) + 1)
-    ]
-    session.execute(_ADD_EVENTS, rows if len(rows) > 1 else rows[0])
+    )
 
 
-def end_attempt(session: Session, job_id: str, fence: int, outcome: str, reason: str | None = None) -> None:
-    """Close the record of a claim."""
-    session.execute(_END_ATTEMPT, {"of_job": job_id, "of_fence": fence, "its_outcome": outcome, "its_reason": reason})
+@sa.event.listens_for(Session, "before_commit")
+def insert_events(session: Session) -> None:
+    """Insert the events that were added: before the commit, or before they are looked at."""
+    if rows := session.info.pop(_NEW_EVENTS, None):
+        session.execute(_ADD_EVENTS, rows if len(rows) > 1 else rows[0])
+
+
+def _end_attempt(session: Session, row: sa.Row[Any], outcome: str, reason: str | None) -> bool:
+    """Close the record of a claim; return whether any job depends on this one.
+
+    Whoever submits such a job holds this one's row until its commit, so a statement after the row's own sees them all.
+    """
+    parameters = {"of_job": row.id, "of_fence": row.fence, "its_outcome": outcome, "its_reason": reason}
+    return bool(session.scalar(_END_ATTEMPT, parameters))
 
 
 def _settle_dependents(session: Session, job_id: str) -> None:

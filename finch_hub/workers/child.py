@@ -52,7 +52,6 @@ class Channel:
     """What a run sees of the world outside: where to report, and whether to stop.
 
     Attributes:
-        workdir: folder of this attempt; checkpoints in it are there again for the next attempt.
         bases: keeps the base model that was loaded last, for the next order.
         members: by job id, the channels of jobs that are trained together.
 
@@ -62,7 +61,7 @@ class Channel:
         self._messages = messages
         self._sending = threading.Lock()
         self._stop: Stop | None = None
-        self.workdir = Path()
+        self._workdir = Path()
         self.bases = warmth.WarmBases()
         self.members: dict[str, Channel] = {}
         self._tag: dict[str, str] = {}
@@ -72,6 +71,16 @@ class Channel:
         made = copy.copy(self)
         made.workdir, made._tag, made._stop = Path(order["workdir"]), {"job": order["job_id"]}, None
         return made
+
+    @property
+    def workdir(self) -> Path:
+        """Folder of this attempt, made when it is asked for; checkpoints in it are there again for the next attempt."""
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        return self._workdir
+
+    @workdir.setter
+    def workdir(self, folder: Path) -> None:
+        self._workdir = folder
 
     @functools.cached_property
     def catalogue(self) -> Catalogue:

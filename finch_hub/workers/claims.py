@@ -13,6 +13,7 @@ from finch_hub.registry import attempts
 from finch_hub.specs.jobs import Job
 from finch_hub.workers import clock, devices
 from finch_hub.workers.gang import Gang, Seat
+from finch_hub.workers.helpers import Helpers
 from finch_hub.workers.lease import Leases
 from finch_hub.workers.redaction import Redactor
 from finch_hub.workers.slots import USABLE, Slot
@@ -44,7 +45,7 @@ class Claims:
         self._worker, self._stores, self._folders = worker, stores, folders
         self._queues, self._labels = queues, labels
         self._settings, self._redactor = settings, Redactor.of(settings)
-        self._leases = Leases(stores.database, settings)
+        self._leases, self._helpers = Leases(stores.database, settings), Helpers()
         self._memory_limit = settings.memory_bytes or int(USABLE * devices.main_memory())
         self.stopping = threading.Event()
         self.draining = False
@@ -92,6 +93,7 @@ class Claims:
             stores=self._stores,
             leases=self._leases,
             folders=self._folders,
+            helpers=self._helpers,
             stopping=self.stopping,
             redactor=self._redactor,
             memory_limit=min(limit, slot.share) if slot.device.kind == "cpu" else limit,

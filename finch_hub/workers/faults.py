@@ -14,13 +14,14 @@ import threading
 import time
 from pathlib import Path
 
+_WANTED = os.environ.get("FINCH_FAULT", "")
+
 
 def at(point: str) -> None:
     """Break here if ``FINCH_FAULT`` names this point."""
-    wanted = os.environ.get("FINCH_FAULT", "")
-    if not wanted:
+    if not _WANTED:
         return
-    name, action, *once = wanted.split(":")
+    name, action, *once = _WANTED.split(":")
     if name != point:
         return
     if once:

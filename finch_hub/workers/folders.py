@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -12,12 +13,11 @@ from typing import Any
 CHECKPOINTS = "checkpoints"
 """Folder in an attempt's folder whose files the next attempt inherits."""
 
-
-_OUTCOME = "outcome.json"
+_SPARE_FILES = 16
 
 
 class WorkFolders:
-    """The folders that attempts work in: `work/JOB/FENCE` in the home.
+    """The folders that attempts work in: `work/JOB/FENCE` in the home, and beside them what is kept of a finished job.
 
     An attempt never writes where an earlier one may still be writing (its supervisor may be stopped, its child alive).
     It begins with hard links to what the latest one had, which is safe because checkpoints are never changed in place.
@@ -25,51 +25,76 @@ class WorkFolders:
 
     def __init__(self, home: Path) -> None:
         self._root = home / "work"
+        # Files of ended jobs, to be used again: to make and delete one for each job costs more than to write it.
+        self._spare: set[Path] = set()
 
     def begin(self, job_id: str, fence: int) -> Path:
-        """Return a new folder for this attempt, with the checkpoints that the one before it left on this machine."""
+        """Return this attempt's folder, with the checkpoints that the one before it left on this machine.
+
+        Without any it is left to who needs it to make it: many jobs write nothing there, and a folder is not cheap.
+        """
+        self._root.mkdir(parents=True, mode=0o700, exist_ok=True)  # so what is in it is for its owner only
         job = self._root / job_id
         folder = job / str(fence)
-        earlier = sorted((int(p.name) for p in job.iterdir() if p.name.isdigit()), reverse=True) if job.is_dir() else []
-        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-        for latest in earlier:
-            if latest < fence:
-                _link_tree(job / str(latest) / CHECKPOINTS, folder / CHECKPOINTS)
-                break
+        if fence > 1 and job.is_dir():
+            earlier = [number for path in job.iterdir() if path.name.isdigit() and (number := int(path.name)) < fence]
+            if earlier:
+                _link_tree(job / str(max(earlier)) / CHECKPOINTS, folder / CHECKPOINTS)
         return folder
 
     def keep_outcome(self, job_id: str, outcome: dict[str, Any]) -> None:
         """Remember what a child finished, so that a crash before it is recorded costs no second run."""
-        target = self._root / job_id / _OUTCOME
-        temporary = target.with_suffix(".part")
-        temporary.write_text(json.dumps(outcome))
-        temporary.replace(target)
+        kept = self._outcome(job_id)
+        with contextlib.suppress(KeyError, FileNotFoundError):
+            self._spare.pop().rename(kept)
+        text = json.dumps(outcome)
+        file = os.open(kept, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(file, os.write(file, f"{_seal(job_id, text)}{text}".encode()))
+        finally:
+            os.close(file)
 
     def outcome(self, job_id: str) -> dict[str, Any] | None:
         """Return what a child of an earlier attempt finished on this machine, if one did."""
         try:
-            found: dict[str, Any] = json.loads((self._root / job_id / _OUTCOME).read_text())
+            sealed = self._outcome(job_id).read_text()
         except (OSError, ValueError):
             return None
+        seal, text = sealed[:64], sealed[64:]
+        if seal != _seal(job_id, text):
+            return None  # it is another job's still, or was cut off
+        found: dict[str, Any] = json.loads(text)
         return found
 
     def forget_outcome(self, job_id: str) -> None:
         """Forget it: it could not be used."""
-        (self._root / job_id / _OUTCOME).unlink(missing_ok=True)
+        self._outcome(job_id).unlink(missing_ok=True)
 
     def end(self, job_id: str) -> None:
         """Remove all that a finished job left."""
+        if len(self._spare) < _SPARE_FILES:
+            self._spare.add(self._outcome(job_id))
+        else:
+            self.forget_outcome(job_id)
         shutil.rmtree(self._root / job_id, ignore_errors=True)
 
     def jobs(self) -> list[str]:
-        """Return the ids of the jobs that left folders here."""
-        return [path.name for path in self._root.iterdir()] if self._root.is_dir() else []
+        """Return the ids of the jobs that left something here."""
+        found = {path.stem for path in self._root.iterdir()} if self._root.is_dir() else set()
+        return list(found - {path.stem for path in self._spare.copy()})
+
+    def _outcome(self, job_id: str) -> Path:
+        return self._root / f"{job_id}.json"
+
+
+def _seal(job_id: str, text: str) -> str:
+    return hashlib.sha256(f"{job_id} {text}".encode()).hexdigest()
 
 
 def _link_tree(source: Path, target: Path) -> None:
     for folder, _, names in os.walk(source):
         there = target / Path(folder).relative_to(source)
-        there.mkdir(exist_ok=True)
+        there.mkdir(parents=True, exist_ok=True)
         for name in names:
             with contextlib.suppress(FileNotFoundError, FileExistsError):  # the earlier attempt may be tidying up
                 os.link(Path(folder) / name, there / name)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _TAIL_BYTES = 16_384
+_READ_BYTES = 65_536
 _LONGEST_MESSAGE = 64 * 2**20
 # OpenMP's threads spin while they wait for each other, and where somebody else needs the cores too they spin in place
 # of the one that is waited for. With two threads alone on two cores, training made 950 tokens/s spinning as long as
@@ -101,7 +102,7 @@ class Child:
         """Yield the messages that have arrived, and None at the end of all messages."""
         while True:
             try:
-                data = os.read(self.messages_fd, 65_536)
+                data = os.read(self.messages_fd, _READ_BYTES)
             except BlockingIOError:
                 return
             if not data:
@@ -115,12 +116,14 @@ class Child:
             for line in lines:
                 message = json.loads(line)
                 yield message
+            if len(data) < _READ_BYTES:
+                return  # that was all
 
     def read_output(self) -> bool:
         """Take in what it printed; return whether more can come."""
         while True:
             try:
-                data = os.read(self.output_fd, 65_536)
+                data = os.read(self.output_fd, _READ_BYTES)
             except BlockingIOError:
                 return True
             if not data:

@@ -5,12 +5,12 @@ The child computes; only this side writes the database, and every write carries 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import selectors
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from finch_hub import errors
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from finch_hub.registry.database import Session
     from finch_hub.workers.folders import WorkFolders
     from finch_hub.workers.gang import Seat
+    from finch_hub.workers.helpers import Helpers
     from finch_hub.workers.redaction import Redactor
     from finch_hub.workers.stores import Stores
 
@@ -70,6 +71,7 @@ class Attempt:
         stores: Stores,
         leases: Leases,
         folders: WorkFolders,
+        helpers: Helpers,
         child: Callable[[], Child | Seat],
         claim_next: Callable[[Session, Child | Seat | None], Job | None],
         stopping: threading.Event,
@@ -78,7 +80,7 @@ class Attempt:
         shared: bool = False,
     ) -> None:
         self._job, self._asked = job, asked
-        self._stores, self._leases, self._folders = stores, leases, folders
+        self._stores, self._leases, self._folders, self._helpers = stores, leases, folders, helpers
         self._take_child, self._stopping, self._redactor = child, stopping, redactor
         self._claim_next = claim_next
         self._memory_limit, self._shared = memory_limit, shared
@@ -129,7 +131,7 @@ class Attempt:
         if self._stopping.is_set():
             self._write(lambda session: attempts.hand_back(session, job.id, job.fence, told=self._events))
             return
-        finished = self._folders.outcome(job.id)
+        finished = self._folders.outcome(job.id) if job.fence > 1 else None
         if finished is not None:
             # An earlier attempt came as far as the result, but not to the commit.
             self._note(type="message", message="taking over what an earlier attempt finished")
@@ -159,23 +161,17 @@ class Attempt:
         self._end(child, self._watch(child))
 
     def _aside(self, what: str, work: Callable[[], T]) -> T:
-        """Do what waits for stores in a thread of its own, and stop waiting when it must not go on or takes too long.
+        """Have a helper do what waits for stores, and stop waiting when it must not go on or takes too long.
 
-        No thread can be ended, so one that hangs is left behind. It does no harm: it writes to the folder of this
-        attempt and to the artefact store, where the same bytes have the same place.
+        One that hangs does no harm: it writes to the folder of this attempt and to the artefact store, where the same
+        bytes have the same place.
         """
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(work())
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=run, name=f"{what} {self._job.id}", daemon=True).start()
+        future = self._helpers.run(work)
         began = self._lease.elapsed()
         while True:
-            if wait([future], _LOOK_SECONDS).done:
+            with contextlib.suppress(TimeoutError):
+                future.exception(_LOOK_SECONDS)  # waits, and raises nothing of the work's
+            if future.done():
                 return future.result()
             if self._lease.doubted():
                 self._recover_lease()
@@ -188,7 +184,8 @@ class Attempt:
     def _watch(self, child: Child | Seat) -> dict[str, Any]:
         """Relay between child and database until the child says how it ended, or is ended."""
         heard = measured = self._lease.elapsed()
-        with selectors.DefaultSelector() as selector:
+        # Plain polling: this thread gives up the interpreter at each call of the system, and gets it back in its turn.
+        with selectors.PollSelector() as selector:
             selector.register(child.messages_fd, selectors.EVENT_READ)
             selector.register(child.output_fd, selectors.EVENT_READ)
             while True:
@@ -198,8 +195,8 @@ class Attempt:
                     self._recover_lease()
                 if child.output_fd in ready and not child.read_output():
                     selector.unregister(child.output_fd)
-                # Looked at before its messages are read: a descendant may hold the pipe open, so it need not end.
-                ended = not child.alive
+                # While messages come it is not asked. A descendant may hold the pipe open, so that need not end.
+                ended = child.messages_fd not in ready and not child.alive
                 if child.messages_fd in ready:
                     heard = self._lease.elapsed()
                     for message in child.read_messages():
@@ -339,7 +336,8 @@ class Attempt:
         self.next = None if following is None else (following, asked)
         faults.at("supervisor.committed")
         self._events.clear()
-        self._log(f"ended state={self.ended.state.value}", error=self.ended.reason or "")
+        if self.ended.reason:  # the built-in listener logs the rest
+            self._log(f"ended state={self.ended.state.value}", error=self.ended.reason)
 
     def _note(self, **event: Any) -> None:
         if not self._events:

@@ -308,6 +308,7 @@ def _configure_logging(redactor: Redactor, handler: logging.Handler) -> None:
     root.setLevel(logging.INFO)
     # What no line shows is not to be looked up for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # where each line was logged; the documented way to leave it
     for name in ("celery.app.trace", "celery.worker.strategy", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery leaves logging alone as soon as somebody listens to this.

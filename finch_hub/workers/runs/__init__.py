@@ -5,7 +5,8 @@ side needs: torch, transformers and peft stay out of the supervisor, sqlalchemy 
 
 ``prepare(job, stores, workdir)``
     in the supervisor, before anything else: everything that the child needs as one JSON object, artefacts fetched to
-    local paths, plugins resolved to their targets. Errors end the job before a process is started.
+    local paths, plugins resolved to their targets. Errors end the job before a process is started. Who writes to
+    `workdir`, the attempt's folder, makes it.
 ``execute(order, channel)``
     in the child: the work. `order` is what `prepare` returned, with `job_id` and `workdir`. Returns a JSON object.
 ``store(job, outcome, stores)``

@@ -77,16 +77,28 @@ def base_of(reference: str, session: Session) -> values.Base:
     return adapters.files(session, reference).base
 
 
+def fetch_data(digest: str, file: Path, stores: Stores) -> str:
+    """Write stored examples to a file of an attempt's folder, which need not be there yet, and return its path.
+
+    Raises:
+        NotFound: they are gone.
+
+    """
+    data = stores.artifacts.get(digest)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return str(file)
+
+
 def fetch_validation(version: values.AdapterVersion, file: Path, stores: Stores) -> str | None:
     """Write the examples that a version was held against to a file; None where there are none, or none any more."""
     digest = version.lineage.validation_digest
     if digest is None:
         return None
     try:
-        file.write_bytes(stores.artifacts.get(digest))
+        return fetch_data(digest, file, stores)
     except errors.NotFound:
         return None  # its text was purged
-    return str(file)
 
 
 def check_one_base(versions: Sequence[values.VersionFiles]) -> None:

@@ -36,12 +36,10 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
                 "system": version.spec.get("system") if spec.system is None else spec.system,
             }
         )
-    dataset = workdir / "dataset.jsonl"
-    dataset.write_bytes(stores.artifacts.get(spec.dataset))
     return {
         "base": common.base_order(spec.base, stores),
         "adapters": adapters,
-        "dataset": str(dataset),
+        "dataset": common.fetch_data(spec.dataset, workdir / "dataset.jsonl", stores),
         "digest": spec.dataset,
         "evaluator": spec.evaluator,
         "parameters": spec.parameters,

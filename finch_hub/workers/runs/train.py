@@ -33,11 +33,11 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
         "system": spec.system,
         "lora": spec.lora.model_dump(mode="json"),
         "training": spec.training.model_dump(mode="json"),
-        "train": _fetch(spec.train, workdir / "train.jsonl", stores),
+        "train": common.fetch_data(spec.train, workdir / "train.jsonl", stores),
         "validation": None,
     }
     if spec.validation is not None:
-        order["validation"] = _fetch(spec.validation, workdir / "validation.jsonl", stores)
+        order["validation"] = common.fetch_data(spec.validation, workdir / "validation.jsonl", stores)
     return order
 
 
@@ -148,11 +148,6 @@ def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str
     base = common.register_base(session, outcome["base"])
     version = publishing.register(session, stored["published"], base)
     return {"adapter": version.reference, "metrics": version.metrics, "report": outcome["report"]}
-
-
-def _fetch(digest: str, file: Path, stores: Stores) -> str:
-    file.write_bytes(stores.artifacts.get(digest))
-    return str(file)
 
 
 def _metrics(report: TrainingReport) -> dict[str, Any]:
