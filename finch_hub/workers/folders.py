@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -12,8 +11,6 @@ from typing import Any
 
 CHECKPOINTS = "checkpoints"
 """Folder in an attempt's folder whose files the next attempt inherits."""
-
-_SPARE_FILES = 16
 
 
 class WorkFolders:
@@ -25,8 +22,6 @@ class WorkFolders:
 
     def __init__(self, home: Path) -> None:
         self._root = home / "work"
-        # Files of ended jobs, to be used again: to make and delete one for each job costs more than to write it.
-        self._spare: set[Path] = set()
 
     def begin(self, job_id: str, fence: int) -> Path:
         """Return this attempt's folder, with the checkpoints that the one before it left on this machine.
@@ -44,26 +39,15 @@ class WorkFolders:
 
     def keep_outcome(self, job_id: str, outcome: dict[str, Any]) -> None:
         """Remember what a child finished, so that a crash before it is recorded costs no second run."""
-        kept = self._outcome(job_id)
-        with contextlib.suppress(KeyError, FileNotFoundError):
-            self._spare.pop().rename(kept)
-        text = json.dumps(outcome)
-        file = os.open(kept, os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(file, os.write(file, f"{_seal(job_id, text)}{text}".encode()))
-        finally:
-            os.close(file)
+        with self._outcome(job_id).open("wb", buffering=0) as file:
+            file.write(json.dumps(outcome).encode())  # half of an object is none, and will be taken for none
 
     def outcome(self, job_id: str) -> dict[str, Any] | None:
         """Return what a child of an earlier attempt finished on this machine, if one did."""
         try:
-            sealed = self._outcome(job_id).read_text()
+            found: dict[str, Any] = json.loads(self._outcome(job_id).read_text())
         except (OSError, ValueError):
             return None
-        seal, text = sealed[:64], sealed[64:]
-        if seal != _seal(job_id, text):
-            return None  # it is another job's still, or was cut off
-        found: dict[str, Any] = json.loads(text)
         return found
 
     def forget_outcome(self, job_id: str) -> None:
@@ -72,23 +56,15 @@ class WorkFolders:
 
     def end(self, job_id: str) -> None:
         """Remove all that a finished job left."""
-        if len(self._spare) < _SPARE_FILES:
-            self._spare.add(self._outcome(job_id))
-        else:
-            self.forget_outcome(job_id)
+        self.forget_outcome(job_id)
         shutil.rmtree(self._root / job_id, ignore_errors=True)
 
     def jobs(self) -> list[str]:
         """Return the ids of the jobs that left something here."""
-        found = {path.stem for path in self._root.iterdir()} if self._root.is_dir() else set()
-        return list(found - {path.stem for path in self._spare.copy()})
+        return list({path.stem for path in self._root.iterdir()}) if self._root.is_dir() else []
 
     def _outcome(self, job_id: str) -> Path:
         return self._root / f"{job_id}.json"
-
-
-def _seal(job_id: str, text: str) -> str:
-    return hashlib.sha256(f"{job_id} {text}".encode()).hexdigest()
 
 
 def _link_tree(source: Path, target: Path) -> None:
