@@ -30,20 +30,21 @@ def any_due(session: Session) -> bool:
     return bool(session.scalar(_ANY_OVERDUE))
 
 
-def due(session: Session, *, limit: int = 100, hold_seconds: float = 10.0) -> dict[str, str]:
-    """Return ids of queued jobs to ring for, with their queues, and hold them back from other reconcilers meanwhile.
+def due(session: Session, *, limit: int = 100, again_seconds: float = 60.0) -> dict[str, str]:
+    """Return ids of queued jobs to ring for, with their queues; those still queued after so many seconds are due again.
 
-    Those that are longest due come first.
+    Those that are longest due come first. Ring when this has been committed, and note nothing after it: a slot that is
+    woken takes no row that somebody else writes to, and would find nothing.
     """
     found = session.execute(_OVERDUE, {"most": limit}).all()
     if found:
         numbers = [row.number for row in found]
-        session.execute(sa.update(jobs).where(jobs.c.number.in_(numbers)).values(ring_at=later(hold_seconds)))
+        session.execute(sa.update(jobs).where(jobs.c.number.in_(numbers)).values(ring_at=later(again_seconds)))
     return {row.id: row.queue for row in found}
 
 
-def rung(session: Session, job_ids: Collection[str], *, again_seconds: float = 60.0) -> None:
-    """Note that the bell was rung; for a job still queued after so many seconds it is due again."""
+def put_off(session: Session, job_ids: Collection[str], *, seconds: float = 10.0) -> None:
+    """Note that nobody could be rung for jobs: they are due again after so many seconds."""
     session.execute(
-        sa.update(jobs).where(jobs.c.id.in_(job_ids), in_state(JobState.QUEUED)).values(ring_at=later(again_seconds))
+        sa.update(jobs).where(jobs.c.id.in_(job_ids), in_state(JobState.QUEUED)).values(ring_at=later(seconds))
     )

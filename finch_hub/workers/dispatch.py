@@ -28,8 +28,7 @@ class UnreachableBrokerWarning(UserWarning):
 
 _BATCH = 1000
 _FEW = 16  # messages that are sent without a look at how many slots there are
-_HOLD_SECONDS = 10.0  # a due job is left to whoever took it on for so long
-_AGAIN_SECONDS = 60.0  # and rung for again if it is still queued then
+_RETRY_SECONDS = 10.0  # until those are rung for again for whom nobody could be rung
 
 
 class Dispatcher:
@@ -73,19 +72,18 @@ class Dispatcher:
             if not wakeups.any_due(session):
                 return 0
         with self._database.write() as session:
-            due = wakeups.due(session, limit=_BATCH, hold_seconds=_HOLD_SECONDS)
+            due = wakeups.due(session, limit=_BATCH, again_seconds=self._settings.lease_seconds)
         if not due:
             return 0
         faults.at("dispatch.held")
         try:
-            if not self._ring(due):
-                return 0
+            if self._ring(due):
+                return len(due)
         except errors.Unavailable as error:
             log.warning("action=ring jobs=%d error=%s", len(due), error)
-            return 0
         with self._database.write() as session:
-            wakeups.rung(session, due, again_seconds=_AGAIN_SECONDS)
-        return len(due)
+            wakeups.put_off(session, due, seconds=_RETRY_SECONDS)
+        return 0
 
     def wake(self, worker: str, *, times: int) -> None:
         """Ring one worker for nothing in particular: its idle slots look what there is.

@@ -229,7 +229,7 @@ class Protocol(RuleBasedStateMachine):
                 sa.update(jobs.jobs).values(ring_at=types.later(-1)).where(jobs.jobs.c.ring_at.is_not(None))
             )
             due = wakeups.due(session, limit=limit)
-            wakeups.rung(session, due)
+            wakeups.put_off(session, due)
         queued = [job_id for job_id, model in self.models.items() if model.state is JobState.QUEUED]
         assert set(due) <= set(queued)
         assert len(due) == min(limit, len(queued))

@@ -37,14 +37,13 @@ def test_one_reconciler_at_a_time_gets_a_wakeup(database: Database) -> None:
 
 def test_a_job_that_stays_queued_is_rung_for_again_but_not_at_once(database: Database) -> None:
     job = registry.submit(database)
-    assert due(database, hold_seconds=-1) == []
+    assert due(database, again_seconds=-1) == []
     let_pass(database)
-    assert due(database, hold_seconds=-1) == [job.id]
-    with database.write() as session:
-        wakeups.rung(session, [job.id], again_seconds=60)
+    assert due(database) == [job.id]
     assert due(database) == []
     with database.write() as session:
-        wakeups.rung(session, [job.id], again_seconds=-1)
+        wakeups.put_off(session, [job.id], seconds=-1)
+    assert due(database, again_seconds=-1) == [job.id]
     assert due(database) == [job.id]
 
 
@@ -54,7 +53,7 @@ def test_nobody_rings_for_a_job_that_is_not_queued(database: Database) -> None:
     running = registry.claimed(database)
     registry.cancel(database, registry.get(database, registry.submit(database)))
     with database.write() as session:
-        wakeups.rung(session, [running.id], again_seconds=-1)  # a note that comes too late
+        wakeups.put_off(session, [running.id], seconds=-1)  # a note that comes too late
     let_pass(database)
     assert len(due(database)) == 1
     assert registry.get(database, running) == running

@@ -14,6 +14,7 @@ from finch_hub import settings
 from finch_hub.registry import jobs
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import ExportSpec, Requirements
+from finch_hub.workers import dispatch
 from finch_hub.workers.app import KEY_PREFIX
 from finch_hub.workers.dispatch import Dispatcher, UnreachableBrokerWarning
 
@@ -76,3 +77,36 @@ def test_what_could_not_be_rung_for_is_due_again(
     assert dispatcher.dispatch_due() == 1
     assert rung(broker) == [f"['{job.id}']"]
     assert dispatcher.dispatch_due() == 0, "it is not rung for again at once"
+
+
+def test_nothing_is_written_once_a_slot_may_be_awake(
+    broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would skip the rows that are being written to, find none, and sleep."""
+    monkeypatch.setattr(jobs, "RING_GRACE_SECONDS", 0.0)
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+    publish = dispatcher._publish
+
+    def publish_and_forbid_writing(bells: list[tuple[str, str]]) -> None:
+        publish(bells)
+        monkeypatch.setattr(database, "write", None)
+
+    monkeypatch.setattr(dispatcher, "_publish", publish_and_forbid_writing)
+    assert dispatcher.dispatch_due() == 1
+    assert rung(broker) == [f"['{job.id}']"]
+
+
+def test_those_for_whom_nobody_could_be_rung_are_due_soon(
+    broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "RING_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(dispatch, "_RETRY_SECONDS", 0.0)
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+    broker.kill()
+    assert dispatcher.dispatch_due() == 0
+    broker.start()
+    dispatcher.close()
+    assert dispatcher.dispatch_due() == 1
+    assert rung(broker) == [f"['{job.id}']"]
