@@ -150,7 +150,8 @@ def _end_attempt(session: Session, row: sa.Row[Any], outcome: str, reason: str |
     Whoever submits such a job holds this one's row until its commit, so a statement after the row's own sees them all.
     """
     parameters = {"of_job": row.id, "of_fence": row.fence, "its_outcome": outcome, "its_reason": reason}
-    return bool(session.scalar(_END_ATTEMPT, parameters))
+    depended_on = session.scalar(_END_ATTEMPT, parameters)
+    return depended_on is None or bool(depended_on)  # None: there is no such record, which says nothing of dependents
 
 
 def _settle_dependents(session: Session, job_id: str) -> None:

@@ -53,6 +53,7 @@ class Claims:
     def close(self) -> None:
         """Keep no leases any more."""
         self._leases.close()
+        self._helpers.close()
 
     def capabilities(self, slot: Slot) -> Capabilities:
         """Return what a slot can take on."""

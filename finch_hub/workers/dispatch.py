@@ -28,6 +28,7 @@ class UnreachableBrokerWarning(UserWarning):
 
 _BATCH = 1000
 _FEW = 16  # messages that are sent without a look at how many slots there are
+_AGAIN_SECONDS = 60.0  # until those are rung for again who are still queued
 _RETRY_SECONDS = 10.0  # until those are rung for again for whom nobody could be rung
 
 
@@ -72,7 +73,7 @@ class Dispatcher:
             if not wakeups.any_due(session):
                 return 0
         with self._database.write() as session:
-            due = wakeups.due(session, limit=_BATCH, again_seconds=self._settings.lease_seconds)
+            due = wakeups.due(session, limit=_BATCH, again_seconds=min(_AGAIN_SECONDS, self._settings.lease_seconds))
         if not due:
             return 0
         faults.at("dispatch.held")

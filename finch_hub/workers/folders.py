@@ -56,7 +56,8 @@ class WorkFolders:
 
     def end(self, job_id: str) -> None:
         """Remove all that a finished job left."""
-        self.forget_outcome(job_id)
+        with contextlib.suppress(OSError):  # what cannot be removed now is tried again with a sweep
+            self.forget_outcome(job_id)
         shutil.rmtree(self._root / job_id, ignore_errors=True)
 
     def jobs(self) -> list[str]:

@@ -18,7 +18,7 @@ class Helpers:
     """
 
     def __init__(self) -> None:
-        self._idle: list[queue.SimpleQueue[Callable[[], None]]] = []  # the inboxes of threads with nothing to do
+        self._idle: list[queue.SimpleQueue[Callable[[], None] | None]] = []  # inboxes of threads with nothing to do
 
     def run(self, work: Callable[[], T]) -> Future[T]:
         """Run it in a thread that is free, or a new one."""
@@ -38,7 +38,12 @@ class Helpers:
         inbox.put(settle)
         return future
 
-    def _serve(self, inbox: queue.SimpleQueue[Callable[[], None]]) -> None:
-        while True:
-            inbox.get()()
+    def close(self) -> None:
+        """End the threads with nothing to do."""
+        while self._idle:
+            self._idle.pop().put(None)
+
+    def _serve(self, inbox: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+        while (work := inbox.get()) is not None:
+            work()
             self._idle.append(inbox)

@@ -197,7 +197,7 @@ class Attempt:
                     selector.unregister(child.output_fd)
                 # While messages come it is not asked. A descendant may hold the pipe open, so that need not end.
                 ended = child.messages_fd not in ready and not child.alive
-                if child.messages_fd in ready:
+                if child.messages_fd in ready or ended:  # its last words may have come after the look
                     heard = self._lease.elapsed()
                     for message in child.read_messages():
                         if message is None:

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from finch_hub.registry.database import Session
 
 log = logging.getLogger(__name__)
+
+_LOCKED_SECONDS = 0.05  # longer than any of our transactions keeps the row of a queued job
 
 
 class Worker:
@@ -174,8 +177,11 @@ class Worker:
         """Run jobs until none is left that fits; the task that a message of Celery names."""
         with self._slots.take() as slot:
             attempt = self._claims.claim(slot)
-            if job_id and (attempt is None or job_id not in attempt.job_ids):
-                self._pass_on(job_id, slot)
+            left = bool(job_id) and (attempt is None or job_id not in attempt.job_ids) and self._is_left(job_id, slot)
+            if left and attempt is None:
+                # Somebody was writing to its row, which claims do not wait for.
+                time.sleep(_LOCKED_SECONDS)
+                attempt = self._claims.claim(slot)
             while attempt is not None:
                 self._run(attempt, slot)
                 attempt = self._claims.claim(slot)
@@ -195,21 +201,24 @@ class Worker:
                 self._news.put(job)
             self._keeper.nudge()
 
-    def _pass_on(self, job_id: str, slot: Slot) -> None:
-        """See to it that a job whose wake-up came here does not wait because this slot is not for it."""
+    def _is_left(self, job_id: str, slot: Slot) -> bool:
+        """Pass a wake-up on if this slot is not for its job; return whether it is, and the job still waits."""
         try:
             with self._stores.database.read() as session:
                 job = jobs.get(session, job_id)
                 capabilities = self._claims.capabilities(slot)
                 declined = self._claims.draining or attempts.misfits(job.requirements, capabilities)
-                found = workers.find(session) if declined and job.state is JobState.QUEUED else []
+                waits = job.state is JobState.QUEUED
+                found = workers.find(session) if declined and waits else []
             if found:
                 told = self._dispatcher.pass_on(job, found)
                 log.info("action=pass_on job_id=%s workers=%s", job_id, ",".join(told))
+            return waits and not declined
         except errors.NotFound as error:
             log.warning("action=drop job_id=%s error=%s", job_id, error)
         except errors.FinchError as error:
             log.warning("action=pass_on job_id=%s error=%s", job_id, error)
+        return False
 
     def _end(self) -> None:
         if not self._claims.stopping.is_set():

@@ -17,11 +17,12 @@ MAX_LINE_BYTES = 4 * 2**20
 """Longest line that is read. A million words: far beyond any context, so a longer one is a damaged file."""
 
 Split = Literal["train", "validation"]
-# As `datasets` recognises them, at the beginning of a file's or a folder's name.
-_SPLITS: dict[Split, re.Pattern[str]] = {
-    "train": re.compile(r"train", re.IGNORECASE),
-    "validation": re.compile(r"(validation|valid|val|dev)(?![a-z])", re.IGNORECASE),
-}
+# As `datasets` names them, where a file's or a folder's name begins so and no other letter follows.
+_SPLITS = re.compile(
+    r"(?:(?P<train>train|training)|(?P<validation>validation|valid|val|dev)|(?P<test>test|testing|eval|evaluation))"
+    r"(?![a-z])",
+    re.IGNORECASE,
+)
 _READERS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
 
 
@@ -114,12 +115,20 @@ def _neighbours(path: Path) -> list[str]:
 
 
 def _files(path: Path, split: Split) -> list[Path]:
-    """Return the files of a split; where none are named so, all are of the train split."""
+    """Return the files of a split; a folder without a train split is not divided: all of it is trained on."""
     if path.is_file():
         return [path]
     files = sorted(file for file in path.rglob("*") if file.suffix in _READERS and not _is_bookkeeping(file))
-    named = [file for file in files if any(_SPLITS[split].match(part) for part in file.relative_to(path).parts)]
-    return named or (files if split == "train" else [])
+    splits = {file: _split_of(file.relative_to(path)) for file in files}
+    if "train" in splits.values():
+        return [file for file in files if splits[file] == split]
+    return files if split == "train" else []
+
+
+def _split_of(file: Path) -> str | None:
+    """Return what the name says; the file's own counts before its folder's."""
+    found = (_SPLITS.match(part) for part in reversed(file.parts))
+    return next((match.lastgroup for match in found if match), None)
 
 
 def _is_bookkeeping(file: Path) -> bool:

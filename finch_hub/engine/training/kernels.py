@@ -22,7 +22,7 @@ from finch_hub.engine.training.products import Product
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Update:
-    """What adapters add to one linear module, on some of the rows: ``scale * (dropout(x) Aᵀ * mask) Bᵀ``.
+    """What an adapter, or a stack of several, adds to one linear module on some rows: ``scale * dropout(x) Aᵀ Bᵀ``.
 
     Attributes:
         rows: of the packed tokens.
@@ -32,7 +32,8 @@ class Update:
         scale: alpha / r, or as rsLoRA has it.
         dropout: probability of dropping an input, 0 in evaluation.
         seed: of the dropout mask, which is drawn again in the backward pass rather than kept.
-        mask: [rows, r], where the factors of several adapters are stacked: what each row takes of each; None for 1.
+        others: of a stack, bool [rows, r]: which of the r factors are another adapter's than the row's, and nothing to
+            it.
 
     """
 
@@ -43,7 +44,7 @@ class Update:
     scale: float
     dropout: float = 0.0
     seed: int = 0
-    mask: Tensor | None = None
+    others: Tensor | None = None
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -76,7 +77,7 @@ class _Linears(torch.autograd.Function):
         y, kept = product.forward(x), []
         for update in updates:
             A, B = update.A.to(x.dtype), update.B.to(x.dtype)
-            inner = _masked(_dropped(x[update.rows], update) @ A.T, update)
+            inner = _own(_dropped(x[update.rows], update) @ A.T, update)
             y[update.rows, update.columns].addmm_(inner, B.T, alpha=update.scale)
             kept += [A, B, inner]
         ctx.product, ctx.updates = product, updates
@@ -93,7 +94,7 @@ class _Linears(torch.autograd.Function):
         for update in ctx.updates:
             A, B, inner = next(kept), next(kept), next(kept)
             own = gradient[update.rows, update.columns]
-            to_inner = _masked((own @ B).mul_(update.scale), update)
+            to_inner = _own((own @ B).mul_(update.scale), update)
             to_factors.append((_dropped(x[update.rows], update).T @ to_inner).T.to(update.A.dtype))
             to_factors.append((own.T @ inner).to(update.B.dtype).mul_(update.scale))
             if to_input is None:
@@ -119,8 +120,9 @@ def linears(x: Tensor, product: Product, updates: Sequence[Update] = ()) -> Tens
     return outputs
 
 
-def _masked(inner: Tensor, update: Update) -> Tensor:
-    return inner if update.mask is None else inner.mul_(update.mask)
+def _own(inner: Tensor, update: Update) -> Tensor:
+    # Filled, not multiplied: what another adapter makes of a row may be infinite.
+    return inner if update.others is None else inner.masked_fill_(update.others, 0.0)
 
 
 def _dropped(x: Tensor, update: Update) -> Tensor:

@@ -204,8 +204,10 @@ def estimate(decoder: Decoder, runs: Sequence[Run]) -> list[float | None]:
     timed, micro = [run for run, _ in some], [[rows] for _, rows in some]
     try:
         gradients.accumulate(decoder, timed, micro)
+        _wait_for(timed[0].base.device)
         began = time.monotonic()
         gradients.accumulate(decoder, timed, micro)
+        _wait_for(timed[0].base.device)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -243,6 +245,9 @@ def step(decoder: Decoder, runs: Sequence[Run]) -> list[errors.Diverged | None]:
         micro = [run.micro_batches() for run in runs]
         try:
             losses = gradients.accumulate(decoder, runs, micro)
+            if len(runs) > 1 and not all(run.finite for run in runs):
+                # They went through the same products, where what is no number spoils all. Apart, it is one run's own.
+                losses = [gradients.accumulate(decoder, [run], [own])[0] for run, own in zip(runs, micro, strict=True)]
             break
         except (RuntimeError, MemoryError) as error:  # CUDA's is a RuntimeError
             if not _is_out_of_memory(error):
@@ -273,6 +278,11 @@ def _shrink(runs: Sequence[Run], micro: Sequence[Sequence[Sequence[int]]]) -> No
             run.limit(max(len(rows) * max(run.lengths[row] for row in rows) for rows in some) // 2)
     if runs[0].base.device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -58,7 +58,7 @@ def head_losses(hidden: Tensor, product: Product, targets: Tensor, scales: Tenso
 
 @torch.no_grad()
 def token_losses(hidden: Tensor, product: Product, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of each token (float32 [L]) and whether no other had a larger logit (bool [L]).
+    """Return the cross-entropy of each token (float32 [L]) and whether the largest logit was its (bool [L]).
 
     ``log p_t = z_t - z_max + log p_max``, for ``p_max >= 1 / V`` cannot underflow as ``p_t`` can.
     """
@@ -67,11 +67,15 @@ def token_losses(hidden: Tensor, product: Product, targets: Tensor) -> tuple[Ten
     for rows in _chunks(len(targets)):
         logits = product.forward(hidden[rows])
         probabilities = _softmax(logits, wide)
-        # Of numbers without their places, which would take seven times as long to find.
-        best, likeliest = logits.amax(dim=-1).float(), probabilities.amax(dim=-1)
-        own = logits.gather(1, targets[rows, None])[:, 0].float()
-        losses.append(best - own - likeliest.log())
-        right.append(own >= best)
+        # Without its place, which takes seven times as long to find, and matters only where several are the largest.
+        best = logits.amax(dim=-1, keepdim=True)
+        own = logits.gather(1, targets[rows, None])
+        losses.append((best.float() - own.float() - probabilities.amax(dim=-1, keepdim=True).log())[:, 0])
+        hits = (own == best)[:, 0]
+        tied = (hits & ((logits == best).sum(dim=-1) > 1)).nonzero()[:, 0]
+        if len(tied):
+            hits[tied] = logits[tied].argmax(dim=-1) == targets[rows][tied]
+        right.append(hits)
     return torch.cat(losses), torch.cat(right)
 
 

@@ -41,20 +41,25 @@ class FlatAdamW:
         for flat, _ in self._groups:
             _gradient(flat).zero_()
 
+    def gradient_norm(self) -> Tensor:
+        """Return the norm over all gradients (0-dim, on the device)."""
+        norms = [torch.linalg.vector_norm(_gradient(flat)) for flat, _ in self._groups]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return norm
+
     def step(self, learning_rate: float) -> Tensor:
         """Clip, update, and return the gradients' norm before clipping (0-dim, on the device).
 
         On a CPU a norm that is not finite leaves the parameters as they were; on CUDA to look at it would mean to wait
         for the device in every step, so there the caller finds out when it next reports.
         """
-        gradients = [_gradient(flat) for flat, _ in self._groups]
-        norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        norm = self.gradient_norm()
         if norm.device.type == "cpu" and not torch.isfinite(norm):
             return norm
         if self._config.max_grad_norm > 0:
             scale = (self._config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-            for gradient in gradients:
-                gradient.mul_(scale)
+            for flat, _ in self._groups:
+                _gradient(flat).mul_(scale)
         for group, (_, ratio) in zip(self._adamw.param_groups, self._groups, strict=True):
             group["lr"] = learning_rate * ratio
         self._adamw.step()

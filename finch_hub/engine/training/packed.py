@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SIMILAR = 0.6
+# Ranks of a stack: with more, what rows compute of others' factors takes longer than products apart.
+_STACKED_RANKS = 64
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 _FAMILIES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
@@ -107,7 +109,6 @@ class PackedDecoder:
         wanted = [part.batch.sources + own.start for part, own in zip(parts, rows, strict=True)]
         first, last = self._first, len(body.layers) - 1
         if first > 0:
-            self.remember([part.batch for part in parts])
             x = torch.cat([self._remembered(part.batch) for part in parts])
         else:
             x = body.embed_tokens(torch.cat([part.batch.input_ids for part in parts]))
@@ -226,7 +227,7 @@ class _Layer:
         updates: list[Update] = []
         for module, name, columns in zip(modules, names, product.columns(), strict=True):
             if isinstance(module, LoRALinear):
-                updates += _stacked(list(self._updates(module, name, rows, columns)), len(x), x.dtype)
+                updates += _stacked(list(self._updates(module, name, rows, columns)), len(x), dtype=x.dtype)
         return linears(x, product, updates)
 
     def _updates(self, module: Any, name: str, rows: Sequence[slice], columns: slice) -> Iterator[Update]:
@@ -247,29 +248,41 @@ class _Layer:
                 )
 
 
-def _stacked(updates: list[Update], count: int, dtype: torch.dtype) -> list[Update]:
-    """Make one of a module's updates on `count` rows: a few larger products instead of some for every adapter."""
-    plain = [update for update in updates if not update.dropout]
-    if len(plain) < 2:
+def _stacked(updates: list[Update], count: int, *, dtype: torch.dtype) -> list[Update]:
+    """Join updates of one module on `count` rows: a few larger products instead of some for every adapter.
+
+    Every row then goes through all factors of a stack, so these may not be many. Those with dropout stay apart, since
+    each drops other inputs; and all in float16, where one that grows beyond its numbers would spoil the others.
+    """
+    if dtype == torch.float16:
         return updates
-    A, B = torch.cat([update.A for update in plain]), torch.cat([update.B for update in plain], dim=1)
-    shares = tuple((update.rows.start, update.rows.stop, len(update.A), update.scale) for update in plain)
-    mask = _mask(shares, count, dtype, A.device)
-    stack = Update(rows=slice(0, count), columns=plain[0].columns, A=A, B=B, scale=1.0, mask=mask)
-    return [stack, *(update for update in updates if update.dropout)]
+    apart = [update for update in updates if update.dropout]
+    stacks: list[list[Update]] = []
+    for update in sorted((one for one in updates if not one.dropout), key=lambda one: one.scale):
+        stack = stacks[-1] if stacks else []
+        if stack and stack[0].scale == update.scale and sum(len(one.A) for one in [*stack, update]) <= _STACKED_RANKS:
+            stack.append(update)
+        else:
+            stacks.append([update])
+    return [stack[0] if len(stack) == 1 else _stack(stack, count) for stack in stacks] + apart
 
 
-@functools.lru_cache(maxsize=8)
-def _mask(
-    shares: tuple[tuple[int, int, int, float], ...], count: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Return [count, sum of ranks]: for each share of (begin, end, rank, scale) that scale in those rows, else 0."""
-    mask = torch.zeros(count, sum(rank for _, _, rank, _ in shares), dtype=dtype, device=device)
+def _stack(updates: Sequence[Update], count: int) -> Update:
+    first = updates[0]
+    A, B = torch.cat([update.A for update in updates]), torch.cat([update.B for update in updates], dim=1)
+    others = _others(tuple((one.rows.start, one.rows.stop, len(one.A)) for one in updates), count, A.device)
+    return Update(rows=slice(0, count), columns=first.columns, A=A, B=B, scale=first.scale, others=others)
+
+
+@functools.lru_cache(maxsize=32)
+def _others(shares: tuple[tuple[int, int, int], ...], count: int, device: torch.device) -> Tensor:
+    """Return bool [count, sum of ranks]: where a row is not of the share (begin, end, rank) whose factors those are."""
+    others = torch.ones(count, sum(rank for _, _, rank in shares), dtype=torch.bool, device=device)
     column = 0
-    for begin, end, rank, scale in shares:
-        mask[begin:end, column : column + rank] = scale
+    for begin, end, rank in shares:
+        others[begin:end, column : column + rank] = False
         column += rank
-    return mask
+    return others
 
 
 def _frozen(module: Any) -> nn.Linear:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
 from weakref import WeakKeyDictionary
 
@@ -37,15 +38,18 @@ class Product:
         self._seen = _identities(modules)
         self._prepared = prepared
         self.sizes = [len(weight) for weight in self._weights]
-        self._forward = _laid_out(torch.cat(self._weights)) if prepared else None
+        self._forward = _laid_out(self._joined()) if prepared else None
 
     def holds(self, modules: Sequence[nn.Linear], *, prepared: bool) -> bool:
         """Tell whether this is what would be made of the modules now."""
         return self._prepared == prepared and self._seen == _identities(modules)
 
+    def _joined(self) -> Tensor:
+        return self._weights[0] if len(self._weights) == 1 else torch.cat(self._weights)
+
     @functools.cached_property
     def _backward(self) -> Tensor:
-        return _laid_out(torch.cat(self._weights).T.contiguous())
+        return _laid_out(self._joined().T.contiguous())
 
     @functools.cached_property
     def bias(self) -> Tensor | None:
@@ -70,7 +74,9 @@ class Product:
     def backward(self, gradient: Tensor) -> Tensor:
         """Return ``g W`` [N, in] of the outputs' gradient g [N, out]."""
         if self._prepared:
-            x: Tensor = torch.ops.mkldnn._linear_pointwise(gradient, self._backward, None, "none", [], "")
+            with _laying_out:
+                weight = self._backward
+            x: Tensor = torch.ops.mkldnn._linear_pointwise(gradient, weight, None, "none", [], "")
             return x
         if len(self._weights) == 1:
             return gradient @ self._weights[0]
@@ -85,15 +91,17 @@ class Product:
             yield slice(begin, end)
 
 
+_laying_out = threading.Lock()  # threads that need the same copies at once shall not make one each
 _known: WeakKeyDictionary[nn.Linear, Product] = WeakKeyDictionary()
 
 
 def product_of(modules: Sequence[nn.Linear], *, prepared: bool) -> Product:
     """Return the modules' product, made once for as long as they live and keep their weights."""
-    found = _known.get(modules[0])
-    if found is None or not found.holds(modules, prepared=prepared):
-        found = _known[modules[0]] = Product(modules, prepared=prepared)
-    return found
+    with _laying_out:
+        found = _known.get(modules[0])
+        if found is None or not found.holds(modules, prepared=prepared):
+            found = _known[modules[0]] = Product(modules, prepared=prepared)
+        return found
 
 
 def can_prepare(modules: Sequence[nn.Linear]) -> bool:

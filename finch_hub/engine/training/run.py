@@ -210,6 +210,11 @@ class Run:
         """Forget the gradients."""
         self._optimizer.zero_grad()
 
+    @property
+    def finite(self) -> bool:
+        """Whether the gradients are numbers; asking waits for the device."""
+        return bool(torch.isfinite(self._optimizer.gradient_norm()))
+
     def limit(self, batch_tokens: int) -> None:
         """Compute at most so many tokens at once from here on."""
         step = self._state.step

@@ -61,6 +61,33 @@ def test_of_a_folder_the_validation_split_is_read_where_it_has_one(name: str, tm
     assert reading.read_examples(tmp_path) == EXAMPLES[1:]
 
 
+@pytest.mark.parametrize(
+    ("names", "train", "validation"),
+    [
+        (["birds", "validation"], ["birds", "validation"], []),  # nothing is named train, so nothing is a split
+        (["dev", "hr", "ops"], ["dev", "hr", "ops"], []),
+        (["dev/train", "dev/validation"], ["dev/train"], ["dev/validation"]),
+        (["train/a", "train/val"], ["train/a"], ["train/val"]),
+        (["train", "test", "evaluation"], ["train"], []),
+        (["train", "trainers", "valley"], ["train"], []),
+    ],
+)
+def test_no_file_of_a_folder_is_of_two_splits(
+    names: list[str], train: list[str], validation: list[str], tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / f"{name}.jsonl", json.dumps({"prompt": name, "completion": "c"}))
+
+    def read(split: reading.Split) -> list[str]:
+        return [example.messages[0].content for example in reading.read_examples(tmp_path, split=split)]
+
+    assert read("train") == train
+    assert reading.has_validation(tmp_path) == bool(validation)
+    if validation:
+        assert read("validation") == validation
+
+
 def test_every_bad_line_is_reported_by_its_number(tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     good = json.dumps(ROWS[0]).encode()

@@ -134,9 +134,13 @@ def test_a_member_whose_loss_explodes_is_taken_out(tiny_base: Base) -> None:
                     parameter.fill_(torch.nan)
 
     bad = Member(config=NARROW, training=TRAINING.evolve(validation=0), examples=lessons(10), should_stop=poison)
-    outcomes = train_gang(tiny_base, [members()[0], bad])
+    good = Member(config=NARROW, training=TRAINING, examples=lessons(12))  # their factors are stacked
+    outcomes = train_gang(tiny_base, [good, bad])
     assert isinstance(outcomes[0], loop.Trained)
     assert isinstance(outcomes[1], errors.Diverged)
+    outcomes[0].adapter.detach()
+    single = weights(alone(tiny_base, good))
+    assert all(torch.allclose(weights(outcomes[0])[name], single[name], atol=1e-3) for name in single)
 
 
 def test_a_gang_resumes_from_its_members_checkpoints(tiny_base: Base, tmp_path: Path) -> None:

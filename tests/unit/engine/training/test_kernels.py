@@ -35,8 +35,8 @@ def test_adapted_linears_have_the_gradients_of_their_formula(dropout: float) -> 
         first = Update(rows=slice(0, 3), columns=left, A=A, B=B, scale=0.5, dropout=dropout, seed=3)
         second = Update(rows=slice(2, 7), columns=left, A=A, B=B, scale=2.0)
         third = Update(rows=slice(2, 7), columns=right, A=C, B=D, scale=2.0)
-        mask = torch.tensor([[3.0, 0.0], [0.0, 0.5]], dtype=torch.float64)
-        fourth = Update(rows=slice(5, 7), columns=left, A=A, B=B, scale=1.0, mask=mask)
+        others = torch.tensor([[False, True], [True, False]])
+        fourth = Update(rows=slice(5, 7), columns=left, A=A, B=B, scale=3.0, others=others)
         return linears(x, product, [first, second, third, fourth])
 
     x = random(7, 5, seed=2)
@@ -168,6 +168,12 @@ def test_the_head_losses_equal_torchs_cross_entropy(rows: int, biased: bool, pre
     losses, right = token_losses(hidden, product, targets)
     assert torch.allclose(losses * scales, expected, rtol=1e-5)
     assert torch.equal(right, logits.argmax(-1) == targets)
+
+
+def test_of_equal_logits_the_first_is_the_largest() -> None:
+    product = head_of(torch.tensor([[1.0], [2.0], [2.0], [2.0]]), None, prepared=False)
+    _, right = token_losses(torch.ones(4, 1), product, torch.arange(4))
+    assert right.tolist() == [False, True, False, False]
 
 
 def test_the_loss_of_a_token_that_seems_impossible_is_large_and_finite() -> None:

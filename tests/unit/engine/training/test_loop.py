@@ -477,11 +477,13 @@ def test_what_is_remembered_depends_on_the_data_alone(
     batch = pack(examples[:6], share_prefix=True)
     expected = PackedDecoder(tiny_base.model).hidden(batch)
     decoder = PackedDecoder(tiny_base.model, frozen=FrozenStates(examples))
+    decoder.remember([batch])
     found = decoder.hidden(batch)
     assert torch.allclose(found, expected, atol=1e-4)
     other = PackedDecoder(tiny_base.model, frozen=FrozenStates(examples))
     for some in (examples[7:8], examples[1:3], examples[4:5]):  # met in another order
-        other.hidden(pack(some, share_prefix=True))
+        other.remember([pack(some, share_prefix=True)])
+    other.remember([batch])
     assert torch.equal(other.hidden(batch), found)
 
 
