@@ -33,7 +33,7 @@ class Settings(pydantic_settings.BaseSettings):
         artifacts_url: fsspec URL; None means a folder in the home.
         lease_seconds: how long a claim lasts unless renewed.
         heartbeat_seconds: how often the supervisor renews it and looks for a cancellation.
-        sweep_seconds: how often a worker's reconciler looks for lost messages and expired leases.
+        sweep_seconds: how often a worker looks for expired leases; for jobs to ring for, it looks every second.
         idle_seconds: after so long without work the worker started on demand ends.
         max_attempts: lost attempts after which a job fails.
         retry_seconds: wait before a job is tried again; doubled each time.
