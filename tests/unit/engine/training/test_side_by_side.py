@@ -65,7 +65,10 @@ def test_the_first_failure_is_raised_when_all_have_ended() -> None:
     assert ended
 
 
-def test_who_is_interrupted_leaves_no_task_behind() -> None:
+def test_who_is_interrupted_leaves_no_task_behind(request: pytest.FixtureRequest) -> None:
+    # A shell that starts this in the background lets it ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     ended = []
 
     def lasts() -> None:
