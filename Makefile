@@ -1,7 +1,7 @@
 # `make` alone lists the commands. Everything runs from .venv, which the first command that needs it sets up.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check format test test-all faults .faults-mixed .faults-single demo bench docs lock clean
+.PHONY: help install check format test test-all faults .faults-mixed .faults-sqlite .faults-postgresql demo bench docs lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -35,15 +35,18 @@ test: $(INSTALLED) ## every test but the slow ones: real Valkey, PostgreSQL, Cel
 test-all: $(INSTALLED) ## every test
 	$(BIN)/pytest -q
 
-# The mix of all faults and the single ones wait for leases most of their time, so they run side by side.
+# They wait for leases most of their time, so the mix of all faults and the single ones run side by side.
 faults: $(INSTALLED) ## the whole fault suite, the slow ones too; a quarter of an hour
-	$(MAKE) --jobs 2 .faults-mixed .faults-single
+	$(MAKE) --jobs 3 .faults-mixed .faults-sqlite .faults-postgresql
 
 .faults-mixed:
 	$(BIN)/pytest -q tests/faults/test_chaos.py
 
-.faults-single:
-	$(BIN)/pytest -q tests/faults --ignore tests/faults/test_chaos.py
+.faults-sqlite:
+	$(BIN)/pytest -q tests/faults --ignore tests/faults/test_chaos.py -k sqlite
+
+.faults-postgresql:
+	$(BIN)/pytest -q tests/faults --ignore tests/faults/test_chaos.py -k "not sqlite"
 
 # Demo and benchmarks keep to their own home and leave nothing in ~/.finch; DEMO=--small shrinks the demo.
 demo: export FINCH_HOME ?= $(CURDIR)/.demo
