@@ -36,7 +36,7 @@ test-all: $(INSTALLED) ## every test
 	$(BIN)/pytest -q
 
 # They wait for leases most of their time, so the mix of all faults and the single ones run side by side.
-faults: $(INSTALLED) ## the whole fault suite, the slow ones too; a quarter of an hour
+faults: $(INSTALLED) ## the whole fault suite, the slow ones too
 	$(MAKE) --jobs 3 .faults-mixed .faults-sqlite .faults-postgresql
 
 .faults-mixed:

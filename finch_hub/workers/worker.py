@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOCKED_SECONDS = 0.05  # longer than any of our transactions keeps the row of a queued job
+_LOCKED_SECONDS = 0.05  # for the transaction that holds a queued job's row to end; ours are shorter than that
 
 
 class Worker:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SIMILAR = 0.6
-# Ranks of a stack: with more, what rows compute of others' factors takes longer than products apart.
+# Ranks of a stack, all of which every row computes: 64 add about a seventh to a product of SmolLM2's shapes.
 _STACKED_RANKS = 64
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
