@@ -14,7 +14,9 @@ from finch_hub.engine.adapter import LoRAAdapter, attach
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.training import packed
 from finch_hub.engine.training.decoder import Decoder, Head, PaddedDecoder, decoder_of
+from finch_hub.engine.training.kernels import Update
 from finch_hub.engine.training.loss import head_losses
 from finch_hub.engine.training.packed import PackedDecoder, Part
 from finch_hub.specs.lora import LoRAConfig
@@ -142,6 +144,16 @@ def test_parts_go_through_their_own_adapters_at_once(
         assert torch.allclose(hidden, decoder.hidden_of([part])[0], atol=1e-4)
     other.disable()
     assert torch.allclose(together[0], decoder.hidden(parts[0].batch), atol=1e-4)
+
+
+def test_factors_are_stacked_by_scale_up_to_so_many_ranks_and_never_with_dropout() -> None:
+    def update(rank: int, scale: float = 1.0, dropout: float = 0.0) -> Update:
+        A, B = torch.zeros(rank, 4), torch.zeros(4, rank)
+        return Update(rows=slice(0, 1), columns=slice(0, 4), A=A, B=B, scale=scale, dropout=dropout)
+
+    some = [update(16), update(48), update(16), update(8, 2.0), update(8, 2.0), update(4, dropout=0.1)]
+    assert [len(one.A) for one in packed._stacked(some, 1, dtype=torch.bfloat16)] == [64, 16, 16, 4]
+    assert packed._stacked(some, 1, dtype=torch.float16) == some
 
 
 def test_several_enabled_adapters_act_on_the_same_tokens(
