@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from finch_hub.engine.adapter import LoRAAdapter
     from finch_hub.engine.bases import Base
     from finch_hub.engine.data.tokenizing import TokenizedExample
+    from finch_hub.engine.training.decoder import Decoder
+    from finch_hub.engine.training.run import Run
+    from finch_hub.specs.training import TrainingConfig
 
 BIRDS = (
     Example.of_pair("What does a finch eat?", "A finch eats seeds, buds and a few insects.", "You know birds."),
@@ -45,6 +48,31 @@ def adapted(base: Base, *, name: str = "default", seed: int = 0, dropout: float 
         for parameter in adapter.parameters().values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return adapter
+
+
+def started(
+    base: Base, training: TrainingConfig, adapter: LoRAAdapter, *, decoder: Decoder | None = None, **options: Any
+) -> Run:
+    """Return the run of a training on twelve lessons, before its first step."""
+    from finch_hub.engine.training import loop
+    from finch_hub.engine.training.decoder import decoder_of
+    from finch_hub.engine.training.progress import Progress, silent
+    from finch_hub.engine.training.run import Run
+
+    progress = Progress(silent, base.device)
+    data = loop.prepare(base, training, lessons(12), (), system=None, progress=progress)
+    return Run(
+        base,
+        adapter,
+        decoder or decoder_of(base),
+        training,
+        data.train_set,
+        data.held_out,
+        workdir=None,
+        progress=progress,
+        should_stop=lambda: None,
+        **options,
+    )
 
 
 def reference(

@@ -55,13 +55,12 @@ class _Seat:
         self._base, self._member = base, member
         self._name = f"gang-{number}"
         self._adapter: LoRAAdapter | None = None
-        self._prepared: loop.Data | None = None
         self._data: DataReport | None = None
         self.run: Run | None = None
         self.outcome: Outcome | None = None
 
-    def join(self, members: int) -> None:
-        """Prepare everything, and go on from a checkpoint if there is one."""
+    def join(self, members: int) -> loop.Data | None:
+        """Prepare everything, and go on from a checkpoint if there is one; None where that failed."""
         member, base = self._member, self._base
         progress = Progress(member.report, base.device)
         try:
@@ -82,17 +81,16 @@ class _Seat:
                 members=members,
             )
             self.run.resume()
-            self._prepared = data
         except (errors.FinchError, Interrupted) as error:
             self.leave(error)
+            return None
+        return data
 
-    def begin(self, seconds: float | None) -> None:
+    def begin(self, run: Run, data: loop.Data, seconds: float | None) -> None:
         """Tell of the data, and that so many seconds of training begin."""
-        data, run = self._prepared, self.run
-        if data is not None and run is not None:
-            self._data = data_report(data.examples, data.validation, data.train_set, steps=run.steps, seconds=seconds)
-            run.progress.report("data", self._data)
-            run.progress.phase("training")
+        self._data = data_report(data.examples, data.validation, data.train_set, steps=run.steps, seconds=seconds)
+        run.progress.report("data", self._data)
+        run.progress.phase("training")
 
     def ready(self) -> bool:
         """Tell whether there is another step, and settle the outcome if there is none."""
@@ -167,12 +165,11 @@ def train_gang(base: Base, members: Sequence[Member]) -> list[Outcome]:
     decoder = PackedDecoder(base.model)
     try:
         with loop.computing(threads.pop()):
-            for seat in seats:
-                seat.join(len(members))
-            joined = [seat.run for seat in seats if seat.run is not None]
-            estimates = iter(loop.estimate(decoder, joined))
-            for seat in seats:
-                seat.begin(next(estimates) if seat.run is not None else None)
+            prepared = [(seat, seat.join(len(members))) for seat in seats]
+            joined = [(seat, seat.run, data) for seat, data in prepared if seat.run is not None and data is not None]
+            estimates = loop.estimate(decoder, [run for _, run, _ in joined])
+            for (seat, run, data), seconds in zip(joined, estimates, strict=True):
+                seat.begin(run, data, seconds)
             while active := [seat for seat in seats if seat.ready()]:
                 runs = [seat.run for seat in active if seat.run is not None]
                 for seat, failure in zip(active, loop.step(decoder, runs), strict=True):
