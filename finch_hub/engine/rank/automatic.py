@@ -158,6 +158,7 @@ def shrink(
     adapter: LoRAAdapter,
     measure: Callable[[], TokenMetrics],
     *,
+    uncut_loss: float,
     tolerance: float,
     budget: int | None,
 ) -> tuple[LoRAAdapter, TokenMetrics, dict[str, Any]]:
@@ -167,6 +168,7 @@ def shrink(
         base: with the adapter on it.
         adapter: plain LoRA, trained at a generous rank; it leaves the base.
         measure: the held-out metrics of the base with whatever is enabled on it.
+        uncut_loss: what it gives for the adapter as it is.
         tolerance: relative held-out loss that may be lost.
         budget: upper bound of parameters, None for none.
 
@@ -178,13 +180,12 @@ def shrink(
     full = adapter.weights()
     spectrum = Spectrum.of(full)
     parameters = adapter.parameters()
-    uncut = measure()
 
     def loss_at(threshold: float) -> float:
         _mask(parameters, spectrum, full, spectrum.ranks(threshold))
         return measure().loss
 
-    threshold, choices = choose(spectrum, loss_at, full_loss=uncut.loss, tolerance=tolerance, budget=budget)
+    threshold, choices = choose(spectrum, loss_at, full_loss=uncut_loss, tolerance=tolerance, budget=budget)
     adapter.load_weights(full)
     ranks = spectrum.ranks(threshold)
     smaller = cut(base, adapter, ranks)
@@ -193,7 +194,7 @@ def shrink(
         "rank_pattern": ranks,
         "parameters": spectrum.parameters(threshold),
         "trained_parameters": full.parameters,
-        "uncut_loss": uncut.loss,
+        "uncut_loss": uncut_loss,
         "tolerance": tolerance,
         "budget": budget,
         "spectrum": {path: [round(float(value), 6) for value in S] for path, (_, S, _) in spectrum.modules.items()},

@@ -98,7 +98,7 @@ def _loader(
 ) -> list[dict[str, Tensor]]:
     """Make padded batches of at least so many label tokens: PEFT waits forever for one that has fewer than it needs."""
     groups: list[list[TokenizedExample]] = [[]]
-    for example in examples:
+    for example in sorted(examples, key=len):  # rows of like length need less padding
         if sum(int(one.labels.sum()) for one in groups[-1]) >= label_tokens:
             groups.append([])
         groups[-1].append(example)

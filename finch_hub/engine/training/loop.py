@@ -137,10 +137,13 @@ def _shrunk(
     base: Base, adapter: LoRAAdapter, config: LoRAConfig, held_out: Sequence[TokenizedExample], report: TrainingReport
 ) -> tuple[LoRAAdapter, TrainingReport]:
     """Cut the adapter to the directions it needs, and say so in the report."""
+    if report.after is None:
+        raise AssertionError("a rank is chosen by held-out data, and the last step measures on it")
     smaller, metrics, chosen = rank.shrink(
         base,
         adapter,
         lambda: evaluation.measure(base, held_out),
+        uncut_loss=report.after.loss,
         tolerance=config.rank_tolerance,
         budget=config.rank_budget,
     )
