@@ -52,6 +52,9 @@ def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
     return tuple(difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5))
 
 
+_SHOWN = 100  # problems in an error's text: a file may have thousands
+
+
 class FinchError(Exception):
     """Base of every error that Finch Hub raises on purpose; its text is meant for the user."""
 
@@ -62,13 +65,15 @@ class InvalidInput(FinchError):
     def __init__(self, problems: Problem | Sequence[Problem], *, subject: str = "") -> None:
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         self.subject = subject
-        lines = [str(problem) for problem in self.problems]
+        lines = [str(problem) for problem in self.problems[:_SHOWN]]
+        if more := len(self.problems) - len(lines):
+            lines.append(f"… and {more:,} more")
         if not subject:
             text = "\n".join(lines)
         elif len(lines) == 1:
             text = f"{subject}: {lines[0]}"
         else:
-            text = "\n".join([f"{subject}: {len(lines)} problems", *(f"  {line}" for line in lines)])
+            text = "\n".join([f"{subject}: {len(self.problems):,} problems", *(f"  {line}" for line in lines)])
         super().__init__(text)
 
 

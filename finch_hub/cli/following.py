@@ -47,7 +47,7 @@ def job_options(command: Command) -> Command:
 
 
 def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> None:
-    """Follow a submitted job to its end and print what it made; with `detach` say where it can be followed.
+    """Follow a submitted job to its end and print what it made; with `detach` print its id alone.
 
     Raises:
         JobFailed: the job failed.
@@ -58,7 +58,8 @@ def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> 
         job = handle.refresh()
         for warning in _obstacles(handle):
             click.echo(warning, err=True)
-        output.emit(job, as_json, lambda: f"{job.id} {job.state}; follow it: {_watch(handle)}")
+        output.emit(job, as_json, lambda: job.id)
+        click.echo(f"{job.state}; follow it: {_watch(handle)}", err=True)
         return
     watch(handle, quiet=quiet)
     result, report = handle.result(), handle.report()

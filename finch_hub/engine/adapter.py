@@ -42,7 +42,8 @@ class LoRAAdapter:
         layers: PEFT's layer of each adapted module, by the module's path in the model; empty without a base.
 
     Raises:
-        InvalidSpec: the configuration names modules that the base does not have, or the name is taken there.
+        InvalidSpec: the configuration names modules that the base does not have, the name is taken there, or rank or
+            initial A are to be found from data.
 
     """
 
@@ -57,6 +58,7 @@ class LoRAAdapter:
         self._fields: dict[str, Any] = {}
         if base is None:
             return
+        _check_needs_no_data(config)
         loaded = base if isinstance(base, bases.Base) else bases.load(base)
         modules = linear_modules(loaded.model)
         self._fields = peft_fields(config, loaded, modules)
@@ -284,6 +286,17 @@ def attach(base: bases.Base, config: LoRAConfig, *, name: str = "default", seed:
 
     """
     return LoRAAdapter(config, base, name=name, seed=seed)
+
+
+def _check_needs_no_data(config: LoRAConfig) -> None:
+    fix = "GeneratorModel.fine_tune and finch_hub.engine.training.loop.train do it; or give another"
+    found = {"rank": config.rank == "auto", "init": config.init == "eva"}
+    if problems := [
+        errors.Problem(where=field, what=f"{getattr(config, field)!r} is found from the training data", fix=fix)
+        for field, there in found.items()
+        if there
+    ]:
+        raise errors.InvalidSpec(problems, subject="an adapter that is put on a base before its training")
 
 
 def linear_modules(model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from finch_hub import errors
 from finch_hub.engine import memory, targets
 from finch_hub.engine.data import splitting
+from finch_hub.engine.training import schedule
 from finch_hub.hub import data as data_module
 from finch_hub.hub.findings import Findings
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
-from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig
 from finch_hub.specs.references import check_name
 from finch_hub.specs.training import TrainingConfig
 
@@ -97,9 +98,12 @@ def prepare(
             held_out = data_module.read(data, stores, format_name=format_name, split="validation")
     elif train and training.validation:
         train, held_out = splitting.split(train, training.validation, training.seed)
-    if training.patience is not None and train and not held_out:
-        fix = "give a validation file, a share of the data as validation, or no patience"
-        findings.add(errors.Problem(where="patience", what="there is nothing to measure improvement on", fix=fix))
+    if train:
+        for problem in schedule.check(training, examples=len(train), held_out=len(held_out)):
+            findings.add(problem)
+        if lora.rank == "auto" and len(held_out) < LEAST_HELD_OUT:
+            what = f"choosing a rank takes {LEAST_HELD_OUT} validation examples, and there are {len(held_out)}"
+            findings.add(errors.Problem(where="rank", what=what, fix="give more of them, or a number"))
     findings.settle()
     stored = [
         data_module.store(examples, stores, format_name=format_name) for examples in (train, held_out) if examples

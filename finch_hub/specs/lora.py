@@ -20,6 +20,9 @@ _USUAL: dict[str, tuple[float, float, str]] = {
     "dropout": (0.0, 0.3, "more than that starves an adapter of the few examples it has"),
 }
 
+LEAST_HELD_OUT = 8
+"""Validation examples that ``rank="auto"`` takes: its judge is the loss on them."""
+
 ShortName = Literal["all-linear", "attention", "mlp"]
 
 
@@ -33,7 +36,8 @@ class LoRAConfig(Value):
             and keeps, for each module, the directions that held-out loss shows to be needed; `alpha` then gives the
             scale that it gives at rank 16.
         rank_tolerance: how much of the held-out loss, relatively, ``"auto"`` may give away for fewer parameters.
-        rank_budget: the most parameters that ``"auto"`` may keep; None sets no bound.
+        rank_budget: the most parameters that ``"auto"`` may keep; None sets no bound. ``"auto"`` goes with no pattern
+            and not with DoRA.
         alpha: numerator of the scale; usually 1 to 32.
         dropout: probability of dropping an input of A while training; usually 0 to 0.3.
         target_modules: module names or their suffixes; or one text: ``"all-linear"``, ``"attention"``, ``"mlp"``, or a
@@ -74,8 +78,24 @@ class LoRAConfig(Value):
         return value
 
     @pydantic.model_validator(mode="after")
+    def _agrees_with_itself(self, info: pydantic.ValidationInfo) -> LoRAConfig:
+        if _is_stored(info):
+            return self
+        if self.rank == "auto":
+            clashing = {
+                "rank_pattern": self.rank_pattern,
+                "alpha_pattern": self.alpha_pattern,
+                "use_dora": self.use_dora,
+            }
+            if names := " and ".join(name for name, value in clashing.items() if value):
+                raise ValueError(f'rank="auto" finds the ranks and scales of plain LoRA by itself: leave out {names}')
+        elif self.rank_budget is not None:
+            raise ValueError('rank_budget bounds what rank="auto" keeps: leave it out, or give that rank')
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _warn_of_unusual(self, info: pydantic.ValidationInfo) -> LoRAConfig:
-        if info.context and info.context.get("stored"):  # its author was warned; whoever reads it back need not be
+        if _is_stored(info):
             return self
         for name, (low, high, reason) in _USUAL.items():
             value = getattr(self, name)
@@ -86,3 +106,8 @@ class LoRAConfig(Value):
                     stacklevel=2,
                 )
         return self
+
+
+def _is_stored(info: pydantic.ValidationInfo) -> bool:
+    """Tell whether it is read back: its author was told already."""
+    return bool(info.context and info.context.get("stored"))

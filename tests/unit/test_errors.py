@@ -24,6 +24,13 @@ def test_all_problems_are_in_the_text_with_place_and_advice() -> None:
     assert str(error) == "data.jsonl: 2 problems\n  line 3: is no JSON (quote the keys)\n  line 9: is empty"
 
 
+def test_thousands_of_problems_are_counted_and_a_hundred_shown() -> None:
+    error = errors.InvalidDataset([errors.Problem(what=f"line {n}") for n in range(3000)], subject="data.jsonl")
+    lines = str(error).splitlines()
+    assert (lines[0], len(lines), lines[-1]) == ("data.jsonl: 3,000 problems", 102, "  … and 2,900 more")
+    assert len(error.problems) == 3000
+
+
 def test_a_missing_thing_offers_the_near_names() -> None:
     error = errors.NotFound("preset", "medcal", ["legal", "medical", "code"])
     assert error.near[0] == "medical"

@@ -45,8 +45,8 @@ def messages(row: Mapping[str, Any]) -> Example:
 def prompt_completion(row: Mapping[str, Any]) -> Example:
     """Convert ``{"prompt", "completion"}``: two texts, or two lists of messages of which the second is learnt."""
     prompt, completion = row["prompt"], row["completion"]
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return _pair(prompt, completion, row.get("system"))
+    if not isinstance(prompt, list) and not isinstance(completion, list):
+        return _pair(_text(row, "prompt"), _text(row, "completion"), row.get("system"))
     context = _turns(prompt, "prompt", speaker="role", text="content", roles=_ROLES)
     learnt = _turns(completion, "completion", speaker="role", text="content", roles=_ROLES)
     return _conversation([{**turn, "learn": False} for turn in context] + learnt)
@@ -59,7 +59,8 @@ def alpaca(row: Mapping[str, Any]) -> Example:
     """
     instruction, output = _text(row, "instruction"), _text(row, "output")
     given = _text(row, "input") if row.get("input") else ""
-    pair = _pair(f"{instruction}\n\n{given}" if given.strip() else instruction, output, row.get("system"))
+    asked = f"{instruction}\n\n{given}" if given.strip() else instruction
+    pair = _pair(asked, output, row.get("system"), names=("instruction", "output"))
     *system, question, answer = pair.messages
     earlier = [
         Message(role=role, content=said)
@@ -141,10 +142,10 @@ def _history(value: Any) -> list[tuple[str, str]]:
     return found
 
 
-def _pair(prompt: str, completion: str, system: Any) -> Example:
+def _pair(prompt: str, completion: str, system: Any, *, names: tuple[str, str] = ("prompt", "completion")) -> Example:
     problems = [
         errors.Problem(what="is empty", where=name, fix="every example needs both")
-        for name, value in (("prompt", prompt), ("completion", completion))
+        for name, value in zip(names, (prompt, completion), strict=True)
         if not value.strip()
     ]
     if system is not None and not isinstance(system, str):

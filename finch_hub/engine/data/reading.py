@@ -24,6 +24,7 @@ _SPLITS = re.compile(
     re.IGNORECASE,
 )
 _READERS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".arrow")
+_BOM = b"\xef\xbb\xbf"
 
 
 class _Row(NamedTuple):
@@ -69,7 +70,10 @@ def read_examples(
                 for problem in error.problems:
                     what = f"{problem.where} {problem.what}" if problem.where else problem.what
                     problems.append(errors.Problem(what=what, where=prefix + row.where, fix=problem.fix))
-    if not found and not problems:
+    if not files:
+        what = f"no file in it is read: {', '.join(_READERS)}"
+        problems.append(errors.Problem(what=what, fix="name a file, or a folder with some of these"))
+    elif not found and not problems:
         problems.append(errors.Problem(what="there are no rows", fix="give at least one example"))
     if problems:
         raise errors.InvalidDataset(problems, subject=str(path))
@@ -118,7 +122,7 @@ def _files(path: Path, split: Split) -> list[Path]:
     """Return the files of a split; a folder without a train split is not divided: all of it is trained on."""
     if path.is_file():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix in _READERS and not _is_bookkeeping(file))
+    files = sorted(file for file in path.rglob("*") if _kind(file) in _READERS and not _is_bookkeeping(file))
     splits = {file: _split_of(file.relative_to(path)) for file in files}
     if "train" in splits.values():
         return [file for file in files if splits[file] == split]
@@ -132,20 +136,28 @@ def _split_of(file: Path) -> str | None:
 
 
 def _is_bookkeeping(file: Path) -> bool:
-    """Tell the JSON files that `datasets` and the Hub put beside the data."""
-    return file.name in ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
+    """Tell what `datasets` and the Hub put beside the data: JSON files, and caches of what was made of it."""
+    names = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json")
+    return file.name in names or (_kind(file) == ".arrow" and file.name.startswith("cache-"))
+
+
+def _kind(file: Path) -> str:
+    return file.suffix.lower()
 
 
 def _rows(file: Path) -> Iterator[_Row]:
-    match file.suffix:
+    match _kind(file):
         case ".json":
             return _json_rows(file)
         case ".csv":
             return _csv_rows(file)
         case ".parquet" | ".arrow":
             return _arrow_rows(file)
-        case _:
+        case ".jsonl" | ".ndjson" | "":
             return _jsonl_rows(file)
+        case other:
+            what = f"is a {other} file, which is none that is read: {', '.join(_READERS)}"
+            return iter([_Row("file", None, what, "convert it, or name it by what it holds")])
 
 
 def _jsonl_rows(file: Path) -> Iterator[_Row]:
@@ -166,8 +178,8 @@ def _jsonl_rows(file: Path) -> Iterator[_Row]:
 def _lines(file: Path) -> Iterator[bytes | None]:
     """Yield lines without reading a giant one whole; None stands for one that is too long."""
     with file.open("rb") as stream:
-        if stream.peek(3)[:3] == b"\xef\xbb\xbf":
-            stream.read(3)
+        if stream.peek(len(_BOM)).startswith(_BOM):
+            stream.read(len(_BOM))
         while line := stream.readline(MAX_LINE_BYTES):
             if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
                 yield line
@@ -197,7 +209,7 @@ def _object(value: Any, where: str) -> _Row:
 
 def _json_rows(file: Path) -> Iterator[_Row]:
     try:
-        data = json.loads(file.read_bytes().decode())
+        data = json.loads(file.read_bytes().removeprefix(_BOM).decode())
     except (UnicodeDecodeError, RecursionError, ValueError) as error:
         fix = "a .json file holds one list of objects; one object a line is .jsonl"
         yield _Row("file", None, f"is not JSON: {error}", fix)
@@ -214,14 +226,19 @@ def _csv_rows(file: Path) -> Iterator[_Row]:
             # A replacement character marks what could not be read, so that the row is still counted and reported.
             yield "\ufffd\n" if line is None else line.decode(errors="replace")
 
+    csv.field_size_limit(MAX_LINE_BYTES)  # the module's own limit, which is meant for damaged files as well, is lower
     reader = csv.DictReader(text(), strict=True)
     while True:
+        before = reader.reader.line_num
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            yield _Row(f"line {reader.line_num}", None, f"is not CSV: {error}")
+            # An unclosed quote is found where the file ends, and is where the row began.
+            first, last = before + 1, reader.reader.line_num
+            where = f"line {last}" if first >= last else f"lines {first} to {last}"
+            yield _Row(where, None, f"is not CSV: {error}", 'close its quotes, and write " within them as ""')
             continue
         where = f"line {reader.line_num}"
         values = [value for value in row.values() if value is not None]
@@ -253,7 +270,7 @@ def _arrow_rows(file: Path) -> Iterator[_Row]:
     try:
         number = 0
         with file.open("rb") as stream:
-            parquet = file.suffix == ".parquet"
+            parquet = _kind(file) == ".parquet"
             batches = pyarrow.parquet.ParquetFile(stream).iter_batches() if parquet else pyarrow.ipc.open_stream(stream)
             for batch in batches:
                 for value in batch.to_pylist():

@@ -23,7 +23,7 @@ from finch_hub.engine.rank import eva
 from finch_hub.engine.rank.spectrum import Spectrum, choose
 from finch_hub.engine.stored_adapter import PREFIX
 from finch_hub.engine.weights import AdapterWeights
-from finch_hub.specs.lora import LoRAConfig, UnusualValueWarning
+from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig, UnusualValueWarning
 from finch_hub.specs.reports import TokenMetrics
 
 GENEROUS_RANK = 64
@@ -33,7 +33,6 @@ with more directions, and what they don't need is cut afterwards."""
 _REDISTRIBUTION = 2.0  # EVA's rho: a module may get so many times the average
 _SAMPLE = 64  # examples that EVA looks at
 _LEAST_RANK = 16  # that EVA leaves a module: what training would have made of it, nobody knows before
-_LEAST_HELD_OUT = 8
 
 
 def begin(
@@ -58,10 +57,14 @@ def begin(
     automatic = config.rank == "auto"
     if not automatic and config.init != "eva":
         return attach(base, config, seed=seed)
-    generous = _generous(config) if automatic else config
     modules = linear_modules(base.model)
-    paths = targets.match(generous, modules)
-    rank = targets.rank_of(generous, "")
+    paths = targets.match(config, modules)
+    if config.rank_budget is not None:
+        _check_budget(config.rank_budget, direction=max(sum(modules[path]) for path in paths))
+    # EVA's directions are put into an adapter that began as any other does.
+    plain = config.evolve(init="shared") if config.init == "eva" else config
+    generous = _generous(plain) if automatic else plain
+    rank = max(targets.rank_of(generous, path) for path in paths)
     redistribution = min(_REDISTRIBUTION if automatic else 1.0, min(modules[path][1] for path in paths) / (2 * rank))
     sample = examples[:_SAMPLE]
     tokens = sum(int(example.labels.sum()) for example in sample)
@@ -71,34 +74,47 @@ def begin(
         return attach(base, generous, seed=seed)
     found = eva.directions(base, paths, sample, rank=rank, redistribution=redistribution)
     say(f"EVA: the directions of {found.settled} of {found.inputs} inputs settled in {eva.PASSES} passes over a sample")
-    ranks = {path: max(found, _LEAST_RANK) if automatic else found for path, found in found.ranks.items()}
-    pattern = {path: size for path, size in ranks.items() if size not in (0, rank)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnusualValueWarning)  # found by measuring, not by guessing
-        divided = generous.evolve(
-            target_modules=tuple(path for path, size in ranks.items() if size),
-            exclude_modules=(),
-            layers_to_transform=None,
-            rank_pattern=pattern,
-            # The scale stays what it is at the average rank.
-            alpha_pattern={path: generous.alpha * size / rank for path, size in pattern.items()},
-        )
-    adapter = attach(base, divided, seed=seed)
+    adapter = attach(base, _divided(generous, found.ranks) if automatic else generous, seed=seed)
     if config.init == "eva":
         parameters = adapter.parameters()
         with torch.no_grad():
             for path, rows in found.rows.items():
-                if len(rows):
-                    parameters[f"{PREFIX}{path}.lora_A.weight"][: len(rows)].copy_(rows)
+                A = parameters[f"{PREFIX}{path}.lora_A.weight"]
+                some = rows[: len(A)]  # the most telling ones come first
+                A[: len(some)].copy_(some)
     return adapter
 
 
 def _generous(config: LoRAConfig) -> LoRAConfig:
     """Return the configuration with a generous rank, at the scale that its alpha gives the usual one."""
     usual = targets.rank_of(config, "")
+    scale = config.alpha / (usual**0.5 if config.use_rslora else usual)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnusualValueWarning)
-        return config.evolve(rank=GENEROUS_RANK, alpha=config.alpha * GENEROUS_RANK / usual)
+        return config.evolve(rank=GENEROUS_RANK, alpha=scale * GENEROUS_RANK, use_rslora=False, rank_budget=None)
+
+
+def _divided(generous: LoRAConfig, found: Mapping[str, int]) -> LoRAConfig:
+    """Return the configuration with a rank for each module, at the same scale for all."""
+    average = targets.rank_of(generous, "")
+    ranks = {path: max(size, _LEAST_RANK) for path, size in found.items()}
+    pattern = {path: size for path, size in ranks.items() if size != average}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusualValueWarning)  # found by measuring, not by guessing
+        return generous.evolve(
+            target_modules=tuple(ranks),
+            exclude_modules=(),
+            layers_to_transform=None,
+            rank_pattern=pattern,
+            alpha_pattern={path: generous.alpha * size / average for path, size in pattern.items()},
+        )
+
+
+def _check_budget(budget: int, *, direction: int) -> None:
+    """Refuse a budget into which one direction does not fit, in whichever module the strongest will be."""
+    if budget < direction:
+        what = f"{budget:,} parameters are fewer than one direction of a module takes ({direction:,})"
+        raise errors.InvalidSpec(errors.Problem(where="rank_budget", what=what, fix="raise it"))
 
 
 def check_data(train_set: Sequence[TokenizedExample], held_out: Sequence[TokenizedExample]) -> None:
@@ -114,8 +130,8 @@ def check_data(train_set: Sequence[TokenizedExample], held_out: Sequence[Tokeniz
     if labels < needed:
         what = f"the training data has {labels:,} tokens to learn; choosing a rank takes {needed:,}"
         problems.append(errors.Problem(what=what, fix='give a number for "rank"'))
-    if len(held_out) < _LEAST_HELD_OUT:
-        what = f"there are {len(held_out)} validation examples; choosing a rank takes {_LEAST_HELD_OUT}"
+    if len(held_out) < LEAST_HELD_OUT:
+        what = f"there are {len(held_out)} validation examples; choosing a rank takes {LEAST_HELD_OUT}"
         problems.append(errors.Problem(what=what, fix='give more validation data, or a number for "rank"'))
     if problems:
         raise errors.InvalidDataset(problems, subject='rank="auto"')
@@ -141,7 +157,6 @@ def cut(base: Base, adapter: LoRAAdapter, ranks: Mapping[str, int]) -> LoRAAdapt
             layers_to_transform=None,
             rank_pattern=pattern,
             alpha_pattern={path: float(rank) for path, rank in pattern.items()},
-            use_rslora=False,
         )
     adapter.detach()
     smaller = attach(base, config, name=name)

@@ -104,7 +104,7 @@ def choose(
         affordable = [place for place, value in enumerate(thresholds) if spectrum.parameters(value) <= budget]
         if not affordable:
             least = spectrum.parameters(thresholds[0])
-            what = f"{budget:,} parameters are fewer than one direction of a module takes ({least:,})"
+            what = f"{budget:,} parameters are fewer than the strongest direction takes ({least:,})"
             raise errors.InvalidSpec(errors.Problem(where="rank_budget", what=what, fix="raise it"))
         most = affordable[-1]
     measured: dict[int, Choice] = {}

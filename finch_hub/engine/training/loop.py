@@ -152,6 +152,14 @@ def _shrunk(
     return smaller, report.evolve(after=metrics, rank=chosen, trainable_parameters=parameters, total_parameters=total)
 
 
+def _check(base: Base, training: TrainingConfig, examples: Sequence[Example]) -> None:
+    if not examples:
+        raise errors.InvalidDataset(errors.Problem(what="there are no examples", fix="give at least one"))
+    if training.max_length is not None and training.max_length > base.context:
+        what = f"{training.max_length:,} tokens are more than the base's context of {base.context:,}"
+        raise errors.InvalidSpec(errors.Problem(where="max_length", what=what, fix="lower it"), subject="training")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Data:
     """Examples as they are given, and as they are learnt."""
@@ -175,8 +183,10 @@ def prepare(
 
     Raises:
         InvalidDataset: examples that leave nothing to learn.
+        InvalidSpec: examples may be longer than the base's context.
 
     """
+    _check(base, training, examples)
     progress.phase("tokenizing")
     if validation is None:
         examples, validation = splitting.split(examples, training.validation, training.seed)

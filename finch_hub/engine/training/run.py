@@ -100,12 +100,10 @@ class Run:
         self._decoder = decoder
         self._workdir, self._should_stop = workdir, should_stop
         self._labels = [int(example.labels.sum()) for example in train_set]
-        self.steps_per_epoch = math.ceil(len(train_set) / (training.batch_size * training.gradient_accumulation))
-        self.steps = min(
-            training.epochs * self.steps_per_epoch, training.max_steps or training.epochs * self.steps_per_epoch
-        )
+        if problems := schedule.check(training, examples=len(train_set), held_out=len(held_out)):
+            raise errors.InvalidSpec(problems, subject="training")
+        self.steps_per_epoch, self.steps = schedule.steps_of(training, len(train_set))
         self._warmup = schedule.warmup_steps(training, self.steps)
-        _check(training, held_out, warmup=self._warmup, steps=self.steps)
         # The members of a gang are all on the base; alone, what else is enabled there acts too, as in evaluation.
         self._only = adapter.name if members > 1 else None
         self._environment = {**environment.describe(base), "members": members}
@@ -377,16 +375,3 @@ class Run:
         kept = sorted(self._workdir.glob("step-*")) if self._workdir and self._workdir.is_dir() else []
         good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint"
         return errors.Diverged(f"{what} at step {step}; {good}; a lower learning rate may help")
-
-
-def _check(training: TrainingConfig, held_out: Sequence[TokenizedExample], *, warmup: int, steps: int) -> None:
-    problems = []
-    if not held_out and training.patience is not None:
-        what = "early stopping needs validation data, and there is none"
-        fix = "give a validation file, or a share by `validation`"
-        problems.append(errors.Problem(where="patience", what=what, fix=fix))
-    if warmup > steps or warmup == steps > 1:
-        what = f"the warm-up takes {warmup} steps, the whole training {steps}"
-        problems.append(errors.Problem(where="warmup_steps", what=what, fix="shorten it or train longer"))
-    if problems:
-        raise errors.InvalidSpec(problems, subject="training")

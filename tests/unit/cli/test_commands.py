@@ -119,7 +119,8 @@ def test_the_other_jobs_are_submitted(run: Run, database: Database, data: Path, 
     ):
         ran = run(*words, "--detach")
         assert ran.status == 0, ran.err
-        assert "queued; follow it: finch-hub jobs watch" in ran.out
+        assert ran.out.strip() == run("jobs", "list", "--json").json[0]["id"]
+        assert "queued; follow it: finch-hub jobs watch" in ran.err
     kinds = [job["kind"] for job in run("jobs", "list", "--json").json]
     assert kinds == ["evaluate", "quantize", "export", "export", "merge", "merge"]
     assert run("merge", "medical", "--out", tmp_path).status == run("export", "medical", "--out", tmp_path).status == 2

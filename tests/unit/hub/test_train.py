@@ -125,6 +125,16 @@ def test_early_stopping_needs_something_to_measure(hub: Hub, data: Path, tiny_fo
         hub.train(data, adapter="birds", base=tiny_folder, validation=0.0, patience=2)
 
 
+def test_settings_that_cannot_work_with_the_data_are_refused_together(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    with pytest.raises(errors.InvalidSpec) as caught:
+        hub.train(data, adapter="birds", base=tiny_folder, warmup_steps=999, rank="auto", target_modules=("q_porj",))
+    assert {problem.where for problem in caught.value.problems} == {
+        "warmup_steps",
+        "rank",
+        "modules of the adapter, target_modules",
+    }
+
+
 def test_bases_are_found_by_name_folder_and_hub_id(hub: Hub, data: Path, tiny_folder: Path, tmp_path: Path) -> None:
     added = hub.bases.add(tiny_folder, name="tiny")
     assert spec_of(hub, data, base="tiny").base.source == str(tiny_folder)

@@ -58,3 +58,18 @@ def test_a_changed_copy_is_validated_and_leaves_the_original() -> None:
 def test_json_brings_the_same_value_back() -> None:
     config = LoRAConfig(rank=8, rank_pattern={"q_proj": 4}, layers_to_transform=(1, 2))
     assert LoRAConfig.of(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    "field", [{"rank_pattern": {"q_proj": 8}}, {"alpha_pattern": {"q_proj": 8.0}}, {"use_dora": True}]
+)
+def test_an_automatic_rank_goes_with_no_pattern_and_not_with_dora(field: dict[str, object]) -> None:
+    with pytest.raises(errors.InvalidSpec, match=next(iter(field))):
+        LoRAConfig.of({"rank": "auto", **field})
+    assert LoRAConfig.model_validate({"rank": "auto", **field}, context={"stored": True}).rank == "auto"
+
+
+def test_a_budget_is_for_the_automatic_rank_only() -> None:
+    assert LoRAConfig(rank="auto", rank_budget=1000).rank_budget == 1000
+    with pytest.raises(errors.InvalidSpec, match="rank_budget"):
+        LoRAConfig(rank_budget=1000)

@@ -89,6 +89,20 @@ def test_content_may_be_a_list_of_text_parts() -> None:
     assert formats.messages({"messages": [{"role": "user", "content": parts}, ANSWER]}) == CONVERSATION
 
 
+@pytest.mark.parametrize(
+    ("row", "needle"),
+    [
+        ({"prompt": "a", "completion": 5}, "completion.*int where a text"),
+        ({"prompt": None, "completion": "x"}, "prompt.*null where a text"),
+        ({"prompt": "a", "completion": [{"role": "assistant", "content": "x"}]}, "prompt.*str where a list of turns"),
+        ({"instruction": "a", "output": " "}, "output.*is empty"),
+    ],
+)
+def test_the_field_that_is_wrong_is_named(row: dict[str, Any], needle: str) -> None:
+    with pytest.raises(errors.InvalidSpec, match=needle):
+        formats.recognise(row, formats.BUILTIN).convert(row)
+
+
 def test_all_problems_of_a_row_are_reported_at_once() -> None:
     image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
     call = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}

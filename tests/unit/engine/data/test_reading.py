@@ -180,3 +180,40 @@ def test_reading_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_csv_says_where_a_row_begins_and_ends_that_cannot_be_read(tmp_path: Path) -> None:
+    file = write(tmp_path / "bad.csv", "prompt,completion", "a,b", '"c"x,d', '"e"x,f', "g,h", '"never closed,i', "j,k")
+    with pytest.raises(errors.InvalidDataset) as caught:
+        reading.read_examples(file)
+    assert [problem.where for problem in caught.value.problems] == ["line 3", "line 4", "lines 6 to 7"]
+
+
+def test_a_csv_field_may_be_as_long_as_a_line(tmp_path: Path) -> None:
+    file = write(tmp_path / "long.csv", "prompt,completion", f"{'word ' * 100_000},b")
+    assert len(reading.read_examples(file)[0].messages[0].content) == 500_000
+
+
+def test_a_file_is_known_by_its_ending_whatever_its_case(tmp_path: Path) -> None:
+    assert reading.read_examples(write(tmp_path / "A.CSV", "prompt,completion", "a,b")) == (Example.of_pair("a", "b"),)
+    bom = tmp_path / "a.json"
+    bom.write_bytes(b"\xef\xbb\xbf" + json.dumps(ROWS).encode())
+    assert reading.read_examples(bom) == EXAMPLES
+    for name in ("a.tsv", "a.jsonl.gz"):
+        with pytest.raises(errors.InvalidDataset, match=rf"is a {Path(name).suffix} file, .*\.parquet") as caught:
+            reading.read_examples(write(tmp_path / name, *(["x\ty"] * 9)))
+        assert len(caught.value.problems) == 1
+
+
+def test_what_datasets_caches_beside_the_data_is_no_data(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_pylist(ROWS)
+    for name in ("data-00000-of-00001.arrow", "cache-1234567890abcdef.arrow"):
+        with pyarrow.OSFile(str(tmp_path / name), "wb") as sink, ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    assert reading.read_examples(tmp_path) == EXAMPLES
+
+
+def test_a_folder_without_a_file_that_is_read_says_which_are(tmp_path: Path) -> None:
+    write(tmp_path / "notes.txt", "hello")
+    with pytest.raises(errors.InvalidDataset, match=r"no file in it is read: \.jsonl"):
+        reading.read_examples(tmp_path)

@@ -7,7 +7,7 @@ import torch
 from support.training import adapted, lessons
 
 from finch_hub import errors
-from finch_hub.engine.adapter import linear_modules
+from finch_hub.engine.adapter import LoRAAdapter, linear_modules
 from finch_hub.engine.bases import Base
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.initialization import initial_a
@@ -194,3 +194,42 @@ def test_a_base_without_finite_states_does_not_keep_eva_busy_forever(tiny_base: 
         tiny_base.model.get_input_embeddings().weight.fill_(torch.inf)
     with pytest.raises(errors.TrainingFailed, match="not finite"):
         eva.directions(tiny_base, ["model.layers.0.self_attn.q_proj"], examples, rank=4)
+
+
+def test_eva_keeps_the_ranks_and_scales_that_patterns_give(tiny_base: Base) -> None:
+    examples = tokenize_all(lessons(32), tiny_base.tokenizer, max_length=512)
+    config = LoRAConfig(rank=4, alpha=8.0, init="eva", rank_pattern={"v_proj": 8}, alpha_pattern={"v_proj": 32.0})
+    adapter = automatic.begin(tiny_base, config, examples, seed=0, say=lambda text: None)
+    modules = adapter.weights().modules
+    adapter.detach()
+    found = eva.directions(tiny_base, list(modules), examples, rank=8)
+    assert {module.rank for module in modules.values()} == {4, 8}
+    for path, module in modules.items():
+        assert (module.rank, module.scale) == ((8, 4.0) if path.endswith("v_proj") else (4, 2.0))
+        assert torch.equal(module.A, found.rows[path][: module.rank])
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_an_automatic_rank_begins_at_the_scale_that_alpha_gives_at_rank_16(rslora: bool, tiny_base: Base) -> None:
+    config = LoRAConfig(rank="auto", alpha=32.0, use_rslora=rslora)
+    examples = tokenize_all(lessons(12), tiny_base.tokenizer, max_length=512)  # EVA needs more
+    adapter = automatic.begin(tiny_base, config, examples, seed=0, say=lambda text: None)
+    scales = {module.scale for module in adapter.weights().modules.values()}
+    adapter.detach()
+    assert scales == {8.0 if rslora else 2.0}
+
+
+def test_a_budget_that_no_direction_fits_into_is_refused_before_training(tiny_base: Base) -> None:
+    config = LoRAConfig(rank="auto", alpha=16.0, rank_budget=5)
+    steps: list[int] = []
+    with pytest.raises(errors.InvalidSpec, match="rank_budget"):
+        loop.train(tiny_base, config, TRAINING, lessons(40), should_stop=lambda: steps.append(1))
+    assert not steps
+
+
+@pytest.mark.parametrize(("field", "value"), [("rank", "auto"), ("init", "eva")])
+def test_what_is_found_from_data_is_refused_where_an_adapter_is_put_on_a_base_without(
+    field: str, value: str, tiny_base: Base
+) -> None:
+    with pytest.raises(errors.InvalidSpec, match=rf"{field}: '{value}' is found from the training data.*fine_tune"):
+        LoRAAdapter(LoRAConfig.of({field: value}), tiny_base)

@@ -433,3 +433,10 @@ def test_a_checkpoint_is_written_at_the_interval_and_only_the_last_ones_are_kept
     training = QUICK.evolve(validation=0, checkpoint_every=2, keep_checkpoints=2)
     loop.train(tiny_base, LORA, training, lessons(24), workdir=tmp_path)
     assert [path.name for path in checkpoint._steps(tmp_path)] == ["step-00000010", "step-00000008"]
+
+
+def test_no_examples_and_lengths_beyond_the_context_are_refused(tiny_base: Base) -> None:
+    with pytest.raises(errors.InvalidDataset, match="no examples"):
+        loop.train(tiny_base, LORA, QUICK, ())
+    with pytest.raises(errors.InvalidSpec, match=f"max_length.*{tiny_base.context}"):
+        loop.train(tiny_base, LORA, QUICK.evolve(max_length=tiny_base.context + 1), lessons(12))
