@@ -22,7 +22,8 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Ite
     for name in ("bird", "bee"):
         lines = "".join(f'{{"prompt": "What does {name} {n} do?", "completion": "It flies {n}."}}\n' for n in range(20))
         (folder / f"{name}s.jsonl").write_text(lines)
-    save_gguf(tiny_folder, folder / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    (folder / ".demo" / "demo").mkdir(parents=True)
+    save_gguf(tiny_folder, folder / ".demo" / "demo" / "SmolLM2-135M-Instruct.Q4_1.gguf")
     save_adapter(tiny_folder, folder / "peft-folder", r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINCH_HOME", str(folder / "home"))
