@@ -53,6 +53,9 @@ def compose(
     validation data is kept.
     """
     if plan:
+        composing = {"weights": weights, "parameter": parameters, "resolver-parameter": resolver_parameters}
+        if unused := [f"--{name.replace('_', '-')}" for name, value in {**composing, **given}.items() if value]:
+            raise click.UsageError(f"--plan looks at the adapters alone: leave out {', '.join(unused)}")
         with output.open_hub() as hub:
             report = hub.plan(adapters, probe=probe)
         output.emit(report, as_json, lambda: reports.conflicts(report))

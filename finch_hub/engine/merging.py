@@ -282,8 +282,7 @@ def _write_companions(
 
 def _known(adapter: StoredAdapter) -> dict[str, Any]:
     """Return an adapter's name and identity as its ``finch.json`` has them; without one its folder is its name."""
-    record = staging.record_of(adapter.folder)
-    return {"name": str(record.get("name") or adapter.folder.name), "identity": record.get("identity")}
+    return {"name": staging.name_of(adapter.folder), "identity": staging.record_of(adapter.folder).get("identity")}
 
 
 def _write_card(folder: Path, base: str, adapters: Sequence[Mapping[str, Any]], public: str | None) -> None:

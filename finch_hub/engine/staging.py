@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import secrets
@@ -35,15 +36,14 @@ def staged(out: Path, *, kind: str, replace: bool = False) -> Iterator[Path]:
         Unavailable: the disk is full or the place cannot be written.
 
     """
-    out = Path(os.path.abspath(out))  # noqa: PTH100  - a link stays a link
+    out = Path(os.path.abspath(out))  # noqa: PTH100  - a link that leads nowhere stays one, and is refused
+    if out.exists():
+        out = out.resolve()  # what a link leads to is replaced, not the link
     check_target(out, kind=kind, replace=replace)
     with translated(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(out)
-        folder = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
-        folder.mkdir()
-        lock = os.open(folder, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)  # held for life: tells a living writer's folder from an abandoned one
+        folder, lock = _claimed(out)
     try:
         with translated(out):
             yield folder
@@ -95,26 +95,51 @@ def record_of(folder: Path) -> Mapping[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
+def name_of(folder: Path) -> str:
+    """Return the name that a folder's ``finch.json`` gives it; without one the folder's own."""
+    return str(record_of(folder).get("name") or folder.name)
+
+
 def write_record(folder: Path, kind: str, record: Mapping[str, Any]) -> None:
     """Write the ``finch.json`` of a folder: of which kind it is, and what else is to be known of it."""
     (folder / RECORD).write_text(json.dumps({"made": kind, **record}, indent=2, sort_keys=True) + "\n")
 
 
+def _claimed(out: Path) -> tuple[Path, int]:
+    """Make a folder beside `out` and lock it for life, which tells it from an abandoned one."""
+    while True:
+        folder = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+        folder.mkdir()
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # another writer took it for abandoned before it was locked
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
+        os.close(lock)
+
+
 def _publish(folder: Path, out: Path, *, kind: str, replace: bool) -> None:
     check_target(out, kind=kind, replace=replace)  # again: the work took a while
-    old = None
-    if os.path.lexists(out) and any(out.iterdir()):
-        old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
-        out.rename(old)
-    try:
+    if not out.exists() or not any(out.iterdir()):
         folder.rename(out)
-    except OSError:
-        if old is not None:
+        _fsync(out.parent)
+        return
+    old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # nobody shall take it for abandoned while it may have to come back
+        out.rename(old)
+        try:
+            folder.rename(out)
+        except OSError:
             old.rename(out)
-        raise
-    _fsync(out.parent)
-    if old is not None:
+            raise
+        _fsync(out.parent)
         shutil.rmtree(old, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def _flush(folder: Path) -> None:
@@ -133,7 +158,7 @@ def _fsync(path: Path) -> None:
 
 
 def _remove_abandoned(out: Path) -> None:
-    for folder in out.parent.glob(f".{out.name}.*.part"):
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
         try:
             fd = os.open(folder, os.O_RDONLY)
         except OSError:

@@ -28,7 +28,7 @@ def parents_of(references: Sequence[str], weights: Sequence[float] | None, findi
     if len(shares) != len(references):
         what = f"{len(shares)} given for {len(references)} adapters"
         findings.add(errors.Problem(where="weights", what=what, fix="give one for each adapter, in their order"))
-        return ()
+        shares = [1.0] * len(references)  # so that the adapters themselves are looked at
     if not references:
         findings.add(errors.Problem(where="adapters", what="none is named", fix="name at least one"))
     found = []
@@ -148,10 +148,11 @@ def prepare(
     with findings.gather():
         spec = ComposeSpec(adapter=name, parents=parents or (Parent(adapter="refused"),), **options)
     if spec is not None:
-        with findings.gather():
-            trials.check(spec, stores.catalogue)
+        for check in (trials.check_strategy, trials.check_resolver):
+            with findings.gather():
+                check(spec, stores.catalogue)
         ranks = [int(version.metrics.get("rank", 0)) for version in versions]
-        known = len(versions) == len(parents) and all(ranks)
+        known = ranks and len(versions) == len(references) and all(ranks)
         if known and isinstance(spec.rank, int) and spec.rank > sum(ranks):
             fix = f"ask for {sum(ranks)} at most; more would be zeros"
             findings.add(errors.Problem(where="rank", what=f"{spec.rank} exceeds the parents' ranks together", fix=fix))

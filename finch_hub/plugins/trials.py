@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from finch_hub import errors
 from finch_hub.plugins.catalogue import Catalogue
 from finch_hub.specs.jobs import ComposeSpec
 
@@ -18,16 +19,30 @@ _AUTO: tuple[tuple[str, dict[str, Any], str], ...] = (
 )
 
 
-def check(spec: ComposeSpec, catalogue: Catalogue) -> None:
-    """Refuse unknown names and parameters without importing any kernel.
+def check_strategy(spec: ComposeSpec, catalogue: Catalogue) -> None:
+    """Refuse an unknown strategy and its parameters without importing any kernel.
 
     Raises:
-        NotFound: there is no such strategy or resolver.
+        NotFound: there is no such strategy.
+        InvalidSpec: parameters that its schema refuses, or any for ``auto``; too few evaluations.
+
+    """
+    _check_evaluations(spec)
+    if spec.strategy != "auto":
+        catalogue.strategies[spec.strategy].parse(spec.parameters)
+    elif spec.parameters:
+        what = f"auto takes none, and {', '.join(sorted(spec.parameters))} would be left out"
+        raise errors.InvalidSpec(errors.Problem(where="parameters", what=what, fix="name the strategy that takes them"))
+
+
+def check_resolver(spec: ComposeSpec, catalogue: Catalogue) -> None:
+    """Refuse an unknown resolver and its parameters without importing any kernel.
+
+    Raises:
+        NotFound: there is no such resolver.
         InvalidSpec: parameters that its schema refuses.
 
     """
-    if spec.strategy != "auto":
-        catalogue.strategies[spec.strategy].parse(spec.parameters)
     catalogue.resolvers[spec.resolver].parse(spec.resolver_parameters)
 
 
@@ -35,25 +50,34 @@ def trials(spec: ComposeSpec, catalogue: Catalogue) -> tuple[Trial, ...]:
     """Return the ways to compose that a specification asks for, plain linear first.
 
     With a strategy's name there are two: the baseline, and that one. With ``auto`` and the resolver ``keep`` there are
-    all that `auto` tries; another resolver goes before every one of them, but for the baseline.
+    all that `auto` tries; another resolver goes before every one of them, and before linear besides the baseline.
 
     Raises:
         NotFound: there is no such strategy or resolver.
-        InvalidSpec: parameters that its schema refuses.
+        InvalidSpec: parameters that its schema refuses, or too few evaluations.
         PluginError: a kernel cannot be imported.
 
     """
+    _check_evaluations(spec)
     count = len(spec.parents)
     found = [_trial(catalogue, count, "linear", {}, "keep", {})]
     if spec.strategy != "auto":
         asked = _trial(catalogue, count, spec.strategy, spec.parameters, spec.resolver, spec.resolver_parameters)
         return (*found, asked)
+    if spec.resolver != "keep":
+        found.append(_trial(catalogue, count, "linear", {}, spec.resolver, spec.resolver_parameters))
     for strategy, parameters, resolver in _AUTO:
         if spec.resolver == "keep":
             found.append(_trial(catalogue, count, strategy, parameters, resolver, {}))
         elif resolver == "keep":
             found.append(_trial(catalogue, count, strategy, parameters, spec.resolver, spec.resolver_parameters))
     return tuple(found)
+
+
+def _check_evaluations(spec: ComposeSpec) -> None:
+    if spec.strategy != "auto" and spec.evaluations < 2:
+        what = "one is not enough for a strategy and the plain linear that it is held against"
+        raise errors.InvalidSpec(errors.Problem(where="evaluations", what=what, fix="allow two or more"))
 
 
 def _trial(

@@ -39,11 +39,14 @@ class BaseModelSource(Value):
     revision: str | None = None
 
 
+_LARGEST = 1e6  # weight or scale; squares of what they multiply must not overflow
+
+
 class Parent(Value):
     """One adapter that goes into a composition or merge, and its weight."""
 
     adapter: AdapterRef
-    weight: float = 1.0
+    weight: float = pydantic.Field(default=1.0, ge=-_LARGEST, le=_LARGEST)
 
 
 class TrainSpec(Value):
@@ -72,7 +75,8 @@ class ComposeSpec(Value):
         resolver_parameters: of the resolver.
         scale: factor of the composed update; None sweeps it on the parents' validation sets where there are any.
         rank: of the result; None keeps what the strategy gives, "auto" cuts by energy.
-        evaluations: upper bound of the held-out evaluations that the search may spend.
+        evaluations: upper bound of the held-out evaluations that the search may spend; beside a named strategy one of
+            them is plain linear's.
         min_retention: below it, for any parent, the version is registered as `below_retention`.
         seed: of random strategies, mixed with the parents' hashes.
 
@@ -85,7 +89,7 @@ class ComposeSpec(Value):
     parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     resolver: str = "keep"
     resolver_parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
-    scale: float | None = pydantic.Field(default=None, gt=0)
+    scale: float | None = pydantic.Field(default=None, gt=0, le=_LARGEST)
     rank: pydantic.PositiveInt | Literal["auto"] | None = None
     evaluations: pydantic.PositiveInt = 16
     min_retention: float | None = pydantic.Field(default=None, le=1)
@@ -113,7 +117,7 @@ class QuantizeSpec(Value):
     kind: Literal["quantize"] = "quantize"
     adapter: AdapterRef
     scheme: Literal["auto", "int8", "int4"] = "auto"
-    group: pydantic.PositiveInt | None = 64
+    group: int | None = pydantic.Field(default=64, gt=0, le=2**16)
     tolerance: float = pydantic.Field(default=0.005, ge=0)
 
 

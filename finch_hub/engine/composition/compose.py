@@ -162,6 +162,7 @@ def _search(
     baseline = trials[0]
     asked = trials if spec.strategy == "auto" else trials[-1:]
     if spec.scale is not None:
+        asked = asked[: spec.evaluations]
         linear = search.at(baseline, spec.scale, weights)
         search.floor = linear.kept
         return linear, max((search.at(trial, spec.scale, weights) for trial in asked), key=lambda p: p.rank_key)
@@ -244,7 +245,7 @@ def _unmeasured(
     weights: tuple[float, ...],
     diagnosis: ConflictReport,
 ) -> tuple[dict[str, Factors], CompositionReport]:
-    trial = trials[0] if spec.strategy == "auto" else trials[-1]
+    trial = _blind(trials, spec.resolver) if spec.strategy == "auto" else trials[-1]
     if trial.needs_data:
         what = f"{trial.strategy} fits the parents' validation examples, and there are none"
         fix = "give the parents validation data and the base, or choose another strategy"
@@ -252,12 +253,21 @@ def _unmeasured(
     scale = spec.scale or trial.scale
     made = composer(trial, scale, weights)
     guess = "" if spec.scale else "; the scale is a guess that held on other adapters"
+    lines = tuple(Retention(parent=parent, status="unmeasured") for parent in diagnosis.parents)
+    below = below_retention(lines, spec.min_retention)
+    gate = ", so that none is known to keep what was asked for" if below else ""
     return made, CompositionReport(
         **_described(trial, scale, weights, made),
         conflicts=diagnosis,
-        retention=tuple(Retention(parent=parent, status="unmeasured") for parent in diagnosis.parents),
-        advice=(f"nothing was measured, for no parent has validation rows or there is no base{guess}",),
+        retention=lines,
+        below_retention=below,
+        advice=(f"nothing was measured, for no parent has validation rows or there is no base{gate}{guess}",),
     )
+
+
+def _blind(trials: Sequence[Trial], resolver: str) -> Trial:
+    """Return what `auto` takes where nothing can be measured: linear, after the resolver that was asked for."""
+    return next(trial for trial in trials if trial.strategy == "linear" and trial.resolver == resolver)
 
 
 def _described(trial: Trial, scale: float, weights: tuple[float, ...], made: Mapping[str, Factors]) -> dict[str, Any]:
@@ -273,13 +283,14 @@ def _described(trial: Trial, scale: float, weights: tuple[float, ...], made: Map
 
 
 def below_retention(lines: Sequence[Retention], least: float | None) -> tuple[str, ...]:
-    """Name the parents that keep less than asked for, or that got worse than the base without a gain to keep."""
+    """Name the parents that keep less than asked for, got worse than the base without a gain, or were not measured."""
     if least is None:
         return ()
     return tuple(
         line.parent
         for line in lines
-        if (line.retention is not None and line.retention < least)
+        if line.status == "unmeasured"
+        or (line.retention is not None and line.retention < least)
         or (line.status == "undefined" and line.composed is not None and line.composed > (line.base or 0.0))
     )
 
@@ -290,6 +301,8 @@ def _advice(lines: Sequence[Retention], below: Sequence[str], *, divided: bool) 
         if line.parent in below:
             kept = "got worse than the base" if line.retention is None else f"keeps {line.retention:.2f} of its gain"
             fix = "give it more weight, ask for a higher rank, or keep it apart and switch at run time"
+            if line.status == "unmeasured":
+                kept, fix = "was not measured, so the least retention is not known to hold", "give it validation rows"
             found.append(f"{line.parent} {kept}: {fix}")
         elif line.status == "undefined":
             found.append(f"{line.parent} itself gains less than two standard errors over the base on its rows")

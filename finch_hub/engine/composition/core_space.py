@@ -137,6 +137,11 @@ class CoreSpace:
         given, only modules whose path one of them matches (anywhere) are changed.
         """
 
+        unmatched = [pattern for pattern in modules if not any(re.search(pattern, name) for name in self.modules)]
+        if unmatched:
+            problems = [errors.Problem(where="modules", what=f"{one!r} matches no adapted module") for one in unmatched]
+            raise errors.Incompatible(problems, subject="resolver")
+
         def of_block(block: Block) -> list[Block]:
             if len(block.present) == 1:
                 return [block]

@@ -94,18 +94,24 @@ def _check_merged(core: CoreSpace, merged: Mapping[str, Update]) -> None:
     problems: list[errors.Problem] = []
     for block in core.blocks:
         for module in block.modules:
-            update = merged.get(module)
+            update: object = merged.get(module)  # of a plugin, so it may be anything
             expected = tuple(block.cores.shape[-2:])
             if update is None:
                 problems.append(errors.Problem(where=module, what="the strategy returned nothing for it"))
             elif isinstance(update, Factors):
-                if (update.B.shape[0], update.A.shape[1]) != (
-                    block.outputs.stacked.shape[1],
-                    block.inputs.stacked.shape[1],
-                ):
+                outer = block.outputs.stacked.shape[1], block.inputs.stacked.shape[1]
+                if (update.B.shape[0], update.A.shape[1]) != outer or update.B.shape[1] != update.A.shape[0]:
                     problems.append(errors.Problem(where=module, what="the strategy returned factors of another shape"))
+                elif not (update.A.isfinite().all() and update.B.isfinite().all()):
+                    problems.append(errors.Problem(where=module, what="the strategy returned NaN or infinity"))
+            elif not isinstance(update, Tensor):
+                what = f"the strategy returned {type(update).__name__}, not a matrix or factors"
+                problems.append(errors.Problem(where=module, what=what))
             elif tuple(update.shape) != expected:
                 what = f"the strategy returned shape {list(update.shape)}, not {list(expected)}"
+                problems.append(errors.Problem(where=module, what=what))
+            elif update.dtype != block.cores.dtype:
+                what = f"the strategy returned {update.dtype}, not {block.cores.dtype}"
                 problems.append(errors.Problem(where=module, what=what))
             elif not update.isfinite().all():
                 problems.append(errors.Problem(where=module, what="the strategy returned NaN or infinity"))

@@ -190,7 +190,7 @@ class Composer:
             return resolved, trial.merge(resolved, weights, trial.parameters, seed=self._seed, **data)
         except errors.FinchError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = f"{trial.label} failed: {type(error).__name__}: {error}"
             raise errors.PluginError(what) from error
 
@@ -278,7 +278,7 @@ class Search:
         open_trials = [trial for trial in trials if self._of(trial, weights)]
         while open_trials and len(self._points) < end:
             trial = max(open_trials, key=lambda t: self.best(t, weights).rank_key)
-            if self.best(trial, weights).score < self.best().score - _HOPELESS:
+            if self.best(trial, weights).score < self._ahead(trials, weights) - _HOPELESS:
                 return
             scale = next_scale(self._of(trial, weights))
             if scale is None:
@@ -310,6 +310,9 @@ class Search:
         """Return the point with the highest score, of all or of one trial."""
         points = self.points if trial is None else self._of(trial, weights)
         return max(points, key=lambda point: point.rank_key)
+
+    def _ahead(self, trials: Sequence[Trial], weights: tuple[float, ...]) -> float:
+        return max(self.best(trial, weights).score for trial in trials if self._of(trial, weights))
 
     def _of(self, trial: Trial, weights: tuple[float, ...] | None) -> tuple[Point, ...]:
         return tuple(

@@ -70,7 +70,7 @@ def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFPar
         writer.add_type(GGUFType.ADAPTER)
         writer.add_string(Keys.Adapter.TYPE, "lora")
         writer.add_float32(Keys.Adapter.LORA_ALPHA, float(alpha))
-        writer.add_name(parameters.name or adapter.name)
+        writer.add_name(parameters.name or staging.name_of(adapter))
         dtype = np.float32 if parameters.dtype == "f32" else np.float16
         names = get_tensor_name_map(architecture, int(files.config["num_hidden_layers"]))
         for path, module in stored.modules.items():
@@ -81,6 +81,11 @@ def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFPar
             B = B * np.float32(module.scale * module.rank / alpha)
             if reordered and path.endswith(("q_proj", "k_proj")):
                 B = B[row_order(len(B), _heads(files.config, path))]
+            if max(np.abs(A).max(), np.abs(B).max()) > np.finfo(dtype).max:
+                problem = errors.Problem(
+                    where=path, what=f"has weights too large for {parameters.dtype}", fix="take f32"
+                )
+                raise errors.Incompatible(problem, subject=staging.name_of(adapter))
             writer.add_tensor(f"{name}.weight.lora_a", A.astype(dtype))
             writer.add_tensor(f"{name}.weight.lora_b", B.astype(dtype))
         try:

@@ -31,4 +31,4 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: OllamaParamet
             lines.append(f'SYSTEM """{parameters.system}"""')
         (folder / "Modelfile").write_text("\n".join(lines) + "\n")
         staging.write_record(folder, KIND, {"adapter": staging.record_of(adapter)})
-    return {**report, "create": f"ollama create {adapter.name} -f {out / 'Modelfile'}"}
+    return {**report, "create": f"ollama create {staging.name_of(adapter).replace('/', '-')} -f {out / 'Modelfile'}"}

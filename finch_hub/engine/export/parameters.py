@@ -39,7 +39,7 @@ class GGUFParameters(ExportParameters):
 
     Attributes:
         dtype: of its tensors.
-        name: what llama.cpp shows; None takes the folder's.
+        name: what llama.cpp shows; None takes the adapter's.
 
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,15 +20,10 @@ def resolve(core: CoreSpace, parameters: PriorityParameters) -> CoreSpace:
     (side right). The first parent stays as it is.
 
     Raises:
-        Incompatible: the order names a parent that there is not.
+        Incompatible: the order names a parent that there is not, or one twice.
 
     """
-    unknown = [name for name in parameters.order if name not in core.parents]
-    if unknown:
-        fix = f"the parents are {', '.join(core.parents)}"
-        problems = [errors.Problem(what=f"{name!r} is no parent", where="order", fix=fix) for name in unknown]
-        raise errors.Incompatible(problems, subject="priority")
-    first = [core.parents.index(name) for name in parameters.order]
+    first = _places(core.parents, parameters.order)
     order = first + [t for t in range(len(core.parents)) if t not in first]
 
     def of_block(block: Block) -> Tensor:
@@ -41,3 +38,20 @@ def resolve(core: CoreSpace, parameters: PriorityParameters) -> CoreSpace:
         return cores
 
     return core.map(of_block, modules=parameters.modules)
+
+
+def _places(parents: Sequence[str], order: Sequence[str]) -> list[int]:
+    """Return where the named parents stand; a name without a version will do where it means one of them."""
+    found: list[int] = []
+    problems: list[errors.Problem] = []
+    for name in order:
+        places = [t for t, parent in enumerate(parents) if name in (parent, parent.partition("/")[0])]
+        if len(places) != 1:
+            what = f"{name!r} is {'more than one' if places else 'no'} parent"
+            problems.append(errors.Problem(what=what, where="order", fix=f"the parents are {', '.join(parents)}"))
+        elif places[0] in found:
+            problems.append(errors.Problem(what=f"{name!r} is named twice", where="order", fix="name each once"))
+        found += places
+    if problems:
+        raise errors.Incompatible(problems, subject="priority")
+    return found

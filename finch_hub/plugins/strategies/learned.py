@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from finch_hub import errors
 from finch_hub.engine.composition.core_space import Block, CoreSpace
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.objective import Objective
@@ -30,6 +31,9 @@ def merge(
     parts = [_Part(block, weights, parameters) for block in core.blocks]
     learnt = [part for part in parts if len(part.block.present) > 1]
     shared = torch.tensor(weights, dtype=torch.float64, requires_grad=True)
+    if learnt and not objective.parents:
+        what = "no parent gains more than two standard errors on its own rows, so there is nothing to fit weights to"
+        raise errors.Incompatible(errors.Problem(what=what, fix="choose another strategy"), subject="learned")
     variables = [part.weights.requires_grad_() for part in learnt] if parameters.per_module else [shared]
     optimizer = torch.optim.Adam(variables, lr=parameters.learning_rate)
     for step in range(parameters.steps if learnt else 0):

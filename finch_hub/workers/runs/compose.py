@@ -22,7 +22,8 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
     from finch_hub.workers.runs import common
 
     spec = cast(ComposeSpec, job.spec)
-    trials.check(spec, stores.catalogue)
+    trials.check_strategy(spec, stores.catalogue)
+    trials.check_resolver(spec, stores.catalogue)
     parents = []
     bases: list[values.Base] = []
     for number, parent in enumerate(spec.parents):

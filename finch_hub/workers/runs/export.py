@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from finch_hub import errors
 from finch_hub.specs.jobs import ExportSpec, Job
 from finch_hub.workers import warmth
 
@@ -39,8 +42,27 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     format_ = channel.catalogue.export_formats[order["format"]]
     base = warmth.fetch_base(order["base"], say=channel.phase) if order["base"] else None
     channel.phase("exporting")
-    report = format_.load()(Path(order["adapter"]), base, Path(order["out"]), format_.parse(order["parameters"]))
+    out = Path(order["out"])
+    stood = os.path.lexists(out)
+    try:
+        report = format_.load()(Path(order["adapter"]), base, out, format_.parse(order["parameters"]))
+    except BaseException as error:
+        if not stood:
+            _remove(out)
+        if isinstance(error, errors.FinchError) or not isinstance(error, Exception):
+            raise
+        raise errors.PluginError(f"the export format {format_.name} failed: {type(error).__name__}: {error}") from error
+    if not os.path.lexists(out):
+        raise errors.PluginError(f"the export format {format_.name} wrote nothing to {out}")
     return {"report": {"format": order["format"], "out": order["out"], **(report or {})}}
+
+
+def _remove(out: Path) -> None:
+    """Remove what a format left half-written; ours leave nothing."""
+    if out.is_dir() and not out.is_symlink():
+        shutil.rmtree(out, ignore_errors=True)
+    else:
+        out.unlink(missing_ok=True)
 
 
 def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,12 @@ def test_compose_wants_a_name_unless_it_only_plans(run: Run) -> None:
     assert "--adapter" in ran.err
 
 
+def test_a_plan_refuses_what_it_would_leave_out(run: Run) -> None:
+    ran = run("compose", "medical", "legal", "--plan", "--weights", "1,2", "--min-retention", "0.5")
+    assert ran.status == 2
+    assert "leave out --weights, --min-retention" in ran.err
+
+
 def test_a_plan_is_drawn_and_printed_as_json(run: Run, tiny_folder: Path, tmp_path: Path) -> None:
     assert run("bases", "add", tiny_folder, "--name", "tiny").status == 0
     for seed, name in enumerate(("first", "second")):

@@ -89,3 +89,54 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.Unavailable, match=r"file/out: cannot be written"):
         make(tmp_path / "file" / "out", "1")
+
+
+def test_what_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    make(tmp_path / "out", "1")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    make(tmp_path / "link", "2", replace=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "out" / "egg").read_text() == "2"
+    assert names(tmp_path) == ["link", "out"]
+
+
+def test_a_folder_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, taken = fcntl.flock, []
+
+    def late(fd: int, operation: int) -> None:
+        if not taken:
+            taken.extend(tmp_path.glob(".out.*.part"))
+            taken[0].rmdir()  # as another writer does that finds it unlocked
+        flock(fd, operation)
+
+    monkeypatch.setattr(staging.fcntl, "flock", late)
+    make(tmp_path / "out", "1")
+    assert taken
+    assert names(tmp_path) == ["out"]
+
+
+def test_the_earlier_folder_comes_back_where_the_new_one_gets_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "out", "1")
+    rename, renamed = Path.rename, []
+
+    def failing(self: Path, target: Path) -> Path:
+        renamed.append(self.name)
+        if len(renamed) == 2:
+            staging._remove_abandoned(tmp_path / "out")  # another writer begins just then
+            raise OSError(5, "I/O error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(errors.Unavailable, match="I/O error"):
+        make(tmp_path / "out", "2", replace=True)
+    assert (tmp_path / "out" / "egg").read_text() == "1"
+
+
+def test_abandoned_folders_of_odd_names_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".m[1].dead.part").mkdir()
+    make(tmp_path / "m[1]", "1")
+    assert names(tmp_path) == ["m[1]"]

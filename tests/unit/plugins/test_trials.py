@@ -32,7 +32,7 @@ def test_auto_begins_with_plain_linear_at_one_over_the_root_of_the_parents(catal
 def test_auto_with_a_resolver_puts_it_before_all_but_the_baseline(catalogue: Catalogue) -> None:
     asked = spec(resolver="priority", resolver_parameters={"sides": "both"})
     labels = [trial.label for trial in trials.trials(asked, catalogue)]
-    assert labels == ["linear", "priority sides=both then regmean", "priority sides=both then tsv"]
+    assert labels == ["linear", *(f"priority sides=both then {name}" for name in ("linear", "regmean", "tsv"))]
 
 
 def test_a_named_strategy_comes_after_the_baseline(catalogue: Catalogue) -> None:
@@ -58,14 +58,18 @@ def test_a_sweep_begins_where_sums_overshoot_and_means_do_not(
 
 
 def test_names_and_parameters_are_checked_without_kernels(catalogue: Catalogue) -> None:
-    trials.check(spec(), catalogue)
+    trials.check_strategy(spec(), catalogue)
     with pytest.raises(errors.NotFound, match="did you mean 'ties'"):
-        trials.check(spec(strategy="tie"), catalogue)
+        trials.check_strategy(spec(strategy="tie"), catalogue)
     with pytest.raises(errors.NotFound, match="priority"):
-        trials.check(spec(resolver="priorty"), catalogue)
+        trials.check_resolver(spec(resolver="priorty"), catalogue)
     with pytest.raises(errors.InvalidSpec, match="did you mean density"):
-        trials.check(spec(strategy="ties", parameters={"densty": 0.5}), catalogue)
+        trials.check_strategy(spec(strategy="ties", parameters={"densty": 0.5}), catalogue)
     with pytest.raises(errors.InvalidSpec, match="density"):
-        trials.check(spec(strategy="ties", parameters={"density": 0}), catalogue)
+        trials.check_strategy(spec(strategy="ties", parameters={"density": 0}), catalogue)
     with pytest.raises(errors.InvalidSpec, match="threshold"):
-        trials.check(spec(resolver="refuse", resolver_parameters={"threshold": 2}), catalogue)
+        trials.check_resolver(spec(resolver="refuse", resolver_parameters={"threshold": 2}), catalogue)
+    with pytest.raises(errors.InvalidSpec, match="auto takes none, and density"):
+        trials.check_strategy(spec(parameters={"density": 0.5}), catalogue)
+    with pytest.raises(errors.InvalidSpec, match="evaluations"):
+        trials.check_strategy(spec(strategy="ties", evaluations=1), catalogue)

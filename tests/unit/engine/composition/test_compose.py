@@ -309,5 +309,37 @@ def test_below_retention_names_losers_and_the_harmed() -> None:
         Retention(parent="unharmed", status="undefined", base=3, own=3, composed=2.9),
         Retention(parent="unknown", status="unmeasured"),
     ]
-    assert below_retention(lines, 0.5) == ("poor", "harmed")
+    assert below_retention(lines, 0.5) == ("poor", "harmed", "unknown")
     assert below_retention(lines, None) == ()
+
+
+def test_auto_without_data_still_runs_the_resolver_that_was_asked_for(parents: dict[str, ParentInput]) -> None:
+    blind = {name: dataclasses.replace(parent, validation=()) for name, parent in parents.items()}
+    report = composed(blind, resolver="orthogonalize").report
+    assert (report.strategy, report.resolver) == ("linear", "orthogonalize")
+    with pytest.raises(errors.Incompatible, match="refuse"):
+        composed(blind, resolver="refuse", resolver_parameters={"threshold": 0.0})
+
+
+def test_a_gate_that_nothing_was_measured_for_is_not_passed(parents: dict[str, ParentInput]) -> None:
+    blind = {name: dataclasses.replace(parent, validation=()) for name, parent in parents.items()}
+    report = composed(blind, min_retention=0.5).report
+    assert report.below_retention == ("eats", "lives")
+    assert "none is known to keep" in report.advice[0]
+
+
+def test_learned_says_where_no_parent_gains(parents: dict[str, ParentInput], base: bases.Base) -> None:
+    other = [Example.of_pair(f"def add{i}(a, b):", f"return a * {i} + b") for i in range(20)]
+    useless = {name: dataclasses.replace(parent, validation=other) for name, parent in parents.items()}
+    with pytest.raises(errors.Incompatible, match="no parent gains"):
+        composed(useless, base, strategy="learned", scale=1.0)
+
+
+def test_a_named_strategy_is_swept_however_far_it_is_behind_linear(
+    parents: dict[str, ParentInput], base: bases.Base
+) -> None:
+    report = composed(parents, base, strategy="dare", parameters={"drop": 0.97}, evaluations=12).report
+    tried = [point for point in report.candidates if point.strategy == "dare"]
+    best = max(point.worst for point in report.candidates if point.strategy == "linear")
+    assert tried[0].worst < best - 0.08
+    assert len(tried) > 2

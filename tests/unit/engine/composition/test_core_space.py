@@ -195,5 +195,22 @@ def test_what_a_strategy_returns_is_checked() -> None:
     assert "layers.0.v: the strategy returned NaN" in text
     assert "layers.1.q: the strategy returned nothing" in text
     wrong = Factors(B=torch.zeros(3, 1), A=torch.zeros(1, 3))
-    with pytest.raises(errors.Incompatible, match="another shape"):
-        lifting.lift(core, {**good, "layers.0.q": wrong})
+    own = core.modules["layers.0.q"]
+    outer, inner = own.left.shape[0], own.right.shape[0]
+    infinite = Factors(B=torch.full((outer, 1), torch.inf), A=torch.zeros(1, inner))
+    uneven = Factors(B=torch.zeros(outer, 2), A=torch.zeros(1, inner))
+    for returned, words in (
+        (wrong, "another shape"),
+        (uneven, "another shape"),
+        (infinite, "NaN or infinity"),
+        ("text", "returned str"),
+        (good["layers.0.q"].float(), "returned torch.float32"),
+    ):
+        with pytest.raises(errors.Incompatible, match=words):
+            lifting.lift(core, {**good, "layers.0.q": returned})  # type: ignore[dict-item]
+
+
+def test_a_pattern_that_matches_no_module_is_refused() -> None:
+    core = core_space.build([adapter("a", seed=0), adapter("b", seed=1)])
+    with pytest.raises(errors.Incompatible, match=r"'layers\.9' matches no adapted module"):
+        core.map(lambda block: block.cores, modules=("layers.0", "layers.9"))

@@ -14,6 +14,7 @@ import gguf as gguf_package
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.adapters import TEXTS, VARIANTS, logits, save_adapter
 from support.gguf_files import save_gguf
 from support.models import ARCHITECTURES, save_model
@@ -174,3 +175,17 @@ def test_an_unknown_architecture_is_named(tiny_folder: Path, tmp_path: Path) -> 
     (base / "config.json").write_text(text.replace('"model_type": "llama"', '"model_type": "starling"'))
     with pytest.raises(errors.Incompatible, match=r"'starling' are not known here, only of llama, mistral"):
         gguf.write(adapter, base, tmp_path / "out", GGUFParameters())
+
+
+def test_weights_too_large_for_half_precision_are_refused_and_the_adapter_goes_by_its_name(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    adapter = save_adapter(tiny_folder, tmp_path / "0a1b2c", **VARIANTS["plain"])
+    (adapter / "finch.json").write_text('{"name": "legal"}')
+    written = gguf.write(adapter, tiny_folder, tmp_path / "named", GGUFParameters())
+    assert gguf_package.GGUFReader(written["file"]).get_field("general.name").contents() == "legal"
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: tensor * 1e6 for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
+    with pytest.raises(errors.Incompatible, match=r"legal: .*too large for f16.*f32"):
+        gguf.write(adapter, tiny_folder, tmp_path / "half", GGUFParameters(dtype="f16"))
+    assert not (tmp_path / "half").exists()

@@ -100,8 +100,19 @@ def test_priority_goes_by_the_order_asked_for() -> None:
     for module in SHAPES:
         assert relative(updates(resolved, 2)[module], updates(core, 2)[module]) < 1e-6
         assert relative(updates(resolved, 0)[module], updates(core, 0)[module]) > 0.01
-    with pytest.raises(errors.Incompatible, match="'p9' is no parent"):
-        priority.resolve(core, p.PriorityParameters(order=("p9",)))
+    with pytest.raises(errors.Incompatible) as refused:
+        priority.resolve(core, p.PriorityParameters(order=("p9", "p1", "p1")))
+    assert [problem.what for problem in refused.value.problems] == ["'p9' is no parent", "'p1' is named twice"]
+
+
+def test_priority_knows_parents_by_their_names_without_versions() -> None:
+    parents = [adapter(name, seed=seed) for seed, name in enumerate(("a/1", "b/1", "c/1", "c/2"))]
+    core = core_space.build(parents)
+    by_name = priority.resolve(core, p.PriorityParameters(order=("b",)))
+    by_version = priority.resolve(core, p.PriorityParameters(order=("b/1",)))
+    assert all(map(torch.equal, (x.cores for x in by_name.blocks), (x.cores for x in by_version.blocks)))
+    with pytest.raises(errors.Incompatible, match="'c' is more than one parent"):
+        priority.resolve(core, p.PriorityParameters(order=("c",)))
 
 
 def test_priority_leaves_nothing_of_a_copy() -> None:

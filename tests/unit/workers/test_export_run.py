@@ -1,0 +1,48 @@
+"""What is left of an export whose format fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finch_hub import errors
+from finch_hub.specs.value import Value
+from finch_hub.workers.runs import export
+
+Write = Callable[[Path, Path | None, Path, Value], dict[str, Any] | None]
+
+
+def exported(out: Path, write: Write) -> dict[str, Any]:
+    format_ = SimpleNamespace(name="odd", load=lambda: write, parse=lambda parameters: Value())
+    channel: Any = SimpleNamespace(catalogue=SimpleNamespace(export_formats={"odd": format_}), phase=lambda text: None)
+    order = {"format": "odd", "parameters": {}, "adapter": "/nowhere", "base": None, "out": str(out)}
+    return export.execute(order, channel)
+
+
+def half(adapter: Path, base: Path | None, out: Path, parameters: Value) -> None:
+    out.mkdir(exist_ok=True)
+    (out / "half").write_text("way")
+    raise RuntimeError("half way")
+
+
+def test_a_format_that_fails_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(errors.PluginError, match="export format odd failed: RuntimeError: half way"):
+        exported(tmp_path / "out", half)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_stood_there_before_stays(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("")
+    with pytest.raises(errors.PluginError):
+        exported(tmp_path / "out", half)
+    assert (tmp_path / "out" / "mine").exists()
+
+
+def test_a_format_that_writes_nothing_has_failed(tmp_path: Path) -> None:
+    with pytest.raises(errors.PluginError, match="wrote nothing"):
+        exported(tmp_path / "out", lambda adapter, base, out, parameters: None)
