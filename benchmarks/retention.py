@@ -157,12 +157,17 @@ def forecasts(base: bases.Base, adapted: Sequence[ParentInput], scales: Sequence
             (pair,) = conflicts.diagnose(core, probed.ratios).pairs
             measures = {name: getattr(pair, name) for name in (*conflicts.MEASURES, "interference")}
             measures["hidden_shift"] = max(shift.shift for shift in probed.shifts)
-            for trial in (t for t in trials.trials(spec, catalogue) if not t.needs_data):
-                found = forecast.fidelities(core, composer.merged(trial, (1.0, 1.0))[1], probed.moments)
+            asked = [spec.evolve(strategy=s, parameters=p, resolver=r) for s, p, r in OURS]
+            ways = [trial for one in asked if not (trial := trials.trials(one, catalogue)[-1]).needs_data]
+            answers = [forecast.answers(core, composer.merged(way, (1.0, 1.0))[1], probed.moments) for way in ways]
+            # As the plan does: what plain linear keeps of each parent on the rows that may be looked at.
+            harms = forecast.harms(answers[0], ground.kept(composer(ways[0], 1.0, (1.0, 1.0)), on_report=False))
+            for way, of_parents in zip(ways, answers, strict=True):
                 for scale in scales:
-                    kept = ground.kept(composer(trial, scale, (1.0, 1.0)), on_report=True)
+                    kept = ground.kept(composer(way, scale, (1.0, 1.0)), on_report=True)
                     columns["retention"].append(min(kept))
-                    columns["forecast"].append(min(fidelity.at(scale) for fidelity in found if fidelity is not None))
+                    known = [(a, h) for a, h in zip(of_parents, harms, strict=True) if a is not None and h is not None]
+                    columns["forecast"].append(min(answer.kept(scale, harm) for answer, harm in known))
                     for name, value in measures.items():
                         columns[name].append(value)
     measured = columns.pop("retention")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tomllib
+import urllib.parse
 import warnings
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,7 @@ class Settings(pydantic_settings.BaseSettings):
     broker_url: pydantic.SecretStr | None = None
     artifacts_url: str | None = None
     lease_seconds: float = pydantic.Field(default=60.0, gt=0)
-    heartbeat_seconds: float = pydantic.Field(default=5.0, gt=0)
+    heartbeat_seconds: float = pydantic.Field(default=5.0, gt=0, le=20)
     sweep_seconds: float = pydantic.Field(default=15.0, gt=0)
     idle_seconds: float = pydantic.Field(default=600.0, gt=0)
     max_attempts: int = pydantic.Field(default=3, ge=1)
@@ -77,12 +79,23 @@ class Settings(pydantic_settings.BaseSettings):
     @property
     def database(self) -> str:
         """SQLAlchemy URL in force, with its password."""
-        return self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.home / 'finch.db'}"
+        if self.database_url:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{urllib.parse.quote(str(self.home / 'finch.db'))}"
 
     @property
     def artifacts(self) -> str:
         """The fsspec URL or local folder of the artefact store in force."""
         return self.artifacts_url or str(self.home / "artifacts")
+
+    @property
+    def work(self) -> Path:
+        """Folder that jobs work in; each database has its own, for its workers tidy up what it does not know of."""
+        if self.database_url is None:
+            return self.home / "work"
+        named = urllib.parse.urlsplit(self.database)
+        place = f"{named.hostname}:{named.port}{named.path}?{named.query}"
+        return self.home / f"work-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
     @property
     def cache(self) -> Path:
@@ -98,6 +111,8 @@ class Settings(pydantic_settings.BaseSettings):
     @pydantic.field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
+        if "::" in str(value):
+            raise ValueError("holds ::, with which fsspec chains file systems; choose another folder")
         return value.expanduser().absolute()
 
     @pydantic.field_validator("broker_url")

@@ -316,7 +316,7 @@ def _warmest(fits: list[sa.ColumnElement[bool]]) -> sa.ScalarSelect[int]:
     return (
         sa.select(best.c.number)
         .join(front, front.c.number == best.c.number)
-        .where(still_in(JobState.QUEUED, of=best))
+        .where(still_in(JobState.QUEUED, of=best), sa.or_(best.c.not_before.is_(None), best.c.not_before <= now()))
         .order_by(front.c.priority.desc(), front.c.cold, front.c.number)
         .limit(1)
         .with_for_update(of=best, skip_locked=True)

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 
+_LOOK_SECONDS = 0.5  # until whoever left its commit to the next looks whether somebody came
 _MOST = 16  # transactions of one commit; the first of them waits for all
 
 
@@ -59,7 +60,10 @@ class GroupCommits:
             self._go_on(group)
             raise
         if not self._go_on(group):
-            group.ended.wait()
+            while not group.ended.wait(_LOOK_SECONDS):
+                # Whoever was next in line gave up waiting.
+                if self._turn.acquire(blocking=False):
+                    self._go_on(group)
         if group.error is not None:
             raise group.error
 

@@ -39,6 +39,7 @@ _WRONG_PASSWORD = "password authentication failed"  # noqa: S105
 _ADVICE = {
     _WRONG_PASSWORD: "mend the user or the password in FINCH_DATABASE_URL",
     "no password supplied": "put the password into FINCH_DATABASE_URL",
+    "deadlock detected": "it waited for another transaction that waited for it; try again",
     "too many clients": "let the server take more connections (max_connections), or run fewer workers",
     " does not exist": "mend the names in FINCH_DATABASE_URL, or create the database",
     "disk is full": "free some space, or set FINCH_HOME to a larger disk",

@@ -89,7 +89,11 @@ def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
         if row["id"] in made:
             found.append(job_of(made[row["id"]], dict.fromkeys(item.depends_on)))
             continue
-        job = earlier[item.idempotency_key]
+        job = earlier.get(item.idempotency_key)
+        if job is None:
+            raise errors.Conflict(
+                f"the job of the idempotency key {item.idempotency_key!r} was just deleted: try again"
+            )
         if job.spec != item.spec:
             raise errors.Conflict(
                 f"the idempotency key {item.idempotency_key!r} belongs to job {job.id}, whose specification differs"

@@ -88,6 +88,8 @@ def transition(new: JobState, *where: sa.ColumnElement[bool], changes: dict[str,
     old = [state for state in TRANSITIONS if new in TRANSITIONS[state]]
     counted = jobs.c.last_seq + sa.bindparam("events_told", 1, type_=sa.BigInteger())
     changed: dict[str, Any] = {"state": new, "last_seq": counted, **(changes or {})}
+    if new in (JobState.RUNNING, JobState.CANCELLED):
+        changed.setdefault("reason", None)  # why an attempt before this failed is in that attempt's record
     if new is not JobState.RUNNING:
         changed |= {"lease_until": None, "worker": None if new is JobState.QUEUED else jobs.c.worker}
     if new is not JobState.QUEUED:

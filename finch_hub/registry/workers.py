@@ -158,13 +158,14 @@ def tell(session: Session, worker_id: str, state: Literal["active", "draining", 
 
     Raises:
         NotFound: there is no such worker.
-        Conflict: it has stopped.
+        Conflict: it has stopped, or was told to.
 
     """
     worker = get(session, worker_id)
-    if worker.state in _GONE:
+    if worker.state in _GONE or (worker.state == "stopping" and state != "stopping"):
         raise errors.Conflict(f"worker {worker_id!r} is {worker.state}: there is nobody to tell")
-    session.execute(sa.update(workers).where(workers.c.id == worker_id).values(state=state))
+    going = workers.c.state.in_(["active", "draining", state])
+    session.execute(sa.update(workers).where(workers.c.id == worker_id, going).values(state=state))
     return get(session, worker_id)
 
 

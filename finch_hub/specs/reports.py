@@ -116,10 +116,10 @@ class HiddenShift(Value):
 
 
 class Forecast(Value):
-    """How near a strategy would come to what each parent answers on its own inputs, module by module.
+    """What a strategy would keep of each parent's gain, told from outputs on its own inputs and from what linear keeps.
 
-    1 is the parent itself, 0 as far from it as the bare base. It ranks compositions as retention does, roughly; it is
-    no estimate of retention's value.
+    It ranks compositions as measured retention does, for most of them; `benchmarks/retention.py --forecast` says how
+    well. Its value may be off by a tenth and more.
 
     Attributes:
         strategy: with its parameters, after the resolver with its own.

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from finch_hub import errors
 
+_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
+
 # What Redis and Valkey say to whoever comes with a wrong password, or none.
 _WRONG_PASSWORD = ("invalid username-password", "WRONGPASS", "NOAUTH", "Authentication required", "invalid password")
 
@@ -22,6 +24,8 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
     try:
         parts = urlsplit(url)
         _ = parts.port  # which is read only now
+        if parts.scheme not in _SCHEMES:
+            raise ValueError
     except ValueError:
         # Not even what the port is taken to be is shown: it may be a piece of the password.
         raise errors.InvalidSpec(

@@ -14,14 +14,14 @@ CHECKPOINTS = "checkpoints"
 
 
 class WorkFolders:
-    """The folders that attempts work in: `work/JOB/FENCE` in the home, and beside them what is kept of a finished job.
+    """The folders that attempts work in: `JOB/FENCE` in one for all, and beside them what is kept of a finished job.
 
     An attempt never writes where an earlier one may still be writing (its supervisor may be stopped, its child alive).
     It begins with hard links to what the latest one had, which is safe because checkpoints are never changed in place.
     """
 
-    def __init__(self, home: Path) -> None:
-        self._root = home / "work"
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
     def begin(self, job_id: str, fence: int) -> Path:
         """Return this attempt's folder, with the checkpoints that the one before it left on this machine.

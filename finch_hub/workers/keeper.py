@@ -27,6 +27,9 @@ _DAY_SECONDS = 86_400
 class Keeper:
     """Keeps house in a thread of its own, from `start` to `close`.
 
+    Attributes:
+        left_idle: whether it ended the worker because there was nothing to do.
+
     Args:
         entry: the worker's, as it was registered.
         on_demand: whether the worker is to leave when it has been idle for long, or its home is gone.
@@ -51,6 +54,7 @@ class Keeper:
         self._on_demand, self._end, self._settings = on_demand, end, stores.settings
         self._ended, self._nudged = threading.Event(), threading.Event()
         self._busy_until = clock.elapsed()
+        self.left_idle = False
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
     def start(self) -> None:
@@ -145,4 +149,5 @@ class Keeper:
             self._busy_until = now
         elif now - self._busy_until > self._settings.idle_seconds:
             log.info("action=idle worker=%s", self._entry.id)
+            self.left_idle = True
             self._end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +39,13 @@ def open_stores(settings: Settings) -> Stores:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise errors.Unavailable(f"the home {settings.home} cannot be used: {error.strerror}") from error
-    with contextlib.suppress(PermissionError):  # a home mounted into a container belongs to somebody else
+    try:
         settings.home.chmod(0o700)
+    except PermissionError:
+        pass  # a home mounted into a container belongs to somebody else
+    except OSError as error:
+        what = f"the home {settings.home} cannot be used: {error.strerror} (set FINCH_HOME to a folder of yours)"
+        raise errors.Unavailable(what) from error
     database = Database(settings.database, allow_insecure=settings.allow_insecure)
     if settings.database_url is None:
         database.upgrade()

@@ -320,11 +320,12 @@ class Attempt:
 
         The next claim goes with it: one commit for a job instead of two.
         """
+        begun = clock.elapsed()
         while True:
             asked = clock.elapsed()
             try:
                 with self._stores.database.write() as session:
-                    self.ended = change(session)
+                    ended = change(session)
                     following = self._claim_next(session, self.child)
                     faults.at("supervisor.committing")
                 break
@@ -332,7 +333,8 @@ class Attempt:
                 raise
             except errors.Unavailable as error:
                 self._log("write", logging.WARNING, error=error)
-                time.sleep(1.0)
+                self._wait_for_database(begun)
+        self.ended = ended  # only now: what was undone, and then refused, is not for this attempt to tell
         self.next = None if following is None else (following, asked)
         faults.at("supervisor.committed")
         self._events.clear()
@@ -370,11 +372,23 @@ class Attempt:
             StaleFence: the job is another's.
 
         """
+        begun = clock.elapsed()
         while self._lease.doubted():
             try:
                 self._lease.renew()
             except errors.Unavailable:
-                time.sleep(1.0)
+                self._wait_for_database(begun)
+
+    def _wait_for_database(self, begun: float) -> None:
+        """Wait a little for a database that is away; a worker that is to end does so after its grace.
+
+        Raises:
+            StaleFence: it ends, and leaves the job to the end of its lease.
+
+        """
+        if self._stopping.is_set() and clock.elapsed() - begun > self._settings.grace_seconds:
+            raise errors.StaleFence(self._job.id, self._job.fence)
+        time.sleep(1.0)
 
     def _must_stop(self, now: float) -> Stop | None:
         limit = self._job.requirements.time_limit

@@ -22,6 +22,7 @@ import psutil
 from finch_hub import errors
 from finch_hub import settings as settings_module
 from finch_hub.registry import attempts, jobs, schema, values, workers
+from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
 from finch_hub.workers import app as celery_app
@@ -82,7 +83,7 @@ class Worker:
         for problem in self._stores.catalogue.problems:
             log.warning("action=plugins error=%s", problem)
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
-        self._folders = WorkFolders(settings.home)
+        self._folders = WorkFolders(settings.work)
         self._slots = Slots(settings, slots)
         self._claims = Claims(self.name, self._stores, self._folders, queues=self._queues, labels=self._labels)
         self._app = celery_app.make_app(url, queues=self._queues, worker=self.name)
@@ -134,6 +135,19 @@ class Worker:
             teller.join(self._settings.grace_seconds)
             self._close(entry)
 
+    def overlooked_work(self) -> bool:
+        """Tell whether it left for want of work while there is some for it; one that was told to end wants none."""
+        if not self._keeper.left_idle:
+            return False
+        database = Database(self._settings.database, allow_insecure=self._settings.allow_insecure)
+        try:
+            with database.read() as session:
+                queued = jobs.find(session, states=[JobState.QUEUED], limit=100)
+        finally:
+            database.close()
+        slots = [self._claims.capabilities(slot) for slot in self._slots]
+        return any(not attempts.misfits(job.requirements, slot) for job in queued for slot in slots)
+
     def _register(self) -> values.Worker:
         with self._stores.database.write() as session:
             return workers.register(
@@ -169,7 +183,9 @@ class Worker:
     def _dead_namesake(self, session: Session) -> str | None:
         """Return the instance of a worker of our name that ran on this host and was killed, if there is one."""
         for worker in workers.find(session):
-            if worker.id == self.name and worker.hostname == socket.gethostname() and not psutil.pid_exists(worker.pid):
+            ours = worker.id == self.name and worker.hostname == socket.gethostname()
+            # A container that is started again often has the same name and process id as before.
+            if ours and (worker.pid == os.getpid() or not psutil.pid_exists(worker.pid)):
                 return worker.instance
         return None
 
@@ -282,29 +298,17 @@ def main() -> int:
         file = settings.home / "logs" / "worker.log"
         handler = logging.handlers.RotatingFileHandler(file, maxBytes=5 * 2**20, backupCount=1)
         _configure_logging(Redactor.of(settings), handler)
-        status = Worker(settings, name=f"{socket.gethostname()}-home-{os.getpid()}", on_demand=True).run()
+        worker = Worker(settings, name=f"{socket.gethostname()}-home-{os.getpid()}", on_demand=True)
+        status = worker.run()
     except errors.FinchError as error:
         log.error("action=start error=%s", error)
         return 1
     finally:
         lock.release()
     # Whoever submitted while the lock was still held saw a worker. It has committed by now, so this look finds its job.
-    if _work_is_left(settings):
+    if worker.overlooked_work():
         embedded.ensure_worker(settings)
     return status
-
-
-def _work_is_left(settings: Settings) -> bool:
-    from finch_hub.registry import jobs
-    from finch_hub.registry.database import Database
-    from finch_hub.specs.jobs import JobState
-
-    database = Database(settings.database)
-    try:
-        with database.read() as session:
-            return bool(jobs.find(session, states=[JobState.QUEUED], limit=1))
-    finally:
-        database.close()
 
 
 def _configure_logging(redactor: Redactor, handler: logging.Handler) -> None:

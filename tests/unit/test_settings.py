@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from finch_hub import errors, settings
 from finch_hub.workers.stores import open_stores
@@ -93,3 +94,28 @@ def test_passwords_in_urls_do_not_show() -> None:
     found = settings.load(database_url="postgresql+psycopg://user:hunter2@db/finch", broker_url="redis://:hunter2@r")
     assert "hunter2" not in repr(found)
     assert "hunter2" not in str(found.model_dump())
+
+
+@pytest.mark.parametrize("name", ["what?x=1", "p%41#h", "a b'ü"])
+def test_a_home_may_have_an_odd_name(name: str, tmp_path: Path) -> None:
+    loaded = settings.load(home=tmp_path / name)
+    assert sa.make_url(loaded.database).database == str(tmp_path / name / "finch.db")
+
+
+def test_a_home_whose_name_chains_file_systems_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidSpec, match="home: holds ::"):
+        settings.load(home=tmp_path / "a::b")
+
+
+def test_a_heartbeat_that_would_pass_for_silence_is_refused() -> None:
+    with pytest.raises(errors.InvalidSpec, match="heartbeat_seconds"):
+        settings.load(lease_seconds=300, heartbeat_seconds=90)
+
+
+def test_every_database_has_a_work_folder_of_its_own(tmp_path: Path) -> None:
+    urls = [None, "postgresql://u:one@h/a", "postgresql://u:one@h/b", "postgresql://u:one@g/a", "sqlite:////x/a"]
+    folders = [settings.load(home=tmp_path, database_url=url).work for url in urls]
+    assert folders[0] == tmp_path / "work"
+    assert len(set(folders)) == len(urls)
+    again = settings.load(home=tmp_path, database_url="postgresql://u:another@h/a")
+    assert again.work == folders[1], "a new password is no new database"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.composition import admission, conflicts, core_space, factors, interference
+from finch_hub.engine.composition import admission, conflicts, core_space, factors, interference, retention
 from finch_hub.engine.composition import forecast as forecasting
 from finch_hub.engine.composition.admission import ParentInput
 from finch_hub.engine.composition.bench import Bench, rows_of
@@ -30,8 +30,8 @@ def plan(
     """Report the conflicts of adapters without composing them.
 
     What cannot be composed at all is named in `structural` instead of being raised. With a base and validation rows
-    the interference on real inputs is measured as well, and what the trials would keep is forecast from it; those that
-    need data themselves are left out.
+    the interference on real inputs is measured as well, and what the trials would keep of parents that gain is forecast
+    from it and from what plain linear keeps; those that need data themselves are left out.
 
     Raises:
         NotFound: a parent's files are missing.
@@ -64,22 +64,29 @@ def plan(
         return conflicts.diagnose(core)
     with Bench(base, adapters, rows_of(parents, base), between=between) as bench:
         probed = interference.measure(core, adapters, bench)
-    report = conflicts.diagnose(core, probed.ratios, probed.shifts)
-    return report.evolve(forecasts=_forecasts(core, trials, probed))
+        forecasts = _forecasts(core, trials, probed, bench)
+    return conflicts.diagnose(core, probed.ratios, probed.shifts).evolve(forecasts=forecasts)
 
 
 def _forecasts(
-    core: core_space.CoreSpace, trials: Sequence[Trial], probed: interference.Interference
+    core: core_space.CoreSpace, trials: Sequence[Trial], probed: interference.Interference, bench: Bench
 ) -> tuple[Forecast, ...]:
     """Return what each trial would keep at equal weights, the best for its worst parent first."""
     composer = Composer(core, rank=None, seed=0)
-    found: list[Forecast] = []
-    for trial in trials:
-        if trial.needs_data:
-            continue
-        _, merged = composer.merged(trial, (1.0,) * len(core.parents))
+    weights = (1.0,) * len(core.parents)
+    answers: dict[str, tuple[forecasting.Answer | None, ...]] = {}
+    for trial in (trial for trial in trials if not trial.needs_data):
+        _, merged = composer.merged(trial, weights)
         between_bases = {module: update for module, update in merged.items() if isinstance(update, Tensor)}
         if len(between_bases) == len(merged):
-            forecast = forecasting.best(trial.label, forecasting.fidelities(core, between_bases, probed.moments))
-            found += [forecast] if forecast is not None else []
-    return tuple(sorted(found, key=lambda forecast: min(k for k in forecast.kept if k is not None), reverse=True))
+            answers[trial.label] = forecasting.answers(core, between_bases, probed.moments)
+    if not answers:
+        return ()
+    plain = trials[0]  # linear, as of all lists of trials
+    kept = map(
+        retention.kept, bench.measure(None), bench.measure_parents(), bench.measure(composer(plain, 1.0, weights))
+    )
+    harms = forecasting.harms(answers[plain.label], tuple(kept))
+    found = [forecasting.best(label, of_parents, harms) for label, of_parents in answers.items()]
+    known = [forecast for forecast in found if forecast is not None]
+    return tuple(sorted(known, key=lambda forecast: min(k for k in forecast.kept if k is not None), reverse=True))

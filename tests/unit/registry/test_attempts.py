@@ -365,3 +365,18 @@ def test_a_member_whose_gang_ended_badly_is_queued_to_run_alone(database: Databa
     with database.read() as session:
         (first, _) = jobs.list_attempts(session, again.id)
     assert (first.outcome, first.reason) == ("handed_back", "the gang ran out of memory")
+
+
+def test_why_an_earlier_attempt_failed_is_not_said_of_what_came_after(database: Database) -> None:
+    registry.submit(database)
+    first = registry.claimed(database)
+    with database.write() as session:
+        queued = attempts.fail(
+            session, first.id, first.fence, "the disk was full", retry=values.RetryPolicy(base_delay=0)
+        )
+    assert queued.reason == "the disk was full"
+    second = registry.claimed(database)
+    assert second.reason is None
+    with database.write() as session:
+        jobs.request_cancel(session, second.id)
+        assert attempts.cancelled(session, second.id, second.fence).reason is None

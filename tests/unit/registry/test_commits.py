@@ -122,3 +122,12 @@ def test_what_the_database_undid_is_told_to_all_whose_it_was(company: Company) -
         full.result()
     last.result()
     assert company.birds() == {"c"}
+
+
+def test_whoever_left_its_commit_to_one_that_gave_up_makes_it_itself(company: Company) -> None:
+    company.group.waiting += 1  # it gave up, and is still counted
+    written = company.pool.submit(company._write, add("finch"))
+    wait_until(lambda: company.group._group is not None, "it to be left to the other")
+    company.group.waiting -= 1
+    written.result(timeout=30)
+    assert company.birds() == {"finch"}

@@ -116,3 +116,13 @@ def test_what_stands_in_a_jobs_way_is_said_for_each_living_worker(database: Data
     }
     assert workers.obstacles(Requirements(device="cuda", queue="night"), known) == {}
     assert workers.obstacles(Requirements(), known) == {}
+
+
+def test_one_that_was_told_to_end_is_not_told_otherwise(database: Database) -> None:
+    register(database)
+    with database.write() as session:
+        workers.tell(session, "gpu-1", "draining")
+        assert workers.tell(session, "gpu-1", "stopping").state == "stopping"
+        assert workers.tell(session, "gpu-1", "stopping").state == "stopping"
+        with pytest.raises(errors.Conflict, match="is stopping"):
+            workers.tell(session, "gpu-1", "draining")

@@ -27,6 +27,12 @@ def test_open_brokers_are_refused_unless_allowed(url: str) -> None:
     broker.refuse_open_broker(url, allow_insecure=True)
 
 
+@pytest.mark.parametrize("url", ["http://:secret@localhost", "amqp://:secret@localhost"])
+def test_what_is_no_redis_is_refused(url: str) -> None:
+    with pytest.raises(errors.InvalidSpec, match="redis://"):
+        broker.refuse_open_broker(url, allow_insecure=True)
+
+
 @pytest.mark.parametrize("url", ["redis://:Hun/ter2secret@127.0.0.1:1/0", "redis://127.0.0.1:abc/0"])
 @pytest.mark.parametrize("allowed", [True, False])
 def test_an_address_that_cannot_be_read_is_refused_and_not_shown(url: str, allowed: bool) -> None:

@@ -11,7 +11,7 @@ def write(file: Path, text: str) -> None:
 
 
 def test_an_attempt_begins_with_the_latest_checkpoints_and_nothing_else(tmp_path: Path) -> None:
-    folders = WorkFolders(tmp_path)
+    folders = WorkFolders(tmp_path / "work")
     first, second = folders.begin("job", 1), folders.begin("job", 3)
     write(first / CHECKPOINTS / "step-5" / "state", "old")
     write(second / CHECKPOINTS / "step-9" / "state", "new")
@@ -22,7 +22,7 @@ def test_an_attempt_begins_with_the_latest_checkpoints_and_nothing_else(tmp_path
 
 
 def test_what_a_later_attempt_replaces_an_earlier_one_keeps(tmp_path: Path) -> None:
-    folders = WorkFolders(tmp_path)
+    folders = WorkFolders(tmp_path / "work")
     first = folders.begin("job", 1)
     write(first / CHECKPOINTS / "state", "first's")
     second = folders.begin("job", 2)
@@ -33,13 +33,13 @@ def test_what_a_later_attempt_replaces_an_earlier_one_keeps(tmp_path: Path) -> N
 
 
 def test_an_attempt_that_begins_again_keeps_what_it_has(tmp_path: Path) -> None:
-    folders = WorkFolders(tmp_path)
+    folders = WorkFolders(tmp_path / "work")
     write(folders.begin("job", 1) / CHECKPOINTS / "state", "mine")
     assert (folders.begin("job", 1) / CHECKPOINTS / "state").read_text() == "mine"
 
 
 def test_outcomes_are_kept_until_they_are_forgotten_or_the_job_ends(tmp_path: Path) -> None:
-    folders = WorkFolders(tmp_path)
+    folders = WorkFolders(tmp_path / "work")
     assert folders.outcome("job") is None
     folders.begin("job", 1)
     folders.keep_outcome("job", {"adapter": "x"})
@@ -53,12 +53,12 @@ def test_outcomes_are_kept_until_they_are_forgotten_or_the_job_ends(tmp_path: Pa
 
 
 def test_folders_are_for_their_owner_only(tmp_path: Path) -> None:
-    WorkFolders(tmp_path).begin("job", 1)
+    WorkFolders(tmp_path / "work").begin("job", 1)
     assert (tmp_path / "work").stat().st_mode & 0o777 == 0o700
 
 
 def test_half_an_outcome_is_none(tmp_path: Path) -> None:
-    folders = WorkFolders(tmp_path)
+    folders = WorkFolders(tmp_path / "work")
     folders.begin("job", 1)
     folders.keep_outcome("job", {"adapter": "x"})
     (kept,) = (tmp_path / "work").iterdir()

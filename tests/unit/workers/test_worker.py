@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,10 @@ import sqlalchemy as sa
 from support import services
 
 from finch_hub import settings
-from finch_hub.registry import jobs
+from finch_hub.registry import jobs, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.transitions import jobs as table
-from finch_hub.specs.jobs import ExportSpec
+from finch_hub.specs.jobs import ExportSpec, Requirements
 from finch_hub.workers import worker as module
 from finch_hub.workers.worker import Worker
 
@@ -56,3 +57,25 @@ def test_a_job_whose_row_is_locked_when_it_is_rung_for_is_claimed_once_it_is_not
         monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: lock.close()))
         worker._wake(job.id)
     assert ran == [job.id]
+
+
+def test_one_that_was_killed_makes_room_for_a_namesake_with_its_process_id(worker: Worker, database: Database) -> None:
+    """As of a container that is started again."""
+    killed = worker._register()
+    assert killed.pid == os.getpid()
+    started = worker._register()
+    assert started.instance != killed.instance
+    with database.read() as session:
+        assert [one.instance for one in workers.find(session)] == [started.instance]
+
+
+def test_only_one_that_left_for_want_of_work_looks_for_what_it_overlooked(worker: Worker, database: Database) -> None:
+    worker._keeper = SimpleNamespace(left_idle=True)  # type: ignore[assignment]
+    with database.write() as session:
+        jobs.submit(session, SPEC, requirements=Requirements(labels=("big",)))
+    assert not worker.overlooked_work(), "one that it could never run"
+    with database.write() as session:
+        jobs.submit(session, SPEC)
+    assert worker.overlooked_work()
+    worker._keeper.left_idle = False
+    assert not worker.overlooked_work(), "it was told to end"

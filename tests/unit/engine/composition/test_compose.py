@@ -17,6 +17,7 @@ from finch_hub.engine import bases
 from finch_hub.engine.adapter import LoRAAdapter
 from finch_hub.engine.composition.compose import Composed, ParentInput, below_retention, compose, mixed_seed
 from finch_hub.engine.composition.factors import read
+from finch_hub.engine.composition.planning import plan
 from finch_hub.plugins import catalogue, trials
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import ComposeSpec
@@ -343,3 +344,16 @@ def test_a_named_strategy_is_swept_however_far_it_is_behind_linear(
     best = max(point.worst for point in report.candidates if point.strategy == "linear")
     assert tried[0].worst < best - 0.08
     assert len(tried) > 2
+
+
+def test_a_plan_forecasts_what_strategies_keep(parents: dict[str, ParentInput], base: bases.Base) -> None:
+    both = list(parents.values())
+    spec = ComposeSpec.of({"adapter": "both", "parents": [{"adapter": parent.name} for parent in both]})
+    ways = trials.trials(spec, catalogue.load_catalogue())
+    found = {forecast.strategy: forecast for forecast in plan(both, ways, base=base).forecasts}
+    assert set(found) == {way.label for way in ways if not way.needs_data}
+    worst = [min(kept for kept in forecast.kept if kept is not None) for forecast in found.values()]
+    assert worst == sorted(worst, reverse=True)
+    # Plain linear was measured at scale 1, so what is forecast for it near there is not far off.
+    tried = composed(parents, base, strategy="linear", scale=found["linear"].scale).report
+    assert tried.worst_retention == pytest.approx(min(k for k in found["linear"].kept if k is not None), abs=0.2)

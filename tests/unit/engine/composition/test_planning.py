@@ -66,18 +66,14 @@ def test_interference_equals_the_dense_outputs(tiny_base: bases.Base, tiny_folde
     assert pair.interference == pytest.approx(expected, rel=1e-4)
 
 
-def test_what_strategies_would_keep_is_forecast_where_there_is_a_base(
+def test_nothing_is_forecast_for_parents_that_gain_nothing(
     tiny_base: bases.Base, tiny_folder: Path, tmp_path: Path
 ) -> None:
     parents = [parent("a", tiny_folder, tmp_path, 0), parent("b", tiny_folder, tmp_path, 1)]
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": "a"}, {"adapter": "b"}]})
     ways = trials.trials(spec, load_catalogue(entry_points=False))
     assert plan(parents, ways).forecasts == ()
-    found = plan(parents, ways, base=tiny_base).forecasts
-    assert {f.strategy for f in found} == {way.label for way in ways if not way.needs_data}
-    worst = [min(kept for kept in f.kept if kept is not None) for f in found]
-    assert worst == sorted(worst, reverse=True)
-    assert all(0 < kept < 1 for kept in worst)
+    assert plan(parents, ways, base=tiny_base).forecasts == ()
 
 
 def test_the_shift_of_a_copy_is_about_that_of_the_adapter_itself(
