@@ -89,6 +89,7 @@ class Worker:
         self._app = celery_app.make_app(url, queues=self._queues, worker=self.name)
         self._app.task(self._wake, name=celery_app.WAKE)
         self._dispatcher = Dispatcher(settings, self._stores.database, starts_worker=False)
+        self._entry: values.Worker | None = None
         self._keeper: Keeper
         self._news: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
 
@@ -96,27 +97,34 @@ class Worker:
         """Serve until told to end; returns the exit status."""
         from celery import signals
 
-        if self._settings.broker_url is None:
-            embedded.ensure_broker(self._settings)
-        entry = self._register()
-        gc.freeze()  # what the imports made stays for good, so the collector need not look through it again and again
-        signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
-        signals.worker_ready.connect(self._on_ready, weak=False)
-        self._keeper = Keeper(
-            entry,
-            self._stores,
-            self._folders,
-            self._slots,
-            self._claims,
-            self._dispatcher,
-            on_demand=self._on_demand,
-            end=self._end,
-        )
-        self._keeper.start()
-        teller = threading.Thread(target=self._follow_up, name="follow-up", daemon=True)
-        teller.start()
-        log.info("action=start worker=%s slots=%d queues=%s", self.name, len(self._slots), ",".join(self._queues))
-        try:
+        # Until Celery listens to it: whoever ends us then must find ended what we began, the broker above all.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        with contextlib.ExitStack() as ending:
+            ending.callback(self._close)
+            if self._settings.broker_url is None:
+                embedded.ensure_broker(self._settings)
+            self._entry = entry = self._register()
+            gc.freeze()  # what the imports made stays for good, so the collector need not look at it again and again
+            signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
+            signals.worker_ready.connect(self._on_ready, weak=False)
+            teller = threading.Thread(target=self._follow_up, name="follow-up", daemon=True)
+            teller.start()
+            ending.callback(teller.join, self._settings.grace_seconds)
+            ending.callback(self._news.put, None)
+            self._keeper = Keeper(
+                entry,
+                self._stores,
+                self._folders,
+                self._slots,
+                self._claims,
+                self._dispatcher,
+                on_demand=self._on_demand,
+                end=self._end,
+            )
+            self._keeper.start()
+            ending.callback(self._keeper.close)
+            ending.callback(self._claims.stopping.set)
+            log.info("action=start worker=%s slots=%d queues=%s", self.name, len(self._slots), ",".join(self._queues))
             consumer = self._app.Worker(
                 hostname=self.name,
                 concurrency=len(self._slots),
@@ -128,12 +136,6 @@ class Worker:
             )
             consumer.start()
             return int(consumer.exitcode or 0)
-        finally:
-            self._claims.stopping.set()
-            self._keeper.close()
-            self._news.put(None)
-            teller.join(self._settings.grace_seconds)
-            self._close(entry)
 
     def overlooked_work(self) -> bool:
         """Tell whether it left for want of work while there is some for it; one that was told to end wants none."""
@@ -164,16 +166,17 @@ class Worker:
                 replaces=self._dead_namesake(session),
             )
 
-    def _close(self, entry: values.Worker) -> None:
+    def _close(self) -> None:
         self._claims.close()
         self._slots.close()
-        with contextlib.suppress(errors.FinchError):
-            # What was handed back is to be rung for at once, not when the next sweep finds it.
-            self._dispatcher.dispatch_due()
-        with contextlib.suppress(errors.FinchError), self._stores.database.write() as session:
-            workers.leave(session, self.name, entry.instance)
+        if self._entry is not None:
+            with contextlib.suppress(errors.FinchError):
+                # What was handed back is to be rung for at once, not when the next sweep finds it.
+                self._dispatcher.dispatch_due()
+            with contextlib.suppress(errors.FinchError), self._stores.database.write() as session:
+                workers.leave(session, self.name, self._entry.instance)
+            celery_app.remove_own_queue(self._app, self.name)
         self._dispatcher.close()
-        celery_app.remove_own_queue(self._app, self.name)
         self._app.close()
         if self._settings.broker_url is None:
             embedded.end_broker_if_last(self._settings)

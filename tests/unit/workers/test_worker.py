@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from finch_hub.registry import jobs, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.transitions import jobs as table
 from finch_hub.specs.jobs import ExportSpec, Requirements
+from finch_hub.workers import embedded
 from finch_hub.workers import worker as module
 from finch_hub.workers.worker import Worker
 
@@ -79,3 +81,22 @@ def test_only_one_that_left_for_want_of_work_looks_for_what_it_overlooked(worker
     assert worker.overlooked_work()
     worker._keeper.left_idle = False
     assert not worker.overlooked_work(), "it was told to end"
+
+
+def test_one_that_is_ended_while_it_starts_leaves_no_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Worker(settings.load(home=tmp_path))
+    answered: list[bool] = []
+
+    def ended() -> None:
+        answered.append(embedded.broker_answers(made._settings))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(made, "_register", ended)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit):
+            made.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert answered == [True]
+    assert not embedded.broker_answers(made._settings)
