@@ -63,7 +63,10 @@ class GroupCommits:
             while not group.ended.wait(_LOOK_SECONDS):
                 # Whoever was next in line gave up waiting.
                 if self._turn.acquire(blocking=False):
-                    self._go_on(group)
+                    if self._group is group:
+                        self._go_on(group)
+                    else:
+                        self._turn.release()
         if group.error is not None:
             raise group.error
 
