@@ -157,16 +157,21 @@ def request_cancel(session: Session, job_id: str) -> Job:
 
 
 def retry(session: Session, job_id: str) -> Job:
-    """Submit a failed or cancelled job again, as a new job that names the old one.
+    """Submit a failed or cancelled job again, as a new job that names the old one; one that is not done yet will do.
 
     Raises:
         NotFound: there is no such job.
         IllegalTransition: it has not failed, and was not cancelled.
 
     """
+    # Held until the commit, so that of two who ask at once the second finds what the first submitted.
+    session.execute(sa.select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
     old = get(session, job_id)
     if old.state not in (JobState.FAILED, JobState.CANCELLED):
         raise errors.IllegalTransition(job_id, old.state, JobState.QUEUED)
+    going = sa.select(jobs.c.id).where(jobs.c.retry_of == job_id, jobs.c.finished_at.is_(None)).limit(1)
+    if (again := session.scalar(going)) is not None:
+        return get(session, again)
     new = values.NewJob(
         spec=old.spec,
         requirements=old.requirements,

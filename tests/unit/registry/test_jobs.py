@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapters, jobs, types, values
+from finch_hub.registry import adapters, attempts, jobs, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, JobState, Requirements
 
@@ -148,6 +148,18 @@ def test_a_retry_is_a_new_job_that_names_the_old_one(database: Database) -> None
     assert (new.state, new.retry_of, new.spec) == (JobState.QUEUED, old.id, old.spec)
     assert (new.priority, new.requirements) == (old.priority, old.requirements)
     assert registry.get(database, old).state is JobState.CANCELLED
+
+
+def test_a_retry_that_is_not_done_yet_will_do(database: Database) -> None:
+    registry.submit(database)
+    first = registry.claimed(database)
+    with database.write() as session:
+        attempts.fail(session, first.id, first.fence, "no")
+        again = jobs.retry(session, first.id)
+        assert jobs.retry(session, first.id) == again
+        jobs.request_cancel(session, again.id)
+        third = jobs.retry(session, first.id)
+    assert third.id not in (first.id, again.id)
 
 
 def test_a_retry_waits_for_its_parents_retries(database: Database) -> None:
