@@ -46,11 +46,11 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     stood = os.path.lexists(out)
     try:
         report = format_.load()(Path(order["adapter"]), base, out, format_.parse(order["parameters"]))
-    except BaseException as error:
+    except errors.FinchError:
+        raise  # it knew what it did, and what stands there now may be somebody else's
+    except (Exception, SystemExit) as error:
         if not stood:
             _remove(out)
-        if isinstance(error, errors.FinchError) or not isinstance(error, Exception):
-            raise
         raise errors.PluginError(f"the export format {format_.name} failed: {type(error).__name__}: {error}") from error
     if not os.path.lexists(out):
         raise errors.PluginError(f"the export format {format_.name} wrote nothing to {out}")
@@ -58,7 +58,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
 
 
 def _remove(out: Path) -> None:
-    """Remove what a format left half-written; ours leave nothing."""
+    """Remove what a format left half-written."""
     if out.is_dir() and not out.is_symlink():
         shutil.rmtree(out, ignore_errors=True)
     else:

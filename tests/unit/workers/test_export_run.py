@@ -43,6 +43,16 @@ def test_what_stood_there_before_stays(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "mine").exists()
 
 
+def test_what_another_wrote_meanwhile_stays(tmp_path: Path) -> None:
+    def overtaken(adapter: Path, base: Path | None, out: Path, parameters: Value) -> None:
+        out.mkdir()
+        raise errors.Conflict(f"{out} holds an earlier one")
+
+    with pytest.raises(errors.Conflict):
+        exported(tmp_path / "out", overtaken)
+    assert (tmp_path / "out").exists()
+
+
 def test_a_format_that_writes_nothing_has_failed(tmp_path: Path) -> None:
     with pytest.raises(errors.PluginError, match="wrote nothing"):
         exported(tmp_path / "out", lambda adapter, base, out, parameters: None)
