@@ -54,7 +54,9 @@ def compose(
     """
     if plan:
         composing = {"weights": weights, "parameter": parameters, "resolver-parameter": resolver_parameters}
-        if unused := [f"--{name.replace('_', '-')}" for name, value in {**composing, **given}.items() if value]:
+        if unused := [
+            f"--{name.replace('_', '-')}" for name, value in {**composing, **given}.items() if value not in (None, ())
+        ]:
             raise click.UsageError(f"--plan looks at the adapters alone: leave out {', '.join(unused)}")
         with output.open_hub() as hub:
             report = hub.plan(adapters, probe=probe)

@@ -117,7 +117,7 @@ def conflicts(report: ConflictReport) -> Group:
         parts.append(output.table(("on", "with", "shift"), rows, title=title))
     if report.forecasts:
         lines = [(f.strategy, f.scale, *(_figure(kept, 2) for kept in f.kept)) for f in report.forecasts]
-        title = "Forecast: what each would keep of its parents' gains, give or take a tenth"
+        title = "Forecast: about what each would keep of its parents' gains"
         parts.append(output.table(("strategy", "scale", *report.parents), lines, title=title))
     if report.structural:
         parts.append("cannot go together:\n" + "\n".join(f"  {line}" for line in report.structural))

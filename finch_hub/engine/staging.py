@@ -37,8 +37,9 @@ def staged(out: Path, *, kind: str, replace: bool = False) -> Iterator[Path]:
 
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100  - a link that leads nowhere stays one, and is refused
-    if out.exists():
-        out = out.resolve()  # what a link leads to is replaced, not the link
+    with translated(out):
+        if out.exists():
+            out = out.resolve()  # what a link leads to is replaced, not the link
     check_target(out, kind=kind, replace=replace)
     with translated(out):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ def messages(row: Mapping[str, Any]) -> Example:
 def prompt_completion(row: Mapping[str, Any]) -> Example:
     """Convert ``{"prompt", "completion"}``: two texts, or two lists of messages of which the second is learnt."""
     prompt, completion = row["prompt"], row["completion"]
-    if not isinstance(prompt, list) and not isinstance(completion, list):
+    if not isinstance(prompt, (list, tuple)) and not isinstance(completion, (list, tuple)):
         return _pair(_text(row, "prompt"), _text(row, "completion"), row.get("system"))
     context = _turns(prompt, "prompt", speaker="role", text="content", roles=_ROLES)
     learnt = _turns(completion, "completion", speaker="role", text="content", roles=_ROLES)

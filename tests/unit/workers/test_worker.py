@@ -20,6 +20,7 @@ from finch_hub.registry.transitions import jobs as table
 from finch_hub.specs.jobs import ExportSpec, Requirements
 from finch_hub.workers import embedded
 from finch_hub.workers import worker as module
+from finch_hub.workers.keeper import Keeper
 from finch_hub.workers.worker import Worker
 
 SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
@@ -69,6 +70,25 @@ def test_one_that_was_killed_makes_room_for_a_namesake_with_its_process_id(worke
     assert started.instance != killed.instance
     with database.read() as session:
         assert [one.instance for one in workers.find(session)] == [started.instance]
+
+
+def test_what_belongs_to_another_database_of_the_home_is_not_tidied_away(worker: Worker, tmp_path: Path) -> None:
+    ours, theirs = worker._settings.work, settings.load(home=tmp_path).work
+    for work in (ours, theirs):
+        (work / "unknownjob" / "1").mkdir(parents=True)
+    keeper = Keeper(
+        worker._register(),
+        worker._stores,
+        worker._folders,
+        worker._slots,
+        worker._claims,
+        worker._dispatcher,
+        on_demand=False,
+        end=lambda: None,
+    )
+    keeper._remove_finished_folders()
+    assert not (ours / "unknownjob").exists()
+    assert (theirs / "unknownjob" / "1").exists()
 
 
 def test_only_one_that_left_for_want_of_work_looks_for_what_it_overlooked(worker: Worker, database: Database) -> None:
