@@ -51,6 +51,8 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     except (Exception, SystemExit) as error:
         if not stood:
             _remove(out)
+        if isinstance(error, (OSError, MemoryError)):
+            raise  # the machine's fault, which may be worth another attempt
         raise errors.PluginError(f"the export format {format_.name} failed: {type(error).__name__}: {error}") from error
     if not os.path.lexists(out):
         raise errors.PluginError(f"the export format {format_.name} wrote nothing to {out}")

@@ -35,6 +35,16 @@ def test_a_format_that_fails_is_named_and_leaves_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+def test_a_full_disk_is_no_fault_of_the_formats(tmp_path: Path) -> None:
+    def full(adapter: Path, base: Path | None, out: Path, parameters: Value) -> None:
+        out.mkdir()
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        exported(tmp_path / "out", full)
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_stood_there_before_stays(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("")

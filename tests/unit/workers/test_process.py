@@ -60,7 +60,7 @@ def test_a_failure_is_described_and_ends_the_child(child: Child, tmp_path: Path)
     message = last_message(child)
     assert message is not None
     assert message["type"] == "failed"
-    assert message["reason"] == "SystemExit: 3"
+    assert message["reason"] == "PluginError: the export format probe failed: SystemExit: 3"
     assert not message["retry"]
     assert "finch_probe.py" in str(message["traceback"])
     wait_until(lambda: not child.alive, "the child to end")
