@@ -24,7 +24,7 @@ import transformers
 from peft.tuners.lora import LoraLayer, LoraModel
 from torch import nn
 
-from finch_hub.engine.composition import core_space, lifting
+from finch_hub.engine.composition import core_space, truncation
 from finch_hub.engine.composition.factors import Adapter, Factors
 from finch_hub.plugins.strategies import linear, parameters, ties, tsv
 
@@ -93,7 +93,7 @@ def combine(
 ) -> Mapping[str, Factors]:
     """Do all of this project's work: core space, strategy, truncation, factors."""
     core = core_space.build(adapters)
-    return lifting.lift(core, kernel.merge(core, weights, settings, seed=0), RANK)
+    return truncation.lift(core, kernel.merge(core, weights, settings, seed=0), RANK)
 
 
 def seconds(work: Callable[[], Any], repeat: int) -> tuple[float, Any]:

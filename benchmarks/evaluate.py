@@ -25,8 +25,9 @@ SIDES = ("ours", "trainer")
 
 
 def ours(given: argparse.Namespace) -> None:
-    from finch_hub.engine.adapter import attach
-    from finch_hub.engine.training import evaluation, loop
+    from finch_hub.engine.adapters.adapter import attach
+    from finch_hub.engine.decoder import evaluation
+    from finch_hub.engine.training import loop
     from finch_hub.specs.lora import LoRAConfig
 
     base = harness.load_base(given)

@@ -27,8 +27,8 @@ from typing import Any
 import harness
 import numpy as np
 
-from finch_hub.engine.checkpoint_files import INDEX, CheckpointFiles
-from finch_hub.engine.tensor_file import write_file
+from finch_hub.formats.model_files import INDEX, CheckpointFiles
+from finch_hub.formats.tensor_file import write_file
 
 RANK = 16
 PEER = """

@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 import harness
 
-from finch_hub.engine import bases
-from finch_hub.engine.composition.admission import ParentInput
+from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.composition.compatibility import ParentInput
 from finch_hub.engine.data.reading import read_examples
 from finch_hub.engine.training.loop import train
 from finch_hub.specs.lora import LoRAConfig
@@ -39,7 +39,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 @contextmanager
-def made(base: bases.Base, given: argparse.Namespace) -> Iterator[list[ParentInput]]:
+def made(base: Base, given: argparse.Namespace) -> Iterator[list[ParentInput]]:
     """Yield the adapters with the rows that they are held against; what `--adapters` lacks is trained first."""
     data = given.data or harness.demo_data()
     files = {name: next(data.glob(f"{name}*.jsonl")) for name in given.domains}
@@ -54,7 +54,7 @@ def made(base: bases.Base, given: argparse.Namespace) -> Iterator[list[ParentInp
         ]
 
 
-def _train(base: bases.Base, given: argparse.Namespace, file: Path, folder: Path, seed: int) -> None:
+def _train(base: Base, given: argparse.Namespace, file: Path, folder: Path, seed: int) -> None:
     init = "random" if given.foreign else "shared"
     config = LoRAConfig(rank=harness.RANK, alpha=harness.ALPHA, target_modules="all-linear", init=init)
     training = TrainingConfig(

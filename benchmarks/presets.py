@@ -20,10 +20,10 @@ from pathlib import Path
 
 import harness
 
-from finch_hub.engine import bases
+from finch_hub.engine.bases.loading import Base, load_base
 from finch_hub.engine.data.reading import read_examples
 from finch_hub.engine.training.loop import train
-from finch_hub.plugins.catalogue import load_catalogue
+from finch_hub.plugins.catalog import load_catalog
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TokenMetrics
@@ -31,7 +31,7 @@ from finch_hub.specs.training import TrainingConfig
 
 
 def measure(
-    base: bases.Base,
+    base: Base,
     data: tuple[tuple[Example, ...], tuple[Example, ...]],
     lora: LoRAConfig,
     training: TrainingConfig,
@@ -55,8 +55,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; as many as there are cores unless told otherwise")
     options = parser.parse_args()
 
-    presets = load_catalogue(entry_points=False).presets
-    base = bases.load(options.base or harness.demo_base())
+    presets = load_catalog(entry_points=False).presets
+    base = load_base(options.base or harness.demo_base())
     folder = options.data or harness.demo_data()
     print(f"{options.examples} rows to train on, {options.held_out} held out; loss in nats per label token")
     print(f"{'domain':<10}{'default':>9}{'preset':>9}{'less':>8}{'± s.e.':>9}{'default':>11}{'preset':>8}")

@@ -17,9 +17,9 @@ import warnings
 
 import harness
 
-from finch_hub.engine.bases import Base
+from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.tokenizing import tokenize_all
-from finch_hub.engine.training import evaluation
+from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.training.loop import train
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig, UnusualValueWarning

@@ -28,16 +28,16 @@ import parents
 import peft
 from transformers import PreTrainedModel
 
-from finch_hub.engine import bases
-from finch_hub.engine.composition import admission, conflicts, core_space, forecast, interference, retention
-from finch_hub.engine.composition.admission import ParentInput
-from finch_hub.engine.composition.bench import Bench, rows_of
+from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.composition import compatibility, conflicts, core_space, forecast, interference, retention
+from finch_hub.engine.composition.compatibility import ParentInput
 from finch_hub.engine.composition.compose import compose, mixed_seed
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.objective import Objective
+from finch_hub.engine.composition.measurement import Bench, rows_of
+from finch_hub.engine.composition.parent_data import Objective
 from finch_hub.engine.composition.search import Composer
 from finch_hub.plugins import trials
-from finch_hub.plugins.catalogue import load_catalogue
+from finch_hub.plugins.catalog import load_catalog
 from finch_hub.specs.jobs import ComposeSpec
 from finch_hub.specs.reports import TokenMetrics
 
@@ -139,15 +139,15 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     return statistics.correlation(ranks(first), ranks(second))
 
 
-def forecasts(base: bases.Base, adapted: Sequence[ParentInput], scales: Sequence[float]) -> dict[str, float]:
+def forecasts(base: Base, adapted: Sequence[ParentInput], scales: Sequence[float]) -> dict[str, float]:
     """Return the rank correlation with the worst retention, over pairs, strategies and scales.
 
     Of the forecast, and of each measure of conflict.
     """
-    catalogue = load_catalogue(entry_points=False)
+    catalog = load_catalog(entry_points=False)
     columns: dict[str, list[float]] = defaultdict(list)
     for two in itertools.combinations(adapted, 2):
-        adapters = admission.read(two)
+        adapters = compatibility.read(two)
         core = core_space.build(adapters)
         spec = ComposeSpec.of({"adapter": "pair", "parents": [{"adapter": parent.name} for parent in two]})
         composer = Composer(core, rank=None, seed=0)
@@ -158,7 +158,7 @@ def forecasts(base: bases.Base, adapted: Sequence[ParentInput], scales: Sequence
             measures = {name: getattr(pair, name) for name in (*conflicts.MEASURES, "interference")}
             measures["hidden_shift"] = max(shift.shift for shift in probed.shifts)
             asked = [spec.evolve(strategy=s, parameters=p, resolver=r) for s, p, r in OURS]
-            ways = [trial for one in asked if not (trial := trials.trials(one, catalogue)[-1]).needs_data]
+            ways = [trial for one in asked if not (trial := trials.trials(one, catalog)[-1]).needs_data]
             answers = [forecast.answers(core, composer.merged(way, (1.0, 1.0))[1], probed.moments) for way in ways]
             # As the plan does: what plain linear keeps of each parent on the rows that may be looked at.
             harms = forecast.harms(answers[0], ground.kept(composer(ways[0], 1.0, (1.0, 1.0)), on_report=False))
@@ -188,10 +188,10 @@ def main() -> None:
         compare(base, adapters, given)
 
 
-def compare(base: bases.Base, adapted: Sequence[ParentInput], options: argparse.Namespace) -> None:
+def compare(base: Base, adapted: Sequence[ParentInput], options: argparse.Namespace) -> None:
     """Print the tables and the line of JSON."""
-    catalogue = load_catalogue(entry_points=False)
-    adapters = admission.read(adapted)
+    catalog = load_catalog(entry_points=False)
+    adapters = compatibility.read(adapted)
     weights = (1.0,) * len(adapted)
     core = core_space.build(adapters)
     report = conflicts.diagnose(core)
@@ -201,7 +201,7 @@ def compare(base: bases.Base, adapted: Sequence[ParentInput], options: argparse.
         {"adapter": "all", "parents": [{"adapter": p.name} for p in adapted], "evaluations": options.evaluations}
         | ({"rank": options.rank} if options.rank else {})
     )
-    composed = compose(adapted, spec, trials.trials(spec, catalogue), base=base)
+    composed = compose(adapted, spec, trials.trials(spec, catalog), base=base)
     auto = certain(line.retention for line in composed.report.retention)
     print(f"  {'':34}{'scale':>7}{'mean':>8}{'worst':>8}")
     print(
@@ -218,7 +218,7 @@ def compare(base: bases.Base, adapted: Sequence[ParentInput], options: argparse.
         composer.objective = ground.objective()
         for strategy, parameters, resolver in OURS:
             asked = spec.evolve(strategy=strategy, parameters=parameters, resolver=resolver, rank=None)
-            trial = trials.trials(asked, catalogue)[-1]
+            trial = trials.trials(asked, catalog)[-1]
             make = partial(composer, trial, weights=weights)
             found.append(ground.best(trial.label, options.scales, make))
         if not options.skip_peft:

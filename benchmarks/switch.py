@@ -28,9 +28,9 @@ import harness
 import peft
 import torch
 
-from finch_hub.engine import bases
-from finch_hub.engine.adapter import attach
-from finch_hub.engine.generator import GeneratorModel
+from finch_hub.engine.adapters.adapter import attach
+from finch_hub.engine.bases.loading import Base, load_base
+from finch_hub.engine.inference.generator import GeneratorModel
 from finch_hub.specs.lora import LoRAConfig
 
 PLACES = (
@@ -47,7 +47,7 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def make_adapters(base: bases.Base, folder: Path, *, count: int, rank: int) -> list[Path]:
+def make_adapters(base: Base, folder: Path, *, count: int, rank: int) -> list[Path]:
     """Write random adapters whose updates are small enough that the base goes on answering in sentences."""
     adapter = attach(base, LoRAConfig(rank=rank, target_modules="all-linear"))
     folders = []
@@ -63,7 +63,7 @@ def make_adapters(base: bases.Base, folder: Path, *, count: int, rank: int) -> l
     return folders
 
 
-def measure_ours(base: bases.Base, folders: list[Path], order: list[str]) -> tuple[list[float], list[float]]:
+def measure_ours(base: Base, folders: list[Path], order: list[str]) -> tuple[list[float], list[float]]:
     """Return the seconds of each load and of each switch, up to where the base computes with the adapter."""
     model = GeneratorModel(base, cache_size=len(folders))
 
@@ -76,9 +76,9 @@ def measure_ours(base: bases.Base, folders: list[Path], order: list[str]) -> tup
     return loads, [seconds_of(partial(switch, name)) for name in order]
 
 
-def measure_peft(base: bases.Base, folders: list[Path], order: list[str]) -> tuple[list[float], list[float]]:
+def measure_peft(base: Base, folders: list[Path], order: list[str]) -> tuple[list[float], list[float]]:
     """Return the same of PEFT at its fastest, on a model of its own, with as many adapters as it can load in time."""
-    fresh = bases.load(base.folder)
+    fresh = load_base(base.folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = peft.PeftModel.from_pretrained(fresh.model, folders[0], adapter_name=folders[0].name)
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side of the batch")
     options = parser.parse_args()
 
-    base = bases.load(harness.base_folder(options))
+    base = load_base(harness.base_folder(options))
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folders = make_adapters(base, Path(scratch), count=options.adapters, rank=options.rank)

@@ -15,7 +15,7 @@ import argparse
 
 import harness
 
-from finch_hub.engine.training import gang, loop
+from finch_hub.engine.training import group, loop
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
@@ -23,7 +23,7 @@ JOBS = 8
 SIDES = ("together", "alone")
 
 
-def members(given: argparse.Namespace) -> list[gang.Member]:
+def members(given: argparse.Namespace) -> list[group.Member]:
     rows, _ = harness.examples(given)
     each = len(rows) // JOBS
     training = TrainingConfig(
@@ -31,7 +31,7 @@ def members(given: argparse.Namespace) -> list[gang.Member]:
     )
     config = LoRAConfig(rank=harness.RANK, alpha=harness.ALPHA, target_modules=harness.targets(given))
     return [
-        gang.Member(config=config, training=training, examples=rows[job * each : (job + 1) * each], validation=())
+        group.Member(config=config, training=training, examples=rows[job * each : (job + 1) * each], validation=())
         for job in range(JOBS)
     ]
 
@@ -43,7 +43,7 @@ def run(given: argparse.Namespace, *, together: bool) -> None:
     losses: list[float] = []
     tokens, seconds = 0, 0.0
     for some in [jobs] if together else [[job] for job in jobs]:
-        outcomes = gang.train_gang(base, some)
+        outcomes = group.train_gang(base, some)
         seconds += max(trained.report.seconds for trained in outcomes if isinstance(trained, loop.Trained))
         for trained in outcomes:
             assert isinstance(trained, loop.Trained), trained

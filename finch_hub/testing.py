@@ -6,8 +6,8 @@ Each check raises AssertionError and says what is broken, so it can be called fr
     import my_plugin
 
     def test_my_plugin() -> None:
-        catalogue = testing.check_plugin(my_plugin)
-        testing.check_strategy(catalogue.strategies["mine"])
+        catalog = testing.check_plugin(my_plugin)
+        testing.check_strategy(catalog.strategies["mine"])
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.plugins.catalogue import Catalogue, load_catalogue
+from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.plugins.descriptors import (
     BaseSource,
     DatasetFormat,
@@ -47,20 +47,20 @@ _CALLS: dict[type[Descriptor], tuple[int, tuple[str, ...]]] = {
 }
 
 
-def check_plugin(plugin: object) -> Catalogue:
-    """Load a plugin beside the built-ins, check every descriptor of it, and return the catalogue.
+def check_plugin(plugin: object) -> Catalog:
+    """Load a plugin beside the built-ins, check every descriptor of it, and return the catalog.
 
     Checked are: it registers, its hooks return descriptors of the right kind, no name clashes, presets give their
     reasons, and every target can be imported and accepts the call that will be made.
     """
-    catalogue = load_catalogue(entry_points=False, extra=(plugin,))
-    assert not catalogue.problems, "\n".join(map(str, catalogue.problems))
-    mine = catalogue.plugins[0].name
-    for offers in catalogue.all_offers():
+    catalog = load_catalog(entry_points=False, extra=(plugin,))
+    assert not catalog.problems, "\n".join(map(str, catalog.problems))
+    mine = catalog.plugins[0].name
+    for offers in catalog.all_offers():
         for name, descriptor in offers.items():
             if offers.plugin_of(name) == mine:
                 check_descriptor(descriptor)
-    return catalogue
+    return catalog
 
 
 def check_descriptor(descriptor: Descriptor) -> None:
@@ -138,12 +138,12 @@ def check_resolver(resolver: Resolver, parameters: Mapping[str, Any] | None = No
 
 def check_dataset_format(dataset_format: DatasetFormat, row: Mapping[str, Any]) -> Example:
     """Convert a good row and damaged ones; the latter must raise `errors.InvalidSpec` and nothing else."""
-    assert dataset_format.recognises <= row.keys(), f"the row has not all of {sorted(dataset_format.recognises)}"
+    assert dataset_format.recognizes <= row.keys(), f"the row has not all of {sorted(dataset_format.recognizes)}"
     convert = dataset_format.load()
     example = convert(row)
     assert isinstance(example, Example), f"it returned {type(example).__name__}, not an Example"
     wrong: tuple[Any, ...] = (None, 7, "", [], {}, [None], [{}])
-    for field in dataset_format.recognises:
+    for field in dataset_format.recognizes:
         for damaged in wrong:
             try:
                 convert({**row, field: damaged})

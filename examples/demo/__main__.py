@@ -151,7 +151,7 @@ class Demo:
         """Build the domain's data, train its adapter by its preset, and look at its held-out loss."""
         rows = domains.build(domain, self.folder / "wheels")
         held_out, rest = rows[: self.plan.held_out], rows[self.plan.held_out :]
-        preset = self.hub.catalogue.presets[domain]
+        preset = self.hub.catalog.presets[domain]
         each = self.tokens_of(rest[:100], preset.system) / min(len(rest), 100)
         count = max(self.plan.least_rows, int(tokens / (each * self.plan.epochs)))
         data = domains.write(rest[:count], self.folder / f"{domain}.jsonl")

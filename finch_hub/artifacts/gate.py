@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from finch_hub import errors
-from finch_hub.artifacts import archives, model_card, peft_config
-from finch_hub.artifacts.lora_tensors import QUANTIZATION, SCALE, LoRAModule, lora_modules
-from finch_hub.artifacts.safetensors_header import (
+from finch_hub.artifacts import archives, model_card
+from finch_hub.formats import peft_config
+from finch_hub.formats.peft_tensors import QUANTIZATION, SCALE, LoRAModule, lora_modules
+from finch_hub.formats.safetensors_header import (
     SafetensorsHeader,
     TensorInfo,
     open_plain,
     read_safetensors_header,
     write_safetensors_header,
 )
-from finch_hub.artifacts.tensor_scan import FLOATS, scan
+from finch_hub.formats.tensor_scan import FLOATS, scan
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = peft_config.NAME
@@ -246,7 +247,7 @@ def _card_of(source: Path, identity: str) -> str | None:
     if not (source / CARD).exists():
         return None
     with open_plain(source / CARD) as stream:
-        return model_card.sanitise(stream.read(model_card.MAX_BYTES + 1))
+        return model_card.sanitize(stream.read(model_card.MAX_BYTES + 1))
 
 
 def _write_weights(source: Path, header: SafetensorsHeader, metadata: Mapping[str, str], target: Path) -> None:

@@ -21,7 +21,7 @@ _SCHEME = re.compile(
 )
 
 
-def sanitise(data: bytes) -> str:
+def sanitize(data: bytes) -> str:
     """Return the text of a card in which nothing is left that a browser would run.
 
     Tags are made visible as text rather than removed, everywhere, code blocks included: what counts as a code block

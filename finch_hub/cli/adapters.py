@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import following, output, reports
+from finch_hub.cli import following, output
+from finch_hub.display import reports, tables
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -46,7 +47,7 @@ def list_(name: str | None, tag: str | None, base: str | None, limit: int, as_js
         for each in found
     ]
     columns = ("newest", "made by", "state", "base", "evidence", "aliases", "made")
-    output.emit(found, as_json, lambda: output.table(columns, rows))
+    output.emit(found, as_json, lambda: tables.table(columns, rows))
 
 
 @adapters.command()
@@ -58,8 +59,8 @@ def show(reference: str, as_json: bool) -> None:
         version = hub.adapters.get(reference)
         folder = hub.adapters.folder(version.reference)
         measured = hub.adapters.evaluations(version.reference)
-    value = {**output.plain(version), "folder": str(folder), "evaluations": output.plain(measured)}
-    output.emit(value, as_json, lambda: output.fields(_described(version, str(folder), measured)))
+    value = {**tables.plain(version), "folder": str(folder), "evaluations": tables.plain(measured)}
+    output.emit(value, as_json, lambda: tables.fields(_described(version, str(folder), measured)))
 
 
 @adapters.command()
@@ -71,7 +72,7 @@ def versions(name: str, as_json: bool) -> None:
         found = hub.adapters.versions(name)
     rows = [(v.reference, v.kind, v.state, _evidence(v), v.aliases, v.tags, v.created_at) for v in found]
     columns = ("version", "made by", "state", "evidence", "aliases", "tags", "made")
-    output.emit(found, as_json, lambda: output.table(columns, rows))
+    output.emit(found, as_json, lambda: tables.table(columns, rows))
 
 
 @adapters.command()
@@ -193,7 +194,7 @@ def _described(version: AdapterVersion, folder: str, measured: Any) -> dict[str,
 
 
 def _short(metrics: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {output.cell(v)}" for k, v in metrics.items() if not isinstance(v, dict | list | None))
+    return ", ".join(f"{k} {tables.cell(v)}" for k, v in metrics.items() if not isinstance(v, dict | list | None))
 
 
 def _tree(ancestry: Ancestry, weight: float | None = None) -> Tree:

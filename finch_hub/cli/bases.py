@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from finch_hub.cli import output
+from finch_hub.display import tables
 
 
 @click.group()
@@ -43,4 +44,4 @@ def list_(as_json: bool) -> None:
         found = hub.bases.find()
     rows = [(b.name, b.architecture, f"{b.parameters:,}", b.fingerprint[:12], b.source, b.created_at) for b in found]
     columns = ("base", "architecture", "parameters", "fingerprint", "source", "added")
-    output.emit(found, as_json, lambda: output.table(columns, rows))
+    output.emit(found, as_json, lambda: tables.table(columns, rows))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import following, options, output, reports
+from finch_hub.cli import following, options, output
+from finch_hub.display import reports
 
 if TYPE_CHECKING:
     from finch_hub.specs.jobs import Requirements

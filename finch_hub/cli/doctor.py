@@ -15,6 +15,7 @@ import click
 
 from finch_hub import errors
 from finch_hub.cli import output
+from finch_hub.display import tables
 
 if TYPE_CHECKING:
     from finch_hub.settings import Settings
@@ -43,7 +44,7 @@ def doctor(fast: bool, as_json: bool) -> int:
     """
     findings = examine(torch=not fast)
     rows = [(each.about, each.found, each.advice) for each in findings]
-    output.emit(findings, as_json, lambda: output.table(("what", "found", "advice"), rows))
+    output.emit(findings, as_json, lambda: tables.table(("what", "found", "advice"), rows))
     return output.UNAVAILABLE if any(each.advice for each in findings) else 0
 
 
@@ -79,7 +80,7 @@ def _machine() -> Finding:
 
     memory = psutil.virtual_memory().total
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    found = f"{platform.system()} {platform.machine()}, {cores} cores, {output.size(memory)} memory"
+    found = f"{platform.system()} {platform.machine()}, {cores} cores, {tables.size(memory)} memory"
     advice = "training even a small base takes some gigabytes of memory" if memory < LEAST_MEMORY_BYTES else ""
     return Finding(about="machine", found=found, advice=advice)
 
@@ -98,19 +99,19 @@ def _python() -> Finding:
 
 
 def _devices() -> list[Finding]:
-    from finch_hub.workers import devices
+    from finch_hub.workers.supervision import devices
 
     return [
         Finding(
             about=f"device {device.kind}:{device.index}",
-            found=f"{device.name}, {output.size(device.free_bytes)} of {output.size(device.memory_bytes)} free",
+            found=f"{device.name}, {tables.size(device.free_bytes)} of {tables.size(device.memory_bytes)} free",
         )
         for device in devices.find_devices()
     ]
 
 
 def _precision() -> Finding:
-    from finch_hub.engine import precision
+    from finch_hub.engine.bases import precision
 
     pays = precision.bfloat16_pays(cache=None)
     found = "bfloat16 beats float32 on this CPU" if pays else "float32 beats bfloat16 on this CPU"
@@ -118,7 +119,7 @@ def _precision() -> Finding:
 
 
 def _settings(in_force: Settings) -> Finding:
-    from finch_hub.workers import redaction
+    from finch_hub.storage import redaction
 
     shown = {}
     for name in sorted(in_force.model_fields_set):
@@ -138,7 +139,7 @@ def _home(in_force: Settings) -> Finding:
     except OSError as error:
         advice = f"{existing} cannot be written ({error.strerror}); set FINCH_HOME to a folder that can"
         return Finding(about="home", found=str(in_force.home), advice=advice)
-    found = f"{in_force.home}, {output.size(free)} free"
+    found = f"{in_force.home}, {tables.size(free)} free"
     advice = "free some space, or set FINCH_HOME to a larger disk" if free < LEAST_FREE_BYTES else ""
     return Finding(about="home", found=found, advice=advice)
 
@@ -160,7 +161,7 @@ def _database(in_force: Settings) -> Finding:
 
 def _artifacts(in_force: Settings) -> Finding:
     from finch_hub.artifacts.store import ArtifactStore
-    from finch_hub.workers import redaction
+    from finch_hub.storage import redaction
 
     store = ArtifactStore(in_force.artifacts, cache=in_force.cache / "artifacts")
     if in_force.artifacts_url is not None:
@@ -169,10 +170,12 @@ def _artifacts(in_force: Settings) -> Finding:
 
 
 def _broker(in_force: Settings) -> Finding:
-    from finch_hub.workers import app, broker, embedded, redaction
+    from finch_hub.storage import redaction
+    from finch_hub.workers.embedded import worker as home_worker
+    from finch_hub.workers.messaging import app, broker
 
     if in_force.broker_url is None:
-        running = embedded.running_worker(in_force) if in_force.home.exists() else None
+        running = home_worker.read_record(in_force) if in_force.home.exists() else None
         found = f"its own, with the worker in process {running.get('pid')}" if running else "its own, started on demand"
         return Finding(about="broker", found=found)
     url = in_force.broker_url.get_secret_value()
@@ -196,8 +199,8 @@ def _workers(in_force: Settings) -> Finding:
 
 
 def _plugins(in_force: Settings) -> Finding:
-    from finch_hub.plugins.catalogue import load_catalogue
+    from finch_hub.plugins.catalog import load_catalog
 
-    catalogue = load_catalogue()
-    found = ", ".join(f"{plugin.name} {plugin.version or ''}".strip() for plugin in catalogue.plugins)
-    return Finding(about="plugins", found=found, advice="; ".join(str(problem) for problem in catalogue.problems))
+    catalog = load_catalog()
+    found = ", ".join(f"{plugin.name} {plugin.version or ''}".strip() for plugin in catalog.plugins)
+    return Finding(about="plugins", found=found, advice="; ".join(str(problem) for problem in catalog.problems))

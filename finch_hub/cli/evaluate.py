@@ -14,7 +14,7 @@ from finch_hub.cli import following, options, output
 @click.option("--evaluator", default="held_out_loss", show_default=True, help="An evaluator plugin.")
 @click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of the evaluator.")
 @click.option("--system", help="System prompt of the rows that have none; else what each adapter was trained with.")
-@click.option("--format", "format_name", help="Row format; else each row is recognised by its fields.")
+@click.option("--format", "format_name", help="Row format; else each row is recognized by its fields.")
 @following.job_options
 def evaluate(
     data: str,

@@ -9,7 +9,7 @@ import click
 from finch_hub.cli import output
 
 if TYPE_CHECKING:
-    from finch_hub.engine.generator import GeneratorModel
+    from finch_hub.engine.inference.generator import GeneratorModel
 
 BASE = "base"  # a reserved name, so no adapter is called so
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import following, output, reports
+from finch_hub.cli import following, output
+from finch_hub.display import progress, reports, tables
 
 if TYPE_CHECKING:
     from finch_hub.specs.jobs import Job
@@ -36,7 +37,7 @@ def list_(states: tuple[str, ...], kind: Any, limit: int, before: str | None, as
         found = hub.jobs.find(states=chosen, kind=kind, limit=limit, before=before)
     rows = [(job.id, job.kind, job.state.value, _about(job), job.worker, job.created_at) for job in found]
     columns = ("job", "kind", "state", "about", "worker", "submitted")
-    output.emit(found, as_json, lambda: output.table(columns, rows))
+    output.emit(found, as_json, lambda: tables.table(columns, rows))
 
 
 @jobs.command()
@@ -51,11 +52,11 @@ def show(job_id: str, as_json: bool) -> None:
         queued = job.state == "queued"
         obstacles = handle.obstacles() if queued else {}
         unattended = queued and handle.is_unattended()
-    value = {**output.plain(job), "attempts": output.plain(attempts), "obstacles": output.plain(obstacles)}
+    value = {**tables.plain(job), "attempts": tables.plain(attempts), "obstacles": tables.plain(obstacles)}
     if as_json:
         output.emit(value, as_json, str)
         return
-    output.emit(value, as_json, lambda: output.fields(_described(job, attempts, obstacles, unattended)))
+    output.emit(value, as_json, lambda: tables.fields(_described(job, attempts, obstacles, unattended)))
     if made is not None:
         output.emit(made, as_json, lambda: reports.outcome(*made))
 
@@ -85,8 +86,8 @@ def events(job_id: str, as_json: bool) -> None:
         for event in hub.events(job_id):
             if as_json:
                 click.echo(event.model_dump_json())
-            elif line := following.describe(event):
-                output.console().print(line)
+            elif line := progress.describe(event):
+                tables.console().print(line)
 
 
 @jobs.command()
@@ -120,7 +121,7 @@ def prune(days: float | None, keep: int | None) -> None:
         raise click.UsageError("say which by --days, --keep or both")
     with output.open_hub() as hub:
         count = hub.jobs.prune(older_than=None if days is None else days * DAY_SECONDS, beyond=keep)
-    click.echo(f"{output.counted(count, 'job')} deleted")
+    click.echo(f"{tables.counted(count, 'job')} deleted")
 
 
 def _about(job: Job) -> str:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finch_hub.cli import output
+from finch_hub.display import tables
 
 if TYPE_CHECKING:
-    from finch_hub.plugins.catalogue import Catalogue, Offers
+    from finch_hub.plugins.catalog import Catalog, Offers
 
 KINDS = {
     "preset": "presets",
@@ -33,22 +34,22 @@ def plugins() -> None:
 @output.json_option
 def list_(kind: str | None, as_json: bool) -> None:
     """List every offer, and the plugins that could not be loaded."""
-    catalogue = _catalogue()
+    catalog = _catalog()
     offers = [
         {
             "kind": name,
             "name": offer,
-            "plugin": _offers(catalogue, name).plugin_of(offer),
+            "plugin": _offers(catalog, name).plugin_of(offer),
             "summary": descriptor.summary,
         }
         for name in ([kind] if kind else KINDS)
-        for offer, descriptor in _offers(catalogue, name).items()
+        for offer, descriptor in _offers(catalog, name).items()
     ]
-    value = {"offers": offers, "plugins": catalogue.plugins, "problems": [str(p) for p in catalogue.problems]}
+    value = {"offers": offers, "plugins": catalog.plugins, "problems": [str(p) for p in catalog.problems]}
     rows = [tuple(offer.values()) for offer in offers]
-    output.emit(value, as_json, lambda: output.table(("kind", "name", "plugin", "what it does"), rows))
+    output.emit(value, as_json, lambda: tables.table(("kind", "name", "plugin", "what it does"), rows))
     if not as_json:
-        for problem in catalogue.problems:
+        for problem in catalog.problems:
             click.echo(f"problem: {problem}", err=True)
 
 
@@ -58,22 +59,22 @@ def list_(kind: str | None, as_json: bool) -> None:
 @output.json_option
 def show(kind: str, name: str, as_json: bool) -> None:
     """Show one offer: its values and the reasons for them, or its parameters."""
-    descriptor = _offers(_catalogue(), kind)[name]
+    descriptor = _offers(_catalog(), kind)[name]
     value = descriptor.model_dump(mode="json", exclude={"parameters"})
     schema = getattr(descriptor, "parameters", None)
     if schema is not None:
         value["parameters"] = schema.model_json_schema()
-    output.emit(value, as_json, lambda: output.fields(_flat(value)))
+    output.emit(value, as_json, lambda: tables.fields(_flat(value)))
 
 
-def _catalogue() -> Catalogue:
-    from finch_hub.plugins.catalogue import load_catalogue
+def _catalog() -> Catalog:
+    from finch_hub.plugins.catalog import load_catalog
 
-    return load_catalogue()
+    return load_catalog()
 
 
-def _offers(catalogue: Catalogue, kind: str) -> Offers[Any]:
-    offers: Offers[Any] = getattr(catalogue, KINDS[kind])
+def _offers(catalog: Catalog, kind: str) -> Offers[Any]:
+    offers: Offers[Any] = getattr(catalog, KINDS[kind])
     return offers
 
 

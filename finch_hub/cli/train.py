@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     help="Held-out data, or the share of DATA to hold out; else the validation split of a folder that has one.",
 )
 @click.option("--system", help="System prompt of the examples that have none.")
-@click.option("--format", "format_name", help="Row format; else each row is recognised by its fields.")
+@click.option("--format", "format_name", help="Row format; else each row is recognized by its fields.")
 @click.option("--epochs", type=int, help="Passes over the data.")
 @click.option("--learning-rate", type=float, help="Peak of the schedule.")
 @click.option("--batch-size", type=int, help="Examples in one micro-batch.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from finch_hub.cli import output
+from finch_hub.display import tables
 
 
 @click.group()
@@ -42,7 +43,7 @@ def list_(as_json: bool) -> None:
             each.id,
             each.state,
             "\n".join(
-                f"{device.name} ({output.size(device.free_bytes)} of {output.size(device.memory_bytes)} free)"
+                f"{device.name} ({tables.size(device.free_bytes)} of {tables.size(device.memory_bytes)} free)"
                 for device in each.devices
             ),
             f"{len(each.jobs)} of {each.slots}",
@@ -55,7 +56,7 @@ def list_(as_json: bool) -> None:
         for each in found
     ]
     columns = ("worker", "state", "devices", "busy", "jobs", "queues", "labels", "version", "last seen")
-    output.emit(found, as_json, lambda: output.table(columns, rows))
+    output.emit(found, as_json, lambda: tables.table(columns, rows))
 
 
 @worker.command()
@@ -64,7 +65,7 @@ def health() -> int:
     import socket
 
     from finch_hub import settings
-    from finch_hub.workers import health as module
+    from finch_hub.workers.supervision import health as module
 
     names = module.living(settings.load(), socket.gethostname())
     click.echo(" ".join(names) or "no worker of this host is alive")

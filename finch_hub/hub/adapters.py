@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine import targets
+from finch_hub.engine.bases import target_modules
 from finch_hub.registry import adapters, evaluations, values
 from finch_hub.specs.references import AdapterReference, check_name
 
 if TYPE_CHECKING:
     from finch_hub.hub.bases import Bases
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
 
 
 class Adapters:
@@ -127,19 +127,19 @@ class Adapters:
 
         """
         from finch_hub.artifacts import gate
-        from finch_hub.workers import publishing
+        from finch_hub.storage import publishing
 
         check_name(name)
         known = self._bases.get(base)
         with tempfile.TemporaryDirectory(dir=self._stores.settings.home, prefix="import-") as scratch:
             admitted = gate.admit_adapter(Path(source).expanduser(), Path(scratch) / "adapter")
             if known.path and Path(known.path).is_dir():
-                gate.check_shapes(admitted.modules, targets.linear_modules(Path(known.path)), name=known.name)
+                gate.check_shapes(admitted.modules, target_modules.linear_modules(Path(known.path)), name=known.name)
             description = publishing.Description(
                 name=name,
                 kind="import",
                 base=known.model_dump(mode="json"),
-                lineage=values.Lineage(versions=publishing.versions(self._stores.catalogue, {})),
+                lineage=values.Lineage(versions=publishing.versions(self._stores.catalog, {})),
             )
             published = publishing.publish(admitted.folder, self._stores, description)
         with self._stores.database.write() as session:

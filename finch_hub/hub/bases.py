@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine import sources, targets
-from finch_hub.engine.fingerprint import fingerprint
+from finch_hub.engine.bases import sources, target_modules
+from finch_hub.engine.bases.fingerprint import fingerprint
 from finch_hub.registry import bases, values
 from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.specs.references import check_name
 
 if TYPE_CHECKING:
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
 
 
 class Bases:
@@ -52,7 +52,7 @@ class Bases:
         if name is not None:
             check_name(name, kind="base")
         wanted = source_of(source, revision)
-        descriptor = self._stores.catalogue.base_source_of(wanted.source)
+        descriptor = self._stores.catalog.base_source_of(wanted.source)
         folder = descriptor.load()(wanted, cache=self._stores.bases, progress=progress)
         progress("computing its fingerprint")
         digest = fingerprint(folder, cache=self._stores.bases)
@@ -67,7 +67,7 @@ class Bases:
                 revision=wanted.revision,
                 fingerprint=digest,
                 architecture=str((config.get("architectures") or ["unknown"])[0]),
-                parameters=targets.parameter_count(folder),
+                parameters=target_modules.parameter_count(folder),
                 path=str(folder),
             )
 
@@ -113,7 +113,7 @@ class Bases:
         if path.is_file():
             return source_of(base, revision), None
         is_remote = "/" in text and not text.startswith(("/", ".", "~")) and path.suffix.lower() != ".gguf"
-        descriptor = self._stores.catalogue.base_source_of(text) if is_remote or "://" in text else None
+        descriptor = self._stores.catalog.base_source_of(text) if is_remote or "://" in text else None
         if descriptor is None:
             raise errors.NotFound("base", text, [known.name for known in self.find()])
         return source_of(base, revision), None

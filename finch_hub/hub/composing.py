@@ -8,9 +8,9 @@ from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.artifacts import peft_config
 from finch_hub.engine.data import reading
-from finch_hub.hub.findings import Findings
+from finch_hub.formats import peft_config
+from finch_hub.hub.problems import Findings
 from finch_hub.plugins import trials
 from finch_hub.registry import adapters, jobs, values
 from finch_hub.specs.examples import Example
@@ -18,8 +18,8 @@ from finch_hub.specs.jobs import ComposeSpec, Parent
 from finch_hub.specs.references import AdapterReference, check_name
 
 if TYPE_CHECKING:
-    from finch_hub.engine.composition.admission import ParentInput
-    from finch_hub.workers.stores import Stores
+    from finch_hub.engine.composition.compatibility import ParentInput
+    from finch_hub.storage.stores import Stores
 
 
 def parents_of(references: Sequence[str], weights: Sequence[float] | None, findings: Findings) -> tuple[Parent, ...]:
@@ -96,7 +96,7 @@ def resolve(
 
 def inputs_of(versions: Sequence[values.AdapterVersion], stores: Stores) -> list[ParentInput]:
     """Return what the engine composes, with the examples that each version was held against where they still exist."""
-    from finch_hub.engine.composition.admission import ParentInput
+    from finch_hub.engine.composition.compatibility import ParentInput
 
     return [
         ParentInput(
@@ -150,7 +150,7 @@ def prepare(
     if spec is not None:
         for check in (trials.check_strategy, trials.check_resolver):
             with findings.gather():
-                check(spec, stores.catalogue)
+                check(spec, stores.catalog)
         ranks = [int(version.metrics.get("rank", 0)) for version in versions]
         known = ranks and len(versions) == len(references) and all(ranks)
         if known and isinstance(spec.rank, int) and spec.rank > sum(ranks):

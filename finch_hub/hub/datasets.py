@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finch_hub.hub import data as data_module
+from finch_hub.hub import examples as data_module
 from finch_hub.registry import datasets, values
 from finch_hub.specs.references import check_name
 
 if TYPE_CHECKING:
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
 
 
 class Datasets:

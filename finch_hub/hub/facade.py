@@ -21,18 +21,18 @@ from finch_hub.specs.jobs import (
 )
 
 if TYPE_CHECKING:
-    from finch_hub.engine.generator import GeneratorModel
+    from finch_hub.engine.inference.generator import GeneratorModel
     from finch_hub.hub.adapters import Adapters
     from finch_hub.hub.bases import Bases
-    from finch_hub.hub.data import Data, Stored
     from finch_hub.hub.datasets import Datasets
+    from finch_hub.hub.examples import Data, Stored
     from finch_hub.hub.jobs import JobHandle, Jobs
     from finch_hub.hub.workers import Workers
-    from finch_hub.plugins.catalogue import Catalogue
+    from finch_hub.plugins.catalog import Catalog
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.reports import ConflictReport
-    from finch_hub.workers.dispatch import Dispatcher
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
+    from finch_hub.workers.messaging.dispatcher import Dispatcher
 
 
 class Hub:
@@ -71,13 +71,13 @@ class Hub:
 
     @cached_property
     def _stores(self) -> Stores:
-        from finch_hub.workers.stores import open_stores
+        from finch_hub.storage.stores import open_stores
 
         return open_stores(self.settings)
 
     @cached_property
     def _dispatcher(self) -> Dispatcher:
-        from finch_hub.workers.dispatch import Dispatcher
+        from finch_hub.workers.messaging.dispatcher import Dispatcher
 
         return Dispatcher(self.settings, self._stores.database)
 
@@ -117,9 +117,9 @@ class Hub:
         return Workers(self._stores)
 
     @property
-    def catalogue(self) -> Catalogue:
+    def catalog(self) -> Catalog:
         """What the built-ins and the installed plugins offer."""
-        return self._stores.catalogue
+        return self._stores.catalog
 
     def train(
         self,
@@ -149,7 +149,7 @@ class Hub:
             validation: held-out data of the same kinds, or the share of `data` to hold out; None takes the validation
                 split of a folder that has one, and else leaves that to the preset.
             system: system prompt of the examples that have none; wins over the preset's.
-            format: of the rows; None recognises each by its fields.
+            format: of the rows; None recognizes each by its fields.
             requirements: what the job needs of its slot; memory is estimated where none is asked for and the base is
                 at hand.
             priority: jobs of higher priority are taken first.
@@ -249,14 +249,14 @@ class Hub:
 
         """
         from finch_hub.hub import composing
-        from finch_hub.hub.findings import Findings
+        from finch_hub.hub.problems import Findings
 
         findings = Findings("this plan")
         parents = composing.parents_of(adapters, None, findings)
         versions = composing.find_parents(parents, self._stores, findings)
         findings.settle()
 
-        from finch_hub.engine import bases
+        from finch_hub.engine.bases.loading import load_base
         from finch_hub.engine.composition import planning
         from finch_hub.plugins import trials
         from finch_hub.specs.jobs import ComposeSpec
@@ -264,8 +264,8 @@ class Hub:
         base = None
         if probe:
             source = BaseModelSource(source=versions[0].base.source, revision=versions[0].base.revision)
-            base = bases.load(source, cache=self._stores.bases)
-        tried = trials.trials(ComposeSpec(adapter="plan", parents=parents), self.catalogue)
+            base = load_base(source, cache=self._stores.bases)
+        tried = trials.trials(ComposeSpec(adapter="plan", parents=parents), self.catalog)
         return planning.plan(composing.inputs_of(versions, self._stores), tried, base=base)
 
     def merge(
@@ -290,7 +290,7 @@ class Hub:
 
         """
         from finch_hub.hub import composing
-        from finch_hub.hub.findings import Findings
+        from finch_hub.hub.problems import Findings
 
         findings = Findings("this merge")
         parents, _ = composing.resolve(adapters, weights, self._stores, findings)
@@ -351,14 +351,14 @@ class Hub:
             NotFound: there is no such adapter or format.
 
         """
-        from finch_hub.hub.findings import Findings
+        from finch_hub.hub.problems import Findings
 
         findings = Findings("this export")
         reference = adapter
         with findings.gather():
             reference = self.adapters.get(adapter).reference
         with findings.gather():
-            self.catalogue.export_formats[format].parse(parameters or {})
+            self.catalog.export_formats[format].parse(parameters or {})
         target = _target(out, findings, replace=bool((parameters or {}).get("replace")))
         findings.settle()
         return self._submit(ExportSpec(adapter=reference, format=format, out=target, parameters=parameters or {}))
@@ -391,9 +391,9 @@ class Hub:
             NotFound: a name that was given does not exist.
 
         """
-        from finch_hub.hub import measuring
+        from finch_hub.hub import evaluating
 
-        spec, stored = measuring.prepare(
+        spec, stored = evaluating.prepare(
             data,
             adapters,
             base=base,
@@ -427,17 +427,17 @@ class Hub:
             NotFound: a name that was given does not exist.
 
         """
-        from finch_hub.hub import measuring
-        from finch_hub.hub.findings import Findings
+        from finch_hub.hub import evaluating
+        from finch_hub.hub.problems import Findings
 
         findings = Findings("this generator")
-        source, versions = measuring.find(base, adapters, findings, stores=self._stores, bases=self.bases)
+        source, versions = evaluating.find(base, adapters, findings, stores=self._stores, bases=self.bases)
         findings.settle()
 
-        from finch_hub.engine import bases
-        from finch_hub.engine.generator import GeneratorModel
+        from finch_hub.engine.bases.loading import load_base
+        from finch_hub.engine.inference.generator import GeneratorModel
 
-        model = GeneratorModel(bases.load(source, device=device, cache=self._stores.bases))
+        model = GeneratorModel(load_base(source, device=device, cache=self._stores.bases))
         for reference, version in zip(adapters, versions, strict=True):
             folder = self._stores.artifacts.fetch_tree(version.digest)
             model.load_lora(folder, name=reference, system=version.spec.get("system"))
@@ -463,7 +463,7 @@ class Hub:
         depends_on: Sequence[str] = (),
         idempotency_key: str | None = None,
     ) -> JobHandle:
-        from finch_hub.hub import data as data_module
+        from finch_hub.hub import examples as data_module
         from finch_hub.hub.jobs import JobHandle
         from finch_hub.registry import jobs
 

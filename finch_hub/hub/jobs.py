@@ -13,8 +13,8 @@ from finch_hub.specs.jobs import FINAL, Event, Job, JobKind, JobSpec, JobState
 from finch_hub.specs.value import Value
 
 if TYPE_CHECKING:
-    from finch_hub.workers.dispatch import Dispatcher
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
+    from finch_hub.workers.messaging.dispatcher import Dispatcher
 
 T = TypeVar("T")
 

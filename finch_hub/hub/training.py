@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.engine import memory, targets
+from finch_hub.engine.bases import memory, target_modules
 from finch_hub.engine.data import splitting
 from finch_hub.engine.training import schedule
-from finch_hub.hub import data as data_module
-from finch_hub.hub.findings import Findings
+from finch_hub.hub import examples as data_module
+from finch_hub.hub.problems import Findings
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
 from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig
@@ -21,7 +21,7 @@ from finch_hub.specs.training import TrainingConfig
 if TYPE_CHECKING:
     from finch_hub.hub.bases import Bases
     from finch_hub.plugins.descriptors import Preset
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
 
 
 def configure(
@@ -74,7 +74,7 @@ def prepare(
         check_name(adapter)
     chosen: Preset | None = None
     with findings.gather():
-        chosen = stores.catalogue.presets[preset] if preset is not None else None
+        chosen = stores.catalog.presets[preset] if preset is not None else None
     if isinstance(validation, float | int):
         overrides, validation = {**overrides, "validation": validation}, None
     lora, training = configure(chosen, overrides, findings)
@@ -85,7 +85,7 @@ def prepare(
     with findings.gather():
         source, folder = bases.resolve(base, revision)
         if folder is not None:
-            targets.match(lora, targets.linear_modules(folder))
+            target_modules.match(lora, target_modules.linear_modules(folder))
     train: tuple[Example, ...] = ()
     held_out: tuple[Example, ...] = ()
     with findings.gather():

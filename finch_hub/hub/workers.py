@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from finch_hub.registry import values, workers
 
 if TYPE_CHECKING:
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
 
 
 class Workers:
@@ -52,6 +52,6 @@ class Workers:
             Unavailable: it has not ended after a minute.
 
         """
-        from finch_hub.workers import embedded
+        from finch_hub.workers.embedded import worker as home_worker
 
-        return embedded.stop_worker(self._stores.settings)
+        return home_worker.stop(self._stores.settings)

@@ -15,7 +15,7 @@ from finch_hub.plugins.descriptors import (
     Resolver,
     Strategy,
 )
-from finch_hub.plugins.hookspecs import hookimpl
+from finch_hub.plugins.hooks import hookimpl
 from finch_hub.plugins.presets import code, legal, medical, style
 from finch_hub.plugins.resolvers import parameters as resolving
 from finch_hub.plugins.strategies import parameters as composing
@@ -136,31 +136,31 @@ def finch_dataset_formats() -> Sequence[DatasetFormat]:
         DatasetFormat(
             name="messages",
             summary="Conversations as OpenAI and TRL write them: messages of role and content.",
-            recognises=frozenset({"messages"}),
+            recognizes=frozenset({"messages"}),
             target="finch_hub.engine.data.formats:messages",
         ),
         DatasetFormat(
             name="prompt_completion",
             summary="A prompt and its completion.",
-            recognises=frozenset({"prompt", "completion"}),
+            recognizes=frozenset({"prompt", "completion"}),
             target="finch_hub.engine.data.formats:prompt_completion",
         ),
         DatasetFormat(
             name="alpaca",
             summary="An instruction, perhaps with an input, and its output.",
-            recognises=frozenset({"instruction", "output"}),
+            recognizes=frozenset({"instruction", "output"}),
             target="finch_hub.engine.data.formats:alpaca",
         ),
         DatasetFormat(
             name="sharegpt",
             summary="Conversations as ShareGPT writes them: turns of from and value.",
-            recognises=frozenset({"conversations"}),
+            recognizes=frozenset({"conversations"}),
             target="finch_hub.engine.data.formats:sharegpt",
         ),
         DatasetFormat(
             name="text",
             summary="Plain text that is learnt whole.",
-            recognises=frozenset({"text"}),
+            recognizes=frozenset({"text"}),
             target="finch_hub.engine.data.formats:text",
         ),
     ]
@@ -173,20 +173,20 @@ def finch_base_sources() -> Sequence[BaseSource]:
         BaseSource(
             name="gguf",
             summary="A GGUF file, converted to safetensors once.",
-            matches="finch_hub.engine.sources:is_gguf",
-            target="finch_hub.engine.sources:fetch_gguf",
+            matches="finch_hub.engine.bases.sources:is_gguf",
+            target="finch_hub.engine.bases.sources:fetch_gguf",
         ),
         BaseSource(
             name="folder",
             summary="A local folder of safetensors, config and tokenizer.",
-            matches="finch_hub.engine.sources:is_folder",
-            target="finch_hub.engine.sources:fetch_folder",
+            matches="finch_hub.engine.bases.sources:is_folder",
+            target="finch_hub.engine.bases.sources:fetch_folder",
         ),
         BaseSource(
             name="hub",
             summary="A model of the Hugging Face Hub, by id and revision.",
-            matches="finch_hub.engine.sources:is_hub_id",
-            target="finch_hub.engine.sources:fetch_hub",
+            matches="finch_hub.engine.bases.sources:is_hub_id",
+            target="finch_hub.engine.bases.sources:fetch_hub",
         ),
     ]
 
@@ -238,13 +238,13 @@ def finch_evaluators() -> Sequence[Evaluator]:
         Evaluator(
             name="held_out_loss",
             summary="Cross-entropy, perplexity and accuracy over the answers' tokens.",
-            target="finch_hub.engine.evaluators:held_out_loss",
+            target="finch_hub.engine.inference.evaluators:held_out_loss",
             parameters=LossParameters,
         ),
         Evaluator(
             name="exact_answer",
             summary="Generates an answer to each prompt and counts those that contain the expected one.",
-            target="finch_hub.engine.evaluators:exact_answer",
+            target="finch_hub.engine.inference.evaluators:exact_answer",
             parameters=AnswerParameters,
         ),
     ]
@@ -257,6 +257,6 @@ def finch_listeners() -> Sequence[Listener]:
         Listener(
             name="log",
             summary="Writes one structured log line for each change of a job's state.",
-            target="finch_hub.plugins.state_log:listen",
+            target="finch_hub.plugins.job_log:listen",
         )
     ]

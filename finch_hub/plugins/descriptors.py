@@ -132,11 +132,11 @@ class DatasetFormat(Runnable):
     """A way to read rows of a data set; the target is ``convert(row) -> Example`` and raises `errors.InvalidSpec`.
 
     Attributes:
-        recognises: fields by which a row of this format is known; a row that has them all is taken to be of it.
+        recognizes: fields by which a row of this format is known; a row that has them all is taken to be of it.
 
     """
 
-    recognises: frozenset[str] = pydantic.Field(min_length=1)
+    recognizes: frozenset[str] = pydantic.Field(min_length=1)
 
 
 class BaseSource(Runnable):

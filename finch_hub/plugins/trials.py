@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.plugins.catalogue import Catalogue
+from finch_hub.plugins.catalog import Catalog
 from finch_hub.specs.jobs import ComposeSpec
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _AUTO: tuple[tuple[str, dict[str, Any], str], ...] = (
 )
 
 
-def check_strategy(spec: ComposeSpec, catalogue: Catalogue) -> None:
+def check_strategy(spec: ComposeSpec, catalog: Catalog) -> None:
     """Refuse an unknown strategy and its parameters without importing any kernel.
 
     Raises:
@@ -29,13 +29,13 @@ def check_strategy(spec: ComposeSpec, catalogue: Catalogue) -> None:
     """
     _check_evaluations(spec)
     if spec.strategy != "auto":
-        catalogue.strategies[spec.strategy].parse(spec.parameters)
+        catalog.strategies[spec.strategy].parse(spec.parameters)
     elif spec.parameters:
         what = f"auto takes none, and {', '.join(sorted(spec.parameters))} would be left out"
         raise errors.InvalidSpec(errors.Problem(where="parameters", what=what, fix="name the strategy that takes them"))
 
 
-def check_resolver(spec: ComposeSpec, catalogue: Catalogue) -> None:
+def check_resolver(spec: ComposeSpec, catalog: Catalog) -> None:
     """Refuse an unknown resolver and its parameters without importing any kernel.
 
     Raises:
@@ -43,10 +43,10 @@ def check_resolver(spec: ComposeSpec, catalogue: Catalogue) -> None:
         InvalidSpec: parameters that its schema refuses.
 
     """
-    catalogue.resolvers[spec.resolver].parse(spec.resolver_parameters)
+    catalog.resolvers[spec.resolver].parse(spec.resolver_parameters)
 
 
-def trials(spec: ComposeSpec, catalogue: Catalogue) -> tuple[Trial, ...]:
+def trials(spec: ComposeSpec, catalog: Catalog) -> tuple[Trial, ...]:
     """Return the ways to compose that a specification asks for, plain linear first.
 
     With a strategy's name there are two: the baseline, and that one. With ``auto`` and the resolver ``keep`` there are
@@ -60,17 +60,17 @@ def trials(spec: ComposeSpec, catalogue: Catalogue) -> tuple[Trial, ...]:
     """
     _check_evaluations(spec)
     count = len(spec.parents)
-    found = [_trial(catalogue, count, "linear", {}, "keep", {})]
+    found = [_trial(catalog, count, "linear", {}, "keep", {})]
     if spec.strategy != "auto":
-        asked = _trial(catalogue, count, spec.strategy, spec.parameters, spec.resolver, spec.resolver_parameters)
+        asked = _trial(catalog, count, spec.strategy, spec.parameters, spec.resolver, spec.resolver_parameters)
         return (*found, asked)
     if spec.resolver != "keep":
-        found.append(_trial(catalogue, count, "linear", {}, spec.resolver, spec.resolver_parameters))
+        found.append(_trial(catalog, count, "linear", {}, spec.resolver, spec.resolver_parameters))
     for strategy, parameters, resolver in _AUTO:
         if spec.resolver == "keep":
-            found.append(_trial(catalogue, count, strategy, parameters, resolver, {}))
+            found.append(_trial(catalog, count, strategy, parameters, resolver, {}))
         elif resolver == "keep":
-            found.append(_trial(catalogue, count, strategy, parameters, spec.resolver, spec.resolver_parameters))
+            found.append(_trial(catalog, count, strategy, parameters, spec.resolver, spec.resolver_parameters))
     return tuple(found)
 
 
@@ -81,7 +81,7 @@ def _check_evaluations(spec: ComposeSpec) -> None:
 
 
 def _trial(
-    catalogue: Catalogue,
+    catalog: Catalog,
     count: int,
     strategy: str,
     parameters: dict[str, Any],
@@ -90,7 +90,7 @@ def _trial(
 ) -> Trial:
     from finch_hub.engine.composition.search import Trial
 
-    chosen, before = catalogue.strategies[strategy], catalogue.resolvers[resolver]
+    chosen, before = catalog.strategies[strategy], catalog.resolvers[resolver]
     values = chosen.parse(parameters)
     return Trial(
         strategy=strategy,

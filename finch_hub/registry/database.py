@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session as Session
 from sqlalchemy.orm import sessionmaker
 
 from finch_hub import errors
-from finch_hub.registry.commits import GroupCommits
+from finch_hub.registry.group_commit import GroupCommits
 from finch_hub.registry.types import to_json
 
 # WAL needs memory that all processes share, and locks that hold: neither crosses a network.

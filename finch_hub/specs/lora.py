@@ -29,7 +29,7 @@ ShortName = Literal["all-linear", "attention", "mlp"]
 class LoRAConfig(Value):
     """Rank, scale and place of the low-rank update ``W + (alpha / rank) * B @ A``.
 
-    Field names follow the literature; `finch_hub.engine.adapter` writes them as PEFT's.
+    Field names follow the literature; `finch_hub.engine.adapters.adapter` writes them as PEFT's.
 
     Attributes:
         rank: inner dimension r of ``A [r, in]`` and ``B [out, r]``; usually 4 to 64. ``"auto"`` trains a generous one

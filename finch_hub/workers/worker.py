@@ -25,18 +25,21 @@ from finch_hub.registry import attempts, jobs, schema, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
-from finch_hub.workers import app as celery_app
-from finch_hub.workers import broker, embedded
-from finch_hub.workers.claims import Claims
-from finch_hub.workers.dispatch import Dispatcher
-from finch_hub.workers.folders import WorkFolders
-from finch_hub.workers.gang import Gang
-from finch_hub.workers.keeper import Keeper
-from finch_hub.workers.process import Child
-from finch_hub.workers.redaction import Redactor
-from finch_hub.workers.slots import Slot, Slots
-from finch_hub.workers.stores import open_stores
-from finch_hub.workers.supervisor import Attempt
+from finch_hub.storage.redaction import Redactor
+from finch_hub.storage.stores import open_stores
+from finch_hub.workers.embedded import broker as home_broker
+from finch_hub.workers.embedded import code_version
+from finch_hub.workers.embedded import worker as home_worker
+from finch_hub.workers.maintenance import Keeper
+from finch_hub.workers.messaging import app as celery_app
+from finch_hub.workers.messaging import broker
+from finch_hub.workers.messaging.dispatcher import Dispatcher
+from finch_hub.workers.supervision.attempt import Attempt
+from finch_hub.workers.supervision.claims import Claims
+from finch_hub.workers.supervision.group import Gang
+from finch_hub.workers.supervision.process import Child
+from finch_hub.workers.supervision.slots import Slot, Slots
+from finch_hub.workers.supervision.work_folders import WorkFolders
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
@@ -70,7 +73,7 @@ class Worker:
         self._settings, self._on_demand = settings, on_demand
         self._queues, self._labels = tuple(queues), tuple(labels)
         _check_names(name=() if name is None else (name,), queue=queues, label=labels)
-        url = settings.broker_url.get_secret_value() if settings.broker_url else embedded.broker_url(settings)
+        url = settings.broker_url.get_secret_value() if settings.broker_url else home_broker.url(settings)
         broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
         if settings.broker_url is not None:
             try:
@@ -80,7 +83,7 @@ class Worker:
             except errors.Unavailable as error:
                 log.warning("action=start error=%s", error)  # and waited for
         self._stores = open_stores(settings)
-        for problem in self._stores.catalogue.problems:
+        for problem in self._stores.catalog.problems:
             log.warning("action=plugins error=%s", problem)
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._folders = WorkFolders(settings.work)
@@ -102,7 +105,7 @@ class Worker:
         with contextlib.ExitStack() as ending:
             ending.callback(self._close)
             if self._settings.broker_url is None:
-                embedded.ensure_broker(self._settings)
+                home_broker.ensure(self._settings)
             self._entry = entry = self._register()
             gc.freeze()  # what the imports made stays for good, so the collector need not look at it again and again
             signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
@@ -179,7 +182,7 @@ class Worker:
         self._dispatcher.close()
         self._app.close()
         if self._settings.broker_url is None:
-            embedded.end_broker_if_last(self._settings)
+            home_broker.end_if_last(self._settings)
         self._stores.database.close()
         log.info("action=end worker=%s", self.name)
 
@@ -262,7 +265,7 @@ class Worker:
         while (job := self._news.get()) is not None:
             if job.state in FINAL:
                 self._folders.end(job.id)
-            for name, listener in self._stores.catalogue.listeners.items():
+            for name, listener in self._stores.catalog.listeners.items():
                 try:
                     listener.load()(job)
                 except (Exception, SystemExit):  # a listener is only told; what it does of it is its own affair
@@ -283,21 +286,21 @@ def start(
 
 
 def main() -> int:
-    """Run the home's own worker, unless one runs: what `embedded.ensure_worker` starts."""
+    """Run the home's own worker, unless one runs: what `home_worker.ensure` starts."""
     settings = settings_module.load()
-    lock = embedded.worker_lock(settings)
+    lock = home_worker.life_lock(settings)
     try:
         lock.acquire(timeout=1.0)
-    except embedded.Timeout:
-        running = embedded.running_worker(settings)
-        if running is not None and running.get("code") == embedded.code_version():
+    except home_worker.Timeout:
+        running = home_worker.read_record(settings)
+        if running is not None and running.get("code") == code_version.current():
             return 0  # several clients started one at once
         try:
             lock.acquire(timeout=settings.grace_seconds + 10)  # of one of older code, which hands its job back
-        except embedded.Timeout:
+        except home_worker.Timeout:
             return 0
     try:
-        embedded.announce_worker(settings)
+        home_worker.announce(settings)
         file = settings.home / "logs" / "worker.log"
         handler = logging.handlers.RotatingFileHandler(file, maxBytes=5 * 2**20, backupCount=1)
         _configure_logging(Redactor.of(settings), handler)
@@ -310,7 +313,7 @@ def main() -> int:
         lock.release()
     # Whoever submitted while the lock was still held saw a worker. It has committed by now, so this look finds its job.
     if worker.overlooked_work():
-        embedded.ensure_worker(settings)
+        home_worker.ensure(settings)
     return status
 
 

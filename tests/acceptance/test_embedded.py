@@ -20,8 +20,8 @@ from finch_hub.settings import Settings
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import FINAL, BaseModelSource, ComposeSpec, Job, JobState, MergeSpec, Parent, TrainSpec
 from finch_hub.specs.training import TrainingConfig
-from finch_hub.workers import embedded
-from finch_hub.workers.dispatch import Dispatcher
+from finch_hub.workers.embedded import worker as home_worker
+from finch_hub.workers.messaging.dispatcher import Dispatcher
 
 TRAINING = TrainingConfig(epochs=4, batch_size=4, learning_rate=5e-3, threads=1)
 
@@ -117,12 +117,12 @@ def test_train_compose_and_merge_end_to_end(home: Home, tiny_folder: Path, tmp_p
 
 def test_one_worker_serves_clients_that_start_it_at_once(home: Home) -> None:
     for _ in range(5):
-        embedded.ensure_worker(home.settings)
+        home_worker.ensure(home.settings)
     wait_until(lambda: " ready." in home.log(), "the worker to be ready")
     workers = [process for process in home.processes() if "finch_hub.workers.worker" in process.cmdline()]
     wait_until(
         lambda: len([w for w in workers if w.is_running() and w.status() != "zombie"]) == 1, "the others to leave"
     )
-    assert embedded.stop_worker(home.settings)
-    assert not embedded.stop_worker(home.settings)
+    assert home_worker.stop(home.settings)
+    assert not home_worker.stop(home.settings)
     wait_until(lambda: not home.processes(), "everything to end")

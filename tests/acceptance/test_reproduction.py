@@ -16,7 +16,7 @@ from finch_hub import Hub, errors
 from finch_hub.cli import main
 from finch_hub.registry import values
 from finch_hub.registry.values import AdapterVersion
-from finch_hub.workers import publishing
+from finch_hub.storage import publishing
 
 PAIRS = [(f"What does finch {n} eat?", f"It eats {('seeds', 'buds', 'grain')[n % 3]}.") for n in range(24)]
 

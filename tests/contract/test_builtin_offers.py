@@ -6,10 +6,10 @@ import pytest
 
 from finch_hub import testing
 from finch_hub.plugins import builtin
-from finch_hub.plugins.catalogue import load_catalogue
+from finch_hub.plugins.catalog import load_catalog
 from finch_hub.plugins.descriptors import DatasetFormat, Descriptor, Preset, Resolver, Strategy
 
-CATALOGUE = load_catalogue(entry_points=False)
+CATALOGUE = load_catalog(entry_points=False)
 EVERYTHING = [descriptor for offers in CATALOGUE.all_offers() for descriptor in offers.values()]
 
 STRATEGIES: list[tuple[str, dict[str, Any]]] = [
@@ -72,7 +72,7 @@ def test_the_engine_and_the_hub_know_the_same_row_formats() -> None:
     """The engine has its own list, for use without the hub."""
     from finch_hub.engine.data import formats
 
-    offered = [(d.name, d.recognises, d.load()) for d in CATALOGUE.dataset_formats.values()]
+    offered = [(d.name, d.recognizes, d.load()) for d in CATALOGUE.dataset_formats.values()]
     assert offered == [(known.name, known.fields, known.convert) for known in formats.BUILTIN]
 
 

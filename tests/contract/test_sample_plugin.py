@@ -15,15 +15,15 @@ from support.adapters import VARIANTS, save_adapter
 from support.models import tiny_folder
 
 from finch_hub import testing
-from finch_hub.plugins import hookspecs
-from finch_hub.plugins.catalogue import Catalogue, load_catalogue
+from finch_hub.plugins import hooks
+from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec, Job, JobState
 
 __all__ = ["tiny_folder"]
 
 SOURCE = Path(__file__).parents[1] / "sample_plugin"
-HOOKS = [name for name, _ in inspect.getmembers(hookspecs, inspect.isfunction) if name.startswith("finch_")]
+HOOKS = [name for name, _ in inspect.getmembers(hooks, inspect.isfunction) if name.startswith("finch_")]
 
 
 @pytest.fixture(scope="module")
@@ -38,57 +38,57 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def catalogue(installed: Path) -> Iterator[Catalogue]:
+def catalog(installed: Path) -> Iterator[Catalog]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(installed)
-        yield load_catalogue()
+        yield load_catalog()
 
 
-def test_it_is_found_by_its_entry_point(catalogue: Catalogue) -> None:
-    assert [problem for problem in catalogue.problems if "finch-sample" in problem.where] == []
-    assert ("finch-sample", "1.2.3") in [(plugin.name, plugin.version) for plugin in catalogue.plugins]
-    offers = {name for each in catalogue.all_offers() for name in each if each.plugin_of(name) == "finch-sample"}
+def test_it_is_found_by_its_entry_point(catalog: Catalog) -> None:
+    assert [problem for problem in catalog.problems if "finch-sample" in problem.where] == []
+    assert ("finch-sample", "1.2.3") in [(plugin.name, plugin.version) for plugin in catalog.plugins]
+    offers = {name for each in catalog.all_offers() for name in each if each.plugin_of(name) == "finch-sample"}
     assert offers == {"support", "strongest", "level", "faq", "archive", "table", "brevity", "journal"}
 
 
-def test_every_hook_has_a_user_here_and_among_the_built_ins(catalogue: Catalogue) -> None:
+def test_every_hook_has_a_user_here_and_among_the_built_ins(catalog: Catalog) -> None:
     import finch_sample.plugin
 
     from finch_hub.plugins import builtin
 
-    assert len(HOOKS) == len(catalogue.all_offers())
+    assert len(HOOKS) == len(catalog.all_offers())
     for hook in HOOKS:
         for plugin in (builtin, finch_sample.plugin):
             assert getattr(plugin, hook)(), f"{plugin.__name__} offers nothing by {hook}"
 
 
-def test_it_passes_the_checks_for_plugin_authors(catalogue: Catalogue) -> None:
+def test_it_passes_the_checks_for_plugin_authors(catalog: Catalog) -> None:
     import finch_sample.plugin
 
     testing.check_plugin(finch_sample.plugin)
-    testing.check_strategy(catalogue.strategies["strongest"])
-    testing.check_resolver(catalogue.resolvers["level"])
-    testing.check_resolver(catalogue.resolvers["level"], {"strength": 0.5})
-    example = testing.check_dataset_format(catalogue.dataset_formats["faq"], {"question": "Why?", "answers": ["So."]})
+    testing.check_strategy(catalog.strategies["strongest"])
+    testing.check_resolver(catalog.resolvers["level"])
+    testing.check_resolver(catalog.resolvers["level"], {"strength": 0.5})
+    example = testing.check_dataset_format(catalog.dataset_formats["faq"], {"question": "Why?", "answers": ["So."]})
     assert example == Example.of_pair("Why?", "So.")
 
 
 def test_listing_it_imports_none_of_its_kernels(installed: Path) -> None:
     script = (
         f"import sys; sys.path.insert(0, {str(installed)!r})\n"
-        "from finch_hub.plugins.catalogue import load_catalogue\n"
-        "catalogue = load_catalogue()\n"
-        "catalogue.resolvers['level'].parse({'strength': 0.5})\n"
+        "from finch_hub.plugins.catalog import load_catalog\n"
+        "catalog = load_catalog()\n"
+        "catalog.resolvers['level'].parse({'strength': 0.5})\n"
         "print(sorted(name for name in sys.modules if name == 'torch' or name.startswith('finch_sample')))"
     )
     loaded = subprocess.check_output([sys.executable, "-c", script], text=True).strip()
     assert loaded == str(["finch_sample", "finch_sample.parameters", "finch_sample.plugin"])
 
 
-def test_its_strategy_and_resolver_compute_what_they_say(catalogue: Catalogue) -> None:
+def test_its_strategy_and_resolver_compute_what_they_say(catalog: Catalog) -> None:
     import numpy as np
 
-    strategy, resolver = catalogue.strategies["strongest"], catalogue.resolvers["level"]
+    strategy, resolver = catalog.strategies["strongest"], catalog.resolvers["level"]
     core = testing.example_core_space()
     merged = strategy.load()(core, (1.0, -2.0, 0.5), strategy.parse({}), seed=0)
     cores = np.stack([w * matrix.numpy() for w, matrix in zip((1.0, -2.0, 0.5), core.modules["a"].cores, strict=True)])
@@ -101,20 +101,20 @@ def test_its_strategy_and_resolver_compute_what_they_say(catalogue: Catalogue) -
     np.testing.assert_array_equal(levelled.modules["alone"].cores[1], core.modules["alone"].cores[1])
 
 
-def test_its_format_is_recognised_by_its_fields(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_its_format_is_recognized_by_its_fields(catalog: Catalog, tmp_path: Path) -> None:
     from finch_hub.engine.data import formats, reading
 
     known = [
-        formats.Format(name, descriptor.recognises, descriptor.load())
-        for name, descriptor in catalogue.dataset_formats.items()
+        formats.Format(name, descriptor.recognizes, descriptor.load())
+        for name, descriptor in catalog.dataset_formats.items()
     ]
     assert known[0].name == "faq", "strangers' formats are asked before the built-in ones"
     (tmp_path / "data.jsonl").write_text(json.dumps({"question": "Why?", "answers": ["So."]}) + "\n")
     assert reading.read_examples(tmp_path / "data.jsonl", formats=known) == (Example.of_pair("Why?", "So."),)
 
 
-def test_its_base_source_fetches(catalogue: Catalogue, tiny_folder: Path, tmp_path: Path) -> None:
-    from finch_hub.engine import targets
+def test_its_base_source_fetches(catalog: Catalog, tiny_folder: Path, tmp_path: Path) -> None:
+    from finch_hub.engine.bases import target_modules
 
     archive = tmp_path / "model.zip"
     with zipfile.ZipFile(archive, "w") as opened:
@@ -122,16 +122,16 @@ def test_its_base_source_fetches(catalogue: Catalogue, tiny_folder: Path, tmp_pa
             opened.write(file, file.name)
     source = BaseModelSource(source=f"archive:{archive}")
     said: list[str] = []
-    fetch = catalogue.base_source_of(source.source).load()
+    fetch = catalog.base_source_of(source.source).load()
     folder = fetch(source, cache=tmp_path / "cache", progress=said.append)
     assert fetch(source, cache=tmp_path / "cache", progress=said.append) == folder
     assert said == ["unpacking model.zip"]
-    assert targets.linear_modules(folder) == targets.linear_modules(tiny_folder)
+    assert target_modules.linear_modules(folder) == target_modules.linear_modules(tiny_folder)
 
 
-def test_its_export_format_writes(catalogue: Catalogue, tiny_folder: Path, tmp_path: Path) -> None:
+def test_its_export_format_writes(catalog: Catalog, tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["patterns"])
-    export = catalogue.export_formats["table"]
+    export = catalog.export_formats["table"]
     report = export.load()(adapter, None, tmp_path / "out", export.parse({"separator": ";"}))
     header, *lines = (tmp_path / "out" / "modules.csv").read_text().splitlines()
     assert header == "module;rank;scale"
@@ -139,10 +139,10 @@ def test_its_export_format_writes(catalogue: Catalogue, tiny_folder: Path, tmp_p
     assert "model.layers.1.self_attn.v_proj;7;" in "\n".join(lines)
 
 
-def test_its_evaluator_measures(catalogue: Catalogue, tiny_folder: Path) -> None:
-    from finch_hub.engine.generator import GeneratorModel
+def test_its_evaluator_measures(catalog: Catalog, tiny_folder: Path) -> None:
+    from finch_hub.engine.inference.generator import GeneratorModel
 
-    evaluator = catalogue.evaluators["brevity"]
+    evaluator = catalog.evaluators["brevity"]
     examples = [
         Example.of_pair("What does a finch eat?", "Seeds."),
         Example.of_pair("Where does it live?", "In woods."),
@@ -152,7 +152,7 @@ def test_its_evaluator_measures(catalogue: Catalogue, tiny_folder: Path) -> None
     assert measured["words"] > 0
 
 
-def test_its_listener_is_told(catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_listener_is_told(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = tmp_path / "journal"
     monkeypatch.setenv("FINCH_SAMPLE_JOURNAL", str(journal))
     job = Job(
@@ -162,7 +162,7 @@ def test_its_listener_is_told(catalogue: Catalogue, tmp_path: Path, monkeypatch:
         spec=EvaluateSpec(base=BaseModelSource(source="base"), dataset="0" * 64),
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
-    listen = catalogue.listeners["journal"].load()
+    listen = catalog.listeners["journal"].load()
     for state in (JobState.QUEUED, JobState.RUNNING):
         listen(job.evolve(state=state))
     assert journal.read_text() == "j1 queued\nj1 running\n"

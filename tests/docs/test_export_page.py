@@ -9,7 +9,7 @@ import pytest
 from support.adapters import VARIANTS, save_adapter
 from support.models import tiny_folder
 
-from finch_hub.plugins.catalogue import load_catalogue
+from finch_hub.plugins.catalog import load_catalog
 
 __all__ = ["tiny_folder"]
 
@@ -36,5 +36,5 @@ def test_the_snippets_run(tiny_folder: Path, tmp_path: Path, capsys: pytest.Capt
 
 def test_the_table_lists_every_format() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)) == set(
-        load_catalogue(entry_points=False).export_formats
+        load_catalog(entry_points=False).export_formats
     )

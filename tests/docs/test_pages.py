@@ -10,7 +10,8 @@ from typing import Any
 import click
 import pytest
 
-from finch_hub.cli import main, output
+from finch_hub.cli import main
+from finch_hub.display import tables
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -27,7 +28,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 def run(words: list[str]) -> None:
-    output.console.cache_clear()
+    tables.console.cache_clear()
     assert main.main(words) == 0, words
 
 

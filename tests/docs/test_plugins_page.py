@@ -12,8 +12,8 @@ from support.adapters import VARIANTS, save_adapter
 from support.models import tiny_folder
 
 from finch_hub import testing
-from finch_hub.plugins import hookspecs
-from finch_hub.plugins.catalogue import Catalogue
+from finch_hub.plugins import hooks
+from finch_hub.plugins.catalog import Catalog
 from finch_hub.plugins.descriptors import (
     BaseSource,
     DatasetFormat,
@@ -29,12 +29,12 @@ __all__ = ["tiny_folder"]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 BLOCKS = re.findall(r"^```python (file=(?P<file>\S+)|run)\n(?P<code>.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-HOOKS = [hook for name, hook in inspect.getmembers(hookspecs, inspect.isfunction) if name.startswith("finch_")]
+HOOKS = [hook for name, hook in inspect.getmembers(hooks, inspect.isfunction) if name.startswith("finch_")]
 
 
 @pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Write the page's files, run its other snippets in their order, and give the catalogue they made."""
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Write the page's files, run its other snippets in their order, and give the catalog they made."""
     folder = tmp_path_factory.mktemp("page")
     for _, file, code in BLOCKS:
         if file:
@@ -47,7 +47,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for what, _, code in BLOCKS:
             if what == "run":
                 exec(compile(code, "docs/plugins.md", "exec"), names)
-        yield names["catalogue"]
+        yield names["catalog"]
         for name in [name for name in sys.modules if name.partition(".")[0] == "finch_birds"]:
             del sys.modules[name]
 
@@ -57,18 +57,18 @@ def test_every_python_snippet_is_a_file_or_is_run() -> None:
     assert sum(what == "run" for what, _, _ in BLOCKS) >= 5
 
 
-def test_the_page_adds_one_of_everything(catalogue: Catalogue) -> None:
+def test_the_page_adds_one_of_everything(catalog: Catalog) -> None:
     added = [
-        name for offers in catalogue.all_offers() for name in offers if offers.plugin_of(name) == "finch_birds.plugin"
+        name for offers in catalog.all_offers() for name in offers if offers.plugin_of(name) == "finch_birds.plugin"
     ]
     assert added == ["birds", "median", "quieten", "sightings", "mirror", "listing", "naming", "bell"]
 
 
-def test_the_pages_export_and_strategy_do_what_it_says(catalogue: Catalogue, tiny_folder: Path, tmp_path: Path) -> None:
+def test_the_pages_export_and_strategy_do_what_it_says(catalog: Catalog, tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["patterns"])
-    assert catalogue.export_formats["listing"].load()(adapter, None, tmp_path / "out", None) == {"modules": 8}
+    assert catalog.export_formats["listing"].load()(adapter, None, tmp_path / "out", None) == {"modules": 8}
     assert "model.layers.1.self_attn.v_proj 7" in (tmp_path / "out" / "modules.txt").read_text()
-    strategy = catalogue.strategies["median"]
+    strategy = catalog.strategies["median"]
     core = testing.example_core_space()
     merge, total = strategy.load(), sum(core.modules["a"].cores)
     mean = merge(core, (1.0, 1.0, 1.0), strategy.parse({"share": 0}), seed=0)

@@ -45,7 +45,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     "code",
     [
         "from finch_hub import Hub; Hub().settings",
-        "from finch_hub.plugins.catalogue import load_catalogue; load_catalogue()",
+        "from finch_hub.plugins.catalog import load_catalog; load_catalog()",
         "from finch_hub import LoRAConfig, TrainingConfig, Example, errors",
     ],
 )

@@ -14,7 +14,7 @@ from support.fleet import Fleet, wait_until
 
 from finch_hub.registry import jobs
 from finch_hub.specs.jobs import JobState, Requirements
-from finch_hub.workers.app import KEY_PREFIX, WAKE, make_app, own_queue_name, queue_name
+from finch_hub.workers.messaging.app import KEY_PREFIX, WAKE, make_app, own_queue_name, queue_name
 
 
 def test_one_message_delivered_five_times_is_one_claim(workers: Fleet) -> None:

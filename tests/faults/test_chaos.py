@@ -24,7 +24,7 @@ from support.fleet import Fleet, WorkerProcess, fleet
 
 from finch_hub import errors
 from finch_hub.specs.jobs import JobState
-from finch_hub.workers.app import WAKE, make_app, queue_name
+from finch_hub.workers.messaging.app import WAKE, make_app, queue_name
 
 SECONDS = float(os.environ.get("FINCH_TEST_CHAOS_SECONDS", "600"))
 WORKERS = 2

@@ -16,7 +16,7 @@ from finch_hub.registry import adapters, artifacts
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, JobState, TrainSpec
 from finch_hub.specs.training import TrainingConfig
-from finch_hub.workers.folders import CHECKPOINTS
+from finch_hub.workers.runs.channel import CHECKPOINTS
 
 THIRD = r"unfinished-step-00000030/state\.safetensors$"  # of the checkpoints, which is when something happens
 EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {n} seeds.") for n in range(40))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finch_hub.plugins.descriptors import ExportFormat
-from finch_hub.plugins.hookspecs import hookimpl
+from finch_hub.plugins.hooks import hookimpl
 from finch_hub.specs.value import Value
 
 

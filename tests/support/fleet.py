@@ -33,7 +33,7 @@ from finch_hub.registry import adapters, bases, jobs, types, values
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, ExportSpec, Job, JobState
-from finch_hub.workers.dispatch import Dispatcher, UnreachableBrokerWarning
+from finch_hub.workers.messaging.dispatcher import Dispatcher, UnreachableBrokerWarning
 
 PATIENCE = 120.0  # seconds; enough beside other load, and none is waited for in vain
 

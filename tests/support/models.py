@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from finch_hub.engine.bases import Base
+    from finch_hub.engine.bases.loading import Base
 
 END_OF_TURN = "<|im_end|>"
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END_OF_TURN, "<think>", "</think>"]
@@ -172,14 +172,14 @@ def tiny_folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 @pytest.fixture
 def tiny_base(tiny_folder: Path) -> Base:
     """Return the default tiny model, loaded afresh for this test, in float32 on the CPU."""
-    from finch_hub.engine import bases
+    from finch_hub.engine.bases.loading import load_base
 
-    return bases.load(tiny_folder, dtype="float32", device="cpu")
+    return load_base(tiny_folder, dtype="float32", device="cpu")
 
 
 @pytest.fixture
 def tiny_bases(tiny_folders: Path) -> Base:
     """Return each tiny model in turn, loaded afresh for this test, in float32 on the CPU."""
-    from finch_hub.engine import bases
+    from finch_hub.engine.bases.loading import load_base
 
-    return bases.load(tiny_folders, dtype="float32", device="cpu")
+    return load_base(tiny_folders, dtype="float32", device="cpu")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 def main() -> None:
     folder, lora, training, words, count = sys.argv[1:]
-    from finch_hub.engine import bases
+    from finch_hub.engine.bases.loading import load_base
     from finch_hub.engine.data.tokenizing import tokenize_all
     from finch_hub.engine.training import loop
     from finch_hub.specs.examples import Example
@@ -18,7 +18,7 @@ def main() -> None:
     from finch_hub.specs.training import TrainingConfig
 
     settings = TrainingConfig.of(json.loads(training))
-    base = bases.load(Path(folder), dtype=settings.dtype, device="cpu", cache=Path(folder))
+    base = load_base(Path(folder), dtype=settings.dtype, device="cpu", cache=Path(folder))
     examples = [Example.of_pair(f"{n} seeds " * int(words), "A finch eats seeds. " * 8) for n in range(int(count))]
     longest = max(len(one) for one in tokenize_all(examples, base.tokenizer, system=None, max_length=2048))
     loop.train(base, LoRAConfig.of(json.loads(lora)), settings, examples, workdir=Path(folder) / "work")

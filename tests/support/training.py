@@ -11,10 +11,10 @@ from finch_hub.specs.lora import LoRAConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from finch_hub.engine.adapter import LoRAAdapter
-    from finch_hub.engine.bases import Base
+    from finch_hub.engine.adapters.adapter import LoRAAdapter
+    from finch_hub.engine.bases.loading import Base
     from finch_hub.engine.data.tokenizing import TokenizedExample
-    from finch_hub.engine.training.decoder import Decoder
+    from finch_hub.engine.decoder.decoder import Decoder
     from finch_hub.engine.training.run import Run
     from finch_hub.specs.training import TrainingConfig
 
@@ -39,7 +39,7 @@ def adapted(base: Base, *, name: str = "default", seed: int = 0, dropout: float 
     """Put an adapter with random A and B on all linear modules of the base."""
     import torch
 
-    from finch_hub.engine.adapter import attach
+    from finch_hub.engine.adapters.adapter import attach
 
     config = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear", dropout=dropout)
     adapter = attach(base, config, name=name)
@@ -54,8 +54,8 @@ def started(
     base: Base, training: TrainingConfig, adapter: LoRAAdapter, *, decoder: Decoder | None = None, **options: Any
 ) -> Run:
     """Return the run of a training on twelve lessons, before its first step."""
+    from finch_hub.engine.decoder.decoder import decoder_of
     from finch_hub.engine.training import loop
-    from finch_hub.engine.training.decoder import decoder_of
     from finch_hub.engine.training.progress import Progress, silent
     from finch_hub.engine.training.run import Run
 

@@ -13,7 +13,7 @@ import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
 from finch_hub import settings
-from finch_hub.workers import broker
+from finch_hub.workers.messaging import broker
 
 ROOT = Path(__file__).parents[2]
 PASSWORDS = {"FINCH_DATABASE_PASSWORD": "database-password", "FINCH_BROKER_PASSWORD": "broker-password"}

@@ -5,7 +5,7 @@ import pytest
 import sqlalchemy as sa
 
 from finch_hub import errors, settings
-from finch_hub.workers.stores import open_stores
+from finch_hub.storage.stores import open_stores
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""Composition: several adapters of one base merged into one, with measured retention."""

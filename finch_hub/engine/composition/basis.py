@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finch_hub.engine.composition import linalg
+from finch_hub.engine.numerics import linalg
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.engine import weights as adapter_files
-from finch_hub.engine.composition import admission, conflicts, core_space, factors, lifting, retention
-from finch_hub.engine.composition.admission import ParentInput
-from finch_hub.engine.composition.bench import Bench, Rows, rows_of
+from finch_hub.engine.adapters import weights as adapter_files
+from finch_hub.engine.composition import compatibility, conflicts, core_space, factors, retention, truncation
+from finch_hub.engine.composition.compatibility import ParentInput
 from finch_hub.engine.composition.factors import Adapter, Factors
-from finch_hub.engine.composition.objective import Objective
+from finch_hub.engine.composition.measurement import Bench, Rows, rows_of
+from finch_hub.engine.composition.parent_data import Objective
 from finch_hub.engine.composition.search import Composer, Point, Search, Trial
 from finch_hub.specs.jobs import ComposeSpec
 from finch_hub.specs.reports import CompositionReport, ConflictReport, Retention
 
 if TYPE_CHECKING:
-    from finch_hub.engine.bases import Base
+    from finch_hub.engine.bases.loading import Base
 
 __all__ = ["Composed", "ParentInput", "compose"]
 
@@ -79,10 +79,10 @@ def compose(
 
     """
     started = time.monotonic()
-    admission.check_parents(parents)
+    compatibility.check_parents(parents)
     report({"type": "phase", "data": {"name": "read"}})
-    adapters = admission.read(parents)
-    admission.check_rank(adapters, spec, trials[-1])
+    adapters = compatibility.read(parents)
+    compatibility.check_rank(adapters, spec, trials[-1])
     rows = rows_of(parents, base) if base is not None else []
     if len(parents) == 1:
         made, copy_of, found = _alone(parents[0], adapters[0], spec, base, rows, between)
@@ -214,7 +214,7 @@ def _alone(
     made: Mapping[str, Factors] = {path: update.scaled(scale) for path, update in adapter.factors.items()}
     if spec.rank is not None:
         core = core_space.build([adapter])
-        made = lifting.lift(core, core.merge((scale,), lambda block, w: block.cores[0]), spec.rank)
+        made = truncation.lift(core, core.merge((scale,), lambda block, w: block.cores[0]), spec.rank)
     unchanged = scale == 1 and (spec.rank is None or {spec.rank} == {f.rank for f in adapter.factors.values()})
     lines: tuple[Retention, ...] = (Retention(parent=parent.name, status="unmeasured"),)
     if base is not None and any(rows):

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from finch_hub.engine import concurrency
-from finch_hub.engine.composition import linalg
 from finch_hub.engine.composition.core_space import Block, CoreSpace
+from finch_hub.engine.numerics import concurrency, linalg
 from finch_hub.specs.reports import ConflictReport, HiddenShift, PairConflict
 
 MEASURES = ("output_overlap", "input_overlap", "cosine", "sign_conflict", "norm_ratio")

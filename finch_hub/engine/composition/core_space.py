@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine import concurrency
-from finch_hub.engine.composition import basis, linalg
+from finch_hub.engine.composition import basis
 from finch_hub.engine.composition.basis import Basis
 from finch_hub.engine.composition.factors import Adapter
+from finch_hub.engine.numerics import concurrency, linalg
 
 # Float64 copies of tall factors are made for so many elements at a time: 16 MiB, for each thread.
 _ELEMENTS = 1 << 21

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.artifacts import peft_config
-from finch_hub.engine import stored_adapter, weights
+from finch_hub.engine.adapters import weights
+from finch_hub.formats import adapter_folder, peft_config
 
 # Of a parent's configuration: which model it is for, and which modules it adapts.
 _IDENTITY = ("base_model_name_or_path", "revision", "task_type", "fan_in_fan_out", "peft_version")
@@ -80,7 +80,7 @@ def read(folder: Path, name: str) -> Adapter:
         NotFound: the folder or a file in it is missing.
 
     """
-    with stored_adapter.StoredAdapter(folder) as stored:
+    with adapter_folder.StoredAdapter(folder) as stored:
         problems = structural_problems(stored)
         if problems:
             raise errors.Incompatible(problems, subject=name)
@@ -91,7 +91,7 @@ def read(folder: Path, name: str) -> Adapter:
         return Adapter(name=name, digest=_digest(factors), config=stored.config, factors=factors)
 
 
-def structural_problems(stored: stored_adapter.StoredAdapter) -> tuple[errors.Problem, ...]:
+def structural_problems(stored: adapter_folder.StoredAdapter) -> tuple[errors.Problem, ...]:
     """Name what an adapter has beyond plain low-rank updates; none of it may be dropped silently."""
     places = {
         "use_dora": [path for path, module in stored.modules.items() if module.magnitude is not None],
@@ -111,14 +111,14 @@ def to_weights(factors: Mapping[str, Factors], config: Mapping[str, Any]) -> wei
     tensors: dict[str, Tensor] = {}
     for path, update in sorted(factors.items()):
         for name, value in (("lora_A", update.A), ("lora_B", update.B)):
-            tensors[f"{stored_adapter.PREFIX}{path}.{name}.weight"] = value.to(torch.float32).contiguous()
+            tensors[f"{adapter_folder.PREFIX}{path}.{name}.weight"] = value.to(torch.float32).contiguous()
     return weights.AdapterWeights(config_of(factors, config), tensors)
 
 
 def copy(source: Path, folder: Path) -> None:
     """Copy an adapter's two files, byte for byte."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (stored_adapter.CONFIG, stored_adapter.WEIGHTS):
+    for name in (adapter_folder.CONFIG, adapter_folder.WEIGHTS):
         shutil.copyfile(source / name, folder / name)
 
 

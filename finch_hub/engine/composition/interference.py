@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finch_hub.engine.composition import probing
-from finch_hub.engine.composition.bench import Bench
+from finch_hub.engine.composition import activations
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Adapter, Factors
+from finch_hub.engine.composition.measurement import Bench
 from finch_hub.specs.reports import HiddenShift
 
 # Examples of each parent that are enough for a norm over thousands of tokens.
@@ -45,14 +45,14 @@ def measure(core: CoreSpace, adapters: Sequence[Adapter], bench: Bench) -> Inter
             seen.append(None)
             continue
         probes = rows.selection[:_PROBES]
-        bare = probing.forward(bench, None, probes)
-        own, moments = probing.projected_moments(bench, adapters[i].factors, probes, right)
+        bare = activations.forward(bench, None, probes)
+        own, moments = activations.projected_moments(bench, adapters[i].factors, probes, right)
         seen.append(moments)
         ratios |= _ratios(core, i, moments)
         for j, other in enumerate(adapters):
             if j == i:
                 continue
-            both = probing.forward(bench, _sum(adapters[i].factors, other.factors), probes)
+            both = activations.forward(bench, _sum(adapters[i].factors, other.factors), probes)
             # An adapter that moves nothing itself would make the ratio infinite.
             shift = float((both - own).norm() / (own - bare).norm().clamp(min=1e-6 * float(bare.norm())))
             shifts.append(HiddenShift(first=core.parents[i], second=core.parents[j], shift=shift))

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.composition import admission, conflicts, core_space, factors, interference, retention
+from finch_hub.engine.composition import compatibility, conflicts, core_space, factors, interference, retention
 from finch_hub.engine.composition import forecast as forecasting
-from finch_hub.engine.composition.admission import ParentInput
-from finch_hub.engine.composition.bench import Bench, rows_of
+from finch_hub.engine.composition.compatibility import ParentInput
 from finch_hub.engine.composition.factors import Adapter
+from finch_hub.engine.composition.measurement import Bench, rows_of
 from finch_hub.engine.composition.search import Composer, Trial
 from finch_hub.specs.reports import ConflictReport, Forecast
 
 if TYPE_CHECKING:
-    from finch_hub.engine.bases import Base
+    from finch_hub.engine.bases.loading import Base
 
 
 def plan(
@@ -39,7 +39,7 @@ def plan(
     """
     structural: list[str] = []
     try:
-        admission.check_parents(parents)
+        compatibility.check_parents(parents)
     except errors.InvalidInput as error:
         structural += [str(problem) for problem in error.problems]
     adapters: list[Adapter] = []

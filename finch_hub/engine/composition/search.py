@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from finch_hub import errors
-from finch_hub.engine.composition import lifting, retention
-from finch_hub.engine.composition.bench import Bench
+from finch_hub.engine.composition import retention, truncation
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.lifting import Rank, Update
-from finch_hub.engine.composition.objective import Objective
+from finch_hub.engine.composition.measurement import Bench
+from finch_hub.engine.composition.parent_data import Objective
+from finch_hub.engine.composition.truncation import Rank, Update
 from finch_hub.specs.reports import Candidate, TokenMetrics
 from finch_hub.specs.value import Value
 
@@ -53,7 +53,7 @@ class Trial:
         scale: where a sweep begins.
         exact: the result must not be truncated.
         needs_data: the kernel is also given ``objective``, a `Bench`-backed
-            `finch_hub.engine.composition.objective.Objective`.
+            `finch_hub.engine.composition.parent_data.Objective`.
 
     """
 
@@ -168,7 +168,9 @@ class Composer:
 
         """
         resolved, merged = self.merged(trial, weights)
-        return lifting.lift(resolved, {module: _times(update, scale) for module, update in merged.items()}, self._rank)
+        return truncation.lift(
+            resolved, {module: _times(update, scale) for module, update in merged.items()}, self._rank
+        )
 
     def merged(self, trial: Trial, weights: tuple[float, ...]) -> tuple[CoreSpace, Mapping[str, Update]]:
         """Return the resolved core space and what the strategy made of it, at scale 1.

@@ -1,0 +1,1 @@
+"""Training data: reading, formats, chat templates, tokens, batches."""

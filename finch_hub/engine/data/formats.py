@@ -92,7 +92,7 @@ BUILTIN: tuple[Format, ...] = (
 )
 
 
-def recognise(row: Mapping[str, Any], formats: Sequence[Format]) -> Format:
+def recognize(row: Mapping[str, Any], formats: Sequence[Format]) -> Format:
     """Return the first format all of whose fields the row has.
 
     Raises:

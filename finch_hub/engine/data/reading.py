@@ -45,7 +45,7 @@ def read_examples(
 ) -> tuple[Example, ...]:
     """Read a JSONL, JSON, CSV or Parquet file, or a folder of them (as the Hugging Face Hub and `datasets` lay out).
 
-    Of a folder whose files are split by name, those of one split are read. Rows are recognised one by one by their
+    Of a folder whose files are split by name, those of one split are read. Rows are recognized one by one by their
     fields, unless `format_name` names one of `formats`.
 
     Raises:
@@ -102,7 +102,7 @@ def load_examples(data: bytes) -> tuple[Example, ...]:
 def _example(row: _Row, formats: Sequence[row_formats.Format]) -> Example:
     if row.value is None:
         raise errors.InvalidSpec(errors.Problem(what=row.problem, fix=row.fix))
-    example = row_formats.recognise(row.value, formats).convert(row.value)
+    example = row_formats.recognize(row.value, formats).convert(row.value)
     for content in (example.text or "", *(message.content for message in example.messages)):
         try:
             content.encode()

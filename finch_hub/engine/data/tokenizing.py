@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finch_hub import errors
-from finch_hub.engine import chat
+from finch_hub.engine.data import chat
 from finch_hub.specs.examples import Example, Message
 
 if TYPE_CHECKING:

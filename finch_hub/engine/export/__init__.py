@@ -1,0 +1,1 @@
+"""Exports: adapters in the formats of other systems, merged models, quantized adapters."""

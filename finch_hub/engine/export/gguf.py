@@ -11,11 +11,12 @@ from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFType, GGUFWriter, Keys, get_t
 from numpy.typing import NDArray
 
 from finch_hub import errors
-from finch_hub.engine import merging, staging
-from finch_hub.engine.checkpoint_files import CheckpointFiles
+from finch_hub.engine.export import merging
 from finch_hub.engine.export.parameters import GGUFParameters
 from finch_hub.engine.export.plain import require_plain
-from finch_hub.engine.stored_adapter import StoredAdapter
+from finch_hub.formats import staging
+from finch_hub.formats.adapter_folder import StoredAdapter
+from finch_hub.formats.model_files import CheckpointFiles
 
 KIND = "GGUF adapter"
 FILE = "adapter.gguf"

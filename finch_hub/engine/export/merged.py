@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from finch_hub import errors
-from finch_hub.engine import merging
+from finch_hub.engine.export import merging
 from finch_hub.engine.export.parameters import MergedParameters
 
 
 def write(adapter: Path, base: Path | None, out: Path, parameters: MergedParameters) -> dict[str, Any]:
-    """Write the merged model; see `finch_hub.engine.merging.merge`, whose errors are raised here too.
+    """Write the merged model; see `finch_hub.engine.export.merging.merge`, whose errors are raised here too.
 
     Raises:
         Incompatible: no base is given.

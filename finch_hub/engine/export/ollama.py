@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finch_hub.engine import staging
 from finch_hub.engine.export import gguf
 from finch_hub.engine.export.parameters import OllamaParameters
+from finch_hub.formats import staging
 
 KIND = "Ollama model"
 

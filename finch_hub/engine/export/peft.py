@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from finch_hub.engine import packing, staging
 from finch_hub.engine.export.parameters import ExportParameters
-from finch_hub.engine.stored_adapter import CONFIG, WEIGHTS, StoredAdapter
-from finch_hub.engine.tensor_file import write_file
+from finch_hub.formats import quantized, staging
+from finch_hub.formats.adapter_folder import CONFIG, WEIGHTS, StoredAdapter
+from finch_hub.formats.tensor_file import write_file
 
 KIND = "PEFT adapter"
 
@@ -27,7 +27,7 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: ExportParamet
     """
     with StoredAdapter(adapter) as stored, staging.staged(out, kind=KIND, replace=parameters.replace) as folder:
         (folder / CONFIG).write_text(json.dumps(dict(stored.config), indent=2, sort_keys=True) + "\n")
-        if packing.METADATA in stored.file.metadata:
+        if quantized.METADATA in stored.file.metadata:
             tensors = {name: ("F32", stored.tensor(name)) for name in stored.names}
             write_file(folder / WEIGHTS, tensors, {"format": "pt"})
         else:

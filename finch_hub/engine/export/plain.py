@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finch_hub import errors
-from finch_hub.engine.stored_adapter import StoredAdapter
+from finch_hub.formats.adapter_folder import StoredAdapter
 
 
 def require_plain(adapter: StoredAdapter, system: str) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from finch_hub import errors
-from finch_hub.engine import staging
 from finch_hub.engine.export.parameters import VLLMParameters
 from finch_hub.engine.export.plain import require_plain
-from finch_hub.engine.stored_adapter import CONFIG, PREFIX, WEIGHTS, StoredAdapter
-from finch_hub.engine.tensor_file import Float32, write_file
+from finch_hub.formats import staging
+from finch_hub.formats.adapter_folder import CONFIG, PREFIX, WEIGHTS, StoredAdapter
+from finch_hub.formats.tensor_file import Float32, write_file
 
 KIND = "vLLM adapter"
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine import targets
-from finch_hub.engine.adapter import LoRAAdapter, attach, linear_modules
-from finch_hub.engine.bases import Base
+from finch_hub.engine.adapters.adapter import LoRAAdapter, attach, linear_modules
+from finch_hub.engine.adapters.weights import AdapterWeights
+from finch_hub.engine.bases import target_modules
+from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.rank import eva
 from finch_hub.engine.rank.spectrum import Spectrum, choose
-from finch_hub.engine.stored_adapter import PREFIX
-from finch_hub.engine.weights import AdapterWeights
+from finch_hub.formats.adapter_folder import PREFIX
 from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig, UnusualValueWarning
 from finch_hub.specs.reports import TokenMetrics
 
@@ -58,13 +58,13 @@ def begin(
     if not automatic and config.init != "eva":
         return attach(base, config, seed=seed)
     modules = linear_modules(base.model)
-    paths = targets.match(config, modules)
+    paths = target_modules.match(config, modules)
     if config.rank_budget is not None:
         _check_budget(config.rank_budget, direction=max(sum(modules[path]) for path in paths))
     # EVA's directions are put into an adapter that began as any other does.
     plain = config.evolve(init="shared") if config.init == "eva" else config
     generous = _generous(plain) if automatic else plain
-    rank = max(targets.rank_of(generous, path) for path in paths)
+    rank = max(target_modules.rank_of(generous, path) for path in paths)
     redistribution = min(_REDISTRIBUTION if automatic else 1.0, min(modules[path][1] for path in paths) / (2 * rank))
     sample = examples[:_SAMPLE]
     tokens = sum(int(example.labels.sum()) for example in sample)
@@ -87,7 +87,7 @@ def begin(
 
 def _generous(config: LoRAConfig) -> LoRAConfig:
     """Return the configuration with a generous rank, at the scale that its alpha gives the usual one."""
-    usual = targets.rank_of(config, "")
+    usual = target_modules.rank_of(config, "")
     scale = config.alpha / (usual**0.5 if config.use_rslora else usual)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnusualValueWarning)
@@ -96,7 +96,7 @@ def _generous(config: LoRAConfig) -> LoRAConfig:
 
 def _divided(generous: LoRAConfig, found: Mapping[str, int]) -> LoRAConfig:
     """Return the configuration with a rank for each module, at the same scale for all."""
-    average = targets.rank_of(generous, "")
+    average = target_modules.rank_of(generous, "")
     ranks = {path: max(size, _LEAST_RANK) for path, size in found.items()}
     pattern = {path: size for path, size in ranks.items() if size != average}
     with warnings.catch_warnings():

@@ -12,7 +12,7 @@ from peft.tuners.lora.eva import SVDHook, get_eva_state_dict
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.bases import Base
+from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
 
 PASSES = 2

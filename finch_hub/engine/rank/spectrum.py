@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.weights import AdapterWeights
+from finch_hub.engine.adapters.weights import AdapterWeights
 
 _EVALUATIONS = 8  # of the search for the threshold: it halves what is undecided each time
 

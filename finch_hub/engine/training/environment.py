@@ -15,7 +15,7 @@ import psutil
 import torch
 import transformers
 
-from finch_hub.engine.bases import Base
+from finch_hub.engine.bases.loading import Base
 
 
 def describe(base: Base | None = None) -> dict[str, Any]:

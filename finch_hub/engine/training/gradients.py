@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from finch_hub.engine.concurrency import MOST, side_by_side
 from finch_hub.engine.data import batches
-from finch_hub.engine.training.decoder import Decoder
-from finch_hub.engine.training.loss import head_losses
-from finch_hub.engine.training.packed import PackedDecoder, Part
+from finch_hub.engine.decoder.decoder import Decoder
+from finch_hub.engine.decoder.loss import head_losses
+from finch_hub.engine.decoder.packed import PackedDecoder, Part
+from finch_hub.engine.numerics.concurrency import MOST, side_by_side
 from finch_hub.engine.training.run import Run
 
 Gradients = list[tuple[nn.Parameter, Tensor]]

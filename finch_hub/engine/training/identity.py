@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finch_hub.engine.adapter import LoRAAdapter
-from finch_hub.engine.bases import Base
+from finch_hub.engine.adapters.adapter import LoRAAdapter
+from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.training import environment
 from finch_hub.specs.training import TrainingConfig

@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 
 from finch_hub import errors
-from finch_hub.engine import rank
-from finch_hub.engine.adapter import LoRAAdapter
-from finch_hub.engine.bases import Base
+from finch_hub.engine.adapters.adapter import LoRAAdapter
+from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data import splitting
 from finch_hub.engine.data.report import data_report
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
-from finch_hub.engine.training import environment, evaluation, gradients
-from finch_hub.engine.training.decoder import Decoder, decoder_of
+from finch_hub.engine.decoder import evaluation
+from finch_hub.engine.decoder.decoder import Decoder, decoder_of
+from finch_hub.engine.rank import automatic
+from finch_hub.engine.training import environment, gradients
 from finch_hub.engine.training.progress import Progress, Report, silent
 from finch_hub.engine.training.run import Run, ShouldStop
 from finch_hub.engine.training.state import BatchTokens
@@ -84,10 +85,10 @@ def train(
     progress = Progress(report, base.device)
     with computing(training.threads):
         data = prepare(base, training, examples, validation, system=system, progress=progress)
-        automatic = adapter is None and config.rank == "auto"
-        if automatic:
-            rank.check_data(data.train_set, data.held_out)
-        attached = adapter or rank.begin(base, config, data.train_set, seed=training.seed, say=progress.message)
+        finds_rank = adapter is None and config.rank == "auto"
+        if finds_rank:
+            automatic.check_data(data.train_set, data.held_out)
+        attached = adapter or automatic.begin(base, config, data.train_set, seed=training.seed, say=progress.message)
         try:
             decoder = decoder_of(
                 base,
@@ -123,7 +124,7 @@ def train(
                 finished = run.finish(described)
             finally:
                 run.close()
-            if automatic:
+            if finds_rank:
                 progress.phase("choosing the rank")
                 attached, finished = _shrunk(base, attached, config, data.held_out, finished)
             return Trained(adapter=attached, report=finished)
@@ -139,7 +140,7 @@ def _shrunk(
     """Cut the adapter to the directions it needs, and say so in the report."""
     if report.after is None:
         raise AssertionError("a rank is chosen by held-out data, and the last step measures on it")
-    smaller, metrics, chosen = rank.shrink(
+    smaller, metrics, chosen = automatic.shrink(
         base,
         adapter,
         lambda: evaluation.measure(base, held_out),

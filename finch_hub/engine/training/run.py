@@ -13,23 +13,16 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.adapter import LoRAAdapter
-from finch_hub.engine.bases import Base
-from finch_hub.engine.concurrency import MOST
+from finch_hub.engine.adapters.adapter import LoRAAdapter
+from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data import batches
 from finch_hub.engine.data.tokenizing import TokenizedExample
-from finch_hub.engine.training import (
-    Interrupted,
-    Interruption,
-    checkpoint,
-    environment,
-    evaluation,
-    identity,
-    schedule,
-)
-from finch_hub.engine.training.decoder import Decoder, Head
+from finch_hub.engine.decoder import evaluation
+from finch_hub.engine.decoder.decoder import Decoder, Head
+from finch_hub.engine.decoder.packed import Part
+from finch_hub.engine.numerics.concurrency import MOST
+from finch_hub.engine.training import Interrupted, Interruption, checkpoint, environment, identity, schedule
 from finch_hub.engine.training.optimizer import FlatAdamW
-from finch_hub.engine.training.packed import Part
 from finch_hub.engine.training.progress import Progress
 from finch_hub.engine.training.state import BatchTokens, State
 from finch_hub.engine.training.stopping import Stopping

@@ -8,7 +8,7 @@ less (paired standard error).
 from __future__ import annotations
 
 from finch_hub.plugins.descriptors import Preset
-from finch_hub.plugins.presets import shape
+from finch_hub.plugins.presets import common
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.training import TrainingConfig
 
@@ -20,11 +20,11 @@ PRESET = Preset(
         "docstring and examples say. Answer with code only and keep the indentation. Handle the empty and the smallest "
         "input."
     ),
-    lora=shape.LORA,
+    lora=common.LORA,
     training=TrainingConfig(epochs=3, learning_rate=1e-3, batch_size=8, schedule="cosine", warmup_ratio=0.1),
     generation=GenerationConfig(max_new_tokens=384, temperature=0.2, top_p=0.95),
     reasons={
-        **shape.REASONS,
+        **common.REASONS,
         "system": "Says that only code is wanted: prose around it would not run.",
         "training.epochs": "With 100 examples the held-out loss went 0.826, 0.811, 0.808: little is left for a fourth.",
         "training.schedule": "Cosine ends near zero, so the last steps settle indentation and naming.",

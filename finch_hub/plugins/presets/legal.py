@@ -8,7 +8,7 @@ standard error).
 from __future__ import annotations
 
 from finch_hub.plugins.descriptors import Preset
-from finch_hub.plugins.presets import shape
+from finch_hub.plugins.presets import common
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.training import TrainingConfig
 
@@ -20,11 +20,11 @@ PRESET = Preset(
         "terms. Name the article and paragraph you rely on. Say so where the text leaves a question open. What you "
         "write is information, not legal advice."
     ),
-    lora=shape.LORA,
+    lora=common.LORA,
     training=TrainingConfig(epochs=3, learning_rate=1e-3, batch_size=8, schedule="cosine", warmup_ratio=0.05),
     generation=GenerationConfig(max_new_tokens=512, temperature=0.0),
     reasons={
-        **shape.REASONS,
+        **common.REASONS,
         "system": "Statutes are read by their wording: defined terms and article numbers must survive.",
         "training.epochs": "As for the medical preset, whose held-out loss still fell a little in the third pass.",
         "training.schedule": "Cosine ends near zero, so the last steps polish the wording.",

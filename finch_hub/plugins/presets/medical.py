@@ -8,7 +8,7 @@ standard error).
 from __future__ import annotations
 
 from finch_hub.plugins.descriptors import Preset
-from finch_hub.plugins.presets import shape
+from finch_hub.plugins.presets import common
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.training import TrainingConfig
 
@@ -20,11 +20,11 @@ PRESET = Preset(
         "points, with the strength of a recommendation where there is one. Give doses with their units. Say so where "
         "the evidence is uncertain, and never invent a source."
     ),
-    lora=shape.LORA,
+    lora=common.LORA,
     training=TrainingConfig(epochs=3, learning_rate=1e-3, batch_size=8, schedule="cosine", warmup_ratio=0.05),
     generation=GenerationConfig(max_new_tokens=384, temperature=0.0),
     reasons={
-        **shape.REASONS,
+        **common.REASONS,
         "system": "Names reader and register, asks for units and for honesty about evidence: errors here harm people.",
         "training.epochs": (
             "Facts are stated once in the data. With 100 examples the held-out loss went 2.82, 2.77, 2.76."

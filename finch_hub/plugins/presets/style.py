@@ -8,7 +8,7 @@ standard error).
 from __future__ import annotations
 
 from finch_hub.plugins.descriptors import Preset
-from finch_hub.plugins.presets import shape
+from finch_hub.plugins.presets import common
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.training import TrainingConfig
 
@@ -19,11 +19,11 @@ PRESET = Preset(
         "You are an editor. Rewrite the text you are given in the style asked for. Keep every statement, name and "
         "number; add nothing and leave nothing out. Answer with the rewritten text only."
     ),
-    lora=shape.LORA,
+    lora=common.LORA,
     training=TrainingConfig(epochs=3, learning_rate=1e-3, batch_size=8, schedule="cosine", warmup_ratio=0.05),
     generation=GenerationConfig(max_new_tokens=256, temperature=0.7, top_p=0.9),
     reasons={
-        **shape.REASONS,
+        **common.REASONS,
         "system": "A rewrite that drops or invents a statement has failed, however well it sounds.",
         "training.epochs": (
             "Style shows in every sentence and is learnt early: with 100 examples the loss went 1.38, 1.36, 1.35."

@@ -1,0 +1,1 @@
+"""Built-in conflict resolvers: one kernel a file, their parameters beside them."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.composition import linalg
 from finch_hub.engine.composition.core_space import Block, CoreSpace
+from finch_hub.engine.numerics import linalg
 from finch_hub.plugins.resolvers.parameters import PriorityParameters
 
 

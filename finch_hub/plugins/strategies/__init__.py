@@ -1,0 +1,1 @@
+"""Built-in composition strategies: one kernel a file, their parameters beside them."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from finch_hub.engine import concurrency
 from finch_hub.engine.composition.core_space import Block, CoreSpace
 from finch_hub.engine.composition.factors import Factors
+from finch_hub.engine.numerics import concurrency
 from finch_hub.plugins.strategies.parameters import CatParameters
 
 

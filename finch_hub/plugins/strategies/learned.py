@@ -10,7 +10,7 @@ from torch import Tensor
 from finch_hub import errors
 from finch_hub.engine.composition.core_space import Block, CoreSpace
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.objective import Objective
+from finch_hub.engine.composition.parent_data import Objective
 from finch_hub.plugins.strategies import tsv
 from finch_hub.plugins.strategies.parameters import LearnedParameters, TsvParameters
 

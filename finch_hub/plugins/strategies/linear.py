@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finch_hub.engine.composition import linalg
 from finch_hub.engine.composition.core_space import Block, CoreSpace
+from finch_hub.engine.numerics import linalg
 from finch_hub.plugins.strategies.parameters import LinearParameters
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from finch_hub.engine import concurrency
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.objective import Objective
+from finch_hub.engine.composition.parent_data import Objective
+from finch_hub.engine.numerics import concurrency
 from finch_hub.plugins.strategies import linear, tsv
 from finch_hub.plugins.strategies.parameters import LinearParameters, RegmeanParameters, TsvParameters
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from finch_hub.registry.database import Session
     from finch_hub.specs.jobs import Job
-    from finch_hub.workers.child import Channel
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
+    from finch_hub.workers.runs.channel import Channel
 
 
 class Run(Protocol):

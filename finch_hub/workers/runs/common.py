@@ -12,7 +12,7 @@ from finch_hub.specs.jobs import BaseModelSource
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
 
 
 def base_order(source: BaseModelSource, stores: Stores) -> dict[str, Any]:
@@ -25,9 +25,9 @@ def base_order(source: BaseModelSource, stores: Stores) -> dict[str, Any]:
         NotFound: no base source knows how to fetch it.
 
     """
-    catalogue = stores.catalogue
-    descriptor = catalogue.base_source_of(source.source)
-    built_in = catalogue.base_sources.plugin_of(descriptor.name) == "finch-hub"
+    catalog = stores.catalog
+    descriptor = catalog.base_source_of(source.source)
+    built_in = catalog.base_sources.plugin_of(descriptor.name) == "finch-hub"
     return {
         "source": source.model_dump(mode="json"),
         "key": jobs.key_of_base(source),

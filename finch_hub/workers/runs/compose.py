@@ -12,8 +12,8 @@ from finch_hub.specs.reports import CompositionReport
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
-    from finch_hub.workers.child import Channel
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
+    from finch_hub.workers.runs.channel import Channel
 
 
 def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
@@ -22,8 +22,8 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
     from finch_hub.workers.runs import common
 
     spec = cast(ComposeSpec, job.spec)
-    trials.check_strategy(spec, stores.catalogue)
-    trials.check_resolver(spec, stores.catalogue)
+    trials.check_strategy(spec, stores.catalog)
+    trials.check_resolver(spec, stores.catalog)
     parents = []
     bases: list[values.Base] = []
     for number, parent in enumerate(spec.parents):
@@ -63,7 +63,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     composed = compose(
         parents,
         spec,
-        trials.trials(spec, channel.catalogue),
+        trials.trials(spec, channel.catalog),
         base=base,
         report=channel.report_or_stop,
         between=channel.stop_here,
@@ -80,7 +80,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
 def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
     """Put the composition through the gate and into the store."""
     from finch_hub.registry import values
-    from finch_hub.workers import publishing
+    from finch_hub.storage import publishing
     from finch_hub.workers.runs import common
 
     spec = cast(ComposeSpec, job.spec)
@@ -90,7 +90,7 @@ def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
     lineage = values.Lineage(
         parents=tuple(values.ParentVersion(**parent) for parent in outcome["parents"]),
         seed=spec.seed,
-        versions=publishing.versions(stores.catalogue, outcome["environment"]),
+        versions=publishing.versions(stores.catalog, outcome["environment"]),
         environment=outcome["environment"],
     )
     description = publishing.Description(
@@ -108,7 +108,7 @@ def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
 
 def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     """Make the version; one that keeps too little of a parent is registered as `below_retention`."""
-    from finch_hub.workers import publishing
+    from finch_hub.storage import publishing
 
     version = publishing.register(session, stored["published"], stored["base"])
     return {

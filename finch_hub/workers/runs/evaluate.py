@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 from finch_hub.engine.data import reading
 from finch_hub.specs.jobs import EvaluateSpec, Job
 from finch_hub.specs.reports import EvaluationReport
-from finch_hub.workers import warmth
+from finch_hub.workers.runs import model_cache
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
-    from finch_hub.workers.child import Channel
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
+    from finch_hub.workers.runs.channel import Channel
 
 BASE = "base"
 """Name of the bare base among the results."""
@@ -24,7 +24,7 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
     from finch_hub.workers.runs import common
 
     spec = cast(EvaluateSpec, job.spec)
-    stores.catalogue.evaluators[spec.evaluator].parse(spec.parameters)
+    stores.catalog.evaluators[spec.evaluator].parse(spec.parameters)
     adapters = []
     for reference in spec.adapters:
         version, folder = common.fetch_version(reference, stores)
@@ -51,13 +51,13 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Evaluate the base, then each adapter."""
     channel.phase("importing")
     from finch_hub.engine.data.tokenizing import with_system
-    from finch_hub.engine.generator import GeneratorModel
+    from finch_hub.engine.inference.generator import GeneratorModel
 
-    evaluator = channel.catalogue.evaluators[order["evaluator"]]
+    evaluator = channel.catalog.evaluators[order["evaluator"]]
     parameters, kernel = evaluator.parse(order["parameters"]), evaluator.load()
     base = channel.bases.load(order["base"], say=channel.phase)
     for adapter in order["adapters"]:
-        warmth.check_fingerprint(base.fingerprint, adapter["fingerprint"], adapter["name"], base.name)
+        model_cache.check_fingerprint(base.fingerprint, adapter["fingerprint"], adapter["name"], base.name)
     rows = reading.load_examples(Path(order["dataset"]).read_bytes())
     model = GeneratorModel(base)
     results: dict[str, dict[str, Any]] = {}
@@ -73,7 +73,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
         if folder is not None:
             model.unload(name)  # with the last adapter the base is as it was, for the next job
     report = EvaluationReport(evaluator=order["evaluator"], dataset=order["digest"], results=results)
-    return {"report": report.model_dump(mode="json"), "base": warmth.describe_base(base, order["base"])}
+    return {"report": report.model_dump(mode="json"), "base": model_cache.describe_base(base, order["base"])}
 
 
 def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from finch_hub import errors
 from finch_hub.specs.jobs import ExportSpec, Job
-from finch_hub.workers import warmth
+from finch_hub.workers.runs import model_cache
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
-    from finch_hub.workers.child import Channel
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
+    from finch_hub.workers.runs.channel import Channel
 
 
 def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
     from finch_hub.workers.runs import common
 
     spec = cast(ExportSpec, job.spec)
-    format_ = stores.catalogue.export_formats[spec.format]
+    format_ = stores.catalog.export_formats[spec.format]
     parameters = format_.parse(spec.parameters)
     # An earlier attempt of this job may have come as far as the folder's name, and no further.
     if job.fence > 1 and "replace" in format_.parameters.model_fields:
@@ -39,8 +39,8 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
 
 def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Export."""
-    format_ = channel.catalogue.export_formats[order["format"]]
-    base = warmth.fetch_base(order["base"], say=channel.phase) if order["base"] else None
+    format_ = channel.catalog.export_formats[order["format"]]
+    base = model_cache.fetch_base(order["base"], say=channel.phase) if order["base"] else None
     channel.phase("exporting")
     out = Path(order["out"])
     stood = os.path.lexists(out)

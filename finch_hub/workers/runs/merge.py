@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 import psutil
 
 from finch_hub.specs.jobs import Job, MergeSpec
-from finch_hub.workers import warmth
+from finch_hub.workers.runs import model_cache
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
-    from finch_hub.workers.child import Channel
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
+    from finch_hub.workers.runs.channel import Channel
 
 _REPORT_SECONDS = 1.0
 
@@ -37,9 +37,9 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
 
 def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Merge, then compare logits where a float32 copy of the model fits into memory."""
-    from finch_hub.engine import merging
+    from finch_hub.engine.export import merging
 
-    base = warmth.fetch_base(order["base"], say=channel.phase)
+    base = model_cache.fetch_base(order["base"], say=channel.phase)
     adapters = [(Path(folder), weight) for folder, weight in order["adapters"]]
     out = Path(order["out"])
     channel.phase("merging")
@@ -56,7 +56,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     )
     if 2 * report.bytes_written * 2 < psutil.virtual_memory().available:
         channel.phase("verifying")
-        from finch_hub.engine import verification
+        from finch_hub.engine.export import verification
 
         found = verification.verify(base, adapters, out)
         report = report.evolve(max_logit_difference=found.max_logit_difference, argmax_agreement=found.argmax_agreement)

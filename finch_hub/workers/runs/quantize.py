@@ -12,8 +12,8 @@ from finch_hub.specs.reports import QuantizationReport
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
     from finch_hub.specs.reports import TokenMetrics
-    from finch_hub.workers.child import Channel
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
+    from finch_hub.workers.runs.channel import Channel
 
 
 _MAX_LENGTH = 2048  # tokens of an example that is measured, where the base's context is longer
@@ -40,14 +40,14 @@ def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
 def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Quantise; the result is left in the attempt's folder."""
     channel.phase("importing")
-    from finch_hub.engine import quantization
+    from finch_hub.engine.export import quantization
     from finch_hub.engine.training import environment
 
     base = objective = None
     if order["validation"] is not None:
-        from finch_hub.engine.adapter import LoRAAdapter
+        from finch_hub.engine.adapters.adapter import LoRAAdapter
         from finch_hub.engine.data.tokenizing import tokenize_all
-        from finch_hub.engine.training import evaluation
+        from finch_hub.engine.decoder import evaluation
 
         base = channel.bases.load(order["base"], say=channel.phase)
         examples = reading.load_examples(Path(order["validation"]).read_bytes())
@@ -84,7 +84,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
 def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
     """Put the quantised adapter through the gate and into the store."""
     from finch_hub.registry import values
-    from finch_hub.workers import publishing
+    from finch_hub.storage import publishing
     from finch_hub.workers.runs import common
 
     spec = cast(QuantizeSpec, job.spec)
@@ -92,7 +92,7 @@ def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
     parent, _ = common.fetch_version(outcome["parent"], stores)
     lineage = parent.lineage.evolve(
         parents=(values.ParentVersion(reference=parent.reference),),
-        versions=publishing.versions(stores.catalogue, outcome["environment"]),
+        versions=publishing.versions(stores.catalog, outcome["environment"]),
         environment=outcome["environment"],
     )
     metrics: dict[str, Any] = {
@@ -117,7 +117,7 @@ def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
 
 def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     """Make the next version of the adapter."""
-    from finch_hub.workers import publishing
+    from finch_hub.storage import publishing
 
     version = publishing.register(session, stored["published"], stored["base"])
     return {"adapter": version.reference, "metrics": version.metrics, "report": outcome["report"]}

@@ -13,8 +13,8 @@ from finch_hub.workers import runs
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
     from finch_hub.registry.values import AdapterVersion
-    from finch_hub.workers.child import Channel
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
+    from finch_hub.workers.runs.channel import Channel
 
 
 def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Do it again, and compare what comes out behind the gate, where the original stands."""
     channel.phase("importing")
     from finch_hub.artifacts import gate
-    from finch_hub.engine import comparison
+    from finch_hub.engine.adapters import comparison
     from finch_hub.engine.training import loop
 
     began = time.monotonic()
@@ -68,12 +68,12 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
 
 def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
     """Say what is not as it was then; the adapter itself is not kept."""
-    from finch_hub.workers import publishing
+    from finch_hub.storage import publishing
     from finch_hub.workers.runs import common
 
     version, _ = common.fetch_version(outcome["report"]["adapter"], stores)
     lineage = version.lineage
-    versions = publishing.versions(stores.catalogue, outcome["environment"])
+    versions = publishing.versions(stores.catalog, outcome["environment"])
     causes = Change.between({**lineage.versions, **lineage.environment}, {**versions, **outcome["environment"]})
     return {"causes": [change.model_dump(mode="json") for change in causes]}
 

@@ -12,15 +12,14 @@ from finch_hub.specs.jobs import Job, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TokenMetrics, TrainingReport
 from finch_hub.specs.training import TrainingConfig
-from finch_hub.workers import warmth
-from finch_hub.workers.folders import CHECKPOINTS
+from finch_hub.workers.runs import model_cache
 
 if TYPE_CHECKING:
-    from finch_hub.engine.bases import Base
+    from finch_hub.engine.bases.loading import Base
     from finch_hub.engine.training.loop import Trained
     from finch_hub.registry.database import Session
-    from finch_hub.workers.child import Channel
-    from finch_hub.workers.stores import Stores
+    from finch_hub.storage.stores import Stores
+    from finch_hub.workers.runs.channel import Channel
 
 
 def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
         examples,
         validation,
         system=order["system"],
-        workdir=channel.workdir / CHECKPOINTS,
+        workdir=channel.checkpoints,
         report=channel.report,
         should_stop=channel.should_stop,
         batch_tokens=order.get("batch_tokens"),
@@ -92,14 +91,14 @@ def save(
         "validation": str(channel.workdir / "validation.jsonl") if validation else None,
         "validation_examples": len(validation),
         "report": trained.report.model_dump(mode="json"),
-        "base": warmth.describe_base(base, order["base"]),
+        "base": model_cache.describe_base(base, order["base"]),
     }
 
 
 def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
     """Put the adapter through the gate, and it and the held-out examples into the store."""
     from finch_hub.registry import values
-    from finch_hub.workers import publishing
+    from finch_hub.storage import publishing
 
     spec = cast(TrainSpec, job.spec)
     report = TrainingReport.of(outcome["report"])
@@ -111,7 +110,7 @@ def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
         train_digest=spec.train,
         validation_digest=validation["digest"],
         seed=spec.training.seed,
-        versions=publishing.versions(stores.catalogue, report.environment),
+        versions=publishing.versions(stores.catalog, report.environment),
         environment=report.environment,
     )
     published = publishing.publish(
@@ -133,7 +132,7 @@ def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
 def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     """Make the version, with its lineage and metrics."""
     from finch_hub.registry import datasets
-    from finch_hub.workers import publishing
+    from finch_hub.storage import publishing
     from finch_hub.workers.runs import common
 
     held_out = stored["validation"]

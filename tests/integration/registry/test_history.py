@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from support import registry
 
-from finch_hub.registry import attempts, jobs, values, wakeups
+from finch_hub.registry import attempts, jobs, outbox, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
 
@@ -20,7 +20,7 @@ QUESTIONS: dict[str, tuple[Callable[[Session], Any], str]] = {
         lambda s: attempts.claim(s, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT, warm_base="tiny@"),
         "ix_jobs_claim",
     ),
-    "wake": (wakeups.due, "ix_jobs_ring"),
+    "wake": (outbox.due, "ix_jobs_ring"),
     "expire": (lambda s: attempts.expire_leases(s, values.RetryPolicy()), "ix_jobs_running"),
     "list running": (lambda s: jobs.find(s, states={JobState.RUNNING}), "ix_jobs_running"),
     "list failed": (lambda s: jobs.find(s, states={JobState.FAILED, JobState.CANCELLED}), "ix_jobs_ended"),

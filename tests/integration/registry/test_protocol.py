@@ -23,7 +23,7 @@ from support import registry
 from support.services import Databases
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, types, values, wakeups
+from finch_hub.registry import attempts, jobs, outbox, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState
 
@@ -228,8 +228,8 @@ class Protocol(RuleBasedStateMachine):
             session.execute(
                 sa.update(jobs.jobs).values(ring_at=types.later(-1)).where(jobs.jobs.c.ring_at.is_not(None))
             )
-            due = wakeups.due(session, limit=limit)
-            wakeups.put_off(session, due)
+            due = outbox.due(session, limit=limit)
+            outbox.put_off(session, due)
         queued = [job_id for job_id, model in self.models.items() if model.state is JobState.QUEUED]
         assert set(due) <= set(queued)
         assert len(due) == min(limit, len(queued))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from finch_hub.specs.examples import Example
 
 if TYPE_CHECKING:
-    from finch_hub.engine.generator import GeneratorModel
+    from finch_hub.engine.inference.generator import GeneratorModel
 
 
 def brevity(model: GeneratorModel, examples: Sequence[Example], parameters: object) -> dict[str, float]:

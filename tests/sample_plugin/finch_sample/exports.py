@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from finch_hub.engine.stored_adapter import StoredAdapter
+from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_sample.parameters import TableParameters
 
 

@@ -14,7 +14,7 @@ from finch_hub.plugins.descriptors import (
     Resolver,
     Strategy,
 )
-from finch_hub.plugins.hookspecs import hookimpl
+from finch_hub.plugins.hooks import hookimpl
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
@@ -71,7 +71,7 @@ def finch_dataset_formats() -> Sequence[DatasetFormat]:
         DatasetFormat(
             name="faq",
             summary="A question, and answers of which the first is learnt.",
-            recognises=frozenset({"question", "answers"}),
+            recognizes=frozenset({"question", "answers"}),
             target="finch_sample.formats:faq",
         )
     ]

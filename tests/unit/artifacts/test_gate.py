@@ -14,7 +14,7 @@ from support.safetensors_files import CONFIG, PREFIX, adapter_folder, arrays, fa
 
 from finch_hub import errors
 from finch_hub.artifacts.gate import AdmittedAdapter, GatePolicy, adapter_identity, admit_adapter, check_shapes
-from finch_hub.artifacts.lora_tensors import LoRAModule
+from finch_hub.formats.peft_tensors import LoRAModule
 
 A, B = f"{PREFIX}layers.0.q.lora_A.weight", f"{PREFIX}layers.0.q.lora_B.weight"
 Tensors = dict[str, np.ndarray]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finch_hub import errors
-from finch_hub.artifacts.model_card import MAX_BYTES, sanitise
+from finch_hub.artifacts.model_card import MAX_BYTES, sanitize
 
 HARMFUL = [
     "<script>alert(1)</script>",
@@ -52,7 +52,7 @@ def active(card: str) -> re.Match[str] | None:
 @pytest.mark.parametrize("text", HARMFUL)
 def test_nothing_is_left_that_a_browser_would_run(text: str) -> None:
     assert active(text) or "\u200b" in text or "&" in text or "\\" in text or "\x01" in text or "\t" in text
-    assert active(sanitise(text.encode())) is None
+    assert active(sanitize(text.encode())) is None
 
 
 def test_ordinary_markdown_stays() -> None:
@@ -60,22 +60,22 @@ def test_ordinary_markdown_stays() -> None:
         "---\nbase_model: a/b\ntags:\n- lora\n---\n# Title\n\nSome *text*, a < b, 3 > 2, `x <- y`, R&D, data: 5 rows.\n"
         "[link](https://example.org/a?b=1&c=2) <https://example.org> | a | b |\n\n```python\nprint('x')\n```\n"
     )
-    assert sanitise(card.encode()) == card
+    assert sanitize(card.encode()) == card
 
 
 @given(st.text(alphabet=st.sampled_from("<>!/?javscriptdt:&#;x0123456789 \n\t\\()[]`\"'\u200b"), max_size=80))
 def test_no_mixture_of_the_pieces_gets_through(text: str) -> None:
-    assert active(sanitise(text.encode())) is None
+    assert active(sanitize(text.encode())) is None
 
 
 @given(st.text(max_size=200))
 def test_sanitising_twice_is_sanitising_once(text: str) -> None:
-    once = sanitise(text.encode("utf-8", "ignore"))
-    assert sanitise(once.encode()) == once
+    once = sanitize(text.encode("utf-8", "ignore"))
+    assert sanitize(once.encode()) == once
 
 
 def test_what_is_no_card_is_refused() -> None:
     with pytest.raises(errors.RefusedArtifact, match="larger"):
-        sanitise(b"x" * (MAX_BYTES + 1))
+        sanitize(b"x" * (MAX_BYTES + 1))
     with pytest.raises(errors.RefusedArtifact, match="UTF-8"):
-        sanitise(b"\xff")
+        sanitize(b"\xff")

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 from support.models import tiny_folder
 
-from finch_hub.cli import main, output
+from finch_hub.cli import main
+from finch_hub.display import tables
 
 __all__ = ["tiny_folder"]
 
@@ -44,7 +45,7 @@ def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Call `finch-hub` with these words."""
 
     def call(*words: object) -> Ran:
-        output.console.cache_clear()  # it holds the stream of the test before
+        tables.console.cache_clear()  # it holds the stream of the test before
         status = main.main([str(word) for word in words])
         captured = capsys.readouterr()
         return Ran(status, captured.out, captured.err)

@@ -76,7 +76,7 @@ def test_data_may_be_pairs_mappings_examples_or_the_name_of_a_stored_set(
 
 
 def test_arguments_win_over_the_preset(hub: Hub, data: Path, tiny_folder: Path) -> None:
-    preset = hub.catalogue.presets["legal"]
+    preset = hub.catalog.presets["legal"]
     as_it_is = spec_of(hub, data, base=tiny_folder, preset="legal")
     assert (as_it_is.lora, as_it_is.training, as_it_is.system) == (preset.lora, preset.training, preset.system)
     changed = spec_of(hub, data, base=tiny_folder, preset="legal", rank=8, epochs=7, system="Be brief.")

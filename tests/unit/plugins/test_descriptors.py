@@ -1,7 +1,7 @@
 import pytest
 
 from finch_hub import errors
-from finch_hub.plugins.catalogue import load_catalogue
+from finch_hub.plugins.catalog import load_catalog
 from finch_hub.plugins.descriptors import DatasetFormat, Strategy
 from finch_hub.plugins.strategies.parameters import TiesParameters
 
@@ -56,12 +56,12 @@ def test_parameters_are_checked_all_at_once() -> None:
 
 def test_a_format_must_be_recognisable() -> None:
     with pytest.raises(errors.InvalidSpec):
-        DatasetFormat(name="x", summary="x", recognises=frozenset(), target="a:b")
+        DatasetFormat(name="x", summary="x", recognizes=frozenset(), target="a:b")
 
 
 def test_unknown_parameters_of_the_built_ins_are_refused() -> None:
-    catalogue = load_catalogue(entry_points=False)
-    for each in (*catalogue.strategies.values(), *catalogue.resolvers.values()):
+    catalog = load_catalog(entry_points=False)
+    for each in (*catalog.strategies.values(), *catalog.resolvers.values()):
         assert each.parse({}), "every parameter has a default"
         with pytest.raises(errors.InvalidSpec, match="no_such_parameter"):
             each.parse({"no_such_parameter": 1})

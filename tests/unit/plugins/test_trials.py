@@ -6,21 +6,21 @@ import pytest
 
 from finch_hub import errors
 from finch_hub.plugins import trials
-from finch_hub.plugins.catalogue import Catalogue, load_catalogue
+from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.specs.jobs import ComposeSpec
 
 
 @pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
-    return load_catalogue(entry_points=False)
+def catalog() -> Catalog:
+    return load_catalog(entry_points=False)
 
 
 def spec(count: int = 4, **fields: object) -> ComposeSpec:
     return ComposeSpec.of({"adapter": "x", "parents": [{"adapter": f"p{t}"} for t in range(count)], **fields})
 
 
-def test_auto_begins_with_plain_linear_at_one_over_the_root_of_the_parents(catalogue: Catalogue) -> None:
-    labels = [(trial.label, trial.scale) for trial in trials.trials(spec(), catalogue)]
+def test_auto_begins_with_plain_linear_at_one_over_the_root_of_the_parents(catalog: Catalog) -> None:
+    labels = [(trial.label, trial.scale) for trial in trials.trials(spec(), catalog)]
     assert labels == [
         ("linear", 0.5),
         ("regmean", 1.0),
@@ -29,15 +29,15 @@ def test_auto_begins_with_plain_linear_at_one_over_the_root_of_the_parents(catal
     ]
 
 
-def test_auto_with_a_resolver_puts_it_before_all_but_the_baseline(catalogue: Catalogue) -> None:
+def test_auto_with_a_resolver_puts_it_before_all_but_the_baseline(catalog: Catalog) -> None:
     asked = spec(resolver="priority", resolver_parameters={"sides": "both"})
-    labels = [trial.label for trial in trials.trials(asked, catalogue)]
+    labels = [trial.label for trial in trials.trials(asked, catalog)]
     assert labels == ["linear", *(f"priority sides=both then {name}" for name in ("linear", "regmean", "tsv"))]
 
 
-def test_a_named_strategy_comes_after_the_baseline(catalogue: Catalogue) -> None:
+def test_a_named_strategy_comes_after_the_baseline(catalog: Catalog) -> None:
     asked = spec(strategy="ties", parameters={"density": 0.3}, resolver="drop")
-    baseline, named = trials.trials(asked, catalogue)
+    baseline, named = trials.trials(asked, catalog)
     assert (baseline.label, named.label) == ("linear", "drop then ties density=0.3")
 
 
@@ -52,24 +52,24 @@ def test_a_named_strategy_comes_after_the_baseline(catalogue: Catalogue) -> None
     ],
 )
 def test_a_sweep_begins_where_sums_overshoot_and_means_do_not(
-    catalogue: Catalogue, strategy: str, parameters: dict[str, object], scale: float
+    catalog: Catalog, strategy: str, parameters: dict[str, object], scale: float
 ) -> None:
-    assert trials.trials(spec(strategy=strategy, parameters=parameters), catalogue)[-1].scale == scale
+    assert trials.trials(spec(strategy=strategy, parameters=parameters), catalog)[-1].scale == scale
 
 
-def test_names_and_parameters_are_checked_without_kernels(catalogue: Catalogue) -> None:
-    trials.check_strategy(spec(), catalogue)
+def test_names_and_parameters_are_checked_without_kernels(catalog: Catalog) -> None:
+    trials.check_strategy(spec(), catalog)
     with pytest.raises(errors.NotFound, match="did you mean 'ties'"):
-        trials.check_strategy(spec(strategy="tie"), catalogue)
+        trials.check_strategy(spec(strategy="tie"), catalog)
     with pytest.raises(errors.NotFound, match="priority"):
-        trials.check_resolver(spec(resolver="priorty"), catalogue)
+        trials.check_resolver(spec(resolver="priorty"), catalog)
     with pytest.raises(errors.InvalidSpec, match="did you mean density"):
-        trials.check_strategy(spec(strategy="ties", parameters={"densty": 0.5}), catalogue)
+        trials.check_strategy(spec(strategy="ties", parameters={"densty": 0.5}), catalog)
     with pytest.raises(errors.InvalidSpec, match="density"):
-        trials.check_strategy(spec(strategy="ties", parameters={"density": 0}), catalogue)
+        trials.check_strategy(spec(strategy="ties", parameters={"density": 0}), catalog)
     with pytest.raises(errors.InvalidSpec, match="threshold"):
-        trials.check_resolver(spec(resolver="refuse", resolver_parameters={"threshold": 2}), catalogue)
+        trials.check_resolver(spec(resolver="refuse", resolver_parameters={"threshold": 2}), catalog)
     with pytest.raises(errors.InvalidSpec, match="auto takes none, and density"):
-        trials.check_strategy(spec(parameters={"density": 0.5}), catalogue)
+        trials.check_strategy(spec(parameters={"density": 0.5}), catalog)
     with pytest.raises(errors.InvalidSpec, match="evaluations"):
-        trials.check_strategy(spec(strategy="ties", evaluations=1), catalogue)
+        trials.check_strategy(spec(strategy="ties", evaluations=1), catalog)

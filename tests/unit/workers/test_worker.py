@@ -18,9 +18,9 @@ from finch_hub.registry import jobs, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.transitions import jobs as table
 from finch_hub.specs.jobs import ExportSpec, Requirements
-from finch_hub.workers import embedded
 from finch_hub.workers import worker as module
-from finch_hub.workers.keeper import Keeper
+from finch_hub.workers.embedded import broker as home_broker
+from finch_hub.workers.maintenance import Keeper
 from finch_hub.workers.worker import Worker
 
 SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
@@ -108,7 +108,7 @@ def test_one_that_is_ended_while_it_starts_leaves_no_broker(tmp_path: Path, monk
     answered: list[bool] = []
 
     def ended() -> None:
-        answered.append(embedded.broker_answers(made._settings))
+        answered.append(home_broker.answers(made._settings))
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(made, "_register", ended)
@@ -119,4 +119,4 @@ def test_one_that_is_ended_while_it_starts_leaves_no_broker(tmp_path: Path, monk
     finally:
         signal.signal(signal.SIGTERM, before)
     assert answered == [True]
-    assert not embedded.broker_answers(made._settings)
+    assert not home_broker.answers(made._settings)

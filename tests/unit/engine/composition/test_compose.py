@@ -13,12 +13,12 @@ from support import models
 from support.adapters import VARIANTS, save_adapter
 
 from finch_hub import errors
-from finch_hub.engine import bases
-from finch_hub.engine.adapter import LoRAAdapter
+from finch_hub.engine.adapters.adapter import LoRAAdapter
+from finch_hub.engine.bases.loading import Base, load_base
 from finch_hub.engine.composition.compose import Composed, ParentInput, below_retention, compose, mixed_seed
 from finch_hub.engine.composition.factors import read
 from finch_hub.engine.composition.planning import plan
-from finch_hub.plugins import catalogue, trials
+from finch_hub.plugins import catalog, trials
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import ComposeSpec
 from finch_hub.specs.lora import LoRAConfig
@@ -33,14 +33,14 @@ SUBJECTS = {
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> bases.Base:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
     """One tiny model for all these tests: composing must leave it as it was."""
     folder = models.save_model(models.DEFAULT, tmp_path_factory.mktemp("base"))
-    return bases.load(folder, dtype="float32", device="cpu")
+    return load_base(folder, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")
-def parents(base: bases.Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ParentInput]:
+def parents(base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ParentInput]:
     """Two adapters that have each learnt a kind of answer, with rows that they have not seen."""
     found = {}
     for name, make in SUBJECTS.items():
@@ -54,21 +54,19 @@ def parents(base: bases.Base, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
-def composed(parents: Mapping[str, ParentInput], base: bases.Base | None = None, **fields: Any) -> Composed:
+def composed(parents: Mapping[str, ParentInput], base: Base | None = None, **fields: Any) -> Composed:
     spec = ComposeSpec.of(
         {"adapter": "both", "parents": [{"adapter": p.name, "weight": p.weight} for p in parents.values()], **fields}
     )
     options = {"base": base} if base is not None else {}
-    return compose(list(parents.values()), spec, trials.trials(spec, catalogue.load_catalogue()), **options)
+    return compose(list(parents.values()), spec, trials.trials(spec, catalog.load_catalog()), **options)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_auto_keeps_both_and_says_what_it_tried(
-    parents: dict[str, ParentInput], base: bases.Base, tmp_path: Path
-) -> None:
+def test_auto_keeps_both_and_says_what_it_tried(parents: dict[str, ParentInput], base: Base, tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     result = composed(parents, base, evaluations=8)
     report = result.report
@@ -101,7 +99,7 @@ def test_auto_keeps_both_and_says_what_it_tried(
 
 
 def test_the_report_measures_what_the_saved_adapter_does(
-    parents: dict[str, ParentInput], base: bases.Base, tmp_path: Path
+    parents: dict[str, ParentInput], base: Base, tmp_path: Path
 ) -> None:
     result = composed(parents, base, strategy="linear", scale=0.7)
     result.save(tmp_path / "both")
@@ -109,7 +107,7 @@ def test_the_report_measures_what_the_saved_adapter_does(
     assert alone.report.retention[0].own == pytest.approx(result.report.retention[0].composed, rel=1e-5)
 
 
-def test_a_fixed_scale_and_strategy_are_taken_as_asked(parents: dict[str, ParentInput], base: bases.Base) -> None:
+def test_a_fixed_scale_and_strategy_are_taken_as_asked(parents: dict[str, ParentInput], base: Base) -> None:
     result = composed(parents, base, strategy="ties", parameters={"density": 0.4}, scale=0.9, rank=3)
     assert (result.report.strategy, result.report.scale, result.report.rank) == ("ties", 0.9, 3)
     assert result.report.parameters == {"density": 0.4}
@@ -117,14 +115,14 @@ def test_a_fixed_scale_and_strategy_are_taken_as_asked(parents: dict[str, Parent
     assert {update.rank for update in result.factors.values()} == {3}
 
 
-def test_one_evaluation_is_enough_for_something(parents: dict[str, ParentInput], base: bases.Base) -> None:
+def test_one_evaluation_is_enough_for_something(parents: dict[str, ParentInput], base: Base) -> None:
     report = composed(parents, base, evaluations=1).report
     assert report.strategy == "linear"
     assert report.evaluations == 1
     assert report.won_by == 0
 
 
-def test_learned_weights_beat_those_they_began_with(parents: dict[str, ParentInput], base: bases.Base) -> None:
+def test_learned_weights_beat_those_they_began_with(parents: dict[str, ParentInput], base: Base) -> None:
     unequal = {name: dataclasses.replace(p, weight={"eats": 1.0, "lives": 0.1}[name]) for name, p in parents.items()}
     start = composed(unequal, base, strategy="linear", scale=1.0).report
     for options in ({}, {"per_module": True, "orthogonalize": "both"}):
@@ -152,24 +150,20 @@ def test_without_data_nothing_is_chosen_and_the_report_says_so(parents: dict[str
     assert "nothing was measured" in report.advice[0]
 
 
-def test_a_parent_without_rows_is_unmeasured_and_the_others_are(
-    parents: dict[str, ParentInput], base: bases.Base
-) -> None:
+def test_a_parent_without_rows_is_unmeasured_and_the_others_are(parents: dict[str, ParentInput], base: Base) -> None:
     mixed = {**parents, "lives": dataclasses.replace(parents["lives"], validation=())}
     report = composed(mixed, base, evaluations=3).report
     assert {line.parent: line.status for line in report.retention} == {"eats": "measured", "lives": "unmeasured"}
 
 
-def test_few_rows_are_not_divided_and_it_is_said(parents: dict[str, ParentInput], base: bases.Base) -> None:
+def test_few_rows_are_not_divided_and_it_is_said(parents: dict[str, ParentInput], base: Base) -> None:
     few = {name: dataclasses.replace(p, validation=p.validation[:4]) for name, p in parents.items()}
     report = composed(few, base, evaluations=2).report
     assert report.rows == "selection"
     assert any("too few validation rows" in line for line in report.advice)
 
 
-def test_a_parent_that_gains_nothing_on_its_rows_is_undefined(
-    parents: dict[str, ParentInput], base: bases.Base
-) -> None:
+def test_a_parent_that_gains_nothing_on_its_rows_is_undefined(parents: dict[str, ParentInput], base: Base) -> None:
     # Rows of a subject that neither was trained on.
     other = [Example.of_pair(f"def add{i}(a, b):", f"return a * {i} + b") for i in range(20)]
     odd = {**parents, "eats": dataclasses.replace(parents["eats"], validation=other)}
@@ -179,7 +173,7 @@ def test_a_parent_that_gains_nothing_on_its_rows_is_undefined(
     assert ("eats" in report.below_retention) == (line.composed > line.base)
 
 
-def test_one_adapter_is_itself_byte_for_byte(parents: dict[str, ParentInput], base: bases.Base, tmp_path: Path) -> None:
+def test_one_adapter_is_itself_byte_for_byte(parents: dict[str, ParentInput], base: Base, tmp_path: Path) -> None:
     one = {"eats": parents["eats"]}
     for number, result in enumerate([composed(one), composed(one, base, strategy="ties"), composed(one, rank=4)]):
         result.save(tmp_path / str(number))
@@ -209,17 +203,17 @@ def test_the_order_of_parents_does_not_change_the_seed(parents: dict[str, Parent
     assert mixed_seed(3, read_ones) == mixed_seed(3, read_ones[::-1]) != mixed_seed(4, read_ones)
 
 
-def test_events_tell_phases_conflicts_and_points(parents: dict[str, ParentInput], base: bases.Base) -> None:
+def test_events_tell_phases_conflicts_and_points(parents: dict[str, ParentInput], base: Base) -> None:
     events: list[Mapping[str, Any]] = []
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], "evaluations": 2})
-    ways = trials.trials(spec, catalogue.load_catalogue())
+    ways = trials.trials(spec, catalog.load_catalog())
     compose(list(parents.values()), spec, ways, base=base, report=events.append)
     assert [e["data"]["name"] for e in events if e["type"] == "phase"][-2:] == ["search", "measure the composition"]
     assert [e["data"]["name"] for e in events if e["type"] == "report"] == ["conflicts"]
     assert sum(e["type"] == "message" for e in events) == 2
 
 
-def test_an_interruption_leaves_the_base_bare(parents: dict[str, ParentInput], base: bases.Base) -> None:
+def test_an_interruption_leaves_the_base_bare(parents: dict[str, ParentInput], base: Base) -> None:
     class Stop(Exception):
         pass
 
@@ -232,7 +226,7 @@ def test_an_interruption_leaves_the_base_bare(parents: dict[str, ParentInput], b
     names = [name for name, _ in base.model.named_modules()]
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents]})
     with pytest.raises(Stop):
-        compose(list(parents.values()), spec, trials.trials(spec, catalogue.load_catalogue()), base=base, between=stop)
+        compose(list(parents.values()), spec, trials.trials(spec, catalog.load_catalog()), base=base, between=stop)
     assert [name for name, _ in base.model.named_modules()] == names
 
 
@@ -251,7 +245,7 @@ def test_what_cannot_be_is_refused(case: str, parents: dict[str, ParentInput]) -
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], **fields})
     given = [dataclasses.replace(parents["eats"], **changes), parents["lives"]]
     with pytest.raises(errors.InvalidSpec) as refused:
-        compose(given, spec, trials.trials(spec, catalogue.load_catalogue()))
+        compose(given, spec, trials.trials(spec, catalog.load_catalog()))
     assert words in str(refused.value)
 
 
@@ -285,7 +279,7 @@ def test_adapters_of_another_base_do_not_fit(
     parents: dict[str, ParentInput], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     wide = dataclasses.replace(models.ARCHITECTURES[1], name="wide", kv_heads=1)
-    other = bases.load(models.save_model(wide, tmp_path_factory.mktemp("other")), dtype="float32", device="cpu")
+    other = load_base(models.save_model(wide, tmp_path_factory.mktemp("other")), dtype="float32", device="cpu")
     with pytest.raises(errors.Incompatible, match="k_proj"):
         composed(parents, other)
 
@@ -295,7 +289,7 @@ def test_a_kernel_that_raises_is_a_plugin_error(parents: dict[str, ParentInput])
         raise ZeroDivisionError("oops")
 
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], "strategy": "ties"})
-    ways = trials.trials(spec, catalogue.load_catalogue())
+    ways = trials.trials(spec, catalog.load_catalog())
     with pytest.raises(errors.PluginError, match="ties failed: ZeroDivisionError: oops"):
         compose(list(parents.values()), spec, [ways[0], dataclasses.replace(ways[1], merge=broken)])
     with pytest.raises(errors.PluginError, match="ties failed: ZeroDivisionError: oops"):
@@ -329,16 +323,14 @@ def test_a_gate_that_nothing_was_measured_for_is_not_passed(parents: dict[str, P
     assert "none is known to keep" in report.advice[0]
 
 
-def test_learned_says_where_no_parent_gains(parents: dict[str, ParentInput], base: bases.Base) -> None:
+def test_learned_says_where_no_parent_gains(parents: dict[str, ParentInput], base: Base) -> None:
     other = [Example.of_pair(f"def add{i}(a, b):", f"return a * {i} + b") for i in range(20)]
     useless = {name: dataclasses.replace(parent, validation=other) for name, parent in parents.items()}
     with pytest.raises(errors.Incompatible, match="no parent gains"):
         composed(useless, base, strategy="learned", scale=1.0)
 
 
-def test_a_named_strategy_is_swept_however_far_it_is_behind_linear(
-    parents: dict[str, ParentInput], base: bases.Base
-) -> None:
+def test_a_named_strategy_is_swept_however_far_it_is_behind_linear(parents: dict[str, ParentInput], base: Base) -> None:
     report = composed(parents, base, strategy="dare", parameters={"drop": 0.97}, evaluations=12).report
     tried = [point for point in report.candidates if point.strategy == "dare"]
     best = max(point.worst for point in report.candidates if point.strategy == "linear")
@@ -346,10 +338,10 @@ def test_a_named_strategy_is_swept_however_far_it_is_behind_linear(
     assert len(tried) > 2
 
 
-def test_a_plan_forecasts_what_strategies_keep(parents: dict[str, ParentInput], base: bases.Base) -> None:
+def test_a_plan_forecasts_what_strategies_keep(parents: dict[str, ParentInput], base: Base) -> None:
     both = list(parents.values())
     spec = ComposeSpec.of({"adapter": "both", "parents": [{"adapter": parent.name} for parent in both]})
-    ways = trials.trials(spec, catalogue.load_catalogue())
+    ways = trials.trials(spec, catalog.load_catalog())
     found = {forecast.strategy: forecast for forecast in plan(both, ways, base=base).forecasts}
     assert set(found) == {way.label for way in ways if not way.needs_data}
     worst = [min(kept for kept in forecast.kept if kept is not None) for forecast in found.values()]

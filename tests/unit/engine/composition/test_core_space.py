@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.updates import SHAPES, adapter, dense, dense_sum, lifted, relative
 
 from finch_hub import errors
-from finch_hub.engine.composition import core_space, lifting
+from finch_hub.engine.composition import core_space, truncation
 from finch_hub.engine.composition.factors import Adapter, Factors
 
 FLOAT32 = 2e-6
@@ -65,7 +65,7 @@ def test_wide_spectra_keep_orthonormal_bases() -> None:
     for module, space in core.modules.items():
         assert torch.allclose(space.left.mT @ space.left, torch.eye(space.left.shape[1]), atol=1e-5)
         assert relative(lifted(core, module, space.cores[0]), dense(wide.factors[module])) < FLOAT32
-    itself = lifting.lift(core, {module: space.cores[0] for module, space in core.modules.items()})
+    itself = truncation.lift(core, {module: space.cores[0] for module, space in core.modules.items()})
     for module, update in itself.items():
         assert relative(dense(update), dense(wide.factors[module])) < FLOAT32
 
@@ -118,14 +118,14 @@ def test_a_zero_adapter_adds_nothing() -> None:
         assert not space.cores[1].any()
         assert relative(lifted(core, module, space.cores[0]), dense(parent.factors[module])) < FLOAT32
     alone = core_space.build([zero])
-    assert all(not f.B.any() for f in lifting.lift(alone, summed(alone)).values())
+    assert all(not f.B.any() for f in truncation.lift(alone, summed(alone)).values())
 
 
 def test_parents_without_a_common_module_stand_beside_each_other() -> None:
     first = adapter("a", seed=0, modules=["layers.0.q"])
     second = adapter("b", seed=1, modules=["layers.0.v"])
     core = core_space.build([first, second])
-    made = lifting.lift(core, summed(core))
+    made = truncation.lift(core, summed(core))
     assert sorted(made) == ["layers.0.q", "layers.0.v"]
     assert relative(dense(made["layers.0.q"]), dense(first.factors["layers.0.q"])) < FLOAT32
 
@@ -135,7 +135,7 @@ def test_parents_without_a_common_module_stand_beside_each_other() -> None:
 def test_truncation_error_is_the_discarded_singular_values(rank: int, seed: int) -> None:
     parents = [adapter("a", seed=seed), adapter("b", seed=seed + 1)]
     core = core_space.build(parents)
-    made = lifting.lift(core, summed(core), rank)
+    made = truncation.lift(core, summed(core), rank)
     for module, update in made.items():
         exact = dense_sum(parents, [1, 1], module)
         U, S, Vh = np.linalg.svd(exact)
@@ -149,7 +149,7 @@ def test_truncation_error_is_the_discarded_singular_values(rank: int, seed: int)
 def test_automatic_rank_keeps_99_percent_of_all_energy_by_one_threshold() -> None:
     parents = [adapter("a", seed=0, scale=1.0), adapter("b", seed=1, scale=0.05)]
     core = core_space.build(parents)
-    made = lifting.lift(core, summed(core), "auto")
+    made = truncation.lift(core, summed(core), "auto")
     spectra = {m: np.linalg.svd(dense_sum(parents, [1, 1], m), compute_uv=False)[:6] for m in SHAPES}
     total = sum(float((S**2).sum()) for S in spectra.values())
     lost = sum(float((S[made[m].rank :] ** 2).sum()) for m, S in spectra.items())
@@ -189,7 +189,7 @@ def test_what_a_strategy_returns_is_checked() -> None:
         "layers.0.v": torch.full_like(good["layers.0.v"], torch.nan),
     }
     with pytest.raises(errors.Incompatible) as refused:
-        lifting.lift(core, bad)
+        truncation.lift(core, bad)
     text = str(refused.value)
     assert "layers.0.q: the strategy returned shape [2, 2]" in text
     assert "layers.0.v: the strategy returned NaN" in text
@@ -207,7 +207,7 @@ def test_what_a_strategy_returns_is_checked() -> None:
         (good["layers.0.q"].float(), "returned torch.float32"),
     ):
         with pytest.raises(errors.Incompatible, match=words):
-            lifting.lift(core, {**good, "layers.0.q": returned})  # type: ignore[dict-item]
+            truncation.lift(core, {**good, "layers.0.q": returned})  # type: ignore[dict-item]
 
 
 def test_a_pattern_that_matches_no_module_is_refused() -> None:

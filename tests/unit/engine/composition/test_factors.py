@@ -16,7 +16,7 @@ from support.updates import adapter, dense, relative
 from transformers import AutoModelForCausalLM
 
 from finch_hub import errors
-from finch_hub.engine import weights
+from finch_hub.engine.adapters import weights
 from finch_hub.engine.composition import factors
 
 PLAIN = [name for name, config in VARIANTS.items() if not config.get("use_dora")]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from support.adapters import VARIANTS, save_adapter
 
-from finch_hub.engine import bases
+from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.composition import conflicts, core_space, factors
-from finch_hub.engine.composition.admission import ParentInput
+from finch_hub.engine.composition.compatibility import ParentInput
 from finch_hub.engine.composition.planning import plan
 from finch_hub.plugins import trials
-from finch_hub.plugins.catalogue import load_catalogue
+from finch_hub.plugins.catalog import load_catalog
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import ComposeSpec
 from finch_hub.specs.reports import HiddenShift, PairConflict
@@ -41,7 +41,7 @@ def test_without_a_base_the_weights_are_looked_at(tiny_folder: Path, tmp_path: P
     assert report.structural == ()
 
 
-def test_interference_equals_the_dense_outputs(tiny_base: bases.Base, tiny_folder: Path, tmp_path: Path) -> None:
+def test_interference_equals_the_dense_outputs(tiny_base: Base, tiny_folder: Path, tmp_path: Path) -> None:
     parents = [
         parent("a", tiny_folder, tmp_path, 0, target_modules=["q_proj"]),
         parent("b", tiny_folder, tmp_path, 1, target_modules=["q_proj", "down_proj"]),
@@ -66,23 +66,21 @@ def test_interference_equals_the_dense_outputs(tiny_base: bases.Base, tiny_folde
     assert pair.interference == pytest.approx(expected, rel=1e-4)
 
 
-def test_nothing_is_forecast_for_parents_that_gain_nothing(
-    tiny_base: bases.Base, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_nothing_is_forecast_for_parents_that_gain_nothing(tiny_base: Base, tiny_folder: Path, tmp_path: Path) -> None:
     parents = [parent("a", tiny_folder, tmp_path, 0), parent("b", tiny_folder, tmp_path, 1)]
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": "a"}, {"adapter": "b"}]})
-    ways = trials.trials(spec, load_catalogue(entry_points=False))
+    ways = trials.trials(spec, load_catalog(entry_points=False))
     assert plan(parents, ways).forecasts == ()
     assert plan(parents, ways, base=tiny_base).forecasts == ()
 
 
 def test_the_shift_of_a_copy_is_about_that_of_the_adapter_itself(
-    tiny_base: bases.Base, tiny_folder: Path, tmp_path: Path
+    tiny_base: Base, tiny_folder: Path, tmp_path: Path
 ) -> None:
     one = parent("a", tiny_folder, tmp_path, 0)
     zero = parent("zero", tiny_folder, tmp_path, 0)
     update = factors.read(zero.folder, "zero")
-    from finch_hub.engine import weights
+    from finch_hub.engine.adapters import weights
 
     empty = {m: factors.Factors(B=f.B * 0, A=f.A) for m, f in update.factors.items()}
     weights.write(factors.to_weights(empty, update.config), zero.folder)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from support.adapters import VARIANTS, save_adapter
 from support.updates import dense, relative
 
-from finch_hub.engine import bases
-from finch_hub.engine.composition import core_space, factors, lifting
-from finch_hub.engine.composition import objective as objective_module
-from finch_hub.engine.composition.admission import ParentInput
-from finch_hub.engine.composition.bench import Bench, Rows, rows_of
+from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.composition import core_space, factors, truncation
+from finch_hub.engine.composition import parent_data as objective_module
+from finch_hub.engine.composition.compatibility import ParentInput
 from finch_hub.engine.composition.factors import Adapter, Factors
-from finch_hub.engine.composition.objective import Objective
+from finch_hub.engine.composition.measurement import Bench, Rows, rows_of
+from finch_hub.engine.composition.parent_data import Objective
 from finch_hub.engine.data import batches
 from finch_hub.plugins.strategies import regmean, tsv
 from finch_hub.plugins.strategies.parameters import RegmeanParameters, TsvParameters
@@ -46,17 +46,17 @@ def adapters(parents: list[ParentInput]) -> list[Adapter]:
 
 
 @pytest.fixture
-def rows(parents: list[ParentInput], tiny_base: bases.Base) -> list[Rows | None]:
+def rows(parents: list[ParentInput], tiny_base: Base) -> list[Rows | None]:
     return rows_of(parents, tiny_base)
 
 
 @pytest.fixture
-def objective(tiny_base: bases.Base, adapters: list[Adapter], rows: list[Rows | None]) -> Iterator[Objective]:
+def objective(tiny_base: Base, adapters: list[Adapter], rows: list[Rows | None]) -> Iterator[Objective]:
     with Bench(tiny_base, adapters, rows) as bench:
         yield Objective(bench, base=bench.measure(None), own=bench.measure_parents())
 
 
-def inputs(base: bases.Base, rows: Rows) -> NDArray[np.float64]:
+def inputs(base: Base, rows: Rows) -> NDArray[np.float64]:
     """Return what the first layer's q_proj is given, which no adapter changes: the normed embeddings."""
     ids = torch.cat([batches.pack([row], share_prefix=False).input_ids.flatten() for row in rows.selection])
     with torch.no_grad():
@@ -66,7 +66,7 @@ def inputs(base: bases.Base, rows: Rows) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("prior", ["mean", "tsv"])
 def test_equals_a_dense_least_squares_fit(
-    prior: str, tiny_base: bases.Base, adapters: list[Adapter], rows: list[Rows | None], objective: Objective
+    prior: str, tiny_base: Base, adapters: list[Adapter], rows: list[Rows | None], objective: Objective
 ) -> None:
     core = core_space.build(adapters)
     weights = (1.0, 2.0, -0.5)
@@ -81,7 +81,7 @@ def test_equals_a_dense_least_squares_fit(
         left.append(np.sqrt(abs(w)) * seen)
         right.append(np.sqrt(abs(w)) * np.sign(w) * seen @ dense(adapter.factors[Q]).T)
     mean = sum(w * dense(adapter.factors[Q]) for adapter, w in zip(adapters, weights, strict=True)) / (3 * level)
-    orthogonal = lifting.lift(core, tsv.merge(core, weights, TsvParameters(), seed=0))
+    orthogonal = truncation.lift(core, tsv.merge(core, weights, TsvParameters(), seed=0))
     size = mean.shape[1]
     strength = np.sqrt(asked.ridge / size * 3 * level)
     left.append(strength * np.eye(size))
@@ -91,11 +91,11 @@ def test_equals_a_dense_least_squares_fit(
     # Cut to a rank, it is the fit of that rank which answers these inputs best: its own leading outputs on them.
     U, _, _ = np.linalg.svd((np.concatenate(left) @ found).T, full_matrices=False)
     best = level * U[:, :2] @ U[:, :2].T @ found.T
-    assert relative(dense(lifting.lift(core, made, 2)[Q]), best) < 1e-3
+    assert relative(dense(truncation.lift(core, made, 2)[Q]), best) < 1e-3
 
 
 def test_a_little_ridge_fits_a_parents_own_inputs(
-    tiny_base: bases.Base, adapters: list[Adapter], rows: list[Rows | None], objective: Objective
+    tiny_base: Base, adapters: list[Adapter], rows: list[Rows | None], objective: Objective
 ) -> None:
     core = core_space.build(adapters)
     made = regmean.merge(core, (1.0,) * 3, RegmeanParameters(ridge=1e-6), seed=0, objective=objective)
@@ -122,7 +122,7 @@ def test_order_factors_and_a_common_weight(adapters: list[Adapter], objective: O
 
 
 def test_a_parent_without_rows_may_be_asked_anything(
-    tiny_base: bases.Base, adapters: list[Adapter], rows: list[Rows | None]
+    tiny_base: Base, adapters: list[Adapter], rows: list[Rows | None]
 ) -> None:
     two = [adapters[0], adapters[0].of("zero", {m: Factors(B=0 * f.B, A=f.A) for m, f in adapters[0].factors.items()})]
     with Bench(tiny_base, two, [rows[0], None]) as bench:
@@ -156,7 +156,7 @@ def test_moments_that_memory_cannot_hold_at_once_are_measured_part_by_part(
 
 
 def test_a_module_that_one_parent_alone_adapts_is_its_own(
-    tiny_base: bases.Base, adapters: list[Adapter], rows: list[Rows | None]
+    tiny_base: Base, adapters: list[Adapter], rows: list[Rows | None]
 ) -> None:
     less = Adapter.of("less", {module: f for module, f in adapters[1].factors.items() if module != Q})
     two = [adapters[0], less]

@@ -31,12 +31,12 @@ CONVERSATION = Example.of_pair("What does a finch eat?", "Seeds.")
         ),
     ],
 )
-def test_every_format_is_recognised_by_its_fields_and_gives_the_same_conversation(
+def test_every_format_is_recognized_by_its_fields_and_gives_the_same_conversation(
     row: dict[str, Any], name: str
 ) -> None:
-    recognised = formats.recognise(row, formats.BUILTIN)
-    assert recognised.name == name
-    assert recognised.convert(row) == CONVERSATION
+    recognized = formats.recognize(row, formats.BUILTIN)
+    assert recognized.name == name
+    assert recognized.convert(row) == CONVERSATION
 
 
 def test_text_is_learnt_whole() -> None:
@@ -50,7 +50,7 @@ def test_alpaca_puts_the_input_below_the_instruction() -> None:
 
 def test_alpacas_history_stands_before_the_instruction_and_is_learnt() -> None:
     row = {"instruction": "And bees?", "output": "Nectar.", "system": "You know.", "history": [["Finches?", "Seeds."]]}
-    example = formats.recognise(row, formats.BUILTIN).convert(row)
+    example = formats.recognize(row, formats.BUILTIN).convert(row)
     assert [(turn.role, turn.content, turn.learn) for turn in example.messages] == [
         ("system", "You know.", True),
         ("user", "Finches?", True),
@@ -100,7 +100,7 @@ def test_content_may_be_a_list_of_text_parts() -> None:
 )
 def test_the_field_that_is_wrong_is_named(row: dict[str, Any], needle: str) -> None:
     with pytest.raises(errors.InvalidSpec, match=needle):
-        formats.recognise(row, formats.BUILTIN).convert(row)
+        formats.recognize(row, formats.BUILTIN).convert(row)
 
 
 def test_all_problems_of_a_row_are_reported_at_once() -> None:
@@ -128,4 +128,4 @@ def test_all_problems_of_a_row_are_reported_at_once() -> None:
 )
 def test_what_cannot_be_learnt_is_refused(row: dict[str, Any], needle: str) -> None:
     with pytest.raises(errors.InvalidSpec, match=needle):
-        formats.recognise(row, formats.BUILTIN).convert(row)
+        formats.recognize(row, formats.BUILTIN).convert(row)

@@ -7,7 +7,7 @@ import pytest
 from support.models import CHATML, THINKING, make_tokenizer
 
 from finch_hub import errors
-from finch_hub.engine import chat
+from finch_hub.engine.data import chat
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize, tokenize_all
 from finch_hub.specs.examples import Example, Message
 

@@ -11,14 +11,8 @@ from safetensors.torch import load_file
 from support.adapters import VARIANTS, logits, save_adapter
 
 from finch_hub import errors
-from finch_hub.engine import quantization
-from finch_hub.engine.export import gguf, merged, ollama, peft
-from finch_hub.engine.export.parameters import (
-    ExportParameters,
-    GGUFParameters,
-    MergedParameters,
-    OllamaParameters,
-)
+from finch_hub.engine.export import gguf, merged, ollama, peft, quantization
+from finch_hub.engine.export.parameters import ExportParameters, GGUFParameters, MergedParameters, OllamaParameters
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,15 @@ import torch
 from support.training import adapted, lessons
 
 from finch_hub import errors
-from finch_hub.engine.adapter import LoRAAdapter, linear_modules
-from finch_hub.engine.bases import Base
+from finch_hub.engine.adapters.adapter import LoRAAdapter, linear_modules
+from finch_hub.engine.adapters.initialization import initial_a
+from finch_hub.engine.adapters.weights import AdapterWeights
+from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.tokenizing import tokenize_all
-from finch_hub.engine.initialization import initial_a
+from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.rank import automatic, eva
 from finch_hub.engine.rank.spectrum import Spectrum, choose
-from finch_hub.engine.training import evaluation, loop
-from finch_hub.engine.weights import AdapterWeights
+from finch_hub.engine.training import loop
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 

@@ -17,15 +17,14 @@ from support.training import adapted, assert_close, gradients, lessons, referenc
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finch_hub import errors
-from finch_hub.engine import bases
-from finch_hub.engine.adapter import attach
-from finch_hub.engine.bases import Base
+from finch_hub.engine.adapters.adapter import attach
+from finch_hub.engine.bases.loading import Base, load_base
 from finch_hub.engine.data import batches
 from finch_hub.engine.data.tokenizing import tokenize_all
+from finch_hub.engine.decoder.decoder import PaddedDecoder, decoder_of
+from finch_hub.engine.decoder.packed import PackedDecoder, Part
 from finch_hub.engine.training import Interrupted, checkpoint, loop, progress
-from finch_hub.engine.training.decoder import PaddedDecoder, decoder_of
 from finch_hub.engine.training.gradients import accumulate
-from finch_hub.engine.training.packed import PackedDecoder, Part
 from finch_hub.engine.training.progress import Progress
 from finch_hub.engine.training.state import BatchTokens
 from finch_hub.specs.examples import Example
@@ -52,7 +51,7 @@ def test_training_lowers_the_held_out_loss_on_every_architecture(tiny_bases: Bas
 
 
 def test_what_remains_is_measured_as_reported_and_holds_memory_of_its_own(tiny_base: Base) -> None:
-    from finch_hub.engine.training import evaluation
+    from finch_hub.engine.decoder import evaluation
 
     held_out = lessons(50)[40:]
     trained = loop.train(tiny_base, LORA, QUICK, lessons(30), held_out)
@@ -350,10 +349,10 @@ def test_a_base_with_more_embeddings_than_tokens_is_trained_like_any_other(tied:
     """As after resizing them to a multiple of 64, which many published models do."""
     architecture = next(one for one in ARCHITECTURES if one.family == "llama" and one.tied == tied)
     folder = save_model(architecture, tmp_path / "base")
-    resized = bases.load(folder, dtype="float32", device="cpu", cache=tmp_path)
+    resized = load_base(folder, dtype="float32", device="cpu", cache=tmp_path)
     resized.model.resize_token_embeddings(512, mean_resizing=False)
     resized.model.save_pretrained(folder)
-    base = bases.load(folder, dtype="float32", device="cpu", cache=tmp_path)
+    base = load_base(folder, dtype="float32", device="cpu", cache=tmp_path)
     assert base.model.get_input_embeddings().weight.shape[0] == 512 > len(base.tokenizer)
     trained = loop.train(base, LORA, QUICK.evolve(epochs=4), lessons(40))
     assert trained.report.before is not None

@@ -10,15 +10,16 @@ import pytest
 import torch
 from support.training import assert_close, gradients, lessons
 
-from finch_hub.engine.adapter import attach
-from finch_hub.engine.bases import Base
-from finch_hub.engine.concurrency import MOST, side_by_side
+from finch_hub.engine.adapters.adapter import attach
+from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data import batches
 from finch_hub.engine.data.tokenizing import tokenize_all
-from finch_hub.engine.training import Interrupted, evaluation, loop
-from finch_hub.engine.training.decoder import decoder_of
-from finch_hub.engine.training.gang import Member, train_gang
+from finch_hub.engine.decoder import evaluation
+from finch_hub.engine.decoder.decoder import decoder_of
+from finch_hub.engine.numerics.concurrency import MOST, side_by_side
+from finch_hub.engine.training import Interrupted, loop
 from finch_hub.engine.training.gradients import accumulate
+from finch_hub.engine.training.group import Member, train_gang
 from finch_hub.engine.training.progress import Progress, silent
 from finch_hub.engine.training.run import Run
 from finch_hub.specs.lora import LoRAConfig

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from support.updates import SHAPES, adapter, dense, dense_sum, lifted, relative
 
 from finch_hub import errors
-from finch_hub.engine.composition import core_space, lifting
+from finch_hub.engine.composition import core_space, truncation
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Adapter, Factors
-from finch_hub.engine.composition.lifting import Update
+from finch_hub.engine.composition.truncation import Update
 from finch_hub.plugins.strategies import cat, dare, linear, ties, tsv
 from finch_hub.plugins.strategies import parameters as p
 from finch_hub.specs.value import Value
@@ -195,7 +195,7 @@ def test_linear_and_cat_equal_the_dense_sum(
 def test_truncated_linear_equals_the_dense_svd_of_the_dense_sum() -> None:
     some = [adapter("a", seed=0, rank=2), adapter("b", seed=1, rank=5)]
     core = core_space.build(some)
-    made = lifting.lift(core, linear.merge(core, (0.7, 0.3), p.LinearParameters(), seed=0), 3)
+    made = truncation.lift(core, linear.merge(core, (0.7, 0.3), p.LinearParameters(), seed=0), 3)
     for module, update in made.items():
         U, S, Vh = np.linalg.svd(dense_sum(some, (0.7, 0.3), module))
         assert relative(dense(update), (U[:, :3] * S[:3]) @ Vh[:3]) < 1e-4
@@ -203,7 +203,7 @@ def test_truncated_linear_equals_the_dense_svd_of_the_dense_sum() -> None:
 
 def test_cat_keeps_every_parents_rank() -> None:
     core = core_space.build([adapter("a", seed=0, rank=2), adapter("b", seed=1, rank=3)])
-    made = lifting.lift(core, cat.merge(core, (1.0, 1.0), p.CatParameters(), seed=0))
+    made = truncation.lift(core, cat.merge(core, (1.0, 1.0), p.CatParameters(), seed=0))
     assert {update.rank for update in made.values()} == {5}
 
 

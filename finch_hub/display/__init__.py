@@ -1,0 +1,1 @@
+"""Drawing: progress, tables and reports for people."""

@@ -1,0 +1,1 @@
+"""LoRA adapters in memory: their weights, first values and differences."""

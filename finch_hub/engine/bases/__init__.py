@@ -1,0 +1,1 @@
+"""Base models: where they come from, how they are loaded, and which modules they have."""

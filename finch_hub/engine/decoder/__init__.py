@@ -1,0 +1,1 @@
+"""The decoder: forward and backward passes over packed tokens, and the loss."""

@@ -1,0 +1,1 @@
+"""Inference: generation, routing of rows to adapters, evaluation."""

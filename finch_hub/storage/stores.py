@@ -1,0 +1,59 @@
+"""What a worker works with: the registry, the artefacts, the plugins and the folders of its home."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finch_hub import errors
+from finch_hub.artifacts.store import ArtifactStore
+from finch_hub.plugins.catalog import Catalog, load_catalog
+from finch_hub.registry.database import Database
+from finch_hub.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """Everything that outlives a job."""
+
+    settings: Settings
+    database: Database
+    artifacts: ArtifactStore
+    catalog: Catalog
+
+    @property
+    def bases(self) -> Path:
+        """Folder of converted and fetched base models."""
+        return self.settings.home / "bases"
+
+
+def open_stores(settings: Settings) -> Stores:
+    """Open everything that the settings name; the home becomes its owner's only.
+
+    Raises:
+        SchemaMismatch: the database needs an upgrade, or this code does.
+        Unavailable: it does not answer, or the home cannot be made.
+
+    """
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.Unavailable(f"the home {settings.home} cannot be used: {error.strerror}") from error
+    try:
+        settings.home.chmod(0o700)
+    except PermissionError:
+        pass  # a home mounted into a container belongs to somebody else
+    except OSError as error:
+        what = f"the home {settings.home} cannot be used: {error.strerror} (set FINCH_HOME to a folder of yours)"
+        raise errors.Unavailable(what) from error
+    database = Database(settings.database, allow_insecure=settings.allow_insecure)
+    if settings.database_url is None:
+        database.upgrade()
+    else:
+        database.check()
+    return Stores(
+        settings=settings,
+        database=database,
+        artifacts=ArtifactStore(settings.artifacts, cache=settings.cache / "artifacts"),
+        catalog=load_catalog(),
+    )

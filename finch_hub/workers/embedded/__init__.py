@@ -1,0 +1,1 @@
+"""The home's own broker and worker, used when no broker is configured."""

@@ -1,0 +1,22 @@
+"""Version of the code that a worker would run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import sys
+from pathlib import Path
+
+from finch_hub import errors
+
+
+def current() -> str:
+    """Return a hash of the code that a worker would run: ours, as it lies on disk, and the installed plugins."""
+    package = Path(errors.__file__).parent
+    digest = hashlib.sha256(sys.executable.encode())
+    for file in sorted(package.rglob("*.py")):
+        status = file.stat()
+        digest.update(f"{file.relative_to(package)} {status.st_size} {status.st_mtime_ns}\n".encode())
+    for point in sorted(importlib.metadata.entry_points(group="finch_hub"), key=lambda point: point.name):
+        digest.update(f"{point.name} {point.value} {point.dist.version if point.dist else ''}\n".encode())
+    return digest.hexdigest()

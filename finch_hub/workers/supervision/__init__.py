@@ -1,0 +1,1 @@
+"""Supervision of jobs: claims, leases, child processes and how they end."""

@@ -1,0 +1,277 @@
+"""Adapters on a base: PEFT's layers and format, gone without trace when detached."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.adapters import VARIANTS, save_adapter
+
+from finch_hub import errors
+from finch_hub.engine.adapters.adapter import LoRAAdapter, attach, config_of
+from finch_hub.engine.adapters.initialization import initial_a
+from finch_hub.engine.bases.loading import Base, load_base
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.training import TrainingConfig
+
+IDS = torch.arange(5, 45).reshape(2, 20)
+
+CONFIGS: dict[str, Callable[[], LoRAConfig]] = {
+    "plain": lambda: LoRAConfig(rank=8, alpha=16),
+    "all-linear rsLoRA with patterns": lambda: LoRAConfig(
+        rank=4,
+        alpha=8,
+        target_modules="all-linear",
+        use_rslora=True,
+        rank_pattern={"q_proj": 6, r"layers\.1\.mlp\..*": 5},
+        alpha_pattern={r"layers\.1\..*up_proj": 5.0},
+        exclude_modules=("v_proj",),
+    ),
+    "DoRA on one layer's MLP": lambda: LoRAConfig(use_dora=True, target_modules="mlp", layers_to_transform=(1,)),
+    "a pattern and a layer": lambda: LoRAConfig(target_modules=r".*self_attn\.[qk]_proj", layers_to_transform=(0,)),
+}
+
+
+def disturb(adapter: LoRAAdapter, seed: int = 0) -> None:
+    """Stand in for training: give B and the magnitudes values that show in the logits."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in adapter.parameters().items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=generator)
+            elif "magnitude" in name:
+                parameter.mul_(1 + 0.2 * torch.rand(parameter.shape, generator=generator))
+
+
+def logits(base: Base) -> torch.Tensor:
+    with torch.no_grad():
+        return base.model(IDS).logits
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_saved_adapter_means_the_same_to_peft(tiny_bases: Base, tmp_path: Path, name: str) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    adapter = attach(tiny_bases, CONFIGS[name]())
+    disturb(adapter)
+    ours = logits(tiny_bases)
+    adapter.save(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tiny_bases.folder, attn_implementation="eager")
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a property that it deprecates, and nothing else may warn.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+        theirs = peft.PeftModel.from_pretrained(model, tmp_path)
+    with torch.no_grad():
+        assert torch.equal(theirs(IDS).logits, ours)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_adapter_of_peft_means_the_same_here(tiny_bases: Base, tmp_path: Path, variant: str) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    folder = save_adapter(tiny_bases.folder, tmp_path / "theirs", **VARIANTS[variant])
+    adapter = LoRAAdapter.load(folder, tiny_bases)
+    model = AutoModelForCausalLM.from_pretrained(tiny_bases.folder, attn_implementation="eager")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+        theirs = peft.PeftModel.from_pretrained(model, folder)
+    with torch.no_grad():
+        assert torch.equal(theirs(IDS).logits, logits(tiny_bases))
+    adapter.save(tmp_path / "ours")
+    before, after = (json.loads((tmp_path / name / "adapter_config.json").read_bytes()) for name in ("theirs", "ours"))
+    assert after == before
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_disabled_and_detached_leave_the_base_as_it_was(tiny_base: Base, name: str) -> None:
+    model = tiny_base.model
+    untouched, modules = logits(tiny_base), dict(model.named_modules())
+    attributes = set(vars(model))
+    adapter = attach(tiny_base, CONFIGS[name]())
+    assert torch.equal(logits(tiny_base), untouched)  # B = 0
+    disturb(adapter)
+    adapted = logits(tiny_base)
+    assert adapter.is_enabled
+    assert not torch.allclose(adapted, untouched)
+    adapter.disable()
+    assert not adapter.is_enabled
+    assert torch.equal(logits(tiny_base), untouched)
+    adapter.enable()
+    assert torch.equal(logits(tiny_base), adapted)
+    adapter.detach()
+    assert torch.equal(logits(tiny_base), untouched)
+    assert dict(model.named_modules()) == modules
+    assert set(vars(model)) == attributes
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["folder", "physics.safetensors"])
+def test_saved_and_loaded_is_the_same_adapter(tiny_base: Base, tmp_path: Path, name: str) -> None:
+    adapter = attach(tiny_base, CONFIGS["all-linear rsLoRA with patterns"]())
+    disturb(adapter)
+    adapted = logits(tiny_base)
+    adapter.save(tmp_path / name)
+    adapter.detach()
+    loaded = LoRAAdapter.load(tmp_path / name, tiny_base)
+    assert loaded.is_enabled
+    names = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
+    assert loaded.config == adapter.config.evolve(target_modules=names)
+    assert torch.equal(logits(tiny_base), adapted)
+    for place in ("first", "second"):
+        (adapter if place == "first" else loaded).save(tmp_path / place)
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+def test_adapters_begin_from_one_a(tiny_base: Base) -> None:
+    small = attach(tiny_base, LoRAConfig(rank=4), name="small")
+    large = attach(tiny_base, LoRAConfig(rank=16, target_modules="all-linear"), name="large", seed=7)
+    path = "model.layers.1.self_attn.q_proj"
+    name = f"base_model.model.{path}.lora_A.weight"
+    assert torch.equal(small.parameters()[name], large.parameters()[name][:4])
+    assert torch.equal(small.parameters()[name], initial_a(path, 4, 64))
+
+
+def test_random_initial_a_follows_the_seed_and_no_global_state(tiny_base: Base) -> None:
+    state = torch.random.get_rng_state()
+    found = []
+    for number, seed in enumerate((1, 1, 2)):
+        adapter = attach(tiny_base, LoRAConfig(init="random"), name=f"number {number}", seed=seed)
+        found.append(next(iter(adapter.parameters().values())))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_adapter_is_float32_on_a_bfloat16_base(tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_folder, dtype="bfloat16", device="cpu", cache=tmp_path)
+    untouched = logits(base)
+    adapter = attach(base, LoRAConfig(use_dora=True))
+    assert torch.equal(logits(base), untouched)
+    disturb(adapter)
+    assert not torch.equal(logits(base), untouched)
+    assert {parameter.dtype for parameter in adapter.parameters().values()} == {torch.float32}
+    assert logits(base).dtype == torch.bfloat16
+    adapter.disable()
+    assert torch.equal(logits(base), untouched)
+
+
+def test_enabled_adapters_add_up_and_leave_one_by_one(tiny_base: Base) -> None:
+    untouched = logits(tiny_base)
+    first = attach(tiny_base, LoRAConfig(), name="first")
+    disturb(first, seed=1)
+    alone = logits(tiny_base)
+    second = attach(tiny_base, LoRAConfig(target_modules="all-linear"), name="second")
+    assert first.is_enabled
+    assert torch.equal(logits(tiny_base), alone)  # the second one's B is still 0
+    disturb(second, seed=2)
+    both = logits(tiny_base)
+    first.disable()
+    assert not torch.allclose(logits(tiny_base), both)
+    first.enable()
+    torch.testing.assert_close(logits(tiny_base), both)
+    second.detach()
+    assert torch.equal(logits(tiny_base), alone)
+    first.detach()
+    assert torch.equal(logits(tiny_base), untouched)
+
+
+def test_an_active_adapter_leaves_and_makes_no_disabled_one_active(tiny_base: Base) -> None:
+    untouched = logits(tiny_base)
+    first, second = (attach(tiny_base, LoRAConfig(), name=name) for name in ("first", "second"))
+    disturb(first, seed=1)
+    first.disable()
+    second.detach()
+    assert not first.is_enabled
+    assert torch.equal(logits(tiny_base), untouched)
+
+
+def test_a_name_is_taken_once(tiny_base: Base) -> None:
+    attach(tiny_base, LoRAConfig())
+    with pytest.raises(errors.InvalidSpec, match="already has an adapter 'default'"):
+        attach(tiny_base, LoRAConfig())
+
+
+def test_trainable_share_counts_adapter_over_everything(tiny_base: Base) -> None:
+    before = tiny_base.parameters
+    adapter = attach(tiny_base, LoRAConfig(rank=4))
+    # Two layers; q_proj is 64 by 64, v_proj 32 by 64.
+    assert adapter.trainable_parameters == 2 * 4 * (128 + 96)
+    assert tiny_base.parameters == before
+    assert adapter.trainable_share == adapter.trainable_parameters / (before + adapter.trainable_parameters)
+
+
+def test_without_a_base_it_says_so(tiny_base: Base, tmp_path: Path) -> None:
+    adapter = LoRAAdapter(LoRAConfig())
+    assert not adapter.is_enabled
+    for use in (adapter.enable, lambda: adapter.train([("a", "b")], epochs=1, lr=1e-3), lambda: adapter.save(tmp_path)):
+        with pytest.raises(errors.InvalidSpec, match=r"LoRAAdapter\(config, base=\.\.\.\)"):
+            use()
+    attach(tiny_base, LoRAConfig()).save(tmp_path / "saved")
+    loaded = LoRAAdapter.load(tmp_path / "saved")
+    assert loaded.trainable_parameters == 2 * 16 * (128 + 96)
+    loaded.save(tmp_path / "again.safetensors")  # what was loaded can be saved in the other form
+    with pytest.raises(errors.InvalidSpec, match="it has no base"):
+        loaded.enable()
+
+
+def test_adapter_of_another_base_is_refused(tiny_base: Base, tmp_path: Path) -> None:
+    from support.models import ARCHITECTURES, save_model
+
+    other = save_model(ARCHITECTURES[1], tmp_path / "other", layers=3)
+    folder = save_adapter(other, tmp_path / "adapter", r=4, target_modules=["k_proj"])
+    modules = dict(tiny_base.model.named_modules())
+    with pytest.raises(errors.Incompatible) as caught:
+        LoRAAdapter.load(folder, tiny_base)
+    assert len(caught.value.problems) == 3
+    assert "layers.2.self_attn.k_proj: the base has no such module" in str(caught.value)
+    assert "layers.0.self_attn.k_proj: the adapter is for [64, 64], the base has [32, 64]" in str(caught.value)
+    assert dict(tiny_base.model.named_modules()) == modules
+
+
+def test_adapter_that_changes_more_than_linear_modules_is_refused(tiny_base: Base, tmp_path: Path) -> None:
+    folder = save_adapter(tiny_base.folder, tmp_path, r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    with pytest.raises(errors.Incompatible, match=r"lm_head.*is no LoRA matrix"):
+        LoRAAdapter.load(folder, tiny_base)
+
+
+def test_weights_of_another_shape_are_refused(tiny_base: Base) -> None:
+    wide = attach(tiny_base, LoRAConfig(rank=8), name="wide")
+    narrow = attach(tiny_base, LoRAConfig(rank=4), name="narrow")
+    with pytest.raises(errors.Incompatible, match=r"has shape \[8, 64\], not \[4, 64\]"):
+        narrow.load_weights(wide.weights())
+
+
+def test_unknown_modules_are_refused_before_anything_changes(tiny_base: Base) -> None:
+    modules = dict(tiny_base.model.named_modules())
+    with pytest.raises(errors.InvalidSpec, match="did you mean q_proj"):
+        attach(tiny_base, LoRAConfig(target_modules=("q_prj",)))
+    assert dict(tiny_base.model.named_modules()) == modules
+
+
+def test_configurations_of_strangers_are_taken_as_they_are() -> None:
+    config = config_of({"peft_type": "LORA", "r": 256, "lora_alpha": 512, "target_modules": ["q_proj"], "bias": "none"})
+    assert (config.rank, config.alpha) == (256, 512)
+
+
+def test_training_goes_on_from_where_it_was(tiny_base: Base) -> None:
+    pairs: list[Any] = [("What does a finch eat?", "It eats seeds."), ("Where does it live?", "In woods and gardens.")]
+    one_thread = TrainingConfig(threads=1)
+    adapter = LoRAAdapter(LoRAConfig(target_modules="all-linear"), tiny_base)
+    first = adapter.train(pairs, epochs=4, lr=1e-2, validation=pairs, training=one_thread)
+    second = adapter.train(pairs, epochs=4, lr=1e-2, validation=pairs, training=one_thread)
+    assert adapter.is_enabled
+    assert first.before is not None
+    assert second.before is not None
+    assert first.after is not None
+    assert second.after is not None
+    assert first.after.loss < first.before.loss
+    assert second.before.loss == pytest.approx(first.after.loss, rel=1e-5)
+    assert second.after.loss < first.after.loss

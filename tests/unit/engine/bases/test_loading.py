@@ -1,0 +1,138 @@
+"""Bases are loaded frozen, in evaluation mode, in a dtype this machine is good at, without running their code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finch_hub import errors
+from finch_hub.engine.bases import precision
+from finch_hub.engine.bases.loading import Base, load_base
+
+IDS = torch.arange(5, 45).reshape(2, 20)
+
+
+@pytest.fixture
+def copy(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+
+def rewrite(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), **changes}))
+
+
+def load(folder: Path, **options: Any) -> Base:
+    return load_base(folder, **{"device": "cpu", "dtype": "float32", "cache": folder.parent, **options})
+
+
+def test_loaded_base_is_frozen_and_evaluating(tiny_bases: Base) -> None:
+    assert not any(parameter.requires_grad for parameter in tiny_bases.model.parameters())
+    assert not any(module.training for module in tiny_bases.model.modules())
+    assert tiny_bases.tokenizer.pad_token is not None
+    assert tiny_bases.parameters == tiny_bases.model.num_parameters()
+    assert tiny_bases.context == 512
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtype_is_as_asked(copy: Path, dtype: Any) -> None:
+    base = load(copy, dtype=dtype)
+    assert base.dtype == getattr(torch, dtype) == base.model.dtype
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "nf4", "float8"])
+def test_dtypes_that_do_not_work_here_are_refused(dtype: Any, tiny_folder: Path) -> None:
+    with pytest.raises(errors.InvalidSpec, match="dtype"):
+        load(tiny_folder, dtype=dtype)
+
+
+def test_auto_dtype_is_measured_once(tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    measured = precision.pick_dtype("auto", cpu, cache=tmp_path)
+    assert measured in (torch.float32, torch.bfloat16)
+    file = tmp_path / "precision.json"
+    known = json.loads(file.read_bytes())
+    assert list(known.values()) == [measured == torch.bfloat16]
+    # What is remembered decides from then on.
+    file.write_text(json.dumps({key: not value for key, value in known.items()}))
+    assert precision.pick_dtype("auto", cpu, cache=tmp_path) != measured
+    file.write_text("damaged")
+    assert precision.pick_dtype("auto", cpu, cache=tmp_path) in (torch.float32, torch.bfloat16)
+
+
+def test_unknown_devices_are_refused(tiny_folder: Path) -> None:
+    for device in ("cuda:77", "abacus"):
+        with pytest.raises(errors.InvalidSpec, match="no device"):
+            load(tiny_folder, device=device)
+
+
+def test_attention_follows_the_length(tiny_base: Base) -> None:
+    before = tiny_base.model(IDS).logits
+    assert tiny_base.model.config._attn_implementation == "eager"
+    tiny_base.fit_attention(5000)
+    assert tiny_base.model.config._attn_implementation == "sdpa"
+    torch.testing.assert_close(tiny_base.model(IDS).logits, before)
+    tiny_base.fit_attention(100)
+    assert tiny_base.model.config._attn_implementation == "eager"
+
+
+def test_attention_that_was_asked_for_stays(tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_base(tiny_folder, dtype="float32", device="cpu", cache=tmp_path, attention="sdpa")
+    base.fit_attention(10)
+    assert base.model.config._attn_implementation == "sdpa"
+
+
+def test_code_that_comes_with_a_model_is_not_run(copy: Path) -> None:
+    rewrite(
+        copy / "config.json",
+        model_type="strange",
+        auto_map={"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"},
+    )
+    ran = copy / "ran"
+    (copy / "code.py").write_text(f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n")
+    with pytest.raises(errors.Incompatible, match="never executed"):
+        load(copy)
+    assert not ran.exists()
+
+
+def test_a_missing_padding_token_is_filled_in(copy: Path) -> None:
+    rewrite(copy / "tokenizer_config.json", pad_token=None)
+    base = load(copy)
+    assert base.tokenizer.pad_token == base.tokenizer.eos_token
+
+
+def test_more_tokens_than_embeddings_are_refused(copy: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.add_tokens(["brand", "new"])
+    tokenizer.save_pretrained(copy)
+    with pytest.raises(errors.Incompatible, match="450 tokens, the model 448 embeddings"):
+        load(copy)
+
+
+def test_missing_and_misshapen_weights_are_refused(copy: Path) -> None:
+    rewrite(copy / "config.json", num_hidden_layers=3)
+    with pytest.raises(errors.Incompatible, match="missing"):
+        load(copy)
+    rewrite(copy / "config.json", num_hidden_layers=2, intermediate_size=128)
+    with pytest.raises(errors.Incompatible):
+        load(copy)
+
+
+def test_truncated_weights_are_refused(copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(errors.Incompatible, match="its tensors end at byte"):
+        load(copy)
+
+
+def test_terminal_stays_quiet(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    capfd.readouterr()
+    load(tiny_folder)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""

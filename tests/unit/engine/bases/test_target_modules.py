@@ -1,0 +1,128 @@
+"""Which modules a configuration names, checked against PEFT's own matching where both can say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from peft.tuners.tuners_utils import check_target_module_exists
+from support.models import DEFAULT, save_model
+
+from finch_hub import errors
+from finch_hub.engine.adapters.adapter import linear_modules
+from finch_hub.engine.bases import target_modules
+from finch_hub.engine.bases.loading import Base
+from finch_hub.specs.lora import LoRAConfig
+
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+BLOCKS = [*(f"self_attn.{name}" for name in ATTENTION), *(f"mlp.{name}" for name in MLP)]
+MODULES = [*(f"model.layers.{layer}.{name}" for layer in range(3) for name in BLOCKS), "lm_head"]
+
+
+def match(**fields: Any) -> tuple[str, ...]:
+    return target_modules.match(LoRAConfig(**fields), MODULES)
+
+
+def test_headers_and_model_name_the_same_modules(tiny_bases: Base) -> None:
+    assert target_modules.linear_modules(tiny_bases.folder) == linear_modules(tiny_bases.model)
+
+
+def test_short_names_stand_for_blocks() -> None:
+    assert {path.rsplit(".", 1)[1] for path in match(target_modules="attention")} == set(ATTENTION)
+    assert {path.rsplit(".", 1)[1] for path in match(target_modules="mlp")} == set(MLP)
+    assert match(target_modules="all-linear") == tuple(MODULES[:-1])
+
+
+def test_head_is_never_adapted() -> None:
+    with pytest.raises(errors.InvalidSpec, match="embedding or head"):
+        match(target_modules=("lm_head",))
+
+
+def test_every_unknown_name_is_reported_with_near_ones() -> None:
+    with pytest.raises(errors.InvalidSpec) as caught:
+        match(
+            target_modules=("q_prj", "v_proj", "nothing_like_it"),
+            exclude_modules=("donw_proj",),
+            layers_to_transform=(1, 9),
+            rank_pattern={"zz_proj": 3},
+            alpha_pattern={"(": 2.0},
+        )
+    text = str(caught.value)
+    assert len(caught.value.problems) == 6
+    assert "'q_prj' names no linear module (did you mean q_proj" in text
+    assert "'donw_proj' names no linear module (did you mean down_proj" in text
+    assert "no layer 9 (the base has layers 0 to 2)" in text
+    assert "'zz_proj' matches no adapted module" in text
+    assert "'(' is no regular expression" in text
+
+
+@pytest.mark.parametrize("wanted", [r".*\.(q|k)_pro", "(", "attention"])
+def test_patterns_that_match_nothing_are_refused(wanted: str) -> None:
+    with pytest.raises(errors.InvalidSpec, match="target_modules"):
+        target_modules.match(LoRAConfig(target_modules=wanted), ["transformer.h.0.c_fc"])
+
+
+def test_excluding_everything_is_refused() -> None:
+    with pytest.raises(errors.InvalidSpec, match="also excluded"):
+        match(target_modules=("q_proj",), exclude_modules=("self_attn.q_proj",))
+
+
+def test_layers_without_a_named_module_are_refused() -> None:
+    with pytest.raises(errors.InvalidSpec, match=r"layers_to_transform.*no module that is named"):
+        match(target_modules=r".*layers\.0\..*", layers_to_transform=(1, 2))
+
+
+CONFIGS = st.fixed_dictionaries(
+    {
+        "target_modules": st.one_of(
+            st.sampled_from(["all-linear", "attention", "mlp", r".*layers\.[02]\.mlp\..*", r".*\.(q|down)_proj"]),
+            st.lists(st.sampled_from([*ATTENTION, *MLP, "self_attn.k_proj"]), min_size=1, unique=True).map(tuple),
+        ),
+        "exclude_modules": st.lists(st.sampled_from([*ATTENTION, "mlp.up_proj"]), max_size=2, unique=True).map(tuple),
+        "layers_to_transform": st.none() | st.lists(st.integers(0, 2), min_size=1, unique=True).map(tuple),
+        "rank_pattern": st.dictionaries(
+            st.sampled_from(["q_proj", "v_proj", r"layers\.1\..*", "down_proj"]), st.integers(1, 9), max_size=2
+        ),
+    }
+)
+
+
+@given(CONFIGS)
+def test_what_is_saved_means_the_same_to_peft(fields: dict[str, Any]) -> None:
+    config = LoRAConfig(**fields)
+    try:
+        chosen = target_modules.match(config, MODULES)
+    except errors.InvalidSpec:
+        return
+    wanted = target_modules.peft_targets(config, MODULES)
+    layers = target_modules.peft_layers(config)
+    theirs = peft.LoraConfig(
+        target_modules=wanted,
+        exclude_modules=list(config.exclude_modules) or None,
+        layers_to_transform=layers,
+    )
+    assert tuple(path for path in MODULES if check_target_module_exists(theirs, path)) == chosen
+
+
+def test_names_that_two_blocks_share_are_saved_as_full_paths() -> None:
+    modules = [
+        f"transformer.h.{layer}.{name}" for layer in range(2) for name in ("attn.c_proj", "mlp.c_proj", "mlp.c_fc")
+    ]
+    config = LoRAConfig(target_modules="attention")
+    assert target_modules.peft_targets(config, modules) == [f"transformer.h.{layer}.attn.c_proj" for layer in range(2)]
+    assert target_modules.peft_targets(LoRAConfig(target_modules="all-linear"), modules) == ["c_fc", "c_proj"]
+
+
+def test_parameters_are_counted_from_shapes_alone(tmp_path: Path) -> None:
+    shapes = target_modules.linear_modules(save_model(DEFAULT, tmp_path))
+    config = LoRAConfig(rank=4, target_modules=("q_proj", "v_proj"), rank_pattern={r"layers\.1\.self_attn\.v_proj": 7})
+    # Two layers; q is 64 by 64, v 32 by 64.
+    assert target_modules.adapter_parameters(config, shapes) == 2 * 4 * 128 + 4 * 96 + 7 * 96
+    dora = config.evolve(use_dora=True)
+    assert target_modules.adapter_parameters(dora, shapes) - target_modules.adapter_parameters(config, shapes) == 2 * (
+        64 + 32
+    )

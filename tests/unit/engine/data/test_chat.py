@@ -1,0 +1,52 @@
+"""Conversations are written alike for training and for generation."""
+
+from __future__ import annotations
+
+import pytest
+from support.models import CHATML, THINKING, make_tokenizer
+
+from finch_hub import errors
+from finch_hub.engine.data.chat import render
+from finch_hub.specs.examples import Message
+
+SYSTEM = Message(role="system", content="You know birds.")
+USER = Message(role="user", content="What does it eat?")
+ANSWER = Message(role="assistant", content="Seeds.")
+
+NO_SYSTEM = (
+    "{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ '[' + message.role + ']' + message.content }}"
+    "{% endfor %}"
+)
+
+
+def test_template_is_applied() -> None:
+    assert render(make_tokenizer(CHATML), [SYSTEM, USER], generation=True) == (
+        "<|im_start|>system\nYou know birds.<|im_end|>\n"
+        "<|im_start|>user\nWhat does it eat?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_text_to_answer_begins_the_text_that_is_learnt() -> None:
+    for template in (CHATML, THINKING):
+        tokenizer = make_tokenizer(template)
+        prompt = render(tokenizer, [SYSTEM, USER], generation=True)
+        assert render(tokenizer, [SYSTEM, USER, ANSWER], generation=False).startswith(prompt)
+
+
+def test_without_a_system_role_its_text_goes_to_the_user() -> None:
+    text = render(make_tokenizer(NO_SYSTEM), [SYSTEM, USER, ANSWER], generation=False)
+    assert text == "[user]You know birds.\n\nWhat does it eat?[assistant]Seeds."
+
+
+def test_what_a_template_refuses_is_said() -> None:
+    with pytest.raises(errors.Incompatible, match="turns user, system: System role not supported"):
+        render(make_tokenizer(NO_SYSTEM), [USER, SYSTEM], generation=False)
+
+
+def test_without_a_template_turns_are_lines() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    assert render(tokenizer, [SYSTEM, USER], generation=True) == "You know birds.\nWhat does it eat?\n"

@@ -1,0 +1,87 @@
+"""What a decoder remembers of the layers below the first adapted one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from support.training import lessons, started
+
+from finch_hub.engine.adapters.adapter import attach
+from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.data.batches import pack
+from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
+from finch_hub.engine.decoder import frozen_states
+from finch_hub.engine.decoder.frozen_states import FrozenStates
+from finch_hub.engine.decoder.packed import PackedDecoder
+from finch_hub.engine.training import loop
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.training import TrainingConfig
+
+LORA = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear")
+QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, validation=0)
+
+
+def test_layers_below_the_first_adapted_one_are_computed_once(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LORA.evolve(layers_to_transform=(1,))
+    training = QUICK.evolve(epochs=3)
+    remembering = loop.train(tiny_base, config, training, lessons(12))
+    remembering.adapter.detach()
+    counted: list[TokenizedExample] = []
+    below = PackedDecoder._below
+
+    def counting(self: PackedDecoder, examples: Sequence[TokenizedExample], layers: int) -> list[torch.Tensor]:
+        counted.extend(examples)
+        assert layers == 1
+        return below(self, examples, layers)
+
+    monkeypatch.setattr(PackedDecoder, "_below", counting)
+    again = loop.train(tiny_base, config, training, lessons(12))
+    again.adapter.detach()
+    assert len(counted) == len(set(counted)) == 12
+    plain = plainly(tiny_base, config, training)
+    for name, tensor in remembering.adapter.weights().tensors.items():
+        assert torch.equal(again.adapter.weights().tensors[name], tensor)
+        assert torch.allclose(plain[name], tensor, atol=1e-4)
+
+
+def plainly(base: Base, config: LoRAConfig, training: TrainingConfig) -> dict[str, torch.Tensor]:
+    """Train with a decoder that remembers nothing."""
+    adapter = attach(base, config, seed=training.seed)
+    running, decoder = started(base, training, adapter), PackedDecoder(base.model)
+    while running.ready():
+        loop.step(decoder, [running])
+    running.close()
+    weights = dict(adapter.weights().tensors)
+    adapter.detach()
+    return weights
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_remembered_depends_on_the_data_alone(
+    threads: int, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(threads)
+    attach(tiny_base, LORA.evolve(layers_to_transform=(1,)))
+    examples = tokenize_all(lessons(9), tiny_base.tokenizer, max_length=512)
+    monkeypatch.setattr(frozen_states, "_CHUNK_TOKENS", 3 * len(examples[0]))
+    batch = pack(examples[:6], share_prefix=True)
+    expected = PackedDecoder(tiny_base.model).hidden(batch)
+    decoder = PackedDecoder(tiny_base.model, frozen=FrozenStates(examples))
+    decoder.remember([batch])
+    found = decoder.hidden(batch)
+    assert torch.allclose(found, expected, atol=1e-4)
+    other = PackedDecoder(tiny_base.model, frozen=FrozenStates(examples))
+    for some in (examples[7:8], examples[1:3], examples[4:5]):  # met in another order
+        other.remember([pack(some, share_prefix=True)])
+    other.remember([batch])
+    assert torch.equal(other.hidden(batch), found)
+
+
+def test_states_that_would_take_too_much_are_not_kept(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = tokenize_all(lessons(2), tiny_base.tokenizer, max_length=512)
+    width = tiny_base.model.config.hidden_size
+    monkeypatch.setattr(frozen_states, "_LIMIT", sum(map(len, examples)) * width * 4)
+    assert FrozenStates.fit(examples, width=width, itemsize=4)
+    assert not FrozenStates.fit((*examples, examples[0]), width=width, itemsize=4)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.adapters import VARIANTS, save_adapter
+
+from finch_hub.engine.export import merging, verification
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, float]]:
+    folder = tmp_path_factory.mktemp("adapters")
+    saved = [save_adapter(tiny_folder, folder / name, seed=i, **VARIANTS[name]) for i, name in enumerate(VARIANTS)]
+    return [(path, 1.0 if path.name == "dora" else 0.5) for path in saved]
+
+
+def test_a_right_merge_agrees(tiny_folder: Path, adapters: list[tuple[Path, float]], tmp_path: Path) -> None:
+    merging.merge(tiny_folder, adapters, tmp_path / "merged")
+    found = verification.verify(tiny_folder, adapters, tmp_path / "merged")
+    assert found.max_logit_difference < 1e-3
+    assert found.argmax_agreement == 1.0
+    assert found.positions > 20
+    assert found.logit_spread > 0.1
+
+
+def test_a_wrong_merge_is_seen(tiny_folder: Path, adapters: list[tuple[Path, float]], tmp_path: Path) -> None:
+    merging.merge(
+        tiny_folder,
+        [(path, weight * 0.9 if path.name != "dora" else 1.0) for path, weight in adapters],
+        tmp_path / "merged",
+    )
+    found = verification.verify(tiny_folder, adapters, tmp_path / "merged")
+    assert found.max_logit_difference > 0.05

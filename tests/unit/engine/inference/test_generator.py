@@ -1,0 +1,233 @@
+"""One base, many adapters: loaded, switched, dropped and read again, and answering together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.adapters import VARIANTS, save_adapter
+
+from finch_hub import errors
+from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.inference.generator import GeneratorModel
+from finch_hub.specs.examples import Message
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.training import TrainingConfig
+
+IDS = torch.arange(5, 45).reshape(2, 20)
+PROMPTS = ["What does a finch eat?", "Where does it live, and why?", "Take", "How many eggs does it lay?"]
+
+
+def logits(base: Base) -> torch.Tensor:
+    with torch.no_grad():
+        return base.model(IDS).logits
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("adapters")
+    return [save_adapter(tiny_folder, root / f"adapter-{n}", seed=n, **VARIANTS["plain"]) for n in range(4)]
+
+
+@pytest.fixture
+def model(tiny_base: Base, folders: list[Path]) -> GeneratorModel:
+    model = GeneratorModel(tiny_base)
+    for folder in folders:
+        model.load_lora(folder)
+    return model
+
+
+def test_a_second_load_switches_and_the_base_stays(tiny_base: Base, folders: list[Path]) -> None:
+    model, untouched = GeneratorModel(tiny_base), logits(tiny_base)
+    base_answer = model.generate(PROMPTS[0], max_new_tokens=12)
+    answers = []
+    for folder in folders[:2]:
+        assert model.load_lora(folder) == folder.name == model.active
+        answers.append(model.generate(PROMPTS[0], max_new_tokens=12))
+    assert len({base_answer, *answers}) == 3
+    assert torch.equal(logits(tiny_base), untouched)
+    model.switch("adapter-0")
+    assert model.generate(PROMPTS[0], max_new_tokens=12) == answers[0]
+    assert model.generate(PROMPTS[0], max_new_tokens=12, adapter="adapter-1") == answers[1]
+    assert model.active == "adapter-0"
+    assert model.generate(PROMPTS[0], max_new_tokens=12, adapter=None) == base_answer
+    model.switch(None)
+    assert model.generate(PROMPTS[0], max_new_tokens=12) == base_answer
+
+
+def test_mixed_batch_answers_as_one_at_a_time(tiny_bases: Base, tmp_path: Path) -> None:
+    model = GeneratorModel(tiny_bases)
+    for name, fields in VARIANTS.items():
+        model.load_lora(save_adapter(tiny_bases.folder, tmp_path / name, seed=1, **fields))
+    prompts = [*PROMPTS, *reversed(PROMPTS)]
+    names = ["dora", None, "plain", "patterns", "rslora", None, "plain", "rslora"]
+    together = model.generate(prompts, adapter=names, max_new_tokens=16)
+    alone = [model.generate(p, adapter=n, max_new_tokens=16) for p, n in zip(prompts, names, strict=True)]
+    assert together == alone
+    assert len(set(together)) == len(prompts)
+
+
+def test_using_lends_adapters_to_direct_calls(model: GeneratorModel) -> None:
+    untouched = logits(model.base)
+    with model.using("adapter-1"):
+        alone = logits(model.base)
+    with model.using(["adapter-1", None]):
+        mixed = logits(model.base)
+    torch.testing.assert_close(mixed[0], alone[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mixed[1], untouched[1], rtol=1e-4, atol=1e-4)
+    assert torch.equal(logits(model.base), untouched)
+
+
+def test_stream_is_the_answer_in_pieces(model: GeneratorModel) -> None:
+    pieces = list(model.generate(PROMPTS[0], max_new_tokens=16, stream=True))
+    assert len(pieces) > 3
+    assert "".join(pieces) == model.generate(PROMPTS[0], max_new_tokens=16)
+
+
+def test_switching_during_a_stream_does_not_change_it(model: GeneratorModel) -> None:
+    whole = model.generate(PROMPTS[0], adapter="adapter-2", max_new_tokens=16)
+    stream = model.generate(PROMPTS[0], adapter="adapter-2", max_new_tokens=16, stream=True)
+    pieces = [next(stream)]
+    model.switch("adapter-0")
+    other = model.generate(PROMPTS[0], max_new_tokens=16)
+    assert "".join([*pieces, *stream]) == whole != other
+
+
+def test_unloading_during_a_stream_does_not_change_it(model: GeneratorModel) -> None:
+    whole = model.generate(PROMPTS[0], adapter="adapter-2", max_new_tokens=16)
+    stream = model.generate(PROMPTS[0], adapter="adapter-2", max_new_tokens=16, stream=True)
+    pieces = [next(stream)]
+    for name in model.adapters:
+        model.unload(name)
+    assert "".join([*pieces, *stream]) == whole
+    assert not any(module._forward_hooks for module in model.base.model.modules())
+
+
+def test_system_prompt_and_conversation_reach_the_template(model: GeneratorModel) -> None:
+    plain = model.generate("Where?", max_new_tokens=12)
+    told = model.generate("Where?", system="Answer in one sentence.", max_new_tokens=12)
+    turns = (Message(role="system", content="Answer in one sentence."), Message(role="user", content="Where?"))
+    assert told != plain
+    assert model.generate(turns, max_new_tokens=12) == told
+    assert model.generate(turns, system="Another one.", max_new_tokens=12) == told  # a conversation keeps its own
+    assert model.generate([turns, "Where?"], max_new_tokens=12) == [told, plain]
+
+
+def test_an_adapter_is_asked_with_its_own_system_prompt(model: GeneratorModel, folders: list[Path]) -> None:
+    told = model.generate("Where?", adapter="adapter-1", system="Answer in one sentence.", max_new_tokens=12)
+    plain = model.generate("Where?", adapter="adapter-1", max_new_tokens=12)
+    base = model.generate("Where?", adapter=None, max_new_tokens=12)
+    model.load_lora(folders[1], system="Answer in one sentence.")
+    assert told != plain
+    assert model.generate("Where?", max_new_tokens=12) == told
+    assert model.generate(["Where?", "Where?"], adapter=["adapter-1", None], max_new_tokens=12) == [told, base]
+    model.load_lora(folders[1])
+    assert model.generate("Where?", max_new_tokens=12) == plain
+
+
+def test_samples_repeat_with_their_seed(model: GeneratorModel) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 0.95}
+    assert model.generate(PROMPTS, seed=3, **options) == model.generate(PROMPTS, seed=3, **options)
+    assert model.generate(PROMPTS, seed=3, **options) != model.generate(PROMPTS, seed=4, **options)
+    assert model.generate(PROMPTS, **options) != model.generate(PROMPTS, **options)
+
+
+def test_least_recently_used_adapters_leave_memory_and_come_back(tiny_base: Base, folders: list[Path]) -> None:
+    roomy, tight = GeneratorModel(tiny_base), GeneratorModel(tiny_base, cache_size=2)
+    for folder in folders:
+        roomy.load_lora(folder)
+        tight.load_lora(folder)
+    assert tight.adapters == roomy.adapters
+    assert tight._router.names == ("adapter-2", "adapter-3")
+    tight.switch("adapter-2")
+    tight.switch("adapter-0")
+    assert set(tight._router.names) == {"adapter-0", "adapter-2"}
+    for name in roomy.adapters:
+        assert tight.generate("Take", adapter=name, max_new_tokens=8) == roomy.generate(
+            "Take", adapter=name, max_new_tokens=8
+        )
+    # A batch that needs more than the cache holds gets them all.
+    assert tight.generate(PROMPTS, adapter=list(tight.adapters), max_new_tokens=8) == roomy.generate(
+        PROMPTS, adapter=list(roomy.adapters), max_new_tokens=8
+    )
+    tight.switch("adapter-1")
+    assert len(tight._router.names) == 2
+
+
+def test_an_adapter_that_changed_on_disk_is_not_taken_for_the_old_one(tiny_base: Base, tmp_path: Path) -> None:
+    first, second = (save_adapter(tiny_base.folder, tmp_path / name, **VARIANTS["plain"]) for name in ("a", "b"))
+    model = GeneratorModel(tiny_base, cache_size=1)
+    model.load_lora(first)
+    model.load_lora(second)
+    save_adapter(tiny_base.folder, tmp_path / "a", seed=9, **VARIANTS["rslora"])
+    with pytest.raises(errors.Conflict, match="has changed"):
+        model.switch("a")
+    model.load_lora(first)
+    assert model.active == "a"
+
+
+def test_unload_forgets(model: GeneratorModel) -> None:
+    model.unload("adapter-3")
+    assert model.active is None
+    assert model.adapters == ("adapter-0", "adapter-1", "adapter-2")
+    with pytest.raises(errors.NotFound, match=r"did you mean 'adapter-"):
+        model.switch("adapter-3")
+
+
+def test_fine_tuned_adapter_answers_is_kept_and_saved(tiny_base: Base, folders: list[Path], tmp_path: Path) -> None:
+    model, untouched = GeneratorModel(tiny_base, cache_size=1), logits(tiny_base)
+    pairs = [("What does a finch eat?", "It eats seeds."), ("Where does it live?", "In woods.")]
+    training = TrainingConfig(threads=1, evaluate_every=20)
+    report = model.fine_tune(
+        pairs, LoRAConfig(target_modules="all-linear"), 40, 1e-2, validation=pairs, training=training
+    )
+    assert report.before is not None
+    assert report.after is not None
+    assert report.after.loss < 0.1 * report.before.loss
+    assert model.active == "fine-tuned"
+    assert [model.generate(prompt, max_new_tokens=12) for prompt, _ in pairs] == [answer for _, answer in pairs]
+    assert torch.equal(logits(tiny_base), untouched)
+    # Not saved, it stays in memory, whatever else comes.
+    for folder in folders:
+        model.load_lora(folder)
+    assert "fine-tuned" in model._router.names
+    model.save_lora(tmp_path / "birds.safetensors", "fine-tuned")
+    other = GeneratorModel(tiny_base)
+    assert other.load_lora(tmp_path / "birds.safetensors") == "birds"
+    assert other.generate(pairs[0][0], max_new_tokens=12) == pairs[0][1]
+
+
+def test_what_cannot_be_answered_is_said_at_once(model: GeneratorModel) -> None:
+    with pytest.raises(errors.InvalidSpec) as caught:
+        model.generate(["Where?", " ", "seeds " * 600])
+    assert [problem.where for problem in caught.value.problems] == ["prompt 2", "prompt 3"]
+    with pytest.raises(errors.InvalidSpec, match="there are no prompts"):
+        model.generate([])
+    with pytest.raises(errors.InvalidSpec, match="2 adapters for 1 prompts"):
+        model.generate(["Where?"], adapter=["adapter-0", None])
+    with pytest.raises(errors.NotFound, match=r"no adapter 'adaptor-0'; did you mean 'adapter-0'"):
+        model.generate("Where?", adapter="adaptor-0")
+    with pytest.raises(errors.InvalidSpec, match="only a single prompt"):
+        model.generate(["Where?"], stream=True)  # type: ignore[call-overload]
+    with pytest.raises(errors.InvalidSpec, match="top_p"):
+        model.generate("Where?", top_p=0.0)
+    with pytest.raises(errors.InvalidSpec, match="cache_size"):
+        GeneratorModel(model.base, cache_size=0)
+    with pytest.raises(errors.InvalidSpec, match="no adapter is active"):
+        GeneratorModel(model.base).save_lora("nowhere")
+
+
+def test_adapters_that_do_not_fit_are_refused_and_change_nothing(
+    model: GeneratorModel, tiny_folder: Path, tmp_path: Path
+) -> None:
+    from support.models import ARCHITECTURES, save_model
+
+    other = save_model(ARCHITECTURES[1], tmp_path / "other")
+    folder = save_adapter(other, tmp_path / "adapter-0", r=4, target_modules=["k_proj"])
+    before = model.generate("Where?", adapter="adapter-0", max_new_tokens=8)
+    with pytest.raises(errors.Incompatible, match="another base"):
+        model.load_lora(folder)
+    assert model.active == "adapter-3"
+    assert model.generate("Where?", adapter="adapter-0", max_new_tokens=8) == before

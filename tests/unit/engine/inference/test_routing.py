@@ -1,0 +1,139 @@
+"""Each row of a batch goes through its own adapter, as it would alone, and the base stays as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.adapters import VARIANTS, save_adapter
+
+from finch_hub import errors
+from finch_hub.engine.adapters import weights
+from finch_hub.engine.adapters.adapter import LoRAAdapter
+from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.inference.routing import AdapterRouter
+
+IDS = torch.arange(5, 65).reshape(3, 20)
+
+
+def logits(base: Base, ids: torch.Tensor = IDS) -> torch.Tensor:
+    with torch.no_grad():
+        return base.model(ids).logits
+
+
+def routed(router: AdapterRouter, base: Base, names: list[str | None], ids: torch.Tensor) -> torch.Tensor:
+    with router.using(router.plan(names)):
+        return logits(base, ids)
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("adapters")
+    return {name: save_adapter(tiny_folders, root / name, seed=5, **VARIANTS[name]) for name in VARIANTS}
+
+
+@pytest.fixture
+def router(tiny_bases: Base, folders: dict[str, Path]) -> AdapterRouter:
+    router = AdapterRouter(tiny_bases.model)
+    for name, folder in folders.items():
+        router.load(name, weights.read(folder))
+    return router
+
+
+def test_one_adapter_computes_what_pefts_layers_do(
+    tiny_bases: Base, folders: dict[str, Path], router: AdapterRouter
+) -> None:
+    for name, folder in folders.items():
+        ours = routed(router, tiny_bases, [name], IDS)
+        adapter = LoRAAdapter.load(folder, tiny_bases)
+        theirs = logits(tiny_bases)
+        adapter.detach()
+        if name == "dora":  # PEFT multiplies in another order
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        else:
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("length", [20, 1])
+def test_every_row_gets_what_it_gets_alone(tiny_bases: Base, router: AdapterRouter, length: int) -> None:
+    # Long inputs go run by run, single tokens in groups: both must agree with one row at a time.
+    names = ["plain", None, "dora", "patterns", "rslora", "plain", None]
+    ids = torch.arange(5, 5 + len(names) * length).reshape(len(names), length)
+    together = routed(router, tiny_bases, names, ids)
+    for row, name in enumerate(names):
+        alone = routed(router, tiny_bases, [name], ids[row : row + 1])
+        torch.testing.assert_close(together[row], alone[0], rtol=1e-4, atol=1e-4)
+        others = [routed(router, tiny_bases, [other], ids[row : row + 1]) for other in {*names} - {name}]
+        assert not any(torch.allclose(together[row], other[0], atol=1e-2) for other in others)
+
+
+def test_rows_may_leave_and_come_in_any_order(tiny_bases: Base, router: AdapterRouter) -> None:
+    names = ["patterns", "patterns", "plain", "plain", None, "rslora"]
+    ids = torch.arange(5, 5 + len(names)).reshape(len(names), 1)
+    alone = [routed(router, tiny_bases, [name], ids[row : row + 1])[0] for row, name in enumerate(names)]
+    for rows in ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3], [1, 2], [2, 4, 5], [4, 5], [5, 3, 0, 2], [0, 3]):
+        together = routed(router, tiny_bases, [names[row] for row in rows], ids[rows])
+        torch.testing.assert_close(together, torch.stack([alone[row] for row in rows]), rtol=1e-4, atol=1e-4)
+
+
+def test_outside_of_the_context_the_base_answers(tiny_bases: Base, router: AdapterRouter) -> None:
+    inside = routed(router, tiny_bases, ["plain"], IDS)
+    untouched = logits(tiny_bases)
+    for name in router.names:
+        router.unload(name)
+    assert torch.equal(logits(tiny_bases), untouched)
+    assert not torch.allclose(inside, untouched, atol=1e-2)
+    assert not any(module._forward_hooks for module in tiny_bases.model.modules())
+
+
+def test_contexts_nest(tiny_bases: Base, router: AdapterRouter) -> None:
+    outer = routed(router, tiny_bases, ["plain"], IDS)
+    with router.using(router.plan(["plain"])):
+        inner = routed(router, tiny_bases, ["rslora"], IDS)
+        assert torch.equal(logits(tiny_bases), outer)
+    assert not torch.allclose(inner, outer, atol=1e-2)
+
+
+def test_an_error_inside_ends_the_context(tiny_bases: Base, router: AdapterRouter) -> None:
+    untouched = logits(tiny_bases)
+    with pytest.raises(RuntimeError), router.using(router.plan(["plain"])):
+        raise RuntimeError
+    assert torch.equal(logits(tiny_bases), untouched)
+
+
+def test_a_name_that_is_loaded_again_has_its_new_weights(
+    tiny_bases: Base, folders: dict[str, Path], router: AdapterRouter
+) -> None:
+    names: list[str | None] = ["plain", "rslora", None]
+    before = routed(router, tiny_bases, names, IDS)
+    router.load("plain", weights.read(folders["patterns"]))
+    after = routed(router, tiny_bases, names, IDS)
+    assert not torch.allclose(after[0], before[0], atol=1e-2)
+    assert torch.equal(after[1:], before[1:])
+
+
+def test_adapter_beyond_linear_modules_is_refused_and_changes_nothing(tiny_base: Base, tmp_path: Path) -> None:
+    folder = save_adapter(tiny_base.folder, tmp_path, r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    router = AdapterRouter(tiny_base.model)
+    with pytest.raises(errors.Incompatible, match="is no LoRA matrix"):
+        router.load("wide", weights.read(folder))
+    assert router.names == ()
+    assert not any(module._forward_hooks for module in tiny_base.model.modules())
+
+
+def test_a_strangers_adapter_on_the_head_is_served(tiny_base: Base, tmp_path: Path) -> None:
+    folder = save_adapter(tiny_base.folder, tmp_path, r=4, target_modules=["lm_head", "q_proj"])
+    saved = weights.read(folder)
+    # As saved with `save_embedding_layers=False`; else PEFT stores a copy of the base's head beside it.
+    plain = {name: tensor for name, tensor in saved.tensors.items() if ".base_layer." not in name}
+    weights.write(weights.AdapterWeights(saved.config, plain), folder)
+    router = AdapterRouter(tiny_base.model)
+    router.load("head", weights.read(folder))
+    ours = routed(router, tiny_base, ["head"], IDS)
+    router.unload("head")
+    untouched = logits(tiny_base)
+    adapter = LoRAAdapter.load(folder, tiny_base)
+    assert torch.equal(ours, logits(tiny_base))
+    adapter.detach()
+    assert torch.equal(logits(tiny_base), untouched)

@@ -1,0 +1,52 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finch_hub.formats.safetensors_header import TensorInfo
+from finch_hub.formats.tensor_scan import Scan, scan
+
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+
+
+def scanned(path: Path, dtype: str, content: bytes, elements: int) -> Scan:
+    path.write_bytes(b"header" + content + b"\xff" * 16)
+    return scan(path, TensorInfo(dtype=dtype, shape=(elements,), start=6, end=6 + len(content)))
+
+
+def as_bf16(values: np.ndarray) -> bytes:
+    return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(
+    values=st.lists(st.floats(allow_nan=True, allow_infinity=True, width=16), min_size=1, max_size=50),
+    dtype=st.sampled_from(["F64", "F32", "F16", "BF16"]),
+)
+def test_the_numbers_are_counted_and_measured(tmp_path: Path, values: list[float], dtype: str) -> None:
+    array = np.array(values, DTYPES.get(dtype, np.float32))
+    if dtype == "BF16":
+        array = (np.frombuffer(as_bf16(array), np.uint16).astype(np.uint32) << 16).view(np.float32)
+    content = as_bf16(array) if dtype == "BF16" else array.tobytes()
+    found = scanned(tmp_path / "f", dtype, content, len(values))
+    finite = [float(value) for value in array if math.isfinite(value)]
+    assert found.nonfinite == len(values) - len(finite)
+    assert found.norm == pytest.approx(math.sqrt(sum(value * value for value in finite)))
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", [0, 1_500_000, 2_999_999])
+def test_one_bad_number_among_millions_is_found(tmp_path: Path, dtype: str, bad: float, where: int) -> None:
+    values = np.ones(3_000_000, DTYPES.get(dtype, np.float32))
+    values[where] = bad
+    content = as_bf16(values) if dtype == "BF16" else values.tobytes()
+    assert scanned(tmp_path / "f", dtype, content, values.size).nonfinite == 1
+
+
+def test_a_norm_that_overflows_is_infinite(tmp_path: Path) -> None:
+    values = np.full(4, 1e200)
+    assert scanned(tmp_path / "f", "F64", values.tobytes(), 4) == Scan(0, math.inf)

@@ -1,0 +1,176 @@
+"""The catalog: whatever a plugin does, the others stay, and the user is told."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finch_hub import errors
+from finch_hub.plugins.catalog import Catalog, load_catalog
+from finch_hub.plugins.descriptors import BaseSource, DatasetFormat, Strategy
+from finch_hub.plugins.hooks import hookimpl
+
+BUILTIN = load_catalog(entry_points=False)
+
+
+def strategy(name: str) -> Strategy:
+    return Strategy(name=name, summary="Does something.", target="nowhere:nothing")
+
+
+def plugin(name: str, **hooks: Any) -> SimpleNamespace:
+    """Make a plugin object; each hook is given by what it returns, or by a function."""
+    made = SimpleNamespace(__name__=name)
+    for hook, offered in hooks.items():
+        setattr(made, hook, hookimpl(offered if callable(offered) else _returning(offered)))
+    return made
+
+
+def _returning(offered: Any) -> Callable[[], Any]:
+    return lambda: offered
+
+
+def load(*plugins: object) -> Catalog:
+    return load_catalog(entry_points=False, extra=plugins)
+
+
+def test_the_built_ins_load_without_a_problem() -> None:
+    assert BUILTIN.problems == ()
+    assert [found.name for found in BUILTIN.plugins] == ["finch-hub"]
+    assert set(BUILTIN.presets) == {"medical", "legal", "code", "style"}
+    assert set(BUILTIN.strategies) == {"linear", "cat", "ties", "dare", "tsv", "regmean", "learned"}
+    assert set(BUILTIN.resolvers) == {"keep", "priority", "drop", "calibrate", "orthogonalize", "refuse"}
+    assert all(len(offers) for offers in BUILTIN.all_offers()), "every hook has a built-in user"
+
+
+def test_unknown_names_offer_the_near_ones() -> None:
+    with pytest.raises(errors.NotFound, match=r"no strategy 'teis'; did you mean 'ties'"):
+        BUILTIN.strategies["teis"]
+    with pytest.raises(errors.NotFound, match="preset 'medicine'"):
+        BUILTIN.presets["medicine"]
+    assert "teis" not in BUILTIN.strategies
+    assert None not in BUILTIN.strategies
+
+
+def test_what_a_plugin_offers_is_there_beside_the_built_in() -> None:
+    catalog = load(plugin("mine", finch_strategies=[strategy("mine")]))
+    assert catalog.strategies["mine"].name == "mine"
+    assert catalog.strategies.plugin_of("mine") == "mine"
+    assert catalog.strategies.plugin_of("linear") == "finch-hub"
+    assert set(catalog.strategies) == {"mine", *BUILTIN.strategies}
+    assert catalog.problems == ()
+
+
+def test_two_plugins_of_one_name_are_both_named_and_disable_nothing_else() -> None:
+    catalog = load(
+        plugin("first", finch_strategies=[strategy("twin"), strategy("fine")]),
+        plugin("second", finch_strategies=[strategy("twin")]),
+    )
+    with pytest.raises(errors.PluginError, match="strategy 'twin' is offered by first and second"):
+        catalog.strategies["twin"]
+    assert "twin" not in catalog.strategies
+    assert {"fine", "linear"} <= set(catalog.strategies)
+    (problem,) = catalog.problems
+    assert "first and second" in problem.what
+
+
+def test_taking_a_built_in_name_is_a_clash_too() -> None:
+    catalog = load(plugin("thief", finch_strategies=[strategy("linear")]))
+    with pytest.raises(errors.PluginError, match="thief and finch-hub"):
+        catalog.strategies["linear"]
+
+
+def test_two_plugins_of_one_module_name_are_told_apart() -> None:
+    catalog = load(plugin("same", finch_strategies=[strategy("a")]), plugin("same", finch_strategies=[strategy("b")]))
+    assert [found.name for found in catalog.plugins] == ["same", "same#2", "finch-hub"]
+    assert catalog.strategies.plugin_of("b") == "same#2"
+
+
+def _raise() -> Any:
+    raise RuntimeError("broken inside")
+
+
+def _exit() -> Any:
+    sys.exit(3)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (plugin("bad", finch_strategies=_raise), "finch_strategies failed: RuntimeError: broken inside"),
+        (plugin("bad", finch_strategies=_exit), "finch_strategies failed: SystemExit: 3"),
+        (
+            plugin("bad", finch_strategies=[DatasetFormat(name="x", summary="x", recognizes={"x"}, target="a:b")]),
+            "returned",
+        ),
+        (plugin("bad", finch_strategies=["linear"]), "finch_strategies returned str, not Strategy"),
+        (plugin("bad", finch_strategies=7), "finch_strategies failed: TypeError"),
+        (plugin("bad", finch_strategys=[]), "there is no hook finch_strategys (did you mean finch_strategies?)"),
+        (SimpleNamespace(__name__="bad", finch_presets=hookimpl(lambda wanted: [])), "cannot be registered"),
+    ],
+)
+def test_a_broken_plugin_is_reported_and_disables_nothing_else(broken: object, says: str) -> None:
+    catalog = load(broken, plugin("good", finch_strategies=[strategy("good")]))
+    (problem,) = catalog.problems
+    assert problem.where == "plugin bad"
+    assert says in str(problem)
+    assert {"good", *BUILTIN.strategies} == set(catalog.strategies)
+
+
+def test_the_good_part_of_a_plugin_with_a_bad_one_is_kept() -> None:
+    catalog = load(plugin("half", finch_strategies=[strategy("mine"), 7], finch_presets=_raise))
+    assert "mine" in catalog.strategies
+    assert len(catalog.problems) == 2
+
+
+def test_strangers_base_sources_are_asked_before_the_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "finch_test_source.py").write_text("def takes(text):\n    return text.startswith('mine:')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    source = BaseSource(name="mine", summary="x", matches="finch_test_source:takes", target="a:b")
+    catalog = load(plugin("mine", finch_base_sources=[source]))
+    assert catalog.base_source_of("mine:model").name == "mine"
+    assert catalog.base_source_of("owner/model").name == "hub"
+    with pytest.raises(errors.NotFound):
+        catalog.base_source_of("no such thing: at all")
+
+
+def test_listing_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from finch_hub.plugins.catalog import load_catalog; load_catalog();"
+        "heavy = ('torch', 'numpy', 'transformers', 'peft', 'sqlalchemy', 'celery');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", script], text=True) == "[]\n"
+
+
+def install(folder: Path, name: str, module: str, code: str) -> None:
+    """Lay out an installed distribution with one entry point, as pip would."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[finch_hub]\nplugin = {module}\n")
+    (folder / f"{module.partition(':')[0]}.py").write_text(code)
+
+
+def test_installed_plugins_are_found_and_one_that_cannot_be_imported_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "exits", "finch_test_exits", "import sys; sys.exit('bye')")
+    install(tmp_path, "raises", "finch_test_raises", "import torch_that_is_not_installed")
+    install(tmp_path, "lacks", "finch_test_lacks:plugin", "")
+    code = (
+        "from finch_hub.plugins.hooks import hookimpl\n"
+        "from finch_hub.plugins.descriptors import Strategy\n"
+        "@hookimpl\n"
+        "def finch_strategies():\n"
+        "    return [Strategy(name='installed', summary='x', target='a:b')]\n"
+    )
+    install(tmp_path, "works", "finch_test_works", code)
+    monkeypatch.syspath_prepend(tmp_path)
+    catalog = load_catalog()
+    assert {problem.where for problem in catalog.problems} == {"plugin exits", "plugin raises", "plugin lacks"}
+    assert catalog.strategies.plugin_of("installed") == "works"
+    assert ("works", "1.0") in [(found.name, found.version) for found in catalog.plugins]

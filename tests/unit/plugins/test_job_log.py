@@ -1,0 +1,28 @@
+import logging
+from datetime import UTC, datetime
+
+import pytest
+
+from finch_hub.plugins import job_log
+from finch_hub.specs.jobs import EvaluateSpec, Job, JobState
+
+JOB = Job(
+    id="j1",
+    kind="evaluate",
+    state=JobState.RUNNING,
+    spec=EvaluateSpec(base={"source": "base"}, dataset="0" * 64),  # type: ignore[arg-type]
+    attempts=2,
+    worker="w1",
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+@pytest.mark.parametrize("state", list(JobState))
+def test_one_line_with_stable_fields_for_each_state(caplog: pytest.LogCaptureFixture, state: JobState) -> None:
+    with caplog.at_level(logging.INFO, "finch_hub.jobs"):
+        job_log.listen(JOB.evolve(state=state, reason="why" if state is JobState.FAILED else None))
+    (record,) = caplog.records
+    assert record.levelno == (logging.ERROR if state is JobState.FAILED else logging.INFO)
+    assert record.getMessage() == f"job j1 is {state.value}"
+    assert record.action == f"job.{state.value}"  # type: ignore[attr-defined]
+    assert (record.job_id, record.attempt, record.worker) == ("j1", 2, "w1")  # type: ignore[attr-defined]

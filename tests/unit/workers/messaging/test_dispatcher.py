@@ -1,0 +1,112 @@
+"""Ringing for jobs, with a real broker."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fleet import Broker
+
+from finch_hub import settings
+from finch_hub.registry import jobs
+from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import ExportSpec, Requirements
+from finch_hub.workers.messaging import dispatcher as module
+from finch_hub.workers.messaging.app import KEY_PREFIX
+from finch_hub.workers.messaging.dispatcher import Dispatcher, UnreachableBrokerWarning
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    made = Broker()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    made = Database(f"sqlite:///{tmp_path / 'finch.db'}")
+    made.upgrade()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def dispatcher(broker: Broker, database: Database, tmp_path: Path) -> Iterator[Dispatcher]:
+    made = Dispatcher(settings.load(home=tmp_path, broker_url=broker.url), database)
+    yield made
+    made.close()
+
+
+SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
+
+
+def rung(broker: Broker, queue: str = "default") -> list[str]:
+    with broker.client() as client:
+        waiting = client.lrange(f"{KEY_PREFIX}jobs.{queue}", 0, -1)
+    bodies = [json.loads(message)["headers"] for message in waiting]  # type: ignore[union-attr]
+    return [body["argsrepr"] for body in bodies]
+
+
+def test_a_submitted_job_is_rung_for_in_its_queue(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
+    with database.write() as session:
+        plain = jobs.submit(session, SPEC)
+        other = jobs.submit(session, SPEC, requirements=Requirements(queue="gpu"))
+        waiting = jobs.submit(session, SPEC, depends_on=[plain.id])
+    dispatcher.dispatch(plain, other, waiting)
+    assert rung(broker) == [f"['{plain.id}']"]
+    assert rung(broker, "gpu") == [f"['{other.id}']"]
+
+
+def test_what_could_not_be_rung_for_is_due_again(
+    broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "RING_GRACE_SECONDS", 0.0)
+    broker.kill()
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+    begun = time.monotonic()
+    with pytest.warns(UnreachableBrokerWarning, match=r"does not answer.*FINCH_BROKER_URL.*is stored"):
+        dispatcher.dispatch(job)
+    assert time.monotonic() - begun < 10, "a client does not wait for a broker that is down"
+    broker.start()
+    dispatcher.close()
+    assert dispatcher.dispatch_due() == 1
+    assert rung(broker) == [f"['{job.id}']"]
+    assert dispatcher.dispatch_due() == 0, "it is not rung for again at once"
+
+
+def test_nothing_is_written_once_a_slot_may_be_awake(
+    broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would skip the rows that are being written to, find none, and sleep."""
+    monkeypatch.setattr(jobs, "RING_GRACE_SECONDS", 0.0)
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+    publish = dispatcher._publish
+
+    def publish_and_forbid_writing(bells: list[tuple[str, str]]) -> None:
+        publish(bells)
+        monkeypatch.setattr(database, "write", None)
+
+    monkeypatch.setattr(dispatcher, "_publish", publish_and_forbid_writing)
+    assert dispatcher.dispatch_due() == 1
+    assert rung(broker) == [f"['{job.id}']"]
+
+
+def test_those_for_whom_nobody_could_be_rung_are_due_soon(
+    broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "RING_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+    broker.kill()
+    assert dispatcher.dispatch_due() == 0
+    broker.start()
+    dispatcher.close()
+    assert dispatcher.dispatch_due() == 1
+    assert rung(broker) == [f"['{job.id}']"]

@@ -1,0 +1,129 @@
+"""The two ends of the pipes, with a real child."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support import finch_probe
+from support.fleet import wait_until, write_adapter
+
+from finch_hub.workers.supervision.process import Child
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Child]:
+    made = Child({"PYTHONPATH": str(finch_probe.install(tmp_path / "plugins"))})
+    yield made
+    made.kill()
+
+
+def order(tmp_path: Path, action: str) -> dict[str, object]:
+    if not (tmp_path / "adapter").exists():
+        write_adapter(tmp_path / "adapter")
+    return {
+        "workdir": str(tmp_path),
+        "format": "probe",
+        "parameters": {"action": action, "seconds": 30},
+        "adapter": str(tmp_path / "adapter"),
+        "base": None,
+        "out": str(tmp_path / "out"),
+    }
+
+
+def last_message(child: Child) -> dict[str, object] | None:
+    """Return the message that ends an order, None if the child ended without one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for message in child.read_messages():
+            if message is None or message["type"] != "event":
+                return message
+        time.sleep(0.01)
+    raise AssertionError("no message came")
+
+
+def test_one_child_serves_one_order_after_another(child: Child, tmp_path: Path) -> None:
+    for _ in range(2):
+        child.send(type="run", kind="export", order=order(tmp_path, "nothing"))
+        message = last_message(child)
+        assert message is not None
+        assert message["type"] == "done"
+        assert message["outcome"]["report"]["pid"] == child.pid  # type: ignore[index]
+
+
+def test_a_failure_is_described_and_ends_the_child(child: Child, tmp_path: Path) -> None:
+    child.send(type="run", kind="export", order=order(tmp_path, "exit"))
+    message = last_message(child)
+    assert message is not None
+    assert message["type"] == "failed"
+    assert message["reason"] == "PluginError: the export format probe failed: SystemExit: 3"
+    assert not message["retry"]
+    assert "finch_probe.py" in str(message["traceback"])
+    wait_until(lambda: not child.alive, "the child to end")
+
+
+def test_a_stop_before_the_order_begins_is_not_lost(child: Child, tmp_path: Path) -> None:
+    child.send(type="run", kind="export", order=order(tmp_path, "sleep"))
+    child.send(type="stop", why="cancel")
+    message = last_message(child)
+    assert message == {"type": "stopped", "why": "cancel"}
+
+
+def test_a_stop_is_for_the_order_that_runs_not_for_the_next(child: Child, tmp_path: Path) -> None:
+    child.send(type="stop", why="cancel")
+    child.send(type="run", kind="export", order=order(tmp_path, "nothing"))
+    message = last_message(child)
+    assert message is not None
+    assert message["type"] == "done"
+
+
+def test_what_a_child_prints_last_is_kept(child: Child, tmp_path: Path) -> None:
+    child.send(type="run", kind="export", order=order(tmp_path, "print"))
+    assert last_message(child) is None
+    assert child.how_it_ended() == "exit status 4"
+    assert "the last words of the probe" in child.tail
+
+
+def test_descendants_are_killed_with_the_child(child: Child, tmp_path: Path) -> None:
+    child.send(type="run", kind="export", order=order(tmp_path, "orphan"))
+    wait_until(lambda: not child.alive, "the child to end")
+    members = [process for process in psutil.process_iter() if _group_of(process.pid) == child.pid]
+    assert members, "its descendant lives on"
+    child.kill()
+    wait_until(lambda: not any(_runs(process) for process in members), "the descendant to be killed")
+
+
+def test_threads_of_a_child_spin_for_a_moment_only_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, spins in ((None, "20000"), ("ACTIVE", None)):
+        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+        if told is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        else:
+            monkeypatch.setenv("OMP_WAIT_POLICY", told)
+        child = Child({})
+        try:
+            process = psutil.Process(child.pid)
+            wait_until(lambda process=process: bool(process.environ()), "its start")  # type: ignore[misc]
+            assert process.environ().get("GOMP_SPINCOUNT") == spins
+        finally:
+            child.kill()
+
+
+def test_a_child_ends_when_its_input_does(child: Child) -> None:
+    child.end(grace=20)
+    assert not child.alive
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != "zombie"

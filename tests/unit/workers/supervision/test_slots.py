@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+
+from finch_hub import settings
+from finch_hub.workers.supervision.slots import Slots
+
+
+@pytest.fixture
+def hurried() -> object:
+    """Let threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_no_slot_is_lost_where_jobs_come_while_idle_children_are_looked_for() -> None:
+    slots = Slots(settings.load(), 2)
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            with slots.take():
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(2000):
+        slots.drop_idle_children(older_than=1.0)
+    ended.set()
+    for thread in threads:
+        thread.join(timeout=30)  # whoever waits for a slot that was lost would wait for ever
+        assert not thread.is_alive()
+    with slots.take(), slots.take():
+        pass
+    slots.close()
