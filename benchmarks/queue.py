@@ -46,8 +46,9 @@ else:
     from finch_hub.engine.data.reading import dump_examples
     from finch_hub.registry import attempts, jobs, values
     from finch_hub.registry.database import Database
+    from finch_hub.specs.events import Event
     from finch_hub.specs.examples import Example
-    from finch_hub.specs.jobs import BaseModelSource, Event, ExportSpec, JobState, TrainSpec
+    from finch_hub.specs.jobs import BaseModelSource, ExportSpec, JobState, TrainSpec
     from finch_hub.specs.training import TrainingConfig
 
     TRAINING_SECONDS = 10.0  # over which the supervisor is measured, twice

@@ -16,8 +16,9 @@ import harness
 from finch_hub.engine import rank
 from finch_hub.engine.decoder.decoder import decoder_of
 from finch_hub.engine.training import loop
-from finch_hub.engine.training.progress import Progress, silent
+from finch_hub.engine.training.progress import Progress
 from finch_hub.engine.training.run import Run
+from finch_hub.specs.events import silent
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
-    from finch_hub.specs.jobs import Event
+    from finch_hub.specs.events import Event
+
 
 PLAIN_SECONDS = 5.0
 

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub import errors, settings
+from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import (
     BaseModelSource,
-    Event,
     ExportSpec,
     JobSpec,
     MergeSpec,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from finch_hub import errors
 from finch_hub.registry import adapters, jobs, values, workers
 from finch_hub.specs import reports
-from finch_hub.specs.jobs import FINAL, Event, Job, JobKind, JobSpec, JobState
+from finch_hub.specs.events import Event
+from finch_hub.specs.jobs import FINAL, Job, JobKind, JobSpec, JobState
 from finch_hub.specs.value import Value
 
 if TYPE_CHECKING:

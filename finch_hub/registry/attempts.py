@@ -29,6 +29,7 @@ from finch_hub.registry.transitions import (
     transition,
 )
 from finch_hub.registry.types import Json, later, now, once, subset
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState, Requirements
 
 # How far down the queue a job with a warm base may jump ahead, and for how long the others put up with it.
@@ -130,7 +131,7 @@ def renew(session: Session, job_id: str, fence: int, lease_seconds: float) -> va
     return values.Renewal(lease_until=row.lease_until, cancel_requested=row.cancel_requested is not None)
 
 
-def append_events(session: Session, job_id: str, fence: int, new: Sequence[values.NewEvent]) -> int:
+def append_events(session: Session, job_id: str, fence: int, new: Sequence[NewEvent]) -> int:
     """Append events and return the number of the last one.
 
     Raises:
@@ -148,9 +149,7 @@ def append_events(session: Session, job_id: str, fence: int, new: Sequence[value
 # The functions that end an attempt take what there is left to be told of it: one statement instead of three.
 
 
-def succeed(
-    session: Session, job_id: str, fence: int, result: dict[str, Any], *, told: Sequence[values.NewEvent] = ()
-) -> Job:
+def succeed(session: Session, job_id: str, fence: int, result: dict[str, Any], *, told: Sequence[NewEvent] = ()) -> Job:
     """End the job well; in one transaction with whatever it made, which is undone if this raises.
 
     Raises:
@@ -173,7 +172,7 @@ def fail(
     reason: str,
     *,
     retry: values.RetryPolicy | None = None,
-    told: Sequence[values.NewEvent] = (),
+    told: Sequence[NewEvent] = (),
 ) -> Job:
     """End the attempt badly: the job is queued again where the policy allows one more attempt, else it fails.
 
@@ -194,7 +193,7 @@ def fail(
 
 
 def hand_back(
-    session: Session, job_id: str, fence: int, *, alone: str | None = None, told: Sequence[values.NewEvent] = ()
+    session: Session, job_id: str, fence: int, *, alone: str | None = None, told: Sequence[NewEvent] = ()
 ) -> Job:
     """Put the job back into the queue; the attempt is not counted. One that is to be cancelled, is.
 
@@ -213,7 +212,7 @@ def hand_back(
     return _end(session, job_id, fence, JobState.QUEUED, "handed_back", changes=changes, reason=alone, told=told)
 
 
-def cancelled(session: Session, job_id: str, fence: int, *, told: Sequence[values.NewEvent] = ()) -> Job:
+def cancelled(session: Session, job_id: str, fence: int, *, told: Sequence[NewEvent] = ()) -> Job:
     """End a job that its owner stopped because somebody asked to.
 
     Raises:
@@ -375,7 +374,7 @@ def _end(
     *where: sa.ColumnElement[bool],
     changes: dict[str, Any] | None = None,
     reason: str | None = None,
-    told: Sequence[values.NewEvent] = (),
+    told: Sequence[NewEvent] = (),
 ) -> Job:
     owned = (*_owned(job_id, fence), *where)
     row = move(session, state, *owned, changes=changes, told=told, ending=(outcome, reason))

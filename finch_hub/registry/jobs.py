@@ -28,7 +28,8 @@ from finch_hub.registry.transitions import (
     move,
 )
 from finch_hub.registry.types import insert_new, later, now, once
-from finch_hub.specs.jobs import FINAL, BaseModelSource, Event, Job, JobKind, JobSpec, JobState, Requirements
+from finch_hub.specs.events import Event
+from finch_hub.specs.jobs import FINAL, BaseModelSource, Job, JobKind, JobSpec, JobState, Requirements
 
 # Who submits rings the bell itself right after the commit; the reconciler only where it did not live to do so.
 RING_GRACE_SECONDS = 5.0

@@ -11,8 +11,9 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry import tables, values
+from finch_hub.registry import tables
 from finch_hub.registry.types import now
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements, job_spec
 
 # Plain tables, not entities: rows change under other processes' hands, so nothing is kept in a session.
@@ -72,7 +73,7 @@ def move(
     new: JobState,
     *where: sa.ColumnElement[bool],
     changes: dict[str, Any] | None = None,
-    told: Sequence[values.NewEvent] = (),
+    told: Sequence[NewEvent] = (),
     ending: tuple[str, str | None] | None = None,
 ) -> sa.Row[Any] | None:
     """Bring the one job that meets the condition to the new state, if its old one allows that.
@@ -105,7 +106,7 @@ def carry_out(
     new: JobState,
     parameters: dict[str, Any] | None = None,
     *,
-    told: Sequence[values.NewEvent] = (),
+    told: Sequence[NewEvent] = (),
     ending: tuple[str, str | None] | None = None,
     more: dict[str, Any] | None = None,
 ) -> sa.Row[Any] | None:
@@ -116,7 +117,7 @@ def carry_out(
     data = {"state": new.value, "attempt": row.attempts, **(more or {})}
     if row.reason and new is JobState.FAILED:
         data["reason"] = row.reason
-    moved = values.NewEvent(type="state", level="error" if new is JobState.FAILED else "info", data=data)
+    moved = NewEvent(type="state", level="error" if new is JobState.FAILED else "info", data=data)
     add_events(session, row.id, row.last_seq, [*told, moved])
     depended_on = True if ending is None else _end_attempt(session, row, *ending)
     if new in FINAL and depended_on:
@@ -124,7 +125,7 @@ def carry_out(
     return row
 
 
-def add_events(session: Session, job_id: str, last: int, new: Sequence[values.NewEvent]) -> None:
+def add_events(session: Session, job_id: str, last: int, new: Sequence[NewEvent]) -> None:
     """Add events, of which the last has that number; all of a transaction are inserted at its end, by one statement."""
     session.info.setdefault(_NEW_EVENTS, []).extend(
         {

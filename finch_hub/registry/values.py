@@ -47,15 +47,6 @@ class NewJob(Value):
     retry_of: str | None = None
 
 
-class NewEvent(Value):
-    """An event to append; the registry gives it its number and its time."""
-
-    type: Literal["message", "phase", "progress", "metrics", "state", "report"]
-    level: Literal["info", "warn", "error"] = "info"
-    message: str = ""
-    data: dict[str, Any] = pydantic.Field(default={})
-
-
 class Renewal(Value):
     """A renewed lease, and whether somebody wants the job cancelled."""
 

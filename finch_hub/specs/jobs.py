@@ -222,20 +222,3 @@ class Job(Value):
     worker: str | None = None
     reason: str | None = None
     result: dict[str, Any] | None = None
-
-
-class Event(Value):
-    """One thing that happened to a job; `seq` counts from 1 within the job, without gaps.
-
-    Types: ``message`` (text for people), ``phase`` (data: name), ``progress`` (data: step, steps, epoch, loss,
-    learning_rate, grad_norm, tokens_per_second, memory_bytes, seconds_left), ``metrics`` (data: step, valid_loss, …),
-    ``state`` (data: state, attempt), ``report`` (data: name, and a report of `finch_hub.specs.reports`).
-    """
-
-    job_id: str
-    seq: pydantic.PositiveInt
-    at: datetime
-    type: Literal["message", "phase", "progress", "metrics", "state", "report"]
-    level: Literal["info", "warn", "error"] = "info"
-    message: str = ""
-    data: dict[str, Any] = pydantic.Field(default_factory=dict)

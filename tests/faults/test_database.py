@@ -16,7 +16,8 @@ from support import services
 from support.fleet import Fleet, fleet, wait_until
 
 from finch_hub import Hub
-from finch_hub.specs.jobs import Event, JobState
+from finch_hub.specs.events import Event
+from finch_hub.specs.jobs import JobState
 
 
 @pytest.fixture

@@ -56,8 +56,9 @@ def started(
     """Return the run of a training on twelve lessons, before its first step."""
     from finch_hub.engine.decoder.decoder import decoder_of
     from finch_hub.engine.training import loop
-    from finch_hub.engine.training.progress import Progress, silent
+    from finch_hub.engine.training.progress import Progress
     from finch_hub.engine.training.run import Run
+    from finch_hub.specs.events import silent
 
     progress = Progress(silent, base.device)
     data = loop.prepare(base, training, lessons(12), (), system=None, progress=progress)

@@ -17,6 +17,7 @@ from finch_hub.engine.composition.factors import Adapter, Factors
 from finch_hub.engine.composition.measurement import Bench, Rows, rows_of
 from finch_hub.engine.composition.parent_data import Objective
 from finch_hub.engine.composition.search import Composer, Point, Search, Trial
+from finch_hub.specs.events import NewEvent, Report, silent
 from finch_hub.specs.jobs import ComposeSpec
 from finch_hub.specs.reports import CompositionReport, ConflictReport, Retention
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from finch_hub.engine.bases.loading import Base
 
 __all__ = ["Composed", "ParentInput", "compose"]
-
-Report = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ def compose(
     trials: Sequence[Trial],
     *,
     base: Base | None = None,
-    report: Report = lambda event: None,
+    report: Report = silent,
     between: Callable[[], None] = lambda: None,
 ) -> Composed:
     """Compose adapters of one base.
@@ -80,17 +79,17 @@ def compose(
     """
     started = time.monotonic()
     compatibility.check_parents(parents)
-    report({"type": "phase", "data": {"name": "read"}})
+    report(NewEvent.phase("read"))
     adapters = compatibility.read(parents)
     compatibility.check_rank(adapters, spec, trials[-1])
     rows = rows_of(parents, base) if base is not None else []
     if len(parents) == 1:
         made, copy_of, found = _alone(parents[0], adapters[0], spec, base, rows, between)
     else:
-        report({"type": "phase", "data": {"name": "core space"}})
+        report(NewEvent.phase("core space"))
         core = core_space.build(adapters)
         diagnosis = conflicts.diagnose(core)
-        report({"type": "report", "data": {"name": "conflicts", "report": diagnosis.model_dump(mode="json")}})
+        report(NewEvent(type="report", data={"name": "conflicts", "report": diagnosis.model_dump(mode="json")}))
         composer = Composer(core, rank=spec.rank, seed=mixed_seed(spec.seed, adapters))
         copy_of = None
         weights = tuple(parent.weight for parent in parents)
@@ -122,20 +121,20 @@ def _measured(
     bench: Bench,
     report: Report,
 ) -> tuple[dict[str, Factors], CompositionReport]:
-    report({"type": "phase", "data": {"name": "measure the parents"}})
+    report(NewEvent.phase("measure the parents"))
     base, own = bench.measure(None), bench.measure_parents()
     composer.objective = Objective(bench, base=base, own=own)
-    report({"type": "phase", "data": {"name": "search"}})
+    report(NewEvent.phase("search"))
     search = Search(
         composer,
         bench,
         base=base,
         own=own,
         budget=spec.evaluations,
-        tell=lambda text: report({"type": "message", "message": text}),
+        tell=lambda text: report(NewEvent(type="message", message=text)),
     )
     linear, best = _search(search, trials, weights, spec)
-    report({"type": "phase", "data": {"name": "measure the composition"}})
+    report(NewEvent.phase("measure the composition"))
     chosen, lines, won_by = _final(
         diagnosis.parents, bench, composer, linear, best, may_fall_back=spec.strategy == "auto"
     )

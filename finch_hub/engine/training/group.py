@@ -17,8 +17,9 @@ from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.report import data_report
 from finch_hub.engine.decoder.packed import PackedDecoder
 from finch_hub.engine.training import Interrupted, loop
-from finch_hub.engine.training.progress import Progress, Report, silent
+from finch_hub.engine.training.progress import Progress
 from finch_hub.engine.training.run import Run, ShouldStop
+from finch_hub.specs.events import Report, silent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import DataReport

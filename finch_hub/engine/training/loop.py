@@ -20,9 +20,10 @@ from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.decoder.decoder import Decoder, decoder_of
 from finch_hub.engine.rank import automatic
 from finch_hub.engine.training import environment, gradients
-from finch_hub.engine.training.progress import Progress, Report, silent
+from finch_hub.engine.training.progress import Progress
 from finch_hub.engine.training.run import Run, ShouldStop
 from finch_hub.engine.training.state import BatchTokens
+from finch_hub.specs.events import Report, silent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TrainingReport

@@ -1,25 +1,18 @@
-"""What a training tells of itself while it runs: events as plain dictionaries, not too many of them."""
+"""What a training tells of itself while it runs: events, and not too many of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import psutil
 import torch
 
+from finch_hub.specs.events import NewEvent, Report
 from finch_hub.specs.reports import TokenMetrics
 from finch_hub.specs.value import Value
 
-Report = Callable[[dict[str, Any]], None]
-"""Takes one event: ``type``, ``level``, ``message``, ``data``, as `finch_hub.specs.jobs.Event` has them."""
-
 _INTERVAL = 0.25  # seconds: four a second is what an eye can follow, and costs a database little
-
-
-def silent(event: dict[str, Any]) -> None:
-    """Take an event and tell nobody."""
 
 
 class Progress:
@@ -39,31 +32,29 @@ class Progress:
     def progress(self, **data: Any) -> None:
         """Report where training is; memory is added."""
         self._last = time.monotonic()
-        self._send("progress", data={**data, "memory_bytes": self._memory()})
+        self._report(NewEvent(type="progress", data={**data, "memory_bytes": self._memory()}))
 
     def phase(self, name: str) -> None:
         """Report that another phase began."""
-        self._send("phase", message=name, data={"name": name})
+        self._report(NewEvent.phase(name))
 
     def metrics(self, step: int, metrics: TokenMetrics) -> None:
         """Report a held-out evaluation."""
         data = {"step": step, "valid_loss": metrics.loss, "valid_accuracy": metrics.accuracy}
-        self._send("metrics", message=f"held-out loss {metrics.loss:.4f} after step {step}", data=data)
+        text = f"held-out loss {metrics.loss:.4f} after step {step}"
+        self._report(NewEvent(type="metrics", message=text, data=data))
 
     def report(self, name: str, value: Value) -> None:
         """Report a finished report."""
-        self._send("report", data={"name": name, "report": value.model_dump(mode="json")})
+        self._report(NewEvent(type="report", data={"name": name, "report": value.model_dump(mode="json")}))
 
     def message(self, text: str) -> None:
         """Report something in words."""
-        self._send("message", message=text)
+        self._report(NewEvent(type="message", message=text))
 
     def warn(self, message: str) -> None:
         """Report something that people should know."""
-        self._send("message", message=message, level="warn")
-
-    def _send(self, kind: str, *, message: str = "", level: str = "info", data: dict[str, Any] | None = None) -> None:
-        self._report({"type": kind, "level": level, "message": message, "data": data or {}})
+        self._report(NewEvent(type="message", level="warn", message=message))
 
     def _memory(self) -> int:
         if self._device.type == "cuda":

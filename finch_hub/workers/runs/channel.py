@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from finch_hub.plugins.catalog import Catalog, load_catalog
+from finch_hub.specs.events import NewEvent
 from finch_hub.workers.runs import model_cache
 
 Stop = Literal["cancel", "hand_back"]
@@ -72,13 +73,13 @@ class Channel:
         """What is installed; gathered once in a child's life."""
         return load_catalog()
 
-    def report(self, event: Mapping[str, Any]) -> None:
-        """Report an event: the fields of :class:`finch_hub.registry.values.NewEvent`."""
-        self.send(type="event", event=dict(event))
+    def report(self, event: NewEvent) -> None:
+        """Send an event to the supervisor."""
+        self.send(type="event", event=event.model_dump(mode="json"))
 
     def phase(self, name: str) -> None:
         """Report that a phase of the work begins; stops here if it was told to."""
-        self.report({"type": "phase", "message": name, "data": {"name": name}})
+        self.report(NewEvent.phase(name))
         self.stop_here()
 
     def should_stop(self) -> Stop | None:
@@ -90,7 +91,7 @@ class Channel:
         if self._stop:
             raise Stopped(self._stop)
 
-    def report_or_stop(self, event: Mapping[str, Any]) -> None:
+    def report_or_stop(self, event: NewEvent) -> None:
         """Report an event of work that has no checkpoints; it ends here if it was told to."""
         self.report(event)
         self.stop_here()

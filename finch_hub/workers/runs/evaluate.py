@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finch_hub.engine.data import reading
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import EvaluateSpec, Job
 from finch_hub.specs.reports import EvaluationReport
 from finch_hub.workers.runs import model_cache
@@ -69,7 +70,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
         examples = [row.evolve(messages=with_system(row, subject["system"])) if row.messages else row for row in rows]
         results[name] = dict(kernel(model, examples, parameters))
         data = {"name": name, **results[name]}
-        channel.report({"type": "metrics", "message": f"{name}: {_told(results[name])}", "data": data})
+        channel.report(NewEvent(type="metrics", message=f"{name}: {_told(results[name])}", data=data))
         if folder is not None:
             model.unload(name)  # with the last adapter the base is as it was, for the next job
     report = EvaluationReport(evaluator=order["evaluator"], dataset=order["digest"], results=results)

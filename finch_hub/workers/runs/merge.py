@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import psutil
 
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, MergeSpec
 from finch_hub.workers.runs import model_cache
 
@@ -49,7 +50,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
         nonlocal last
         if time.monotonic() - last >= _REPORT_SECONDS:
             last = time.monotonic()
-            channel.report({"type": "progress", "data": {"step": done, "steps": total}})
+            channel.report(NewEvent(type="progress", data={"step": done, "steps": total}))
 
     report = merging.merge(
         base, adapters, out, base_model=order["base"]["source"]["source"], replace=order["replace"], progress=progress
@@ -62,7 +63,7 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
         report = report.evolve(max_logit_difference=found.max_logit_difference, argmax_agreement=found.argmax_agreement)
     else:
         what = "the logits were not compared: a copy of the model in float32 does not fit into memory"
-        channel.report({"type": "message", "level": "warn", "message": what})
+        channel.report(NewEvent(type="message", level="warn", message=what))
     return {"report": report.model_dump(mode="json")}
 
 

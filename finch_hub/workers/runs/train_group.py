@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.workers.runs import train
@@ -28,12 +29,12 @@ def execute(orders: Sequence[dict[str, Any]], channels: Sequence[Channel], settl
 
     """
     for channel in channels:
-        channel.report({"type": "phase", "message": "importing", "data": {"name": "importing"}})
+        channel.report(NewEvent.phase("importing"))
     from finch_hub.engine.training.group import train_gang
 
     def say(text: str) -> None:
         for channel in channels:
-            channel.report({"type": "phase", "message": text, "data": {"name": text}})
+            channel.report(NewEvent.phase(text))
 
     training = TrainingConfig.of(orders[0]["training"])
     base = channels[0].bases.load(orders[0]["base"], say=say, dtype=training.dtype)

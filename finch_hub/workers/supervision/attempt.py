@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from finch_hub import errors
 from finch_hub.registry import attempts
-from finch_hub.registry.values import NewEvent, RetryPolicy
+from finch_hub.registry.values import RetryPolicy
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job
 from finch_hub.workers import runs
 from finch_hub.workers.supervision import clock, fault_points

@@ -15,6 +15,7 @@ from support import registry
 from finch_hub import errors
 from finch_hub.registry import adapters, attempts, jobs, values
 from finch_hub.registry.database import Database
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState
 
 CLAIMER = Path(__file__).with_name("claimer.py")
@@ -162,7 +163,7 @@ def test_events_written_while_others_change_the_job_have_no_gaps(database: Datab
 
     def append(number: int) -> None:
         with database.write() as session:
-            new = [values.NewEvent(type="progress", data={"step": number})] * 3
+            new = [NewEvent(type="progress", data={"step": number})] * 3
             attempts.append_events(session, job.id, job.fence, new)
 
     with ThreadPoolExecutor(4) as threads:

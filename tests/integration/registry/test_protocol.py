@@ -25,6 +25,7 @@ from support.services import Databases
 from finch_hub import errors
 from finch_hub.registry import attempts, jobs, outbox, types, values
 from finch_hub.registry.database import Database
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState
 
 MAX_ATTEMPTS = 3
@@ -269,11 +270,11 @@ class Protocol(RuleBasedStateMachine):
         model = self.models[job.id]
         return model.state is JobState.RUNNING and model.fence == job.fence
 
-    def events(self, job: Job, number: int) -> tuple[list[tuple[int, int]], list[values.NewEvent]]:
+    def events(self, job: Job, number: int) -> tuple[list[tuple[int, int]], list[NewEvent]]:
         """Return marks that no event had before, and an event with each of them."""
         serials = [(job.fence, self.serial + step) for step in range(number)]
         self.serial += number
-        return serials, [values.NewEvent(type="progress", data={"mark": list(mark)}) for mark in serials]
+        return serials, [NewEvent(type="progress", data={"mark": list(mark)}) for mark in serials]
 
     def write(self, job: Job, write: Any) -> bool:
         """Try a fenced write, which is taken exactly if the claim is the job's newest and still runs."""

@@ -16,7 +16,7 @@ from rich.console import Console
 from finch_hub import errors
 from finch_hub.cli import options
 from finch_hub.display import progress, reports, tables
-from finch_hub.specs.jobs import Event
+from finch_hub.specs.events import Event
 from finch_hub.specs.reports import (
     Candidate,
     Change,

@@ -15,6 +15,7 @@ from finch_hub import Hub, errors
 from finch_hub.hub import JobHandle
 from finch_hub.registry import adapters, attempts, values
 from finch_hub.registry.database import Database
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import JobState
 from finch_hub.specs.reports import EvaluationReport
 
@@ -32,7 +33,7 @@ def worker(database: Database) -> Iterator[threading.Thread]:
         job = registry.claimed(database)
         for number in range(3):
             time.sleep(0.2)
-            event = values.NewEvent(type="message", message=f"part {number}")
+            event = NewEvent(type="message", message=f"part {number}")
             with database.write() as session:
                 attempts.append_events(session, job.id, job.fence, [event])
         report = EvaluationReport(evaluator="held_out_loss", dataset="0" * 64, results={"base": {"loss": 1.5}})

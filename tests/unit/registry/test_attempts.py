@@ -12,12 +12,13 @@ from support import registry
 from finch_hub import errors
 from finch_hub.registry import attempts, jobs, types, values
 from finch_hub.registry.database import Database
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState, Requirements
 
-NEWS = [values.NewEvent(type="progress", data={"step": step, "loss": 1 / step}) for step in (1, 2, 3)]
+NEWS = [NewEvent(type="progress", data={"step": step, "loss": 1 / step}) for step in (1, 2, 3)]
 
 
-def append(database: Database, job: Job, *new: values.NewEvent) -> int:
+def append(database: Database, job: Job, *new: NewEvent) -> int:
     with database.write() as session:
         return attempts.append_events(session, job.id, job.fence, new)
 
@@ -135,7 +136,7 @@ def test_events_are_numbered_without_gaps_and_read_from_any_of_them(database: Da
     job = registry.claimed(database)
     assert append(database, job, *NEWS) == 5
     assert append(database, job) == 5
-    assert append(database, job, values.NewEvent(type="message", level="warn", message="slow\0")) == 6
+    assert append(database, job, NewEvent(type="message", level="warn", message="slow\0")) == 6
     with database.read() as session:
         everything = jobs.list_events(session, job.id)
         assert [event.seq for event in everything] == [1, 2, 3, 4, 5, 6]

@@ -19,6 +19,7 @@ from finch_hub.engine.composition.compose import Composed, ParentInput, below_re
 from finch_hub.engine.composition.factors import read
 from finch_hub.engine.composition.planning import plan
 from finch_hub.plugins import catalog, trials
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import ComposeSpec
 from finch_hub.specs.lora import LoRAConfig
@@ -204,13 +205,13 @@ def test_the_order_of_parents_does_not_change_the_seed(parents: dict[str, Parent
 
 
 def test_events_tell_phases_conflicts_and_points(parents: dict[str, ParentInput], base: Base) -> None:
-    events: list[Mapping[str, Any]] = []
+    events: list[NewEvent] = []
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], "evaluations": 2})
     ways = trials.trials(spec, catalog.load_catalog())
     compose(list(parents.values()), spec, ways, base=base, report=events.append)
-    assert [e["data"]["name"] for e in events if e["type"] == "phase"][-2:] == ["search", "measure the composition"]
-    assert [e["data"]["name"] for e in events if e["type"] == "report"] == ["conflicts"]
-    assert sum(e["type"] == "message" for e in events) == 2
+    assert [e.data["name"] for e in events if e.type == "phase"][-2:] == ["search", "measure the composition"]
+    assert [e.data["name"] for e in events if e.type == "report"] == ["conflicts"]
+    assert sum(e.type == "message" for e in events) == 2
 
 
 def test_an_interruption_leaves_the_base_bare(parents: dict[str, ParentInput], base: Base) -> None:

@@ -90,7 +90,7 @@ def test_each_result_equals_training_it_alone(tiny_bases: Base) -> None:
 def test_every_member_is_told_before_the_first_step_how_long_it_will_take(tiny_base: Base) -> None:
     kinds: list[str] = []
     first, longer, *_ = members()
-    outcomes = train_gang(tiny_base, [replace(first, report=lambda event: kinds.append(event["type"])), longer])
+    outcomes = train_gang(tiny_base, [replace(first, report=lambda event: kinds.append(event.type)), longer])
     assert kinds.index("report") < kinds.index("progress")
     short, long = (outcome.report.data.seconds for outcome in outcomes if isinstance(outcome, loop.Trained))
     assert short is not None

@@ -27,6 +27,7 @@ from finch_hub.engine.training import Interrupted, checkpoint, loop, progress
 from finch_hub.engine.training.gradients import accumulate
 from finch_hub.engine.training.progress import Progress
 from finch_hub.engine.training.state import BatchTokens
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import DataReport, TrainingReport
@@ -103,7 +104,7 @@ class Cramped(PackedDecoder):
 
 def test_an_out_of_memory_step_is_repeated_in_smaller_micro_batches_with_the_same_gradient(tiny_base: Base) -> None:
     found = []
-    events: list[dict[str, Any]] = []
+    events: list[NewEvent] = []
     used: BatchTokens | None = None
     for decoder in (PackedDecoder(tiny_base.model), Cramped(tiny_base.model), PackedDecoder(tiny_base.model)):
         adapter = attach(tiny_base, LORA)
@@ -114,7 +115,7 @@ def test_an_out_of_memory_step_is_repeated_in_smaller_micro_batches_with_the_sam
         found.append(adapter.weights().tensors)
         running.close()
         adapter.detach()
-    assert any("out of memory" in event["message"] for event in events)
+    assert any("out of memory" in event.message for event in events)
     for name, tensor in found[0].items():
         assert torch.allclose(found[1][name], tensor, atol=2e-4), name
         assert torch.equal(found[1][name], found[2][name]), "what was used is reported, and gives the same bytes again"
@@ -155,10 +156,10 @@ def test_no_room_for_a_single_example_is_said(tiny_base: Base) -> None:
 def test_early_stopping_ends_and_the_best_adapter_is_restored(tiny_base: Base) -> None:
     """A learning rate that overshoots: it gets better, then worse."""
     training = QUICK.evolve(epochs=30, learning_rate=5e-2, schedule="constant", patience=2, evaluate_every=2)
-    events: list[dict[str, Any]] = []
+    events: list[NewEvent] = []
     held_out = lessons(50)[40:]
     trained = loop.train(tiny_base, LORA, training, lessons(12), held_out, report=events.append)
-    losses = {e["data"]["step"]: e["data"]["valid_loss"] for e in events if e["type"] == "metrics"}
+    losses = {e.data["step"]: e.data["valid_loss"] for e in events if e.type == "metrics"}
     report = trained.report
     assert report.stopped_early
     assert report.after is not None
@@ -168,10 +169,10 @@ def test_early_stopping_ends_and_the_best_adapter_is_restored(tiny_base: Base) -
 
 
 def test_a_share_of_an_epoch_is_an_evaluation_interval(tiny_base: Base) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[NewEvent] = []
     training = QUICK.evolve(epochs=1, evaluate_every=0.5, batch_size=2)
     loop.train(tiny_base, LORA, training, lessons(16), lessons(20)[16:], report=events.append)
-    assert [e["data"]["step"] for e in events if e["type"] == "metrics"] == [0, 4, 8]
+    assert [e.data["step"] for e in events if e.type == "metrics"] == [0, 4, 8]
 
 
 def test_a_loss_that_is_no_longer_finite_names_the_step_and_the_last_good_checkpoint(
@@ -333,10 +334,10 @@ def test_where_every_checkpoint_is_damaged_it_is_said_and_training_begins_anew(t
     for kept in tmp_path.glob("step-*"):
         state = kept / "state.json"
         state.write_bytes(state.read_bytes().replace(b'"step": ', b'"step": 1', 1))
-    events: list[dict[str, Any]] = []
+    events: list[NewEvent] = []
     again = loop.train(tiny_base, LORA, training, lessons(12), workdir=tmp_path, report=events.append)
     again.adapter.detach()
-    warned = [event["message"] for event in events if event["level"] == "warn"]
+    warned = [event.message for event in events if event.level == "warn"]
     assert len(warned) == training.keep_checkpoints
     assert all("passed over" in message for message in warned)
     assert again.report.steps == whole.report.steps
@@ -392,7 +393,7 @@ def test_progress_comes_no_oftener_than_four_times_a_second(tiny_base: Base, mon
         seconds = 100.0 + next(clock) / 10
 
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: seconds))
-    events: list[dict[str, Any]] = []
+    events: list[NewEvent] = []
     loop.train(
         tiny_base,
         LORA,
@@ -401,7 +402,7 @@ def test_progress_comes_no_oftener_than_four_times_a_second(tiny_base: Base, mon
         report=events.append,
         should_stop=a_tenth_later,
     )
-    told = [event["data"] for event in events if event["type"] == "progress"]
+    told = [event.data for event in events if event.type == "progress"]
     assert [one["step"] for one in told] == [1, 4, 7, 10, 13, 16, 19, 20]
     assert set(told[-1]) >= {"steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second"}
     assert told[-1]["memory_bytes"] > 0
@@ -409,12 +410,12 @@ def test_progress_comes_no_oftener_than_four_times_a_second(tiny_base: Base, mon
 
 
 def test_the_data_and_what_it_will_cost_are_described_before_the_first_step(tiny_base: Base) -> None:
-    events: list[dict[str, Any]] = []
+    events: list[NewEvent] = []
     doubled = (*lessons(11), lessons(1)[0])
     training = QUICK.evolve(max_length=32, epochs=1)
     trained = loop.train(tiny_base, LORA, training, doubled, lessons(2), report=events.append)
-    kinds = [event["type"] for event in events]
-    described = next(event["data"]["report"] for event in events if event["type"] == "report")
+    kinds = [event.type for event in events]
+    described = next(event.data["report"] for event in events if event.type == "report")
     assert kinds.index("report") < kinds.index("progress")
     assert described == trained.report.data.model_dump(mode="json")
     assert described["examples"] == 12

@@ -1,0 +1,51 @@
+"""Events of jobs: what they report while they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal
+
+import pydantic
+
+from finch_hub.specs.value import Value
+
+
+class NewEvent(Value):
+    """An event without the number and time that the registry gives it.
+
+    Types and their `data`:
+
+    - ``message``: text for people; no data.
+    - ``phase``: name.
+    - ``progress``: step, steps, epoch, loss, learning_rate, grad_norm, tokens_per_second, memory_bytes, seconds_left.
+    - ``metrics``: step, valid_loss, and others.
+    - ``state``: state, attempt.
+    - ``report``: name, and a report of :mod:`finch_hub.specs.reports`.
+    """
+
+    type: Literal["message", "phase", "progress", "metrics", "state", "report"]
+    level: Literal["info", "warn", "error"] = "info"
+    message: str = ""
+    data: dict[str, Any] = pydantic.Field(default={})  # JSON: each type has its own fields, and plugins add theirs
+
+    @classmethod
+    def phase(cls, name: str) -> NewEvent:
+        """Return the event of a phase that begins."""
+        return cls(type="phase", message=name, data={"name": name})
+
+
+class Event(NewEvent):
+    """A stored event; `seq` counts from 1 within the job, without gaps."""
+
+    job_id: str
+    seq: pydantic.PositiveInt
+    at: datetime
+
+
+Report = Callable[[NewEvent], None]
+"""Takes the events of a running job."""
+
+
+def silent(event: NewEvent) -> None:
+    """Ignore an event."""
