@@ -18,6 +18,7 @@ from finch_hub.registry import values
 from finch_hub.registry.values import AdapterVersion
 from finch_hub.storage import publishing
 
+OTHER_MACHINE = "an instruction set that no processor reports"
 PAIRS = [(f"What does finch {n} eat?", f"It eats {('seeds', 'buds', 'grain')[n % 3]}.") for n in range(24)]
 
 
@@ -52,7 +53,7 @@ def altered(hub: Hub, version: AdapterVersion, folder: Path) -> AdapterVersion:
     save_file(tensors, weights)
     for beside in ("finch.json", "README.md"):
         (folder / beside).unlink()
-    environment = {**version.lineage.environment, "instruction_set": "AVX2"}
+    environment = {**version.lineage.environment, "instruction_set": OTHER_MACHINE}
     description = publishing.Description(
         name="elsewhere",
         kind="train",
@@ -90,7 +91,7 @@ def test_what_was_made_comes_out_again_or_is_told_apart(
     (tensor,) = found["tensors"]
     assert tensor["relative"] == pytest.approx(0.001, rel=0.01)
     assert {change["name"]: change["original"] for change in found["causes"]} == {
-        "instruction_set": "AVX2",
+        "instruction_set": OTHER_MACHINE,
         "numpy": "1.0",
     }
 
