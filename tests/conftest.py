@@ -1,18 +1,33 @@
-"""Fixtures for all tests: real services, started when first asked for, and databases on both engines."""
+"""Fixtures of all tests: own settings, tiny models, real services and databases on both engines."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import hypothesis
 import pytest
 from support import services
+from support.models import tiny_base, tiny_bases, tiny_folder, tiny_folders
 
 from finch_hub.registry.database import Database
+
+__all__ = ["tiny_base", "tiny_bases", "tiny_folder", "tiny_folders"]
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile("finch", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("finch")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide the user's settings from all tests and their child processes; only `FINCH_TEST_*` stay."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith("FINCH_") and not name.startswith("FINCH_TEST_"):
+                patch.delenv(name)
+        patch.setenv("FINCH_HOME", str(tmp_path_factory.getbasetemp() / "home"))  # `~/.finch` may hold a finch.toml
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,15 +12,12 @@ from pathlib import Path
 
 import pytest
 from support.adapters import VARIANTS, save_adapter
-from support.models import tiny_folder
 
 from finch_hub import testing
 from finch_hub.plugins import hooks
 from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec, Job, JobState
-
-__all__ = ["tiny_folder"]
 
 SOURCE = Path(__file__).parents[1] / "sample_plugin"
 HOOKS = [name for name, _ in inspect.getmembers(hooks, inspect.isfunction) if name.startswith("finch_")]

@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 from support.adapters import save_adapter
 from support.gguf_files import save_gguf
-from support.models import tiny_folder
 
 from finch_hub import Hub
-
-__all__ = ["tiny_folder"]
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +24,6 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Ite
     save_adapter(tiny_folder, folder / "peft-folder", r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINCH_HOME", str(folder / "home"))
-        for name in ("FINCH_DATABASE_URL", "FINCH_BROKER_URL", "FINCH_ARTIFACTS_URL"):
-            patch.delenv(name, raising=False)
         patch.chdir(folder)
         with Hub() as hub:
             yield folder

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 from support.adapters import VARIANTS, save_adapter
-from support.models import tiny_folder
 
 from finch_hub.plugins.catalog import load_catalog
-
-__all__ = ["tiny_folder"]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from support.adapters import VARIANTS, save_adapter
-from support.models import tiny_folder
 
 from finch_hub import testing
 from finch_hub.plugins import hooks
@@ -24,8 +23,6 @@ from finch_hub.plugins.descriptors import (
     Runnable,
     Strategy,
 )
-
-__all__ = ["tiny_folder"]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
 BLOCKS = re.findall(r"^```python (file=(?P<file>\S+)|run)\n(?P<code>.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

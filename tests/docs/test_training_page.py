@@ -8,12 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import tiny_folder
 from support.training import lessons
 
 from finch_hub.specs.examples import Example
-
-__all__ = ["tiny_folder"]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 SNIPPETS = re.findall(r"^```python run\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 from support import services
 from support.fleet import Fleet, fleet
-from support.models import tiny_folder
-
-__all__ = ["tiny_folder"]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])

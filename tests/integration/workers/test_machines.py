@@ -10,7 +10,6 @@ import pytest
 from moto.server import ThreadedMotoServer
 from support import services
 from support.fleet import Fleet, fleet, wait_until
-from support.models import tiny_folder
 
 from finch_hub.engine.data.reading import dump_examples
 from finch_hub.registry import adapters
@@ -18,8 +17,6 @@ from finch_hub.registry import workers as registry_workers
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, ComposeSpec, JobState, Parent, TrainSpec
 from finch_hub.specs.training import TrainingConfig
-
-__all__ = ["tiny_folder"]
 
 EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {n} seeds.") for n in range(12))
 

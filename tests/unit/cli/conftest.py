@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from support.models import tiny_folder
 
 from finch_hub.cli import main
 from finch_hub.display import tables
-
-__all__ = ["tiny_folder"]
 
 
 class Ran(NamedTuple):
@@ -36,7 +33,6 @@ def home(tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Pa
     """The home of the settings in force."""
     monkeypatch.setenv("FINCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FINCH_BROKER_URL", valkey_url)
-    monkeypatch.delenv("FINCH_DEBUG", raising=False)
     return tmp_path / "home"
 
 

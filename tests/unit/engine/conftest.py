@@ -1,23 +1,25 @@
-"""The tiny models, data and adapters, as fixtures, for every test of the engine."""
+"""Fixtures of the engine's tests: one thread, data and adapters."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
-from support.models import tiny_base, tiny_bases, tiny_folder, tiny_folders
 from support.training import BIRDS, adapted
 
-from finch_hub.engine.adapters.adapter import LoRAAdapter
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 
-__all__ = ["one_thread", "tiny_base", "tiny_bases", "tiny_folder", "tiny_folders"]
 
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Compute on one thread: for models this small a second one only waits, and on a busy machine for long."""
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: small products are slower on two, and rounding depends on their number."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -27,6 +29,6 @@ def birds(tiny_bases: Base) -> tuple[TokenizedExample, ...]:
 
 
 @pytest.fixture
-def adapter(tiny_bases: Base) -> LoRAAdapter:
+def adapter(tiny_bases: Base) -> AttachableAdapter:
     """Return an adapter with random weights on all linear modules, for each architecture in turn."""
     return adapted(tiny_bases)

@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.models import tiny_folder
 
 from finch_hub import Hub, settings
 from finch_hub.registry.database import Database
-
-__all__ = ["tiny_folder"]
 
 
 @pytest.fixture

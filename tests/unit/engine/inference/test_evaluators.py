@@ -20,7 +20,6 @@ from finch_hub.specs.examples import Example
 @pytest.fixture
 def model(tiny_base: Base, tmp_path: Path) -> GeneratorModel:
     """Return a model with an adapter loaded and active."""
-    torch.set_num_threads(1)
     adapter = adapted(tiny_base, seed=3)
     adapter.save(tmp_path / "birds")
     adapter.detach()
