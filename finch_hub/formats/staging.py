@@ -103,7 +103,9 @@ def name_of(folder: Path) -> str:
 
 def write_record(folder: Path, kind: str, record: Mapping[str, Any]) -> None:
     """Write the ``finch.json`` of a folder: of which kind it is, and what else is to be known of it."""
-    (folder / RECORD).write_text(json.dumps({"made": kind, **record}, indent=2, sort_keys=True) + "\n")
+    (folder / RECORD).write_text(
+        json.dumps({"made": kind, **record}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def _claimed(out: Path) -> tuple[Path, int]:

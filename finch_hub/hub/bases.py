@@ -56,7 +56,7 @@ class Bases:
         folder = descriptor.load()(wanted, cache=self._stores.bases, progress=progress)
         progress("computing its fingerprint")
         digest = fingerprint(folder, cache=self._stores.bases)
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         with self._stores.database.write() as session:
             return bases.add(
                 session,

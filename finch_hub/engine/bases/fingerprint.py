@@ -98,6 +98,6 @@ def _read_cache(cache: Path | None) -> dict[str, Any]:
 def _write_cache(cache: Path, known: dict[str, Any]) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=cache, prefix=_CACHE_FILE)
-    with os.fdopen(descriptor, "w") as stream:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         json.dump(known, stream)
     Path(name).replace(cache / _CACHE_FILE)

@@ -65,7 +65,11 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         reader = gguf.GGUFReader(file)
         # This loader draws its progress bar past the library's own switch for them.
-        with quiet_transformers(), Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+        with (
+            quiet_transformers(),
+            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+            contextlib.redirect_stderr(nowhere),
+        ):
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
             options: dict[str, Any] = {}
             head_dim = reader.get_field(f"{reader.get_field('general.architecture').contents()}.attention.key_length")

@@ -271,13 +271,14 @@ def _write_companions(
         shutil.copyfile(files.folder / inside, target)
     if untie:
         config = {**files.config, "tie_word_embeddings": False}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if files.index is not None:
         metadata = dict(files.index.get("metadata") or {})
         metadata["total_size"] = sum(piece.nbytes for pieces in shards.values() for piece in pieces.values())
         weight_map = {name: shard for shard, pieces in shards.items() for name in pieces}
         (folder / INDEX).write_text(
-            json.dumps({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n"
+            json.dumps({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n",
+            encoding="utf-8",
         )
 
 
@@ -298,4 +299,4 @@ def _write_card(folder: Path, base: str, adapters: Sequence[Mapping[str, Any]], 
         f"# {name} with {len(adapters)} LoRA {'adapter' if len(adapters) == 1 else 'adapters'} merged\n\n"
         f"Written by Finch Hub: the weights of `{name}` with these updates added, in the base's dtype.\n\n{parts}\n"
     )
-    (folder / "README.md").write_text("---\n" + "\n".join(lines) + "\n---\n\n" + text)
+    (folder / "README.md").write_text("---\n" + "\n".join(lines) + "\n---\n\n" + text, encoding="utf-8")

@@ -29,6 +29,6 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: OllamaParamet
         lines = [f"FROM {parameters.base_model or base}", f"ADAPTER ./{gguf.FILE}"]
         if parameters.system is not None:
             lines.append(f'SYSTEM """{parameters.system}"""')
-        (folder / "Modelfile").write_text("\n".join(lines) + "\n")
+        (folder / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
         staging.write_record(folder, KIND, {"adapter": staging.record_of(adapter)})
     return {**report, "create": f"ollama create {staging.name_of(adapter).replace('/', '-')} -f {out / 'Modelfile'}"}

@@ -26,7 +26,7 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: ExportParamet
 
     """
     with StoredAdapter(adapter) as stored, staging.staged(out, kind=KIND, replace=parameters.replace) as folder:
-        (folder / CONFIG).write_text(json.dumps(dict(stored.config), indent=2, sort_keys=True) + "\n")
+        (folder / CONFIG).write_text(json.dumps(dict(stored.config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if quantized.METADATA in stored.file.metadata:
             tensors = {name: ("F32", stored.tensor(name)) for name in stored.names}
             write_file(folder / WEIGHTS, tensors, {"format": "pt"})

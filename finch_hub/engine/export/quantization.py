@@ -172,7 +172,7 @@ def _write(stored: StoredAdapter, folder: Path, scheme: Scheme) -> float:
         missed += module.scale**2 * squared_distance(A, B, a, b)
         whole += module.scale**2 * squared_distance(A, B, np.zeros_like(A), np.zeros_like(B))
     write_file(folder / WEIGHTS, tensors, {"format": "pt", **scheme.metadata()})
-    (folder / CONFIG).write_text(json.dumps(dict(stored.config), indent=2, sort_keys=True) + "\n")
+    (folder / CONFIG).write_text(json.dumps(dict(stored.config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return math.sqrt(missed / whole) if whole else 0.0
 
 

@@ -68,7 +68,9 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameter
             changes["base_model_name_or_path"] = parameters.base_model
         with staging.staged(out, kind=KIND, replace=parameters.replace) as folder:
             write_file(folder / WEIGHTS, tensors, {"format": "pt"})
-            (folder / CONFIG).write_text(json.dumps({**stored.config, **changes}, indent=2, sort_keys=True) + "\n")
+            (folder / CONFIG).write_text(
+                json.dumps({**stored.config, **changes}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+            )
             staging.write_record(folder, KIND, {"adapter": staging.record_of(adapter)})
             size = (folder / WEIGHTS).stat().st_size
     serve = f"--max-lora-rank {rank}" if rank > DEFAULT_RANK else ""

@@ -43,7 +43,7 @@ def digest(description: Mapping[str, Any]) -> str:
 def _processor() -> str:
     """Return the processor's model: libraries choose their kernels by it, within one instruction set too."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -53,7 +53,7 @@ def ensure(settings: Settings) -> str:
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(path):
             if time.monotonic() > deadline:
-                tail = log.read_text(errors="replace")[-500:]
+                tail = log.read_text(errors="replace", encoding="utf-8")[-500:]
                 raise errors.Unavailable(f"the private Valkey did not start; {log} ends with: {tail}")
             time.sleep(0.01)
     return url(settings)

@@ -77,7 +77,7 @@ def read_record(settings: Settings) -> dict[str, Any] | None:
         deadline = time.monotonic() + 2.0
         while True:
             with contextlib.suppress(OSError, ValueError):
-                data: dict[str, Any] = json.loads((settings.home / "worker.json").read_text())
+                data: dict[str, Any] = json.loads((settings.home / "worker.json").read_text(encoding="utf-8"))
                 if psutil.pid_exists(data["pid"]):
                     return data
             if time.monotonic() > deadline:  # it holds the lock, but has not yet said who it is
@@ -101,7 +101,7 @@ def announce(settings: Settings) -> None:
 def _write_down(settings: Settings, data: dict[str, Any]) -> None:
     target = settings.home / "worker.json"
     temporary = target.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(data))
+    temporary.write_text(json.dumps(data), encoding="utf-8")
     temporary.replace(target)
     (settings.home / _STARTING).unlink(missing_ok=True)
 

@@ -60,7 +60,7 @@ def main_memory() -> int:
     total = int(psutil.virtual_memory().total)
     for file in _CGROUP_LIMITS:
         with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
-            total = min(total, int(file.read_text()))
+            total = min(total, int(file.read_text(encoding="utf-8")))
     return total
 
 

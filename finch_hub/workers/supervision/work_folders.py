@@ -44,7 +44,7 @@ class WorkFolders:
     def outcome(self, job_id: str) -> dict[str, Any] | None:
         """Return what a child of an earlier attempt finished on this machine, if one did."""
         try:
-            found: dict[str, Any] = json.loads(self._outcome(job_id).read_text())
+            found: dict[str, Any] = json.loads(self._outcome(job_id).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return found
