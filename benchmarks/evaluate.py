@@ -25,7 +25,7 @@ SIDES = ("ours", "trainer")
 
 
 def ours(given: argparse.Namespace) -> None:
-    from finch_hub.engine.adapters.adapter import attach
+    from finch_hub.engine.adapters.attachable_adapter import attach
     from finch_hub.engine.decoder import evaluation
     from finch_hub.engine.training import loop
     from finch_hub.specs.lora import LoRAConfig

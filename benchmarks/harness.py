@@ -224,7 +224,7 @@ def peer_arguments(given: argparse.Namespace, *, best: bool) -> dict[str, Any]:
 
 def measure_peer(given: argparse.Namespace, model: Any) -> float:
     """Put a peer's adapter on our base, and measure it as ours."""
-    from finch_hub.engine.adapters.adapter import LoRAAdapter
+    from finch_hub.engine.training.adapter import LoRAAdapter
 
     base = load_base(given)
     with tempfile.TemporaryDirectory() as folder:

@@ -16,10 +16,10 @@ from typing import Any
 import harness
 import parents
 
-from finch_hub.engine.adapters.adapter import LoRAAdapter
 from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 from finch_hub.engine.export import quantization
+from finch_hub.engine.training.adapter import LoRAAdapter
 
 
 def main() -> None:

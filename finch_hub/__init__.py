@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from finch_hub import errors
 
 if TYPE_CHECKING:
-    from finch_hub.engine.adapters.adapter import LoRAAdapter
     from finch_hub.engine.inference.generator import GeneratorModel
+    from finch_hub.engine.training.adapter import LoRAAdapter
     from finch_hub.hub import Hub
     from finch_hub.settings import Settings
     from finch_hub.specs.examples import Example, Message
@@ -38,7 +38,7 @@ _HOMES = {
     "GenerationConfig": "finch_hub.specs.generation",
     "GeneratorModel": "finch_hub.engine.inference.generator",
     "Hub": "finch_hub.hub",
-    "LoRAAdapter": "finch_hub.engine.adapters.adapter",
+    "LoRAAdapter": "finch_hub.engine.training.adapter",
     "LoRAConfig": "finch_hub.specs.lora",
     "Message": "finch_hub.specs.examples",
     "Settings": "finch_hub.settings",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import Literal, TypedDict
 
 import pydantic
 
@@ -29,7 +29,7 @@ ShortName = Literal["all-linear", "attention", "mlp"]
 class LoRAConfig(Value):
     """Rank, scale and place of the low-rank update ``W + (alpha / rank) * B @ A``.
 
-    Field names follow the literature; `finch_hub.engine.adapters.adapter` writes them as PEFT's.
+    Field names follow the literature; `finch_hub.engine.adapters.peft_fields` writes them as PEFT's.
 
     Attributes:
         rank: inner dimension r of ``A [r, in]`` and ``B [out, r]``; usually 4 to 64. ``"auto"`` trains a generous one
@@ -106,6 +106,24 @@ class LoRAConfig(Value):
                     stacklevel=2,
                 )
         return self
+
+
+class LoRAOptions(TypedDict, total=False):
+    """Fields of `LoRAConfig` as keyword arguments."""
+
+    rank: int | Literal["auto"]
+    rank_tolerance: float
+    rank_budget: int | None
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...] | str
+    exclude_modules: tuple[str, ...]
+    layers_to_transform: tuple[int, ...] | None
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
+    use_rslora: bool
+    use_dora: bool
+    init: Literal["shared", "random", "eva"]
 
 
 def _is_stored(info: pydantic.ValidationInfo) -> bool:

@@ -11,7 +11,7 @@ from finch_hub.specs.lora import LoRAConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from finch_hub.engine.adapters.adapter import LoRAAdapter
+    from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
     from finch_hub.engine.bases.loading import Base
     from finch_hub.engine.data.tokenizing import TokenizedExample
     from finch_hub.engine.decoder.decoder import Decoder
@@ -35,11 +35,11 @@ def lessons(count: int) -> tuple[Example, ...]:
     )
 
 
-def adapted(base: Base, *, name: str = "default", seed: int = 0, dropout: float = 0.0) -> LoRAAdapter:
+def adapted(base: Base, *, name: str = "default", seed: int = 0, dropout: float = 0.0) -> AttachableAdapter:
     """Put an adapter with random A and B on all linear modules of the base."""
     import torch
 
-    from finch_hub.engine.adapters.adapter import attach
+    from finch_hub.engine.adapters.attachable_adapter import attach
 
     config = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear", dropout=dropout)
     adapter = attach(base, config, name=name)
@@ -51,7 +51,7 @@ def adapted(base: Base, *, name: str = "default", seed: int = 0, dropout: float 
 
 
 def started(
-    base: Base, training: TrainingConfig, adapter: LoRAAdapter, *, decoder: Decoder | None = None, **options: Any
+    base: Base, training: TrainingConfig, adapter: AttachableAdapter, *, decoder: Decoder | None = None, **options: Any
 ) -> Run:
     """Return the run of a training on twelve lessons, before its first step."""
     from finch_hub.engine.decoder.decoder import decoder_of
@@ -77,7 +77,7 @@ def started(
 
 
 def reference(
-    base: Base, adapter: LoRAAdapter, examples: Sequence[TokenizedExample]
+    base: Base, adapter: AttachableAdapter, examples: Sequence[TokenizedExample]
 ) -> tuple[float, Mapping[str, Tensor]]:
     """Return loss and gradients as the plain way gives them: one example at a time, full logits, torch's own loss."""
     import torch
@@ -98,7 +98,7 @@ def reference(
     return total, gradients(adapter)
 
 
-def gradients(adapter: LoRAAdapter) -> Mapping[str, Tensor]:
+def gradients(adapter: AttachableAdapter) -> Mapping[str, Tensor]:
     """Return copies of the adapter's gradients and clear them."""
     found = {name: p.grad.clone() for name, p in adapter.parameters().items() if p.grad is not None}
     for parameter in adapter.parameters().values():

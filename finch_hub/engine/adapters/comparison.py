@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from finch_hub.formats.adapter_folder import CONFIG, WEIGHTS
+from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.specs.reports import Change, TensorDifference
 
 

@@ -9,14 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.formats.adapter_folder import PREFIX, scale_of
-
-_ROLES = {
-    ".lora_A.weight": "A",
-    ".lora_B.weight": "B",
-    ".lora_magnitude_vector": "magnitude",
-    ".lora_magnitude_vector.weight": "magnitude",
-}
+from finch_hub.formats.adapter_folder import scale_of
+from finch_hub.formats.peft_names import Part, split_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,12 +58,12 @@ class AdapterWeights:
                 differs from the configuration's. The error has every problem.
 
         """
-        parts: dict[str, dict[str, Tensor]] = {}
+        parts: dict[str, dict[Part, Tensor]] = {}
         problems: list[errors.Problem] = []
         for name, tensor in self.tensors.items():
-            path, role = _split(name)
-            if role:
-                parts.setdefault(path, {})[role] = tensor
+            path, part = split_name(name)
+            if part in ("A", "B", "magnitude"):
+                parts.setdefault(path, {})[part] = tensor
             else:
                 problems.append(errors.Problem(where=name, what="is not a LoRA matrix of a linear module"))
         modules: dict[str, ModuleWeights] = {}
@@ -94,11 +88,3 @@ class AdapterWeights:
     def num_parameters(self) -> int:
         """Number of values in all tensors."""
         return sum(tensor.numel() for tensor in self.tensors.values())
-
-
-def _split(name: str) -> tuple[str, str]:
-    inner = name.removeprefix(PREFIX)
-    for suffix, role in _ROLES.items():
-        if inner.endswith(suffix):
-            return inner.removesuffix(suffix), role
-    return inner, ""

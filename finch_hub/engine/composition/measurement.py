@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 
 from finch_hub import errors
-from finch_hub.engine.adapters import adapter
+from finch_hub.engine.adapters import attachable_adapter, module_shapes
 from finch_hub.engine.composition import factors as adapter_factors
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.data import batches, tokenizing
@@ -113,7 +113,7 @@ class Bench:
         base.fit_attention(longest)
         modules = sorted({path for parent in parents for path in parent.factors})
         config = LoRAConfig(rank=8, alpha=8.0, target_modules=tuple(modules))
-        self._layers = adapter.attach(base, config, name=_NAME)
+        self._layers = attachable_adapter.attach(base, config, name=_NAME)
         self._decoder = decoder.decoder_of(base)
         self.padded = decoder.PaddedDecoder(base.model)
         self._head = decoder.Head(base.model)
@@ -181,7 +181,7 @@ def _check_fit(base: Base, parents: Sequence[adapter_factors.Adapter]) -> None:
     problems: list[errors.Problem] = []
     for parent in parents:
         try:
-            adapter.check_fit(adapter_factors.to_weights(parent.factors, {}), base)
+            module_shapes.check_fit(adapter_factors.to_weights(parent.factors, {}), base)
         except errors.Incompatible as error:
             problems += [
                 errors.Problem(where=f"{parent.name} {problem.where}", what=problem.what) for problem in error.problems

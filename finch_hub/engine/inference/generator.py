@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, overload
 import torch
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import check_fit
-from finch_hub.engine.adapters.weights import AdapterWeights, read, write
+from finch_hub.engine.adapters.adapter_files import read_adapter, write_adapter
+from finch_hub.engine.adapters.module_shapes import check_fit
+from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.engine.bases.loading import Base, load_base
 from finch_hub.engine.data import chat
 from finch_hub.engine.inference import decoding
@@ -143,7 +144,7 @@ class GeneratorModel:
         path = Path(path).expanduser().absolute()
         name = name or (path.stem if path.suffix == ".safetensors" else path.name)
         source = _Source(path=path, state=_state(path))
-        self._keep(name, read(path), source=source, system=system)
+        self._keep(name, read_adapter(path), source=source, system=system)
         self._active = name
         return name
 
@@ -160,7 +161,7 @@ class GeneratorModel:
             raise errors.InvalidSpec(errors.Problem(what="no adapter is active", fix="name one, or fine-tune first"))
         path = Path(path).expanduser().absolute()
         self._bring([name])
-        write(self._weights[name], path)
+        write_adapter(self._weights[name], path)
         self._sources[name] = _Source(path=path, state=_state(path))
 
     def switch(self, name: str | None) -> None:
@@ -384,7 +385,7 @@ class GeneratorModel:
             raise errors.NotFound("adapter", name, self._sources)
         if _state(source.path) != source.state:
             raise errors.Conflict(f"adapter {name!r} has changed in {source.path} since it was loaded: load it again")
-        return read(source.path)
+        return read_adapter(source.path)
 
     def _evict(self, wanted: set[str]) -> None:
         droppable = [name for name in self._weights if self._sources[name] is not None and name not in wanted]

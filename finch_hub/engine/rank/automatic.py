@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import LoRAAdapter, attach, linear_modules
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, attach
+from finch_hub.engine.adapters.module_shapes import linear_modules
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.loading import Base
@@ -37,7 +38,7 @@ _LEAST_RANK = 16  # that EVA leaves a module: what training would have made of i
 
 def begin(
     base: Base, config: LoRAConfig, examples: Sequence[TokenizedExample], *, seed: int, say: Callable[[str], None]
-) -> LoRAAdapter:
+) -> AttachableAdapter:
     """Put an adapter on the base as it is to be trained.
 
     Where the rank is automatic it is generous, and divided among the modules by what EVA finds in their inputs. With
@@ -137,7 +138,7 @@ def check_data(train_set: Sequence[TokenizedExample], held_out: Sequence[Tokeniz
         raise errors.InvalidDataset(problems, subject='rank="auto"')
 
 
-def cut(base: Base, adapter: LoRAAdapter, ranks: Mapping[str, int]) -> LoRAAdapter:
+def cut(base: Base, adapter: AttachableAdapter, ranks: Mapping[str, int]) -> AttachableAdapter:
     """Put the adapter, cut to a rank for each module, on the base in its stead.
 
     The factors carry the whole scale: alpha equals the rank everywhere, so that every reader of PEFT's format gives
@@ -170,13 +171,13 @@ def cut(base: Base, adapter: LoRAAdapter, ranks: Mapping[str, int]) -> LoRAAdapt
 
 def shrink(
     base: Base,
-    adapter: LoRAAdapter,
+    adapter: AttachableAdapter,
     measure: Callable[[], TokenMetrics],
     *,
     uncut_loss: float,
     tolerance: float,
     budget: int | None,
-) -> tuple[LoRAAdapter, TokenMetrics, dict[str, Any]]:
+) -> tuple[AttachableAdapter, TokenMetrics, dict[str, Any]]:
     """Cut a trained adapter to as few directions as keep its held-out loss, and report what each choice would cost.
 
     Args:
@@ -208,7 +209,7 @@ def shrink(
         "threshold": threshold,
         "rank_pattern": ranks,
         "parameters": spectrum.parameters(threshold),
-        "trained_parameters": full.parameters,
+        "trained_parameters": full.num_parameters,
         "uncut_loss": uncut_loss,
         "tolerance": tolerance,
         "budget": budget,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import LoRAAdapter, attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, attach
 from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.report import data_report
 from finch_hub.engine.decoder.packed import PackedDecoder
@@ -55,7 +55,7 @@ class _Seat:
     def __init__(self, base: Base, member: Member, number: int) -> None:
         self._base, self._member = base, member
         self._name = f"gang-{number}"
-        self._adapter: LoRAAdapter | None = None
+        self._adapter: AttachableAdapter | None = None
         self._data: DataReport | None = None
         self.run: Run | None = None
         self.outcome: Outcome | None = None

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finch_hub.engine.adapters.adapter import LoRAAdapter
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.training import environment
@@ -15,7 +15,7 @@ from finch_hub.specs.training import TrainingConfig
 
 def of(
     base: Base,
-    adapter: LoRAAdapter,
+    adapter: AttachableAdapter,
     training: TrainingConfig,
     train_set: Sequence[TokenizedExample],
     held_out: Sequence[TokenizedExample],

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import LoRAAdapter
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data import splitting
 from finch_hub.engine.data.report import data_report
@@ -36,7 +36,7 @@ _ESTIMATED_SHARE = 64  # of all examples that are learnt, one is computed for th
 class Trained:
     """An adapter, on its base and enabled, and the evidence of its training."""
 
-    adapter: LoRAAdapter
+    adapter: AttachableAdapter
     report: TrainingReport
 
 
@@ -52,7 +52,7 @@ def train(
     report: Report = silent,
     should_stop: ShouldStop = lambda: None,
     resume: bool = True,
-    adapter: LoRAAdapter | None = None,
+    adapter: AttachableAdapter | None = None,
     batch_tokens: BatchTokens | None = None,
 ) -> Trained:
     """Train an adapter on examples; the best one by held-out loss is what remains, where there is validation data.
@@ -136,8 +136,12 @@ def train(
 
 
 def _shrunk(
-    base: Base, adapter: LoRAAdapter, config: LoRAConfig, held_out: Sequence[TokenizedExample], report: TrainingReport
-) -> tuple[LoRAAdapter, TrainingReport]:
+    base: Base,
+    adapter: AttachableAdapter,
+    config: LoRAConfig,
+    held_out: Sequence[TokenizedExample],
+    report: TrainingReport,
+) -> tuple[AttachableAdapter, TrainingReport]:
     """Cut the adapter to the directions it needs, and say so in the report."""
     if report.after is None:
         raise AssertionError("a rank is chosen by held-out data, and the last step measures on it")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import LoRAAdapter
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data import batches
 from finch_hub.engine.data.tokenizing import TokenizedExample
@@ -73,7 +73,7 @@ class Run:
     def __init__(
         self,
         base: Base,
-        adapter: LoRAAdapter,
+        adapter: AttachableAdapter,
         decoder: Decoder,
         training: TrainingConfig,
         train_set: Sequence[TokenizedExample],

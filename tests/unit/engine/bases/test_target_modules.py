@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from support.models import DEFAULT, save_model
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import linear_modules
+from finch_hub.engine.adapters.module_shapes import linear_modules
 from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.loading import Base
 from finch_hub.specs.lora import LoRAConfig

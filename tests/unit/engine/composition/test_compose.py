@@ -13,11 +13,11 @@ from support import models
 from support.adapters import VARIANTS, save_adapter
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import LoRAAdapter
 from finch_hub.engine.bases.loading import Base, load_base
 from finch_hub.engine.composition.compose import Composed, ParentInput, below_retention, compose, mixed_seed
 from finch_hub.engine.composition.factors import read
 from finch_hub.engine.composition.planning import plan
+from finch_hub.engine.training.adapter import LoRAAdapter
 from finch_hub.plugins import catalog, trials
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.examples import Example

@@ -10,7 +10,7 @@ from support.training import adapted, assert_close, gradients, reference
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import LoRAAdapter, attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, attach
 from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
@@ -33,7 +33,7 @@ WAYS = {
 
 def computed(
     base: Base,
-    adapter: LoRAAdapter,
+    adapter: AttachableAdapter,
     decoder: Decoder,
     examples: Sequence[TokenizedExample],
     *,
@@ -52,7 +52,7 @@ def computed(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_loss_and_gradients_equal_one_example_at_a_time(
-    way: str, tiny_bases: Base, adapter: LoRAAdapter, birds: tuple[TokenizedExample, ...]
+    way: str, tiny_bases: Base, adapter: AttachableAdapter, birds: tuple[TokenizedExample, ...]
 ) -> None:
     make, share_prefix = WAYS[way]
     expected_loss, expected = reference(tiny_bases, adapter, birds)
@@ -130,7 +130,7 @@ def test_gradients_under_dropout_are_those_of_the_very_same_masks(tiny_base: Bas
 
 
 def test_parts_go_through_their_own_adapters_at_once(
-    tiny_bases: Base, adapter: LoRAAdapter, birds: tuple[TokenizedExample, ...]
+    tiny_bases: Base, adapter: AttachableAdapter, birds: tuple[TokenizedExample, ...]
 ) -> None:
     other = adapted(tiny_bases, name="other", seed=1)
     decoder = PackedDecoder(tiny_bases.model)
@@ -157,7 +157,7 @@ def test_factors_are_stacked_by_scale_up_to_so_many_ranks_and_never_with_dropout
 
 
 def test_several_enabled_adapters_act_on_the_same_tokens(
-    tiny_bases: Base, adapter: LoRAAdapter, birds: tuple[TokenizedExample, ...]
+    tiny_bases: Base, adapter: AttachableAdapter, birds: tuple[TokenizedExample, ...]
 ) -> None:
     alone = PaddedDecoder(tiny_bases.model).hidden(pack(birds, share_prefix=False))
     other = adapted(tiny_bases, name="other", seed=1)
@@ -171,7 +171,7 @@ def test_several_enabled_adapters_act_on_the_same_tokens(
 
 
 def test_in_bfloat16_the_packed_decoder_is_as_near_to_float32_as_the_models_own(
-    tiny_bases: Base, adapter: LoRAAdapter, birds: tuple[TokenizedExample, ...]
+    tiny_bases: Base, adapter: AttachableAdapter, birds: tuple[TokenizedExample, ...]
 ) -> None:
     _, expected = reference(tiny_bases, adapter, birds)
     for module in tiny_bases.model.modules():

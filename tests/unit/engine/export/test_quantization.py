@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from support.adapters import VARIANTS, logits, save_adapter
 
 from finch_hub import errors
-from finch_hub.engine.adapters import weights
+from finch_hub.engine.adapters import adapter_files
 from finch_hub.engine.export import peft, quantization
 from finch_hub.engine.export.parameters import ExportParameters
 from finch_hub.engine.export.quantization import Scheme
@@ -124,7 +124,7 @@ def _delta(folder: Path, path: str) -> np.ndarray:
 def test_all_readers_restore_the_same_values(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["dora"])
     quantization.quantize(adapter, tmp_path / "small", scheme="int4", group=16)
-    read = weights.read(tmp_path / "small").tensors
+    read = adapter_files.read_adapter(tmp_path / "small").tensors
     raw = load_file(tmp_path / "small" / WEIGHTS)
     with StoredAdapter(tmp_path / "small") as stored:
         restored = quantization.dequantize(raw, stored.file.metadata)

@@ -7,8 +7,8 @@ import torch
 from support.training import adapted, lessons
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import LoRAAdapter, linear_modules
 from finch_hub.engine.adapters.initialization import initial_a
+from finch_hub.engine.adapters.module_shapes import linear_modules
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data.tokenizing import tokenize_all
@@ -16,15 +16,11 @@ from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.rank import automatic, eva
 from finch_hub.engine.rank.spectrum import Spectrum, choose
 from finch_hub.engine.training import loop
+from finch_hub.engine.training.adapter import LoRAAdapter
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
 TRAINING = TrainingConfig(epochs=4, batch_size=4, learning_rate=5e-3, threads=1, validation=0.25)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def dense(weights: AdapterWeights) -> dict[str, torch.Tensor]:
@@ -232,5 +228,5 @@ def test_a_budget_that_no_direction_fits_into_is_refused_before_training(tiny_ba
 def test_what_is_found_from_data_is_refused_where_an_adapter_is_put_on_a_base_without(
     field: str, value: str, tiny_base: Base
 ) -> None:
-    with pytest.raises(errors.InvalidSpec, match=rf"{field}: '{value}' is found from the training data.*fine_tune"):
+    with pytest.raises(errors.InvalidSpec, match=rf"{field}: '{value}' needs training data.*fine_tune"):
         LoRAAdapter(LoRAConfig.of({field: value}), tiny_base)

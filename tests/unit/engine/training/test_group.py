@@ -11,7 +11,7 @@ import torch
 from support.training import lessons
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import attach
 from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.training import Interrupted, loop
 from finch_hub.engine.training.group import Member, Outcome, can_join, train_gang

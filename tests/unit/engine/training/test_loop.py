@@ -17,7 +17,7 @@ from support.training import adapted, assert_close, gradients, lessons, referenc
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import attach
 from finch_hub.engine.bases.loading import Base, load_base
 from finch_hub.engine.data import batches
 from finch_hub.engine.data.tokenizing import tokenize_all

@@ -1,4 +1,4 @@
-"""Adapters on a base: PEFT's layers and format, gone without trace when detached."""
+"""Adapters that are attached to a base: PEFT's layers and format, and a base that detaching leaves as it was."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from support.adapters import VARIANTS, save_adapter
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter import LoRAAdapter, attach, config_of
+from finch_hub.engine.adapters.attachable_adapter import attach
 from finch_hub.engine.adapters.initialization import initial_a
 from finch_hub.engine.bases.loading import Base, load_base
+from finch_hub.engine.training.adapter import AttachableAdapter
 from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.training import TrainingConfig
 
 IDS = torch.arange(5, 45).reshape(2, 20)
 
@@ -37,8 +36,8 @@ CONFIGS: dict[str, Callable[[], LoRAConfig]] = {
 }
 
 
-def disturb(adapter: LoRAAdapter, seed: int = 0) -> None:
-    """Stand in for training: give B and the magnitudes values that show in the logits."""
+def disturb(adapter: AttachableAdapter, seed: int = 0) -> None:
+    """Give B and the magnitudes values that change the logits, as training would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in adapter.parameters().items():
@@ -54,30 +53,30 @@ def logits(base: Base) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_saved_adapter_means_the_same_to_peft(tiny_bases: Base, tmp_path: Path, name: str) -> None:
+def test_peft_computes_the_same_logits_with_a_saved_adapter(tiny_bases: Base, tmp_path: Path, name: str) -> None:
     import peft
     from transformers import AutoModelForCausalLM
 
     adapter = attach(tiny_bases, CONFIGS[name]())
     disturb(adapter)
-    ours = logits(tiny_bases)
+    own = logits(tiny_bases)
     adapter.save(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tiny_bases.folder, attn_implementation="eager")
     with warnings.catch_warnings():
-        # PEFT asks transformers for a property that it deprecates, and nothing else may warn.
+        # PEFT reads a deprecated property of transformers. Any other warning fails the test.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
         theirs = peft.PeftModel.from_pretrained(model, tmp_path)
     with torch.no_grad():
-        assert torch.equal(theirs(IDS).logits, ours)
+        assert torch.equal(theirs(IDS).logits, own)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_adapter_of_peft_means_the_same_here(tiny_bases: Base, tmp_path: Path, variant: str) -> None:
+def test_load_of_an_adapter_from_peft_gives_the_logits_of_peft(tiny_bases: Base, tmp_path: Path, variant: str) -> None:
     import peft
     from transformers import AutoModelForCausalLM
 
     folder = save_adapter(tiny_bases.folder, tmp_path / "theirs", **VARIANTS[variant])
-    adapter = LoRAAdapter.load(folder, tiny_bases)
+    adapter = AttachableAdapter.load(folder, tiny_bases)
     model = AutoModelForCausalLM.from_pretrained(tiny_bases.folder, attn_implementation="eager")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
@@ -90,7 +89,7 @@ def test_adapter_of_peft_means_the_same_here(tiny_bases: Base, tmp_path: Path, v
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_disabled_and_detached_leave_the_base_as_it_was(tiny_base: Base, name: str) -> None:
+def test_disable_and_detach_restore_the_base(tiny_base: Base, name: str) -> None:
     model = tiny_base.model
     untouched, modules = logits(tiny_base), dict(model.named_modules())
     attributes = set(vars(model))
@@ -113,13 +112,13 @@ def test_disabled_and_detached_leave_the_base_as_it_was(tiny_base: Base, name: s
 
 
 @pytest.mark.parametrize("name", ["folder", "physics.safetensors"])
-def test_saved_and_loaded_is_the_same_adapter(tiny_base: Base, tmp_path: Path, name: str) -> None:
+def test_save_and_load_give_the_same_adapter(tiny_base: Base, tmp_path: Path, name: str) -> None:
     adapter = attach(tiny_base, CONFIGS["all-linear rsLoRA with patterns"]())
     disturb(adapter)
     adapted = logits(tiny_base)
     adapter.save(tmp_path / name)
     adapter.detach()
-    loaded = LoRAAdapter.load(tmp_path / name, tiny_base)
+    loaded = AttachableAdapter.load(tmp_path / name, tiny_base)
     assert loaded.is_enabled
     names = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
     assert loaded.config == adapter.config.evolve(target_modules=names)
@@ -130,7 +129,7 @@ def test_saved_and_loaded_is_the_same_adapter(tiny_base: Base, tmp_path: Path, n
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
 
 
-def test_adapters_begin_from_one_a(tiny_base: Base) -> None:
+def test_adapters_of_all_ranks_start_from_the_same_a(tiny_base: Base) -> None:
     small = attach(tiny_base, LoRAConfig(rank=4), name="small")
     large = attach(tiny_base, LoRAConfig(rank=16, target_modules="all-linear"), name="large", seed=7)
     path = "model.layers.1.self_attn.q_proj"
@@ -150,7 +149,7 @@ def test_random_initial_a_follows_the_seed_and_no_global_state(tiny_base: Base) 
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_adapter_is_float32_on_a_bfloat16_base(tiny_folder: Path, tmp_path: Path) -> None:
+def test_attach_to_a_bfloat16_base_keeps_the_adapter_in_float32(tiny_folder: Path, tmp_path: Path) -> None:
     base = load_base(tiny_folder, dtype="bfloat16", device="cpu", cache=tmp_path)
     untouched = logits(base)
     adapter = attach(base, LoRAConfig(use_dora=True))
@@ -163,14 +162,14 @@ def test_adapter_is_float32_on_a_bfloat16_base(tiny_folder: Path, tmp_path: Path
     assert torch.equal(logits(base), untouched)
 
 
-def test_enabled_adapters_add_up_and_leave_one_by_one(tiny_base: Base) -> None:
+def test_enabled_adapters_add_up_and_detach_one_by_one(tiny_base: Base) -> None:
     untouched = logits(tiny_base)
     first = attach(tiny_base, LoRAConfig(), name="first")
     disturb(first, seed=1)
     alone = logits(tiny_base)
     second = attach(tiny_base, LoRAConfig(target_modules="all-linear"), name="second")
     assert first.is_enabled
-    assert torch.equal(logits(tiny_base), alone)  # the second one's B is still 0
+    assert torch.equal(logits(tiny_base), alone)  # B of the second adapter is still 0
     disturb(second, seed=2)
     both = logits(tiny_base)
     first.disable()
@@ -183,7 +182,7 @@ def test_enabled_adapters_add_up_and_leave_one_by_one(tiny_base: Base) -> None:
     assert torch.equal(logits(tiny_base), untouched)
 
 
-def test_an_active_adapter_leaves_and_makes_no_disabled_one_active(tiny_base: Base) -> None:
+def test_detach_of_an_active_adapter_activates_no_disabled_adapter(tiny_base: Base) -> None:
     untouched = logits(tiny_base)
     first, second = (attach(tiny_base, LoRAConfig(), name=name) for name in ("first", "second"))
     disturb(first, seed=1)
@@ -193,13 +192,13 @@ def test_an_active_adapter_leaves_and_makes_no_disabled_one_active(tiny_base: Ba
     assert torch.equal(logits(tiny_base), untouched)
 
 
-def test_a_name_is_taken_once(tiny_base: Base) -> None:
+def test_attach_under_a_name_in_use_is_refused(tiny_base: Base) -> None:
     attach(tiny_base, LoRAConfig())
     with pytest.raises(errors.InvalidSpec, match="already has an adapter 'default'"):
         attach(tiny_base, LoRAConfig())
 
 
-def test_trainable_share_counts_adapter_over_everything(tiny_base: Base) -> None:
+def test_trainable_share_divides_by_base_and_adapter(tiny_base: Base) -> None:
     before = tiny_base.parameters
     adapter = attach(tiny_base, LoRAConfig(rank=4))
     # Two layers; q_proj is 64 by 64, v_proj 32 by 64.
@@ -208,70 +207,49 @@ def test_trainable_share_counts_adapter_over_everything(tiny_base: Base) -> None
     assert adapter.trainable_share == adapter.trainable_parameters / (before + adapter.trainable_parameters)
 
 
-def test_without_a_base_it_says_so(tiny_base: Base, tmp_path: Path) -> None:
-    adapter = LoRAAdapter(LoRAConfig())
+def test_adapter_without_a_base_says_how_to_get_one(tiny_base: Base, tmp_path: Path) -> None:
+    adapter = AttachableAdapter(LoRAConfig())
     assert not adapter.is_enabled
-    for use in (adapter.enable, lambda: adapter.train([("a", "b")], epochs=1, lr=1e-3), lambda: adapter.save(tmp_path)):
+    for use in (adapter.enable, lambda: adapter.save(tmp_path)):
         with pytest.raises(errors.InvalidSpec, match=r"LoRAAdapter\(config, base=\.\.\.\)"):
             use()
     attach(tiny_base, LoRAConfig()).save(tmp_path / "saved")
-    loaded = LoRAAdapter.load(tmp_path / "saved")
+    loaded = AttachableAdapter.load(tmp_path / "saved")
     assert loaded.trainable_parameters == 2 * 16 * (128 + 96)
-    loaded.save(tmp_path / "again.safetensors")  # what was loaded can be saved in the other form
+    loaded.save(tmp_path / "again.safetensors")  # a loaded folder can be saved as a file
     with pytest.raises(errors.InvalidSpec, match="it has no base"):
         loaded.enable()
 
 
-def test_adapter_of_another_base_is_refused(tiny_base: Base, tmp_path: Path) -> None:
+def test_load_onto_another_base_is_refused(tiny_base: Base, tmp_path: Path) -> None:
     from support.models import ARCHITECTURES, save_model
 
     other = save_model(ARCHITECTURES[1], tmp_path / "other", layers=3)
     folder = save_adapter(other, tmp_path / "adapter", r=4, target_modules=["k_proj"])
     modules = dict(tiny_base.model.named_modules())
     with pytest.raises(errors.Incompatible) as caught:
-        LoRAAdapter.load(folder, tiny_base)
+        AttachableAdapter.load(folder, tiny_base)
     assert len(caught.value.problems) == 3
     assert "layers.2.self_attn.k_proj: the base has no such module" in str(caught.value)
-    assert "layers.0.self_attn.k_proj: the adapter is for [64, 64], the base has [32, 64]" in str(caught.value)
+    assert "layers.0.self_attn.k_proj: the adapter has shape [64, 64], the base [32, 64]" in str(caught.value)
     assert dict(tiny_base.model.named_modules()) == modules
 
 
-def test_adapter_that_changes_more_than_linear_modules_is_refused(tiny_base: Base, tmp_path: Path) -> None:
+def test_load_of_more_than_linear_modules_is_refused(tiny_base: Base, tmp_path: Path) -> None:
     folder = save_adapter(tiny_base.folder, tmp_path, r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
-    with pytest.raises(errors.Incompatible, match=r"lm_head.*is no LoRA matrix"):
-        LoRAAdapter.load(folder, tiny_base)
+    with pytest.raises(errors.Incompatible, match=r"lm_head.*is not a LoRA matrix"):
+        AttachableAdapter.load(folder, tiny_base)
 
 
-def test_weights_of_another_shape_are_refused(tiny_base: Base) -> None:
+def test_load_weights_of_another_shape_is_refused(tiny_base: Base) -> None:
     wide = attach(tiny_base, LoRAConfig(rank=8), name="wide")
     narrow = attach(tiny_base, LoRAConfig(rank=4), name="narrow")
     with pytest.raises(errors.Incompatible, match=r"has shape \[8, 64\], not \[4, 64\]"):
         narrow.load_weights(wide.weights())
 
 
-def test_unknown_modules_are_refused_before_anything_changes(tiny_base: Base) -> None:
+def test_attach_to_unknown_modules_is_refused_before_anything_changes(tiny_base: Base) -> None:
     modules = dict(tiny_base.model.named_modules())
     with pytest.raises(errors.InvalidSpec, match="did you mean q_proj"):
         attach(tiny_base, LoRAConfig(target_modules=("q_prj",)))
     assert dict(tiny_base.model.named_modules()) == modules
-
-
-def test_configurations_of_strangers_are_taken_as_they_are() -> None:
-    config = config_of({"peft_type": "LORA", "r": 256, "lora_alpha": 512, "target_modules": ["q_proj"], "bias": "none"})
-    assert (config.rank, config.alpha) == (256, 512)
-
-
-def test_training_goes_on_from_where_it_was(tiny_base: Base) -> None:
-    pairs: list[Any] = [("What does a finch eat?", "It eats seeds."), ("Where does it live?", "In woods and gardens.")]
-    one_thread = TrainingConfig(threads=1)
-    adapter = LoRAAdapter(LoRAConfig(target_modules="all-linear"), tiny_base)
-    first = adapter.train(pairs, epochs=4, lr=1e-2, validation=pairs, training=one_thread)
-    second = adapter.train(pairs, epochs=4, lr=1e-2, validation=pairs, training=one_thread)
-    assert adapter.is_enabled
-    assert first.before is not None
-    assert second.before is not None
-    assert first.after is not None
-    assert second.after is not None
-    assert first.after.loss < first.before.loss
-    assert second.before.loss == pytest.approx(first.after.loss, rel=1e-5)
-    assert second.after.loss < first.after.loss

@@ -1,0 +1,107 @@
+"""Reader and writer of adapters in PEFT's format: a folder, or one `.safetensors` file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from finch_hub import errors
+from finch_hub.engine.adapters.weights import AdapterWeights
+from finch_hub.formats import quantized
+from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
+from finch_hub.formats.replacing import replacing
+from finch_hub.formats.safetensors_header import TensorInfo, write_safetensors_header
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.bool: "BOOL",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
+
+
+def read_adapter(path: Path) -> AdapterWeights:
+    """Read an adapter from a PEFT folder, or from one `.safetensors` file with the configuration in its metadata.
+
+    The tensors keep the dtype that they are stored in. Quantized tensors are restored as float32.
+
+    Raises:
+        NotFound: the folder or file does not exist.
+        RefusedArtifact: the weights are pickled, the file is damaged, or the configuration is not LoRA's.
+
+    """
+    path = path.expanduser()
+    file = path / WEIGHTS if path.is_dir() else path
+    if file.suffix != ".safetensors" or (
+        path.is_dir() and not file.is_file() and (path / "adapter_model.bin").exists()
+    ):
+        what = "is not a safetensors file; pickled weights can run code"
+        raise errors.RefusedArtifact(errors.Problem(what=what, where=str(path)))
+    if not file.is_file():
+        neighbors = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise errors.NotFound("adapter", str(path), neighbors)
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            metadata = dict(opened.metadata() or {})
+        text = (path / CONFIG).read_text() if path.is_dir() else metadata.get(CONFIG_KEY, "")
+        config = json.loads(text)
+        tensors = safetensors.torch.load_file(file)
+        scheme = quantized.Scheme.of(metadata)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise errors.RefusedArtifact(errors.Problem(what=f"cannot be read: {error}", where=str(path))) from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise errors.RefusedArtifact(errors.Problem(what="its configuration is not LoRA's", where=str(path)))
+    return AdapterWeights(config=config, tensors=tensors if scheme is None else _restore(tensors, scheme))
+
+
+def write_adapter(weights: AdapterWeights, path: Path) -> None:
+    """Write an adapter as a PEFT folder, or as one file if the path ends in `.safetensors`.
+
+    The same weights give the same bytes. Each file gets its name only when it is complete.
+    """
+    path = path.expanduser()
+    text = json.dumps(weights.config, sort_keys=True, indent=2) + "\n"
+    if path.suffix == ".safetensors":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contents = {path: to_bytes(weights.tensors, {"format": "pt", CONFIG_KEY: text})}
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        contents = {path / CONFIG: text.encode(), path / WEIGHTS: to_bytes(weights.tensors, {"format": "pt"})}
+    for file, content in contents.items():
+        with replacing(file) as temporary:
+            temporary.write_bytes(content)
+
+
+def to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Serialize tensors as safetensors. The library itself writes metadata in an order that differs from run to run."""
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    infos = {
+        name: TensorInfo(dtype=_DTYPES[tensor.dtype], shape=tuple(tensor.shape), start=0, end=tensor.nbytes)
+        for name, tensor in stored.items()
+    }
+    header, order = write_safetensors_header(infos, metadata)
+    return b"".join([header, *(stored[name].flatten().view(torch.uint8).numpy().tobytes() for name in order)])
+
+
+def _restore(tensors: dict[str, Tensor], scheme: quantized.Scheme) -> dict[str, Tensor]:
+    scales = quantized.scales_of(tensors)
+    restored = {}
+    for name, tensor in tensors.items():
+        scale = name + quantized.SCALE
+        if scale in scales:
+            stored = {name: tensor.numpy(), scale: tensors[scale].numpy()}
+            restored[name] = torch.from_numpy(scheme.restore(name, stored))
+        elif name not in scales:
+            restored[name] = tensor
+    return restored

@@ -1,0 +1,84 @@
+"""Conversion between `LoRAConfig` and the fields of PEFT's `adapter_config.json`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import peft
+
+from finch_hub.engine.bases import target_modules
+from finch_hub.engine.bases.loading import Base
+from finch_hub.formats.peft_names import CONFIG
+from finch_hub.specs.lora import LoRAConfig, UnusualValueWarning
+
+
+def from_lora_config(config: LoRAConfig, base: Base, modules: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """Return PEFT's fields as plain JSON values.
+
+    Args:
+        config: rank, scale and target modules.
+        base: named in the fields as the base model.
+        modules: shape of each linear module of the base, by its path.
+
+    """
+    fields = peft.LoraConfig(
+        r=config.rank if isinstance(config.rank, int) else target_modules.rank_of(config, ""),
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=target_modules.peft_targets(config, modules),
+        exclude_modules=list(config.exclude_modules) or None,
+        layers_to_transform=target_modules.peft_layers(config),
+        rank_pattern=dict(config.rank_pattern),
+        alpha_pattern=dict(config.alpha_pattern),
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base.name,
+        revision=base.revision,
+        inference_mode=True,
+    )
+    return {name: _to_json(value) for name, value in fields.to_dict().items()}
+
+
+def to_lora_config(fields: Mapping[str, Any]) -> LoRAConfig:
+    """Return the configuration that PEFT's fields describe, without warnings about unusual values."""
+    targets = fields.get("target_modules")
+    layers = fields.get("layers_to_transform")
+    excluded = fields.get("exclude_modules") or ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusualValueWarning)
+        return LoRAConfig.of(
+            {
+                "rank": fields.get("r", 8),
+                "alpha": fields.get("lora_alpha", 8),
+                "dropout": fields.get("lora_dropout") or 0.0,
+                "target_modules": targets if isinstance(targets, str) else tuple(targets or ()),
+                "exclude_modules": (excluded,) if isinstance(excluded, str) else tuple(excluded),
+                "layers_to_transform": (layers,) if isinstance(layers, int) else layers,
+                "rank_pattern": fields.get("rank_pattern") or {},
+                "alpha_pattern": fields.get("alpha_pattern") or {},
+                "use_rslora": bool(fields.get("use_rslora")),
+                "use_dora": bool(fields.get("use_dora")),
+            },
+            subject=CONFIG,
+        )
+
+
+def for_layers(fields: Mapping[str, Any], paths: Sequence[str]) -> peft.LoraConfig:
+    """Return the configuration with which PEFT wraps exactly these modules, A and B not initialized from data."""
+    exact = {"target_modules": list(paths), "exclude_modules": None, "layers_to_transform": None}
+    trainable = {"layers_pattern": None, "inference_mode": False, "init_lora_weights": True}
+    known = peft.LoraConfig.__dataclass_fields__  # a file of another PEFT version can have further fields
+    return peft.LoraConfig(**{name: value for name, value in {**fields, **exact, **trainable}.items() if name in known})
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _to_json(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, (list, tuple)):
+        return [_to_json(item) for item in value]
+    return getattr(value, "value", value)

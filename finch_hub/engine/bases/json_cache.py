@@ -1,0 +1,40 @@
+"""Cache of small values in a JSON file that several processes share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finch_hub.formats.replacing import replacing
+
+
+class JsonCache:
+    """One JSON object in a file. A missing or damaged file counts as empty.
+
+    Args:
+        file: location of the object; None stores nothing.
+
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+
+    def get(self, key: str) -> Any:
+        """Return the value of a key, or None."""
+        return self._read().get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Store the value of a key beside the values that other processes have stored."""
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            content = json.dumps({**self._read(), key: value})
+            with replacing(self._file) as temporary:
+                temporary.write_text(content)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            values = json.loads(self._file.read_bytes()) if self._file is not None else {}
+        except (OSError, ValueError):
+            return {}
+        return values if isinstance(values, dict) else {}

@@ -1,0 +1,108 @@
+"""Adapters read from and written to PEFT's files: nothing pickled, and the same bytes every time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from support.adapters import VARIANTS, save_adapter
+
+from finch_hub import errors
+from finch_hub.engine.adapters.adapter_files import read_adapter, to_bytes, write_adapter
+from finch_hub.engine.export import quantization
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    return save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["patterns"])
+
+
+@pytest.mark.parametrize("name", ["folder", "one.safetensors"])
+def test_read_returns_what_was_written(folder: Path, tmp_path: Path, name: str) -> None:
+    before = read_adapter(folder)
+    write_adapter(before, tmp_path / "deep" / name)
+    after = read_adapter(tmp_path / "deep" / name)
+    assert after.config == before.config
+    assert after.tensors.keys() == before.tensors.keys()
+    assert all(torch.equal(after.tensors[key], before.tensors[key]) for key in before.tensors)
+    assert sorted(path.name for path in (tmp_path / "deep").rglob("*") if path.name.startswith(".")) == []
+
+
+def test_read_keeps_the_dtype(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = save_adapter(tiny_folder, tmp_path / "adapter", bf16=True, **VARIANTS["plain"])
+    assert {tensor.dtype for tensor in read_adapter(folder).tensors.values()} == {torch.bfloat16}
+
+
+def test_write_gives_the_same_bytes_in_every_process(folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from finch_hub.engine.adapters import adapter_files; "
+        "adapter_files.write_adapter(adapter_files.read_adapter(Path(sys.argv[1])), Path(sys.argv[2]))"
+    )
+    # The library orders metadata by a hash with another seed in each process and map.
+    for number in range(2):
+        subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path / f"{number}.safetensors")], check=True)
+    written = {(tmp_path / f"{number}.safetensors").read_bytes() for number in range(2)}
+    held = read_adapter(folder)
+    written |= {to_bytes(held.tensors, {f"key {n}": "" for n in order}) for order in ((0, 1, 2), (2, 1, 0))}
+    assert len(written) == 2
+
+
+def test_single_file_has_the_configuration_in_its_metadata(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "physics.safetensors"
+    write_adapter(read_adapter(folder), file)
+    with safe_open(file, framework="pt") as opened:
+        assert json.loads(opened.metadata()["adapter_config"])["peft_type"] == "LORA"
+        assert len(list(opened.keys())) == 16
+
+
+def test_read_of_a_pickle_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    for path in (folder, folder / "adapter_model.bin", tmp_path / "adapter.pt"):
+        with pytest.raises(errors.RefusedArtifact, match="pickled weights can run code"):
+            read_adapter(path)
+
+
+def test_read_of_a_missing_file_offers_near_names(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(errors.NotFound, match=r"did you mean .*/adapter'"):
+        read_adapter(tmp_path / "adaptor.safetensors")
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(errors.RefusedArtifact, match=r"adapter_config\.json"):
+        read_adapter(folder)
+
+
+def test_read_of_a_damaged_file_is_refused(folder: Path) -> None:
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(errors.RefusedArtifact, match="cannot be read"):
+        read_adapter(folder)
+
+
+def test_read_of_another_adapter_type_is_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
+    with pytest.raises(errors.RefusedArtifact, match="is not LoRA's"):
+        read_adapter(folder)
+
+
+def test_read_restores_a_quantized_adapter(folder: Path, tmp_path: Path) -> None:
+    before = read_adapter(folder).modules
+    quantization.quantize(folder, tmp_path / "packed", scheme="int8")
+    with safe_open(tmp_path / "packed" / "adapter_model.safetensors", framework="pt") as opened:
+        assert "finch_quantization" in opened.metadata()
+    after = read_adapter(tmp_path / "packed").modules
+    assert after.keys() == before.keys()
+    for path, module in before.items():
+        update = after[path].scale * after[path].B @ after[path].A
+        wanted = module.scale * module.B @ module.A
+        assert torch.linalg.norm(update - wanted) < 0.02 * torch.linalg.norm(wanted)
+
+
+def test_bytes_are_read_by_the_safetensors_library(folder: Path) -> None:
+    tensors = read_adapter(folder).tensors
+    again = safetensors.torch.load(to_bytes(tensors, {"b": "1", "a": "2"}))
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
