@@ -106,7 +106,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             batches, begun = 10, time.perf_counter()
             for _ in range(batches):
                 with database.write() as session:
-                    jobs.submit_many(session, [values.NewJob(spec=SPEC)] * 100)
+                    jobs.submit_many(session, [values.NewJob.of_spec(SPEC)] * 100)
             return {"single": single, "batch": batches * 100 / (time.perf_counter() - begun)}
         finally:
             database.close()
@@ -118,7 +118,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             begun = time.time()
             job = workers.probe()
             workers.wait(job)
-            line = Path(f"{workers.job(job).spec.out}.pids").read_text().split()  # type: ignore[union-attr]
+            line = Path(f"{workers.job(job).spec['out']}.pids").read_text().split()
             found.append(float(line[1]) - begun)
         return found
 
@@ -150,7 +150,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
                 jobs.submit(session, SPEC)
             _make_history(database, history)
             with database.write() as session:
-                jobs.submit_many(session, [values.NewJob(spec=SPEC)] * 60)
+                jobs.submit_many(session, [values.NewJob.of_spec(SPEC)] * 60)
             capabilities = values.Capabilities(memory_bytes=2**40)
             found = []
             for _ in range(60):

@@ -15,7 +15,6 @@ from tokenizers import Tokenizer
 
 from examples.demo import domains, knowledge, shell, wheels
 from finch_hub import Hub
-from finch_hub.specs.jobs import JobKind
 from finch_hub.specs.reports import CompositionReport, EvaluationReport, TrainingReport
 
 R = TypeVar("R")
@@ -212,7 +211,7 @@ class Demo:
         print(f"{'merged':<10} {merged}\n{'base':<10} {self.hub.bases.get(BASE).path}")
         print(f"{'all of it':<10} {self.hub.settings.home} (FINCH_HOME; export it to go on with these adapters)")
 
-    def latest(self, kind: JobKind, report: type[R]) -> R:
+    def latest(self, kind: str, report: type[R]) -> R:
         """Return the report of the newest job of a kind."""
         (job,) = self.hub.jobs.find(kind=kind, limit=1)
         found = self.hub.jobs.get(job.id).report()

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from finch_hub import errors
 from finch_hub.cli import following, output
 from finch_hub.display import progress, reports, tables
+from finch_hub.workers.runs import kinds
 
 if TYPE_CHECKING:
     from finch_hub.specs.jobs import Job
 
 STATES = ("waiting", "queued", "running", "succeeded", "failed", "cancelled")
-KINDS = ("train", "compose", "merge", "quantize", "export", "evaluate", "reproduce")
 DAY_SECONDS = 86_400
 
 
@@ -24,7 +25,7 @@ def jobs() -> None:
 
 @jobs.command("list")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only these; repeat it for several.")
-@click.option("--kind", type=click.Choice(KINDS), help="Only this kind.")
+@click.option("--kind", type=click.Choice(list(kinds.MODULES)), help="Only this kind.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
 @click.option("--before", metavar="JOB", help="Those older than this one.")
 @output.json_option
@@ -125,14 +126,11 @@ def prune(days: float | None, keep: int | None) -> None:
 
 
 def _about(job: Job) -> str:
-    spec = job.spec
-    if spec.kind == "compose":
-        return f"{spec.adapter} = {' + '.join(parent.adapter for parent in spec.parents)}"
-    if spec.kind == "merge":
-        return f"{' + '.join(parent.adapter for parent in spec.parents)} in {spec.out}"
-    if spec.kind == "evaluate":
-        return f"{spec.evaluator} of {', '.join(spec.adapters) or spec.base.source}"
-    return spec.adapter
+    try:
+        kind = kinds.kind_of(job.kind)
+        return kind.about(kind.spec_of(job.spec))
+    except errors.FinchError as error:  # another version of Finch Hub submitted it
+        return str(error)
 
 
 def _described(job: Job, attempts: Any, obstacles: Any, unattended: bool) -> dict[str, Any]:

@@ -7,30 +7,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finch_hub import errors
-from finch_hub.registry import adapters, jobs, values, workers
-from finch_hub.specs import reports
+from finch_hub.registry import adapter_versions, jobs, placement, values, workers
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import FINAL, Job, JobKind, JobSpec, JobState
+from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState
 from finch_hub.specs.value import Value
+from finch_hub.workers.runs import kinds
 
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
     from finch_hub.workers.messaging.dispatcher import Dispatcher
+    from finch_hub.workers.runs.kind import JobKind
 
 T = TypeVar("T")
-
-Report = Value | dict[str, Any]
-MAKES_VERSIONS = frozenset({"train", "compose", "quantize"})
-# Where a job's result has its report, and of which type that is.
-REPORTS: dict[str, tuple[str, type[Value] | None]] = {
-    "train": ("report", reports.TrainingReport),
-    "compose": ("report", reports.CompositionReport),
-    "quantize": ("report", reports.QuantizationReport),
-    "merge": ("merge", reports.MergeReport),
-    "evaluate": ("evaluation", reports.EvaluationReport),
-    "export": ("export", None),
-    "reproduce": ("reproduction", reports.ReproductionReport),
-}
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
@@ -53,9 +41,13 @@ class JobHandle:
         return self._job.id
 
     @property
+    def _kind(self) -> JobKind[Any, Any, Any]:
+        return kinds.kind_of(self._job.kind)
+
+    @property
     def spec(self) -> JobSpec:
         """What was asked for."""
-        return self._job.spec
+        return self._kind.spec_of(self._job.spec)
 
     @property
     def state(self) -> JobState:
@@ -84,7 +76,7 @@ class JobHandle:
                 raise TimeoutError(f"job {self.id} is still {job.state} after {timeout:g} s")
         raise AssertionError("a job's states never run out")
 
-    def result(self, timeout: float | None = None) -> values.AdapterVersion | Report:
+    def result(self, timeout: float | None = None) -> values.AdapterVersion | Value:
         """Wait for the job and return what it made: an adapter version, or the report of a job that makes none.
 
         Raises:
@@ -93,13 +85,13 @@ class JobHandle:
             TimeoutError: it has not ended after so many seconds.
 
         """
-        made = self._made(timeout)
-        if self._job.kind in MAKES_VERSIONS:
-            with self._stores.database.read() as session:
-                return adapters.resolve(session, made["adapter"])
-        return self.report(timeout)
+        result = self._wait_for_result(timeout)
+        if result.adapter is None:
+            return self._kind.report.of(result.report)
+        with self._stores.database.read() as session:
+            return adapter_versions.resolve(session, result.adapter)
 
-    def report(self, timeout: float | None = None) -> Report:
+    def report(self, timeout: float | None = None) -> Value:
         """Wait for the job and return its evidence: a report of `finch_hub.specs.reports`; an export's is a mapping.
 
         Raises:
@@ -108,9 +100,7 @@ class JobHandle:
             TimeoutError: it has not ended after so many seconds.
 
         """
-        key, kind = REPORTS[self._job.kind]
-        found: dict[str, Any] = self._made(timeout)[key]
-        return kind.of(found) if kind is not None else found
+        return self._kind.report.of(self._wait_for_result(timeout).report)
 
     def events(self, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
         """Yield the job's events with numbers over `after`; with `follow` also those to come, until the job has ended.
@@ -163,7 +153,7 @@ class JobHandle:
     def obstacles(self) -> Mapping[str, list[str]]:
         """Return why each living worker can never run the job; empty when one can, or none is known."""
         with self._stores.database.read() as session:
-            return workers.obstacles(self._job.requirements, workers.find(session))
+            return placement.list_obstacles(self._job.requirements, workers.find(session))
 
     def is_unattended(self) -> bool:
         """Tell whether no worker is alive, and none is started on demand."""
@@ -172,13 +162,13 @@ class JobHandle:
         with self._stores.database.read() as session:
             return workers.count_slots(session) == 0
 
-    def _made(self, timeout: float | None) -> dict[str, Any]:
+    def _wait_for_result(self, timeout: float | None) -> JobResult:
         job = self._job if self._job.state in FINAL else self.wait(timeout)
         if job.state is JobState.FAILED:
             raise errors.JobFailed(job.id, job.reason or "no reason was given")
         if job.state is JobState.CANCELLED:
             raise errors.JobCancelled(job.id)
-        return job.result or {}
+        return JobResult.of(job.result)
 
     def _page(self, after: int) -> list[Event]:
         with self._stores.database.read() as session:
@@ -228,7 +218,7 @@ class Jobs:
         self,
         *,
         states: Collection[JobState] | None = None,
-        kind: JobKind | None = None,
+        kind: str | None = None,
         limit: int = 50,
         before: str | None = None,
     ) -> list[Job]:

@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values
-from finch_hub.registry.jobs import gang_key
 from finch_hub.registry.transitions import (
     add_events,
     attempts,
@@ -71,9 +70,10 @@ def claim_companions(
     """
     if not leader.requirements.together:
         return []
+    same_group = sa.select(jobs.c.gang).where(jobs.c.id == leader.id).scalar_subquery()
     rows = session.execute(
         sa.select(jobs.c.number, jobs.c.memory_bytes)
-        .where(*_fits(len(capabilities.queues)), jobs.c.gang.is_not(None), jobs.c.gang == gang_key(leader.spec))
+        .where(*_fits(len(capabilities.queues)), jobs.c.gang == same_group)
         .order_by(jobs.c.priority.desc(), jobs.c.number)
         .limit(limit)
         .with_for_update(skip_locked=True),

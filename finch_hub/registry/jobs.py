@@ -29,7 +29,7 @@ from finch_hub.registry.transitions import (
 )
 from finch_hub.registry.types import insert_new, later, now, once
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import FINAL, BaseModelSource, Job, JobKind, JobSpec, JobState, Requirements
+from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
 # Who submits rings the bell itself right after the commit; the reconciler only where it did not live to do so.
 RING_GRACE_SECONDS = 5.0
@@ -45,8 +45,8 @@ def submit(
     idempotency_key: str | None = None,
 ) -> Job:
     """Insert a job, which is its own outbox entry; see `submit_many`."""
-    new = values.NewJob(
-        spec=spec,
+    new = values.NewJob.of_spec(
+        spec,
         requirements=requirements,
         priority=priority,
         depends_on=tuple(depends_on),
@@ -120,7 +120,7 @@ def find(
     session: Session,
     *,
     states: Collection[JobState] | None = None,
-    kind: JobKind | None = None,
+    kind: str | None = None,
     limit: int = 50,
     before: str | None = None,
 ) -> list[Job]:
@@ -173,8 +173,11 @@ def retry(session: Session, job_id: str) -> Job:
     going = sa.select(jobs.c.id).where(jobs.c.retry_of == job_id, jobs.c.finished_at.is_(None)).limit(1)
     if (again := session.scalar(going)) is not None:
         return get(session, again)
+    keys = session.execute(sa.select(jobs.c.base_key, jobs.c.gang).where(jobs.c.id == job_id)).one()
     new = values.NewJob(
         spec=old.spec,
+        base_key=keys.base_key,
+        group_key=keys.gang,
         requirements=old.requirements,
         priority=old.priority,
         depends_on=_newest_retries(session, old.depends_on),
@@ -249,24 +252,6 @@ def prune(
     return ids
 
 
-def base_key(spec: JobSpec) -> str | None:
-    """Return what names the base that a job loads, None for kinds that learn it from their adapters."""
-    base = getattr(spec, "base", None)
-    return None if base is None else key_of_base(base)
-
-
-def key_of_base(base: BaseModelSource) -> str:
-    """Return what names a base to warm workers: its source and revision, since its fingerprint is known to none yet."""
-    return f"{base.source}@{base.revision or ''}"[:512]
-
-
-def gang_key(spec: JobSpec) -> str | None:
-    """Return what trainings have in common that may be done in one step, None for other kinds."""
-    if spec.kind != "train":
-        return None
-    return f"{base_key(spec)} {spec.training.dtype} {spec.training.threads}"
-
-
 def new_id() -> str:
     """Return an id of 16 small letters and digits: 80 random bits."""
     return base64.b32encode(secrets.token_bytes(10)).decode().lower()
@@ -276,16 +261,16 @@ def _row(new: values.NewJob, parents: dict[str, JobState]) -> dict[str, Any]:
     done = all(parents[parent] is JobState.SUCCEEDED for parent in new.depends_on)
     return {
         "id": new_id(),
-        "kind": new.spec.kind,
+        "kind": new.spec["kind"],
         "state": JobState.QUEUED if done else JobState.WAITING,
-        "spec": new.spec.model_dump(mode="json"),
+        "spec": new.spec,
         "queue": new.requirements.queue,
         "device": new.requirements.device,
         "memory_bytes": new.requirements.memory_bytes,
         "labels": sorted(set(new.requirements.labels)),
         "time_limit": new.requirements.time_limit,
-        "gang": gang_key(new.spec) if new.requirements.together else None,
-        "base_key": base_key(new.spec),
+        "gang": new.group_key if new.requirements.together else None,
+        "base_key": new.base_key,
         "priority": new.priority,
         "idempotency_key": new.idempotency_key,
         "retry_of": new.retry_of,

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from finch_hub.registry import tables
 from finch_hub.registry.types import now
 from finch_hub.specs.events import NewEvent
-from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements, job_spec
+from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements
 
 # Plain tables, not entities: rows change under other processes' hands, so nothing is kept in a session.
 jobs = cast(sa.Table, tables.Job.__table__)
@@ -194,7 +194,7 @@ def job_of(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:
         id=row.id,
         kind=row.kind,
         state=row.state,
-        spec=job_spec.validate_python(row.spec, context={"stored": True}),
+        spec=row.spec,
         requirements=Requirements(
             queue=row.queue,
             device=row.device,

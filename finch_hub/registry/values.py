@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pydantic
 
+from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import Digest, JobSpec, Label, Requirements
 from finch_hub.specs.value import Value
 
@@ -37,14 +38,30 @@ class RetryPolicy(Value):
 
 
 class NewJob(Value):
-    """A job to submit; `idempotency_key` makes a repeated submission return the first one's job."""
+    """A job to submit.
 
-    spec: JobSpec
+    Attributes:
+        spec: JSON of a `JobSpec`.
+        base_key: its `JobSpec.base_key`.
+        group_key: its `JobSpec.group_key`.
+        idempotency_key: makes a repeated submission return the first one's job.
+
+    """
+
+    spec: dict[str, Any]
+    base_key: str | None = None
+    group_key: str | None = None
     requirements: Requirements = Requirements()
     priority: int = pydantic.Field(default=0, ge=-1000, le=1000)
     depends_on: tuple[str, ...] = ()
     idempotency_key: str | None = pydantic.Field(default=None, min_length=1, max_length=200)
     retry_of: str | None = None
+
+    @classmethod
+    def of_spec(cls, spec: JobSpec, **fields: Any) -> Self:
+        """Return the job that a specification asks for."""
+        data = spec.model_dump(mode="json")
+        return cls(spec=data, base_key=spec.base_key, group_key=spec.group_key, **fields)
 
 
 class Renewal(Value):
@@ -94,17 +111,11 @@ class Worker(Value):
     last_seen: datetime
 
 
-class Base(Value):
+class Base(BaseDescription):
     """A base model that adapters were made for."""
 
     id: int
-    name: str
-    source: str
-    revision: str | None = None
     fingerprint: Digest
-    architecture: str
-    parameters: int
-    path: str | None = None
     created_at: datetime
 
 

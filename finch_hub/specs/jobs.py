@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import pydantic
 
-from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.lora import LoRAConfig, LoRAOptions
 from finch_hub.specs.references import AdapterReference, check_name
-from finch_hub.specs.training import TrainingConfig
+from finch_hub.specs.training import TrainingConfig, TrainingOptions
 from finch_hub.specs.value import Value
 
 Digest = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -38,6 +38,11 @@ class BaseModelSource(Value):
     source: str = pydantic.Field(min_length=1)
     revision: str | None = None
 
+    @property
+    def key(self) -> str:
+        """Name of the base among warm workers; its fingerprint is not known before it is loaded."""
+        return f"{self.source}@{self.revision or ''}"[:512]
+
 
 _LARGEST = 1e6  # weight or scale; squares of what they multiply must not overflow
 
@@ -49,7 +54,27 @@ class Parent(Value):
     weight: float = pydantic.Field(default=1.0, ge=-_LARGEST, le=_LARGEST)
 
 
-class TrainSpec(Value):
+class JobSpec(Value):
+    """Request for a job; each kind has its own, with `kind` as its name.
+
+    Attributes:
+        base_key: key of the base that the job loads, None where its adapters tell it.
+        group_key: equal for jobs that can be trained in one step, None for other kinds.
+
+    """
+
+    kind: str
+
+    @property
+    def base_key(self) -> str | None:  # noqa: D102 - see the class
+        return None
+
+    @property
+    def group_key(self) -> str | None:  # noqa: D102 - see the class
+        return None
+
+
+class TrainSpec(JobSpec):
     """Train one adapter on a data set; `train` and `validation` are digests of stored examples."""
 
     kind: Literal["train"] = "train"
@@ -62,8 +87,20 @@ class TrainSpec(Value):
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
 
+    @property
+    def base_key(self) -> str:  # noqa: D102 - see the base class
+        return self.base.key
 
-class ComposeSpec(Value):
+    @property
+    def group_key(self) -> str:  # noqa: D102 - see the base class
+        return f"{self.base.key} {self.training.dtype} {self.training.threads}"
+
+
+class TrainOptions(LoRAOptions, TrainingOptions, total=False):
+    """Settings of `Hub.train` that win over the preset's."""
+
+
+class ComposeSpec(JobSpec):
     """Compose several adapters of one base into one.
 
     Attributes:
@@ -96,7 +133,21 @@ class ComposeSpec(Value):
     seed: pydantic.NonNegativeInt = 0
 
 
-class MergeSpec(Value):
+class ComposeOptions(TypedDict, total=False):
+    """Fields of `ComposeSpec` as keyword arguments of `Hub.compose`, without those that have a parameter of their own."""
+
+    strategy: str
+    parameters: dict[str, Any]
+    resolver: str
+    resolver_parameters: dict[str, Any]
+    scale: float | None
+    rank: int | Literal["auto"] | None
+    evaluations: int
+    min_retention: float | None
+    seed: int
+
+
+class MergeSpec(JobSpec):
     """Write the base with adapters folded into its weights as a standalone model folder.
 
     Attributes:
@@ -111,7 +162,7 @@ class MergeSpec(Value):
     replace: bool = False
 
 
-class QuantizeSpec(Value):
+class QuantizeSpec(JobSpec):
     """Store an adapter at fewer bits as a new version of it."""
 
     kind: Literal["quantize"] = "quantize"
@@ -121,7 +172,15 @@ class QuantizeSpec(Value):
     tolerance: float = pydantic.Field(default=0.005, ge=0)
 
 
-class ExportSpec(Value):
+class QuantizeOptions(TypedDict, total=False):
+    """Fields of `QuantizeSpec` as keyword arguments of `Hub.quantize`."""
+
+    scheme: Literal["auto", "int8", "int4"]
+    group: int | None
+    tolerance: float
+
+
+class ExportSpec(JobSpec):
     """Write an adapter in the format of another system."""
 
     kind: Literal["export"] = "export"
@@ -131,7 +190,7 @@ class ExportSpec(Value):
     parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
 
 
-class EvaluateSpec(Value):
+class EvaluateSpec(JobSpec):
     """Measure the base and adapters on a data set."""
 
     kind: Literal["evaluate"] = "evaluate"
@@ -142,18 +201,16 @@ class EvaluateSpec(Value):
     parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     system: str | None = None
 
+    @property
+    def base_key(self) -> str:  # noqa: D102 - see the base class
+        return self.base.key
 
-class ReproduceSpec(Value):
+
+class ReproduceSpec(JobSpec):
     """Do again what made a version, as its lineage says, and compare the bytes; no version is made."""
 
     kind: Literal["reproduce"] = "reproduce"
     adapter: AdapterRef
-
-
-_Any = TrainSpec | ComposeSpec | MergeSpec | QuantizeSpec | ExportSpec | EvaluateSpec | ReproduceSpec
-JobSpec = Annotated[_Any, pydantic.Discriminator("kind")]
-JobKind = Literal["train", "compose", "merge", "quantize", "export", "evaluate", "reproduce"]
-job_spec: pydantic.TypeAdapter[_Any] = pydantic.TypeAdapter(JobSpec)
 
 
 class JobState(StrEnum):
@@ -201,12 +258,18 @@ class Requirements(Value):
 
 
 class Job(Value):
-    """A job as the registry knows it; times are the database's, in UTC."""
+    """A job as the registry stores it; times are the database's, in UTC.
+
+    Attributes:
+        spec: JSON of the kind's `JobSpec`; the registry knows no kinds, so that an unknown one harms no other job.
+        result: JSON of a `JobResult`, for a job that succeeded.
+
+    """
 
     id: str
-    kind: JobKind
+    kind: str
     state: JobState
-    spec: JobSpec
+    spec: dict[str, Any]
     requirements: Requirements = Requirements()
     priority: int = 0
     fence: int = 0
@@ -222,3 +285,20 @@ class Job(Value):
     worker: str | None = None
     reason: str | None = None
     result: dict[str, Any] | None = None
+
+
+class JobResult(Value):
+    """Result of a job that succeeded, the same for all kinds.
+
+    Attributes:
+        adapter: reference of the version that the job made, None for kinds that make none.
+        state: of that version.
+        metrics: of that version.
+        report: JSON of the kind's report.
+
+    """
+
+    adapter: str | None = None
+    state: str | None = None
+    metrics: dict[str, Any] | None = None
+    report: dict[str, Any]

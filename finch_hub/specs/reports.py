@@ -245,6 +245,15 @@ class MergeReport(Value):
     argmax_agreement: float | None = None
 
 
+class ExportReport(Value):
+    """What an export wrote; formats add fields of their own."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    format: str
+    out: str
+
+
 class QuantizationReport(Value):
     """Size, error of the delta and held-out loss of one quantised adapter."""
 

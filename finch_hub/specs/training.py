@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 import pydantic
 
@@ -71,3 +71,32 @@ class TrainingConfig(Value):
     packing: bool = True
     share_prefix: bool = True
     threads: pydantic.PositiveInt | None = None
+
+
+class TrainingOptions(TypedDict, total=False):
+    """Fields of `TrainingConfig` as keyword arguments, without `validation`, which `Hub.train` takes in more forms."""
+
+    epochs: int
+    max_steps: int | None
+    learning_rate: float
+    loraplus_ratio: float
+    batch_size: int
+    gradient_accumulation: int
+    batch_tokens: int | None
+    max_length: int | None
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup_ratio: float
+    warmup_steps: int | None
+    weight_decay: float
+    max_grad_norm: float
+    seed: int
+    evaluate_every: int | float | None
+    patience: int | None
+    min_improvement: float
+    checkpoint_every: int | None
+    keep_checkpoints: int
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
+    gradient_checkpointing: bool
+    packing: bool
+    share_prefix: bool
+    threads: int | None

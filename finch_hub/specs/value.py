@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import pydantic
@@ -43,7 +43,7 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def of(cls, data: object, *, subject: str = "") -> Self:
+    def of(cls, data: object, *, subject: str = "", context: Mapping[str, Any] | None = None) -> Self:
         """Validate plain data (a mapping, or the JSON text of one).
 
         Raises:
@@ -52,8 +52,8 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
         """
         try:
             if isinstance(data, (str, bytes)):
-                return cls.model_validate_json(data)
-            return cls.model_validate(data)
+                return cls.model_validate_json(data, context=context)
+            return cls.model_validate(data, context=context)
         except pydantic.ValidationError as error:
             raise errors.InvalidSpec(problems_of(error, cls.model_fields), subject=subject) from None
 

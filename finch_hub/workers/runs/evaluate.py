@@ -3,99 +3,148 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from finch_hub.engine.data import reading
+from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.events import NewEvent
-from finch_hub.specs.jobs import EvaluateSpec, Job
+from finch_hub.specs.jobs import EvaluateSpec, Job, JobResult
 from finch_hub.specs.reports import EvaluationReport
-from finch_hub.workers.runs import model_cache
+from finch_hub.specs.value import Value
+from finch_hub.workers.runs import data, model_cache
+from finch_hub.workers.runs.channel import Channel
+from finch_hub.workers.runs.kind import JobKind, Record
+from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
     from finch_hub.storage.stores import Stores
-    from finch_hub.workers.runs.channel import Channel
 
 BASE = "base"
-"""Name of the bare base among the results."""
+"""Name of the base without adapter among the results."""
 
 
-def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
+class Subject(Value):
+    """Something to measure: a version's files, or the base without adapter."""
+
+    name: str
+    system: str | None
+    folder: Path | None = None
+    fingerprint: str | None = None
+
+
+class EvaluateOrder(Value):
+    """What the child needs to evaluate.
+
+    Attributes:
+        subjects: the base, then the adapters.
+        examples: file of the data set.
+        dataset: its digest.
+        parameters: JSON of the evaluator's own parameters.
+
+    """
+
+    base: BaseOrder
+    subjects: tuple[Subject, ...]
+    examples: Path
+    dataset: str
+    evaluator: str
+    parameters: dict[str, Any]
+
+
+class EvaluateOutcome(Value):
+    """What the child measured."""
+
+    report: EvaluationReport
+    base: BaseDescription
+
+
+def prepare(spec: EvaluateSpec, job: Job, stores: Stores, workdir: Path) -> EvaluateOrder:
     """Fetch adapters and examples, and check evaluator and parameters."""
-    from finch_hub.workers.runs import common
+    from finch_hub.workers.runs import versions
 
-    spec = cast(EvaluateSpec, job.spec)
     stores.catalog.evaluators[spec.evaluator].parse(spec.parameters)
-    adapters = []
+    subjects = [Subject(name=BASE, system=spec.system)]
     for reference in spec.adapters:
-        version, folder = common.fetch_version(reference, stores)
-        adapters.append(
-            {
-                "name": version.reference,
-                "folder": str(folder),
-                "fingerprint": version.base.fingerprint,
-                "system": version.spec.get("system") if spec.system is None else spec.system,
-            }
+        version, folder = versions.fetch_version(reference, stores)
+        subjects.append(
+            Subject(
+                name=version.reference,
+                system=version.spec.get("system") if spec.system is None else spec.system,
+                folder=folder,
+                fingerprint=version.base.fingerprint,
+            )
         )
-    return {
-        "base": common.base_order(spec.base, stores),
-        "adapters": adapters,
-        "dataset": common.fetch_data(spec.dataset, workdir / "dataset.jsonl", stores),
-        "digest": spec.dataset,
-        "evaluator": spec.evaluator,
-        "parameters": spec.parameters,
-        "system": spec.system,
-    }
+    return EvaluateOrder(
+        base=model_cache.order_base(spec.base, stores),
+        subjects=tuple(subjects),
+        examples=data.fetch_data(spec.dataset, workdir / "dataset.jsonl", stores),
+        dataset=spec.dataset,
+        evaluator=spec.evaluator,
+        parameters=spec.parameters,
+    )
 
 
-def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
+def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     """Evaluate the base, then each adapter."""
     channel.phase("importing")
     from finch_hub.engine.data.tokenizing import with_system
     from finch_hub.engine.inference.generator import GeneratorModel
 
-    evaluator = channel.catalog.evaluators[order["evaluator"]]
-    parameters, kernel = evaluator.parse(order["parameters"]), evaluator.load()
-    base = channel.bases.load(order["base"], say=channel.phase)
-    for adapter in order["adapters"]:
-        model_cache.check_fingerprint(base.fingerprint, adapter["fingerprint"], adapter["name"], base.name)
-    rows = reading.load_examples(Path(order["dataset"]).read_bytes())
+    evaluator = channel.catalog.evaluators[order.evaluator]
+    parameters, kernel = evaluator.parse(order.parameters), evaluator.load()
+    base = channel.bases.load(order.base, say=channel.phase)
+    for subject in order.subjects:
+        if subject.fingerprint is not None:
+            model_cache.check_fingerprint(base.fingerprint, subject.fingerprint, subject.name, base.name)
+    rows = data.read_examples(order.examples)
     model = GeneratorModel(base)
     results: dict[str, dict[str, Any]] = {}
-    for subject in ({"name": BASE, "folder": None, "system": order["system"]}, *order["adapters"]):
-        name, folder = subject["name"], subject["folder"]
+    for subject in order.subjects:
+        name = subject.name
         channel.phase(f"measuring {name}")
-        if folder is not None:
-            model.load_lora(folder, name)
-        examples = [row.evolve(messages=with_system(row, subject["system"])) if row.messages else row for row in rows]
+        if subject.folder is not None:
+            model.load_lora(subject.folder, name)
+        examples = [row.evolve(messages=with_system(row, subject.system)) if row.messages else row for row in rows]
         results[name] = dict(kernel(model, examples, parameters))
-        data = {"name": name, **results[name]}
-        channel.report(NewEvent(type="metrics", message=f"{name}: {_told(results[name])}", data=data))
-        if folder is not None:
-            model.unload(name)  # with the last adapter the base is as it was, for the next job
-    report = EvaluationReport(evaluator=order["evaluator"], dataset=order["digest"], results=results)
-    return {"report": report.model_dump(mode="json"), "base": model_cache.describe_base(base, order["base"])}
+        figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in results[name].items())
+        channel.report(NewEvent(type="metrics", message=f"{name}: {figures}", data={"name": name, **results[name]}))
+        if subject.folder is not None:
+            model.unload(name)  # without its last adapter the base is unchanged for the next job
+    report = EvaluationReport(evaluator=order.evaluator, dataset=order.dataset, results=results)
+    return EvaluateOutcome(report=report, base=model_cache.describe_base(base, order.base))
 
 
-def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
-    """Register the figures of the base and of each adapter."""
-    from finch_hub.registry import evaluations
-    from finch_hub.workers.runs import common
+def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Stores) -> Record:
+    """Return the report; the figures of the base and of each adapter are registered."""
+    from finch_hub.registry import bases, evaluations
 
-    base = common.register_base(session, outcome["base"])
-    report = EvaluationReport.of(outcome["report"])
-    for name, metrics in report.results.items():
-        evaluations.add(
-            session,
-            base_id=base.id,
-            dataset=report.dataset,
-            evaluator=report.evaluator,
-            metrics=metrics,
-            adapter=None if name == BASE else name,
-            job_id=job.id,
-        )
-    return {"evaluation": outcome["report"]}
+    report = outcome.report
+
+    def record(session: Session) -> JobResult:
+        base = bases.add(session, **outcome.base.model_dump())
+        for name, metrics in report.results.items():
+            evaluations.add(
+                session,
+                base_id=base.id,
+                dataset=report.dataset,
+                evaluator=report.evaluator,
+                metrics=metrics,
+                adapter=None if name == BASE else name,
+                job_id=job.id,
+            )
+        return JobResult(report=report.model_dump(mode="json"))
+
+    return record
 
 
-def _told(metrics: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in metrics.items())
+KIND = JobKind(
+    name="evaluate",
+    spec=EvaluateSpec,
+    order=EvaluateOrder,
+    outcome=EvaluateOutcome,
+    report=EvaluationReport,
+    about=lambda spec: f"{spec.evaluator} of {', '.join(spec.adapters) or spec.base.source}",
+    prepare=prepare,
+    execute=execute,
+    finish=finish,
+)

@@ -5,68 +5,105 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.specs.jobs import ExportSpec, Job
+from finch_hub.specs.jobs import ExportSpec, Job, JobResult
+from finch_hub.specs.reports import ExportReport
+from finch_hub.specs.value import Value
 from finch_hub.workers.runs import model_cache
+from finch_hub.workers.runs.channel import Channel
+from finch_hub.workers.runs.kind import JobKind, Record
+from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
-    from finch_hub.registry.database import Session
     from finch_hub.storage.stores import Stores
-    from finch_hub.workers.runs.channel import Channel
 
 
-def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
+class ExportOrder(Value):
+    """What the child needs to export.
+
+    Attributes:
+        parameters: JSON of the format's own parameters.
+        base: for formats that need it.
+
+    """
+
+    format: str
+    parameters: dict[str, Any]
+    adapter: Path
+    base: BaseOrder | None
+    out: Path
+
+
+class ExportOutcome(Value):
+    """What the child exported."""
+
+    report: ExportReport
+
+
+def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> ExportOrder:
     """Fetch the adapter, and check format and parameters."""
-    from finch_hub.workers.runs import common
+    from finch_hub.workers.runs import versions
 
-    spec = cast(ExportSpec, job.spec)
     format_ = stores.catalog.export_formats[spec.format]
     parameters = format_.parse(spec.parameters)
-    # An earlier attempt of this job may have come as far as the folder's name, and no further.
+    # An earlier attempt of this job may have published the folder without telling it.
     if job.fence > 1 and "replace" in format_.parameters.model_fields:
         parameters = parameters.evolve(replace=True)
-    version, folder = common.fetch_files(spec.adapter, stores)
-    return {
-        "format": spec.format,
-        "parameters": parameters.model_dump(mode="json"),
-        "adapter": str(folder),
-        "base": common.base_order_of(version.base, stores) if format_.needs_base else None,
-        "out": spec.out,
-    }
+    version, folder = versions.fetch_files(spec.adapter, stores)
+    return ExportOrder(
+        format=spec.format,
+        parameters=parameters.model_dump(mode="json"),
+        adapter=folder,
+        base=model_cache.order_base_of(version.base, stores) if format_.needs_base else None,
+        out=Path(spec.out),
+    )
 
 
-def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
+def execute(order: ExportOrder, channel: Channel) -> ExportOutcome:
     """Export."""
-    format_ = channel.catalog.export_formats[order["format"]]
-    base = model_cache.fetch_base(order["base"], say=channel.phase) if order["base"] else None
+    format_ = channel.catalog.export_formats[order.format]
+    base = model_cache.fetch_base(order.base, say=channel.phase) if order.base else None
     channel.phase("exporting")
-    out = Path(order["out"])
-    stood = os.path.lexists(out)
+    existed = os.path.lexists(order.out)
     try:
-        report = format_.load()(Path(order["adapter"]), base, out, format_.parse(order["parameters"]))
+        details = format_.load()(order.adapter, base, order.out, format_.parse(order.parameters))
     except errors.FinchError:
-        raise  # it knew what it did, and what stands there now may be somebody else's
+        raise  # raised on purpose, so the path may hold the files of somebody else
     except (Exception, SystemExit) as error:
-        if not stood:
-            _remove(out)
+        if not existed:
+            _remove(order.out)
         if isinstance(error, (OSError, MemoryError)):
-            raise  # the machine's fault, which may be worth another attempt
+            raise  # caused by the machine, so that another attempt may succeed
         raise errors.PluginError(f"the export format {format_.name} failed: {type(error).__name__}: {error}") from error
-    if not os.path.lexists(out):
-        raise errors.PluginError(f"the export format {format_.name} wrote nothing to {out}")
-    return {"report": {"format": order["format"], "out": order["out"], **(report or {})}}
+    if not os.path.lexists(order.out):
+        raise errors.PluginError(f"the export format {format_.name} wrote nothing to {order.out}")
+    return ExportOutcome(report=ExportReport.of({"format": order.format, "out": str(order.out), **(details or {})}))
 
 
 def _remove(out: Path) -> None:
-    """Remove what a format left half-written."""
+    """Remove the partial output of a format."""
     if out.is_dir() and not out.is_symlink():
         shutil.rmtree(out, ignore_errors=True)
     else:
         out.unlink(missing_ok=True)
 
 
-def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+def finish(spec: ExportSpec, job: Job, outcome: ExportOutcome, stores: Stores) -> Record:
     """Return the report."""
-    return {"export": outcome["report"]}
+    result = JobResult(report=outcome.report.model_dump(mode="json"))
+    return lambda session: result
+
+
+KIND = JobKind(
+    name="export",
+    spec=ExportSpec,
+    order=ExportOrder,
+    outcome=ExportOutcome,
+    report=ExportReport,
+    about=lambda spec: spec.adapter,
+    prepare=prepare,
+    execute=execute,
+    finish=finish,
+)

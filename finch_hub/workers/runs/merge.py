@@ -1,48 +1,63 @@
-"""Write the base with adapters folded in, and hold its logits against theirs."""
+"""Write the base with adapters merged into its weights, and compare the logits of both."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import psutil
 
 from finch_hub.specs.events import NewEvent
-from finch_hub.specs.jobs import Job, MergeSpec
+from finch_hub.specs.jobs import Job, JobResult, MergeSpec
+from finch_hub.specs.reports import MergeReport
+from finch_hub.specs.value import Value
 from finch_hub.workers.runs import model_cache
+from finch_hub.workers.runs.channel import Channel
+from finch_hub.workers.runs.kind import JobKind, Record
+from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
-    from finch_hub.registry.database import Session
     from finch_hub.storage.stores import Stores
-    from finch_hub.workers.runs.channel import Channel
 
 _REPORT_SECONDS = 1.0
 
 
-def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
+class MergeOrder(Value):
+    """What the child needs to merge; each adapter is a folder and its weight."""
+
+    base: BaseOrder
+    adapters: tuple[tuple[Path, float], ...]
+    out: Path
+    replace: bool
+
+
+class MergeOutcome(Value):
+    """What the child merged."""
+
+    report: MergeReport
+
+
+def prepare(spec: MergeSpec, job: Job, stores: Stores, workdir: Path) -> MergeOrder:
     """Fetch the adapters."""
-    from finch_hub.workers.runs import common
+    from finch_hub.workers.runs import versions
 
-    spec = cast(MergeSpec, job.spec)
-    found = [(*common.fetch_files(parent.adapter, stores), parent.weight) for parent in spec.parents]
-    common.check_one_base([version for version, _, _ in found])
-    return {
-        "base": common.base_order_of(found[0][0].base, stores),
-        "adapters": [(str(folder), weight) for _, folder, weight in found],
-        "out": spec.out,
-        # An earlier attempt of this job may have come as far as the folder's name, and no further.
-        "replace": spec.replace or job.fence > 1,
-    }
+    fetched = [(*versions.fetch_files(parent.adapter, stores), parent.weight) for parent in spec.parents]
+    versions.check_one_base([version for version, _, _ in fetched])
+    return MergeOrder(
+        base=model_cache.order_base_of(fetched[0][0].base, stores),
+        adapters=tuple((folder, weight) for _, folder, weight in fetched),
+        out=Path(spec.out),
+        # An earlier attempt of this job may have published the folder without telling it.
+        replace=spec.replace or job.fence > 1,
+    )
 
 
-def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
+def execute(order: MergeOrder, channel: Channel) -> MergeOutcome:
     """Merge, then compare logits where a float32 copy of the model fits into memory."""
     from finch_hub.engine.export import merging
 
-    base = model_cache.fetch_base(order["base"], say=channel.phase)
-    adapters = [(Path(folder), weight) for folder, weight in order["adapters"]]
-    out = Path(order["out"])
+    base = model_cache.fetch_base(order.base, say=channel.phase)
     channel.phase("merging")
     last = 0.0
 
@@ -53,20 +68,41 @@ def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
             channel.report(NewEvent(type="progress", data={"step": done, "steps": total}))
 
     report = merging.merge(
-        base, adapters, out, base_model=order["base"]["source"]["source"], replace=order["replace"], progress=progress
+        base,
+        order.adapters,
+        order.out,
+        base_model=order.base.source.source,
+        replace=order.replace,
+        progress=progress,
     )
     if 2 * report.bytes_written * 2 < psutil.virtual_memory().available:
         channel.phase("verifying")
         from finch_hub.engine.export import verification
 
-        found = verification.verify(base, adapters, out)
-        report = report.evolve(max_logit_difference=found.max_logit_difference, argmax_agreement=found.argmax_agreement)
+        verified = verification.verify(base, order.adapters, order.out)
+        report = report.evolve(
+            max_logit_difference=verified.max_logit_difference, argmax_agreement=verified.argmax_agreement
+        )
     else:
-        what = "the logits were not compared: a copy of the model in float32 does not fit into memory"
-        channel.report(NewEvent(type="message", level="warn", message=what))
-    return {"report": report.model_dump(mode="json")}
+        text = "the logits were not compared: a copy of the model in float32 does not fit into memory"
+        channel.report(NewEvent(type="message", level="warn", message=text))
+    return MergeOutcome(report=report)
 
 
-def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+def finish(spec: MergeSpec, job: Job, outcome: MergeOutcome, stores: Stores) -> Record:
     """Return the report."""
-    return {"merge": outcome["report"]}
+    result = JobResult(report=outcome.report.model_dump(mode="json"))
+    return lambda session: result
+
+
+KIND = JobKind(
+    name="merge",
+    spec=MergeSpec,
+    order=MergeOrder,
+    outcome=MergeOutcome,
+    report=MergeReport,
+    about=lambda spec: f"{' + '.join(parent.adapter for parent in spec.parents)} in {spec.out}",
+    prepare=prepare,
+    execute=execute,
+    finish=finish,
+)

@@ -1,4 +1,4 @@
-"""Base models on the child's side: fetched, loaded, described, and kept from one job to the next."""
+"""Base models of jobs: ordered by the supervisor, loaded by the child and kept from one job to the next."""
 
 from __future__ import annotations
 
@@ -6,43 +6,76 @@ import dataclasses
 import gc
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.bases import fingerprint, sources
+from finch_hub.engine.bases import fingerprint
 from finch_hub.plugins.descriptors import load_target
+from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource
+from finch_hub.specs.value import Value
 
 if TYPE_CHECKING:
     from finch_hub.engine.bases.loading import Base
     from finch_hub.engine.bases.precision import Dtype
+    from finch_hub.registry import values
+    from finch_hub.storage.stores import Stores
 
 
-def fetch_base(order: dict[str, Any], *, say: Callable[[str], None]) -> Path:
-    """Return a local folder with the base of an order (see :func:`finch_hub.workers.runs.common.base_order`).
+class BaseOrder(Value):
+    """What a child needs to load a base.
 
-    Raises:
-        as :func:`finch_hub.engine.bases.sources.resolve`; and
-        Incompatible: its files are not those that the order's adapters were made for.
+    Attributes:
+        fetch: target of the plugin that brings the source to a local folder.
+        cache: folder of converted and fetched bases.
+        fingerprint: that the base must have; None takes any.
 
     """
 
-    cache, source = Path(order["cache"]), BaseModelSource.of(order["source"])
-    if order["fetch"] is None:
-        folder = sources.resolve(source, cache=cache, progress=say)
-    else:
-        fetch = load_target(order["fetch"], offered_by=f"base source of {source.source!r}")
-        folder = Path(fetch(source, cache=cache, progress=say))
-    if order["fingerprint"] is not None:
-        check_fingerprint(fingerprint.fingerprint(folder, cache=cache), order["fingerprint"], "adapter", source.source)
+    source: BaseModelSource
+    fetch: str
+    cache: Path
+    fingerprint: str | None = None
+
+
+def order_base(source: BaseModelSource, stores: Stores, fingerprint: str | None = None) -> BaseOrder:
+    """Return the order for a base.
+
+    Raises:
+        NotFound: no plugin knows the source.
+
+    """
+    descriptor = stores.catalog.base_source_of(source.source)
+    return BaseOrder(source=source, fetch=descriptor.target, cache=stores.bases, fingerprint=fingerprint)
+
+
+def order_base_of(base: values.Base, stores: Stores) -> BaseOrder:
+    """Return the order for the base of a registered version, with the fingerprint that it must have."""
+    return order_base(BaseModelSource(source=base.source, revision=base.revision), stores, base.fingerprint)
+
+
+def fetch_base(order: BaseOrder, *, say: Callable[[str], None]) -> Path:
+    """Return a local folder with the base of an order.
+
+    Raises:
+        NotFound: the source does not exist.
+        Incompatible: its files are not those that the order's adapters were made for, or hold no usable model.
+        Unavailable: the source does not answer.
+
+    """
+    fetch = load_target(order.fetch, offered_by=f"base source of {order.source.source!r}")
+    folder = Path(fetch(order.source, cache=order.cache, progress=say))
+    if order.fingerprint is not None:
+        found = fingerprint.fingerprint(folder, cache=order.cache)
+        check_fingerprint(found, order.fingerprint, "adapter", order.source.source)
     return folder
 
 
-class WarmBases:
-    """Holds at most one base: the memory of a second one belongs to the job.
+class BaseModelCache:
+    """Cache of one base model: the memory of a second one belongs to the job.
 
     Attributes:
-        key: names the base that is held, by :func:`finch_hub.registry.jobs.base_key`; None without one.
+        key: :attr:`BaseModelSource.key` of the base that is held, None without one.
 
     """
 
@@ -51,65 +84,63 @@ class WarmBases:
         self._base: Base | None = None
         self._dtype: Dtype | None = None
 
-    def load(self, order: dict[str, Any], *, say: Callable[[str], None], dtype: Dtype = "auto") -> Base:
-        """Return the base of an order (see :func:`fetch_base`), loaded now or by the job before.
+    def load(self, order: BaseOrder, *, say: Callable[[str], None], dtype: Dtype = "auto") -> Base:
+        """Return the base of an order, loaded now or by an earlier job.
 
         Raises:
-            as :func:`finch_hub.engine.bases.loading.load_base`.
+            NotFound, Incompatible, Unavailable: see :func:`fetch_base`.
 
         """
         from finch_hub.engine.bases.loading import load_base
 
-        cache = Path(order["cache"])
         if (
             self._base is not None
-            and (self.key, self._dtype) == (order["key"], dtype)
-            # Its files may have been replaced since. Hashes are remembered by size and time, so this is cheap.
-            and fingerprint.fingerprint(self._base.folder, cache=cache) == self._base.fingerprint
-            and order["fingerprint"] in (None, self._base.fingerprint)
+            and (self.key, self._dtype) == (order.source.key, dtype)
+            # Its files may have been replaced since. Hashes are cached by size and time, so this is cheap.
+            and fingerprint.fingerprint(self._base.folder, cache=order.cache) == self._base.fingerprint
+            and order.fingerprint in (None, self._base.fingerprint)
         ):
             return self._base
-        self.forget()
+        self.clear()
         folder = fetch_base(order, say=say)
         say("loading the base model")
-        source = BaseModelSource.of(order["source"])
-        base = load_base(folder, dtype=dtype, cache=cache)
-        self._base = dataclasses.replace(base, name=source.source, revision=source.revision)
-        self.key, self._dtype = order["key"], dtype
+        base = load_base(folder, dtype=dtype, cache=order.cache)
+        self._base = dataclasses.replace(base, name=order.source.source, revision=order.source.revision)
+        self.key, self._dtype = order.source.key, dtype
         return self._base
 
-    def forget(self) -> None:
-        """Let the base go."""
+    def clear(self) -> None:
+        """Free the base."""
         if self._base is not None:
             self._base = self.key = None
             gc.collect()
 
 
-def describe_base(base: Base, order: dict[str, Any]) -> dict[str, Any]:
-    """Return what the registry keeps of a base that a child has loaded."""
-    return {
-        "name": base.name,
-        "source": order["source"]["source"],
-        "revision": order["source"]["revision"],
-        "fingerprint": base.fingerprint,
-        "architecture": str((base.model.config.architectures or [type(base.model).__name__])[0]),
-        "parameters": base.parameters,
-        "path": str(base.folder),
-    }
+def describe_base(base: Base, order: BaseOrder) -> BaseDescription:
+    """Return what the registry stores of a loaded base."""
+    return BaseDescription(
+        name=base.name,
+        source=order.source.source,
+        revision=order.source.revision,
+        fingerprint=base.fingerprint,
+        architecture=str((base.model.config.architectures or [type(base.model).__name__])[0]),
+        parameters=base.parameters,
+        path=str(base.folder),
+    )
 
 
-def check_fingerprint(found: str, wanted: str, what: str, base: str) -> None:
-    """Refuse a base whose files are not those that an adapter was made for.
+def check_fingerprint(found: str, expected: str, adapter: str, base: str) -> None:
+    """Check that a base has the files that an adapter was made for.
 
     Raises:
-        Incompatible: they differ.
+        Incompatible: the fingerprints differ.
 
     """
-    if found != wanted:
+    if found != expected:
         raise errors.Incompatible(
             errors.Problem(
-                where=what,
-                what=f"was made for a base with the fingerprint {wanted[:12]}…; {base} now has {found[:12]}…",
-                fix="name the base that it was made for",
+                where=adapter,
+                what=f"was made for a base with the fingerprint {expected[:12]}…, but {base} has {found[:12]}…",
+                fix="name the base that the adapter was made for",
             )
         )

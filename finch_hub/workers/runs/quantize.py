@@ -1,99 +1,126 @@
-"""Store an adapter at fewer bits as its next version, with what that costs."""
+"""Store an adapter at fewer bits as its next version, with its loss of quality."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-from finch_hub.engine.data import reading
-from finch_hub.specs.jobs import Job, QuantizeSpec
+from finch_hub.specs.jobs import Job, JobResult, QuantizeSpec
 from finch_hub.specs.reports import QuantizationReport
+from finch_hub.specs.value import Value
+from finch_hub.workers.runs import data, model_cache
+from finch_hub.workers.runs.channel import Channel
+from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Recipe, Record
+from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
+    from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.reports import TokenMetrics
     from finch_hub.storage.stores import Stores
-    from finch_hub.workers.runs.channel import Channel
 
 
 _MAX_LENGTH = 2048  # tokens of an example that is measured, where the base's context is longer
 
 
-def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
-    """Fetch the adapter and what it was held against."""
-    from finch_hub.workers.runs import common
+class QuantizeOrder(Value):
+    """What the child needs to quantize a version.
 
-    spec = cast(QuantizeSpec, job.spec)
-    version, folder = common.fetch_version(spec.adapter, stores)
-    return {
-        "adapter": str(folder),
-        "reference": version.reference,
-        "scheme": spec.scheme,
-        "group": spec.group,
-        "tolerance": spec.tolerance,
-        "validation": common.fetch_validation(version, workdir / "validation.jsonl", stores),
-        "system": version.spec.get("system"),
-        "base": common.base_order_of(version.base, stores),
-    }
+    Attributes:
+        validation: file of the version's held-out examples, None without any.
+
+    """
+
+    adapter: Path
+    reference: str
+    scheme: Literal["auto", "int8", "int4"]
+    group: int | None
+    tolerance: float
+    validation: Path | None
+    system: str | None
+    base: BaseOrder
 
 
-def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
-    """Quantise; the result is left in the attempt's folder."""
+class QuantizeOutcome(AdapterOutcome):
+    """What the child quantized; `parent` is the version's reference."""
+
+    parent: str
+    report: QuantizationReport
+
+
+def prepare(spec: QuantizeSpec, job: Job, stores: Stores, workdir: Path) -> QuantizeOrder:
+    """Fetch the version and its held-out examples."""
+    from finch_hub.workers.runs import versions
+
+    version, folder = versions.fetch_version(spec.adapter, stores)
+    return QuantizeOrder(
+        adapter=folder,
+        reference=version.reference,
+        scheme=spec.scheme,
+        group=spec.group,
+        tolerance=spec.tolerance,
+        validation=data.fetch_validation(version, workdir / "validation.jsonl", stores),
+        system=version.spec.get("system"),
+        base=model_cache.order_base_of(version.base, stores),
+    )
+
+
+def execute(order: QuantizeOrder, channel: Channel) -> QuantizeOutcome:
+    """Quantize; the result is left in the attempt's folder."""
     channel.phase("importing")
     from finch_hub.engine.export import quantization
     from finch_hub.engine.training import environment
 
     base = objective = None
-    if order["validation"] is not None:
-        from finch_hub.engine.adapters.adapter import LoRAAdapter
+    if order.validation is not None:
+        from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
         from finch_hub.engine.data.tokenizing import tokenize_all
         from finch_hub.engine.decoder import evaluation
 
-        base = channel.bases.load(order["base"], say=channel.phase)
-        examples = reading.load_examples(Path(order["validation"]).read_bytes())
+        base = channel.bases.load(order.base, say=channel.phase)
+        examples = data.read_examples(order.validation)
         tokenized = tokenize_all(
-            examples, base.tokenizer, system=order["system"], max_length=min(base.context, _MAX_LENGTH)
+            examples, base.tokenizer, system=order.system, max_length=min(base.context, _MAX_LENGTH)
         )
 
         def measure(folder: Path) -> TokenMetrics:
             channel.stop_here()
-            adapter = LoRAAdapter.load(folder, base)
+            adapter = AttachableAdapter.load(folder, base)
             try:
                 return evaluation.measure(base, tokenized)
             finally:
                 adapter.detach()
 
         objective = measure
-    channel.phase("quantising")
+    channel.phase("quantizing")
     report = quantization.quantize(
-        Path(order["adapter"]),
+        order.adapter,
         channel.workdir / "adapter",
-        scheme=order["scheme"],
-        group=order["group"],
+        scheme=order.scheme,
+        group=order.group,
         objective=objective,
-        tolerance=order["tolerance"],
+        tolerance=order.tolerance,
     )
-    return {
-        "adapter": str(channel.workdir / "adapter"),
-        "parent": order["reference"],
-        "report": report.model_dump(mode="json"),
-        "environment": environment.describe(base),
-    }
+    return QuantizeOutcome(
+        adapter=channel.workdir / "adapter",
+        environment=environment.describe(base),
+        parent=order.reference,
+        report=report,
+    )
 
 
-def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
-    """Put the quantised adapter through the gate and into the store."""
-    from finch_hub.registry import values
+def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Stores) -> Record:
+    """Store the quantized adapter; it is registered as the adapter's next version."""
+    from finch_hub.registry import adapter_versions, values
     from finch_hub.storage import publishing
-    from finch_hub.workers.runs import common
 
-    spec = cast(QuantizeSpec, job.spec)
-    report = QuantizationReport.of(outcome["report"])
-    parent, _ = common.fetch_version(outcome["parent"], stores)
+    report = outcome.report
+    with stores.database.read() as session:
+        parent = adapter_versions.resolve(session, outcome.parent)
     lineage = parent.lineage.evolve(
         parents=(values.ParentVersion(reference=parent.reference),),
-        versions=publishing.versions(stores.catalog, outcome["environment"]),
-        environment=outcome["environment"],
+        versions=publishing.versions(stores.catalog, outcome.environment),
+        environment=outcome.environment,
     )
     metrics: dict[str, Any] = {
         "scheme": report.scheme,
@@ -102,22 +129,40 @@ def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
         "bytes_before": report.bytes_before,
     }
     if report.before is not None and report.after is not None:
-        metrics |= {"loss_unquantised": report.before.loss, "loss_after": report.after.loss}
+        metrics |= {"loss_unquantized": report.before.loss, "loss_after": report.after.loss}
     description = publishing.Description(
         name=parent.name,
         kind="quantize",
-        base=parent.base.model_dump(mode="json"),
+        base=parent.base,
         job_id=job.id,
         spec=spec.model_dump(mode="json") | {"system": parent.spec.get("system")},
         lineage=lineage,
         metrics=metrics,
     )
-    return {"published": publishing.publish(Path(outcome["adapter"]), stores, description), "base": parent.base}
+    published = publishing.publish(outcome.adapter, stores, description)
+
+    def record(session: Session) -> JobResult:
+        version = publishing.register(session, published, parent.base)
+        return JobResult(adapter=version.reference, metrics=version.metrics, report=report.model_dump(mode="json"))
+
+    return record
 
 
-def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
-    """Make the next version of the adapter."""
-    from finch_hub.storage import publishing
+def _repeated_spec(version: AdapterVersion) -> QuantizeSpec:
+    # The system prompt stands beside the specification's own fields.
+    return KIND.spec_of({name: version.spec[name] for name in QuantizeSpec.model_fields if name in version.spec})
 
-    version = publishing.register(session, stored["published"], stored["base"])
-    return {"adapter": version.reference, "metrics": version.metrics, "report": outcome["report"]}
+
+KIND = JobKind(
+    name="quantize",
+    spec=QuantizeSpec,
+    order=QuantizeOrder,
+    outcome=QuantizeOutcome,
+    report=QuantizationReport,
+    about=lambda spec: spec.adapter,
+    prepare=prepare,
+    execute=execute,
+    finish=finish,
+    is_finish_slow=True,
+    recipe=Recipe(spec=_repeated_spec),
+)

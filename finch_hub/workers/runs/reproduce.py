@@ -1,101 +1,125 @@
-"""Do again what made a version, with the threads, number format and micro-batches of then, and compare the bytes."""
+"""Repeat the job that made a version, with the same threads, dtype and micro-batches, and compare the bytes."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from finch_hub.specs.jobs import ComposeSpec, Job, Parent, QuantizeSpec, ReproduceSpec, TrainSpec, job_spec
+from finch_hub import errors
+from finch_hub.specs.jobs import Job, JobResult, ReproduceSpec
 from finch_hub.specs.reports import Change, ReproductionReport
-from finch_hub.workers import runs
+from finch_hub.specs.value import Value
+from finch_hub.workers.runs import kinds
+from finch_hub.workers.runs.channel import Channel
+from finch_hub.workers.runs.kind import JobKind, Recipe, Record
 
 if TYPE_CHECKING:
-    from finch_hub.registry.database import Session
-    from finch_hub.registry.values import AdapterVersion
     from finch_hub.storage.stores import Stores
-    from finch_hub.workers.runs.channel import Channel
 
 
-def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
-    """Prepare the job that made the version, with what it depended on then."""
-    from finch_hub.workers.runs import common
+class ReproduceOrder(Value):
+    """What the child needs to repeat a job.
 
-    spec = cast(ReproduceSpec, job.spec)
-    version, folder = common.fetch_version(spec.adapter, stores)
-    again = job.evolve(kind=version.kind, spec=_spec_of(version))
-    order = runs.run_of(version.kind).prepare(again, stores, workdir)
-    order["base"]["fingerprint"] = version.base.fingerprint
-    if version.kind == "train":
-        order["batch_tokens"] = version.lineage.environment.get("batch_tokens")
-    return {
-        "kind": version.kind,
-        "order": order,
-        "reference": version.reference,
-        "original": str(folder),
-        "identity": version.identity,
-        "threads": version.lineage.environment.get("threads"),
-    }
+    Attributes:
+        order: JSON of the order of the repeated kind.
+        original: folder of the version's files.
+        identity: of the version.
+        threads: of torch, in the environment of the version.
+
+    """
+
+    kind: str
+    order: dict[str, Any]
+    reference: str
+    original: Path
+    identity: str
+    threads: int | None
 
 
-def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
-    """Do it again, and compare what comes out behind the gate, where the original stands."""
+class ReproduceOutcome(Value):
+    """How the repeated adapter compares."""
+
+    report: ReproductionReport
+    environment: dict[str, Any]
+
+
+def prepare(spec: ReproduceSpec, job: Job, stores: Stores, workdir: Path) -> ReproduceOrder:
+    """Prepare the job that made the version, with the choices that were made then."""
+    from finch_hub.workers.runs import versions
+
+    version, folder = versions.fetch_version(spec.adapter, stores)
+    kind, recipe = _kind_of(version.kind)
+    repeated = kind.prepare(recipe.spec(version), job, stores, workdir)
+    return ReproduceOrder(
+        kind=version.kind,
+        order=recipe.pin(repeated, version).model_dump(mode="json"),
+        reference=version.reference,
+        original=folder,
+        identity=version.identity,
+        threads=version.lineage.environment.get("threads"),
+    )
+
+
+def execute(order: ReproduceOrder, channel: Channel) -> ReproduceOutcome:
+    """Repeat the job, pass its adapter through the gate, and compare it with the original."""
     channel.phase("importing")
     from finch_hub.artifacts import gate
     from finch_hub.engine.adapters import comparison
     from finch_hub.engine.training import loop
 
-    began = time.monotonic()
-    with loop.computing(order["threads"]):
-        outcome = runs.run_of(order["kind"]).execute(order["order"], channel)
+    started = time.monotonic()
+    kind, _ = _kind_of(order.kind)
+    with loop.computing(order.threads):
+        outcome = kind.execute(kind.order.of(order.order), channel)
     channel.phase("comparing")
-    admitted = gate.admit_adapter(Path(outcome["adapter"]), channel.workdir / "admitted")
-    config, tensors, compared = comparison.compare(Path(order["original"]), admitted.folder)
+    admitted = gate.admit_adapter(outcome.adapter, channel.workdir / "admitted")
+    config, tensors, compared = comparison.compare(order.original, admitted.folder)
     report = ReproductionReport(
-        adapter=order["reference"],
-        kind=order["kind"],
-        identical=order["identity"] == admitted.identity,
-        identity=order["identity"],
+        adapter=order.reference,
+        kind=order.kind,
+        identical=order.identity == admitted.identity,
+        identity=order.identity,
         reproduced_identity=admitted.identity,
         config=config,
         tensors=tensors,
         compared=compared,
-        seconds=time.monotonic() - began,
+        seconds=time.monotonic() - started,
     )
-    environment = outcome["report"]["environment"] if order["kind"] == "train" else outcome["environment"]
-    return {"report": report.model_dump(mode="json"), "environment": environment}
+    return ReproduceOutcome(report=report, environment=outcome.environment)
 
 
-def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
-    """Say what is not as it was then; the adapter itself is not kept."""
+def finish(spec: ReproduceSpec, job: Job, outcome: ReproduceOutcome, stores: Stores) -> Record:
+    """Return the report, with the changes since the version was made; the repeated adapter is not kept."""
+    from finch_hub.registry import adapter_versions
     from finch_hub.storage import publishing
-    from finch_hub.workers.runs import common
 
-    version, _ = common.fetch_version(outcome["report"]["adapter"], stores)
-    lineage = version.lineage
-    versions = publishing.versions(stores.catalog, outcome["environment"])
-    causes = Change.between({**lineage.versions, **lineage.environment}, {**versions, **outcome["environment"]})
-    return {"causes": [change.model_dump(mode="json") for change in causes]}
-
-
-def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
-    """Make nothing: the report is the result."""
-    return {"reproduction": outcome["report"] | stored}
+    with stores.database.read() as session:
+        lineage = adapter_versions.resolve(session, outcome.report.adapter).lineage
+    versions = publishing.versions(stores.catalog, outcome.environment)
+    causes = Change.between({**lineage.versions, **lineage.environment}, {**versions, **outcome.environment})
+    result = JobResult(report=outcome.report.evolve(causes=causes).model_dump(mode="json"))
+    return lambda session: result
 
 
-def _spec_of(version: AdapterVersion) -> TrainSpec | ComposeSpec | QuantizeSpec:
-    """Return what was asked for, with everything fixed that the machine of then decided."""
-    environment = version.lineage.environment
-    if version.kind == "quantize":
-        fields = {name: version.spec[name] for name in QuantizeSpec.model_fields if name in version.spec}
-        return QuantizeSpec.of(fields)
-    spec = job_spec.validate_python(version.spec, context={"stored": True})
-    if isinstance(spec, ComposeSpec):
-        # What a bare name meant then.
-        parents = tuple(Parent(adapter=parent.reference, weight=parent.weight) for parent in version.lineage.parents)
-        return spec.evolve(parents=parents)
-    spec = cast(TrainSpec, spec)
-    changes: dict[str, Any] = {"threads": environment.get("threads")}
-    if spec.training.dtype == "auto" and environment.get("dtype") in ("float32", "bfloat16"):
-        changes["dtype"] = environment["dtype"]
-    return spec.evolve(training=spec.training.evolve(**changes))
+def _kind_of(name: str) -> tuple[JobKind[Any, Any, Any], Recipe[Any, Any]]:
+    kind = kinds.kind_of(name)
+    if kind.recipe is None:
+        raise errors.Incompatible(
+            errors.Problem(what=f"a job of the kind {name} makes no version that can be reproduced")
+        )
+    return kind, kind.recipe
+
+
+KIND = JobKind(
+    name="reproduce",
+    spec=ReproduceSpec,
+    order=ReproduceOrder,
+    outcome=ReproduceOutcome,
+    report=ReproductionReport,
+    about=lambda spec: spec.adapter,
+    prepare=prepare,
+    execute=execute,
+    finish=finish,
+    is_finish_slow=True,
+)

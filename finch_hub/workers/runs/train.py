@@ -4,153 +4,176 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from finch_hub.engine.data import reading
+from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.examples import Example
-from finch_hub.specs.jobs import Job, TrainSpec
+from finch_hub.specs.jobs import Job, JobResult, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.reports import TokenMetrics, TrainingReport
+from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
-from finch_hub.workers.runs import model_cache
+from finch_hub.specs.value import Value
+from finch_hub.workers.runs import data, model_cache
+from finch_hub.workers.runs.channel import Channel
+from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Recipe, Record
+from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
     from finch_hub.engine.bases.loading import Base
     from finch_hub.engine.training.loop import Trained
     from finch_hub.registry.database import Session
+    from finch_hub.registry.values import AdapterVersion
     from finch_hub.storage.stores import Stores
-    from finch_hub.workers.runs.channel import Channel
 
 
-def prepare(job: Job, stores: Stores, workdir: Path) -> dict[str, Any]:
-    """Fetch the examples and find who fetches the base."""
-    from finch_hub.workers.runs import common
+class TrainOrder(Value):
+    """What the child needs to train.
 
-    spec = cast(TrainSpec, job.spec)
-    order: dict[str, Any] = {
-        "base": common.base_order(spec.base, stores),
-        "system": spec.system,
-        "lora": spec.lora.model_dump(mode="json"),
-        "training": spec.training.model_dump(mode="json"),
-        "train": common.fetch_data(spec.train, workdir / "train.jsonl", stores),
-        "validation": None,
-    }
+    Attributes:
+        train: file of examples.
+        validation: file of held-out examples; None holds some of `train` out.
+        batch_tokens: sizes of micro-batches by step, to repeat an earlier training.
+
+    """
+
+    base: BaseOrder
+    system: str | None
+    lora: LoRAConfig
+    training: TrainingConfig
+    train: Path
+    validation: Path | None
+    batch_tokens: tuple[tuple[int, int], ...] | None = None
+
+
+class TrainOutcome(AdapterOutcome):
+    """What the child trained.
+
+    Attributes:
+        validation: file of the examples that were held out, None if there are none.
+
+    """
+
+    validation: Path | None
+    validation_examples: int
+    report: TrainingReport
+    base: BaseDescription
+
+
+def prepare(spec: TrainSpec, job: Job, stores: Stores, workdir: Path) -> TrainOrder:
+    """Fetch the examples."""
+    validation = None
     if spec.validation is not None:
-        order["validation"] = common.fetch_data(spec.validation, workdir / "validation.jsonl", stores)
-    return order
+        validation = data.fetch_data(spec.validation, workdir / "validation.jsonl", stores)
+    return TrainOrder(
+        base=model_cache.order_base(spec.base, stores),
+        system=spec.system,
+        lora=spec.lora,
+        training=spec.training,
+        train=data.fetch_data(spec.train, workdir / "train.jsonl", stores),
+        validation=validation,
+    )
 
 
-def execute(order: dict[str, Any], channel: Channel) -> dict[str, Any]:
+def execute(order: TrainOrder, channel: Channel) -> TrainOutcome:
     """Train; the best adapter by held-out loss is left in the attempt's folder."""
     channel.phase("importing")
     from finch_hub.engine.training import loop
 
-    training = TrainingConfig.of(order["training"])
-    base = channel.bases.load(order["base"], say=channel.phase, dtype=training.dtype)
-    examples, validation = read_data(order, training, channel)
+    base = channel.bases.load(order.base, say=channel.phase, dtype=order.training.dtype)
+    examples, validation = read_data(order, channel)
     trained = loop.train(
         base,
-        LoRAConfig.of(order["lora"]),
-        training,
+        order.lora,
+        order.training,
         examples,
         validation,
-        system=order["system"],
+        system=order.system,
         workdir=channel.checkpoints,
         report=channel.report,
         should_stop=channel.should_stop,
-        batch_tokens=order.get("batch_tokens"),
+        batch_tokens=order.batch_tokens,
     )
     return save(trained, order, channel, base, validation)
 
 
-def read_data(
-    order: dict[str, Any], training: TrainingConfig, channel: Channel
-) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Return the examples to learn and those held out."""
+def read_data(order: TrainOrder, channel: Channel) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Return the examples to train on and those held out."""
     from finch_hub.engine.data import splitting
 
-    examples = reading.load_examples(Path(order["train"]).read_bytes())
-    if order["validation"] is not None:
-        return examples, reading.load_examples(Path(order["validation"]).read_bytes())
-    # Split here, not in the loop: the held-out part is kept, for compositions of this adapter to be measured on.
-    examples, validation = splitting.split(examples, training.validation, training.seed)
+    examples = data.read_examples(order.train)
+    if order.validation is not None:
+        return examples, data.read_examples(order.validation)
+    # Split here, not in the loop: compositions of this adapter are measured on the held-out part, so it is stored.
+    examples, validation = splitting.split(examples, order.training.validation, order.training.seed)
     (channel.workdir / "validation.jsonl").write_bytes(reading.dump_examples(validation))
     return examples, validation
 
 
 def save(
-    trained: Trained, order: dict[str, Any], channel: Channel, base: Base, validation: Sequence[Example]
-) -> dict[str, Any]:
-    """Leave the adapter in the attempt's folder, take it off its base, and return the outcome."""
+    trained: Trained, order: TrainOrder, channel: Channel, base: Base, validation: Sequence[Example]
+) -> TrainOutcome:
+    """Write the adapter to the attempt's folder, detach it from its base, and return the outcome."""
     try:
         trained.adapter.save(channel.workdir / "adapter")
     finally:
         trained.adapter.detach()
-    return {
-        "adapter": str(channel.workdir / "adapter"),
-        "validation": str(channel.workdir / "validation.jsonl") if validation else None,
-        "validation_examples": len(validation),
-        "report": trained.report.model_dump(mode="json"),
-        "base": model_cache.describe_base(base, order["base"]),
-    }
+    return TrainOutcome(
+        adapter=channel.workdir / "adapter",
+        environment=trained.report.environment,
+        validation=channel.workdir / "validation.jsonl" if validation else None,
+        validation_examples=len(validation),
+        report=trained.report,
+        base=model_cache.describe_base(base, order.base),
+    )
 
 
-def store(job: Job, outcome: dict[str, Any], stores: Stores) -> dict[str, Any]:
-    """Put the adapter through the gate, and it and the held-out examples into the store."""
-    from finch_hub.registry import values
+def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> Record:
+    """Store the adapter and the held-out examples; the version is registered with both."""
+    from finch_hub.registry import bases, datasets, values
     from finch_hub.storage import publishing
 
-    spec = cast(TrainSpec, job.spec)
-    report = TrainingReport.of(outcome["report"])
-    validation: dict[str, Any] = {"digest": spec.validation}
-    if spec.validation is None and outcome["validation"] is not None:
-        data = Path(outcome["validation"]).read_bytes()
-        validation = {"digest": stores.artifacts.put(data), "bytes": len(data)}
+    report = outcome.report
+    validation, held_out = spec.validation, b""
+    if validation is None and outcome.validation is not None:
+        held_out = outcome.validation.read_bytes()
+        validation = stores.artifacts.put(held_out)
     lineage = values.Lineage(
         train_digest=spec.train,
-        validation_digest=validation["digest"],
+        validation_digest=validation,
         seed=spec.training.seed,
-        versions=publishing.versions(stores.catalog, report.environment),
-        environment=report.environment,
+        versions=publishing.versions(stores.catalog, outcome.environment),
+        environment=outcome.environment,
     )
-    published = publishing.publish(
-        Path(outcome["adapter"]),
-        stores,
-        publishing.Description(
-            name=spec.adapter,
-            kind="train",
-            base=outcome["base"],
-            job_id=job.id,
-            spec=spec.model_dump(mode="json"),
-            lineage=lineage,
-            metrics=_metrics(report),
-        ),
+    description = publishing.Description(
+        name=spec.adapter,
+        kind="train",
+        base=outcome.base,
+        job_id=job.id,
+        spec=spec.model_dump(mode="json"),
+        lineage=lineage,
+        metrics=_metrics(report),
     )
-    return {"published": published, "validation": validation}
+    published = publishing.publish(outcome.adapter, stores, description)
 
+    def record(session: Session) -> JobResult:
+        if held_out:
+            datasets.add(
+                session,
+                digest=str(validation),
+                format="messages",
+                examples=outcome.validation_examples,
+                size=len(held_out),
+            )
+        base = bases.add(session, **outcome.base.model_dump())
+        version = publishing.register(session, published, base)
+        return JobResult(adapter=version.reference, metrics=version.metrics, report=report.model_dump(mode="json"))
 
-def record(session: Session, job: Job, outcome: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
-    """Make the version, with its lineage and metrics."""
-    from finch_hub.registry import datasets
-    from finch_hub.storage import publishing
-    from finch_hub.workers.runs import common
-
-    held_out = stored["validation"]
-    if "bytes" in held_out:
-        datasets.add(
-            session,
-            digest=held_out["digest"],
-            format="messages",
-            examples=outcome["validation_examples"],
-            size=held_out["bytes"],
-        )
-    base = common.register_base(session, outcome["base"])
-    version = publishing.register(session, stored["published"], base)
-    return {"adapter": version.reference, "metrics": version.metrics, "report": outcome["report"]}
+    return record
 
 
 def _metrics(report: TrainingReport) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "steps": report.steps,
         "epochs": report.epochs,
         "tokens": report.tokens,
@@ -159,15 +182,38 @@ def _metrics(report: TrainingReport) -> dict[str, Any]:
         "stopped_early": report.stopped_early,
         "trainable_parameters": report.trainable_parameters,
     }
-    for name, metrics in (("before", report.before), ("after", report.after)):
-        if metrics is not None:
-            found |= _named(name, metrics)
-    return found
+    for name, quality in (("before", report.before), ("after", report.after)):
+        if quality is not None:
+            metrics[f"loss_{name}"] = quality.loss
+            metrics[f"accuracy_{name}"] = quality.accuracy
+            metrics[f"perplexity_{name}"] = quality.perplexity if quality.loss < 700 else None
+    return metrics
 
 
-def _named(name: str, metrics: TokenMetrics) -> dict[str, Any]:
-    return {
-        f"loss_{name}": metrics.loss,
-        f"accuracy_{name}": metrics.accuracy,
-        f"perplexity_{name}": metrics.perplexity if metrics.loss < 700 else None,
-    }
+def _repeated_spec(version: AdapterVersion) -> TrainSpec:
+    environment = version.lineage.environment
+    spec = KIND.spec_of(version.spec)
+    changes: dict[str, Any] = {"threads": environment.get("threads")}
+    if spec.training.dtype == "auto" and environment.get("dtype") in ("float32", "bfloat16"):
+        changes["dtype"] = environment["dtype"]
+    return spec.evolve(training=spec.training.evolve(**changes))
+
+
+def _pinned(order: TrainOrder, version: AdapterVersion) -> TrainOrder:
+    base = order.base.evolve(fingerprint=version.base.fingerprint)
+    return order.evolve(base=base, batch_tokens=version.lineage.environment.get("batch_tokens"))
+
+
+KIND = JobKind(
+    name="train",
+    spec=TrainSpec,
+    order=TrainOrder,
+    outcome=TrainOutcome,
+    report=TrainingReport,
+    about=lambda spec: spec.adapter,
+    prepare=prepare,
+    execute=execute,
+    finish=finish,
+    is_finish_slow=True,
+    recipe=Recipe(spec=_repeated_spec, pin=_pinned),
+)

@@ -1,8 +1,8 @@
-"""Several jobs that one child trains in one step, while each of them stays a job of its own.
+"""A group of jobs that one child trains in one step, while each stays a job of its own.
 
-Every member has its attempt, in a thread of its own, with its own lease, fence, events and end. To an attempt its
-:class:`Seat` is the child. The :class:`Gang` stands between the seats and the one process: it waits until each member
-has prepared its part or given up, sends one order, and passes every message to the member that it is about.
+Every job has its own attempt in its own thread, with its own lease, fence, events and end. To the attempt, its
+:class:`SharedChild` is the child process. The :class:`AttemptGroup` waits until each job is prepared or has ended,
+sends the child one order for all, and passes each message to the member that it is about.
 """
 
 from __future__ import annotations
@@ -17,185 +17,198 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finch_hub.workers.supervision import clock
+from finch_hub.workers.supervision.process import Child, ChildProcess
 
 if TYPE_CHECKING:
     from finch_hub.specs.jobs import Job
     from finch_hub.workers.supervision.attempt import Attempt
-    from finch_hub.workers.supervision.process import Child
+    from finch_hub.workers.supervision.claimed_job import ClaimedJob
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.5
-_END_SECONDS = 4.0  # how long a child may go on after the last of its members has ended
+_POLL_SECONDS = 0.5
+_END_SECONDS = 4.0  # how long the child may go on after the last member has left
 
 
-class Gang:
-    """Runs attempts side by side on one child; see :class:`Seat`.
+class AttemptGroup:
+    """Runs the attempts at several jobs side by side on one child.
 
     Args:
-        child: returns a child that is fit for all of them; asked for once somebody has something to train.
+        claimed: the jobs.
+        make_attempt: returns the attempt at a job that works with this child.
+        take_child: returns a child for all jobs. It is called once a job is prepared.
 
     Attributes:
-        attempts: to be put here, each with one of `seats` for its child, before `run`.
-        child: the process, while it runs and, where it is fit for another job, afterwards.
+        changed: lock of the group, notified when a member sends its order or leaves.
+        is_over: whether the child sends no more messages.
+        child: the process while it works, and afterwards if it is fit for another job.
 
     """
 
-    def __init__(self, child: Callable[[], Child], size: int) -> None:
-        self._take_child = child
-        self._doubtful: set[Seat] = set()
+    next_job: ClaimedJob | None = None  # a group claims no job ahead
+
+    def __init__(
+        self,
+        claimed: Sequence[ClaimedJob],
+        make_attempt: Callable[[ClaimedJob, SharedChild], Attempt],
+        *,
+        take_child: Callable[[], Child],
+    ) -> None:
+        self._take_child = take_child
+        self._suspending: set[SharedChild] = set()
         self.changed = threading.Condition()
-        self.over = False
-        self.seats = [Seat(self) for _ in range(size)]
-        self.attempts: Sequence[Attempt] = ()
+        self.is_over = False
         self.child: Child | None = None
-        self.next = None  # a gang claims nothing ahead
+        self._members = [SharedChild(self) for _ in claimed]
+        self._attempts = [make_attempt(job, member) for job, member in zip(claimed, self._members, strict=True)]
 
     @property
     def job_ids(self) -> list[str]:
         """The ids of the jobs."""
-        return [job_id for attempt in self.attempts for job_id in attempt.job_ids]
+        return [job_id for attempt in self._attempts for job_id in attempt.job_ids]
 
     @property
-    def all_ended(self) -> list[Job]:
+    def ended_jobs(self) -> list[Job]:
         """The jobs as their attempts left them."""
-        return [job for attempt in self.attempts for job in attempt.all_ended]
+        return [job for attempt in self._attempts for job in attempt.ended_jobs]
 
     def run(self) -> None:
         """Run all attempts to their ends."""
         threads = [
-            threading.Thread(target=self._run_one, args=pair, name=f"gang-{number}", daemon=True)
-            for number, pair in enumerate(zip(self.attempts, self.seats, strict=True))
+            threading.Thread(target=self._run_attempt, args=pair, name=f"group-{number}", daemon=True)
+            for number, pair in enumerate(zip(self._attempts, self._members, strict=True))
         ]
         for thread in threads:
             thread.start()
         try:
             with self.changed:
-                self.changed.wait_for(lambda: all(seat.order or seat.left for seat in self.seats))
-                orders = {seat.order["order"]["job_id"]: seat for seat in self.seats if seat.order and not seat.left}
-            if orders:
-                self._train(orders)
+                self.changed.wait_for(lambda: all(member.order or member.has_left for member in self._members))
+                ready = {
+                    member.order["job_id"]: member for member in self._members if member.order and not member.has_left
+                }
+            if ready:
+                self._train(ready)
         finally:
             with self.changed:
-                self.over = True
-                for seat in self.seats:
-                    seat.ring()
+                self.is_over = True
+                for member in self._members:
+                    member.wake()
             for thread in threads:
                 thread.join()
 
-    def tell(self, seat: Seat, **message: Any) -> None:
-        """Send an order about one member; the lock keeps it from being written into another's."""
+    def send(self, member: SharedChild, **message: Any) -> None:
+        """Send the child an order about one member. The lock keeps two orders apart."""
         with self.changed:
-            if self.child is not None and seat.order and not self.over:
-                self.child.send(job=seat.order["order"]["job_id"], **message)
+            if self.child is not None and member.order and not self.is_over:
+                self.child.send(job=member.order["job_id"], **message)
 
-    def doubt(self, seat: Seat, doubtful: bool) -> None:
-        """Let the child stand still while any member does not know whether it may go on."""
+    def set_suspended(self, member: SharedChild, is_suspended: bool) -> None:
+        """Suspend the child while the lease of any member is in doubt."""
         with self.changed:
-            before = bool(self._doubtful)
-            (self._doubtful.add if doubtful else self._doubtful.discard)(seat)
-            if self.child is None or self.over or before == bool(self._doubtful):
+            was_suspended = bool(self._suspending)
+            (self._suspending.add if is_suspended else self._suspending.discard)(member)
+            if self.child is None or self.is_over or was_suspended == bool(self._suspending):
                 return
-            if self._doubtful:
+            if self._suspending:
                 self.child.suspend()
             else:
                 self.child.resume()
 
-    def _run_one(self, attempt: Attempt, seat: Seat) -> None:
+    def _run_attempt(self, attempt: Attempt, member: SharedChild) -> None:
         try:
             attempt.run()
         except Exception:
-            log.exception("action=run_in_gang")  # its lease will end, and it be tried again
+            log.exception("action=run_in_group")  # the lease will end, and the job run again
         finally:
-            seat.kill()
+            member.kill()
 
-    def _train(self, seats: dict[str, Seat]) -> None:
+    def _train(self, members: dict[str, SharedChild]) -> None:
         child = self._take_child()
         child.idle_since = None
         with self.changed:
             self.child = child
-            child.send(type="run_together", orders=[seat.order["order"] for seat in seats.values() if seat.order])
-        if self._relay(child, seats):
+            child.send(type="run_together", jobs=[member.order for member in members.values()])
+        if self._relay(child, members):
             return
         with self.changed:
-            self.child = None  # first, for nobody may speak to a child whose number is another's by now
+            self.child = None  # before the kill, after which another process may get its process id
         child.kill()
         with self.changed:
-            for seat in seats.values():
-                seat.tail, seat.ending = child.tail, child.how_it_ended()
+            for member in members.values():
+                member.output, member.end = child.last_output(), child.describe_end()
 
-    def _relay(self, child: Child, seats: dict[str, Seat]) -> bool:
-        """Pass on what the child says; return whether it came to the end of the order."""
+    def _relay(self, child: Child, members: dict[str, SharedChild]) -> bool:
+        """Pass messages of the child to the members. Return whether the child finished the order."""
         deadline = float("inf")
         with selectors.DefaultSelector() as selector:
             selector.register(child.messages_fd, selectors.EVENT_READ)
             selector.register(child.output_fd, selectors.EVENT_READ)
             while True:
-                ready = {key.fd for key, _ in selector.select(_LOOK_SECONDS)}
+                ready = {key.fd for key, _ in selector.select(_POLL_SECONDS)}
                 if child.output_fd in ready and not child.read_output():
                     selector.unregister(child.output_fd)
-                alive = child.alive  # looked at before its last messages are read
+                is_alive = child.is_alive  # asked before the last messages are read
                 for message in child.read_messages():
                     if message is None:
-                        alive = False
+                        is_alive = False
                     elif message["type"] == "ended_together":
                         child.warm_base = message["warm_base"]
                         return True
                     else:
-                        seats[message.pop("job")].deliver(message)
-                if not alive:
+                        members[message.pop("job")].deliver(message)
+                if not is_alive:
                     return False
-                if deadline == float("inf") and all(seat.left for seat in seats.values()):
+                if deadline == float("inf") and all(member.has_left for member in members.values()):
                     deadline = clock.elapsed() + _END_SECONDS
                 if clock.elapsed() > deadline:
                     return False
 
 
-class Seat:
-    """What one member's attempt takes for its child: the methods of :class:`process.Child` that are asked of one.
+class SharedChild(ChildProcess):
+    """The child of a group, as the attempt of one member uses it.
 
-    To kill it is to leave: the others go on, and the process is ended once nobody is left whom it works for.
+    To kill it is to leave the group. The others go on, and the process ends when all have left.
     """
 
-    def __init__(self, gang: Gang) -> None:
-        self._gang = gang
+    def __init__(self, group: AttemptGroup) -> None:
+        self._group = group
         self._inbox: collections.deque[dict[str, Any]] = collections.deque()
-        self.messages_fd, self._bell = os.pipe()
+        self.messages_fd, self._wake_fd = os.pipe()
         self.output_fd, unused = os.pipe()
-        os.close(unused)  # what the child prints cannot be told apart, so the gang keeps it
-        for fd in (self.messages_fd, self._bell):
+        os.close(unused)  # the output of one member cannot be told apart, so the group keeps it
+        for fd in (self.messages_fd, self._wake_fd):
             os.set_blocking(fd, False)
         self.order: dict[str, Any] | None = None
-        self.left = False
-        self.tail, self.ending = "", "the others it was trained with had ended"
+        self.has_left = False
+        self.output, self.end = "", "the other jobs of the group had ended"
         self.warm_base: str | None = None
         self.idle_since: float | None = None
 
     @property
-    def alive(self) -> bool:
-        """Whether anything more can come."""
-        return bool(self._inbox) or not self._gang.over
+    def is_alive(self) -> bool:
+        """Whether more messages can come."""
+        return bool(self._inbox) or not self._group.is_over
 
     def deliver(self, message: dict[str, Any]) -> None:
-        """Take a message of the child about this member."""
-        with self._gang.changed:
+        """Add a message of the child about this member."""
+        with self._group.changed:
             self._inbox.append(message)
-            self.ring()
+            self.wake()
 
-    def ring(self) -> None:
-        """Wake the attempt; called with the gang's lock held."""
-        if not self.left:
+    def wake(self) -> None:
+        """Wake the attempt. The caller holds the lock of the group."""
+        if not self.has_left:
             with contextlib.suppress(BlockingIOError):
-                os.write(self._bell, b"\0")
+                os.write(self._wake_fd, b"\0")
 
     def send(self, **message: Any) -> None:
-        """Send one order: what to do, which waits for the others', or to stop."""
+        """Send one order. An order to run waits for those of the other members."""
         if message["type"] == "run":
-            with self._gang.changed:
+            with self._group.changed:
                 self.order = message
-                self._gang.changed.notify_all()
+                self._group.changed.notify_all()
         else:
-            self._gang.tell(self, **message)
+            self._group.send(self, **message)
 
     def read_messages(self) -> Iterator[dict[str, Any] | None]:
         """Yield the messages that have arrived, and None at the end of all messages."""
@@ -203,38 +216,42 @@ class Seat:
             os.read(self.messages_fd, 65_536)
         while self._inbox:
             yield self._inbox.popleft()
-        if not self.alive:
+        if not self.is_alive:
             yield None
 
     def read_output(self) -> bool:
-        """Return that nothing will come."""
+        """Return False: the group keeps the output."""
         return False
 
     def resident_bytes(self) -> int:
-        """Return the resident memory of the child that all share."""
-        child = self._gang.child
+        """Return the resident memory of the shared process."""
+        child = self._group.child
         return child.resident_bytes() if child is not None else 0
 
     def suspend(self) -> None:
-        """Let the child stand still."""
-        self._gang.doubt(self, True)
+        """Suspend the shared process."""
+        self._group.set_suspended(self, True)
 
     def resume(self) -> None:
-        """Let the child go on as far as this member is concerned."""
-        self._gang.doubt(self, False)
+        """Resume the shared process unless another member suspends it."""
+        self._group.set_suspended(self, False)
 
     def kill(self) -> None:
-        """Leave; a second time does nothing."""
-        if self.left:
+        """Leave the group. A second call does nothing."""
+        if self.has_left:
             return
-        self._gang.tell(self, type="stop", why="cancel")
-        self._gang.doubt(self, False)
-        with self._gang.changed:
-            self.left = True
-            for fd in (self.messages_fd, self._bell, self.output_fd):
+        self._group.send(self, type="stop", why="cancel")
+        self._group.set_suspended(self, False)
+        with self._group.changed:
+            self.has_left = True
+            for fd in (self.messages_fd, self._wake_fd, self.output_fd):
                 os.close(fd)
-            self._gang.changed.notify_all()
+            self._group.changed.notify_all()
 
-    def how_it_ended(self) -> str:
-        """Say in words how the process ended."""
-        return self.ending
+    def last_output(self) -> str:
+        """Return the end of what the shared process printed."""
+        return self.output
+
+    def describe_end(self) -> str:
+        """Describe how the shared process ended."""
+        return self.end

@@ -13,7 +13,7 @@ from pathlib import Path
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapters, attempts, jobs, values
+from finch_hub.registry import aliases, attempts, jobs, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState
@@ -23,7 +23,7 @@ CLAIMER = Path(__file__).with_name("claimer.py")
 
 def test_processes_that_claim_at_once_get_each_job_once(database: Database, database_url: str) -> None:
     with database.write() as session:
-        made = jobs.submit_many(session, [values.NewJob(spec=registry.train_spec())] * 60)
+        made = jobs.submit_many(session, [values.NewJob.of_spec(registry.train_spec())] * 60)
     processes = [
         subprocess.Popen(
             [sys.executable, CLAIMER, database_url, f"worker-{number}"],
@@ -145,14 +145,14 @@ def test_of_those_that_move_an_alias_at_once_one_wins(database: Database) -> Non
         start.wait()
         try:
             with database.write() as session:
-                adapters.set_alias(session, "medical", "stable", version, expected=1)
+                aliases.set_alias(session, "medical", "stable", version, expected=1)
         except errors.AliasMoved:
             return False
         return True
 
     for _ in range(8):
         with database.write() as session:
-            adapters.set_alias(session, "medical", "stable", 1)
+            aliases.set_alias(session, "medical", "stable", 1)
         with ThreadPoolExecutor(4) as threads:
             assert sum(threads.map(move, [2, 3, 4, 5])) == 1
 

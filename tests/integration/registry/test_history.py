@@ -20,7 +20,7 @@ QUESTIONS: dict[str, tuple[Callable[[Session], Any], str]] = {
         lambda s: attempts.claim(s, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT, warm_base="tiny@"),
         "ix_jobs_claim",
     ),
-    "wake": (outbox.due, "ix_jobs_ring"),
+    "wake": (outbox.take_due, "ix_jobs_ring"),
     "expire": (lambda s: attempts.expire_leases(s, values.RetryPolicy()), "ix_jobs_running"),
     "list running": (lambda s: jobs.find(s, states={JobState.RUNNING}), "ix_jobs_running"),
     "list failed": (lambda s: jobs.find(s, states={JobState.FAILED, JobState.CANCELLED}), "ix_jobs_ended"),
@@ -31,7 +31,7 @@ QUESTIONS: dict[str, tuple[Callable[[Session], Any], str]] = {
 @pytest.fixture
 def history(database: Database) -> Database:
     """A database with many finished jobs and a few queued ones."""
-    new = [values.NewJob(spec=registry.merge_spec())] * 2000
+    new = [values.NewJob.of_spec(registry.merge_spec())] * 2000
     with database.write() as session:
         jobs.submit_many(session, new)
         session.execute(sa.update(jobs.jobs).values(state=JobState.SUCCEEDED, finished_at=jobs.now(), ring_at=None))

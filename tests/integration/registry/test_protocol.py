@@ -229,8 +229,8 @@ class Protocol(RuleBasedStateMachine):
             session.execute(
                 sa.update(jobs.jobs).values(ring_at=types.later(-1)).where(jobs.jobs.c.ring_at.is_not(None))
             )
-            due = outbox.due(session, limit=limit)
-            outbox.put_off(session, due)
+            due = outbox.take_due(session, limit=limit)
+            outbox.postpone(session, due)
         queued = [job_id for job_id, model in self.models.items() if model.state is JobState.QUEUED]
         assert set(due) <= set(queued)
         assert len(due) == min(limit, len(queued))

@@ -14,7 +14,6 @@ from support.adapters import save_adapter
 from finch_hub.cli import jobs as job_commands
 from finch_hub.registry import schema, values, workers
 from finch_hub.registry.database import Database
-from finch_hub.specs.jobs import JobKind
 
 from .conftest import Run
 
@@ -276,7 +275,3 @@ def test_doctor_reports_a_home_that_is_none_beside_all_else(
     assert ran.status == 7
     assert "set FINCH_HOME to a folder that can" in found["home"]["advice"]
     assert found["plugins"]["advice"] == ""
-
-
-def test_every_kind_of_job_can_be_listed() -> None:
-    assert set(job_commands.KINDS) == set(get_args(JobKind))

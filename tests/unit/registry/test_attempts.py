@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, types, values
+from finch_hub.registry import attempts, jobs, placement, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState, Requirements
@@ -56,25 +56,25 @@ def test_a_warm_base_goes_before_age_but_not_before_priority(database: Database)
         registry.submit(database, spec=registry.train_spec(base=base), priority=priority)
         for base, priority in (("cold", 0), ("warm", 0), ("cold", 1))
     )
-    order = [registry.claimed(database, warm_base=jobs.base_key(warm.spec)).id for _ in range(3)]
+    order = [registry.claimed(database, warm_base="warm@").id for _ in range(3)]
     assert order == [urgent.id, warm.id, cold.id]
 
 
 def test_nobody_is_overtaken_by_warm_bases_for_long(database: Database) -> None:
     cold = registry.submit(database, spec=registry.train_spec(base="cold"))
-    warm = registry.submit(database, spec=registry.train_spec(base="warm"))
+    registry.submit(database, spec=registry.train_spec(base="warm"))
     with database.write() as session:
         waited = types.later(-attempts.WARM_PATIENCE_SECONDS - 1)
         session.execute(sa.update(jobs.jobs).where(jobs.jobs.c.id == cold.id).values(created_at=waited))
-    assert registry.claimed(database, warm_base=jobs.base_key(warm.spec)).id == cold.id
+    assert registry.claimed(database, warm_base="warm@").id == cold.id
 
 
 def test_a_warm_base_far_down_the_queue_does_not_jump(database: Database) -> None:
     with database.write() as session:
-        cold = values.NewJob(spec=registry.train_spec(base="cold"))
+        cold = values.NewJob.of_spec(registry.train_spec(base="cold"))
         first, *_ = jobs.submit_many(session, [cold] * attempts.WARM_WINDOW)
-    warm = registry.submit(database, spec=registry.train_spec(base="warm"))
-    assert registry.claimed(database, warm_base=jobs.base_key(warm.spec)).id == first.id
+    registry.submit(database, spec=registry.train_spec(base="warm"))
+    assert registry.claimed(database, warm_base="warm@").id == first.id
 
 
 names = st.sampled_from(["a", "b", "c"])
@@ -101,16 +101,16 @@ def test_a_job_is_claimed_exactly_where_nothing_speaks_against_it(
 ) -> None:
     with database.write() as session:
         session.execute(sa.delete(jobs.jobs))
-        new = [values.NewJob(spec=registry.train_spec(), requirements=item) for item in asked]
+        new = [values.NewJob.of_spec(registry.train_spec(), requirements=item) for item in asked]
         submitted = {job.id: job.requirements for job in jobs.submit_many(session, new)}
     got = {job.id for _ in asked if (job := registry.claim(database, capabilities=slot)) is not None}
-    assert got == {job_id for job_id, item in submitted.items() if not attempts.misfits(item, slot)}
+    assert got == {job_id for job_id, item in submitted.items() if not placement.list_misfits(item, slot)}
 
 
 def test_misfits_say_what_is_missing() -> None:
     slot = values.Capabilities(device="cpu", memory_bytes=2**30, queues=("default",), labels=("ada",))
     asked = Requirements(queue="night", device="cuda", memory_bytes=3 * 2**30, labels=("ada", "big", "eu"))
-    assert attempts.misfits(asked, slot) == [
+    assert placement.list_misfits(asked, slot) == [
         "serves no queue 'night'",
         "has no cuda",
         "has 1.0 GiB of memory, 3.0 needed",
@@ -347,8 +347,8 @@ def test_companions_fit_side_by_side(database: Database) -> None:
 
 
 def test_trainings_that_cannot_share_a_step_are_no_companions(database: Database) -> None:
-    leader, *_ = together(database, 1)
-    other = leader.spec.evolve(training={"threads": 3})
+    together(database, 1)
+    other = registry.train_spec().evolve(training={"threads": 3})
     registry.submit(database, together=True, spec=other)
     assert companions(database, registry.claimed(database)) == []
 

@@ -1,6 +1,7 @@
 import pytest
 
 from finch_hub.specs import jobs
+from finch_hub.workers.runs import kinds
 
 
 def test_final_states_are_left_by_none() -> None:
@@ -21,8 +22,9 @@ def test_every_state_but_the_first_two_is_reached() -> None:
         jobs.QuantizeSpec(adapter="a"),
         jobs.ExportSpec(adapter="a", format="gguf", out="out"),
         jobs.EvaluateSpec(base=jobs.BaseModelSource(source="m"), dataset="f" * 64),
+        jobs.ReproduceSpec(adapter="a/1"),
     ],
     ids=lambda spec: spec.kind,
 )
-def test_every_kind_of_job_comes_back_from_json_as_itself(spec: jobs.TrainSpec) -> None:
-    assert jobs.job_spec.validate_json(jobs.job_spec.dump_json(spec)) == spec
+def test_spec_of_every_kind_read_from_json_equals_itself(spec: jobs.JobSpec) -> None:
+    assert kinds.kind_of(spec.kind).spec_of(spec.model_dump(mode="json")) == spec

@@ -1,0 +1,35 @@
+"""The table of job kinds."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from finch_hub import errors
+
+if TYPE_CHECKING:
+    from finch_hub.workers.runs.kind import JobKind
+
+MODULES = {
+    "train": "finch_hub.workers.runs.train",
+    "compose": "finch_hub.workers.runs.compose",
+    "merge": "finch_hub.workers.runs.merge",
+    "quantize": "finch_hub.workers.runs.quantize",
+    "export": "finch_hub.workers.runs.export",
+    "evaluate": "finch_hub.workers.runs.evaluate",
+    "reproduce": "finch_hub.workers.runs.reproduce",
+}
+"""Modules of the kinds, by name; each has its :class:`~finch_hub.workers.runs.kind.JobKind` as `KIND`."""
+
+
+def kind_of(name: str) -> JobKind[Any, Any, Any]:
+    """Return the kind of that name; imports its module only.
+
+    Raises:
+        NotFound: this version of Finch Hub has no such kind.
+
+    """
+    if name not in MODULES:
+        raise errors.NotFound("job kind", name, MODULES)
+    kind: JobKind[Any, Any, Any] = importlib.import_module(MODULES[name]).KIND
+    return kind
