@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def test_warnings_of_ours_are_one_line_on_standard_error(home: Path) -> None:
         "import sys, warnings\n"
         "from finch_hub.cli import main, output\n"
         "def warn():\n"
-        "    from finch_hub.hub import Hub\n"
+        "    from finch_hub import Hub\n"
         "    from finch_hub.specs.lora import LoRAConfig\n"
         "    LoRAConfig(rank=1)\n"
         "    LoRAConfig(rank=1)\n"
@@ -112,7 +111,7 @@ def test_warnings_of_ours_are_one_line_on_standard_error(home: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
-    assert ran.stderr.startswith("warning: rank=1 lies outside the usual range 4 to 64")
+    assert ran.stderr.startswith("warning: rank=1 is outside the usual range 4 to 64")
     assert ran.stderr.count("\n") == 1
 
 
@@ -142,7 +141,6 @@ def test_ctrl_c_detaches_and_says_how_to_cancel(home: Path, run: Run, tiny_folde
         assert process.stderr is not None
         assert process.stderr.readline().startswith("warning: no worker is alive")
         assert process.stderr.readline() == "- queued\n"
-        time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     (job,) = run("jobs", "list", "--json").json

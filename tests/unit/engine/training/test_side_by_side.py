@@ -5,23 +5,26 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
 import torch
 from support.training import assert_close, gradients, lessons
 
-from finch_hub.engine.adapters.adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import attach
 from finch_hub.engine.bases.loading import Base
 from finch_hub.engine.data import batches
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.decoder.decoder import decoder_of
+from finch_hub.engine.numerics import concurrency
 from finch_hub.engine.numerics.concurrency import MOST, side_by_side
 from finch_hub.engine.training import Interrupted, loop
 from finch_hub.engine.training.gradients import accumulate
 from finch_hub.engine.training.group import Member, train_gang
-from finch_hub.engine.training.progress import Progress, silent
+from finch_hub.engine.training.progress import Progress
 from finch_hub.engine.training.run import Run
+from finch_hub.specs.events import silent
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
@@ -53,11 +56,14 @@ def test_each_task_has_its_share_of_the_threads_and_the_caller_keeps_its_own() -
 
 def test_the_first_failure_is_raised_when_all_have_ended() -> None:
     ended = []
+    failed = threading.Event()
 
     def fails() -> None:
+        failed.set()
         raise torch.OutOfMemoryError("no room")
 
     def lasts() -> None:
+        assert failed.wait(30)
         time.sleep(0.1)
         ended.append(True)
 
@@ -66,19 +72,40 @@ def test_the_first_failure_is_raised_when_all_have_ended() -> None:
     assert ended
 
 
-def test_who_is_interrupted_leaves_no_task_behind(request: pytest.FixtureRequest) -> None:
-    # A shell that starts this in the background lets it ignore the signal.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+def test_who_is_interrupted_leaves_no_task_behind(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ended = []
+    waiting, interrupted = threading.Event(), threading.Event()
+    main = threading.get_ident()
+    wait = concurrency.wait
+
+    def announced_wait(futures: list[Future[None]]) -> None:
+        waiting.set()
+        wait(futures)
+
+    def interrupt(*_: object) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
 
     def lasts() -> None:
-        time.sleep(0.5)
+        assert interrupted.wait(30)
+        time.sleep(0.1)
         ended.append(True)
 
-    threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]).start()
+    def interrupts() -> None:
+        assert waiting.wait(30)
+        while not interrupted.wait(0.05):  # a signal just before the main thread blocks does not wake it
+            signal.pthread_kill(main, signal.SIGINT)
+        lasts()
+
+    # A shell that starts this in the background lets it ignore the signal.
+    before = signal.signal(signal.SIGINT, interrupt)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    monkeypatch.setattr(concurrency, "wait", announced_wait)
     with pytest.raises(KeyboardInterrupt):
-        side_by_side([lasts, lasts])
+        side_by_side([lasts, interrupts])
     assert ended == [True, True]
 
 
