@@ -1,0 +1,143 @@
+"""The tree's rules: imports go down, no circles, one sentence a folder, files where they belong."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import graphlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "finch_hub"
+# Packages whose `__init__` offers names on first use.
+LAZY = {"finch_hub", "finch_hub/engine", "finch_hub/hub"}
+# Files beside the folders; any other belongs into one of them.
+LOOSE_FILES = {
+    "engine": {"__init__.py"},
+    "workers": {"__init__.py", "__main__.py", "child.py", "log_setup.py", "maintenance.py", "worker.py"},
+}
+TYPE_ONLY = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from {0} import {1}\n"
+LATE = "def load():\n    from {0} import {1}\n\n    return {1}\n"
+
+
+def circle(graph: grimp.ImportGraph) -> list[str]:
+    """Return the modules of one circle of imports, an empty list if there is none."""
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def lint(folder: Path, package: str, files: dict[str, str], contract: str) -> subprocess.CompletedProcess[str]:
+    """Write a package and hold it against one of our contracts, as `make check` does."""
+    for name, text in files.items():
+        file = folder / package / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        for parent in file.relative_to(folder).parents[:-1]:
+            (folder / parent / "__init__.py").touch()
+    ours = configparser.ConfigParser()
+    ours.read(ROOT / ".importlinter", encoding="utf-8")
+    config = configparser.ConfigParser()
+    config["importlinter"] = {"root_package": package}
+    section = f"importlinter:contract:{contract}"
+    config[section] = {key: value.replace("finch_hub", package) for key, value in ours[section].items()}
+    if contract == "layers":
+        config[section]["layers"] = f"\n{package}.hub\n{package}.specs"
+    with (folder / ".importlinter").open("w", encoding="utf-8") as stream:
+        config.write(stream)
+    return run_linter(folder)
+
+
+def run_linter(folder: Path) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True, no_logo=True))"
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_package_has_no_circle_of_imports() -> None:
+    """Counts late imports, those for types alone, and those of packages' `__init__`."""
+    assert circle(grimp.build_graph("finch_hub", cache_dir=None)) == []
+
+
+def test_the_package_keeps_all_contracts() -> None:
+    ran = run_linter(ROOT)
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_no_contract_has_an_exception() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / ".importlinter", encoding="utf-8")
+    assert {"importlinter:contract:layers", "importlinter:contract:circles"} <= set(config.sections())
+    exceptions = {"ignore_imports", "exclude_type_checking_imports", "skip_descendants"}
+    for section in config.sections():
+        assert not exceptions & set(config[section]), section
+    assert config["importlinter:contract:circles"]["ancestors"].split() == ["finch_hub", "finch_hub.**"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.py": TYPE_ONLY.format("PACKAGE", "b"), "b.py": LATE.format("PACKAGE", "a")},
+        {"left/a.py": TYPE_ONLY.format("PACKAGE.right", "b"), "right/c.py": LATE.format("PACKAGE.left", "d"),
+         "left/d.py": "", "right/b.py": ""},
+        {"deep/left/a.py": LATE.format("PACKAGE.deep.right", "b"), "deep/left/d.py": "",
+         "deep/right/b.py": TYPE_ONLY.format("PACKAGE.deep.left", "d")},
+    ],
+    ids=["files", "folders", "folders within a folder"],
+)  # fmt: skip
+def test_a_circle_of_a_late_import_and_one_for_types_breaks_the_contract(
+    files: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    name = f"tiny_{re.sub('[^a-z]', '_', request.node.callspec.id)}"
+    ran = lint(tmp_path, name, {file: text.replace("PACKAGE", name) for file, text in files.items()}, "circles")
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert "BROKEN" in ran.stdout
+
+
+def test_a_package_without_a_circle_keeps_the_contract(tmp_path: Path) -> None:
+    files = {"a.py": TYPE_ONLY.format("tiny_plain", "b"), "b.py": "", "deep/c.py": LATE.format("tiny_plain", "a")}
+    ran = lint(tmp_path, "tiny_plain", files, "circles")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("imported", [TYPE_ONLY, LATE], ids=["for types", "late"])
+def test_an_import_that_goes_up_breaks_the_contract(
+    imported: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    name = f"tiny_layers_{request.node.callspec.id.replace(' ', '_')}"
+    ran = lint(tmp_path, name, {"hub.py": "", "specs.py": imported.format(name, "hub")}, "layers")
+    assert ran.returncode == 1, ran.stdout + ran.stderr
+    assert "BROKEN" in ran.stdout
+
+
+def test_a_circle_through_an_init_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No sibling contract sees this one: a package imports its module, which imports the package."""
+    (tmp_path / "tiny_init").mkdir()
+    (tmp_path / "tiny_init" / "__init__.py").write_text(TYPE_ONLY.format("tiny_init.a", "b"), encoding="utf-8")
+    (tmp_path / "tiny_init" / "a.py").write_text("b = 1\n" + LATE.format("tiny_init", "c"), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(circle(grimp.build_graph("tiny_init", cache_dir=None))) == {"tiny_init", "tiny_init.a"}
+
+
+def test_every_init_is_one_sentence() -> None:
+    wrong = []
+    for file in PACKAGE.rglob("__init__.py"):
+        if (folder := str(file.parent.relative_to(ROOT))) not in LAZY:
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            sentence = ast.get_docstring(tree) or ""
+            if len(tree.body) != 1 or len(re.findall(r"[.!?](?=\s|$)", sentence)) != 1:
+                wrong.append(folder)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("folder", LOOSE_FILES)
+def test_no_file_lies_beside_the_folders_that_belongs_into_one(folder: str) -> None:
+    assert {file.name for file in (PACKAGE / folder).glob("*.py")} == LOOSE_FILES[folder]
