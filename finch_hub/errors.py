@@ -1,29 +1,29 @@
-"""Every error that Finch Hub raises on purpose, in one tree.
+"""Errors that Finch Hub raises on purpose.
 
 ::
 
     FinchError
-    ├── InvalidInput            what was asked for cannot be right; carries every problem found, not the first
-    │   ├── InvalidSpec         an argument, a configuration or a settings file
-    │   ├── InvalidDataset      lines of a data set
-    │   ├── RefusedArtifact     an untrusted file that the gate does not let in
-    │   ├── Incompatible        adapters, bases or formats that do not go together
-    │   └── InvalidReference    a name or reference that is not well formed
-    ├── NotFound                a thing that was named does not exist; offers the near names
-    ├── Conflict                the thing exists, but its state forbids this
-    │   ├── IllegalTransition   a job cannot go from this state to that one
-    │   ├── StaleFence          this attempt no longer owns its job
-    │   ├── CancelRequested     a cancellation came before the job's end
-    │   └── AliasMoved          an alias was moved by somebody else in between
-    ├── PluginError             a plugin cannot be loaded, clashes with another or failed while running
-    ├── TrainingFailed          training started and could not go on
-    │   ├── Diverged            the loss or a gradient is no longer finite
-    │   └── InvalidCheckpoint   a checkpoint is damaged, or belongs to other work
-    ├── JobFailed               a job that was waited for ended in failure
-    ├── JobCancelled            a job that was waited for was cancelled
-    ├── NotReproduced           a version's job was done again and gave other bytes
-    └── Unavailable             a database, broker, store or worker that is needed does not answer
-        ├── AccessDenied        it answers, and wants another password
+    ├── InvalidInput            a request has invalid values; contains all problems
+    │   ├── InvalidSpec         an argument, a configuration or a settings file is invalid
+    │   ├── InvalidDataset      lines of a data set are invalid
+    │   ├── RefusedArtifact     the gate refused an untrusted file
+    │   ├── Incompatible        adapters, bases or formats do not fit together
+    │   └── InvalidReference    a name or reference is not well formed
+    ├── NotFound                a named thing does not exist; contains similar names
+    ├── Conflict                the state of a thing forbids the request
+    │   ├── IllegalTransition   a job cannot change from its state to another
+    │   ├── StaleFence          an attempt no longer owns its job
+    │   ├── CancelRequested     a cancellation was requested before the job ended
+    │   └── AliasMoved          an alias does not point where the caller expected
+    ├── PluginError             a plugin cannot be loaded, conflicts with another, or failed
+    ├── TrainingFailed          a training that had started failed
+    │   ├── Diverged            the loss or a gradient is not finite
+    │   └── InvalidCheckpoint   a checkpoint is damaged, or belongs to another training
+    ├── JobFailed               the awaited job failed
+    ├── JobCancelled            the awaited job was cancelled
+    ├── NotReproduced           a version's job ran again and gave different bytes
+    └── Unavailable             a database, broker, store or worker does not answer
+        ├── AccessDenied        a database or broker rejected the login
         └── SchemaMismatch      the database is older or newer than this code
 """
 
@@ -36,7 +36,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """One thing that is wrong: what, where (file, line, field), and what to do about it."""
+    """A problem in an input: what is wrong, where (file, line or field), and how to fix it."""
 
     what: str
     where: str = ""
@@ -48,24 +48,24 @@ class Problem:
 
 
 def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Return up to three of the known names that resemble the given one, best first."""
+    """Return up to three known names that resemble a name, best first."""
     return tuple(difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5))
 
 
-_SHOWN = 100  # problems in an error's text: a file may have thousands
+_MAX_SHOWN = 100  # problems in the text of an error; a file may have thousands
 
 
 class FinchError(Exception):
-    """Base of every error that Finch Hub raises on purpose; its text is meant for the user."""
+    """Base of all errors that Finch Hub raises on purpose. The text is for the user."""
 
 
 class InvalidInput(FinchError):
-    """What was asked for cannot be right; `problems` holds every problem found in the one input."""
+    """A request has invalid values; `problems` contains all that were found."""
 
     def __init__(self, problems: Problem | Sequence[Problem], *, subject: str = "") -> None:
         self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
         self.subject = subject
-        lines = [str(problem) for problem in self.problems[:_SHOWN]]
+        lines = [str(problem) for problem in self.problems[:_MAX_SHOWN]]
         if more := len(self.problems) - len(lines):
             lines.append(f"… and {more:,} more")
         if not subject:
@@ -78,19 +78,19 @@ class InvalidInput(FinchError):
 
 
 class InvalidSpec(InvalidInput):
-    """An argument, a configuration or a settings file has values that cannot work."""
+    """An argument, a configuration or a settings file has invalid values."""
 
 
 class InvalidDataset(InvalidInput):
-    """Lines of a data set cannot be used; each problem names its line."""
+    """Lines of a data set are invalid; each problem names its line."""
 
 
 class RefusedArtifact(InvalidInput):
-    """An untrusted file was not let through the artefact gate."""
+    """The artifact gate refused an untrusted file."""
 
 
 class Incompatible(InvalidInput):
-    """Adapters, bases or formats do not go together."""
+    """Adapters, bases or formats do not fit together."""
 
 
 class InvalidReference(InvalidInput):
@@ -98,66 +98,66 @@ class InvalidReference(InvalidInput):
 
 
 class NotFound(FinchError):
-    """A thing that was named does not exist; `near` holds names that resemble it."""
+    """A named thing does not exist; `near` contains similar names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str] = ()) -> None:
         self.kind = kind
         self.name = name
         self.near = near(name, known)
-        hint = f"; did you mean {' or '.join(repr(n) for n in self.near)}?" if self.near else ""
+        hint = f" (did you mean {' or '.join(map(repr, self.near))}?)" if self.near else ""
         super().__init__(f"there is no {kind} {name!r}{hint}")
 
 
 class Conflict(FinchError):
-    """The thing exists, but its state forbids what was asked."""
+    """The state of a thing forbids the request."""
 
 
 class IllegalTransition(Conflict):
-    """A job cannot go from its state to the one asked for."""
+    """A job cannot change from its state to the requested state."""
 
     def __init__(self, job_id: str, old: str, new: str) -> None:
         self.job_id, self.old, self.new = job_id, old, new
-        super().__init__(f"job {job_id} is {old} and cannot become {new}")
+        super().__init__(f"job {job_id} cannot become {new}: it is {old}")
 
 
 class StaleFence(Conflict):
-    """This attempt no longer owns its job, so nothing it writes may count."""
+    """An attempt no longer owns its job, so that its writes are refused."""
 
     def __init__(self, job_id: str, fence: int) -> None:
         self.job_id, self.fence = job_id, fence
-        super().__init__(f"attempt with fence {fence} no longer owns job {job_id}")
+        super().__init__(f"attempt {fence} no longer owns job {job_id}")
 
 
 class CancelRequested(Conflict):
-    """A cancellation was asked for before the job's end, so its result may not count."""
+    """A cancellation was requested before the job ended, so that its result is refused."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
-        super().__init__(f"job {job_id} was asked to cancel before it ended")
+        super().__init__(f"job {job_id} cannot succeed: its cancellation was requested")
 
 
 class AliasMoved(Conflict):
-    """An alias points elsewhere than the caller believed."""
+    """An alias does not point where the caller expected."""
 
 
 class PluginError(FinchError):
-    """A plugin cannot be loaded, clashes with another, or failed while running."""
+    """A plugin cannot be loaded, conflicts with another, or failed."""
 
 
 class TrainingFailed(FinchError):
-    """Training started and could not go on."""
+    """A training that had started failed."""
 
 
 class Diverged(TrainingFailed):
-    """The loss or a gradient is no longer finite; names the step and the last good checkpoint."""
+    """The loss or a gradient is not finite. The text names the step and the last usable checkpoint."""
 
 
 class InvalidCheckpoint(TrainingFailed):
-    """A checkpoint is damaged, or belongs to other data, another specification or another base."""
+    """A checkpoint is damaged, or belongs to other data, another specification or base."""
 
 
 class JobFailed(FinchError):
-    """A job that was waited for ended in failure; `job_id` and `reason` say which and why."""
+    """The awaited job failed."""
 
     def __init__(self, job_id: str, reason: str) -> None:
         self.job_id, self.reason = job_id, reason
@@ -165,7 +165,7 @@ class JobFailed(FinchError):
 
 
 class JobCancelled(FinchError):
-    """A job that was waited for was cancelled."""
+    """The awaited job was cancelled."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -173,16 +173,16 @@ class JobCancelled(FinchError):
 
 
 class NotReproduced(FinchError):
-    """A version's job was done again and gave other bytes; says how many tensors differ."""
+    """A version's job ran again and gave different bytes. The text counts the tensors that differ."""
 
 
 class Unavailable(FinchError):
-    """A database, broker, store or worker that is needed does not answer."""
+    """A database, broker, store or worker does not answer."""
 
 
 class AccessDenied(Unavailable):
-    """A database or broker answers, and does not let us in."""
+    """A database or broker rejected the login."""
 
 
 class SchemaMismatch(Unavailable):
-    """The database's schema is older or newer than this code's."""
+    """The schema of the database is older or newer than this code."""

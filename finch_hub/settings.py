@@ -17,39 +17,39 @@ from finch_hub import errors
 from finch_hub.specs.value import problems_of
 
 _PREFIX = "FINCH_"
-# Variables of ours that are no settings; those of the tests and of plugins resemble none of them.
+# Variables that are not settings. Variables of tests and plugins resemble none of these names.
 _OTHER_VARIABLES = frozenset({"CONFIG", "DEBUG", "FAULT", "DATABASE_PASSWORD", "BROKER_PASSWORD"})
 
 
 class UnknownVariableWarning(UserWarning):
-    """An environment variable looks like a misspelt setting, and sets nothing."""
+    """An environment variable that looks like a misspelled setting and has no effect."""
 
 
 class Settings(pydantic_settings.BaseSettings):
-    """Where things live and how patient the queue is; every field can be given as ``FINCH_<FIELD>``.
+    """Places and limits of a hub; the variable ``FINCH_<FIELD>`` sets a field.
 
     Attributes:
-        home: folder of the embedded default: database, artefacts, converted bases, sockets' locks, logs.
+        home: folder of the database, artifacts, converted bases, locks and logs, unless set elsewhere.
         database_url: SQLAlchemy URL; None means SQLite in the home.
         broker_url: Redis URL; None means a private Valkey started on demand.
         artifacts_url: fsspec URL; None means a folder in the home.
-        lease_seconds: how long a claim lasts unless renewed.
-        heartbeat_seconds: how often the supervisor renews it and looks for a cancellation.
-        sweep_seconds: how often a worker looks for expired leases; for jobs to ring for, it looks every second.
-        idle_seconds: after so long without work the worker started on demand ends.
+        lease_seconds: duration of a claim that is not renewed.
+        heartbeat_seconds: interval at which the supervisor renews a claim and checks for a cancellation.
+        sweep_seconds: interval at which a worker looks for expired leases; for due wake-ups it looks every second.
+        idle_seconds: time without work after which the worker started on demand stops.
         max_attempts: lost attempts after which a job fails.
-        retry_seconds: wait before a job is tried again; doubled each time.
-        stall_seconds: a child that reports nothing for so long is ended.
-        grace_seconds: how long a child may take to checkpoint and end when its worker stops.
-        warm_seconds: how long a child without work is kept, with the base it has loaded.
-        memory_bytes: of main memory that one child may use; None means nine tenths of the machine's (or container's).
-        gang_size: how many jobs that asked for it are trained in one step at most; 1 trains each alone.
-        history_days: jobs that ended longer ago are deleted with their events, by the workers' sweeps; None keeps all.
-        history_jobs: how many ended jobs are kept at most; None keeps all.
-        allow_insecure: talk to a broker or database without authentication off loopback.
+        retry_seconds: wait before the second attempt of a job; doubled before each further attempt.
+        stall_seconds: time without a report after which a child process is stopped.
+        grace_seconds: time for a child process to write a checkpoint and exit when its worker stops.
+        warm_seconds: time for which a child process without work keeps its base loaded.
+        memory_bytes: main memory for one child process; None means nine tenths of the machine or container.
+        gang_size: most jobs that are trained in one step, if they allow it; 1 trains each job alone.
+        history_days: age in days after which ended jobs and their events are deleted; None keeps all.
+        history_jobs: most ended jobs that are kept; None keeps all.
+        allow_insecure: allow a broker or database on another machine without authentication.
 
     Raises:
-        InvalidSpec: from :func:`load`, naming the variable or the line of ``finch.toml``.
+        InvalidSpec: from :func:`load`, with the variable or the line of ``finch.toml``.
 
     """
 
@@ -78,48 +78,50 @@ class Settings(pydantic_settings.BaseSettings):
 
     @property
     def database(self) -> str:
-        """SQLAlchemy URL in force, with its password."""
+        """Current SQLAlchemy URL, with its password."""
         if self.database_url:
             return self.database_url.get_secret_value()
         return f"sqlite:///{urllib.parse.quote(str(self.home / 'finch.db'))}"
 
     @property
     def artifacts(self) -> str:
-        """The fsspec URL or local folder of the artefact store in force."""
+        """Current fsspec URL or local folder of the artifact store."""
         return self.artifacts_url or str(self.home / "artifacts")
 
     @property
     def work(self) -> Path:
-        """Folder that jobs work in; each database has its own, for its workers tidy up what it does not know of."""
+        """Folder that jobs work in, one for each database. Workers delete folders of jobs that their database lacks."""
         if self.database_url is None:
             return self.home / "work"
-        named = urllib.parse.urlsplit(self.database)
-        place = f"{named.hostname}:{named.port}{named.path}?{named.query}"
+        url = urllib.parse.urlsplit(self.database)
+        place = f"{url.hostname}:{url.port}{url.path}?{url.query}"  # without the password, which may change
         return self.home / f"work-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
     @property
     def cache(self) -> Path:
-        """Folder of what can be made again: converted bases, fetched artefacts, probes of the device."""
+        """Folder of reproducible files: converted bases, fetched artifacts, measurements of the device."""
         return self.home / "cache"
 
     @pydantic.model_validator(mode="after")
     def _renew_in_time(self) -> Settings:
         if self.heartbeat_seconds * 2 > self.lease_seconds:
-            raise ValueError("heartbeat_seconds must be at most half of lease_seconds, or leases expire by themselves")
+            raise ValueError(
+                "heartbeat_seconds must be at most half of lease_seconds, or leases expire between renewals"
+            )
         return self
 
     @pydantic.field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         if "::" in str(value):
-            raise ValueError("holds ::, with which fsspec chains file systems; choose another folder")
+            raise ValueError("contains ::, which fsspec reads as a chain of file systems; choose another folder")
         return value.expanduser().absolute()
 
     @pydantic.field_validator("broker_url")
     @classmethod
     def _url(cls, value: pydantic.SecretStr | None) -> pydantic.SecretStr | None:
         if value is not None and "://" not in value.get_secret_value():
-            raise ValueError("is no broker URL; give redis://:PASSWORD@HOST:6379/0")
+            raise ValueError("is not a broker URL; use redis://:PASSWORD@HOST:6379/0")
         return value
 
     @classmethod
@@ -131,42 +133,45 @@ class Settings(pydantic_settings.BaseSettings):
         dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
         file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
-        """Read no ``.env``; a ``finch.toml`` counts where ``FINCH_CONFIG`` names it or it stands in the home."""
+        """Return the sources: arguments, environment, and the ``finch.toml`` in ``FINCH_CONFIG`` or in the home."""
         home = Path(os.environ.get("FINCH_HOME") or "~/.finch").expanduser()
         file = Path(os.environ.get("FINCH_CONFIG") or home / "finch.toml")
         return init_settings, env_settings, pydantic_settings.TomlConfigSettingsSource(settings_cls, file)
 
 
 def load(**overrides: Any) -> Settings:
-    """Return the settings in force; the overrides win over the environment.
+    """Return the current settings; overrides replace values from the environment.
 
     Raises:
-        InvalidSpec: with every value that is wrong.
+        InvalidSpec: some values are invalid; contains a problem for each.
 
     """
     named = os.environ.get("FINCH_CONFIG")
     if named and not Path(named).is_file():
         raise errors.InvalidSpec(
-            errors.Problem(what=f"{named} is no file", where="FINCH_CONFIG", fix="name a finch.toml, or unset it"),
+            errors.Problem(
+                what=f"{named} is not a file", where="FINCH_CONFIG", fix="set it to a finch.toml file, or unset it"
+            ),
             subject="settings",
         )
-    _warn_of_misspelt()
+    _warn_about_misspelled()
     try:
         return Settings(**overrides)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise errors.InvalidSpec(
-            errors.Problem(what=f"is no TOML: {error}", where="finch.toml", fix="mend that line"), subject="settings"
+            errors.Problem(what=f"is not valid TOML: {error}", where="finch.toml", fix="fix that line"),
+            subject="settings",
         ) from None
     except OSError as error:
         raise errors.InvalidSpec(
-            errors.Problem(what=f"cannot be read: {error.strerror}", where="finch.toml"), subject="settings"
+            errors.Problem(what=f"could not read the file: {error.strerror}", where="finch.toml"), subject="settings"
         ) from None
     except pydantic.ValidationError as error:
         problems = problems_of(error, Settings.model_fields)
         raise errors.InvalidSpec(problems, subject="settings (FINCH_* or finch.toml)") from None
 
 
-def _warn_of_misspelt() -> None:
+def _warn_about_misspelled() -> None:
     known = {name.upper() for name in Settings.model_fields}
     for variable in sorted(os.environ):
         name = variable.removeprefix(_PREFIX)
@@ -174,7 +179,9 @@ def _warn_of_misspelt() -> None:
             continue
         near = errors.near(name, known | _OTHER_VARIABLES)
         if near:
-            meant = " or ".join(_PREFIX + each for each in near)
+            suggestions = " or ".join(_PREFIX + name for name in near)
             warnings.warn(
-                f"{variable} is no setting and is ignored; did you mean {meant}?", UnknownVariableWarning, stacklevel=3
+                f"{variable} is ignored: it is not a setting (did you mean {suggestions}?)",
+                UnknownVariableWarning,
+                stacklevel=3,
             )

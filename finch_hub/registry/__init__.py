@@ -1,1 +1,1 @@
-"""The registry: jobs and their events, workers, adapters and where they come from, in one database."""
+"""Registry of jobs, workers, adapters, bases and data sets in one database."""

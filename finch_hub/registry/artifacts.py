@@ -1,4 +1,4 @@
-"""Which stored artefacts are still needed."""
+"""References to stored artifacts."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry.datasets import LIVE, datasets, digests_of
+from finch_hub.registry.datasets import UNFINISHED, datasets, digests_of
 from finch_hub.registry.tables import Adapter, AdapterVersion
 from finch_hub.registry.transitions import in_state, jobs
 from finch_hub.specs.references import AdapterReference
 
 
 def referenced(session: Session) -> set[str]:
-    """Return the digests that garbage collection must leave alone.
+    """Return the digests of artifacts that garbage collection must keep.
 
-    Those of versions that are not deleted, of data sets that are not purged, and of all that unfinished jobs read.
+    These are versions that are not deleted, data sets that are not purged, and the inputs of unfinished jobs.
     """
-    specs = session.scalars(sa.select(jobs.c.spec).where(in_state(*LIVE))).all()
+    specs = session.scalars(sa.select(jobs.c.spec).where(in_state(*UNFINISHED))).all()
     read = {name for spec in specs for name in _adapters_of(spec)}
     versions = session.scalars(
         sa.select(AdapterVersion.digest)

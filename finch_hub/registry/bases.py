@@ -1,8 +1,6 @@
-"""Base models, told apart by their fingerprints."""
+"""Base models, identified by their fingerprints."""
 
 from __future__ import annotations
-
-from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -11,7 +9,7 @@ from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.types import insert_new
 
-bases = cast(sa.Table, tables.Base.__table__)
+bases = tables.Base.__table__
 
 
 def add(
@@ -27,10 +25,11 @@ def add(
     rename: bool = False,
     replace: bool = False,
 ) -> values.Base:
-    """Register a base, or note where the known one with that fingerprint was found this time.
+    """Register a base, or update the location of a known base with that fingerprint.
 
-    A known one keeps its name unless `rename` says that somebody chose the new one. A chosen name is one base's only;
-    with `replace` the other one that has it is called by its fingerprint from then on.
+    Args:
+        rename: the name was chosen by a user, so a known base takes it. A chosen name belongs to one base only.
+        replace: take the chosen name from another base, whose fingerprint then becomes its name.
 
     Raises:
         Conflict: another base has the chosen name.
@@ -38,13 +37,13 @@ def add(
     """
     if rename:
         _free_name(session, name, fingerprint, replace=replace)
-    found = {"source": source, "revision": revision, "path": path}
+    location = {"source": source, "revision": revision, "path": path}
     session.execute(
         insert_new(session, bases, "fingerprint").values(
-            fingerprint=fingerprint, architecture=architecture, parameters=parameters, name=name, **found
+            fingerprint=fingerprint, architecture=architecture, parameters=parameters, name=name, **location
         )
     )
-    changes = found | ({"name": name} if rename else {})
+    changes = location | ({"name": name} if rename else {})
     session.execute(sa.update(bases).where(bases.c.fingerprint == fingerprint).values(changes))
     return get(session, fingerprint)
 
@@ -55,16 +54,16 @@ def _free_name(session: Session, name: str, fingerprint: str, *, replace: bool) 
         session.execute(sa.update(bases).where(*taken).values(name=bases.c.fingerprint))
     elif other := session.scalar(sa.select(bases.c.fingerprint).where(*taken)):
         raise errors.Conflict(
-            f"{name!r} is the name of another base, with the fingerprint {other[:12]}…:"
-            " choose another name, or ask to replace it (replace, --replace)"
+            f"base name {name!r} is taken: another base with fingerprint {other[:12]}… has it"
+            " (choose another name, or take it with replace=True or --replace)"
         )
 
 
 def get(session: Session, name: str) -> values.Base:
-    """Return the base with that fingerprint, or the newest one with that name.
+    """Return the base with that fingerprint, or the newest base with that name.
 
     Raises:
-        NotFound: there is none.
+        NotFound: no base has that fingerprint or name.
 
     """
     row = session.execute(

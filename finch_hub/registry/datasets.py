@@ -1,8 +1,6 @@
-"""Data sets, told apart by the digest of their examples."""
+"""Data sets, identified by the digest of their examples."""
 
 from __future__ import annotations
-
-from typing import cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -13,9 +11,9 @@ from finch_hub.registry.transitions import in_state, jobs
 from finch_hub.registry.types import insert_new, now
 from finch_hub.specs.jobs import JobState
 
-datasets = cast(sa.Table, tables.Dataset.__table__)
+datasets = tables.Dataset.__table__
 _COLUMNS = [datasets.c[name] for name in values.Dataset.model_fields]
-LIVE = (JobState.WAITING, JobState.QUEUED, JobState.RUNNING)
+UNFINISHED = (JobState.WAITING, JobState.QUEUED, JobState.RUNNING)
 
 
 def add(
@@ -27,7 +25,7 @@ def add(
     size: int = 0,
     name: str | None = None,
 ) -> values.Dataset:
-    """Register a data set whose text is stored; a known one keeps its name unless another is given."""
+    """Register a stored data set. A known data set keeps its name if `name` is None."""
     session.execute(
         insert_new(session, datasets, "digest").values(
             digest=digest, format=format, examples=examples, bytes=size, name=name
@@ -39,10 +37,12 @@ def add(
 
 
 def get(session: Session, name: str) -> values.Dataset:
-    """Return the data set with that digest (or its first eight signs and more), or the newest one with that name.
+    """Return the data set with that digest, or the newest data set with that name.
+
+    Eight or more characters of the digest are enough.
 
     Raises:
-        NotFound: there is none.
+        NotFound: no data set has that digest or name.
 
     """
     wanted = sa.or_(datasets.c.digest == name, datasets.c.name == name)
@@ -62,22 +62,26 @@ def find(session: Session, *, limit: int = 100) -> list[values.Dataset]:
 
 
 def purge(session: Session, name: str) -> values.Dataset:
-    """Note that the text of a data set is gone; its hash and figures stay. The caller removes the artefact.
+    """Record that the text of a data set is deleted. The caller deletes the artifact.
+
+    The digest and the sizes stay.
 
     Raises:
-        NotFound: there is no such data set.
+        NotFound: the data set does not exist.
         Conflict: an unfinished job needs it.
 
     """
-    found = get(session, name)
-    live = session.execute(sa.select(jobs.c.id, jobs.c.spec).where(in_state(*LIVE)))
-    needed = sorted(row.id for row in live if found.digest in digests_of(row.spec))
-    if needed:
-        raise errors.Conflict(f"data set {name} is needed by job {', '.join(needed)}: cancel it or wait for it")
-    session.execute(sa.update(datasets).where(datasets.c.digest == found.digest).values(purged_at=now()))
-    return get(session, found.digest)
+    dataset = get(session, name)
+    unfinished = session.execute(sa.select(jobs.c.id, jobs.c.spec).where(in_state(*UNFINISHED)))
+    readers = sorted(row.id for row in unfinished if dataset.digest in digests_of(row.spec))
+    if readers:
+        raise errors.Conflict(
+            f"cannot purge data set {name}: job {', '.join(readers)} needs it (cancel the job or wait until it ends)"
+        )
+    session.execute(sa.update(datasets).where(datasets.c.digest == dataset.digest).values(purged_at=now()))
+    return get(session, dataset.digest)
 
 
 def digests_of(spec: dict[str, object]) -> set[str]:
-    """Return the data sets that a stored specification names."""
+    """Return the digests of the data sets that a stored specification reads."""
     return {str(spec[field]) for field in ("train", "validation", "dataset") if spec.get(field)}

@@ -1,4 +1,4 @@
-"""What was measured of versions and bases, on which data."""
+"""Measurements of versions and bases on data sets."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ def add(
     adapter: str | None = None,
     job_id: str | None = None,
 ) -> None:
-    """Note a measurement of the version `adapter` (`name/3`), or of the bare base.
+    """Record a measurement.
+
+    Args:
+        dataset: digest of the data set.
+        adapter: measured version as `name/3`; None for the bare base.
 
     Raises:
-        NotFound: there is no such version.
+        NotFound: the version does not exist.
 
     """
     session.add(
@@ -45,7 +49,16 @@ def add(
 def find(
     session: Session, *, adapter: str | None = None, dataset: str | None = None, limit: int = 100
 ) -> list[values.Evaluation]:
-    """Return measurements, newest first: of one version, on one data set (its digest), or all."""
+    """Return measurements, newest first.
+
+    Args:
+        adapter: version as `name/3`; None for all.
+        dataset: digest of a data set; None for all.
+
+    Raises:
+        NotFound: the version does not exist.
+
+    """
     query = (
         sa.select(
             Evaluation, Base.name.label("base"), Adapter.name.label("adapter"), AdapterVersion.number.label("number")

@@ -1,4 +1,4 @@
-"""SQLite's one write lock, shared by the threads of a process: those that wait for it are committed together."""
+"""Group commit: one commit for the transactions of threads that wait for SQLite's write lock."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 
-_LOOK_SECONDS = 0.5  # until whoever left its commit to the next looks whether somebody came
-_MOST = 16  # transactions of one commit; the first of them waits for all
+_POLL_SECONDS = 0.5  # a thread that handed its commit on checks this often that a thread has taken it
+_MAX_MEMBERS = 16  # transactions in one commit; the first of them waits for all
 
 
 class GroupCommits:
-    """Runs transactions one after another, and those that were waiting for the lock anyway in one commit.
+    """Runner of transactions that commits waiting transactions together.
 
-    A commit costs milliseconds for the disk, a transaction of ours well under one. So each leaves its commit to the
-    next in line, if there is one, and waits for it: nobody goes on before what they wrote is on the disk. All but the
-    first are in a savepoint, so an exception undoes its own transaction only. Without company nothing is different.
+    A commit takes milliseconds, because it waits for the disk; a registry transaction takes less than one. So a thread
+    leaves its commit to the next thread in line, and returns only when its writes are on the disk. All transactions of
+    a group but the first run in a savepoint, so that an exception rolls back its own transaction only. A thread that
+    has no other behind it commits at once.
 
     Args:
-        engine: of a SQLite database; its connections begin by taking the write lock.
-        patience_seconds: after which waiting for the lock is given up.
+        engine: engine of a SQLite database, whose connections take the write lock when they begin.
+        patience_seconds: longest wait for the lock.
 
     Attributes:
-        waiting: threads that wait for their turn.
+        num_waiting: threads that wait for their turn.
 
     """
 
     def __init__(self, engine: sa.Engine, *, patience_seconds: float) -> None:
-        self._engine, self._patience = engine, patience_seconds
+        self._engine, self._patience_seconds = engine, patience_seconds
         self._turn = threading.Lock()
-        self._count = threading.Lock()
-        self.waiting = 0
+        self._counter_lock = threading.Lock()
+        self.num_waiting = 0
         self._group: _Group | None = None
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Open one transaction; it is on the disk when the block has been left.
+        """Open one transaction, which is on the disk when the block ends.
 
         Raises:
-            Unavailable: another thread of this process holds the lock for too long.
+            Unavailable: another thread of this process held the lock too long.
 
         """
         self._take_turn()
@@ -51,42 +52,44 @@ class GroupCommits:
         try:
             if group is None:
                 group = _Group(self._engine)
-                with group.first() as session:
+                with group.run_first() as session:
                     yield session
             else:
-                with group.another() as session:
+                with group.run_savepoint() as session:
                     yield session
         except BaseException:
-            self._go_on(group)
+            self._pass_turn(group)
             raise
-        if not self._go_on(group):
-            while not group.ended.wait(_LOOK_SECONDS):
-                # Whoever was next in line gave up waiting.
+        if not self._pass_turn(group):
+            while not group.ended.wait(_POLL_SECONDS):
+                # The next thread in line may have stopped waiting, so this one takes the turn back if it is free.
                 if self._turn.acquire(blocking=False):
                     if self._group is group:
-                        self._go_on(group)
+                        self._pass_turn(group)
                     else:
                         self._turn.release()
         if group.error is not None:
             raise group.error
 
     def _take_turn(self) -> None:
-        with self._count:
-            self.waiting += 1
+        with self._counter_lock:
+            self.num_waiting += 1
         try:
-            if not self._turn.acquire(timeout=self._patience):
-                raise errors.Unavailable(f"the database is locked by another thread for over {self._patience:g} s")
+            if not self._turn.acquire(timeout=self._patience_seconds):
+                raise errors.Unavailable(
+                    f"could not lock the database in {self._patience_seconds:g} s: another thread holds the lock"
+                )
         finally:
-            with self._count:
-                self.waiting -= 1
+            with self._counter_lock:
+                self.num_waiting -= 1
 
-    def _go_on(self, group: _Group | None) -> bool:
-        """Leave the commit to the next in line, or commit; return whether it was done."""
+    def _pass_turn(self, group: _Group | None) -> bool:
+        """Leave the commit to the next thread in line, or commit. Return whether the group has ended."""
         try:
             if group is not None and not group.ended.is_set():
-                with self._count:
-                    company = self.waiting > 0
-                if company and group.members < _MOST and group.sound:
+                with self._counter_lock:
+                    has_successor = self.num_waiting > 0
+                if has_successor and group.num_members < _MAX_MEMBERS and group.is_open:
                     self._group = group
                     return False
                 group.commit()
@@ -97,6 +100,8 @@ class GroupCommits:
 
 
 class _Group:
+    """Transactions that share one connection and one commit."""
+
     def __init__(self, engine: sa.Engine) -> None:
         self._connection = engine.connect()
         try:
@@ -104,17 +109,17 @@ class _Group:
         except BaseException:
             self._connection.close()
             raise
-        self.members = 1
+        self.num_members = 1
         self.ended = threading.Event()
         self.error: BaseException | None = None
 
     @property
-    def sound(self) -> bool:
-        """Whether SQLite has not undone all of it by itself, as it does where the disk is full or broken."""
+    def is_open(self) -> bool:
+        """Whether the transaction still exists. SQLite rolls it back by itself when the disk is full or broken."""
         return bool(self._connection.connection.in_transaction)
 
     @contextlib.contextmanager
-    def first(self) -> Iterator[Session]:
+    def run_first(self) -> Iterator[Session]:
         try:
             with Session(self._connection, join_transaction_mode="rollback_only", expire_on_commit=False) as session:
                 yield session
@@ -124,8 +129,8 @@ class _Group:
             raise
 
     @contextlib.contextmanager
-    def another(self) -> Iterator[Session]:
-        self.members += 1
+    def run_savepoint(self) -> Iterator[Session]:
+        self.num_members += 1
         with (
             Session(self._connection, join_transaction_mode="create_savepoint", expire_on_commit=False) as session,
             session.begin(),
@@ -134,17 +139,19 @@ class _Group:
 
     def commit(self) -> None:
         try:
-            if not self.sound:
-                raise errors.Unavailable("the database undid a transaction that was committed together with another")
+            if not self.is_open:
+                raise errors.Unavailable(
+                    "could not commit: SQLite rolled back the transaction together with another thread's"
+                )
             self._end(self._transaction.commit)
         except BaseException as error:
             self.error = error
             self._end(self._connection.invalidate)
 
-    def _end(self, how: Callable[[], None]) -> None:
+    def _end(self, finish: Callable[[], None]) -> None:
         if not self.ended.is_set():
             try:
-                how()
+                finish()
             finally:
                 self.ended.set()
                 self._connection.close()

@@ -1,17 +1,18 @@
-"""The tables; what they mean to callers is in `finch_hub.registry.values` and `finch_hub.specs.jobs`.
+"""Tables of the registry; callers get the values of `finch_hub.registry.values` and `finch_hub.specs.jobs`.
 
-Nothing here leaves the registry. Relations are never loaded by surprise (``lazy="raise"``): a query says what it needs.
+Relations are never loaded implicitly (``lazy="raise"``): each query names the relations that it needs.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
+from finch_hub.registry import values
 from finch_hub.registry.types import BigId, Instant, Json, Prose, now
 from finch_hub.specs.jobs import JobState
 
@@ -51,6 +52,7 @@ State = Annotated[
 class Table(DeclarativeBase):
     """Base of all tables."""
 
+    __table__: ClassVar[sa.Table]
     metadata = sa.MetaData(naming_convention=NAMING)
 
 
@@ -59,11 +61,11 @@ def _partial(name: str, *columns: str | sa.TextClause, where: str) -> Index:
 
 
 class Job(Table):
-    """A job, which while it is queued is also its own outbox entry (`ring_at`)."""
+    """A job. While it is queued, its row is also its outbox entry (`ring_at`)."""
 
     __tablename__ = "jobs"
 
-    number: Mapped[Key]  # the order of submission, which no clock can give
+    number: Mapped[Key]  # order of submission, which clocks cannot tell
     id: Mapped[JobKey] = mapped_column(unique=True)
     kind: Mapped[str] = mapped_column(sa.String(16))
     state: Mapped[State]
@@ -73,18 +75,20 @@ class Job(Table):
     memory_bytes: Mapped[Count]
     labels: Mapped[Texts]
     time_limit: Mapped[float | None]  # seconds of one attempt
-    gang: Mapped[str | None] = mapped_column(sa.String(600))  # what jobs that may be trained in one step have in common
-    base_key: Mapped[str | None] = mapped_column(sa.String(512))  # of the base that it loads, for warm workers
+    gang: Mapped[str | None] = mapped_column(sa.String(600))  # equal for jobs that can be trained in one step
+    base_key: Mapped[str | None] = mapped_column(
+        sa.String(512)
+    )  # of the base, for workers that have it loaded
     priority: Mapped[int]
     idempotency_key: Mapped[str | None] = mapped_column(sa.String(200), unique=True)
     retry_of: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
     fence: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
-    last_seq: Mapped[Count] = mapped_column(default=0)  # of its events
+    last_seq: Mapped[Count] = mapped_column(default=0)  # number of the last event
     worker: Mapped[str | None] = mapped_column(sa.String(96))
     created_at: Mapped[Created]
-    not_before: Mapped[Moment | None]  # back-off after a lost attempt
-    ring_at: Mapped[Moment | None]  # when the next wake-up is due; only while queued
+    not_before: Mapped[Moment | None]  # wait before the next attempt
+    ring_at: Mapped[Moment | None]  # time of the next wake-up message; only while queued
     started_at: Mapped[Moment | None]
     lease_until: Mapped[Moment | None]  # only while running
     cancel_requested: Mapped[Moment | None]
@@ -92,9 +96,9 @@ class Job(Table):
     reason: Mapped[Text | None]
     result: Mapped[Document | None]
 
-    # Partial indexes: a claim and a sweep cost the same over a thousand and over a million finished jobs. Their
-    # conditions must stand in the queries as literals, or neither database uses them. None holds the lease, so that
-    # renewing it touches no index. There is none of all states either: SQLite would take it for the claim, and sort.
+    # Partial indexes make claims and sweeps independent of the number of finished jobs. A query must contain their
+    # conditions as literals, or neither database uses them. No index holds the lease, so that a renewal touches none.
+    # There is no index of all states: SQLite would use it for the claim, and sort.
     __table_args__ = (
         _partial("ix_jobs_claim", sa.text("priority DESC"), "number", where="state = 'queued'"),
         _partial("ix_jobs_gang", "gang", "number", where="state = 'queued' AND gang IS NOT NULL"),
@@ -117,7 +121,7 @@ class JobDependency(Table):
 
 
 class Attempt(Table):
-    """One claim of a job; `outcome` is null while it runs."""
+    """A claim of a job. `outcome` is null while it runs."""
 
     __tablename__ = "attempts"
 
@@ -131,7 +135,7 @@ class Attempt(Table):
 
 
 class Event(Table):
-    """Something that happened to a job; `seq` has no gaps."""
+    """An event of a job. `seq` has no gaps."""
 
     __tablename__ = "events"
 
@@ -143,18 +147,17 @@ class Event(Table):
     message: Mapped[Text]
     data: Mapped[Document]
 
-    __table_args__ = (
-        {"sqlite_with_rowid": False},
-    )  # clustered by job and number: following a job reads one run of pages
+    # Rows are clustered by job and number, so that following a job reads adjacent pages.
+    __table_args__ = ({"sqlite_with_rowid": False},)
 
 
 class Worker(Table):
-    """A worker that registered; it is alive as long as it is heard of."""
+    """A registered worker, which is alive as long as it sends heartbeats."""
 
     __tablename__ = "workers"
 
     id: Mapped[Name] = mapped_column(primary_key=True)
-    instance: Mapped[str] = mapped_column(sa.String(32))  # tells a worker from its namesake started later
+    instance: Mapped[str] = mapped_column(sa.String(32))  # differs between workers of the same name
     hostname: Mapped[str] = mapped_column(sa.String(255))
     pid: Mapped[int]
     version: Mapped[str] = mapped_column(sa.String(64))
@@ -169,7 +172,7 @@ class Worker(Table):
 
 
 class Base(Table):
-    """A base model, told from others by its fingerprint."""
+    """A base model, identified by its fingerprint."""
 
     __tablename__ = "bases"
 
@@ -185,7 +188,7 @@ class Base(Table):
 
 
 class Dataset(Table):
-    """A stored data set; the text may be purged, the hash stays."""
+    """A stored data set. Its text can be purged; its digest stays."""
 
     __tablename__ = "datasets"
 
@@ -200,7 +203,7 @@ class Dataset(Table):
 
 
 class Adapter(Table):
-    """A name, and the counter that numbers its versions."""
+    """An adapter name, with the counter that numbers its versions."""
 
     __tablename__ = "adapters"
 
@@ -213,7 +216,7 @@ class Adapter(Table):
 
 
 class AdapterVersion(Table):
-    """An immutable version of an adapter; only its card, tags, aliases and state change."""
+    """An immutable version of an adapter. Only its card, tags and aliases change."""
 
     __tablename__ = "adapter_versions"
 
@@ -223,8 +226,8 @@ class AdapterVersion(Table):
     digest: Mapped[Digest] = mapped_column(index=True)
     identity: Mapped[Digest] = mapped_column(index=True)
     base_id: Mapped[int] = mapped_column(BigId, ForeignKey("bases.id"), index=True)
-    kind: Mapped[str] = mapped_column(sa.String(16))
-    state: Mapped[str] = mapped_column(sa.String(16))
+    kind: Mapped[values.VersionKind] = mapped_column(sa.String(16))
+    state: Mapped[values.VersionState] = mapped_column(sa.String(16))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
     spec: Mapped[Document]
     metrics: Mapped[Document]
@@ -252,7 +255,7 @@ class AdapterVersion(Table):
 
 
 class Parent(Table):
-    """One version that another was made from."""
+    """A version that another version was made from."""
 
     __tablename__ = "lineage"
 
@@ -271,7 +274,7 @@ class Parent(Table):
 
 
 class Alias(Table):
-    """A movable name of one version of an adapter."""
+    """A movable name of an adapter version."""
 
     __tablename__ = "aliases"
 
@@ -284,7 +287,7 @@ class Alias(Table):
 
 
 class Tag(Table):
-    """A label of one version, to find it by."""
+    """A label of an adapter version, for searches."""
 
     __tablename__ = "tags"
 
@@ -295,7 +298,7 @@ class Tag(Table):
 
 
 class Evaluation(Table):
-    """What one evaluator measured of one version, or of the bare base, on one data set."""
+    """Metrics of a version, or of the bare base, on a data set."""
 
     __tablename__ = "evaluations"
 

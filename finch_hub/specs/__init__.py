@@ -1,1 +1,1 @@
-"""Values that travel between layers."""
+"""Frozen values that layers exchange."""

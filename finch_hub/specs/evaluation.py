@@ -1,4 +1,4 @@
-"""What can be asked of the built-in evaluators."""
+"""Parameters of the built-in evaluators."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from finch_hub.specs.value import Value
 
 
 class EvaluationParameters(Value):
-    """What both evaluators take.
+    """Parameters of both evaluators.
 
     Attributes:
-        system: system prompt of the examples that have none.
+        system: system prompt for examples without one.
 
     """
 
@@ -19,10 +19,10 @@ class EvaluationParameters(Value):
 
 
 class LossParameters(EvaluationParameters):
-    """How the held-out loss is measured.
+    """Parameters of the held-out loss.
 
     Attributes:
-        max_length: tokens of an example, as in training; None takes the base's context, 2,048 at most.
+        max_length: most tokens of an example, as in training; None means the base's context, at most 2,048.
 
     """
 
@@ -30,10 +30,10 @@ class LossParameters(EvaluationParameters):
 
 
 class AnswerParameters(EvaluationParameters):
-    """How answers are generated.
+    """Parameters of answer generation.
 
     Attributes:
-        max_new_tokens: of an answer; None gives the longest expected one of its batch twice its length, 64 at least.
+        max_new_tokens: most tokens of an answer; None means at least 64, or twice the longest expected one of its batch.
 
     """
 

@@ -1,4 +1,4 @@
-"""Events of jobs: what they report while they run."""
+"""Events that jobs report while they run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from finch_hub.specs.value import Value
 
 
 class NewEvent(Value):
-    """An event without the number and time that the registry gives it.
+    """An event that the registry has not yet numbered and dated.
 
     Types and their `data`:
 
     - ``message``: text for people; no data.
     - ``phase``: name.
     - ``progress``: step, steps, epoch, loss, learning_rate, grad_norm, tokens_per_second, memory_bytes, seconds_left.
-    - ``metrics``: step, valid_loss, and others.
+    - ``metrics``: step, valid_loss and others.
     - ``state``: state, attempt.
-    - ``report``: name, and a report of :mod:`finch_hub.specs.reports`.
+    - ``report``: name and fields of a report of :mod:`finch_hub.specs.reports`.
     """
 
     type: Literal["message", "phase", "progress", "metrics", "state", "report"]
@@ -31,12 +31,12 @@ class NewEvent(Value):
 
     @classmethod
     def phase(cls, name: str) -> NewEvent:
-        """Return the event of a phase that begins."""
+        """Return the event for the start of a phase."""
         return cls(type="phase", message=name, data={"name": name})
 
 
 class Event(NewEvent):
-    """A stored event; `seq` counts from 1 within the job, without gaps."""
+    """A stored event. `seq` counts from 1 within the job, without gaps."""
 
     job_id: str
     seq: pydantic.PositiveInt
@@ -44,7 +44,7 @@ class Event(NewEvent):
 
 
 Report = Callable[[NewEvent], None]
-"""Takes the events of a running job."""
+"""Receiver of the events of a running job."""
 
 
 def silent(event: NewEvent) -> None:

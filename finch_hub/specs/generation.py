@@ -1,4 +1,4 @@
-"""How text is sampled from a model."""
+"""Settings of text generation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from finch_hub.specs.value import Value
 
 
 class GenerationConfig(Value):
-    """Sampling of one answer.
+    """Settings for sampling an answer.
 
     Attributes:
-        max_new_tokens: length of the answer at most.
-        temperature: logits are divided by it; 0 always takes the likeliest token.
-        top_p: sample from the smallest set of tokens whose probabilities sum to it (nucleus, arXiv 1904.09751).
+        max_new_tokens: most tokens of the answer.
+        temperature: divisor of the logits; 0 always takes the likeliest token.
+        top_p: probability mass of the smallest set of tokens to sample from (nucleus, arXiv 1904.09751).
 
     """
 

@@ -1,4 +1,4 @@
-"""What a LoRA adapter looks like before it is trained (LoRA, arXiv 2106.09685)."""
+"""Configuration of a LoRA adapter (arXiv 2106.09685)."""
 
 from __future__ import annotations
 
@@ -11,48 +11,50 @@ from finch_hub.specs.value import Value
 
 
 class UnusualValueWarning(UserWarning):
-    """A setting works, but lies outside the range that is known to serve small data sets well."""
+    """A value is valid, but outside the range that suits small data sets."""
 
 
 _USUAL: dict[str, tuple[float, float, str]] = {
-    "rank": (4, 64, "below it an adapter rarely holds a domain; above it 100 to 1,000 examples overfit"),
-    "alpha": (1.0, 32.0, "the update is scaled by alpha / rank; larger scales make the usual learning rates unstable"),
-    "dropout": (0.0, 0.3, "more than that starves an adapter of the few examples it has"),
+    "rank": (4, 64, "smaller adapters rarely hold a domain, and larger ones overfit on 100 to 1,000 examples"),
+    "alpha": (
+        1.0,
+        32.0,
+        "the update is scaled by alpha / rank, and larger scales make the usual learning rates unstable",
+    ),
+    "dropout": (0.0, 0.3, "a larger value hides too much of few examples"),
 }
 
 LEAST_HELD_OUT = 8
-"""Validation examples that ``rank="auto"`` takes: its judge is the loss on them."""
+"""Fewest validation examples for ``rank="auto"``, which measures the loss on them."""
 
 ShortName = Literal["all-linear", "attention", "mlp"]
 
 
 class LoRAConfig(Value):
-    """Rank, scale and place of the low-rank update ``W + (alpha / rank) * B @ A``.
+    """Rank, scale and target modules of the update ``W + (alpha / rank) * B @ A``.
 
     Field names follow the literature; `finch_hub.engine.adapters.peft_fields` writes them as PEFT's.
 
     Attributes:
-        rank: inner dimension r of ``A [r, in]`` and ``B [out, r]``; usually 4 to 64. ``"auto"`` trains a generous one
-            and keeps, for each module, the directions that held-out loss shows to be needed; `alpha` then gives the
-            scale that it gives at rank 16.
-        rank_tolerance: how much of the held-out loss, relatively, ``"auto"`` may give away for fewer parameters.
-        rank_budget: the most parameters that ``"auto"`` may keep; None sets no bound. ``"auto"`` goes with no pattern
-            and not with DoRA.
+        rank: inner dimension r of ``A [r, in]`` and ``B [out, r]``; usually 4 to 64. ``"auto"`` trains a large rank,
+            and keeps for each module the directions that lower the held-out loss. The scale is then that of rank 16.
+        rank_tolerance: relative increase of the held-out loss that ``"auto"`` accepts for fewer parameters.
+        rank_budget: most parameters that ``"auto"`` keeps; None sets no limit. ``"auto"`` excludes patterns and DoRA.
         alpha: numerator of the scale; usually 1 to 32.
-        dropout: probability of dropping an input of A while training; usually 0 to 0.3.
-        target_modules: module names or their suffixes; or one text: ``"all-linear"``, ``"attention"``, ``"mlp"``, or a
+        dropout: probability of dropping an input of A in training; usually 0 to 0.3.
+        target_modules: module names or their suffixes; or a string: ``"all-linear"``, ``"attention"``, ``"mlp"``, or a
             regular expression that matches whole module paths.
-        exclude_modules: names or suffixes left out of the above.
+        exclude_modules: names or suffixes of modules that are not adapted.
         layers_to_transform: indices of the decoder layers that are adapted; None means all.
-        rank_pattern: other ranks for the modules whose path matches a key (as PEFT's).
-        alpha_pattern: other alphas, likewise.
+        rank_pattern: ranks of the modules whose path matches a key, as in PEFT.
+        alpha_pattern: alphas of the modules whose path matches a key.
         use_rslora: scale by ``alpha / sqrt(rank)`` (arXiv 2312.03732).
-        use_dora: train a magnitude for each output besides (DoRA, arXiv 2402.09353).
-        init: how A begins. ``"shared"``: fixed for base and module by a named seed, which makes adapters of one
-            base fit to be composed; ``"random"``: from the training seed; ``"eva"``: from the data (arXiv 2410.07170).
+        use_dora: also train a magnitude for each output (DoRA, arXiv 2402.09353).
+        init: initial A. ``"shared"``: the same for all adapters of a base, so that they compose well; ``"random"``:
+            from the training seed; ``"eva"``: from the data (arXiv 2410.07170).
 
     Raises:
-        InvalidSpec: rank 0, alpha 0, dropout 1, no modules, and the like; all of it at once.
+        InvalidSpec: some fields are invalid, such as rank 0, alpha 0, dropout 1 or no modules.
 
     """
 
@@ -74,11 +76,11 @@ class LoRAConfig(Value):
     @classmethod
     def _names_modules(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
         if not value or (isinstance(value, tuple) and not all(value)):
-            raise ValueError("names no module; try ('q_proj', 'v_proj') or 'all-linear'")
+            raise ValueError("is empty; try ('q_proj', 'v_proj') or 'all-linear'")
         return value
 
     @pydantic.model_validator(mode="after")
-    def _agrees_with_itself(self, info: pydantic.ValidationInfo) -> LoRAConfig:
+    def _check_combinations(self, info: pydantic.ValidationInfo) -> LoRAConfig:
         if _is_stored(info):
             return self
         if self.rank == "auto":
@@ -88,20 +90,20 @@ class LoRAConfig(Value):
                 "use_dora": self.use_dora,
             }
             if names := " and ".join(name for name, value in clashing.items() if value):
-                raise ValueError(f'rank="auto" finds the ranks and scales of plain LoRA by itself: leave out {names}')
+                raise ValueError(f'rank="auto" sets the ranks and scales of plain LoRA: leave out {names}')
         elif self.rank_budget is not None:
-            raise ValueError('rank_budget bounds what rank="auto" keeps: leave it out, or give that rank')
+            raise ValueError('rank_budget is for rank="auto": leave it out, or set that rank')
         return self
 
     @pydantic.model_validator(mode="after")
-    def _warn_of_unusual(self, info: pydantic.ValidationInfo) -> LoRAConfig:
+    def _warn_about_unusual(self, info: pydantic.ValidationInfo) -> LoRAConfig:
         if _is_stored(info):
             return self
         for name, (low, high, reason) in _USUAL.items():
             value = getattr(self, name)
             if isinstance(value, (int, float)) and not low <= value <= high:
                 warnings.warn(
-                    f"{name}={value:g} lies outside the usual range {low:g} to {high:g}: {reason}",
+                    f"{name}={value:g} is outside the usual range {low:g} to {high:g}: {reason}",
                     UnusualValueWarning,
                     stacklevel=2,
                 )
@@ -127,5 +129,5 @@ class LoRAOptions(TypedDict, total=False):
 
 
 def _is_stored(info: pydantic.ValidationInfo) -> bool:
-    """Tell whether it is read back: its author was told already."""
+    """Return whether the value comes from storage, so that its author has seen the warnings."""
     return bool(info.context and info.context.get("stored"))

@@ -18,19 +18,18 @@ _RESERVED = frozenset(
 
 
 def check_name(name: str, *, kind: str = "adapter") -> str:
-    """Return the name if it is safe as a file name, a URL part and a reference on every system.
+    """Return a name that is safe as file name, URL part and reference.
 
     Raises:
-        InvalidReference: it is empty, over 96 characters, reserved, not ASCII, or has characters other than letters,
-            digits and `. _ -` (which may neither begin nor end it).
+        InvalidReference: the name is empty, longer than 96 characters, reserved, or has characters other than ASCII
+            letters, digits and `. _ -`, which neither begin nor end it.
 
     """
     if not _NAME.fullmatch(name) or ".." in name:
-        looks = (
-            "" if name.isascii() else f"; it has {unicodedata.name(next(c for c in name if ord(c) > 127), 'a sign')}"
-        )
-        problem = f"{name!r} is not a name{looks}"
-        fix = "use 1 to 96 ASCII letters, digits and . _ - , beginning and ending with a letter or digit"
+        foreign = next((character for character in name if not character.isascii()), None)
+        reason = f": it contains {unicodedata.name(foreign, repr(foreign))}" if foreign else ""
+        problem = f"{name!r} is not a valid name{reason}"
+        fix = "use 1 to 96 ASCII letters, digits and . _ - , with a letter or digit at both ends"
         raise errors.InvalidReference(errors.Problem(what=problem, where=kind, fix=fix))
     if name.split(".")[0].lower() in _RESERVED:
         raise errors.InvalidReference(
@@ -41,7 +40,7 @@ def check_name(name: str, *, kind: str = "adapter") -> str:
 
 @dataclass(frozen=True, slots=True)
 class AdapterReference:
-    """One version of an adapter as users write it; without version and alias it means the latest one."""
+    """A reference to an adapter version. Without version and alias it means the latest."""
 
     name: str
     version: int | None = None
@@ -52,7 +51,7 @@ class AdapterReference:
         """Read `name`, `name/3` or `name@alias`.
 
         Raises:
-            InvalidReference: the text has none of these forms.
+            InvalidReference: the text has another form.
 
         """
         name, slash, version = text.partition("/")
@@ -60,7 +59,7 @@ class AdapterReference:
             if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
                 raise errors.InvalidReference(
                     errors.Problem(
-                        what=f"{version!r} is no version number", where=text, fix="write name/3, or name@alias"
+                        what=f"{version!r} is not a version number", where=text, fix="write name/3 or name@alias"
                     )
                 )
             return cls(check_name(name), version=int(version))

@@ -1,4 +1,4 @@
-"""How an adapter is trained."""
+"""Settings of a training."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ from finch_hub.specs.value import Value
 
 
 class TrainingConfig(Value):
-    """Everything about a training but the data, the base and the adapter's shape.
+    """Settings of a training, without data, base and adapter configuration.
 
     Attributes:
         epochs: passes over the data.
-        max_steps: optimiser steps after which it ends, whatever the epochs.
-        learning_rate: peak of the schedule; LoRA takes about 10x that of full fine-tuning.
+        max_steps: most optimizer steps, whatever the epochs.
+        learning_rate: peak of the schedule; LoRA needs about ten times that of full fine-tuning.
         loraplus_ratio: B's learning rate over A's (LoRA+, arXiv 2402.12354); 1 is plain LoRA.
-        batch_size: examples in one micro-batch.
-        gradient_accumulation: micro-batches in one optimiser step; their gradients are normalised over all label
-            tokens of the step.
-        batch_tokens: upper bound of padded tokens in one micro-batch; larger ones are split, which changes no result.
-        max_length: tokens of an example; longer ones are truncated from the left of the prompt, and reported. None
-            means the base's context, 2,048 at most.
+        batch_size: examples in a micro-batch.
+        gradient_accumulation: micro-batches in an optimizer step; gradients are normalized over all its label tokens.
+        batch_tokens: most padded tokens in a micro-batch; larger ones are split, which does not change results.
+        max_length: most tokens of an example; longer ones lose the left end of the prompt, and are reported. None
+            means the base's context, at most 2,048.
         schedule: shape of the learning rate after warm-up.
-        warmup_ratio: share of all steps over which it rises; the first step learns already.
-        warmup_steps: the same in steps; takes precedence.
+        warmup_ratio: share of all steps in which the learning rate rises, from above 0.
+        warmup_steps: the same as a number of steps; replaces `warmup_ratio`.
         weight_decay: AdamW's decoupled decay.
-        max_grad_norm: gradients are clipped to this global norm; 0 turns it off.
-        seed: fixes order, dropout and random initialisation.
-        validation: share of the data held out where no validation file is given; 0 holds out nothing.
-        evaluate_every: held-out loss every so many steps, or after each such share of an epoch if it is below 1; None
-            means once an epoch.
-        patience: evaluations without improvement after which it stops; None never stops early.
-        min_improvement: what counts as improvement of the held-out loss, in nats per token.
-        checkpoint_every: steps between checkpoints; None means every 30 seconds or so, at step boundaries.
-        keep_checkpoints: how many are kept besides the best.
-        dtype: of the base's weights; the adapter is always float32. "auto" takes bfloat16 where the device
-            computes in it at speed; "int8" and "nf4" quantise the base with bitsandbytes, on CUDA.
+        max_grad_norm: global norm to which gradients are clipped; 0 turns clipping off.
+        seed: seed of order, dropout and random initialization.
+        validation: share of the data that is held out if there is no validation file; 0 holds out nothing.
+        evaluate_every: steps between evaluations of the held-out loss, or a share of an epoch below 1; None means once
+            an epoch.
+        patience: evaluations without improvement after which the training stops; None never stops early.
+        min_improvement: smallest decrease of the held-out loss that counts as improvement, in nats per token.
+        checkpoint_every: steps between checkpoints; None means about 30 seconds.
+        keep_checkpoints: number of checkpoints that are kept besides the best.
+        dtype: type of the base's weights; the adapter is always float32. "auto" uses bfloat16 where the device is fast
+            in it; "int8" and "nf4" quantize the base with bitsandbytes, on CUDA.
         gradient_checkpointing: recompute activations instead of keeping them.
-        packing: lay the examples of a batch end to end instead of padding them, where the engine has its own decoder
-            for the base (Llama, Mistral, Qwen2, Qwen3 on a CPU); each still attends to itself only.
-        share_prefix: compute the prefix that all examples of a packed batch begin with once; no result changes by it.
-        threads: CPU threads; None means one per physical core that the process may use. Results depend on it.
+        packing: concatenate the examples of a batch instead of padding them, if the engine has a decoder for the base
+            (Llama, Mistral, Qwen2 and Qwen3 on a CPU). Each example still attends to itself only.
+        share_prefix: compute the common prefix of a packed batch once, which does not change results.
+        threads: CPU threads, on which results depend; None means one for each physical core that the process may use.
 
     """
 

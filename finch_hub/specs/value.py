@@ -1,4 +1,4 @@
-"""The base of every value that travels between layers: frozen, strict about unknown fields, readable as JSON."""
+"""Base class of values that layers exchange: frozen, readable as JSON, without unknown fields."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ else:
     ModelMetaclass = type(pydantic.BaseModel)
 
 
-# In a path pydantic names the members of a union as well: `constrained-int`, `literal['auto']`, `function-after[…]`.
+# Paths of pydantic contain the members of a union: `constrained-int`, `literal['auto']`, `function-after[…]`.
 _MEMBER = re.compile(r"^[a-z]+(-[a-z]+)+$|\[.*\]$")
 
 
 class _Translating(ModelMetaclass):
-    """Turns the ValidationError of a direct call into ours; nested values are still validated in one go."""
+    """Metaclass that raises `InvalidSpec` from a direct call. Nested values are validated together."""
 
     def __call__(cls, *args: Any, **fields: Any) -> Any:  # noqa: N805 - a metaclass's instances are classes
         try:
@@ -33,10 +33,10 @@ class _Translating(ModelMetaclass):
 
 
 class Value(pydantic.BaseModel, metaclass=_Translating):
-    """A frozen pydantic model whose problems are reported as ours, all at once.
+    """A frozen pydantic model that raises `InvalidSpec`.
 
     Raises:
-        InvalidSpec: with one problem for each field that is wrong.
+        InvalidSpec: some fields are invalid; contains a problem for each.
 
     """
 
@@ -47,7 +47,7 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
         """Validate plain data (a mapping, or the JSON text of one).
 
         Raises:
-            InvalidSpec: with one problem for each field that is wrong.
+            InvalidSpec: some fields are invalid; contains a problem for each.
 
         """
         try:
@@ -58,25 +58,25 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
             raise errors.InvalidSpec(problems_of(error, cls.model_fields), subject=subject) from None
 
     def evolve(self, **changes: Any) -> Self:
-        """Return a copy with the changes, validated as a whole.
+        """Return a validated copy with changes.
 
         Raises:
-            InvalidSpec: with one problem for each field that is wrong.
+            InvalidSpec: some fields are invalid; contains a problem for each.
 
         """
         return type(self).of({**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
 
 
 def problems_of(error: pydantic.ValidationError, known: Iterable[str] = ()) -> tuple[errors.Problem, ...]:
-    """Translate pydantic's findings, one for each field by its dotted path; `known` are the fields that there are."""
-    found: dict[str, errors.Problem] = {}
+    """Return a problem for each invalid field, by its dotted path; `known` are the names of all fields."""
+    problems: dict[str, errors.Problem] = {}
     for finding in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in finding["loc"] if not _MEMBER.search(str(part)))
         what, fix = str(finding["msg"]).removeprefix("Value error, "), ""
         if finding["type"] == "extra_forbidden":
             near = errors.near(where, known) if len(finding["loc"]) == 1 else ()
             what, fix = "there is no such field", f"did you mean {' or '.join(near)}?" if near else ""
-        elif where in found:  # each member of a union has its own finding
-            what = f"{found[where].what}, or {what.removeprefix('Input should be ')}"
-        found[where] = errors.Problem(where=where, what=what, fix=fix)
-    return tuple(found.values())
+        elif where in problems:  # pydantic reports each member of a union
+            what = f"{problems[where].what}, or {what.removeprefix('Input should be ')}"
+        problems[where] = errors.Problem(where=where, what=what, fix=fix)
+    return tuple(problems.values())

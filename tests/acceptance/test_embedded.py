@@ -14,7 +14,7 @@ from support.fleet import wait_until
 from finch_hub import settings as settings_module
 from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.engine.data.reading import dump_examples
-from finch_hub.registry import adapters, jobs
+from finch_hub.registry import adapter_versions, jobs
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.examples import Example
@@ -92,7 +92,7 @@ def test_train_compose_and_merge_end_to_end(home: Home, tiny_folder: Path, tmp_p
         ended = home.wait(job)
         assert ended.state is JobState.SUCCEEDED, ended.reason
     with home.database.read() as session:
-        birds, both = adapters.resolve(session, "birds"), adapters.resolve(session, "both")
+        birds, both = adapter_versions.resolve(session, "birds"), adapter_versions.resolve(session, "both")
     assert birds.metrics["loss_after"] < birds.metrics["loss_before"]
     assert birds.lineage.validation_digest is not None
     assert [parent.reference for parent in both.lineage.parents] == ["birds/1", "finches/1"]
@@ -119,7 +119,7 @@ def test_one_worker_serves_clients_that_start_it_at_once(home: Home) -> None:
     for _ in range(5):
         home_worker.ensure(home.settings)
     wait_until(lambda: " ready." in home.log(), "the worker to be ready")
-    workers = [process for process in home.processes() if "finch_hub.workers.worker" in process.cmdline()]
+    workers = [process for process in home.processes() if "finch_hub.workers" in process.cmdline()]
     wait_until(
         lambda: len([w for w in workers if w.is_running() and w.status() != "zombie"]) == 1, "the others to leave"
     )

@@ -12,7 +12,7 @@ import pytest
 from support.fleet import Fleet, wait_until
 
 from finch_hub.engine.data.reading import dump_examples
-from finch_hub.registry import adapters, artifacts
+from finch_hub.registry import adapter_versions, adapters, artifacts
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, JobState, TrainSpec
 from finch_hub.specs.training import TrainingConfig
@@ -32,7 +32,7 @@ def spec_of(workers: Fleet, base: Path) -> TrainSpec:
 
 def identity_of(workers: Fleet, job: str) -> str:
     with workers.database.read() as session:
-        return adapters.resolve(session, workers.job(job).result["adapter"]).identity  # type: ignore[index]
+        return adapter_versions.resolve(session, workers.job(job).result["adapter"]).identity  # type: ignore[index]
 
 
 def test_a_killed_child_resumes_from_its_checkpoint_bit_for_bit(workers: Fleet, tiny_folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finch_hub.registry import adapters, attempts, bases, jobs, values
+from finch_hub.registry import adapter_versions, aliases, attempts, bases, jobs, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import BaseModelSource, Job, MergeSpec, Parent, Requirements, TrainSpec
 
@@ -92,4 +92,31 @@ def add_version(
     arguments.setdefault("identity", digest(f"bytes of {name}"))
     arguments.setdefault("kind", "train")
     with database.write() as session:
-        return adapters.create_version(session, name=name, base_id=known.id, **arguments)
+        return adapter_versions.create(session, name=name, base_id=known.id, **arguments)
+
+
+def delete_version(database: Database, name: str, number: int) -> values.AdapterVersion:
+    with database.write() as session:
+        return adapter_versions.delete(session, name, number)
+
+
+def set_alias(database: Database, name: str, alias: str, version: int, expected: int | None = None) -> None:
+    with database.write() as session:
+        aliases.set_alias(session, name, alias, version, expected=expected)
+
+
+def resolve(database: Database, reference: str) -> values.AdapterVersion:
+    with database.read() as session:
+        return adapter_versions.resolve(session, reference)
+
+
+def list_versions(database: Database, name: str = "medical") -> list[values.AdapterVersion]:
+    with database.read() as session:
+        return adapter_versions.find(session, name)
+
+
+def made_from(*references: str) -> values.Lineage:
+    """The lineage of a version that was made from these, with equal weights."""
+    return values.Lineage(
+        parents=tuple(values.ParentVersion(reference=reference, weight=0.5) for reference in references)
+    )

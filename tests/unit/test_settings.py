@@ -37,7 +37,7 @@ def test_every_bad_value_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_a_misspelt_variable_is_warned_of_with_the_near_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINCH_DB_URL", "postgresql://db/finch")
-    with pytest.warns(settings.UnknownVariableWarning, match="FINCH_DB_URL is no setting .* FINCH_DATABASE_URL"):
+    with pytest.warns(settings.UnknownVariableWarning, match="FINCH_DB_URL is ignored.* FINCH_DATABASE_URL"):
         settings.load()
 
 
@@ -58,24 +58,24 @@ def test_an_empty_variable_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_file_that_is_no_text_is_reported(tmp_path: Path) -> None:
     (tmp_path / "finch.toml").write_bytes(b"idle_seconds = '\xff'")
-    with pytest.raises(errors.InvalidSpec, match=r"finch.toml: is no TOML"):
+    with pytest.raises(errors.InvalidSpec, match=r"finch.toml: is not valid TOML"):
         settings.load()
 
 
 def test_a_broken_file_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "finch.toml").write_text("idle_seconds = \n")
-    with pytest.raises(errors.InvalidSpec, match=r"finch.toml: is no TOML: .*line 1"):
+    with pytest.raises(errors.InvalidSpec, match=r"finch.toml: is not valid TOML: .*line 1"):
         settings.load()
 
 
 def test_a_file_that_is_named_and_not_there_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FINCH_CONFIG", str(tmp_path / "fnich.toml"))
-    with pytest.raises(errors.InvalidSpec, match=r"FINCH_CONFIG: .*fnich.toml is no file"):
+    with pytest.raises(errors.InvalidSpec, match=r"FINCH_CONFIG: .*fnich.toml is not a file"):
         settings.load()
 
 
 def test_a_broker_that_is_no_url_is_refused() -> None:
-    with pytest.raises(errors.InvalidSpec, match="broker_url: is no broker URL"):
+    with pytest.raises(errors.InvalidSpec, match="broker_url: is not a broker URL"):
         settings.load(broker_url="hunter2")
 
 
@@ -103,7 +103,7 @@ def test_a_home_may_have_an_odd_name(name: str, tmp_path: Path) -> None:
 
 
 def test_a_home_whose_name_chains_file_systems_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(errors.InvalidSpec, match="home: holds ::"):
+    with pytest.raises(errors.InvalidSpec, match="home: contains ::"):
         settings.load(home=tmp_path / "a::b")
 
 

@@ -12,7 +12,7 @@ from support import services
 from support.fleet import Fleet, fleet, wait_until
 
 from finch_hub.engine.data.reading import dump_examples
-from finch_hub.registry import adapters
+from finch_hub.registry import adapter_versions
 from finch_hub.registry import workers as registry_workers
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, ComposeSpec, JobState, Parent, TrainSpec
@@ -51,7 +51,7 @@ def machines(tmp_path: Path, postgres_url: str, bucket: str) -> Iterator[Fleet]:
 
 def tell(machines: Fleet, worker: str, state: str) -> None:
     with machines.database.write() as session:
-        registry_workers.tell(session, worker, state)  # type: ignore[arg-type]
+        registry_workers.request_state(session, worker, state)  # type: ignore[arg-type]
 
 
 def states(machines: Fleet) -> dict[str, str]:
@@ -82,7 +82,7 @@ def test_machines_share_work_and_artefacts_and_are_drained_and_stopped(machines:
     composed = machines.submit(ComposeSpec(adapter="both", parents=parents, strategy="linear", scale=1.0))
     assert (machines.wait(composed).state, machines.job(composed).worker) == (JobState.SUCCEEDED, "second")
     with machines.database.read() as session:
-        assert [p.reference for p in adapters.resolve(session, "both").lineage.parents] == ["seeds/1", "buds/1"]
+        assert [p.reference for p in adapter_versions.resolve(session, "both").lineage.parents] == ["seeds/1", "buds/1"]
     assert not (machines.folder / "home-1" / "artifacts").exists()
     assert not (machines.folder / "home-2" / "artifacts").exists()
 

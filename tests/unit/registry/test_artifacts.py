@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from support import registry
 
-from finch_hub.registry import adapters, artifacts, datasets
+from finch_hub.registry import adapter_versions, artifacts, datasets
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import (
     BaseModelSource,
@@ -31,7 +31,7 @@ def test_versions_and_data_sets_are_kept_until_they_are_deleted(database: Databa
         datasets.add(session, digest=data, format="text", examples=1)
     assert referenced(database) == {version.digest, data}
     with database.write() as session:
-        adapters.delete_version(session, "medical", 1)
+        adapter_versions.delete(session, "medical", 1)
         datasets.purge(session, data)
     assert referenced(database) == set()
 
@@ -57,7 +57,7 @@ def test_what_an_unfinished_job_reads_is_kept_though_deleted(
     registry.add_version(database)
     job = registry.submit(database, spec=spec)
     with database.write() as session:
-        adapters.delete_version(session, "medical", 1)
+        adapter_versions.delete(session, "medical", 1)
     assert referenced(database) == reads
     registry.cancel(database, job)
     assert referenced(database) == set()

@@ -111,9 +111,9 @@ def test_misfits_say_what_is_missing() -> None:
     slot = values.Capabilities(device="cpu", memory_bytes=2**30, queues=("default",), labels=("ada",))
     asked = Requirements(queue="night", device="cuda", memory_bytes=3 * 2**30, labels=("ada", "big", "eu"))
     assert placement.list_misfits(asked, slot) == [
-        "serves no queue 'night'",
-        "has no cuda",
-        "has 1.0 GiB of memory, 3.0 needed",
+        "does not serve queue 'night'",
+        "has no cuda device",
+        "has 1.0 GiB of memory, but the job needs 3.0 GiB",
         "lacks the labels big, eu",
     ]
 
@@ -163,7 +163,7 @@ def test_success_after_a_request_to_cancel_undoes_all_of_its_transaction(databas
     with pytest.raises(errors.CancelRequested):
         succeed_with_a_version(database, job)
     with database.read() as session, pytest.raises(errors.NotFound):
-        registry.adapters.resolve(session, "medical")
+        registry.adapter_versions.resolve(session, "medical")
     with database.write() as session:
         assert attempts.cancelled(session, job.id, job.fence).state is JobState.CANCELLED
     assert outcomes(database, job) == [(1, "cancelled")]
@@ -172,7 +172,7 @@ def test_success_after_a_request_to_cancel_undoes_all_of_its_transaction(databas
 def succeed_with_a_version(database: Database, job: Job) -> None:
     base = registry.add_base(database)
     with database.write() as session:
-        registry.adapters.create_version(
+        registry.adapter_versions.create(
             session, name="medical", digest="0" * 64, identity="0" * 64, base_id=base.id, kind="train"
         )
         attempts.succeed(session, job.id, job.fence, {})

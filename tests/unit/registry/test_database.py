@@ -10,8 +10,7 @@ from support import registry
 from support.services import Databases, PostgresServer
 
 from finch_hub import errors
-from finch_hub.registry import bases, jobs
-from finch_hub.registry import database as database_module
+from finch_hub.registry import bases, jobs, sqlite
 from finch_hub.registry.database import Database
 
 
@@ -81,7 +80,7 @@ connection.execute("COMMIT")
 def test_looking_for_a_database_makes_none(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'home' / 'finch.db'}")
     assert database.revision() is None
-    with pytest.raises(errors.SchemaMismatch, match="has no tables yet: run `finch-hub db upgrade`"):
+    with pytest.raises(errors.SchemaMismatch, match=r"has no tables yet .run `finch-hub db upgrade`"):
         database.check()
     assert list(tmp_path.iterdir()) == []
     database.upgrade()
@@ -111,7 +110,7 @@ def test_a_database_without_tables_says_what_to_do(empty: Database) -> None:
     ],
 )
 def test_other_databases_are_refused(url: str) -> None:
-    with pytest.raises(errors.InvalidSpec, match="give sqlite:///FILE or postgresql://") as caught:
+    with pytest.raises(errors.InvalidSpec, match="use sqlite:///FILE or postgresql://") as caught:
         Database(url)
     assert "secret" not in str(caught.value)
 
@@ -155,7 +154,7 @@ def test_a_local_server_or_one_with_credentials_is_let_in(url: str, monkeypatch:
 def test_a_server_that_does_not_answer_is_unavailable_and_its_password_stays_secret() -> None:
     database = Database("postgresql://finch:hunter2@127.0.0.1:9/finch?password=hunter2")
     with pytest.raises(
-        errors.Unavailable, match=r"finch:\*\*\*@127.0.0.1:9/finch.*make sure that the server"
+        errors.Unavailable, match=r"finch:\*\*\*@127.0.0.1:9/finch.*check that the server"
     ) as caught:
         database.check()
     assert "hunter2" not in str(caught.value)
@@ -200,13 +199,13 @@ def test_a_full_disk_is_unavailable_and_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
 def test_sqlite_on_a_network_file_system_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The one thing that a test machine does not have; what is asked of the system is asked for real below.
-    monkeypatch.setattr(database_module, "file_system", lambda path: kind)
+    monkeypatch.setattr(sqlite, "get_file_system", lambda path: kind)
     with pytest.raises(errors.InvalidSpec, match=f"network file system \\({kind}\\).*FINCH_HOME to a local disk"):
         Database(f"sqlite:///{tmp_path / 'finch.db'}")
 
 
 def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
     if Path("/dev/shm").is_mount():
-        assert database_module.file_system(Path("/dev/shm/finch/none")) == "tmpfs"
+        assert sqlite.get_file_system(Path("/dev/shm/finch/none")) == "tmpfs"
     missing = tmp_path / "not" / "yet" / "there.db"
-    assert database_module.file_system(missing) == database_module.file_system(tmp_path)
+    assert sqlite.get_file_system(missing) == sqlite.get_file_system(tmp_path)

@@ -46,7 +46,7 @@ def test_purging_leaves_the_hash_and_adding_again_brings_it_back(database: Datab
 def test_what_an_unfinished_job_needs_is_not_purged(database: Database) -> None:
     made = add(database)
     job = registry.submit(database)
-    with pytest.raises(errors.Conflict, match=f"needed by job {job.id}"), database.write() as session:
+    with pytest.raises(errors.Conflict, match=f"cannot purge .*: job {job.id} needs it"), database.write() as session:
         datasets.purge(session, made.digest)
     registry.cancel(database, job)
     with database.write() as session:

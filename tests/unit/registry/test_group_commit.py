@@ -49,7 +49,7 @@ class Company:
         entered.wait()
         for number, work in enumerate(works[1:], start=1):
             futures.append(self.pool.submit(self._write, work))
-            wait_until(lambda number=number: self.group.waiting == number, "it to wait")  # type: ignore[misc]
+            wait_until(lambda number=number: self.group.num_waiting == number, "it to wait")  # type: ignore[misc]
         go.set()
         return futures
 
@@ -125,9 +125,9 @@ def test_what_the_database_undid_is_told_to_all_whose_it_was(company: Company) -
 
 
 def test_whoever_left_its_commit_to_one_that_gave_up_makes_it_itself(company: Company) -> None:
-    company.group.waiting += 1  # it gave up, and is still counted
+    company.group.num_waiting += 1  # it gave up, and is still counted
     written = company.pool.submit(company._write, add("finch"))
     wait_until(lambda: company.group._group is not None, "it to be left to the other")
-    company.group.waiting -= 1
+    company.group.num_waiting -= 1
     written.result(timeout=30)
     assert company.birds() == {"finch"}

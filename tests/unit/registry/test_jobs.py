@@ -134,7 +134,7 @@ def test_cancelling_what_runs_asks_its_owner(database: Database) -> None:
 def test_cancelling_what_is_done_is_refused(database: Database) -> None:
     registry.submit(database)
     done = registry.succeed(database, registry.claimed(database))
-    with pytest.raises(errors.IllegalTransition, match="is succeeded and cannot become cancelled"):
+    with pytest.raises(errors.IllegalTransition, match="cannot become cancelled: it is succeeded"):
         registry.cancel(database, done)
     with pytest.raises(errors.NotFound):
         registry.cancel(database, done.evolve(id="none"))
@@ -229,7 +229,7 @@ def test_of_jobs_that_ended_in_one_moment_the_last_that_were_submitted_are_kept(
 
 def test_a_stored_specification_of_unusual_values_warns_its_author_only(database: Database) -> None:
     spec = registry.train_spec()
-    with pytest.warns(UserWarning, match="rank=128 lies outside"):
+    with pytest.warns(UserWarning, match="rank=128 is outside"):
         spec = spec.evolve(lora={"rank": 128})
     job = registry.submit(database, spec=spec)
     stored = registry.get(database, job).spec

@@ -9,7 +9,7 @@ from finch_hub.registry.database import Database
 
 def due(database: Database, **arguments: float) -> list[str]:
     with database.write() as session:
-        return list(outbox.due(session, **arguments))  # type: ignore[arg-type]
+        return list(outbox.take_due(session, **arguments))  # type: ignore[arg-type]
 
 
 def let_pass(database: Database) -> None:
@@ -42,7 +42,7 @@ def test_a_job_that_stays_queued_is_rung_for_again_but_not_at_once(database: Dat
     assert due(database) == [job.id]
     assert due(database) == []
     with database.write() as session:
-        outbox.put_off(session, [job.id], seconds=-1)
+        outbox.postpone(session, [job.id], seconds=-1)
     assert due(database, again_seconds=-1) == [job.id]
     assert due(database) == [job.id]
 
@@ -53,7 +53,7 @@ def test_nobody_rings_for_a_job_that_is_not_queued(database: Database) -> None:
     running = registry.claimed(database)
     registry.cancel(database, registry.get(database, registry.submit(database)))
     with database.write() as session:
-        outbox.put_off(session, [running.id], seconds=-1)  # a note that comes too late
+        outbox.postpone(session, [running.id], seconds=-1)  # a note that comes too late
     let_pass(database)
     assert len(due(database)) == 1
     assert registry.get(database, running) == running

@@ -60,7 +60,7 @@ def test_subset_is_the_one_of_sets(database: Database, inner: list[str], outer: 
 
 @given(st.text(alphabet=st.characters(exclude_categories=())))
 def test_stored_texts_are_what_any_database_takes(text: str) -> None:
-    stored = types.storable(text)
+    stored = types.make_storable(text)
     assert "\0" not in stored
     assert stored.encode().decode() == stored
     assert len(stored) == len(text)

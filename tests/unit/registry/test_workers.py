@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import types, values, workers
+from finch_hub.registry import placement, types, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Requirements
 
@@ -56,11 +56,11 @@ def test_a_worker_is_listed_with_what_it_is_and_does(database: Database) -> None
 
 def test_a_name_is_one_living_workers_only(database: Database) -> None:
     first = register(database)
-    with pytest.raises(errors.Conflict, match=r"'gpu-1' is running on box as process 7.*another name"):
+    with pytest.raises(errors.Conflict, match=r"a worker of that name runs on box as process 7 .choose another name"):
         register(database)
     silence(database, first)
     second = register(database, pid=8)
-    with pytest.raises(errors.Conflict, match="this one was silent for too long"):
+    with pytest.raises(errors.Conflict, match="is no longer registered"):
         heartbeat(database, first)
     assert heartbeat(database, second) == "active"
     third = register(database, pid=9, replaces=second.instance)
@@ -70,7 +70,7 @@ def test_a_name_is_one_living_workers_only(database: Database) -> None:
 def test_a_worker_that_left_makes_room(database: Database) -> None:
     first = register(database)
     with database.write() as session:
-        workers.leave(session, first.id, first.instance)
+        workers.mark_stopped(session, first.id, first.instance)
     assert [worker.state for worker in find(database)] == ["stopped"]
     assert register(database).instance != first.instance
 
@@ -79,10 +79,10 @@ def test_a_worker_hears_at_its_heartbeat_what_it_was_told(database: Database) ->
     worker = register(database)
     for order in ("draining", "active", "stopping"):
         with database.write() as session:
-            assert workers.tell(session, worker.id, order).state == order  # type: ignore[arg-type]
+            assert workers.request_state(session, worker.id, order).state == order  # type: ignore[arg-type]
         assert heartbeat(database, worker) == order
     with pytest.raises(errors.NotFound, match="'gpu-1'"), database.write() as session:
-        workers.tell(session, "gpu-2", "draining")
+        workers.request_state(session, "gpu-2", "draining")
 
 
 def test_a_silent_worker_is_shown_as_such_and_cannot_be_told(database: Database) -> None:
@@ -90,7 +90,7 @@ def test_a_silent_worker_is_shown_as_such_and_cannot_be_told(database: Database)
     silence(database, worker)
     assert [worker.state for worker in find(database)] == ["silent"]
     with pytest.raises(errors.Conflict, match="is silent"), database.write() as session:
-        workers.tell(session, worker.id, "draining")
+        workers.request_state(session, worker.id, "draining")
     heartbeat(database, worker, devices=[CPU.evolve(free_bytes=1)])
     assert [(worker.state, worker.devices[0].free_bytes) for worker in find(database)] == [("active", 1)]
 
@@ -109,20 +109,20 @@ def test_what_stands_in_a_jobs_way_is_said_for_each_living_worker(database: Data
     register(database, "nothing", devices=[])
     silence(database, register(database, "gone", devices=[GPU]))
     known = find(database)
-    assert workers.obstacles(Requirements(device="cuda"), known) == {
-        "cpu": ["has no cuda"],
-        "night": ["serves no queue 'default'"],
+    assert placement.list_obstacles(Requirements(device="cuda"), known) == {
+        "cpu": ["has no cuda device"],
+        "night": ["does not serve queue 'default'"],
         "nothing": ["has no device"],
     }
-    assert workers.obstacles(Requirements(device="cuda", queue="night"), known) == {}
-    assert workers.obstacles(Requirements(), known) == {}
+    assert placement.list_obstacles(Requirements(device="cuda", queue="night"), known) == {}
+    assert placement.list_obstacles(Requirements(), known) == {}
 
 
 def test_one_that_was_told_to_end_is_not_told_otherwise(database: Database) -> None:
     register(database)
     with database.write() as session:
-        workers.tell(session, "gpu-1", "draining")
-        assert workers.tell(session, "gpu-1", "stopping").state == "stopping"
-        assert workers.tell(session, "gpu-1", "stopping").state == "stopping"
+        workers.request_state(session, "gpu-1", "draining")
+        assert workers.request_state(session, "gpu-1", "stopping").state == "stopping"
+        assert workers.request_state(session, "gpu-1", "stopping").state == "stopping"
         with pytest.raises(errors.Conflict, match="is stopping"):
-            workers.tell(session, "gpu-1", "draining")
+            workers.request_state(session, "gpu-1", "draining")

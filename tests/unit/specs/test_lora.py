@@ -24,10 +24,10 @@ def test_usual_values_pass_in_silence(fields: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"rank": 2}, "rank=2 .* rarely holds a domain"),
+        ({"rank": 2}, "rank=2 .* rarely hold a domain"),
         ({"rank": 128}, "rank=128 .* overfit"),
         ({"alpha": 64.0}, "alpha=64 .* unstable"),
-        ({"dropout": 0.5}, "dropout=0.5 .* starves"),
+        ({"dropout": 0.5}, "dropout=0.5 .* hides too much"),
     ],
 )
 def test_unusual_values_work_with_a_warning_that_says_why(fields: dict[str, object], reason: str) -> None:

@@ -1,0 +1,52 @@
+"""Placement: the slots that meet a job's requirements; `claims.claim` decides by the same rules in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from finch_hub.registry.values import Capabilities, Worker
+from finch_hub.registry.workers import GONE
+from finch_hub.specs.jobs import Requirements
+
+
+def list_misfits(requirements: Requirements, slot: Capabilities) -> list[str]:
+    """Return the reasons why a job can never run on a slot, none if it can."""
+    reasons = []
+    if requirements.queue not in slot.queues:
+        reasons.append(f"does not serve queue {requirements.queue!r}")
+    if requirements.device not in ("any", slot.device):
+        reasons.append(f"has no {requirements.device} device")
+    if requirements.memory_bytes > slot.memory_bytes:
+        reasons.append(
+            f"has {slot.memory_bytes / 2**30:.1f} GiB of memory, but the job needs"
+            f" {requirements.memory_bytes / 2**30:.1f} GiB"
+        )
+    if missing := sorted(set(requirements.labels) - set(slot.labels)):
+        reasons.append(f"lacks the label{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
+    return reasons
+
+
+def list_slots(worker: Worker) -> list[Capabilities]:
+    """Return one slot for each device of a worker, with all memory of the device."""
+    return [
+        Capabilities(device=device.kind, memory_bytes=device.memory_bytes, queues=worker.queues, labels=worker.labels)
+        for device in worker.devices
+    ]
+
+
+def can_run(worker: Worker, requirements: Requirements) -> bool:
+    """Return whether a worker has a slot that can run a job."""
+    return any(not list_misfits(requirements, slot) for slot in list_slots(worker))
+
+
+def list_obstacles(requirements: Requirements, workers: Sequence[Worker]) -> dict[str, list[str]]:
+    """Return for each living worker why it can never run a job, nothing if any worker can."""
+    obstacles: dict[str, list[str]] = {}
+    for worker in workers:
+        if worker.state in GONE:
+            continue
+        reasons = [list_misfits(requirements, slot) for slot in list_slots(worker)]
+        if any(not reason for reason in reasons):
+            return {}
+        obstacles[worker.id] = min(reasons, key=len, default=["has no device"])
+    return obstacles

@@ -1,0 +1,97 @@
+"""PostgreSQL connections: a server that many machines share."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from finch_hub import errors
+from finch_hub.registry.types import to_json
+
+# Options of libpq. Without them, a connection to a machine that is gone waits for a quarter of an hour.
+_TIMEOUTS = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+# A connection that was idle longer is checked before use. A check at each use would double the time of a short read.
+_CHECK_AFTER_SECONDS = 1.0
+# A client that is stopped within a transaction would keep its locks forever. Transactions of this package are shorter.
+_IDLE_IN_TRANSACTION = "30s"
+
+
+def create_engine(url: sa.URL) -> sa.Engine:
+    """Return an engine whose connections notice a lost server.
+
+    Raises:
+        Unavailable: the driver is not installed.
+
+    """
+    try:
+        engine = sa.create_engine(
+            url,
+            pool_recycle=1800,
+            json_serializer=to_json,
+            connect_args={name: value for name, value in _TIMEOUTS.items() if name not in url.query},
+        )
+    except ModuleNotFoundError as error:
+        raise errors.Unavailable(
+            f"cannot use PostgreSQL: the driver {error.name} is not installed (pip install 'finch-hub[postgres]')"
+        ) from None
+    # One statement inserts several rows; by default the driver sends one statement for each row.
+    engine.dialect.use_insertmanyvalues_wo_returning = True
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "checkin", _record_last_use)
+    event.listen(engine, "checkout", _check_connection)
+    return engine
+
+
+def refuse_open_server(url: sa.URL) -> None:
+    """Refuse a URL without credentials, unless its server is on this machine.
+
+    Raises:
+        InvalidSpec: the server is on another machine and the connection has no password.
+
+    """
+    hosts = [*(url.normalized_query.get("host", ())), *([url.host] if url.host else [])]
+    in_url = url.password or {"passfile", "sslcert", "password", "service"} & set(url.query)
+    if in_url or {"PGPASSWORD", "PGPASSFILE"} & set(os.environ) or Path("~/.pgpass").expanduser().exists():
+        return
+    for host in hosts:
+        if not _is_local(host.rsplit(":", 1)[0] if host.count(":") == 1 else host):
+            raise errors.InvalidSpec(
+                errors.Problem(
+                    what=f"no password for the database at {host}, which is not this machine",
+                    fix="add a password to FINCH_DATABASE_URL, or set FINCH_ALLOW_INSECURE=1 in a trusted network",
+                ),
+                subject="database",
+            )
+
+
+def _is_local(host: str) -> bool:
+    if host in ("", "localhost") or host.startswith(("/", "@")):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _configure(connection: Any, _record: Any) -> None:
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION}'")
+    connection.commit()
+
+
+def _record_last_use(_connection: Any, record: Any) -> None:
+    record.info["last_used"] = time.monotonic()
+
+
+def _check_connection(connection: Any, record: Any, _proxy: Any) -> None:
+    if time.monotonic() - record.info.get("last_used", float("inf")) > _CHECK_AFTER_SECONDS:
+        try:
+            connection.execute("SELECT 1")
+            connection.commit()
+        except Exception as error:
+            raise exc.DisconnectionError from error  # the pool then uses another connection, or makes a new one

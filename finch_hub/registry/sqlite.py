@@ -1,0 +1,73 @@
+"""SQLite connections: a file on a local disk, shared by the processes of one machine."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from finch_hub import errors
+from finch_hub.registry.types import to_json
+
+LOCK_TIMEOUT_SECONDS = 30.0
+# WAL needs shared memory and reliable locks, and no network file system has both.
+_NETWORK_FILE_SYSTEMS = frozenset(
+    {"afs", "beegfs", "ceph", "cifs", "davfs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs"}
+    | {"lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs"}
+)
+
+
+def create_engine(url: sa.URL, *, read_only: bool) -> sa.Engine:
+    """Return an engine whose connections only read, or take the write lock when they begin."""
+    engine = sa.create_engine(url, json_serializer=to_json, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
+    event.listen(engine, "connect", functools.partial(_configure, read_only=read_only))
+    # A deferred transaction that reads first and writes later would fail with "locked" without waiting.
+    begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
+
+
+def refuse_network_file_system(path: Path) -> None:
+    """Refuse a path where SQLite's locks do not work.
+
+    Raises:
+        InvalidSpec: the path lies on a network file system.
+
+    """
+    kind = get_file_system(path)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise errors.InvalidSpec(
+            errors.Problem(
+                what=f"the file {path} lies on a network file system ({kind}), where SQLite's locks do not work",
+                fix="set FINCH_HOME to a local disk, or FINCH_DATABASE_URL to a PostgreSQL server",
+            ),
+            subject="database",
+        )
+
+
+def get_file_system(path: Path) -> str:
+    """Return the type of the file system of a path, which need not exist; empty if it is unknown."""
+    import psutil
+
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    path = path.resolve()
+    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}  # the last is on top
+    return next((mounts[folder] for folder in (path, *path.parents) if folder in mounts), "")
+
+
+def _configure(connection: Any, _record: Any, *, read_only: bool) -> None:
+    connection.isolation_level = None  # keeps the driver from beginning transactions by itself
+    for pragma in (
+        f"busy_timeout = {int(LOCK_TIMEOUT_SECONDS * 1000)}",
+        "journal_mode = WAL",
+        "synchronous = FULL",  # WAL's usual NORMAL may lose the last commits in a power failure
+        "foreign_keys = ON",
+        "temp_store = MEMORY",
+        f"query_only = {int(read_only)}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+from support import registry
+
+from finch_hub import errors
+from finch_hub.registry import adapter_versions, values
+from finch_hub.registry.database import Database
+
+
+def test_created_version_resolves_to_the_same_value(database: Database) -> None:
+    lineage = values.Lineage(
+        train_digest=registry.digest("train"),
+        validation_digest=registry.digest("validation"),
+        seed=7,
+        versions={"torch": "2.13.0"},
+        environment={"threads": 2, "dtype": "bfloat16"},
+    )
+    spec = registry.train_spec().model_dump(mode="json")
+    made = registry.add_version(
+        database, spec=spec, metrics={"loss": 1.5}, lineage=lineage, card="# Medical", tags=["b", "a", "b"]
+    )
+    assert made == registry.resolve(database, "medical/1")
+    assert (made.reference, made.state, made.lineage, made.spec) == ("medical/1", "ready", lineage, spec)
+    assert (made.metrics, made.card, made.tags, made.aliases) == ({"loss": 1.5}, "# Medical", ("a", "b"), ())
+    assert made.base == registry.add_base(database)
+
+
+def test_number_of_a_deleted_version_is_not_reused(database: Database) -> None:
+    assert [registry.add_version(database).number for _ in range(3)] == [1, 2, 3]
+    assert registry.add_version(database, "legal").number == 1
+    registry.delete_version(database, "medical", 3)
+    assert registry.add_version(database).number == 4
+
+
+def test_bare_name_resolves_to_the_newest_ready_version(database: Database) -> None:
+    for state in ("ready", "ready", "below_retention", "quarantined"):
+        registry.add_version(database, state=state)
+    assert registry.resolve(database, "medical").reference == "medical/2"
+    assert registry.resolve(database, "medical@latest").reference == "medical/2"
+    assert registry.resolve(database, "medical/4").state == "quarantined"
+    for number in (1, 2):
+        registry.delete_version(database, "medical", number)
+    with pytest.raises(errors.Conflict, match=r"adapter medical has no ready version: medical/4 is quarantined"):
+        registry.resolve(database, "medical")
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("medcal", "no adapter 'medcal' .did you mean 'medical'"),
+        ("medical/3", "no adapter version 'medical/3' .did you mean 'medical/1'"),
+        ("medical@stabel", "no alias 'medical@stabel' .did you mean 'medical@stable'"),
+    ],
+)
+def test_unknown_reference_is_refused_with_similar_names(database: Database, reference: str, message: str) -> None:
+    registry.add_version(database)
+    registry.set_alias(database, "medical", "stable", 1)
+    with pytest.raises(errors.NotFound, match=message):
+        registry.resolve(database, reference)
+
+
+def test_malformed_names_are_refused(database: Database) -> None:
+    for name in ("../x", "latest", "a b", "ａdapter", "x" * 97):
+        with pytest.raises(errors.InvalidReference):
+            registry.add_version(database, name)
+        with pytest.raises(errors.InvalidReference):
+            registry.add_version(database, tags=[name])
+    registry.add_version(database)
+    with pytest.raises(errors.InvalidReference, match="reserved"):
+        registry.set_alias(database, "medical", "latest", 1)
+
+
+def test_tags_are_added_and_removed(database: Database) -> None:
+    registry.add_version(database)
+    with database.write() as session:
+        assert adapter_versions.add_tags(session, "medical", "gold", "eu", "gold").tags == ("eu", "gold")
+        assert adapter_versions.remove_tags(session, "medical", "gold", "never").tags == ("eu",)
+        assert adapter_versions.add_tags(session, "medical/1", "eu").tags == ("eu",)
+
+
+def test_edit_of_a_card_changes_only_the_card(database: Database) -> None:
+    made = registry.add_version(database, card="old")
+    with database.write() as session:
+        edited = adapter_versions.edit_card(session, "medical/1", "new")
+    assert edited == made.evolve(card="new") == registry.resolve(database, "medical")
+
+
+def test_deleting_a_version_with_an_alias_is_refused(database: Database) -> None:
+    registry.add_version(database)
+    registry.set_alias(database, "medical", "stable", 1)
+    with pytest.raises(errors.Conflict, match="cannot delete adapter medical/1: it has the alias medical@stable"):
+        registry.delete_version(database, "medical", 1)
+
+
+def test_unknown_parent_creates_no_version(database: Database) -> None:
+    with pytest.raises(errors.NotFound):
+        registry.add_version(database, "c", lineage=registry.made_from("a/1"))
+    registry.add_version(database, "a")
+    assert registry.add_version(database, "c", lineage=registry.made_from("a/1")).number == 1
