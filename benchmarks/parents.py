@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import harness
 
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.composition.compatibility import ParentInput
 from finch_hub.engine.data.reading import read_examples
 from finch_hub.engine.training.loop import train

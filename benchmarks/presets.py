@@ -20,7 +20,8 @@ from pathlib import Path
 
 import harness
 
-from finch_hub.engine.bases.loading import Base, load_base
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.loading import load_base
 from finch_hub.engine.data.reading import read_examples
 from finch_hub.engine.training.loop import train
 from finch_hub.plugins.catalog import load_catalog

@@ -16,7 +16,7 @@ from typing import Any
 import harness
 import parents
 
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 from finch_hub.engine.export import quantization
 from finch_hub.engine.training.adapter import LoRAAdapter

@@ -17,7 +17,7 @@ import warnings
 
 import harness
 
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.training.loop import train

@@ -28,7 +28,7 @@ import parents
 import peft
 from transformers import PreTrainedModel
 
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.composition import compatibility, conflicts, core_space, forecast, interference, retention
 from finch_hub.engine.composition.compatibility import ParentInput
 from finch_hub.engine.composition.compose import compose, mixed_seed

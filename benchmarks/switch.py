@@ -29,7 +29,8 @@ import peft
 import torch
 
 from finch_hub.engine.adapters.attachable_adapter import attach
-from finch_hub.engine.bases.loading import Base, load_base
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.loading import load_base
 from finch_hub.engine.inference.generator import GeneratorModel
 from finch_hub.specs.lora import LoRAConfig
 

@@ -111,7 +111,7 @@ def test_its_format_is_recognized_by_its_fields(catalog: Catalog, tmp_path: Path
 
 
 def test_its_base_source_fetches(catalog: Catalog, tiny_folder: Path, tmp_path: Path) -> None:
-    from finch_hub.engine.bases import target_modules
+    from finch_hub.engine.bases import weight_shapes
 
     archive = tmp_path / "model.zip"
     with zipfile.ZipFile(archive, "w") as opened:
@@ -123,7 +123,7 @@ def test_its_base_source_fetches(catalog: Catalog, tiny_folder: Path, tmp_path: 
     folder = fetch(source, cache=tmp_path / "cache", progress=said.append)
     assert fetch(source, cache=tmp_path / "cache", progress=said.append) == folder
     assert said == ["unpacking model.zip"]
-    assert target_modules.linear_modules(folder) == target_modules.linear_modules(tiny_folder)
+    assert weight_shapes.read_linear_modules(folder) == weight_shapes.read_linear_modules(tiny_folder)
 
 
 def test_its_export_format_writes(catalog: Catalog, tiny_folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from finch_hub.engine.bases.loading import Base
+    from finch_hub.engine.bases.base import Base
 
 END_OF_TURN = "<|im_end|>"
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", END_OF_TURN, "<think>", "</think>"]

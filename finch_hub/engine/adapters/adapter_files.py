@@ -13,6 +13,7 @@ from torch import Tensor
 from finch_hub import errors
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.formats import quantized
+from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
 from finch_hub.formats.replacing import replacing
 from finch_hub.formats.safetensors_header import TensorInfo, write_safetensors_header
@@ -54,7 +55,7 @@ def read_adapter(path: Path) -> AdapterWeights:
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = dict(opened.metadata() or {})
-        text = (path / CONFIG).read_text() if path.is_dir() else metadata.get(CONFIG_KEY, "")
+        text = (path / CONFIG).read_text(encoding="utf-8") if path.is_dir() else metadata.get(CONFIG_KEY, "")
         config = json.loads(text)
         tensors = safetensors.torch.load_file(file)
         scheme = quantized.Scheme.of(metadata)
@@ -71,7 +72,7 @@ def write_adapter(weights: AdapterWeights, path: Path) -> None:
     The same weights give the same bytes. Each file gets its name only when it is complete.
     """
     path = path.expanduser()
-    text = json.dumps(weights.config, sort_keys=True, indent=2) + "\n"
+    text = config_text(weights.config)
     if path.suffix == ".safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)
         contents = {path: to_bytes(weights.tensors, {"format": "pt", CONFIG_KEY: text})}

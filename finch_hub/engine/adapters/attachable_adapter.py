@@ -17,7 +17,8 @@ from finch_hub.engine.adapters.adapter_files import read_adapter, write_adapter
 from finch_hub.engine.adapters.module_shapes import check_fit, linear_modules
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.engine.bases import target_modules
-from finch_hub.engine.bases.loading import Base, load_base
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.loading import load_base
 from finch_hub.formats.peft_names import tensor_name
 from finch_hub.specs.lora import LoRAConfig
 
@@ -103,7 +104,7 @@ class AttachableAdapter:
             layer.set_adapter([*self._other_active(layer), self.name])
 
     def disable(self) -> None:
-        """Exclude the adapter from the forward pass. Without other adapters the base's logits are unchanged, bit for bit."""
+        """Exclude the adapter from the forward pass. Alone, it then leaves the base's logits equal bit for bit."""
         for layer in self.layers.values():
             layer.set_adapter(self._other_active(layer))
 
@@ -143,7 +144,7 @@ class AttachableAdapter:
     @property
     def trainable_share(self) -> float:
         """Trainable parameters divided by all parameters of base and adapter. 0 without a base."""
-        return self.trainable_parameters / (self.base.parameters + self.trainable_parameters) if self.base else 0.0
+        return self.trainable_parameters / (self.base.num_parameters + self.trainable_parameters) if self.base else 0.0
 
     def weights(self) -> AdapterWeights:
         """Return a copy of the weights on the CPU.

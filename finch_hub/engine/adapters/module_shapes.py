@@ -8,7 +8,7 @@ from torch import nn
 from finch_hub import errors
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.engine.bases import target_modules
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 
 
 def linear_modules(model: nn.Module) -> dict[str, tuple[int, int]]:

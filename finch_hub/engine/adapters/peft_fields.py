@@ -9,7 +9,7 @@ from typing import Any
 import peft
 
 from finch_hub.engine.bases import target_modules
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.formats.peft_names import CONFIG
 from finch_hub.specs.lora import LoRAConfig, UnusualValueWarning
 
@@ -24,7 +24,7 @@ def from_lora_config(config: LoRAConfig, base: Base, modules: Mapping[str, tuple
 
     """
     fields = peft.LoraConfig(
-        r=config.rank if isinstance(config.rank, int) else target_modules.rank_of(config, ""),
+        r=target_modules.default_rank(config),
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=target_modules.peft_targets(config, modules),

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.formats.adapter_folder import scale_of
-from finch_hub.formats.peft_names import Part, split_name
+from finch_hub.formats.lora_modules import find_modules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,31 +57,27 @@ class AdapterWeights:
                 differs from the configuration's. The error has every problem.
 
         """
-        parts: dict[str, dict[Part, Tensor]] = {}
-        problems: list[errors.Problem] = []
-        for name, tensor in self.tensors.items():
-            path, part = split_name(name)
-            if part in ("A", "B", "magnitude"):
-                parts.setdefault(path, {})[part] = tensor
-            else:
-                problems.append(errors.Problem(where=name, what="is not a LoRA matrix of a linear module"))
-        modules: dict[str, ModuleWeights] = {}
-        for path, tensors in parts.items():
-            if missing := sorted({"A", "B"} - tensors.keys()):
-                problems.append(errors.Problem(where=path, what=f"has no {', '.join(missing)} matrix"))
-                continue
-            rank, scale = scale_of(self.config, path)
-            A, B = tensors["A"], tensors["B"]
-            if A.ndim != 2 or B.ndim != 2 or A.shape[0] != rank or B.shape[1] != rank:
-                what = f"A {list(A.shape)} and B {list(B.shape)} do not have the configuration's rank {rank}"
-                problems.append(errors.Problem(where=path, what=what))
-                continue
-            modules[path] = ModuleWeights(A=A, B=B, scale=scale, magnitude=tensors.get("magnitude"))
-        if not modules and not problems:
+        found = find_modules({name: tuple(tensor.shape) for name, tensor in self.tensors.items()}, self.config)
+        embeddings = [path for path, module in found.modules.items() if module.embedding]
+        biases = [module.bias for module in found.modules.values() if module.bias is not None]
+        problems = [
+            errors.Problem(where=name, what="is not a LoRA matrix of a linear module")
+            for name in (*found.others, *embeddings, *biases)
+        ]
+        problems += found.problems
+        if not self.tensors:
             problems.append(errors.Problem(what="holds no tensors"))
         if problems:
             raise errors.Incompatible(problems, subject="adapter")
-        return modules
+        return {
+            path: ModuleWeights(
+                A=self.tensors[module.a],
+                B=self.tensors[module.b],
+                scale=module.scale,
+                magnitude=None if module.magnitude is None else self.tensors[module.magnitude],
+            )
+            for path, module in found.modules.items()
+        }
 
     @property
     def num_parameters(self) -> int:

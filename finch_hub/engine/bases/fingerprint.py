@@ -1,18 +1,17 @@
-"""Fingerprint of a base model: what an adapter must share with it to mean the same thing. Free of torch."""
+"""Fingerprint of a base model: equal if adapters work the same on both. Free of torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from finch_hub import errors
+from finch_hub.engine.bases.json_cache import JsonCache
 
-# What a save by another version of transformers, or from another place, changes although the model is the same.
+# Saving the same model with another version of transformers, or from another folder, changes these fields.
 _VOLATILE = frozenset({"_name_or_path", "transformers_version"})
 _TOKENIZER_FILES = (
     "added_tokens.json",
@@ -28,17 +27,16 @@ _TOKENIZER_FILES = (
 _CACHE_FILE = "fingerprints.json"
 
 
-def fingerprint(folder: Path, *, cache: Path | None = None) -> str:
+def compute_fingerprint(folder: Path, *, cache: Path | None = None) -> str:
     """Return the sha256 (hex) over configuration, tokenizer files and the hash of each weight shard.
 
     Args:
-        folder: a model folder with safetensors weights.
-        cache: folder where the hashes of large files are remembered by path, size, mtime and inode; None remembers
-            nothing.
+        folder: model folder with safetensors weights.
+        cache: folder in which hashes of large files are stored by path, size, mtime and inode; None stores nothing.
 
     Raises:
         NotFound: the folder has no `config.json`.
-        Incompatible: it has no safetensors weights.
+        Incompatible: the folder has no safetensors weights.
 
     """
     config_file = folder / "config.json"
@@ -46,13 +44,10 @@ def fingerprint(folder: Path, *, cache: Path | None = None) -> str:
         raise errors.NotFound("base model", str(folder))
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
-        raise errors.Incompatible(
-            errors.Problem(
-                what="has no safetensors weights", where=str(folder), fix="convert them to safetensors first"
-            )
-        )
+        problem = errors.Problem(what="has no safetensors weights", fix="convert the weights to safetensors first")
+        raise errors.Incompatible(problem, subject=f"base model {folder}")
     config = json.loads(config_file.read_bytes())
-    parts: dict[str, Any] = {
+    parts: dict[str, Any] = {  # JSON that is hashed
         "config": {name: value for name, value in config.items() if name not in _VOLATILE},
         "tokenizer": {
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
@@ -65,39 +60,20 @@ def fingerprint(folder: Path, *, cache: Path | None = None) -> str:
 
 
 def hash_file(path: Path, *, cache: Path | None = None) -> str:
-    """Return the sha256 (hex) of a file, from the cache where size, mtime and inode are those it was hashed at.
+    """Return the sha256 (hex) of a file, from the cache if size, mtime and inode are unchanged.
 
-    Files of a Hugging Face cache are links to blobs that are named by this very hash, which saves reading them.
+    Weight files in the Hugging Face cache are links to files that are named by their sha256. They are not read.
     """
     real = path.resolve()
     if real.parent.name == "blobs" and path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", real.name):
         return real.name
     status = real.stat()
     state = [status.st_size, status.st_mtime_ns, status.st_ino]
-    known = _read_cache(cache)
-    entry = known.get(str(real))
+    hashes = JsonCache(cache / _CACHE_FILE if cache is not None else None)
+    entry = hashes.get(str(real))
     if isinstance(entry, list) and entry[:3] == state:
         return str(entry[3])
     with real.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if cache is not None:
-        _write_cache(cache, {**_read_cache(cache), str(real): [*state, digest]})
+    hashes.put(str(real), [*state, digest])
     return digest
-
-
-def _read_cache(cache: Path | None) -> dict[str, Any]:
-    if cache is None:
-        return {}
-    try:
-        known = json.loads((cache / _CACHE_FILE).read_bytes())
-    except (OSError, ValueError):
-        return {}  # missing or damaged: hashing again is always right
-    return known if isinstance(known, dict) else {}
-
-
-def _write_cache(cache: Path, known: dict[str, Any]) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=cache, prefix=_CACHE_FILE)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        json.dump(known, stream)
-    Path(name).replace(cache / _CACHE_FILE)

@@ -1,4 +1,4 @@
-"""GGUF files as bases: converted once to a folder of safetensors that everything else can use."""
+"""Conversion of GGUF files to folders of safetensors, once for each file."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ import filelock
 from finch_hub import errors
 from finch_hub.engine.bases.fingerprint import hash_file
 
-# Raised whenever the same file would be converted to other bytes.
+# Increase it when the conversion of a file gives other bytes than before.
 _VERSION = 1
 
 
 def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) -> Path:
-    """Return the folder of the converted file, converting it first where no process has done so yet.
+    """Return the folder of the converted file. Convert it first if no process has done so.
 
-    The folder is named by the file's content; it appears under its name only when complete, and of several processes
-    one converts while the others wait.
+    The folder is named after a hash of the file. It gets its name only when it is complete. One process converts while
+    the others wait.
 
     Raises:
-        Incompatible: the file is no GGUF, or of an architecture that transformers cannot read.
+        Incompatible: the file is not a GGUF file, or transformers cannot read its architecture.
 
     """
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise errors.Incompatible(errors.Problem(what="is no GGUF file", where=str(file)))
+            raise errors.Incompatible(errors.Problem(what="is not a GGUF file", where=str(file)))
     cache.mkdir(parents=True, exist_ok=True)
     digest = hash_file(file, cache=cache)
     key = hashlib.sha256(f"{_VERSION}:{digest}".encode()).hexdigest()[:32]
@@ -45,7 +45,7 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
             return folder
         progress(f"converting {file.name} to safetensors, once")
         partial = cache / f"gguf-{key}.partial"
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that died; the lock says that nobody writes it
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that died: the lock excludes other writers
         try:
             _convert(file, partial)
             partial.rename(folder)
@@ -64,7 +64,7 @@ def _convert(file: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     try:
         reader = gguf.GGUFReader(file)
-        # This loader draws its progress bar past the library's own switch for them.
+        # The GGUF loader draws its progress bar although progress bars are disabled.
         with (
             quiet_transformers(),
             Path(os.devnull).open("w", encoding="utf-8") as nowhere,
@@ -73,7 +73,7 @@ def _convert(file: Path, folder: Path) -> None:
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
             options: dict[str, Any] = {}
             head_dim = reader.get_field(f"{reader.get_field('general.architecture').contents()}.attention.key_length")
-            if head_dim is not None:  # transformers reads it for some architectures only
+            if head_dim is not None:  # transformers reads it only for some architectures
                 options["config"] = transformers.AutoConfig.from_pretrained(**source)
                 options["config"].head_dim = head_dim.contents()
             model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -82,7 +82,7 @@ def _convert(file: Path, folder: Path) -> None:
                 dtype=getattr(torch, _stored_dtype(reader)),
                 quantization_config=transformers.GgufConfig(dequantize=True),
             )
-            # The weights are dense by now, yet the model still counts as quantised and would refuse to be saved.
+            # The weights are dense now. transformers would still refuse to save a model that is marked as quantized.
             model.hf_quantizer = None
             model.is_quantized = False
             if hasattr(model.config, "quantization_config"):
@@ -96,11 +96,11 @@ def _convert(file: Path, folder: Path) -> None:
 
 
 def _stored_dtype(reader: Any) -> str:
-    """Return the dtype that holds the file's matrices best: float32, float16 or bfloat16.
+    """Return the dtype that fits the file's matrices: float32, float16 or bfloat16.
 
-    Unquantised files keep their own, so nothing is lost. Quantised ones become bfloat16, which bounds the error at
-    2^-9 of a value, far under that of the quantisation.
+    Files without quantization keep their dtype, so nothing is lost. Others become bfloat16: its error is at most 2^-9
+    of a value, much less than the error of the quantization.
     """
     kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1)
-    own = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    return next((own[kind] for kind, _ in kinds.most_common(1) if kind in own), "bfloat16")
+    dtypes = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    return next((dtypes[kind] for kind, _ in kinds.most_common(1) if kind in dtypes), "bfloat16")

@@ -30,7 +30,7 @@ class JsonCache:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             content = json.dumps({**self._read(), key: value})
             with replacing(self._file) as temporary:
-                temporary.write_text(content)
+                temporary.write_text(content, encoding="utf-8")
 
     def _read(self) -> dict[str, Any]:
         try:

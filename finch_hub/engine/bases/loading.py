@@ -1,14 +1,15 @@
-"""Base models: found, fingerprinted and loaded. Importing this module loads no torch; `load_base` does."""
+"""Loading of base models into memory. Importing this module loads no torch, `load_base` does."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.engine.bases.fingerprint import fingerprint
-from finch_hub.engine.bases.sources import Progress, resolve
+from finch_hub.engine.bases.base import Attention, Base
+from finch_hub.engine.bases.fingerprint import compute_fingerprint
+from finch_hub.engine.bases.sources import fetch_base
 from finch_hub.specs.jobs import BaseModelSource
 
 if TYPE_CHECKING:
@@ -16,57 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from finch_hub.engine.bases.precision import Dtype
-
-Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
-
-# On a CPU, plain attention beats the fused kernel up to about here (its backward pass most of all); beyond, the
-# quadratic score matrix costs more than it saves.
-_EAGER_UP_TO = 1024
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Base:
-    """A base model in memory: frozen, in evaluation mode, with its tokenizer.
-
-    Attributes:
-        name: how the user named it; what adapters give as `base_model_name_or_path`.
-        revision: the hub's revision asked for, if any.
-        folder: where its files are.
-        fingerprint: sha256 over configuration, tokenizer and weights.
-        model: the causal language model; its parameters require no gradient.
-        tokenizer: with a padding token.
-        device: where the model is.
-        dtype: of its floating-point weights.
-        attention: as asked for; "auto" lets :meth:`fit_attention` choose by length.
-
-    """
-
-    name: str
-    revision: str | None
-    folder: Path
-    fingerprint: str
-    model: PreTrainedModel = field(repr=False)
-    tokenizer: PreTrainedTokenizerBase = field(repr=False)
-    device: torch.device
-    dtype: torch.dtype
-    attention: Attention = "auto"
-
-    @property
-    def parameters(self) -> int:
-        """Number of the base's parameters; tied ones count once, attached adapters not at all."""
-        return sum(p.numel() for name, p in self.model.named_parameters() if ".lora_" not in name)
-
-    @property
-    def context(self) -> int:
-        """Number of tokens that the model was made for."""
-        return int(getattr(self.model.config, "max_position_embeddings", 0) or 2048)
-
-    def fit_attention(self, length: int) -> None:
-        """Choose the attention that is fastest on this device for sequences of up to `length` tokens."""
-        if self.attention == "auto":
-            wanted = "eager" if self.device.type == "cpu" and length <= _EAGER_UP_TO else "sdpa"
-            if self.model.config._attn_implementation != wanted:
-                self.model.set_attn_implementation(wanted)
 
 
 def load_base(
@@ -76,99 +26,62 @@ def load_base(
     device: str = "auto",
     cache: Path | None = None,
     attention: Attention = "auto",
-    progress: Progress | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+    fetch: Callable[..., Path] = fetch_base,
 ) -> Base:
-    """Load a base model; code that comes with a model is never executed.
+    """Load a base model. Code that comes with a model is never executed.
 
     Args:
-        source: a folder, a GGUF file or a Hugging Face id.
-        dtype: of the weights; "auto" takes bfloat16 where the device computes in it at speed. "int8" and "nf4" load
-            them quantised by bitsandbytes, on CUDA.
-        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" …
-        cache: folder for converted files, remembered hashes and the measured speed of dtypes; None means
+        source: folder, GGUF file or Hugging Face id.
+        dtype: dtype of the weights. "auto" takes bfloat16 if the device computes fast in it. "int8" and "nf4" quantize
+            them with bitsandbytes, on CUDA.
+        device: "auto" (CUDA if available), "cpu", "cuda", "cuda:1" …
+        cache: folder for converted files, file hashes and the measured speed of dtypes; None means
             `bases` in `FINCH_HOME`.
-        attention: "auto" chooses by device and length.
-        progress: told in a few words what takes long.
+        attention: implementation; "auto" chooses by device and length.
+        progress: called with a few words before each slow step.
+        fetch: function that returns a local folder of the source, as :func:`sources.fetch_base` does.
 
     Raises:
-        NotFound: there is no such base.
-        Incompatible: it cannot be used: pickled weights only, code needed, missing or misshapen weights, no tokenizer,
-            more tokens than embeddings.
-        InvalidSpec: a dtype or device that this machine does not have.
-        Unavailable: the hub does not answer.
+        NotFound: the source does not exist.
+        Incompatible: the model cannot be used: only pickled weights, custom code, missing or misshapen weights, no
+            tokenizer, more tokens than embeddings.
+        InvalidSpec: this machine does not have the dtype or device.
+        Unavailable: the Hugging Face Hub does not answer.
 
     """
-    import safetensors
-    import transformers
 
     from finch_hub.engine.bases import precision
-    from finch_hub.engine.bases.transformers_logging import quiet_transformers
 
-    wanted = source if isinstance(source, BaseModelSource) else BaseModelSource(source=str(source))
-    where = _device(device)
+    model_source = source if isinstance(source, BaseModelSource) else BaseModelSource(source=str(source))
+    torch_device = _find_device(device)
     cache = cache if cache is not None else _default_cache()
-    torch_dtype = precision.pick_dtype(dtype, where, cache=cache)
-    folder = resolve(wanted, cache=cache, progress=progress)
-    options: dict[str, Any] = {}
-    if dtype in ("int8", "nf4"):
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_8bit=dtype == "int8",
-            load_in_4bit=dtype == "nf4",
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch_dtype,
-            bnb_4bit_use_double_quant=True,
-        )
-        options["device_map"] = {"": where}
-    implementation = attention if attention != "auto" else "eager" if where.type == "cpu" else "sdpa"
+    torch_dtype = precision.pick_dtype(dtype, torch_device, cache=cache)
+    folder = fetch(model_source, cache=cache, progress=progress)
+    implementation = attention if attention != "auto" else "eager" if torch_device.type == "cpu" else "sdpa"
+    quantization = _quantization(dtype, torch_dtype, torch_device)
     try:
-        with quiet_transformers():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True
-            )
-            model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=torch_dtype,
-                attn_implementation=implementation,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-                **options,
-            )
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError, safetensors.SafetensorError) as error:
-        raise errors.Incompatible(_why(error), subject=f"base model {wanted.source}") from error
-    problems = [
-        errors.Problem(
-            what=f"{len(loading[kind])} weights are {kind.removesuffix('_keys')}, first {min(map(str, loading[kind]))}"
+        model, tokenizer, loading_info = _read(
+            folder, dtype=torch_dtype, attn_implementation=implementation, **quantization
         )
-        for kind in ("missing_keys", "mismatched_keys")
-        if loading.get(kind)
-    ]
-    embeddings = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > embeddings:
-        problems.append(
-            errors.Problem(
-                what=f"the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings",
-                fix="use the tokenizer that belongs to these weights, or resize the embeddings and save the model",
-            )
-        )
-    if problems:
-        raise errors.Incompatible(problems, subject=f"base model {wanted.source}")
+        _check(model, tokenizer, loading_info)
+    except errors.Incompatible as error:
+        raise errors.Incompatible(error.problems, subject=f"base model {model_source.source}") from error
     if tokenizer.pad_token is None:
-        # Padding is masked everywhere, so any token does; the end token is one that every tokenizer has.
+        # Padding is masked everywhere, so any token works. Every tokenizer has an end token.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    if not options:
-        model.to(where)
+    if not quantization:
+        model.to(torch_device)  # type: ignore[arg-type]
     model.requires_grad_(False)
     model.eval()
     return Base(
-        name=wanted.source,
-        revision=wanted.revision,
+        name=model_source.source,
+        revision=model_source.revision,
         folder=folder,
-        fingerprint=fingerprint(folder, cache=cache),
+        fingerprint=compute_fingerprint(folder, cache=cache),
         model=model,
         tokenizer=tokenizer,
-        device=where,
+        device=torch_device,
         dtype=torch_dtype,
         attention=attention,
     )
@@ -180,29 +93,85 @@ def _default_cache() -> Path:
     return settings.load().home / "bases"
 
 
-def _device(device: str) -> torch.device:
+def _find_device(device: str) -> torch.device:
     import torch
 
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        where = torch.device(device)
+        torch_device = torch.device(device)
     except RuntimeError:
-        where = None
-    if where is None or (where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count()):
-        raise errors.InvalidSpec(
-            errors.Problem(what=f"there is no device {device!r} here", fix="use auto or cpu"), subject="device"
-        )
-    return where
+        torch_device = None
+    if torch_device is None or (torch_device.type == "cuda" and (torch_device.index or 0) >= torch.cuda.device_count()):
+        what = f"this machine has no device {device!r}"
+        raise errors.InvalidSpec(errors.Problem(what=what, fix="use auto or cpu"), subject="device")
+    return torch_device
 
 
-def _why(error: Exception) -> errors.Problem:
-    text = str(error)
+def _quantization(dtype: Dtype, compute_dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Return the options of transformers with which bitsandbytes quantizes the weights, none for other dtypes."""
+    if dtype not in ("int8", "nf4"):
+        return {}
+    import transformers
+
+    config = transformers.BitsAndBytesConfig(
+        load_in_8bit=dtype == "int8",
+        load_in_4bit=dtype == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=compute_dtype,
+        bnb_4bit_use_double_quant=True,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _read(folder: Path, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Return model, tokenizer and transformers' report of keys that did not fit."""
+    import safetensors
+    import transformers
+
+    from finch_hub.engine.bases.transformers_logging import quiet_transformers
+
+    try:
+        with quiet_transformers():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+            model, loading_info = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError, safetensors.SafetensorError) as error:
+        raise errors.Incompatible(_explain(error)) from error
+    return model, tokenizer, loading_info
+
+
+def _explain(error: Exception) -> errors.Problem:
+    text = str(error).strip()
     if "trust_remote_code" in text:
         return errors.Problem(
             what="needs code that comes with the model, which is never executed",
             fix="use a model that transformers supports itself",
         )
-    return errors.Problem(
-        what=f"transformers cannot load it: {text.strip().splitlines()[0] if text.strip() else error!r}"
-    )
+    return errors.Problem(what=f"transformers cannot load it: {text.splitlines()[0] if text else repr(error)}")
+
+
+def _check(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, loading_info: dict[str, Any]) -> None:
+    problems = []
+    for kind in ("missing", "mismatched"):
+        if keys := loading_info.get(f"{kind}_keys"):
+            what = f"{len(keys)} weights are {kind}, for example {min(map(str, keys))}"
+            problems.append(errors.Problem(what=what))
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embeddings:
+        problems.append(
+            errors.Problem(
+                what=f"the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings",
+                fix="use the tokenizer that belongs to these weights, or resize the embeddings and save the model",
+            )
+        )
+    if problems:
+        raise errors.Incompatible(problems)

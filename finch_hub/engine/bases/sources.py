@@ -1,6 +1,6 @@
-"""Where bases come from: a local folder, a GGUF file, the Hugging Face hub.
+"""Sources of base models: a local folder, a GGUF file, the Hugging Face Hub.
 
-For each source there is a test whether a text names one, and a function that brings it to a folder with
+Each source has a function that recognizes it by the text, and a function that fetches it: a local folder with
 `config.json`, safetensors weights and a tokenizer. Importing this module loads neither torch nor transformers.
 """
 
@@ -12,41 +12,40 @@ from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.formats import model_files
+from finch_hub.formats.peft_names import CONFIG
 from finch_hub.specs.jobs import BaseModelSource
 
 Progress = Callable[[str], None]
 
-# huggingface.co's own rule: one or two parts of letters, digits and . _ -
+# Rule of huggingface.co: one or two parts of letters, digits and . _ -
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-# What a causal language model needs; pickled weights and code are never downloaded.
-_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
+# Files of a causal language model. Pickled weights and code are never downloaded.
+_ALLOWED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
 
 
-def resolve(source: BaseModelSource | str | Path, *, cache: Path, progress: Progress | None = None) -> Path:
+def fetch_base(source: BaseModelSource, *, cache: Path, progress: Progress = lambda text: None) -> Path:
     """Return a local folder with the base's configuration, safetensors weights and tokenizer.
 
     Args:
-        source: a folder, a GGUF file (converted once) or a Hugging Face id.
-        cache: folder for what is made on the way.
-        progress: told in a few words what takes long.
+        source: folder, GGUF file (converted once) or Hugging Face id.
+        cache: folder for converted files and file hashes.
+        progress: called with a few words before each slow step.
 
     Raises:
-        NotFound: there is no such folder, file or repository.
-        Incompatible: it holds no model that can be used: pickled weights only, an adapter, no tokenizer.
-        Unavailable: the hub does not answer and the base is not in its cache.
+        NotFound: the folder, file or repository does not exist.
+        Incompatible: the files hold no usable model: pickled weights only, an adapter, no tokenizer.
+        Unavailable: the Hugging Face Hub does not answer and the base is not in its cache.
 
     """
-    wanted = source if isinstance(source, BaseModelSource) else BaseModelSource(source=str(source))
-    say = progress or (lambda message: None)
-    for matches, fetch in ((is_gguf, fetch_gguf), (is_folder, fetch_folder), (is_hub_id, fetch_hub)):
-        if matches(wanted.source):
-            return fetch(wanted, cache=cache, progress=say)
-    raise errors.NotFound("base model", wanted.source)
+    for is_source, fetch in ((is_gguf, fetch_gguf), (is_folder, fetch_folder), (is_hub_id, fetch_hub)):
+        if is_source(source.source):
+            return fetch(source, cache=cache, progress=progress)
+    raise errors.NotFound("base model", source.source)
 
 
 def is_folder(source: str) -> bool:
-    """Tell whether the text names a folder: one that exists, or a path that can be nothing else."""
+    """Tell whether the text names a folder: it exists, or the text can only be a path."""
     return Path(source).expanduser().is_dir() or source.startswith(("/", "./", "../", "~"))
 
 
@@ -61,87 +60,87 @@ def is_hub_id(source: str) -> bool:
 
 
 def fetch_folder(source: BaseModelSource, *, cache: Path, progress: Progress) -> Path:
-    """Return the folder itself, once it is seen to hold a model.
+    """Return the folder itself after checking that it holds a usable model.
 
     Raises:
-        NotFound: there is no such folder.
-        Incompatible: it is a file, or holds no usable model.
+        NotFound: the folder does not exist.
+        Incompatible: the path is a file, or the folder holds no usable model.
 
     """
     folder = Path(source.source).expanduser().absolute()
     if folder.is_file():
         fix = "give a folder of safetensors, a .gguf file or a Hugging Face id"
-        raise errors.Incompatible(errors.Problem(where=str(folder), what="is a file and no base model", fix=fix))
+        raise errors.Incompatible(errors.Problem(where=str(folder), what="is a file, not a base model", fix=fix))
     if not folder.is_dir():
-        beside = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
-        raise errors.NotFound("base model folder", str(folder), [str(folder.parent / name) for name in beside])
+        neighbors = [str(path) for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+        raise errors.NotFound("base model folder", str(folder), neighbors)
     if source.revision is not None:
         raise errors.InvalidSpec(
-            errors.Problem(what="a local folder has no revisions", where=str(folder), fix="leave the revision out")
+            errors.Problem(what="a local folder has no revisions", where=str(folder), fix="omit the revision")
         )
     return check_folder(folder)
 
 
 def fetch_gguf(source: BaseModelSource, *, cache: Path, progress: Progress) -> Path:
-    """Convert a GGUF file to a folder of safetensors, once for its content, and return that folder.
+    """Convert a GGUF file to a folder of safetensors, once for each content, and return the folder.
 
     Raises:
-        NotFound: there is no such file.
-        Incompatible: its architecture cannot be converted, or it is no GGUF file.
+        NotFound: the file does not exist.
+        Incompatible: the file is not a GGUF file, or its architecture cannot be converted.
 
     """
     file = Path(source.source).expanduser().absolute()
     if not file.is_file():
-        beside = [str(p) for p in file.parent.glob("*.gguf")] if file.parent.is_dir() else []
-        raise errors.NotFound("GGUF file", str(file), beside)
+        neighbors = [str(path) for path in file.parent.glob("*.gguf")] if file.parent.is_dir() else []
+        raise errors.NotFound("GGUF file", str(file), neighbors)
     from finch_hub.engine.bases import gguf
 
     return gguf.convert_once(file, cache=cache, progress=progress)
 
 
 def fetch_hub(source: BaseModelSource, *, cache: Path, progress: Progress) -> Path:
-    """Download a repository of the Hugging Face hub into the hub's own cache; only safetensors weights, no code.
+    """Download a repository of the Hugging Face Hub into its own cache: safetensors weights only, no code.
 
-    The hub's environment variables (`HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE`) are honoured.
+    The environment variables `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` apply.
 
     Raises:
-        NotFound: the hub has no such repository or revision, or does not show it to you.
-        Incompatible: it holds no usable model.
-        Unavailable: the hub does not answer and the base is not in its cache.
+        NotFound: the repository or revision does not exist, or you have no access to it.
+        Incompatible: the repository holds no usable model.
+        Unavailable: the Hugging Face Hub does not answer and the base is not in its cache.
 
     """
     import huggingface_hub
     from huggingface_hub import errors as hub_errors
 
     name = f"{source.source}@{source.revision}" if source.revision else source.source
-    progress(f"fetching {name} from the Hugging Face hub")
+    progress(f"fetching {name} from the Hugging Face Hub")
     try:
         folder = huggingface_hub.snapshot_download(
-            source.source, revision=source.revision, allow_patterns=_WANTED, ignore_patterns=["original/*", "onnx/*"]
+            source.source, revision=source.revision, allow_patterns=_ALLOWED, ignore_patterns=["original/*", "onnx/*"]
         )
     except hub_errors.GatedRepoError as error:
         raise errors.Unavailable(
-            f"base model {name!r} is gated: accept its terms on huggingface.co and set HF_TOKEN"
+            f"could not fetch base model {name!r}: it is gated (accept its terms on huggingface.co and set HF_TOKEN)"
         ) from error
     except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError) as error:
         raise errors.NotFound("base model", name) from error
     except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError, OSError) as error:
         raise errors.Unavailable(
-            f"base model {name!r} is no local folder, not in the Hugging Face cache, and the hub does not answer: "
-            f"{type(error).__name__}"
+            f"could not fetch base model {name!r}: it is not a local folder and not in the Hugging Face cache, and the "
+            f"Hugging Face Hub does not answer ({type(error).__name__})"
         ) from error
     return check_folder(Path(folder))
 
 
 def check_folder(folder: Path) -> Path:
-    """Return the folder if it holds a base model that can be used.
+    """Return the folder if it holds a usable base model.
 
     Raises:
-        Incompatible: with everything that is missing or wrong.
+        Incompatible: one problem for each thing that is missing or damaged.
 
     """
     problems = []
-    if (folder / "adapter_config.json").is_file():
+    if (folder / CONFIG).is_file():
         problems.append(errors.Problem(what="is an adapter, not a base model", fix="name the base it was trained on"))
     elif not (folder / "config.json").is_file():
         problems.append(errors.Problem(what="has no config.json", fix="give the folder of a transformers model"))
@@ -155,7 +154,7 @@ def check_folder(folder: Path) -> Path:
             else errors.Problem(what="has no safetensors weights")
         )
     else:
-        problems += model_files.damage_of(folder)
+        problems += model_files.find_damage(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         problems.append(
             errors.Problem(what="has no tokenizer", fix="put the model's tokenizer.json beside its weights")

@@ -1,4 +1,4 @@
-"""Keeping transformers from writing on the user's terminal while it works for us."""
+"""Log level and progress bars of transformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Show no progress bars and only errors of transformers for a while; what was set before is set again."""
+    """Hide progress bars and log messages below errors in this context. Restore both settings afterwards."""
     from transformers.utils import logging
 
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()

@@ -14,7 +14,8 @@ from support.adapters import VARIANTS, save_adapter
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import attach
 from finch_hub.engine.adapters.initialization import initial_a
-from finch_hub.engine.bases.loading import Base, load_base
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.loading import load_base
 from finch_hub.engine.training.adapter import AttachableAdapter
 from finch_hub.specs.lora import LoRAConfig
 
@@ -199,11 +200,11 @@ def test_attach_under_a_name_in_use_is_refused(tiny_base: Base) -> None:
 
 
 def test_trainable_share_divides_by_base_and_adapter(tiny_base: Base) -> None:
-    before = tiny_base.parameters
+    before = tiny_base.num_parameters
     adapter = attach(tiny_base, LoRAConfig(rank=4))
     # Two layers; q_proj is 64 by 64, v_proj 32 by 64.
     assert adapter.trainable_parameters == 2 * 4 * (128 + 96)
-    assert tiny_base.parameters == before
+    assert tiny_base.num_parameters == before
     assert adapter.trainable_share == adapter.trainable_parameters / (before + adapter.trainable_parameters)
 
 

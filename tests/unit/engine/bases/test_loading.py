@@ -1,4 +1,4 @@
-"""Bases are loaded frozen, in evaluation mode, in a dtype this machine is good at, without running their code."""
+"""Base models, loaded frozen and in evaluation mode, without running their code."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from finch_hub import errors
-from finch_hub.engine.bases import precision
-from finch_hub.engine.bases.loading import Base, load_base
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.loading import load_base
 
 IDS = torch.arange(5, 45).reshape(2, 20)
 
@@ -34,39 +34,25 @@ def test_loaded_base_is_frozen_and_evaluating(tiny_bases: Base) -> None:
     assert not any(parameter.requires_grad for parameter in tiny_bases.model.parameters())
     assert not any(module.training for module in tiny_bases.model.modules())
     assert tiny_bases.tokenizer.pad_token is not None
-    assert tiny_bases.parameters == tiny_bases.model.num_parameters()
+    assert tiny_bases.num_parameters == tiny_bases.model.num_parameters()
     assert tiny_bases.context == 512
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_dtype_is_as_asked(copy: Path, dtype: Any) -> None:
+def test_load_uses_the_requested_dtype(copy: Path, dtype: Any) -> None:
     base = load(copy, dtype=dtype)
     assert base.dtype == getattr(torch, dtype) == base.model.dtype
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "nf4", "float8"])
-def test_dtypes_that_do_not_work_here_are_refused(dtype: Any, tiny_folder: Path) -> None:
+def test_dtypes_that_this_machine_lacks_are_refused(dtype: Any, tiny_folder: Path) -> None:
     with pytest.raises(errors.InvalidSpec, match="dtype"):
         load(tiny_folder, dtype=dtype)
 
 
-def test_auto_dtype_is_measured_once(tmp_path: Path) -> None:
-    cpu = torch.device("cpu")
-    measured = precision.pick_dtype("auto", cpu, cache=tmp_path)
-    assert measured in (torch.float32, torch.bfloat16)
-    file = tmp_path / "precision.json"
-    known = json.loads(file.read_bytes())
-    assert list(known.values()) == [measured == torch.bfloat16]
-    # What is remembered decides from then on.
-    file.write_text(json.dumps({key: not value for key, value in known.items()}))
-    assert precision.pick_dtype("auto", cpu, cache=tmp_path) != measured
-    file.write_text("damaged")
-    assert precision.pick_dtype("auto", cpu, cache=tmp_path) in (torch.float32, torch.bfloat16)
-
-
 def test_unknown_devices_are_refused(tiny_folder: Path) -> None:
     for device in ("cuda:77", "abacus"):
-        with pytest.raises(errors.InvalidSpec, match="no device"):
+        with pytest.raises(errors.InvalidSpec, match="has no device"):
             load(tiny_folder, device=device)
 
 
@@ -80,13 +66,13 @@ def test_attention_follows_the_length(tiny_base: Base) -> None:
     assert tiny_base.model.config._attn_implementation == "eager"
 
 
-def test_attention_that_was_asked_for_stays(tiny_folder: Path, tmp_path: Path) -> None:
+def test_requested_attention_stays(tiny_folder: Path, tmp_path: Path) -> None:
     base = load_base(tiny_folder, dtype="float32", device="cpu", cache=tmp_path, attention="sdpa")
     base.fit_attention(10)
     assert base.model.config._attn_implementation == "sdpa"
 
 
-def test_code_that_comes_with_a_model_is_not_run(copy: Path) -> None:
+def test_code_of_a_model_is_not_run(copy: Path) -> None:
     rewrite(
         copy / "config.json",
         model_type="strange",
@@ -99,13 +85,13 @@ def test_code_that_comes_with_a_model_is_not_run(copy: Path) -> None:
     assert not ran.exists()
 
 
-def test_a_missing_padding_token_is_filled_in(copy: Path) -> None:
+def test_missing_padding_token_becomes_the_end_token(copy: Path) -> None:
     rewrite(copy / "tokenizer_config.json", pad_token=None)
     base = load(copy)
     assert base.tokenizer.pad_token == base.tokenizer.eos_token
 
 
-def test_more_tokens_than_embeddings_are_refused(copy: Path) -> None:
+def test_tokenizer_larger_than_the_embeddings_is_refused(copy: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(copy)
@@ -131,7 +117,7 @@ def test_truncated_weights_are_refused(copy: Path) -> None:
         load(copy)
 
 
-def test_terminal_stays_quiet(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_load_writes_nothing_to_the_terminal(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     load(tiny_folder)
     captured = capfd.readouterr()

@@ -1,4 +1,4 @@
-"""The estimate of a training's memory, held against what small trainings really take at their peak."""
+"""Estimated memory of trainings, compared with the measured peak of small trainings."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from support import trained_once
 from support.models import make_tokenizer
 
-from finch_hub.engine.bases import memory
+from finch_hub.engine.bases import memory, weight_shapes
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
-# The estimate may not be under the peak by more than a tenth, nor over twice of it.
+# Allowed range of the estimate over the measured peak.
 LEAST, MOST = 0.9, 2.0
 
 CASES: dict[str, dict[str, Any]] = {
@@ -38,7 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with weights and activations that can be told from the libraries' own memory."""
+    """Return a model whose weights and activations are large beside the memory of the libraries."""
     import torch
     import transformers
 
@@ -65,7 +65,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_the_estimate_is_near_the_peak(base: Path, case: str) -> None:
+def test_estimate_is_near_the_measured_peak(base: Path, case: str) -> None:
     lora = {"rank": 16, **CASES[case].get("lora", {})}
     training = {
         "epochs": 1,
@@ -79,9 +79,9 @@ def test_the_estimate_is_near_the_peak(base: Path, case: str) -> None:
     ran = subprocess.run([sys.executable, trained_once.__file__, *words], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     measured = json.loads(ran.stdout)
-    shape = memory.shape_of(base)
+    shape = weight_shapes.read_base_shape(base)
     assert shape is not None
-    estimate = memory.training_memory(
+    estimate = memory.estimate_training_memory(
         shape, LoRAConfig(**lora), TrainingConfig(**training), longest=measured["longest"]
     )
     print(f"{case}: {estimate} over {measured}: {estimate.total / measured['peak']:.2f}")

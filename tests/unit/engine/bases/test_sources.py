@@ -1,4 +1,4 @@
-"""Where bases come from, and what is refused as one."""
+"""Sources of base models, and folders that are refused."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from finch_hub.engine.bases import sources
 from finch_hub.specs.jobs import BaseModelSource
 
 
-def resolve(source: str | Path | BaseModelSource, cache: Path) -> Path:
-    return sources.resolve(source, cache=cache)
+def fetch(source: str | Path, cache: Path, revision: str | None = None) -> Path:
+    return sources.fetch_base(BaseModelSource(source=str(source), revision=revision), cache=cache)
 
 
-def test_a_folder_is_used_where_it_is(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve(tiny_folder, tmp_path) == tiny_folder
+def test_folder_is_used_in_place(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fetch(tiny_folder, tmp_path) == tiny_folder
     monkeypatch.chdir(tiny_folder.parent)
-    assert resolve(tiny_folder.name, tmp_path) == tiny_folder
+    assert fetch(tiny_folder.name, tmp_path) == tiny_folder
 
 
 @pytest.mark.parametrize(
@@ -38,33 +38,33 @@ def test_a_folder_is_used_where_it_is(tiny_folder: Path, tmp_path: Path, monkeyp
         ("https://example.org/model", ""),
     ],
 )
-def test_sources_are_told_apart_by_their_form(source: str, kind: str, tmp_path: Path) -> None:
+def test_form_of_the_text_decides_the_source(source: str, kind: str, tmp_path: Path) -> None:
     tests = {"gguf": sources.is_gguf, "folder": sources.is_folder, "hub": sources.is_hub_id}
     assert next((name for name, matches in tests.items() if matches(source)), "") == kind
 
 
-def test_what_is_nowhere_is_not_found(tiny_folder: Path, tmp_path: Path) -> None:
+def test_missing_source_is_not_found(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.NotFound, match=f"did you mean .*{tiny_folder.name}"):
-        resolve(str(tiny_folder)[:-1], tmp_path)
+        fetch(str(tiny_folder)[:-1], tmp_path)
     with pytest.raises(errors.NotFound, match="no base model"):
-        resolve("https://example.org/model", tmp_path)
+        fetch("https://example.org/model", tmp_path)
 
 
-def test_a_folder_has_no_revisions(tiny_folder: Path, tmp_path: Path) -> None:
+def test_revision_of_a_folder_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidSpec, match="no revisions"):
-        resolve(BaseModelSource(source=str(tiny_folder), revision="main"), tmp_path)
+        fetch(tiny_folder, tmp_path, revision="main")
 
 
 def test_pickled_weights_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(errors.Incompatible, match=r"pickled weights only \(pytorch_model.bin\)"):
-        resolve(folder, tmp_path)
+        fetch(folder, tmp_path)
 
 
-def test_everything_missing_is_reported_at_once(tmp_path: Path) -> None:
+def test_empty_folder_reports_every_missing_file(tmp_path: Path) -> None:
     with pytest.raises(errors.Incompatible) as caught:
-        resolve(tmp_path, tmp_path)
+        fetch(tmp_path, tmp_path)
     assert len(caught.value.problems) == 3
 
 
@@ -81,29 +81,29 @@ def test_damaged_shards_are_named_before_anything_is_loaded(tiny_folder: Path, t
     assert [problem.where for problem in caught.value.problems] == list(index["weight_map"].values())
 
 
-def test_a_file_that_is_no_gguf_is_said_to_be_none(tmp_path: Path) -> None:
+def test_file_that_is_not_a_base_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text("{}")
-    with pytest.raises(errors.Incompatible, match="is a file and no base model"):
-        sources.resolve(tmp_path / "data.jsonl", cache=tmp_path)
+    with pytest.raises(errors.Incompatible, match="is a file, not a base model"):
+        fetch(tmp_path / "data.jsonl", tmp_path)
 
 
-def test_an_adapter_is_no_base(tiny_folder: Path, tmp_path: Path) -> None:
+def test_adapter_folder_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(errors.Incompatible, match="is an adapter"):
-        resolve(folder, tmp_path)
+        fetch(folder, tmp_path)
 
 
-def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_without_an_answer_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(errors.Unavailable, match="'no/such-model@v1' is no local folder"):
-        resolve(BaseModelSource(source="no/such-model", revision="v1"), tmp_path)
+    with pytest.raises(errors.Unavailable, match="'no/such-model@v1': it is not a local folder"):
+        fetch("no/such-model", tmp_path, revision="v1")
 
 
-def test_a_hub_model_that_was_fetched_before(
+def test_hub_model_in_the_cache_is_found_offline(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -115,5 +115,5 @@ def test_a_hub_model_that_was_fetched_before(
     (repository / "refs" / "v1").write_text(commit)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    folder = resolve(BaseModelSource(source="finch/tiny", revision="v1"), tmp_path)
+    folder = fetch("finch/tiny", tmp_path, revision="v1")
     assert folder == repository / "snapshots" / commit

@@ -1,4 +1,4 @@
-"""Which modules a configuration names, checked against PEFT's own matching where both can say."""
+"""Modules that a configuration names, compared with PEFT's own matching."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from support.models import DEFAULT, save_model
 
 from finch_hub import errors
-from finch_hub.engine.adapters.module_shapes import linear_modules
-from finch_hub.engine.bases import target_modules
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases import target_modules, weight_shapes
 from finch_hub.specs.lora import LoRAConfig
 
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
@@ -25,10 +23,6 @@ MODULES = [*(f"model.layers.{layer}.{name}" for layer in range(3) for name in BL
 
 def match(**fields: Any) -> tuple[str, ...]:
     return target_modules.match(LoRAConfig(**fields), MODULES)
-
-
-def test_headers_and_model_name_the_same_modules(tiny_bases: Base) -> None:
-    assert target_modules.linear_modules(tiny_bases.folder) == linear_modules(tiny_bases.model)
 
 
 def test_short_names_stand_for_blocks() -> None:
@@ -42,7 +36,7 @@ def test_head_is_never_adapted() -> None:
         match(target_modules=("lm_head",))
 
 
-def test_every_unknown_name_is_reported_with_near_ones() -> None:
+def test_every_unknown_name_is_reported_with_similar_names() -> None:
     with pytest.raises(errors.InvalidSpec) as caught:
         match(
             target_modules=("q_prj", "v_proj", "nothing_like_it"),
@@ -57,7 +51,7 @@ def test_every_unknown_name_is_reported_with_near_ones() -> None:
     assert "'donw_proj' names no linear module (did you mean down_proj" in text
     assert "no layer 9 (the base has layers 0 to 2)" in text
     assert "'zz_proj' matches no adapted module" in text
-    assert "'(' is no regular expression" in text
+    assert "'(' is not a regular expression" in text
 
 
 @pytest.mark.parametrize("wanted", [r".*\.(q|k)_pro", "(", "attention"])
@@ -72,7 +66,7 @@ def test_excluding_everything_is_refused() -> None:
 
 
 def test_layers_without_a_named_module_are_refused() -> None:
-    with pytest.raises(errors.InvalidSpec, match=r"layers_to_transform.*no module that is named"):
+    with pytest.raises(errors.InvalidSpec, match=r"layers_to_transform.*none of the target modules"):
         match(target_modules=r".*layers\.0\..*", layers_to_transform=(1, 2))
 
 
@@ -92,7 +86,7 @@ CONFIGS = st.fixed_dictionaries(
 
 
 @given(CONFIGS)
-def test_what_is_saved_means_the_same_to_peft(fields: dict[str, Any]) -> None:
+def test_peft_chooses_the_same_modules(fields: dict[str, Any]) -> None:
     config = LoRAConfig(**fields)
     try:
         chosen = target_modules.match(config, MODULES)
@@ -108,7 +102,7 @@ def test_what_is_saved_means_the_same_to_peft(fields: dict[str, Any]) -> None:
     assert tuple(path for path in MODULES if check_target_module_exists(theirs, path)) == chosen
 
 
-def test_names_that_two_blocks_share_are_saved_as_full_paths() -> None:
+def test_names_shared_by_two_blocks_become_full_paths() -> None:
     modules = [
         f"transformer.h.{layer}.{name}" for layer in range(2) for name in ("attn.c_proj", "mlp.c_proj", "mlp.c_fc")
     ]
@@ -118,11 +112,9 @@ def test_names_that_two_blocks_share_are_saved_as_full_paths() -> None:
 
 
 def test_parameters_are_counted_from_shapes_alone(tmp_path: Path) -> None:
-    shapes = target_modules.linear_modules(save_model(DEFAULT, tmp_path))
+    shapes = weight_shapes.read_linear_modules(save_model(DEFAULT, tmp_path))
     config = LoRAConfig(rank=4, target_modules=("q_proj", "v_proj"), rank_pattern={r"layers\.1\.self_attn\.v_proj": 7})
     # Two layers; q is 64 by 64, v 32 by 64.
-    assert target_modules.adapter_parameters(config, shapes) == 2 * 4 * 128 + 4 * 96 + 7 * 96
-    dora = config.evolve(use_dora=True)
-    assert target_modules.adapter_parameters(dora, shapes) - target_modules.adapter_parameters(config, shapes) == 2 * (
-        64 + 32
-    )
+    plain = target_modules.count_adapter_parameters(config, shapes)
+    assert plain == 2 * 4 * 128 + 4 * 96 + 7 * 96
+    assert target_modules.count_adapter_parameters(config.evolve(use_dora=True), shapes) == plain + 2 * (64 + 32)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, attach
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder import packed

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from support.training import adapted, gradients, lessons
 
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.decoder.decoder import Head, PaddedDecoder

@@ -9,7 +9,7 @@ import torch
 from support.training import lessons, started
 
 from finch_hub.engine.adapters.attachable_adapter import attach
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 from finch_hub.engine.decoder import frozen_states

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.models import make_tokenizer
 
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.inference.decoding import TextStream, _choose, decode, end_tokens
 from finch_hub.specs.generation import GenerationConfig
 

@@ -9,7 +9,7 @@ import torch
 from support.training import BIRDS, adapted, reference
 
 from finch_hub import errors
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.inference import evaluators
 from finch_hub.engine.inference.generator import GeneratorModel

@@ -10,7 +10,7 @@ import torch
 from support.adapters import VARIANTS, save_adapter
 
 from finch_hub import errors
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.inference.generator import GeneratorModel
 from finch_hub.specs.examples import Message
 from finch_hub.specs.lora import LoRAConfig
@@ -207,7 +207,7 @@ def test_what_cannot_be_answered_is_said_at_once(model: GeneratorModel) -> None:
         model.generate([])
     with pytest.raises(errors.InvalidSpec, match="2 adapters for 1 prompts"):
         model.generate(["Where?"], adapter=["adapter-0", None])
-    with pytest.raises(errors.NotFound, match=r"no adapter 'adaptor-0'; did you mean 'adapter-0'"):
+    with pytest.raises(errors.NotFound, match=r"no adapter 'adaptor-0' .did you mean 'adapter-0'"):
         model.generate("Where?", adapter="adaptor-0")
     with pytest.raises(errors.InvalidSpec, match="only a single prompt"):
         model.generate(["Where?"], stream=True)  # type: ignore[call-overload]

@@ -11,7 +11,7 @@ from support.adapters import VARIANTS, save_adapter
 from finch_hub import errors
 from finch_hub.engine.adapters.adapter_files import read_adapter, write_adapter
 from finch_hub.engine.adapters.weights import AdapterWeights
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.inference.routing import AdapterRouter
 from finch_hub.engine.training.adapter import LoRAAdapter
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finch_hub import errors
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.training.adapter import LoRAAdapter
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
