@@ -1,7 +1,7 @@
 # `make` alone lists the commands. Everything runs from .venv, which the first command that needs it sets up.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check format test test-all faults .faults-mixed .faults-sqlite .faults-postgresql demo bench docs lock clean
+.PHONY: help install check format test test-all faults .faults-mixed .faults-sqlite .faults-postgresql demo bench docs messages lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -59,6 +59,9 @@ bench: $(INSTALLED) ## the benchmarks against their peers, one after another
 
 docs: $(INSTALLED) ## regenerate docs/cli.md from the commands' own help
 	$(BIN)/python docs/generate_cli.py
+
+messages: $(INSTALLED) ## regenerate the list of error texts from the source
+	PYTHONPATH=tests $(BIN)/python -m support.messages
 
 lock: ## rewrite requirements.lock from what .venv has installed
 	{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > .lock.new
