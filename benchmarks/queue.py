@@ -44,7 +44,7 @@ else:
     from support.models import DEFAULT, save_model
 
     from finch_hub.engine.data.reading import dump_examples
-    from finch_hub.registry import attempts, jobs, values
+    from finch_hub.registry import claims, jobs, values
     from finch_hub.registry.database import Database
     from finch_hub.specs.events import Event
     from finch_hub.specs.examples import Example
@@ -156,7 +156,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             for _ in range(60):
                 begun = time.perf_counter()
                 with database.write() as session:
-                    assert attempts.claim(session, worker="w", lease_seconds=600, capabilities=capabilities)
+                    assert claims.claim(session, worker="w", lease_seconds=600, capabilities=capabilities)
                 found.append(time.perf_counter() - begun)
             return statistics.median(found[10:])
         finally:

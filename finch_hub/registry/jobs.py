@@ -1,6 +1,6 @@
-"""Jobs as their submitters see them: submit, look, cancel, retry, follow, prune.
+"""Jobs: submission, queries, cancellation, retry and deletion.
 
-What a worker does with a job that it claimed is in `finch_hub.registry.attempts`.
+The functions for workers are in `claims` and `attempts`.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from sqlalchemy.orm import Session
 from finch_hub import errors
 from finch_hub.registry import values
 from finch_hub.registry.transitions import (
-    WHOLE,
+    JOB_COLUMNS,
     attempts,
+    change_state,
     dependencies,
-    events,
     in_state,
     insert_events,
-    job_of,
+    job_events,
     jobs,
-    jobs_of,
-    move,
+    to_job,
+    to_jobs,
 )
 from finch_hub.registry.types import insert_new, later, now, once
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
-# Who submits rings the bell itself right after the commit; the reconciler only where it did not live to do so.
-RING_GRACE_SECONDS = 5.0
+# The submitter sends the wake-up message right after its commit. A worker sends it only if the submitter did not.
+WAKE_UP_GRACE_SECONDS = 5.0
 
 
 def submit(
@@ -44,7 +44,7 @@ def submit(
     depends_on: Sequence[str] = (),
     idempotency_key: str | None = None,
 ) -> Job:
-    """Insert a job, which is its own outbox entry; see `submit_many`."""
+    """Submit a job; see `submit_many`."""
     new = values.NewJob.of_spec(
         spec,
         requirements=requirements,
@@ -56,64 +56,65 @@ def submit(
 
 
 def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
-    """Insert jobs in one transaction and return them in order; they wait for what they depend on.
+    """Submit jobs in one transaction, and return them in order.
 
-    A key that was used before gives the job of the first submission.
+    A used idempotency key returns the job of the first submission.
 
     Raises:
-        NotFound: it depends on a job that does not exist.
-        Conflict: it depends on a job that failed or was cancelled, or the key belongs to another specification.
+        NotFound: a job depends on a job that does not exist.
+        Conflict: a job depends on a failed or cancelled job, or its key belongs to another specification.
 
     """
     if not new:
         return []
     parents = _lock_parents(session, {parent for item in new for parent in item.depends_on})
     rows = [_row(item, parents) for item in new]
-    insert = insert_new(session, jobs, "idempotency_key").values(ring_at=later(RING_GRACE_SECONDS))
+    insert = insert_new(session, jobs, "idempotency_key").values(ring_at=later(WAKE_UP_GRACE_SECONDS))
     inserted = session.execute(insert.returning(*jobs.c), rows).all()
-    made = {row.id: row for row in inserted}
-    waits = [
+    new_rows = {row.id: row for row in inserted}
+    links = [
         {"job_id": row["id"], "depends_on": parent, "position": position}
         for item, row in zip(new, rows, strict=True)
         for position, parent in enumerate(dict.fromkeys(item.depends_on))
-        if row["id"] in made
+        if row["id"] in new_rows
     ]
-    if waits:
-        session.execute(sa.insert(dependencies), waits)
-    if made:
-        session.execute(sa.insert(events), [_first_event(row) for row in inserted])
-    earlier = _by_key(
-        session, {item.idempotency_key for item, row in zip(new, rows, strict=True) if row["id"] not in made}
+    if links:
+        session.execute(sa.insert(dependencies), links)
+    if new_rows:
+        session.execute(sa.insert(job_events), [_first_event(row) for row in inserted])
+    earlier = _get_by_key(
+        session, {item.idempotency_key for item, row in zip(new, rows, strict=True) if row["id"] not in new_rows}
     )
-    found: list[Job] = []
+    submitted: list[Job] = []
     for item, row in zip(new, rows, strict=True):
-        if row["id"] in made:
-            found.append(job_of(made[row["id"]], dict.fromkeys(item.depends_on)))
+        if row["id"] in new_rows:
+            submitted.append(to_job(new_rows[row["id"]], dict.fromkeys(item.depends_on)))
             continue
         job = earlier.get(item.idempotency_key)
         if job is None:
             raise errors.Conflict(
-                f"the job of the idempotency key {item.idempotency_key!r} was just deleted: try again"
+                f"could not submit with idempotency key {item.idempotency_key!r}: its job was just deleted (try again)"
             )
         if job.spec != item.spec:
             raise errors.Conflict(
-                f"the idempotency key {item.idempotency_key!r} belongs to job {job.id}, whose specification differs"
+                f"idempotency key {item.idempotency_key!r} belongs to job {job.id}: its specification differs"
+                " (choose another key)"
             )
-        found.append(job)
-    return found
+        submitted.append(job)
+    return submitted
 
 
 def get(session: Session, job_id: str) -> Job:
-    """Return a job by its id.
+    """Return the job with that id.
 
     Raises:
-        NotFound: there is none.
+        NotFound: the job does not exist.
 
     """
-    row = session.execute(sa.select(*WHOLE).where(jobs.c.id == job_id)).one_or_none()
+    row = session.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
     if row is None:
         raise errors.NotFound("job", job_id, _recent_ids(session))
-    return jobs_of(session, [row])[0]
+    return to_jobs(session, [row])[0]
 
 
 def find(
@@ -124,33 +125,38 @@ def find(
     limit: int = 50,
     before: str | None = None,
 ) -> list[Job]:
-    """Return jobs, newest first; `before` is the id after which to go on."""
-    query = sa.select(*WHOLE).order_by(jobs.c.number.desc()).limit(limit)
+    """Return jobs, newest first.
+
+    Args:
+        before: id of a job; return only jobs that were submitted earlier.
+
+    """
+    query = sa.select(*JOB_COLUMNS).order_by(jobs.c.number.desc()).limit(limit)
     if states is not None:
         query = query.where(in_state(*sorted(states)))
         if FINAL.issuperset(states):
-            query = query.where(jobs.c.finished_at.is_not(None))  # which the index of these is limited to
+            query = query.where(jobs.c.finished_at.is_not(None))  # the condition of the index
     if kind is not None:
         query = query.where(jobs.c.kind == kind)
     if before is not None:
         query = query.where(jobs.c.number < sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery())
-    return jobs_of(session, session.execute(query).all())
+    return to_jobs(session, session.execute(query).all())
 
 
 def request_cancel(session: Session, job_id: str) -> Job:
-    """Cancel a job that waits or is queued; ask the owner of a running one to stop. Repeating it changes nothing.
+    """Cancel a waiting or queued job, or request that a running job stops. A second request changes nothing.
 
     Raises:
-        NotFound: there is no such job.
-        IllegalTransition: it succeeded or failed already.
+        NotFound: the job does not exist.
+        IllegalTransition: the job has succeeded or failed.
 
     """
     state = session.scalar(sa.select(jobs.c.state).where(jobs.c.id == job_id).with_for_update())
     if state in (JobState.WAITING, JobState.QUEUED):
-        move(session, JobState.CANCELLED, jobs.c.id == job_id, changes={"cancel_requested": now()})
+        change_state(session, JobState.CANCELLED, jobs.c.id == job_id, changes={"cancel_requested": now()})
     elif state is JobState.RUNNING:
-        asked = sa.func.coalesce(jobs.c.cancel_requested, now())
-        session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(cancel_requested=asked))
+        requested_at = sa.func.coalesce(jobs.c.cancel_requested, now())
+        session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(cancel_requested=requested_at))
     job = get(session, job_id)
     if job.state in FINAL and job.state is not JobState.CANCELLED:
         raise errors.IllegalTransition(job_id, job.state, JobState.CANCELLED)
@@ -158,21 +164,21 @@ def request_cancel(session: Session, job_id: str) -> Job:
 
 
 def retry(session: Session, job_id: str) -> Job:
-    """Submit a failed or cancelled job again, as a new job that names the old one; one that is not done yet will do.
+    """Submit a failed or cancelled job again, as a new job. Return an unfinished retry if there is one.
 
     Raises:
-        NotFound: there is no such job.
-        IllegalTransition: it has not failed, and was not cancelled.
+        NotFound: the job does not exist.
+        IllegalTransition: the job has not failed and was not cancelled.
 
     """
-    # Held until the commit, so that of two who ask at once the second finds what the first submitted.
+    # The lock lasts until the commit: of two retries at once, the second finds the job of the first.
     session.execute(sa.select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
     old = get(session, job_id)
     if old.state not in (JobState.FAILED, JobState.CANCELLED):
         raise errors.IllegalTransition(job_id, old.state, JobState.QUEUED)
-    going = sa.select(jobs.c.id).where(jobs.c.retry_of == job_id, jobs.c.finished_at.is_(None)).limit(1)
-    if (again := session.scalar(going)) is not None:
-        return get(session, again)
+    unfinished = sa.select(jobs.c.id).where(jobs.c.retry_of == job_id, jobs.c.finished_at.is_(None)).limit(1)
+    if (retry_id := session.scalar(unfinished)) is not None:
+        return get(session, retry_id)
     keys = session.execute(sa.select(jobs.c.base_key, jobs.c.gang).where(jobs.c.id == job_id)).one()
     new = values.NewJob(
         spec=old.spec,
@@ -186,28 +192,31 @@ def retry(session: Session, job_id: str) -> Job:
     return submit_many(session, [new])[0]
 
 
-def unfinished(session: Session, ids: Collection[str]) -> set[str]:
-    """Return which of these jobs exist and have not ended."""
+def select_unfinished(session: Session, ids: Collection[str]) -> set[str]:
+    """Return the ids of jobs that exist and have not ended."""
     return set(session.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_(None))))
 
 
 def list_events(session: Session, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
-    """Return the job's events with numbers over `after`, in order."""
+    """Return the events of a job with numbers above `after`, in order."""
     insert_events(session)
     rows = session.execute(
-        sa.select(events).where(events.c.job_id == job_id, events.c.seq > after).order_by(events.c.seq).limit(limit)
+        sa.select(job_events)
+        .where(job_events.c.job_id == job_id, job_events.c.seq > after)
+        .order_by(job_events.c.seq)
+        .limit(limit)
     )
     return [Event(**row._mapping) for row in rows]
 
 
 def list_attempts(session: Session, job_id: str) -> list[values.Attempt]:
-    """Return the claims of a job, in order."""
+    """Return the attempts of a job, in order."""
     rows = session.execute(sa.select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.fence))
     return [values.Attempt(**row._mapping) for row in rows]
 
 
 def count(session: Session) -> dict[JobState, int]:
-    """Return how many jobs are in each state."""
+    """Return the number of jobs in each state."""
     rows = session.execute(sa.select(jobs.c.state, sa.func.count().label("number")).group_by(jobs.c.state))
     return {**dict.fromkeys(JobState, 0), **{row.state: row.number for row in rows}}
 
@@ -215,14 +224,14 @@ def count(session: Session) -> dict[JobState, int]:
 def prune(
     session: Session, *, older_than: float | None = None, beyond: int | None = None, limit: int = 1000
 ) -> list[str]:
-    """Delete up to `limit` jobs with their events, those that ended first, and return their ids.
+    """Delete up to `limit` ended jobs with their events, oldest end first, and return their ids.
 
-    Adapter versions and evaluations stay, with their specification and lineage, and so does every job that an
-    unfinished one waits for.
+    Adapter versions and evaluations stay, with their specification and lineage. Jobs that an unfinished job depends on
+    stay as well.
 
     Args:
-        older_than: seconds; jobs that ended longer ago are deleted.
-        beyond: jobs that ended before the last so many are deleted.
+        older_than: seconds since the end after which a job is deleted.
+        beyond: number of jobs that ended last and are kept.
 
     """
     too_old = []
@@ -231,38 +240,38 @@ def prune(
     if beyond is not None:
         when, number = jobs.c.finished_at, jobs.c.number
         ended = sa.select(when, number).where(when.is_not(None)).order_by(when.desc(), number.desc())
-        last_to_go = ended.offset(beyond).limit(1).subquery()
-        its_end = sa.select(last_to_go.c.finished_at).scalar_subquery()
-        its_number = sa.select(last_to_go.c.number).scalar_subquery()
-        too_old.append(sa.or_(when < its_end, sa.and_(when == its_end, number <= its_number)))
+        newest = ended.offset(beyond).limit(1).subquery()
+        newest_end = sa.select(newest.c.finished_at).scalar_subquery()
+        newest_number = sa.select(newest.c.number).scalar_subquery()
+        too_old.append(sa.or_(when < newest_end, sa.and_(when == newest_end, number <= newest_number)))
     child = jobs.alias("child")
-    needed = sa.exists().where(
+    is_needed = sa.exists().where(
         dependencies.c.depends_on == jobs.c.id, child.c.id == dependencies.c.job_id, child.c.finished_at.is_(None)
     )
-    old = (
+    expired = (
         sa.select(jobs.c.id)
-        .where(jobs.c.finished_at.is_not(None), sa.or_(sa.false(), *too_old), ~needed)
+        .where(jobs.c.finished_at.is_not(None), sa.or_(sa.false(), *too_old), ~is_needed)
         .order_by(jobs.c.finished_at)
         .limit(limit)
         .with_for_update(of=jobs, skip_locked=True)
     )
-    ids = list(session.scalars(old))
+    ids = list(session.scalars(expired))
     if ids:
         session.execute(sa.delete(jobs).where(jobs.c.id.in_(ids)))
     return ids
 
 
 def new_id() -> str:
-    """Return an id of 16 small letters and digits: 80 random bits."""
+    """Return an id of 16 lower-case letters and digits, from 80 random bits."""
     return base64.b32encode(secrets.token_bytes(10)).decode().lower()
 
 
 def _row(new: values.NewJob, parents: dict[str, JobState]) -> dict[str, Any]:
-    done = all(parents[parent] is JobState.SUCCEEDED for parent in new.depends_on)
+    is_ready = all(parents[parent] is JobState.SUCCEEDED for parent in new.depends_on)
     return {
         "id": new_id(),
         "kind": new.spec["kind"],
-        "state": JobState.QUEUED if done else JobState.WAITING,
+        "state": JobState.QUEUED if is_ready else JobState.WAITING,
         "spec": new.spec,
         "queue": new.requirements.queue,
         "device": new.requirements.device,
@@ -286,39 +295,39 @@ def _first_event(row: sa.Row[Any]) -> dict[str, Any]:
 def _lock_parents(session: Session, ids: set[str]) -> dict[str, JobState]:
     if not ids:
         return {}
-    # Held until our commit, so that a parent cannot end between this look and our row, and overlook it.
+    # The lock lasts until the commit: a parent that ends meanwhile sees the new row.
     rows = session.execute(
         sa.select(jobs.c.id, jobs.c.state).where(jobs.c.id.in_(ids)).order_by(jobs.c.number).with_for_update(read=True)
     )
-    found: dict[str, JobState] = {row.id: row.state for row in rows}
-    for missing in sorted(ids - set(found)):
+    states: dict[str, JobState] = {row.id: row.state for row in rows}
+    for missing in sorted(ids - set(states)):
         raise errors.NotFound("job", missing, _recent_ids(session))
-    for job_id, state in sorted(found.items()):
+    for job_id, state in sorted(states.items()):
         if state in (JobState.FAILED, JobState.CANCELLED):
-            raise errors.Conflict(f"job {job_id} is {state}, so nothing can wait for it: retry it first")
-    return found
+            raise errors.Conflict(f"no job can depend on job {job_id}: it is {state} (retry it first)")
+    return states
 
 
-def _by_key(session: Session, keys: set[str | None]) -> dict[str | None, Job]:
+def _get_by_key(session: Session, keys: set[str | None]) -> dict[str | None, Job]:
     if not keys:
         return {}
-    rows = session.execute(sa.select(*WHOLE).where(jobs.c.idempotency_key.in_(keys))).all()
-    return {row.idempotency_key: job for row, job in zip(rows, jobs_of(session, rows), strict=True)}
+    rows = session.execute(sa.select(*JOB_COLUMNS).where(jobs.c.idempotency_key.in_(keys))).all()
+    return {row.idempotency_key: job for row, job in zip(rows, to_jobs(session, rows), strict=True)}
 
 
 def _newest_retries(session: Session, ids: Sequence[str]) -> tuple[str, ...]:
-    """Put the newest retry in the place of each job that did not succeed."""
-    current = []
+    """Return the newest retry of each job, or the job itself if it has none."""
+    retries = []
     for job_id in ids:
         newest = job_id
         while (
-            again := session.scalar(
+            retry_id := session.scalar(
                 sa.select(jobs.c.id).where(jobs.c.retry_of == newest).order_by(jobs.c.number.desc()).limit(1)
             )
         ) is not None:
-            newest = again
-        current.append(newest)
-    return tuple(current)
+            newest = retry_id
+        retries.append(newest)
+    return tuple(retries)
 
 
 def _recent_ids(session: Session) -> list[str]:

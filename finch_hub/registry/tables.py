@@ -76,9 +76,7 @@ class Job(Table):
     labels: Mapped[Texts]
     time_limit: Mapped[float | None]  # seconds of one attempt
     gang: Mapped[str | None] = mapped_column(sa.String(600))  # equal for jobs that can be trained in one step
-    base_key: Mapped[str | None] = mapped_column(
-        sa.String(512)
-    )  # of the base, for workers that have it loaded
+    base_key: Mapped[str | None] = mapped_column(sa.String(512))  # of the base, for workers that have it loaded
     priority: Mapped[int]
     idempotency_key: Mapped[str | None] = mapped_column(sa.String(200), unique=True)
     retry_of: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))

@@ -1,12 +1,12 @@
-"""How jobs go from state to state, and what goes with it: the event, the end of the attempt, the dependents.
+"""State changes of jobs, with their events, the end of the attempt and the effect on dependent jobs.
 
-Internal to the registry: callers use `finch_hub.registry.jobs` and `finch_hub.registry.attempts`.
+Internal to the registry: callers use `jobs`, `claims` and `attempts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -16,34 +16,34 @@ from finch_hub.registry.types import now
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements
 
-# Plain tables, not entities: rows change under other processes' hands, so nothing is kept in a session.
-jobs = cast(sa.Table, tables.Job.__table__)
-attempts = cast(sa.Table, tables.Attempt.__table__)
-events = cast(sa.Table, tables.Event.__table__)
-dependencies = cast(sa.Table, tables.JobDependency.__table__)
+# Core tables, not entities: other processes change the rows, so that a session must not cache them.
+jobs = tables.Job.__table__
+attempts = tables.Attempt.__table__
+job_events = tables.Event.__table__
+dependencies = tables.JobDependency.__table__
 
 
 def in_state(*states: JobState, of: sa.FromClause = jobs) -> sa.ColumnElement[bool]:
-    """Compare the state with literals: partial indexes are not used for bound parameters."""
+    """Return the condition that a job is in one of the states, with literals, so that partial indexes apply."""
     wanted = [sa.literal_column(f"'{state.value}'", sa.String()) for state in states]
     state = sa.type_coerce(of.c.state, sa.String())
     return state == wanted[0] if len(wanted) == 1 else state.in_(wanted)
 
 
-def still_in(*states: JobState, of: sa.FromClause = jobs) -> sa.ColumnElement[bool]:
-    """Compare the state of one row, which is found by its key: no partial index is to be used for that.
+def in_state_unindexed(*states: JobState, of: sa.FromClause = jobs) -> sa.ColumnElement[bool]:
+    """Return the same condition for a row that is found by its key, without partial indexes.
 
-    PostgreSQL takes these for tiny until it has statistics of the table, and would walk all queued jobs for one claim.
+    PostgreSQL takes these indexes for tiny until it has statistics, and would read all queued jobs for a claim.
     """
     return sa.type_coerce(of.c.state, sa.String()).concat("").in_([sa.literal_column(f"'{s.value}'") for s in states])
 
 
-# Most jobs wait for none, which their row's own query says: a look saved for each row that is read.
-_DEPENDS = sa.exists().where(dependencies.c.job_id == jobs.c.id).correlate(jobs).label("depends")
-WHOLE = (*jobs.c, _DEPENDS)  # what `jobs_of` needs of a row
+# Most jobs depend on none. A column says so, which saves a query for each row.
+_HAS_PARENTS = sa.exists().where(dependencies.c.job_id == jobs.c.id).correlate(jobs).label("has_parents")
+JOB_COLUMNS = (*jobs.c, _HAS_PARENTS)  # the columns that `to_jobs` needs
 
-_NEW_EVENTS = "finch_hub.events"
-_ADD_EVENTS = sa.insert(events)
+_PENDING_EVENTS = "finch_hub.events"  # key in the session's dictionary
+_INSERT_EVENTS = sa.insert(job_events)
 _END_ATTEMPT = (
     sa.update(attempts)
     .where(
@@ -51,83 +51,90 @@ _END_ATTEMPT = (
         attempts.c.fence == sa.bindparam("of_fence"),
         attempts.c.outcome.is_(None),
     )
-    .values(ended_at=now(), outcome=sa.bindparam("its_outcome"), reason=sa.bindparam("its_reason"))
+    .values(ended_at=now(), outcome=sa.bindparam("attempt_outcome"), reason=sa.bindparam("attempt_reason"))
     .returning(sa.exists().where(dependencies.c.depends_on == sa.bindparam("of_job")))
 )
-_WAITING_FOR = (
+_SELECT_WAITING = (
     sa.select(jobs.c.id)
     .join(dependencies, dependencies.c.job_id == jobs.c.id)
     .where(dependencies.c.depends_on == sa.bindparam("parent"), in_state(JobState.WAITING))
     .order_by(jobs.c.number)
     .with_for_update(of=jobs)
 )
-_PARENTS_OF = (
+_SELECT_PARENTS = (
     sa.select(dependencies.c.job_id, dependencies.c.depends_on)
     .where(dependencies.c.job_id.in_(sa.bindparam("of", expanding=True)))
     .order_by(dependencies.c.position)
 )
 
 
-def move(
+def change_state(
     session: Session,
     new: JobState,
     *where: sa.ColumnElement[bool],
     changes: dict[str, Any] | None = None,
-    told: Sequence[NewEvent] = (),
+    events: Sequence[NewEvent] = (),
     ending: tuple[str, str | None] | None = None,
 ) -> sa.Row[Any] | None:
-    """Bring the one job that meets the condition to the new state, if its old one allows that.
+    """Change the state of the job that meets the conditions, if its old state allows that.
 
-    Returns the row as it is then, None where none met the condition. A final state settles the dependents. `told` is
-    what else happened to it, before that; `ending` the outcome of the attempt that ends with it, and the reason.
+    Return the new row, or None if no job met the conditions. A final state also changes the dependent jobs.
+
+    Args:
+        changes: values of further columns.
+        events: events to add before the event of the new state.
+        ending: outcome and reason of the attempt that ends with this change.
+
     """
-    return carry_out(session, transition(new, *where, changes=changes), new, told=told, ending=ending)
+    return execute_transition(
+        session, build_transition(new, *where, changes=changes), new, events=events, ending=ending
+    )
 
 
-def transition(new: JobState, *where: sa.ColumnElement[bool], changes: dict[str, Any] | None = None) -> sa.Update:
-    """Return the statement of a `move`, with parameters for `carry_out`: building one costs more than running it."""
+def build_transition(new: JobState, *where: sa.ColumnElement[bool], changes: dict[str, Any] | None = None) -> sa.Update:
+    """Return the statement of a state change, which `execute_transition` executes any number of times."""
     old = [state for state in TRANSITIONS if new in TRANSITIONS[state]]
-    counted = jobs.c.last_seq + sa.bindparam("events_told", 1, type_=sa.BigInteger())
-    changed: dict[str, Any] = {"state": new, "last_seq": counted, **(changes or {})}
+    last_seq = jobs.c.last_seq + sa.bindparam("num_events", 1, type_=sa.BigInteger())
+    columns: dict[str, Any] = {"state": new, "last_seq": last_seq, **(changes or {})}
     if new in (JobState.RUNNING, JobState.CANCELLED):
-        changed.setdefault("reason", None)  # why an attempt before this failed is in that attempt's record
+        columns.setdefault("reason", None)  # the record of the earlier attempt keeps its reason
     if new is not JobState.RUNNING:
-        changed |= {"lease_until": None, "worker": None if new is JobState.QUEUED else jobs.c.worker}
+        columns |= {"lease_until": None, "worker": None if new is JobState.QUEUED else jobs.c.worker}
     if new is not JobState.QUEUED:
-        changed |= {"ring_at": None, "not_before": None}
+        columns |= {"ring_at": None, "not_before": None}
     if new in FINAL:
-        changed |= {"finished_at": now()}
-    return sa.update(jobs).where(still_in(*old), *where).values(changed).returning(*WHOLE)
+        columns |= {"finished_at": now()}
+    return sa.update(jobs).where(in_state_unindexed(*old), *where).values(columns).returning(*JOB_COLUMNS)
 
 
-def carry_out(
+def execute_transition(
     session: Session,
     statement: sa.Update,
     new: JobState,
     parameters: dict[str, Any] | None = None,
     *,
-    told: Sequence[NewEvent] = (),
+    events: Sequence[NewEvent] = (),
     ending: tuple[str, str | None] | None = None,
-    more: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
 ) -> sa.Row[Any] | None:
-    """Do as `move` with the statement of a `transition`; `more` goes into the event of the new state."""
-    row = session.execute(statement, {**(parameters or {}), "events_told": len(told) + 1}).one_or_none()
+    """Do as `change_state`, with a built statement. `data` is added to the data of the new state's event."""
+    row = session.execute(statement, {**(parameters or {}), "num_events": len(events) + 1}).one_or_none()
     if row is None:
         return None
-    data = {"state": new.value, "attempt": row.attempts, **(more or {})}
+    data = {"state": new.value, "attempt": row.attempts, **(data or {})}
     if row.reason and new is JobState.FAILED:
         data["reason"] = row.reason
-    moved = NewEvent(type="state", level="error" if new is JobState.FAILED else "info", data=data)
-    add_events(session, row.id, row.last_seq, [*told, moved])
-    depended_on = True if ending is None else _end_attempt(session, row, *ending)
-    if new in FINAL and depended_on:
-        _settle_dependents(session, row.id)
+    event = NewEvent(type="state", level="error" if new is JobState.FAILED else "info", data=data)
+    add_events(session, row.id, row.last_seq, [*events, event])
+    has_dependents = True if ending is None else _end_attempt(session, row, *ending)
+    if new in FINAL and has_dependents:
+        _update_dependents(session, row.id)
     return row
 
 
 def add_events(session: Session, job_id: str, last: int, new: Sequence[NewEvent]) -> None:
-    """Add events, of which the last has that number; all of a transaction are inserted at its end, by one statement."""
-    session.info.setdefault(_NEW_EVENTS, []).extend(
+    """Add events, the last of which has number `last`. One statement at the commit inserts all events."""
+    session.info.setdefault(_PENDING_EVENTS, []).extend(
         {
             "job_id": job_id,
             "seq": seq,
@@ -142,54 +149,54 @@ def add_events(session: Session, job_id: str, last: int, new: Sequence[NewEvent]
 
 @sa.event.listens_for(Session, "before_commit")
 def insert_events(session: Session) -> None:
-    """Insert the events that were added: before the commit, or before they are looked at."""
-    if rows := session.info.pop(_NEW_EVENTS, None):
-        session.execute(_ADD_EVENTS, rows if len(rows) > 1 else rows[0])
+    """Insert the pending events, before the commit or before a query for events."""
+    if rows := session.info.pop(_PENDING_EVENTS, None):
+        session.execute(_INSERT_EVENTS, rows if len(rows) > 1 else rows[0])
 
 
 def _end_attempt(session: Session, row: sa.Row[Any], outcome: str, reason: str | None) -> bool:
-    """Close the record of a claim; return whether any job depends on this one.
+    """Close the record of an attempt, and return whether any job depends on this job.
 
-    Whoever submits such a job holds this one's row until its commit, so a statement after the row's own sees them all.
+    A transaction that submits a dependent job locks this job's row. So this later statement sees all dependents.
     """
-    parameters = {"of_job": row.id, "of_fence": row.fence, "its_outcome": outcome, "its_reason": reason}
-    depended_on = session.scalar(_END_ATTEMPT, parameters)
-    return depended_on is None or bool(depended_on)  # None: there is no such record, which says nothing of dependents
+    parameters = {"of_job": row.id, "of_fence": row.fence, "attempt_outcome": outcome, "attempt_reason": reason}
+    has_dependents = session.scalar(_END_ATTEMPT, parameters)
+    return has_dependents is None or bool(has_dependents)  # None: no such record, so that dependents are unknown
 
 
-def _settle_dependents(session: Session, job_id: str) -> None:
-    """Queue those that waited for this job last, and fail those that waited for a job that did not succeed."""
-    # Locked first and looked at in a later statement: of two parents that end at once the second sees the first.
-    for child in session.scalars(_WAITING_FOR, {"parent": job_id}).all():
+def _update_dependents(session: Session, job_id: str) -> None:
+    """Queue the jobs that waited only for this job, and fail those that depend on a job without success."""
+    # They are locked first and read later: of two parents that end at once, the second sees the first.
+    for child in session.scalars(_SELECT_WAITING, {"parent": job_id}).all():
         parents = session.execute(
             sa.select(jobs.c.id, jobs.c.state, jobs.c.reason)
             .join(dependencies, dependencies.c.depends_on == jobs.c.id)
             .where(dependencies.c.job_id == child)
             .order_by(dependencies.c.position)
         ).all()
-        lost = next((p for p in parents if p.state in (JobState.FAILED, JobState.CANCELLED)), None)
-        if lost is not None:
-            why = f": {lost.reason}" if lost.reason else ""
-            reason = f"job {lost.id}, which it waited for, {_WHAT_HAPPENED[lost.state]}{why}"
-            move(session, JobState.FAILED, jobs.c.id == child, changes={"reason": reason})
+        unsuccessful = next((p for p in parents if p.state in (JobState.FAILED, JobState.CANCELLED)), None)
+        if unsuccessful is not None:
+            why = f": {unsuccessful.reason}" if unsuccessful.reason else ""
+            reason = f"job {unsuccessful.id}, which this job depends on, {_DESCRIPTIONS[unsuccessful.state]}{why}"
+            change_state(session, JobState.FAILED, jobs.c.id == child, changes={"reason": reason})
         elif all(p.state is JobState.SUCCEEDED for p in parents):
-            move(session, JobState.QUEUED, jobs.c.id == child, changes={"ring_at": now()})
+            change_state(session, JobState.QUEUED, jobs.c.id == child, changes={"ring_at": now()})
 
 
-_WHAT_HAPPENED = {JobState.FAILED: "failed", JobState.CANCELLED: "was cancelled"}
+_DESCRIPTIONS = {JobState.FAILED: "failed", JobState.CANCELLED: "was cancelled"}
 
 
-def jobs_of(session: Session, rows: Sequence[sa.Row[Any]]) -> list[Job]:
-    """Return the values of rows of `WHOLE`, with what they depend on."""
-    waits_for: dict[str, list[str]] = {row.id: [] for row in rows if row.depends}
-    if waits_for:
-        for job_id, other in session.execute(_PARENTS_OF, {"of": list(waits_for)}):
-            waits_for[job_id].append(other)
-    return [job_of(row, waits_for.get(row.id, ())) for row in rows]
+def to_jobs(session: Session, rows: Sequence[sa.Row[Any]]) -> list[Job]:
+    """Return the values of rows with `JOB_COLUMNS`."""
+    parents: dict[str, list[str]] = {row.id: [] for row in rows if row.has_parents}
+    if parents:
+        for job_id, other in session.execute(_SELECT_PARENTS, {"of": list(parents)}):
+            parents[job_id].append(other)
+    return [to_job(row, parents.get(row.id, ())) for row in rows]
 
 
-def job_of(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:
-    """Return the value of one row."""
+def to_job(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:
+    """Return the value of a row."""
     return Job(
         id=row.id,
         kind=row.kind,

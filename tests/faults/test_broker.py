@@ -93,7 +93,7 @@ def test_a_job_submitted_while_the_broker_is_down_runs_once_it_is_back(workers: 
 def test_a_message_that_comes_to_a_worker_whom_the_job_does_not_fit_is_passed_on(
     workers: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "RING_GRACE_SECONDS", 3600.0)  # no sweep rings for it, however slow this is
+    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 3600.0)  # no sweep rings for it, however slow this is
     plain = workers.start("plain")
     workers.start("able", labels=["a100"])
     job = workers.probe(ring=False, requirements=Requirements(labels=("a100",)))

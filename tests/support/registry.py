@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finch_hub.registry import adapter_versions, aliases, attempts, bases, jobs, values
+from finch_hub.registry import adapter_versions, aliases, attempts, bases, claims, jobs, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import BaseModelSource, Job, MergeSpec, Parent, Requirements, TrainSpec
 
@@ -38,7 +38,7 @@ def claim(database: Database, *, worker: str = "w", lease: float = 60.0, **argum
     """Claim by a worker that can do everything; a negative lease has run out at once."""
     with database.write() as session:
         arguments.setdefault("capabilities", ANY_SLOT)
-        return attempts.claim(session, worker=worker, lease_seconds=lease, **arguments)
+        return claims.claim(session, worker=worker, lease_seconds=lease, **arguments)
 
 
 def claimed(database: Database, **arguments: Any) -> Job:

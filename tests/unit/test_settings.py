@@ -81,7 +81,7 @@ def test_a_broker_that_is_no_url_is_refused() -> None:
 
 def test_a_home_that_cannot_be_made_is_no_fault_of_ours(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(errors.Unavailable, match=r"the home .*file cannot be used"):
+    with pytest.raises(errors.Unavailable, match=r"cannot make the home .*file"):
         open_stores(settings.load(home=tmp_path / "file"))
 
 

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from finch_hub.registry import attempts, values
+from finch_hub.registry import attempts, claims, values
 from finch_hub.registry.database import Database
 
 database = Database(sys.argv[1], allow_insecure=True)
@@ -11,7 +11,7 @@ slot = values.Capabilities(memory_bytes=0)
 claimed = []
 while True:
     with database.write() as session:
-        job = attempts.claim(session, worker=sys.argv[2], lease_seconds=60, capabilities=slot)
+        job = claims.claim(session, worker=sys.argv[2], lease_seconds=60, capabilities=slot)
     if job is None:
         break
     claimed.append(job.id)

@@ -85,7 +85,7 @@ def test_a_cancellation_and_an_end_at_once_have_one_winner(database: Database) -
             return registry.succeed(database, job).state
         except errors.CancelRequested:
             with database.write() as session:
-                return attempts.cancelled(session, job.id, job.fence).state
+                return attempts.cancel(session, job.id, job.fence).state
 
     def cancel(job: Job) -> bool:
         try:

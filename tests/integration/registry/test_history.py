@@ -11,13 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from support import registry
 
-from finch_hub.registry import attempts, jobs, outbox, values
+from finch_hub.registry import attempts, claims, jobs, outbox, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
 
 QUESTIONS: dict[str, tuple[Callable[[Session], Any], str]] = {
     "claim": (
-        lambda s: attempts.claim(s, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT, warm_base="tiny@"),
+        lambda s: claims.claim(s, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT, warm_base="tiny@"),
         "ix_jobs_claim",
     ),
     "wake": (outbox.take_due, "ix_jobs_ring"),

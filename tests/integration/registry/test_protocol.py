@@ -133,7 +133,7 @@ class Protocol(RuleBasedStateMachine):
                 registry.succeed(self.database, job, fence=job.fence)
             return
         result = {"fence": job.fence}
-        if self.write(job, lambda session: attempts.succeed(session, job.id, job.fence, result, told=told)):
+        if self.write(job, lambda session: attempts.succeed(session, job.id, job.fence, result, events=told)):
             self.results[job.id] = job.fence
             model.written += serials
             self.end(job.id, JobState.SUCCEEDED)
@@ -142,7 +142,7 @@ class Protocol(RuleBasedStateMachine):
     def fail(self, job: Job, again: bool, number: int) -> None:
         serials, told = self.events(job, number)
         retry = POLICY if again else None
-        if self.write(job, lambda session: attempts.fail(session, job.id, job.fence, "no", retry=retry, told=told)):
+        if self.write(job, lambda session: attempts.fail(session, job.id, job.fence, "no", retry=retry, events=told)):
             model = self.models[job.id]
             model.written += serials
             if again and model.cancel:
@@ -155,7 +155,7 @@ class Protocol(RuleBasedStateMachine):
     @rule(job=claims, number=st.integers(0, 2))
     def hand_back(self, job: Job, number: int) -> None:
         serials, told = self.events(job, number)
-        if self.write(job, lambda session: attempts.hand_back(session, job.id, job.fence, told=told)):
+        if self.write(job, lambda session: attempts.hand_back(session, job.id, job.fence, events=told)):
             self.models[job.id].written += serials
             if self.models[job.id].cancel:
                 self.end(job.id, JobState.CANCELLED)
@@ -168,9 +168,9 @@ class Protocol(RuleBasedStateMachine):
         """Obey a cancellation."""
         if self.owns(job) and not self.models[job.id].cancel:
             with pytest.raises(errors.Conflict), self.database.write() as session:
-                attempts.cancelled(session, job.id, job.fence)
+                attempts.cancel(session, job.id, job.fence)
             return
-        if self.write(job, lambda session: attempts.cancelled(session, job.id, job.fence)):
+        if self.write(job, lambda session: attempts.cancel(session, job.id, job.fence)):
             self.end(job.id, JobState.CANCELLED)
 
     @rule(job=claims)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, placement, types, values
+from finch_hub.registry import attempts, claims, jobs, placement, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState, Requirements
@@ -64,7 +64,7 @@ def test_nobody_is_overtaken_by_warm_bases_for_long(database: Database) -> None:
     cold = registry.submit(database, spec=registry.train_spec(base="cold"))
     registry.submit(database, spec=registry.train_spec(base="warm"))
     with database.write() as session:
-        waited = types.later(-attempts.WARM_PATIENCE_SECONDS - 1)
+        waited = types.later(-claims.WARM_PATIENCE_SECONDS - 1)
         session.execute(sa.update(jobs.jobs).where(jobs.jobs.c.id == cold.id).values(created_at=waited))
     assert registry.claimed(database, warm_base="warm@").id == cold.id
 
@@ -72,7 +72,7 @@ def test_nobody_is_overtaken_by_warm_bases_for_long(database: Database) -> None:
 def test_a_warm_base_far_down_the_queue_does_not_jump(database: Database) -> None:
     with database.write() as session:
         cold = values.NewJob.of_spec(registry.train_spec(base="cold"))
-        first, *_ = jobs.submit_many(session, [cold] * attempts.WARM_WINDOW)
+        first, *_ = jobs.submit_many(session, [cold] * claims.WARM_WINDOW)
     registry.submit(database, spec=registry.train_spec(base="warm"))
     assert registry.claimed(database, warm_base="warm@").id == first.id
 
@@ -165,7 +165,7 @@ def test_success_after_a_request_to_cancel_undoes_all_of_its_transaction(databas
     with database.read() as session, pytest.raises(errors.NotFound):
         registry.adapter_versions.resolve(session, "medical")
     with database.write() as session:
-        assert attempts.cancelled(session, job.id, job.fence).state is JobState.CANCELLED
+        assert attempts.cancel(session, job.id, job.fence).state is JobState.CANCELLED
     assert outcomes(database, job) == [(1, "cancelled")]
 
 
@@ -181,8 +181,8 @@ def succeed_with_a_version(database: Database, job: Job) -> None:
 def test_cancelling_without_a_request_is_refused(database: Database) -> None:
     registry.submit(database)
     job = registry.claimed(database)
-    with pytest.raises(errors.Conflict, match="nobody asked"), database.write() as session:
-        attempts.cancelled(session, job.id, job.fence)
+    with pytest.raises(errors.Conflict, match="no cancellation was requested"), database.write() as session:
+        attempts.cancel(session, job.id, job.fence)
 
 
 def test_failing_for_good_keeps_the_reason(database: Database) -> None:
@@ -278,7 +278,7 @@ STALE_WRITES = {
     "fail": lambda session, job: attempts.fail(session, job.id, job.fence, "stale"),
     "fail_for_now": lambda session, job: attempts.fail(session, job.id, job.fence, "stale", retry=registry.AT_ONCE),
     "hand_back": lambda session, job: attempts.hand_back(session, job.id, job.fence),
-    "cancelled": lambda session, job: attempts.cancelled(session, job.id, job.fence),
+    "cancelled": lambda session, job: attempts.cancel(session, job.id, job.fence),
 }
 
 
@@ -316,7 +316,7 @@ def together(database: Database, count: int, **arguments: Any) -> list[Job]:
 def companions(database: Database, leader: Job, limit: int = 8, memory_bytes: int = 2**40) -> list[str]:
     slot = registry.ANY_SLOT.evolve(memory_bytes=memory_bytes)
     with database.write() as session:
-        taken = attempts.claim_companions(session, leader, worker="w", lease_seconds=60, capabilities=slot, limit=limit)
+        taken = claims.claim_companions(session, leader, worker="w", lease_seconds=60, capabilities=slot, limit=limit)
     assert all((job.state, job.fence, job.worker) == (JobState.RUNNING, 1, "w") for job in taken)
     return [job.id for job in taken]
 
@@ -380,4 +380,4 @@ def test_why_an_earlier_attempt_failed_is_not_said_of_what_came_after(database: 
     assert second.reason is None
     with database.write() as session:
         jobs.request_cancel(session, second.id)
-        assert attempts.cancelled(session, second.id, second.fence).reason is None
+        assert attempts.cancel(session, second.id, second.fence).reason is None

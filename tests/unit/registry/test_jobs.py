@@ -79,7 +79,7 @@ def test_a_failed_parent_fails_all_below_it_with_its_reason(database: Database) 
     registry.fail(database, registry.claimed(database), "the loss is not finite")
     child, grandchild = registry.get(database, child), registry.get(database, grandchild)
     assert (child.state, grandchild.state) == (JobState.FAILED, JobState.FAILED)
-    assert child.reason == f"job {parent.id}, which it waited for, failed: the loss is not finite"
+    assert child.reason == f"job {parent.id}, which this job depends on, failed: the loss is not finite"
     assert "the loss is not finite" in (grandchild.reason or "")
     assert child.finished_at is not None
 
@@ -88,7 +88,7 @@ def test_a_cancelled_parent_fails_those_that_wait(database: Database) -> None:
     parent = registry.submit(database)
     child = registry.submit(database, depends_on=[parent.id])
     registry.cancel(database, parent)
-    assert registry.get(database, child).reason == f"job {parent.id}, which it waited for, was cancelled"
+    assert registry.get(database, child).reason == f"job {parent.id}, which this job depends on, was cancelled"
 
 
 def test_depending_on_what_is_not_there_or_lost_is_refused(database: Database) -> None:
@@ -96,7 +96,7 @@ def test_depending_on_what_is_not_there_or_lost_is_refused(database: Database) -
     with pytest.raises(errors.NotFound, match="did you mean"):
         registry.submit(database, depends_on=[parent.id[:-1] + "1"])
     registry.cancel(database, parent)
-    with pytest.raises(errors.Conflict, match=f"job {parent.id} is cancelled"):
+    with pytest.raises(errors.Conflict, match=f"no job can depend on job {parent.id}: it is cancelled"):
         registry.submit(database, depends_on=[parent.id])
 
 

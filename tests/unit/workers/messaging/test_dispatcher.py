@@ -1,4 +1,4 @@
-"""Ringing for jobs, with a real broker."""
+"""Wake-up messages, with a real broker."""
 
 from __future__ import annotations
 
@@ -44,63 +44,63 @@ def dispatcher(broker: Broker, database: Database, tmp_path: Path) -> Iterator[D
 SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
 
 
-def rung(broker: Broker, queue: str = "default") -> list[str]:
+def sent(broker: Broker, queue: str = "default") -> list[str]:
     with broker.client() as client:
         waiting = client.lrange(f"{KEY_PREFIX}jobs.{queue}", 0, -1)
     bodies = [json.loads(message)["headers"] for message in waiting]  # type: ignore[union-attr]
     return [body["argsrepr"] for body in bodies]
 
 
-def test_a_submitted_job_is_rung_for_in_its_queue(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
+def test_submitted_job_gets_a_message_in_its_queue(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
     with database.write() as session:
         plain = jobs.submit(session, SPEC)
         other = jobs.submit(session, SPEC, requirements=Requirements(queue="gpu"))
         waiting = jobs.submit(session, SPEC, depends_on=[plain.id])
     dispatcher.dispatch(plain, other, waiting)
-    assert rung(broker) == [f"['{plain.id}']"]
-    assert rung(broker, "gpu") == [f"['{other.id}']"]
+    assert sent(broker) == [f"['{plain.id}']"]
+    assert sent(broker, "gpu") == [f"['{other.id}']"]
 
 
-def test_what_could_not_be_rung_for_is_due_again(
+def test_job_whose_message_could_not_be_sent_is_due_again(
     broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "RING_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 0.0)
     broker.kill()
     with database.write() as session:
         job = jobs.submit(session, SPEC)
     begun = time.monotonic()
-    with pytest.warns(UnreachableBrokerWarning, match=r"does not answer.*FINCH_BROKER_URL.*is stored"):
+    with pytest.warns(UnreachableBrokerWarning, match=r"are stored.*does not answer.*FINCH_BROKER_URL"):
         dispatcher.dispatch(job)
-    assert time.monotonic() - begun < 10, "a client does not wait for a broker that is down"
+    assert time.monotonic() - begun < 10, "a client does not wait for a broker that does not answer"
     broker.start()
     dispatcher.close()
     assert dispatcher.dispatch_due() == 1
-    assert rung(broker) == [f"['{job.id}']"]
-    assert dispatcher.dispatch_due() == 0, "it is not rung for again at once"
+    assert sent(broker) == [f"['{job.id}']"]
+    assert dispatcher.dispatch_due() == 0, "the next message is not due at once"
 
 
-def test_nothing_is_written_once_a_slot_may_be_awake(
+def test_dispatch_writes_nothing_after_its_messages(
     broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would skip the rows that are being written to, find none, and sleep."""
-    monkeypatch.setattr(jobs, "RING_GRACE_SECONDS", 0.0)
+    """A slot that is woken skips locked rows, so it would find no job."""
+    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 0.0)
     with database.write() as session:
         job = jobs.submit(session, SPEC)
-    publish = dispatcher._publish
+    send = dispatcher._send
 
-    def publish_and_forbid_writing(bells: list[tuple[str, str]]) -> None:
-        publish(bells)
+    def send_and_forbid_writing(messages: list[tuple[str, str]]) -> None:
+        send(messages)
         monkeypatch.setattr(database, "write", None)
 
-    monkeypatch.setattr(dispatcher, "_publish", publish_and_forbid_writing)
+    monkeypatch.setattr(dispatcher, "_send", send_and_forbid_writing)
     assert dispatcher.dispatch_due() == 1
-    assert rung(broker) == [f"['{job.id}']"]
+    assert sent(broker) == [f"['{job.id}']"]
 
 
-def test_those_for_whom_nobody_could_be_rung_are_due_soon(
+def test_job_is_due_soon_after_a_failed_dispatch(
     broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "RING_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 0.0)
     monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
     with database.write() as session:
         job = jobs.submit(session, SPEC)
@@ -109,4 +109,4 @@ def test_those_for_whom_nobody_could_be_rung_are_due_soon(
     broker.start()
     dispatcher.close()
     assert dispatcher.dispatch_due() == 1
-    assert rung(broker) == [f"['{job.id}']"]
+    assert sent(broker) == [f"['{job.id}']"]
