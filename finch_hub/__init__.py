@@ -1,6 +1,6 @@
 """Finch Hub: train, version, compose, merge and serve LoRA adapters, with measured evidence.
 
-Names are imported when they are first used, so that ``import finch_hub`` costs next to nothing.
+Names are imported on first use, so ``import finch_hub`` costs almost nothing.
 """
 
 from __future__ import annotations
@@ -13,36 +13,75 @@ from finch_hub import errors
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel
     from finch_hub.engine.training.adapter import LoRAAdapter
-    from finch_hub.hub import Hub
+    from finch_hub.hub.facade import Hub
+    from finch_hub.hub.jobs import JobHandle
+    from finch_hub.registry.values import AdapterVersion
     from finch_hub.settings import Settings
+    from finch_hub.specs.events import Event
     from finch_hub.specs.examples import Example, Message
     from finch_hub.specs.generation import GenerationConfig
+    from finch_hub.specs.jobs import Job, JobState, Requirements
     from finch_hub.specs.lora import LoRAConfig
+    from finch_hub.specs.reports import (
+        CompositionReport,
+        ConflictReport,
+        EvaluationReport,
+        MergeReport,
+        QuantizationReport,
+        ReproductionReport,
+        TrainingReport,
+    )
     from finch_hub.specs.training import TrainingConfig
 
 __all__ = [
+    "AdapterVersion",
+    "CompositionReport",
+    "ConflictReport",
+    "EvaluationReport",
+    "Event",
     "Example",
     "GenerationConfig",
     "GeneratorModel",
     "Hub",
+    "Job",
+    "JobHandle",
+    "JobState",
     "LoRAAdapter",
     "LoRAConfig",
+    "MergeReport",
     "Message",
+    "QuantizationReport",
+    "ReproductionReport",
+    "Requirements",
     "Settings",
     "TrainingConfig",
+    "TrainingReport",
     "errors",
 ]
 
-_HOMES = {
+_MODULES = {
+    "AdapterVersion": "finch_hub.registry.values",
+    "CompositionReport": "finch_hub.specs.reports",
+    "ConflictReport": "finch_hub.specs.reports",
+    "EvaluationReport": "finch_hub.specs.reports",
+    "Event": "finch_hub.specs.events",
     "Example": "finch_hub.specs.examples",
     "GenerationConfig": "finch_hub.specs.generation",
     "GeneratorModel": "finch_hub.engine.inference.generator",
-    "Hub": "finch_hub.hub",
+    "Hub": "finch_hub.hub.facade",
+    "Job": "finch_hub.specs.jobs",
+    "JobHandle": "finch_hub.hub.jobs",
+    "JobState": "finch_hub.specs.jobs",
     "LoRAAdapter": "finch_hub.engine.training.adapter",
     "LoRAConfig": "finch_hub.specs.lora",
+    "MergeReport": "finch_hub.specs.reports",
     "Message": "finch_hub.specs.examples",
+    "QuantizationReport": "finch_hub.specs.reports",
+    "ReproductionReport": "finch_hub.specs.reports",
+    "Requirements": "finch_hub.specs.jobs",
     "Settings": "finch_hub.settings",
     "TrainingConfig": "finch_hub.specs.training",
+    "TrainingReport": "finch_hub.specs.reports",
 }
 
 
@@ -51,9 +90,9 @@ def __getattr__(name: str) -> Any:
         from importlib import metadata
 
         return metadata.version("finch-hub")
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

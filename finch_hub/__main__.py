@@ -1,4 +1,4 @@
-"""`python -m finch_hub` is `finch-hub`."""
+"""Entry of `python -m finch_hub`, which runs `finch-hub`."""
 
 import sys
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import click
 
+from finch_hub import errors
 from finch_hub.cli import following, output
-from finch_hub.display import reports, tables
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.tree import Tree
-
-    from finch_hub.registry.values import AdapterVersion, Ancestry
+from finch_hub.display import tables
+from finch_hub.display.adapters import draw_lineage, draw_version, format_evidence
 
 
 @click.group()
@@ -25,42 +19,42 @@ def adapters() -> None:
 
 
 @adapters.command("list")
-@click.option("--name", help="Only names that contain this.")
-@click.option("--tag", help="Only versions with this tag.")
-@click.option("--base", help="Only adapters of this base.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
+@click.option("--name", help="Text that the adapter's name contains.")
+@click.option("--tag", help="Tag of a version of the adapter.")
+@click.option("--base", help="Base of the adapter.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Maximum number of adapters.")
 @output.json_option
 def list_(name: str | None, tag: str | None, base: str | None, limit: int, as_json: bool) -> None:
-    """List the adapters, each with its newest version."""
+    """List the adapters with their newest versions."""
     with output.open_hub() as hub:
-        found = hub.adapters.find(name=name, tag=tag, base=base, limit=limit)
+        summaries = hub.adapters.find(name=name, tag=tag, base=base, limit=limit)
     rows = [
         (
-            each.newest.reference,
-            each.newest.kind,
-            each.newest.state,
-            each.newest.base.name,
-            _evidence(each.newest),
-            [f"{alias}={number}" for alias, number in each.aliases.items()],
-            each.newest.created_at,
+            summary.newest.reference,
+            summary.newest.kind,
+            summary.newest.state,
+            summary.newest.base.name,
+            format_evidence(summary.newest),
+            [f"{alias}={number}" for alias, number in summary.aliases.items()],
+            summary.newest.created_at,
         )
-        for each in found
+        for summary in summaries
     ]
     columns = ("newest", "made by", "state", "base", "evidence", "aliases", "made")
-    output.emit(found, as_json, lambda: tables.table(columns, rows))
+    output.emit(summaries, as_json, lambda: tables.draw_table(columns, rows))
 
 
 @adapters.command()
 @click.argument("reference")
 @output.json_option
 def show(reference: str, as_json: bool) -> None:
-    """Show one version: metrics, lineage, files."""
+    """Show one version with its metrics, lineage and files."""
     with output.open_hub() as hub:
         version = hub.adapters.get(reference)
-        folder = hub.adapters.folder(version.reference)
-        measured = hub.adapters.evaluations(version.reference)
-    value = {**tables.plain(version), "folder": str(folder), "evaluations": tables.plain(measured)}
-    output.emit(value, as_json, lambda: tables.fields(_described(version, str(folder), measured)))
+        folder = str(hub.adapters.folder(version.reference))
+        evaluations = hub.adapters.evaluations(version.reference)
+    value = {**tables.to_json(version), "folder": folder, "evaluations": tables.to_json(evaluations)}
+    output.emit(value, as_json, lambda: draw_version(version, folder, evaluations))
 
 
 @adapters.command()
@@ -69,26 +63,26 @@ def show(reference: str, as_json: bool) -> None:
 def versions(name: str, as_json: bool) -> None:
     """List the versions of one adapter."""
     with output.open_hub() as hub:
-        found = hub.adapters.versions(name)
-    rows = [(v.reference, v.kind, v.state, _evidence(v), v.aliases, v.tags, v.created_at) for v in found]
+        versions = hub.adapters.versions(name)
+    rows = [(v.reference, v.kind, v.state, format_evidence(v), v.aliases, v.tags, v.created_at) for v in versions]
     columns = ("version", "made by", "state", "evidence", "aliases", "tags", "made")
-    output.emit(found, as_json, lambda: tables.table(columns, rows))
+    output.emit(versions, as_json, lambda: tables.draw_table(columns, rows))
 
 
 @adapters.command()
 @click.argument("reference")
 @output.json_option
 def lineage(reference: str, as_json: bool) -> None:
-    """Show what a version descends from."""
+    """Show the ancestors of a version."""
     with output.open_hub() as hub:
-        found = hub.adapters.lineage(reference)
-    output.emit(found, as_json, lambda: _tree(found))
+        ancestry = hub.adapters.lineage(reference)
+    output.emit(ancestry, as_json, lambda: draw_lineage(ancestry))
 
 
 @adapters.command()
 @click.argument("reference")
 def path(reference: str) -> None:
-    """Print a local folder with a version's files, in PEFT's format."""
+    """Print a local folder with a version's files in PEFT's format."""
     with output.open_hub() as hub:
         click.echo(hub.adapters.folder(reference))
 
@@ -96,114 +90,71 @@ def path(reference: str) -> None:
 @adapters.command()
 @click.argument("reference")
 @click.argument("alias")
-@click.option("--expected", type=int, help="Only if it points at this version until now; 0: at none.")
-@click.option("--delete", is_flag=True, help="Remove the alias; REFERENCE is then the adapter's name.")
+@click.option("--expected", type=int, help="Version number that the alias must point at now. 0 means no version.")
+@click.option("--delete", is_flag=True, help="Delete the alias. REFERENCE is then the adapter's name.")
 def alias(reference: str, alias: str, expected: int | None, delete: bool) -> None:
-    """Let name@ALIAS point at a version."""
+    """Make name@ALIAS point at a version."""
     with output.open_hub() as hub:
         if delete:
             hub.adapters.delete_alias(reference, alias)
-            click.echo(f"{reference}@{alias} is removed")
+            click.echo(f"Deleted alias {reference}@{alias}")
         else:
             version = hub.adapters.set_alias(reference, alias, expected=expected)
-            click.echo(f"{version.name}@{alias} -> {version.reference}")
+            click.echo(f"Set alias {version.name}@{alias} to {version.reference}")
 
 
 @adapters.command()
 @click.argument("reference")
 @click.argument("tags", nargs=-1, required=True)
-@click.option("--remove", is_flag=True, help="Remove them instead.")
+@click.option("--remove", is_flag=True, help="Remove the tags.")
 def tag(reference: str, tags: tuple[str, ...], remove: bool) -> None:
     """Add tags to a version, or remove them."""
     with output.open_hub() as hub:
         change = hub.adapters.untag if remove else hub.adapters.tag
         version = change(reference, *tags)
-    click.echo(f"{version.reference}: {', '.join(version.tags) or 'no tags'}")
+    click.echo(f"Tagged {version.reference}: {', '.join(version.tags) or 'no tags'}")
 
 
 @adapters.command()
 @click.argument("reference")
 @following.job_options
 def reproduce(reference: str, detach: bool, quiet: bool, as_json: bool) -> None:
-    """Do again what made a version, and say whether the same bytes came out.
+    """Repeat the job that made a version and compare the bytes.
 
-    If not, it says where they differ and what may be why, and the exit code is 9. No version is made.
+    If they differ, the command shows where and what may be the cause, and exits with 9. It makes no version.
     """
     with output.open_hub() as hub:
         handle = hub.reproduce(reference)
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
-        if not detach:
-            reports.check_reproduced(handle.report())
+        if detach:
+            return
+        from finch_hub.specs.reports import ReproductionReport
+
+        report = handle.report()
+        if isinstance(report, ReproductionReport) and not report.identical:
+            raise errors.NotReproduced(f"{report.adapter} was not reproduced: {len(report.tensors)} tensors differ")
 
 
 @adapters.command("import")
 @click.argument("source", type=click.Path())
-@click.option("--name", required=True, help="Name of the adapter here.")
-@click.option("--base", required=True, help="The registered base that it was trained on.")
+@click.option("--name", required=True, help="Name of the adapter in this hub.")
+@click.option("--base", required=True, help="Registered base that the adapter was trained on.")
 @output.json_option
 def import_(source: str, name: str, base: str, as_json: bool) -> None:
-    """Let an adapter from outside in, through the gate.
+    """Import an adapter after checking its files.
 
-    SOURCE is a PEFT folder, one .safetensors file, or a zip or tar archive of either. Pickles are refused.
+    SOURCE is a PEFT folder, a .safetensors file, or a zip or tar archive of either. Pickle files are refused.
     """
     with output.open_hub() as hub:
         version = hub.import_adapter(source, name=name, base=base)
-    output.emit(version, as_json, lambda: f"{version.reference} ({version.state})")
+    output.emit(version, as_json, lambda: f"Imported {version.reference} ({version.state})")
+    output.suggest("Show it", f"adapters show {version.reference}", as_json)
 
 
 @adapters.command()
 @click.argument("reference")
 def delete(reference: str) -> None:
-    """Take one version, name/3, out of use."""
+    """Delete one version, given as name/3."""
     with output.open_hub() as hub:
         version = hub.adapters.delete(reference)
-    click.echo(f"{version.reference} is deleted; its number is not given again")
-
-
-def _evidence(version: AdapterVersion) -> str:
-    metrics = version.metrics
-    if "loss_before" in metrics and "loss_after" in metrics:
-        return f"loss {metrics['loss_before']:.3f} -> {metrics['loss_after']:.3f}"
-    if metrics.get("mean_retention") is not None:
-        return f"retention {metrics['mean_retention']:.3f}, worst {metrics['worst_retention']:.3f}"
-    if "relative_error" in metrics:
-        return f"{metrics.get('scheme')}, error {metrics['relative_error']:.2%}"
-    return "-"
-
-
-def _described(version: AdapterVersion, folder: str, measured: Any) -> dict[str, Any]:
-    lineage = version.lineage
-    evaluated = [f"{m.evaluator} {_short(m.metrics)}" for m in measured]
-    return {
-        "version": version.reference,
-        "state": version.state,
-        "made by": f"{version.kind}{f', job {version.job_id}' if version.job_id else ''}",
-        "made": version.created_at,
-        "base": f"{version.base.name} ({version.base.architecture}, {version.base.fingerprint[:12]})",
-        "parents": [f"{parent.reference} x {parent.weight:g}" for parent in lineage.parents] or None,
-        "data": lineage.train_digest
-        and f"{lineage.train_digest[:12]}, held out {(lineage.validation_digest or '-')[:12]}",
-        "seed": lineage.seed,
-        "aliases": version.aliases or None,
-        "tags": version.tags or None,
-        "metrics": _short(version.metrics),
-        "evaluations": "\n".join(evaluated) or None,
-        "identity": version.identity,
-        "folder": folder,
-    }
-
-
-def _short(metrics: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {tables.cell(v)}" for k, v in metrics.items() if not isinstance(v, dict | list | None))
-
-
-def _tree(ancestry: Ancestry, weight: float | None = None) -> Tree:
-    from rich.tree import Tree
-
-    version = ancestry.version
-    share = f" x {weight:g}" if weight is not None else ""
-    label: RenderableType = f"{version.reference}{share} ({version.kind}, {_evidence(version)})"
-    tree = Tree(label)
-    for parent in ancestry.parents:
-        tree.add(_tree(parent, parent.weight))
-    return tree
+    click.echo(f"Deleted {version.reference}. Its number will not be reused.")

@@ -15,15 +15,15 @@ def bases() -> None:
 
 @bases.command()
 @click.argument("source")
-@click.option("--name", help="What to call it; else as the source.")
-@click.option("--revision", help="Revision of a Hugging Face id.")
-@click.option("--replace", is_flag=True, help="Take the name from the base that has it.")
+@click.option("--name", help="Name of the base.  [default: SOURCE]")
+@click.option("--revision", help="Revision of a Hugging Face model.")
+@click.option("--replace", is_flag=True, help="Take the name from another base that has it.")
 @output.json_option
 def add(source: str, name: str | None, revision: str | None, replace: bool, as_json: bool) -> None:
-    """Bring a base here and register it.
+    """Fetch a base model and register it.
 
-    SOURCE is a folder of safetensors, a GGUF file, which is converted once, or a Hugging Face id. Code that comes with
-    a model is never executed.
+    SOURCE is a folder of safetensors, a GGUF file, or a Hugging Face id. A GGUF file is converted once. Code that comes
+    with a model never runs.
     """
     with output.open_hub() as hub:
         base = hub.bases.add(
@@ -33,7 +33,9 @@ def add(source: str, name: str | None, revision: str | None, replace: bool, as_j
             replace=replace,
             progress=lambda text: click.echo(text, err=True),
         )
-    output.emit(base, as_json, lambda: f"{base.name}: {base.architecture}, {base.parameters:,} parameters, {base.path}")
+    summary = f"{base.architecture}, {base.parameters:,} parameters, in {base.path}"
+    output.emit(base, as_json, lambda: f"Added base {base.name}: {summary}")
+    output.suggest("Train an adapter for it", f"train DATA --adapter NAME --base {base.name}", as_json)
 
 
 @bases.command("list")
@@ -41,7 +43,7 @@ def add(source: str, name: str | None, revision: str | None, replace: bool, as_j
 def list_(as_json: bool) -> None:
     """List the base models."""
     with output.open_hub() as hub:
-        found = hub.bases.find()
-    rows = [(b.name, b.architecture, f"{b.parameters:,}", b.fingerprint[:12], b.source, b.created_at) for b in found]
+        bases = hub.bases.find()
+    rows = [(b.name, b.architecture, f"{b.parameters:,}", b.fingerprint[:12], b.source, b.created_at) for b in bases]
     columns = ("base", "architecture", "parameters", "fingerprint", "source", "added")
-    output.emit(found, as_json, lambda: tables.table(columns, rows))
+    output.emit(bases, as_json, lambda: tables.draw_table(columns, rows))

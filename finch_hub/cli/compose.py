@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finch_hub.cli import following, options, output
-from finch_hub.display import reports
+from finch_hub.display import compositions
 
 if TYPE_CHECKING:
     from finch_hub.specs.jobs import Requirements
@@ -15,23 +15,33 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("adapters", nargs=-1, required=True)
-@click.option("--adapter", help="Name of the result; a new version of it is made.")
-@click.option("--plan", is_flag=True, help="Only report the conflicts; compose nothing.")
+@click.option("--adapter", help="Name of the result. Each run makes a new version of it.")
+@click.option("--plan", is_flag=True, help="Report the conflicts without composing.")
 @click.option(
-    "--probe", is_flag=True, help="With --plan: also measure interference on held-out examples, and forecast."
+    "--probe", is_flag=True, help="With --plan: measure interference on held-out examples and forecast the retention."
 )
-@click.option("--weights", type=options.Numbers(), help="Weights of the adapters, in their order.")
-@click.option("--strategy", help="A strategy plugin, or auto, which measures several.  [default: auto]")
-@click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of the strategy.")
-@click.option("--resolver", help="A conflict resolver, run before the strategy.  [default: keep]")
-@click.option("--resolver-parameter", "resolver_parameters", multiple=True, metavar="NAME=VALUE", help="Of it.")
-@click.option("--scale", type=float, help="Factor of the whole update; else it is swept.")
-@click.option("--rank", type=options.Rank(), help="Rank of the result; else what the strategy gives.")
-@click.option("--evaluations", type=int, help="Held-out evaluations that the search may spend.")
-@click.option("--min-retention", type=float, help="A version that keeps less of a parent gets no alias.")
-@click.option("--seed", type=int, help="Of random strategies.")
-@click.option("--after", "depends_on", multiple=True, metavar="JOB", help="Wait for this job to succeed.")
-@options.requirements
+@click.option("--weights", type=options.Numbers(), help="Weights of the adapters, in the same order.")
+@click.option("--strategy", help='Strategy plugin. "auto" measures several and keeps the best.  [default: auto]')
+@click.option(
+    "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Strategy parameter. Can be repeated."
+)
+@click.option("--resolver", help="Conflict resolver plugin, run before the strategy.  [default: keep]")
+@click.option(
+    "--resolver-parameter",
+    "resolver_parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Resolver parameter. Can be repeated.",
+)
+@click.option("--scale", type=float, help="Factor of the composed update.  [default: the best of several]")
+@click.option("--rank", type=options.Rank(), help="Rank of the result.  [default: the strategy's]")
+@click.option("--evaluations", type=int, help="Maximum number of held-out evaluations in the search.")
+@click.option("--min-retention", type=float, help="Retention that each adapter must reach for the result to be ready.")
+@click.option("--seed", type=int, help="Seed of random strategies.")
+@click.option(
+    "--after", "depends_on", multiple=True, metavar="JOB", help="Job that must succeed first. Can be repeated."
+)
+@options.requirement_options
 @following.job_options
 def compose(
     adapters: tuple[str, ...],
@@ -46,25 +56,23 @@ def compose(
     detach: bool,
     quiet: bool,
     as_json: bool,
-    **given: Any,
+    **composing: Any,
 ) -> None:
     """Compose adapters of one base into one.
 
-    The conflicts of the ADAPTERS are reported before, and after it how much of each adapter's gain on its own
-    validation data is kept.
+    Before it composes, it reports the conflicts of the ADAPTERS. Afterwards it reports the retention: how much of its
+    gain each adapter keeps on its own validation data.
     """
     if plan:
-        composing = {"weights": weights, "parameter": parameters, "resolver-parameter": resolver_parameters}
-        if unused := [
-            f"--{name.replace('_', '-')}" for name, value in {**composing, **given}.items() if value not in (None, ())
-        ]:
-            raise click.UsageError(f"--plan looks at the adapters alone: leave out {', '.join(unused)}")
+        unused = {"weights": weights, "parameter": parameters, "resolver-parameter": resolver_parameters, **composing}
+        if names := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value not in (None, ())]:
+            raise click.UsageError(f"--plan compares the adapters without composing: leave out {', '.join(names)}")
         with output.open_hub() as hub:
             report = hub.plan(adapters, probe=probe)
-        output.emit(report, as_json, lambda: reports.conflicts(report))
+        output.emit(report, as_json, lambda: compositions.draw_conflicts(report))
         return
     if adapter is None:
-        raise click.UsageError("name the result with --adapter, or only look with --plan")
+        raise click.UsageError("the result has no name: add --adapter NAME, or --plan to see the conflicts only")
     with output.open_hub() as hub:
         handle = hub.compose(
             adapters,
@@ -72,8 +80,8 @@ def compose(
             weights=weights,
             requirements=requirements,
             depends_on=depends_on,
-            parameters=options.settings_of(parameters, "--parameter"),
-            resolver_parameters=options.settings_of(resolver_parameters, "--resolver-parameter"),
-            **options.given(**given),
+            parameters=options.parse_settings(parameters, "--parameter"),
+            resolver_parameters=options.parse_settings(resolver_parameters, "--resolver-parameter"),
+            **options.drop_unset(**composing),
         )
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from finch_hub.cli import output
+from finch_hub.cli import options, output
 from finch_hub.display import tables
+
+if TYPE_CHECKING:
+    from finch_hub.registry.values import Dataset
 
 
 @click.group()
@@ -15,34 +20,42 @@ def datasets() -> None:
 
 @datasets.command()
 @click.argument("data", type=click.Path())
-@click.option("--name", help="What to call it.")
-@click.option("--format", "format_name", help="Row format; else each row is recognized by its fields.")
+@click.option("--name", help="Name of the data set.")
+@options.row_format
 @output.json_option
 def add(data: str, name: str | None, format_name: str | None, as_json: bool) -> None:
-    """Check a data set and store it; every bad line is named."""
+    """Check a data set and store it. Errors name every invalid line."""
     with output.open_hub() as hub:
-        found = hub.datasets.add(data, name=name, format=format_name)
-    output.emit(
-        found, as_json, lambda: f"{found.name or found.digest[:12]}: {tables.counted(found.examples, 'example')}"
-    )
+        dataset = hub.datasets.add(data, name=name, format=format_name)
+    label = _label(dataset)
+    output.emit(dataset, as_json, lambda: f"Added data set {label}: {tables.format_count(dataset.examples, 'example')}")
+    output.suggest("Train an adapter on it", f"train {label} --adapter NAME --base BASE", as_json)
 
 
 @datasets.command("list")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Maximum number of data sets."
+)
 @output.json_option
 def list_(limit: int, as_json: bool) -> None:
-    """List the stored data sets, those of jobs among them."""
+    """List the stored data sets, including those of jobs."""
     with output.open_hub() as hub:
-        found = hub.datasets.find(limit=limit)
-    rows = [(d.digest[:12], d.name, d.examples, tables.size(d.bytes), d.created_at, d.purged_at) for d in found]
+        datasets = hub.datasets.find(limit=limit)
+    rows = [
+        (d.digest[:12], d.name, d.examples, tables.format_bytes(d.bytes), d.created_at, d.purged_at) for d in datasets
+    ]
     columns = ("digest", "name", "examples", "size", "stored", "purged")
-    output.emit(found, as_json, lambda: tables.table(columns, rows))
+    output.emit(datasets, as_json, lambda: tables.draw_table(columns, rows))
 
 
 @datasets.command()
 @click.argument("name")
 def purge(name: str) -> None:
-    """Remove the text of a data set; its hash stays in the lineage of what it trained."""
+    """Delete the text of a data set. Its hash stays in the lineage of the adapters trained on it."""
     with output.open_hub() as hub:
-        found = hub.datasets.purge(name)
-    click.echo(f"{found.name or found.digest[:12]}: the text is gone, the hash stays")
+        dataset = hub.datasets.purge(name)
+    click.echo(f"Deleted the text of data set {_label(dataset)}. Its hash and figures remain.")
+
+
+def _label(dataset: Dataset) -> str:
+    return dataset.name or dataset.digest[:12]

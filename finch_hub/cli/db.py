@@ -16,40 +16,44 @@ if TYPE_CHECKING:
 def db() -> None:
     """Upgrade and inspect the database.
 
-    It is the one of FINCH_DATABASE_URL, or the home's own, which is upgraded on first use.
+    It is the database of FINCH_DATABASE_URL. Without that variable it is the home's own, which is upgraded on first
+    use.
     """
 
 
 @db.command()
 def upgrade() -> None:
-    """Bring the schema to this version's."""
-    database = _database()
+    """Upgrade the schema to this version of Finch Hub."""
+    database = _open_database()
     try:
         before = database.revision()
         database.upgrade()
         after = database.revision()
     finally:
         database.close()
-    change = "already at" if before == after else f"{before or 'empty'} ->"
-    click.echo(f"{database}: {change} {after}")
+    if before == after:
+        click.echo(f"{database} is already at schema {after}")
+    else:
+        click.echo(f"Upgraded {database} from {f'schema {before}' if before else 'empty'} to schema {after}")
 
 
 @db.command()
 @output.json_option
 def check(as_json: bool) -> None:
-    """Tell whether database and schema are usable."""
-    database = _database()
+    """Check that the database answers and has this version's schema."""
+    database = _open_database()
     try:
         database.check()
         revision = database.revision()
     finally:
         database.close()
-    output.emit({"database": str(database), "revision": revision}, as_json, lambda: f"{database}: {revision}, usable")
+    value = {"database": str(database), "revision": revision}
+    output.emit(value, as_json, lambda: f"{database} is ready, at schema {revision}")
 
 
-def _database() -> Database:
+def _open_database() -> Database:
     from finch_hub import settings
     from finch_hub.registry.database import Database
 
-    in_force = settings.load()
-    return Database(in_force.database, allow_insecure=in_force.allow_insecure)
+    current = settings.load()
+    return Database(current.database, allow_insecure=current.allow_insecure)

@@ -9,12 +9,16 @@ from finch_hub.cli import following, options, output
 
 @click.command("eval")
 @click.argument("data")
-@click.option("--adapter", "adapters", multiple=True, help="An adapter to measure; repeat it for several.")
-@click.option("--base", help="The base; else that of the adapters. It is always measured too.")
-@click.option("--evaluator", default="held_out_loss", show_default=True, help="An evaluator plugin.")
-@click.option("--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Of the evaluator.")
-@click.option("--system", help="System prompt of the rows that have none; else what each adapter was trained with.")
-@click.option("--format", "format_name", help="Row format; else each row is recognized by its fields.")
+@click.option("--adapter", "adapters", multiple=True, help="Adapter to measure. Can be repeated.")
+@click.option("--base", help="Base model, which is always measured too.  [default: the adapters' base]")
+@click.option("--evaluator", default="held_out_loss", show_default=True, help="Evaluator plugin.")
+@click.option(
+    "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Evaluator parameter. Can be repeated."
+)
+@click.option(
+    "--system", help="System prompt of rows that have none.  [default: the one that each adapter was trained with]"
+)
+@options.row_format
 @following.job_options
 def evaluate(
     data: str,
@@ -35,7 +39,7 @@ def evaluate(
             adapters,
             base=base,
             evaluator=evaluator,
-            parameters=options.settings_of(parameters, "--parameter"),
+            parameters=options.parse_settings(parameters, "--parameter"),
             system=system,
             format=format_name,
         )

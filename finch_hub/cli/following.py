@@ -1,4 +1,4 @@
-"""A job's events as they come: a live bar on a terminal, plain lines elsewhere; always on standard error."""
+"""Jobs that a command submits: followed to their end, or left to run."""
 
 from __future__ import annotations
 
@@ -11,66 +11,62 @@ from finch_hub.cli import output
 from finch_hub.display import progress, reports
 
 if TYPE_CHECKING:
-    from finch_hub.hub import JobHandle
+    from finch_hub.hub.jobs import JobHandle
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-NOBODY = "no worker is alive: start one with `finch-hub worker start`"
+NO_WORKER = "no worker is running (start one with `finch-hub worker start`)"
 
 
 def job_options(command: Command) -> Command:
-    """Add what every command that submits a job has: `--detach`, `--quiet` and `--json`."""
+    """Add `--detach`, `--quiet` and `--json`, which every command that submits a job has."""
     command = output.json_option(command)
     command = click.option("--quiet", is_flag=True, help="Show no progress.")(command)
-    return click.option("--detach", is_flag=True, help="Submit only; print the job's id.")(command)
+    return click.option("--detach", is_flag=True, help="Submit the job and print its id only.")(command)
 
 
 def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> None:
-    """Follow a submitted job to its end and print what it made; with `detach` print its id alone.
+    """Follow a submitted job to its end and print its result, or only its id with `detach`.
 
     Raises:
         JobFailed: the job failed.
-        JobCancelled: somebody cancelled it.
+        JobCancelled: the job was cancelled.
 
     """
     if detach:
         job = handle.refresh()
-        for warning in _obstacles(handle):
+        for warning in _warnings_of(handle):
             click.echo(warning, err=True)
         output.emit(job, as_json, lambda: job.id)
-        click.echo(f"{job.state}; follow it: {_watch(handle)}", err=True)
+        output.suggest(f"Submitted job {job.id} ({job.state}). Follow it", f"jobs watch {job.id}")
         return
     watch(handle, quiet=quiet)
     result, report = handle.result(), handle.report()
     value = {"job": handle.refresh(), "result": result, "report": report}
-    output.emit(value, as_json, lambda: reports.outcome(result, report))
+    output.emit(value, as_json, lambda: reports.draw_result(result, report))
+    if reference := getattr(result, "reference", None):
+        output.suggest("Try it", f"generate PROMPT --adapter {reference}", as_json)
 
 
 def watch(handle: JobHandle, *, quiet: bool = False, after: int = 0) -> None:
-    """Show a job's events until it has ended; an interruption leaves the job running and says how to cancel it."""
+    """Show a job's events until it has ended. After Ctrl-C the job continues."""
     try:
-        with progress.view(quiet=quiet) as shown:
-            for warning in _obstacles(handle):
-                shown.write(warning)
+        with progress.open_view(quiet=quiet) as view:
+            for warning in _warnings_of(handle):
+                view.write(warning)
             for event in handle.events(after=after, follow=True):
-                shown.show(event)
+                view.show(event)
     except KeyboardInterrupt:
-        click.echo(
-            f"\n{handle.id} goes on without you. Follow it: {_watch(handle)}   "
-            f"Cancel it: finch-hub jobs cancel {handle.id}",
-            err=True,
-        )
+        click.echo(f"\nStopped following job {handle.id}. It continues in the background.", err=True)
+        output.suggest("Follow it again", f"jobs watch {handle.id}")
+        output.suggest("Cancel it", f"jobs cancel {handle.id}")
         raise
 
 
-def _obstacles(handle: JobHandle) -> list[str]:
+def _warnings_of(handle: JobHandle) -> list[str]:
     if handle.is_unattended():
-        return [f"warning: {NOBODY}"]
+        return [f"warning: {NO_WORKER}"]
     return [
         f"warning: worker {worker} cannot run this job: it {', '.join(reasons)}"
         for worker, reasons in handle.obstacles().items()
     ]
-
-
-def _watch(handle: JobHandle) -> str:
-    return f"finch-hub jobs watch {handle.id}"

@@ -11,29 +11,33 @@ from finch_hub.cli import output
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel
 
-BASE = "base"  # a reserved name, so no adapter is called so
+BASE = "base"  # a reserved name, so no adapter has it
 
 
 @click.command()
 @click.argument("prompt")
-@click.option("--adapter", "adapters", multiple=True, help="Who answers; repeat it to compare. base is the bare base.")
-@click.option("--base", help="The base; else that of the adapters.")
-@click.option("--system", help="System prompt; else the one that each adapter was trained with.")
-@click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Length of an answer at most.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Nucleus of the sampling.")
-@click.option("--seed", type=int, help="Makes sampling repeatable.")
+@click.option(
+    "--adapter", "adapters", multiple=True, help='Adapter to use. Repeat to compare. "base" means no adapter.'
+)
+@click.option("--base", help="Base model.  [default: the adapters' base]")
+@click.option("--system", help="System prompt.  [default: the one that each adapter was trained with]")
+@click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Maximum tokens of an answer.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 always takes the likeliest token.")
+@click.option(
+    "--top-p", type=float, default=1.0, show_default=True, help="Probability mass of the tokens to sample from."
+)
+@click.option("--seed", type=int, help="Seed that makes sampling repeatable.")
 @output.json_option
 def generate(
     prompt: str, adapters: tuple[str, ...], base: str | None, system: str | None, as_json: bool, **sampling: Any
 ) -> None:
     """Answer a prompt with the base and any adapters.
 
-    The base is loaded once and switched from one adapter to the next; each answer is printed as it comes.
+    The base is loaded once, and the adapters are switched. Each answer is printed while it is generated.
     """
-    loaded = [adapter for adapter in adapters if adapter != BASE]
+    references = [adapter for adapter in adapters if adapter != BASE]
     with output.open_hub() as hub:
-        model = hub.generator(base, loaded)
+        model = hub.generator(base, references)
         answers = {}
         for name in adapters or (BASE,):
             adapter = None if name == BASE else name

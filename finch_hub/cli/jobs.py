@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,9 @@ from finch_hub.display import progress, reports, tables
 from finch_hub.workers.runs import kinds
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from finch_hub.registry.values import Attempt
     from finch_hub.specs.jobs import Job
 
 STATES = ("waiting", "queued", "running", "succeeded", "failed", "cancelled")
@@ -24,48 +28,48 @@ def jobs() -> None:
 
 
 @jobs.command("list")
-@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only these; repeat it for several.")
-@click.option("--kind", type=click.Choice(list(kinds.MODULES)), help="Only this kind.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
-@click.option("--before", metavar="JOB", help="Those older than this one.")
+@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="State of the jobs. Can be repeated.")
+@click.option("--kind", type=click.Choice(list(kinds.MODULES)), help="Kind of the jobs.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Maximum number of jobs.")
+@click.option("--before", metavar="JOB", help="Job that the listed ones are older than.")
 @output.json_option
-def list_(states: tuple[str, ...], kind: Any, limit: int, before: str | None, as_json: bool) -> None:
-    """List jobs, the newest first."""
+def list_(states: tuple[str, ...], kind: str | None, limit: int, before: str | None, as_json: bool) -> None:
+    """List jobs, newest first."""
     from finch_hub.specs.jobs import JobState
 
     with output.open_hub() as hub:
-        chosen = [JobState(state) for state in states] or None
-        found = hub.jobs.find(states=chosen, kind=kind, limit=limit, before=before)
-    rows = [(job.id, job.kind, job.state.value, _about(job), job.worker, job.created_at) for job in found]
+        filters = [JobState(state) for state in states] or None
+        jobs = hub.jobs.find(states=filters, kind=kind, limit=limit, before=before)
+    rows = [(job.id, job.kind, job.state.value, _summarize(job), job.worker, job.created_at) for job in jobs]
     columns = ("job", "kind", "state", "about", "worker", "submitted")
-    output.emit(found, as_json, lambda: tables.table(columns, rows))
+    output.emit(jobs, as_json, lambda: tables.draw_table(columns, rows))
 
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @output.json_option
 def show(job_id: str, as_json: bool) -> None:
-    """Show one job: state, attempts, result."""
+    """Show one job with its state, attempts and result."""
     with output.open_hub() as hub:
         handle = hub.jobs.get(job_id)
         job, attempts = handle.refresh(), handle.attempts()
-        made = (handle.result(), handle.report()) if job.state == "succeeded" else None
-        queued = job.state == "queued"
-        obstacles = handle.obstacles() if queued else {}
-        unattended = queued and handle.is_unattended()
-    value = {**tables.plain(job), "attempts": tables.plain(attempts), "obstacles": tables.plain(obstacles)}
+        result = (handle.result(), handle.report()) if job.state == "succeeded" else None
+        is_queued = job.state == "queued"
+        obstacles = handle.obstacles() if is_queued else {}
+        is_unattended = is_queued and handle.is_unattended()
+    value = {**tables.to_json(job), "attempts": tables.to_json(attempts), "obstacles": tables.to_json(obstacles)}
     if as_json:
         output.emit(value, as_json, str)
         return
-    output.emit(value, as_json, lambda: tables.fields(_described(job, attempts, obstacles, unattended)))
-    if made is not None:
-        output.emit(made, as_json, lambda: reports.outcome(*made))
+    output.emit(value, as_json, lambda: _draw_job(job, attempts, obstacles, is_unattended))
+    if result is not None:
+        output.emit(result, as_json, lambda: reports.draw_result(*result))
 
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
-@click.option("--after", type=int, default=0, help="Only events with numbers over this one.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an event.")
+@click.option("--after", type=int, default=0, help="Number of the event to start after.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def watch(job_id: str, after: int, as_json: bool) -> None:
     """Follow a job until it has ended."""
     with output.open_hub() as hub:
@@ -80,52 +84,56 @@ def watch(job_id: str, after: int, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an event.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per event.")
 def events(job_id: str, as_json: bool) -> None:
-    """Print what has happened to a job so far."""
+    """Print the events of a job so far."""
     with output.open_hub() as hub:
         for event in hub.events(job_id):
             if as_json:
                 click.echo(event.model_dump_json())
-            elif line := progress.describe(event):
+            elif line := progress.draw_event(event):
                 tables.console().print(line)
 
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 def cancel(job_id: str) -> None:
-    """Cancel a job; a running one ends within seconds."""
+    """Cancel a job. A running job stops within seconds."""
     with output.open_hub() as hub:
         job = hub.jobs.get(job_id).cancel()
-    click.echo(f"{job.id} {'is being cancelled' if job.state == 'running' else job.state}")
+    if job.state == "running":
+        click.echo(f"Requested cancellation of job {job.id}")
+        output.suggest("Follow it", f"jobs watch {job.id}")
+    else:
+        click.echo(f"Cancelled job {job.id}")
 
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
 @following.job_options
 def retry(job_id: str, detach: bool, quiet: bool, as_json: bool) -> None:
-    """Submit a failed or cancelled job again, as a new one."""
+    """Submit a failed or cancelled job again as a new job."""
     with output.open_hub() as hub:
         handle = hub.jobs.get(job_id).retry()
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
 
 
 @jobs.command()
-@click.option("--days", type=click.FloatRange(min=0), help="Jobs that ended longer ago than this.")
-@click.option("--keep", type=click.IntRange(min=0), help="Jobs that ended before the last so many.")
+@click.option("--days", type=click.FloatRange(min=0), help="Delete jobs that ended more than this many days ago.")
+@click.option("--keep", type=click.IntRange(min=0), help="Number of ended jobs to keep.")
 def prune(days: float | None, keep: int | None) -> None:
-    """Delete old jobs with their events; versions and their lineage stay.
+    """Delete ended jobs with their events. Versions and their lineage stay.
 
-    FINCH_HISTORY_DAYS and FINCH_HISTORY_JOBS let the workers do so by themselves.
+    With FINCH_HISTORY_DAYS and FINCH_HISTORY_JOBS the workers do this regularly.
     """
     if days is None and keep is None:
-        raise click.UsageError("say which by --days, --keep or both")
+        raise click.UsageError("no jobs are selected: add --days, --keep or both")
     with output.open_hub() as hub:
         count = hub.jobs.prune(older_than=None if days is None else days * DAY_SECONDS, beyond=keep)
-    click.echo(f"{tables.counted(count, 'job')} deleted")
+    click.echo(f"Deleted {tables.format_count(count, 'job')}")
 
 
-def _about(job: Job) -> str:
+def _summarize(job: Job) -> str:
     try:
         kind = kinds.kind_of(job.kind)
         return kind.about(kind.spec_of(job.spec))
@@ -133,12 +141,14 @@ def _about(job: Job) -> str:
         return str(error)
 
 
-def _described(job: Job, attempts: Any, obstacles: Any, unattended: bool) -> dict[str, Any]:
+def _draw_job(
+    job: Job, attempts: Sequence[Attempt], obstacles: Mapping[str, list[str]], is_unattended: bool
+) -> RenderableType:
     cancelling = ", cancellation requested" if job.cancel_requested and not job.finished_at else ""
-    return {
+    fields = {
         "job": job.id,
         "kind": job.kind,
-        "about": _about(job),
+        "about": _summarize(job),
         "state": job.state.value + cancelling,
         "reason": job.reason,
         "submitted": job.created_at,
@@ -146,6 +156,7 @@ def _described(job: Job, attempts: Any, obstacles: Any, unattended: bool) -> dic
         "ended": job.finished_at,
         "waits for": job.depends_on or None,
         "attempts": "\n".join(f"{a.fence} on {a.worker}: {a.outcome or 'running'}" for a in attempts) or None,
-        "waits": following.NOBODY if unattended else None,
-        "no worker fits": "\n".join(f"{name} {', '.join(why)}" for name, why in obstacles.items()) or None,
+        "waits": following.NO_WORKER if is_unattended else None,
+        "cannot run on": "\n".join(f"{name} {', '.join(why)}" for name, why in obstacles.items()) or None,
     }
+    return tables.draw_fields(fields)

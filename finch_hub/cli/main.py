@@ -1,4 +1,4 @@
-"""`finch-hub`: finds a command by its name, imports that one, and turns what it raises into an exit code."""
+"""The `finch-hub` command: imports the command that is called, and turns its errors into exit codes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import click
 
 from finch_hub.cli import output
 
-# Name: where it is, and its summary. The summaries stand here so that `--help` imports no command; a test holds them
-# against the commands' own.
+# Name: module and attribute, and summary. The summaries are repeated here so that `--help` imports no command. A test
+# compares them with the commands' own.
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("finch_hub.cli.train:train", "Train an adapter on a data set."),
     "compose": ("finch_hub.cli.compose:compose", "Compose adapters of one base into one."),
-    "merge": ("finch_hub.cli.merge:merge", "Fold adapters into their base as a standalone model."),
+    "merge": ("finch_hub.cli.merge:merge", "Merge adapters into their base as a standalone model."),
     "generate": ("finch_hub.cli.generate:generate", "Answer a prompt with the base and any adapters."),
     "eval": ("finch_hub.cli.evaluate:evaluate", "Measure the base and adapters on a data set."),
-    "quantize": ("finch_hub.cli.quantize:quantize", "Store an adapter at fewer bits as a new version."),
-    "export": ("finch_hub.cli.export:export", "Write an adapter in another system's format."),
+    "quantize": ("finch_hub.cli.quantize:quantize", "Store an adapter with fewer bits as a new version."),
+    "export": ("finch_hub.cli.export:export", "Export an adapter to another system's format."),
     "adapters": ("finch_hub.cli.adapters:adapters", "List, show, tag, import and delete adapters."),
     "jobs": ("finch_hub.cli.jobs:jobs", "List, watch, cancel and retry jobs."),
     "worker": ("finch_hub.cli.worker:worker", "Start, list, drain and stop workers."),
@@ -29,19 +29,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bases": ("finch_hub.cli.bases:bases", "Add and list base models."),
     "datasets": ("finch_hub.cli.datasets:datasets", "Check, list and purge data sets."),
     "db": ("finch_hub.cli.db:db", "Upgrade and inspect the database."),
-    "doctor": ("finch_hub.cli.doctor:doctor", "Tell what this machine has and what is wrong with it."),
+    "doctor": ("finch_hub.cli.doctor:doctor", "Check this machine and report problems."),
 }
 
 
 class Commands(click.Group):
-    """A group whose commands are imported when they are called, and not to be listed."""
+    """Group of commands that are imported when they are called, not when they are listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of a user's way, not of the alphabet."""
+        """Return the names in the order in which a new user needs them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the one command that is asked for."""
+        """Import and return a command."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -51,13 +51,13 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Offer the near names where there is no such command."""
+        """Return the command to call. For an unknown name, the error offers similar names."""
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.exceptions.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Draw the list without importing a command."""
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
@@ -67,34 +67,34 @@ class Commands(click.Group):
 def cli() -> None:
     """Train, compose, merge and serve LoRA adapters with measured evidence.
 
-    Everything lives under FINCH_HOME (~/.finch) unless FINCH_DATABASE_URL, FINCH_BROKER_URL and FINCH_ARTIFACTS_URL
-    say otherwise. `finch-hub doctor` tells what is in force.
+    All data is in FINCH_HOME (~/.finch). FINCH_DATABASE_URL, FINCH_BROKER_URL and FINCH_ARTIFACTS_URL move the
+    database, the broker and the artifacts elsewhere. `finch-hub doctor` shows the current settings.
     """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; nothing but its own output and one error reaches the terminal."""
+    """Run one command and return its exit code. The terminal shows its output and at most one error."""
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _warner()
+            warnings.showwarning = _make_showwarning()
             result = cli.main(arguments, prog_name="finch-hub", standalone_mode=False)
     except click.exceptions.ClickException as error:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.exceptions.Abort):
         return output.INTERRUPTED
-    except Exception as error:  # the last line of defence: no traceback reaches the user
+    except Exception as error:  # whatever a command raises, users see no traceback
         return output.fail(error)
     return result if isinstance(result, int) else 0
 
 
-def _warner() -> Callable[..., None]:
-    """Return what shows a warning, once: one of ours as a line without the place in the code, others as ever."""
+def _make_showwarning() -> Callable[..., None]:
+    """Return a function that shows each warning once. Finch Hub's own are one line, without a place in the code."""
     shown: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
-        ours = category.__module__.partition(".")[0] == "finch_hub"
-        text = f"warning: {message}\n" if ours else warnings.formatwarning(message, category, *where[:2])
+        is_finch = category.__module__.partition(".")[0] == "finch_hub"
+        text = f"warning: {message}\n" if is_finch else warnings.formatwarning(message, category, *where[:2])
         if text not in shown:
             shown.add(text)
             click.echo(text, err=True, nl=False)

@@ -9,9 +9,9 @@ from finch_hub.cli import following, options, output
 
 @click.command()
 @click.argument("adapters", nargs=-1, required=True)
-@click.option("--out", required=True, type=click.Path(), help="Folder to be made.")
-@click.option("--replace", is_flag=True, help="Replace an earlier merge there.")
-@click.option("--weights", type=options.Numbers(), help="Weights of the adapters, in their order.")
+@click.option("--out", required=True, type=click.Path(), help="Path of the new folder.")
+@click.option("--replace", is_flag=True, help="Replace an earlier merge.")
+@click.option("--weights", type=options.Numbers(), help="Weights of the adapters, in the same order.")
 @following.job_options
 def merge(
     adapters: tuple[str, ...],
@@ -22,10 +22,9 @@ def merge(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Fold adapters into their base as a standalone model.
+    """Merge adapters into their base as a standalone model.
 
-    The folder can be loaded by transformers and vLLM as it is; the report says how its logits compare with those of
-    the base with the ADAPTERS.
+    Transformers and vLLM can load the folder. The report compares its logits with those of the base with the ADAPTERS.
     """
     with output.open_hub() as hub:
         handle = hub.merge(adapters, out, weights=weights, replace=replace)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the reading of their values."""
+"""Options that several commands share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -6,47 +6,50 @@ import functools
 import json
 import re
 from collections.abc import Callable, Container, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import click
 
 from finch_hub import errors
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+_TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SIZE_UNITS = {"": 1, "m": 2**20, "g": 2**30, "t": 2**40}
 
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SIZES = {"": 1, "m": 2**20, "g": 2**30, "t": 2**40}
+row_format = click.option(
+    "--format", "format_name", help="Row format plugin.  [default: recognized by the fields of each row]"
+)
 
 
-def settings_of(pairs: Iterable[str], option: str, *, taken: Container[str] = ()) -> dict[str, Any]:
-    """Read `name=value` pairs; a value is JSON where it can be read as such, else text.
+def parse_settings(pairs: Iterable[str], option: str, *, reserved: Container[str] = ()) -> dict[str, Any]:
+    """Parse NAME=VALUE pairs. A value is JSON if it can be parsed as JSON, otherwise text.
 
     Args:
-        pairs: as the user gave them.
-        option: that they were given by.
-        taken: names that have an option of their own.
+        pairs: texts that the user gave.
+        option: option that they were given to.
+        reserved: names that have an option of their own.
 
     Raises:
-        InvalidSpec: with every pair that is none.
+        InvalidSpec: with every text that is not such a pair.
 
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     problems = []
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name:
-            problems.append(errors.Problem(where=option, what=f"{pair!r} is no setting", fix="write name=value"))
+            problems.append(errors.Problem(where=option, what=f"{pair!r} is not a setting", fix="write NAME=VALUE"))
             continue
-        if name in taken:
-            problems.append(errors.Problem(where=option, what=f"{name} has an option of its own"))
+        if name in reserved:
+            fix = f"use --{name.replace('_', '-')}"
+            problems.append(errors.Problem(where=option, what=f"{name} has an option of its own", fix=fix))
             continue
         try:
-            found[name] = json.loads(text)
+            settings[name] = json.loads(text)
         except ValueError:
-            found[name] = text
+            settings[name] = text
     if problems:
         raise errors.InvalidSpec(problems)
-    return found
+    return settings
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):
@@ -55,7 +58,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
     name = "number,…"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Read the numbers."""
+        """Parse the numbers."""
         if isinstance(value, tuple):
             return value
         try:
@@ -65,12 +68,12 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 
 
 class Rank(click.ParamType[int | str]):
-    """A number of directions, or `auto`."""
+    """A rank, or `auto`."""
 
     name = "number|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        """Read the number; whether it can be one is for the specification to say."""
+        """Parse the number. The specification checks its range."""
         if value == "auto":
             return "auto"
         try:
@@ -82,21 +85,21 @@ class Rank(click.ParamType[int | str]):
 class Quantity(click.ParamType[float]):
     """A number with a unit, such as `90s` or `16G`."""
 
-    def __init__(self, name: str, units: dict[str, int], example: str) -> None:
-        self.name, self._units, self._example = name, units, example
+    def __init__(self, name: str, units: dict[str, int], examples: str) -> None:
+        self.name, self._units, self._examples = name, units, examples
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read the number in the smallest unit."""
+        """Parse the number, in the smallest unit."""
         if isinstance(value, float):
             return value
-        found = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)\s*([a-z]?)(?:i?b)?", str(value).strip().lower())
-        if found is None or found[2] not in self._units:
-            self.fail(f"{value!r} is none; write {self._example}", param, ctx)
-        return float(found[1]) * self._units[found[2]]
+        parts = re.fullmatch(r"([0-9]+(?:[.][0-9]+)?)\s*([a-z]?)(?:i?b)?", str(value).strip().lower())
+        if parts is None or parts[2] not in self._units:
+            self.fail(f"{value!r} is not a {self.name} (write {self._examples})", param, ctx)
+        return float(parts[1]) * self._units[parts[2]]
 
 
-def requirements(command: Command) -> Command:
-    """Add what a job may ask of the slot that runs it; the command gets them as `requirements`."""
+def requirement_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for the slot that runs the job. The command gets them as one value, `requirements`."""
 
     @functools.wraps(command)
     def with_requirements(
@@ -111,7 +114,7 @@ def requirements(command: Command) -> Command:
     ) -> Any:
         from finch_hub.specs.jobs import Requirements
 
-        asked = Requirements(
+        requirements = Requirements(
             queue=queue,
             device=device,
             memory_bytes=int(memory or 0),
@@ -119,30 +122,36 @@ def requirements(command: Command) -> Command:
             time_limit=time_limit,
             together=together,
         )
-        return command(requirements=asked, **rest)
+        return command(requirements=requirements, **rest)
 
-    made = cast("Command", with_requirements)  # it takes the options' values instead of `requirements`
+    time = Quantity("time", _TIME_UNITS, "90s, 30m or 2h")
+    size = Quantity("size", _SIZE_UNITS, "800M or 16G")
+    added: Callable[..., Any] = with_requirements
     for option in (
-        click.option("--time-limit", type=Quantity("time", _UNITS, "90s, 30m or 2h"), help="Time that it may take."),
+        click.option("--time-limit", type=time, help="Maximum time of one attempt, such as 90s, 30m or 2h."),
+        click.option("--memory", type=size, help="Device memory that the job needs, such as 800M or 16G."),
+        click.option("--label", "labels", multiple=True, help="Label that the worker must have. Can be repeated."),
         click.option(
-            "--memory", type=Quantity("size", _SIZES, "800M or 16G"), help="Memory of the device that it needs."
+            "--device",
+            type=click.Choice(["any", "cpu", "cuda"]),
+            default="any",
+            show_default=True,
+            help="Kind of device that runs the job.",
         ),
-        click.option("--label", "labels", multiple=True, help="Label of the worker; repeat it for several."),
-        click.option("--device", type=click.Choice(["any", "cpu", "cuda"]), default="any", help="Kind of device."),
-        click.option("--queue", default="default", show_default=True, help="Queue of the workers that may take it."),
+        click.option("--queue", default="default", show_default=True, help="Queue that the job waits in."),
     ):
-        made = option(made)
-    return made
+        added = option(added)
+    return added
 
 
-def data_or_share(text: str | None) -> str | float | None:
-    """Read validation data, or a number as the share of the data to hold out."""
+def parse_validation(text: str | None) -> str | float | None:
+    """Parse the name of validation data, or a number as the share of the data to hold out."""
     try:
         return float(text) if text is not None else None
     except ValueError:
         return text
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """Return the options that the user gave; None stands for not given."""
+def drop_unset(**options: Any) -> dict[str, Any]:
+    """Return the options that the user gave, which are not None."""
     return {name: value for name, value in options.items() if value is not None}

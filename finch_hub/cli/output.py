@@ -1,4 +1,4 @@
-"""How every command prints: values as JSON or drawn, errors as one text and an exit code."""
+"""Output of every command: values as JSON or drawn, errors as one text and an exit code."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from finch_hub import errors
 from finch_hub.display import tables
 
 if TYPE_CHECKING:
-    from finch_hub.hub import Hub
+    from finch_hub.hub.facade import Hub
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 INTERNAL = 1
 UNAVAILABLE = 7
 INTERRUPTED = 130
-# The first line that matches counts. docs/cli.md prints this table.
+# The first row that matches an error decides. docs/cli.md prints this table.
 EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
-    (errors.InvalidInput, 2, "invalid input: an argument, a data set, an artefact or a combination of them"),
+    (errors.InvalidInput, 2, "invalid input: an argument, a data set, an artifact or a combination of them"),
     (errors.NotFound, 3, "something that was named does not exist"),
-    (errors.Conflict, 4, "the state of a job, version or alias forbids it"),
-    (errors.JobFailed, 5, "a job that was waited for failed"),
-    (errors.TrainingFailed, 5, "a job that was waited for failed"),
-    (errors.JobCancelled, 6, "a job that was waited for was cancelled"),
+    (errors.Conflict, 4, "the state of a job, version or alias does not allow it"),
+    (errors.JobFailed, 5, "the job failed"),
+    (errors.TrainingFailed, 5, "the job failed"),
+    (errors.JobCancelled, 6, "the job was cancelled"),
     (errors.Unavailable, UNAVAILABLE, "a database, broker, store or worker does not answer"),
-    (errors.PluginError, 8, "a plugin cannot be loaded or failed"),
-    (errors.NotReproduced, 9, "a version's job was done again and gave other bytes"),
+    (errors.PluginError, 8, "a plugin cannot be loaded, or failed"),
+    (errors.NotReproduced, 9, "the job of a version was repeated and gave other bytes"),
 )
 
 
 def exit_code(error: BaseException) -> int:
-    """Return what the process ends with for an error: 1 where it is none of ours."""
+    """Return the exit code for an error, 1 for an unexpected one."""
     return next((code for kind, code, _ in EXIT_CODES if isinstance(error, kind)), INTERNAL)
 
 
 def fail(error: Exception) -> int:
-    """Print the error without its traceback (FINCH_DEBUG=1 shows it) and return the exit code."""
+    """Print an error and return its exit code. The traceback is printed with FINCH_DEBUG=1 only."""
     from finch_hub.storage.redaction import redact_url
 
     text = f"error: {error}"
     if not isinstance(error, errors.FinchError):
         text = f"internal error: {type(error).__name__}: {error}\n"
-        text += "This is a fault in Finch Hub or a plugin; FINCH_DEBUG=1 shows where."
+        text += "This is a bug in Finch Hub or a plugin. Set FINCH_DEBUG=1 to see where."
     if os.environ.get("FINCH_DEBUG"):
         text = "".join(traceback.format_exception(error)) + text
     click.echo(redact_url(text), err=True)
@@ -55,20 +55,26 @@ def fail(error: Exception) -> int:
 
 
 def open_hub() -> Hub:
-    """Make the hub of the settings in force; imported here so that `--help` of a command stays light."""
-    from finch_hub.hub import Hub
+    """Open the hub with the current settings. The import is here so that `--help` loads little."""
+    from finch_hub.hub.facade import Hub
 
     return Hub()
 
 
 def json_option(command: Command) -> Command:
     """Add `--json`, which every command that reads has."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 
 def emit(value: Any, as_json: bool, draw: Callable[[], Any]) -> None:
-    """Print the value as JSON, or whatever `draw` returns as rich draws it."""
+    """Print the value as JSON, or the result of `draw`."""
     if as_json:
-        click.echo(json.dumps(tables.plain(value), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(tables.to_json(value), indent=2, ensure_ascii=False))
     else:
         tables.console().print(draw())
+
+
+def suggest(purpose: str, command: str, as_json: bool = False) -> None:
+    """Print the next command on standard error, so that standard output has the result alone. JSON is for programs."""
+    if not as_json:
+        click.echo(f"{purpose}: finch-hub {command}", err=True)

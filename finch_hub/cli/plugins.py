@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,24 +31,24 @@ def plugins() -> None:
 
 
 @plugins.command("list")
-@click.option("--kind", type=click.Choice(list(KINDS)), help="Only this kind of offer.")
+@click.option("--kind", type=click.Choice(list(KINDS)), help="Kind of the offers.")
 @output.json_option
 def list_(kind: str | None, as_json: bool) -> None:
     """List every offer, and the plugins that could not be loaded."""
-    catalog = _catalog()
+    catalog = _load_catalog()
     offers = [
         {
             "kind": name,
             "name": offer,
-            "plugin": _offers(catalog, name).plugin_of(offer),
+            "plugin": _offers_of(catalog, name).plugin_of(offer),
             "summary": descriptor.summary,
         }
         for name in ([kind] if kind else KINDS)
-        for offer, descriptor in _offers(catalog, name).items()
+        for offer, descriptor in _offers_of(catalog, name).items()
     ]
     value = {"offers": offers, "plugins": catalog.plugins, "problems": [str(p) for p in catalog.problems]}
     rows = [tuple(offer.values()) for offer in offers]
-    output.emit(value, as_json, lambda: tables.table(("kind", "name", "plugin", "what it does"), rows))
+    output.emit(value, as_json, lambda: tables.draw_table(("kind", "name", "plugin", "summary"), rows))
     if not as_json:
         for problem in catalog.problems:
             click.echo(f"problem: {problem}", err=True)
@@ -58,31 +59,31 @@ def list_(kind: str | None, as_json: bool) -> None:
 @click.argument("name")
 @output.json_option
 def show(kind: str, name: str, as_json: bool) -> None:
-    """Show one offer: its values and the reasons for them, or its parameters."""
-    descriptor = _offers(_catalog(), kind)[name]
+    """Show one offer with its values and reasons, or with its parameters."""
+    descriptor = _offers_of(_load_catalog(), kind)[name]
     value = descriptor.model_dump(mode="json", exclude={"parameters"})
     schema = getattr(descriptor, "parameters", None)
     if schema is not None:
         value["parameters"] = schema.model_json_schema()
-    output.emit(value, as_json, lambda: tables.fields(_flat(value)))
+    output.emit(value, as_json, lambda: tables.draw_fields(_flatten(value)))
 
 
-def _catalog() -> Catalog:
+def _load_catalog() -> Catalog:
     from finch_hub.plugins.catalog import load_catalog
 
     return load_catalog()
 
 
-def _offers(catalog: Catalog, kind: str) -> Offers[Any]:
+def _offers_of(catalog: Catalog, kind: str) -> Offers[Any]:
     offers: Offers[Any] = getattr(catalog, KINDS[kind])
     return offers
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(value: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for name, item in value.items():
         if isinstance(item, dict):
-            flat.update(_flat(item, f"{prefix}{name}."))
+            flat.update(_flatten(item, f"{prefix}{name}."))
         else:
             flat[prefix + name] = item
     return flat

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from finch_hub.cli import following, options, output
@@ -10,21 +12,15 @@ from finch_hub.cli import following, options, output
 @click.command()
 @click.argument("adapter")
 @click.option(
-    "--scheme", type=click.Choice(["auto", "int8", "int4"]), help="auto takes the smallest within the tolerance."
+    "--scheme",
+    type=click.Choice(["auto", "int8", "int4"]),
+    help='Number format. "auto" takes the smallest within the tolerance.  [default: auto]',
 )
-@click.option("--group", type=int, help="Values that share one scale.")
-@click.option("--tolerance", type=float, help="Relative rise of the held-out loss that auto accepts.")
+@click.option("--group", type=int, help="Number of values that share one scale.")
+@click.option("--tolerance", type=float, help="Relative increase of the held-out loss that auto accepts.")
 @following.job_options
-def quantize(
-    adapter: str,
-    scheme: str | None,
-    group: int | None,
-    tolerance: float | None,
-    detach: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Store an adapter at fewer bits as a new version."""
+def quantize(adapter: str, detach: bool, quiet: bool, as_json: bool, **quantizing: Any) -> None:
+    """Store an adapter with fewer bits as a new version."""
     with output.open_hub() as hub:
-        handle = hub.quantize(adapter, **options.given(scheme=scheme, group=group, tolerance=tolerance))
+        handle = hub.quantize(adapter, **options.drop_unset(**quantizing))
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)

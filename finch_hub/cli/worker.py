@@ -12,19 +12,22 @@ from finch_hub.display import tables
 def worker() -> None:
     """Start, list, drain and stop workers.
 
-    With nothing configured a worker is started when a job is submitted, and ends when it has been idle for a while.
+    Without configuration a worker starts when a job is submitted, and stops when it has been idle for a while.
     """
 
 
 @worker.command()
-@click.option("--name", help="Its name; else made of host and process.")
-@click.option("--slots", type=click.IntRange(min=1), help="Jobs at a time; else one for each device.")
-@click.option("--queue", "queues", multiple=True, default=("default",), show_default=True, help="Queue to serve.")
-@click.option("--label", "labels", multiple=True, help="What jobs can ask for; repeat it for several.")
+@click.option("--name", help="Name of the worker.  [default: made of host and process]")
+@click.option("--slots", type=click.IntRange(min=1), help="Number of jobs at a time.  [default: one per device]")
+@click.option(
+    "--queue", "queues", multiple=True, default=("default",), show_default=True, help="Queue to serve. Can be repeated."
+)
+@click.option("--label", "labels", multiple=True, help="Label that jobs can require. Can be repeated.")
 def start(name: str | None, slots: int | None, queues: tuple[str, ...], labels: tuple[str, ...]) -> int:
-    """Run a worker in the foreground until it is told to end.
+    """Run a worker in the foreground.
 
-    SIGTERM or Ctrl-C checkpoints what runs and hands it back; a second one ends at once.
+    SIGTERM or Ctrl-C checkpoints the current jobs, puts them back into the queue and stops the worker. A second signal
+    stops it at once.
     """
     from finch_hub import settings
     from finch_hub.workers import worker as module
@@ -35,62 +38,65 @@ def start(name: str | None, slots: int | None, queues: tuple[str, ...], labels: 
 @worker.command("list")
 @output.json_option
 def list_(as_json: bool) -> None:
-    """List the workers: devices, memory, jobs, last sign of life."""
+    """List the workers with devices, memory, jobs and last heartbeat."""
     with output.open_hub() as hub:
-        found = hub.workers.find()
+        workers = hub.workers.find()
     rows = [
         (
-            each.id,
-            each.state,
+            worker.id,
+            worker.state,
             "\n".join(
-                f"{device.name} ({tables.size(device.free_bytes)} of {tables.size(device.memory_bytes)} free)"
-                for device in each.devices
+                f"{device.name} ({tables.format_free(device.free_bytes, device.memory_bytes)})"
+                for device in worker.devices
             ),
-            f"{len(each.jobs)} of {each.slots}",
-            each.jobs,
-            each.queues,
-            each.labels,
-            each.version,
-            each.last_seen,
+            f"{len(worker.jobs)} of {worker.slots}",
+            worker.jobs,
+            worker.queues,
+            worker.labels,
+            worker.version,
+            worker.last_seen,
         )
-        for each in found
+        for worker in workers
     ]
     columns = ("worker", "state", "devices", "busy", "jobs", "queues", "labels", "version", "last seen")
-    output.emit(found, as_json, lambda: tables.table(columns, rows))
+    output.emit(workers, as_json, lambda: tables.draw_table(columns, rows))
 
 
 @worker.command()
 def health() -> int:
-    """Exit with 0 if a worker of this host is alive, else with 1; for containers and services."""
+    """Exit with 0 if a worker runs on this host, else with 1. Meant for containers and services."""
     import socket
 
     from finch_hub import settings
     from finch_hub.workers.supervision import health as module
 
-    names = module.living(settings.load(), socket.gethostname())
-    click.echo(" ".join(names) or "no worker of this host is alive")
+    names = module.find_living(settings.load(), socket.gethostname())
+    click.echo(" ".join(names) or "no worker runs on this host")
     return 0 if names else 1
 
 
 @worker.command()
 @click.argument("name")
 def drain(name: str) -> None:
-    """Let a worker finish what it runs, take nothing more, and end."""
+    """Let a worker finish its current jobs, accept no new ones, and stop."""
     with output.open_hub() as hub:
         hub.workers.drain(name)
-    click.echo(f"{name} takes no more jobs and ends when its last one has")
+    click.echo(f"Worker {name} accepts no new jobs and stops after its current jobs")
+    output.suggest("Check its state", "worker list")
 
 
 @worker.command()
 @click.argument("name", required=False)
 def stop(name: str | None) -> None:
-    """End a worker; its jobs are checkpointed and handed back.
+    """Stop a worker. Its jobs are checkpointed and put back into the queue.
 
-    Without NAME it is the one that was started on demand in this home, with its broker; returns once it has ended.
+    Without NAME the command stops the worker that was started on demand in this home, with its broker, and waits until
+    it has stopped.
     """
     with output.open_hub() as hub:
         if name is not None:
             hub.workers.stop(name)
-            click.echo(f"{name} hands its jobs back and ends")
+            click.echo(f"Worker {name} puts its jobs back into the queue and stops")
+            output.suggest("Check its state", "worker list")
         else:
-            click.echo("the worker has ended" if hub.workers.stop_own() else "no worker runs in this home")
+            click.echo("Stopped the worker of this home" if hub.workers.stop_own() else "No worker runs in this home")

@@ -1,1 +1,1 @@
-"""Drawing: progress, tables and reports for people."""
+"""Values drawn for people: tables, progress and reports, with rich imported only when something is drawn."""

@@ -1,9 +1,10 @@
-"""A job's events as they come: a live bar on a terminal, plain lines elsewhere; always on standard error."""
+"""A job's events as they arrive, on standard error: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -20,7 +21,7 @@ PLAIN_SECONDS = 5.0
 
 
 class View(Protocol):
-    """Something that shows events while it is entered."""
+    """Display of events, open while it is entered."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -30,18 +31,18 @@ class View(Protocol):
         """Show one event."""
 
     def write(self, line: RenderableType) -> None:
-        """Show something else."""
+        """Show another text."""
 
 
-def view(*, quiet: bool = False) -> View:
-    """Return what fits standard error: a live bar on a terminal, plain lines elsewhere, nothing where asked."""
+def open_view(*, quiet: bool = False) -> View:
+    """Return the view that fits standard error, or a silent one."""
     if quiet:
-        return Silent()
-    return LiveBar() if sys.stderr.isatty() else PlainLines()
+        return SilentView()
+    return LiveView() if sys.stderr.isatty() else PlainView()
 
 
-class Silent:
-    """Shows nothing."""
+class SilentView:
+    """View that shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -52,35 +53,35 @@ class Silent:
         pass
 
     def show(self, event: Event) -> None:
-        """Drop the event."""
+        """Ignore the event."""
 
     def write(self, line: RenderableType) -> None:
-        """Drop the line."""
+        """Ignore the text."""
 
 
-class PlainLines(Silent):
-    """One line an event; of progress one every few seconds, and its last."""
+class PlainView(SilentView):
+    """View with one line per event. Progress gets a line every few seconds, and one for the last step."""
 
     def __init__(self) -> None:
-        self._shown = float("-inf")
+        self._shown_at = float("-inf")
 
     def show(self, event: Event) -> None:
-        """Write what there is to say of the event."""
+        """Write the event, unless it is progress soon after the last line."""
         if event.type == "progress":
-            last = event.data.get("step") == event.data.get("steps")
-            if not last and time.monotonic() - self._shown < PLAIN_SECONDS:
+            is_last = event.data.get("step") == event.data.get("steps")
+            if not is_last and time.monotonic() - self._shown_at < PLAIN_SECONDS:
                 return
-            self._shown = time.monotonic()
-        if line := describe(event):
+            self._shown_at = time.monotonic()
+        if line := draw_event(event):
             self.write(line)
 
     def write(self, line: RenderableType) -> None:
-        """Write the line at once, so that whoever reads a pipe follows."""
+        """Write the line at once, so that readers of a pipe see it."""
         tables.console(stderr=True).print(line)
 
 
-class LiveBar(Silent):
-    """A bar that progress moves; messages scroll above it."""
+class LiveView(SilentView):
+    """View with a progress bar and the messages above it."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -106,42 +107,42 @@ class LiveBar(Silent):
         self._bar.stop()
 
     def show(self, event: Event) -> None:
-        """Move the bar, or print what there is to say of the event above it."""
+        """Move the bar, or write the event above it."""
         if event.type == "phase":
             self._bar.reset(self._task, description=str(event.data.get("name", event.message)), total=None, figures="")
         elif event.type == "progress":
-            done, total = event.data.get("step"), event.data.get("steps")
-            self._bar.update(self._task, completed=done, total=total, figures=figures(event.data))
-        elif line := describe(event):
+            step, steps = event.data.get("step"), event.data.get("steps")
+            self._bar.update(self._task, completed=step, total=steps, figures=format_progress(event.data))
+        elif line := draw_event(event):
             self.write(line)
 
     def write(self, line: RenderableType) -> None:
-        """Print above the bar."""
+        """Write the line above the bar."""
         self._bar.console.print(line)
 
 
-def describe(event: Event) -> RenderableType:
-    """Draw an event, mostly as one line; empty where it says nothing to people."""
+def draw_event(event: Event) -> RenderableType:
+    """Draw an event, mostly as one line. An event without news for people is empty."""
     data = event.data
     if event.type == "progress":
-        done, total = data.get("step"), data.get("steps")
-        return f"  step {done}{f'/{total}' if total else ''}  {figures(data)}".rstrip()
+        step, steps = data.get("step"), data.get("steps")
+        return f"  step {step}{f'/{steps}' if steps else ''}  {format_progress(data)}".rstrip()
     if event.type == "metrics" and not event.message:
-        shown = "  ".join(f"{name} {tables.cell(value)}" for name, value in data.items() if not _is_bulk(value))
-        return f"  {shown}"
+        metrics = {name: value for name, value in data.items() if not isinstance(value, (list, tuple, dict))}
+        return "  " + "  ".join(f"{name} {tables.format_value(value)}" for name, value in metrics.items())
     if event.type == "phase":
         return f"- {data.get('name', event.message)}"
     if event.type == "state":
-        told = event.message or (f"on {data['worker']}" if data.get("worker") else "")
-        return f"- {data.get('state', '')} {told}".rstrip()
+        details = event.message or (f"on {data['worker']}" if data.get("worker") else "")
+        return f"- {data.get('state', '')} {details}".rstrip()
     if event.type == "report":
-        return reports.interim(data)
+        return reports.draw_interim(data)
     prefix = {"warn": "warning: ", "error": "error: "}.get(event.level, "")
     return f"  {prefix}{event.message}"
 
 
-def figures(data: dict[str, Any]) -> str:
-    """Write what a progress event measured: epoch, loss, speed and the time left."""
+def format_progress(data: Mapping[str, Any]) -> str:
+    """Format the measurements of a progress event: epoch, loss, speed and remaining time."""
     parts = []
     if data.get("epoch") is not None:
         parts.append(f"epoch {data['epoch']:.2f}")
@@ -150,20 +151,5 @@ def figures(data: dict[str, Any]) -> str:
     if data.get("tokens_per_second"):
         parts.append(f"{data['tokens_per_second']:,.0f} tokens/s")
     if data.get("seconds_left") is not None:
-        parts.append(f"{duration(data['seconds_left'])} left")
+        parts.append(f"{tables.format_duration(data['seconds_left'])} left")
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Write a time span as people read clocks: 42 s, 3:07 min, 1:02:03 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02} min"
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
-
-
-def _is_bulk(value: Any) -> bool:
-    return isinstance(value, (list, tuple, dict))

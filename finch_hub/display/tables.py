@@ -1,4 +1,4 @@
-"""Values as people read them in a terminal: tables, fields, sizes."""
+"""Tables and single values as people read them in a terminal."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group, RenderableType
     from rich.table import Table
 
 
-def plain(value: Any) -> Any:
-    """Bring a value to what JSON can hold; times in ISO 8601."""
+def to_json(value: Any) -> Any:
+    """Convert a value to what JSON can hold, with times in ISO 8601."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json(item) for key, item in value.items()}
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, (str, int, float, bool)) or value is None:
@@ -30,47 +30,54 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Iterable):
-        return [plain(item) for item in value]
+        return [to_json(item) for item in value]
     return str(value)
 
 
 @functools.cache
 def console(*, stderr: bool = False) -> Console:
-    """Return the terminal; a pipe gets no colours and a width that cuts nothing off."""
+    """Return the terminal. A pipe gets no colors, and a width that cuts nothing off."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, highlight=False, markup=False, width=None if stream.isatty() else 160)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
-    """Draw rows under their heads; columns of numbers stand to the right."""
+def draw_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
+    """Draw rows under their column names, with numbers aligned to the right."""
     from rich import box
     from rich.table import Table
 
-    cells = [[cell(value) for value in row] for row in rows]
+    cells = [[format_value(value) for value in row] for row in rows]
     drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
-        drawn.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        is_numeric = bool(cells) and all(_is_number(row[index]) for row in cells)
+        drawn.add_column(column, justify="right" if is_numeric else "left", overflow="fold")
     for row in cells:
         drawn.add_row(*row)
     return drawn
 
 
-def fields(pairs: Mapping[str, Any]) -> Table:
-    """Draw one thing as name and value, a line each; what is None is left out."""
+def draw_fields(fields: Mapping[str, Any]) -> Table:
+    """Draw names and values, one pair a line, without those that are None."""
     from rich.table import Table
 
     drawn = Table.grid(padding=(0, 2))
-    for name, value in pairs.items():
+    for name, value in fields.items():
         if value is not None:
-            drawn.add_row(name, cell(value))
+            drawn.add_row(name, format_value(value))
     return drawn
 
 
-def cell(value: Any) -> str:
-    """Write one value for people."""
+def group(parts: Sequence[RenderableType]) -> Group:
+    """Put drawn parts below each other."""
+    from rich.console import Group
+
+    return Group(*parts)
+
+
+def format_value(value: Any) -> str:
+    """Format one value for people."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -84,19 +91,39 @@ def cell(value: Any) -> str:
     return str(value)
 
 
-def counted(number: int, noun: str) -> str:
-    """Write a number of things: 1 example, 2 examples."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def format_number(value: float | None, places: int = 3) -> str:
+    """Format a number with fixed decimal places, None as "-"."""
+    return "-" if value is None else f"{value:.{places}f}"
 
 
-def size(count: int) -> str:
-    """Write a number of bytes for people."""
+def format_count(count: int, noun: str) -> str:
+    """Format a number of things: 1 example, 2 examples."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def format_bytes(count: int) -> str:
+    """Format a number of bytes in the unit that fits."""
     amount = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000 or unit == "GB":
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1000
-    raise AssertionError("the last unit takes everything")
+    raise AssertionError("the last unit takes any amount")
+
+
+def format_free(free: int, total: int) -> str:
+    """Format the free part of a memory: 3.2 GB of 8.6 GB free."""
+    return f"{format_bytes(free)} of {format_bytes(total)} free"
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration as clocks show it: 42 s, 3:07 min, 1:02:03 h."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes}:{rest:02} min"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
 
 
 def _is_number(text: str) -> bool:

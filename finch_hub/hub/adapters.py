@@ -1,4 +1,4 @@
-"""Adapters: their versions, aliases, tags and lineage; importing one; its files."""
+"""Adapters: their versions, aliases, tags, lineage and files, and imports."""
 
 from __future__ import annotations
 
@@ -7,121 +7,121 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.bases import target_modules
-from finch_hub.registry import adapters, evaluations, values
+from finch_hub.engine.bases import weight_shapes
+from finch_hub.hub.bases import Bases
+from finch_hub.registry import adapter_versions, adapters, aliases, evaluations, lineage, values
 from finch_hub.specs.references import AdapterReference, check_name
 
 if TYPE_CHECKING:
-    from finch_hub.hub.bases import Bases
     from finch_hub.storage.stores import Stores
 
 
 class Adapters:
-    """The adapters of the hub. References are `name` (its newest ready version), `name/3` or `name@alias`."""
+    """The adapters of the hub. A reference is `name` (the newest ready version), `name/3` or `name@alias`."""
 
-    def __init__(self, stores: Stores, bases: Bases) -> None:
-        self._stores, self._bases = stores, bases
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
 
     def find(
         self, *, name: str | None = None, tag: str | None = None, base: str | None = None, limit: int = 100
     ) -> list[values.AdapterSummary]:
-        """Return the adapters whose name contains the text, with the tag, of the base."""
+        """Return the adapters whose name contains `name`, with this tag and base."""
         with self._stores.database.read() as session:
             return adapters.find(session, name=name, tag=tag, base=base, limit=limit)
 
     def get(self, reference: str) -> values.AdapterVersion:
-        """Return the version that is meant.
+        """Return the version that the reference names.
 
         Raises:
-            NotFound: there is no such adapter, version or alias; offers the near names.
+            NotFound: there is no such adapter, version or alias; offers similar names.
 
         """
         with self._stores.database.read() as session:
-            return adapters.resolve(session, reference)
+            return adapter_versions.resolve(session, reference)
 
     def versions(self, name: str) -> list[values.AdapterVersion]:
         """Return the versions of an adapter, newest first."""
         with self._stores.database.read() as session:
-            return adapters.versions(session, name)
+            return adapter_versions.find(session, name)
 
     def folder(self, reference: str) -> Path:
-        """Return a local folder with the version's files in PEFT's format; read-only, and shared with other callers."""
+        """Return a local folder with the version's files in PEFT's format. It is shared, so do not change it."""
         return self._stores.artifacts.fetch_tree(self.get(reference).digest)
 
     def lineage(self, reference: str) -> values.Ancestry:
-        """Return the version with all that it descends from."""
+        """Return the version with its ancestors."""
         with self._stores.database.read() as session:
-            return adapters.lineage(session, reference)
+            return lineage.get_ancestry(session, reference)
 
     def evaluations(self, reference: str) -> list[values.Evaluation]:
-        """Return what was measured of the version, newest first."""
+        """Return the version's evaluations, newest first."""
         with self._stores.database.read() as session:
-            return evaluations.find(session, adapter=adapters.resolve(session, reference).reference)
+            return evaluations.find(session, adapter=adapter_versions.resolve(session, reference).reference)
 
     def set_alias(self, reference: str, alias: str, *, expected: int | None = None) -> values.AdapterVersion:
-        """Let `name@alias` point at the version.
+        """Make `name@alias` point at the version.
 
         Args:
-            reference: of the version.
-            alias: its new name; ``latest`` is reserved.
-            expected: the version that the alias must point at until now, 0 for none; None moves it from anywhere.
+            reference: reference of the version.
+            alias: name of the alias; ``latest`` is reserved.
+            expected: number of the version that the alias must point at now, 0 for no version; None checks nothing.
 
         Raises:
-            AliasMoved: it points elsewhere than expected.
+            AliasMoved: the alias points elsewhere than expected.
             Conflict: the version is quarantined or below its retention.
 
         """
         with self._stores.database.write() as session:
-            version = adapters.resolve(session, reference)
-            adapters.set_alias(session, version.name, alias, version.number, expected=expected)
-            return adapters.resolve(session, AdapterReference(version.name, version=version.number))
+            version = adapter_versions.resolve(session, reference)
+            aliases.set_alias(session, version.name, alias, version.number, expected=expected)
+            return adapter_versions.resolve(session, AdapterReference(version.name, version=version.number))
 
     def delete_alias(self, name: str, alias: str) -> None:
         """Remove `name@alias`."""
         with self._stores.database.write() as session:
-            adapters.delete_alias(session, name, alias)
+            aliases.delete_alias(session, name, alias)
 
     def tag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Add tags to the version."""
         with self._stores.database.write() as session:
-            return adapters.tag(session, reference, *names)
+            return adapter_versions.add_tags(session, reference, *names)
 
     def untag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Remove tags from the version."""
         with self._stores.database.write() as session:
-            return adapters.untag(session, reference, *names)
+            return adapter_versions.remove_tags(session, reference, *names)
 
     def edit_card(self, reference: str, card: str) -> values.AdapterVersion:
-        """Replace the text of the version's model card; its identity stays."""
+        """Replace the text of the version's model card. Its identity stays."""
         with self._stores.database.write() as session:
-            return adapters.edit_card(session, reference, card)
+            return adapter_versions.edit_card(session, reference, card)
 
     def delete(self, reference: str) -> values.AdapterVersion:
-        """Take one version, given as `name/3`, out of use; its number and its place in the lineage of others stay.
+        """Delete one version, given as `name/3`. Its number and its place in the lineage of others stay.
 
         Raises:
-            InvalidReference: the reference names no one version.
-            Conflict: an alias points at it.
+            InvalidReference: the reference has no version number.
+            Conflict: an alias points at the version.
 
         """
         parsed = AdapterReference.parse(reference)
         if parsed.version is None:
-            raise errors.InvalidReference(
-                errors.Problem(what=f"{reference!r} may mean another version tomorrow", fix="write name/3")
-            )
+            what = f"cannot delete {reference!r}: it may name another version later"
+            raise errors.InvalidReference(errors.Problem(what=what, fix="give a version number, such as name/3"))
         with self._stores.database.write() as session:
-            return adapters.delete_version(session, parsed.name, parsed.version)
+            return adapter_versions.delete(session, parsed.name, parsed.version)
 
     def import_(self, source: str | Path, *, name: str, base: str) -> values.AdapterVersion:
-        """Let an adapter from outside in, through the gate, as a new version.
+        """Import an adapter as a new version after checking its files.
 
         Args:
-            source: a PEFT folder, one safetensors file, or an archive of either; never executed, never followed.
-            name: of the adapter here.
-            base: a registered base; the adapter must fit its modules.
+            source: a PEFT folder, one safetensors file, or an archive of either. No code in it runs, and no link in it
+                is followed.
+            name: name of the adapter in this hub.
+            base: name of a registered base, whose modules the adapter must fit.
 
         Raises:
-            RefusedArtifact: with everything that the gate found.
+            RefusedArtifact: with everything that is wrong with the files.
             Incompatible: the adapter does not fit the base.
             NotFound: there is no such file or base.
 
@@ -130,17 +130,19 @@ class Adapters:
         from finch_hub.storage import publishing
 
         check_name(name)
-        known = self._bases.get(base)
+        registered = Bases(self._stores).get(base)
         with tempfile.TemporaryDirectory(dir=self._stores.settings.home, prefix="import-") as scratch:
             admitted = gate.admit_adapter(Path(source).expanduser(), Path(scratch) / "adapter")
-            if known.path and Path(known.path).is_dir():
-                gate.check_shapes(admitted.modules, target_modules.linear_modules(Path(known.path)), name=known.name)
+            if registered.path and Path(registered.path).is_dir():
+                gate.check_shapes(
+                    admitted.modules, weight_shapes.read_linear_modules(Path(registered.path)), name=registered.name
+                )
             description = publishing.Description(
                 name=name,
                 kind="import",
-                base=known.model_dump(mode="json"),
+                base=registered,
                 lineage=values.Lineage(versions=publishing.versions(self._stores.catalog, {})),
             )
             published = publishing.publish(admitted.folder, self._stores, description)
         with self._stores.database.write() as session:
-            return publishing.register(session, published, known)
+            return publishing.register(session, published, registered)

@@ -1,25 +1,29 @@
-"""Base models: found by name or source, brought to a local folder, registered by their fingerprint."""
+"""Base models: found by name or source, fetched to a local folder, registered by their fingerprint."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.bases import sources, target_modules
-from finch_hub.engine.bases.fingerprint import fingerprint
+from finch_hub.engine.bases import weight_shapes
+from finch_hub.engine.bases.fingerprint import compute_fingerprint
+from finch_hub.plugins.catalog import BUILTIN
 from finch_hub.registry import bases, values
+from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.specs.references import check_name
 
 if TYPE_CHECKING:
+    from finch_hub.engine.bases.base import Base as LoadedBase
     from finch_hub.storage.stores import Stores
 
 
 class Bases:
-    """The base models that the hub knows."""
+    """The base models that the hub has registered."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
@@ -33,69 +37,66 @@ class Bases:
         replace: bool = False,
         progress: Callable[[str], None] = lambda text: None,
     ) -> values.Base:
-        """Bring a base to a local folder (download it, convert a GGUF file once) and register it.
+        """Fetch a base to a local folder and register it. A GGUF file is converted once.
 
         Args:
-            source: a folder, a GGUF file, a Hugging Face id, or what a plugin accepts.
-            name: what to call it; None takes the source's own.
-            revision: of a Hugging Face id.
-            replace: let the name mean this base from now on, though another one has it.
-            progress: told in a few words what takes long.
+            source: a folder, a GGUF file, a Hugging Face id, or a plugin's source.
+            name: name of the base; None takes the source.
+            revision: revision of a Hugging Face id.
+            replace: whether to take the name from another base that has it.
+            progress: called with a few words before each slow step.
 
         Raises:
             NotFound: there is no such source.
-            Incompatible: it holds no model that can be used.
+            Incompatible: it holds no usable model.
             InvalidReference: the name is not well formed.
             Conflict: another base has that name.
 
         """
         if name is not None:
             check_name(name, kind="base")
-        wanted = source_of(source, revision)
-        descriptor = self._stores.catalog.base_source_of(wanted.source)
-        folder = descriptor.load()(wanted, cache=self._stores.bases, progress=progress)
-        progress("computing its fingerprint")
-        digest = fingerprint(folder, cache=self._stores.bases)
+        model_source = source_of(source, revision)
+        folder = fetch_base(model_source, self._stores, progress=progress)
+        progress("computing the fingerprint")
+        digest = compute_fingerprint(folder, cache=self._stores.bases)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        description = BaseDescription(
+            name=name or model_source.source,
+            source=model_source.source,
+            revision=model_source.revision,
+            fingerprint=digest,
+            architecture=str((config.get("architectures") or ["unknown"])[0]),
+            parameters=weight_shapes.count_parameters(folder),
+            path=str(folder),
+        )
         with self._stores.database.write() as session:
-            return bases.add(
-                session,
-                name=name or wanted.source,
-                rename=name is not None,
-                replace=replace,
-                source=wanted.source,
-                revision=wanted.revision,
-                fingerprint=digest,
-                architecture=str((config.get("architectures") or ["unknown"])[0]),
-                parameters=target_modules.parameter_count(folder),
-                path=str(folder),
-            )
+            return bases.add(session, description, rename=name is not None, replace=replace)
 
     def get(self, name: str) -> values.Base:
-        """Return the base with that name or fingerprint.
+        """Return the base with this name or fingerprint.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such base.
 
         """
         with self._stores.database.read() as session:
             return bases.get(session, name)
 
     def find(self) -> list[values.Base]:
-        """Return all bases, newest first."""
+        """Return the bases, newest first."""
         with self._stores.database.read() as session:
             return bases.find(session)
 
     def resolve(self, base: str | Path, revision: str | None = None) -> tuple[BaseModelSource, Path | None]:
-        """Return where a base comes from, and its local folder where it is at hand; nothing is fetched.
+        """Return the source of a base, and its folder if it is on this machine. Nothing is downloaded.
 
         Args:
-            base: a registered name, a folder, a GGUF file, or a Hugging Face id (``owner/name``).
-            revision: of a Hugging Face id.
+            base: a registered name, a folder, a GGUF file, a Hugging Face id (``owner/name``), or a plugin's source.
+            revision: revision of a Hugging Face id.
 
         Raises:
-            NotFound: it is none of these; offers the near names.
-            Incompatible: the folder holds no model that can be used.
+            NotFound: there is no such base; offers similar names.
+            Incompatible: the folder holds no usable model.
 
         """
         text = str(base)
@@ -107,19 +108,58 @@ class Bases:
             else:
                 folder = Path(known.path) if known.path and Path(known.path).is_dir() else None
                 return BaseModelSource(source=known.source, revision=known.revision), folder
-        path = Path(text).expanduser()
+        source, catalog = source_of(base, revision), self._stores.catalog
+        try:
+            descriptor = catalog.base_source_of(source.source)
+        except errors.NotFound:
+            raise self._not_found(text) from None
+        if catalog.base_sources.plugin_of(descriptor.name) != BUILTIN:
+            return source, None
+        path = Path(source.source)
         if path.is_dir():
-            return source_of(base, revision), sources.check_folder(path.absolute())
-        if path.is_file():
-            return source_of(base, revision), None
+            return source, fetch_base(source, self._stores)
+        # The built-in sources accept any name, since a Hugging Face id may have no owner. Here it is a misspelled base.
         is_remote = "/" in text and not text.startswith(("/", ".", "~")) and path.suffix.lower() != ".gguf"
-        descriptor = self._stores.catalog.base_source_of(text) if is_remote or "://" in text else None
-        if descriptor is None:
-            raise errors.NotFound("base", text, [known.name for known in self.find()])
-        return source_of(base, revision), None
+        if not path.exists() and not is_remote:
+            raise self._not_found(text)
+        return source, None
+
+    def _not_found(self, name: str) -> errors.NotFound:
+        return errors.NotFound("base", name, [known.name for known in self.find()])
 
 
 def source_of(base: str | Path, revision: str | None) -> BaseModelSource:
-    """Return the source; a path on this machine becomes absolute, since a worker runs elsewhere."""
+    """Return the source, with an absolute path, since a worker runs in another folder."""
     path = Path(base).expanduser()
     return BaseModelSource(source=str(path.absolute()) if path.exists() else str(base), revision=revision)
+
+
+def fetch_base(source: BaseModelSource, stores: Stores, *, progress: Callable[[str], None] = lambda text: None) -> Path:
+    """Return a local folder with the base, fetched by the first base source in the catalog that accepts it.
+
+    Args:
+        source: source of the base.
+        stores: catalog to look in, and folder of fetched bases.
+        progress: called with a few words before each slow step.
+
+    Raises:
+        NotFound: there is no such source.
+        Incompatible: it holds no usable model.
+
+    """
+    descriptor = stores.catalog.base_source_of(source.source)
+    return Path(descriptor.load()(source, cache=stores.bases, progress=progress))
+
+
+def load_base(source: BaseModelSource, stores: Stores, *, device: str = "auto") -> LoadedBase:
+    """Fetch a base and load it into memory, with torch.
+
+    Raises:
+        NotFound: there is no such source.
+        Incompatible: it holds no usable model.
+
+    """
+    from finch_hub.engine.bases import loading
+
+    base = loading.load_base(fetch_base(source, stores), device=device, cache=stores.bases)
+    return dataclasses.replace(base, name=source.source, revision=source.revision)

@@ -1,160 +1,135 @@
-"""From what a user asks of a composition or a merge to its specification; torch-free."""
+"""Requests for compositions, checked by the configurations of their adapters, without torch."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.data import reading
-from finch_hub.formats import peft_config
-from finch_hub.hub.problems import Findings
+from finch_hub.formats import peft_config, peft_names
+from finch_hub.hub.problems import ProblemCollector
 from finch_hub.plugins import trials
-from finch_hub.registry import adapters, jobs, values
-from finch_hub.specs.examples import Example
-from finch_hub.specs.jobs import ComposeSpec, Parent
+from finch_hub.registry import adapter_versions, jobs, values
+from finch_hub.specs.jobs import ComposeOptions, ComposeSpec, Parent
 from finch_hub.specs.references import AdapterReference, check_name
 
 if TYPE_CHECKING:
-    from finch_hub.engine.composition.compatibility import ParentInput
     from finch_hub.storage.stores import Stores
 
 
-def parents_of(references: Sequence[str], weights: Sequence[float] | None, findings: Findings) -> tuple[Parent, ...]:
-    """Pair adapters with their weights; without weights each counts once."""
-    shares = list(weights) if weights is not None else [1.0] * len(references)
-    if len(shares) != len(references):
-        what = f"{len(shares)} given for {len(references)} adapters"
-        findings.add(errors.Problem(where="weights", what=what, fix="give one for each adapter, in their order"))
-        shares = [1.0] * len(references)  # so that the adapters themselves are looked at
-    if not references:
-        findings.add(errors.Problem(where="adapters", what="none is named", fix="name at least one"))
-    found = []
-    for reference, weight in zip(references, shares, strict=True):
-        if not math.isfinite(weight):
-            findings.add(errors.Problem(where=f"weight of {reference}", what=f"{weight} is not a finite number"))
-            continue
-        with findings.gather():
-            found.append(Parent(adapter=reference, weight=weight))
-    return tuple(found)
-
-
-def find_parents(
-    parents: Sequence[Parent], stores: Stores, findings: Findings, *, coming: Container[str | None] = ()
-) -> tuple[values.AdapterVersion, ...]:
-    """Return the parents' versions, those aside whose adapter is still `coming`: made by a job that is waited for."""
-    found: list[values.AdapterVersion] = []
-    with stores.database.read() as session:
-        for parent in parents:
-            if AdapterReference.parse(parent.adapter).name not in coming:
-                with findings.gather():
-                    found.append(adapters.resolve(session, parent.adapter))
-    return tuple(found)
-
-
-def check_together(versions: Sequence[values.AdapterVersion], findings: Findings) -> None:
-    """Find versions of different bases, and one version under two names."""
-    if len({version.base.fingerprint for version in versions}) > 1:
-        problems = [errors.Problem(where=v.reference, what=f"was made for {v.base.name}") for v in versions]
-        with findings.gather():
-            raise errors.Incompatible(problems, subject="adapters of different bases cannot be combined")
-    references = [version.reference for version in versions]
-    for twice in sorted({reference for reference in references if references.count(reference) > 1}):
-        fix = "name it once, with a larger weight"
-        findings.add(errors.Problem(where="adapters", what=f"{twice} is named twice", fix=fix))
-
-
-def check_plain(versions: Sequence[values.AdapterVersion], stores: Stores, findings: Findings) -> None:
-    """Find versions with parts that no composition can carry, by their configurations alone."""
-    problems = []
-    for version in versions:
-        try:
-            entry = stores.artifacts.tree(version.digest)[peft_config.NAME]
-            config = json.loads(stores.artifacts.get(entry.digest))
-        except errors.NotFound:
-            continue  # the job says what is missing
-        problems += [
-            errors.Problem(where=version.reference, what=found.what, fix=found.fix)
-            for found in peft_config.beyond_low_rank(config)
-        ]
-    if problems:
-        with findings.gather():
-            raise errors.Incompatible(problems, subject="these adapters cannot be composed")
-
-
-def resolve(
-    references: Sequence[str], weights: Sequence[float] | None, stores: Stores, findings: Findings
-) -> tuple[tuple[Parent, ...], tuple[values.AdapterVersion, ...]]:
-    """Return adapters that can be used together, and the versions that they mean now."""
-    parents = parents_of(references, weights, findings)
-    versions = find_parents(parents, stores, findings)
-    check_together(versions, findings)
-    return parents, versions
-
-
-def inputs_of(versions: Sequence[values.AdapterVersion], stores: Stores) -> list[ParentInput]:
-    """Return what the engine composes, with the examples that each version was held against where they still exist."""
-    from finch_hub.engine.composition.compatibility import ParentInput
-
-    return [
-        ParentInput(
-            name=version.reference,
-            folder=stores.artifacts.fetch_tree(version.digest),
-            validation=_held_out(version, stores),
-            system=version.spec.get("system"),
-            base_fingerprint=version.base.fingerprint,
-        )
-        for version in versions
-    ]
-
-
-def _held_out(version: values.AdapterVersion, stores: Stores) -> tuple[Example, ...]:
-    try:
-        return reading.load_examples(stores.artifacts.get(version.lineage.validation_digest or ""))
-    except errors.NotFound:
-        return ()
-
-
-def prepare(
+def check_composition(
     references: Sequence[str],
     *,
     adapter: str,
     weights: Sequence[float] | None,
     depends_on: Sequence[str],
     stores: Stores,
-    options: dict[str, Any],
+    options: ComposeOptions,
 ) -> ComposeSpec:
-    """Check the request and return its specification.
+    """Check a request for a composition and return its specification.
 
     Raises:
         InvalidInput: with everything that is wrong.
-        NotFound: where one thing that was named is missing, and nothing else is wrong.
+        NotFound: one thing is missing, and nothing else is wrong.
 
     """
-    findings = Findings("this composition")
-    parents = parents_of(references, weights, findings)
+    collector = ProblemCollector("this composition")
+    parents = pair_with_weights(references, weights, collector)
     with stores.database.read() as session:
-        coming = {getattr(jobs.get(session, job_id).spec, "adapter", None) for job_id in depends_on}
-    versions = find_parents(parents, stores, findings, coming=coming)
-    check_together(versions, findings)
-    check_plain(versions, stores, findings)
-    # Placeholders keep the checks of the other fields going where a name or the parents were refused already.
+        pending = {jobs.get(session, job_id).spec.get("adapter") for job_id in depends_on}
+    versions = resolve_parents(parents, stores, collector, pending=pending)
+    _check_combinable(versions, collector)
+    _check_low_rank(versions, stores, collector)
+    # A placeholder stands in for a refused name or parent, so that the other fields are checked too.
     name = "refused"
-    with findings.gather():
+    with collector.collect():
         name = check_name(adapter)
     spec: ComposeSpec | None = None
-    with findings.gather():
+    with collector.collect():
         spec = ComposeSpec(adapter=name, parents=parents or (Parent(adapter="refused"),), **options)
     if spec is not None:
         for check in (trials.check_strategy, trials.check_resolver):
-            with findings.gather():
+            with collector.collect():
                 check(spec, stores.catalog)
         ranks = [int(version.metrics.get("rank", 0)) for version in versions]
-        known = ranks and len(versions) == len(references) and all(ranks)
-        if known and isinstance(spec.rank, int) and spec.rank > sum(ranks):
-            fix = f"ask for {sum(ranks)} at most; more would be zeros"
-            findings.add(errors.Problem(where="rank", what=f"{spec.rank} exceeds the parents' ranks together", fix=fix))
-    findings.settle()
+        is_known = bool(ranks) and len(versions) == len(references) and all(ranks)
+        if is_known and isinstance(spec.rank, int) and spec.rank > sum(ranks):
+            what = f"{spec.rank} exceeds the sum of the adapters' ranks"
+            fix = f"use {sum(ranks)} or less; a higher rank adds only zeros"
+            collector.add(errors.Problem(where="rank", what=what, fix=fix))
+    collector.raise_problems()
     return spec
+
+
+def resolve_adapters(
+    references: Sequence[str], weights: Sequence[float] | None, stores: Stores, collector: ProblemCollector
+) -> tuple[tuple[Parent, ...], tuple[values.AdapterVersion, ...]]:
+    """Return the adapters with their weights and current versions, and collect why they cannot be combined."""
+    parents = pair_with_weights(references, weights, collector)
+    versions = resolve_parents(parents, stores, collector)
+    _check_combinable(versions, collector)
+    return parents, versions
+
+
+def pair_with_weights(
+    references: Sequence[str], weights: Sequence[float] | None, collector: ProblemCollector
+) -> tuple[Parent, ...]:
+    """Pair adapters with their weights, which default to 1."""
+    factors = list(weights) if weights is not None else [1.0] * len(references)
+    if len(factors) != len(references):
+        what = f"{len(factors)} given for {len(references)} adapters"
+        collector.add(errors.Problem(where="weights", what=what, fix="give one weight per adapter, in the same order"))
+        factors = [1.0] * len(references)  # so that the adapters themselves are checked too
+    if not references:
+        collector.add(errors.Problem(where="adapters", what="none is given", fix="give at least one"))
+    parents = []
+    for reference, weight in zip(references, factors, strict=True):
+        if not math.isfinite(weight):
+            collector.add(errors.Problem(where=f"weight of {reference}", what=f"{weight} is not a finite number"))
+            continue
+        with collector.collect():
+            parents.append(Parent(adapter=reference, weight=weight))
+    return tuple(parents)
+
+
+def resolve_parents(
+    parents: Sequence[Parent], stores: Stores, collector: ProblemCollector, *, pending: Container[str | None] = ()
+) -> tuple[values.AdapterVersion, ...]:
+    """Return the current versions of the parents, without those of `pending` adapters, which a job is still making."""
+    versions: list[values.AdapterVersion] = []
+    with stores.database.read() as session:
+        for parent in parents:
+            if AdapterReference.parse(parent.adapter).name not in pending:
+                with collector.collect():
+                    versions.append(adapter_versions.resolve(session, parent.adapter))
+    return tuple(versions)
+
+
+def _check_combinable(versions: Sequence[values.AdapterVersion], collector: ProblemCollector) -> None:
+    """Collect different bases, and versions that are given twice."""
+    if len({version.base.fingerprint for version in versions}) > 1:
+        problems = [errors.Problem(where=v.reference, what=f"was made for {v.base.name}") for v in versions]
+        collector.add(errors.Incompatible(problems, subject="adapters of different bases cannot be combined"))
+    references = [version.reference for version in versions]
+    for reference in sorted({reference for reference in references if references.count(reference) > 1}):
+        fix = "give it once, with a larger weight"
+        collector.add(errors.Problem(where="adapters", what=f"{reference} is given twice", fix=fix))
+
+
+def _check_low_rank(versions: Sequence[values.AdapterVersion], stores: Stores, collector: ProblemCollector) -> None:
+    """Collect parts that no composition can carry, by the versions' configurations alone."""
+    problems = []
+    for version in versions:
+        try:
+            entry = stores.artifacts.tree(version.digest)[peft_names.CONFIG]
+            config = json.loads(stores.artifacts.get(entry.digest))
+        except errors.NotFound:
+            continue  # the job reports missing files
+        problems += [
+            errors.Problem(where=version.reference, what=problem.what, fix=problem.fix)
+            for problem in peft_config.beyond_low_rank(config)
+        ]
+    if problems:
+        collector.add(errors.Incompatible(problems, subject="these adapters cannot be composed"))

@@ -1,94 +1,98 @@
-"""A base with adapters of it, as an evaluation or a generator asks for them."""
+"""Requests for evaluations, and the base and adapters that they name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.hub import composing, examples
-from finch_hub.hub.problems import Findings
+from finch_hub.hub.bases import Bases
+from finch_hub.hub.composing import resolve_adapters
+from finch_hub.hub.examples import DataSource, StoredExamples, read_examples, store_examples
+from finch_hub.hub.problems import ProblemCollector
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec
 
 if TYPE_CHECKING:
-    from finch_hub.hub.bases import Bases
     from finch_hub.registry.values import AdapterVersion
+    from finch_hub.specs.examples import Example
     from finch_hub.storage.stores import Stores
 
-_UNKNOWN = BaseModelSource(source="unknown")  # what stands there until somebody is told that there is none
+_UNKNOWN = BaseModelSource(source="unknown")  # never used: a collected problem comes with it
 
 
-def prepare(
-    data: examples.Data,
+def check_evaluation(
+    data: DataSource,
     adapters: Sequence[str],
     *,
     base: str | Path | None,
     evaluator: str,
-    parameters: dict[str, Any],
+    parameters: Mapping[str, object],
     system: str | None,
     format_name: str | None,
     stores: Stores,
-    bases: Bases,
-) -> tuple[EvaluateSpec, examples.Stored]:
-    """Return the specification of an evaluation, and its data set, which is stored already.
+) -> tuple[EvaluateSpec, StoredExamples]:
+    """Check a request for an evaluation, store its examples and return its specification.
 
     Raises:
-        InvalidInput: with everything that is wrong with the request; nothing is stored then.
-        NotFound: a name that was given does not exist.
+        InvalidInput: with everything that is wrong; nothing is stored then.
+        NotFound: one thing is missing, and nothing else is wrong.
 
     """
-    findings = Findings("this evaluation")
-    with findings.gather():
+    collector = ProblemCollector("this evaluation")
+    with collector.collect():
         stores.catalog.evaluators[evaluator].parse(parameters)
-    source, versions = find(base, adapters, findings, stores=stores, bases=bases)
-    read: tuple[Any, ...] = ()
-    with findings.gather():
-        read = examples.read(data, stores, format_name=format_name)
-    findings.settle()
-    trained_with = {version.spec.get("system") for version in versions}
-    if system is None and len(trained_with) == 1:
-        system = trained_with.pop()
-    stored = examples.store(read, stores, format_name=format_name)
+    source, versions = resolve_base_and_adapters(base, adapters, stores, collector)
+    examples: tuple[Example, ...] = ()
+    with collector.collect():
+        examples = read_examples(data, stores, format_name=format_name)
+    collector.raise_problems()
+    system_prompts = {version.spec.get("system") for version in versions}
+    if system is None and len(system_prompts) == 1:
+        system = system_prompts.pop()
+    stored = store_examples(examples, stores, format_name=format_name)
     spec = EvaluateSpec(
         base=source,
         adapters=tuple(version.reference for version in versions),
         dataset=stored.digest,
         evaluator=evaluator,
-        parameters=parameters,
+        parameters=dict(parameters),
         system=system,
     )
     return spec, stored
 
 
-def find(
-    base: str | Path | None, adapters: Sequence[str], findings: Findings, *, stores: Stores, bases: Bases
+def resolve_base_and_adapters(
+    base: str | Path | None, adapters: Sequence[str], stores: Stores, collector: ProblemCollector
 ) -> tuple[BaseModelSource, Sequence[AdapterVersion]]:
-    """Return where the base comes from, that of the adapters unless one is named, and their versions.
+    """Return the source of the base and the versions of the adapters.
 
-    What is wrong is found, not raised: the base means nothing until the findings have been settled.
+    Without `base` it is that of the adapters. Problems are collected, so the result counts only if there are none.
     """
-    versions = composing.resolve(adapters, None, stores, findings)[1] if adapters else ()
+    versions = resolve_adapters(adapters, None, stores, collector)[1] if adapters else ()
     if base is not None:
-        with findings.gather():
+        bases = Bases(stores)
+        with collector.collect():
             source, _ = bases.resolve(base)
-            _check_made_for(base, versions, findings, bases=bases)
+            _check_made_for(base, versions, bases, collector)
             return source, versions
     elif versions:
         first = versions[0].base
         return BaseModelSource(source=first.source, revision=first.revision), versions
     elif not adapters:
-        findings.add(errors.Problem(what="neither a base nor an adapter is named", fix="name one"))
+        collector.add(errors.Problem(what="neither a base nor an adapter is given", fix="give one"))
     return _UNKNOWN, versions
 
 
-def _check_made_for(base: str | Path, versions: Sequence[AdapterVersion], findings: Findings, *, bases: Bases) -> None:
-    """Find adapters of another base than the registered one that is asked for, which they may fit by chance."""
+def _check_made_for(
+    base: str | Path, versions: Sequence[AdapterVersion], bases: Bases, collector: ProblemCollector
+) -> None:
+    """Collect adapters of another base than the registered one, which they may fit by chance."""
     try:
-        known = bases.get(str(base))
+        registered = bases.get(str(base))
     except errors.NotFound:
         return
     for version in versions:
-        if version.base.fingerprint != known.fingerprint:
-            what = f"was made for {version.base.name}, not for {known.name}"
-            findings.add(errors.Problem(where=version.reference, what=what))
+        if version.base.fingerprint != registered.fingerprint:
+            what = f"was made for {version.base.name}, not for {registered.name}"
+            collector.add(errors.Problem(where=version.reference, what=what))

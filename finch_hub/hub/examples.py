@@ -1,4 +1,4 @@
-"""Examples as users give them: files, names of stored data sets, or values; checked, then stored by their hash."""
+"""Examples as users give them: checked, then stored under the hash of their canonical bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.data import formats, reading
+from finch_hub.engine.data import dataset_folder, reading, row_formats
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example, Pairs, examples_of
 
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from finch_hub.registry.database import Session
     from finch_hub.storage.stores import Stores
 
-Data = str | Path | Pairs
+DataSource = str | Path | Pairs
+"""A file or folder, the name or digest of a stored data set, or the examples themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stored:
-    """Examples whose canonical bytes lie in the artefact store."""
+class StoredExamples:
+    """Examples whose canonical bytes are in the artifact store."""
 
     digest: str
     format: str
@@ -28,10 +29,10 @@ class Stored:
     bytes: int
 
 
-def read(
-    data: Data, stores: Stores, *, format_name: str | None = None, split: reading.Split = "train"
+def read_examples(
+    data: DataSource, stores: Stores, *, format_name: str | None = None, split: dataset_folder.Split = "train"
 ) -> tuple[Example, ...]:
-    """Return the examples of a file or folder, of a stored data set (by name or digest), or of values given directly.
+    """Return the examples of a data source.
 
     Raises:
         NotFound: there is no such file, data set or format.
@@ -43,31 +44,31 @@ def read(
         return examples_of(data)
     path = Path(data).expanduser()
     if path.exists():
-        known = [
-            formats.Format(name=name, fields=descriptor.recognizes, convert=descriptor.load())
+        known_formats = [
+            row_formats.RowFormat(name=name, fields=descriptor.recognizes, convert=descriptor.load())
             for name, descriptor in stores.catalog.dataset_formats.items()
         ]
-        return reading.read_examples(path, formats=known, format_name=format_name, split=split)
+        return reading.read_examples(path, formats=known_formats, format_name=format_name, split=split)
     try:
         with stores.database.read() as session:
-            found = datasets.get(session, str(data))
+            dataset = datasets.get(session, str(data))
     except errors.NotFound as error:
-        beside = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise errors.NotFound("data file or data set", str(data), [*beside, *error.near]) from None
-    if found.purged_at is not None:
+        siblings = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise errors.NotFound("data file or data set", str(data), [*siblings, *error.near]) from None
+    if dataset.purged_at is not None:
         raise errors.Conflict(f"data set {data} was purged: only its hash and figures are left")
-    return reading.load_examples(stores.artifacts.get(found.digest))
+    return reading.load_examples(stores.artifacts.get(dataset.digest))
 
 
-def has_validation(data: Data) -> bool:
-    """Tell whether it is a folder that brings held-out data of its own."""
-    return isinstance(data, str | Path) and reading.has_validation(Path(data).expanduser())
+def has_validation(data: DataSource) -> bool:
+    """Tell whether the data is a folder with a validation split of its own."""
+    return isinstance(data, str | Path) and dataset_folder.has_validation(Path(data).expanduser())
 
 
-def store(examples: tuple[Example, ...], stores: Stores, *, format_name: str | None = None) -> Stored:
-    """Put the examples into the artefact store in their canonical form."""
+def store_examples(examples: tuple[Example, ...], stores: Stores, *, format_name: str | None = None) -> StoredExamples:
+    """Store the canonical bytes of the examples."""
     content = reading.dump_examples(examples)
-    return Stored(
+    return StoredExamples(
         digest=stores.artifacts.put(content),
         format=format_name or "messages",
         examples=len(examples),
@@ -75,8 +76,8 @@ def store(examples: tuple[Example, ...], stores: Stores, *, format_name: str | N
     )
 
 
-def register(session: Session, stored: Stored, *, name: str | None = None) -> values.Dataset:
-    """Enter stored examples into the registry."""
+def register_examples(session: Session, stored: StoredExamples, *, name: str | None = None) -> values.Dataset:
+    """Register stored examples as a data set."""
     return datasets.add(
         session, digest=stored.digest, format=stored.format, examples=stored.examples, size=stored.bytes, name=name
     )

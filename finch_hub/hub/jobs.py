@@ -1,4 +1,4 @@
-"""Jobs as their submitters hold them: look, wait, follow, cancel, retry."""
+"""Jobs as their submitters use them: waited for, followed, cancelled, retried."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ T = TypeVar("T")
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 120.0
 _ENSURE_SECONDS = 10.0
-_PAGE = 500
+_PAGE_SIZE = 500
 
 
 class JobHandle:
-    """One job: what it was when last looked at, and what can be done with it."""
+    """Handle of a submitted job."""
 
     def __init__(self, job: Job, stores: Stores, dispatcher: Dispatcher) -> None:
         self._job, self._stores, self._dispatcher = job, stores, dispatcher
@@ -37,7 +37,7 @@ class JobHandle:
 
     @property
     def id(self) -> str:
-        """The job's id."""
+        """Id of the job."""
         return self._job.id
 
     @property
@@ -46,25 +46,28 @@ class JobHandle:
 
     @property
     def spec(self) -> JobSpec:
-        """What was asked for."""
+        """Specification of the job."""
         return self._kind.spec_of(self._job.spec)
 
     @property
     def state(self) -> JobState:
-        """Where the job stands now."""
+        """Current state of the job, read from the database."""
         return self.refresh().state
 
     def refresh(self) -> Job:
-        """Look the job up again and return it."""
+        """Read the job from the database and return it."""
         with self._stores.database.read() as session:
             self._job = jobs.get(session, self.id)
         return self._job
 
     def wait(self, timeout: float | None = None) -> Job:
-        """Return the job once it has ended, looking twice a second.
+        """Wait until the job has ended and return it.
+
+        Args:
+            timeout: seconds to wait; None waits without a limit.
 
         Raises:
-            TimeoutError: it has not ended after so many seconds.
+            TimeoutError: the job has not ended in that time.
             Unavailable: the database did not answer for two minutes.
 
         """
@@ -74,15 +77,15 @@ class JobHandle:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"job {self.id} is still {job.state} after {timeout:g} s")
-        raise AssertionError("a job's states never run out")
+        raise AssertionError("unreachable: the states have no end")
 
     def result(self, timeout: float | None = None) -> values.AdapterVersion | Value:
-        """Wait for the job and return what it made: an adapter version, or the report of a job that makes none.
+        """Wait for the job and return the adapter version that it made, or its report if it makes none.
 
         Raises:
-            JobFailed: it failed; says why.
-            JobCancelled: somebody cancelled it.
-            TimeoutError: it has not ended after so many seconds.
+            JobFailed: the job failed; gives the reason.
+            JobCancelled: the job was cancelled.
+            TimeoutError: the job has not ended after `timeout` seconds.
 
         """
         result = self._wait_for_result(timeout)
@@ -92,41 +95,41 @@ class JobHandle:
             return adapter_versions.resolve(session, result.adapter)
 
     def report(self, timeout: float | None = None) -> Value:
-        """Wait for the job and return its evidence: a report of `finch_hub.specs.reports`; an export's is a mapping.
+        """Wait for the job and return its report, of the type that its kind has in `finch_hub.specs.reports`.
 
         Raises:
-            JobFailed: it failed; says why.
-            JobCancelled: somebody cancelled it.
-            TimeoutError: it has not ended after so many seconds.
+            JobFailed: the job failed; gives the reason.
+            JobCancelled: the job was cancelled.
+            TimeoutError: the job has not ended after `timeout` seconds.
 
         """
         return self._kind.report.of(self._wait_for_result(timeout).report)
 
     def events(self, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
-        """Yield the job's events with numbers over `after`; with `follow` also those to come, until the job has ended.
+        """Yield the job's events with numbers over `after`. With `follow`, continue until the job has ended.
 
-        Following looks twice a second at most and survives a database that does not answer for up to two minutes.
+        Following polls twice a second and tolerates a database that does not answer for up to two minutes.
 
         Raises:
             NotFound: there is no such job.
-            Unavailable: the database did not answer for that long.
+            Unavailable: the database did not answer for two minutes.
 
         """
         for job in self._states() if follow else iter((self.refresh(),)):
-            # The state was read first, so what is found now of a job that had ended is all there will be.
-            page = self._patiently(self._page, after)
+            # The state was read before the events, so a job that had ended gets no more of them.
+            page = self._retry_read(self._read_page, after)
             while page:
                 yield from page
                 after = page[-1].seq
-                page = self._patiently(self._page, after) if len(page) == _PAGE else []
+                page = self._retry_read(self._read_page, after) if len(page) == _PAGE_SIZE else []
             if job.state in FINAL:
                 return
 
     def cancel(self) -> Job:
-        """Cancel the job, or ask its worker to; a running one ends within seconds.
+        """Cancel the job. A running job is cancelled by its worker within seconds.
 
         Raises:
-            IllegalTransition: it has succeeded or failed already.
+            IllegalTransition: the job has already succeeded or failed.
 
         """
         with self._stores.database.write() as session:
@@ -134,10 +137,10 @@ class JobHandle:
         return self._job
 
     def retry(self) -> JobHandle:
-        """Submit the failed or cancelled job again, as a new job.
+        """Submit the failed or cancelled job again as a new job.
 
         Raises:
-            IllegalTransition: it has not failed and was not cancelled.
+            IllegalTransition: the job has neither failed nor been cancelled.
 
         """
         with self._stores.database.write() as session:
@@ -146,17 +149,17 @@ class JobHandle:
         return JobHandle(job, self._stores, self._dispatcher)
 
     def attempts(self) -> list[values.Attempt]:
-        """Return the claims of the job, in order."""
+        """Return the attempts to run the job, in order."""
         with self._stores.database.read() as session:
             return jobs.list_attempts(session, self.id)
 
     def obstacles(self) -> Mapping[str, list[str]]:
-        """Return why each living worker can never run the job; empty when one can, or none is known."""
+        """Return the reasons why each live worker cannot run the job. Empty if one can, or if there is no worker."""
         with self._stores.database.read() as session:
             return placement.list_obstacles(self._job.requirements, workers.find(session))
 
     def is_unattended(self) -> bool:
-        """Tell whether no worker is alive, and none is started on demand."""
+        """Tell whether no worker is live and none starts on demand."""
         if self._stores.settings.broker_url is None:
             return False
         with self._stores.database.read() as session:
@@ -165,31 +168,32 @@ class JobHandle:
     def _wait_for_result(self, timeout: float | None) -> JobResult:
         job = self._job if self._job.state in FINAL else self.wait(timeout)
         if job.state is JobState.FAILED:
-            raise errors.JobFailed(job.id, job.reason or "no reason was given")
+            raise errors.JobFailed(job.id, job.reason or "no reason given")
         if job.state is JobState.CANCELLED:
             raise errors.JobCancelled(job.id)
         return JobResult.of(job.result)
 
-    def _page(self, after: int) -> list[Event]:
+    def _read_page(self, after: int) -> list[Event]:
         with self._stores.database.read() as session:
-            return jobs.list_events(session, self.id, after=after, limit=_PAGE)
+            return jobs.list_events(session, self.id, after=after, limit=_PAGE_SIZE)
 
     def _states(self) -> Iterator[Job]:
-        """Yield the job again and again, twice a second; meanwhile the home's own worker is kept alive."""
+        """Yield the job twice a second without end, and keep the home's own worker running."""
         ensured = time.monotonic()
         while True:
-            yield self._patiently(self.refresh)
+            yield self._retry_read(self.refresh)
             time.sleep(POLL_SECONDS)
             if time.monotonic() - ensured > _ENSURE_SECONDS:
-                # Should the worker started on demand have been killed, nobody else would take its jobs up.
+                # If the worker started on demand was killed, no other worker runs its jobs.
                 self._dispatcher.ensure_worker()
                 ensured = time.monotonic()
 
-    def _patiently(self, look: Callable[..., T], *arguments: int) -> T:
+    def _retry_read(self, read: Callable[..., T], *arguments: int) -> T:
+        """Return the result of `read`, repeated while the database does not answer."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return look(*arguments)
+                return read(*arguments)
             except errors.SchemaMismatch:
                 raise
             except errors.Unavailable:
@@ -205,10 +209,10 @@ class Jobs:
         self._stores, self._dispatcher = stores, dispatcher
 
     def get(self, job_id: str) -> JobHandle:
-        """Return a job by its id.
+        """Return the job with this id.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such job.
 
         """
         with self._stores.database.read() as session:
@@ -222,21 +226,21 @@ class Jobs:
         limit: int = 50,
         before: str | None = None,
     ) -> list[Job]:
-        """Return jobs, newest first; `before` is the id of the last one seen."""
+        """Return jobs, newest first. With `before`, return those older than the job with that id."""
         with self._stores.database.read() as session:
             return jobs.find(session, states=states, kind=kind, limit=limit, before=before)
 
     def counts(self) -> dict[JobState, int]:
-        """Return how many jobs are in each state."""
+        """Return the number of jobs in each state."""
         with self._stores.database.read() as session:
             return jobs.count(session)
 
     def prune(self, *, older_than: float | None = None, beyond: int | None = None) -> int:
-        """Delete jobs with their events, and return how many; versions and lineage stay.
+        """Delete ended jobs with their events and return their number. Versions and lineage stay.
 
         Args:
-            older_than: those that ended more than so many seconds ago.
-            beyond: those that ended before the last so many.
+            older_than: age in seconds, counted from their end, of the jobs to delete; None deletes none by age.
+            beyond: number of ended jobs to keep; None deletes none by number.
 
         """
         total = 0

@@ -1,4 +1,4 @@
-"""All that is wrong with one request, gathered before anything is stored."""
+"""Problems of one request, collected before anything is stored."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from finch_hub import errors
 
 
-class Findings:
-    """Gathers what the checks of one request raise, so that its author mends everything in one go.
+class ProblemCollector:
+    """Collector of all problems in a request, so that users see them at once.
 
     Args:
-        subject: what is checked, as the combined error calls it.
+        subject: name of the request in the combined error.
 
     """
 
@@ -21,23 +21,23 @@ class Findings:
         self._errors: list[errors.InvalidInput | errors.NotFound] = []
 
     @contextlib.contextmanager
-    def gather(self) -> Iterator[None]:
-        """Keep what the block raises of invalid input and missing things; other errors pass."""
+    def collect(self) -> Iterator[None]:
+        """Collect invalid input and missing things that the block raises. Other errors pass through."""
         try:
             yield
         except (errors.InvalidInput, errors.NotFound) as error:
             self._errors.append(error)
 
-    def add(self, problem: errors.Problem) -> None:
-        """Keep a problem that no exception reported."""
-        self._errors.append(errors.InvalidSpec(problem))
+    def add(self, problem: errors.Problem | errors.InvalidInput) -> None:
+        """Add a problem or an error that was not raised."""
+        self._errors.append(errors.InvalidSpec(problem) if isinstance(problem, errors.Problem) else problem)
 
-    def settle(self) -> None:
-        """Raise what was gathered: a single error as it is, several as one of their common kind.
+    def raise_problems(self) -> None:
+        """Raise the collected problems. A single error stays as it is, several become one of their common kind.
 
         Raises:
-            InvalidInput: with every problem of every error.
-            NotFound: where that is all that is wrong.
+            InvalidInput: there are problems; holds all of them.
+            NotFound: one thing is missing, and nothing else is wrong.
 
         """
         if not self._errors:
@@ -48,10 +48,10 @@ class Findings:
         kind = kinds.pop() if len(kinds) == 1 else errors.InvalidSpec
         if not issubclass(kind, errors.InvalidInput):
             kind = errors.InvalidSpec
-        raise kind([problem for error in self._errors for problem in _problems(error)], subject=self._subject)
+        raise kind([problem for error in self._errors for problem in _problems_of(error)], subject=self._subject)
 
 
-def _problems(error: errors.InvalidInput | errors.NotFound) -> Iterator[errors.Problem]:
+def _problems_of(error: errors.InvalidInput | errors.NotFound) -> Iterator[errors.Problem]:
     if isinstance(error, errors.NotFound):
         yield errors.Problem(what=str(error))
         return

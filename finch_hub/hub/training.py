@@ -1,17 +1,18 @@
-"""From what a user asks of a training to its specification; everything that needs no model is checked here."""
+"""Requests for trainings, checked as far as possible without loading the base."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.bases import memory, target_modules
+from finch_hub.engine.bases import memory, target_modules, weight_shapes
 from finch_hub.engine.data import splitting
 from finch_hub.engine.training import schedule
-from finch_hub.hub import examples as data_module
-from finch_hub.hub.problems import Findings
+from finch_hub.hub.bases import Bases
+from finch_hub.hub.examples import DataSource, StoredExamples, has_validation, read_examples, store_examples
+from finch_hub.hub.problems import ProblemCollector
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
 from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig
@@ -19,95 +20,71 @@ from finch_hub.specs.references import check_name
 from finch_hub.specs.training import TrainingConfig
 
 if TYPE_CHECKING:
-    from finch_hub.hub.bases import Bases
     from finch_hub.plugins.descriptors import Preset
     from finch_hub.storage.stores import Stores
 
 
-def configure(
-    preset: Preset | None, overrides: Mapping[str, Any], findings: Findings
-) -> tuple[LoRAConfig, TrainingConfig]:
-    """Return the preset's configuration with the overrides, each put where its name belongs."""
-    unknown = overrides.keys() - LoRAConfig.model_fields.keys() - TrainingConfig.model_fields.keys()
-    known = [*LoRAConfig.model_fields, *TrainingConfig.model_fields]
-    for name in sorted(unknown):
-        near = errors.near(name, known)
-        fix = f"did you mean {' or '.join(near)}?" if near else "see LoRAConfig and TrainingConfig"
-        findings.add(errors.Problem(where=name, what="is no setting of a training", fix=fix))
-    lora, training = (preset.lora, preset.training) if preset else (LoRAConfig(), TrainingConfig())
-    with findings.gather():
-        lora = lora.evolve(**{k: v for k, v in overrides.items() if k in LoRAConfig.model_fields})
-    with findings.gather():
-        training = training.evolve(**{k: v for k, v in overrides.items() if k in TrainingConfig.model_fields})
-    return lora, training
-
-
-def prepare(
-    data: data_module.Data,
+def check_training(
+    data: DataSource,
     *,
     adapter: str,
     base: str | Path,
     revision: str | None,
     preset: str | None,
-    validation: data_module.Data | float | None,
+    validation: DataSource | float | None,
     system: str | None,
     format_name: str | None,
-    overrides: Mapping[str, Any],
+    overrides: Mapping[str, object],
     requirements: Requirements,
     stores: Stores,
-    bases: Bases,
-) -> tuple[TrainSpec, list[data_module.Stored], Requirements]:
-    """Check the request and store its examples; return the specification and what is to be registered.
+) -> tuple[TrainSpec, tuple[StoredExamples, ...], Requirements]:
+    """Check a request for a training, store its examples and return its specification.
 
-    The requirements come back with the memory that the training is estimated to need, where they say none and the
-    base is at hand.
-
-    Nothing is stored before everything is found right.
+    Nothing is stored if the request has problems. If the requirements ask for no memory and the base is on this
+    machine, they are returned with the memory that the training is estimated to need.
 
     Raises:
         InvalidInput: with everything that is wrong.
-        NotFound: where one thing that was named is missing, and nothing else is wrong.
+        NotFound: one thing is missing, and nothing else is wrong.
 
     """
-    findings = Findings("this training")
-    with findings.gather():
+    collector = ProblemCollector("this training")
+    with collector.collect():
         check_name(adapter)
     chosen: Preset | None = None
-    with findings.gather():
+    with collector.collect():
         chosen = stores.catalog.presets[preset] if preset is not None else None
     if isinstance(validation, float | int):
         overrides, validation = {**overrides, "validation": validation}, None
-    lora, training = configure(chosen, overrides, findings)
+    lora, training = _apply_overrides(chosen, overrides, collector)
     if requirements.together:
-        _check_together(lora, training, findings)
+        _check_together(lora, training, collector)
     source = BaseModelSource(source=str(base) or "?", revision=revision)
     folder: Path | None = None
-    with findings.gather():
-        source, folder = bases.resolve(base, revision)
+    with collector.collect():
+        source, folder = Bases(stores).resolve(base, revision)
         if folder is not None:
-            target_modules.match(lora, target_modules.linear_modules(folder))
+            target_modules.match(lora, weight_shapes.read_linear_modules(folder))
     train: tuple[Example, ...] = ()
     held_out: tuple[Example, ...] = ()
-    with findings.gather():
-        train = data_module.read(data, stores, format_name=format_name)
+    with collector.collect():
+        train = read_examples(data, stores, format_name=format_name)
     if validation is not None:
-        with findings.gather():
-            held_out = data_module.read(validation, stores, format_name=format_name)
-    elif "validation" not in overrides and data_module.has_validation(data):
-        with findings.gather():
-            held_out = data_module.read(data, stores, format_name=format_name, split="validation")
+        with collector.collect():
+            held_out = read_examples(validation, stores, format_name=format_name)
+    elif "validation" not in overrides and has_validation(data):
+        with collector.collect():
+            held_out = read_examples(data, stores, format_name=format_name, split="validation")
     elif train and training.validation:
-        train, held_out = splitting.split(train, training.validation, training.seed)
+        train, held_out = splitting.split_examples(train, training.validation, training.seed)
     if train:
-        for problem in schedule.check(training, examples=len(train), held_out=len(held_out)):
-            findings.add(problem)
+        for problem in schedule.find_problems(training, examples=len(train), held_out=len(held_out)):
+            collector.add(problem)
         if lora.rank == "auto" and len(held_out) < LEAST_HELD_OUT:
-            what = f"choosing a rank takes {LEAST_HELD_OUT} validation examples, and there are {len(held_out)}"
-            findings.add(errors.Problem(where="rank", what=what, fix="give more of them, or a number"))
-    findings.settle()
-    stored = [
-        data_module.store(examples, stores, format_name=format_name) for examples in (train, held_out) if examples
-    ]
+            what = f"rank auto needs {LEAST_HELD_OUT} validation examples, found {len(held_out)}"
+            collector.add(errors.Problem(where="rank", what=what, fix="add validation examples or set a number"))
+    collector.raise_problems()
+    stored = tuple(store_examples(part, stores, format_name=format_name) for part in (train, held_out) if part)
     spec = TrainSpec(
         adapter=adapter,
         base=source,
@@ -118,17 +95,34 @@ def prepare(
         lora=lora,
         training=training,
     )
-    shape = memory.shape_of(folder) if folder is not None and not requirements.memory_bytes else None
+    shape = weight_shapes.read_base_shape(folder) if folder is not None and not requirements.memory_bytes else None
     if shape is not None:
-        need = memory.training_memory(
-            shape, lora, training, longest=_longest((*train, *held_out)), cuda=requirements.device != "cpu"
+        longest = _max_tokens((*train, *held_out))
+        estimate = memory.estimate_training_memory(
+            shape, lora, training, longest=longest, cuda=requirements.device != "cpu"
         )
-        requirements = requirements.evolve(memory_bytes=need.total)
+        requirements = requirements.evolve(memory_bytes=estimate.total)
     return spec, stored, requirements
 
 
-def _check_together(lora: LoRAConfig, training: TrainingConfig, findings: Findings) -> None:
-    """What `engine.training.gang.can_join` would say of it, in so far as it can be told without the base."""
+def _apply_overrides(
+    preset: Preset | None, overrides: Mapping[str, object], collector: ProblemCollector
+) -> tuple[LoRAConfig, TrainingConfig]:
+    known = [*LoRAConfig.model_fields, *TrainingConfig.model_fields]
+    for name in sorted(overrides.keys() - set(known)):
+        near = errors.near(name, known)
+        fix = f"did you mean {' or '.join(near)}?" if near else "see LoRAConfig and TrainingConfig"
+        collector.add(errors.Problem(where=name, what="is not a training setting", fix=fix))
+    lora, training = (preset.lora, preset.training) if preset else (LoRAConfig(), TrainingConfig())
+    with collector.collect():
+        lora = lora.evolve(**{k: v for k, v in overrides.items() if k in LoRAConfig.model_fields})
+    with collector.collect():
+        training = training.evolve(**{k: v for k, v in overrides.items() if k in TrainingConfig.model_fields})
+    return lora, training
+
+
+def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: ProblemCollector) -> None:
+    """Add what rules out a training in one step with others, as far as it shows without the base."""
     obstacles = {
         "use_dora": lora.use_dora,
         "init=eva": lora.init == "eva",
@@ -136,14 +130,14 @@ def _check_together(lora: LoRAConfig, training: TrainingConfig, findings: Findin
         "gradient_checkpointing": training.gradient_checkpointing,
         "packing=false": not training.packing,
     }
-    for name, there in obstacles.items():
-        if there:
-            what = f"a training with {name} cannot be done in one step with others"
-            findings.add(errors.Problem(where="together", what=what, fix="leave out one of the two"))
+    for setting, is_set in obstacles.items():
+        if is_set:
+            what = f"{setting} cannot be combined with together"
+            collector.add(errors.Problem(where="together", what=what, fix=f"remove together or {setting}"))
 
 
-def _longest(examples: Sequence[Example]) -> int:
-    """Return about how many tokens the longest example has at most: few tokens are shorter than three bytes."""
+def _max_tokens(examples: Sequence[Example]) -> int:
+    """Estimate the tokens of the longest example from above: few tokens are shorter than three bytes."""
     return max(
         len((example.text or "").encode()) // 3
         + sum(len(message.content.encode()) // 3 + 16 for message in example.messages)

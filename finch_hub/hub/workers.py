@@ -1,4 +1,4 @@
-"""Workers as their operators see them: who is there, and telling them to drain or to end."""
+"""Workers as their operators see them: listed, drained, stopped."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 
 class Workers:
-    """The workers that serve this hub's database."""
+    """The workers that use this hub's database."""
 
     def __init__(self, stores: Stores) -> None:
         self._stores = stores
 
     def find(self) -> list[values.Worker]:
-        """Return the workers by name; `silent` are those not heard of for a minute."""
+        """Return the workers by name. A worker is `silent` if it sent no heartbeat for a minute."""
         with self._stores.database.read() as session:
             return workers.find(session)
 
     def drain(self, name: str) -> values.Worker:
-        """Tell a worker to finish what it runs, take nothing more, and end.
+        """Ask a worker to accept no new jobs and to stop after its current jobs.
 
         Raises:
             NotFound: there is no such worker.
@@ -30,10 +30,10 @@ class Workers:
 
         """
         with self._stores.database.write() as session:
-            return workers.tell(session, name, "draining")
+            return workers.request_state(session, name, "draining")
 
     def stop(self, name: str) -> values.Worker:
-        """Tell a worker to checkpoint, hand its jobs back and end; it hears within its heartbeat.
+        """Ask a worker to checkpoint its jobs, put them back into the queue and stop.
 
         Raises:
             NotFound: there is no such worker.
@@ -41,15 +41,16 @@ class Workers:
 
         """
         with self._stores.database.write() as session:
-            return workers.tell(session, name, "stopping")
+            return workers.request_state(session, name, "stopping")
 
     def stop_own(self) -> bool:
-        """End the worker that the hub started on demand in this home, and the private broker with it.
+        """Stop the worker that the hub started on demand in this home, with its private broker.
 
-        Returns once it has ended; tells whether there was one.
+        Returns:
+            Whether there was such a worker. It has stopped by then.
 
         Raises:
-            Unavailable: it has not ended after a minute.
+            Unavailable: it did not stop within a minute.
 
         """
         from finch_hub.workers.embedded import worker as home_worker

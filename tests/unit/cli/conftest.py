@@ -1,8 +1,9 @@
-"""The command line in this process, in a home of its own, with a broker that nobody serves."""
+"""The command line in this process, in a home of its own, with a broker that no worker serves."""
 
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +12,12 @@ import pytest
 
 from finch_hub.cli import main
 from finch_hub.display import tables
+from finch_hub.registry import schema, values, workers
+from finch_hub.registry.database import Database
 
 
 class Ran(NamedTuple):
-    """What a command left."""
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -30,7 +33,7 @@ Run = Callable[..., Ran]
 
 @pytest.fixture
 def home(tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home of the settings in force."""
+    """The home of the current settings."""
     monkeypatch.setenv("FINCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FINCH_BROKER_URL", valkey_url)
     return tmp_path / "home"
@@ -38,12 +41,42 @@ def home(tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.fixture
 def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call `finch-hub` with these words."""
+    """Return the function that calls `finch-hub` with these words."""
 
     def call(*words: object) -> Ran:
-        tables.console.cache_clear()  # it holds the stream of the test before
+        tables.console.cache_clear()  # it keeps the stream of the previous test
         status = main.main([str(word) for word in words])
         captured = capsys.readouterr()
         return Ran(status, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def database(home: Path, run: Run) -> Database:
+    """The database of the home."""
+    assert run("jobs", "list").status == 0  # creates it
+    return Database(f"sqlite:///{home / 'finch.db'}")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Ten examples."""
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(f'{{"prompt": "Question {n}?", "completion": "Answer {n}."}}\n' for n in range(10)))
+    return file
+
+
+def enter_worker(database: Database) -> None:
+    """Register a worker of this host with a CPU, which serves the default queue."""
+    device = values.Device(kind="cpu", name="some cpu", memory_bytes=2**40, free_bytes=2**39)
+    with database.write() as session:
+        workers.register(
+            session,
+            "gpu-1",
+            hostname=socket.gethostname(),
+            pid=1,
+            version="0",
+            schema_revision=schema.HEAD,
+            devices=[device],
+        )

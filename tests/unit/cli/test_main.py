@@ -1,4 +1,4 @@
-"""The entry: commands found by name, imported when called; errors as text and exit codes."""
+"""The entry point: commands imported when called, errors as text and exit codes."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)
-def test_the_list_says_what_the_command_says_of_itself(name: str) -> None:
+def test_summaries_equal_the_help_of_the_commands(name: str) -> None:
     command = main.cli.get_command(click.Context(main.cli), name)
     assert command is not None
     assert command.name == name
     assert command.get_short_help_str(limit=200) == main.COMMANDS[name][1]
 
 
-def test_every_command_and_every_option_explains_itself() -> None:
+def test_every_command_and_option_has_help() -> None:
     for path, command in commands(main.cli):
         assert command.help, path
         for parameter in command.params:
@@ -46,7 +46,7 @@ def test_every_command_and_every_option_explains_itself() -> None:
                 assert parameter.help, (path, parameter.name)
 
 
-def test_help_imports_nothing_heavy_whatever_it_is_asked_of() -> None:
+def test_help_of_every_command_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "from finch_hub.cli.main import COMMANDS, main\n"
@@ -58,13 +58,13 @@ def test_help_imports_nothing_heavy_whatever_it_is_asked_of() -> None:
     assert ran.stderr == "[]\n"
 
 
-def test_an_unknown_command_offers_the_near_one(run: Run) -> None:
+def test_unknown_command_offers_a_similar_one(run: Run) -> None:
     ran = run("trian")
     assert ran.status == 2
     assert "Did you mean 'train'?" in ran.err
 
 
-def test_every_error_of_ours_has_its_exit_code() -> None:
+def test_every_finch_error_has_an_exit_code() -> None:
     def kinds(kind: type[errors.FinchError]) -> Iterator[type[errors.FinchError]]:
         yield kind
         for child in kind.__subclasses__():
@@ -78,25 +78,25 @@ def test_every_error_of_ours_has_its_exit_code() -> None:
     assert codes["SchemaMismatch"] == codes["Unavailable"] == 7
 
 
-def test_an_error_is_told_without_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_is_printed_without_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = run("adapters", "show", "nosuch")
     assert (ran.status, ran.out, ran.err) == (3, "", "error: there is no adapter 'nosuch'\n")
     monkeypatch.setenv("FINCH_DEBUG", "1")
     assert "Traceback" in run("adapters", "show", "nosuch").err
 
 
-def test_a_fault_of_ours_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_is_printed_as_a_bug(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise ZeroDivisionError("one over none")
 
     monkeypatch.setattr(output, "open_hub", broken)
     ran = run("bases", "list")
     assert ran.status == output.INTERNAL
-    assert "ZeroDivisionError: one over none" in ran.err
+    assert ran.err.startswith("internal error: ZeroDivisionError: one over none\nThis is a bug")
     assert "Traceback" not in ran.err
 
 
-def test_warnings_of_ours_are_one_line_on_standard_error(home: Path) -> None:
+def test_finch_warnings_are_one_line_on_standard_error(home: Path) -> None:
     code = (
         "import sys, warnings\n"
         "from finch_hub.cli import main, output\n"
@@ -116,40 +116,43 @@ def test_warnings_of_ours_are_one_line_on_standard_error(home: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["finch_hub", "finch_hub.cli.main"])
-def test_the_modules_run_as_the_command_does(module: str) -> None:
+def test_modules_run_like_the_command(module: str) -> None:
     ran = subprocess.run([sys.executable, "-m", module, "trian"], capture_output=True, text=True, check=False)
     assert ran.returncode == 2
     assert "Usage: finch-hub" in ran.stderr
     assert "Did you mean 'train'?" in ran.stderr
 
 
-def test_settings_that_cannot_be_read_name_the_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_settings_name_the_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINCH_LEASE_SECONDS", "soon")
     ran = run("jobs", "list")
     assert ran.status == 2
     assert "lease_seconds" in ran.err
 
 
-def test_ctrl_c_detaches_and_says_how_to_cancel(home: Path, run: Run, tiny_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_the_job_running_and_tells_how_to_cancel(
+    home: Path, run: Run, tiny_folder: Path, tmp_path: Path
+) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text('{"prompt": "a", "completion": "b"}\n')
-    # Tests that a shell started in the background inherit that Ctrl-C is ignored; a terminal's programs do not.
+    # If a shell started the tests in the background, they inherit that Ctrl-C is ignored. A terminal's programs do not.
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [sys.executable, "-c", f"{listen}; import sys; from finch_hub.cli.main import main; sys.exit(main())"]
     words = ["train", str(data), "--adapter", "birds", "--base", str(tiny_folder)]
     with subprocess.Popen([*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert process.stderr.readline().startswith("warning: no worker is alive")
+        assert process.stderr.readline().startswith("warning: no worker is running")
         assert process.stderr.readline() == "- queued\n"
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     (job,) = run("jobs", "list", "--json").json
     assert (process.returncode, out, job["state"]) == (130, "", "queued")
+    assert f"Stopped following job {job['id']}. It continues in the background.\n" in err
     assert f"finch-hub jobs watch {job['id']}" in err
     assert f"finch-hub jobs cancel {job['id']}" in err
 
 
-def test_a_reader_that_leaves_early_sees_no_traceback(home: Path) -> None:
+def test_closed_pipe_prints_no_traceback(home: Path) -> None:
     code = "import sys; from finch_hub.cli.main import main; sys.exit(main())"
     with subprocess.Popen(
         [sys.executable, "-c", code, "plugins", "list", "--json"],

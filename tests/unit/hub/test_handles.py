@@ -11,9 +11,8 @@ import pytest
 from support import registry
 from support.adapters import save_adapter
 
-from finch_hub import Hub, errors
-from finch_hub.hub import JobHandle
-from finch_hub.registry import adapters, attempts, values
+from finch_hub import Hub, JobHandle, errors
+from finch_hub.registry import adapter_versions, attempts, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import JobState
@@ -139,7 +138,7 @@ def test_a_probing_plan_measures_interference_on_what_was_held_out(
         digest = hub.import_adapter(made, name=f"{name}-files", base="tiny").digest
         held_out = hub.datasets.add([(f"Who sings {n}?", f"The {name} finch.") for n in range(4)]).digest
         with database.write() as session:
-            adapters.create_version(
+            adapter_versions.create(
                 session,
                 name=name,
                 digest=digest,

@@ -1,0 +1,67 @@
+"""Drawings of adapter versions and their lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from finch_hub.display.tables import draw_fields, format_value
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.tree import Tree
+
+    from finch_hub.registry.values import AdapterVersion, Ancestry, Evaluation
+
+
+def draw_version(version: AdapterVersion, folder: str, evaluations: Sequence[Evaluation]) -> Table:
+    """Draw one version with its lineage, metrics and evaluations."""
+    lineage = version.lineage
+    data = f"{(lineage.train_digest or '')[:12]}, held out {(lineage.validation_digest or '-')[:12]}"
+    return draw_fields(
+        {
+            "version": version.reference,
+            "state": version.state,
+            "made by": f"{version.kind}{f', job {version.job_id}' if version.job_id else ''}",
+            "made": version.created_at,
+            "base": f"{version.base.name} ({version.base.architecture}, {version.base.fingerprint[:12]})",
+            "parents": [f"{parent.reference} x {parent.weight:g}" for parent in lineage.parents] or None,
+            "data": data if lineage.train_digest else None,
+            "seed": lineage.seed,
+            "aliases": version.aliases or None,
+            "tags": version.tags or None,
+            "metrics": _format_metrics(version.metrics),
+            "evaluations": "\n".join(f"{e.evaluator} {_format_metrics(e.metrics)}" for e in evaluations) or None,
+            "identity": version.identity,
+            "folder": folder,
+        }
+    )
+
+
+def draw_lineage(ancestry: Ancestry, weight: float | None = None) -> Tree:
+    """Draw a version with its ancestors as a tree."""
+    from rich.tree import Tree
+
+    version = ancestry.version
+    factor = f" x {weight:g}" if weight is not None else ""
+    tree = Tree(f"{version.reference}{factor} ({version.kind}, {format_evidence(version)})")
+    for parent in ancestry.parents:
+        tree.add(draw_lineage(parent, parent.weight))
+    return tree
+
+
+def format_evidence(version: AdapterVersion) -> str:
+    """Format the measurement that tells most about a version, which depends on its kind."""
+    metrics = version.metrics
+    if "loss_before" in metrics and "loss_after" in metrics:
+        return f"loss {metrics['loss_before']:.3f} -> {metrics['loss_after']:.3f}"
+    if metrics.get("mean_retention") is not None:
+        return f"retention {metrics['mean_retention']:.3f}, worst {metrics['worst_retention']:.3f}"
+    if "relative_error" in metrics:
+        return f"{metrics.get('scheme')}, error {metrics['relative_error']:.2%}"
+    return "-"
+
+
+def _format_metrics(metrics: Mapping[str, Any]) -> str:
+    single = {name: value for name, value in metrics.items() if not isinstance(value, dict | list | None)}
+    return ", ".join(f"{name} {format_value(value)}" for name, value in single.items())

@@ -1,0 +1,63 @@
+"""Requests for exports and merges, which write to a folder on the worker's disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finch_hub import errors
+from finch_hub.hub.composing import resolve_adapters
+from finch_hub.hub.problems import ProblemCollector
+from finch_hub.registry import adapter_versions
+from finch_hub.specs.jobs import ExportSpec, MergeSpec
+
+if TYPE_CHECKING:
+    from finch_hub.storage.stores import Stores
+
+
+def check_export(
+    adapter: str, out: str | Path, *, format_name: str, parameters: Mapping[str, object], stores: Stores
+) -> ExportSpec:
+    """Check a request for an export and return its specification.
+
+    Raises:
+        InvalidInput: with everything that is wrong.
+        NotFound: one thing is missing, and nothing else is wrong.
+
+    """
+    collector = ProblemCollector("this export")
+    reference = adapter
+    with collector.collect(), stores.database.read() as session:
+        reference = adapter_versions.resolve(session, adapter).reference
+    with collector.collect():
+        stores.catalog.export_formats[format_name].parse(parameters)
+    folder = _check_output_folder(out, collector, replace=bool(parameters.get("replace")))
+    collector.raise_problems()
+    return ExportSpec(adapter=reference, format=format_name, out=folder, parameters=dict(parameters))
+
+
+def check_merge(
+    adapters: Sequence[str], out: str | Path, *, weights: Sequence[float] | None, replace: bool, stores: Stores
+) -> MergeSpec:
+    """Check a request for a merge and return its specification.
+
+    Raises:
+        InvalidInput: with everything that is wrong.
+        NotFound: one thing is missing, and nothing else is wrong.
+
+    """
+    collector = ProblemCollector("this merge")
+    parents, _ = resolve_adapters(adapters, weights, stores, collector)
+    folder = _check_output_folder(out, collector, replace=replace)
+    collector.raise_problems()
+    return MergeSpec(parents=parents, out=folder, replace=replace)
+
+
+def _check_output_folder(out: str | Path, collector: ProblemCollector, *, replace: bool) -> str:
+    """Return the absolute path, since a worker runs in another folder, and collect that it exists already."""
+    path = Path(out).expanduser().absolute()
+    if path.exists() and not replace:
+        fix = "choose another folder, or replace the earlier result with replace or --replace"
+        collector.add(errors.Problem(where=str(path), what="exists already", fix=fix))
+    return str(path)

@@ -1,0 +1,50 @@
+"""`finch-hub compose`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support import registry
+from support.adapters import save_adapter
+
+from finch_hub.registry.database import Database
+
+from .conftest import Run
+
+
+def test_compose_without_a_name_is_refused(run: Run) -> None:
+    ran = run("compose", "a", "b")
+    assert ran.status == 2
+    assert "--adapter" in ran.err
+
+
+def test_plan_refuses_options_that_it_does_not_use(run: Run) -> None:
+    ran = run("compose", "medical", "legal", "--plan", "--weights", "1,2", "--min-retention", "0.5")
+    assert ran.status == 2
+    assert "leave out --weights, --min-retention" in ran.err
+
+
+def test_plan_is_drawn_and_printed_as_json(run: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    assert run("bases", "add", tiny_folder, "--name", "tiny").status == 0
+    for seed, name in enumerate(("first", "second")):
+        made = save_adapter(tiny_folder, tmp_path / name, seed=seed, r=4, lora_alpha=8, target_modules=["q_proj"])
+        assert run("adapters", "import", made, "--name", name, "--base", "tiny").out == f"Imported {name}/1 (ready)\n"
+    drawn = run("compose", "first", "second", "--plan").out
+    assert "first/1 + second/1" in drawn
+    assert "sign conflict" in drawn
+    report = run("compose", "first", "second", "--plan", "--json").json
+    assert [(pair["first"], pair["second"]) for pair in report["pairs"]] == [("first/1", "second/1")]
+
+
+def test_compose_passes_every_option_to_the_job(run: Run, database: Database) -> None:
+    registry.add_version(database, "medical")
+    registry.add_version(database, "legal")
+    options = ("--weights", "1,0.5", "--strategy", "ties", "--parameter", "density=0.3", "--rank", "auto")
+    words = ("compose", "medical", "legal", "--adapter", "both", *options, "--min-retention", 0.8, "--detach", "--json")
+    spec = run(*words).json["spec"]
+    assert [parent["weight"] for parent in spec["parents"]] == [1.0, 0.5]
+    assert (spec["strategy"], spec["parameters"], spec["rank"]) == ("ties", {"density": 0.3}, "auto")
+    assert spec["min_retention"] == 0.8
+    assert run("compose", "a", "b", "--adapter", "c", "--weights", "1,two").status == 2
+    ran = run("compose", "medical", "legal", "--adapter", "c", "--weights", "1,nan")
+    assert (ran.status, ran.err) == (2, "error: weight of legal: nan is not a finite number\n")

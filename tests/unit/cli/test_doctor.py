@@ -1,0 +1,36 @@
+"""`finch-hub doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+
+def test_doctor_reports_the_machine_and_its_problems(run: Run, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    ran = run("doctor", "--fast", "--json")
+    found = {finding["about"]: finding for finding in ran.json}
+    assert {"machine", "versions", "settings", "home", "database", "artifacts", "broker", "plugins"} <= found.keys()
+    assert "answers" in found["broker"]["found"]
+    monkeypatch.setenv("FINCH_BROKER_URL", "redis://:sesame-sesame@127.0.0.1:1/0")
+    monkeypatch.setenv("FINCH_DATABASE_URL", f"sqlite:///{home / 'other.db'}")
+    ran = run("doctor", "--fast", "--json")
+    found = {finding["about"]: finding for finding in ran.json}
+    assert ran.status == 7
+    assert "does not answer" in found["broker"]["advice"]
+    assert "db upgrade" in found["database"]["advice"]
+    assert "sesame" not in ran.out + ran.err
+
+
+def test_doctor_reports_an_unusable_home_beside_everything_else(
+    run: Run, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    home.write_text("")
+    monkeypatch.delenv("FINCH_BROKER_URL")
+    ran = run("doctor", "--fast", "--json")
+    found = {finding["about"]: finding for finding in ran.json}
+    assert ran.status == 7
+    assert "set FINCH_HOME to a writable folder" in found["home"]["advice"]
+    assert found["plugins"]["advice"] == ""

@@ -1,0 +1,52 @@
+"""`finch-hub jobs`, and the commands that only submit a job: merge, export, quantize, eval."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from support import registry
+
+from finch_hub.registry.database import Database
+
+from .conftest import Run
+
+
+def test_detached_jobs_print_their_ids(run: Run, database: Database, data: Path, tmp_path: Path) -> None:
+    registry.add_version(database, "medical")
+    for words in (
+        ("merge", "medical", "--out", tmp_path / "merged"),
+        ("merge", "medical", "--out", tmp_path, "--replace"),
+        ("export", "medical", "--out", tmp_path / "exported", "--format", "vllm"),
+        ("export", "medical", "--out", tmp_path, "--replace"),
+        ("quantize", "medical", "--scheme", "int8"),
+        ("eval", data, "--adapter", "medical", "--evaluator", "exact_answer"),
+    ):
+        ran = run(*words, "--detach")
+        assert ran.status == 0, ran.err
+        assert ran.out.strip() == run("jobs", "list", "--json").json[0]["id"]
+        assert f"(queued). Follow it: finch-hub jobs watch {ran.out.strip()}\n" in ran.err
+    kinds = [job["kind"] for job in run("jobs", "list", "--json").json]
+    assert kinds == ["evaluate", "quantize", "export", "export", "merge", "merge"]
+    assert run("merge", "medical", "--out", tmp_path).status == run("export", "medical", "--out", tmp_path).status == 2
+    listed = run("jobs", "list", "--state", "queued", "--kind", "merge").out
+    assert f"medical in {tmp_path / 'merged'}" in listed
+
+
+def test_job_is_shown_cancelled_retried_and_pruned(run: Run, database: Database, tmp_path: Path) -> None:
+    registry.add_version(database, "medical")
+    job = run("merge", "medical", "--out", tmp_path / "merged", "--detach", "--json").json
+    assert "no worker is running" in run("jobs", "show", job["id"]).out
+    assert run("jobs", "cancel", job["id"]).out == f"Cancelled job {job['id']}\n"
+    shown = run("jobs", "show", job["id"])
+    assert "cancelled" in shown.out
+    assert run("jobs", "show", job["id"], "--json").json["attempts"] == []
+    assert run("jobs", "watch", job["id"]).status == 6
+    states = [json.loads(line)["data"]["state"] for line in run("jobs", "events", job["id"], "--json").out.splitlines()]
+    assert states == ["queued", "cancelled"]
+    again = run("jobs", "retry", job["id"], "--detach", "--json").json
+    assert again["id"] != job["id"]
+    assert run("jobs", "retry", again["id"]).status == 4
+    assert run("jobs", "prune").status == 2
+    assert run("jobs", "prune", "--days", 1).out == "Deleted 0 jobs\n"
+    assert run("jobs", "prune", "--keep", 0).out == "Deleted 1 job\n"

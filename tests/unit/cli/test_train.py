@@ -1,0 +1,61 @@
+"""`finch-hub train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finch_hub.registry.database import Database
+
+from .conftest import Run, enter_worker
+
+
+def test_train_passes_every_option_to_the_job(run: Run, data: Path, tiny_folder: Path) -> None:
+    options = ("--preset", "style", "--rank", 8, "--epochs", 1, "--target-modules", "q_proj,v_proj", "--seed", 3)
+    more = ("--set", "weight_decay=0.1", "--set", 'rank_pattern={"q_proj": 4}', "--validation", "0.2", "--priority", 5)
+    words = ("train", data, "--adapter", "birds", "--base", tiny_folder, *options, *more, "--detach", "--json")
+    job = run(*words).json
+    assert (job["state"], job["priority"], job["spec"]["preset"]) == ("queued", 5, "style")
+    lora, training = job["spec"]["lora"], job["spec"]["training"]
+    assert (lora["rank"], lora["target_modules"], lora["rank_pattern"]) == (8, ["q_proj", "v_proj"], {"q_proj": 4})
+    assert (training["epochs"], training["seed"], training["weight_decay"], training["validation"]) == (1, 3, 0.1, 0.2)
+
+
+def test_train_names_every_invalid_line(run: Run, tmp_path: Path, tiny_folder: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a", "completion": "b"}\n{"prompt"\n[]\n')
+    ran = run("train", bad, "--adapter", "birds", "--base", tiny_folder)
+    assert ran.status == 2
+    assert "line 2" in ran.err
+    assert "line 3" in ran.err
+    assert run("jobs", "list", "--json").json == []
+
+
+def test_invalid_settings_are_refused(run: Run, data: Path) -> None:
+    ran = run("train", data, "--adapter", "a", "--base", "b", "--set", "epochs", "--set", "adapter=c")
+    assert ran.status == 2
+    assert "'epochs' is not a setting (write NAME=VALUE)" in ran.err
+    assert "adapter has an option of its own" in ran.err
+
+
+def test_requirements_reach_the_job(run: Run, data: Path, tiny_folder: Path) -> None:
+    train = ("train", data, "--adapter", "birds", "--base", tiny_folder, "--detach", "--json")
+    asked = ("--queue", "night", "--label", "a100", "--device", "cpu", "--memory", "1.5G", "--time-limit", "30m")
+    assert run(*train, *asked, "--together").json["requirements"] == {
+        "queue": "night",
+        "device": "cpu",
+        "memory_bytes": 3 * 2**29,
+        "labels": ["a100"],
+        "time_limit": 1800.0,
+        "together": True,
+    }
+    for option, value in (("--time-limit", "soon"), ("--memory", "3x"), ("--queue", "../x")):
+        refused = run(*train, option, value)
+        assert refused.status == 2, refused
+        assert "Traceback" not in refused.err
+
+
+def test_submit_without_a_fitting_worker_warns(run: Run, database: Database, data: Path, tiny_folder: Path) -> None:
+    enter_worker(database)
+    ran = run("train", data, "--adapter", "birds", "--base", tiny_folder, "--detach", "--queue", "night")
+    assert ran.status == 0
+    assert "worker gpu-1 cannot run this job: it does not serve queue 'night'" in ran.err

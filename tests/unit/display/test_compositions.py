@@ -1,0 +1,63 @@
+"""Conflicts and compositions as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finch_hub.display import compositions
+from finch_hub.specs.reports import Candidate, CompositionReport, ConflictReport, PairConflict, Retention
+
+from .conftest import Drawn
+
+
+def pair(module: str = "", **changes: Any) -> PairConflict:
+    measures = {"output_overlap": 0.05, "input_overlap": 0.95, "cosine": 0.1, "sign_conflict": 0.4, "norm_ratio": 0.8}
+    return PairConflict(module=module, first="law/1", second="style/2", **{**measures, **changes})
+
+
+def test_conflicts_show_pairs_worst_modules_and_advice(drawn: Drawn) -> None:
+    modules = tuple(pair(f"layers.{n}.q_proj", sign_conflict=n / 20) for n in range(20))
+    report = ConflictReport(
+        parents=("law/1", "style/2"), pairs=(pair(),), modules=modules, advice="merge", reasons=("they hardly meet",)
+    )
+    text = drawn(compositions.draw_conflicts(report))
+    assert "law/1 + style/2" in text
+    assert "layers.19.q_proj" in text
+    assert "layers.0.q_proj" not in text
+    assert "advice: merge" in text
+    assert "they hardly meet" in text
+
+
+def test_composition_shows_retention_and_candidates(drawn: Drawn) -> None:
+    report = CompositionReport(
+        strategy="tsv",
+        scale=0.8,
+        rank=64,
+        conflicts=ConflictReport(parents=("law/1", "style/2")),
+        retention=(
+            Retention(
+                parent="law/1",
+                status="measured",
+                base=3.0,
+                own=2.0,
+                composed=2.1,
+                linear=2.3,
+                retention=0.9,
+                examples=12,
+            ),
+            Retention(parent="style/2", status="unmeasured"),
+        ),
+        candidates=(
+            Candidate(strategy="linear", scale=0.5, losses=(2.3, None), worst=0.7, mean=0.7),
+            Candidate(strategy="tsv", scale=0.8, losses=(2.1, None), worst=0.9, mean=0.9),
+        ),
+        below_retention=("law/1",),
+        advice=("keep law/1 apart and switch",),
+    )
+    text = drawn(compositions.draw_composition(report))
+    lines = [line.split() for line in text.splitlines()]
+    assert ["law/1", "3.000", "2.000", "2.100", "2.300", "0.900", "12"] in lines
+    assert any(line[:1] == ["style/2"] and "unmeasured" in line for line in lines)
+    assert text.index("tsv") < text.index("linear ")
+    assert "below the requested retention: law/1" in text
+    assert "advice: keep law/1 apart and switch" in text

@@ -1,0 +1,90 @@
+"""Events as a terminal and a pipe show them."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from finch_hub.display import progress, tables
+from finch_hub.specs.events import Event
+from finch_hub.specs.reports import DataReport
+
+
+def event(kind: Any, message: str = "", level: Any = "info", **data: Any) -> Event:
+    return Event(job_id="j", seq=1, at=datetime.now(UTC), type=kind, level=level, message=message, data=data)
+
+
+def test_progress_is_drawn_as_one_line() -> None:
+    line = progress.draw_event(
+        event("progress", step=3, steps=10, epoch=0.3, loss=2.51234, tokens_per_second=1234.5, seconds_left=95)
+    )
+    assert line == "  step 3/10  epoch 0.30  loss 2.512  1,234 tokens/s  1:35 min left"
+
+
+@pytest.mark.parametrize(
+    ("given_event", "line"),
+    [
+        (event("message", "be careful", "warn"), "  warning: be careful"),
+        (event("message", "tried tsv"), "  tried tsv"),
+        (
+            event("metrics", "held-out loss 2.5 after step 3", step=3, valid_loss=2.5),
+            "  held-out loss 2.5 after step 3",
+        ),
+        (event("metrics", step=3, valid_loss=2.5), "  step 3  valid_loss 2.5"),
+        (event("phase", name="training"), "- training"),
+        (event("state", state="running", worker="box"), "- running on box"),
+        (event("report", name="something", report={}), ""),
+    ],
+)
+def test_an_event_is_drawn_as_one_line(given_event: Event, line: str) -> None:
+    assert progress.draw_event(given_event) == line
+
+
+def test_plain_view_shows_the_first_and_last_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.console.cache_clear()
+    with progress.PlainView() as lines:
+        for step in range(1, 101):
+            lines.show(event("progress", step=step, steps=100))
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == "  step 1/100"
+    assert shown[-1] == "  step 100/100"
+    assert len(shown) == 2
+
+
+def test_live_view_shows_messages_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    tables.console.cache_clear()
+    shown = progress.open_view()
+    assert isinstance(shown, progress.LiveView)
+    with shown:
+        shown.show(event("phase", name="training"))
+        shown.show(event("progress", step=3, steps=10, loss=2.5, seconds_left=7))
+        shown.show(event("message", "be careful", "warn"))
+    tables.console.cache_clear()
+    text = terminal.getvalue()
+    assert "warning: be careful" in text
+    assert text.rindex("training") > text.index("be careful")
+    assert "3/10" in text
+    assert "loss 2.500  7 s left" in text
+
+
+def test_data_report_is_drawn_as_one_line() -> None:
+    report = DataReport(
+        examples=20, validation_examples=4, tokens=1000, label_tokens=250, length_mean=50.0, length_max=80,
+        length_p95=75, truncated=1, duplicates=2, steps=6, seconds=12.0,
+    )  # fmt: skip
+    line = progress.draw_event(event("report", name="data", report=report.model_dump(mode="json")))
+    assert line == (
+        "  20 training examples, 4 for validation, 1,000 tokens (25% learned), 50 tokens per example, 80 at most, "
+        "1 truncated, 2 repeated; 6 steps, about 12 s"
+    )
