@@ -1,20 +1,11 @@
-"""What comes with Finch Hub, offered through the same hooks as any plugin's; each entry is an example to copy."""
+"""Built-in plugin of Finch Hub; each entry is an example for plugin authors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from finch_hub.engine.export import parameters as exporting
-from finch_hub.plugins.descriptors import (
-    BaseSource,
-    DatasetFormat,
-    Evaluator,
-    ExportFormat,
-    Listener,
-    Preset,
-    Resolver,
-    Strategy,
-)
+from finch_hub.plugins import descriptors
 from finch_hub.plugins.hooks import hookimpl
 from finch_hub.plugins.presets import code, legal, medical, style
 from finch_hub.plugins.resolvers import parameters as resolving
@@ -23,62 +14,61 @@ from finch_hub.specs.evaluation import AnswerParameters, LossParameters
 
 
 @hookimpl
-def finch_presets() -> Sequence[Preset]:
-    """Offer a preset for each of the domains that ship with measured figures."""
+def finch_presets() -> Sequence[descriptors.Preset]:
+    """Offer one preset for each measured domain."""
     return [medical.PRESET, legal.PRESET, code.PRESET, style.PRESET]
 
 
 @hookimpl
-def finch_strategies() -> Sequence[Strategy]:
-    """Offer the strategies that work in the core space."""
+def finch_strategies() -> Sequence[descriptors.Strategy]:
+    """Offer the composition strategies."""
     return [
-        Strategy(
+        descriptors.Strategy(
             name="linear",
-            summary="The weighted sum of the updates (task arithmetic), cut to the rank asked for.",
+            summary="Adds the weighted updates (task arithmetic) and truncates the sum to a rank.",
             target="finch_hub.plugins.strategies.linear:merge",
             parameters=composing.LinearParameters,
-            overshoot=0.5,
-            normed={"norm": "parents"},
+            scale_exponent=0.5,
+            norm_preserving={"norm": "parents"},
         ),
-        Strategy(
+        descriptors.Strategy(
             name="cat",
-            summary="The weighted sum of the updates, exact: the factors are stacked and the ranks add up.",
+            summary="Stacks the weighted factors: the exact sum, whose rank is the sum of the ranks.",
             target="finch_hub.plugins.strategies.cat:merge",
-            parameters=composing.CatParameters,
-            overshoot=0.5,
+            scale_exponent=0.5,
             exact=True,
         ),
-        Strategy(
+        descriptors.Strategy(
             name="ties",
-            summary="Trims small entries, elects a sign for each, and averages those that agree.",
+            summary="Trims small entries, elects a sign for each entry, and averages the values with that sign (TIES).",
             target="finch_hub.plugins.strategies.ties:merge",
             parameters=composing.TiesParameters,
         ),
-        Strategy(
+        descriptors.Strategy(
             name="dare",
-            summary="Drops entries at random and rescales the rest, then sums or elects signs.",
+            summary="Drops random entries and rescales the others, then adds them or elects signs (DARE).",
             target="finch_hub.plugins.strategies.dare:merge",
             parameters=composing.DareParameters,
-            overshoot=0.5,
-            normed={"elect": True},
+            scale_exponent=0.5,
+            norm_preserving={"elect": True},
         ),
-        Strategy(
+        descriptors.Strategy(
             name="tsv",
-            summary="Makes the parents' singular vectors orthogonal to each other, so that they stop interfering.",
+            summary="Makes the singular vectors of all parents orthogonal, which reduces interference (TSV-M).",
             target="finch_hub.plugins.strategies.tsv:merge",
             parameters=composing.TsvParameters,
-            overshoot=0.2,
+            scale_exponent=0.2,
         ),
-        Strategy(
+        descriptors.Strategy(
             name="regmean",
-            summary="Fits every module to answer each parent's inputs as that parent does (RegMean).",
+            summary="Fits every module to each parent's outputs on that parent's inputs (RegMean).",
             target="finch_hub.plugins.strategies.regmean:merge",
             parameters=composing.RegmeanParameters,
             needs_data=True,
         ),
-        Strategy(
+        descriptors.Strategy(
             name="learned",
-            summary="Fits the weights on a few validation examples of the parents.",
+            summary="Fits the weights on a few validation examples of the parents (LoRA Soups).",
             target="finch_hub.plugins.strategies.learned:merge",
             parameters=composing.LearnedParameters,
             needs_data=True,
@@ -87,42 +77,41 @@ def finch_strategies() -> Sequence[Strategy]:
 
 
 @hookimpl
-def finch_resolvers() -> Sequence[Resolver]:
-    """Offer the resolvers that work in the core space."""
+def finch_resolvers() -> Sequence[descriptors.Resolver]:
+    """Offer the conflict resolvers."""
     return [
-        Resolver(
+        descriptors.Resolver(
             name="keep",
-            summary="Leaves every update as it is.",
+            summary="Changes nothing.",
             target="finch_hub.plugins.resolvers.keep:resolve",
-            parameters=resolving.KeepParameters,
         ),
-        Resolver(
+        descriptors.Resolver(
             name="priority",
-            summary="Projects each update onto what the ones before it leave free.",
+            summary="Removes from each update the directions of earlier parents.",
             target="finch_hub.plugins.resolvers.priority:resolve",
             parameters=resolving.PriorityParameters,
         ),
-        Resolver(
+        descriptors.Resolver(
             name="drop",
-            summary="Zeroes the entries whose signs the parents dispute.",
+            summary="Zeroes entries whose signs differ between parents.",
             target="finch_hub.plugins.resolvers.drop:resolve",
             parameters=resolving.DropParameters,
         ),
-        Resolver(
+        descriptors.Resolver(
             name="calibrate",
-            summary="Damps the output directions that several parents share (Pico).",
+            summary="Scales down output directions that several parents share (Pico).",
             target="finch_hub.plugins.resolvers.calibrate:resolve",
-            parameters=resolving.CalibrateParameters,
+            parameters=resolving.ResolverParameters,
         ),
-        Resolver(
+        descriptors.Resolver(
             name="orthogonalize",
-            summary="Makes all updates orthogonal to each other, none before the others.",
+            summary="Makes all updates orthogonal, without an order of parents.",
             target="finch_hub.plugins.resolvers.orthogonalize:resolve",
             parameters=resolving.OrthogonalizeParameters,
         ),
-        Resolver(
+        descriptors.Resolver(
             name="refuse",
-            summary="Composes nothing where a measure of conflict exceeds a threshold.",
+            summary="Refuses to compose if a measure of conflict exceeds a threshold.",
             target="finch_hub.plugins.resolvers.refuse:resolve",
             parameters=resolving.RefuseParameters,
         ),
@@ -130,61 +119,61 @@ def finch_resolvers() -> Sequence[Resolver]:
 
 
 @hookimpl
-def finch_dataset_formats() -> Sequence[DatasetFormat]:
-    """Offer the row formats that are in common use, the most telling fields first."""
+def finch_dataset_formats() -> Sequence[descriptors.DatasetFormat]:
+    """Offer the common row formats, the most specific fields first."""
     return [
-        DatasetFormat(
+        descriptors.DatasetFormat(
             name="messages",
-            summary="Conversations as OpenAI and TRL write them: messages of role and content.",
+            summary="Conversations in the format of OpenAI and TRL: messages with role and content.",
             recognizes=frozenset({"messages"}),
-            target="finch_hub.engine.data.formats:messages",
+            target="finch_hub.engine.data.row_formats:convert_messages",
         ),
-        DatasetFormat(
+        descriptors.DatasetFormat(
             name="prompt_completion",
             summary="A prompt and its completion.",
             recognizes=frozenset({"prompt", "completion"}),
-            target="finch_hub.engine.data.formats:prompt_completion",
+            target="finch_hub.engine.data.row_formats:convert_prompt_completion",
         ),
-        DatasetFormat(
+        descriptors.DatasetFormat(
             name="alpaca",
-            summary="An instruction, perhaps with an input, and its output.",
+            summary="An instruction, an optional input, and an output.",
             recognizes=frozenset({"instruction", "output"}),
-            target="finch_hub.engine.data.formats:alpaca",
+            target="finch_hub.engine.data.row_formats:convert_alpaca",
         ),
-        DatasetFormat(
+        descriptors.DatasetFormat(
             name="sharegpt",
-            summary="Conversations as ShareGPT writes them: turns of from and value.",
+            summary="Conversations in the format of ShareGPT: turns with from and value.",
             recognizes=frozenset({"conversations"}),
-            target="finch_hub.engine.data.formats:sharegpt",
+            target="finch_hub.engine.data.row_formats:convert_sharegpt",
         ),
-        DatasetFormat(
+        descriptors.DatasetFormat(
             name="text",
-            summary="Plain text that is learnt whole.",
+            summary="Plain text. All of it is learned.",
             recognizes=frozenset({"text"}),
-            target="finch_hub.engine.data.formats:text",
+            target="finch_hub.engine.data.row_formats:convert_text",
         ),
     ]
 
 
 @hookimpl
-def finch_base_sources() -> Sequence[BaseSource]:
-    """Offer local folders, GGUF files and the Hugging Face Hub, what is here before what must be fetched."""
+def finch_base_sources() -> Sequence[descriptors.BaseSource]:
+    """Offer GGUF files, local folders and the Hugging Face Hub; local sources first."""
     return [
-        BaseSource(
+        descriptors.BaseSource(
             name="gguf",
-            summary="A GGUF file, converted to safetensors once.",
+            summary="A GGUF file, which is converted to safetensors once.",
             matches="finch_hub.engine.bases.sources:is_gguf",
             target="finch_hub.engine.bases.sources:fetch_gguf",
         ),
-        BaseSource(
+        descriptors.BaseSource(
             name="folder",
             summary="A local folder of safetensors, config and tokenizer.",
             matches="finch_hub.engine.bases.sources:is_folder",
             target="finch_hub.engine.bases.sources:fetch_folder",
         ),
-        BaseSource(
+        descriptors.BaseSource(
             name="hub",
-            summary="A model of the Hugging Face Hub, by id and revision.",
+            summary="A model on the Hugging Face Hub, by id and revision.",
             matches="finch_hub.engine.bases.sources:is_hub_id",
             target="finch_hub.engine.bases.sources:fetch_hub",
         ),
@@ -192,38 +181,38 @@ def finch_base_sources() -> Sequence[BaseSource]:
 
 
 @hookimpl
-def finch_export_formats() -> Sequence[ExportFormat]:
-    """Offer the formats of the systems that adapters are usually served with."""
+def finch_export_formats() -> Sequence[descriptors.ExportFormat]:
+    """Offer the formats of common serving systems."""
     return [
-        ExportFormat(
+        descriptors.ExportFormat(
             name="peft",
-            summary="A folder as PEFT itself saves it.",
+            summary="A folder in PEFT's own format.",
             target="finch_hub.engine.export.peft:write",
             parameters=exporting.ExportParameters,
         ),
-        ExportFormat(
+        descriptors.ExportFormat(
             name="vllm",
-            summary="A PEFT folder within vLLM's rules: one rank, scale folded in.",
+            summary="A PEFT folder that vLLM accepts: one rank, with the scale folded in.",
             target="finch_hub.engine.export.vllm:write",
             parameters=exporting.VLLMParameters,
         ),
-        ExportFormat(
+        descriptors.ExportFormat(
             name="gguf",
-            summary="A GGUF adapter for llama.cpp, scale folded in.",
+            summary="A GGUF adapter for llama.cpp, with the scale folded in.",
             target="finch_hub.engine.export.gguf:write",
             parameters=exporting.GGUFParameters,
             needs_base=True,
         ),
-        ExportFormat(
+        descriptors.ExportFormat(
             name="merged",
             summary="A standalone model folder with the adapter merged into its weights.",
             target="finch_hub.engine.export.merged:write",
             parameters=exporting.MergedParameters,
             needs_base=True,
         ),
-        ExportFormat(
+        descriptors.ExportFormat(
             name="ollama",
-            summary="A GGUF adapter with the Modelfile that Ollama builds from.",
+            summary="A GGUF adapter with a Modelfile for Ollama.",
             target="finch_hub.engine.export.ollama:write",
             parameters=exporting.OllamaParameters,
             needs_base=True,
@@ -232,18 +221,18 @@ def finch_export_formats() -> Sequence[ExportFormat]:
 
 
 @hookimpl
-def finch_evaluators() -> Sequence[Evaluator]:
-    """Offer the measures that need nothing but the examples."""
+def finch_evaluators() -> Sequence[descriptors.Evaluator]:
+    """Offer the measures that need only examples."""
     return [
-        Evaluator(
+        descriptors.Evaluator(
             name="held_out_loss",
-            summary="Cross-entropy, perplexity and accuracy over the answers' tokens.",
+            summary="Computes cross-entropy, perplexity and accuracy over the tokens of the answers.",
             target="finch_hub.engine.inference.evaluators:held_out_loss",
             parameters=LossParameters,
         ),
-        Evaluator(
+        descriptors.Evaluator(
             name="exact_answer",
-            summary="Generates an answer to each prompt and counts those that contain the expected one.",
+            summary="Generates an answer to each prompt and counts the answers that contain the expected one.",
             target="finch_hub.engine.inference.evaluators:exact_answer",
             parameters=AnswerParameters,
         ),
@@ -251,12 +240,12 @@ def finch_evaluators() -> Sequence[Evaluator]:
 
 
 @hookimpl
-def finch_listeners() -> Sequence[Listener]:
-    """Offer the log line that every change of a job's state leaves."""
+def finch_listeners() -> Sequence[descriptors.Listener]:
+    """Offer the listener that logs state changes of jobs."""
     return [
-        Listener(
+        descriptors.Listener(
             name="log",
-            summary="Writes one structured log line for each change of a job's state.",
+            summary="Writes a structured log line for each state change of a job.",
             target="finch_hub.plugins.job_log:listen",
         )
     ]

@@ -70,10 +70,10 @@ def test_nothing_built_in_is_left_out() -> None:
 
 def test_the_engine_and_the_hub_know_the_same_row_formats() -> None:
     """The engine has its own list, for use without the hub."""
-    from finch_hub.engine.data import formats
+    from finch_hub.engine.data import row_formats
 
     offered = [(d.name, d.recognizes, d.load()) for d in CATALOGUE.dataset_formats.values()]
-    assert offered == [(known.name, known.fields, known.convert) for known in formats.BUILTIN]
+    assert offered == [(known.name, known.fields, known.convert) for known in row_formats.BUILTIN]
 
 
 @pytest.mark.parametrize("preset", CATALOGUE.presets.values(), ids=lambda p: p.name)

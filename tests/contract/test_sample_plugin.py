@@ -99,10 +99,10 @@ def test_its_strategy_and_resolver_compute_what_they_say(catalog: Catalog) -> No
 
 
 def test_its_format_is_recognized_by_its_fields(catalog: Catalog, tmp_path: Path) -> None:
-    from finch_hub.engine.data import formats, reading
+    from finch_hub.engine.data import reading, row_formats
 
     known = [
-        formats.Format(name, descriptor.recognizes, descriptor.load())
+        row_formats.RowFormat(name, descriptor.recognizes, descriptor.load())
         for name, descriptor in catalog.dataset_formats.items()
     ]
     assert known[0].name == "faq", "strangers' formats are asked before the built-in ones"

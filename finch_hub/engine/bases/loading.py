@@ -71,7 +71,7 @@ def load_base(
         # Padding is masked everywhere, so any token works. Every tokenizer has an end token.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     if not quantization:
-        model.to(torch_device)  # type: ignore[arg-type]
+        model.to(torch_device)
     model.requires_grad_(False)
     model.eval()
     return Base(

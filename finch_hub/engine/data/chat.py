@@ -1,4 +1,4 @@
-"""Conversations as the text that a model reads: one way for training and for generation."""
+"""Rendering of conversations as text, the same way for training and for generation."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation: bool) -> str:
-    """Write a conversation with the tokenizer's chat template.
+    """Render a conversation with the tokenizer's chat template.
 
-    Without a template the turns are joined by newlines. Where a template refuses the system role, that turn's text is
-    put before the first user turn. Models that reason are told not to, where their template can be told.
+    Without a template, turns are joined by newlines. If a template refuses the system role, the system prompt goes
+    before the first user turn. Templates with a switch for reasoning have it off.
 
     Args:
-        tokenizer: of the base.
-        messages: at least one.
-        generation: end with what begins the assistant's turn, so that the model answers.
+        tokenizer: tokenizer of the base.
+        messages: at least one turn.
+        generation: whether the text ends with the header of an assistant turn, so that the model answers.
 
     Raises:
-        Incompatible: the template cannot write these turns, for instance because their roles do not alternate.
+        Incompatible: the template cannot render these turns, for example because their roles do not alternate.
 
     """
     if tokenizer.chat_template is None:
@@ -36,11 +36,11 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
     for attempt in attempts:
         try:
             return _apply(tokenizer, attempt, generation)
-        except Exception as error:  # a template is a program: it raises what it likes
+        except Exception as error:  # a template is a program that can raise any exception
             problem = error
     roles = ", ".join(message.role for message in messages)
     raise errors.Incompatible(
-        errors.Problem(what=f"the chat template cannot write the turns {roles}: {problem}")
+        errors.Problem(what=f"the chat template cannot render the turns {roles}: {problem}")
     ) from problem
 
 

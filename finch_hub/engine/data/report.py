@@ -1,4 +1,4 @@
-"""What tokenising a data set showed, before the first step."""
+"""Report of a tokenized dataset, made before the first step."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from finch_hub.engine.data import splitting
-from finch_hub.engine.data.batches import shared_prefix
+from finch_hub.engine.data.batches import count_shared_prefix
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.specs.examples import Example
 from finch_hub.specs.reports import DataReport
 
 
-def data_report(
+def make_data_report(
     examples: Sequence[Example],
     validation: Sequence[Example],
     tokenized: Sequence[TokenizedExample],
@@ -21,14 +21,14 @@ def data_report(
     steps: int,
     seconds: float | None,
 ) -> DataReport:
-    """Describe the training examples, and what validation has in common with them.
+    """Return the report of the training examples and their overlap with the validation examples.
 
     Args:
-        examples: of training, as given.
-        validation: as given, or as split off.
-        tokenized: the training examples.
-        steps: that training will take at most.
-        seconds: estimate for all of them, None if there is none.
+        examples: training examples.
+        validation: validation examples, given or split off.
+        tokenized: training examples as token ids.
+        steps: most steps of the training.
+        seconds: estimated duration of all steps, None without an estimate.
 
     """
     lengths = np.array([len(example) for example in tokenized])
@@ -41,9 +41,9 @@ def data_report(
         length_max=int(lengths.max()),
         length_p95=int(np.percentile(lengths, 95, method="higher")),
         truncated=sum(example.cut > 0 for example in tokenized),
-        duplicates=splitting.duplicates(examples),
-        overlap=splitting.overlap(examples, validation),
-        shared_prefix_tokens=shared_prefix(tokenized),
+        duplicates=splitting.count_duplicates(examples),
+        overlap=splitting.count_overlap(examples, validation),
+        shared_prefix_tokens=count_shared_prefix(tokenized),
         steps=steps,
         seconds=seconds,
     )

@@ -1,4 +1,4 @@
-"""Conversations are written alike for training and for generation."""
+"""Rendering of conversations, the same for training and for generation."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def test_template_is_applied() -> None:
     )
 
 
-def test_text_to_answer_begins_the_text_that_is_learnt() -> None:
+def test_generation_prompt_is_the_beginning_of_the_training_text() -> None:
     for template in (CHATML, THINKING):
         tokenizer = make_tokenizer(template)
         prompt = render(tokenizer, [SYSTEM, USER], generation=True)
         assert render(tokenizer, [SYSTEM, USER, ANSWER], generation=False).startswith(prompt)
 
 
-def test_without_a_system_role_its_text_goes_to_the_user() -> None:
+def test_template_without_a_system_role_gets_the_text_in_the_user_turn() -> None:
     text = render(make_tokenizer(NO_SYSTEM), [SYSTEM, USER, ANSWER], generation=False)
     assert text == "[user]You know birds.\n\nWhat does it eat?[assistant]Seeds."
 
 
-def test_what_a_template_refuses_is_said() -> None:
+def test_error_of_a_template_is_reported() -> None:
     with pytest.raises(errors.Incompatible, match="turns user, system: System role not supported"):
         render(make_tokenizer(NO_SYSTEM), [USER, SYSTEM], generation=False)
 
 
-def test_without_a_template_turns_are_lines() -> None:
+def test_turns_become_lines_without_a_template() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
     assert render(tokenizer, [SYSTEM, USER], generation=True) == "You know birds.\nWhat does it eat?\n"

@@ -1,3 +1,5 @@
+"""Split of a dataset into training and validation."""
+
 from __future__ import annotations
 
 from hypothesis import given
@@ -16,26 +18,26 @@ def examples(*numbers: int) -> list[Example]:
     st.floats(0, 0.9),
     st.integers(0, 5),
 )
-def test_a_split_divides_all_and_no_copy_is_on_both_sides(numbers: list[int], share: float, seed: int) -> None:
+def test_split_divides_all_examples_and_keeps_copies_together(numbers: list[int], share: float, seed: int) -> None:
     data = examples(*numbers)
-    train, held_out = splitting.split(data, share, seed)
+    train, held_out = splitting.split_examples(data, share, seed)
     assert train
     assert sorted(map(repr, train + held_out)) == sorted(map(repr, data))
-    assert splitting.overlap(train, held_out) == 0
+    assert splitting.count_overlap(train, held_out) == 0
     assert (share == 0) <= (not held_out)
     if len(set(numbers)) > 1 and share > 0:
         assert held_out
 
 
-def test_the_seed_decides_and_the_order_of_the_rows_does_not() -> None:
+def test_seed_decides_the_split_and_row_order_does_not() -> None:
     data = examples(*range(100))
-    first = splitting.split(data, 0.2, 1)[1]
+    first = splitting.split_examples(data, 0.2, 1)[1]
     assert len(first) == 20
-    assert set(splitting.split(data[::-1], 0.2, 1)[1]) == set(first)
-    assert set(splitting.split(data, 0.2, 2)[1]) != set(first)
+    assert set(splitting.split_examples(data[::-1], 0.2, 1)[1]) == set(first)
+    assert set(splitting.split_examples(data, 0.2, 2)[1]) != set(first)
 
 
-def test_duplicates_and_overlap_are_counted_whitespace_aside() -> None:
+def test_counts_of_duplicates_and_overlap_ignore_whitespace() -> None:
     spaced = Example.of_pair("What  is 1?", "It is\n1.")
-    assert splitting.duplicates([*examples(1, 2, 2), spaced]) == 2
-    assert splitting.overlap(examples(1, 2), [spaced, *examples(3)]) == 1
+    assert splitting.count_duplicates([*examples(1, 2, 2), spaced]) == 2
+    assert splitting.count_overlap(examples(1, 2), [spaced, *examples(3)]) == 1

@@ -1,3 +1,5 @@
+"""Conversion of examples to token ids with labels."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -11,7 +13,7 @@ from finch_hub.engine.data import chat
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize, tokenize_all
 from finch_hub.specs.examples import Example, Message
 
-# Marks a turn's end with the end-of-text token, puts blanks around the text and knows no system turn, as Llama 2's.
+# As Llama 2's: turns end with the end-of-text token, text has blanks around it, and there are no system turns.
 INSTRUCT = (
     "{% for message in messages %}"
     "{% if message.role == 'system' %}{{ raise_exception('no system turn') }}"
@@ -33,8 +35,8 @@ TALK = Example(
 )
 
 
-def learnt(example: TokenizedExample, tokenizer: Any) -> list[str]:
-    """Return the runs of learnt tokens as text."""
+def labeled_text(example: TokenizedExample, tokenizer: Any) -> list[str]:
+    """Return the runs of tokens with labels as text."""
     runs: list[list[int]] = []
     before = False
     for token, label in zip(example.input_ids.tolist(), example.labels.tolist(), strict=True):
@@ -57,15 +59,15 @@ def learnt(example: TokenizedExample, tokenizer: Any) -> list[str]:
     ],
     ids=["chatml", "not-prefix-stable", "instruct", "without-end", "no-template"],
 )
-def test_only_the_assistants_turns_and_what_ends_them_are_learnt(template: str | None, expected: list[str]) -> None:
+def test_labels_cover_the_assistants_turns_with_their_end_tokens(template: str | None, expected: list[str]) -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = template
     example = tokenize(TALK, tokenizer, max_length=512)
-    assert [run.strip(" ") for run in learnt(example, tokenizer)] == expected
+    assert [run.strip(" ") for run in labeled_text(example, tokenizer)] == expected
 
 
 @pytest.mark.parametrize("template", [CHATML, THINKING, None], ids=["chatml", "not-prefix-stable", "no-template"])
-def test_what_precedes_a_single_answer_is_exactly_what_generating_begins_from(template: str | None) -> None:
+def test_tokens_before_an_answer_are_the_generation_prompt(template: str | None) -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = template
     pair = Example.of_pair("What does it eat?", "Seeds.", "You know birds.")
@@ -75,7 +77,7 @@ def test_what_precedes_a_single_answer_is_exactly_what_generating_begins_from(te
     assert tokenizer.decode(example.input_ids[:first].tolist()) == prompt
 
 
-def test_reasoning_of_the_last_turn_is_learnt_and_that_of_an_earlier_one_is_dropped_with_its_text() -> None:
+def test_reasoning_has_labels_in_the_last_turn_only() -> None:
     tokenizer = make_tokenizer(THINKING)
     talk = Example(
         messages=tuple(
@@ -85,26 +87,28 @@ def test_reasoning_of_the_last_turn_is_learnt_and_that_of_an_earlier_one_is_drop
             for message in TALK.messages
         )
     )
-    first, last = learnt(tokenize(talk, tokenizer, max_length=512), tokenizer)
+    first, last = labeled_text(tokenize(talk, tokenizer, max_length=512), tokenizer)
     assert first == "Seeds and buds.<|im_end|>"
     assert last == "hm\n</think>\n\nIn woods.<|im_end|>"
 
 
-def test_a_turn_that_repeats_the_prompt_is_found_where_it_stands() -> None:
+def test_turn_that_repeats_the_prompt_is_found_in_its_place() -> None:
     tokenizer = make_tokenizer()
     echo = Example.of_pair("Seeds.", "Seeds.")
     example = tokenize(echo, tokenizer, max_length=512)
-    assert learnt(example, tokenizer) == ["Seeds.<|im_end|>"]
+    assert labeled_text(example, tokenizer) == ["Seeds.<|im_end|>"]
     assert example.labels[-1]
 
 
-def test_a_turn_that_is_context_is_not_learnt() -> None:
+def test_context_turn_has_no_labels() -> None:
     tokenizer = make_tokenizer()
     turns = (TALK.messages[0], TALK.messages[1].evolve(learn=False), *TALK.messages[2:])
-    assert learnt(tokenize(Example(messages=turns), tokenizer, max_length=512), tokenizer) == ["In woods.<|im_end|>"]
+    assert labeled_text(tokenize(Example(messages=turns), tokenizer, max_length=512), tokenizer) == [
+        "In woods.<|im_end|>"
+    ]
 
 
-def test_the_system_prompt_is_put_in_unless_the_example_has_one() -> None:
+def test_system_prompt_is_added_unless_the_example_has_one() -> None:
     tokenizer = make_tokenizer()
     own = Example.of_pair("What?", "Seeds.", "Mine.")
     given = tokenize(own, tokenizer, system="Yours.", max_length=512)
@@ -113,30 +117,30 @@ def test_the_system_prompt_is_put_in_unless_the_example_has_one() -> None:
     assert np.array_equal(added.input_ids, given.input_ids)
 
 
-def test_a_template_without_system_turns_has_the_system_prompt_in_the_first_question() -> None:
+def test_template_without_system_turns_gets_the_system_prompt_in_the_first_question() -> None:
     tokenizer = make_tokenizer(INSTRUCT)
     example = tokenize(Example.of_pair("What?", "Seeds.", "Be brief."), tokenizer, max_length=512)
     assert tokenizer.decode(example.input_ids.tolist()).startswith("[INST] Be brief.\n\nWhat? [/INST]")
 
 
-def test_plain_text_is_learnt_from_its_second_token_to_the_end_token() -> None:
+def test_plain_text_has_labels_from_its_second_token_to_the_end_token() -> None:
     tokenizer = make_tokenizer()
     example = tokenize(Example(text="The finch sings."), tokenizer, max_length=512)
     assert example.labels.tolist() == [False] + [True] * (len(example) - 1)
     assert example.input_ids[-1] == tokenizer.eos_token_id
 
 
-def test_too_long_a_prompt_loses_its_beginning_and_the_answer_stays_whole() -> None:
+def test_long_prompt_loses_its_beginning_and_keeps_the_answer() -> None:
     tokenizer = make_tokenizer()
     pair = Example.of_pair("seeds " * 40, "In woods.")
     whole = tokenize(pair, tokenizer, max_length=512)
     cut = tokenize(pair, tokenizer, max_length=len(whole) - 10)
     assert cut.cut == 10
     assert np.array_equal(cut.input_ids, whole.input_ids[10:])
-    assert learnt(cut, tokenizer) == learnt(whole, tokenizer)
+    assert labeled_text(cut, tokenizer) == labeled_text(whole, tokenizer)
 
 
-def test_too_long_an_answer_is_cut_at_its_end_once_half_of_the_prompt_is_gone() -> None:
+def test_long_answer_is_cut_after_half_of_the_prompt() -> None:
     tokenizer = make_tokenizer()
     pair = Example.of_pair("What does it eat?", "seeds " * 60)
     whole = tokenize(pair, tokenizer, max_length=512)
@@ -146,7 +150,7 @@ def test_too_long_an_answer_is_cut_at_its_end_once_half_of_the_prompt_is_gone() 
     assert int(cut.labels.argmax()) == prompt - prompt // 2
 
 
-def test_all_examples_that_leave_nothing_to_learn_are_reported_by_number() -> None:
+def test_every_example_without_labels_is_reported_by_number() -> None:
     tokenizer = make_tokenizer()
     good, long = Example.of_pair("What?", "Seeds."), Example.of_pair("seeds " * 200, "Yes.")
     with pytest.raises(errors.InvalidDataset) as caught:
