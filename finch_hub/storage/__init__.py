@@ -1,1 +1,1 @@
-"""A home opened: database, artifact store and catalog, and how an adapter becomes a version."""
+"""Stores of a home, and the publishing of adapters in them."""

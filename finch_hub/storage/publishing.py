@@ -1,4 +1,4 @@
-"""How an adapter folder becomes a version: through the gate, with card and `finch.json`, into store and registry."""
+"""Publishing: an adapter folder passes the gate, gets card and `finch.json`, and becomes a version."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finch_hub.artifacts import gate
-from finch_hub.registry import adapters, values
+from finch_hub.registry import adapter_versions, values
+from finch_hub.storage import model_card
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from finch_hub.plugins.catalog import Catalog
     from finch_hub.registry.database import Session
+    from finch_hub.specs.bases import BaseDescription
     from finch_hub.storage.stores import Stores
 
 _LIBRARIES = ("finch-hub", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
@@ -24,18 +26,19 @@ _LIBRARIES = ("finch-hub", "torch", "transformers", "peft", "safetensors", "toke
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What is known of an adapter that is to become a version.
+    """An adapter that is to become a version.
 
     Attributes:
-        base: what :func:`runs.common.describe_base` returned.
-        metrics: figures and short texts, shown beside the version.
-        state: what it is registered as, unless the gate puts it into quarantine.
+        base: the base model that the adapter was made for.
+        spec: JSON of the job's specification.
+        metrics: numbers and short texts to show with the version.
+        state: of the version, unless the gate puts the adapter into quarantine.
 
     """
 
     name: str
     kind: values.VersionKind
-    base: dict[str, Any]
+    base: BaseDescription
     lineage: values.Lineage
     spec: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -45,7 +48,7 @@ class Description:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """An adapter that is in the store and not yet in the registry."""
+    """An adapter that is in the store, but not yet in the registry."""
 
     description: Description
     digest: str
@@ -59,8 +62,8 @@ def publish(folder: Path, stores: Stores, description: Description) -> Published
     """Put an adapter folder through the gate and into the store, with its card and `finch.json`.
 
     Raises:
-        RefusedArtifact: the gate does not let it in.
-        Unavailable: the store is full or away.
+        RefusedArtifact: the gate found a problem.
+        Unavailable: the store is full or does not answer.
 
     """
     with tempfile.TemporaryDirectory(prefix="publish-", dir=_scratch(stores)) as scratch:
@@ -70,10 +73,16 @@ def publish(folder: Path, stores: Stores, description: Description) -> Published
         metrics = {**description.metrics, "rank": admitted.rank, "bytes": admitted.bytes}
         if admitted.quarantine:
             metrics["quarantine"] = list(admitted.quarantine)
-        card = model_card(description, metrics)
-        (clean / "README.md").write_text(card)
+        card = model_card.write(
+            name=description.name,
+            kind=description.kind,
+            base=description.base.source,
+            lineage=description.lineage,
+            metrics=metrics,
+        )
+        (clean / "README.md").write_text(card, encoding="utf-8")
         record = _finch_json(description, admitted.identity, metrics)
-        (clean / "finch.json").write_text(json.dumps(record, indent=2) + "\n")
+        (clean / "finch.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         digest = stores.artifacts.put_tree(clean)
     return Published(
         description=description, digest=digest, identity=admitted.identity, state=state, metrics=metrics, card=card
@@ -81,9 +90,9 @@ def publish(folder: Path, stores: Stores, description: Description) -> Published
 
 
 def register(session: Session, published: Published, base: values.Base) -> values.AdapterVersion:
-    """Make the version of a published adapter."""
+    """Register the version of a published adapter."""
     description = published.description
-    return adapters.create_version(
+    return adapter_versions.create(
         session,
         name=description.name,
         digest=published.digest,
@@ -100,9 +109,11 @@ def register(session: Session, published: Published, base: values.Base) -> value
 
 
 def versions(catalog: Catalog, environment: Mapping[str, Any]) -> dict[str, str]:
-    """Return the versions of the libraries and plugins that an adapter's bytes may depend on.
+    """Return the versions of the libraries and plugins that the bytes of an adapter may depend on.
 
-    Those that the child reported in `environment` count; this process may see the same installation only.
+    Args:
+        environment: versions that the child reported. Others are read from this process's installation.
+
     """
     found = {plugin.name: plugin.version for plugin in catalog.plugins if plugin.version}
     for name in _LIBRARIES:
@@ -113,39 +124,6 @@ def versions(catalog: Catalog, environment: Mapping[str, Any]) -> dict[str, str]
     return found
 
 
-def model_card(description: Description, metrics: Mapping[str, Any]) -> str:
-    """Write the model card: the metadata that the Hugging Face hub reads, then the evidence for people."""
-    base = description.base["source"]
-    front: dict[str, Any] = {
-        "library_name": "peft",
-        "pipeline_tag": "text-generation",
-        "base_model": base,
-        "base_model_relation": "adapter",
-        "tags": ["lora", "transformers", f"base_model:adapter:{base}", "finch-hub"],
-    }
-    if "loss_after" in metrics:
-        value = round(metrics["loss_after"], 4)
-        measured = [{"type": "loss", "name": "held-out loss (nats per token)", "value": value}]
-        task = {"type": "text-generation"}
-        dataset = {"name": "held-out examples", "type": (description.lineage.validation_digest or "")[:16]}
-        front["model-index"] = [
-            {"name": description.name, "results": [{"task": task, "dataset": dataset, "metrics": measured}]}
-        ]
-    lines = ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", ""]
-    lines += [f"# {description.name}", "", f"A LoRA adapter for `{base}`, made by Finch Hub ({description.kind}).", ""]
-    shown = {k: v for k, v in metrics.items() if isinstance(v, int | float | str) and not isinstance(v, bool)}
-    if shown:
-        lines += ["| measured | value |", "|---|---|"]
-        lines += [f"| {k} | {f'{v:.4g}' if isinstance(v, float) else v} |" for k, v in shown.items()]
-        lines.append("")
-    if description.lineage.parents:
-        lines += ["## Made from", ""]
-        lines += [f"- `{parent.reference}`, weight {parent.weight:g}" for parent in description.lineage.parents]
-        lines.append("")
-    lines += ["Lineage, hashes and versions are in `finch.json`.", ""]
-    return "\n".join(lines)
-
-
 def _finch_json(description: Description, identity: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "format": 1,
@@ -153,7 +131,7 @@ def _finch_json(description: Description, identity: str, metrics: Mapping[str, A
         "kind": description.kind,
         "identity": identity,
         "job": description.job_id,
-        "base": {key: description.base[key] for key in ("source", "revision", "fingerprint", "architecture")},
+        "base": description.base.model_dump(include={"source", "revision", "fingerprint", "architecture"}),
         "spec": description.spec,
         "lineage": description.lineage.model_dump(mode="json"),
         "metrics": dict(metrics),

@@ -1,4 +1,4 @@
-"""Keep passwords out of logs, errors and what the database stores of them."""
+"""Redaction of passwords in logs, errors and stored events."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 _PASSWORD_IN_URL = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?!PASSWORD@)[^\s/]+(?=@)", re.IGNORECASE)
 _PASSWORD_IN_QUERY = re.compile(r"(?P<head>[?&]\w*(?:password|secret|token|key)=)[^\s&#]+", re.IGNORECASE)
-_TELLING_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|API_KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
-_SHORTEST = 8  # shorter values would redact ordinary words
+_SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|API_KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
+_MIN_LENGTH = 8  # shorter secrets may equal ordinary words
 
 
 def redact_url(text: str) -> str:
-    """Return the text with the password of every URL in it replaced."""
+    """Replace the password of every URL in the text."""
     if "://" not in text:
         return text
     return _PASSWORD_IN_QUERY.sub(r"\g<head>***", _PASSWORD_IN_URL.sub(r"\g<head>***", text))
@@ -26,26 +26,26 @@ def redact_url(text: str) -> str:
 
 def _passwords_in(url: str) -> set[str]:
     parts = urlsplit(url)
-    found = {value for name, value in parse_qsl(parts.query) if _TELLING_NAME.search(name)}
+    found = {value for name, value in parse_qsl(parts.query) if _SECRET_NAME.search(name)}
     if parts.password:
         found |= {parts.password, unquote(parts.password)}
     return found
 
 
 class Redactor(logging.Filter):
-    """Replaces passwords of URLs, and the values of secret environment variables, wherever they occur."""
+    """Replaces passwords of URLs and values of secret environment variables in texts and log records."""
 
     def __init__(self, *urls: str) -> None:
         super().__init__()
-        secrets = {value for name, value in os.environ.items() if _TELLING_NAME.search(name)}
+        secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
         for url in urls:
             secrets |= _passwords_in(url)
-        found = sorted((re.escape(s) for s in secrets if len(s) >= _SHORTEST), key=len, reverse=True)
+        found = sorted((re.escape(s) for s in secrets if len(s) >= _MIN_LENGTH), key=len, reverse=True)
         self._secrets = re.compile("|".join(found)) if found else None
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Return one that knows the secrets of the settings."""
+        """Return a redactor for the secrets of the settings."""
         broker = settings.broker_url.get_secret_value() if settings.broker_url else ""
         return cls(settings.database, settings.artifacts, broker)
 
@@ -55,7 +55,7 @@ class Redactor(logging.Filter):
         return self._secrets.sub("***", text) if self._secrets else text
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Clean a log record in place; always lets it pass."""
+        """Clean a log record in place, and accept it."""
         record.msg, record.args = self.clean(record.getMessage()), ()
         if record.exc_info and not record.exc_text:
             record.exc_text = self.clean(logging.Formatter().formatException(record.exc_info))

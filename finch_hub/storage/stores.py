@@ -1,4 +1,4 @@
-"""What a worker works with: the registry, the artefacts, the plugins and the folders of its home."""
+"""Stores of a home: database, artifacts and plugins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finch_hub.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Stores:
-    """Everything that outlives a job."""
+    """Open database, artifact store and catalog of plugins, with their settings."""
 
     settings: Settings
     database: Database
@@ -23,28 +23,28 @@ class Stores:
 
     @property
     def bases(self) -> Path:
-        """Folder of converted and fetched base models."""
+        """Folder of downloaded and converted base models."""
         return self.settings.home / "bases"
 
 
 def open_stores(settings: Settings) -> Stores:
-    """Open everything that the settings name; the home becomes its owner's only.
+    """Open the stores that the settings name, and keep other users out of the home.
 
     Raises:
-        SchemaMismatch: the database needs an upgrade, or this code does.
-        Unavailable: it does not answer, or the home cannot be made.
+        SchemaMismatch: database and code have different schemas.
+        Unavailable: the database does not answer, or the home cannot be made.
 
     """
     try:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise errors.Unavailable(f"the home {settings.home} cannot be used: {error.strerror}") from error
+        raise errors.Unavailable(f"cannot make the home {settings.home}: {error.strerror}") from error
     try:
         settings.home.chmod(0o700)
     except PermissionError:
-        pass  # a home mounted into a container belongs to somebody else
+        pass  # a home that is mounted into a container belongs to another user
     except OSError as error:
-        what = f"the home {settings.home} cannot be used: {error.strerror} (set FINCH_HOME to a folder of yours)"
+        what = f"cannot use the home {settings.home}: {error.strerror} (set FINCH_HOME to a folder of yours)"
         raise errors.Unavailable(what) from error
     database = Database(settings.database, allow_insecure=settings.allow_insecure)
     if settings.database_url is None:

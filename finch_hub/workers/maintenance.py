@@ -1,4 +1,4 @@
-"""What a worker does beside its jobs: report, sweep, ring for what is due, and know when to leave."""
+"""Maintenance: heartbeats, sweeps, wake-ups for jobs that are due, and the end of a worker that is idle."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.1
 _DAY_SECONDS = 86_400
+_FORGET_WORKERS_DAYS = 30
 
 
-class Keeper:
-    """Keeps house in a thread of its own, from `start` to `close`.
-
-    Attributes:
-        left_idle: whether it ended the worker because there was nothing to do.
+class Maintenance:
+    """Maintenance of one worker, in a thread of its own.
 
     Args:
-        entry: the worker's, as it was registered.
-        on_demand: whether the worker is to leave when it has been idle for long, or its home is gone.
-        end: called when the worker is to end.
+        entry: the worker as it was registered.
+        is_on_demand: whether the worker ends when it has been idle, or when its home was removed.
+        end_worker: called when the worker is to end.
+
+    Attributes:
+        is_ending_idle: whether the worker was ended because it was idle.
 
     """
 
@@ -48,69 +49,69 @@ class Keeper:
         claims: Claims,
         dispatcher: Dispatcher,
         *,
-        on_demand: bool,
-        end: Callable[[], None],
+        is_on_demand: bool,
+        end_worker: Callable[[], None],
     ) -> None:
         self._entry, self._stores, self._folders = entry, stores, folders
         self._slots, self._claims, self._dispatcher = slots, claims, dispatcher
-        self._on_demand, self._end, self._settings = on_demand, end, stores.settings
-        self._ended, self._nudged = threading.Event(), threading.Event()
+        self._is_on_demand, self._end_worker, self._settings = is_on_demand, end_worker, stores.settings
+        self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = clock.elapsed()
-        self.left_idle = False
-        self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self.is_ending_idle = False
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
-    def nudge(self) -> None:
-        """Let it look at once: a job has ended, so its dependents may be due."""
+    def wake(self) -> None:
+        """Look at once: a job has ended, so jobs that depend on it may be due."""
         self._busy_until = clock.elapsed()
-        self._nudged.set()
+        self._woken.set()
 
     def close(self) -> None:
-        """End, with what it is just doing."""
-        self._ended.set()
-        self._nudged.set()
+        """End the thread."""
+        self._closed.set()
+        self._woken.set()
         self._thread.join()
 
-    def _keep(self) -> None:
-        """Sweep, report and tidy, once a sweep and whenever a job ended, until the worker ends."""
+    def _run(self) -> None:
         settings = self._settings
-        heard = swept = float("-inf")
-        while not self._ended.is_set():
+        reported_at = swept_at = float("-inf")
+        while not self._closed.is_set():
             now = clock.elapsed()
             try:
-                if now - heard >= settings.heartbeat_seconds:
-                    heard = now
+                if now - reported_at >= settings.heartbeat_seconds:
+                    reported_at = now
                     self._report()
-                if now - swept >= settings.sweep_seconds:
-                    swept = now
+                if now - swept_at >= settings.sweep_seconds:
+                    swept_at = now
                     self._sweep()
                 self._dispatcher.dispatch_due()
                 self._slots.drop_idle_children(older_than=settings.warm_seconds)
-                self._leave_if_idle(now)
+                self._end_if_idle(now)
             except errors.FinchError as error:
-                log.warning("action=keep error=%s", error)
+                log.warning("action=maintenance error=%s", error)
             except Exception:
-                log.exception("action=keep")
-            self._nudged.wait(min(1.0, settings.sweep_seconds, settings.heartbeat_seconds))
-            self._ended.wait(_PAUSE_SECONDS)  # jobs that end in quick succession are one reason to look
-            self._nudged.clear()
+                log.exception("action=maintenance")
+            self._woken.wait(min(1.0, settings.sweep_seconds, settings.heartbeat_seconds))
+            self._closed.wait(_PAUSE_SECONDS)  # so that jobs that end in quick succession cause one look
+            self._woken.clear()
 
     def _report(self) -> None:
-        current = self._slots.report()
+        """Send a heartbeat, and do what was requested of the worker."""
+        devices = self._slots.refresh_devices()
         try:
             with self._stores.database.write() as session:
-                told = workers.heartbeat(session, self._entry.id, self._entry.instance, current)
+                requested = workers.heartbeat(session, self._entry.id, self._entry.instance, devices)
         except errors.Unavailable:
             raise
         except errors.Conflict as error:
             log.error("action=heartbeat error=%s", error)
-            told = "stopping"
-        self._claims.draining = told != "active"
-        if told == "stopping" or (told == "draining" and not self._slots.busy):
-            self._end()
+            requested = "stopping"
+        self._claims.is_draining = requested != "active"
+        if requested == "stopping" or (requested == "draining" and not self._slots.are_busy):
+            self._end_worker()
 
     def _sweep(self) -> None:
         settings = self._settings
@@ -120,36 +121,38 @@ class Keeper:
         with self._stores.database.write() as session:
             for job in attempts.expire_leases(session, policy):
                 log.warning("action=expire job_id=%s attempt=%d state=%s", job.id, job.attempts, job.state.value)
+            if names := workers.forget(session, older_than=_FORGET_WORKERS_DAYS * _DAY_SECONDS):
+                log.info("action=forget workers=%s", ",".join(names))
         self._prune()
         self._remove_finished_folders()
 
     def _prune(self) -> None:
-        days, most = self._settings.history_days, self._settings.history_jobs
-        if days is None and most is None:
+        days, max_jobs = self._settings.history_days, self._settings.history_jobs
+        if days is None and max_jobs is None:
             return
         with self._stores.database.write() as session:
             older_than = None if days is None else days * _DAY_SECONDS
-            pruned = jobs.prune(session, older_than=older_than, beyond=most)
+            pruned = jobs.prune(session, older_than=older_than, beyond=max_jobs)
         if pruned:
             log.info("action=prune jobs=%d", len(pruned))
 
     def _remove_finished_folders(self) -> None:
-        """Remove the folders of jobs that ended elsewhere, or were deleted."""
-        if left := self._folders.jobs():
+        """Remove the folders of jobs that another worker finished, or that were deleted."""
+        if job_ids := self._folders.jobs():
             with self._stores.database.read() as session:
-                needed = jobs.unfinished(session, left)
-            for job_id in set(left) - needed:
+                unfinished = jobs.select_unfinished(session, job_ids)
+            for job_id in set(job_ids) - unfinished:
                 self._folders.end(job_id)
 
-    def _leave_if_idle(self, now: float) -> None:
-        if not self._on_demand:
+    def _end_if_idle(self, now: float) -> None:
+        if not self._is_on_demand:
             return
         if not home.exists(self._settings):
-            log.warning("action=leave worker=%s error=its home was removed", self._entry.id)
-            self._end()
-        elif self._slots.busy:
+            log.warning("action=leave worker=%s error=the home was removed", self._entry.id)
+            self._end_worker()
+        elif self._slots.are_busy:
             self._busy_until = now
         elif now - self._busy_until > self._settings.idle_seconds:
             log.info("action=idle worker=%s", self._entry.id)
-            self.left_idle = True
-            self._end()
+            self.is_ending_idle = True
+            self._end_worker()

@@ -1,4 +1,4 @@
-"""A fleet for every fault: on SQLite always, on PostgreSQL too where there is time."""
+"""A fleet for every fault test: on SQLite always, on PostgreSQL in slow runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.fleet import Fleet, fleet
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def workers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Fleet]:
-    """Nobody yet; tests start the workers that they need."""
+    """A fleet without workers. Tests start the workers that they need."""
     server = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
     databases = services.Databases(tmp_path, server)
     try:

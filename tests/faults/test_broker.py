@@ -1,4 +1,4 @@
-"""Faults of the broker and of what it delivers: it is only the doorbell."""
+"""Faults of the broker and of its messages, none of which may lose or repeat a job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finch_hub.specs.jobs import JobState, Requirements
 from finch_hub.workers.messaging.app import KEY_PREFIX, WAKE, make_app, own_queue_name, queue_name
 
 
-def test_one_message_delivered_five_times_is_one_claim(workers: Fleet) -> None:
+def test_message_that_is_delivered_five_times_causes_one_claim(workers: Fleet) -> None:
     worker = workers.start(slots=2)
     job = workers.probe("sleep", seconds=1, ring=False)
     app = make_app(workers.broker.url)
@@ -25,9 +25,9 @@ def test_one_message_delivered_five_times_is_one_claim(workers: Fleet) -> None:
         app.send_task(WAKE, args=[job], queue=queue_name("default"))
     app.close()
     workers.wait_begun(job)
-    workers.ring(job)  # once more while it runs
+    workers.ring(job)  # again while the job runs
     assert workers.wait(job).state is JobState.SUCCEEDED
-    workers.ring(job)  # and when it is done
+    workers.ring(job)  # and after its end
     wait_until(lambda: _waiting(workers) == 0, "all messages to be taken")
     assert len(workers.runs_of(job)) == 1
     worker.send(signal.SIGTERM)
@@ -36,7 +36,7 @@ def test_one_message_delivered_five_times_is_one_claim(workers: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_a_message_for_an_unknown_job_does_no_harm(workers: Fleet) -> None:
+def test_message_for_an_unknown_job_does_no_harm(workers: Fleet) -> None:
     worker = workers.start()
     app = make_app(workers.broker.url)
     app.send_task(WAKE, args=["no-such-job"], queue=queue_name("default"))
@@ -49,7 +49,7 @@ def test_a_message_for_an_unknown_job_does_no_harm(workers: Fleet) -> None:
     workers.check(job)
 
 
-def test_a_message_that_is_no_json_is_dropped_and_never_unpickled(workers: Fleet) -> None:
+def test_message_that_is_not_json_is_dropped_and_never_unpickled(workers: Fleet) -> None:
     worker = workers.start()
     trap = workers.folder / "unpickled"
     with workers.broker.client() as client:
@@ -61,7 +61,7 @@ def test_a_message_that_is_no_json_is_dropped_and_never_unpickled(workers: Fleet
     workers.check(job)
 
 
-def test_a_broker_that_forgets_everything_loses_no_job(workers: Fleet) -> None:
+def test_flushed_broker_loses_no_job(workers: Fleet) -> None:
     jobs = [workers.probe("sleep", seconds=0.2) for _ in range(3)]
     workers.broker.flush()
     workers.start()
@@ -76,24 +76,24 @@ def test_a_broker_that_forgets_everything_loses_no_job(workers: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_submitted_while_the_broker_is_down_runs_once_it_is_back(workers: Fleet) -> None:
+def test_job_that_is_submitted_without_a_broker_starts_when_it_is_back(workers: Fleet) -> None:
     workers.start()
     running = workers.probe("sleep", seconds=2)
     workers.wait_begun(running)
     workers.broker.kill()
     submitted = workers.probe()
     assert workers.job(submitted).state is JobState.QUEUED
-    assert workers.wait(running).state is JobState.SUCCEEDED, "what runs, runs on without the broker"
+    assert workers.wait(running).state is JobState.SUCCEEDED, "running jobs need no broker"
     workers.broker.start()
     assert workers.wait(submitted).state is JobState.SUCCEEDED
     assert len(workers.runs_of(running)) == len(workers.runs_of(submitted)) == 1
     workers.check(running, submitted)
 
 
-def test_a_message_that_comes_to_a_worker_whom_the_job_does_not_fit_is_passed_on(
+def test_message_at_a_worker_that_cannot_run_the_job_is_passed_on(
     workers: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 3600.0)  # no sweep rings for it, however slow this is
+    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 3600.0)  # so that no sweep sends a message for it
     plain = workers.start("plain")
     workers.start("able", labels=["a100"])
     job = workers.probe(ring=False, requirements=Requirements(labels=("a100",)))
@@ -106,7 +106,7 @@ def test_a_message_that_comes_to_a_worker_whom_the_job_does_not_fit_is_passed_on
     workers.check(job)
 
 
-def test_a_worker_that_ends_leaves_no_queue_of_its_own(workers: Fleet) -> None:
+def test_worker_that_ends_removes_its_own_queue(workers: Fleet) -> None:
     worker = workers.start()
     with workers.broker.client() as client:
         client.lpush(f"{KEY_PREFIX}{own_queue_name('one')}.keep", "another's")
@@ -116,13 +116,13 @@ def test_a_worker_that_ends_leaves_no_queue_of_its_own(workers: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_a_busy_worker_keeps_no_message_from_an_idle_one(workers: Fleet) -> None:
+def test_busy_worker_keeps_no_message_from_an_idle_one(workers: Fleet) -> None:
     workers.start("busy")
     first = workers.probe("sleep", seconds=60)
     workers.wait_begun(first)
-    workers.broker.flush()  # of what rang while the worker started
+    workers.broker.flush()  # of messages from the start of the worker
     second = workers.probe()
-    time.sleep(1)  # more than long enough for a worker that reserves to have reserved it
+    time.sleep(1)  # enough for a worker that reserves messages to reserve it
     assert _waiting(workers) == 1, "the message stays with the broker"
     workers.start("idle")
     assert workers.wait(second).state is JobState.SUCCEEDED
@@ -134,22 +134,22 @@ def test_a_busy_worker_keeps_no_message_from_an_idle_one(workers: Fleet) -> None
 
 
 @pytest.mark.slow
-def test_of_two_reconcilers_of_which_one_is_killed_each_job_is_rung_for_once(workers: Fleet) -> None:
+def test_dispatcher_that_is_killed_leaves_one_message_for_each_job_to_another(workers: Fleet) -> None:
     once = workers.folder / "killed-once"
     first = workers.start("first", finch_fault=f"dispatch.held:kill:{once}")
     second = workers.start("second")
-    busy = [workers.probe("hang") for _ in range(2)]  # or they would claim without being rung for
+    busy = [workers.probe("hang") for _ in range(2)]  # or they would claim jobs without a message
     for job in busy:
         workers.wait_begun(job)
     workers.broker.flush()
     workers.pause(second)
     waiting = [workers.probe(ring=False) for _ in range(5)]
     workers.make_due()
-    assert first.wait() != 0, "it is killed between taking the wake-ups on and sending them"
+    assert first.wait() != 0, "it is killed after it took the due jobs, and before it sent their messages"
     assert _waiting(workers) == 0
     second.send(signal.SIGCONT)
-    rung = len(waiting) + 1  # and for the job that the first one lost
-    wait_until(lambda: _waiting(workers) == rung, "the other to ring for them", report=lambda: second.text)
+    num_messages = len(waiting) + 1  # with the job that the first worker lost
+    wait_until(lambda: _waiting(workers) == num_messages, "the other worker to send them", report=lambda: second.text)
     for job in busy:
         workers.cancel(job)
     for job in [*busy, *waiting]:
@@ -159,7 +159,7 @@ def test_of_two_reconcilers_of_which_one_is_killed_each_job_is_rung_for_once(wor
 
 
 class _Trap:
-    """Leaves a file behind when it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""A cancellation has one winner, whatever the job is doing, and takes effect within ten seconds."""
+"""Cancellation in every phase of a job, which takes effect within ten seconds."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from support.fleet import Fleet, wait_until
 from finch_hub import errors
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import JobState
-from finch_hub.workers.supervision import attempt
+from finch_hub.workers.supervision import child_watch
 
-SOON = 30.0  # seconds; ten are promised, and a busy machine may take more
+SOON = 30.0  # seconds; a busy machine may take more than the promised ten
 
 
-def test_the_parts_of_a_cancellation_take_less_than_ten_seconds() -> None:
-    assert Settings.model_fields["heartbeat_seconds"].default + attempt._CANCEL_GRACE < 10
+def test_heartbeat_and_grace_of_a_cancellation_take_less_than_ten_seconds() -> None:
+    assert Settings.model_fields["heartbeat_seconds"].default + child_watch._CANCEL_GRACE < 10
 
 
 @pytest.mark.slow
-def test_while_queued(workers: Fleet) -> None:
+def test_cancel_while_queued_prevents_the_run(workers: Fleet) -> None:
     job = workers.probe()
     assert workers.cancel(job).state is JobState.CANCELLED
     workers.start()
@@ -29,7 +29,7 @@ def test_while_queued(workers: Fleet) -> None:
     workers.check(job, other)
 
 
-def test_while_running(workers: Fleet) -> None:
+def test_cancel_while_running_ends_the_child(workers: Fleet) -> None:
     workers.start()
     job = workers.probe("hang")
     child = workers.wait_begun(job)
@@ -41,7 +41,7 @@ def test_while_running(workers: Fleet) -> None:
     workers.check(job, other)
 
 
-def test_while_finalising(workers: Fleet) -> None:
+def test_cancel_while_storing_discards_the_result(workers: Fleet) -> None:
     held = workers.folder / "held"
     workers.start(finch_fault=f"supervisor.stored:hold:{held}")
     job = workers.probe()
@@ -53,7 +53,7 @@ def test_while_finalising(workers: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_when_done(workers: Fleet) -> None:
+def test_cancel_of_a_finished_job_is_refused(workers: Fleet) -> None:
     workers.start()
     job = workers.probe()
     assert workers.wait(job).state is JobState.SUCCEEDED

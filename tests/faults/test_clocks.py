@@ -1,4 +1,4 @@
-"""Workers whose clocks are an hour off: all times are the database's, so nothing comes of it."""
+"""Workers whose clocks are an hour off, which has no effect since all times are the database's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from finch_hub.specs.jobs import JobState
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ahead", [3600, -3600])
-def test_a_worker_with_a_wrong_clock_keeps_its_job_and_loses_it_in_time(workers: Fleet, ahead: int) -> None:
+def test_worker_with_a_wrong_clock_keeps_its_job_and_loses_it_in_time(workers: Fleet, ahead: int) -> None:
     wrong = workers.start("wrong", finch_test_clock=str(ahead))
     workers.start("right")
     long = workers.probe("sleep", seconds=5)  # for more than two leases
     workers.wait_begun(long)
     assert workers.wait(long).state is JobState.SUCCEEDED
-    assert len(workers.attempts(long)) == 1, "neither took it from the other"
+    assert len(workers.attempts(long)) == 1, "no worker took the job from the other"
     hanging = [workers.probe("hang", once=True) for _ in range(2)]  # one for each
     for job in hanging:
         workers.wait_begun(job)

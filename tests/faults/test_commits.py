@@ -1,4 +1,4 @@
-"""Crashes around the writes: nothing lost, nothing twice, never a half version."""
+"""Crashes around database writes: no job is lost or done twice, and no version is incomplete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POINTS = ["supervisor.claimed", "child.begin", "child.end", "supervisor.stored",
 @pytest.mark.parametrize(
     "point", ["supervisor.committed", *(pytest.param(point, marks=pytest.mark.slow) for point in POINTS)]
 )
-def test_a_crash_at_any_point_leaves_one_result(workers: Fleet, point: str) -> None:
+def test_crash_at_any_point_leaves_one_result(workers: Fleet, point: str) -> None:
     once = workers.folder / "crashed-once"
     workers.start("first", finch_fault=f"{point}:kill:{once}")
     job = workers.probe()
@@ -24,14 +24,14 @@ def test_a_crash_at_any_point_leaves_one_result(workers: Fleet, point: str) -> N
 
 
 @pytest.mark.slow
-def test_a_crash_between_commit_and_ringing_is_made_up_for_by_a_sweep(workers: Fleet) -> None:
+def test_job_whose_client_crashed_before_its_message_is_started_by_a_sweep(workers: Fleet) -> None:
     workers.start()
     job = workers.probe(ring=False)
     assert workers.wait(job).state is JobState.SUCCEEDED
     workers.check(job)
 
 
-def test_a_result_that_was_not_committed_is_taken_over_without_another_run(workers: Fleet) -> None:
+def test_result_that_was_not_committed_is_used_without_another_run(workers: Fleet) -> None:
     once = workers.folder / "crashed-once"
     first = workers.start("first", finch_fault=f"supervisor.stored:kill:{once}")
     job = workers.probe()
@@ -43,7 +43,7 @@ def test_a_result_that_was_not_committed_is_taken_over_without_another_run(worke
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_tried_again_and_then_said(workers: Fleet) -> None:
+def test_full_disk_is_retried_and_then_reported(workers: Fleet) -> None:
     workers.start(finch_fault="child.begin:full")
     job = workers.probe()
     failed = workers.wait(job)

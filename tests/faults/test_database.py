@@ -1,4 +1,4 @@
-"""The database goes away for longer than a lease, and comes back."""
+"""A database that does not answer for longer than a lease, and comes back."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def workers(server: services.PostgresServer, tmp_path: Path) -> Iterator[Fleet]:
 
 
 @pytest.mark.slow
-def test_an_attempt_stands_still_while_nobody_can_say_whose_its_job_is(
-    workers: Fleet, server: services.PostgresServer
-) -> None:
+def test_child_is_suspended_while_its_lease_is_in_doubt(workers: Fleet, server: services.PostgresServer) -> None:
     worker = workers.start()
     job = workers.probe("sleep", seconds=8)
     child = psutil.Process(workers.wait_begun(job))
@@ -51,7 +49,7 @@ def test_an_attempt_stands_still_while_nobody_can_say_whose_its_job_is(
     workers.check(job)
 
 
-def test_a_child_stands_still_also_while_its_supervisor_waits_for_the_database(tmp_path: Path) -> None:
+def test_child_is_suspended_while_its_supervisor_waits_for_the_database(tmp_path: Path) -> None:
     databases = services.Databases(tmp_path)
     with fleet(tmp_path, databases.new()) as workers:
         workers.start()
@@ -59,7 +57,7 @@ def test_a_child_stands_still_also_while_its_supervisor_waits_for_the_database(t
         child = psutil.Process(workers.wait_begun(job))
         with contextlib.closing(sqlite3.connect(str(workers.database.url.database), timeout=10.0)) as other:
             other.execute("BEGIN IMMEDIATE")
-            # Less than SQLite lets a writer wait: the supervisor, which has events to write, hears nothing until then.
+            # Less than SQLite lets a writer wait: the supervisor has events to write and is blocked until then.
             wait_until(lambda: child.status() == "stopped", "the child to be suspended once the lease has ended", 20)
             other.rollback()
         assert workers.wait(job).state is JobState.SUCCEEDED
@@ -68,7 +66,7 @@ def test_a_child_stands_still_also_while_its_supervisor_waits_for_the_database(t
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_stopped_within_a_transaction_loses_its_locks(workers: Fleet) -> None:
+def test_worker_that_is_stopped_within_a_transaction_loses_its_locks(workers: Fleet) -> None:
     once = workers.folder / "stopped-once"
     first = workers.start("first", finch_fault=f"supervisor.committing:stop:{once}")
     job = workers.probe()
@@ -82,7 +80,7 @@ def test_a_worker_that_is_stopped_within_a_transaction_loses_its_locks(workers: 
 
 
 @pytest.mark.slow
-def test_an_attempt_stands_still_while_somebody_locks_the_file_for_longer_than_the_lease(tmp_path: Path) -> None:
+def test_child_is_suspended_while_the_file_is_locked_for_longer_than_the_lease(tmp_path: Path) -> None:
     with fleet(tmp_path, services.Databases(tmp_path).new()) as workers:
         worker = workers.start()
         job = workers.probe("sleep", seconds=8)
@@ -97,7 +95,7 @@ def test_an_attempt_stands_still_while_somebody_locks_the_file_for_longer_than_t
 
 
 @pytest.mark.slow
-def test_a_result_waits_for_the_database_and_is_not_lost(workers: Fleet, server: services.PostgresServer) -> None:
+def test_result_waits_for_the_database(workers: Fleet, server: services.PostgresServer) -> None:
     workers.start()
     job = workers.probe("sleep", seconds=1)
     workers.wait_begun(job)
@@ -110,7 +108,7 @@ def test_a_result_waits_for_the_database_and_is_not_lost(workers: Fleet, server:
 
 
 @pytest.mark.slow
-def test_events_are_followed_through_a_restart_of_database_and_broker(
+def test_events_are_followed_across_a_restart_of_database_and_broker(
     workers: Fleet, server: services.PostgresServer
 ) -> None:
     workers.start()
@@ -128,7 +126,7 @@ def test_events_are_followed_through_a_restart_of_database_and_broker(
         wait_until(lambda: bool(seen), "the first event")
         server.kill()
         workers.broker.kill()
-        time.sleep(4.0)  # in which the follower finds neither
+        time.sleep(4.0)  # while the client reaches neither
         server.start()
         workers.broker.start()
         follower.join(60.0)

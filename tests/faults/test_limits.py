@@ -1,4 +1,4 @@
-"""What may not go on for ever: jobs over their time limit, stores that hang."""
+"""Limits: jobs over their time limit, stores that hang, and history."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from finch_hub.registry import jobs
 from finch_hub.specs.jobs import BaseModelSource, JobState, Requirements, TrainSpec
 
 
-def test_a_job_over_its_time_limit_fails_and_is_not_tried_again(workers: Fleet) -> None:
+def test_job_over_its_time_limit_fails_without_a_retry(workers: Fleet) -> None:
     workers.start()
     job = workers.probe("sleep", seconds=60, requirements=Requirements(time_limit=0.5))
     failed = workers.wait(job)
     assert (failed.state, failed.attempts) == (JobState.FAILED, 1)
     assert failed.reason == (
-        "it was not done within its time limit of 0.5 s: submit it again with a longer one, or with less to do"
+        "the job did not finish within its time limit of 0.5 s (submit it again with a longer limit or less work)"
     )
     good = workers.probe(requirements=Requirements(time_limit=60))
     assert workers.wait(good).state is JobState.SUCCEEDED
@@ -26,7 +26,7 @@ def test_a_job_over_its_time_limit_fails_and_is_not_tried_again(workers: Fleet) 
 
 
 def stuck(workers: Fleet, base: Path) -> TrainSpec:
-    """A training whose examples lie behind a pipe that nobody writes to: reading them never ends."""
+    """Return a training whose examples are in a pipe without a writer, so that reading them never ends."""
     digest = workers.artifacts.put(b"{}\n")
     (blob,) = [path for path in (workers.folder / "artifacts").rglob(f"*{digest[4:]}*") if path.is_file()]
     blob.unlink()
@@ -34,7 +34,7 @@ def stuck(workers: Fleet, base: Path) -> TrainSpec:
     return TrainSpec(adapter="stuck", base=BaseModelSource(source=str(base)), train=digest)
 
 
-def test_a_store_that_hangs_is_given_up(workers: Fleet, tmp_path: Path) -> None:
+def test_store_that_hangs_fails_the_attempt(workers: Fleet, tmp_path: Path) -> None:
     workers.environment |= {"FINCH_STALL_SECONDS": "1", "FINCH_MAX_ATTEMPTS": "2"}
     workers.start()
     job = workers.submit(stuck(workers, tmp_path))
@@ -45,7 +45,7 @@ def test_a_store_that_hangs_is_given_up(workers: Fleet, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_whose_store_hangs_can_be_cancelled(workers: Fleet, tmp_path: Path) -> None:
+def test_cancel_while_the_store_hangs_cancels_the_job(workers: Fleet, tmp_path: Path) -> None:
     workers.start()
     job = workers.submit(stuck(workers, tmp_path))
     workers.wait(job, JobState.RUNNING)
@@ -54,7 +54,7 @@ def test_a_job_whose_store_hangs_can_be_cancelled(workers: Fleet, tmp_path: Path
     workers.check(job)
 
 
-def test_history_beyond_the_policy_is_deleted_by_the_workers(workers: Fleet) -> None:
+def test_workers_delete_history_beyond_the_policy(workers: Fleet) -> None:
     workers.environment |= {"FINCH_HISTORY_JOBS": "1"}
     workers.start()
     made = [workers.probe() for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Faults of processes: children and workers that are killed, stopped, told to end, or hang."""
+"""Faults of processes: children and workers that are killed, suspended, told to end, or hang."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finch_hub.registry import workers as registry_workers
 from finch_hub.specs.jobs import JobState
 
 
-def test_a_killed_child_is_tried_again(workers: Fleet) -> None:
+def test_job_of_a_killed_child_runs_again(workers: Fleet) -> None:
     workers.start()
     job = workers.probe("sleep", seconds=60, once=True)
     os.kill(workers.wait_begun(job), signal.SIGKILL)
@@ -24,7 +24,7 @@ def test_a_killed_child_is_tried_again(workers: Fleet) -> None:
     workers.check(job)
 
 
-def test_the_job_of_a_killed_worker_runs_again_on_another(workers: Fleet) -> None:
+def test_job_of_a_killed_worker_runs_again_on_another(workers: Fleet) -> None:
     first = workers.start("first")
     job = workers.probe("sleep", seconds=60, once=True)
     child = workers.wait_begun(job)
@@ -39,7 +39,7 @@ def test_the_job_of_a_killed_worker_runs_again_on_another(workers: Fleet) -> Non
     workers.check(job)
 
 
-def test_a_child_that_stands_still_ends_with_its_worker_all_the_same(workers: Fleet) -> None:
+def test_suspended_child_ends_with_its_worker(workers: Fleet) -> None:
     worker = workers.start()
     job = workers.probe("sleep", seconds=60, once=True)
     child = workers.wait_begun(job)
@@ -49,23 +49,23 @@ def test_a_child_that_stands_still_ends_with_its_worker_all_the_same(workers: Fl
     wait_until(lambda: not psutil.pid_exists(child), "the child to end")
 
 
-def test_what_a_dead_child_left_ends_with_its_worker(workers: Fleet) -> None:
+def test_descendant_of_a_dead_child_ends_with_its_worker(workers: Fleet) -> None:
     held = workers.folder / "held"
     worker = workers.start(finch_fault=f"supervisor.ending:hold:{held}")
     job = workers.probe("orphan")
     wait_until(held.exists, "the supervisor to see that the child has died")
     child = workers.runs_of(job)[0]
-    assert _members(child), "its descendant lives on"
+    assert _members(child), "the descendant is alive"
     worker.send(signal.SIGKILL)
     worker.wait()
     wait_until(lambda: not _members(child), "the descendant to be killed")
 
 
-def test_a_second_worker_of_one_name_is_refused_unless_the_first_was_killed(workers: Fleet) -> None:
+def test_second_worker_with_a_name_is_refused_unless_the_first_was_killed(workers: Fleet) -> None:
     first = workers.start("one")
     again = workers.start("one", ready=False)
     assert again.wait() != 0
-    assert f"is running on {socket.gethostname()} as process {first.pid}: give this one another name" in again.text
+    assert f"runs on {socket.gethostname()} as process {first.pid} (choose another name" in again.text
     assert first.poll() is None
     first.end()
     workers.start("one")
@@ -74,13 +74,13 @@ def test_a_second_worker_of_one_name_is_refused_unless_the_first_was_killed(work
     workers.check(job)
 
 
-def test_a_worker_that_was_stopped_for_longer_than_its_lease_writes_nothing(workers: Fleet) -> None:
+def test_worker_that_was_stopped_for_longer_than_its_lease_writes_nothing(workers: Fleet) -> None:
     first = workers.start("first")
     job = workers.probe("sleep", seconds=4)
     child = workers.wait_begun(job)
     workers.pause(first)
     workers.start("second")
-    workers.wait_begun(job, times=2)  # the first child goes on and ends well, and nobody hears of it
+    workers.wait_begun(job, times=2)  # the first child goes on and succeeds, and its worker cannot read that
     wait_until(lambda: workers.job(job).worker == "second", "the second worker to own the job")
     first.send(signal.SIGCONT)
     assert workers.wait(job).state is JobState.SUCCEEDED
@@ -90,7 +90,7 @@ def test_a_worker_that_was_stopped_for_longer_than_its_lease_writes_nothing(work
     workers.check(job)
 
 
-def test_sigterm_hands_the_job_back_and_uses_no_attempt_up(workers: Fleet) -> None:
+def test_sigterm_hands_the_job_back_without_using_up_an_attempt(workers: Fleet) -> None:
     first = workers.start("first")
     job = workers.probe("sleep", seconds=60, once=True)
     workers.wait_begun(job)
@@ -104,12 +104,12 @@ def test_sigterm_hands_the_job_back_and_uses_no_attempt_up(workers: Fleet) -> No
 
 
 @pytest.mark.slow
-def test_a_second_sigterm_ends_at_once(workers: Fleet) -> None:
+def test_second_sigterm_ends_the_worker_at_once(workers: Fleet) -> None:
     first = workers.start("first")
     job = workers.probe("sleep", seconds=60, once=True)
     child = workers.wait_begun(job)
     first.send(signal.SIGTERM)
-    wait_until(lambda: "why=hand_back" in first.text, "the first signal to be heard")
+    wait_until(lambda: "why=hand_back" in first.text, "the worker to handle the first signal")
     first.send(signal.SIGTERM)
     assert first.wait(5.0) != 0
     wait_until(lambda: not psutil.pid_exists(child), "the child to end", 5.0)
@@ -123,14 +123,14 @@ def test_a_second_sigterm_ends_at_once(workers: Fleet) -> None:
     "action",
     ["print", pytest.param("segfault", marks=pytest.mark.slow), pytest.param("orphan", marks=pytest.mark.slow)],
 )
-def test_a_poison_job_fails_after_its_attempts_and_others_go_on(workers: Fleet, action: str) -> None:
+def test_job_that_kills_its_child_fails_after_its_attempts_and_others_go_on(workers: Fleet, action: str) -> None:
     worker = workers.start()
     poison, good = workers.probe(action), workers.probe()
     assert workers.wait(good).state is JobState.SUCCEEDED
     failed = workers.wait(poison)
     assert failed.state is JobState.FAILED
     assert failed.attempts == 3
-    assert "ended by itself" in (failed.reason or "")
+    assert "exited unexpectedly" in (failed.reason or "")
     if action == "print":
         assert any("the last words of the probe" in line for line in workers.told(poison))
     assert not {child.pid for child in worker.children()} & set(workers.runs_of(poison))
@@ -138,7 +138,7 @@ def test_a_poison_job_fails_after_its_attempts_and_others_go_on(workers: Fleet, 
 
 
 @pytest.mark.slow
-def test_a_child_that_hangs_while_the_heartbeat_lives_is_ended(workers: Fleet) -> None:
+def test_child_that_hangs_is_killed(workers: Fleet) -> None:
     workers.environment["FINCH_STALL_SECONDS"] = "1"
     workers.start()
     job = workers.probe("hang", once=True)
@@ -148,7 +148,7 @@ def test_a_child_that_hangs_while_the_heartbeat_lives_is_ended(workers: Fleet) -
 
 
 @pytest.mark.slow
-def test_a_child_that_takes_too_much_memory_is_ended(workers: Fleet) -> None:
+def test_child_that_uses_too_much_memory_is_killed(workers: Fleet) -> None:
     workers.environment["FINCH_MEMORY_BYTES"] = str(600 * 2**20)
     workers.start()
     job = workers.probe("eat", once=True)
@@ -158,12 +158,12 @@ def test_a_child_that_takes_too_much_memory_is_ended(workers: Fleet) -> None:
 
 
 @pytest.mark.parametrize("action", ["exit", pytest.param("raise", marks=pytest.mark.slow)])
-def test_a_plugin_that_raises_fails_its_job_with_the_traceback(workers: Fleet, action: str) -> None:
+def test_plugin_that_raises_fails_its_job_with_the_traceback(workers: Fleet, action: str) -> None:
     workers.start()
     bad = workers.probe(action)
     failed = workers.wait(bad)
     assert failed.state is JobState.FAILED
-    assert failed.attempts == 1, "what is a fault of the job is not tried again"
+    assert failed.attempts == 1, "a fault of the job is not retried"
     assert "finch_probe.py" in "".join(workers.told(bad)), "the traceback names the plugin"
     good = workers.probe()
     assert workers.wait(good).state is JobState.SUCCEEDED
@@ -171,7 +171,7 @@ def test_a_plugin_that_raises_fails_its_job_with_the_traceback(workers: Fleet, a
 
 
 @pytest.mark.slow
-def test_nothing_is_left_over_when_workers_end(workers: Fleet) -> None:
+def test_worker_that_ends_leaves_no_process(workers: Fleet) -> None:
     worker = workers.start(slots=2)
     jobs = [workers.probe() for _ in range(4)]
     for job in jobs:
@@ -184,12 +184,12 @@ def test_nothing_is_left_over_when_workers_end(workers: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_a_warm_child_is_let_go_when_it_has_been_idle(workers: Fleet) -> None:
+def test_idle_child_is_ended(workers: Fleet) -> None:
     workers.environment["FINCH_WARM_SECONDS"] = "0.5"
     worker = workers.start()
     first = workers.probe()
     workers.wait(first)
-    wait_until(lambda: not worker.children(), "the child to be let go")
+    wait_until(lambda: not worker.children(), "the child to end")
     second = workers.probe()
     workers.wait(second)
     assert workers.runs_of(first) != workers.runs_of(second)
@@ -197,7 +197,7 @@ def test_a_warm_child_is_let_go_when_it_has_been_idle(workers: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_jobs_in_a_row_share_one_child(workers: Fleet) -> None:
+def test_successive_jobs_share_one_child(workers: Fleet) -> None:
     workers.start()
     pids = set()
     for _ in range(3):
@@ -208,13 +208,13 @@ def test_jobs_in_a_row_share_one_child(workers: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_a_drained_worker_finishes_its_job_takes_no_other_and_ends(workers: Fleet) -> None:
+def test_drained_worker_finishes_its_job_and_ends(workers: Fleet) -> None:
     worker = workers.start("draining")
     first = workers.probe("sleep", seconds=2)
     workers.wait_begun(first)
     second = workers.probe()
     with workers.database.write() as session:
-        registry_workers.tell(session, "draining", "draining")
+        registry_workers.request_state(session, "draining", "draining")
     assert worker.wait() == 0
     assert workers.job(first).state is JobState.SUCCEEDED
     assert workers.job(second).state is JobState.QUEUED
@@ -224,7 +224,7 @@ def test_a_drained_worker_finishes_its_job_takes_no_other_and_ends(workers: Flee
 
 
 @pytest.mark.slow
-def test_a_second_worker_of_one_name_does_not_start(workers: Fleet) -> None:
+def test_second_worker_with_a_name_does_not_start(workers: Fleet) -> None:
     workers.start("finch")
     second = workers.start("finch", ready=False)
     assert second.wait() != 0

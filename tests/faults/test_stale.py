@@ -1,6 +1,6 @@
-"""An attempt that was given up for lost comes back, and ends in every way it can: none of it counts any more.
+"""An attempt whose lease was lost comes back and ends in every possible way. None of its writes may count.
 
-These fail as soon as the writes are not held against the fence; `test_the_tests.py` makes sure that they do.
+These tests fail if writes do not check the fence, which `test_the_tests.py` proves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from finch_hub.specs.jobs import JobState
     "action",
     ["nothing", *(pytest.param(action, marks=pytest.mark.slow) for action in ("raise", "print"))],
 )
-def test_what_a_lost_attempt_comes_to_is_refused(workers: Fleet, action: str) -> None:
+def test_end_of_a_lost_attempt_is_refused(workers: Fleet, action: str) -> None:
     held = workers.folder / "held"
     first = workers.start("first", finch_fault=f"supervisor.ending:hold:{held}")
     job = workers.probe(action, once=True, afterwards=4)
@@ -39,7 +39,7 @@ def test_what_a_lost_attempt_comes_to_is_refused(workers: Fleet, action: str) ->
 
 
 @pytest.mark.slow
-def test_a_lost_attempt_that_is_told_to_end_hands_nothing_back(workers: Fleet) -> None:
+def test_lost_attempt_that_is_told_to_end_hands_nothing_back(workers: Fleet) -> None:
     first = workers.start("first")
     job = workers.probe("hang", once=True, afterwards=4)
     child = psutil.Process(workers.wait_begun(job))

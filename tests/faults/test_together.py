@@ -1,4 +1,4 @@
-"""Trainings in one step: each stays a job of its own, and what breaks their process is held against none of them."""
+"""Groups of trainings in one step: each stays a job of its own, and a failure of the process uses up no attempt."""
 
 from __future__ import annotations
 
@@ -44,13 +44,11 @@ def steps_of(workers: Fleet, job: str) -> int:
     return max((event.data["step"] for event in told if event.type == "progress"), default=0)
 
 
-def test_members_have_their_own_ends_and_their_lineage_says_how_they_were_trained(
-    workers: Fleet, tiny_folder: Path
-) -> None:
+def test_members_end_separately_and_their_lineage_has_the_size_of_the_group(workers: Fleet, tiny_folder: Path) -> None:
     first, second = submit(workers, tiny_folder, "first", "second")
     (unwanted,) = submit(workers, tiny_folder, "unwanted", epochs=2000)
     workers.start()
-    wait_until(lambda: steps_of(workers, unwanted) > 0, "the training to be under way")
+    wait_until(lambda: steps_of(workers, unwanted) > 0, "the training to have begun")
     for job in (first, second):
         assert workers.wait(job).state is JobState.SUCCEEDED
         assert version_of(workers, job).lineage.environment["members"] == 3
@@ -63,26 +61,28 @@ def test_members_have_their_own_ends_and_their_lineage_says_how_they_were_traine
     workers.check(first, second, unwanted, after)
 
 
-def test_a_gang_whose_process_dies_is_trained_alone_and_charged_nothing(workers: Fleet, tiny_folder: Path) -> None:
+def test_group_whose_process_dies_is_trained_alone_without_using_up_an_attempt(
+    workers: Fleet, tiny_folder: Path
+) -> None:
     members = submit(workers, tiny_folder, "first", "second", epochs=12)
     worker = workers.start()
-    wait_until(lambda: all(steps_of(workers, job) > 0 for job in members), "the training to be under way")
+    wait_until(lambda: all(steps_of(workers, job) > 0 for job in members), "the training to have begun")
     (child,) = psutil.Process(worker.pid).children()
     os.kill(child.pid, signal.SIGKILL)
     for job in members:
         ended = workers.wait(job)
         assert (ended.state, ended.attempts) == (JobState.SUCCEEDED, 1)
         assert [attempt.outcome for attempt in workers.attempts(job)] == ["handed_back", "succeeded"]
-        assert any("to be trained alone" in line and "SIGKILL" in line for line in workers.told(job))
+        assert any("will be trained alone" in line and "SIGKILL" in line for line in workers.told(job))
         assert version_of(workers, job).lineage.environment["members"] == 1
     workers.check(*members)
 
 
 @pytest.mark.slow
-def test_a_gang_that_is_handed_back_goes_on_from_its_checkpoints(workers: Fleet, tiny_folder: Path) -> None:
+def test_group_that_is_handed_back_resumes_from_its_checkpoints(workers: Fleet, tiny_folder: Path) -> None:
     members = submit(workers, tiny_folder, "first", "second", epochs=40)
     first = workers.start("first")
-    wait_until(lambda: all(steps_of(workers, job) > 20 for job in members), "the training to be under way")
+    wait_until(lambda: all(steps_of(workers, job) > 20 for job in members), "the training to have begun")
     first.send(signal.SIGTERM)
     assert first.wait() == 0
     assert [workers.job(job).state for job in members] == [JobState.QUEUED] * 2
@@ -95,7 +95,7 @@ def test_a_gang_that_is_handed_back_goes_on_from_its_checkpoints(workers: Fleet,
 
 
 @pytest.mark.slow
-def test_a_member_that_is_no_good_fails_by_itself(workers: Fleet, tiny_folder: Path) -> None:
+def test_member_with_unusable_data_fails_alone(workers: Fleet, tiny_folder: Path) -> None:
     (good,) = submit(workers, tiny_folder, "good")
     silent = workers.artifacts.put(dump_examples([Example.of_pair("What does a finch eat? " * 400, "Seeds.")] * 4))
     training = TrainingConfig(epochs=1, batch_size=1, max_length=8, validation=0, threads=1)

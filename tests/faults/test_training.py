@@ -1,4 +1,4 @@
-"""Trainings that are interrupted: they go on from their checkpoint and end with the bytes of one that was not."""
+"""Trainings that are interrupted resume from their checkpoint and end with the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finch_hub.specs.jobs import BaseModelSource, JobState, TrainSpec
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.workers.runs.channel import CHECKPOINTS
 
-THIRD = r"unfinished-step-00000030/state\.safetensors$"  # of the checkpoints, which is when something happens
+THIRD = r"unfinished-step-00000030/state\.safetensors$"  # the third checkpoint, at which the faults happen
 EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {n} seeds.") for n in range(40))
 
 
@@ -35,7 +35,7 @@ def identity_of(workers: Fleet, job: str) -> str:
         return adapter_versions.resolve(session, workers.job(job).result["adapter"]).identity  # type: ignore[index]
 
 
-def test_a_killed_child_resumes_from_its_checkpoint_bit_for_bit(workers: Fleet, tiny_folder: Path) -> None:
+def test_killed_child_resumes_from_its_checkpoint_bit_for_bit(workers: Fleet, tiny_folder: Path) -> None:
     workers.start(finch_test_open=f"kill:{workers.folder / 'once'}:{THIRD}")
     spec = spec_of(workers, tiny_folder)
     killed = workers.submit(spec)
@@ -50,7 +50,7 @@ def test_a_killed_child_resumes_from_its_checkpoint_bit_for_bit(workers: Fleet, 
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_older_checkpoint_to_go_on_from(workers: Fleet, tiny_folder: Path) -> None:
+def test_full_disk_keeps_the_older_checkpoint(workers: Fleet, tiny_folder: Path) -> None:
     workers.start(finch_test_open=f"full:{workers.folder / 'once'}:{THIRD}")
     job = workers.submit(spec_of(workers, tiny_folder))
     assert workers.wait(job).state is JobState.SUCCEEDED
@@ -63,7 +63,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_to_go_on_from(workers: Fleet, t
 
 
 @pytest.mark.slow
-def test_a_disk_that_stays_full_fails_the_job_with_that_reason(workers: Fleet, tiny_folder: Path) -> None:
+def test_disk_that_stays_full_fails_the_job_with_that_reason(workers: Fleet, tiny_folder: Path) -> None:
     workers.start(finch_test_open=f"full::{THIRD}")
     job = workers.submit(spec_of(workers, tiny_folder))
     failed = workers.wait(job)
@@ -75,12 +75,12 @@ def test_a_disk_that_stays_full_fails_the_job_with_that_reason(workers: Fleet, t
 
 
 @pytest.mark.slow
-def test_a_truncated_checkpoint_is_passed_over_for_the_one_before(workers: Fleet, tiny_folder: Path) -> None:
+def test_truncated_checkpoint_is_skipped_for_the_one_before(workers: Fleet, tiny_folder: Path) -> None:
     first = workers.start("first", finch_test_open=f"stop:{workers.folder / 'once'}:{THIRD}")
     job = workers.submit(spec_of(workers, tiny_folder))
     child = stopped_child(workers, first.pid)
     first.send(signal.SIGKILL)
-    child.kill()  # stopped, it would not see that its supervisor is gone
+    child.kill()  # a stopped child does not see that its supervisor is gone
     checkpoints = sorted((next((workers.folder / "home").glob("work*")) / job / "1" / CHECKPOINTS).glob("step-*"))
     assert [path.name for path in checkpoints] == ["step-00000010", "step-00000020"]
     os.truncate(checkpoints[-1] / "state.safetensors", 1000)
@@ -97,7 +97,7 @@ def test_sigterm_checkpoints_at_the_next_step(workers: Fleet, tiny_folder: Path)
     job = workers.submit(spec_of(workers, tiny_folder))
     child = stopped_child(workers, first.pid)
     first.send(signal.SIGTERM)
-    wait_until(lambda: "why=hand_back" in first.text, "the child to be told")
+    wait_until(lambda: "why=hand_back" in first.text, "the child to be stopped")
     child.resume()
     assert first.wait() == 0
     assert workers.job(job).state is JobState.QUEUED
@@ -111,7 +111,7 @@ def test_sigterm_checkpoints_at_the_next_step(workers: Fleet, tiny_folder: Path)
 
 
 @pytest.mark.slow
-def test_what_was_stored_and_never_recorded_is_collected(workers: Fleet, tiny_folder: Path) -> None:
+def test_stored_artifact_without_a_version_is_collected(workers: Fleet, tiny_folder: Path) -> None:
     once = workers.folder / "crashed-once"
     first = workers.start("first", finch_fault=f"supervisor.stored:kill:{once}")
     job = workers.submit(spec_of(workers, tiny_folder))
@@ -120,7 +120,7 @@ def test_what_was_stored_and_never_recorded_is_collected(workers: Fleet, tiny_fo
     workers.start("second")
     assert workers.wait(job).state is JobState.CANCELLED
     with workers.database.read() as session:
-        assert adapters.find(session) == [], "there is no half version"
+        assert adapters.find(session) == [], "there is no incomplete version"
         keep = artifacts.referenced(session)
     orphans = {path.name for path in (workers.folder / "artifacts" / "trees").glob("*/*")} - keep
     assert len(orphans) == 1
@@ -129,7 +129,7 @@ def test_what_was_stored_and_never_recorded_is_collected(workers: Fleet, tiny_fo
 
 
 @pytest.mark.slow
-def test_without_its_checkpoint_a_job_begins_anew_on_another_machine(workers: Fleet, tiny_folder: Path) -> None:
+def test_job_without_its_checkpoint_starts_again_on_another_machine(workers: Fleet, tiny_folder: Path) -> None:
     first = workers.start("first", finch_test_open=f"stop:{workers.folder / 'once'}:{THIRD}")
     job = workers.submit(spec_of(workers, tiny_folder))
     child = stopped_child(workers, first.pid)
@@ -143,7 +143,7 @@ def test_without_its_checkpoint_a_job_begins_anew_on_another_machine(workers: Fl
 
 def stopped_child(workers: Fleet, worker: int) -> psutil.Process:
     """Wait until the worker's child has stopped itself, and return it."""
-    wait_until((workers.folder / "once").exists, "the third checkpoint to be begun")
+    wait_until((workers.folder / "once").exists, "the third checkpoint to begin")
     (child,) = psutil.Process(worker).children()
     wait_until(lambda: child.status() == psutil.STATUS_STOPPED, "the child to stop")
     return child

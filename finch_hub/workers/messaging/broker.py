@@ -1,4 +1,4 @@
-"""Brokers by their address: which of them may be used, and what to do about one that does not answer."""
+"""Addresses of brokers: which may be used, and explanations of failed connections."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from finch_hub import errors
 
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 
-# What Redis and Valkey say to whoever comes with a wrong password, or none.
-_WRONG_PASSWORD = ("invalid username-password", "WRONGPASS", "NOAUTH", "Authentication required", "invalid password")
+# Answers of Redis and Valkey to a wrong or missing password.
+_REJECTIONS = ("invalid username-password", "WRONGPASS", "NOAUTH", "Authentication required", "invalid password")
 
 
 def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
-    """Refuse an address that is none, and a broker that anyone on the network could ring.
+    """Refuse a broker to which anyone on the network could send messages.
 
     Raises:
-        InvalidSpec: it cannot be read; or it has no password, is neither on loopback nor a unix socket, and
-            `allow_insecure` is off.
+        InvalidSpec: the address is not valid; or the broker has no password, is neither on loopback nor a unix socket,
+            and `allow_insecure` is off.
 
     """
     try:
         parts = urlsplit(url)
-        _ = parts.port  # which is read only now
+        _ = parts.port  # raises for a port that is not a number
         if parts.scheme not in _SCHEMES:
             raise ValueError
     except ValueError:
-        # Not even what the port is taken to be is shown: it may be a piece of the password.
+        # The message shows no part of the address: what looks like a port may be a part of the password.
         raise errors.InvalidSpec(
             errors.Problem(
                 where="FINCH_BROKER_URL",
-                what="is no address of a broker",
-                fix="write redis://:PASSWORD@HOST:PORT/0, with / # and ? of a password as %2F %23 and %3F",
+                what="is not the address of a broker",
+                fix="write redis://:PASSWORD@HOST:PORT/0, and replace / # ? in the password by %2F %23 %3F",
             ),
             subject="settings",
         ) from None
@@ -42,21 +42,21 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
         errors.Problem(
             where="FINCH_BROKER_URL",
             what=f"the broker at {parts.hostname} has no password and is not on this machine",
-            fix="give it one (redis://:PASSWORD@HOST), or set FINCH_ALLOW_INSECURE=1 if the network is trusted",
+            fix="set a password (redis://:PASSWORD@HOST), or FINCH_ALLOW_INSECURE=1 if the network is trusted",
         ),
         subject="settings",
     )
 
 
 def explain(error: Exception, url: str) -> errors.Unavailable:
-    """Return our error for what a client of the broker raised: what is wrong, and what to do."""
+    """Return the error, with its fix, for an exception that a client of the broker raised."""
     place = urlsplit(url).hostname or "its socket"
-    if any(sign in str(error) for sign in _WRONG_PASSWORD):
+    if any(answer in str(error) for answer in _REJECTIONS):
         return errors.AccessDenied(
-            f"the broker at {place} lets nobody in: {error} (mend the password in FINCH_BROKER_URL)"
+            f"the broker at {place} rejected the login: {error} (check the password in FINCH_BROKER_URL)"
         )
-    advice = "make sure that it runs and that FINCH_BROKER_URL names its host and port"
-    return errors.Unavailable(f"the broker at {place} does not answer: {error} ({advice})")
+    fix = "check that it runs and that FINCH_BROKER_URL has its host and port"
+    return errors.Unavailable(f"the broker at {place} does not answer: {error} ({fix})")
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Ring for the jobs that are due: what a client does after it has submitted, and every worker once a sweep."""
+"""Sender of wake-up messages: used by clients after a submission, and by workers for jobs that are due."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.registry import outbox, values, workers
+from finch_hub.registry import outbox, placement, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job, JobState
@@ -24,24 +24,23 @@ log = logging.getLogger(__name__)
 
 
 class UnreachableBrokerWarning(UserWarning):
-    """A job was submitted, and its broker could not be told."""
+    """A job was submitted, but its wake-up message could not be sent."""
 
 
 _BATCH = 1000
-_FEW = 16  # messages that are sent without a look at how many slots there are
-_AGAIN_SECONDS = 60.0  # until those are rung for again who are still queued
-_RETRY_SECONDS = 10.0  # until those are rung for again for whom nobody could be rung
+_FEW = 16  # messages to send without counting the slots
+_AGAIN_SECONDS = 60.0  # until the next message for a job that is still queued
+_RETRY_SECONDS = 10.0  # until the next try if the broker does not answer
 
 
 class Dispatcher:
-    """Sends the wake-ups that the database says are due.
+    """Sends the wake-up messages of queued jobs.
 
-    A job is rung for after its transaction has committed, and again until somebody claims it, so neither a crash in
-    between nor a broker that loses everything leaves a job behind. Ringing twice does no harm.
+    A message is sent after the transaction of the job was committed, and again until a worker claims the job. So
+    neither a crash in between nor a broker that loses all messages leaves a job behind. A second message does no harm.
 
     Args:
-        starts_worker: with no broker configured, start the home's own worker when there is work; a worker's own
-            dispatcher does not.
+        starts_worker: whether to start the home's own worker if no broker is configured.
 
     """
 
@@ -54,41 +53,42 @@ class Dispatcher:
         self._code: str | None = None
 
     def dispatch(self, *new: Job) -> None:
-        """Ring for jobs that were just submitted; call it after their transaction has committed.
+        """Send messages for jobs whose transaction was just committed.
 
         With nothing configured this also starts the private broker and worker if none runs. A broker that does not
-        answer is no error but a warning: the jobs are stored, and a worker's sweep rings for them once it does. It does
-        so too for those that nobody has claimed some seconds later, so that ringing here needs no note of it, and no
-        commit.
+        answer causes a warning, not an error. The jobs are stored, and a worker's sweep sends messages for jobs that no
+        worker claimed within some seconds. So this call needs no commit of its own.
         """
         self.ensure_worker()
         try:
-            self._ring({job.id: job.requirements.queue for job in new if job.state is JobState.QUEUED})
+            self._send_for_jobs({job.id: job.requirements.queue for job in new if job.state is JobState.QUEUED})
         except errors.Unavailable as error:
-            text = f"{error}; what was submitted is stored, and runs once it does"
+            text = f"the jobs are stored and start when the broker is back: {error}"
             warnings.warn(text, UnreachableBrokerWarning, stacklevel=2)
 
     def dispatch_due(self) -> int:
-        """Ring for queued jobs whose wake-up is due, by the database's clock; return for how many."""
+        """Send messages for the queued jobs that are due by the database's clock. Return their number."""
         with self._database.read() as session:
-            if not outbox.any_due(session):
+            if not outbox.has_due(session):
                 return 0
         with self._database.write() as session:
-            due = outbox.due(session, limit=_BATCH, again_seconds=min(_AGAIN_SECONDS, self._settings.lease_seconds))
+            due = outbox.take_due(
+                session, limit=_BATCH, again_seconds=min(_AGAIN_SECONDS, self._settings.lease_seconds)
+            )
         if not due:
             return 0
-        fault_points.at("dispatch.held")
+        fault_points.reach("dispatch.held")
         try:
-            if self._ring(due):
+            if self._send_for_jobs(due):
                 return len(due)
         except errors.Unavailable as error:
-            log.warning("action=ring jobs=%d error=%s", len(due), error)
+            log.warning("action=dispatch jobs=%d error=%s", len(due), error)
         with self._database.write() as session:
-            outbox.put_off(session, due, seconds=_RETRY_SECONDS)
+            outbox.postpone(session, due, seconds=_RETRY_SECONDS)
         return 0
 
-    def wake(self, worker: str, *, times: int) -> None:
-        """Ring one worker for nothing in particular: its idle slots look what there is.
+    def wake_worker(self, worker: str, *, times: int) -> None:
+        """Let idle slots of one worker look for jobs.
 
         Raises:
             Unavailable: the broker does not answer.
@@ -96,12 +96,13 @@ class Dispatcher:
         """
         from finch_hub.workers.messaging.app import own_queue_name
 
-        self._publish([("", own_queue_name(worker))] * times)
+        self._send([("", own_queue_name(worker))] * times)
 
-    def pass_on(self, job: Job, found: Sequence[values.Worker]) -> list[str]:
-        """Ring those of the workers that a queued job fits, and return their names; for one whom it does not fit.
+    def wake_fitting(self, job: Job, candidates: Sequence[values.Worker]) -> list[str]:
+        """Wake the active workers that can run a job, and return their names.
 
-        A shared queue gives its message to anybody. Whoever is busy finds the job by itself when a slot becomes free.
+        A shared queue may deliver the message of a job to a worker that cannot run it. Busy workers find the job when a
+        slot becomes free.
 
         Raises:
             Unavailable: the broker does not answer.
@@ -109,12 +110,14 @@ class Dispatcher:
         """
         from finch_hub.workers.messaging.app import own_queue_name
 
-        fit = [worker for worker in found if worker.state == "active" and workers.fits(job.requirements, worker)]
-        self._publish([("", own_queue_name(worker.id)) for worker in fit for _ in range(worker.slots)])
+        fit = [
+            worker for worker in candidates if worker.state == "active" and placement.can_run(worker, job.requirements)
+        ]
+        self._send([("", own_queue_name(worker.id)) for worker in fit for _ in range(worker.slots)])
         return [worker.id for worker in fit]
 
     def ensure_worker(self) -> None:
-        """Start the home's own worker if none runs and no broker is configured; cheap to call again."""
+        """Start the home's own worker if none runs and no broker is configured. Repeated calls are cheap."""
         if self._starts_worker:
             from finch_hub.workers.embedded import code_version
             from finch_hub.workers.embedded import worker as home_worker
@@ -122,37 +125,39 @@ class Dispatcher:
             self._code = self._code or code_version.current()
             home_worker.ensure(self._settings, code=self._code)
 
-    def _ring(self, due: Mapping[str, str]) -> bool:
-        if not due:
+    def _send_for_jobs(self, queues: Mapping[str, str]) -> bool:
+        """Send messages for jobs, given with their queues. Return False if the private broker does not run yet."""
+        if not queues:
             return True
         if self._starts_worker:
             from finch_hub.workers.embedded import broker as home_broker
 
             if not home_broker.answers(self._settings):
-                return False  # the worker that was just started looks for itself as soon as it is ready
+                return False  # the worker that was just started looks for jobs when it is ready
         from finch_hub.workers.messaging.app import queue_name
 
-        self._publish([(job_id, queue_name(queue)) for job_id, queue in self._bells(due)])
+        self._send([(job_id, queue_name(queue)) for job_id, queue in self._limit_to_slots(queues)])
         return True
 
-    def _bells(self, due: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Return one message for each job, but not more for a queue than there are slots.
+    def _limit_to_slots(self, queues: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Return the jobs to send messages for, per queue no more than there are slots.
 
-        A slot that is awake works until nothing is left; further messages would only be found, one by one, to be late.
+        A slot that is awake works until no job is left, so further messages would find nothing to do.
         """
-        if len(due) <= _FEW:
-            return list(due.items())
+        if len(queues) <= _FEW:
+            return list(queues.items())
         with self._database.read() as session:
-            most = max(_FEW, workers.count_slots(session))
-        rung = collections.Counter[str]()
-        bells = []
-        for job_id, queue in due.items():
-            rung[queue] += 1
-            if rung[queue] <= most:
-                bells.append((job_id, queue))
-        return bells
+            limit = max(_FEW, workers.count_slots(session))
+        counts = collections.Counter[str]()
+        limited = []
+        for job_id, queue in queues.items():
+            counts[queue] += 1
+            if counts[queue] <= limit:
+                limited.append((job_id, queue))
+        return limited
 
-    def _publish(self, bells: Iterable[tuple[str, str]]) -> None:
+    def _send(self, messages: Iterable[tuple[str, str]]) -> None:
+        """Send one message for each job id and queue of the broker."""
         import kombu.exceptions
 
         from finch_hub.workers.messaging.app import WAKE
@@ -160,7 +165,7 @@ class Dispatcher:
         try:
             app = self._celery()
             with app.producer_or_acquire() as producer:
-                for job_id, queue in bells:
+                for job_id, queue in messages:
                     app.send_task(WAKE, args=[job_id], queue=queue, producer=producer, retry=False, ignore_result=True)
         except (kombu.exceptions.KombuError, OSError) as error:
             raise broker.explain(error, self._url) from error

@@ -9,21 +9,17 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from finch_hub import errors
+from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision import fault_points
-from finch_hub.workers.supervision.attempt_record import AttemptRecord
+from finch_hub.workers.supervision.attempt_record import AttemptContext, AttemptRecord
 from finch_hub.workers.supervision.child_watch import POLL_SECONDS, ChildWatch
-
-if TYPE_CHECKING:
-    from finch_hub.registry.database import Session
-    from finch_hub.workers.supervision.attempt_context import AttemptContext
-    from finch_hub.workers.supervision.claimed_job import ClaimedJob
-    from finch_hub.workers.supervision.lease import Lease, StopReason
-    from finch_hub.workers.supervision.process import ChildProcess
+from finch_hub.workers.supervision.lease import ClaimedJob, Lease, StopReason
+from finch_hub.workers.supervision.process import ChildProcess
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +45,8 @@ class Attempt:
 
     Attributes:
         child: after `run`, a child that is fit for another job.
+        ended_jobs: after `run`, the job as the attempt left it; empty if another attempt owned it by then.
+        next_job: after `run`, the job that `claim_next` claimed.
 
     """
 
@@ -63,31 +61,18 @@ class Attempt:
         is_shared: bool = False,
     ) -> None:
         self._claimed, self._job, self._context = claimed, claimed.job, context
-        self._take_child, self._claim_next = take_child, claim_next
+        self._settings, self._take_child, self._claim_next = context.stores.settings, take_child, claim_next
         self._memory_limit, self._is_shared = memory_limit, is_shared
         self._lease: Lease
-        self._record: AttemptRecord | None = None
+        self.job_ids = [claimed.job.id]
         self.child: ChildProcess | None = None
-
-    @property
-    def job_ids(self) -> list[str]:
-        """The job's id, as a list."""
-        return [self._job.id]
-
-    @property
-    def ended_jobs(self) -> list[Job]:
-        """The job as the attempt left it, as a list. It is empty if another attempt owned the job by then."""
-        return [self._record.ended_job] if self._record is not None and self._record.ended_job is not None else []
-
-    @property
-    def next_job(self) -> ClaimedJob | None:
-        """The job that `claim_next` claimed."""
-        return None if self._record is None else self._record.next_job
+        self.ended_jobs: list[Job] = []
+        self.next_job: ClaimedJob | None = None
 
     def run(self) -> None:
         """Run the job to the end of this attempt."""
         with self._context.leases.hold(self._claimed) as self._lease:
-            self._record = record = AttemptRecord(
+            record = AttemptRecord(
                 self._context, self._job, self._lease, claim_next=lambda session: self._claim_next(session, self.child)
             )
             record.log("claimed")
@@ -100,6 +85,9 @@ class Attempt:
             except BaseException:
                 self._kill()
                 raise
+            finally:
+                self.ended_jobs = [] if record.ended_job is None else [record.ended_job]
+                self.next_job = record.next_job
 
     def _run(self, record: AttemptRecord) -> None:
         job, folders = self._job, self._context.folders
@@ -107,7 +95,7 @@ class Attempt:
         if reason := self._lease.stop_reason():
             self._stop(record, reason)
             return
-        outcome = folders.outcome(job.id) if job.fence > 1 else None
+        outcome = folders.read_outcome(job.id) if job.fence > 1 else None
         if outcome is not None:
             record.add_message("using the result that an earlier attempt did not commit")
             folders.forget_outcome(job.id)  # if this result is of no use, the next attempt starts from the beginning
@@ -134,12 +122,8 @@ class Attempt:
         self.child = child = self._take_child()
         self._lease.guard(child)
         child.idle_since = None
-        child.send(
-            type="run", kind=job.kind, job_id=job.id, workdir=str(workdir), order=order.model_dump(mode="json")
-        )
-        watch = ChildWatch(
-            child, self._lease, record, self._context.settings, memory_limit=self._memory_limit
-        )
+        child.send(type="run", kind=job.kind, job_id=job.id, workdir=str(workdir), order=order.model_dump(mode="json"))
+        watch = ChildWatch(child, self._lease, record, self._settings, memory_limit=self._memory_limit)
         self._end(record, child, watch.run())
 
     def _call(self, doing: str, call: Callable[[], T]) -> T:
@@ -149,8 +133,7 @@ class Attempt:
         have equal places.
         """
         future = self._context.blocking_calls.start(call)
-        stall_seconds = self._context.settings.stall_seconds
-        began = self._lease.elapsed()
+        began, stall_seconds = self._lease.elapsed(), self._settings.stall_seconds
         while True:
             with contextlib.suppress(TimeoutError):
                 future.exception(POLL_SECONDS)  # waits without raising the call's error

@@ -1,4 +1,4 @@
-"""Threads for what may hang, so that whoever asked for it can give up on it."""
+"""Threads for calls that may hang, so that callers can stop waiting."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class Helpers:
-    """Runs work in threads that are kept for more: starting one makes a job wait three times for the interpreter.
+class BlockingCalls:
+    """Pool of daemon threads for calls that may hang.
 
-    No thread can be ended, so one that hangs is left behind; as a daemon it keeps no worker from ending.
+    Threads are kept, because starting a thread makes a job wait three times for the interpreter. No thread can be
+    ended. A thread that hangs is abandoned, and as a daemon it does not keep the worker from ending.
     """
 
     def __init__(self) -> None:
-        self._idle: list[queue.SimpleQueue[Callable[[], None] | None]] = []  # inboxes of threads with nothing to do
+        self._idle: list[queue.SimpleQueue[Callable[[], None] | None]] = []  # inboxes of idle threads
 
-    def run(self, work: Callable[[], T]) -> Future[T]:
-        """Run it in a thread that is free, or a new one."""
+    def start(self, call: Callable[[], T]) -> Future[T]:
+        """Start a call in an idle thread or a new one."""
         future: Future[T] = Future()
 
         def settle() -> None:
             try:
-                future.set_result(work())
+                future.set_result(call())
             except BaseException as error:
                 future.set_exception(error)
 
@@ -34,16 +35,16 @@ class Helpers:
             inbox = self._idle.pop()
         except IndexError:
             inbox = queue.SimpleQueue()
-            threading.Thread(target=self._serve, args=(inbox,), name="helper", daemon=True).start()
+            threading.Thread(target=self._serve, args=(inbox,), name="blocking-calls", daemon=True).start()
         inbox.put(settle)
         return future
 
     def close(self) -> None:
-        """End the threads with nothing to do."""
+        """End the idle threads."""
         while self._idle:
             self._idle.pop().put(None)
 
     def _serve(self, inbox: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-        while (work := inbox.get()) is not None:
-            work()
+        while (call := inbox.get()) is not None:
+            call()
             self._idle.append(inbox)

@@ -1,4 +1,4 @@
-"""How jobs come into slots: claimed in the database, and made the attempt, or the gang of attempts, that runs them."""
+"""Claims: jobs are claimed in the database for a slot, and an attempt, or a group of them, is made to run them."""
 
 from __future__ import annotations
 
@@ -6,25 +6,23 @@ import functools
 import logging
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.registry import attempts
+from finch_hub.registry import claims
+from finch_hub.registry.database import Session
+from finch_hub.registry.values import Capabilities
 from finch_hub.specs.jobs import Job
 from finch_hub.storage.redaction import Redactor
+from finch_hub.storage.stores import Stores
 from finch_hub.workers.supervision import clock, devices
 from finch_hub.workers.supervision.attempt import Attempt
-from finch_hub.workers.supervision.blocking_calls import Helpers
-from finch_hub.workers.supervision.group import Gang, Seat
-from finch_hub.workers.supervision.lease import Leases
-from finch_hub.workers.supervision.slots import USABLE, Slot
-
-if TYPE_CHECKING:
-    from finch_hub.registry.database import Session
-    from finch_hub.registry.values import Capabilities
-    from finch_hub.storage.stores import Stores
-    from finch_hub.workers.supervision.process import Child
-    from finch_hub.workers.supervision.work_folders import WorkFolders
+from finch_hub.workers.supervision.attempt_record import AttemptContext
+from finch_hub.workers.supervision.blocking_calls import BlockingCalls
+from finch_hub.workers.supervision.group import AttemptGroup, SharedChild
+from finch_hub.workers.supervision.lease import ClaimedJob, Leases
+from finch_hub.workers.supervision.process import ChildProcess
+from finch_hub.workers.supervision.slots import USABLE_SHARE, Slot
+from finch_hub.workers.supervision.work_folders import WorkFolders
 
 log = logging.getLogger(__name__)
 
@@ -33,83 +31,94 @@ class Claims:
     """Claims jobs for the slots of one worker.
 
     Attributes:
-        stopping: once set nothing is claimed any more, and what runs is handed back.
-        draining: whether nothing is claimed, while what runs goes on.
+        stopping: once set, nothing is claimed and running jobs are handed back.
+        is_draining: whether nothing is claimed while running jobs go on.
 
     """
 
     def __init__(
         self, worker: str, stores: Stores, folders: WorkFolders, *, queues: Sequence[str], labels: Sequence[str]
     ) -> None:
-        settings = stores.settings
-        self._worker, self._stores, self._folders = worker, stores, folders
+        self._worker, self._database, self._settings = worker, stores.database, stores.settings
         self._queues, self._labels = queues, labels
-        self._settings, self._redactor = settings, Redactor.of(settings)
-        self._leases, self._helpers = Leases(stores.database, settings), Helpers()
-        self._memory_limit = settings.memory_bytes or int(USABLE * devices.main_memory())
+        self._memory_limit = self._settings.memory_bytes or int(USABLE_SHARE * devices.main_memory())
         self.stopping = threading.Event()
-        self.draining = False
-
-    def close(self) -> None:
-        """Keep no leases any more."""
-        self._leases.close()
-        self._helpers.close()
-
-    def capabilities(self, slot: Slot) -> Capabilities:
-        """Return what a slot can take on."""
-        return slot.capabilities(self._queues, self._labels)
-
-    def claim(self, slot: Slot) -> Attempt | Gang | None:
-        """Return what a slot is to run next: what was claimed for it already, or the best job that fits, if any."""
-        claimed, slot.claimed = slot.claimed, None
-        if claimed is None:
-            asked = clock.elapsed()
-            try:
-                with self._stores.database.write() as session:
-                    job = self._claim_in(session, slot, slot.child)
-            except errors.Unavailable as error:
-                log.warning("action=claim error=%s", error)
-                return None  # whatever is due is rung for again
-            if job is None:
-                return None
-            claimed = job, asked
-        take_child = functools.partial(slot.take_child, str(self._settings.home))
-        companions = self._claim_companions(slot, claimed[0])
-        if not companions:
-            return self._attempt(
-                slot, *claimed, child=take_child, claim_next=lambda session, child: self._claim_in(session, slot, child)
-            )
-        gang = Gang(take_child, 1 + len(companions))
-        gang.attempts = [
-            self._attempt(slot, *member, child=functools.partial(_same, seat), claim_next=_claim_nothing, shared=True)
-            for member, seat in zip([claimed, *companions], gang.seats, strict=True)
-        ]
-        return gang
-
-    def _attempt(self, slot: Slot, job: Job, asked: float, **options: Any) -> Attempt:
-        limit = self._memory_limit
-        return Attempt(
-            job,
-            asked=asked,
-            stores=self._stores,
-            leases=self._leases,
-            folders=self._folders,
-            helpers=self._helpers,
-            stopping=self.stopping,
-            redactor=self._redactor,
-            memory_limit=min(limit, slot.share) if slot.device.kind == "cpu" else limit,
-            **options,
+        self.is_draining = False
+        self._context = AttemptContext(
+            stores=stores,
+            leases=Leases(stores.database, stores.settings, stopping=self.stopping),
+            folders=folders,
+            blocking_calls=BlockingCalls(),
+            redactor=Redactor.of(stores.settings),
         )
 
-    def _claim_companions(self, slot: Slot, leader: Job) -> list[tuple[Job, float]]:
-        """Claim what may be trained in one step with a job; on a processor, where the engine does that."""
+    def close(self) -> None:
+        """End the threads that keep leases and wait for stores."""
+        self._context.leases.close()
+        self._context.blocking_calls.close()
+
+    def capabilities(self, slot: Slot) -> Capabilities:
+        """Return which jobs a slot can run."""
+        return slot.capabilities(self._queues, self._labels)
+
+    def claim(self, slot: Slot) -> Attempt | AttemptGroup | None:
+        """Return what a slot runs next: the job that its last attempt claimed, or the best job that fits, if any."""
+        claimed, slot.next_job = slot.next_job, None
+        if claimed is None:
+            requested_at = clock.elapsed()
+            try:
+                with self._database.write() as session:
+                    job = self._claim(session, slot, slot.child)
+            except errors.Unavailable as error:
+                log.warning("action=claim error=%s", error)
+                return None  # another wake-up follows for jobs that are due
+            if job is None:
+                return None
+            claimed = ClaimedJob(job=job, requested_at=requested_at)
+        take_child = functools.partial(slot.take_child, str(self._settings.home))
+        memory_limit = min(self._memory_limit, slot.share) if slot.device.kind == "cpu" else self._memory_limit
+        companions = self._claim_companions(slot, claimed.job)
+        if not companions:
+            return Attempt(
+                claimed,
+                self._context,
+                take_child=take_child,
+                claim_next=lambda session, child: self._claim(session, slot, child),
+                memory_limit=memory_limit,
+            )
+
+        def make_attempt(claimed: ClaimedJob, child: SharedChild) -> Attempt:
+            return Attempt(
+                claimed,
+                self._context,
+                take_child=lambda: child,
+                claim_next=lambda session, child: None,  # the slot is free when all members have ended
+                memory_limit=memory_limit,
+                is_shared=True,
+            )
+
+        return AttemptGroup([claimed, *companions], make_attempt, take_child=take_child)
+
+    def _claim(self, session: Session, slot: Slot, child: ChildProcess | None) -> Job | None:
+        if self.stopping.is_set() or self.is_draining:
+            return None
+        return claims.claim(
+            session,
+            worker=self._worker,
+            lease_seconds=self._settings.lease_seconds,
+            capabilities=self.capabilities(slot),
+            warm_base=child.warm_base if child else None,
+        )
+
+    def _claim_companions(self, slot: Slot, leader: Job) -> list[ClaimedJob]:
+        """Claim the jobs to train in one step with a job. The engine does that on a CPU only."""
         size = self._settings.gang_size
         if not leader.requirements.together or slot.device.kind != "cpu" or size == 1 or self.stopping.is_set():
             return []
-        asked = clock.elapsed()
+        requested_at = clock.elapsed()
         try:
-            with self._stores.database.write() as session:
-                taken = attempts.claim_companions(
+            with self._database.write() as session:
+                companions = claims.claim_companions(
                     session,
                     leader,
                     worker=self._worker,
@@ -120,23 +129,4 @@ class Claims:
         except errors.Unavailable as error:
             log.warning("action=claim_companions job_id=%s error=%s", leader.id, error)
             return []
-        return [(job, asked) for job in taken]
-
-    def _claim_in(self, session: Session, slot: Slot, child: Child | Seat | None) -> Job | None:
-        if self.stopping.is_set() or self.draining:
-            return None
-        return attempts.claim(
-            session,
-            worker=self._worker,
-            lease_seconds=self._settings.lease_seconds,
-            capabilities=self.capabilities(slot),
-            warm_base=child.warm_base if child else None,
-        )
-
-
-def _same(seat: Seat) -> Seat:
-    return seat
-
-
-def _claim_nothing(session: Session, child: Child | Seat | None) -> None:
-    """Claim nothing: a gang's slot is free when all of its members have ended."""
+        return [ClaimedJob(job=job, requested_at=requested_at) for job in companions]

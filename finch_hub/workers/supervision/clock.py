@@ -1,4 +1,4 @@
-"""Time that a stopped process and a sleeping machine cannot hide from."""
+"""A clock that goes on while the process is stopped or the machine sleeps."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def elapsed() -> float:
-    """Return seconds since some fixed moment; they go on while the process is stopped or the machine asleep."""
+    """Return seconds since a fixed moment, including time in which this process did not run."""
     return time.clock_gettime(_CLOCK)

@@ -1,4 +1,4 @@
-"""The devices of this machine, found without loading torch."""
+"""Devices of this machine, found without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
-    """One device that can run a job; memory in bytes, of the graphics card or else of the machine."""
+    """A device that can run jobs. Its memory, in bytes, is that of the graphics card or of the machine."""
 
     kind: Literal["cpu", "cuda"]
     index: int
@@ -26,25 +26,25 @@ class Device:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that show a process this device only."""
+        """Variables that hide all other devices from a process."""
         return {"CUDA_VISIBLE_DEVICES": str(self.index) if self.kind == "cuda" else ""}
 
 
 def find_devices() -> tuple[Device, ...]:
-    """Return the CUDA devices that this process may use, or the processor where there are none."""
-    return _cuda_devices() or (cpu(),)
+    """Return the CUDA devices that this process may use, or the CPU if there are none."""
+    return _cuda_devices() or (find_cpu(),)
 
 
 def refresh(device: Device) -> Device:
-    """Return the device with the memory that is free on it now."""
+    """Return the device with its current free memory."""
     for current in find_devices():
         if (current.kind, current.index) == (device.kind, device.index):
             return current
     return device
 
 
-def cpu() -> Device:
-    """Return the processor, with the memory that this process may use."""
+def find_cpu() -> Device:
+    """Return the CPU, with the memory that this process may use."""
     limit = main_memory()
     return Device(
         kind="cpu",
@@ -56,10 +56,10 @@ def cpu() -> Device:
 
 
 def main_memory() -> int:
-    """Return the bytes of main memory that this process may use: the machine's, or its container's."""
+    """Return the bytes of main memory of the machine, or of the container if that has a lower limit."""
     total = int(psutil.virtual_memory().total)
     for file in _CGROUP_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        with contextlib.suppress(OSError, ValueError):  # the file holds "max" if there is no limit
             total = min(total, int(file.read_text(encoding="utf-8")))
     return total
 

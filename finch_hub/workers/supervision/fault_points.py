@@ -1,8 +1,8 @@
-"""Named points at which the fault tests break a real process; without ``FINCH_FAULT`` they do nothing.
+"""Points in the code where fault tests break a real process.
 
-``FINCH_FAULT=point:action[:file]``, where the action is ``kill`` (SIGKILL to itself), ``stop`` (SIGSTOP to itself),
-``hold`` (go on when the file is gone) or ``full`` (an OSError as of a full disk). With a file the fault happens once:
-whoever creates the file first.
+``FINCH_FAULT=point:action[:file]`` selects a point. The actions: ``kill`` and ``stop`` send SIGKILL or SIGSTOP to the
+process itself, ``hold`` waits until the file is gone, ``full`` raises the OSError of a full disk. With a file the fault
+happens once, in the process that creates the file first.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import threading
 import time
 from pathlib import Path
 
-_WANTED = os.environ.get("FINCH_FAULT", "")
+_FAULT = os.environ.get("FINCH_FAULT", "")
 
 
-def at(point: str) -> None:
-    """Break here if ``FINCH_FAULT`` names this point."""
-    if not _WANTED:
+def reach(point: str) -> None:
+    """Break this process if ``FINCH_FAULT`` names the point."""
+    if not _FAULT:
         return
-    name, action, *once = _WANTED.split(":")
+    name, action, *once = _FAULT.split(":")
     if name != point:
         return
     if once:
@@ -32,7 +32,7 @@ def at(point: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif action == "stop":
-        # To this thread, which then stops here and takes the others along; it might go on a bit if it were another's.
+        # Sent to this thread, which stops at once with all others. A signal to another thread would let it go on a bit.
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
     elif action == "hold":
         while Path(once[0]).exists():

@@ -14,15 +14,13 @@ import os
 import selectors
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from finch_hub.specs.jobs import Job
 from finch_hub.workers.supervision import clock
+from finch_hub.workers.supervision.attempt import Attempt
+from finch_hub.workers.supervision.lease import ClaimedJob
 from finch_hub.workers.supervision.process import Child, ChildProcess
-
-if TYPE_CHECKING:
-    from finch_hub.specs.jobs import Job
-    from finch_hub.workers.supervision.attempt import Attempt
-    from finch_hub.workers.supervision.claimed_job import ClaimedJob
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +56,10 @@ class AttemptGroup:
         self._suspending: set[SharedChild] = set()
         self.changed = threading.Condition()
         self.is_over = False
+        self.job_ids = [member.job.id for member in claimed]
         self.child: Child | None = None
         self._members = [SharedChild(self) for _ in claimed]
         self._attempts = [make_attempt(job, member) for job, member in zip(claimed, self._members, strict=True)]
-
-    @property
-    def job_ids(self) -> list[str]:
-        """The ids of the jobs."""
-        return [job_id for attempt in self._attempts for job_id in attempt.job_ids]
 
     @property
     def ended_jobs(self) -> list[Job]:

@@ -1,4 +1,4 @@
-"""Whether the workers of a host are alive, as containers and service managers ask."""
+"""Health of the workers of a host, as containers and service managers ask."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 
 
-def living(settings: Settings, hostname: str) -> list[str]:
-    """Return the names of the workers of a host that were heard of lately.
+def find_living(settings: Settings, hostname: str) -> list[str]:
+    """Return the names of the workers of a host that sent a heartbeat within three leases.
 
     Raises:
         Unavailable: the database does not answer.
@@ -17,7 +17,7 @@ def living(settings: Settings, hostname: str) -> list[str]:
     database = Database(settings.database, allow_insecure=settings.allow_insecure)
     try:
         with database.read() as session:
-            found = workers.find(session, silent_after=3 * settings.lease_seconds)
+            known = workers.find(session, silent_after=3 * settings.lease_seconds)
     finally:
         database.close()
-    return [each.id for each in found if each.hostname == hostname and each.state not in ("silent", "stopped")]
+    return [worker.id for worker in known if worker.hostname == hostname and worker.state not in ("silent", "stopped")]

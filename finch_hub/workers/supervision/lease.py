@@ -1,12 +1,14 @@
-"""An attempt's right to go on: renewed while it runs, lost to whoever claims the job after it ran out."""
+"""Leases: the right of an attempt to go on, renewed while it runs."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Literal
 
 from finch_hub import errors
 from finch_hub.registry import attempts
@@ -14,143 +16,185 @@ from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job
 from finch_hub.workers.supervision import clock
-
-if TYPE_CHECKING:
-    from finch_hub.workers.supervision.group import Seat
-    from finch_hub.workers.supervision.process import Child
+from finch_hub.workers.supervision.process import ChildProcess
 
 log = logging.getLogger(__name__)
 
-_AGAIN_SECONDS = 1.0  # after which a database that did not answer is asked again
-_LEAST_WAIT_SECONDS = 0.05
+StopReason = Literal["cancel", "hand_back", "time_limit"]
+
+_RETRY_SECONDS = 1.0  # until a database that did not answer is tried again
+_MIN_WAIT_SECONDS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClaimedJob:
+    """A claimed job, and when its claim was sent, by :func:`clock.elapsed`. The lease counts from then."""
+
+    job: Job
+    requested_at: float
 
 
 class Lease:
-    """The lease of one claimed job, which knows how long it holds for certain.
+    """The lease of one claimed job.
 
-    The certain end is counted from before the claim or renewal was asked for (`asked`), by a clock that goes on while
-    this process is stopped; the database's own clock decides who may write, this one only says when to doubt. A child
-    that it guards stands still from then until the lease is renewed.
-
-    Attributes:
-        certain_until: by :func:`clock.elapsed`.
-        due: when it is to be renewed, by the same clock.
-
+    The database's clock decides who may write. This side only knows until when the lease is certain, counted from
+    before the claim or renewal was sent, by a clock that goes on while this process is stopped. After `certain_until`
+    the lease is in doubt: another worker may have claimed the job. The child is suspended until the lease is renewed.
     """
 
-    def __init__(self, database: Database, job: Job, settings: Settings, *, asked: float) -> None:
-        self._database, self._job, self._settings = database, job, settings
+    def __init__(
+        self, database: Database, claimed: ClaimedJob, settings: Settings, *, stopping: threading.Event
+    ) -> None:
+        self._database, self._job, self._settings, self._stopping = database, claimed.job, settings, stopping
         self._renewing = threading.Lock()
-        self._guarding = threading.Lock()  # held for moments only, unlike the other one
-        self._child: Child | Seat | None = None
-        self._doubted_since: float | None = None
-        self._doubted_before = 0.0
-        self.certain_until = asked + settings.lease_seconds
-        self.due = clock.elapsed() + settings.heartbeat_seconds
-        self.cancel_requested = False
-        self.lost = False
+        self._guarding = threading.Lock()  # never held while the database is asked
+        self._child: ChildProcess | None = None
+        self._doubt_began: float | None = None
+        self._seconds_in_doubt = 0.0
+        self._is_lost = self._is_cancel_requested = False
+        self._began = clock.elapsed()
+        self.certain_until = claimed.requested_at + settings.lease_seconds
+        self.renew_at = self._began + settings.heartbeat_seconds
 
-    def guard(self, child: Child | Seat | None) -> None:
-        """Let this child stand still whenever the lease is in doubt; with None, no child is guarded any more."""
+    def guard(self, child: ChildProcess | None) -> None:
+        """Suspend this child whenever the lease is in doubt. None guards no child."""
         with self._guarding:
             self._child = child
-            if child is not None and self._doubted_since is not None:
+            if child is not None and self._doubt_began is not None:
                 child.suspend()
 
-    def let_go(self) -> None:
-        """Guard the child no more; it goes on."""
+    def release(self) -> None:
+        """Guard no child any more, and resume the last one."""
         with self._guarding:
             self._end_doubt()
             self._child = None
 
-    def doubted(self) -> bool:
-        """Tell whether somebody else may have claimed the job, for all that is known here; the child stands still then.
+    def suspend_if_in_doubt(self) -> bool:
+        """Suspend the child if the lease is in doubt, and return whether it is.
 
-        Waits for nothing, so that no database that hangs lets a child run on without a lease.
+        This waits for nothing, so that a database that hangs lets no child run without a lease.
         """
         with self._guarding:
-            doubtful = self.lost or clock.elapsed() >= self.certain_until
-            if doubtful and self._doubted_since is None:
-                self._doubted_since = min(clock.elapsed(), self.certain_until)
+            is_in_doubt = self._is_lost or clock.elapsed() >= self.certain_until
+            if is_in_doubt and self._doubt_began is None:
+                self._doubt_began = min(clock.elapsed(), self.certain_until)
                 if self._child is not None:
                     self._child.suspend()
                 log.warning("action=lease in doubt job_id=%s attempt=%d", self._job.id, self._job.attempts)
-            return doubtful
+            return is_in_doubt
 
     def elapsed(self) -> float:
-        """Return :func:`clock.elapsed` less the time that the lease was in doubt: what limits of time count."""
+        """Return :func:`clock.elapsed` without the time in doubt, in which the job made no progress."""
         with self._guarding:
             now = clock.elapsed()
-            return (now if self._doubted_since is None else self._doubted_since) - self._doubted_before
+            return (now if self._doubt_began is None else self._doubt_began) - self._seconds_in_doubt
+
+    def stop_reason(self) -> StopReason | None:
+        """Return why the attempt must stop, None if it may go on."""
+        limit = self._job.requirements.time_limit
+        if self._is_cancel_requested:
+            return "cancel"
+        if self._stopping.is_set():
+            return "hand_back"
+        return "time_limit" if limit is not None and self.elapsed() - self._began > limit else None
 
     def renew(self) -> None:
-        """Ask the database for another lease.
+        """Extend the lease in the database.
 
         Raises:
-            StaleFence: this attempt no longer owns the job.
+            StaleFence: another attempt owns the job.
             Unavailable: the database does not answer.
 
         """
         with self._renewing:
-            if self.lost:
+            if self._is_lost:
                 raise errors.StaleFence(self._job.id, self._job.fence)
-            asked = clock.elapsed()
+            requested_at = clock.elapsed()
             try:
                 with self._database.write() as session:
                     renewal = attempts.renew(session, self._job.id, self._job.fence, self._settings.lease_seconds)
             except errors.StaleFence:
-                self.lost = True
+                self._is_lost = True
                 raise
-            self.cancel_requested = renewal.cancel_requested
+            self._is_cancel_requested = renewal.cancel_requested
             with self._guarding:
-                self.certain_until = asked + self._settings.lease_seconds
-                self.due = asked + self._settings.heartbeat_seconds
+                self.certain_until = requested_at + self._settings.lease_seconds
+                self.renew_at = requested_at + self._settings.heartbeat_seconds
                 if clock.elapsed() < self.certain_until:
                     self._end_doubt()
 
     def keep(self) -> None:
-        """Renew it, or note when to try again; a lost one is left to its attempt to find."""
+        """Renew the lease, or note when to try again. The attempt itself finds out that its lease is lost."""
         try:
             self.renew()
         except errors.StaleFence:
-            self.due = float("inf")
+            self.renew_at = float("inf")
         except errors.Unavailable as error:
             log.warning("action=renew job_id=%s attempt=%d error=%s", self._job.id, self._job.attempts, error)
-            self._try_again()
+            self._retry_soon()
         except Exception:
-            # Nobody foresaw it, but one thread keeps the leases of all: it must go on for the others.
+            # One thread renews all leases, so an unexpected error of one must not end it.
             log.exception("action=renew job_id=%s attempt=%d", self._job.id, self._job.attempts)
-            self._try_again()
+            self._retry_soon()
 
-    def _try_again(self) -> None:
-        self.due = clock.elapsed() + min(_AGAIN_SECONDS, self._settings.heartbeat_seconds)
+    def recover(self) -> None:
+        """Renew a lease in doubt, waiting for the database if it does not answer.
+
+        Raises:
+            StaleFence: another attempt owns the job, or the worker ends first.
+
+        """
+        began = clock.elapsed()
+        while self.suspend_if_in_doubt():
+            try:
+                self.renew()
+            except errors.Unavailable:
+                self.wait_for_database(began)
+
+    def wait_for_database(self, since: float) -> None:
+        """Wait a moment before the next try of a database that does not answer.
+
+        Args:
+            since: when the first try began, by :func:`clock.elapsed`.
+
+        Raises:
+            StaleFence: the worker is to end and its grace is over. The job waits for the end of its lease.
+
+        """
+        if self._stopping.is_set() and clock.elapsed() - since > self._settings.grace_seconds:
+            raise errors.StaleFence(self._job.id, self._job.fence)
+        time.sleep(_RETRY_SECONDS)
+
+    def _retry_soon(self) -> None:
+        self.renew_at = clock.elapsed() + min(_RETRY_SECONDS, self._settings.heartbeat_seconds)
 
     def _end_doubt(self) -> None:
-        if self._doubted_since is not None:
-            self._doubted_before += clock.elapsed() - self._doubted_since
-            self._doubted_since = None
+        if self._doubt_began is not None:
+            self._seconds_in_doubt += clock.elapsed() - self._doubt_began
+            self._doubt_began = None
             if self._child is not None:
                 self._child.resume()
 
 
 class Leases:
-    """Keeps the leases of a worker's attempts: one thread renews them, another one watches for those in doubt."""
+    """Leases of a worker's attempts, with one thread that renews them and one that looks for those in doubt."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
-        self._database, self._settings = database, settings
+    def __init__(self, database: Database, settings: Settings, *, stopping: threading.Event) -> None:
+        self._database, self._settings, self._stopping = database, settings, stopping
         self._held: frozenset[Lease] = frozenset()
         self._changing = threading.Lock()
         self._closed = threading.Event()
         self._threads = [
-            threading.Thread(target=run, name=run.__name__, daemon=True) for run in (self._renew, self._watch)
+            threading.Thread(target=self._renew, name="leases-renew", daemon=True),
+            threading.Thread(target=self._suspend, name="leases-suspend", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
 
     @contextlib.contextmanager
-    def hold(self, job: Job, *, asked: float) -> Iterator[Lease]:
+    def hold(self, claimed: ClaimedJob) -> Iterator[Lease]:
         """Keep the lease of a job that was just claimed, until the block is left."""
-        lease = Lease(self._database, job, self._settings, asked=asked)
+        lease = Lease(self._database, claimed, self._settings, stopping=self._stopping)
         with self._changing:
             self._held |= {lease}
         try:
@@ -158,27 +202,27 @@ class Leases:
         finally:
             with self._changing:
                 self._held -= {lease}
-            lease.let_go()
+            lease.release()
 
     def close(self) -> None:
-        """Keep nothing more."""
+        """End the threads."""
         self._closed.set()
         for thread in self._threads:
             thread.join()
 
-    # A lease that comes while these wait is due after a heartbeat at the soonest, and in doubt after two.
+    # A lease that is added during a wait is renewed after a heartbeat at the soonest, and in doubt after two.
 
     def _renew(self) -> None:
-        while not self._closed.wait(self._until(*(lease.due for lease in self._held))):
+        while not self._closed.wait(self._seconds_until(lease.renew_at for lease in self._held)):
             for lease in self._held:
-                if lease.due <= clock.elapsed():
+                if lease.renew_at <= clock.elapsed():
                     lease.keep()
 
-    def _watch(self) -> None:
-        while not self._closed.wait(self._until(*(lease.certain_until for lease in self._held))):
+    def _suspend(self) -> None:
+        while not self._closed.wait(self._seconds_until(lease.certain_until for lease in self._held)):
             for lease in self._held:
-                lease.doubted()
+                lease.suspend_if_in_doubt()
 
-    def _until(self, *moments: float) -> float:
+    def _seconds_until(self, moments: Iterator[float]) -> float:
         soonest = min(moments, default=float("inf")) - clock.elapsed()
-        return min(max(soonest, _LEAST_WAIT_SECONDS), self._settings.heartbeat_seconds)
+        return min(max(soonest, _MIN_WAIT_SECONDS), self._settings.heartbeat_seconds)

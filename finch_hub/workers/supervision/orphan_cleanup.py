@@ -1,4 +1,4 @@
-"""What kills the processes that are left when a worker is gone, in whatever way it went."""
+"""A process that kills a worker's children after the worker exits or crashes."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import os
 import subprocess
 import threading
 
-# A shell, since it is small, and of another session than ours, so that nothing that is sent to us reaches it. It reads
-# what to watch, and acts when the other end of the pipe is closed, which the kernel sees to.
+# A shell, since it is small. Its own session keeps it from signals to the worker. It reads process groups from a pipe.
+# The kernel closes the pipe when the worker ends, and then the shell kills the groups that are left.
 _SCRIPT = """
 groups=
-while read -r what group; do
+while read -r action group; do
   kept=
-  for each in $groups; do [ "$each" = "$group" ] || kept="$kept $each"; done
+  for member in $groups; do [ "$member" = "$group" ] || kept="$kept $member"; done
   groups=$kept
-  [ "$what" = watch ] && groups="$groups $group"
+  [ "$action" = add ] && groups="$groups $group"
 done
-for each in $groups; do kill -s KILL -- "-$each" 2>/dev/null; done
+for member in $groups; do kill -s KILL -- "-$member" 2>/dev/null; done
 """
 
 
-class Guard:
-    """Knows the process groups of a worker's children, and kills those that are left when the worker has ended.
+class OrphanCleanup:
+    """Process groups of a worker's children, to be killed when the worker ends.
 
-    A child ends by itself when its supervisor does, with all of its group; but one that stands still hears of nothing,
-    and one that has just died has perhaps left descendants that nobody else knows of.
+    A child normally ends with its supervisor and takes its group along. A suspended child cannot. A child that died may
+    leave descendants.
     """
 
     def __init__(self) -> None:
-        read, self._told = os.pipe()
+        read, self._groups_fd = os.pipe()
         try:
-            # In the background of a shell that ends: the guard is nobody's child, and leaves nobody a zombie.
+            # The outer shell ends at once, so init adopts the inner one and no zombie is left.
             subprocess.run(
-                ["/bin/sh", "-c", f"exec 3<&0; ( {_SCRIPT} ) <&3 3<&- &"],  # by itself its input would be nothing
+                ["/bin/sh", "-c", f"exec 3<&0; ( {_SCRIPT} ) <&3 3<&- &"],  # by default its input would be /dev/null
                 stdin=read,
                 start_new_session=True,
                 check=True,
@@ -42,21 +42,21 @@ class Guard:
             )
         finally:
             os.close(read)
-        self._telling = threading.Lock()
+        self._lock = threading.Lock()
 
-    def watch(self, group: int) -> None:
-        """Kill this process group, unless it is forgotten before we end."""
-        self._tell(f"watch {group}\n")
+    def add_group(self, group: int) -> None:
+        """Kill this process group when the worker ends."""
+        self._send(f"add {group}\n")
 
-    def forget(self, group: int) -> None:
-        """Leave it alone: it has ended, and its number may be another's by now."""
-        self._tell(f"forget {group}\n")
+    def remove_group(self, group: int) -> None:
+        """Do not kill this process group: it has ended, and its id may be used again."""
+        self._send(f"remove {group}\n")
 
     def close(self) -> None:
-        """Let it kill what is left, and end."""
-        with self._telling, contextlib.suppress(OSError):
-            os.close(self._told)
+        """Kill the groups that are left, and end the process."""
+        with self._lock, contextlib.suppress(OSError):
+            os.close(self._groups_fd)
 
-    def _tell(self, line: str) -> None:
-        with self._telling, contextlib.suppress(OSError):  # where somebody killed it, children have themselves
-            os.write(self._told, line.encode())
+    def _send(self, line: str) -> None:
+        with self._lock, contextlib.suppress(OSError):  # if the process was killed, children still end with the worker
+            os.write(self._groups_fd, line.encode())

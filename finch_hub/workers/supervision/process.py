@@ -1,4 +1,4 @@
-"""The supervisor's end of a child process: start it, talk with it, measure it, end it."""
+"""Child processes: start, messages, memory and end, as the supervisor sees them."""
 
 from __future__ import annotations
 
@@ -10,42 +10,63 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 import psutil
 
 if TYPE_CHECKING:
-    from finch_hub.workers.supervision.orphan_cleanup import Guard
+    from finch_hub.workers.supervision.orphan_cleanup import OrphanCleanup
 
 log = logging.getLogger(__name__)
 
 _TAIL_BYTES = 16_384
 _READ_BYTES = 65_536
 _LONGEST_MESSAGE = 64 * 2**20
-# OpenMP's threads spin while they wait for each other, and where somebody else needs the cores too they spin in place
-# of the one that is waited for. With two threads alone on two cores, training made 950 tokens/s spinning as long as
-# libgomp does by itself, 640 sleeping at once and 1,000 spinning for some microseconds; beside a busy process 33, 490
-# and 210.
-_POLITE = {"GOMP_SPINCOUNT": "20000"}
+# OpenMP's threads spin while they wait for each other. On busy cores they take the time of the thread they wait for.
+# Training with two threads on two idle cores made 950 tokens/s with libgomp's default, 640 without spinning and 1,000
+# with this limit. Beside a busy process it made 33, 490 and 210.
+_SHORT_SPIN = {"GOMP_SPINCOUNT": "20000"}
 
 
-class Child:
-    """One process of :mod:`finch_hub.workers.child`, alone in its session, which it leaves to its children.
+class ChildProcess(Protocol):
+    """A child process, as the attempt that it works for uses it. :class:`Child` describes the members."""
 
-    Orders go to its standard input and messages come by a pipe of their own, both as lines of JSON; standard output
-    and error are one stream of which the tail is kept. When this end of the input closes, also by our being killed,
-    the child ends with all of its process group.
+    messages_fd: int
+    output_fd: int
+    warm_base: str | None
+    idle_since: float | None
+
+    @property
+    def is_alive(self) -> bool: ...  # noqa: D102 - as the others, described in Child
+    def send(self, **message: Any) -> None: ...  # noqa: D102
+    def read_messages(self) -> Iterator[dict[str, Any] | None]: ...  # noqa: D102
+    def read_output(self) -> bool: ...  # noqa: D102
+    def resident_bytes(self) -> int: ...  # noqa: D102
+    def suspend(self) -> None: ...  # noqa: D102
+    def resume(self) -> None: ...  # noqa: D102
+    def kill(self) -> None: ...  # noqa: D102
+    def last_output(self) -> str: ...  # noqa: D102
+    def describe_end(self) -> str: ...  # noqa: D102
+
+
+class Child(ChildProcess):
+    """A process of :mod:`finch_hub.workers.child`, in a session and process group of its own.
+
+    Orders go to its standard input. Messages come through a pipe of their own. Both are lines of JSON. The tail of
+    standard output and error is kept. When the supervisor closes the input or dies, the child kills its process group.
 
     Args:
-        guard: is told of the process group for as long as it may have members.
+        environment: variables for the process, besides those of this process.
+        orphan_cleanup: kills the process group if this process dies first.
 
     Attributes:
-        warm_base: key of the base model that it has loaded, once a job has said so.
-        idle_since: when its last job ended, by :func:`clock.elapsed`; None while it works.
+        messages_fd: readable when a message arrives, as `output_fd` is for output.
+        warm_base: key of the base model that the child has loaded, None if unknown.
+        idle_since: when the last job ended, by :func:`clock.elapsed`; None while the child works.
 
     """
 
-    def __init__(self, environment: Mapping[str, str], *, guard: Guard | None = None) -> None:
+    def __init__(self, environment: Mapping[str, str], *, orphan_cleanup: OrphanCleanup | None = None) -> None:
         read, write = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -55,45 +76,38 @@ class Child:
                 stderr=subprocess.STDOUT,
                 pass_fds=(write,),
                 start_new_session=True,
-                env={**({} if "OMP_WAIT_POLICY" in os.environ else _POLITE), **os.environ, **environment},
+                env={**({} if "OMP_WAIT_POLICY" in os.environ else _SHORT_SPIN), **os.environ, **environment},
             )
         except BaseException:
             os.close(read)
             raise
         finally:
             os.close(write)
-        self._guard = guard
-        if guard is not None:
-            guard.watch(self.pid)
+        self._orphan_cleanup = orphan_cleanup
+        if orphan_cleanup is not None:
+            orphan_cleanup.add_group(self.pid)
         self._orders = cast(IO[bytes], self._process.stdin)
         self._output = cast(IO[bytes], self._process.stdout)
-        self.messages_fd, self.output_fd = read, self._output.fileno()  # to be watched for what arrives
+        self.messages_fd, self.output_fd = read, self._output.fileno()
         os.set_blocking(self.messages_fd, False)
         os.set_blocking(self.output_fd, False)
         self._partial, self._tail = b"", b""
-        self._killed = False
+        self._is_killed = False
         self.warm_base: str | None = None
         self.idle_since: float | None = None
 
     @property
     def pid(self) -> int:
-        """Process id, which is also the id of its process group."""
+        """Process id, and id of the process group."""
         return self._process.pid
 
     @property
-    def alive(self) -> bool:
-        """Whether the process still runs."""
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
         return self._process.poll() is None
 
-    @property
-    def tail(self) -> str:
-        """The last of what it printed."""
-        if not self._output.closed:
-            self.read_output()
-        return self._tail.decode(errors="replace")
-
     def send(self, **message: Any) -> None:
-        """Send one order; a child that has ended takes none, which its messages will show."""
+        """Send one order. A child that has ended ignores it, and its messages have ended."""
         with contextlib.suppress(BrokenPipeError):
             self._orders.write(json.dumps(message).encode() + b"\n")
             self._orders.flush()
@@ -110,17 +124,15 @@ class Child:
                 return
             *lines, self._partial = (self._partial + data).split(b"\n")
             if len(self._partial) > _LONGEST_MESSAGE:
-                log.error("action=read_messages pid=%d error=a message is too long", self.pid)
+                log.error("action=read_messages pid=%d error=the message is too long", self.pid)
                 yield None
                 return
-            for line in lines:
-                message = json.loads(line)
-                yield message
+            yield from map(json.loads, lines)
             if len(data) < _READ_BYTES:
-                return  # that was all
+                return
 
     def read_output(self) -> bool:
-        """Take in what it printed; return whether more can come."""
+        """Read what the child printed. Return whether more can come."""
         while True:
             try:
                 data = os.read(self.output_fd, _READ_BYTES)
@@ -131,7 +143,7 @@ class Child:
             self._tail = (self._tail + data)[-_TAIL_BYTES:]
 
     def resident_bytes(self) -> int:
-        """Return the resident memory of the child and all its descendants."""
+        """Return the resident memory of the process and its descendants."""
         total = 0
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(self.pid)
@@ -141,15 +153,15 @@ class Child:
         return total
 
     def suspend(self) -> None:
-        """Stop the whole process group from running, keeping its memory."""
+        """Suspend the process group, which keeps its memory."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a suspended process group run on."""
+        """Resume the process group."""
         self._signal(signal.SIGCONT)
 
     def end(self, grace: float) -> None:
-        """Ask it to end, and kill what is left of the process group after so many seconds."""
+        """End the process, and kill the rest of its group after `grace` seconds."""
         with contextlib.suppress(OSError):
             self._orders.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -157,22 +169,28 @@ class Child:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the whole process group at once, and forget the pipes; a second time does nothing."""
-        if self._killed:
-            return  # its process id may be somebody else's by now
-        self._killed = True
+        """Kill the process group and close the pipes. A second call does nothing."""
+        if self._is_killed:
+            return  # the kernel may have given the process id to another process
+        self._is_killed = True
         self._signal(signal.SIGKILL)
         self._process.wait()
-        if self._guard is not None:
-            self._guard.forget(self.pid)
+        if self._orphan_cleanup is not None:
+            self._orphan_cleanup.remove_group(self.pid)
         self.read_output()
         for stream in (self._orders, self._output):
             with contextlib.suppress(OSError):
                 stream.close()
         os.close(self.messages_fd)
 
-    def how_it_ended(self) -> str:
-        """Say in words how the process ended."""
+    def last_output(self) -> str:
+        """Return the end of what the process printed."""
+        if not self._output.closed:
+            self.read_output()
+        return self._tail.decode(errors="replace")
+
+    def describe_end(self) -> str:
+        """Describe how the process ended: its exit status or signal."""
         code = self._process.wait()
         if code >= 0:
             return f"exit status {code}"
@@ -180,9 +198,9 @@ class Child:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
-        return f"{name}, as the kernel does when memory runs out" if -code == signal.SIGKILL else name
+        return f"{name}, which the kernel sends when memory runs out" if -code == signal.SIGKILL else name
 
     def _signal(self, number: int) -> None:
-        # The group outlives its leader while a descendant runs, so a dead leader is no reason to spare it.
+        # Descendants keep the group alive after the process itself has ended, so the group gets the signal anyway.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)

@@ -1,4 +1,4 @@
-"""The places for jobs that a worker has on its devices, and the warm children in them."""
+"""Slots of a worker: places for jobs on its devices, with the warm child processes in them."""
 
 from __future__ import annotations
 
@@ -6,39 +6,37 @@ import collections
 import contextlib
 import queue
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from finch_hub.registry import values
 from finch_hub.settings import Settings
-from finch_hub.specs.jobs import Job
 from finch_hub.workers.supervision import clock, devices
-from finch_hub.workers.supervision.orphan_cleanup import Guard
+from finch_hub.workers.supervision.attempt import Attempt
+from finch_hub.workers.supervision.group import AttemptGroup
+from finch_hub.workers.supervision.lease import ClaimedJob
+from finch_hub.workers.supervision.orphan_cleanup import OrphanCleanup
 from finch_hub.workers.supervision.process import Child
 
-if TYPE_CHECKING:
-    from finch_hub.workers.supervision.attempt import Attempt
-    from finch_hub.workers.supervision.group import Gang
-
-USABLE = 0.9  # of main memory: the system and the worker need some too
+USABLE_SHARE = 0.9  # of main memory; the rest is for the system and the worker
 
 
 class Slot:
-    """Place for one job at a time, or one gang, on one device; keeps the child of its last job, warm for the next.
+    """Place for one job, or one group of jobs, on one device. It keeps the child of the last job for the next one.
 
     Attributes:
-        share: of the device's memory, in bytes: slots of one device divide it.
-        claimed: a job for it, with the moment that it was asked for.
+        share: bytes of the device's memory for this slot.
+        attempt: what runs in the slot.
+        next_job: a job that was claimed for the slot and does not run yet.
 
     """
 
-    def __init__(self, device: devices.Device, share: int, guard: Guard) -> None:
-        self.device, self.share, self._guard = device, share, guard
+    def __init__(self, device: devices.Device, share: int, orphan_cleanup: OrphanCleanup) -> None:
+        self.device, self.share, self._orphan_cleanup = device, share, orphan_cleanup
         self.child: Child | None = None
-        self.attempt: Attempt | Gang | None = None
-        self.claimed: tuple[Job, float] | None = None
+        self.attempt: Attempt | AttemptGroup | None = None
+        self.next_job: ClaimedJob | None = None
 
     def capabilities(self, queues: Sequence[str], labels: Sequence[str]) -> values.Capabilities:
-        """Return what it can take on, for a worker of these queues and labels."""
+        """Return which jobs the slot can run, for a worker with these queues and labels."""
         return values.Capabilities(
             device=self.device.kind, memory_bytes=self.share, queues=tuple(queues), labels=tuple(labels)
         )
@@ -46,14 +44,14 @@ class Slot:
     def take_child(self, home: str) -> Child:
         """Return the warm child, or a new one."""
         child, self.child = self.child, None
-        if child is not None and child.alive:
+        if child is not None and child.is_alive:
             return child
         if child is not None:
             child.kill()
-        return Child({**self.device.environment, "FINCH_HOME": home}, guard=self._guard)
+        return Child({**self.device.environment, "FINCH_HOME": home}, orphan_cleanup=self._orphan_cleanup)
 
     def keep_child(self, child: Child | None) -> None:
-        """Keep the child that an attempt left, if it left one."""
+        """Keep the child that an attempt left, if any."""
         self.child = child
         if child is not None:
             child.idle_since = clock.elapsed()
@@ -65,27 +63,27 @@ class Slot:
             child.end(grace=0.5)
 
     def kill(self) -> None:
-        """Kill whatever runs in it."""
+        """Kill the warm child and the one that works."""
         for child in (self.child, self.attempt.child if self.attempt else None):
             if child is not None:
                 child.kill()
 
 
 class Slots:
-    """The slots of one worker, one for each device unless told otherwise."""
+    """Slots of one worker, `count` or else one on each device."""
 
     def __init__(self, settings: Settings, count: int | None) -> None:
         found = devices.find_devices()
         chosen = [found[number % len(found)] for number in range(count or len(found))]
-        sharing = collections.Counter((device.kind, device.index) for device in chosen)
-        self._guard = Guard()
+        slots_per_device = collections.Counter((device.kind, device.index) for device in chosen)
+        self._orphan_cleanup = OrphanCleanup()
         self._all: list[Slot] = []
-        self._free: queue.LifoQueue[Slot] = queue.LifoQueue()  # the last used is the warmest
+        self._free: queue.LifoQueue[Slot] = queue.LifoQueue()  # the slot that was used last is the warmest
         for device in chosen:
-            share = device.memory_bytes // sharing[device.kind, device.index]
+            share = device.memory_bytes // slots_per_device[device.kind, device.index]
             if device.kind == "cpu":
-                share = min(int(USABLE * share), settings.memory_bytes or share)
-            self._all.append(Slot(device, share, self._guard))
+                share = min(int(USABLE_SHARE * share), settings.memory_bytes or share)
+            self._all.append(Slot(device, share, self._orphan_cleanup))
             self._free.put(self._all[-1])
 
     def __len__(self) -> int:
@@ -95,36 +93,36 @@ class Slots:
         return iter(self._all)
 
     def close(self) -> None:
-        """End the warm children, and whatever else is left."""
+        """End the warm children, and kill all processes that are left."""
         for slot in self._all:
             slot.drop_child()
-        self._guard.close()
+        self._orphan_cleanup.close()
 
     @property
-    def busy(self) -> bool:
-        """Whether a job runs in any of them."""
+    def are_busy(self) -> bool:
+        """Whether a job runs in any slot."""
         return any(slot.attempt is not None for slot in self._all)
 
     @contextlib.contextmanager
     def take(self) -> Iterator[Slot]:
-        """Lend a free slot; there are as many callers at a time as slots."""
+        """Lend a free slot. There are at most as many callers as slots."""
         slot = self._free.get()
         try:
             yield slot
         finally:
             self._free.put(slot)
 
-    def report(self) -> list[values.Device]:
-        """Look at the devices, and return what each slot has of them."""
-        found = []
+    def refresh_devices(self) -> list[values.Device]:
+        """Update each slot's device, and return what the slots have of the devices."""
+        reported = []
         for slot in self._all:
             slot.device = device = devices.refresh(slot.device)
             free = min(slot.share, device.free_bytes)
-            found.append(values.Device(kind=device.kind, name=device.name, memory_bytes=slot.share, free_bytes=free))
-        return found
+            reported.append(values.Device(kind=device.kind, name=device.name, memory_bytes=slot.share, free_bytes=free))
+        return reported
 
     def drop_idle_children(self, *, older_than: float) -> None:
-        """End the warm children that had nothing to do for so many seconds."""
+        """End the warm children that have been idle for more than so many seconds."""
         now = clock.elapsed()
         free: list[Slot] = []
         try:

@@ -1,4 +1,4 @@
-"""The folders that attempts work in."""
+"""Folders that attempts work in."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from finch_hub.workers.runs.channel import CHECKPOINTS
 
 
 class WorkFolders:
-    """The folders that attempts work in: `JOB/FENCE` in one for all, and beside them what is kept of a finished job.
+    """Folders `JOB/FENCE` of attempts, and files `JOB.json` with results that are not committed yet.
 
-    An attempt never writes where an earlier one may still be writing (its supervisor may be stopped, its child alive).
-    It begins with hard links to what the latest one had, which is safe because checkpoints are never changed in place.
+    Every attempt has a folder of its own, since the child of an earlier one may still write. A new folder starts with
+    hard links to the checkpoints of the latest attempt. That is safe because checkpoints are never changed in place.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def begin(self, job_id: str, fence: int) -> Path:
-        """Return this attempt's folder, with the checkpoints that the one before it left on this machine.
+        """Return the folder of an attempt, with the checkpoints of the attempt before it on this machine.
 
-        Without any it is left to who needs it to make it: many jobs write nothing there, and a folder is not cheap.
+        Without checkpoints the folder is not made: many jobs write nothing, and making a folder takes time.
         """
-        self._root.mkdir(parents=True, mode=0o700, exist_ok=True)  # so what is in it is for its owner only
+        self._root.mkdir(parents=True, mode=0o700, exist_ok=True)  # keeps other users out of all folders in it
         job = self._root / job_id
         folder = job / str(fence)
         if fence > 1 and job.is_dir():
@@ -37,40 +37,40 @@ class WorkFolders:
         return folder
 
     def keep_outcome(self, job_id: str, outcome: dict[str, Any]) -> None:
-        """Remember what a child finished, so that a crash before it is recorded costs no second run."""
-        with self._outcome(job_id).open("wb", buffering=0) as file:
-            file.write(json.dumps(outcome).encode())  # half of an object is none, and will be taken for none
+        """Keep the outcome of a child, so that a crash before its commit costs no second run."""
+        with self._outcome_file(job_id).open("wb", buffering=0) as file:
+            file.write(json.dumps(outcome).encode())  # half of a JSON object is not valid, and is ignored
 
-    def outcome(self, job_id: str) -> dict[str, Any] | None:
-        """Return what a child of an earlier attempt finished on this machine, if one did."""
+    def read_outcome(self, job_id: str) -> dict[str, Any] | None:
+        """Return the outcome that an earlier attempt kept on this machine, if any."""
         try:
-            found: dict[str, Any] = json.loads(self._outcome(job_id).read_text(encoding="utf-8"))
+            outcome: dict[str, Any] = json.loads(self._outcome_file(job_id).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return found
+        return outcome
 
     def forget_outcome(self, job_id: str) -> None:
-        """Forget it: it could not be used."""
-        self._outcome(job_id).unlink(missing_ok=True)
+        """Remove the outcome of a job."""
+        self._outcome_file(job_id).unlink(missing_ok=True)
 
     def end(self, job_id: str) -> None:
-        """Remove all that a finished job left."""
-        with contextlib.suppress(OSError):  # what cannot be removed now is tried again with a sweep
+        """Remove all files of a finished job."""
+        with contextlib.suppress(OSError):  # the next sweep tries again
             self.forget_outcome(job_id)
         shutil.rmtree(self._root / job_id, ignore_errors=True)
 
     def jobs(self) -> list[str]:
-        """Return the ids of the jobs that left something here."""
+        """Return the ids of the jobs that have files here."""
         return list({path.stem for path in self._root.iterdir()}) if self._root.is_dir() else []
 
-    def _outcome(self, job_id: str) -> Path:
+    def _outcome_file(self, job_id: str) -> Path:
         return self._root / f"{job_id}.json"
 
 
 def _link_tree(source: Path, target: Path) -> None:
     for folder, _, names in os.walk(source):
-        there = target / Path(folder).relative_to(source)
-        there.mkdir(parents=True, exist_ok=True)
+        copy = target / Path(folder).relative_to(source)
+        copy.mkdir(parents=True, exist_ok=True)
         for name in names:
-            with contextlib.suppress(FileNotFoundError, FileExistsError):  # the earlier attempt may be tidying up
-                os.link(Path(folder) / name, there / name)
+            with contextlib.suppress(FileNotFoundError, FileExistsError):  # the earlier attempt may be deleting files
+                os.link(Path(folder) / name, copy / name)

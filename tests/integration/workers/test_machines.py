@@ -1,4 +1,4 @@
-"""Several machines: workers with homes of their own, which share a PostgreSQL, a broker and an S3 bucket."""
+"""Workers with homes of their own, as on several machines, with one PostgreSQL, broker and S3 bucket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """URL of an empty bucket on an S3 server of its own."""
+    """Return the URL of an empty bucket on a new S3 server."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -60,7 +60,7 @@ def states(machines: Fleet) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_machines_share_work_and_artefacts_and_are_drained_and_stopped(machines: Fleet, tiny_folder: Path) -> None:
+def test_machines_share_jobs_and_artifacts_and_are_drained_and_stopped(machines: Fleet, tiny_folder: Path) -> None:
     def train(name: str) -> str:
         training = TrainingConfig(epochs=1, batch_size=2, threads=1, validation=0.2)
         digest = machines.artifacts.put(dump_examples(EXAMPLES))

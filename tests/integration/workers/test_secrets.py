@@ -1,4 +1,4 @@
-"""Passwords of database and broker: what a wrong one brings, and that a right one shows nowhere."""
+"""Passwords of database and broker: wrong ones are reported, and right ones appear nowhere."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ MAIN = "import sys; from finch_hub.cli import main; sys.exit(main.main(sys.argv[
 
 
 @dataclass
-class House:
-    """A database and a broker that want a password, and all that commands have printed."""
+class Installation:
+    """A database and a broker with a password, and all that commands have printed."""
 
     workers: Fleet
     database: str
@@ -58,7 +58,7 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
+def installation(tmp_path: Path) -> Iterator[Installation]:
     server = services.PostgresServer(guarded=True)
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
@@ -77,54 +77,56 @@ def house(tmp_path: Path) -> Iterator[House]:
             broker = f"redis://:{RIGHT}@127.0.0.1:{port}/0"
             with fleet(tmp_path, url, allow_insecure="false") as workers:
                 workers.environment["FINCH_BROKER_URL"] = broker
-                yield House(workers, url, broker)
+                yield Installation(workers, url, broker)
             client.auth(RIGHT)
             client.config_set("requirepass", "")
     finally:
         server.remove()
 
 
-def test_a_wrong_password_is_said_with_what_to_do(house: House) -> None:
-    wrong_database, wrong_broker = house.with_database(WRONG), house.with_broker(WRONG)
+def test_wrong_password_is_reported_with_its_fix(installation: Installation) -> None:
+    wrong_database, wrong_broker = installation.with_database(WRONG), installation.with_broker(WRONG)
     for words in (("jobs", "list", "--json"), ("worker", "list"), ("worker", "start"), ("db", "upgrade")):
-        told = house.run(*words, status=7, FINCH_DATABASE_URL=wrong_database)
-        assert "password authentication failed" in told
-        assert "mend the user or the password in FINCH_DATABASE_URL" in told
-    for url in (wrong_broker, house.broker.replace(f":{RIGHT}@", "")):
-        told = house.run("worker", "start", status=7, FINCH_BROKER_URL=url)
-        assert "lets nobody in" in told
-        assert "mend the password in FINCH_BROKER_URL" in told
-        assert "mend the password" in house.run("doctor", "--fast", "--json", status=7, FINCH_BROKER_URL=url)
-    rows = house.workers.folder / "rows.jsonl"
+        output = installation.run(*words, status=7, FINCH_DATABASE_URL=wrong_database)
+        assert "password authentication failed" in output
+        assert "check the user and the password in FINCH_DATABASE_URL" in output
+    for url in (wrong_broker, installation.broker.replace(f":{RIGHT}@", "")):
+        output = installation.run("worker", "start", status=7, FINCH_BROKER_URL=url)
+        assert "rejected the login" in output
+        assert "check the password in FINCH_BROKER_URL" in output
+        assert "check the password" in installation.run("doctor", "--fast", "--json", status=7, FINCH_BROKER_URL=url)
+    rows = installation.workers.folder / "rows.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n' * 4)
-    told = house.run("eval", str(rows), "--base", "nobody/nothing", "--detach", FINCH_BROKER_URL=wrong_broker)
-    assert "warning: the broker at 127.0.0.1 lets nobody in" in told
-    assert "is stored" in told
-    told = house.run("eval", str(rows), "--base", "nobody/nothing", status=2, FINCH_BROKER_URL="redis://192.0.2.1/0")
-    assert "no password and is not on this machine" in told
-    assert len(house.run("jobs", "list").split("evaluate")) == 2, "what is refused is not stored"
-    house.run("jobs", "list", status=7, FINCH_DATABASE_URL=wrong_database, FINCH_DEBUG="1")
-    assert not any(secret in text for text in house.printed for secret in (RIGHT, WRONG))
+    output = installation.run("eval", str(rows), "--base", "nobody/nothing", "--detach", FINCH_BROKER_URL=wrong_broker)
+    assert "the broker at 127.0.0.1 rejected the login" in output
+    assert "warning: the jobs are stored" in output
+    output = installation.run(
+        "eval", str(rows), "--base", "nobody/nothing", status=2, FINCH_BROKER_URL="redis://192.0.2.1/0"
+    )
+    assert "no password and is not on this machine" in output
+    assert len(installation.run("jobs", "list").split("evaluate")) == 2, "a refused job is not stored"
+    installation.run("jobs", "list", status=7, FINCH_DATABASE_URL=wrong_database, FINCH_DEBUG="1")
+    assert not any(secret in text for text in installation.printed for secret in (RIGHT, WRONG))
 
 
-def test_passwords_are_in_no_log_error_output_or_row(house: House) -> None:
-    workers = house.workers
+def test_passwords_are_in_no_log_error_output_or_row(installation: Installation) -> None:
+    workers = installation.workers
     worker = workers.start()
     ends = [workers.probe(action, ring=False) for action in ("raise", "print", "leak", "nothing")]
     workers.make_due()
     states = [workers.wait(job).state for job in ends]
     assert states == [JobState.FAILED, JobState.FAILED, JobState.FAILED, JobState.SUCCEEDED]
-    assert any("redis://:***@" in line for line in workers.told(ends[2])), "the probe did tell what it knows"
-    house.run("doctor", "--fast", "--json")
+    assert any("redis://:***@" in line for line in workers.told(ends[2])), "the probe printed the URL"
+    installation.run("doctor", "--fast", "--json")
     query = f"postgresql://finch@/finch?host={workers.database.url.query['host']}&password={RIGHT}"
-    house.run("doctor", "--fast", "--json", FINCH_DATABASE_URL=query)
+    installation.run("doctor", "--fast", "--json", FINCH_DATABASE_URL=query)
     for words in (("worker", "list"), ("jobs", "list"), *(("jobs", "show", job) for job in ends), ("db", "check")):
-        house.run(*words, "--json")
+        installation.run(*words, "--json")
     for job in ends:
-        house.run("jobs", "events", job, "--json")
+        installation.run("jobs", "events", job, "--json")
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0
     with workers.database.read() as session:
         rows = [str(row) for table in tables.Table.metadata.sorted_tables for row in session.execute(sa.select(table))]
-    seen = [*house.printed, *rows, worker.text]
+    seen = [*installation.printed, *rows, worker.text]
     assert not [text for text in seen if RIGHT in text]

@@ -1,4 +1,4 @@
-"""What a worker makes of a wake-up; what it does with jobs is tested with real processes."""
+"""Wake-ups, registration and maintenance of a worker. Its jobs are tested with real processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finch_hub.registry.transitions import jobs as table
 from finch_hub.specs.jobs import ExportSpec, Requirements
 from finch_hub.workers import worker as module
 from finch_hub.workers.embedded import broker as home_broker
-from finch_hub.workers.maintenance import Keeper
+from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.worker import Worker
 
 SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
@@ -28,7 +28,7 @@ SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
 
 @pytest.fixture
 def database(postgres_url: str, tmp_path: Path) -> Iterator[Database]:
-    """On PostgreSQL: claims on SQLite wait for whoever writes."""
+    """A database on PostgreSQL, where claims skip locked rows. On SQLite they wait."""
     databases = services.Databases(tmp_path, postgres_url)
     made = Database(databases.new(), allow_insecure=True)
     yield made
@@ -46,10 +46,10 @@ def worker(database: Database, tmp_path: Path) -> Iterator[Worker]:
     made._stores.database.close()
 
 
-def test_a_job_whose_row_is_locked_when_it_is_rung_for_is_claimed_once_it_is_not(
+def test_job_whose_row_is_locked_at_its_wake_up_is_claimed_after_the_lock(
     worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its only other bell is the reconciler's, a minute later."""
+    """The next wake-up of the job would come a minute later."""
     with database.write() as session:
         job = jobs.submit(session, SPEC)
     ran: list[str] = []
@@ -62,48 +62,48 @@ def test_a_job_whose_row_is_locked_when_it_is_rung_for_is_claimed_once_it_is_not
     assert ran == [job.id]
 
 
-def test_one_that_was_killed_makes_room_for_a_namesake_with_its_process_id(worker: Worker, database: Database) -> None:
-    """As of a container that is started again."""
+def test_worker_replaces_a_killed_one_with_its_name_and_process_id(worker: Worker, database: Database) -> None:
+    """A container that is started again often has the name and process id of the killed one."""
     killed = worker._register()
     assert killed.pid == os.getpid()
     started = worker._register()
     assert started.instance != killed.instance
     with database.read() as session:
-        assert [one.instance for one in workers.find(session)] == [started.instance]
+        assert [entry.instance for entry in workers.find(session)] == [started.instance]
 
 
-def test_what_belongs_to_another_database_of_the_home_is_not_tidied_away(worker: Worker, tmp_path: Path) -> None:
-    ours, theirs = worker._settings.work, settings.load(home=tmp_path).work
-    for work in (ours, theirs):
+def test_work_folders_of_another_database_in_the_home_are_kept(worker: Worker, tmp_path: Path) -> None:
+    own, other = worker._settings.work, settings.load(home=tmp_path).work
+    for work in (own, other):
         (work / "unknownjob" / "1").mkdir(parents=True)
-    keeper = Keeper(
+    maintenance = Maintenance(
         worker._register(),
         worker._stores,
         worker._folders,
         worker._slots,
         worker._claims,
         worker._dispatcher,
-        on_demand=False,
-        end=lambda: None,
+        is_on_demand=False,
+        end_worker=lambda: None,
     )
-    keeper._remove_finished_folders()
-    assert not (ours / "unknownjob").exists()
-    assert (theirs / "unknownjob" / "1").exists()
+    maintenance._remove_finished_folders()
+    assert not (own / "unknownjob").exists()
+    assert (other / "unknownjob" / "1").exists()
 
 
-def test_only_one_that_left_for_want_of_work_looks_for_what_it_overlooked(worker: Worker, database: Database) -> None:
-    worker._keeper = SimpleNamespace(left_idle=True)  # type: ignore[assignment]
+def test_only_a_worker_that_ended_idle_looks_for_overlooked_work(worker: Worker, database: Database) -> None:
+    worker._maintenance = SimpleNamespace(is_ending_idle=True)  # type: ignore[assignment]
     with database.write() as session:
         jobs.submit(session, SPEC, requirements=Requirements(labels=("big",)))
-    assert not worker.overlooked_work(), "one that it could never run"
+    assert not worker.has_overlooked_work(), "the worker cannot run this job"
     with database.write() as session:
         jobs.submit(session, SPEC)
-    assert worker.overlooked_work()
-    worker._keeper.left_idle = False
-    assert not worker.overlooked_work(), "it was told to end"
+    assert worker.has_overlooked_work()
+    worker._maintenance.is_ending_idle = False
+    assert not worker.has_overlooked_work(), "the worker was told to end"
 
 
-def test_one_that_is_ended_while_it_starts_leaves_no_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_is_ended_while_it_starts_leaves_no_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Worker(settings.load(home=tmp_path))
     answered: list[bool] = []
 

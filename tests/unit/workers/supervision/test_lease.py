@@ -1,39 +1,169 @@
 from __future__ import annotations
 
 import logging
+import threading
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from support import registry
+from support.children import FakeChild
 from support.fleet import wait_until
 
-from finch_hub import settings
+from finch_hub import errors, settings
 from finch_hub.registry import attempts
 from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import Job
 from finch_hub.workers.supervision import clock
-from finch_hub.workers.supervision.lease import Leases
+from finch_hub.workers.supervision.lease import ClaimedJob, Lease, Leases
 
 
-def test_an_error_that_nobody_foresaw_costs_one_renewal_and_not_the_keeper_of_all(
+def test_unexpected_error_of_one_renewal_does_not_end_the_renewals(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when a database's owner takes a permission away for a moment: no error of ours, and none of the driver's."""
+    """Such an error comes, for example, when the owner of a database revokes a permission for a moment."""
     registry.submit(database)
     job = registry.claimed(database)
     renew, failures = attempts.renew, []
 
-    def failing(*given: object) -> object:
+    def fail_once(*arguments: object) -> object:
         if not failures:
             failures.append(True)
             raise sa.exc.ProgrammingError("UPDATE jobs", {}, Exception("permission denied"))
-        return renew(*given)  # type: ignore[arg-type]
+        return renew(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(attempts, "renew", failing)
+    monkeypatch.setattr(attempts, "renew", fail_once)
     hurried = settings.load().model_copy(update={"heartbeat_seconds": 0.1, "lease_seconds": 30.0})
-    leases = Leases(database, hurried)
-    with caplog.at_level(logging.ERROR), leases.hold(job, asked=clock.elapsed()) as lease:
+    leases = Leases(database, hurried, stopping=threading.Event())
+    claimed = ClaimedJob(job=job, requested_at=clock.elapsed())
+    with caplog.at_level(logging.ERROR), leases.hold(claimed) as lease:
         first = lease.certain_until
         wait_until(lambda: lease.certain_until > first, "the next renewal")
     leases.close()
     assert failures
     assert "permission denied" in caplog.text
+
+
+class Clock:
+    """A clock that goes on when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(clock, "elapsed", lambda: self.now)
+
+
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def held(database: Database, hands: Clock) -> Lease:
+    """A lease of 60 s on a job that may take 100 s, renewed every 5 s."""
+    registry.submit(database, time_limit=100.0)
+    return lease_of(registry.claimed(database, lease=3600.0), database, hands)
+
+
+def lease_of(job: Job, database: Any, hands: Clock, *, stopping: threading.Event | None = None) -> Lease:
+    in_force = settings.load(lease_seconds=60.0, heartbeat_seconds=5.0, grace_seconds=20.0)
+    claimed = ClaimedJob(job=job, requested_at=hands.now)
+    return Lease(database, claimed, in_force, stopping=stopping or threading.Event())
+
+
+def test_child_is_suspended_when_the_certain_time_ends_and_resumed_by_a_renewal(held: Lease, hands: Clock) -> None:
+    child = FakeChild()
+    held.guard(child)
+    hands.now += 59.0
+    assert not held.suspend_if_in_doubt()
+    hands.now += 1.0
+    assert held.suspend_if_in_doubt()
+    assert held.suspend_if_in_doubt()
+    assert child.calls == ["suspend"], "a suspended child is not suspended again"
+    held.renew()
+    assert child.calls == ["suspend", "resume"]
+    assert held.certain_until == hands.now + 60.0
+
+
+def test_time_in_doubt_does_not_count_towards_the_time_limit(held: Lease, hands: Clock) -> None:
+    hands.now += 70.0
+    assert held.suspend_if_in_doubt()
+    assert held.elapsed() == 1060.0, "the doubt began when the certain time ended"
+    hands.now += 1000.0
+    assert held.elapsed() == 1060.0
+    assert held.stop_reason() is None
+    held.renew()
+    hands.now += 40.0
+    assert held.elapsed() == 1100.0
+    assert held.stop_reason() is None
+    hands.now += 0.1
+    assert held.stop_reason() == "time_limit"
+
+
+def test_renewal_that_came_too_late_leaves_the_lease_in_doubt(
+    held: Lease, hands: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process was stopped for longer than a lease between the renewal and its answer."""
+    child, renew = FakeChild(), attempts.renew
+    held.guard(child)
+    hands.now += 60.0
+    held.suspend_if_in_doubt()
+
+    def renew_slowly(*arguments: Any) -> Any:
+        renewed = renew(*arguments)
+        hands.now += 61.0
+        return renewed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attempts, "renew", renew_slowly)
+        held.renew()
+    assert child.calls == ["suspend"]
+    assert held.suspend_if_in_doubt()
+    held.renew()
+    assert child.calls == ["suspend", "resume"]
+
+
+def test_child_that_is_released_in_doubt_is_resumed_for_the_next_job(held: Lease, hands: Clock) -> None:
+    child = FakeChild()
+    held.guard(child)
+    hands.now += 60.0
+    held.suspend_if_in_doubt()
+    held.release()
+    assert child.calls == ["suspend", "resume"]
+    hands.now += 60.0
+    held.suspend_if_in_doubt()
+    assert child.calls == ["suspend", "resume"], "the lease guards it no longer"
+
+
+def test_child_that_starts_in_doubt_is_suspended_at_once(held: Lease, hands: Clock) -> None:
+    child = FakeChild()
+    hands.now += 60.0
+    held.suspend_if_in_doubt()
+    held.guard(child)
+    assert child.calls == ["suspend"]
+
+
+def test_lease_that_another_attempt_took_is_lost_for_ever(held: Lease, hands: Clock, database: Database) -> None:
+    job = held._job
+    with database.write() as session:
+        attempts.hand_back(session, job.id, job.fence)
+    registry.claimed(database)
+    for _ in range(2):
+        with pytest.raises(errors.StaleFence):
+            held.renew()
+    assert held.suspend_if_in_doubt()
+    held.keep()
+    assert held.renew_at == float("inf")
+
+
+def test_requested_stops_are_told_with_the_most_final_first(held: Lease, database: Database, hands: Clock) -> None:
+    job = held._job
+    stopping = threading.Event()
+    lease = lease_of(job, database, hands, stopping=stopping)
+    assert lease.stop_reason() is None
+    hands.now += 101.0
+    assert lease.stop_reason() == "time_limit"
+    stopping.set()
+    assert lease.stop_reason() == "hand_back"
+    registry.cancel(database, job)
+    lease.renew()
+    assert lease.stop_reason() == "cancel"

@@ -1,4 +1,4 @@
-"""The two ends of the pipes, with a real child."""
+"""Messages, output and end of a real child."""
 
 from __future__ import annotations
 
@@ -17,22 +17,26 @@ from finch_hub.workers.supervision.process import Child
 
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[Child]:
-    made = Child({"PYTHONPATH": str(finch_probe.install(tmp_path / "plugins"))})
-    yield made
-    made.kill()
+    started = Child({"PYTHONPATH": str(finch_probe.install(tmp_path / "plugins"))})
+    yield started
+    started.kill()
 
 
-def order(tmp_path: Path, action: str) -> dict[str, object]:
+def make_order(tmp_path: Path, action: str) -> dict[str, object]:
     if not (tmp_path / "adapter").exists():
         write_adapter(tmp_path / "adapter")
     return {
-        "workdir": str(tmp_path),
         "format": "probe",
         "parameters": {"action": action, "seconds": 30},
         "adapter": str(tmp_path / "adapter"),
         "base": None,
         "out": str(tmp_path / "out"),
     }
+
+
+def send_order(child: Child, tmp_path: Path, action: str) -> None:
+    order = make_order(tmp_path, action)
+    child.send(type="run", kind="export", job_id="job", workdir=str(tmp_path), order=order)
 
 
 def last_message(child: Child) -> dict[str, object] | None:
@@ -46,64 +50,64 @@ def last_message(child: Child) -> dict[str, object] | None:
     raise AssertionError("no message came")
 
 
-def test_one_child_serves_one_order_after_another(child: Child, tmp_path: Path) -> None:
+def test_child_serves_one_order_after_another(child: Child, tmp_path: Path) -> None:
     for _ in range(2):
-        child.send(type="run", kind="export", order=order(tmp_path, "nothing"))
+        send_order(child, tmp_path, "nothing")
         message = last_message(child)
         assert message is not None
         assert message["type"] == "done"
         assert message["outcome"]["report"]["pid"] == child.pid  # type: ignore[index]
 
 
-def test_a_failure_is_described_and_ends_the_child(child: Child, tmp_path: Path) -> None:
-    child.send(type="run", kind="export", order=order(tmp_path, "exit"))
+def test_failed_order_is_described_and_ends_the_child(child: Child, tmp_path: Path) -> None:
+    send_order(child, tmp_path, "exit")
     message = last_message(child)
     assert message is not None
     assert message["type"] == "failed"
     assert message["reason"] == "PluginError: the export format probe failed: SystemExit: 3"
     assert not message["retry"]
     assert "finch_probe.py" in str(message["traceback"])
-    wait_until(lambda: not child.alive, "the child to end")
+    wait_until(lambda: not child.is_alive, "the child to end")
 
 
-def test_a_stop_before_the_order_begins_is_not_lost(child: Child, tmp_path: Path) -> None:
-    child.send(type="run", kind="export", order=order(tmp_path, "sleep"))
+def test_stop_before_the_order_begins_stops_it(child: Child, tmp_path: Path) -> None:
+    send_order(child, tmp_path, "sleep")
     child.send(type="stop", why="cancel")
     message = last_message(child)
     assert message == {"type": "stopped", "why": "cancel"}
 
 
-def test_a_stop_is_for_the_order_that_runs_not_for_the_next(child: Child, tmp_path: Path) -> None:
+def test_stop_of_one_order_does_not_stop_the_next(child: Child, tmp_path: Path) -> None:
     child.send(type="stop", why="cancel")
-    child.send(type="run", kind="export", order=order(tmp_path, "nothing"))
+    send_order(child, tmp_path, "nothing")
     message = last_message(child)
     assert message is not None
     assert message["type"] == "done"
 
 
-def test_what_a_child_prints_last_is_kept(child: Child, tmp_path: Path) -> None:
-    child.send(type="run", kind="export", order=order(tmp_path, "print"))
+def test_last_output_of_a_child_that_died_is_kept(child: Child, tmp_path: Path) -> None:
+    send_order(child, tmp_path, "print")
     assert last_message(child) is None
-    assert child.how_it_ended() == "exit status 4"
-    assert "the last words of the probe" in child.tail
+    assert child.describe_end() == "exit status 4"
+    assert "the last words of the probe" in child.last_output()
 
 
-def test_descendants_are_killed_with_the_child(child: Child, tmp_path: Path) -> None:
-    child.send(type="run", kind="export", order=order(tmp_path, "orphan"))
-    wait_until(lambda: not child.alive, "the child to end")
+def test_kill_of_a_dead_child_kills_its_descendants(child: Child, tmp_path: Path) -> None:
+    send_order(child, tmp_path, "orphan")
+    wait_until(lambda: not child.is_alive, "the child to end")
     members = [process for process in psutil.process_iter() if _group_of(process.pid) == child.pid]
-    assert members, "its descendant lives on"
+    assert members, "the descendant is alive"
     child.kill()
     wait_until(lambda: not any(_runs(process) for process in members), "the descendant to be killed")
 
 
-def test_threads_of_a_child_spin_for_a_moment_only_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    for told, spins in ((None, "20000"), ("ACTIVE", None)):
+def test_child_limits_the_spinning_of_threads_unless_the_user_set_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for policy, spins in ((None, "20000"), ("ACTIVE", None)):
         monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-        if told is None:
+        if policy is None:
             monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
         else:
-            monkeypatch.setenv("OMP_WAIT_POLICY", told)
+            monkeypatch.setenv("OMP_WAIT_POLICY", policy)
         child = Child({})
         try:
             process = psutil.Process(child.pid)
@@ -113,9 +117,9 @@ def test_threads_of_a_child_spin_for_a_moment_only_unless_told_otherwise(monkeyp
             child.kill()
 
 
-def test_a_child_ends_when_its_input_does(child: Child) -> None:
+def test_child_ends_when_its_input_is_closed(child: Child) -> None:
     child.end(grace=20)
-    assert not child.alive
+    assert not child.is_alive
 
 
 def _group_of(pid: int) -> int | None:

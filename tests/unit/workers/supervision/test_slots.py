@@ -10,16 +10,16 @@ from finch_hub.workers.supervision.slots import Slots
 
 
 @pytest.fixture
-def hurried() -> object:
-    """Let threads take turns as often as they can."""
+def frequent_switches() -> object:
+    """Let threads take turns as often as possible."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval)
 
 
-@pytest.mark.usefixtures("hurried")
-def test_no_slot_is_lost_where_jobs_come_while_idle_children_are_looked_for() -> None:
+@pytest.mark.usefixtures("frequent_switches")
+def test_no_slot_is_lost_when_slots_are_taken_while_idle_children_are_dropped() -> None:
     slots = Slots(settings.load(), 2)
     ended = threading.Event()
 
@@ -35,7 +35,7 @@ def test_no_slot_is_lost_where_jobs_come_while_idle_children_are_looked_for() ->
         slots.drop_idle_children(older_than=1.0)
     ended.set()
     for thread in threads:
-        thread.join(timeout=30)  # whoever waits for a slot that was lost would wait for ever
+        thread.join(timeout=30)  # it would wait for a lost slot for ever
         assert not thread.is_alive()
     with slots.take(), slots.take():
         pass

@@ -11,7 +11,7 @@ def write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def test_an_attempt_begins_with_the_latest_checkpoints_and_nothing_else(tmp_path: Path) -> None:
+def test_new_folder_starts_with_the_latest_checkpoints_and_nothing_else(tmp_path: Path) -> None:
     folders = WorkFolders(tmp_path / "work")
     first, second = folders.begin("job", 1), folders.begin("job", 3)
     write(first / CHECKPOINTS / "step-5" / "state", "old")
@@ -22,7 +22,7 @@ def test_an_attempt_begins_with_the_latest_checkpoints_and_nothing_else(tmp_path
     assert [path.name for path in third.iterdir()] == [CHECKPOINTS]
 
 
-def test_what_a_later_attempt_replaces_an_earlier_one_keeps(tmp_path: Path) -> None:
+def test_file_that_a_later_attempt_replaces_stays_in_the_earlier_folder(tmp_path: Path) -> None:
     folders = WorkFolders(tmp_path / "work")
     first = folders.begin("job", 1)
     write(first / CHECKPOINTS / "state", "first's")
@@ -33,37 +33,37 @@ def test_what_a_later_attempt_replaces_an_earlier_one_keeps(tmp_path: Path) -> N
     assert (second / CHECKPOINTS / "state").read_text() == "second's"
 
 
-def test_an_attempt_that_begins_again_keeps_what_it_has(tmp_path: Path) -> None:
+def test_folder_that_is_begun_again_keeps_its_files(tmp_path: Path) -> None:
     folders = WorkFolders(tmp_path / "work")
     write(folders.begin("job", 1) / CHECKPOINTS / "state", "mine")
     assert (folders.begin("job", 1) / CHECKPOINTS / "state").read_text() == "mine"
 
 
-def test_outcomes_are_kept_until_they_are_forgotten_or_the_job_ends(tmp_path: Path) -> None:
+def test_outcome_is_kept_until_it_is_forgotten_or_the_job_ends(tmp_path: Path) -> None:
     folders = WorkFolders(tmp_path / "work")
-    assert folders.outcome("job") is None
+    assert folders.read_outcome("job") is None
     folders.begin("job", 1)
     folders.keep_outcome("job", {"adapter": "x"})
-    assert folders.outcome("job") == {"adapter": "x"}
+    assert folders.read_outcome("job") == {"adapter": "x"}
     assert folders.jobs() == ["job"]
     folders.forget_outcome("job")
-    assert folders.outcome("job") is None
+    assert folders.read_outcome("job") is None
     folders.end("job")
     assert folders.jobs() == []
     folders.end("job")
 
 
-def test_folders_are_for_their_owner_only(tmp_path: Path) -> None:
+def test_other_users_cannot_enter_the_folders(tmp_path: Path) -> None:
     WorkFolders(tmp_path / "work").begin("job", 1)
     assert (tmp_path / "work").stat().st_mode & 0o777 == 0o700
 
 
-def test_half_an_outcome_is_none(tmp_path: Path) -> None:
+def test_truncated_outcome_is_ignored(tmp_path: Path) -> None:
     folders = WorkFolders(tmp_path / "work")
     folders.begin("job", 1)
     folders.keep_outcome("job", {"adapter": "x"})
     (kept,) = (tmp_path / "work").iterdir()
     for length in range(len(kept.read_text())):
         kept.write_text(kept.read_text()[:length])
-        assert folders.outcome("job") is None
+        assert folders.read_outcome("job") is None
         folders.keep_outcome("job", {"adapter": "x"})

@@ -1,0 +1,54 @@
+"""Process of the home's own worker, which :func:`finch_hub.workers.embedded.worker.ensure` starts."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import socket
+import sys
+
+from finch_hub import errors, settings
+from finch_hub.storage.redaction import Redactor
+from finch_hub.workers.embedded import code_version
+from finch_hub.workers.embedded import worker as home_worker
+from finch_hub.workers.log_setup import set_up_logging
+from finch_hub.workers.worker import Worker
+
+log = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run the home's own worker, unless one runs already. Return the exit status."""
+    loaded = settings.load()
+    lock = home_worker.life_lock(loaded)
+    try:
+        lock.acquire(timeout=1.0)
+    except home_worker.Timeout:
+        running = home_worker.read_record(loaded)
+        if running is not None and running.get("code") == code_version.current():
+            return 0  # several clients started a worker at the same time
+        try:
+            lock.acquire(timeout=loaded.grace_seconds + 10)  # a worker with older code hands its jobs back
+        except home_worker.Timeout:
+            return 0
+    try:
+        home_worker.write_record(loaded)
+        file = loaded.home / "logs" / "worker.log"
+        handler = logging.handlers.RotatingFileHandler(file, maxBytes=5 * 2**20, backupCount=1, encoding="utf-8")
+        set_up_logging(Redactor.of(loaded), handler)
+        worker = Worker(loaded, name=f"{socket.gethostname()}-home-{os.getpid()}", is_on_demand=True)
+        status = worker.run()
+    except errors.FinchError as error:
+        log.error("action=start error=%s", error)
+        return 1
+    finally:
+        lock.release()
+    # A client that submitted before the release saw a worker and started none. Its job is committed by now.
+    if worker.has_overlooked_work():
+        home_worker.ensure(loaded)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Log format of worker processes."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from finch_hub.storage.redaction import Redactor
+
+
+def set_up_logging(redactor: Redactor, handler: logging.Handler) -> None:
+    """Log to this handler only, without secrets."""
+    from celery import signals
+
+    handler.addFilter(redactor)
+    handler.setFormatter(logging.Formatter("%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    # The format shows none of these, so looking them up for each line would be wasted time.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # the documented way to skip the search for the caller
+    for name in ("celery.app.trace", "celery.worker.strategy", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Celery sets up no logging if this signal has a receiver.
+    signals.setup_logging.connect(_leave_logging, weak=False)
+
+
+def _leave_logging(**_: Any) -> None:
+    """Do nothing."""

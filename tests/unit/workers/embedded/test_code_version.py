@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finch_hub.workers.embedded import code_version
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of two files, in the place of this one, and no plugin."""
+    (tmp_path / "deep").mkdir()
+    for file in (tmp_path / "errors.py", tmp_path / "deep" / "loop.py"):
+        file.write_text("a = 1\n", encoding="utf-8")
+    monkeypatch.setattr(code_version, "errors", SimpleNamespace(__file__=str(tmp_path / "errors.py")))
+    install(monkeypatch)
+    return tmp_path
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *plugins: tuple[str, str]) -> None:
+    points: list[Any] = [
+        SimpleNamespace(name=name, value="plugin:register", dist=SimpleNamespace(version=version))
+        for name, version in plugins
+    ]
+    monkeypatch.setattr(code_version.importlib.metadata, "entry_points", lambda group: points)
+
+
+def test_code_has_one_version_until_a_file_changes(package: Path) -> None:
+    before = code_version.current()
+    assert code_version.current() == before
+    (package / "notes.txt").write_text("not code", encoding="utf-8")
+    assert code_version.current() == before
+    file = package / "deep" / "loop.py"
+    file.write_text("a = 23\n", encoding="utf-8")
+    changed = code_version.current()
+    assert changed != before
+    os.utime(file, ns=(1, 1))  # an edit that keeps the size
+    assert code_version.current() != changed
+    file.unlink()
+    assert code_version.current() not in (before, changed)
+
+
+@pytest.mark.usefixtures("package")
+def test_code_has_another_version_with_another_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = [code_version.current()]
+    for plugins in ([("birds", "1")], [("birds", "2")], [("birds", "2"), ("bees", "1")]):
+        install(monkeypatch, *plugins)
+        versions.append(code_version.current())
+    assert len(set(versions)) == len(versions)
+    install(monkeypatch, ("bees", "1"), ("birds", "2"))
+    assert code_version.current() == versions[-1], "the order in which plugins are found does not matter"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from finch_hub.workers.supervision import devices
+
+
+@pytest.fixture
+def graphics_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two graphics cards with 24 and 80 bytes, as NVIDIA's library reports them."""
+    library = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlShutdown=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetMemoryInfo=lambda index: SimpleNamespace(total=(24, 80)[index], free=(20, 70)[index]),
+        nvmlDeviceGetName=lambda index: ("L4", "H100")[index],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.fixture
+def no_graphics_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+
+
+def test_main_memory_is_that_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    total = psutil.virtual_memory().total
+    unlimited, limited, missing = tmp_path / "unlimited", tmp_path / "limited", tmp_path / "missing"
+    unlimited.write_text("max\n", encoding="utf-8")
+    limited.write_text(f"{total // 2}\n", encoding="utf-8")
+    for files, expected in (
+        ((unlimited, missing), total),
+        ((limited, missing), total // 2),
+        ((missing, limited), total // 2),
+    ):
+        monkeypatch.setattr(devices, "_CGROUP_LIMITS", files)
+        assert devices.main_memory() == expected
+
+
+@pytest.mark.usefixtures("graphics_cards")
+def test_graphics_cards_are_found_and_the_visible_ones_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = devices.find_devices()
+    assert (first.kind, first.index, first.name, first.memory_bytes, first.free_bytes) == ("cuda", 0, "L4", 24, 20)
+    assert (second.index, second.name, second.memory_bytes, second.free_bytes) == (1, "H100", 80, 70)
+    assert second.environment == {"CUDA_VISIBLE_DEVICES": "1"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", " 1")
+    assert devices.find_devices() == (second,)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (cpu,) = devices.find_devices()
+    assert cpu.kind == "cpu"
+
+
+@pytest.mark.usefixtures("no_graphics_cards")
+def test_cpu_is_the_device_without_graphics_cards() -> None:
+    (cpu,) = devices.find_devices()
+    assert (cpu.kind, cpu.index, cpu.memory_bytes) == ("cpu", 0, devices.main_memory())
+    assert 0 < cpu.free_bytes <= cpu.memory_bytes
+    assert cpu.environment == {"CUDA_VISIBLE_DEVICES": ""}, "a process on the CPU sees no graphics card"
+
+
+@pytest.mark.usefixtures("graphics_cards")
+def test_refresh_returns_the_free_memory_of_the_same_device() -> None:
+    known = replace(devices.find_devices()[1], free_bytes=1)
+    assert devices.refresh(known).free_bytes == 70
+    gone = replace(known, index=5)
+    assert devices.refresh(gone) is gone
