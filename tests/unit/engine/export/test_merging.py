@@ -19,15 +19,16 @@ from transformers import AutoModelForCausalLM
 
 from finch_hub import errors
 from finch_hub.engine.export import merging
+from finch_hub.formats.adapter_folder import StoredAdapter
 
 TIED = next(a for a in ARCHITECTURES if a.tied and a.family == "llama")
 
 
 def assert_same_logits(merged: Path, base: Path, adapters: list[Path], weights: list[float]) -> None:
     before = logits(base)
-    wanted = logits(base, adapters, weights)
-    assert any((a - b).abs().max() > 0.1 for a, b in zip(before, wanted, strict=True)), "the adapter does nothing"
-    for ours, theirs in zip(logits(merged), wanted, strict=True):
+    expected = logits(base, adapters, weights)
+    assert any((a - b).abs().max() > 0.1 for a, b in zip(before, expected, strict=True)), "the adapter does nothing"
+    for ours, theirs in zip(logits(merged), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
 
 
@@ -36,11 +37,11 @@ def leftovers(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_merged_gives_the_adapters_logits(tiny_folders: Path, tmp_path: Path, variant: str) -> None:
+def test_merged_model_gives_the_adapters_logits(tiny_folders: Path, tmp_path: Path, variant: str) -> None:
     adapter = save_adapter(tiny_folders, tmp_path / "adapter", **VARIANTS[variant])
     report = merging.merge(tiny_folders, [(adapter, 1.0)], tmp_path / "merged")
     assert_same_logits(tmp_path / "merged", tiny_folders, [adapter], [1.0])
-    assert report.modules == len(merging.StoredAdapter(adapter).modules)
+    assert report.modules == len(StoredAdapter(adapter).modules)
     assert leftovers(tmp_path) == ["adapter", "merged"]
 
 
@@ -52,7 +53,7 @@ def test_several_adapters_add_up_by_weight(tiny_folder: Path, tmp_path: Path) ->
     assert_same_logits(tmp_path / "merged", tiny_folder, adapters, weights)
 
 
-def test_a_plain_adapter_adds_to_what_a_dora_one_redefines(tiny_folder: Path, tmp_path: Path) -> None:
+def test_plain_adapter_adds_to_the_redefinition_of_a_dora_adapter(tiny_folder: Path, tmp_path: Path) -> None:
     adapters = [save_adapter(tiny_folder, tmp_path / n, seed=i, **VARIANTS[n]) for i, n in enumerate(("dora", "plain"))]
     for name, order in {"first": (0, 1), "last": (1, 0)}.items():
         merging.merge(tiny_folder, [(adapters[i], (1.0, 0.5)[i]) for i in order], tmp_path / name)
@@ -61,7 +62,7 @@ def test_a_plain_adapter_adds_to_what_a_dora_one_redefines(tiny_folder: Path, tm
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_head_and_embeddings_change_apart_even_if_they_were_tied(tmp_path: Path, target: str, tied: bool) -> None:
+def test_head_and_embeddings_change_independently_even_if_tied(tmp_path: Path, target: str, tied: bool) -> None:
     architecture = next(a for a in ARCHITECTURES if a.tied == tied and a.family == "llama")
     base = save_model(architecture, tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter", r=4, lora_alpha=8, target_modules=[target, "q_proj"])
@@ -70,7 +71,7 @@ def test_head_and_embeddings_change_apart_even_if_they_were_tied(tmp_path: Path,
     assert json.loads((tmp_path / "merged/config.json").read_text())["tie_word_embeddings"] is False
 
 
-def test_modules_that_were_trained_whole_replace_the_bases(tiny_folder: Path, tmp_path: Path) -> None:
+def test_modules_trained_whole_replace_those_of_the_base(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(
         tiny_folder, tmp_path / "adapter", r=4, target_modules=["q_proj"], modules_to_save=["lm_head"]
     )
@@ -78,7 +79,7 @@ def test_modules_that_were_trained_whole_replace_the_bases(tiny_folder: Path, tm
     assert_same_logits(tmp_path / "merged", tiny_folder, [adapter], [1.0])
 
 
-def test_what_is_not_adapted_stays_byte_for_byte(tiny_folder: Path, tmp_path: Path) -> None:
+def test_unadapted_tensors_and_files_keep_their_bytes(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", r=4, target_modules=["q_proj"])
     (adapter / "finch.json").write_text('{"name": "seeds", "identity": "abc", "kind": "train"}')
     merging.merge(tiny_folder, [(adapter, 1.0)], tmp_path / "merged", base_model="birds/finch-1")
@@ -123,14 +124,14 @@ def test_half_precision_is_rounded_once_from_float32(tmp_path: Path, dtype: str)
         a, b = (factors[f"base_model.model.{name.removesuffix('.weight')}.lora_{x}.weight"].double() for x in "AB")
         exact = weights[name].double() + 2.0 * b @ a
         assert merged[name].dtype == weights[name].dtype
-        # A float32 product may fall on the other side of a tie, which is rare; never further away than half a step.
+        # Rarely, a float32 product falls on the other side of a tie, but within half a step.
         assert (merged[name] == exact.to(merged[name].dtype)).double().mean() > 0.999
         torch.testing.assert_close(
             merged[name].double(), exact, atol=1e-6, rtol=2**-8 if dtype == "bfloat16" else 2**-11
         )
 
 
-def test_a_checkpoint_of_the_bare_model_is_found_too(tiny_folder: Path, tmp_path: Path) -> None:
+def test_names_without_the_models_prefix_are_found(tiny_folder: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(tiny_folder, bare)
     tensors = load_file(tiny_folder / "model.safetensors")
@@ -149,9 +150,7 @@ def _sharded(tiny_folder: Path, folder: Path) -> tuple[Path, list[Path]]:
     return folder, sorted(folder.glob("*.safetensors"))
 
 
-def test_missing_and_truncated_shards_are_all_named_before_anything_is_written(
-    tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_missing_and_truncated_shards_are_all_named_before_writing(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
     base, shards = _sharded(tiny_folder, tmp_path / "base")
     shards[0].unlink()
@@ -163,7 +162,7 @@ def test_missing_and_truncated_shards_are_all_named_before_anything_is_written(
     assert leftovers(tmp_path) == ["adapter", "base"]
 
 
-def test_everything_that_does_not_fit_is_named_at_once(tiny_folder: Path, tmp_path: Path) -> None:
+def test_all_tensors_that_do_not_fit_are_named_at_once(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
     tensors = load_file(tiny_folder / "model.safetensors")
     tensors["model.layers.0.self_attn.q_proj.weight"] = torch.zeros(3, 3)
@@ -178,7 +177,7 @@ def test_everything_that_does_not_fit_is_named_at_once(tiny_folder: Path, tmp_pa
     assert "model.layers.1.mlp.up_proj.weight" in str(caught.value)
 
 
-def test_dora_at_another_weight_or_twice_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+def test_dora_with_another_weight_or_twice_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["dora"])
     with pytest.raises(errors.Incompatible, match=r"0\.5 times"):
         merging.merge(tiny_folder, [(adapter, 0.5)], tmp_path / "merged")
@@ -186,7 +185,7 @@ def test_dora_at_another_weight_or_twice_is_refused(tiny_folder: Path, tmp_path:
         merging.merge(tiny_folder, [(adapter, 1.0), (adapter, 1.0)], tmp_path / "merged")
 
 
-def test_what_is_not_finite_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
     with pytest.raises(errors.InvalidInput, match="not finite"):
         merging.merge(tiny_folder, [(adapter, float("nan"))], tmp_path / "merged")
@@ -200,7 +199,7 @@ def test_what_is_not_finite_is_refused(tiny_folder: Path, tmp_path: Path) -> Non
     assert leftovers(tmp_path) == ["adapter"]
 
 
-def test_only_an_earlier_merge_is_replaced_and_only_when_asked(tiny_folder: Path, tmp_path: Path) -> None:
+def test_only_an_earlier_merge_is_replaced_on_request(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
     out = tmp_path / "merged"
     out.mkdir()
@@ -210,7 +209,7 @@ def test_only_an_earlier_merge_is_replaced_and_only_when_asked(tiny_folder: Path
         merging.merge(tiny_folder, [(adapter, 0.5)], out)
     merging.merge(tiny_folder, [(adapter, 0.5)], out, replace=True)
     assert (out / "model.safetensors").read_bytes() != first
-    with pytest.raises(errors.Conflict, match="no earlier merged model"):
+    with pytest.raises(errors.Conflict, match="not an earlier merged model"):
         merging.merge(tiny_folder, [(adapter, 1.0)], adapter, replace=True)
     assert leftovers(tmp_path) == ["adapter", "merged"]
 
@@ -218,7 +217,8 @@ def test_only_an_earlier_merge_is_replaced_and_only_when_asked(tiny_folder: Path
 SCRIPT = """
 import os, resource, signal, sys
 from pathlib import Path
-from finch_hub.engine import merging
+from finch_hub.engine.export import merging
+from finch_hub.formats.adapter_folder import StoredAdapter
 
 base, adapter, out, fault = sys.argv[1:]
 if fault == "full":
@@ -239,7 +239,7 @@ def _merge_in_a_process(base: Path, adapter: Path, out: Path, fault: str) -> sub
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tiny_folder: Path, tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_leaves_nothing(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
     done = _merge_in_a_process(tiny_folder, adapter, tmp_path / "merged", "full")
     assert done.stdout.startswith("Unavailable"), done
@@ -247,7 +247,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tiny_folder: Path, tmp_path: Pat
     assert leftovers(tmp_path) == ["adapter"]
 
 
-def test_a_disk_that_is_too_small_is_met_before_writing(tiny_folder: Path, tmp_path: Path) -> None:
+def test_disk_that_is_too_small_is_reported_before_writing(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
     base = tmp_path / "base"
     shutil.copytree(tiny_folder, base)
@@ -260,20 +260,20 @@ def test_a_disk_that_is_too_small_is_met_before_writing(tiny_folder: Path, tmp_p
         end += entry["offset"]
     text = json.dumps(entries).encode()
     (base / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
-    os.truncate(base / "model.safetensors", 8 + len(text) + end)  # a hole: takes no room itself
-    with pytest.raises(errors.Unavailable, match="nothing written"):
+    os.truncate(base / "model.safetensors", 8 + len(text) + end)  # sparse, so it takes no space
+    with pytest.raises(errors.Unavailable, match=r"could not write .* bytes"):
         merging.merge(base, [(adapter, 1.0)], tmp_path / "merged")
     assert leftovers(tmp_path) == ["adapter", "base"]
 
 
-def test_a_killed_merge_leaves_no_model_and_the_next_one_cleans_up(tiny_folder: Path, tmp_path: Path) -> None:
+def test_killed_merge_leaves_no_model_and_the_next_merge_cleans_up(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
     done = _merge_in_a_process(tiny_folder, adapter, tmp_path / "merged", "killed")
     assert done.returncode == -signal.SIGKILL
     assert len(leftovers(tmp_path)) == 2
     assert not (tmp_path / "merged").exists()
     done = _merge_in_a_process(tiny_folder, adapter, tmp_path / "merged", "none")
-    assert done.stdout == "False\n", done  # and torch was not needed
+    assert done.stdout == "False\n", done  # torch was not imported
     assert leftovers(tmp_path) == ["adapter", "merged"]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -28,8 +29,12 @@ class Attempt:
     def until_done(self) -> None:
         """Send an order and read until the last message."""
         self.child.send(type="run", job_id=self.job_id, order={"of": self.job_id})
-        while not self.heard or self.heard[-1] is not None and self.heard[-1]["type"] == "event":
-            self.heard += self.child.read_messages()
+        while True:
+            select.select([self.child.messages_fd], [], [], 30)
+            for message in self.child.read_messages():
+                self.heard.append(message)
+                if message is None or message["type"] != "event":
+                    return
 
 
 class Trained:
@@ -49,6 +54,11 @@ class Trained:
     def _take_child(self) -> FakeChild:
         self.taken += 1
         return self.child
+
+    def leave(self, attempt: Attempt) -> None:
+        """Leave once the child has the order."""
+        attempt.child.send(type="run", job_id=attempt.job_id)
+        wait_until(lambda: bool(orders(self)), "the order")
 
     def start(self) -> None:
         self.thread.start()
@@ -113,11 +123,7 @@ def test_child_that_dies_ends_all_members_and_is_killed(trained: Trained) -> Non
 
 
 def test_member_that_leaves_stops_its_own_job_and_the_others_go_on(trained: Trained) -> None:
-    def leave(attempt: Attempt) -> None:
-        attempt.child.send(type="run", job_id=attempt.job_id)
-        wait_until(lambda: bool(orders(trained)), "the order")
-
-    trained.attempts["a"].work = leave
+    trained.attempts["a"].work = trained.leave
     trained.start()
     wait_until(lambda: {"type": "stop", "why": "cancel", "job": "a"} in trained.child.sent, "the stop")
     assert trained.thread.is_alive()
@@ -132,7 +138,7 @@ def test_child_that_goes_on_after_all_have_left_is_killed(trained: Trained, monk
     monkeypatch.setattr(module, "_END_SECONDS", 0.0)
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.01)
     for attempt in trained.attempts.values():
-        attempt.work = lambda attempt: attempt.child.send(type="run", job_id=attempt.job_id)
+        attempt.work = trained.leave
     trained.start()
     trained.join()
     assert trained.child.calls == ["kill"]
