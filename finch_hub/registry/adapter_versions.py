@@ -58,13 +58,9 @@ def create(
         job_id=job_id,
         spec=spec or {},
         metrics=metrics or {},
-        train_digest=lineage.train_digest,
-        validation_digest=lineage.validation_digest,
-        seed=lineage.seed,
-        versions=lineage.versions,
-        environment=lineage.environment,
         card=card,
         tags=[Tag(name=check_name(tag, kind="tag")) for tag in sorted(set(tags))],
+        **lineage.model_dump(exclude={"parents"}),
     )
     for position, parent in enumerate(lineage.parents):
         row = get_row(session, parent.reference, deleted=True)

@@ -8,23 +8,12 @@ from sqlalchemy.orm import Session
 from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.types import insert_new
+from finch_hub.specs.bases import BaseDescription
 
 bases = tables.Base.__table__
 
 
-def add(
-    session: Session,
-    *,
-    name: str,
-    source: str,
-    fingerprint: str,
-    architecture: str,
-    parameters: int,
-    revision: str | None = None,
-    path: str | None = None,
-    rename: bool = False,
-    replace: bool = False,
-) -> values.Base:
+def add(session: Session, base: BaseDescription, *, rename: bool = False, replace: bool = False) -> values.Base:
     """Register a base, or update the location of a known base with that fingerprint.
 
     Args:
@@ -36,16 +25,11 @@ def add(
 
     """
     if rename:
-        _free_name(session, name, fingerprint, replace=replace)
-    location = {"source": source, "revision": revision, "path": path}
-    session.execute(
-        insert_new(session, bases, "fingerprint").values(
-            fingerprint=fingerprint, architecture=architecture, parameters=parameters, name=name, **location
-        )
-    )
-    changes = location | ({"name": name} if rename else {})
-    session.execute(sa.update(bases).where(bases.c.fingerprint == fingerprint).values(changes))
-    return get(session, fingerprint)
+        _free_name(session, base.name, base.fingerprint, replace=replace)
+    session.execute(insert_new(session, bases, "fingerprint").values(base.model_dump()))
+    changes = base.model_dump(include={"source", "revision", "path", *(["name"] if rename else [])})
+    session.execute(sa.update(bases).where(bases.c.fingerprint == base.fingerprint).values(changes))
+    return get(session, base.fingerprint)
 
 
 def _free_name(session: Session, name: str, fingerprint: str, *, replace: bool) -> None:

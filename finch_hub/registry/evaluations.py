@@ -7,10 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub import errors
 from finch_hub.registry import values
 from finch_hub.registry.tables import Adapter, AdapterVersion, Base, Evaluation
-from finch_hub.specs.references import AdapterReference
+from finch_hub.registry.version_rows import get_row
 
 
 def add(
@@ -36,7 +35,7 @@ def add(
     session.add(
         Evaluation(
             base_id=base_id,
-            version_id=None if adapter is None else _version_id(session, adapter),
+            version_id=None if adapter is None else get_row(session, adapter, deleted=True).id,
             dataset_digest=dataset,
             evaluator=evaluator,
             metrics=metrics,
@@ -61,7 +60,10 @@ def find(
     """
     query = (
         sa.select(
-            Evaluation, Base.name.label("base"), Adapter.name.label("adapter"), AdapterVersion.number.label("number")
+            Base.name.label("base"),
+            (Adapter.name + "/" + sa.cast(AdapterVersion.number, sa.String())).label("adapter"),
+            Evaluation.dataset_digest.label("dataset"),
+            *(Evaluation.evaluator, Evaluation.metrics, Evaluation.job_id, Evaluation.created_at),
         )
         .join(Base, Base.id == Evaluation.base_id)
         .outerjoin(AdapterVersion, AdapterVersion.id == Evaluation.version_id)
@@ -70,30 +72,7 @@ def find(
         .limit(limit)
     )
     if adapter is not None:
-        query = query.where(Evaluation.version_id == _version_id(session, adapter))
+        query = query.where(Evaluation.version_id == get_row(session, adapter, deleted=True).id)
     if dataset is not None:
         query = query.where(Evaluation.dataset_digest == dataset)
-    return [
-        values.Evaluation(
-            base=row.base,
-            adapter=None if row.adapter is None else f"{row.adapter}/{row.number}",
-            dataset=row.Evaluation.dataset_digest,
-            evaluator=row.Evaluation.evaluator,
-            metrics=row.Evaluation.metrics,
-            job_id=row.Evaluation.job_id,
-            created_at=row.Evaluation.created_at,
-        )
-        for row in session.execute(query)
-    ]
-
-
-def _version_id(session: Session, adapter: str) -> int:
-    reference = AdapterReference.parse(adapter)
-    found = session.scalar(
-        sa.select(AdapterVersion.id)
-        .join(AdapterVersion.adapter)
-        .where(Adapter.name == reference.name, AdapterVersion.number == reference.version)
-    )
-    if found is None:
-        raise errors.NotFound("adapter version", adapter)
-    return found
+    return [values.Evaluation(**row._mapping) for row in session.execute(query)]

@@ -22,6 +22,9 @@ attempts = tables.Attempt.__table__
 job_events = tables.Event.__table__
 dependencies = tables.JobDependency.__table__
 
+_VALUE_COLUMNS = (Job.model_fields.keys() & jobs.c.keys()) - {"cancel_requested"}
+_REQUIREMENT_COLUMNS = Requirements.model_fields.keys() & jobs.c.keys()
+
 
 def in_state(*states: JobState, of: sa.FromClause = jobs) -> sa.ColumnElement[bool]:
     """Return the condition that a job is in one of the states, with literals, so that partial indexes apply."""
@@ -197,31 +200,12 @@ def to_jobs(session: Session, rows: Sequence[sa.Row[Any]]) -> list[Job]:
 
 def to_job(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:
     """Return the value of a row."""
+    columns = row._mapping
     return Job(
-        id=row.id,
-        kind=row.kind,
-        state=row.state,
-        spec=row.spec,
+        **{column: columns[column] for column in _VALUE_COLUMNS},
         requirements=Requirements(
-            queue=row.queue,
-            device=row.device,
-            memory_bytes=row.memory_bytes,
-            labels=tuple(row.labels),
-            time_limit=row.time_limit,
-            together=row.gang is not None,
+            **{column: columns[column] for column in _REQUIREMENT_COLUMNS}, together=row.gang is not None
         ),
-        priority=row.priority,
-        fence=row.fence,
-        attempts=row.attempts,
         cancel_requested=row.cancel_requested is not None,
         depends_on=tuple(depends_on),
-        retry_of=row.retry_of,
-        created_at=row.created_at,
-        not_before=row.not_before,
-        lease_until=row.lease_until,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        worker=row.worker,
-        reason=row.reason,
-        result=row.result,
     )

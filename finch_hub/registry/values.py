@@ -1,4 +1,4 @@
-"""What the registry returns and takes besides jobs and their events: frozen, readable as JSON."""
+"""Values that the registry accepts and returns, besides jobs and events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VersionState = Literal["ready", "quarantined", "below_retention"]
 
 
 class Capabilities(Value):
-    """What one slot of a worker can take on: its device, the memory free on it, its queues and labels."""
+    """A slot of a worker: its device with the free memory, its queues and labels."""
 
     device: DeviceKind = "cpu"
     memory_bytes: pydantic.NonNegativeInt
@@ -26,14 +26,14 @@ class Capabilities(Value):
 
 
 class RetryPolicy(Value):
-    """How often a job is tried, and how long it waits before it is tried again."""
+    """Number of attempts of a job, and the wait between them in seconds."""
 
     max_attempts: pydantic.PositiveInt = 3
     base_delay: pydantic.NonNegativeFloat = 10.0
     max_delay: pydantic.NonNegativeFloat = 600.0
 
     def delay(self, attempts: int) -> float:
-        """Return the seconds to wait after so many attempts: the base, doubled each time, up to the most."""
+        """Return the wait after a number of attempts. It doubles after each, up to `max_delay`."""
         return float(min(self.max_delay, self.base_delay * 2 ** min(max(attempts - 1, 0), 60)))
 
 
@@ -42,9 +42,9 @@ class NewJob(Value):
 
     Attributes:
         spec: JSON of a `JobSpec`.
-        base_key: its `JobSpec.base_key`.
-        group_key: its `JobSpec.group_key`.
-        idempotency_key: makes a repeated submission return the first one's job.
+        base_key: `JobSpec.base_key` of the specification.
+        group_key: `JobSpec.group_key` of the specification.
+        idempotency_key: key with which a repeated submission returns the first job.
 
     """
 
@@ -59,20 +59,20 @@ class NewJob(Value):
 
     @classmethod
     def of_spec(cls, spec: JobSpec, **fields: Any) -> Self:
-        """Return the job that a specification asks for."""
+        """Return the job for a specification."""
         data = spec.model_dump(mode="json")
         return cls(spec=data, base_key=spec.base_key, group_key=spec.group_key, **fields)
 
 
 class Renewal(Value):
-    """A renewed lease, and whether somebody wants the job cancelled."""
+    """A renewed lease, and whether a cancellation was requested."""
 
     lease_until: datetime
     cancel_requested: bool
 
 
 class Attempt(Value):
-    """One claim of a job; `outcome` is None while it runs."""
+    """An attempt of a job. `outcome` is None while it runs."""
 
     job_id: str
     fence: int
@@ -93,7 +93,7 @@ class Device(Value):
 
 
 class Worker(Value):
-    """A worker as it last reported itself; `instance` tells it from a namesake started later."""
+    """A worker at its last heartbeat. `instance` differs between workers of the same name."""
 
     id: str
     instance: str
@@ -112,7 +112,7 @@ class Worker(Value):
 
 
 class Base(BaseDescription):
-    """A base model that adapters were made for."""
+    """A registered base model."""
 
     id: int
     fingerprint: Digest
@@ -120,7 +120,7 @@ class Base(BaseDescription):
 
 
 class Dataset(Value):
-    """A stored data set; after a purge only its hash and figures are left."""
+    """A stored data set. After a purge only these fields are left."""
 
     name: str | None = None
     digest: Digest
@@ -132,22 +132,22 @@ class Dataset(Value):
 
 
 class ParentVersion(Value):
-    """A version that another was made from, and its weight in it."""
+    """A parent of a version, with its weight."""
 
     reference: str
     weight: float = 1.0
 
 
 class Lineage(Value):
-    """Where a version's bytes come from.
+    """Origin of a version's bytes.
 
     Attributes:
-        parents: `name/number` of the versions that it was made from, with weights.
-        train_digest: of the examples that it was trained on.
-        validation_digest: of the examples that it was measured on.
-        seed: of everything random.
-        versions: of the libraries and plugins.
-        environment: threads, dtype, device and what else the bytes depend on.
+        parents: versions that it was made from, with their weights.
+        train_digest: digest of the training examples.
+        validation_digest: digest of the validation examples.
+        seed: seed of all random numbers.
+        versions: versions of the libraries and plugins.
+        environment: threads, dtype, device and other influences on the bytes.
 
     """
 
@@ -160,7 +160,7 @@ class Lineage(Value):
 
 
 class AdapterVersion(Value):
-    """One immutable version of an adapter."""
+    """An immutable version of an adapter."""
 
     name: str
     number: int
@@ -181,12 +181,12 @@ class AdapterVersion(Value):
 
     @property
     def reference(self) -> str:
-        """The version as users write it: `name/3`."""
+        """Reference of the version, such as `name/3`."""
         return f"{self.name}/{self.number}"
 
 
 class VersionFiles(Value):
-    """What a job needs to use a version: its stored tree of files, and its base."""
+    """Digest of a version's files, and its base: all that most jobs need."""
 
     reference: str
     digest: Digest
@@ -194,7 +194,7 @@ class VersionFiles(Value):
 
 
 class AdapterSummary(Value):
-    """An adapter name with its newest version; `latest` is the newest ready one, which the bare name means."""
+    """An adapter with its newest version. `latest` is its newest ready version, for which the bare name stands."""
 
     name: str
     versions: int
@@ -204,7 +204,7 @@ class AdapterSummary(Value):
 
 
 class Ancestry(Value):
-    """A version with all that it descends from; `weight` is its part in the version above it."""
+    """A version with its ancestors. `weight` is its weight in the version made from it."""
 
     version: AdapterVersion
     weight: float = 1.0
@@ -212,7 +212,7 @@ class Ancestry(Value):
 
 
 class Evaluation(Value):
-    """What one evaluator measured on one data set; `adapter` is None for the bare base."""
+    """Metrics of an evaluator on a data set. `adapter` is None for the bare base."""
 
     base: str
     adapter: str | None = None

@@ -21,6 +21,8 @@ _Key = Literal["number", "alias", "latest"]
 _adapters, _versions = Adapter.__table__, AdapterVersion.__table__
 _bases, _aliases = tables.Base.__table__, Alias.__table__
 
+_VERSION_COLUMNS = values.AdapterVersion.model_fields.keys() & _versions.c.keys()
+_LINEAGE_COLUMNS = values.Lineage.model_fields.keys() & _versions.c.keys()
 _SINGLE = (AdapterVersion.adapter, AdapterVersion.base)
 _MULTIPLE = (AdapterVersion.aliases, AdapterVersion.tags, AdapterVersion.parents)
 _FOR_MANY = (*map(joinedload, _SINGLE), *map(selectinload, _MULTIPLE))
@@ -67,30 +69,14 @@ def get_files_row(session: Session, reference: AdapterReference) -> sa.Row[Any]:
 
 def to_value(row: AdapterVersion) -> values.AdapterVersion:
     """Return the value of a row."""
+    parents = tuple(values.ParentVersion(reference=parent.reference, weight=parent.weight) for parent in row.parents)
     return values.AdapterVersion(
+        **{column: getattr(row, column) for column in _VERSION_COLUMNS},
         name=row.adapter.name,
-        number=row.number,
-        digest=row.digest,
-        identity=row.identity,
         base=values.Base(**{name: getattr(row.base, name) for name in values.Base.model_fields}),
-        state=row.state,
-        kind=row.kind,
-        job_id=row.job_id,
-        spec=row.spec,
-        metrics=row.metrics,
-        lineage=values.Lineage(
-            parents=tuple(values.ParentVersion(reference=p.reference, weight=p.weight) for p in row.parents),
-            train_digest=row.train_digest,
-            validation_digest=row.validation_digest,
-            seed=row.seed,
-            versions=row.versions,
-            environment=row.environment,
-        ),
-        card=row.card,
+        lineage=values.Lineage(parents=parents, **{column: getattr(row, column) for column in _LINEAGE_COLUMNS}),
         aliases=tuple(alias.name for alias in row.aliases),
         tags=tuple(tag.name for tag in row.tags),
-        created_at=row.created_at,
-        deleted_at=row.deleted_at,
     )
 
 

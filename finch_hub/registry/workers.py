@@ -16,6 +16,7 @@ from finch_hub.registry.types import insert_new, later, now
 from finch_hub.specs.jobs import JobState
 
 workers = tables.Worker.__table__
+_VALUE_COLUMNS = (values.Worker.model_fields.keys() & workers.c.keys()) - {"state"}
 
 SILENT_SECONDS = 60.0  # without a heartbeat for this long, a worker counts as silent
 GONE = ("stopped", "silent")
@@ -128,24 +129,16 @@ def find(session: Session, *, silent_after: float = SILENT_SECONDS) -> list[valu
         running.setdefault(worker_id, []).append(job_id)
     silent = sa.and_(workers.c.state != "stopped", workers.c.last_seen < later(-silent_after))
     rows = session.execute(
-        sa.select(workers, sa.case((silent, "silent"), else_=workers.c.state).label("now")).order_by(workers.c.id)
+        sa.select(workers, sa.case((silent, "silent"), else_=workers.c.state).label("current_state")).order_by(
+            workers.c.id
+        )
     )
     return [
         values.Worker(
-            id=row.id,
-            instance=row.instance,
-            hostname=row.hostname,
-            pid=row.pid,
-            version=row.version,
+            **{column: row._mapping[column] for column in _VALUE_COLUMNS},
             schema_revision=row.schema,
-            slots=row.slots,
-            devices=tuple(values.Device(**device) for device in row.devices),
-            queues=tuple(row.queues),
-            labels=tuple(row.labels),
-            state=row.now,
+            state=row.current_state,
             jobs=tuple(running.get(row.id, ())),
-            started_at=row.started_at,
-            last_seen=row.last_seen,
         )
         for row in rows
     ]

@@ -1,4 +1,4 @@
-"""Base models as layers tell each other of them."""
+"""Descriptions of base models."""
 
 from __future__ import annotations
 

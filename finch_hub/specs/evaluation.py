@@ -33,7 +33,7 @@ class AnswerParameters(EvaluationParameters):
     """Parameters of answer generation.
 
     Attributes:
-        max_new_tokens: most tokens of an answer; None means at least 64, or twice the longest expected one of its batch.
+        max_new_tokens: most tokens of an answer; None means twice the longest expected one of a batch, at least 64.
 
     """
 

@@ -1,4 +1,4 @@
-"""Jobs: what can be asked for, and the states it goes through."""
+"""Jobs: their specifications, states and requirements."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ AdapterRef = Annotated[str, pydantic.AfterValidator(lambda text: str(AdapterRefe
 
 
 def check_label(text: str) -> str:
-    """Return the name of a queue, a worker or a label of one, if it is fit to be one.
+    """Return a valid name of a queue, a worker or a label.
 
     Raises:
-        ValueError: says what it may consist of.
+        ValueError: the name is not valid.
 
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}", text):
-        raise ValueError(f"{text!r} is no name; use up to 96 letters, digits and . _ : -")
+        raise ValueError(f"{text!r} is not a valid name; use up to 96 letters, digits and . _ : -")
     return text
 
 
 class BaseModelSource(Value):
-    """Where a base model comes from: a Hugging Face id with revision, a local folder, or a GGUF file."""
+    """Source of a base model: a Hugging Face id with revision, a local folder, or a GGUF file."""
 
     source: str = pydantic.Field(min_length=1)
     revision: str | None = None
 
     @property
     def key(self) -> str:
-        """Name of the base among warm workers; its fingerprint is not known before it is loaded."""
+        """Name under which workers keep the base loaded. The fingerprint is unknown before it is loaded."""
         return f"{self.source}@{self.revision or ''}"[:512]
 
 
-_LARGEST = 1e6  # weight or scale; squares of what they multiply must not overflow
+_MAX_WEIGHT = 1e6  # also of scales; products of squares must not overflow
 
 
 class Parent(Value):
-    """One adapter that goes into a composition or merge, and its weight."""
+    """An input adapter of a composition or merge, with its weight."""
 
     adapter: AdapterRef
-    weight: float = pydantic.Field(default=1.0, ge=-_LARGEST, le=_LARGEST)
+    weight: float = pydantic.Field(default=1.0, ge=-_MAX_WEIGHT, le=_MAX_WEIGHT)
 
 
 class JobSpec(Value):
-    """Request for a job; each kind has its own, with `kind` as its name.
+    """Specification of a job; each kind has its own class.
 
     Attributes:
-        base_key: key of the base that the job loads, None where its adapters tell it.
-        group_key: equal for jobs that can be trained in one step, None for other kinds.
+        base_key: key of the base that the job loads; None if its adapters determine the base.
+        group_key: key that jobs share if they can be trained in one step; None for other kinds.
 
     """
 
@@ -75,7 +75,7 @@ class JobSpec(Value):
 
 
 class TrainSpec(JobSpec):
-    """Train one adapter on a data set; `train` and `validation` are digests of stored examples."""
+    """Train an adapter on a data set. `train` and `validation` are digests of stored examples."""
 
     kind: Literal["train"] = "train"
     adapter: AdapterName
@@ -105,17 +105,16 @@ class ComposeSpec(JobSpec):
 
     Attributes:
         adapter: name of the result.
-        parents: two or more adapters (one is returned as it is).
+        parents: two or more adapters; a single one is returned unchanged.
         strategy: name of a strategy plugin, or "auto", which measures several and keeps the best.
-        parameters: of the strategy, checked against its schema.
-        resolver: name of a conflict-resolver plugin, run before the strategy.
-        resolver_parameters: of the resolver.
-        scale: factor of the composed update; None sweeps it on the parents' validation sets where there are any.
-        rank: of the result; None keeps what the strategy gives, "auto" cuts by energy.
-        evaluations: upper bound of the held-out evaluations that the search may spend; beside a named strategy one of
-            them is plain linear's.
-        min_retention: below it, for any parent, the version is registered as `below_retention`.
-        seed: of random strategies, mixed with the parents' hashes.
+        parameters: parameters of the strategy, checked against its schema.
+        resolver: name of a conflict-resolver plugin, which runs before the strategy.
+        resolver_parameters: parameters of the resolver.
+        scale: factor of the composed update; None searches it on the parents' validation sets, if there are any.
+        rank: rank of the result; None keeps the strategy's rank, "auto" reduces it by energy.
+        evaluations: most held-out evaluations of the search. One of them measures plain linear, as a comparison.
+        min_retention: least retention of each parent, below which the version is registered as `below_retention`.
+        seed: seed of random strategies, combined with the parents' hashes.
 
     """
 
@@ -126,7 +125,7 @@ class ComposeSpec(JobSpec):
     parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
     resolver: str = "keep"
     resolver_parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
-    scale: float | None = pydantic.Field(default=None, gt=0, le=_LARGEST)
+    scale: float | None = pydantic.Field(default=None, gt=0, le=_MAX_WEIGHT)
     rank: pydantic.PositiveInt | Literal["auto"] | None = None
     evaluations: pydantic.PositiveInt = 16
     min_retention: float | None = pydantic.Field(default=None, le=1)
@@ -134,7 +133,7 @@ class ComposeSpec(JobSpec):
 
 
 class ComposeOptions(TypedDict, total=False):
-    """Fields of `ComposeSpec` as keyword arguments of `Hub.compose`, without those that have a parameter of their own."""
+    """Fields of `ComposeSpec` that `Hub.compose` accepts as further keyword arguments."""
 
     strategy: str
     parameters: dict[str, Any]
@@ -148,11 +147,11 @@ class ComposeOptions(TypedDict, total=False):
 
 
 class MergeSpec(JobSpec):
-    """Write the base with adapters folded into its weights as a standalone model folder.
+    """Write the base with adapters merged into its weights as a standalone model folder.
 
     Attributes:
-        out: the folder, on the worker's disk.
-        replace: replace an earlier merge there.
+        out: folder on the worker's disk.
+        replace: replace an earlier merge in that folder.
 
     """
 
@@ -163,7 +162,7 @@ class MergeSpec(JobSpec):
 
 
 class QuantizeSpec(JobSpec):
-    """Store an adapter at fewer bits as a new version of it."""
+    """Store an adapter with fewer bits, as its next version."""
 
     kind: Literal["quantize"] = "quantize"
     adapter: AdapterRef
@@ -181,7 +180,7 @@ class QuantizeOptions(TypedDict, total=False):
 
 
 class ExportSpec(JobSpec):
-    """Write an adapter in the format of another system."""
+    """Export an adapter in the format of another system."""
 
     kind: Literal["export"] = "export"
     adapter: AdapterRef
@@ -207,14 +206,14 @@ class EvaluateSpec(JobSpec):
 
 
 class ReproduceSpec(JobSpec):
-    """Do again what made a version, as its lineage says, and compare the bytes; no version is made."""
+    """Repeat the job that made a version, and compare the bytes. No version is made."""
 
     kind: Literal["reproduce"] = "reproduce"
     adapter: AdapterRef
 
 
 class JobState(StrEnum):
-    """Where a job stands; `FINAL` states are left by none."""
+    """State of a job. No job leaves a `FINAL` state."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -236,16 +235,16 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 
 
 class Requirements(Value):
-    """What a job needs of the slot that runs it.
+    """Requirements of a job for the slot that runs it.
 
     Attributes:
-        queue: that the slot's worker serves.
-        device: kind of the slot.
-        memory_bytes: of the device's memory.
-        labels: that the worker has.
-        time_limit: seconds that one attempt may take; a job that is not done then fails. None sets no limit.
-        together: train it in one step with other queued jobs of its base that say so too; see decision 0074. Its
-            result is then what it would be alone up to rounding, not to the bit.
+        queue: queue that the slot's worker serves.
+        device: kind of the slot's device.
+        memory_bytes: memory of the device.
+        labels: labels of the worker.
+        time_limit: seconds after which an attempt fails; None sets no limit.
+        together: allow training in one step with other queued jobs of the base (decision 0074). The result then equals
+            that of the job alone up to rounding, not to the bit.
 
     """
 
@@ -258,11 +257,11 @@ class Requirements(Value):
 
 
 class Job(Value):
-    """A job as the registry stores it; times are the database's, in UTC.
+    """A job in the registry. Times are the database's, in UTC.
 
     Attributes:
-        spec: JSON of the kind's `JobSpec`; the registry knows no kinds, so that an unknown one harms no other job.
-        result: JSON of a `JobResult`, for a job that succeeded.
+        spec: JSON of the kind's `JobSpec`. The registry reads none of it, so that unknown kinds do no harm.
+        result: JSON of a `JobResult`, if the job succeeded.
 
     """
 
@@ -288,12 +287,12 @@ class Job(Value):
 
 
 class JobResult(Value):
-    """Result of a job that succeeded, the same for all kinds.
+    """Result of a job that succeeded.
 
     Attributes:
-        adapter: reference of the version that the job made, None for kinds that make none.
-        state: of that version.
-        metrics: of that version.
+        adapter: reference of the version that the job made; None for kinds that make none.
+        state: state of that version.
+        metrics: metrics of that version.
         report: JSON of the kind's report.
 
     """

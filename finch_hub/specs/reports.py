@@ -1,4 +1,4 @@
-"""What jobs find out: values that come back, are stored as JSON and drawn by the command line."""
+"""Reports of jobs, stored as JSON and drawn by the command line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class TokenMetrics(Value):
 
     Attributes:
         loss: mean cross-entropy in nats per label token.
-        accuracy: share of label tokens predicted right by the largest logit.
-        tokens: label tokens counted.
-        examples: examples counted.
-        example_losses: mean loss of each example, in the data's order; what standard errors are computed from.
+        accuracy: share of label tokens whose logit is the largest.
+        tokens: number of label tokens.
+        examples: number of examples.
+        example_losses: mean loss of each example, in the order of the data; the source of standard errors.
 
     """
 
@@ -30,14 +30,14 @@ class TokenMetrics(Value):
 
     @property
     def perplexity(self) -> float:
-        """Exponential of the loss, infinite where that overflows."""
+        """Exponential of the loss, infinite if that overflows."""
         return float("inf") if self.loss > 700 else 2.718281828459045**self.loss
 
 
 class DataReport(Value):
-    """What tokenising a data set showed, before the first step.
+    """Statistics of a tokenized data set, before the first step.
 
-    Lengths are in tokens; `steps` and `seconds` are the estimate for the training asked for, on this device.
+    Lengths are in tokens. `steps` and `seconds` are the estimate for the requested training on this device.
     """
 
     examples: int
@@ -56,12 +56,12 @@ class DataReport(Value):
 
     @property
     def masked_share(self) -> float:
-        """Share of the tokens that are read and not learnt."""
+        """Share of the tokens that are context and carry no loss."""
         return 1 - self.label_tokens / self.tokens
 
 
 class TrainingReport(Value):
-    """The evidence of one training: held-out quality before and after, and what its bytes depend on."""
+    """Report of a training: held-out quality before and after, and the environment."""
 
     steps: int
     epochs: float
@@ -80,16 +80,16 @@ class TrainingReport(Value):
 
 
 class PairConflict(Value):
-    """How two parents disagree in one module (or over all, where `module` is empty).
+    """Disagreement of two parents in a module, or in all modules if `module` is empty.
 
     Attributes:
         output_overlap: ``‖Q_iᵀ Q_j‖²_F / min(r_i, r_j)`` of the column spaces of B, 0 to 1.
-        input_overlap: the same of the row spaces of A.
-        cosine: of the two updates as vectors, -1 to 1.
-        sign_conflict: share of energy at core entries whose signs differ, 0 to 1.
+        input_overlap: the same for the row spaces of A.
+        cosine: cosine of the two updates as vectors, -1 to 1.
+        sign_conflict: share of the energy in core entries whose signs differ, 0 to 1.
         norm_ratio: Frobenius norm of the smaller update over the larger's, 0 to 1.
-        interference: ``‖ΔW_j X_i‖ / ‖ΔW_i X_i‖`` on inputs of task i, the worse of both directions; None where no
-            probes were run.
+        interference: ``‖ΔW_j X_i‖ / ‖ΔW_i X_i‖`` on inputs of task i, the worse of both directions; None without
+            probes.
 
     """
 
@@ -105,7 +105,7 @@ class PairConflict(Value):
 
 
 class HiddenShift(Value):
-    """Distance of the final hidden states on one parent's probes when another parent acts as well.
+    """Distance of the final hidden states on a parent's probes when another parent is active too.
 
     ``‖h(i + j) - h(i)‖ / ‖h(i) - h(base)‖``, on inputs of `first`.
     """
@@ -116,15 +116,15 @@ class HiddenShift(Value):
 
 
 class Forecast(Value):
-    """What a strategy would keep of each parent's gain, told from outputs on its own inputs and from what linear keeps.
+    """Predicted retention of each parent, from outputs on its inputs and the retention of plain linear.
 
-    It ranks compositions as measured retention does, for most of them; `benchmarks/retention.py --forecast` says how
-    well. Its value may be off by a tenth and more.
+    It ranks most compositions as measured retention does (`benchmarks/retention.py --forecast`), but its value may
+    differ by a tenth or more.
 
     Attributes:
-        strategy: with its parameters, after the resolver with its own.
-        scale: the one that serves the worst parent best.
-        kept: of each parent, in the report's order; None for a parent without rows.
+        strategy: name and parameters of the strategy, after the resolver.
+        scale: scale with the highest predicted retention of the worst parent.
+        kept: predicted retention of each parent, in the report's order; None for a parent without rows.
 
     """
 
@@ -134,7 +134,7 @@ class Forecast(Value):
 
 
 class ConflictReport(Value):
-    """What composing would meet, found before composing anything."""
+    """Conflicts between parents, found before their composition."""
 
     parents: tuple[str, ...]
     structural: tuple[str, ...] = ()
@@ -148,10 +148,10 @@ class ConflictReport(Value):
 
 
 class Retention(Value):
-    """How much of one parent's gain a composition keeps, on that parent's own validation set.
+    """Share of a parent's gain that a composition keeps, on the parent's validation set.
 
-    ``retention = (base - composed) / (base - parent)``; None where the parent's own gain is under two standard errors
-    (then `composed` must not exceed `base`) or it has no validation data.
+    ``retention = (base - composed) / (base - parent)``. None if the parent's gain is below two standard errors (then
+    `composed` must not exceed `base`), or if it has no validation data.
     """
 
     parent: str
@@ -165,15 +165,15 @@ class Retention(Value):
 
 
 class Candidate(Value):
-    """One point of a composition's search: what was tried, and what it kept of each parent on the rows of the search.
+    """A measured candidate of a composition's search.
 
     Attributes:
-        strategy: with its parameters, after the resolver with its own.
+        strategy: name of the strategy, after the resolver.
         scale: factor of the whole update.
-        weights: of the parents, before the scale.
-        losses: held-out loss on each parent's rows, None for a parent without any.
-        worst: least retention over the parents that gained; None where none did.
-        mean: the average of them.
+        weights: weights of the parents, before the scale.
+        losses: held-out loss on each parent's search rows; None for a parent without rows.
+        worst: least retention of the parents that gained; None if none did.
+        mean: average retention of the parents that gained.
 
     """
 
@@ -189,19 +189,19 @@ class Candidate(Value):
 
 
 class CompositionReport(Value):
-    """The evidence of one composition.
+    """Report of a composition.
 
     Attributes:
-        strategy: what was applied in the end, with its parameters, after the resolver with its own.
-        scale: factor of the whole update, beside the parents' weights.
-        rank: largest rank over the modules of the result.
-        conflicts: what was found before composing.
-        retention: one line for each parent, measured on `rows`.
-        rows: "report": on rows that the search never looked at; "selection": there were too few to divide; "none".
-        candidates: every point of the search, in the order tried.
-        evaluations: of the search; the final measurement is not among them.
-        won_by: worst retention minus that of the best plain linear, on the same rows; None where not measured.
-        below_retention: parents that keep less than was asked for.
+        strategy: strategy of the result, after the resolver.
+        scale: factor of the whole update, besides the parents' weights.
+        rank: largest rank of the result's modules.
+        conflicts: conflicts found before the composition.
+        retention: retention of each parent, measured on `rows`.
+        rows: "report" for rows that the search did not use, "selection" if there were too few to divide, or "none".
+        candidates: candidates of the search, in the order measured.
+        evaluations: evaluations of the search, without the final measurement.
+        won_by: worst retention minus that of the best plain linear, on the same rows; None if not measured.
+        below_retention: parents whose retention is below the requested minimum.
 
     """
 
@@ -224,18 +224,18 @@ class CompositionReport(Value):
 
     @property
     def mean_retention(self) -> float | None:
-        """Average over the parents that were measured, None without one."""
+        """Average retention of the measured parents, None without any."""
         kept = [r.retention for r in self.retention if r.retention is not None]
         return sum(kept) / len(kept) if kept else None
 
     @property
     def worst_retention(self) -> float | None:
-        """Least over the parents that were measured, None without one."""
+        """Least retention of the measured parents, None without any."""
         return min((r.retention for r in self.retention if r.retention is not None), default=None)
 
 
 class MergeReport(Value):
-    """What a merge wrote, and how its logits compare with the adapter's on probes."""
+    """Report of a merge, with the difference of its logits from the adapter's on probes."""
 
     out: str
     modules: int
@@ -246,7 +246,7 @@ class MergeReport(Value):
 
 
 class ExportReport(Value):
-    """What an export wrote; formats add fields of their own."""
+    """Report of an export. Formats add their own fields."""
 
     model_config = pydantic.ConfigDict(extra="allow")
 
@@ -255,7 +255,7 @@ class ExportReport(Value):
 
 
 class QuantizationReport(Value):
-    """Size, error of the delta and held-out loss of one quantised adapter."""
+    """Report of a quantization: size, error of the update and held-out loss."""
 
     scheme: str
     group: int | None
@@ -268,7 +268,7 @@ class QuantizationReport(Value):
 
 
 class EvaluationReport(Value):
-    """One evaluator's metrics for the base (name "base") and each adapter."""
+    """Metrics of an evaluator for the base (named "base") and each adapter."""
 
     evaluator: str
     dataset: str
@@ -276,7 +276,7 @@ class EvaluationReport(Value):
 
 
 class Change(Value):
-    """A named value that is another one now; None where there is none."""
+    """A named value that changed; None means that it is absent."""
 
     name: str
     original: Any = None
@@ -284,21 +284,20 @@ class Change(Value):
 
     @classmethod
     def between(cls, original: Mapping[str, Any], reproduced: Mapping[str, Any]) -> tuple[Self, ...]:
-        """Return the names whose values are not the same in both, in alphabetical order."""
+        """Return the changed values, in alphabetical order of their names."""
         names = sorted(original.keys() | reproduced.keys())
         pairs = ((name, original.get(name), reproduced.get(name)) for name in names)
         return tuple(cls(name=name, original=then, reproduced=now) for name, then, now in pairs if then != now)
 
 
 class TensorDifference(Value):
-    """How one tensor of an adapter differs from its reproduction.
+    """Difference between a tensor of an adapter and its reproduction.
 
     Attributes:
-        name: as in the safetensors file.
-        relative: ``‖reproduced - original‖ / ‖original‖``, Frobenius; None where only one of the two has the tensor, or
-            the shapes differ.
-        largest: greatest absolute difference of two entries, likewise.
-        what: in words, where there are no figures.
+        name: name in the safetensors file.
+        relative: ``‖reproduced - original‖ / ‖original‖``, Frobenius; None if the shapes differ or a tensor is missing.
+        largest: greatest absolute difference of two entries; None as above.
+        what: description in words, if there are no numbers.
 
     """
 
@@ -309,19 +308,19 @@ class TensorDifference(Value):
 
 
 class ReproductionReport(Value):
-    """Whether a version's bytes came out again, and if not, where they differ and what may be why.
+    """Report of a reproduction: whether the bytes are the same, where they differ, and possible causes.
 
     Attributes:
-        adapter: the version, as `name/3`.
-        kind: of the job that made it.
-        identical: the cleaned configuration and the weights are the same bytes.
-        identity: hash of the original's.
-        reproduced_identity: hash of what came out now.
+        adapter: reference of the version, such as `name/3`.
+        kind: kind of the job that made it.
+        identical: whether the cleaned configuration and the weights are the same bytes.
+        identity: hash of the original.
+        reproduced_identity: hash of the reproduction.
         config: fields of `adapter_config.json` that differ.
-        tensors: those that differ, the most different first.
-        compared: number of tensors in either.
-        causes: what bytes depend on and is not as it was: versions, threads, instruction set, …
-        seconds: that the work took.
+        tensors: tensors that differ, largest difference first.
+        compared: number of tensors in either adapter.
+        causes: changed influences on the bytes: versions, threads, instruction set and others.
+        seconds: duration of the reproduction.
 
     """
 

@@ -32,6 +32,7 @@ from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.registry import adapter_versions, adapters, bases, jobs, types, values
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
+from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import FINAL, ExportSpec, Job, JobState
 from finch_hub.workers.messaging.dispatcher import Dispatcher, UnreachableBrokerWarning
 
@@ -363,14 +364,14 @@ class Fleet:
             write_adapter(source)
             admitted = gate.admit_adapter(source, clean)
             with self.database.write() as session:
-                base = bases.add(
-                    session,
+                description = BaseDescription(
                     name="probe-base",
                     source=str(self._base or "nobody/probe-base"),
                     fingerprint=hashlib.sha256(b"probe").hexdigest(),
                     architecture="LlamaForCausalLM",
                     parameters=1,
                 )
+                base = bases.add(session, description)
                 version = adapter_versions.create(
                     session,
                     name="probe-adapter",

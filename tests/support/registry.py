@@ -6,6 +6,7 @@ from typing import Any
 
 from finch_hub.registry import adapter_versions, aliases, attempts, bases, claims, jobs, values
 from finch_hub.registry.database import Database
+from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource, Job, MergeSpec, Parent, Requirements, TrainSpec
 
 ANY_SLOT = values.Capabilities(device="cpu", memory_bytes=2**40)
@@ -72,16 +73,14 @@ def expire(database: Database, policy: values.RetryPolicy = AT_ONCE) -> list[Job
         return attempts.expire_leases(session, policy)
 
 
+def describe_base(name: str, **fields: Any) -> BaseDescription:
+    fields = {"source": f"/models/{name}", "fingerprint": digest(name), "parameters": 135_000_000} | fields
+    return BaseDescription(name=name, architecture="LlamaForCausalLM", **fields)
+
+
 def add_base(database: Database, name: str = "tiny") -> values.Base:
     with database.write() as session:
-        return bases.add(
-            session,
-            name=name,
-            source=f"/models/{name}",
-            fingerprint=digest(name),
-            architecture="LlamaForCausalLM",
-            parameters=135_000_000,
-        )
+        return bases.add(session, describe_base(name))
 
 
 def add_version(

@@ -121,7 +121,7 @@ def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Store
     report = outcome.report
 
     def record(session: Session) -> JobResult:
-        base = bases.add(session, **outcome.base.model_dump())
+        base = bases.add(session, outcome.base)
         for name, metrics in report.results.items():
             evaluations.add(
                 session,

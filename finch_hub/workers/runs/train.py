@@ -20,7 +20,7 @@ from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Recipe, Record
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
-    from finch_hub.engine.bases.loading import Base
+    from finch_hub.engine.bases.base import Base
     from finch_hub.engine.training.loop import Trained
     from finch_hub.registry.database import Session
     from finch_hub.registry.values import AdapterVersion
@@ -105,7 +105,7 @@ def read_data(order: TrainOrder, channel: Channel) -> tuple[Sequence[Example], S
     if order.validation is not None:
         return examples, data.read_examples(order.validation)
     # Split here, not in the loop: compositions of this adapter are measured on the held-out part, so it is stored.
-    examples, validation = splitting.split(examples, order.training.validation, order.training.seed)
+    examples, validation = splitting.split_examples(examples, order.training.validation, order.training.seed)
     (channel.workdir / "validation.jsonl").write_bytes(reading.dump_examples(validation))
     return examples, validation
 
@@ -165,7 +165,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
                 examples=outcome.validation_examples,
                 size=len(held_out),
             )
-        base = bases.add(session, **outcome.base.model_dump())
+        base = bases.add(session, outcome.base)
         version = publishing.register(session, published, base)
         return JobResult(adapter=version.reference, metrics=version.metrics, report=report.model_dump(mode="json"))
 

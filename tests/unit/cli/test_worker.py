@@ -27,7 +27,7 @@ def test_workers_are_listed_drained_and_stopped(run: Run, database: Database) ->
 def test_worker_start_with_invalid_names_is_refused(run: Run) -> None:
     refused = run("worker", "start", "--name", "a b/..", "--queue", "../x", "--label", "")
     assert refused.status == 2
-    for option in ("--name: 'a b/..' is no name", "--queue: '../x' is no name", "--label: '' is no name"):
+    for option in ("--name: 'a b/..' is not a valid name", "--queue: '../x' is not a valid name", "--label: '' is not a valid name"):
         assert option in refused.err
 
 

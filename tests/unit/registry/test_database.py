@@ -153,9 +153,7 @@ def test_a_local_server_or_one_with_credentials_is_let_in(url: str, monkeypatch:
 
 def test_a_server_that_does_not_answer_is_unavailable_and_its_password_stays_secret() -> None:
     database = Database("postgresql://finch:hunter2@127.0.0.1:9/finch?password=hunter2")
-    with pytest.raises(
-        errors.Unavailable, match=r"finch:\*\*\*@127.0.0.1:9/finch.*check that the server"
-    ) as caught:
+    with pytest.raises(errors.Unavailable, match=r"finch:\*\*\*@127.0.0.1:9/finch.*check that the server") as caught:
         database.check()
     assert "hunter2" not in str(caught.value)
     assert "hunter2" not in repr(caught.value)
