@@ -64,7 +64,7 @@ class AttachableAdapter:
         with torch.no_grad():
             for path, layer in self.layers.items():
                 A = layer.lora_A[name].weight
-                A.copy_(initialization.initial_a(path, A.shape[0], A.shape[1], seed=label))
+                A.copy_(initialization.make_initial_a(path, A.shape[0], A.shape[1], seed=label))
 
     @classmethod
     def load(cls, path: str | Path, base: Base | str | Path | None = None, *, name: str = "default") -> Self:

@@ -1,8 +1,9 @@
-"""Where two adapters differ: field by field, tensor by tensor."""
+"""Comparison of two adapters, field by field and tensor by tensor."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,23 +14,33 @@ from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.specs.reports import Change, TensorDifference
 
 
-def compare(original: Path, reproduced: Path) -> tuple[tuple[Change, ...], tuple[TensorDifference, ...], int]:
-    """Compare two folders in PEFT's format.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterComparison:
+    """Differences of two adapters.
 
-    Returns:
-        The fields of the configuration that differ; the tensors that do, the most different first; and how many
-        tensors there are in either.
+    Attributes:
+        config: fields of the configuration that differ.
+        tensors: tensors that differ, those with the largest relative difference first.
+        num_tensors: number of tensors in either adapter.
 
     """
+
+    config: tuple[Change, ...]
+    tensors: tuple[TensorDifference, ...]
+    num_tensors: int
+
+
+def compare_adapters(original: Path, reproduced: Path) -> AdapterComparison:
+    """Compare two folders in PEFT's format."""
     fields = Change.between(*(json.loads((folder / CONFIG).read_bytes()) for folder in (original, reproduced)))
     before, after = (load_file(folder / WEIGHTS) for folder in (original, reproduced))
     names = sorted(before.keys() | after.keys())
-    found = [difference for name in names if (difference := _difference(name, before.get(name), after.get(name)))]
-    found.sort(key=lambda one: float("inf") if one.relative is None else one.relative, reverse=True)
-    return fields, tuple(found), len(names)
+    differences = [found for name in names if (found := _compare(name, before.get(name), after.get(name)))]
+    differences.sort(key=lambda found: float("inf") if found.relative is None else found.relative, reverse=True)
+    return AdapterComparison(config=fields, tensors=tuple(differences), num_tensors=len(names))
 
 
-def _difference(name: str, original: Tensor | None, reproduced: Tensor | None) -> TensorDifference | None:
+def _compare(name: str, original: Tensor | None, reproduced: Tensor | None) -> TensorDifference | None:
     if original is None or reproduced is None:
         return TensorDifference(
             name=name, what=f"is only in the {'original' if reproduced is None else 'reproduction'}"
@@ -44,7 +55,7 @@ def _difference(name: str, original: Tensor | None, reproduced: Tensor | None) -
     size = float(torch.linalg.vector_norm(original.double()))
     return TensorDifference(
         name=name,
-        # Against nothing every difference is whole: B begins at zero, and a module may have learnt nothing.
+        # B starts at zero, and training may not have changed it. Any difference from zero counts as 1.
         relative=float(torch.linalg.vector_norm(delta)) / size if size else 1.0,
         largest=float(delta.abs().max()),
     )

@@ -1,7 +1,7 @@
-"""Work that is independent of each other, each piece on a share of torch's threads.
+"""Independent tasks in parallel, each on a share of torch's threads.
 
-Operations that are divided among all threads wait for the slowest thread after each of them, and for Python in between:
-on two busy cores that cost an eighth of a training step's speed. Pieces that run side by side wait for each other once.
+An operation that is divided among all threads waits for the slowest thread, and between operations all wait for Python.
+On two busy cores that made a training step an eighth slower. Parallel tasks wait for each other only once.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Pieces at once: each has buffers of its own, and Python runs one at a time.
-MOST = 8
+MAX_TASKS = 8
+"""Most tasks at once. Each task has buffers of its own, and only one executes Python code at a time."""
 
 
-def side_by_side(tasks: Sequence[Callable[[], T]], *, ways: int | None = None) -> list[T]:
-    """Run up to `MOST` tasks at once, each on an equal share of this thread's threads; return what they return.
+def run_in_parallel(tasks: Sequence[Callable[[], T]], *, shares: int | None = None) -> list[T]:
+    """Run up to `MAX_TASKS` tasks at once, each on an equal share of torch's threads, and return their results.
 
-    What a task computes depends on how many there are, for the number of threads shows in how sums are rounded, but
-    not on how they are scheduled.
+    The results depend on the number of tasks, because the number of threads affects the rounding of sums. They do not
+    depend on the schedule.
 
     Args:
-        tasks: no more than `ways`, if that is given.
-        ways: make the shares as if there were so many tasks.
+        tasks: at most `shares` tasks, if `shares` is given.
+        shares: number of shares; None makes one share for each task.
 
     Raises:
-        whatever a task raises, the first one's; the others have ended by then.
+        Exception: the exception of the first task that failed, after all tasks have ended.
 
     """
     threads = torch.get_num_threads()
     if not tasks:
         return []
-    each = max(1, threads // (ways or len(tasks)))
-    if len(tasks) == 1 and each == threads:
+    share = max(1, threads // (shares or len(tasks)))
+    if len(tasks) == 1 and share == threads:
         return [tasks[0]()]
 
     def run(task: Callable[[], T]) -> T:
-        torch.set_num_threads(each)
+        torch.set_num_threads(share)
         return task()
 
     futures = [_pool().submit(run, task) for task in tasks]
@@ -50,23 +50,24 @@ def side_by_side(tasks: Sequence[Callable[[], T]], *, ways: int | None = None) -
         wait(futures)
         return [future.result() for future in futures]
     finally:
-        # Where this thread was interrupted they still compute, with what whoever catches that would take away.
+        # After an interruption the tasks still use memory that the caller is about to free.
         wait(futures)
-        # Some of the libraries under torch have one number for all threads.
+        # Some libraries below torch have one setting for all threads.
         torch.set_num_threads(threads)
 
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    """Threads that stay: what the libraries keep for each is made once."""
-    return ThreadPoolExecutor(MOST, thread_name_prefix="finch-compute")
+    """Return one pool for the whole process, because libraries allocate buffers for each new thread."""
+    return ThreadPoolExecutor(MAX_TASKS, thread_name_prefix="finch-compute")
 
 
-def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Do the work for all items, in as many threads as torch uses: LAPACK takes a stack's matrices one by one.
+def map_in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Return the work's result for each item, computed in as many threads as torch uses.
 
-    Each of the threads computes alone. Teams of threads below each of them would be more threads than cores, which wait
-    for each other by spinning: measured on two busy cores, 3 to 13 s instead of 0.5.
+    It makes LAPACK parallel, which computes the matrices of a stack one by one. Each thread computes alone. With
+    threads below them there would be more threads than cores, which wait for each other by spinning: 3 to 13 s instead
+    of 0.5, measured on two busy cores.
     """
     threads = torch.get_num_threads()
     if min(threads, len(items)) < 2:
@@ -75,4 +76,4 @@ def in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(work, items))
     finally:
-        torch.set_num_threads(threads)  # what new threads begin with is one value for the process
+        torch.set_num_threads(threads)  # the initial value of new threads is one setting of the process

@@ -1,7 +1,7 @@
-"""Batched linear algebra of small matrices; every function takes and returns stacks ``[..., rows, columns]``.
+"""Batched linear algebra of small matrices in stacks ``[..., rows, columns]``.
 
-Tall factors are only ever seen through their Gram matrices in float64, which is many times faster than a QR or SVD
-of them and, followed by one step of re-orthonormalisation where the spectrum is wide, as accurate as float32 can use.
+Callers reduce tall factors to Gram matrices in float64. That is many times faster than a QR or SVD of the factors. With
+one step of re-orthonormalization for a wide spectrum it is accurate to float32.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Directions weaker than this, relative to the strongest, are rounding: adapters are stored as float32 or less.
 TOLERANCE = 1e-6
+"""Relative strength below which a direction is rounding error, because adapters are stored in float32 or less."""
 
 
 def spectrum(gram: Tensor) -> tuple[Tensor, Tensor]:
     """Return the singular values and right singular vectors of X from ``XᵀX [..., r, r]``, largest first.
 
-    Values below TOLERANCE of the largest are exactly zero, and so is everything of a zero matrix.
+    Values below TOLERANCE of the largest become exactly zero.
     """
     values, vectors = torch.linalg.eigh(gram)
     values = values.clamp(min=0).sqrt().flip(-1)
@@ -36,9 +36,9 @@ def thin_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def polar(matrix: Tensor) -> Tensor:
-    """Return the nearest matrix with orthonormal columns, ``X (XᵀX)^{-1/2}``; a null direction of X stays null.
+    """Return the nearest matrix with orthonormal columns, ``X (XᵀX)^{-1/2}``. A null direction of X stays null.
 
-    Where the columns are more than they span, the result has orthonormal rows within that span instead.
+    If X has more columns than its rank, the result has orthonormal rows within the span instead.
     """
     values, vectors = spectrum(matrix.mT @ matrix)
     return (matrix @ vectors) * inverse(values).unsqueeze(-2) @ vectors.mT
@@ -47,15 +47,15 @@ def polar(matrix: Tensor) -> Tensor:
 def projector(matrix: Tensor) -> Tensor:
     """Return the orthogonal projector [..., p, p] onto the column space of a matrix [..., p, k]."""
     values, vectors = spectrum(matrix @ matrix.mT)
-    # The Gram matrix here is of the transpose, so `vectors` are the matrix's own left singular vectors.
+    # This is the Gram matrix of the transpose, so `vectors` are the left singular vectors of the matrix.
     basis = vectors * (values > 0).unsqueeze(-2)
     return basis @ basis.mT
 
 
-def elected_sign(cores: Tensor) -> Tensor:
-    """Return the sign (-1, 0, 1) of the summed mass over the parents, [n, p, q] of cores [T, n, p, q].
+def elect_sign(cores: Tensor) -> Tensor:
+    """Return the sign of the sum over the parents, [n, p, q] from cores [T, n, p, q].
 
-    Sides whose masses are equal but for rounding elect nobody.
+    The sign is 0 if the positive and negative sums cancel except for rounding.
     """
     total = cores.sum(0)
     return total.sign() * (total.abs() > TOLERANCE * cores.abs().sum(0))

@@ -66,24 +66,24 @@ def execute(order: ReproduceOrder, channel: Channel) -> ReproduceOutcome:
     channel.phase("importing")
     from finch_hub.artifacts import gate
     from finch_hub.engine.adapters import comparison
-    from finch_hub.engine.training import loop
+    from finch_hub.engine.training.environment import use_threads
 
     started = time.monotonic()
     kind, _ = _kind_of(order.kind)
-    with loop.computing(order.threads):
+    with use_threads(order.threads):
         outcome = kind.execute(kind.order.of(order.order), channel)
     channel.phase("comparing")
     admitted = gate.admit_adapter(outcome.adapter, channel.workdir / "admitted")
-    config, tensors, compared = comparison.compare(order.original, admitted.folder)
+    differences = comparison.compare_adapters(order.original, admitted.folder)
     report = ReproductionReport(
         adapter=order.reference,
         kind=order.kind,
         identical=order.identity == admitted.identity,
         identity=order.identity,
         reproduced_identity=admitted.identity,
-        config=config,
-        tensors=tensors,
-        compared=compared,
+        config=differences.config,
+        tensors=differences.tensors,
+        compared=differences.num_tensors,
         seconds=time.monotonic() - started,
     )
     return ReproduceOutcome(report=report, environment=outcome.environment)

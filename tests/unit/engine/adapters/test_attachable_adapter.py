@@ -13,7 +13,7 @@ from support.adapters import VARIANTS, save_adapter
 
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import attach
-from finch_hub.engine.adapters.initialization import initial_a
+from finch_hub.engine.adapters.initialization import make_initial_a
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.bases.loading import load_base
 from finch_hub.engine.training.adapter import AttachableAdapter
@@ -136,7 +136,7 @@ def test_adapters_of_all_ranks_start_from_the_same_a(tiny_base: Base) -> None:
     path = "model.layers.1.self_attn.q_proj"
     name = f"base_model.model.{path}.lora_A.weight"
     assert torch.equal(small.parameters()[name], large.parameters()[name][:4])
-    assert torch.equal(small.parameters()[name], initial_a(path, 4, 64))
+    assert torch.equal(small.parameters()[name], make_initial_a(path, 4, 64))
 
 
 def test_random_initial_a_follows_the_seed_and_no_global_state(tiny_base: Base) -> None:

@@ -1,4 +1,4 @@
-"""Where two adapters differ."""
+"""Comparison of two adapters."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from finch_hub.engine.adapters import comparison
 
 @pytest.fixture
 def folders(tiny_folder: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Two copies of one adapter."""
+    """Return two copies of one adapter."""
     first, second = (save_adapter(tiny_folder, tmp_path / name, **VARIANTS["plain"]) for name in ("first", "second"))
     return first, second
 
 
 def test_equal_folders_have_no_differences(folders: tuple[Path, Path]) -> None:
-    config, tensors, compared = comparison.compare(*folders)
-    assert (config, tensors) == ((), ())
-    assert compared == len(load_file(folders[0] / "adapter_model.safetensors"))
+    found = comparison.compare_adapters(*folders)
+    assert (found.config, found.tensors) == ((), ())
+    assert found.num_tensors == len(load_file(folders[0] / "adapter_model.safetensors"))
 
 
 def test_every_difference_is_named_and_measured(folders: tuple[Path, Path]) -> None:
@@ -40,10 +40,10 @@ def test_every_difference_is_named_and_measured(folders: tuple[Path, Path]) -> N
     config = json.loads((second / "adapter_config.json").read_text())
     (second / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 5}))
 
-    changes, found, compared = comparison.compare(first, second)
-    assert [(change.name, change.reproduced) for change in changes] == [("lora_alpha", 5)]
-    assert compared == len(names) + 1
-    differences = {one.name: one for one in found}
+    found = comparison.compare_adapters(first, second)
+    assert [(change.name, change.reproduced) for change in found.config] == [("lora_alpha", 5)]
+    assert found.num_tensors == len(names) + 1
+    differences = {difference.name: difference for difference in found.tensors}
     assert differences.keys() == {*names[:5], "another"}
     assert "shape" in differences[names[2]].what
     assert "float64" in differences[names[3]].what
@@ -53,5 +53,5 @@ def test_every_difference_is_named_and_measured(folders: tuple[Path, Path]) -> N
     assert differences[names[0]].relative == pytest.approx(0.5 * rank**0.5 / float(original.norm()), rel=1e-5)
     assert differences[names[0]].largest == pytest.approx(0.5)
     assert differences[names[1]].relative == pytest.approx(1e-3, rel=1e-3)
-    measured = [one.relative for one in found if one.relative is not None]
+    measured = [difference.relative for difference in found.tensors if difference.relative is not None]
     assert measured == sorted(measured, reverse=True)

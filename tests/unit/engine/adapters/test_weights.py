@@ -44,5 +44,5 @@ def test_modules_name_every_tensor_that_is_not_lora_or_does_not_fit(folder: Path
     text = str(caught.value)
     assert len(caught.value.problems) == 3
     assert "lm_head.weight: is not a LoRA matrix" in text
-    assert "q_proj: has no B matrix" in text
-    assert "A [9, 64] and B [32, 2] do not have the configuration's rank 2" in text
+    assert "q_proj: has no lora_B.weight" in text
+    assert "k_proj: A [9, 64] and B [32, 2] are not [rank, inputs] and [outputs, rank]" in text

@@ -1,4 +1,4 @@
-"""The batched helpers against numpy, at full and at deficient rank."""
+"""Batched linear algebra compared with NumPy, at full and deficient rank."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_polar_leaves_null_columns_null() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
-def test_projector_is_onto_the_column_space(rank: int) -> None:
+def test_projector_projects_onto_the_column_space(rank: int) -> None:
     X = random(1, 5, rank) @ random(1, rank, 4, seed=1)
     P = linalg.projector(X)[0]
     assert torch.allclose(P @ P, P, atol=1e-9)
@@ -56,7 +56,7 @@ def test_inverse_of_zero_is_zero() -> None:
     assert linalg.inverse(torch.tensor([2.0, 0.0])).tolist() == [0.5, 0.0]
 
 
-def test_a_tie_but_for_rounding_elects_nobody() -> None:
+def test_sign_of_sums_that_cancel_is_zero() -> None:
     cores = torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64).view(1, 1, 1, 3)
     other = torch.tensor([-1.0 + 1e-9, 1.0, -1.0], dtype=torch.float64).view(1, 1, 1, 3)
-    assert linalg.elected_sign(torch.cat([cores, other])).flatten().tolist() == [0.0, 1.0, -1.0]
+    assert linalg.elect_sign(torch.cat([cores, other])).flatten().tolist() == [0.0, 1.0, -1.0]
