@@ -27,8 +27,8 @@ from typing import Any
 import harness
 import numpy as np
 
-from finch_hub.formats.model_files import INDEX, CheckpointFiles
-from finch_hub.formats.tensor_file import write_file
+from finch_hub.formats.model_files import INDEX, ModelFiles
+from finch_hub.formats.safetensors_file import write_safetensors
 
 RANK = 16
 PEER = """
@@ -90,7 +90,7 @@ def make_base(folder: Path, layers: int) -> Path:
             wanted["model.norm.weight"] = (width,)
         shard = f"model-{layer + 1:05}-of-{layers + 1:05}.safetensors"
         tensors = {name: random_bf16(generator, *shape) for name, shape in wanted.items()}
-        write_file(folder / shard, tensors, {"format": "pt"})
+        write_safetensors(folder / shard, tensors, {"format": "pt"})
         weight_map |= dict.fromkeys(wanted, shard)
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     (folder / "config.json").write_text(json.dumps({**LLAMA, "num_hidden_layers": layers}))
@@ -102,14 +102,14 @@ def make_adapter(base: Path, folder: Path) -> Path:
     folder.mkdir()
     generator = np.random.default_rng(1)
     tensors: dict[str, tuple[str, np.ndarray]] = {}
-    with CheckpointFiles(base) as files:
+    with ModelFiles(base) as files:
         modules = [name.removesuffix(".weight") for name in files.shard_of if name.endswith("_proj.weight")]
         for path in modules:
             rows, columns = files.info(f"{path}.weight").shape
             for name, shape in (("A", (RANK, columns)), ("B", (rows, RANK))):
                 factor = 0.01 * generator.standard_normal(shape, np.float32)
                 tensors[f"base_model.model.{path}.lora_{name}.weight"] = "F32", factor
-    write_file(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
+    write_safetensors(folder / "adapter_model.safetensors", tensors, {"format": "pt"})
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

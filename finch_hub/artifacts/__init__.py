@@ -1,1 +1,1 @@
-"""Artifacts: the store that keeps them, and the gate that checks what comes in."""
+"""Artifacts: the store, and the gate that checks adapters before they are stored."""

@@ -1,4 +1,4 @@
-"""Unpacking zip and tar archives from someone untrusted: plain files only, inside the folder, within limits."""
+"""Unpacking of untrusted zip and tar archives: regular files only, inside the folder, within limits."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from finch_hub import errors
 
 MAX_FILES = 1000
 MAX_RATIO = 200
-"""Unpacked bytes for each packed one; weights hardly shrink, and JSON not that far."""
-_HARMLESS = 2**20  # below it any ratio is
-_CHUNK = 2**20
-_MAX_READ = 2**26  # tarfile reads extended headers whole, as large as they say they are
+"""Unpacked bytes for each packed byte; weights hardly shrink, and JSON not that much."""
+_HARMLESS_BYTES = 2**20  # any ratio is allowed below
+_CHUNK_BYTES = 2**20
+_MAX_READ = 2**26  # tarfile reads extended headers at once, at their declared size
 _OPENERS: dict[str, Any] = {
     ".tar": open,
     ".tar.gz": gzip.open,
@@ -35,16 +35,16 @@ _OPENERS: dict[str, Any] = {
 
 
 def is_archive(path: Path) -> bool:
-    """Tell by its name whether a file is an archive that can be unpacked."""
+    """Tell by its name whether a file is an archive that `unpack` knows."""
     return path.is_file() and path.name.lower().endswith((".zip", *_OPENERS))
 
 
 def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
-    """Unpack an archive into a folder that it makes, and return the folder.
+    """Unpack an archive into a new folder and return the folder.
 
     Raises:
-        RefusedArtifact: with every entry that is a link, a device, encrypted, named twice or outside the folder; or it
-            has too many files, unpacks to more than the limit or to far more than it has, or is damaged.
+        RefusedArtifact: with every entry that is a link or device, is encrypted, has a repeated name or lies outside
+            the folder. Also if the archive has too many files, unpacks to too many bytes, or is damaged.
 
     """
     allowance = _Allowance(archive, max_bytes)
@@ -59,14 +59,10 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
                     target = into / member.name
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with opened(member) as stream, target.open("xb") as out:
-                        while chunk := stream.read(_CHUNK):
+                        while chunk := stream.read(_CHUNK_BYTES):
                             allowance.spend(len(chunk))
                             out.write(chunk)
-    except (
-        *damage,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:  # the last two: a compression nobody knows, a password
+    except (*damage, NotImplementedError, RuntimeError) as error:  # the last two: unknown compression, a password
         shutil.rmtree(into, ignore_errors=True)
         what = f"cannot be unpacked: {type(error).__name__}: {error}"
         raise errors.RefusedArtifact(errors.Problem(what=what), subject=archive.name) from None
@@ -74,7 +70,7 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
 
 
 class _Member(NamedTuple):
-    """One entry of an archive: its name, declared size, what keeps it out (empty for a good one), and the library's."""
+    """An entry of an archive: name, declared size, the reason to refuse it (or empty), and the library's entry."""
 
     name: str
     size: int
@@ -84,20 +80,20 @@ class _Member(NamedTuple):
 
 
 class _Allowance:
-    """How many bytes may still come out of an archive, whatever it declares."""
+    """Limit of the bytes that an archive may unpack to, whatever it declares."""
 
     def __init__(self, archive: Path, max_bytes: int) -> None:
         self._archive = archive
-        self.limit = min(max_bytes, max(_HARMLESS, archive.stat().st_size * MAX_RATIO))
+        self.limit = min(max_bytes, max(_HARMLESS_BYTES, archive.stat().st_size * MAX_RATIO))
         self._spent = 0
 
     def spend(self, count: int) -> None:
-        """Count bytes that came out."""
+        """Count unpacked bytes."""
         self._spent += count
         self.check(self._spent)
 
     def check(self, total: int) -> None:
-        """Refuse the archive when that many bytes are too many."""
+        """Refuse the archive if this many bytes are too many."""
         if total > self.limit:
             what = f"unpacks to more than {self.limit} bytes, which is the limit or {MAX_RATIO} times its own size"
             raise errors.RefusedArtifact(errors.Problem(what=what), subject=self._archive.name)
@@ -105,8 +101,8 @@ class _Allowance:
 
 def _check(archive: Path, members: Sequence[_Member], allowance: _Allowance) -> None:
     problems = [errors.Problem(where=repr(member.name), what=member.fault) for member in members if member.fault]
-    twice = [name for name, times in Counter(member.name for member in members).items() if times > 1]
-    problems += [errors.Problem(where=repr(name), what="stands in it twice") for name in twice]
+    repeated = [name for name, times in Counter(member.name for member in members).items() if times > 1]
+    problems += [errors.Problem(where=repr(name), what="is in it twice") for name in repeated]
     if len(members) > MAX_FILES:
         problems.append(errors.Problem(what=f"has {len(members)} entries, more than {MAX_FILES}"))
     if problems:
@@ -150,7 +146,7 @@ def _tar_member(info: tarfile.TarInfo) -> _Member:
 
 
 class _Bounded(io.RawIOBase):
-    """An unpacked stream that ends an archive which unpacks beyond the allowance, or asks for a giant piece at once."""
+    """An unpacked stream that refuses reads and seeks beyond the allowance."""
 
     def __init__(self, stream: IO[bytes], allowance: _Allowance) -> None:
         self._stream = stream
@@ -159,13 +155,13 @@ class _Bounded(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _MAX_READ:
             self._allowance.check(self._allowance.limit + 1)
-        found = self._stream.read(size)
-        self._allowance.check(self.tell() // 2)  # headers and padding come on top of the files
-        return found
+        data = self._stream.read(size)
+        self._allowance.check(self.tell() // 2)  # headers and padding are not counted as files
+        return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
         if whence == io.SEEK_SET:
-            self._allowance.check(offset // 2)  # a compressed stream unpacks all that it skips
+            self._allowance.check(offset // 2)  # a compressed stream unpacks everything that it skips
         return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
@@ -187,5 +183,5 @@ def _fault_of_name(name: str) -> str:
     if name.startswith("/") or ".." in parts or "" in parts:
         return "lies outside the folder"
     if not name.isprintable() or set(name) & set('\\:*?"<>|') or max(map(len, parts)) > 255:
-        return "has a name that is not safe everywhere"
+        return "has a name that is unsafe on some systems"
     return ""

@@ -1,4 +1,4 @@
-"""Files of an artefact store, on a local disk or in an object store; each appears whole or not at all."""
+"""Files of an artifact store, on a local disk or in an object store; each appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -12,33 +12,27 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 _TEMPORARY = "tmp"
-_ABANDONED = 24 * 3600.0  # no writer takes a day over one file
+_ABANDONED_SECONDS = 24 * 3600.0  # no writer needs a day for one file
 
 
 class Files(Protocol):
-    """Where a store keeps its files; paths are relative, with forward slashes."""
+    """Files of a store; paths are relative, with forward slashes."""
 
     def put_bytes(self, path: str, data: bytes) -> None:
-        """Write a file; when this returns it is durable, and whatever stood there before is replaced."""
+        """Write or replace a file; it is durable when this returns."""
 
     def put_file(self, path: str, source: Path) -> None:
-        """Write a file with the content of a local one, likewise."""
+        """Write or replace a file with the content of a local one; it is durable when this returns."""
 
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading; raises FileNotFoundError."""
 
-    def paths(self, under: str) -> Iterator[str]:
-        """Yield the paths of all files in a folder and below it."""
-
-    def age(self, path: str) -> float:
-        """Return the seconds since a file was last written; raises FileNotFoundError."""
-
     def remove(self, path: str) -> None:
-        """Remove a file; one that is gone already is fine."""
+        """Remove a file. Ignore a missing one."""
 
 
 class LocalFiles:
-    """Files below a folder: written under a temporary name, flushed, renamed, and the folder flushed as well."""
+    """Files below a folder, written under a temporary name, flushed and renamed."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -56,16 +50,6 @@ class LocalFiles:
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading."""
         return (self._root / path).open("rb")
-
-    def paths(self, under: str) -> Iterator[str]:
-        """Yield the files below a folder."""
-        for file in sorted((self._root / under).rglob("*")):
-            if file.is_file():
-                yield file.relative_to(self._root).as_posix()
-
-    def age(self, path: str) -> float:
-        """Return the seconds since the file was written."""
-        return time.time() - (self._root / path).stat().st_mtime
 
     def remove(self, path: str) -> None:
         """Remove a file."""
@@ -91,15 +75,15 @@ class LocalFiles:
 
     @staticmethod
     def _sweep(folder: Path) -> None:
-        """Remove what killed writers left behind."""
+        """Remove temporary files of killed writers."""
         for file in folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - file.stat().st_mtime > _ABANDONED:
+                if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
                     file.unlink()
 
 
 class ObjectFiles:
-    """Files of an fsspec file system whose every put is atomic, as object stores' are."""
+    """Files of an fsspec file system with atomic puts, as object stores have them."""
 
     def __init__(self, filesystem: Any, root: str) -> None:
         self._fs = filesystem
@@ -110,24 +94,13 @@ class ObjectFiles:
         self._fs.pipe_file(self._at(path), data)
 
     def put_file(self, path: str, source: Path) -> None:
-        """Write an object from a file, in parts where it is large."""
+        """Write an object from a file, in parts if it is large."""
         self._fs.put_file(str(source), self._at(path))
 
     def open(self, path: str) -> BinaryIO:
         """Open an object for reading."""
         stream: BinaryIO = self._fs.open(self._at(path), "rb")
         return stream
-
-    def paths(self, under: str) -> Iterator[str]:
-        """Yield the objects below a prefix."""
-        self._fs.invalidate_cache()  # another machine may have written since
-        root = str(self._fs._strip_protocol(self._root))
-        for found in sorted(self._fs.find(self._at(under))):
-            yield str(found)[len(root) :].lstrip("/")
-
-    def age(self, path: str) -> float:
-        """Return the seconds since the object was written."""
-        return time.time() - float(self._fs.modified(self._at(path)).timestamp())
 
     def remove(self, path: str) -> None:
         """Remove an object."""
@@ -139,7 +112,7 @@ class ObjectFiles:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and flush its parents, or a crash could lose the folder with the file in it."""
+    """Make a folder and flush its parents, since a crash could otherwise lose the folder."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)

@@ -1,4 +1,4 @@
-"""A base model's folder: its configuration and which safetensors shard holds which tensor, read without torch."""
+"""A base model's folder: its config, and the safetensors shard of each tensor."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from types import MappingProxyType
 from typing import Any
 
 from finch_hub import errors
+from finch_hub.formats.finch_record import RECORD
+from finch_hub.formats.peft_names import CONFIG
+from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.formats.safetensors_header import TensorInfo
-from finch_hub.formats.tensor_file import TensorFile
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 
-class CheckpointFiles:
+class ModelFiles:
     """The open shards of a base model.
 
     Attributes:
-        folder: where they lie.
-        config: its ``config.json``.
-        index: the sharded index as it stands in its file, None for a single file.
+        folder: of the model.
+        config: the content of ``config.json``.
+        index: the content of the shards' index, None for a single file.
         shards: the open files by name, in the order of their names.
-        shard_of: the shard's name for each tensor.
+        shard_of: the name of each tensor's shard.
 
     Raises:
-        NotFound: the folder, its configuration or its weights are missing.
-        InvalidInput: shards are missing, truncated or at odds with the index; all problems at once.
-        Incompatible: the weights are quantised, so nothing can be added to them.
+        NotFound: the folder, its config or its weights are missing.
+        InvalidInput: shards are missing, truncated or contradict the index; all problems at once.
+        Incompatible: the weights are quantized, so nothing can be added to them.
 
     """
 
@@ -37,7 +39,7 @@ class CheckpointFiles:
         self.folder = folder
         self.config = _read_json(folder / "config.json")
         self.index = _read_index(folder)
-        self.shards: dict[str, TensorFile] = {}
+        self.shards: dict[str, SafetensorsFile] = {}
         try:
             self._open()
         except BaseException:
@@ -49,22 +51,21 @@ class CheckpointFiles:
 
     def _open(self) -> None:
         if self.config.get("quantization_config"):
-            method = self.config["quantization_config"].get("quant_method", "quantised")
-            problem = errors.Problem(what=f"its weights are stored as {method}", fix="take the unquantised model")
+            method = self.config["quantization_config"].get("quant_method", "quantized")
+            problem = errors.Problem(what=f"its weights are stored as {method}", fix="use the unquantized model")
             raise errors.Incompatible(problem, subject=str(self.folder))
         problems = _open_shards(self.folder, self.index, self.shards)
         if problems:
             raise errors.InvalidInput(problems, subject=str(self.folder))
 
     def info(self, tensor: str) -> TensorInfo:
-        """Return where a tensor lies in its shard."""
+        """Return a tensor's entry in its shard."""
         return self.shards[self.shard_of[tensor]].tensors[tensor]
 
     def find(self, name: str) -> str | None:
-        """Return the checkpoint's name of a tensor of the model, None where it has none.
+        """Return the name in the files of a tensor of the model, None if no single name fits.
 
-        Checkpoints of a bare model lack the ``model.`` before their names, those of a model within a larger one have
-        more before them; only a name that is the single one to fit is taken.
+        Files of a bare model lack the prefix ``model.``; files of a model within a larger one have a longer prefix.
         """
         if name in self.shard_of:
             return name
@@ -72,23 +73,23 @@ class CheckpointFiles:
         return fits[0] if len(fits) == 1 else None
 
     @property
-    def tied(self) -> bool:
+    def is_tied(self) -> bool:
         """Whether the language-model head is the embedding matrix."""
         return bool(self.config.get("tie_word_embeddings", "lm_head.weight" not in self.shard_of))
 
     @property
     def embedding(self) -> str | None:
-        """The name of the input embedding's tensor, None where no usual name is found."""
+        """Name of the input embedding's tensor, None if no usual name is found."""
         names = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
         return next((tensor for tensor in self.shard_of if tensor.endswith(names)), None)
 
     def companions(self) -> Iterable[Path]:
-        """Return the files that make a model of the weights: configuration, tokenizer, templates, licence; no code."""
+        """Yield the files beside the weights: config, tokenizer, templates and license, but no code."""
         suffixes = {".json", ".txt", ".jinja", ".model", ".tiktoken"}
-        ours = {"finch.json", "adapter_config.json"}
+        excluded = {RECORD, CONFIG}
         for path in sorted([*self.folder.glob("*"), *self.folder.glob("additional_chat_templates/*")]):
-            wanted = path.suffix in suffixes and not path.name.endswith(".index.json") and path.name not in ours
-            if path.is_file() and (wanted or path.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))):
+            is_data = path.suffix in suffixes and not path.name.endswith(".index.json") and path.name not in excluded
+            if path.is_file() and (is_data or path.name.upper().startswith(("LICENSE", "LICENCE", "NOTICE"))):
                 yield path.relative_to(self.folder)
 
     def close(self) -> None:
@@ -96,21 +97,21 @@ class CheckpointFiles:
         for file in self.shards.values():
             file.close()
 
-    def __enter__(self) -> CheckpointFiles:
+    def __enter__(self) -> ModelFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def damage_of(folder: Path) -> list[errors.Problem]:
-    """Return what is wrong with the shards of a model: missing, truncated, or at odds with their index.
+def find_damage(folder: Path) -> list[errors.Problem]:
+    """Return the problems of a model's shards: missing, truncated, or in contradiction to their index.
 
     Raises:
         InvalidInput: the index cannot be read.
 
     """
-    shards: dict[str, TensorFile] = {}
+    shards: dict[str, SafetensorsFile] = {}
     try:
         return _open_shards(folder, _read_index(folder), shards)
     finally:
@@ -118,13 +119,15 @@ def damage_of(folder: Path) -> list[errors.Problem]:
             file.close()
 
 
-def _open_shards(folder: Path, index: Mapping[str, Any] | None, shards: dict[str, TensorFile]) -> list[errors.Problem]:
-    """Open the shards, by their names, as far as they are sound, and return what is wrong with the others."""
+def _open_shards(
+    folder: Path, index: Mapping[str, Any] | None, shards: dict[str, SafetensorsFile]
+) -> list[errors.Problem]:
+    """Open all valid shards and return the problems of the others."""
     names = sorted(set(index["weight_map"].values())) if index else [SINGLE]
     problems: list[errors.Problem] = []
     for name in names:
         try:
-            shards[name] = TensorFile(folder / Path(name).name)
+            shards[name] = SafetensorsFile(folder / Path(name).name)
         except errors.NotFound:
             what = "the weights are missing" if index is None else "this shard of the index is missing"
             problems.append(errors.Problem(where=name, what=what, fix="fetch the model again, as safetensors"))
@@ -133,7 +136,7 @@ def _open_shards(folder: Path, index: Mapping[str, Any] | None, shards: dict[str
             problems += [errors.Problem(where=name, what=problem.what, fix=fix) for problem in error.problems]
     for tensor, shard in index["weight_map"].items() if index else ():
         if shard in shards and tensor not in shards[shard].tensors:
-            problems.append(errors.Problem(where=shard, what=f"does not hold {tensor}, which the index puts there"))
+            problems.append(errors.Problem(where=shard, what=f"does not hold {tensor}, but the index says so"))
     return problems
 
 
@@ -152,7 +155,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     except OSError:
         raise errors.NotFound("model file", str(path)) from None
     except ValueError as error:
-        raise errors.InvalidInput(errors.Problem(where=str(path), what=f"is no JSON: {error}")) from None
+        raise errors.InvalidInput(errors.Problem(where=str(path), what=f"is not JSON: {error}")) from None
     if not isinstance(data, dict):
-        raise errors.InvalidInput(errors.Problem(where=str(path), what="is no JSON object"))
+        raise errors.InvalidInput(errors.Problem(where=str(path), what="is not a JSON object"))
     return data

@@ -1,8 +1,9 @@
-"""A strict reader and writer of safetensors headers, for files from someone untrusted.
+"""Strict reader and writer of safetensors headers, for untrusted files.
 
-The format (https://huggingface.co/docs/safetensors): eight bytes of header length, little-endian; a JSON object that
-maps each tensor's name to dtype, shape and data offsets; the data, without gaps. The usual library lets duplicate
-names, sizes that overflow, odd names and megabytes of metadata through; this reader refuses them.
+The format (https://huggingface.co/docs/safetensors) has three parts. The first eight bytes are the header's length,
+little-endian. The header is a JSON object that maps each tensor's name to dtype, shape and data offsets. The data
+follow without gaps. The `safetensors` library accepts duplicate names, sizes that overflow, unusual names and megabytes
+of metadata; this reader refuses them.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from finch_hub import errors
 
 MAX_HEADER = 8 * 2**20
 MAX_METADATA = 2**20
-# In the order in which the usual library lays tensors out.
-ITEM_BYTES: Mapping[str, int] = MappingProxyType(
-    {
-        **dict.fromkeys(("U64", "I64", "F64"), 8),
-        **dict.fromkeys(("F32", "U32", "I32"), 4),
-        **dict.fromkeys(("BF16", "F16", "U16", "I16"), 2),
-        **dict.fromkeys(("F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL"), 1),
-    }
-)
+NUMPY_CODES: Mapping[str, str] = MappingProxyType(
+    {"U64": "<u8", "I64": "<i8", "F64": "<f8", "F32": "<f4", "U32": "<u4", "I32": "<i4", "BF16": "<u2", "F16": "<f2",
+     "U16": "<u2", "I16": "<i2", "F8_E4M3": "<u1", "F8_E5M2": "<u1", "I8": "<i1", "U8": "<u1", "BOOL": "<b1"}
+)  # fmt: skip
+"""NumPy's code of each dtype, in the order in which the `safetensors` library writes tensors.
+
+The last digit is the size in bytes. Unsigned integers hold bfloat16 and 8-bit floats, which NumPy does not know.
+"""
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _MAX_DIMENSIONS = 8
 _MAX_NAME = 512
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -48,7 +49,7 @@ _FORMS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorInfo:
-    """One tensor: its bytes lie from `start` to `end` of the file."""
+    """Dtype, shape and position of a tensor: bytes `start` to `end` of the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -60,10 +61,15 @@ class TensorInfo:
         """Number of entries."""
         return math.prod(self.shape)
 
+    @property
+    def nbytes(self) -> int:
+        """Length in the file."""
+        return self.end - self.start
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SafetensorsHeader:
-    """What a file declares, checked against its size; tensors stand in the order of their bytes."""
+    """Declarations of a file, checked against its size; the tensors are in the order of their bytes."""
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
@@ -71,44 +77,45 @@ class SafetensorsHeader:
 
 
 def read_safetensors_header(path: Path) -> SafetensorsHeader:
-    """Read and check the header of a file; its data are not looked at.
+    """Read and check the header of a file, without its data.
 
     Raises:
-        RefusedArtifact: with every problem found: it is no plain file or of another format, its header is larger than
-            8 MB or than the file, a name stands twice or is unsafe, a shape is empty, negative or beyond the file,
-            tensors overlap, leave holes or trailing bytes, its metadata is over 1 MB or no text.
+        RefusedArtifact: with every problem found. The file is not a regular file or has another format, its header is
+            larger than 8 MB or than the file, a name is repeated or unsafe, a shape is empty, negative or larger than
+            the file, tensors overlap or leave gaps, bytes follow the last tensor, the metadata are over 1 MB or not
+            text.
 
     """
-    with open_plain(path) as stream:
+    with open_regular_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         start = stream.read(8)
-        # A header of 640 bytes begins like a pickle: what follows tells them apart.
-        form = next((what for magic, what in _FORMS if start.startswith(magic)), None)
+        # The length of a header of 640 bytes begins like a pickle, so the first byte of the JSON decides.
+        form = next((form for magic, form in _FORMS if start.startswith(magic)), None)
         if form is not None and os.pread(stream.fileno(), 1, 8) != b"{":
             raise _refused(path, f"is {form}", "save it with safetensors; pickles can run code and are never loaded")
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if length < 2:
-            raise _refused(path, "is no safetensors file: it has no header")
+            raise _refused(path, "is not a safetensors file: it has no header")
         if length > MAX_HEADER or length > size - 8:
             limit = f"the limit of {MAX_HEADER}" if length > MAX_HEADER else f"the file, which has {size}"
             raise _refused(path, f"declares a header of {length} bytes, more than {limit}")
         text = stream.read(length)
     problems: list[str] = []
     entries = _parse(path, text, problems)
-    metadata = _metadata(entries.pop("__metadata__", {}), problems)
+    metadata = _check_metadata(entries.pop("__metadata__", {}), problems)
     data_start = 8 + length
     tensors: dict[str, TensorInfo] = {}
     for name, declared in entries.items():
         if not _NAME.fullmatch(name) or len(name) > _MAX_NAME:
             problems.append(f"tensor name {name[:60]!r} has characters or a length that no module path has")
             continue
-        info = _tensor(name, declared, data_start, problems)
+        info = _read_entry(name, declared, data_start, problems)
         if info is not None:
             tensors[name] = info
     if not entries:
-        problems.append("holds no tensors at all")
-    if not problems:  # only complete entries can be laid out
-        problems += _layout(tensors, data_start, size)
+        problems.append("holds no tensors")
+    if not problems:  # the layout can be checked only if all entries are valid
+        problems += _layout_problems(tensors, data_start, size)
     if problems:
         more = [f"… and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         found = [errors.Problem(what=what) for what in problems[:_SHOWN] + more]
@@ -117,37 +124,48 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
     return SafetensorsHeader(tensors=MappingProxyType(in_order), metadata=MappingProxyType(metadata), size=size)
 
 
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors in a folder's safetensors files by name.
+
+    Raises:
+        RefusedArtifact: a file is damaged.
+
+    """
+    headers = (read_safetensors_header(file) for file in sorted(folder.glob("*.safetensors")))
+    return {name: info.shape for header in headers for name, info in header.tensors.items()}
+
+
 def write_safetensors_header(
     tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
 ) -> tuple[bytes, Sequence[str]]:
-    """Return the canonical header for these tensors, and the order in which their bytes must follow.
+    """Return the canonical header of these tensors and the order in which their bytes must follow.
 
-    The order is the usual library's (wide dtypes first, then names), so a file that it wrote keeps its bytes.
+    The order (wide dtypes first, then names) is that of the `safetensors` library, so a file from it keeps its bytes.
     """
-    place = {dtype: number for number, dtype in enumerate(ITEM_BYTES)}
+    place = {dtype: number for number, dtype in enumerate(NUMPY_CODES)}
     order = sorted(tensors, key=lambda name: (place[tensors[name].dtype], name))
     entries: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
     for name in order:
         info = tensors[name]
-        length = info.end - info.start
-        entries[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [offset, offset + length]}
-        offset += length
+        end = offset + info.nbytes
+        entries[name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [offset, end]}
+        offset = end
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text, order
 
 
-def open_plain(path: Path) -> io.BufferedReader:
-    """Open a file for reading, but no pipe or device, which could block or never end.
+def open_regular_file(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading; a pipe or device could block or never end.
 
     Raises:
-        RefusedArtifact: it is no plain file, or cannot be read.
+        RefusedArtifact: the path is not a regular file, or cannot be read.
 
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise _refused(path, "is no plain file")
+            raise _refused(path, "is not a regular file")
         return path.open("rb")
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror}") from None
@@ -161,57 +179,57 @@ def _parse(path: Path, text: bytes, problems: list[str]) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
-            problems.append(f"{', '.join(repr(name[:60]) for name in twice[:3])} stands twice in its header")
+            repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+            problems.append(f"its header repeats {', '.join(repr(name[:60]) for name in repeated[:3])}")
         return found
 
     if not text.startswith(b"{"):
-        raise _refused(path, "is no safetensors file: its header is no JSON object")
+        raise _refused(path, "is not a safetensors file: its header is not a JSON object")
     try:
-        parsed = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=_no_constant)
+        parsed = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise _refused(path, f"has a header that is no JSON: {str(error)[:100]}") from None
+        raise _refused(path, f"has a header that is not JSON: {str(error)[:100]}") from None
     if not isinstance(parsed, dict):
-        raise _refused(path, "is no safetensors file: its header is no JSON object")
+        raise _refused(path, "is not a safetensors file: its header is not a JSON object")
     return parsed
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
-def _metadata(found: Any, problems: list[str]) -> dict[str, str]:
+def _check_metadata(found: Any, problems: list[str]) -> dict[str, str]:
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        problems.append("its __metadata__ is no table of texts")
+        problems.append("its __metadata__ is not a table of texts")
         return {}
     try:
         size = sum(len(key.encode()) + len(value.encode()) for key, value in found.items())
     except UnicodeEncodeError:
-        problems.append("its __metadata__ is no valid Unicode")
+        problems.append("its __metadata__ is not valid Unicode")
         return {}
     if size > MAX_METADATA:
         problems.append(f"its __metadata__ has {size} bytes, more than {MAX_METADATA}")
     return found
 
 
-def _tensor(name: str, declared: Any, data_start: int, problems: list[str]) -> TensorInfo | None:
+def _read_entry(name: str, declared: Any, data_start: int, problems: list[str]) -> TensorInfo | None:
     if not isinstance(declared, dict) or declared.keys() != {"dtype", "shape", "data_offsets"}:
         problems.append(f"{name}: its entry must have dtype, shape and data_offsets, and nothing else")
         return None
     dtype, shape, offsets = declared["dtype"], declared["shape"], declared["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in NUMPY_CODES:
         problems.append(f"{name}: unknown dtype {str(dtype)[:20]!r}")
         return None
     if not _is_counts(shape) or len(shape) > _MAX_DIMENSIONS or not all(shape):
-        problems.append(f"{name}: shape {str(shape)[:60]} is no list of at most {_MAX_DIMENSIONS} positive numbers")
+        problems.append(f"{name}: shape {str(shape)[:60]} is not a list of at most {_MAX_DIMENSIONS} positive numbers")
         return None
     if not _is_counts(offsets) or len(offsets) != 2:
-        problems.append(f"{name}: data_offsets {str(offsets)[:60]} are no two positions")
+        problems.append(f"{name}: data_offsets {str(offsets)[:60]} are not two positions")
         return None
     begin, end = offsets
-    wanted = math.prod(shape) * ITEM_BYTES[dtype]
-    if end - begin != wanted:
-        problems.append(f"{name}: {dtype} {shape} takes {wanted} bytes, but {end - begin} are given")
+    expected = math.prod(shape) * int(NUMPY_CODES[dtype][-1])
+    if end - begin != expected:
+        problems.append(f"{name}: {dtype} {shape} takes {expected} bytes, but its data_offsets hold {end - begin}")
         return None
     return TensorInfo(dtype=dtype, shape=tuple(shape), start=data_start + begin, end=data_start + end)
 
@@ -220,11 +238,11 @@ def _is_counts(value: Any) -> bool:
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)
 
 
-def _layout(tensors: Mapping[str, TensorInfo], data_start: int, size: int) -> Iterator[str]:
+def _layout_problems(tensors: Mapping[str, TensorInfo], data_start: int, size: int) -> Iterator[str]:
     position = data_start
     for name, info in sorted(tensors.items(), key=lambda item: item[1].start):
         if info.start != position:
-            yield f"{name}: overlaps another tensor" if info.start < position else f"{name}: a hole lies before it"
+            yield f"{name}: overlaps another tensor" if info.start < position else f"{name}: a gap lies before it"
         position = max(position, info.end)
     if position > size:
         yield f"its tensors end at byte {position}, but the file has {size}"

@@ -1,4 +1,4 @@
-"""What PEFT itself saves passes the gate, and loads again from behind it with equal logits."""
+"""Adapters that PEFT saves pass the gate and give equal logits afterwards."""
 
 import copy
 import warnings
@@ -59,9 +59,11 @@ def logits(model: Any) -> torch.Tensor:
     return model(torch.arange(8)[None]).logits
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT asks for it
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT calls it
 @pytest.mark.parametrize("settings", CONFIGS.values(), ids=CONFIGS)
-def test_peft_to_gate_to_peft(model: PreTrainedModel, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_adapter_of_peft_passes_the_gate_and_gives_equal_logits(
+    model: PreTrainedModel, tmp_path: Path, settings: dict[str, Any]
+) -> None:
     before = save(model, tmp_path / "in", **settings)
     admitted = admit_adapter(tmp_path / "in", tmp_path / "out")
     assert admitted.quarantine == ()

@@ -1,4 +1,4 @@
-"""llama.cpp: a LoRA adapter as one GGUF file."""
+"""Export to llama.cpp: a LoRA adapter as one GGUF file."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFType, GGUFWriter, Keys, get_t
 from numpy.typing import NDArray
 
 from finch_hub import errors
-from finch_hub.engine.export import merging
+from finch_hub.engine.export.merge_plan import plan_merge
 from finch_hub.engine.export.parameters import GGUFParameters
 from finch_hub.engine.export.plain import require_plain
-from finch_hub.formats import staging
 from finch_hub.formats.adapter_folder import StoredAdapter
-from finch_hub.formats.model_files import CheckpointFiles
+from finch_hub.formats.atomic_folder import atomic_folder
+from finch_hub.formats.finch_record import read_name, read_record, write_record
+from finch_hub.formats.model_files import ModelFiles
 
 KIND = "GGUF adapter"
 FILE = "adapter.gguf"
-# model_type of transformers → GGUF's architecture, and whether llama.cpp keeps the rows of q and k reordered there.
+# By model_type of transformers: GGUF's architecture, and whether llama.cpp reorders the rows of q and k.
 _ARCHITECTURES = {
     "llama": (MODEL_ARCH.LLAMA, True),
     "mistral": (MODEL_ARCH.LLAMA, True),
@@ -32,46 +33,46 @@ _ARCHITECTURES = {
 def write(adapter: Path, base: Path | None, out: Path, parameters: GGUFParameters) -> dict[str, Any]:
     """Write ``adapter.gguf`` into the folder `out`.
 
-    Every scale is folded in, so what llama.cpp computes for a tensor, alpha / rank of the tensor, gives PEFT's scale
-    also with rsLoRA and patterns. Rows of q and k are reordered where llama.cpp keeps them so.
+    llama.cpp scales a tensor by alpha / rank of the tensor. PEFT's scales are folded into B. Rows of q and k are
+    reordered for the architectures whose rows llama.cpp reorders.
 
     Returns:
         `file`, `architecture`, `alpha`, `modules`, `bytes`.
 
     Raises:
-        Incompatible: the base is of an architecture not known here or does not fit; DoRA, biases, whole modules or
-            embeddings; a head that the base ties to its embeddings.
+        Incompatible: the base does not fit or its architecture is unknown; the adapter has DoRA, biases, whole modules
+            or embeddings; it adapts a head that the base ties to its embeddings.
         NotFound: a folder or file is missing.
         Conflict: `out` exists and may not be replaced.
         Unavailable: `out` cannot be written.
 
     """
-    with staging.staged(out, kind=KIND, replace=parameters.replace) as folder:
+    with atomic_folder(out, kind=KIND, replace=parameters.replace) as folder:
         report = write_file(adapter, base, folder / FILE, parameters)
-        staging.write_record(folder, KIND, {"adapter": staging.record_of(adapter)})
+        write_record(folder, KIND, {"adapter": read_record(adapter)})
     return {**report, "file": str(out / FILE)}
 
 
 def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFParameters) -> dict[str, Any]:
-    """Write the GGUF file itself; what :func:`write` says holds."""
+    """Write the GGUF file itself; see :func:`write`."""
     if base is None:
-        raise errors.Incompatible(errors.Problem(what="a GGUF adapter needs its base's configuration and tensor names"))
-    with StoredAdapter(adapter) as stored, CheckpointFiles(base) as files:
+        raise errors.Incompatible(errors.Problem(what="a GGUF adapter needs its base's config and tensor names"))
+    with StoredAdapter(adapter) as stored, ModelFiles(base) as files:
         require_plain(stored, "llama.cpp")
         _require_fit(stored, files)
-        kind = str(files.config.get("model_type"))
-        if kind not in _ARCHITECTURES:
+        model_type = str(files.config.get("model_type"))
+        if model_type not in _ARCHITECTURES:
             known = ", ".join(sorted(_ARCHITECTURES))
-            problem = errors.Problem(what=f"GGUF names and row orders of {kind!r} are not known here, only of {known}")
+            problem = errors.Problem(what=f"the GGUF names of {model_type!r} are not known, only of {known}")
             raise errors.Incompatible(problem, subject=str(base))
-        architecture, reordered = _ARCHITECTURES[kind]
-        # One alpha serves all tensors, and llama.cpp divides it by the rank of each.
+        architecture, is_reordered = _ARCHITECTURES[model_type]
+        # A file has one alpha, and llama.cpp divides it by the rank of each tensor.
         alpha = max(module.rank for module in stored.modules.values())
         writer = GGUFWriter(None, MODEL_ARCH_NAMES[architecture])
         writer.add_type(GGUFType.ADAPTER)
         writer.add_string(Keys.Adapter.TYPE, "lora")
         writer.add_float32(Keys.Adapter.LORA_ALPHA, float(alpha))
-        writer.add_name(parameters.name or staging.name_of(adapter))
+        writer.add_name(parameters.name or read_name(adapter))
         dtype = np.float32 if parameters.dtype == "f32" else np.float16
         names = get_tensor_name_map(architecture, int(files.config["num_hidden_layers"]))
         for path, module in stored.modules.items():
@@ -80,13 +81,12 @@ def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFPar
                 raise errors.Incompatible(errors.Problem(where=path, what="has no name in GGUF"), subject=str(adapter))
             A, B = stored.factors(path)
             B = B * np.float32(module.scale * module.rank / alpha)
-            if reordered and path.endswith(("q_proj", "k_proj")):
-                B = B[row_order(len(B), _heads(files.config, path))]
+            if is_reordered and path.endswith(("q_proj", "k_proj")):
+                B = B[row_order(len(B), _num_heads(files.config, path))]
             if max(np.abs(A).max(), np.abs(B).max()) > np.finfo(dtype).max:
-                problem = errors.Problem(
-                    where=path, what=f"has weights too large for {parameters.dtype}", fix="take f32"
-                )
-                raise errors.Incompatible(problem, subject=staging.name_of(adapter))
+                what = f"has weights too large for {parameters.dtype}"
+                problem = errors.Problem(where=path, what=what, fix="use f32")
+                raise errors.Incompatible(problem, subject=read_name(adapter))
             writer.add_tensor(f"{name}.weight.lora_a", A.astype(dtype))
             writer.add_tensor(f"{name}.weight.lora_b", B.astype(dtype))
         try:
@@ -104,22 +104,22 @@ def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFPar
 
 
 def row_order(rows: int, heads: int) -> NDArray[np.intp]:
-    """Return which row of transformers' q or k stands at each place of llama.cpp's.
+    """Return the row of transformers' q or k for each row of llama.cpp's.
 
-    Rotary embeddings turn pairs of a head's rows: transformers pairs row i with row i + half of the head, llama.cpp
-    keeps Llama's pairs as neighbours.
+    Rotary embeddings rotate pairs of a head's rows. transformers pairs row i with row i + half of the head; llama.cpp
+    pairs neighboring rows.
     """
     return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)
 
 
-def _heads(config: Mapping[str, Any], path: str) -> int:
+def _num_heads(config: Mapping[str, Any], path: str) -> int:
     heads = int(config["num_attention_heads"])
     return heads if path.endswith("q_proj") else int(config.get("num_key_value_heads") or heads)
 
 
-def _require_fit(stored: StoredAdapter, files: CheckpointFiles) -> None:
-    merging.plan(files, [(stored, 1.0)])
-    if files.tied and any(path.endswith("lm_head") for path in stored.modules):
-        what = "the base ties its head to its embeddings, and has no tensor of that name in GGUF"
+def _require_fit(stored: StoredAdapter, files: ModelFiles) -> None:
+    plan_merge(files, [(stored, 1.0)])
+    if files.is_tied and any(path.endswith("lm_head") for path in stored.modules):
+        what = "the base ties its head to its embeddings, so GGUF has no tensor for it"
         problem = errors.Problem(where="lm_head", what=what, fix="merge it into its base instead")
         raise errors.Incompatible(problem, subject=str(stored.folder))

@@ -1,4 +1,4 @@
-"""A standalone model: the adapter merged into its base's weights, for whatever loads plain transformers models."""
+"""Export as a standalone model: the adapter merged into its base's weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from finch_hub.engine.export.parameters import MergedParameters
 
 
 def write(adapter: Path, base: Path | None, out: Path, parameters: MergedParameters) -> dict[str, Any]:
-    """Write the merged model; see `finch_hub.engine.export.merging.merge`, whose errors are raised here too.
+    """Write the merged model.
 
     Raises:
-        Incompatible: no base is given.
+        Incompatible: the base is missing; for others see `finch_hub.engine.export.merging.merge`.
 
     """
     if base is None:

@@ -1,4 +1,4 @@
-"""What can be asked of each export format; apart from the code that writes them, so that listing them stays light."""
+"""Parameters of each export format; free of the code that writes, so that listing them is fast."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Line = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=500, p
 
 
 class ExportParameters(Value):
-    """What every format takes.
+    """Parameters of every format.
 
     Attributes:
-        replace: replace an earlier export of the same kind at the same place.
+        replace: replace an earlier export of the same kind at the same path.
 
     """
 
@@ -23,11 +23,11 @@ class ExportParameters(Value):
 
 
 class VLLMParameters(ExportParameters):
-    """How to write an adapter for vLLM.
+    """Parameters of an export to vLLM.
 
     Attributes:
-        base_model: the name that the server serves the base under, which the adapter must name; None keeps what the
-            adapter's configuration says.
+        base_model: the base's name on the server, which the adapter must have; None keeps the name in the adapter's
+            config.
 
     """
 
@@ -35,11 +35,11 @@ class VLLMParameters(ExportParameters):
 
 
 class GGUFParameters(ExportParameters):
-    """How to write a GGUF adapter.
+    """Parameters of a GGUF adapter.
 
     Attributes:
         dtype: of its tensors.
-        name: what llama.cpp shows; None takes the adapter's.
+        name: shown by llama.cpp; None takes the adapter's.
 
     """
 
@@ -48,11 +48,11 @@ class GGUFParameters(ExportParameters):
 
 
 class OllamaParameters(GGUFParameters):
-    """How to write a Modelfile and its GGUF adapter.
+    """Parameters of a Modelfile and its GGUF adapter.
 
     Attributes:
-        base_model: what Ollama builds from: a model's name there, or a path; None takes the base's folder.
-        system: the system prompt that the adapter was trained with, if any.
+        base_model: a model's name in Ollama or a path; None takes the base's folder.
+        system: the system prompt of the adapter's training, if any.
 
     """
 
@@ -68,10 +68,10 @@ class OllamaParameters(GGUFParameters):
 
 
 class MergedParameters(ExportParameters):
-    """How to write a merged model.
+    """Parameters of a merged model.
 
     Attributes:
-        weight: how much of the adapter to add.
+        weight: factor of the adapter's update.
         base_model: the base's public name, for the model card.
 
     """

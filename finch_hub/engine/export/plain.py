@@ -1,4 +1,4 @@
-"""What the formats of other systems have in common: low-rank updates of linear layers, and nothing else."""
+"""Check for adapters that other systems can serve: low-rank updates of linear layers only."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from finch_hub.formats.adapter_folder import StoredAdapter
 
 
 def require_plain(adapter: StoredAdapter, system: str) -> None:
-    """Check that an adapter is nothing but ``s B A`` of linear layers, with the weights lying ``[out, in]``.
+    """Check that an adapter has only updates ``s B A`` of linear layers whose weights are ``[out, in]``.
 
     Raises:
-        Incompatible: it has DoRA magnitudes, biases, whole modules or embeddings; all of it at once.
+        Incompatible: the adapter has DoRA magnitudes, biases, whole modules or embeddings; all of it at once.
 
     """
     fix = "merge it into its base instead"
-    found = {
-        "DoRA magnitudes": [path for path, module in adapter.modules.items() if module.magnitude is not None],
-        "updates of embeddings": [path for path, module in adapter.modules.items() if module.embedding],
-        "modules stored whole (modules_to_save, or trained biases)": list(adapter.replaced),
+    beyond = adapter.beyond_low_rank()
+    unsupported = {
+        "DoRA magnitudes": beyond["use_dora"],
+        "updates of embeddings": beyond["embeddings"],
+        "modules stored whole (modules_to_save, or trained biases)": beyond["modules_to_save"] + beyond["bias"],
     }
     problems = [
-        errors.Problem(where=_some(names), what=f"{system} takes no {what}", fix=fix)
-        for what, names in found.items()
+        errors.Problem(where=_shorten(names), what=f"{system} does not support {what}", fix=fix)
+        for what, names in unsupported.items()
         if names
     ]
     if adapter.config.get("fan_in_fan_out"):
-        problems.append(errors.Problem(what=f"{system} takes no weights that lie [in, out] (fan_in_fan_out)", fix=fix))
+        what = f"{system} does not support weights that are [in, out] (fan_in_fan_out)"
+        problems.append(errors.Problem(what=what, fix=fix))
     if problems:
         raise errors.Incompatible(problems, subject=str(adapter.folder))
 
 
-def _some(names: list[str]) -> str:
+def _shorten(names: list[str]) -> str:
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return ", ".join(sorted(names)[:2]) + more

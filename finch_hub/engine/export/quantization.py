@@ -1,8 +1,7 @@
-"""An adapter stored at fewer bits, with what that costs: size, error of the update, held-out loss."""
+"""Quantization of an adapter, with its cost: size, error of the update and held-out loss."""
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import tempfile
@@ -14,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finch_hub import errors
-from finch_hub.formats import staging
-from finch_hub.formats.adapter_folder import CONFIG, WEIGHTS, StoredAdapter
-from finch_hub.formats.quantized import METADATA, SCALE, Bits, Scheme, dequantize
-from finch_hub.formats.tensor_file import Float32, write_file
+from finch_hub.formats.adapter_folder import StoredAdapter
+from finch_hub.formats.atomic_folder import atomic_folder
+from finch_hub.formats.float_conversion import Float32
+from finch_hub.formats.peft_config import config_text
+from finch_hub.formats.peft_names import CONFIG, WEIGHTS
+from finch_hub.formats.quantized import METADATA, Bits, Scheme
+from finch_hub.formats.safetensors_file import write_safetensors
 from finch_hub.specs.reports import QuantizationReport, TokenMetrics
 
-__all__ = ["METADATA", "SCALE", "Scheme", "dequantize", "quantize"]
-
-KIND = "quantised adapter"
+_KIND = "quantized adapter"
 _DTYPES = {np.dtype(np.int8): "I8", np.dtype(np.uint8): "U8", np.dtype(np.float16): "F16"}
 
 Objective = Callable[[Path], TokenMetrics]
@@ -37,41 +37,43 @@ def quantize(
     objective: Objective | None = None,
     tolerance: float = 0.005,
 ) -> QuantizationReport:
-    """Write an adapter's factors at 8 or 4 bits as an adapter folder that every part of Finch Hub reads.
+    """Write an adapter folder with factors of 8 or 4 bits, which every part of Finch Hub reads.
 
-    The factors are first turned into those of the same product that lose least (see :func:`spread`). Other tensors
-    (DoRA's magnitudes, modules stored whole) stay as they are.
+    First, :func:`spread` chooses the factors of the same product that lose least. Other tensors (DoRA's magnitudes,
+    modules stored whole) stay as they are.
 
     Args:
         adapter: folder in PEFT's format.
-        out: folder to write; must not exist or be empty.
+        out: folder to write, missing or empty.
         scheme: ``auto`` tries 4 bits, then 8, and takes the first whose held-out loss stays within the tolerance.
-        group: values that share a scale; None is the whole of a rank direction.
-        objective: measures an adapter folder on held-out data; asked for by ``auto``.
-        tolerance: by how much the loss may grow, as a share of the original's.
+        group: number of values that share a scale; None is a whole rank direction.
+        objective: measures an adapter folder on held-out data; required by ``auto``.
+        tolerance: allowed increase of the loss, as a share of the original loss.
 
     Returns:
-        The report; `candidates` holds for each scheme tried its file's size, that size as a share of the same tensors'
-        in bfloat16, the relative error ``‖ΔW' − ΔW‖ / ‖ΔW‖`` over all modules, and the held-out loss.
+        The report. `candidates` has an entry for each scheme: the size of the file, this size as a share of the same
+        tensors in bfloat16, the relative error ``‖ΔW' − ΔW‖ / ‖ΔW‖`` over all modules, and the held-out loss.
 
     Raises:
-        Incompatible: the adapter is quantised already or is no LoRA; no scheme keeps the loss within the tolerance.
+        Incompatible: the adapter is quantized or not LoRA, or no scheme keeps the loss within the tolerance.
         InvalidSpec: ``auto`` without an objective.
         Conflict: `out` exists and is not empty.
         Unavailable: `out` cannot be written.
 
     """
     if scheme == "auto" and objective is None:
-        problem = errors.Problem(what="auto needs held-out data", where="scheme", fix="give some, or int8 or int4")
+        problem = errors.Problem(
+            what="auto needs held-out data", where="scheme", fix="give an objective, or use int8 or int4"
+        )
         raise errors.InvalidSpec(problem, subject="quantize")
-    tries: tuple[Bits, ...] = ("int4", "int8") if scheme == "auto" else (scheme,)
+    schemes: tuple[Bits, ...] = ("int4", "int8") if scheme == "auto" else (scheme,)
     candidates: list[dict[str, Any]] = []
     with StoredAdapter(adapter) as stored, tempfile.TemporaryDirectory() as scratch:
         if METADATA in stored.file.metadata:
-            problem = errors.Problem(what="is quantised already", fix="take the version that it was made from")
+            problem = errors.Problem(what="is already quantized", fix="use the version that it was made from")
             raise errors.Incompatible(problem, subject=str(adapter))
         before = objective(adapter) if objective is not None else None
-        for bits in tries:
+        for bits in schemes:
             chosen = Scheme(bits=bits, group=group)
             folder = Path(scratch) / bits
             folder.mkdir()
@@ -89,7 +91,7 @@ def quantize(
                 }
             )
             if scheme != "auto" or before is None or after is None or after.loss <= before.loss * (1 + tolerance):
-                with staging.staged(out, kind=KIND) as final:
+                with atomic_folder(out, kind=_KIND) as final:
                     shutil.copytree(folder, final, dirs_exist_ok=True)
                 return QuantizationReport(
                     scheme=bits,
@@ -101,20 +103,22 @@ def quantize(
                     after=after,
                     candidates=tuple(candidates),
                 )
-    found = ", ".join(f"{c['scheme']} gives {c['loss']:.4f}" for c in candidates)
+    losses = ", ".join(f"{c['scheme']} gives {c['loss']:.4f}" for c in candidates)
     loss = before.loss if before is not None else math.nan
-    what = f"no scheme keeps the held-out loss of {loss:.4f} within {tolerance:.2%}: {found}"
-    raise errors.Incompatible(errors.Problem(what=what, fix="allow more, or smaller groups"), subject=str(adapter))
+    what = f"no scheme keeps the held-out loss of {loss:.4f} within {tolerance:.2%}: {losses}"
+    raise errors.Incompatible(
+        errors.Problem(what=what, fix="allow a larger tolerance or use smaller groups"), subject=str(adapter)
+    )
 
 
 def spread(A: Float32, B: Float32) -> tuple[Float32, Float32]:
-    """Return the factors of the same product that lose least when quantised.
+    """Return the factors of the same product that lose least when quantized.
 
-    Quantising errs by a share of each row of A and column of B, so the squared error of the product goes with
-    ``Σ_i ‖b_i‖² ‖a_i‖²``. With the thin singular value decomposition ``B A = U S Vᵀ`` that is at least
-    ``(Σ_k s_k)² / r``, by the nuclear norm and Cauchy-Schwarz, and ``B = U √S R``, ``A = Rᵀ √S Vᵀ`` reaches it where
-    the rotation R makes all directions equally strong. One exists for every S (Schur-Horn), a product of r - 1 Givens
-    rotations. The product itself is never formed.
+    The error of quantization is a share of each row of A and column of B. The squared error of the product grows with
+    ``Σ_i ‖b_i‖² ‖a_i‖²``. Let ``B A = U S Vᵀ`` be the thin singular value decomposition. The sum is then at least
+    ``(Σ_k s_k)² / r``, by the nuclear norm and Cauchy-Schwarz. ``B = U √S R`` and ``A = Rᵀ √S Vᵀ`` reach this bound if
+    the rotation R makes all directions equally strong. Such an R exists for every S (Schur-Horn) as a product of r - 1
+    Givens rotations. The product itself is never formed.
 
     Args:
         A: ``[r, in]``.
@@ -124,16 +128,17 @@ def spread(A: Float32, B: Float32) -> tuple[Float32, Float32]:
     left, core_left = np.linalg.qr(B.astype(np.float64))
     right, core_right = np.linalg.qr(A.T.astype(np.float64))
     U, S, Vt = np.linalg.svd(core_left @ core_right.T)
-    rank, known = A.shape[0], len(S)  # fewer than the rank where a side is shorter than it
+    rank, num_values = A.shape[0], len(S)  # fewer values than the rank if a side is shorter
     strength = np.zeros(rank)
-    strength[:known] = S
-    rotation = _equalizing(strength)[:known]
+    strength[:num_values] = S
+    rotation = _equalizing_rotation(strength)[:num_values]
     root = np.sqrt(S)[:, None] * rotation
-    return (root.T @ (Vt[:known] @ right.T)).astype(np.float32), (left @ U[:, :known] @ root).astype(np.float32)
+    A = (root.T @ (Vt[:num_values] @ right.T)).astype(np.float32)
+    return A, (left @ U[:, :num_values] @ root).astype(np.float32)
 
 
-def _equalizing(strength: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a rotation R for which every entry of the diagonal of ``Rᵀ diag(strength) R`` is their mean."""
+def _equalizing_rotation(strength: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a rotation R such that all diagonal entries of ``Rᵀ diag(strength) R`` are the mean."""
     matrix, rotation = np.diag(strength), np.eye(len(strength))
     mean = strength.mean()
     for _ in range(len(strength) - 1):
@@ -142,7 +147,7 @@ def _equalizing(strength: NDArray[np.float64]) -> NDArray[np.float64]:
         high, low, cross = diagonal[i] - mean, diagonal[j] - mean, matrix[i, j]
         if high <= 0 or low >= 0:
             break
-        # tan of the angle at which the rotated i-th entry is the mean: low t² + 2 cross t + high = 0
+        # The tangent t of the angle at which the rotated entry i is the mean solves low t² + 2 cross t + high = 0.
         tangent = (-cross - np.sqrt(cross * cross - high * low)) / low
         cosine = 1 / np.hypot(1, tangent)
         turn = np.array([[cosine, -tangent * cosine], [tangent * cosine, cosine]])
@@ -153,27 +158,27 @@ def _equalizing(strength: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def squared_distance(A: Float32, B: Float32, other_a: Float32, other_b: Float32) -> float:
-    """Return ``‖B A − B' A'‖²`` of two factored updates without forming either."""
+    """Return ``‖B A − B' A'‖²`` of two factored updates without forming the products."""
     left = np.concatenate([B, -other_b], axis=1).astype(np.float64)
     right = np.concatenate([A, other_a], axis=0).astype(np.float64)
     return float(((left.T @ left) * (right @ right.T)).sum())
 
 
 def _write(stored: StoredAdapter, folder: Path, scheme: Scheme) -> float:
-    """Write the quantised folder and return the relative error of the whole update."""
-    tensors = {name: (stored.file.tensors[name].dtype, stored.file.raw(name)) for name in stored.names}
-    missed = whole = 0.0
+    """Write the quantized folder and return the relative error of the whole update."""
+    tensors = {name: (stored.file.tensors[name].dtype, stored.file.read_stored(name)) for name in stored.names}
+    squared_error = squared_norm = 0.0
     for path, module in stored.modules.items():
         A, B = stored.factors(path)
         a, b = spread(A, B)
         packed = scheme.pack(module.a, a) | scheme.pack(module.b, b)
         tensors |= {name: (_DTYPES[array.dtype], array) for name, array in packed.items()}
         a, b = (scheme.restore(name, packed) for name in (module.a, module.b))
-        missed += module.scale**2 * squared_distance(A, B, a, b)
-        whole += module.scale**2 * squared_distance(A, B, np.zeros_like(A), np.zeros_like(B))
-    write_file(folder / WEIGHTS, tensors, {"format": "pt", **scheme.metadata()})
-    (folder / CONFIG).write_text(json.dumps(dict(stored.config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    return math.sqrt(missed / whole) if whole else 0.0
+        squared_error += module.scale**2 * squared_distance(A, B, a, b)
+        squared_norm += module.scale**2 * squared_distance(A, B, np.zeros_like(A), np.zeros_like(B))
+    write_safetensors(folder / WEIGHTS, tensors, {"format": "pt", **scheme.metadata()})
+    (folder / CONFIG).write_text(config_text(stored.config), encoding="utf-8")
+    return math.sqrt(squared_error / squared_norm) if squared_norm else 0.0
 
 
 def _bytes_in_bf16(stored: StoredAdapter) -> int:

@@ -1,4 +1,4 @@
-"""A merged model held against its adapters: the same probes through both, their logits compared."""
+"""Comparison of a merged model's logits with those of its adapters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finch_hub.specs.value import Value
 if TYPE_CHECKING:
     import torch
 
-PROBES = (
+_PROBES = (
     "The patient was given 500 mg twice a day, and the fever",
     "Any party in breach of this agreement shall",
     "def mean(values):\n    return sum(values)",
@@ -28,93 +28,63 @@ PROBES = (
 
 
 class Verification(Value):
-    """How the logits of a merged model compare with the adapter's, over all positions of all probes.
+    """Comparison over all positions of all probes.
 
     Attributes:
         max_logit_difference: largest absolute difference.
-        mean_logit_difference: mean absolute difference.
-        logit_spread: standard deviation of the adapter's logits, to judge the differences by.
-        argmax_agreement: share of positions whose most likely next token is the same.
-        positions: positions compared.
-        dtype: in which both were computed.
+        argmax_agreement: share of positions with the same most likely next token.
+        num_positions: number of positions.
 
     """
 
     max_logit_difference: float
-    mean_logit_difference: float
-    logit_spread: float
     argmax_agreement: float
-    positions: int
-    dtype: str
+    num_positions: int
 
 
-def verify(
-    base: Path,
-    adapters: Sequence[tuple[Path, float]],
-    merged: Path,
-    *,
-    probes: Sequence[str] = PROBES,
-    dtype: str = "float32",
-) -> Verification:
-    """Compare the logits of a merged model with those of its base under PEFT's own adapters.
+def verify(base: Path, adapters: Sequence[tuple[Path, float]], merged: Path) -> Verification:
+    """Compare the float32 logits of a merged model with those of its base under PEFT's own adapters.
 
-    The two are loaded one after the other, so the peak is one model in `dtype`. In float32 what is left is the
-    rounding of the merged weights to the base's dtype.
+    The models are loaded one after the other, so the peak is one model. The remaining difference is the rounding of the
+    merged weights to the base's dtype.
 
     Raises:
         Incompatible: the adapters do not fit the base.
 
     """
-    import torch
-
     with quiet_transformers(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)  # PEFT asks for the old name
-        found = _logits(merged, (), probes, dtype)
-        wanted = _logits(base, adapters, probes, dtype)
-    worst = total = spread = 0.0
-    same = count = positions = 0
-    for ours, theirs in zip(found, wanted, strict=True):
-        difference = (ours - theirs).abs()
-        worst = max(worst, difference.max().item())
-        total += difference.sum(dtype=torch.float64).item()
-        spread += (theirs - theirs.mean()).square().sum(dtype=torch.float64).item()
-        same += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
-        count += ours.numel()
-        positions += ours.shape[0]
+        # PEFT calls the deprecated name.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        pairs = list(zip(_logits(merged, ()), _logits(base, adapters), strict=True))
+    num_positions = sum(len(ours) for ours, _ in pairs)
     return Verification(
-        max_logit_difference=worst,
-        mean_logit_difference=total / count,
-        logit_spread=(spread / count) ** 0.5,
-        argmax_agreement=same / positions,
-        positions=positions,
-        dtype=dtype,
+        max_logit_difference=max((ours - theirs).abs().max().item() for ours, theirs in pairs),
+        argmax_agreement=sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in pairs) / num_positions,
+        num_positions=num_positions,
     )
 
 
-def _logits(
-    folder: Path, adapters: Sequence[tuple[Path, float]], probes: Sequence[str], dtype: str
-) -> list[torch.Tensor]:
-    """Return the logits ``[tokens, vocabulary]`` of each probe, in float32."""
+def _logits(folder: Path, adapters: Sequence[tuple[Path, float]]) -> list[torch.Tensor]:
+    """Return the logits ``[tokens, vocabulary]`` of each probe in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     with tempfile.TemporaryDirectory() as scratch:
         if adapters:
-            model = _with_adapters(model, list(_plain(adapters, Path(scratch))))
+            model = _add_adapters(model, list(_dequantize(adapters, Path(scratch))))
     model.eval()
     with torch.inference_mode():
         return [
-            model(**tokenizer(probe, return_tensors="pt", return_token_type_ids=False)).logits[0].float()
-            for probe in probes
+            model(**tokenizer(probe, return_tensors="pt", return_token_type_ids=False)).logits[0] for probe in _PROBES
         ]
 
 
-def _plain(adapters: Sequence[tuple[Path, float]], scratch: Path) -> Iterator[tuple[Path, float]]:
-    """Yield the adapters as PEFT reads them: written out at full width, as the quantised ones must be.
+def _dequantize(adapters: Sequence[tuple[Path, float]], scratch: Path) -> Iterator[tuple[Path, float]]:
+    """Yield the adapters at full width, as PEFT needs them, in folders below `scratch`.
 
-    DoRA adapters come first: PEFT lets one scale whatever was added before it, where a merge redefines the base.
+    DoRA adapters come first. PEFT's DoRA scales everything that was added before it; a merge redefines the base only.
     """
     for number, (folder, weight) in enumerate(sorted(adapters, key=lambda pair: not _uses_dora(pair[0]))):
         plain = scratch / str(number)
@@ -127,7 +97,7 @@ def _uses_dora(folder: Path) -> bool:
         return bool(adapter.config.get("use_dora"))
 
 
-def _with_adapters(model: Any, adapters: Sequence[tuple[Path, float]]) -> Any:
+def _add_adapters(model: Any, adapters: Sequence[tuple[Path, float]]) -> Any:
     from peft import PeftModel
     from peft.tuners.lora import LoraLayer
 

@@ -1,8 +1,7 @@
-"""vLLM: a PEFT folder within its rules, as it reads neither rsLoRA's scale nor rank and alpha patterns."""
+"""Export to vLLM: a PEFT folder without rsLoRA's scale and without patterns, which vLLM does not read."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,28 @@ import numpy as np
 from finch_hub import errors
 from finch_hub.engine.export.parameters import VLLMParameters
 from finch_hub.engine.export.plain import require_plain
-from finch_hub.formats import staging
-from finch_hub.formats.adapter_folder import CONFIG, PREFIX, WEIGHTS, StoredAdapter
-from finch_hub.formats.tensor_file import Float32, write_file
+from finch_hub.formats.adapter_folder import StoredAdapter
+from finch_hub.formats.atomic_folder import atomic_folder
+from finch_hub.formats.finch_record import read_record, write_record
+from finch_hub.formats.float_conversion import Float32
+from finch_hub.formats.peft_config import config_text
+from finch_hub.formats.peft_names import CONFIG, WEIGHTS, tensor_name
+from finch_hub.formats.safetensors_file import write_safetensors
 
 KIND = "vLLM adapter"
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM lets ``--max-lora-rank`` be."""
+"""Values that vLLM accepts for ``--max-lora-rank``."""
 DEFAULT_RANK = 16
 
 
 def write(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameters) -> dict[str, Any]:
     """Write the adapter with one rank for all modules and every scale folded into B, so that alpha / r is 1.
 
-    Modules of a lower rank are filled up with zeros to the next rank that vLLM allows, which changes nothing.
+    Modules of a lower rank are padded with zeros to the next rank that vLLM accepts; their updates stay the same.
 
     Returns:
-        `rank`, `modules`, `bytes`, and in `serve` the option that the server needs beside ``--enable-lora``, where its
-        default rank is too small.
+        `rank`, `modules`, `bytes` and `serve`: the server's option beside ``--enable-lora`` if its default rank is too
+        small.
 
     Raises:
         Incompatible: DoRA, biases, whole modules or embeddings, or a rank above vLLM's largest.
@@ -42,16 +45,16 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameter
         largest = max(module.rank for module in stored.modules.values())
         rank = next((allowed for allowed in RANKS if allowed >= largest), None)
         if rank is None:
-            what = f"rank {largest} is above vLLM's largest, {RANKS[-1]}"
-            problem = errors.Problem(what=what, fix="compose it to a lower rank, or merge it")
+            what = f"rank {largest} is above vLLM's maximum of {RANKS[-1]}"
+            problem = errors.Problem(what=what, fix="compose it to a lower rank or merge it")
             raise errors.Incompatible(problem, subject=str(adapter))
         tensors: dict[str, tuple[str, Float32]] = {}
         for path, module in stored.modules.items():
             A, B = stored.factors(path)
             missing = rank - module.rank
             scaled = np.pad(B * np.float32(module.scale), ((0, 0), (0, missing)))
-            tensors[f"{PREFIX}{path}.lora_A.weight"] = "F32", np.pad(A, ((0, missing), (0, 0)))
-            tensors[f"{PREFIX}{path}.lora_B.weight"] = "F32", scaled
+            tensors[tensor_name(path, "A")] = "F32", np.pad(A, ((0, missing), (0, 0)))
+            tensors[tensor_name(path, "B")] = "F32", scaled
         changes: dict[str, Any] = {
             "r": rank,
             "lora_alpha": rank,
@@ -66,12 +69,10 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameter
         }
         if parameters.base_model is not None:
             changes["base_model_name_or_path"] = parameters.base_model
-        with staging.staged(out, kind=KIND, replace=parameters.replace) as folder:
-            write_file(folder / WEIGHTS, tensors, {"format": "pt"})
-            (folder / CONFIG).write_text(
-                json.dumps({**stored.config, **changes}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-            )
-            staging.write_record(folder, KIND, {"adapter": staging.record_of(adapter)})
+        with atomic_folder(out, kind=KIND, replace=parameters.replace) as folder:
+            write_safetensors(folder / WEIGHTS, tensors, {"format": "pt"})
+            (folder / CONFIG).write_text(config_text({**stored.config, **changes}), encoding="utf-8")
+            write_record(folder, KIND, {"adapter": read_record(adapter)})
             size = (folder / WEIGHTS).stat().st_size
     serve = f"--max-lora-rank {rank}" if rank > DEFAULT_RANK else ""
     return {"rank": rank, "modules": len(tensors) // 2, "bytes": size, "serve": serve}

@@ -28,30 +28,30 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "header beyond the file": (struct.pack("<Q", 100) + b"{}", "more than the file"),
     "header beyond the limit": (struct.pack("<Q", MAX_HEADER + 1) + b" " * (MAX_HEADER + 1), "more than the limit"),
     "header of 2^63 bytes": (struct.pack("<Q", 2**63) + b"{}", "more than the limit"),
-    "no JSON": (raw("{nonsense"), "no JSON"),
-    "a list": (raw("[]"), "no JSON object"),
-    "not UTF-8": (raw(b'{"\xff\xfe": 1}'), "no JSON"),
-    "nested beyond sense": (raw('{"a":' + "[" * 100_000 + "]" * 100_000 + "}"), "no JSON"),
-    "NaN": (raw('{"a": NaN}'), "no JSON"),
-    "a number of a million digits": (raw('{"a": ' + "9" * 10**6 + "}"), "no JSON"),
+    "no JSON": (raw("{nonsense"), "not JSON"),
+    "a list": (raw("[]"), "not a JSON object"),
+    "not UTF-8": (raw(b'{"\xff\xfe": 1}'), "not JSON"),
+    "nested too deep": (raw('{"a":' + "[" * 100_000 + "]" * 100_000 + "}"), "not JSON"),
+    "NaN": (raw('{"a": NaN}'), "not JSON"),
+    "a number of a million digits": (raw('{"a": ' + "9" * 10**6 + "}"), "not JSON"),
     "a pickle": (b"\x80\x04\x95" + b"\0" * 100, "is a pickle"),
     "torch.save": (b"PK\x03\x04" + b"\0" * 100, "zip archive"),
     "GGUF": (b"GGUF" + b"\0" * 100, "GGUF"),
     "no tensors": (pack({}, b""), "no tensors"),
     "only metadata": (pack({"__metadata__": {"format": "pt"}}, b""), "no tensors"),
     "5 MB of metadata": (pack({"__metadata__": {"a": "x" * 5 * 2**20}, "t": GOOD}, DATA), "__metadata__ has 524"),
-    "metadata that is no text": (pack({"__metadata__": {"a": 1}, "t": GOOD}, DATA), "no table of texts"),
-    "metadata with half a surrogate": (raw('{"__metadata__":{"a":"\\ud800"}}'), "no valid Unicode"),
-    "duplicate name": (pack([("t", GOOD), ("t", GOOD)], DATA), "'t' stands twice"),
-    "duplicate metadata": (pack([("__metadata__", {}), ("__metadata__", {}), ("t", GOOD)], DATA), "stands twice"),
+    "metadata that is no text": (pack({"__metadata__": {"a": 1}, "t": GOOD}, DATA), "not a table of texts"),
+    "metadata with half a surrogate": (raw('{"__metadata__":{"a":"\\ud800"}}'), "not valid Unicode"),
+    "duplicate name": (pack([("t", GOOD), ("t", GOOD)], DATA), "repeats 't'"),
+    "duplicate metadata": (pack([("__metadata__", {}), ("__metadata__", {}), ("t", GOOD)], DATA), "repeats"),
     "duplicate key in an entry": (
         raw('{"t":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}', DATA),
-        "stands twice",
+        "repeats",
     ),
     "overlap": (pack({"a": tensor("F32", [2], 0, 8), "b": tensor("F32", [2], 4, 12)}, b"\0" * 12), "overlaps"),
     "same bytes twice": (pack({"a": GOOD, "b": GOOD}, DATA), "overlaps"),
-    "hole at the start": (pack({"t": tensor("F32", [2], 4, 12)}, b"\0" * 12), "a hole lies before it"),
-    "hole": (pack({"a": GOOD, "b": tensor("F32", [2], 12, 20)}, b"\0" * 20), "a hole lies before it"),
+    "gap at the start": (pack({"t": tensor("F32", [2], 4, 12)}, b"\0" * 12), "a gap lies before it"),
+    "gap": (pack({"a": GOOD, "b": tensor("F32", [2], 12, 20)}, b"\0" * 20), "a gap lies before it"),
     "trailing bytes": (pack({"t": GOOD}, DATA + b"payload"), "7 bytes follow"),
     "truncated": (pack({"t": GOOD}, DATA[:-1]), "but the file has"),
     "an empty dimension beside a giant one": (pack({"t": tensor("F32", [0, 2**60], 0, 0)}, b""), "shape"),
@@ -63,7 +63,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "fractional shape": (raw('{"t":{"dtype":"F32","shape":[2.0],"data_offsets":[0,8]}}', DATA), "shape"),
     "true as a shape": (raw('{"t":{"dtype":"U8","shape":[true],"data_offsets":[0,1]}}', b"\0"), "shape"),
     "nine dimensions": (pack({"t": tensor("F32", [1] * 9, 0, 4)}, b"\0" * 4), "shape"),
-    "shape against offsets": (pack({"t": tensor("F32", [3], 0, 8)}, DATA), "takes 12 bytes, but 8"),
+    "shape against offsets": (
+        pack({"t": tensor("F32", [3], 0, 8)}, DATA),
+        "takes 12 bytes, but its data_offsets hold 8",
+    ),
     "unknown dtype": (pack({"t": tensor("PICKLE", [2], 0, 8)}, DATA), "unknown dtype"),
     "a field too many": (pack({"t": {**GOOD, "code": "x"}}, DATA), "nothing else"),
     "a field too few": (pack({"t": {"dtype": "F32", "shape": [2]}}, DATA), "nothing else"),
@@ -88,7 +91,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("content", "says"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+def test_malformed_file_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "f.safetensors").write_bytes(content)
     with pytest.raises(errors.RefusedArtifact) as refused:
         read_safetensors_header(tmp_path / "f.safetensors")
@@ -96,14 +99,14 @@ def test_what_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_that_no_module_has_are_refused(tmp_path: Path, name: str) -> None:
+def test_unsafe_tensor_name_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "f").write_bytes(pack({name: GOOD}, DATA))
     with pytest.raises(errors.RefusedArtifact, match="tensor name"):
         read_safetensors_header(tmp_path / "f")
 
 
 @pytest.mark.parametrize("length", [0x80, 0x280, 0x480, 0x8B1F])
-def test_a_header_whose_length_looks_like_a_pickle_or_gzip_is_read(tmp_path: Path, length: int) -> None:
+def test_header_whose_length_looks_like_a_pickle_or_gzip_is_read(tmp_path: Path, length: int) -> None:
     text = pack({"t": GOOD}, b"")[8:]
     (tmp_path / "f").write_bytes(raw(text.ljust(length), DATA))
     assert list(read_safetensors_header(tmp_path / "f").tensors) == ["t"]
@@ -117,14 +120,14 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     assert len(refused.value.problems) == 3
 
 
-def test_a_thousand_problems_are_summed_up(tmp_path: Path) -> None:
+def test_thousand_problems_are_shortened(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(pack({f"t{n}": 0 for n in range(1000)}, b""))
     with pytest.raises(errors.RefusedArtifact, match="980 more"):
         read_safetensors_header(tmp_path / "f")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "missing"])
-def test_only_plain_files_are_opened(tmp_path: Path, kind: str) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x"
     {"pipe": os.mkfifo, "folder": os.mkdir, "missing": lambda _: None}[kind](path)
     with pytest.raises(errors.RefusedArtifact):
@@ -143,7 +146,7 @@ TEXTS = st.dictionaries(st.text(max_size=10), st.text(max_size=20), max_size=1)
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(content=FILES, metadata=TEXTS)
-def test_what_the_usual_library_writes_is_read_and_written_alike(
+def test_file_of_the_safetensors_library_is_read_and_rewritten_alike(
     tmp_path: Path, content: dict[str, Any], metadata: dict[str, str]
 ) -> None:
     tensors = {name: np.ones(shape, dtype) for name, (dtype, shape) in content.items()}
@@ -162,8 +165,8 @@ def test_what_the_usual_library_writes_is_read_and_written_alike(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(data=st.data())
-def test_a_file_with_any_bytes_changed_is_read_rightly_or_refused(tmp_path: Path, data: st.DataObject) -> None:
-    """Whatever is let through lies inside the file, without overlap, and covers it."""
+def test_file_with_changed_bytes_is_read_rightly_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    """Accepted tensors lie inside the file, do not overlap, and cover it."""
     good = bytearray(arrays({"a.b": np.ones((2, 3), np.float32), "c": np.ones(5, np.float16)}, {"format": "pt"}))
     for _ in range(data.draw(st.integers(1, 4))):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))

@@ -7,14 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finch_hub.formats.safetensors_header import TensorInfo
-from finch_hub.formats.tensor_scan import Scan, scan
+from finch_hub.formats.tensor_scan import TensorStatistics, scan_tensor
 
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
-def scanned(path: Path, dtype: str, content: bytes, elements: int) -> Scan:
+def scanned(path: Path, dtype: str, content: bytes, elements: int) -> TensorStatistics:
     path.write_bytes(b"header" + content + b"\xff" * 16)
-    return scan(path, TensorInfo(dtype=dtype, shape=(elements,), start=6, end=6 + len(content)))
+    return scan_tensor(path, TensorInfo(dtype=dtype, shape=(elements,), start=6, end=6 + len(content)))
 
 
 def as_bf16(values: np.ndarray) -> bytes:
@@ -26,7 +26,7 @@ def as_bf16(values: np.ndarray) -> bytes:
     values=st.lists(st.floats(allow_nan=True, allow_infinity=True, width=16), min_size=1, max_size=50),
     dtype=st.sampled_from(["F64", "F32", "F16", "BF16"]),
 )
-def test_the_numbers_are_counted_and_measured(tmp_path: Path, values: list[float], dtype: str) -> None:
+def test_scan_counts_nonfinite_entries_and_measures_the_norm(tmp_path: Path, values: list[float], dtype: str) -> None:
     array = np.array(values, DTYPES.get(dtype, np.float32))
     if dtype == "BF16":
         array = (np.frombuffer(as_bf16(array), np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -38,15 +38,15 @@ def test_the_numbers_are_counted_and_measured(tmp_path: Path, values: list[float
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("nonfinite", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", [0, 1_500_000, 2_999_999])
-def test_one_bad_number_among_millions_is_found(tmp_path: Path, dtype: str, bad: float, where: int) -> None:
+def test_one_nonfinite_entry_among_millions_is_found(tmp_path: Path, dtype: str, nonfinite: float, where: int) -> None:
     values = np.ones(3_000_000, DTYPES.get(dtype, np.float32))
-    values[where] = bad
+    values[where] = nonfinite
     content = as_bf16(values) if dtype == "BF16" else values.tobytes()
     assert scanned(tmp_path / "f", dtype, content, values.size).nonfinite == 1
 
 
-def test_a_norm_that_overflows_is_infinite(tmp_path: Path) -> None:
+def test_norm_that_overflows_is_infinite(tmp_path: Path) -> None:
     values = np.full(4, 1e200)
-    assert scanned(tmp_path / "f", "F64", values.tobytes(), 4) == Scan(0, math.inf)
+    assert scanned(tmp_path / "f", "F64", values.tobytes(), 4) == TensorStatistics(0, math.inf)

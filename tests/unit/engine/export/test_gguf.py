@@ -1,7 +1,7 @@
-"""The oracle: the exported update added to a GGUF base, which transformers then loads, gives the adapter's logits.
+"""Export to GGUF, checked by the logits of a GGUF base with the exported update added.
 
-Reading the export back alone would pass with any order of the rows of q and k; a base whose rows lie as llama.cpp keeps
-them does not.
+A test that only reads the export back would accept any order of the rows of q and k. A base with llama.cpp's order does
+not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PLAIN = [name for name in VARIANTS if name != "dora"]
 
 
 def updates(file: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield what llama.cpp adds to each tensor: ``alpha / rank * b @ a``."""
+    """Yield each tensor's update in llama.cpp: ``alpha / rank * b @ a``."""
     reader = gguf_package.GGUFReader(file)
     tensors = {tensor.name: tensor.data for tensor in reader.tensors}
     alpha = reader.get_field("adapter.lora.alpha").contents()
@@ -39,7 +39,7 @@ def updates(file: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def applied(base: Path, adapter: Path, folder: Path, *, swap: bool = False) -> list[torch.Tensor]:
-    """Return the logits of the base's GGUF with the exported updates added; `swap` puts q's and k's rows back."""
+    """Return the logits of the base's GGUF with the updates added; `swap` undoes the order of the rows of q and k."""
     folder.mkdir()
     save_gguf(base, folder / "model.gguf")
     tensors = {tensor.name: tensor.data for tensor in gguf_package.GGUFReader(folder / "model.gguf", "r+").tensors}
@@ -49,7 +49,7 @@ def applied(base: Path, adapter: Path, folder: Path, *, swap: bool = False) -> l
             update = update[np.argsort(gguf.row_order(len(update), heads))]
         tensors[name] += update
     del tensors  # the mapped file is written back
-    # transformers does not read a head's width from a GGUF file.
+    # transformers does not read the width of a head from a GGUF file.
     config = AutoConfig.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", config=config, dtype=torch.float32)
     model.eval()
@@ -63,29 +63,29 @@ def distance(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
 
 
 @pytest.mark.parametrize("variant", PLAIN)
-def test_the_update_means_the_same_in_a_gguf_base(tiny_folders: Path, tmp_path: Path, variant: str) -> None:
+def test_exported_update_gives_the_same_logits_in_a_gguf_base(tiny_folders: Path, tmp_path: Path, variant: str) -> None:
     adapter = save_adapter(tiny_folders, tmp_path / "adapter", **VARIANTS[variant])
     report = gguf.write(adapter, tiny_folders, tmp_path / "out", GGUFParameters())
-    wanted = logits(tiny_folders, [adapter])
-    assert distance(logits(tiny_folders), wanted) > 0.1
-    assert distance(applied(tiny_folders, Path(report["file"]), tmp_path / "model"), wanted) < 2e-4
+    expected = logits(tiny_folders, [adapter])
+    assert distance(logits(tiny_folders), expected) > 0.1
+    assert distance(applied(tiny_folders, Path(report["file"]), tmp_path / "model"), expected) < 2e-4
 
 
 @pytest.mark.parametrize("kv_heads", [2, 4])
-def test_a_missing_reordering_is_caught(tmp_path: Path, kv_heads: int) -> None:
-    """The oracle can fail: with q's and k's rows as transformers has them the logits are others."""
+def test_missing_reordering_changes_the_logits(tmp_path: Path, kv_heads: int) -> None:
+    """With the rows of q and k in transformers' order, the logits differ."""
     architecture = next(a for a in ARCHITECTURES if a.family == "llama" and a.kv_heads == kv_heads)
     base = save_model(architecture, tmp_path / "base")
-    wanted_modules = {"q_proj": ["q_proj"], "k_proj": ["k_proj"]}
-    for name, modules in wanted_modules.items():
+    targets = {"q_proj": ["q_proj"], "k_proj": ["k_proj"]}
+    for name, modules in targets.items():
         adapter = save_adapter(base, tmp_path / name, r=4, lora_alpha=8, target_modules=modules)
         report = gguf.write(adapter, base, tmp_path / f"{name}-out", GGUFParameters())
-        wanted = logits(base, [adapter])
-        assert distance(applied(base, Path(report["file"]), tmp_path / f"{name}-right"), wanted) < 2e-4
-        assert distance(applied(base, Path(report["file"]), tmp_path / f"{name}-wrong", swap=True), wanted) > 0.05
+        expected = logits(base, [adapter])
+        assert distance(applied(base, Path(report["file"]), tmp_path / f"{name}-right"), expected) < 2e-4
+        assert distance(applied(base, Path(report["file"]), tmp_path / f"{name}-wrong", swap=True), expected) > 0.05
 
 
-def test_metadata_and_shapes_are_llama_cpps(tiny_folder: Path, tmp_path: Path) -> None:
+def test_metadata_and_shapes_are_those_of_llama_cpp(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["patterns"])
     gguf.write(adapter, tiny_folder, tmp_path / "out", GGUFParameters(name="finches"))
     reader = gguf_package.GGUFReader(tmp_path / "out/adapter.gguf")
@@ -105,7 +105,7 @@ def test_metadata_and_shapes_are_llama_cpps(tiny_folder: Path, tmp_path: Path) -
     assert shapes["blk.1.attn_v.weight.lora_a"] == (7, 64)
 
 
-def test_half_precision_is_half_the_size_and_near(tiny_folder: Path, tmp_path: Path) -> None:
+def test_half_precision_halves_the_size_and_stays_near(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
     full = gguf.write(adapter, tiny_folder, tmp_path / "full", GGUFParameters())
     half = gguf.write(adapter, tiny_folder, tmp_path / "half", GGUFParameters(dtype="f16"))
@@ -124,7 +124,7 @@ def test_half_precision_is_half_the_size_and_near(tiny_folder: Path, tmp_path: P
         ({"r": 4, "target_modules": ["embed_tokens"]}, "embeddings"),
     ],
 )
-def test_what_gguf_cannot_hold_is_refused_and_nothing_left(
+def test_unsupported_adapter_is_refused_and_leaves_nothing(
     tmp_path: Path, config: dict[str, object], what: str
 ) -> None:
     base = save_model(next(a for a in ARCHITECTURES if a.family == "qwen2"), tmp_path / "base")
@@ -134,7 +134,7 @@ def test_what_gguf_cannot_hold_is_refused_and_nothing_left(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 
 
-def test_a_tied_head_and_a_base_that_does_not_fit_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+def test_tied_head_and_base_that_does_not_fit_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     tied = save_model(next(a for a in ARCHITECTURES if a.family == "llama" and a.tied), tmp_path / "tied")
     adapter = save_adapter(tied, tmp_path / "head", r=4, target_modules=["lm_head"])
     (adapter / "adapter_model.safetensors").rename(tmp_path / "all")
@@ -154,7 +154,7 @@ def _keep_only_lora(source: Path, target: Path) -> None:
     save_file({name: t for name, t in load_file(source).items() if "lora_" in name}, target)
 
 
-def test_mistral_is_written_as_the_llama_it_is_there(tiny_folder: Path, tmp_path: Path) -> None:
+def test_mistral_is_written_as_llama(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
     base = tmp_path / "base"
     shutil.copytree(tiny_folder, base)
@@ -167,17 +167,17 @@ def test_mistral_is_written_as_the_llama_it_is_there(tiny_folder: Path, tmp_path
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_an_unknown_architecture_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+def test_unknown_architecture_is_named(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
     base = tmp_path / "base"
     shutil.copytree(tiny_folder, base)
     text = (base / "config.json").read_text()
     (base / "config.json").write_text(text.replace('"model_type": "llama"', '"model_type": "starling"'))
-    with pytest.raises(errors.Incompatible, match=r"'starling' are not known here, only of llama, mistral"):
+    with pytest.raises(errors.Incompatible, match=r"'starling' are not known, only of llama, mistral"):
         gguf.write(adapter, base, tmp_path / "out", GGUFParameters())
 
 
-def test_weights_too_large_for_half_precision_are_refused_and_the_adapter_goes_by_its_name(
+def test_weights_too_large_for_half_precision_are_refused_by_the_adapters_name(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "0a1b2c", **VARIANTS["plain"])

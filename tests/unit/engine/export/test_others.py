@@ -1,4 +1,4 @@
-"""Plain PEFT, merged models and Ollama's folder."""
+"""Exports to PEFT and Ollama, and merged models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return save_adapter(tiny_folder, tmp_path_factory.mktemp("adapter") / "finches", **VARIANTS["plain"])
 
 
-def test_peft_keeps_the_tensors_bytes(adapter: Path, tmp_path: Path) -> None:
+def test_peft_export_keeps_the_bytes_of_the_weights(adapter: Path, tmp_path: Path) -> None:
     (adapter / "README.md").write_text("# card\n")
     report = peft.write(adapter, None, tmp_path / "out", ExportParameters())
     file = "adapter_model.safetensors"
@@ -29,9 +29,7 @@ def test_peft_keeps_the_tensors_bytes(adapter: Path, tmp_path: Path) -> None:
     assert report == {"modules": 14, "bytes": (adapter / file).stat().st_size}
 
 
-def test_peft_restores_quantised_ones_for_readers_that_know_no_scheme(
-    adapter: Path, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_peft_export_of_a_quantized_adapter_is_float32(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
     quantization.quantize(adapter, tmp_path / "small", scheme="int8")
     peft.write(tmp_path / "small", None, tmp_path / "out", ExportParameters())
     assert {t.dtype for t in load_file(tmp_path / "out/adapter_model.safetensors").values()} == {torch.float32}
@@ -40,17 +38,17 @@ def test_peft_restores_quantised_ones_for_readers_that_know_no_scheme(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_peft_and_merged_mean_the_same_on_every_architecture(tiny_folders: Path, tmp_path: Path, variant: str) -> None:
+def test_peft_and_merged_exports_give_the_adapters_logits(tiny_folders: Path, tmp_path: Path, variant: str) -> None:
     made = save_adapter(tiny_folders, tmp_path / "made", **VARIANTS[variant])
-    wanted = logits(tiny_folders, [made])
+    expected = logits(tiny_folders, [made])
     peft.write(made, None, tmp_path / "plain", ExportParameters())
     merged.write(made, tiny_folders, tmp_path / "merged", MergedParameters())
-    for found in (logits(tiny_folders, [tmp_path / "plain"]), logits(tmp_path / "merged")):
-        for ours, theirs in zip(found, wanted, strict=True):
+    for actual in (logits(tiny_folders, [tmp_path / "plain"]), logits(tmp_path / "merged")):
+        for ours, theirs in zip(actual, expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
 
 
-def test_ollama_holds_what_gguf_writes_on_every_architecture(tiny_folders: Path, tmp_path: Path) -> None:
+def test_ollama_export_holds_the_gguf_export(tiny_folders: Path, tmp_path: Path) -> None:
     made = save_adapter(tiny_folders, tmp_path / "made", **VARIANTS["patterns"])
     ollama.write(made, tiny_folders, tmp_path / "ollama", OllamaParameters())
     gguf.write(made, tiny_folders, tmp_path / "gguf", GGUFParameters())
@@ -62,18 +60,18 @@ def test_ollama_holds_what_gguf_writes_on_every_architecture(tiny_folders: Path,
     assert all((ours[name] == theirs[name]).all() for name in ours)
 
 
-def test_an_export_is_replaced_only_when_asked_and_only_by_its_kind(
-    adapter: Path, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_export_is_replaced_on_request_by_its_own_kind_only(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
     peft.write(adapter, None, tmp_path / "out", ExportParameters())
-    with pytest.raises(errors.Conflict, match="ask to replace it"):
+    with pytest.raises(errors.Conflict, match="--replace"):
         peft.write(adapter, None, tmp_path / "out", ExportParameters())
     peft.write(adapter, None, tmp_path / "out", ExportParameters(replace=True))
-    with pytest.raises(errors.Conflict, match="no earlier GGUF adapter"):
+    with pytest.raises(errors.Conflict, match="not an earlier GGUF adapter"):
         gguf.write(adapter, tiny_folder, tmp_path / "out", GGUFParameters(replace=True))
 
 
-def test_merged_is_a_model_of_its_own(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_merged_export_gives_the_logits_of_the_weighted_adapter(
+    adapter: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
     merged.write(adapter, tiny_folder, tmp_path / "out", MergedParameters(weight=0.5))
     for ours, theirs in zip(logits(tmp_path / "out"), logits(tiny_folder, [adapter], [0.5]), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)
@@ -81,9 +79,9 @@ def test_merged_is_a_model_of_its_own(adapter: Path, tiny_folder: Path, tmp_path
         merged.write(adapter, None, tmp_path / "none", MergedParameters())
 
 
-def test_ollama_gets_a_modelfile_beside_the_adapter(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    asked = OllamaParameters(base_model="finch:135m", system="You know birds.\nBe brief.")
-    report = ollama.write(adapter, tiny_folder, tmp_path / "out", asked)
+def test_ollama_export_has_a_modelfile(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    parameters = OllamaParameters(base_model="finch:135m", system="You know birds.\nBe brief.")
+    report = ollama.write(adapter, tiny_folder, tmp_path / "out", parameters)
     text = 'FROM finch:135m\nADAPTER ./adapter.gguf\nSYSTEM """You know birds.\nBe brief."""\n'
     assert (tmp_path / "out/Modelfile").read_text() == text
     assert report["create"] == f"ollama create finches -f {tmp_path / 'out/Modelfile'}"
@@ -94,6 +92,6 @@ def test_ollama_gets_a_modelfile_beside_the_adapter(adapter: Path, tiny_folder: 
 
 
 @pytest.mark.parametrize("fields", [{"base_model": "finch\nADAPTER /etc/passwd"}, {"system": 'You """ know'}])
-def test_nothing_can_be_smuggled_into_a_modelfile(fields: dict[str, str]) -> None:
+def test_parameters_that_would_break_the_modelfile_are_refused(fields: dict[str, str]) -> None:
     with pytest.raises(errors.InvalidSpec):
         OllamaParameters(**fields)

@@ -15,16 +15,19 @@ def adapters(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
     return [(path, 1.0 if path.name == "dora" else 0.5) for path in saved]
 
 
-def test_a_right_merge_agrees(tiny_folder: Path, adapters: list[tuple[Path, float]], tmp_path: Path) -> None:
+def test_right_merge_agrees_with_the_adapters(
+    tiny_folder: Path, adapters: list[tuple[Path, float]], tmp_path: Path
+) -> None:
     merging.merge(tiny_folder, adapters, tmp_path / "merged")
     found = verification.verify(tiny_folder, adapters, tmp_path / "merged")
     assert found.max_logit_difference < 1e-3
     assert found.argmax_agreement == 1.0
-    assert found.positions > 20
-    assert found.logit_spread > 0.1
+    assert found.num_positions > 20
 
 
-def test_a_wrong_merge_is_seen(tiny_folder: Path, adapters: list[tuple[Path, float]], tmp_path: Path) -> None:
+def test_wrong_merge_differs_from_the_adapters(
+    tiny_folder: Path, adapters: list[tuple[Path, float]], tmp_path: Path
+) -> None:
     merging.merge(
         tiny_folder,
         [(path, weight * 0.9 if path.name != "dora" else 1.0) for path, weight in adapters],

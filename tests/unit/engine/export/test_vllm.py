@@ -14,7 +14,7 @@ from finch_hub.engine.export.parameters import VLLMParameters
 
 
 def problems_of_vllm(folder: Path, *, max_rank: int) -> list[str]:
-    """What vLLM's own checks of an adapter's folder would say, written down from its documentation."""
+    """Return the problems that vLLM would find in an adapter's folder, by its documentation."""
     config = json.loads((folder / "adapter_config.json").read_text())
     tensors = load_file(folder / "adapter_model.safetensors")
     found = []
@@ -40,18 +40,18 @@ def assert_right(base: Path, adapter: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", ["plain", "rslora"])
-def test_it_keeps_the_rules_and_means_the_same(tiny_folder: Path, tmp_path: Path, variant: str) -> None:
+def test_export_keeps_the_rules_of_vllm_and_the_logits(tiny_folder: Path, tmp_path: Path, variant: str) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS[variant])
     assert_right(tiny_folder, adapter, tmp_path / "out")
 
 
-def test_it_does_so_on_every_architecture(tiny_folders: Path, tmp_path: Path) -> None:
+def test_export_is_right_on_every_architecture(tiny_folders: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folders, tmp_path / "adapter", **VARIANTS["patterns"])
     assert_right(tiny_folders, adapter, tmp_path / "out")
 
 
-def test_a_reader_without_patterns_gets_every_scale(tiny_folder: Path, tmp_path: Path) -> None:
-    """vLLM computes alpha / r of the configuration for all modules: here that must be all of it."""
+def test_reader_without_patterns_gets_every_scale(tiny_folder: Path, tmp_path: Path) -> None:
+    """vLLM scales every module by the config's alpha / r, so that must be the whole scale."""
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["patterns"])
     vllm.write(adapter, None, tmp_path / "out", VLLMParameters())
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
@@ -65,7 +65,7 @@ def test_a_reader_without_patterns_gets_every_scale(tiny_folder: Path, tmp_path:
         torch.testing.assert_close(ours[other] @ ours[name], scale * theirs[other] @ theirs[name])
 
 
-def test_ranks_go_up_to_the_next_allowed_one_and_the_server_is_told(tiny_folder: Path, tmp_path: Path) -> None:
+def test_rank_is_padded_to_the_next_allowed_one_and_reported(tiny_folder: Path, tmp_path: Path) -> None:
     for rank, allowed, serve in (
         (1, 1, ""),
         (9, 16, ""),
@@ -87,14 +87,16 @@ def test_ranks_go_up_to_the_next_allowed_one_and_the_server_is_told(tiny_folder:
         ({"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "stored whole"),
     ],
 )
-def test_what_vllm_rejects_is_refused(tiny_folder: Path, tmp_path: Path, config: dict[str, object], what: str) -> None:
+def test_unsupported_adapter_is_refused(
+    tiny_folder: Path, tmp_path: Path, config: dict[str, object], what: str
+) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **config)
     with pytest.raises(errors.Incompatible, match=what):
         vllm.write(adapter, None, tmp_path / "out", VLLMParameters())
     assert not (tmp_path / "out").exists()
 
 
-def test_an_adapter_of_modules_stored_whole_alone_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+def test_adapter_with_only_whole_modules_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(
         tiny_folder, tmp_path / "adapter", r=4, target_modules=["q_proj"], modules_to_save=["lm_head"]
     )

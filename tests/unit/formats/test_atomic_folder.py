@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from finch_hub import errors
-from finch_hub.formats import staging
+from finch_hub.formats import atomic_folder
+from finch_hub.formats.finch_record import write_record
 
 KIND = "nest"
 
 
 def make(out: Path, text: str, *, replace: bool = False) -> None:
-    with staging.staged(out, kind=KIND, replace=replace) as folder:
+    with atomic_folder.atomic_folder(out, kind=KIND, replace=replace) as folder:
         (folder / "egg").write_text(text)
-        staging.write_record(folder, KIND, {})
+        write_record(folder, KIND, {})
         assert not (out / "egg").exists() or (out / "egg").read_text() != text
 
 
@@ -23,17 +24,17 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_appears_whole(tmp_path: Path) -> None:
+def test_success_gives_the_complete_folder(tmp_path: Path) -> None:
     make(tmp_path / "deep" / "out", "1")
     assert (tmp_path / "deep" / "out" / "egg").read_text() == "1"
     assert names(tmp_path / "deep") == ["out"]
 
 
-def test_what_fails_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
+def test_failure_leaves_nothing_and_keeps_the_earlier_folder(tmp_path: Path) -> None:
     make(tmp_path / "out", "1")
 
     def fail() -> None:
-        with staging.staged(tmp_path / "out", kind=KIND, replace=True) as folder:
+        with atomic_folder.atomic_folder(tmp_path / "out", kind=KIND, replace=True) as folder:
             (folder / "egg").write_text("2")
             raise ZeroDivisionError
 
@@ -43,36 +44,36 @@ def test_what_fails_leaves_nothing_and_keeps_the_old(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "egg").read_text() == "1"
 
 
-def test_only_the_same_kind_is_replaced(tmp_path: Path) -> None:
+def test_replace_accepts_folders_of_the_same_kind_only(tmp_path: Path) -> None:
     make(tmp_path / "out", "1")
-    with pytest.raises(errors.Conflict, match="ask to replace it"):
+    with pytest.raises(errors.Conflict, match="--replace"):
         make(tmp_path / "out", "2")
     make(tmp_path / "out", "2", replace=True)
     assert (tmp_path / "out" / "egg").read_text() == "2"
-    (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "egg").write_text("cuckoo")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "egg").write_text("cuckoo")
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for name in ("theirs", "file", "link"):
-        with pytest.raises(errors.Conflict, match="no earlier nest"):
+    for name in ("other", "file", "link"):
+        with pytest.raises(errors.Conflict, match="not an earlier nest"):
             make(tmp_path / name, "3", replace=True)
-    assert (tmp_path / "theirs" / "egg").read_text() == "cuckoo"
+    assert (tmp_path / "other" / "egg").read_text() == "cuckoo"
 
 
-def test_somebody_elses_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+def test_another_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     def overtaken() -> None:
-        with staging.staged(tmp_path / "out", kind=KIND) as folder:
+        with atomic_folder.atomic_folder(tmp_path / "out", kind=KIND) as folder:
             (folder / "egg").write_text("1")
             (tmp_path / "out").mkdir()
-            (tmp_path / "out" / "egg").write_text("theirs")
+            (tmp_path / "out" / "egg").write_text("other")
 
     with pytest.raises(errors.Conflict):
         overtaken()
     assert names(tmp_path) == ["out"]
-    assert (tmp_path / "out" / "egg").read_text() == "theirs"
+    assert (tmp_path / "out" / "egg").read_text() == "other"
 
 
-def test_abandoned_folders_are_removed_and_living_ones_are_not(tmp_path: Path) -> None:
+def test_abandoned_temporary_folders_are_removed_and_locked_ones_kept(tmp_path: Path) -> None:
     living, abandoned = (tmp_path / f".out.{name}.part" for name in ("living", "abandoned"))
     living.mkdir()
     abandoned.mkdir()
@@ -85,13 +86,13 @@ def test_abandoned_folders_are_removed_and_living_ones_are_not(tmp_path: Path) -
     assert names(tmp_path) == [".out.living.part", "out"]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_unwritable_path_is_named_in_the_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(errors.Unavailable, match=r"file/out: cannot be written"):
+    with pytest.raises(errors.Unavailable, match=r"could not write .*file/out"):
         make(tmp_path / "file" / "out", "1")
 
 
-def test_what_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
+def test_replace_of_a_link_replaces_its_target(tmp_path: Path) -> None:
     make(tmp_path / "out", "1")
     (tmp_path / "link").symlink_to(tmp_path / "out")
     make(tmp_path / "link", "2", replace=True)
@@ -100,7 +101,7 @@ def test_what_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
     assert names(tmp_path) == ["link", "out"]
 
 
-def test_a_folder_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(
+def test_temporary_folder_removed_before_its_lock_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flock, taken = fcntl.flock, []
@@ -108,25 +109,23 @@ def test_a_folder_that_is_taken_for_abandoned_before_it_is_locked_is_made_again(
     def late(fd: int, operation: int) -> None:
         if not taken:
             taken.extend(tmp_path.glob(".out.*.part"))
-            taken[0].rmdir()  # as another writer does that finds it unlocked
+            taken[0].rmdir()  # as another writer does if it finds the folder unlocked
         flock(fd, operation)
 
-    monkeypatch.setattr(staging.fcntl, "flock", late)
+    monkeypatch.setattr(atomic_folder.fcntl, "flock", late)
     make(tmp_path / "out", "1")
     assert taken
     assert names(tmp_path) == ["out"]
 
 
-def test_the_earlier_folder_comes_back_where_the_new_one_gets_no_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_rename_restores_the_earlier_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "out", "1")
     rename, renamed = Path.rename, []
 
     def failing(self: Path, target: Path) -> Path:
         renamed.append(self.name)
         if len(renamed) == 2:
-            staging._remove_abandoned(tmp_path / "out")  # another writer begins just then
+            atomic_folder._remove_abandoned(tmp_path / "out")  # another writer starts at this moment
             raise OSError(5, "I/O error")
         return rename(self, target)
 
@@ -136,7 +135,7 @@ def test_the_earlier_folder_comes_back_where_the_new_one_gets_no_name(
     assert (tmp_path / "out" / "egg").read_text() == "1"
 
 
-def test_abandoned_folders_of_odd_names_are_removed(tmp_path: Path) -> None:
+def test_abandoned_temporary_folder_with_brackets_in_its_name_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".m[1].dead.part").mkdir()
     make(tmp_path / "m[1]", "1")
     assert names(tmp_path) == ["m[1]"]

@@ -1,0 +1,96 @@
+"""Checks of an untrusted adapter's tensors against its config, by the file's header alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from finch_hub import errors
+from finch_hub.formats import lora_modules, peft_config, quantized
+from finch_hub.formats.lora_modules import LoRAModule
+from finch_hub.formats.peft_names import CONFIG, PREFIX, split_name
+from finch_hub.formats.safetensors_header import FLOATS, TensorInfo
+
+_MAX_PATTERN_MATCHES = 5_000_000  # more would take minutes
+
+
+def check_tensors(
+    tensors: Mapping[str, TensorInfo], config: Mapping[str, Any], scheme: quantized.Scheme | None
+) -> tuple[dict[str, LoRAModule], list[errors.Problem]]:
+    """Sort the tensors into modules and return the modules and all problems.
+
+    Problems are an A without its B, a rank other than the config's, a shape or dtype of no factor, and a tensor that
+    neither LoRA nor the config's trained modules explain.
+
+    Raises:
+        RefusedArtifact: the config has too many patterns for this many tensors.
+
+    """
+    for field in ("rank_pattern", "alpha_pattern"):
+        if len(config[field]) * len(tensors) > _MAX_PATTERN_MATCHES:
+            raise errors.RefusedArtifact(errors.Problem(where=field, what="has too many patterns"), subject=CONFIG)
+    shapes = {name: info.shape for name, info in tensors.items()}
+    problems: list[errors.Problem] = []
+    if scheme is not None:
+        shapes = scheme.logical_shapes(tensors)
+        problems += scheme.check_scales(tensors)
+    found = lora_modules.find_modules(shapes, config)
+    for name in shapes:
+        dtype, is_factor = tensors[name].dtype, split_name(name)[1] is not None
+        if not name.startswith(PREFIX):
+            problems.append(_problem(name, f"does not begin with {PREFIX}"))
+        elif not is_factor and not _is_expected(name, config):
+            problems.append(_unexpected(name))
+        elif dtype not in FLOATS and not (is_factor and name + quantized.SCALE in tensors and scheme is not None):
+            problems.append(_problem(name, f"has the dtype {dtype}, which is not a floating-point type"))
+    problems += found.problems
+    if not found.modules and not problems:
+        problems.append(errors.Problem(what="holds no LoRA factors"))
+    for module in found.modules.values():
+        problems += _check_vectors(module, shapes, config)
+    if config["target_modules"] != "all-linear":  # only the base knows which modules are linear
+        targets = set(peft_config.match_targets(config["target_modules"], found.modules))
+        problems += [
+            _problem(path, "is not among the config's target_modules, so no reader would load it")
+            for path in found.modules
+            if path not in targets
+        ]
+    return found.modules, problems
+
+
+def _check_vectors(
+    module: LoRAModule, shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]
+) -> list[errors.Problem]:
+    """Check the bias and the magnitudes of a module against the config."""
+    problems: list[errors.Problem] = []
+    for name, is_allowed in ((module.bias, config["lora_bias"]), (module.magnitude, config["use_dora"])):
+        if name is None:
+            continue
+        if not is_allowed:
+            problems.append(_problem(name, "is in the file, but the config does not enable it"))
+        elif math.prod(shapes[name]) != module.outputs:
+            problems.append(_problem(name, f"has the shape {list(shapes[name])} for {module.outputs} outputs"))
+    if config["use_dora"] and module.magnitude is None:
+        problems.append(_problem(module.path, "has no lora_magnitude_vector, but the config says use_dora"))
+    return problems
+
+
+def _is_expected(name: str, config: Mapping[str, Any]) -> bool:
+    """Tell whether the config says that a tensor which is not LoRA's was trained whole."""
+    path = f".{name.removeprefix(PREFIX)}"
+    if path.endswith(".base_layer.weight"):
+        return False
+    saved = any(f".{module}." in path for module in config["modules_to_save"] or ())
+    return saved or (path.endswith(".bias") and config["bias"] != "none")
+
+
+def _unexpected(name: str) -> errors.Problem:
+    if not name.endswith(".base_layer.weight"):
+        return _problem(name, "is not a LoRA tensor and not of a module in modules_to_save")
+    fix = "save it with save_embedding_layers=False, or train the embedding through modules_to_save"
+    return errors.Problem(where=name, what="is a copy of the base's own weights", fix=fix)
+
+
+def _problem(where: str, what: str) -> errors.Problem:
+    return errors.Problem(where=where, what=what)

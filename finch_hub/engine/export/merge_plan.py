@@ -1,0 +1,101 @@
+"""Plan of a merge: what each adapter contributes to each of the base's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finch_hub import errors
+from finch_hub.formats.adapter_folder import StoredAdapter
+from finch_hub.formats.lora_modules import LoRAModule
+from finch_hub.formats.model_files import ModelFiles
+
+HEAD = "lm_head.weight"
+_WRITABLE = ("BF16", "F16", "F32")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contribution:
+    """One adapter's change of one tensor: a low-rank update, or a replacement.
+
+    Attributes:
+        adapter: open folder of the adapter.
+        weight: factor of the update.
+        module: of the update; None for a replacement.
+        replacement: state-dict name of the replacement.
+
+    """
+
+    adapter: StoredAdapter
+    weight: float
+    module: LoRAModule | None = None
+    replacement: str = ""
+
+    @property
+    def is_redefinition(self) -> bool:
+        """Whether it defines the tensor instead of adding to it."""
+        return self.module is None or self.module.magnitude is not None
+
+
+def plan_merge(
+    files: ModelFiles, adapters: Sequence[tuple[StoredAdapter, float]]
+) -> dict[str, tuple[Contribution, ...]]:
+    """Find the base's tensor for everything that the adapters change.
+
+    Returns:
+        The contributions by the tensor's name; also under `HEAD` if the head is tied and has no tensor of its own.
+
+    Raises:
+        Incompatible: the base has no such weight, another shape, or a dtype that nothing can be added to; all problems
+            of all adapters at once.
+
+    """
+    plan: dict[str, list[Contribution]] = {}
+    problems: list[errors.Problem] = []
+    for adapter, weight in adapters:
+        for name, shape, contribution in _contributions(adapter, weight):
+            tensor = files.find(name)
+            is_tied_head = tensor is None and name == HEAD and files.is_tied
+            source = files.embedding if is_tied_head else tensor
+            if source is None:
+                fix = f"similar: {', '.join(near)}" if (near := errors.near(name, files.shard_of)) else ""
+                problems.append(_problem(adapter, name, "the base has no such tensor", fix))
+                continue
+            info, earlier = files.info(source), plan.get(tensor or HEAD, [])
+            if info.shape != shape:
+                problems.append(_problem(adapter, name, f"is {list(shape)}, the base's {list(info.shape)}"))
+            elif info.dtype not in _WRITABLE:
+                problems.append(_problem(adapter, name, f"the base stores it as {info.dtype}, nothing can be added"))
+            elif contribution.module and contribution.module.magnitude and is_transposed(adapter, contribution.module):
+                problems.append(_problem(adapter, name, "DoRA on weights that are [in, out] is not supported"))
+            elif contribution.is_redefinition and weight != 1.0:
+                what = f"redefines the base's weight, and {weight:g} times that is not defined"
+                problems.append(_problem(adapter, name, what, "use weight 1"))
+            elif contribution.is_redefinition and any(other.is_redefinition for other in earlier):
+                problems.append(_problem(adapter, name, "another adapter redefines this weight as well"))
+            else:
+                plan[tensor or HEAD] = [*earlier, contribution]
+    if problems:
+        raise errors.Incompatible(problems, subject=f"merging into {files.folder}")
+    return {name: tuple(contributions) for name, contributions in plan.items()}
+
+
+def is_transposed(adapter: StoredAdapter, module: LoRAModule) -> bool:
+    """Tell whether the base's weight is ``[in, out]``, as embeddings and GPT-2's layers are."""
+    return module.embedding or bool(adapter.config.get("fan_in_fan_out"))
+
+
+def _contributions(adapter: StoredAdapter, weight: float) -> list[tuple[str, tuple[int, ...], Contribution]]:
+    """Return name, shape and content of everything that an adapter changes."""
+    contributions: list[tuple[str, tuple[int, ...], Contribution]] = []
+    for path, module in adapter.modules.items():
+        shape = (module.outputs, module.inputs)[:: -1 if is_transposed(adapter, module) else 1]
+        contributions.append((f"{path}.weight", shape, Contribution(adapter=adapter, weight=weight, module=module)))
+    for name, stored in adapter.replaced.items():
+        shape = adapter.file.tensors[stored].shape
+        contributions.append((name, shape, Contribution(adapter=adapter, weight=weight, replacement=name)))
+    return contributions
+
+
+def _problem(adapter: StoredAdapter, where: str, what: str, fix: str = "") -> errors.Problem:
+    return errors.Problem(where=f"{adapter.folder.name}: {where}", what=what, fix=fix)

@@ -1,0 +1,154 @@
+"""Folders that appear complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from finch_hub import errors
+from finch_hub.formats.finch_record import read_record
+
+
+@contextlib.contextmanager
+def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that is renamed to `out` when the block succeeds, and removed otherwise.
+
+    All files are flushed to the disk before the rename. Temporary folders of killed processes are removed. The block
+    writes a ``finch.json`` of this `kind` (see `finch_hub.formats.finch_record`).
+
+    Args:
+        out: the final folder, missing or empty.
+        kind: what the folder holds; only a folder of the same kind is replaced.
+        replace: whether an earlier folder of this kind may be replaced.
+
+    Raises:
+        Conflict: the path exists and may not be replaced.
+        Unavailable: the disk is full or the path cannot be written.
+
+    """
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a dangling link, which is refused
+    with translate_write_errors(out):
+        if out.exists():
+            out = out.resolve()  # replace the target of a link, not the link
+    check_replaceable(out, kind=kind, replace=replace)
+    with translate_write_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(out)
+        folder, lock = _make_locked(out)
+    try:
+        with translate_write_errors(out):
+            yield folder
+            _flush(folder)
+            _publish(folder, out, kind=kind, replace=replace)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def translate_write_errors(out: Path) -> Iterator[None]:
+    """Turn the operating system's errors about writing `out` into `Unavailable`.
+
+    Raises:
+        Unavailable: the disk is full or the path cannot be written.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        why = "no space left" if is_disk_full(error) else error.strerror or error
+        raise errors.Unavailable(f"could not write {out}: {why} (nothing was left behind)") from error
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Tell whether an error says that the disk, quota or file-size limit is exceeded."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_replaceable(out: Path, *, kind: str, replace: bool) -> None:
+    """Check that a folder of this kind may be written at a path.
+
+    Raises:
+        Conflict: the path exists and may not be replaced.
+
+    """
+    if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
+        return
+    if read_record(out).get("made") != kind:
+        raise errors.Conflict(f"the path {out} exists and is not an earlier {kind} (choose another path or delete it)")
+    if not replace:
+        raise errors.Conflict(f"the path {out} holds an earlier {kind} (choose another path, or replace it: --replace)")
+
+
+def _make_locked(out: Path) -> tuple[Path, int]:
+    """Make a folder beside `out` and lock it; the lock shows that its process lives."""
+    while True:
+        folder = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+        folder.mkdir()
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # another writer removed the folder as abandoned before it was locked
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
+        os.close(lock)
+
+
+def _publish(folder: Path, out: Path, *, kind: str, replace: bool) -> None:
+    check_replaceable(out, kind=kind, replace=replace)  # again, since the work took a while
+    if not out.exists() or not any(out.iterdir()):
+        folder.rename(out)
+        _fsync(out.parent)
+        return
+    old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # otherwise another writer would remove it, and it may have to come back
+        out.rename(old)
+        try:
+            folder.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
+        _fsync(out.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        os.close(lock)
+
+
+def _flush(folder: Path) -> None:
+    for root, _, files in os.walk(folder):
+        for name in files:
+            _fsync(Path(root, name))
+        _fsync(Path(root))
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove_abandoned(out: Path) -> None:
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+        try:
+            fd = os.open(folder, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)

@@ -1,0 +1,30 @@
+"""The `finch.json` of a folder: its kind and origin."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+RECORD = "finch.json"
+
+
+def write_record(folder: Path, kind: str, record: Mapping[str, Any]) -> None:
+    """Write a folder's record."""
+    text = json.dumps({"made": kind, **record}, indent=2, sort_keys=True) + "\n"
+    (folder / RECORD).write_text(text, encoding="utf-8")
+
+
+def read_record(folder: Path) -> Mapping[str, Any]:
+    """Return a folder's record, empty if it cannot be read."""
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def read_name(folder: Path) -> str:
+    """Return the name in a folder's record, or else the folder's own name."""
+    return str(read_record(folder).get("name") or folder.name)
