@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import errno
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finch_hub import errors
+from finch_hub.engine.training.interruption import Interrupted
+from finch_hub.specs.value import Value
+from finch_hub.workers import child
+from finch_hub.workers.runs.channel import Channel, Stopped
+
+
+class Order(Value):
+    text: str
+
+
+def serve(
+    monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None = None, order: Any = None
+) -> tuple[bool, dict[str, Any]]:
+    """Run one order of a kind that raises an error or returns its order; return what `run` did."""
+
+    def execute(order: Order, channel: Channel) -> Order:
+        if outcome is not None:
+            raise outcome
+        return order
+
+    kind = SimpleNamespace(name="echo", order=Order, execute=execute)
+    monkeypatch.setattr(child.kinds, "kind_of", lambda name: kind)
+    messages = io.BytesIO()
+    message = {"kind": "echo", "workdir": "/nowhere", "order": order or {"text": "seeds"}}
+    goes_on = child.run(message, Channel(messages))
+    (line,) = messages.getvalue().splitlines()
+    return goes_on, json.loads(line)
+
+
+def test_outcome_is_sent_and_the_process_takes_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert serve(monkeypatch) == (True, {"type": "done", "outcome": {"text": "seeds"}, "warm_base": None})
+
+
+@pytest.mark.parametrize("stop", [Stopped("cancel"), Interrupted("hand_back")])
+def test_stop_is_no_failure(stop: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    why = "cancel" if isinstance(stop, Stopped) else "hand_back"
+    assert serve(monkeypatch, stop) == (True, {"type": "stopped", "why": why})
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "is_retried", "is_traced"),
+    [
+        (errors.Incompatible(errors.Problem(what="does not fit")), "does not fit", False, False),
+        (errors.Unavailable("the store does not answer"), "the store does not answer", True, False),
+        (errors.PluginError("it broke"), "PluginError: it broke", False, True),
+        (ZeroDivisionError("1 / 0"), "ZeroDivisionError: 1 / 0", False, True),
+        (MemoryError(), "MemoryError", True, True),
+        (OSError(errno.ENOSPC, "full"), f"OSError: [Errno {errno.ENOSPC}] full", True, True),
+        (OSError(errno.EPERM, "no"), f"PermissionError: [Errno {errno.EPERM}] no", False, True),
+        (SystemExit(3), "SystemExit: 3", False, True),
+    ],
+)
+def test_failure_ends_the_process_with_its_reason(
+    error: BaseException, reason: str, is_retried: bool, is_traced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, message = serve(monkeypatch, error)
+    assert not goes_on
+    assert (message["type"], message["reason"], message["retry"]) == ("failed", reason, is_retried)
+    assert ("Traceback" in message["traceback"]) is is_traced
+
+
+def test_order_of_another_version_is_refused_at_the_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on, message = serve(monkeypatch, order={"txt": "seeds"})
+    assert not goes_on
+    assert message["reason"].startswith("echo order: ")
+    assert "did you mean text?" in message["reason"]
+
+
+def test_base_is_freed_after_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapter may still be attached to it."""
+    cleared: list[bool] = []
+    kind = SimpleNamespace(name="echo", order=Order, execute=lambda order, channel: channel.stop_here())
+    monkeypatch.setattr(child.kinds, "kind_of", lambda name: kind)
+    channel = Channel(io.BytesIO())
+    monkeypatch.setattr(channel.bases, "clear", lambda: cleared.append(True))
+    channel.stop("cancel")
+    assert child.run({"kind": "echo", "workdir": str(Path("/nowhere")), "order": {"text": ""}}, channel)
+    assert cleared == [True]
