@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import datetime
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from support import registry
+
+from finch_hub import settings
+from finch_hub.registry import jobs, types, values, workers
+from finch_hub.registry.database import Database
+from finch_hub.registry.transitions import jobs as job_table
+from finch_hub.specs.jobs import JobState
+from finch_hub.workers.maintenance import Maintenance
+from finch_hub.workers.supervision import clock
+from finch_hub.workers.supervision.work_folders import WorkFolders
+
+
+class Worker:
+    """Maintenance of a worker whose other parts are stand-ins, and what it asked of them."""
+
+    def __init__(
+        self, database: Database, home: Path, *, name: str = "one", is_on_demand: bool = False, **changes: Any
+    ) -> None:
+        self.ended = 0
+        self.is_busy = False
+        self.claims = SimpleNamespace(is_draining=False)
+        in_force = settings.load(home=home, broker_url="redis://127.0.0.1:1", **changes)
+        with database.write() as session:
+            self.entry = workers.register(
+                session, name, hostname="box", pid=1, version="1", schema_revision="1", devices=[]
+            )
+        worker = self
+
+        class Slots:
+            are_busy = property(lambda self: worker.is_busy)
+
+            def refresh_devices(self) -> list[values.Device]:
+                return []
+
+        arguments: tuple[Any, ...] = (
+            self.entry,
+            SimpleNamespace(settings=in_force, database=database),
+            WorkFolders(in_force.work),
+            Slots(),
+            self.claims,
+            None,
+        )
+        self.maintenance = Maintenance(*arguments, is_on_demand=is_on_demand, end_worker=self._end)
+
+    def _end(self) -> None:
+        self.ended += 1
+
+
+def ended_days_ago(database: Database, days: float) -> str:
+    job = registry.submit(database)
+    registry.cancel(database, job)
+    with database.write() as session:
+        ended = types.later(-days * 24 * 3600.0)
+        session.execute(sa.update(job_table).where(job_table.c.id == job.id).values(finished_at=ended))
+    return job.id
+
+
+def kept(database: Database) -> set[str]:
+    with database.read() as session:
+        return {job.id for job in jobs.find(session)}
+
+
+def test_history_is_kept_for_so_many_days(database: Database, tmp_path: Path) -> None:
+    old, young = ended_days_ago(database, 2.01), ended_days_ago(database, 1.99)
+    Worker(database, tmp_path).maintenance._prune()
+    assert kept(database) == {old, young}, "without a policy nothing is deleted"
+    Worker(database, tmp_path, name="two", history_days=2.0).maintenance._prune()
+    assert kept(database) == {young}
+
+
+def test_sweep_queues_jobs_of_lost_workers_again_and_says_so(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database, lease=-1.0)
+    with caplog.at_level(logging.INFO):
+        Worker(database, tmp_path, retry_seconds=0).maintenance._sweep()
+    assert registry.get(database, job).state is JobState.QUEUED
+    assert f"action=expire job_id={job.id} attempt=1 state=queued" in caplog.text
+
+
+def test_sweep_forgets_workers_that_were_silent_for_a_month(database: Database, tmp_path: Path) -> None:
+    worker = Worker(database, tmp_path)
+    for name, days in (("old", 31), ("young", 29)):
+        with database.write() as session:
+            workers.register(session, name, hostname="box", pid=1, version="1", schema_revision="1", devices=[])
+            seen = types.later(-datetime.timedelta(days=days).total_seconds())
+            session.execute(sa.update(workers.workers).where(workers.workers.c.id == name).values(last_seen=seen))
+    worker.maintenance._sweep()
+    with database.read() as session:
+        assert {entry.id for entry in workers.find(session)} == {"one", "young"}
+
+
+def test_requested_states_reach_the_worker(database: Database, tmp_path: Path) -> None:
+    worker = Worker(database, tmp_path)
+    worker.maintenance._report()
+    assert (worker.claims.is_draining, worker.ended) == (False, 0)
+    with database.write() as session:
+        workers.request_state(session, "one", "draining")
+    worker.is_busy = True
+    worker.maintenance._report()
+    assert (worker.claims.is_draining, worker.ended) == (True, 0), "a running job goes on"
+    worker.is_busy = False
+    worker.maintenance._report()
+    assert worker.ended == 1
+    with database.write() as session:
+        workers.request_state(session, "one", "stopping")
+    worker.is_busy = True
+    worker.maintenance._report()
+    assert worker.ended == 2, "a running job is handed back"
+
+
+def test_worker_whose_name_another_took_ends(database: Database, tmp_path: Path) -> None:
+    worker = Worker(database, tmp_path)
+    with database.write() as session:
+        workers.register(
+            session, "one", hostname="box", pid=2, version="1", schema_revision="1", devices=[],
+            replaces=worker.entry.instance,
+        )  # fmt: skip
+    worker.maintenance._report()
+    assert worker.ended == 1
+
+
+def test_worker_on_demand_ends_when_it_was_idle_for_long_enough(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "elapsed", lambda: 1000.0)
+    (tmp_path / "worker.lock").touch()
+    worker = Worker(database, tmp_path, is_on_demand=True, idle_seconds=600.0)
+    end_if_idle = worker.maintenance._end_if_idle
+    end_if_idle(1600.0)
+    worker.is_busy = True
+    end_if_idle(1700.0)
+    worker.is_busy = False
+    end_if_idle(2300.0)
+    assert (worker.ended, worker.maintenance.is_ending_idle) == (0, False)
+    end_if_idle(2300.1)
+    assert (worker.ended, worker.maintenance.is_ending_idle) == (1, True)
+
+
+def test_worker_on_demand_ends_when_its_home_was_removed(database: Database, tmp_path: Path) -> None:
+    worker = Worker(database, tmp_path, is_on_demand=True)
+    worker.maintenance._end_if_idle(0.0)
+    assert (worker.ended, worker.maintenance.is_ending_idle) == (1, False)
+
+
+def test_permanent_worker_does_not_end_when_it_is_idle(database: Database, tmp_path: Path) -> None:
+    worker = Worker(database, tmp_path, idle_seconds=1.0)
+    worker.maintenance._end_if_idle(float("inf"))
+    assert worker.ended == 0
