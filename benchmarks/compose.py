@@ -25,7 +25,8 @@ from peft.tuners.lora import LoraLayer, LoraModel
 from torch import nn
 
 from finch_hub.engine.composition import core_space, truncation
-from finch_hub.engine.composition.factors import Adapter, Factors
+from finch_hub.engine.composition.factors import Factors
+from finch_hub.engine.composition.parents import ParentAdapter
 from finch_hub.plugins.strategies import linear, parameters, ties, tsv
 
 RANK = 16
@@ -77,23 +78,23 @@ def layers_of(lora: LoraModel) -> dict[str, LoraLayer]:
     return {name: module for name, module in lora.named_modules() if isinstance(module, LoraLayer)}
 
 
-def parents_of(lora: LoraModel) -> list[Adapter]:
+def parents_of(lora: LoraModel) -> list[ParentAdapter]:
     found = []
     for name in PARENTS:
         made = {
             path: Factors(B=layer.lora_B[name].weight.detach(), A=layer.lora_A[name].weight.detach())
             for path, layer in layers_of(lora).items()
         }
-        found.append(Adapter.of(name, made))
+        found.append(ParentAdapter.of(name, made))
     return found
 
 
 def combine(
-    adapters: list[Adapter], kernel: Any, settings: Any, weights: tuple[float, ...] = WEIGHTS
+    adapters: list[ParentAdapter], kernel: Any, settings: Any, weights: tuple[float, ...] = WEIGHTS
 ) -> Mapping[str, Factors]:
     """Do all of this project's work: core space, strategy, truncation, factors."""
     core = core_space.build(adapters)
-    return truncation.lift(core, kernel.merge(core, weights, settings, seed=0), RANK)
+    return truncation.truncate(core, kernel.merge(core, weights, settings, seed=0), RANK)
 
 
 def seconds(work: Callable[[], Any], repeat: int) -> tuple[float, Any]:
@@ -144,7 +145,7 @@ def sevens(repeat: int) -> float:
     return spent / ours_in_all
 
 
-def costs(like: Adapter) -> None:
+def costs(like: ParentAdapter) -> None:
     """Plot our seconds on the same modules by number of parents and rank."""
     print(f"\nmilliseconds on {len(like.factors)} modules by number of parents and rank (linear to rank {RANK})")
     found: dict[tuple[int, int], float] = {}
@@ -159,12 +160,12 @@ def costs(like: Adapter) -> None:
         print(f"{count:>2} parents of rank {rank:>2} {1000 * value:8.0f}  {bar}", flush=True)
 
 
-def of_rank(like: Adapter, rank: int, name: str) -> Adapter:
+def of_rank(like: ParentAdapter, rank: int, name: str) -> ParentAdapter:
     made = {
         path: Factors(B=torch.randn(f.B.shape[0], rank) * 0.02, A=torch.randn(rank, f.A.shape[1]) * 0.02)
         for path, f in like.factors.items()
     }
-    return Adapter.of(name, made)
+    return ParentAdapter.of(name, made)
 
 
 def main() -> None:

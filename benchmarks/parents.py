@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import harness
 
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.composition.compatibility import ParentInput
+from finch_hub.engine.composition.parents import ParentInput
 from finch_hub.engine.data.reading import read_examples
 from finch_hub.engine.training.loop import train
 from finch_hub.specs.lora import LoRAConfig

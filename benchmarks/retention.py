@@ -29,13 +29,14 @@ import peft
 from transformers import PreTrainedModel
 
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.composition import compatibility, conflicts, core_space, forecast, interference, retention
-from finch_hub.engine.composition.compatibility import ParentInput
-from finch_hub.engine.composition.compose import compose, mixed_seed
+from finch_hub.engine.composition import conflicts, core_space, forecast, interference, retention
+from finch_hub.engine.composition.compose import compose
+from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.measurement import Bench, rows_of
-from finch_hub.engine.composition.parent_data import Objective
-from finch_hub.engine.composition.search import Composer
+from finch_hub.engine.composition.measurement import Measurement
+from finch_hub.engine.composition.parent_data import ParentData
+from finch_hub.engine.composition.parents import ParentInput, mix_seed, read_parents
+from finch_hub.engine.composition.validation_rows import tokenize_validation
 from finch_hub.plugins import trials
 from finch_hub.plugins.catalog import load_catalog
 from finch_hub.specs.jobs import ComposeSpec
@@ -79,16 +80,16 @@ def certain(shares: Iterable[float | None]) -> tuple[float, ...]:
 
 
 class Ground:
-    """The bench with the parents' own figures on both parts of the rows."""
+    """Measurement with the parents' own figures on both parts of the rows."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-        self.base = {on: bench.measure(None, on_report=on) for on in (False, True)}
-        self.own = {on: bench.measure_parents(on_report=on) for on in (False, True)}
+    def __init__(self, measurement: Measurement) -> None:
+        self.measurement = measurement
+        self.base = {on: measurement.measure(None, on_report=on) for on in (False, True)}
+        self.own = {on: measurement.measure_parents(on_report=on) for on in (False, True)}
 
     def kept(self, update: Mapping[str, Factors], *, on_report: bool) -> tuple[float, ...]:
-        measured: Sequence[TokenMetrics | None] = self.bench.measure(update, on_report=on_report)
-        shares = map(retention.kept, self.base[on_report], self.own[on_report], measured)
+        measured: Sequence[TokenMetrics | None] = self.measurement.measure(update, on_report=on_report)
+        shares = map(retention.compute, self.base[on_report], self.own[on_report], measured)
         return certain(shares)
 
     def best(self, name: str, scales: Sequence[float], make: Callable[[float], Mapping[str, Factors]]) -> Found:
@@ -99,9 +100,9 @@ class Ground:
         print(f"  {name:34}{scale:7.2f}{found.mean:8.3f}{found.worst:8.3f}", flush=True)
         return found
 
-    def objective(self) -> Objective:
+    def parent_data(self) -> ParentData:
         """Return what strategies that need data are given."""
-        return Objective(self.bench, base=self.base[False], own=self.own[False])
+        return ParentData(self.measurement, base=self.base[False], own=self.own[False])
 
 
 def peft_combination(model: PreTrainedModel, adapted: Sequence[ParentInput], kind: str) -> dict[str, Factors]:
@@ -147,27 +148,33 @@ def forecasts(base: Base, adapted: Sequence[ParentInput], scales: Sequence[float
     catalog = load_catalog(entry_points=False)
     columns: dict[str, list[float]] = defaultdict(list)
     for two in itertools.combinations(adapted, 2):
-        adapters = compatibility.read(two)
+        adapters = read_parents(two)
         core = core_space.build(adapters)
         spec = ComposeSpec.of({"adapter": "pair", "parents": [{"adapter": parent.name} for parent in two]})
         composer = Composer(core, rank=None, seed=0)
-        with Bench(base, adapters, rows_of(two, base)) as bench:
-            ground = Ground(bench)
-            probed = interference.measure(core, adapters, bench)
+        with Measurement(base, adapters, tokenize_validation(two, base)) as measurement:
+            ground = Ground(measurement)
+            probed = interference.measure(core, adapters, measurement)
             (pair,) = conflicts.diagnose(core, probed.ratios).pairs
             measures = {name: getattr(pair, name) for name in (*conflicts.MEASURES, "interference")}
             measures["hidden_shift"] = max(shift.shift for shift in probed.shifts)
             asked = [spec.evolve(strategy=s, parameters=p, resolver=r) for s, p, r in OURS]
-            ways = [trial for one in asked if not (trial := trials.trials(one, catalog)[-1]).needs_data]
-            answers = [forecast.answers(core, composer.merged(way, (1.0, 1.0))[1], probed.moments) for way in ways]
+            ways = [trial for one in asked if not (trial := trials.make_trials(one, catalog)[-1]).needs_data]
+            matches = [forecast.match_outputs(core, composer.merge(way, (1.0, 1.0))[1], probed.moments) for way in ways]
             # As the plan does: what plain linear keeps of each parent on the rows that may be looked at.
-            harms = forecast.harms(answers[0], ground.kept(composer(ways[0], 1.0, (1.0, 1.0)), on_report=False))
-            for way, of_parents in zip(ways, answers, strict=True):
+            penalties = forecast.fit_penalties(
+                matches[0], ground.kept(composer.compose(ways[0], 1.0, (1.0, 1.0)), on_report=False)
+            )
+            for way, of_parents in zip(ways, matches, strict=True):
                 for scale in scales:
-                    kept = ground.kept(composer(way, scale, (1.0, 1.0)), on_report=True)
+                    kept = ground.kept(composer.compose(way, scale, (1.0, 1.0)), on_report=True)
                     columns["retention"].append(min(kept))
-                    known = [(a, h) for a, h in zip(of_parents, harms, strict=True) if a is not None and h is not None]
-                    columns["forecast"].append(min(answer.kept(scale, harm) for answer, harm in known))
+                    known = [
+                        (a, h) for a, h in zip(of_parents, penalties, strict=True) if a is not None and h is not None
+                    ]
+                    columns["forecast"].append(
+                        min(match.forecast_retention(scale, penalty) for match, penalty in known)
+                    )
                     for name, value in measures.items():
                         columns[name].append(value)
     measured = columns.pop("retention")
@@ -191,7 +198,7 @@ def main() -> None:
 def compare(base: Base, adapted: Sequence[ParentInput], options: argparse.Namespace) -> None:
     """Print the tables and the line of JSON."""
     catalog = load_catalog(entry_points=False)
-    adapters = compatibility.read(adapted)
+    adapters = read_parents(adapted)
     weights = (1.0,) * len(adapted)
     core = core_space.build(adapters)
     report = conflicts.diagnose(core)
@@ -201,7 +208,7 @@ def compare(base: Base, adapted: Sequence[ParentInput], options: argparse.Namesp
         {"adapter": "all", "parents": [{"adapter": p.name} for p in adapted], "evaluations": options.evaluations}
         | ({"rank": options.rank} if options.rank else {})
     )
-    composed = compose(adapted, spec, trials.trials(spec, catalog), base=base)
+    composed = compose(adapted, spec, trials.make_trials(spec, catalog), base=base)
     auto = certain(line.retention for line in composed.report.retention)
     print(f"  {'':34}{'scale':>7}{'mean':>8}{'worst':>8}")
     print(
@@ -212,14 +219,14 @@ def compare(base: Base, adapted: Sequence[ParentInput], options: argparse.Namesp
     )
     found: list[Found] = []
     theirs: list[Found] = []
-    with Bench(base, adapters, rows_of(adapted, base)) as bench:
-        ground = Ground(bench)
-        composer = Composer(core, rank=options.rank, seed=mixed_seed(0, adapters))
-        composer.objective = ground.objective()
+    with Measurement(base, adapters, tokenize_validation(adapted, base)) as measurement:
+        ground = Ground(measurement)
+        composer = Composer(core, rank=options.rank, seed=mix_seed(0, adapters))
+        composer.parent_data = ground.parent_data()
         for strategy, parameters, resolver in OURS:
             asked = spec.evolve(strategy=strategy, parameters=parameters, resolver=resolver, rank=None)
-            trial = trials.trials(asked, catalog)[-1]
-            make = partial(composer, trial, weights=weights)
+            trial = trials.make_trials(asked, catalog)[-1]
+            make = partial(composer.compose, trial, weights=weights)
             found.append(ground.best(trial.label, options.scales, make))
         if not options.skip_peft:
             model = harness.load_base(options).model

@@ -1,1 +1,1 @@
-"""Plugins: the hooks, the catalog of what they offer, and the built-in ones."""
+"""Plugins: hooks, descriptors, the catalog, and the built-in plugin."""

@@ -1,7 +1,7 @@
-"""What plugins offer: a name, a summary, a parameter schema and a target that is imported only when it is run.
+"""Descriptors of the things that plugins offer.
 
-Listing and validating descriptors imports none of the targets, so a plugin that needs torch costs nothing until its
-kernel is used.
+A descriptor has a name, a summary, a parameter schema and a target. The target is the code, which is imported only when
+it runs. So a plugin that needs torch costs nothing while its descriptors are listed and its parameters are checked.
 """
 
 from __future__ import annotations
@@ -28,18 +28,29 @@ Target = Annotated[
 
 
 class NoParameters(Value):
-    """The schema of what takes no parameters."""
+    """Schema of a target without parameters."""
 
 
 class Descriptor(Value):
-    """What every offer has: the name users type, and one sentence that says what it does."""
+    """Base of all descriptors.
+
+    Attributes:
+        name: name that users type.
+        summary: one sentence that says what the offer does.
+
+    """
 
     name: Name
     summary: str = pydantic.Field(min_length=1)
 
 
 class Runnable(Descriptor):
-    """An offer with code behind it."""
+    """Descriptor of an offer with code.
+
+    Attributes:
+        target: location of the code, ``module:attribute``.
+
+    """
 
     target: Target
 
@@ -54,7 +65,12 @@ class Runnable(Descriptor):
 
 
 class Configurable(Runnable):
-    """An offer whose code takes parameters."""
+    """Descriptor of an offer whose code takes parameters.
+
+    Attributes:
+        parameters: schema of the parameters.
+
+    """
 
     parameters: type[Value] = NoParameters
 
@@ -62,21 +78,21 @@ class Configurable(Runnable):
         """Validate plain data against the schema.
 
         Raises:
-            InvalidSpec: with one problem for each parameter that is wrong.
+            InvalidSpec: parameters are invalid; it names all of them.
 
         """
         return self.parameters.of(parameters, subject=f"parameters of {self.name}")
 
 
 class Preset(Descriptor):
-    """Everything that one domain's adapters are trained and used with.
+    """Settings with which the adapters of one domain are trained and used.
 
     Attributes:
-        reasons: why each value is what it is, by its dotted name (``lora.rank``); `system` included.
-        system: the system prompt that the examples are trained with and the adapter is used with.
-        lora: the adapter's shape.
-        training: how it is trained.
-        generation: how its answers are sampled.
+        reasons: reason for each value, by its dotted name (``lora.rank``); includes `system`.
+        system: system prompt for training and for use.
+        lora: shape of the adapter.
+        training: training settings.
+        generation: sampling settings for answers.
 
     """
 
@@ -88,51 +104,55 @@ class Preset(Descriptor):
 
 
 class Strategy(Configurable):
-    """A way to compose several adapters into one.
+    """Way to compose several adapters into one.
 
     The target is ``merge(core, weights, parameters, *, seed) -> {module: M}``, a pure function of a
     `finch_hub.engine.composition.core_space.CoreSpace`.
 
     Attributes:
-        exact: the result is the weighted sum itself and is never truncated.
-        needs_data: the target fits something to the parents' validation examples and takes an ``objective`` besides.
-        overshoot: a sweep over the scale begins at ``T ** -overshoot`` for T parents: 0.5 for a plain sum, which goes
-            too far in every parent's direction, the more so the more parents there are.
-        normed: values of parameters that keep the result at the parents' own norm; a sweep then begins at 1.
+        exact: whether the result is the weighted sum itself, which is never truncated.
+        needs_data: whether the target also takes ``parent_data``, the parents' validation examples
+            (`finch_hub.engine.composition.parent_data.ParentData`).
+        scale_exponent: a search begins at the scale ``T ** -scale_exponent`` for T parents. Use 0.5 for a plain sum,
+            because a sum of more parents needs a smaller scale.
+        norm_preserving: parameter values for which the result has the parents' own norm. With them a search begins at
+            the scale 1.
 
     """
 
-    overshoot: float = pydantic.Field(default=0.0, ge=0, le=1)
-    normed: Mapping[str, object] = {}
+    scale_exponent: float = pydantic.Field(default=0.0, ge=0, le=1)
+    norm_preserving: Mapping[str, object] = {}
     exact: bool = False
     needs_data: bool = False
 
-    def first_scale(self, parameters: Value, *, parents: int) -> float:
-        """Return the scale with which a sweep begins."""
-        asked = parameters.model_dump()
-        normed = bool(self.normed) and all(asked.get(name) == value for name, value in self.normed.items())
-        return 1.0 if normed else round(parents**-self.overshoot, 4)
+    def initial_scale(self, parameters: Value, *, parents: int) -> float:
+        """Return the scale at which a search begins, for a number of parents."""
+        values = parameters.model_dump()
+        preserves_norm = all(values.get(name) == value for name, value in self.norm_preserving.items())
+        return 1.0 if self.norm_preserving and preserves_norm else round(parents**-self.scale_exponent, 4)
 
     @pydantic.field_validator("name")
     @classmethod
-    def _not_auto(cls, name: str) -> str:
+    def _refuse_auto(cls, name: str) -> str:
         if name == "auto":
-            raise ValueError("'auto' means that the hub tries the strategies itself; choose another name")
+            raise ValueError("'auto' means that the hub tries several strategies (choose another name)")
         return name
 
 
 class Resolver(Configurable):
-    """A way to settle conflicts between adapters before they are composed.
+    """Way to settle conflicts between adapters before they are composed.
 
-    The target is ``resolve(core, parameters) -> core``, a pure function; it may raise `errors.Incompatible`.
+    The target is ``resolve(core, parameters) -> core``, a pure function. It can raise `errors.Incompatible`.
     """
 
 
 class DatasetFormat(Runnable):
-    """A way to read rows of a data set; the target is ``convert(row) -> Example`` and raises `errors.InvalidSpec`.
+    """Format of the rows of a data set.
+
+    The target is ``convert(row) -> Example``. It raises `errors.InvalidSpec` for an invalid row.
 
     Attributes:
-        recognizes: fields by which a row of this format is known; a row that has them all is taken to be of it.
+        recognizes: names of fields. A row that has all of them is read in this format.
 
     """
 
@@ -140,30 +160,30 @@ class DatasetFormat(Runnable):
 
 
 class BaseSource(Runnable):
-    """A place that base models come from.
+    """Source of base models.
 
-    The target is ``fetch(source, *, cache, progress) -> Path``: a `BaseModelSource` in, a local folder of safetensors,
-    config and tokenizer out.
+    The target is ``fetch(source, *, cache, progress) -> Path``. It takes a `BaseModelSource` and returns a local folder
+    of safetensors, config and tokenizer.
 
     Attributes:
-        matches: target of ``matches(source: str) -> bool``, asked without touching the network.
+        matches: target of ``matches(source: str) -> bool``, which is called without network access.
 
     """
 
     matches: Target
 
     def accepts(self, source: str) -> bool:
-        """Tell whether this source knows how to fetch what the text names."""
+        """Tell whether this source can fetch the named base model."""
         return bool(load_target(self.matches, offered_by=f"{type(self).__name__} {self.name!r}")(source))
 
 
 class ExportFormat(Configurable):
-    """A form in which other systems read adapters.
+    """Format in which other systems read adapters.
 
     The target is ``write(adapter_folder, base_folder, out, parameters) -> report``.
 
     Attributes:
-        needs_base: the base's files are needed, not only the adapter's.
+        needs_base: whether the target needs the files of the base.
 
     """
 
@@ -171,23 +191,26 @@ class ExportFormat(Configurable):
 
 
 class Evaluator(Configurable):
-    """A measure of an adapter's quality; the target is ``evaluate(model, examples, parameters) -> {metric: value}``."""
+    """Measure of an adapter's quality.
+
+    The target is ``evaluate(model, examples, parameters) -> {metric: value}``.
+    """
 
 
 class Listener(Runnable):
-    """Something to be told of every change of a job's state; the target is ``listen(job) -> None``."""
+    """Receiver of every state change of a job; the target is ``listen(job) -> None``."""
 
 
 def load_target(target: str, *, offered_by: str) -> Any:
     """Import ``module:attribute`` and return the attribute.
 
     Raises:
-        PluginError: naming whose target it is and why it cannot be had.
+        PluginError: the import failed; it names the owner of the target and the reason.
 
     """
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (Exception, SystemExit) as error:
-        what = f"{offered_by}: its target {target} cannot be loaded: {type(error).__name__}: {error}"
+        what = f"cannot load the target {target} of {offered_by}: {type(error).__name__}: {error}"
         raise errors.PluginError(what) from error

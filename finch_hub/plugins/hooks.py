@@ -1,7 +1,7 @@
-"""The hooks that a plugin may implement; each is called once, when the catalog is built.
+"""Hooks that a plugin can implement; the catalog calls each hook once.
 
-A plugin is any module or object with functions of these names marked by `hookimpl`, announced by an entry point in the
-group ``finch_hub``. What is built in comes through the same hooks (`finch_hub.plugins.builtin`).
+A plugin is a module or object with functions of these names that are marked by `hookimpl`. An entry point in the group
+``finch_hub`` announces it. The built-in plugin uses the same hooks (`finch_hub.plugins.builtin`).
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def finch_presets() -> Sequence[Preset]:
-    """Return the presets that can be named when an adapter is trained, in any order."""
+    """Return presets for training, in any order."""
 
 
 @hookspec
 def finch_strategies() -> Sequence[Strategy]:
-    """Return the strategies that can be named when adapters are composed, in any order."""
+    """Return composition strategies, in any order."""
 
 
 @hookspec
 def finch_resolvers() -> Sequence[Resolver]:
-    """Return the conflict resolvers that can be named when adapters are composed, in any order."""
+    """Return conflict resolvers for compositions, in any order."""
 
 
 @hookspec
 def finch_dataset_formats() -> Sequence[DatasetFormat]:
-    """Return the row formats of data sets, those to be recognized first at the front."""
+    """Return row formats of data sets, in the order in which they are matched."""
 
 
 @hookspec
 def finch_base_sources() -> Sequence[BaseSource]:
-    """Return the places that base models come from, those to be asked first at the front."""
+    """Return sources of base models, in the order in which they are matched."""
 
 
 @hookspec
 def finch_export_formats() -> Sequence[ExportFormat]:
-    """Return the formats that adapters can be exported to, in any order."""
+    """Return export formats for adapters, in any order."""
 
 
 @hookspec
 def finch_evaluators() -> Sequence[Evaluator]:
-    """Return the evaluators that adapters can be measured with, in any order."""
+    """Return evaluators of adapters, in any order."""
 
 
 @hookspec
 def finch_listeners() -> Sequence[Listener]:
-    """Return the listeners to be told of every change of a job's state, those to be told first at the front."""
+    """Return listeners for state changes of jobs, in the order in which they are called."""

@@ -1,4 +1,4 @@
-"""The built-in listener: one structured log line for each change of a job's state."""
+"""Built-in listener that logs every state change of a job."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _logger = logging.getLogger("finch_hub.jobs")
 
 
 def listen(job: Job) -> None:
-    """Log the job's state with its stable fields; a failure is logged as an error, with its reason."""
+    """Log the job's state with stable fields; a failure is logged as an error with its reason."""
     _logger.log(
         logging.ERROR if job.state is JobState.FAILED else logging.INFO,
         "job %s is %s",

@@ -1,18 +1,19 @@
-"""From the names in a `ComposeSpec` to what the composition engine runs: kernels, parameters, where sweeps begin."""
+"""Trials of a composition, built from the names in its specification."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.plugins.catalog import Catalog
 from finch_hub.specs.jobs import ComposeSpec
 
 if TYPE_CHECKING:
-    from finch_hub.engine.composition.search import Trial
+    from finch_hub.engine.composition.trial import Trial
 
-# What `auto` tries after plain linear: strategy, its parameters, resolver, its parameters (docs/composition.md).
-_AUTO: tuple[tuple[str, dict[str, Any], str], ...] = (
+# Trials of `auto` after plain linear: strategy, its parameters, and resolver (see docs/composition.md).
+_AUTO: tuple[tuple[str, Mapping[str, object], str], ...] = (
     ("regmean", {}, "keep"),
     ("tsv", {}, "keep"),
     ("linear", {"norm": "parents"}, "calibrate"),
@@ -20,86 +21,83 @@ _AUTO: tuple[tuple[str, dict[str, Any], str], ...] = (
 
 
 def check_strategy(spec: ComposeSpec, catalog: Catalog) -> None:
-    """Refuse an unknown strategy and its parameters without importing any kernel.
+    """Refuse an unknown strategy or invalid parameters, without importing the kernel.
 
     Raises:
         NotFound: there is no such strategy.
-        InvalidSpec: parameters that its schema refuses, or any for ``auto``; too few evaluations.
+        InvalidSpec: the parameters do not match the schema, ``auto`` has parameters, or there are too few evaluations.
 
     """
     _check_evaluations(spec)
     if spec.strategy != "auto":
         catalog.strategies[spec.strategy].parse(spec.parameters)
     elif spec.parameters:
-        what = f"auto takes none, and {', '.join(sorted(spec.parameters))} would be left out"
-        raise errors.InvalidSpec(errors.Problem(where="parameters", what=what, fix="name the strategy that takes them"))
+        what = f"the strategy auto takes no parameters, but {', '.join(sorted(spec.parameters))} was given"
+        raise errors.InvalidSpec(errors.Problem(where="parameters", what=what, fix="name a strategy that takes them"))
 
 
 def check_resolver(spec: ComposeSpec, catalog: Catalog) -> None:
-    """Refuse an unknown resolver and its parameters without importing any kernel.
+    """Refuse an unknown resolver or invalid parameters, without importing the kernel.
 
     Raises:
         NotFound: there is no such resolver.
-        InvalidSpec: parameters that its schema refuses.
+        InvalidSpec: the parameters do not match the schema.
 
     """
     catalog.resolvers[spec.resolver].parse(spec.resolver_parameters)
 
 
-def trials(spec: ComposeSpec, catalog: Catalog) -> tuple[Trial, ...]:
-    """Return the ways to compose that a specification asks for, plain linear first.
+def make_trials(spec: ComposeSpec, catalog: Catalog) -> tuple[Trial, ...]:
+    """Return the trials of a specification, plain linear first.
 
-    With a strategy's name there are two: the baseline, and that one. With ``auto`` and the resolver ``keep`` there are
-    all that `auto` tries; another resolver goes before every one of them, and before linear besides the baseline.
+    A strategy that is requested by name is the second trial. The strategy ``auto`` has several trials. With another
+    resolver than `keep`, that resolver comes before each trial but the first, and before an additional linear.
 
     Raises:
         NotFound: there is no such strategy or resolver.
-        InvalidSpec: parameters that its schema refuses, or too few evaluations.
+        InvalidSpec: parameters do not match their schema, or there are too few evaluations.
         PluginError: a kernel cannot be imported.
 
     """
     _check_evaluations(spec)
-    count = len(spec.parents)
-    found = [_trial(catalog, count, "linear", {}, "keep", {})]
+    given = (spec.resolver, spec.resolver_parameters)
+    settings: list[tuple[str, Mapping[str, object], str, Mapping[str, object]]] = [("linear", {}, "keep", {})]
     if spec.strategy != "auto":
-        asked = _trial(catalog, count, spec.strategy, spec.parameters, spec.resolver, spec.resolver_parameters)
-        return (*found, asked)
-    if spec.resolver != "keep":
-        found.append(_trial(catalog, count, "linear", {}, spec.resolver, spec.resolver_parameters))
-    for strategy, parameters, resolver in _AUTO:
-        if spec.resolver == "keep":
-            found.append(_trial(catalog, count, strategy, parameters, resolver, {}))
-        elif resolver == "keep":
-            found.append(_trial(catalog, count, strategy, parameters, spec.resolver, spec.resolver_parameters))
-    return tuple(found)
+        settings.append((spec.strategy, spec.parameters, *given))
+    elif spec.resolver == "keep":
+        settings += [(strategy, parameters, resolver, {}) for strategy, parameters, resolver in _AUTO]
+    else:
+        settings.append(("linear", {}, *given))
+        settings += [(strategy, parameters, *given) for strategy, parameters, resolver in _AUTO if resolver == "keep"]
+    return tuple(_make_trial(catalog, len(spec.parents), *setting) for setting in settings)
 
 
 def _check_evaluations(spec: ComposeSpec) -> None:
     if spec.strategy != "auto" and spec.evaluations < 2:
-        what = "one is not enough for a strategy and the plain linear that it is held against"
+        what = f"{spec.evaluations} is not enough to measure the strategy and plain linear"
         raise errors.InvalidSpec(errors.Problem(where="evaluations", what=what, fix="allow two or more"))
 
 
-def _trial(
+def _make_trial(
     catalog: Catalog,
-    count: int,
+    num_parents: int,
     strategy: str,
-    parameters: dict[str, Any],
+    parameters: Mapping[str, object],
     resolver: str,
-    resolver_parameters: dict[str, Any],
+    resolver_parameters: Mapping[str, object],
 ) -> Trial:
-    from finch_hub.engine.composition.search import Trial
+    from finch_hub.engine.composition.trial import Trial  # imports torch
 
-    chosen, before = catalog.strategies[strategy], catalog.resolvers[resolver]
-    values = chosen.parse(parameters)
+    merging, resolving = catalog.strategies[strategy], catalog.resolvers[resolver]
+    values = merging.parse(parameters)
     return Trial(
         strategy=strategy,
-        merge=chosen.load(),
+        merge=merging.load(),
         parameters=values,
         resolver=resolver,
-        resolve=before.load(),
-        resolver_parameters=before.parse(resolver_parameters),
-        scale=chosen.first_scale(values, parents=count),
-        exact=chosen.exact,
-        needs_data=chosen.needs_data,
+        resolve=resolving.load(),
+        resolver_parameters=resolving.parse(resolver_parameters),
+        initial_scale=merging.initial_scale(values, parents=num_parents),
+        is_exact=merging.exact,
+        needs_data=merging.needs_data,
     )

@@ -1,4 +1,4 @@
-"""Every built-in offer keeps the promises that are asked of a stranger's plugin."""
+"""Every built-in offer passes the checks for third-party plugins."""
 
 from typing import Any
 
@@ -9,8 +9,8 @@ from finch_hub.plugins import builtin
 from finch_hub.plugins.catalog import load_catalog
 from finch_hub.plugins.descriptors import DatasetFormat, Descriptor, Preset, Resolver, Strategy
 
-CATALOGUE = load_catalog(entry_points=False)
-EVERYTHING = [descriptor for offers in CATALOGUE.all_offers() for descriptor in offers.values()]
+CATALOG = load_catalog(entry_points=False)
+EVERYTHING = [descriptor for offers in CATALOG.all_offers() for descriptor in offers.values()]
 
 STRATEGIES: list[tuple[str, dict[str, Any]]] = [
     ("linear", {}),
@@ -43,50 +43,50 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("descriptor", EVERYTHING, ids=lambda d: f"{type(d).__name__}-{d.name}")
-def test_the_target_is_there_and_takes_the_call(descriptor: Descriptor) -> None:
+def test_target_can_be_imported_and_called(descriptor: Descriptor) -> None:
     testing.check_descriptor(descriptor)
 
 
 @pytest.mark.parametrize(("name", "parameters"), STRATEGIES)
 def test_strategies(name: str, parameters: dict[str, Any]) -> None:
-    testing.check_strategy(CATALOGUE.strategies[name], parameters)
+    testing.check_strategy(CATALOG.strategies[name], parameters)
 
 
 @pytest.mark.parametrize(("name", "parameters"), RESOLVERS)
 def test_resolvers(name: str, parameters: dict[str, Any]) -> None:
-    testing.check_resolver(CATALOGUE.resolvers[name], parameters)
+    testing.check_resolver(CATALOG.resolvers[name], parameters)
 
 
-@pytest.mark.parametrize("dataset_format", CATALOGUE.dataset_formats.values(), ids=lambda d: d.name)
+@pytest.mark.parametrize("dataset_format", CATALOG.dataset_formats.values(), ids=lambda d: d.name)
 def test_dataset_formats(dataset_format: DatasetFormat) -> None:
     testing.check_dataset_format(dataset_format, ROWS[dataset_format.name])
 
 
-def test_nothing_built_in_is_left_out() -> None:
-    measured = {name for name, _ in STRATEGIES} | {s.name for s in CATALOGUE.strategies.values() if s.needs_data}
-    assert measured == set(CATALOGUE.strategies)
-    assert {name for name, _ in RESOLVERS} == set(CATALOGUE.resolvers)
+def test_every_strategy_and_resolver_is_checked() -> None:
+    measured = {name for name, _ in STRATEGIES} | {s.name for s in CATALOG.strategies.values() if s.needs_data}
+    assert measured == set(CATALOG.strategies)
+    assert {name for name, _ in RESOLVERS} == set(CATALOG.resolvers)
 
 
-def test_the_engine_and_the_hub_know_the_same_row_formats() -> None:
-    """The engine has its own list, for use without the hub."""
+def test_engine_and_hub_have_the_same_row_formats() -> None:
+    """The engine has its own list for use without the hub."""
     from finch_hub.engine.data import row_formats
 
-    offered = [(d.name, d.recognizes, d.load()) for d in CATALOGUE.dataset_formats.values()]
+    offered = [(d.name, d.recognizes, d.load()) for d in CATALOG.dataset_formats.values()]
     assert offered == [(known.name, known.fields, known.convert) for known in row_formats.BUILTIN]
 
 
-@pytest.mark.parametrize("preset", CATALOGUE.presets.values(), ids=lambda p: p.name)
-def test_presets_have_content_of_their_own(preset: Preset) -> None:
+@pytest.mark.parametrize("preset", CATALOG.presets.values(), ids=lambda p: p.name)
+def test_presets_have_distinct_prompts_and_one_shape(preset: Preset) -> None:
     testing.check_descriptor(preset)
     assert len(preset.system) > 100
-    assert not [other.name for other in CATALOGUE.presets.values() if other != preset and other.system == preset.system]
-    shapes = {(p.lora.rank, p.lora.target_modules, p.lora.init) for p in CATALOGUE.presets.values()}
+    assert not [other.name for other in CATALOG.presets.values() if other != preset and other.system == preset.system]
+    shapes = {(p.lora.rank, p.lora.target_modules, p.lora.init) for p in CATALOG.presets.values()}
     assert len(shapes) == 1, "the built-in presets have one shape, so that their adapters compose well"
 
 
 class Broken:
-    """Kernels and descriptors that each break one promise, so that the checks are seen to fail."""
+    """Kernels that each break one rule, so that each check fails once."""
 
     @staticmethod
     def changes_input(core: Any, weights: Any, parameters: Any, *, seed: int) -> Any:
@@ -110,7 +110,7 @@ class Broken:
         return core.merge(weights, lambda block, w: block.cores.sum(0) / 0)
 
     @staticmethod
-    def shrinks_what_is_alone(core: Any, weights: Any, parameters: Any, *, seed: int) -> Any:
+    def shrinks_single_parents(core: Any, weights: Any, parameters: Any, *, seed: int) -> Any:
         return {name: 0.5 * sum(module.cores) for name, module in core.modules.items()}
 
     @staticmethod
@@ -118,7 +118,7 @@ class Broken:
         return {}
 
     @staticmethod
-    def resolves_what_is_alone(core: Any, parameters: Any) -> Any:
+    def resolves_single_parents(core: Any, parameters: Any) -> Any:
         import dataclasses
 
         blocks = tuple(dataclasses.replace(block, cores=block.cores * 2) for block in core.blocks)
@@ -136,33 +136,33 @@ BREAKS = {
     "forgets_a_module": "one matrix for every module",
     "is_unseeded": "differs from run to run",
     "divides_by_zero": "is not finite",
-    "shrinks_what_is_alone": "must come out as it is",
-    "resolves_what_is_alone": "has no conflict",
+    "shrinks_single_parents": "must come out as it is",
+    "resolves_single_parents": "has no conflict",
     "drops_a_block": "keep the modules",
 }
 
 
 @pytest.mark.parametrize(("kernel", "says"), BREAKS.items())
-def test_the_checks_can_fail(kernel: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_check_fails_for_a_broken_kernel(kernel: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import finch_hub.plugins.strategies.linear as module
 
     monkeypatch.setattr(module, "broken", getattr(Broken, kernel), raising=False)
     fields = {"name": "broken", "summary": "x", "target": "finch_hub.plugins.strategies.linear:broken"}
-    is_resolver = kernel in ("resolves_what_is_alone", "drops_a_block")
+    is_resolver = kernel in ("resolves_single_parents", "drops_a_block")
     with pytest.raises(AssertionError, match=says):
         testing.check_resolver(Resolver(**fields)) if is_resolver else testing.check_strategy(Strategy(**fields))
 
 
-def test_a_target_of_another_signature_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_target_with_a_wrong_signature_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtin, "takes_no_seed", Broken.takes_no_seed, raising=False)
     with pytest.raises(AssertionError, match="cannot be called"):
         testing.check_descriptor(Strategy(name="x", summary="x", target="finch_hub.plugins.builtin:takes_no_seed"))
-    with pytest.raises(AssertionError, match="cannot be loaded"):
+    with pytest.raises(AssertionError, match="cannot load the target"):
         testing.check_descriptor(Strategy(name="x", summary="x", target="finch_hub.plugins.builtin:nothing"))
 
 
-def test_a_value_without_its_reason_is_found() -> None:
-    preset = CATALOGUE.presets["code"]
+def test_preset_value_without_a_reason_fails_the_check() -> None:
+    preset = CATALOG.presets["code"]
     fewer = {name: reason for name, reason in preset.reasons.items() if name != "lora.rank"}
     with pytest.raises(AssertionError, match=r"no reason for lora\.rank"):
         testing.check_descriptor(preset.evolve(reasons=fewer))

@@ -1,4 +1,4 @@
-"""A plugin from outside the source tree: installed by pip, found by its entry point, every hook of it put to use."""
+"""A third-party plugin that pip installs: it is found by its entry point, and every hook is used."""
 
 import inspect
 import json
@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from support.adapters import VARIANTS, save_adapter
 
-from finch_hub import testing
+from finch_hub import Hub, errors, settings, testing
+from finch_hub.hub.bases import Bases
 from finch_hub.plugins import hooks
 from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.specs.examples import Example
@@ -25,8 +26,8 @@ HOOKS = [name for name, _ in inspect.getmembers(hooks, inspect.isfunction) if na
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the package into a folder of its own, without network and with what is installed already."""
-    copy = shutil.copytree(SOURCE, tmp_path_factory.mktemp("source") / "sample_plugin")  # building leaves files behind
+    """Install the package into a separate folder, without network access or dependencies."""
+    copy = shutil.copytree(SOURCE, tmp_path_factory.mktemp("source") / "sample_plugin")  # the build writes files there
     target = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     options = ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(target)]
@@ -41,14 +42,14 @@ def catalog(installed: Path) -> Iterator[Catalog]:
         yield load_catalog()
 
 
-def test_it_is_found_by_its_entry_point(catalog: Catalog) -> None:
+def test_plugin_is_found_by_its_entry_point(catalog: Catalog) -> None:
     assert [problem for problem in catalog.problems if "finch-sample" in problem.where] == []
     assert ("finch-sample", "1.2.3") in [(plugin.name, plugin.version) for plugin in catalog.plugins]
-    offers = {name for each in catalog.all_offers() for name in each if each.plugin_of(name) == "finch-sample"}
-    assert offers == {"support", "strongest", "level", "faq", "archive", "table", "brevity", "journal"}
+    offered = {name for kind in catalog.all_offers() for name in kind if kind.plugin_of(name) == "finch-sample"}
+    assert offered == {"support", "strongest", "level", "faq", "archive", "table", "brevity", "journal"}
 
 
-def test_every_hook_has_a_user_here_and_among_the_built_ins(catalog: Catalog) -> None:
+def test_sample_and_built_in_plugin_use_every_hook(catalog: Catalog) -> None:
     import finch_sample.plugin
 
     from finch_hub.plugins import builtin
@@ -59,7 +60,7 @@ def test_every_hook_has_a_user_here_and_among_the_built_ins(catalog: Catalog) ->
             assert getattr(plugin, hook)(), f"{plugin.__name__} offers nothing by {hook}"
 
 
-def test_it_passes_the_checks_for_plugin_authors(catalog: Catalog) -> None:
+def test_plugin_passes_the_checks_for_authors(catalog: Catalog) -> None:
     import finch_sample.plugin
 
     testing.check_plugin(finch_sample.plugin)
@@ -70,7 +71,7 @@ def test_it_passes_the_checks_for_plugin_authors(catalog: Catalog) -> None:
     assert example == Example.of_pair("Why?", "So.")
 
 
-def test_listing_it_imports_none_of_its_kernels(installed: Path) -> None:
+def test_listing_the_plugin_imports_no_kernels(installed: Path) -> None:
     script = (
         f"import sys; sys.path.insert(0, {str(installed)!r})\n"
         "from finch_hub.plugins.catalog import load_catalog\n"
@@ -82,7 +83,7 @@ def test_listing_it_imports_none_of_its_kernels(installed: Path) -> None:
     assert loaded == str(["finch_sample", "finch_sample.parameters", "finch_sample.plugin"])
 
 
-def test_its_strategy_and_resolver_compute_what_they_say(catalog: Catalog) -> None:
+def test_strategy_and_resolver_equal_dense_arithmetic(catalog: Catalog) -> None:
     import numpy as np
 
     strategy, resolver = catalog.strategies["strongest"], catalog.resolvers["level"]
@@ -91,26 +92,26 @@ def test_its_strategy_and_resolver_compute_what_they_say(catalog: Catalog) -> No
     cores = np.stack([w * matrix.numpy() for w, matrix in zip((1.0, -2.0, 0.5), core.modules["a"].cores, strict=True)])
     expected = np.take_along_axis(cores, np.abs(cores).argmax(0)[None], axis=0)[0]
     np.testing.assert_array_equal(merged["a"].numpy(), expected)
-    levelled = resolver.load()(core, resolver.parse({}))
-    norms = [np.linalg.norm(matrix.numpy()) for matrix in levelled.modules["a"].cores]
+    leveled = resolver.load()(core, resolver.parse({}))
+    norms = [np.linalg.norm(matrix.numpy()) for matrix in leveled.modules["a"].cores]
     before = [np.linalg.norm(matrix.numpy()) for matrix in core.modules["a"].cores]
     np.testing.assert_allclose(norms, np.mean(before))
-    np.testing.assert_array_equal(levelled.modules["alone"].cores[1], core.modules["alone"].cores[1])
+    np.testing.assert_array_equal(leveled.modules["alone"].cores[1], core.modules["alone"].cores[1])
 
 
-def test_its_format_is_recognized_by_its_fields(catalog: Catalog, tmp_path: Path) -> None:
+def test_dataset_format_is_recognized_by_its_fields(catalog: Catalog, tmp_path: Path) -> None:
     from finch_hub.engine.data import reading, row_formats
 
     known = [
         row_formats.RowFormat(name, descriptor.recognizes, descriptor.load())
         for name, descriptor in catalog.dataset_formats.items()
     ]
-    assert known[0].name == "faq", "strangers' formats are asked before the built-in ones"
+    assert known[0].name == "faq", "third-party formats are matched before the built-in formats"
     (tmp_path / "data.jsonl").write_text(json.dumps({"question": "Why?", "answers": ["So."]}) + "\n")
     assert reading.read_examples(tmp_path / "data.jsonl", formats=known) == (Example.of_pair("Why?", "So."),)
 
 
-def test_its_base_source_fetches(catalog: Catalog, tiny_folder: Path, tmp_path: Path) -> None:
+def test_base_source_fetches_once(catalog: Catalog, tiny_folder: Path, tmp_path: Path) -> None:
     from finch_hub.engine.bases import weight_shapes
 
     archive = tmp_path / "model.zip"
@@ -118,15 +119,41 @@ def test_its_base_source_fetches(catalog: Catalog, tiny_folder: Path, tmp_path: 
         for file in tiny_folder.iterdir():
             opened.write(file, file.name)
     source = BaseModelSource(source=f"archive:{archive}")
-    said: list[str] = []
+    messages: list[str] = []
     fetch = catalog.base_source_of(source.source).load()
-    folder = fetch(source, cache=tmp_path / "cache", progress=said.append)
-    assert fetch(source, cache=tmp_path / "cache", progress=said.append) == folder
-    assert said == ["unpacking model.zip"]
+    folder = fetch(source, cache=tmp_path / "cache", progress=messages.append)
+    assert fetch(source, cache=tmp_path / "cache", progress=messages.append) == folder
+    assert messages == ["unpacking model.zip"]
     assert weight_shapes.read_linear_modules(folder) == weight_shapes.read_linear_modules(tiny_folder)
 
 
-def test_its_export_format_writes(catalog: Catalog, tiny_folder: Path, tmp_path: Path) -> None:
+def test_base_source_and_row_format_reach_the_hub(
+    catalog: Catalog, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registering, training, generating and planning all fetch the base by the plugin's source."""
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("model.zip", "w") as archive:
+        for file in tiny_folder.iterdir():
+            archive.write(file, file.name)
+    rows = [json.dumps({"question": f"Why {n}?", "answers": [f"So {n}."]}) for n in range(8)]
+    Path("faq.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    with Hub(settings.load(home=tmp_path / "home")) as hub:
+        source, folder = Bases(hub._stores).resolve("archive:model.zip")
+        assert (source.source, folder) == ("archive:model.zip", None)
+        with pytest.raises(errors.NotFound, match=r"no base 'achive:model\.zip'"):
+            Bases(hub._stores).resolve("achive:model.zip")
+        base = hub.bases.add("archive:model.zip", name="tiny")
+        assert hub.datasets.add("faq.jsonl").examples == 8
+        for seed, name in enumerate(("first", "second")):
+            made = save_adapter(tiny_folder, tmp_path / name, seed=seed, r=4, lora_alpha=8, target_modules=["q_proj"])
+            hub.import_adapter(made, name=name, base="tiny")
+        shutil.rmtree(base.path or "")  # so that it has to be fetched again
+        model = hub.generator(adapters=["first"])
+        assert (model.base.name, model.base.folder) == ("archive:model.zip", Path(base.path or ""))
+        assert hub.plan(["first", "second"], probe=True).parents == ("first/1", "second/1")
+
+
+def test_export_format_writes_a_table(catalog: Catalog, tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["patterns"])
     export = catalog.export_formats["table"]
     report = export.load()(adapter, None, tmp_path / "out", export.parse({"separator": ";"}))
@@ -136,7 +163,7 @@ def test_its_export_format_writes(catalog: Catalog, tiny_folder: Path, tmp_path:
     assert "model.layers.1.self_attn.v_proj;7;" in "\n".join(lines)
 
 
-def test_its_evaluator_measures(catalog: Catalog, tiny_folder: Path) -> None:
+def test_evaluator_counts_words(catalog: Catalog, tiny_folder: Path) -> None:
     from finch_hub.engine.inference.generator import GeneratorModel
 
     evaluator = catalog.evaluators["brevity"]
@@ -149,14 +176,14 @@ def test_its_evaluator_measures(catalog: Catalog, tiny_folder: Path) -> None:
     assert measured["words"] > 0
 
 
-def test_its_listener_is_told(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listener_receives_every_state(catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = tmp_path / "journal"
     monkeypatch.setenv("FINCH_SAMPLE_JOURNAL", str(journal))
     job = Job(
         id="j1",
         kind="evaluate",
         state=JobState.QUEUED,
-        spec=EvaluateSpec(base=BaseModelSource(source="base"), dataset="0" * 64),
+        spec=EvaluateSpec(base=BaseModelSource(source="base"), dataset="0" * 64).model_dump(mode="json"),
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
     listen = catalog.listeners["journal"].load()

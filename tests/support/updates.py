@@ -1,8 +1,10 @@
-"""Random low-rank updates, and dense arithmetic in numpy to hold the core space against."""
+"""Random low-rank updates, and dense arithmetic in numpy to compare the core space with."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from finch_hub.engine.composition.core_space import CoreSpace
-    from finch_hub.engine.composition.factors import Adapter, Factors
+    from finch_hub.engine.composition.factors import Factors
+    from finch_hub.engine.composition.parents import ParentAdapter
 
 Dense = NDArray[np.float64]
 
@@ -26,11 +29,12 @@ def adapter(
     shapes: Mapping[str, tuple[int, int]] = SHAPES,
     modules: Sequence[str] | None = None,
     scale: float = 1.0,
-) -> Adapter:
-    """Return an adapter with normally distributed factors on these modules (None: all)."""
+) -> ParentAdapter:
+    """Return a parent with normally distributed factors on these modules (None: all)."""
     import torch
 
-    from finch_hub.engine.composition.factors import Adapter, Factors
+    from finch_hub.engine.composition.factors import Factors
+    from finch_hub.engine.composition.parents import ParentAdapter
 
     generator = torch.Generator().manual_seed(seed)
     made: dict[str, Factors] = {}
@@ -39,7 +43,22 @@ def adapter(
         A = torch.randn(rank, inside, generator=generator)
         if modules is None or module in modules:
             made[module] = Factors(B=B, A=A)
-    return Adapter.of(name, made)
+    return ParentAdapter.of(name, made)
+
+
+def peft_deltas(base: Path, folder: Path) -> dict[str, Dense]:
+    """Return what PEFT adds to the weight of each module."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)
+    return {
+        name.removeprefix("base_model.model."): module.get_delta_weight("default").double().detach().numpy()
+        for name, module in model.named_modules()
+        if isinstance(module, peft.tuners.lora.LoraLayer)
+    }
 
 
 def dense(update: Factors) -> Dense:
@@ -47,7 +66,7 @@ def dense(update: Factors) -> Dense:
     return update.B.double().numpy() @ update.A.double().numpy()
 
 
-def dense_sum(parents: Sequence[Adapter], weights: Sequence[float], module: str) -> Dense:
+def dense_sum(parents: Sequence[ParentAdapter], weights: Sequence[float], module: str) -> Dense:
     """Return ``Σ w_t B_t A_t`` over the parents that have the module."""
     return sum(  # type: ignore[return-value]
         weight * dense(parent.factors[module])
@@ -56,7 +75,7 @@ def dense_sum(parents: Sequence[Adapter], weights: Sequence[float], module: str)
     )
 
 
-def lifted(core: CoreSpace, module: str, M: object) -> Dense:
+def expand(core: CoreSpace, module: str, M: object) -> Dense:
     """Return ``U M Vᵀ`` of one module in float64."""
     import torch
 

@@ -1,44 +1,46 @@
-"""Running rows through a base under an update, and seeing what each module is given."""
+"""Module inputs and hidden states of a base while an update is active."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.measurement import Bench
+from finch_hub.engine.composition.measurement import Measurement
 from finch_hub.engine.data import batches
-
-if TYPE_CHECKING:
-    from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenizing import TokenizedExample
 
 
 @torch.no_grad()
-def forward(
-    bench: Bench,
+def run_forward(
+    measurement: Measurement,
     update: Mapping[str, Factors] | None,
-    probes: Sequence[TokenizedExample],
+    examples: Sequence[TokenizedExample],
     modules: Iterable[str] = (),
-    see: Callable[[str, Tensor], None] = lambda module, x: None,
+    on_input: Callable[[str, Tensor], None] = lambda module, x: None,
 ) -> Tensor:
-    """Return the hidden states [L, d] that predict the completions; `see` is shown each module's inputs.
+    """Return the hidden states [L, d] that predict the completions.
 
-    It is called with a module's path and the tensor, [1, tokens, in], that it is given; modules that are given the
-    same one are shown it in succession. Through the model's own forward, for hooks see what each module is given.
+    `on_input` is called with a module path and the input [1, tokens, in] of the module. Modules that share an input
+    are called one after another with the same tensor.
     """
 
-    def hook_of(path: str) -> Callable[[Any, tuple[Any, ...], Any], None]:
-        return lambda module, inputs, output: see(path, inputs[0])
+    def make_hook(path: str) -> Callable[[Any, tuple[Any, ...], Any], None]:
+        return lambda module, inputs, output: on_input(path, inputs[0])
 
-    bench.set(update)
-    handles = [bench.base.model.get_submodule(path).register_forward_hook(hook_of(path)) for path in modules]
+    measurement.activate(update)
+    model = measurement.base.model
+    handles = [model.get_submodule(path).register_forward_hook(make_hook(path)) for path in modules]
     try:
-        # One at a time, so that no module ever sees a padded token.
+        # One example at a time, so that no module sees a padding token.
         states = [
-            bench.padded.hidden(batches.pack([probe], share_prefix=False).to(bench.base.device)) for probe in probes
+            measurement.padded_decoder.hidden_states(
+                batches.pack([example], share_prefix=False).to(measurement.base.device)
+            )
+            for example in examples
         ]
     finally:
         for handle in handles:
@@ -46,44 +48,47 @@ def forward(
     return torch.cat(states).float().cpu()
 
 
-def projected_moments(
-    bench: Bench,
+def collect_projected_moments(
+    measurement: Measurement,
     update: Mapping[str, Factors] | None,
-    probes: Sequence[TokenizedExample],
+    examples: Sequence[TokenizedExample],
     right: Mapping[str, Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the hidden states, and second moments ``Vᵀ X Xᵀ V [q, q]`` of the modules' inputs in bases V [in, q]."""
+    """Return the hidden states, and the second moments ``Vᵀ X Xᵀ V [q, q]`` of module inputs in bases V [in, q]."""
     moments: dict[str, Tensor] = {}
 
-    def see(path: str, x: Tensor) -> None:
+    def add_input(path: str, x: Tensor) -> None:
         z = (x.flatten(0, -2).float() @ right[path].to(x.device)).double().cpu()
         moments[path] = moments[path] + z.mT @ z if path in moments else z.mT @ z
 
-    return forward(bench, update, probes, right, see), moments
+    return run_forward(measurement, update, examples, right, add_input), moments
 
 
-def moments(
-    bench: Bench, update: Mapping[str, Factors] | None, probes: Sequence[TokenizedExample], modules: Iterable[str]
+def collect_moments(
+    measurement: Measurement,
+    update: Mapping[str, Factors] | None,
+    examples: Sequence[TokenizedExample],
+    modules: Iterable[str],
 ) -> dict[tuple[str, ...], Tensor]:
-    """Return the second moments ``X Xᵀ [in, in]`` of inputs, by all the modules that are given the same ones."""
-    found: list[tuple[list[str], Tensor]] = []
-    at: dict[str, int] = {}
-    last: Tensor | None = None
+    """Return the second moments ``X Xᵀ [in, in]`` of module inputs; modules that share an input share an entry."""
+    groups: list[tuple[list[str], Tensor]] = []
+    group_of: dict[str, int] = {}
+    last_input: Tensor | None = None
 
-    def see(path: str, x: Tensor) -> None:
-        nonlocal last
-        if x is last:
-            if path not in at:
-                at[path] = len(found) - 1
-                found[-1][0].append(path)
+    def add_input(path: str, x: Tensor) -> None:
+        nonlocal last_input
+        if x is last_input:
+            if path not in group_of:
+                group_of[path] = len(groups) - 1
+                groups[-1][0].append(path)
             return
-        last = x
+        last_input = x
         rows = x.flatten(0, -2).float()
-        if path in at:
-            found[at[path]][1].addmm_(rows.mT, rows)
+        if path in group_of:
+            groups[group_of[path]][1].addmm_(rows.mT, rows)
         else:
-            at[path] = len(found)
-            found.append(([path], rows.mT @ rows))
+            group_of[path] = len(groups)
+            groups.append(([path], rows.mT @ rows))
 
-    forward(bench, update, probes, modules, see)
-    return {tuple(paths): total.cpu() for paths, total in found}
+    run_forward(measurement, update, examples, modules, add_input)
+    return {tuple(paths): total.cpu() for paths, total in groups}

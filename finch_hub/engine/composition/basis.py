@@ -1,4 +1,4 @@
-"""Orthonormal bases of tall stacked factors, found through their Gram matrices and formed only where one asks."""
+"""Orthonormal bases of stacked factors, computed from their Gram matrices."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from finch_hub.engine.numerics import linalg
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Basis:
-    """The left singular basis ``Q = stacked @ transform`` of n stacks of balanced factors.
+    """Left singular bases ``Q = stacked @ transform`` of n stacks of balanced factors.
 
-    Most of what is done with a basis is one product with something thin, which is cheaper with the two parts than with
-    Q, and needs no Q in memory.
+    Most users need only the product of Q and a thin matrix. The product of the two parts is cheaper and needs no
+    memory for Q.
 
     Attributes:
-        stacked: the parents' factors side by side [n, rows, R], float32, as they are stored.
-        transform: [n, R, p], float64; what is summed has orthonormal columns.
+        stacked: factors of the parents side by side [n, rows, R], float32, as they are stored.
+        transform: transform [n, R, p], float64, that makes the columns of `stacked` orthonormal.
         values: singular values [n, p] of the balanced factors, largest first, float64.
 
     """
@@ -29,29 +29,29 @@ class Basis:
     values: Tensor
 
     def __matmul__(self, other: Tensor) -> Tensor:
-        """Return ``Q @ other [n, rows, k]``, float32, of float64 coordinates [n, p, k]."""
+        """Return ``Q @ other [n, rows, k]`` in float32, for float64 coordinates [n, p, k]."""
         return self.stacked @ (self.transform @ other).float()
 
     def form(self) -> Tensor:
-        """Return Q [n, rows, p], float32."""
+        """Return Q [n, rows, p] in float32."""
         return (self.stacked.double() @ self.transform).float()
 
-    def take(self, chosen: Tensor, width: int) -> Basis:
-        """Return the bases that a mask [n] chooses, with their first `width` columns only."""
+    def select(self, mask: Tensor, width: int) -> Basis:
+        """Return the bases that a mask [n] selects, with their first `width` columns only."""
         return Basis(
-            stacked=self.stacked if bool(chosen.all()) else self.stacked[chosen],
-            transform=self.transform[chosen][..., :width],
-            values=self.values[chosen][..., :width],
+            stacked=self.stacked if bool(mask.all()) else self.stacked[mask],
+            transform=self.transform[mask][..., :width],
+            values=self.values[mask][..., :width],
         )
 
 
-def find(stacked: Tensor, gram: Tensor, balance: Tensor) -> tuple[Basis, Tensor]:
-    """Return the basis of ``stacked @ balance``, and the coordinates ``Qᵀ stacked balance [n, R, R]`` in it.
+def orthonormalize(stacked: Tensor, gram: Tensor, balance: Tensor) -> tuple[Basis, Tensor]:
+    """Return the basis Q of ``stacked @ balance``, and the coordinates ``Qᵀ stacked balance [n, R, R]``.
 
     Args:
-        stacked: [n, rows, R].
+        stacked: factors [n, rows, R].
         gram: ``stackedᵀ stacked [n, R, R]``, float64.
-        balance: [n, R, R], float64, what balances each parent.
+        balance: transform [n, R, R] that balances each parent, float64.
 
     """
     values, E = linalg.spectrum(balance.mT @ gram @ balance)
@@ -59,8 +59,8 @@ def find(stacked: Tensor, gram: Tensor, balance: Tensor) -> tuple[Basis, Tensor]
     coordinates = values.unsqueeze(-1) * E.mT
     smallest = values.masked_fill(values == 0, torch.inf).amin(-1)
     if bool((smallest < 1e-4 * values[..., 0]).any()):
-        # The Gram matrix squares the condition number, so a wide spectrum leaves Q orthonormal to a few digits only;
-        # a second pass (CholeskyQR2, arXiv 1401.5334) brings it to full precision.
+        # The Gram matrix squares the condition number. With a wide spectrum Q is orthonormal to a few digits only.
+        # A second pass (CholeskyQR2, arXiv 1401.5334) gives full precision.
         Q = stacked.double() @ transform
         C = torch.linalg.cholesky(Q.mT @ Q + torch.diag_embed((values == 0).double()))
         transform = torch.linalg.solve_triangular(C.mT, transform, upper=True, left=False)

@@ -1,4 +1,4 @@
-"""What composing adapters would meet, found from their weights: overlaps, signs, norms, module by module and pair."""
+"""Conflicts between parents, measured from their weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from finch_hub.specs.reports import ConflictReport, HiddenShift, PairConflict
 
 MEASURES = ("output_overlap", "input_overlap", "cosine", "sign_conflict", "norm_ratio")
 
-# Beyond these a pair is out of the ordinary.
-_GRAVE_SHIFT = 1.0
-_OPPOSED = -0.3
-_UNEQUAL = 0.3
-_SHARED = 0.8
+# Limits beyond which the advice mentions a pair. They are rules of thumb; retention is the measure.
+_MAX_SHIFT = 1.0
+_MIN_COSINE = -0.3
+_MIN_NORM_RATIO = 0.3
+_MAX_SHARED_ENERGY = 0.8
 
 
 def diagnose(
@@ -27,14 +27,18 @@ def diagnose(
     interference: Mapping[tuple[str, str, str], float] | None = None,
     shifts: Sequence[HiddenShift] = (),
 ) -> ConflictReport:
-    """Measure the conflicts of a core space, module by module, summed up by pair, with an advice.
+    """Measure the conflicts of a core space by module and by pair, and give advice.
 
-    `interference` and `shifts` come from `finch_hub.engine.composition.interference`, where a base is at hand.
+    Args:
+        core: core space of the parents.
+        interference: ratios from `finch_hub.engine.composition.interference`, if they were measured.
+        shifts: shifts from the same measurement.
+
     """
-    modules = tuple(_with(conflict, interference or {}) for conflict in of_modules(core))
-    pairs = of_pairs(core, modules)
-    shared = shared_direction(core)
-    advice, reasons = _advice(pairs, shifts, shared)
+    modules = tuple(_add_interference(conflict, interference or {}) for conflict in measure_modules(core))
+    pairs = summarize_pairs(core, modules)
+    shared = measure_shared_direction(core)
+    advice, reasons = _advise(pairs, shifts, shared)
     return ConflictReport(
         parents=core.parents,
         modules=modules,
@@ -46,50 +50,50 @@ def diagnose(
     )
 
 
-def _with(conflict: PairConflict, interference: Mapping[tuple[str, str, str], float]) -> PairConflict:
-    both = [
-        interference[conflict.module, i, j]
-        for i, j in ((conflict.first, conflict.second), (conflict.second, conflict.first))
-        if (conflict.module, i, j) in interference
-    ]
-    return conflict.evolve(interference=max(both)) if both else conflict
+def _add_interference(conflict: PairConflict, interference: Mapping[tuple[str, str, str], float]) -> PairConflict:
+    directions = ((conflict.first, conflict.second), (conflict.second, conflict.first))
+    ratios = [interference[conflict.module, i, j] for i, j in directions if (conflict.module, i, j) in interference]
+    return conflict.evolve(interference=max(ratios)) if ratios else conflict
 
 
-def _advice(pairs: Sequence[PairConflict], shifts: Sequence[HiddenShift], shared: float) -> tuple[str, tuple[str, ...]]:
-    """Return what to do and why, the gravest first; every threshold is a rule of thumb, retention is the measure."""
+def _advise(pairs: Sequence[PairConflict], shifts: Sequence[HiddenShift], shared: float) -> tuple[str, tuple[str, ...]]:
+    """Return advice for the most serious conflict, and the reasons for all."""
     found: list[tuple[str, str]] = []
     for shift in shifts:
-        if shift.shift > _GRAVE_SHIFT:
-            why = f"on {shift.first}'s inputs {shift.second} moves the hidden states {shift.shift:.1f} times as far"
-            found.append(("keep apart and switch, or compose with min_retention set", f"{why} as {shift.first} itself"))
+        if shift.shift > _MAX_SHIFT:
+            why = f"on the inputs of {shift.first}, {shift.second} shifts the hidden states {shift.shift:.1f} times"
+            advice = "keep apart and switch, or compose with min_retention set"
+            found.append((advice, f"{why} as far as {shift.first} does"))
     for pair in pairs:
         names = f"{pair.first} and {pair.second}"
-        if pair.cosine < _OPPOSED:
-            found.append(
-                ("resolve with priority, or keep apart", f"{names} pull against each other: {pair.cosine:.2f}")
-            )
-        if pair.norm_ratio < _UNEQUAL:
-            found.append(("reweight", f"of {names} the smaller has {pair.norm_ratio:.2f} of the larger's norm"))
-    if shared > _SHARED and len({name for pair in pairs for name in (pair.first, pair.second)}) > 1:
-        found.append(("resolve with calibrate", f"one direction of a module holds {shared:.2f} of all parents' energy"))
+        if pair.cosine < _MIN_COSINE:
+            why = f"{names} change the modules in opposite directions: the cosine is {pair.cosine:.2f}"
+            found.append(("resolve with priority, or keep apart", why))
+        if pair.norm_ratio < _MIN_NORM_RATIO:
+            found.append(("reweight", f"the norms of {names} differ: the ratio is {pair.norm_ratio:.2f}"))
+    if shared > _MAX_SHARED_ENERGY and len({name for pair in pairs for name in (pair.first, pair.second)}) > 1:
+        why = f"one direction of a module holds {shared:.2f} of the energy of all parents"
+        found.append(("resolve with calibrate", why))
     if not found:
-        why = f"no cosine is under {_OPPOSED}, no ratio of norms under {_UNEQUAL}, no shift over {_GRAVE_SHIFT}"
-        return "merge", (f"{why}, and no direction holds over {_SHARED} of the energy",)
+        limits = (
+            f"no cosine is below {_MIN_COSINE}, no norm ratio is below {_MIN_NORM_RATIO}",
+            f"no shift is above {_MAX_SHIFT}, no direction holds more than {_MAX_SHARED_ENERGY} of the energy",
+        )
+        return "merge", (", ".join(limits),)
     return found[0][0], tuple(reason for _, reason in found)
 
 
-def of_modules(core: CoreSpace) -> tuple[PairConflict, ...]:
+def measure_modules(core: CoreSpace) -> tuple[PairConflict, ...]:
     """Measure every pair of parents in every module that both adapt; see `PairConflict` for the formulas."""
-    measured = concurrency.in_threads(lambda block: list(_of_block(block, core.parents)), core.blocks)
+    measured = concurrency.map_in_threads(lambda block: list(_measure_block(block, core.parents)), core.blocks)
     found = [pair for pairs in measured for pair in pairs]
     return tuple(sorted(found, key=lambda pair: (pair.module, pair.first, pair.second)))
 
 
-def of_pairs(core: CoreSpace, modules: Sequence[PairConflict]) -> tuple[PairConflict, ...]:
-    """Summarise the modules of each pair: means weighted by ``‖ΔW_i‖ ‖ΔW_j‖``, so that large updates count most.
+def summarize_pairs(core: CoreSpace, modules: Sequence[PairConflict]) -> tuple[PairConflict, ...]:
+    """Average the conflicts of each pair over the modules, weighted by ``‖ΔW_i‖ ‖ΔW_j‖``.
 
-    The cosine is then that of both adapters as whole vectors but for the weighting by module; pairs without a common
-    module have no conflict and are left out.
+    Pairs without a common module have no conflict and are omitted.
     """
     norms = {
         (module, parent): float(norm)
@@ -114,8 +118,8 @@ def of_pairs(core: CoreSpace, modules: Sequence[PairConflict]) -> tuple[PairConf
     return tuple(found)
 
 
-def shared_direction(core: CoreSpace) -> float:
-    """Return Pico's largest c over all modules that several parents adapt: the energy share of one direction."""
+def measure_shared_direction(core: CoreSpace) -> float:
+    """Return the largest energy share of one output direction, over modules that several parents adapt (Pico's c)."""
     shares = [0.0]
     for block in core.blocks:
         if len(block.present) > 1:
@@ -124,7 +128,7 @@ def shared_direction(core: CoreSpace) -> float:
     return max(shares)
 
 
-def _of_block(block: Block, parents: Sequence[str]) -> Iterator[PairConflict]:
+def _measure_block(block: Block, parents: Sequence[str]) -> Iterator[PairConflict]:
     svds = dict(zip(block.present, block.svds(), strict=True))
     for i, j in itertools.combinations(block.present, 2):
         (U_i, S_i, V_i), (U_j, S_j, V_j) = svds[i], svds[j]
@@ -142,10 +146,10 @@ def _of_block(block: Block, parents: Sequence[str]) -> Iterator[PairConflict]:
 
 
 def _overlap(first: Tensor, first_values: Tensor, second: Tensor, second_values: Tensor) -> Tensor:
-    """Return ``‖Q_iᵀ Q_j‖²_F / min(r_i, r_j)`` over singular vectors whose value is not rounding."""
-    real = [values > linalg.TOLERANCE * values[..., :1] for values in (first_values, second_values)]
-    products = (first * real[0].unsqueeze(-2)).mT @ (second * real[1].unsqueeze(-2))
-    least = torch.minimum(real[0].sum(-1), real[1].sum(-1)).clamp(min=1)
+    """Return ``‖Q_iᵀ Q_j‖²_F / min(r_i, r_j)`` over singular vectors whose value is not a rounding error."""
+    is_real = [values > linalg.TOLERANCE * values[..., :1] for values in (first_values, second_values)]
+    products = (first * is_real[0].unsqueeze(-2)).mT @ (second * is_real[1].unsqueeze(-2))
+    least = torch.minimum(is_real[0].sum(-1), is_real[1].sum(-1)).clamp(min=1)
     return (products.square().sum((-2, -1)) / least).clamp(0, 1)
 
 
@@ -155,7 +159,7 @@ def _cosine(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _sign_conflict(first: Tensor, second: Tensor) -> Tensor:
-    """Return ``Σ_disputed |m_i m_j| / Σ |m_i m_j|``: the share of the common energy that pulls apart."""
+    """Return ``Σ |m_i m_j|`` over entries of opposite signs, divided by the sum over all entries."""
     products = first * second
     common = products.abs().sum((-2, -1))
     return products.clamp(max=0).abs().sum((-2, -1)) * linalg.inverse(common)

@@ -1,12 +1,13 @@
-"""The core space: every parent's update of a module as one small matrix between shared bases (arXiv 2509.17786).
+"""Core space: the parents' updates of each module as small matrices between shared bases (arXiv 2509.17786).
 
-For the parents' updates ``ΔW_t = B_t A_t [out, in]`` of one module, `left` U [out, p] is the left singular basis of
-``[B_1 … B_T]``, `right` V [in, q] the right singular basis of ``[A_1; …; A_T]``, and ``M_t = Uᵀ ΔW_t V [p, q]``. The
-projection is lossless, ``ΔW_t = U M_t Vᵀ``, and no ``[out, in]`` matrix is ever made. Before the bases are taken each
-parent is balanced, ``B_t = U_t √S_t, A_t = √S_t V_tᵀ`` by the thin SVD of its own product, so that the same update
-stored as (cB, A/c) gives the same core space.
+Parent t updates a module by ``ΔW_t = B_t A_t [out, in]``. The basis U [out, p] is the left singular basis of
+``[B_1 … B_T]``. The basis V [in, q] is the right singular basis of ``[A_1; …; A_T]``. The core of parent t is
+``M_t = Uᵀ ΔW_t V [p, q]``. The projection is lossless, ``ΔW_t = U M_t Vᵀ``, and no ``[out, in]`` matrix is computed.
 
-Modules of equal shape are computed together, as one stack: a `Block`.
+Each parent is balanced first: ``B_t = U_t √S_t, A_t = √S_t V_tᵀ``, from the thin SVD of its own product. So the same
+update stored as (cB, A/c) has the same core space.
+
+Modules of equal shape are computed together in stacks. A stack is a `Block`.
 """
 
 from __future__ import annotations
@@ -24,33 +25,41 @@ from torch import Tensor
 from finch_hub import errors
 from finch_hub.engine.composition import basis
 from finch_hub.engine.composition.basis import Basis
-from finch_hub.engine.composition.factors import Adapter
+from finch_hub.engine.composition.parents import ParentAdapter
 from finch_hub.engine.numerics import concurrency, linalg
 
-# Float64 copies of tall factors are made for so many elements at a time: 16 MiB, for each thread.
-_ELEMENTS = 1 << 21
+# Maximum number of elements of a block's tall factors: their float64 copies take 16 MiB in each thread.
+_MAX_BLOCK_ELEMENTS = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleCore:
-    """One module's core space: left U [out, p], right V [in, q], cores M_t [p, q] of all parents, who is present."""
+    """Core space of one module.
+
+    Attributes:
+        left: U [out, p].
+        right: V [in, q].
+        cores: M_t [p, q] of all parents; zero for a parent that does not adapt the module.
+        present: positions of the parents that adapt the module.
+
+    """
 
     left: Tensor
     right: Tensor
     cores: tuple[Tensor, ...]
-    present: tuple[bool, ...]
+    present: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """The core spaces of n modules of equal shape.
+    """Core spaces of n modules of equal shape.
 
     Attributes:
-        modules: their paths, n of them.
+        modules: paths of the n modules.
         outputs: U [n, out, p] with the spectrum of the balanced ``[B_1 … B_T]``.
-        inputs: V [n, in, q] with that of ``[A_1; …; A_T]``.
+        inputs: V [n, in, q] with the spectrum of the balanced ``[A_1; …; A_T]``.
         cores: M [T, n, p, q], float64; zero for a parent that does not adapt these modules.
-        ranks: of each parent's update here, at most; 0 for a parent that does not adapt these modules.
+        ranks: upper bound of the rank of each parent's update; 0 for a parent that does not adapt these modules.
 
     """
 
@@ -66,30 +75,30 @@ class Block:
         return tuple(t for t, rank in enumerate(self.ranks) if rank)
 
     def svds(self, rank: int | None = None) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return U [n, p, k], S [n, k], Vᵀ [n, k, q] of each present parent, with k its rank, or `rank` if less."""
+        """Return U [n, p, k], S [n, k], Vᵀ [n, k, q] of each present parent; k is its rank, but at most `rank`."""
         return [linalg.thin_svd(self.cores[t], min(self.ranks[t], rank or self.ranks[t])) for t in self.present]
 
-    def take(self, chosen: Tensor) -> Block:
-        """Return the block of those modules alone that a mask [n] chooses."""
-        if bool(chosen.all()):
+    def select(self, mask: Tensor) -> Block:
+        """Return the block of the modules that a mask [n] selects."""
+        if bool(mask.all()):
             return self
         return dataclasses.replace(
             self,
-            modules=tuple(name for name, wanted in zip(self.modules, chosen.tolist(), strict=True) if wanted),
-            outputs=self.outputs.take(chosen, self.cores.shape[-2]),
-            inputs=self.inputs.take(chosen, self.cores.shape[-1]),
-            cores=self.cores[:, chosen],
+            modules=_select_names(self.modules, mask),
+            outputs=self.outputs.select(mask, self.cores.shape[-2]),
+            inputs=self.inputs.select(mask, self.cores.shape[-1]),
+            cores=self.cores[:, mask],
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoreSpace:
-    """What strategies and resolvers work on.
+    """Input of strategies and resolvers: the parents' updates of all modules.
 
     Attributes:
-        parents: their names, in the order they were given; position t below is of the t-th.
-        digests: their content's hashes; random choices are seeded by these, so names and order do not matter.
-        blocks: the modules, in stacks of equal shape.
+        parents: names of the parents; position t elsewhere means the t-th name.
+        digests: content hashes of the parents. They seed random choices, so that names and order do not matter.
+        blocks: modules, in stacks of equal shape.
 
     """
 
@@ -99,33 +108,29 @@ class CoreSpace:
 
     @cached_property
     def modules(self) -> Mapping[str, ModuleCore]:
-        """The same, module by module: views, in the order of their paths."""
+        """Core space of each module, as views of the blocks, in the order of the module paths."""
         found: dict[str, ModuleCore] = {}
         for block in self.blocks:
             left, right = block.outputs.form(), block.inputs.form()
             for i, module in enumerate(block.modules):
-                found[module] = ModuleCore(
-                    left=left[i],
-                    right=right[i],
-                    cores=tuple(core[i] for core in block.cores),
-                    present=tuple(rank > 0 for rank in block.ranks),
-                )
+                cores = tuple(core[i] for core in block.cores)
+                found[module] = ModuleCore(left=left[i], right=right[i], cores=cores, present=block.present)
         return dict(sorted(found.items()))
 
     def merge(self, weights: Sequence[float], merge: Callable[[Block, Tensor], Tensor]) -> dict[str, Tensor]:
-        """Apply ``merge(block, weights [T']) -> M [n, p, q]`` to every block, with the weights of those present.
+        """Apply ``merge(block, weights [T']) -> M [n, p, q]`` to every block, with the weights of present parents.
 
-        A module that one parent alone adapts has no conflict: it is that parent's, times its weight, whatever the
-        strategy would trim or flatten.
+        If only one parent adapts a module, there is no conflict. The result is then that parent's core times its
+        weight, without a call of `merge`.
         """
 
-        def of_block(block: Block) -> Tensor:
-            here = torch.tensor([weights[t] for t in block.present], dtype=block.cores.dtype)
-            return block.cores[block.present[0]] * here[0] if len(block.present) == 1 else merge(block, here)
+        def merge_block(block: Block) -> Tensor:
+            present = torch.tensor([weights[t] for t in block.present], dtype=block.cores.dtype)
+            return block.cores[block.present[0]] * present[0] if len(block.present) == 1 else merge(block, present)
 
-        made = concurrency.in_threads(of_block, self.blocks)
+        merged = concurrency.map_in_threads(merge_block, self.blocks)
         return {
-            m: M for block, Ms in zip(self.blocks, made, strict=True) for m, M in zip(block.modules, Ms, strict=True)
+            m: M for block, Ms in zip(self.blocks, merged, strict=True) for m, M in zip(block.modules, Ms, strict=True)
         }
 
     def map(
@@ -133,38 +138,43 @@ class CoreSpace:
     ) -> CoreSpace:
         """Replace the cores of every block that several parents adapt by ``resolve(block) -> cores [T, n, p, q]``.
 
-        `rank_grows` tells that the new cores may have a higher rank than the old ones. Where regular expressions are
-        given, only modules whose path one of them matches (anywhere) are changed.
-        """
+        Args:
+            resolve: computes the new cores of a block.
+            modules: regular expressions. Only modules whose path matches one of them (anywhere) change. Empty means
+                all modules.
+            rank_grows: whether the new cores can have a higher rank than the old ones.
 
+        Raises:
+            Incompatible: a regular expression matches no module.
+
+        """
         unmatched = [pattern for pattern in modules if not any(re.search(pattern, name) for name in self.modules)]
         if unmatched:
-            problems = [errors.Problem(where="modules", what=f"{one!r} matches no adapted module") for one in unmatched]
+            problems = [errors.Problem(where="modules", what=f"{p!r} matches no adapted module") for p in unmatched]
             raise errors.Incompatible(problems, subject="resolver")
 
-        def of_block(block: Block) -> list[Block]:
+        def resolve_block(block: Block) -> list[Block]:
             if len(block.present) == 1:
                 return [block]
             resolved = dataclasses.replace(block, cores=resolve(block))
             if rank_grows:
                 full = min(block.cores.shape[-2:])
                 resolved = dataclasses.replace(resolved, ranks=tuple(full if rank else 0 for rank in block.ranks))
-            asked = [not modules or any(re.search(pattern, name) for pattern in modules) for name in block.modules]
-            chosen = torch.tensor(asked)
-            return [part for part in (resolved.take(chosen), block.take(~chosen)) if part.modules]
+            matches = [not modules or any(re.search(pattern, name) for pattern in modules) for name in block.modules]
+            mask = torch.tensor(matches)
+            return [part for part in (resolved.select(mask), block.select(~mask)) if part.modules]
 
-        parts = concurrency.in_threads(of_block, self.blocks)
-        return dataclasses.replace(self, blocks=tuple(part for found in parts for part in found))
+        parts = concurrency.map_in_threads(resolve_block, self.blocks)
+        return dataclasses.replace(self, blocks=tuple(block for part in parts for block in part))
 
 
-def build(adapters: Sequence[Adapter]) -> CoreSpace:
-    """Bring adapters of one base to their common core space.
+def build(adapters: Sequence[ParentAdapter]) -> CoreSpace:
+    """Project adapters of one base to their common core space.
 
-    Modules are united over the parents, ranks may differ.
+    The adapters can have different ranks and different modules.
 
     Raises:
-        Incompatible: a module has another shape in one parent than in another, or factors hold NaN or infinity; all
-            problems at once.
+        Incompatible: a module has different shapes, or factors hold NaN or infinity; it names all such modules.
 
     """
     shapes: dict[str, tuple[int, int]] = {}
@@ -182,11 +192,17 @@ def build(adapters: Sequence[Adapter]) -> CoreSpace:
             groups[shape, ranks].append(module)
     chunks: list[tuple[tuple[str, ...], tuple[int, ...]]] = []
     for (shape, ranks), modules in groups.items():
-        size = max(1, _ELEMENTS // (sum(shape) * sum(ranks)))
+        size = max(1, _MAX_BLOCK_ELEMENTS // (sum(shape) * sum(ranks)))
         chunks += [(tuple(modules[start : start + size]), ranks) for start in range(0, len(modules), size)]
-    projected = concurrency.in_threads(lambda chunk: _project(chunk[0], adapters, chunk[1]), chunks)
+    projected = concurrency.map_in_threads(lambda chunk: _project(chunk[0], adapters, chunk[1]), chunks)
     if problems or any(blocks is None for blocks in projected):
-        raise errors.Incompatible([*problems, *_not_finite(adapters)], subject="parents")
+        problems += [
+            errors.Problem(where=module, what=f"{adapter.name} holds NaN or infinity")
+            for adapter in adapters
+            for module, update in adapter.factors.items()
+            if not update.is_finite
+        ]
+        raise errors.Incompatible(problems, subject="parents")
     return CoreSpace(
         parents=tuple(adapter.name for adapter in adapters),
         digests=tuple(adapter.digest for adapter in adapters),
@@ -194,48 +210,39 @@ def build(adapters: Sequence[Adapter]) -> CoreSpace:
     )
 
 
-def _not_finite(adapters: Sequence[Adapter]) -> list[errors.Problem]:
-    return [
-        errors.Problem(where=module, what=f"{adapter.name} holds NaN or infinity")
-        for adapter in adapters
-        for module, update in adapter.factors.items()
-        if not (update.A.isfinite().all() and update.B.isfinite().all())
-    ]
+def _project(modules: tuple[str, ...], adapters: Sequence[ParentAdapter], ranks: tuple[int, ...]) -> list[Block] | None:
+    """Project modules of equal shape and ranks; return None if their factors hold NaN or infinity.
 
-
-def _project(modules: tuple[str, ...], adapters: Sequence[Adapter], ranks: tuple[int, ...]) -> list[Block] | None:
-    """Project modules of equal shape and ranks, None where they hold NaN or infinity.
-
-    They part into several blocks only where numerical ranks differ.
+    Each numerical rank of the modules gets a block.
     """
-    here = [adapter for adapter, rank in zip(adapters, ranks, strict=True) if rank]
-    B = torch.stack([torch.cat([a.factors[m].B for a in here], dim=1) for m in modules]).float()
-    A = torch.stack([torch.cat([a.factors[m].A for a in here], dim=0) for m in modules]).float().mT
-    gram_B, gram_A = _gram(B), _gram(A)
+    present = [adapter for adapter, rank in zip(adapters, ranks, strict=True) if rank]
+    B = torch.stack([torch.cat([a.factors[m].B for a in present], dim=1) for m in modules]).float()
+    A = torch.stack([torch.cat([a.factors[m].A for a in present], dim=0) for m in modules]).float().mT
+    gram_B, gram_A = _compute_gram(B), _compute_gram(A)
     if not (gram_B.isfinite().all() and gram_A.isfinite().all()):
         return None
-    slices = _slices(ranks)
+    slices = _slice_columns(ranks)
     X, Y = torch.zeros_like(gram_B), torch.zeros_like(gram_A)
     for part in slices:
         if part is not None:
-            X[:, part, part], Y[:, part, part] = _balancing(gram_B[:, part, part], gram_A[:, part, part])
-    outputs, left = basis.find(B, gram_B, X)
-    inputs, right = basis.find(A, gram_A, Y)
+            X[:, part, part], Y[:, part, part] = _compute_balance(gram_B[:, part, part], gram_A[:, part, part])
+    outputs, left = basis.orthonormalize(B, gram_B, X)
+    inputs, right = basis.orthonormalize(A, gram_A, Y)
     counts = torch.stack([(outputs.values > 0).sum(-1), (inputs.values > 0).sum(-1)], dim=1)
     blocks: list[Block] = []
     for count in torch.unique(counts, dim=0):
-        chosen = (counts == count).all(dim=1)
+        mask = (counts == count).all(dim=1)
         p, q = (max(1, int(c)) for c in count)
-        L, R = left[chosen, :p], right[chosen, :q]
+        L, R = left[mask, :p], right[mask, :q]
         cores = torch.zeros(len(ranks), len(L), p, q, dtype=L.dtype)
         for t, part in enumerate(slices):
             if part is not None:
                 torch.matmul(L[..., part], R[..., part].mT, out=cores[t])
         blocks.append(
             Block(
-                modules=tuple(name for name, wanted in zip(modules, chosen.tolist(), strict=True) if wanted),
-                outputs=outputs.take(chosen, p),
-                inputs=inputs.take(chosen, q),
+                modules=_select_names(modules, mask),
+                outputs=outputs.select(mask, p),
+                inputs=inputs.select(mask, q),
                 cores=cores,
                 ranks=tuple(min(rank, p, q) for rank in ranks),
             )
@@ -243,30 +250,34 @@ def _project(modules: tuple[str, ...], adapters: Sequence[Adapter], ranks: tuple
     return blocks
 
 
-def _gram(stacked: Tensor) -> Tensor:
-    """Return ``XᵀX [n, R, R]`` in float64, module by module, so that the copies in float64 stay in the cache."""
-    found = torch.empty(len(stacked), stacked.shape[-1], stacked.shape[-1], dtype=torch.float64)
-    for one, out in zip(stacked, found, strict=True):
-        copy = one.double()
+def _select_names(names: Sequence[str], mask: Tensor) -> tuple[str, ...]:
+    return tuple(name for name, is_selected in zip(names, mask.tolist(), strict=True) if is_selected)
+
+
+def _compute_gram(stacked: Tensor) -> Tensor:
+    """Return ``XᵀX [n, R, R]`` in float64; one module at a time, so that the float64 copy stays in the cache."""
+    gram = torch.empty(len(stacked), stacked.shape[-1], stacked.shape[-1], dtype=torch.float64)
+    for X, out in zip(stacked, gram, strict=True):
+        copy = X.double()
         torch.matmul(copy.mT, copy, out=out)
-    return found
+    return gram
 
 
-def _slices(ranks: Sequence[int]) -> list[slice | None]:
-    """Columns of each parent in the stacked factors, None for a parent that has none."""
-    found: list[slice | None] = []
+def _slice_columns(ranks: Sequence[int]) -> list[slice | None]:
+    """Return the columns of each parent in the stacked factors; None for a parent without columns."""
+    slices: list[slice | None] = []
     start = 0
     for rank in ranks:
-        found.append(slice(start, start + rank) if rank else None)
+        slices.append(slice(start, start + rank) if rank else None)
         start += rank
-    return found
+    return slices
 
 
-def _balancing(gram_B: Tensor, gram_A: Tensor) -> tuple[Tensor, Tensor]:
+def _compute_balance(gram_B: Tensor, gram_A: Tensor) -> tuple[Tensor, Tensor]:
     """Return X, Y [n, r, r] such that ``B X = U √S`` and ``Aᵀ Y = V √S``, where ``B A = U S Vᵀ`` is the thin SVD.
 
-    Takes ``BᵀB`` and ``A Aᵀ``. With ``B = Q_B Λ Eᵀ`` from the first, the product's left singular vectors and squared
-    singular values are the eigenpairs of ``ΛEᵀ (A Aᵀ) EΛ``.
+    The arguments are ``BᵀB`` and ``A Aᵀ``. With ``B = Q_B Λ Eᵀ`` from ``BᵀB``, the left singular vectors and squared
+    singular values of the product are the eigenpairs of ``ΛEᵀ (A Aᵀ) EΛ``.
     """
     values, E = linalg.spectrum(gram_B)
     half = values.unsqueeze(-1) * E.mT

@@ -1,4 +1,4 @@
-"""What compositions would keep of their parents, told from the modules' outputs and one that was measured."""
+"""Forecast of the retention of a composition, from module outputs and one measured composition."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.specs.reports import Forecast
 
-# Of one parent: second moments ``Vᵀ X Xᵀ V [q, q]`` of the inputs that each module is given on the parent's rows.
+# Second moments ``Vᵀ X Xᵀ V [q, q]`` of module inputs on one parent's rows, by module.
 Moments = Mapping[str, Tensor]
 
 _SCALES = tuple(round(0.05 * step, 2) for step in range(1, 41))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What an update answers to a parent's own inputs, along the parent's answer and across it; sums over the modules.
+class OutputMatch:
+    """Comparison of an update's outputs with a parent's own outputs, on the parent's inputs; sums over the modules.
 
     Attributes:
         common: ``Σ ⟨ΔW X_t, ΔW_t X_t⟩ / Σ ‖ΔW_t X_t‖²``.
@@ -29,58 +29,60 @@ class Answer:
     common: float
     energy: float
 
-    def kept(self, scale: float, harm: float) -> float:
-        """Return the retention that is forecast for ``scale ΔW``.
+    def forecast_retention(self, scale: float, penalty: float) -> float:
+        """Return the forecast retention of ``scale ΔW``.
 
-        Along the parent's answer a the loss is taken for the parabola that is lowest at the parent itself, ``2a - a²``;
-        across it every unit of energy costs `harm`, which is not 1: the loss bends less there than where it was
-        trained.
+        Along the parent's outputs, with a share a of them, the loss is assumed to be a parabola with its minimum at
+        the parent: the retention is ``2a - a²``. Across them every unit of energy costs `penalty`. It differs from 1,
+        because the loss curves less in directions that were not trained.
         """
         along = scale * self.common
         across = max(0.0, scale**2 * self.energy - along**2)
-        return 2 * along - along**2 - harm * across
+        return 2 * along - along**2 - penalty * across
 
-    def harm(self, kept: float) -> float:
-        """Return the `harm` with which the forecast at scale 1 is what was measured there, 0 at the least."""
+    def fit_penalty(self, kept: float) -> float:
+        """Return the penalty, at least 0, for which the forecast at scale 1 equals the measured retention `kept`."""
         across = self.energy - self.common**2
-        return max(0.0, self.kept(1.0, 0.0) - kept) / across if across > 0 else 0.0
+        return max(0.0, self.forecast_retention(1.0, 0.0) - kept) / across if across > 0 else 0.0
 
 
-def answers(
+def match_outputs(
     core: CoreSpace, merged: Mapping[str, Tensor], moments: Sequence[Moments | None]
-) -> tuple[Answer | None, ...]:
-    """Return what merged matrices M [p, q] answer to every parent; None for one without rows, or that does nothing."""
-    found: list[Answer | None] = []
-    for t, of_parent in enumerate(moments):
+) -> tuple[OutputMatch | None, ...]:
+    """Compare merged matrices M [p, q] with each parent; None for a parent without rows or with zero outputs."""
+    matches: list[OutputMatch | None] = []
+    for t, parent_moments in enumerate(moments):
         own = common = energy = 0.0
-        for module, K in (of_parent or {}).items():
+        for module, K in (parent_moments or {}).items():
             space = core.modules[module]
-            answered = merged[module] @ K
+            outputs = merged[module] @ K
             own += float((space.cores[t] @ K * space.cores[t]).sum())
-            common += float((answered * space.cores[t]).sum())
-            energy += float((answered * merged[module]).sum())
-        found.append(Answer(common=common / own, energy=energy / own) if own > 0 else None)
-    return tuple(found)
+            common += float((outputs * space.cores[t]).sum())
+            energy += float((outputs * merged[module]).sum())
+        matches.append(OutputMatch(common=common / own, energy=energy / own) if own > 0 else None)
+    return tuple(matches)
 
 
-def harms(plain: Sequence[Answer | None], kept: Sequence[float | None]) -> tuple[float | None, ...]:
-    """Return every parent's `harm` from what a composition at scale 1 kept of it; None where nothing is known."""
+def fit_penalties(matches: Sequence[OutputMatch | None], kept: Sequence[float | None]) -> tuple[float | None, ...]:
+    """Return each parent's penalty from the measured retention of a composition at scale 1; None if it is unknown."""
     return tuple(
-        None if answer is None or share is None else answer.harm(share)
-        for answer, share in zip(plain, kept, strict=True)
+        None if match is None or retention is None else match.fit_penalty(retention)
+        for match, retention in zip(matches, kept, strict=True)
     )
 
 
-def best(strategy: str, parents: Sequence[Answer | None], harm: Sequence[float | None]) -> Forecast | None:
-    """Return the forecast at the scale that serves the worst parent best; None where nothing is known of any."""
+def forecast_best_scale(
+    strategy: str, matches: Sequence[OutputMatch | None], penalties: Sequence[float | None]
+) -> Forecast | None:
+    """Return the forecast at the scale with the best worst parent; None if no parent has a forecast."""
 
-    def kept(scale: float) -> tuple[float | None, ...]:
+    def kept_at(scale: float) -> tuple[float | None, ...]:
         return tuple(
-            None if answer is None or cost is None else answer.kept(scale, cost)
-            for answer, cost in zip(parents, harm, strict=True)
+            None if match is None or penalty is None else match.forecast_retention(scale, penalty)
+            for match, penalty in zip(matches, penalties, strict=True)
         )
 
-    if not any(share is not None for share in kept(1.0)):
+    if not any(kept is not None for kept in kept_at(1.0)):
         return None
-    scale = max(_SCALES, key=lambda c: min(share for share in kept(c) if share is not None))
-    return Forecast(strategy=strategy, scale=scale, kept=kept(scale))
+    scale = max(_SCALES, key=lambda s: min(kept for kept in kept_at(s) if kept is not None))
+    return Forecast(strategy=strategy, scale=scale, kept=kept_at(scale))

@@ -1,4 +1,4 @@
-"""What strategies that fit something to data are given: the parents' losses and their gradients, and their inputs."""
+"""Validation data of the parents for strategies: losses with gradients, and moments of module inputs."""
 
 from __future__ import annotations
 
@@ -11,92 +11,99 @@ from torch import Tensor
 from finch_hub.engine.composition import activations, retention
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.measurement import Bench
+from finch_hub.engine.composition.measurement import Measurement
 from finch_hub.specs.reports import TokenMetrics
 
 # Examples of each parent in one step.
-_ROWS = 4
-# Floats that second moments may take at a time: 4 GiB.
-_MOMENTS = 1 << 30
+_BATCH_ROWS = 4
+# Maximum number of floats in the second moments that are computed together: 4 GiB.
+_MAX_MOMENT_FLOATS = 1 << 30
 
 
-class Objective:
-    """Mean over the parents of ``loss / (base - own)``, by mini-batches of the rows that a search may look at.
-
-    Its negative is the mean retention but for a constant, so one nat counts more for a parent that gained little.
+class ParentData:
+    """Validation data of the parents for strategies, from the selection rows.
 
     Args:
-        bench: with the parents' rows.
-        base: metrics of the bare base on the selection rows; `own` those of each parent.
+        measurement: holds the parents and their rows.
+        base: metrics of the bare base on each parent's selection rows.
+        own: metrics of each parent on its own selection rows.
 
     Attributes:
-        bench: as given.
-        parents: positions of the parents that take part: those that gained, on their rows.
+        measurement: as given.
+        parents: positions of the parents that gain over the base on their own rows.
 
     """
 
     def __init__(
-        self, bench: Bench, *, base: Sequence[TokenMetrics | None], own: Sequence[TokenMetrics | None]
+        self, measurement: Measurement, *, base: Sequence[TokenMetrics | None], own: Sequence[TokenMetrics | None]
     ) -> None:
-        self.bench = bench
+        self.measurement = measurement
         self._gains = {
             t: b.loss - o.loss
             for t, (b, o) in enumerate(zip(base, own, strict=True))
-            if b is not None and o is not None and retention.gains(b, o)
+            if b is not None and o is not None and retention.has_gained(b, o)
         }
         self.parents = tuple(self._gains)
         self._moments: dict[tuple[int, tuple[str, ...]], dict[tuple[str, ...], Tensor]] = {}
 
     def gradient(self, update: Mapping[str, Factors], *, step: int, seed: int) -> tuple[float, dict[str, Factors]]:
-        """Return the value at an update, and its gradients in the form of factors, on the step's mini-batch.
+        """Return the objective of an update on the step's mini-batch, and its gradients in the form of factors.
 
-        Every pass over a parent's rows is in an order of its own that the seed decides.
+        The objective is the mean over `parents` of ``loss / (base - own)``. Up to a constant it is the negative mean
+        retention, so one nat counts more for a parent that gained little. The seed decides the order of the rows in
+        each pass.
         """
         value = 0.0
-        self.bench.set(update)
+        self.measurement.activate(update)
         for t in self.parents:
-            rows = self.bench.rows[t]
+            rows = self.measurement.rows[t]
             if rows is not None:
-                chosen = _mini_batch(len(rows.selection), step, f"{seed}:{t}")
-                share = 1 / (self._gains[t] * len(self.parents))
-                value += self.bench.backward([rows.selection[i] for i in chosen], scale=share)
-        return value, self.bench.take_gradients()
+                indices = _draw_mini_batch(len(rows.selection), step, f"{seed}:{t}")
+                scale = 1 / (self._gains[t] * len(self.parents))
+                value += self.measurement.backward([rows.selection[i] for i in indices], scale=scale)
+        return value, self.measurement.take_gradients()
 
-    def inputs(self, core: CoreSpace, *, rows: int) -> Iterator[dict[tuple[str, ...], Tensor]]:
-        """Yield the second moments [T, in, in] of inputs under each parent, by the modules that are given the same.
+    def input_moments(self, core: CoreSpace, *, rows: int) -> Iterator[dict[tuple[str, ...], Tensor]]:
+        """Yield the second moments ``X_t X_tᵀ / ‖X_t‖²`` of module inputs [T, in, in].
 
-        Of t's X they are ``X Xᵀ / ‖X‖²``: the inputs on up to so many of t's rows while t itself acts. A parent without
-        rows may be given anything alike: the identity over `in`. A part of the modules at a time, as large as memory
-        allows; where one part holds all modules it is kept, so that another call costs nothing.
+        X_t are a module's inputs on up to `rows` rows of parent t while parent t is active. Modules that share an
+        input share an entry. A parent without rows gets the identity over `in`.
+
+        Each yielded part holds as many modules as memory allows. If one part holds all modules, it is cached for the
+        next call.
         """
         sizes = {module: block.inputs.stacked.shape[1] for block in core.blocks for module in block.modules}
         sizes = dict(sorted(sizes.items()))
-        for part in _parts(sizes, most=_MOMENTS // len(self.bench.parents)):
-            if (found := self._moments.get((rows, part))) is None:
-                found = self._measured(part, sizes, rows)
+        for part in _divide_modules(sizes, max_floats=_MAX_MOMENT_FLOATS // len(self.measurement.parents)):
+            if (moments := self._moments.get((rows, part))) is None:
+                moments = self._measure_moments(part, sizes, rows)
                 if len(part) == len(sizes):
-                    self._moments = {(rows, part): found}
-            yield found
+                    self._moments = {(rows, part): moments}
+            yield moments
 
-    def _measured(self, part: tuple[str, ...], sizes: Mapping[str, int], rows: int) -> dict[tuple[str, ...], Tensor]:
-        # Which modules share their inputs is the model's doing, so all parents say the same of it.
-        of_parents = [
-            activations.moments(self.bench, parent.factors, of_parent.selection[:rows], part) if of_parent else {}
-            for parent, of_parent in zip(self.bench.parents, self.bench.rows, strict=True)
+    def _measure_moments(
+        self, part: tuple[str, ...], sizes: Mapping[str, int], rows: int
+    ) -> dict[tuple[str, ...], Tensor]:
+        moments = [
+            activations.collect_moments(self.measurement, parent.factors, parent_rows.selection[:rows], part)
+            if parent_rows
+            else {}
+            for parent, parent_rows in zip(self.measurement.parents, self.measurement.rows, strict=True)
         ]
-        groups = next((seen for seen in of_parents if seen), {(module,): None for module in part})
+        # The model decides which modules share an input, so the groups are the same for all parents.
+        groups = next((groups for groups in moments if groups), {(module,): None for module in part})
         return {
-            modules: torch.stack([_normed(seen.get(modules), sizes[modules[0]]) for seen in of_parents])
+            modules: torch.stack([_normalize(of_parent.get(modules), sizes[modules[0]]) for of_parent in moments])
             for modules in groups
         }
 
 
-def _parts(sizes: Mapping[str, int], *, most: int) -> Iterator[tuple[str, ...]]:
-    """Divide modules, in their order, so that the squares of each part's sizes add up to `most` floats or fewer."""
+def _divide_modules(sizes: Mapping[str, int], *, max_floats: int) -> Iterator[tuple[str, ...]]:
+    """Divide modules, in their order, into parts whose squared sizes add up to `max_floats` or less."""
     part: list[str] = []
     floats = 0
     for module, size in sizes.items():
-        if part and floats + size**2 > most:
+        if part and floats + size**2 > max_floats:
             yield tuple(part)
             part, floats = [], 0
         part.append(module)
@@ -104,13 +111,14 @@ def _parts(sizes: Mapping[str, int], *, most: int) -> Iterator[tuple[str, ...]]:
     yield tuple(part)
 
 
-def _normed(moment: Tensor | None, size: int) -> Tensor:
+def _normalize(moment: Tensor | None, size: int) -> Tensor:
+    """Return a moment with trace 1."""
     trace = 0.0 if moment is None else float(moment.trace())
     return torch.eye(size) / size if moment is None or trace <= 0 else moment / trace
 
 
-def _mini_batch(count: int, step: int, key: str) -> list[int]:
-    size = min(_ROWS, count)
+def _draw_mini_batch(count: int, step: int, key: str) -> list[int]:
+    size = min(_BATCH_ROWS, count)
     steps = count // size
     order = list(range(count))
     random.Random(f"{key}:{step // steps}").shuffle(order)  # noqa: S311 - order, not secrecy

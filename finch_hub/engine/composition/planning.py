@@ -1,23 +1,33 @@
-"""Look at a composition before making it: what cannot go together, what conflicts, what to do about it."""
+"""Report of the conflicts of adapters before they are composed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.composition import compatibility, conflicts, core_space, factors, interference, retention
-from finch_hub.engine.composition import forecast as forecasting
-from finch_hub.engine.composition.compatibility import ParentInput
-from finch_hub.engine.composition.factors import Adapter
-from finch_hub.engine.composition.measurement import Bench, rows_of
-from finch_hub.engine.composition.search import Composer, Trial
+from finch_hub.engine.composition import (
+    compatibility,
+    conflicts,
+    core_space,
+    forecast,
+    interference,
+    retention,
+    validation_rows,
+)
+from finch_hub.engine.composition.composer import Composer
+from finch_hub.engine.composition.forecast import OutputMatch
+from finch_hub.engine.composition.interference import Interference
+from finch_hub.engine.composition.measurement import Measurement
+from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, read_parents
+from finch_hub.engine.composition.trial import Trial
 from finch_hub.specs.reports import ConflictReport, Forecast
 
 if TYPE_CHECKING:
-    from finch_hub.engine.bases.loading import Base
+    from finch_hub.engine.bases.base import Base
 
 
 def plan(
@@ -29,30 +39,23 @@ def plan(
 ) -> ConflictReport:
     """Report the conflicts of adapters without composing them.
 
-    What cannot be composed at all is named in `structural` instead of being raised. With a base and validation rows
-    the interference on real inputs is measured as well, and what the trials would keep of parents that gain is forecast
-    from it and from what plain linear keeps; those that need data themselves are left out.
+    Reasons why adapters cannot be composed are returned in `structural`, not raised. With a base and validation rows,
+    the report also has the interference on real inputs and forecasts of the trials that need no data.
 
     Raises:
-        NotFound: a parent's files are missing.
+        NotFound: a parent's file is missing.
 
     """
     structural: list[str] = []
-    try:
+    adapters: list[ParentAdapter] = []
+    core: core_space.CoreSpace | None = None
+    with _collect_problems(structural):
         compatibility.check_parents(parents)
-    except errors.InvalidInput as error:
-        structural += [str(problem) for problem in error.problems]
-    adapters: list[Adapter] = []
-    for parent in parents:
-        try:
-            adapters.append(factors.read(parent.folder, parent.name))
-        except errors.Incompatible as error:
-            structural += [f"{parent.name}: {problem}" for problem in error.problems]
-    try:
-        core = core_space.build(adapters) if len(adapters) > 1 and not structural else None
-    except errors.Incompatible as error:
-        core = None
-        structural += [str(problem) for problem in error.problems]
+    with _collect_problems(structural):
+        adapters = read_parents(parents)
+    if len(parents) > 1 and not structural:
+        with _collect_problems(structural):
+            core = core_space.build(adapters)
     if core is None:
         return ConflictReport(
             parents=tuple(parent.name for parent in parents),
@@ -62,31 +65,43 @@ def plan(
         )
     if base is None or not any(parent.validation for parent in parents):
         return conflicts.diagnose(core)
-    with Bench(base, adapters, rows_of(parents, base), between=between) as bench:
-        probed = interference.measure(core, adapters, bench)
-        forecasts = _forecasts(core, trials, probed, bench)
-    return conflicts.diagnose(core, probed.ratios, probed.shifts).evolve(forecasts=forecasts)
+    rows = validation_rows.tokenize_validation(parents, base)
+    with Measurement(base, adapters, rows, between=between) as measurement:
+        measured = interference.measure(core, adapters, measurement)
+        forecasts = _forecast_trials(core, trials, measured, measurement)
+    return conflicts.diagnose(core, measured.ratios, measured.shifts).evolve(forecasts=forecasts)
 
 
-def _forecasts(
-    core: core_space.CoreSpace, trials: Sequence[Trial], probed: interference.Interference, bench: Bench
+@contextlib.contextmanager
+def _collect_problems(structural: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except errors.InvalidInput as error:
+        structural += map(str, error.problems)
+
+
+def _forecast_trials(
+    core: core_space.CoreSpace, trials: Sequence[Trial], measured: Interference, measurement: Measurement
 ) -> tuple[Forecast, ...]:
-    """Return what each trial would keep at equal weights, the best for its worst parent first."""
+    """Return a forecast of each trial at equal weights, the best worst parent first."""
     composer = Composer(core, rank=None, seed=0)
     weights = (1.0,) * len(core.parents)
-    answers: dict[str, tuple[forecasting.Answer | None, ...]] = {}
+    matches: dict[str, tuple[OutputMatch | None, ...]] = {}
     for trial in (trial for trial in trials if not trial.needs_data):
-        _, merged = composer.merged(trial, weights)
-        between_bases = {module: update for module, update in merged.items() if isinstance(update, Tensor)}
-        if len(between_bases) == len(merged):
-            answers[trial.label] = forecasting.answers(core, between_bases, probed.moments)
-    if not answers:
+        _, merged = composer.merge(trial, weights)
+        matrices = {module: update for module, update in merged.items() if isinstance(update, Tensor)}
+        if len(matrices) == len(merged):
+            matches[trial.label] = forecast.match_outputs(core, matrices, measured.moments)
+    if not matches:
         return ()
-    plain = trials[0]  # linear, as of all lists of trials
+    linear = trials[0]  # every list of trials begins with plain linear
     kept = map(
-        retention.kept, bench.measure(None), bench.measure_parents(), bench.measure(composer(plain, 1.0, weights))
+        retention.compute,
+        measurement.measure(None),
+        measurement.measure_parents(),
+        measurement.measure(composer.compose(linear, 1.0, weights)),
     )
-    harms = forecasting.harms(answers[plain.label], tuple(kept))
-    found = [forecasting.best(label, of_parents, harms) for label, of_parents in answers.items()]
-    known = [forecast for forecast in found if forecast is not None]
-    return tuple(sorted(known, key=lambda forecast: min(k for k in forecast.kept if k is not None), reverse=True))
+    penalties = forecast.fit_penalties(matches[linear.label], tuple(kept))
+    forecasts = [forecast.forecast_best_scale(label, found, penalties) for label, found in matches.items()]
+    known = [f for f in forecasts if f is not None]
+    return tuple(sorted(known, key=lambda f: min(k for k in f.kept if k is not None), reverse=True))

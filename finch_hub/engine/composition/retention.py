@@ -1,4 +1,4 @@
-"""How much of each parent's gain a composition keeps: the arithmetic of the retention matrix."""
+"""Retention: the share of each parent's gain that a composition keeps."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from finch_hub.specs.reports import Retention, TokenMetrics
 Metrics = Sequence[TokenMetrics | None]
 
 
-def gains(base: TokenMetrics, own: TokenMetrics) -> bool:
-    """Tell whether a parent beats the base by more than two standard errors over its examples (paired)."""
+def has_gained(base: TokenMetrics, own: TokenMetrics) -> bool:
+    """Tell whether a parent beats the base by more than two paired standard errors over its examples."""
     differences = [b - o for b, o in zip(base.example_losses, own.example_losses, strict=True)]
     if len(differences) < 2:
         return base.loss > own.loss
@@ -20,14 +20,14 @@ def gains(base: TokenMetrics, own: TokenMetrics) -> bool:
     return base.loss > own.loss and statistics.fmean(differences) > 2 * error
 
 
-def kept(base: TokenMetrics | None, own: TokenMetrics | None, composed: TokenMetrics | None) -> float | None:
-    """Return ``(base - composed) / (base - own)``, None where the parent gained nothing or has no rows."""
-    if base is None or own is None or composed is None or not gains(base, own):
+def compute(base: TokenMetrics | None, own: TokenMetrics | None, composed: TokenMetrics | None) -> float | None:
+    """Return ``(base - composed) / (base - own)``; None if the parent gained nothing or has no rows."""
+    if base is None or own is None or composed is None or not has_gained(base, own):
         return None
     return (base.loss - composed.loss) / (base.loss - own.loss)
 
 
-def row(
+def make_line(
     parent: str,
     *,
     base: TokenMetrics | None,
@@ -35,23 +35,53 @@ def row(
     composed: TokenMetrics | None,
     linear: TokenMetrics | None = None,
 ) -> Retention:
-    """Return one parent's line of the retention matrix."""
+    """Return one parent's line of the report."""
     if base is None or own is None or composed is None:
         return Retention(parent=parent, status="unmeasured")
-    share = kept(base, own, composed)
+    kept = compute(base, own, composed)
     return Retention(
         parent=parent,
-        status="undefined" if share is None else "measured",
+        status="undefined" if kept is None else "measured",
         base=base.loss,
         own=own.loss,
         composed=composed.loss,
         linear=None if linear is None else linear.loss,
-        retention=share,
+        retention=kept,
         examples=base.examples,
     )
 
 
-def worst(base: Metrics, own: Metrics, composed: Metrics) -> float | None:
-    """Return the least share kept over the parents that gained; None where none did or none was measured."""
-    shares = [kept(b, o, c) for b, o, c in zip(base, own, composed, strict=True)]
-    return min((share for share in shares if share is not None), default=None)
+def compute_worst(base: Metrics, own: Metrics, composed: Metrics) -> float | None:
+    """Return the smallest retention over the parents that gained; None if there is no such parent."""
+    kept = [compute(b, o, c) for b, o, c in zip(base, own, composed, strict=True)]
+    return min((k for k in kept if k is not None), default=None)
+
+
+def find_below(lines: Sequence[Retention], min_retention: float | None) -> tuple[str, ...]:
+    """Name the parents that keep less than the minimum, became worse than the base, or were not measured."""
+    if min_retention is None:
+        return ()
+    return tuple(
+        line.parent
+        for line in lines
+        if line.status == "unmeasured"
+        or (line.retention is not None and line.retention < min_retention)
+        or (line.status == "undefined" and line.composed is not None and line.composed > (line.base or 0.0))
+    )
+
+
+def advise(lines: Sequence[Retention], below: Sequence[str], *, is_divided: bool) -> tuple[str, ...]:
+    """Return advice for parents below the minimum and for figures that are uncertain."""
+    advice: list[str] = []
+    for line in lines:
+        if line.parent in below:
+            what = "is worse than the base" if line.retention is None else f"keeps {line.retention:.2f} of its gain"
+            fix = "increase its weight, choose a higher rank, or keep it apart and switch at run time"
+            if line.status == "unmeasured":
+                what, fix = "was not measured, so its retention can be below the minimum", "add validation rows"
+            advice.append(f"{line.parent} {what} ({fix})")
+        elif line.status == "undefined":
+            advice.append(f"{line.parent} gains less than two standard errors over the base on its rows")
+    if not is_divided:
+        advice.append("a parent has too few validation rows for a separate search: its retention is too optimistic")
+    return tuple(advice)

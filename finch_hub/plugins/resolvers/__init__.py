@@ -1,1 +1,1 @@
-"""Built-in conflict resolvers: one kernel a file, their parameters beside them."""
+"""Kernels of the built-in conflict resolvers, one file each, and their parameters."""

@@ -1,4 +1,4 @@
-"""Zero the core entries whose signs the parents dispute."""
+"""Removal of core entries whose signs differ between parents."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from finch_hub.plugins.resolvers.parameters import DropParameters
 
 
 def resolve(core: CoreSpace, parameters: DropParameters) -> CoreSpace:
-    """Zero entries against the sign that holds more mass, or every disputed entry; agreement stays untouched."""
+    """Set values with the minority sign to zero, or all values of an entry whose signs differ."""
 
-    def of_block(block: Block) -> Tensor:
+    def resolve_block(block: Block) -> Tensor:
         if parameters.losers:
-            kept = block.cores.sign() * linalg.elected_sign(block.cores) >= 0
+            kept = block.cores.sign() * linalg.elect_sign(block.cores) >= 0
         else:
             kept = ~((block.cores > 0).any(0) & (block.cores < 0).any(0)).expand_as(block.cores)
         return block.cores * kept
 
-    return core.map(of_block, modules=parameters.modules, rank_grows=True)
+    return core.map(resolve_block, modules=parameters.modules, rank_grows=True)

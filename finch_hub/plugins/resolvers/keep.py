@@ -1,11 +1,11 @@
-"""The resolver that leaves everything as it is."""
+"""Resolver that changes nothing."""
 
 from __future__ import annotations
 
 from finch_hub.engine.composition.core_space import CoreSpace
-from finch_hub.plugins.resolvers.parameters import KeepParameters
+from finch_hub.plugins.descriptors import NoParameters
 
 
-def resolve(core: CoreSpace, parameters: KeepParameters) -> CoreSpace:
-    """Return the core space itself."""
+def resolve(core: CoreSpace, parameters: NoParameters) -> CoreSpace:
+    """Return the core space unchanged."""
     return core

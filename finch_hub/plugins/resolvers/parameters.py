@@ -1,4 +1,4 @@
-"""Parameters of the built-in resolvers; apart from the kernels, so that checking them loads no torch."""
+"""Parameters of the built-in resolvers, without torch so that they are checked fast."""
 
 from __future__ import annotations
 
@@ -12,16 +12,12 @@ from finch_hub.specs.value import Value
 Sides = Literal["left", "right", "both"]
 
 
-class KeepParameters(Value):
-    """Leaving everything as it is takes none."""
-
-
 class ResolverParameters(Value):
-    """What every resolver that changes something can be told.
+    """Parameters of every resolver but `keep`.
 
     Attributes:
-        modules: regular expressions; only modules whose path matches one of them (anywhere) are resolved. Empty means
-            all.
+        modules: regular expressions. Only modules whose path matches one of them (anywhere) are resolved. Empty means
+            all modules.
 
     """
 
@@ -29,23 +25,22 @@ class ResolverParameters(Value):
 
     @pydantic.field_validator("modules")
     @classmethod
-    def _are_expressions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_expressions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for pattern in value:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
         return value
 
 
 class PriorityParameters(ResolverParameters):
-    """Who yields to whom.
+    """Parameters of the projection onto directions that earlier parents do not use.
 
     Attributes:
-        order: names of the parents, the one that yields to nobody first; those not named follow in the order they
-            were given in.
-        sides: what of the later parents must be orthogonal to the earlier ones: their outputs (left), their inputs
-            (right), or both. Parents that began from one A share their inputs' side, so there right leaves little.
+        order: names of parents, the highest priority first. Other parents follow in their given order.
+        sides: directions of later parents that are made orthogonal to earlier parents: outputs (left), inputs (right),
+            or both. Parents with the same initial A have similar inputs, so right removes most of their updates.
 
     """
 
@@ -54,25 +49,21 @@ class PriorityParameters(ResolverParameters):
 
 
 class DropParameters(ResolverParameters):
-    """Which entries with disputed signs are zeroed.
+    """Parameters of the removal of entries whose signs differ between parents.
 
     Attributes:
-        losers: zero only the values against the sign that has more mass; otherwise the winners' as well.
+        losers: zero only values whose sign has the smaller sum. Otherwise zero all values of such an entry.
 
     """
 
     losers: bool = True
 
 
-class CalibrateParameters(ResolverParameters):
-    """Damping output directions that several parents share (Pico, arXiv 2604.16826) takes nothing else."""
-
-
 class OrthogonalizeParameters(ResolverParameters):
-    """What is made mutually orthogonal.
+    """Parameters of the orthogonalization of all parents.
 
     Attributes:
-        sides: the outputs' singular vectors (left), the inputs' (right), or both.
+        sides: singular vectors to make orthogonal: of the outputs (left), of the inputs (right), or both.
 
     """
 
@@ -80,13 +71,12 @@ class OrthogonalizeParameters(ResolverParameters):
 
 
 class RefuseParameters(ResolverParameters):
-    """When composing is to be refused.
+    """Parameters of the refusal to compose parents in conflict.
 
     Attributes:
-        measure: of the conflict report; judged is each pair's figure over all modules, or the worst module's where
-            `each_module` is set.
-        threshold: above it, nothing is composed.
-        each_module: one module above the threshold is enough.
+        measure: measure of the conflict report that is checked for each pair.
+        threshold: largest allowed value.
+        each_module: check each module of a pair, instead of the mean over the modules.
 
     """
 

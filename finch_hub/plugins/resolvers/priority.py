@@ -1,4 +1,4 @@
-"""Let later parents yield to earlier ones: each keeps only what the ones before it leave free."""
+"""Projection of each parent onto directions that earlier parents do not use."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from finch_hub.plugins.resolvers.parameters import PriorityParameters
 
 
 def resolve(core: CoreSpace, parameters: PriorityParameters) -> CoreSpace:
-    """Project each parent onto the orthogonal complement of those before it: ``(I - P_<t) M_t (I - Q_<t)``.
+    """Project each parent onto the orthogonal complement of earlier parents: ``(I - P_<t) M_t (I - Q_<t)``.
 
     P_<t projects onto the column spaces of the earlier parents' updates (side left), Q_<t onto their row spaces
-    (side right). The first parent stays as it is.
+    (side right). The first parent does not change.
 
     Raises:
-        Incompatible: the order names a parent that there is not, or one twice.
+        Incompatible: the order names an unknown parent, or a parent twice.
 
     """
-    first = _places(core.parents, parameters.order)
+    first = _find_positions(core.parents, parameters.order)
     order = first + [t for t in range(len(core.parents)) if t not in first]
 
-    def of_block(block: Block) -> Tensor:
+    def resolve_block(block: Block) -> Tensor:
         cores = block.cores.clone()
         earlier: list[Tensor] = []
         for t in (t for t in order if t in block.present):
@@ -37,21 +37,21 @@ def resolve(core: CoreSpace, parameters: PriorityParameters) -> CoreSpace:
             earlier.append(block.cores[t])
         return cores
 
-    return core.map(of_block, modules=parameters.modules)
+    return core.map(resolve_block, modules=parameters.modules)
 
 
-def _places(parents: Sequence[str], order: Sequence[str]) -> list[int]:
-    """Return where the named parents stand; a name without a version will do where it means one of them."""
-    found: list[int] = []
+def _find_positions(parents: Sequence[str], order: Sequence[str]) -> list[int]:
+    """Return the positions of the named parents; a name without a version must match exactly one parent."""
+    positions: list[int] = []
     problems: list[errors.Problem] = []
     for name in order:
-        places = [t for t, parent in enumerate(parents) if name in (parent, parent.partition("/")[0])]
-        if len(places) != 1:
-            what = f"{name!r} is {'more than one' if places else 'no'} parent"
+        matches = [t for t, parent in enumerate(parents) if name in (parent, parent.partition("/")[0])]
+        if len(matches) != 1:
+            what = f"{name!r} matches {'several parents' if matches else 'no parent'}"
             problems.append(errors.Problem(what=what, where="order", fix=f"the parents are {', '.join(parents)}"))
-        elif places[0] in found:
-            problems.append(errors.Problem(what=f"{name!r} is named twice", where="order", fix="name each once"))
-        found += places
+        elif matches[0] in positions:
+            problems.append(errors.Problem(what=f"{name!r} is named twice", where="order", fix="name each parent once"))
+        positions += matches
     if problems:
         raise errors.Incompatible(problems, subject="priority")
-    return found
+    return positions

@@ -1,4 +1,4 @@
-"""Compose nothing where the parents conflict too much."""
+"""Refusal to compose parents that conflict too much."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from finch_hub.plugins.resolvers.parameters import RefuseParameters
 
 
 def resolve(core: CoreSpace, parameters: RefuseParameters) -> CoreSpace:
-    """Return the core space itself, or raise if a measure of conflict is above the threshold.
+    """Return the core space unchanged, or raise if a measure of conflict exceeds the threshold.
 
     Raises:
-        Incompatible: naming every pair (and module, where each one is judged) above the threshold.
+        Incompatible: a measure exceeds the threshold; it names each such pair, or each module of a pair.
 
     """
-    modules = tuple(
+    measured = tuple(
         conflict
-        for conflict in conflicts.of_modules(core)
+        for conflict in conflicts.measure_modules(core)
         if not parameters.modules or any(re.search(pattern, conflict.module) for pattern in parameters.modules)
     )
-    judged = modules if parameters.each_module else conflicts.of_pairs(core, modules)
+    if not parameters.each_module:
+        measured = conflicts.summarize_pairs(core, measured)
     problems = [
         errors.Problem(
             where=" ".join(part for part in (f"{conflict.first} and {conflict.second}", conflict.module) if part),
-            what=f"{parameters.measure} {getattr(conflict, parameters.measure):.2f} is over {parameters.threshold:g}",
-            fix="keep them apart and switch, raise the threshold, or resolve the conflict with another resolver",
+            what=f"{parameters.measure} {getattr(conflict, parameters.measure):.2f} exceeds {parameters.threshold:g}",
+            fix="keep them apart and switch, raise the threshold, or use another resolver",
         )
-        for conflict in judged
+        for conflict in measured
         if getattr(conflict, parameters.measure) > parameters.threshold
     ]
     if problems:
-        raise errors.Incompatible(problems, subject="refused to compose")
+        raise errors.Incompatible(problems, subject="the resolver refuse stopped the composition")
     return core

@@ -1,1 +1,1 @@
-"""Built-in composition strategies: one kernel a file, their parameters beside them."""
+"""Kernels of the built-in composition strategies, one file each, and their parameters."""

@@ -1,4 +1,4 @@
-"""Weights fitted to the parents' validation examples by gradient descent (arXiv 2410.13025, 2307.13269)."""
+"""Fit of the weights to the parents' validation examples by gradient descent (arXiv 2410.13025, 2307.13269)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from finch_hub import errors
 from finch_hub.engine.composition.core_space import Block, CoreSpace
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.parent_data import Objective
+from finch_hub.engine.composition.parent_data import ParentData
 from finch_hub.plugins.strategies import tsv
 from finch_hub.plugins.strategies.parameters import LearnedParameters, TsvParameters
 
@@ -21,63 +21,63 @@ def merge(
     parameters: LearnedParameters,
     *,
     seed: int,
-    objective: Objective,
+    parent_data: ParentData,
 ) -> dict[str, Tensor]:
-    """Return the sum of the parents' updates (orthogonalised as `tsv` does where asked) at the weights found.
+    """Return the sum of the parents' updates at the fitted weights; `orthogonalize` changes the updates as `tsv` does.
 
-    Begins at the given weights and takes `steps` steps of Adam on the objective's mini-batches. One weight for each
-    parent, or for each parent and module; a module that one parent alone adapts keeps that parent's first weight.
+    Adam starts at the given weights and takes `steps` steps on mini-batches of the parents' rows. There is one weight
+    for each parent, or for each parent and module. A module that only one parent adapts keeps the given weight.
     """
-    parts = [_Part(block, weights, parameters) for block in core.blocks]
-    learnt = [part for part in parts if len(part.block.present) > 1]
+    parts = [_WeightedBlock(block, weights, parameters) for block in core.blocks]
+    fitted = [part for part in parts if len(part.block.present) > 1]
     shared = torch.tensor(weights, dtype=torch.float64, requires_grad=True)
-    if learnt and not objective.parents:
-        what = "no parent gains more than two standard errors on its own rows, so there is nothing to fit weights to"
+    if fitted and not parent_data.parents:
+        what = "no parent gains more than two standard errors on its own rows"
         raise errors.Incompatible(errors.Problem(what=what, fix="choose another strategy"), subject="learned")
-    variables = [part.weights.requires_grad_() for part in learnt] if parameters.per_module else [shared]
+    variables = [part.weights.requires_grad_() for part in fitted] if parameters.per_module else [shared]
     optimizer = torch.optim.Adam(variables, lr=parameters.learning_rate)
-    for step in range(parameters.steps if learnt else 0):
+    for step in range(parameters.steps if fitted else 0):
         optimizer.zero_grad()
         if not parameters.per_module:
-            for part in learnt:
+            for part in fitted:
                 part.weights = shared[list(part.block.present)].expand(len(part.block.modules), -1)
-        _, gradients = objective.gradient(_factors(parts), step=step, seed=seed)
-        # The chain rule from the factors' gradients, which the engine computed, to the weights.
-        torch.stack([part.pulled_back(gradients) for part in learnt]).sum().backward()  # type: ignore[no-untyped-call]
+        _, gradients = parent_data.gradient(_collect_factors(parts), step=step, seed=seed)
+        # The chain rule from the gradients of the factors to those of the weights.
+        torch.stack([part.pull_back(gradients) for part in fitted]).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    if learnt and not parameters.per_module:
-        for part in learnt:
+    if fitted and not parameters.per_module:
+        for part in fitted:
             part.weights = shared[list(part.block.present)].expand(len(part.block.modules), -1)
-    return {module: M for part in parts for module, M in zip(part.block.modules, part.merged(), strict=True)}
+    return {module: M for part in parts for module, M in zip(part.block.modules, part.merge(), strict=True)}
 
 
-class _Part:
-    """One block's components ``left [n, p, K], right [n, K, q]``, who owns each of the K, and the weights [n, T']."""
+class _WeightedBlock:
+    """Block with components ``left [n, p, K], right [n, K, q]``, the owner of each component, and weights [n, T']."""
 
     def __init__(self, block: Block, weights: Sequence[float], parameters: LearnedParameters) -> None:
         self.block = block
-        here = torch.tensor([weights[t] for t in block.present], dtype=torch.float64)
-        self.weights = here.repeat(len(block.modules), 1)
-        U, S, V, self.owners = tsv.triplets(block, TsvParameters(sides=parameters.orthogonalize))
+        present = torch.tensor([weights[t] for t in block.present], dtype=torch.float64)
+        self.weights = present.repeat(len(block.modules), 1)
+        U, S, V, self.owners = tsv.orthogonalize_triplets(block, TsvParameters(sides=parameters.orthogonalize))
         root = S.sqrt().unsqueeze(-2)
         self.left, self.right = U * root, (V * root).mT
         self._B = block.outputs @ self.left
         self._A = (block.inputs @ self.right.mT).mT
 
     def factors(self) -> list[Factors]:
-        """Return every module's update at the present weights."""
+        """Return the update of each module at the current weights."""
         B = self._B * self.weights.detach().float()[:, self.owners].unsqueeze(-2)
         return [Factors(B=b, A=a) for b, a in zip(B, self._A, strict=True)]
 
-    def pulled_back(self, gradients: Mapping[str, Factors]) -> Tensor:
-        """Return a scalar whose derivative by the weights is the objective's: ``Σ w_k ⟨∂/∂B_k, B_k⟩``."""
+    def pull_back(self, gradients: Mapping[str, Factors]) -> Tensor:
+        """Return ``Σ w_k ⟨∂/∂B_k, B_k⟩``, whose derivative by the weights is that of the objective."""
         by_column = torch.stack([gradients[module].B for module in self.block.modules]).mul(self._B).sum(-2).double()
         return (self.weights[:, self.owners] * by_column).sum()
 
-    def merged(self) -> Tensor:
-        """Return M [n, p, q] at the present weights."""
+    def merge(self) -> Tensor:
+        """Return M [n, p, q] at the current weights."""
         return (self.left * self.weights.detach()[:, self.owners].unsqueeze(-2)) @ self.right
 
 
-def _factors(parts: Sequence[_Part]) -> dict[str, Factors]:
+def _collect_factors(parts: Sequence[_WeightedBlock]) -> dict[str, Factors]:
     return {module: update for part in parts for module, update in zip(part.block.modules, part.factors(), strict=True)}

@@ -1,4 +1,4 @@
-"""Task arithmetic: the weighted sum of the parents (arXiv 2212.04089)."""
+"""Weighted sum of the parents (task arithmetic, arXiv 2212.04089)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from finch_hub.plugins.strategies.parameters import LinearParameters
 
 
 def merge(core: CoreSpace, weights: tuple[float, ...], parameters: LinearParameters, *, seed: int) -> dict[str, Tensor]:
-    """Return ``Σ_t w_t M_t``, which truncated is the truncated SVD of the dense sum ``Σ_t w_t ΔW_t``."""
+    """Return ``Σ_t w_t M_t``; its truncation is the truncated SVD of the dense sum ``Σ_t w_t ΔW_t``."""
 
-    def of_block(block: Block, w: Tensor) -> Tensor:
+    def merge_block(block: Block, w: Tensor) -> Tensor:
         parents = block.cores[list(block.present)]
-        total = weighted_sum(parents, w)
-        return rescaled(total, parents, w) if parameters.norm == "parents" else total
+        total = sum_weighted(parents, w)
+        return rescale(total, parents, w) if parameters.norm == "parents" else total
 
-    return core.merge(weights, of_block)
+    return core.merge(weights, merge_block)
 
 
-def weighted_sum(cores: Tensor, weights: Tensor) -> Tensor:
+def sum_weighted(cores: Tensor, weights: Tensor) -> Tensor:
     """Return ``Σ_t w_t M_t [n, p, q]`` of cores [T, n, p, q]."""
     total: Tensor = torch.einsum("t,tnpq->npq", weights, cores)
     return total
 
 
-def rescaled(total: Tensor, cores: Tensor, weights: Tensor) -> Tensor:
-    """Give each module's sum the mean norm of the parents' weighted updates; what cancels out stays zero."""
+def rescale(total: Tensor, cores: Tensor, weights: Tensor) -> Tensor:
+    """Scale each module's sum to the mean norm of the weighted parents; a sum of zero stays zero."""
     target = (weights.abs().view(-1, 1, 1, 1) * cores).norm(dim=(-2, -1), keepdim=True).mean(0)
     norm = total.norm(dim=(-2, -1), keepdim=True)
     scaled: Tensor = total * target * linalg.inverse(torch.where(norm > linalg.TOLERANCE * target, norm, 0.0))

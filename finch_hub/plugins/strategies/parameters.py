@@ -1,4 +1,4 @@
-"""Parameters of the built-in strategies; apart from the kernels, so that checking them loads no torch."""
+"""Parameters of the built-in strategies, without torch so that they are checked fast."""
 
 from __future__ import annotations
 
@@ -10,26 +10,22 @@ from finch_hub.specs.value import Value
 
 
 class LinearParameters(Value):
-    """The weighted sum (arXiv 2212.04089).
+    """Parameters of the weighted sum (task arithmetic, arXiv 2212.04089).
 
     Attributes:
-        norm: ``"sum"`` leaves the weighted sum as it is; ``"parents"`` gives every module's update the parents' mean
-            norm, which is what Pico does after `calibrate`.
+        norm: ``"sum"`` keeps the norm of the weighted sum. ``"parents"`` scales each module's update to the parents'
+            mean norm, as Pico does after `calibrate`.
 
     """
 
     norm: Literal["sum", "parents"] = "sum"
 
 
-class CatParameters(Value):
-    """Stacking the factors takes none."""
-
-
 class TiesParameters(Value):
-    """TIES (arXiv 2306.01708).
+    """Parameters of TIES (arXiv 2306.01708).
 
     Attributes:
-        density: share of each parent's core entries that is kept, the largest ones; 1 trims nothing.
+        density: share of each parent's core entries to keep, the largest ones; 1 trims nothing.
 
     """
 
@@ -37,12 +33,12 @@ class TiesParameters(Value):
 
 
 class DareParameters(Value):
-    """DARE (arXiv 2311.03099).
+    """Parameters of DARE (arXiv 2311.03099).
 
     Attributes:
-        drop: probability of dropping an entry; what stays is divided by ``1 - drop``. 0 drops nothing.
-        elect: elect signs as TIES does after dropping, instead of summing.
-        density: of the trimming that goes before the election; 1 trims nothing.
+        drop: probability of dropping an entry. The other entries are divided by ``1 - drop``.
+        elect: elect signs as `ties` does, instead of adding the entries.
+        density: density of the trimming before the election; 1 trims nothing.
 
     """
 
@@ -52,13 +48,12 @@ class DareParameters(Value):
 
 
 class TsvParameters(Value):
-    """TSV-M (arXiv 2412.00081).
+    """Parameters of TSV-M (arXiv 2412.00081).
 
     Attributes:
-        sides: which singular vectors are made orthogonal between parents: of the outputs (left), of the inputs
-            (right), both, or none, which is the plain sum of what `keep` keeps. Left is the safe one for parents that
-            began from different A.
-        keep: singular triplets of each parent that are used; None uses all.
+        sides: singular vectors that are made orthogonal between parents: of the outputs (left), of the inputs (right),
+            of both, or of none. Left is the safe choice for parents with different initial A.
+        keep: number of singular triplets of each parent to use; None uses all.
 
     """
 
@@ -67,13 +62,12 @@ class TsvParameters(Value):
 
 
 class RegmeanParameters(Value):
-    """Regression on the parents' inputs (RegMean, arXiv 2212.09849).
+    """Parameters of the regression on the parents' inputs (RegMean, arXiv 2212.09849).
 
     Attributes:
-        prior: what decides in directions that the rows leave open: the parents' weighted mean, or what `tsv` with both
-            sides makes of them.
-        ridge: the prior's share, as one of the moments' mean eigenvalue; infinite would be the prior itself.
-        rows: of each parent's validation examples, from which its inputs are taken.
+        prior: update in directions without inputs: the parents' weighted mean, or their `tsv` merge on both sides.
+        ridge: weight of the prior, as a multiple of the mean eigenvalue of the moments.
+        rows: number of validation examples of each parent that supply inputs.
 
     """
 
@@ -83,14 +77,13 @@ class RegmeanParameters(Value):
 
 
 class LearnedParameters(Value):
-    """Weights fitted on the parents' validation examples (LoRA Soups, arXiv 2410.13025; LoraHub, 2307.13269).
+    """Parameters of the fit of the weights (LoRA Soups, arXiv 2410.13025; LoraHub, arXiv 2307.13269).
 
     Attributes:
-        steps: of gradient descent.
-        learning_rate: of the weights.
-        per_module: one weight for each parent and module instead of one for each parent.
-        orthogonalize: sides on which the parents' singular vectors are made orthogonal before, as `tsv` does; with
-            none, the weights are of the plain sum.
+        steps: number of steps of gradient descent.
+        learning_rate: learning rate of the weights.
+        per_module: fit one weight for each parent and module, instead of one for each parent.
+        orthogonalize: sides on which the parents' singular vectors are made orthogonal first, as `tsv` does.
 
     """
 

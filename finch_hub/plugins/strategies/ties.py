@@ -1,4 +1,4 @@
-"""Trim, elect sign and merge (TIES, arXiv 2306.01708), elementwise in the core basis."""
+"""Trimming, sign election and disjoint mean of core entries (TIES, arXiv 2306.01708)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from finch_hub.plugins.strategies.parameters import TiesParameters
 
 
 def merge(core: CoreSpace, weights: tuple[float, ...], parameters: TiesParameters, *, seed: int) -> dict[str, Tensor]:
-    """Return the mean over the parents that agree with the elected sign, entry by entry, of the trimmed parents."""
+    """Return, for each entry, the mean over the trimmed parents whose value has the elected sign."""
 
-    def of_block(block: Block, w: Tensor) -> Tensor:
+    def merge_block(block: Block, w: Tensor) -> Tensor:
         trimmed = trim(block.cores[list(block.present)], parameters.density)
-        return disjoint_mean(w.view(-1, 1, 1, 1) * trimmed)
+        return average_agreeing(w.view(-1, 1, 1, 1) * trimmed)
 
-    return core.merge(weights, of_block)
+    return core.merge(weights, merge_block)
 
 
 def trim(cores: Tensor, density: float) -> Tensor:
-    """Keep the share `density` of each parent's entries that is largest in magnitude, at least one; zero the rest.
+    """Keep the entries of each parent with the largest magnitudes, and set the others to zero.
 
     Args:
-        cores: [T, n, p, q].
-        density: in (0, 1]; the number kept is rounded up.
+        cores: cores [T, n, p, q].
+        density: share of entries to keep, in (0, 1]; their number is rounded up.
 
     """
     if density == 1:
@@ -38,7 +38,7 @@ def trim(cores: Tensor, density: float) -> Tensor:
     return (flat * mask).view_as(cores)
 
 
-def disjoint_mean(cores: Tensor) -> Tensor:
-    """Average, entry by entry, the nonzero values whose sign is the elected one; zero where there are none."""
-    agreeing = (cores.sign() == linalg.elected_sign(cores)) & (cores != 0)
+def average_agreeing(cores: Tensor) -> Tensor:
+    """Average the values of each entry that have the elected sign; zero if no value has it."""
+    agreeing = (cores.sign() == linalg.elect_sign(cores)) & (cores != 0)
     return (cores * agreeing).sum(0) / agreeing.sum(0).clamp(min=1)

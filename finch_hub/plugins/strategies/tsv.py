@@ -1,4 +1,4 @@
-"""Task singular vectors made orthogonal over the parents (TSV-M, arXiv 2412.00081)."""
+"""Orthogonalization of all parents' singular vectors (TSV-M, arXiv 2412.00081)."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from finch_hub.plugins.strategies.parameters import TsvParameters
 
 
 def merge(core: CoreSpace, weights: tuple[float, ...], parameters: TsvParameters, *, seed: int) -> dict[str, Tensor]:
-    """Return ``U_⊥ diag(w_t S_t) V_⊥ᵀ`` of the parents' leading singular triplets, orthogonalised on `sides`."""
+    """Return ``U_⊥ diag(w_t S_t) V_⊥ᵀ`` of the parents' leading singular triplets, orthogonalized on `sides`."""
 
-    def of_block(block: Block, w: Tensor) -> Tensor:
-        U, S, V, owners = triplets(block, parameters)
+    def merge_block(block: Block, w: Tensor) -> Tensor:
+        U, S, V, owners = orthogonalize_triplets(block, parameters)
         return (U * (S * w[owners]).unsqueeze(-2)) @ V.mT
 
-    return core.merge(weights, of_block)
+    return core.merge(weights, merge_block)
 
 
-def triplets(block: Block, parameters: TsvParameters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return U [n, p, K], S [n, K], V [n, q, K] of all present parents side by side, and who owns which of the K.
+def orthogonalize_triplets(block: Block, parameters: TsvParameters) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return U [n, p, K], S [n, K] and V [n, q, K] of all present parents side by side, and the owner of each triplet.
 
-    On the sides asked for, all parents' singular vectors are replaced by the nearest orthonormal ones, their polar
-    factor. Owners count the present parents from 0.
+    On the requested sides, the singular vectors of all parents are replaced by the nearest orthonormal vectors, their
+    polar factor. Owners [K] count the present parents from 0.
     """
     svds = block.svds(parameters.keep)
     U = torch.cat([U for U, _, _ in svds], dim=-1)
     V = torch.cat([Vh.mT for _, _, Vh in svds], dim=-1)
     S = torch.cat([S for _, S, _ in svds], dim=-1)
     owners = torch.cat([torch.full((S.shape[-1],), t) for t, (_, S, _) in enumerate(svds)])
-    # Triplets whose singular value is rounding have arbitrary vectors, which must not push real ones aside.
-    real = torch.cat([S[..., :1] * linalg.TOLERANCE < S for _, S, _ in svds], dim=-1).unsqueeze(-2)
+    # If a singular value is a rounding error, its vectors are arbitrary. They must not displace the real ones.
+    is_real = torch.cat([S[..., :1] * linalg.TOLERANCE < S for _, S, _ in svds], dim=-1).unsqueeze(-2)
     if parameters.sides in ("left", "both"):
-        U = linalg.polar(U * real)
+        U = linalg.polar(U * is_real)
     if parameters.sides in ("right", "both"):
-        V = linalg.polar(V * real)
+        V = linalg.polar(V * is_real)
     return U, S, V, owners

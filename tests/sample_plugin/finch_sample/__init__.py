@@ -1,1 +1,1 @@
-"""A plugin of Finch Hub that adds one of everything."""
+"""Sample plugin of Finch Hub with one offer of each kind."""

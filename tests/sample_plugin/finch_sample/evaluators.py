@@ -1,4 +1,4 @@
-"""An evaluator."""
+"""Evaluator of answer lengths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def brevity(model: GeneratorModel, examples: Sequence[Example], parameters: object) -> dict[str, float]:
-    """Return how many words the model answers with, on average."""
+    """Return the mean number of words in an answer."""
     prompts = [example.messages[:-1] for example in examples]
     answers = model.generate(prompts, max_new_tokens=16)
     return {"words": sum(len(answer.split()) for answer in answers) / len(answers), "examples": len(answers)}

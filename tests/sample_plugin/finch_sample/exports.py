@@ -1,4 +1,4 @@
-"""An export format."""
+"""Export format: a table of modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finch_sample.parameters import TableParameters
 
 
 def write(adapter: Path, base: Path | None, out: Path, parameters: TableParameters) -> dict[str, Any]:
-    """Write one line for each module."""
+    """Write a line for each module."""
     out.mkdir(parents=True)
     with StoredAdapter(adapter) as stored, (out / "modules.csv").open("w", newline="") as file:
         lines = csv.writer(file, delimiter=parameters.separator)

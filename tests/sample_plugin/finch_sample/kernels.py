@@ -1,4 +1,4 @@
-"""Composition kernels: pure functions of a core space. The only module here that imports torch."""
+"""Composition kernels; no other module of this plugin imports torch."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from finch_sample.parameters import LevelParameters
 
 
 def strongest(core: CoreSpace, weights: tuple[float, ...], parameters: NoParameters, *, seed: int) -> dict[str, Tensor]:
-    """Return, entry by entry, the weighted core of the largest magnitude."""
+    """Return, for each entry, the weighted value with the largest magnitude."""
 
-    def of_block(block: Block, w: Tensor) -> Tensor:
+    def merge_block(block: Block, w: Tensor) -> Tensor:
         weighted = block.cores[list(block.present)] * w[:, None, None, None]
         winner = weighted.abs().argmax(dim=0, keepdim=True)
         return torch.take_along_dim(weighted, winner, dim=0)[0]
 
-    return core.merge(weights, of_block)
+    return core.merge(weights, merge_block)
 
 
 def level(core: CoreSpace, parameters: LevelParameters) -> CoreSpace:
-    """Scale each parent's core towards the mean norm of those that adapt the module."""
+    """Scale the core of each parent towards the mean norm of the present parents."""
 
-    def of_block(block: Block) -> Tensor:
+    def resolve_block(block: Block) -> Tensor:
         norms = block.cores.flatten(2).norm(dim=2)
-        here = norms > 0
-        mean = norms.sum(0) / here.sum(0).clamp(min=1)
-        factor = torch.where(here, (mean / norms.clamp(min=1e-30)) ** parameters.strength, 1.0)
+        is_present = norms > 0
+        mean = norms.sum(0) / is_present.sum(0).clamp(min=1)
+        factor = torch.where(is_present, (mean / norms.clamp(min=1e-30)) ** parameters.strength, 1.0)
         return block.cores * factor[..., None, None]
 
-    return core.map(of_block)
+    return core.map(resolve_block)

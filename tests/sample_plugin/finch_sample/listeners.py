@@ -1,4 +1,4 @@
-"""A listener."""
+"""Listener that writes a journal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from finch_hub.specs.jobs import Job
 
 
 def listen(job: Job) -> None:
-    """Append the job's id and state to the journal, where one is named."""
+    """Append the job's id and state to the file that FINCH_SAMPLE_JOURNAL names."""
     journal = os.environ.get("FINCH_SAMPLE_JOURNAL")
     if journal:
         with Path(journal).open("a") as file:

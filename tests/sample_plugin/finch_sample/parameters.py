@@ -1,4 +1,4 @@
-"""Parameter schemas; apart from the kernels, so that checking them loads no torch."""
+"""Parameter schemas, without torch so that they are checked fast."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from finch_hub.specs.value import Value
 
 
 class LevelParameters(Value):
-    """How far norms are brought together: 1 makes them equal, 0 changes nothing."""
+    """Parameters of the resolver level: strength 1 makes norms equal, strength 0 changes nothing."""
 
     strength: float = pydantic.Field(default=1.0, ge=0, le=1)
 
 
 class TableParameters(Value):
-    """What stands between two columns."""
+    """Parameters of the table: the separator between two columns."""
 
     separator: Literal[",", ";", "\t"] = ","

@@ -1,4 +1,4 @@
-"""The hooks: what this plugin offers. Nothing here imports torch, so that listing plugins stays quick."""
+"""Hooks of this plugin, without torch so that plugins are listed fast."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def finch_presets() -> Sequence[Preset]:
             training=TrainingConfig(epochs=2),
             generation=GenerationConfig(max_new_tokens=120),
             reasons={
-                "system": "A help desk's answers are short and end with what to do.",
+                "system": "Answers of a help desk are short and end with the next step.",
                 "lora.rank": "One register and a few hundred products fit into rank 8.",
-                "lora.alpha": "Twice the rank, so that the scale stays that of the other presets.",
-                "training.epochs": "Answers repeat each other; a third pass begins to copy names.",
+                "lora.alpha": "Twice the rank, so that the scale equals that of the other presets.",
+                "training.epochs": "Answers are similar; a third pass starts to copy names.",
                 "generation.max_new_tokens": "Three sentences.",
             },
         )
@@ -47,7 +47,7 @@ def finch_strategies() -> Sequence[Strategy]:
     return [
         Strategy(
             name="strongest",
-            summary="Takes each entry from the parent that moved it furthest.",
+            summary="Takes each entry from the parent with the largest magnitude.",
             target="finch_sample.kernels:strongest",
         )
     ]
@@ -58,7 +58,7 @@ def finch_resolvers() -> Sequence[Resolver]:
     return [
         Resolver(
             name="level",
-            summary="Brings all parents of a module to the same norm, so that none drowns another.",
+            summary="Scales all parents of a module to the same norm.",
             target="finch_sample.kernels:level",
             parameters=LevelParameters,
         )
@@ -70,7 +70,7 @@ def finch_dataset_formats() -> Sequence[DatasetFormat]:
     return [
         DatasetFormat(
             name="faq",
-            summary="A question, and answers of which the first is learnt.",
+            summary="A question and a list of answers. The first answer is learned.",
             recognizes=frozenset({"question", "answers"}),
             target="finch_sample.formats:faq",
         )
@@ -82,7 +82,7 @@ def finch_base_sources() -> Sequence[BaseSource]:
     return [
         BaseSource(
             name="archive",
-            summary="A zip or tar archive of a model folder, named archive:PATH.",
+            summary="A zip or tar archive of a model folder, given as archive:PATH.",
             matches="finch_sample.sources:is_archive",
             target="finch_sample.sources:fetch",
         )
@@ -94,7 +94,7 @@ def finch_export_formats() -> Sequence[ExportFormat]:
     return [
         ExportFormat(
             name="table",
-            summary="A CSV table of the adapted modules, their ranks and scales.",
+            summary="A CSV table of the adapted modules, with ranks and scales.",
             target="finch_sample.exports:write",
             parameters=TableParameters,
         )

@@ -1,4 +1,4 @@
-"""A place that base models come from."""
+"""Base source: archives of model folders."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _SCHEME = "archive:"
 
 
 def is_archive(source: str) -> bool:
-    """Tell whether the text names an archive; looks at nothing but the text."""
+    """Tell whether the text names an archive, from the text alone."""
     return source.startswith(_SCHEME)
 
 
 def fetch(source: BaseModelSource, *, cache: Path, progress: Callable[[str], None]) -> Path:
-    """Unpack the archive once, into a folder named by its content."""
+    """Unpack the archive once, into a folder that is named after its content."""
     archive = Path(source.source.removeprefix(_SCHEME))
     with archive.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()

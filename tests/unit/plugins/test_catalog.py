@@ -1,4 +1,4 @@
-"""The catalog: whatever a plugin does, the others stay, and the user is told."""
+"""The catalog: a broken plugin is reported and does not affect the others."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def strategy(name: str) -> Strategy:
 
 
 def plugin(name: str, **hooks: Any) -> SimpleNamespace:
-    """Make a plugin object; each hook is given by what it returns, or by a function."""
+    """Make a plugin object; each hook is a function, or the value that the hook returns."""
     made = SimpleNamespace(__name__=name)
     for hook, offered in hooks.items():
         setattr(made, hook, hookimpl(offered if callable(offered) else _returning(offered)))
@@ -37,7 +37,7 @@ def load(*plugins: object) -> Catalog:
     return load_catalog(entry_points=False, extra=plugins)
 
 
-def test_the_built_ins_load_without_a_problem() -> None:
+def test_built_in_plugin_loads_without_problems() -> None:
     assert BUILTIN.problems == ()
     assert [found.name for found in BUILTIN.plugins] == ["finch-hub"]
     assert set(BUILTIN.presets) == {"medical", "legal", "code", "style"}
@@ -46,8 +46,8 @@ def test_the_built_ins_load_without_a_problem() -> None:
     assert all(len(offers) for offers in BUILTIN.all_offers()), "every hook has a built-in user"
 
 
-def test_unknown_names_offer_the_near_ones() -> None:
-    with pytest.raises(errors.NotFound, match=r"no strategy 'teis'; did you mean 'ties'"):
+def test_unknown_name_suggests_similar_names() -> None:
+    with pytest.raises(errors.NotFound, match=r"no strategy 'teis' .did you mean 'ties'"):
         BUILTIN.strategies["teis"]
     with pytest.raises(errors.NotFound, match="preset 'medicine'"):
         BUILTIN.presets["medicine"]
@@ -55,7 +55,7 @@ def test_unknown_names_offer_the_near_ones() -> None:
     assert None not in BUILTIN.strategies
 
 
-def test_what_a_plugin_offers_is_there_beside_the_built_in() -> None:
+def test_offer_of_a_plugin_is_added_to_the_built_in_offers() -> None:
     catalog = load(plugin("mine", finch_strategies=[strategy("mine")]))
     assert catalog.strategies["mine"].name == "mine"
     assert catalog.strategies.plugin_of("mine") == "mine"
@@ -64,7 +64,7 @@ def test_what_a_plugin_offers_is_there_beside_the_built_in() -> None:
     assert catalog.problems == ()
 
 
-def test_two_plugins_of_one_name_are_both_named_and_disable_nothing_else() -> None:
+def test_name_of_two_plugins_is_refused_and_other_names_stay() -> None:
     catalog = load(
         plugin("first", finch_strategies=[strategy("twin"), strategy("fine")]),
         plugin("second", finch_strategies=[strategy("twin")]),
@@ -77,13 +77,13 @@ def test_two_plugins_of_one_name_are_both_named_and_disable_nothing_else() -> No
     assert "first and second" in problem.what
 
 
-def test_taking_a_built_in_name_is_a_clash_too() -> None:
-    catalog = load(plugin("thief", finch_strategies=[strategy("linear")]))
-    with pytest.raises(errors.PluginError, match="thief and finch-hub"):
+def test_built_in_name_cannot_be_replaced() -> None:
+    catalog = load(plugin("other", finch_strategies=[strategy("linear")]))
+    with pytest.raises(errors.PluginError, match="other and finch-hub"):
         catalog.strategies["linear"]
 
 
-def test_two_plugins_of_one_module_name_are_told_apart() -> None:
+def test_plugins_with_the_same_module_name_are_numbered() -> None:
     catalog = load(plugin("same", finch_strategies=[strategy("a")]), plugin("same", finch_strategies=[strategy("b")]))
     assert [found.name for found in catalog.plugins] == ["same", "same#2", "finch-hub"]
     assert catalog.strategies.plugin_of("b") == "same#2"
@@ -100,33 +100,33 @@ def _exit() -> Any:
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        (plugin("bad", finch_strategies=_raise), "finch_strategies failed: RuntimeError: broken inside"),
-        (plugin("bad", finch_strategies=_exit), "finch_strategies failed: SystemExit: 3"),
+        (plugin("broken", finch_strategies=_raise), "finch_strategies failed: RuntimeError: broken inside"),
+        (plugin("broken", finch_strategies=_exit), "finch_strategies failed: SystemExit: 3"),
         (
-            plugin("bad", finch_strategies=[DatasetFormat(name="x", summary="x", recognizes={"x"}, target="a:b")]),
+            plugin("broken", finch_strategies=[DatasetFormat(name="x", summary="x", recognizes={"x"}, target="a:b")]),
             "returned",
         ),
-        (plugin("bad", finch_strategies=["linear"]), "finch_strategies returned str, not Strategy"),
-        (plugin("bad", finch_strategies=7), "finch_strategies failed: TypeError"),
-        (plugin("bad", finch_strategys=[]), "there is no hook finch_strategys (did you mean finch_strategies?)"),
-        (SimpleNamespace(__name__="bad", finch_presets=hookimpl(lambda wanted: [])), "cannot be registered"),
+        (plugin("broken", finch_strategies=["linear"]), "finch_strategies returned str, not Strategy"),
+        (plugin("broken", finch_strategies=7), "finch_strategies failed: TypeError"),
+        (plugin("broken", finch_strategys=[]), "there is no hook finch_strategys (did you mean finch_strategies?)"),
+        (SimpleNamespace(__name__="broken", finch_presets=hookimpl(lambda wanted: [])), "cannot register its hooks"),
     ],
 )
-def test_a_broken_plugin_is_reported_and_disables_nothing_else(broken: object, says: str) -> None:
-    catalog = load(broken, plugin("good", finch_strategies=[strategy("good")]))
+def test_broken_plugin_is_reported_and_disables_nothing_else(broken: object, says: str) -> None:
+    catalog = load(broken, plugin("valid", finch_strategies=[strategy("valid")]))
     (problem,) = catalog.problems
-    assert problem.where == "plugin bad"
+    assert problem.where == "plugin broken"
     assert says in str(problem)
-    assert {"good", *BUILTIN.strategies} == set(catalog.strategies)
+    assert {"valid", *BUILTIN.strategies} == set(catalog.strategies)
 
 
-def test_the_good_part_of_a_plugin_with_a_bad_one_is_kept() -> None:
+def test_valid_offers_of_a_partly_broken_plugin_are_kept() -> None:
     catalog = load(plugin("half", finch_strategies=[strategy("mine"), 7], finch_presets=_raise))
     assert "mine" in catalog.strategies
     assert len(catalog.problems) == 2
 
 
-def test_strangers_base_sources_are_asked_before_the_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_third_party_base_source_matches_before_the_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "finch_test_source.py").write_text("def takes(text):\n    return text.startswith('mine:')\n")
     monkeypatch.syspath_prepend(tmp_path)
     source = BaseSource(name="mine", summary="x", matches="finch_test_source:takes", target="a:b")
@@ -155,7 +155,7 @@ def install(folder: Path, name: str, module: str, code: str) -> None:
     (folder / f"{module.partition(':')[0]}.py").write_text(code)
 
 
-def test_installed_plugins_are_found_and_one_that_cannot_be_imported_is_reported(
+def test_installed_plugins_are_loaded_and_import_errors_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path, "exits", "finch_test_exits", "import sys; sys.exit('bye')")

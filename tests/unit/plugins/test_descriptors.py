@@ -1,3 +1,5 @@
+"""Descriptors: validation, parameters and targets."""
+
 import pytest
 
 from finch_hub import errors
@@ -26,25 +28,25 @@ def strategy(**fields: object) -> Strategy:
         {"unknown": 1},
     ],
 )
-def test_what_is_no_descriptor(fields: dict[str, object]) -> None:
+def test_invalid_descriptor_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(errors.InvalidInput) as refused:
         strategy(**fields)
     assert len(refused.value.problems) == 1
 
 
-def test_a_target_is_imported_when_it_is_asked_for() -> None:
+def test_load_imports_the_target() -> None:
     import json
 
     assert strategy().load() is json.loads
 
 
 @pytest.mark.parametrize("target", ["no_such_module:x", "json:no_such_attribute"])
-def test_a_target_that_is_not_there_names_its_owner(target: str) -> None:
+def test_missing_target_names_its_owner(target: str) -> None:
     with pytest.raises(errors.PluginError, match="Strategy 'mine'"):
         strategy(target=target).load()
 
 
-def test_parameters_are_checked_all_at_once() -> None:
+def test_all_invalid_parameters_are_reported_together() -> None:
     ties = strategy(parameters=TiesParameters)
     assert ties.parse({"density": 1}) == TiesParameters(density=1.0)
     with pytest.raises(errors.InvalidSpec, match="parameters of mine") as refused:
@@ -54,14 +56,14 @@ def test_parameters_are_checked_all_at_once() -> None:
         strategy().parse({"anything": 1})
 
 
-def test_a_format_must_be_recognisable() -> None:
+def test_format_without_fields_is_refused() -> None:
     with pytest.raises(errors.InvalidSpec):
         DatasetFormat(name="x", summary="x", recognizes=frozenset(), target="a:b")
 
 
 def test_unknown_parameters_of_the_built_ins_are_refused() -> None:
     catalog = load_catalog(entry_points=False)
-    for each in (*catalog.strategies.values(), *catalog.resolvers.values()):
-        assert each.parse({}), "every parameter has a default"
+    for descriptor in (*catalog.strategies.values(), *catalog.resolvers.values()):
+        assert descriptor.parse({}), "every parameter has a default"
         with pytest.raises(errors.InvalidSpec, match="no_such_parameter"):
-            each.parse({"no_such_parameter": 1})
+            descriptor.parse({"no_such_parameter": 1})

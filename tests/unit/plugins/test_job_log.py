@@ -1,3 +1,5 @@
+"""The listener that logs state changes of jobs."""
+
 import logging
 from datetime import UTC, datetime
 
@@ -18,7 +20,7 @@ JOB = Job(
 
 
 @pytest.mark.parametrize("state", list(JobState))
-def test_one_line_with_stable_fields_for_each_state(caplog: pytest.LogCaptureFixture, state: JobState) -> None:
+def test_each_state_is_logged_with_stable_fields(caplog: pytest.LogCaptureFixture, state: JobState) -> None:
     with caplog.at_level(logging.INFO, "finch_hub.jobs"):
         job_log.listen(JOB.evolve(state=state, reason="why" if state is JobState.FAILED else None))
     (record,) = caplog.records

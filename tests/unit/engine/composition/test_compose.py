@@ -1,4 +1,4 @@
-"""Composing trained adapters of a tiny model: what wins, what is reported, what is refused, what stays untouched."""
+"""Composition of trained adapters of a tiny model: the winner, the report, refusals and unchanged inputs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from support import models
 from support.adapters import VARIANTS, save_adapter
 
 from finch_hub import errors
-from finch_hub.engine.bases.loading import Base, load_base
-from finch_hub.engine.composition.compose import Composed, ParentInput, below_retention, compose, mixed_seed
-from finch_hub.engine.composition.factors import read
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.loading import load_base
+from finch_hub.engine.composition.compose import Composed, compose
+from finch_hub.engine.composition.parents import ParentInput, mix_seed, read_parent
 from finch_hub.engine.composition.planning import plan
+from finch_hub.engine.composition.retention import find_below
 from finch_hub.engine.training.adapter import LoRAAdapter
 from finch_hub.plugins import catalog, trials
 from finch_hub.specs.events import NewEvent
@@ -35,14 +37,14 @@ SUBJECTS = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    """One tiny model for all these tests: composing must leave it as it was."""
+    """One tiny model for all these tests; composing must not change it."""
     folder = models.save_model(models.DEFAULT, tmp_path_factory.mktemp("base"))
     return load_base(folder, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")
 def parents(base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ParentInput]:
-    """Two adapters that have each learnt a kind of answer, with rows that they have not seen."""
+    """Two trained adapters with one subject each, and rows that they were not trained on."""
     found = {}
     for name, make in SUBJECTS.items():
         adapter = LoRAAdapter(LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear"), base)
@@ -60,14 +62,16 @@ def composed(parents: Mapping[str, ParentInput], base: Base | None = None, **fie
         {"adapter": "both", "parents": [{"adapter": p.name, "weight": p.weight} for p in parents.values()], **fields}
     )
     options = {"base": base} if base is not None else {}
-    return compose(list(parents.values()), spec, trials.trials(spec, catalog.load_catalog()), **options)
+    return compose(list(parents.values()), spec, trials.make_trials(spec, catalog.load_catalog()), **options)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_auto_keeps_both_and_says_what_it_tried(parents: dict[str, ParentInput], base: Base, tmp_path: Path) -> None:
+def test_auto_keeps_both_parents_and_reports_the_candidates(
+    parents: dict[str, ParentInput], base: Base, tmp_path: Path
+) -> None:
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     result = composed(parents, base, evaluations=8)
     report = result.report
@@ -79,7 +83,7 @@ def test_auto_keeps_both_and_says_what_it_tried(parents: dict[str, ParentInput],
     assert len({(c.strategy, str(c.parameters), c.resolver, c.scale, c.weights) for c in report.candidates}) == len(
         report.candidates
     )
-    # What was measured is what the formula says, and no less than plain linear on the same rows.
+    # The retention follows the formula, and is not below plain linear on the same rows.
     worst, baseline = [], []
     for line in report.retention:
         assert line.examples == 10
@@ -88,18 +92,18 @@ def test_auto_keeps_both_and_says_what_it_tried(parents: dict[str, ParentInput],
         baseline.append((line.base - line.linear) / (line.base - line.own))
     assert report.won_by == pytest.approx(max(0.0, min(worst) - min(baseline)))
     assert report.worst_retention == min(worst) > 0.5
-    # The base is as it was.
+    # The base did not change.
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.model.state_dict().items())
     assert list(base.model.state_dict()) == list(before)
-    # What is saved is what was measured.
+    # The saved adapter is the measured one.
     result.save(tmp_path / "both")
-    saved = read(tmp_path / "both", "both")
+    saved = read_parent(tmp_path / "both", "both")
     for module, update in result.factors.items():
         assert torch.equal(saved.factors[module].B, update.B)
         assert torch.equal(saved.factors[module].A, update.A)
 
 
-def test_the_report_measures_what_the_saved_adapter_does(
+def test_report_equals_the_measurement_of_the_saved_adapter(
     parents: dict[str, ParentInput], base: Base, tmp_path: Path
 ) -> None:
     result = composed(parents, base, strategy="linear", scale=0.7)
@@ -108,22 +112,22 @@ def test_the_report_measures_what_the_saved_adapter_does(
     assert alone.report.retention[0].own == pytest.approx(result.report.retention[0].composed, rel=1e-5)
 
 
-def test_a_fixed_scale_and_strategy_are_taken_as_asked(parents: dict[str, ParentInput], base: Base) -> None:
+def test_requested_scale_and_strategy_are_used(parents: dict[str, ParentInput], base: Base) -> None:
     result = composed(parents, base, strategy="ties", parameters={"density": 0.4}, scale=0.9, rank=3)
     assert (result.report.strategy, result.report.scale, result.report.rank) == ("ties", 0.9, 3)
     assert result.report.parameters == {"density": 0.4}
-    assert result.report.evaluations == 2  # it, and linear at the same scale
+    assert result.report.evaluations == 2  # ties, and linear at the same scale
     assert {update.rank for update in result.factors.values()} == {3}
 
 
-def test_one_evaluation_is_enough_for_something(parents: dict[str, ParentInput], base: Base) -> None:
+def test_one_evaluation_gives_plain_linear(parents: dict[str, ParentInput], base: Base) -> None:
     report = composed(parents, base, evaluations=1).report
     assert report.strategy == "linear"
     assert report.evaluations == 1
     assert report.won_by == 0
 
 
-def test_learned_weights_beat_those_they_began_with(parents: dict[str, ParentInput], base: Base) -> None:
+def test_learned_weights_beat_the_given_weights(parents: dict[str, ParentInput], base: Base) -> None:
     unequal = {name: dataclasses.replace(p, weight={"eats": 1.0, "lives": 0.1}[name]) for name, p in parents.items()}
     start = composed(unequal, base, strategy="linear", scale=1.0).report
     for options in ({}, {"per_module": True, "orthogonalize": "both"}):
@@ -138,12 +142,12 @@ def test_learned_weights_beat_those_they_began_with(parents: dict[str, ParentInp
         assert learned.worst_retention > start.worst_retention + 0.1
 
 
-def test_learned_without_data_says_so(parents: dict[str, ParentInput]) -> None:
-    with pytest.raises(errors.InvalidSpec, match="validation examples, and there are none"):
+def test_learned_without_data_is_refused(parents: dict[str, ParentInput]) -> None:
+    with pytest.raises(errors.InvalidSpec, match="needs validation examples of the parents, but there are none"):
         composed(parents, strategy="learned")
 
 
-def test_without_data_nothing_is_chosen_and_the_report_says_so(parents: dict[str, ParentInput]) -> None:
+def test_composition_without_data_is_plain_linear_and_unmeasured(parents: dict[str, ParentInput]) -> None:
     report = composed(parents).report
     assert (report.strategy, report.rows, report.evaluations) == ("linear", "none", 0)
     assert report.scale == pytest.approx(2**-0.5, abs=1e-4)
@@ -151,21 +155,21 @@ def test_without_data_nothing_is_chosen_and_the_report_says_so(parents: dict[str
     assert "nothing was measured" in report.advice[0]
 
 
-def test_a_parent_without_rows_is_unmeasured_and_the_others_are(parents: dict[str, ParentInput], base: Base) -> None:
+def test_only_a_parent_without_rows_is_unmeasured(parents: dict[str, ParentInput], base: Base) -> None:
     mixed = {**parents, "lives": dataclasses.replace(parents["lives"], validation=())}
     report = composed(mixed, base, evaluations=3).report
     assert {line.parent: line.status for line in report.retention} == {"eats": "measured", "lives": "unmeasured"}
 
 
-def test_few_rows_are_not_divided_and_it_is_said(parents: dict[str, ParentInput], base: Base) -> None:
+def test_few_rows_are_not_divided_and_the_report_warns(parents: dict[str, ParentInput], base: Base) -> None:
     few = {name: dataclasses.replace(p, validation=p.validation[:4]) for name, p in parents.items()}
     report = composed(few, base, evaluations=2).report
     assert report.rows == "selection"
     assert any("too few validation rows" in line for line in report.advice)
 
 
-def test_a_parent_that_gains_nothing_on_its_rows_is_undefined(parents: dict[str, ParentInput], base: Base) -> None:
-    # Rows of a subject that neither was trained on.
+def test_parent_that_gains_nothing_has_undefined_retention(parents: dict[str, ParentInput], base: Base) -> None:
+    # Rows of a subject that no parent was trained on.
     other = [Example.of_pair(f"def add{i}(a, b):", f"return a * {i} + b") for i in range(20)]
     odd = {**parents, "eats": dataclasses.replace(parents["eats"], validation=other)}
     report = composed(odd, base, strategy="linear", scale=1.0, min_retention=0.2).report
@@ -174,7 +178,7 @@ def test_a_parent_that_gains_nothing_on_its_rows_is_undefined(parents: dict[str,
     assert ("eats" in report.below_retention) == (line.composed > line.base)
 
 
-def test_one_adapter_is_itself_byte_for_byte(parents: dict[str, ParentInput], base: Base, tmp_path: Path) -> None:
+def test_single_adapter_is_copied_byte_for_byte(parents: dict[str, ParentInput], base: Base, tmp_path: Path) -> None:
     one = {"eats": parents["eats"]}
     for number, result in enumerate([composed(one), composed(one, base, strategy="ties"), composed(one, rank=4)]):
         result.save(tmp_path / str(number))
@@ -182,15 +186,15 @@ def test_one_adapter_is_itself_byte_for_byte(parents: dict[str, ParentInput], ba
     assert composed(one, base).report.retention[0].retention == 1
     cut = composed(one, rank=2)
     cut.save(tmp_path / "cut")
-    assert {update.rank for update in read(tmp_path / "cut", "cut").factors.values()} == {2}
+    assert {update.rank for update in read_parent(tmp_path / "cut", "cut").factors.values()} == {2}
     half = composed({"eats": dataclasses.replace(parents["eats"], weight=0.5)})
-    for module, update in read(parents["eats"].folder, "x").factors.items():
+    for module, update in read_parent(parents["eats"].folder, "x").factors.items():
         assert torch.equal(half.factors[module].B, update.B * 0.5)
 
 
-def test_random_strategies_go_by_seed_and_content(parents: dict[str, ParentInput]) -> None:
-    def dare(some: Mapping[str, ParentInput], seed: int = 0) -> torch.Tensor:
-        made = composed(some, strategy="dare", scale=1.0, seed=seed).factors
+def test_random_strategies_depend_on_seed_and_content_only(parents: dict[str, ParentInput]) -> None:
+    def dare(adapters: Mapping[str, ParentInput], seed: int = 0) -> torch.Tensor:
+        made = composed(adapters, strategy="dare", scale=1.0, seed=seed).factors
         update = next(iter(made.values()))
         return update.B @ update.A
 
@@ -199,22 +203,22 @@ def test_random_strategies_go_by_seed_and_content(parents: dict[str, ParentInput
     assert not torch.allclose(dare(parents), dare(parents, seed=1), atol=1e-3)
 
 
-def test_the_order_of_parents_does_not_change_the_seed(parents: dict[str, ParentInput]) -> None:
-    read_ones = [read(p.folder, p.name) for p in parents.values()]
-    assert mixed_seed(3, read_ones) == mixed_seed(3, read_ones[::-1]) != mixed_seed(4, read_ones)
+def test_mixed_seed_ignores_the_order_of_parents(parents: dict[str, ParentInput]) -> None:
+    adapters = [read_parent(p.folder, p.name) for p in parents.values()]
+    assert mix_seed(3, adapters) == mix_seed(3, adapters[::-1]) != mix_seed(4, adapters)
 
 
-def test_events_tell_phases_conflicts_and_points(parents: dict[str, ParentInput], base: Base) -> None:
+def test_events_report_phases_conflicts_and_points(parents: dict[str, ParentInput], base: Base) -> None:
     events: list[NewEvent] = []
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], "evaluations": 2})
-    ways = trials.trials(spec, catalog.load_catalog())
-    compose(list(parents.values()), spec, ways, base=base, report=events.append)
+    tried = trials.make_trials(spec, catalog.load_catalog())
+    compose(list(parents.values()), spec, tried, base=base, report=events.append)
     assert [e.data["name"] for e in events if e.type == "phase"][-2:] == ["search", "measure the composition"]
     assert [e.data["name"] for e in events if e.type == "report"] == ["conflicts"]
     assert sum(e.type == "message" for e in events) == 2
 
 
-def test_an_interruption_leaves_the_base_bare(parents: dict[str, ParentInput], base: Base) -> None:
+def test_interruption_removes_the_layers_from_the_base(parents: dict[str, ParentInput], base: Base) -> None:
     class Stop(Exception):
         pass
 
@@ -227,35 +231,35 @@ def test_an_interruption_leaves_the_base_bare(parents: dict[str, ParentInput], b
     names = [name for name, _ in base.model.named_modules()]
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents]})
     with pytest.raises(Stop):
-        compose(list(parents.values()), spec, trials.trials(spec, catalog.load_catalog()), base=base, between=stop)
+        compose(list(parents.values()), spec, trials.make_trials(spec, catalog.load_catalog()), base=base, between=stop)
     assert [name for name, _ in base.model.named_modules()] == names
 
 
-BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+INVALID: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a weight that is NaN": ({"weight": float("nan")}, {}, "weight of eats: nan is not a finite number"),
-    "rank above the sum": ({}, {"rank": 9}, "9 is more than the parents' ranks together, 8"),
-    "a rank for cat": ({}, {"rank": 2, "strategy": "cat"}, "cat is exact"),
+    "rank above the sum": ({}, {"rank": 9}, "9 exceeds 8, the sum of the parents' ranks"),
+    "a rank for cat": ({}, {"rank": 2, "strategy": "cat"}, "the strategy cat is exact"),
     "density 0": ({}, {"strategy": "ties", "parameters": {"density": 0}}, "density"),
-    "the same name twice": ({"name": "lives"}, {}, "lives is named twice"),
+    "the same name twice": ({"name": "lives"}, {}, "lives is given twice"),
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_is_refused(case: str, parents: dict[str, ParentInput]) -> None:
-    changes, fields, words = BAD[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_request_is_refused(case: str, parents: dict[str, ParentInput]) -> None:
+    changes, fields, words = INVALID[case]
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], **fields})
     given = [dataclasses.replace(parents["eats"], **changes), parents["lives"]]
     with pytest.raises(errors.InvalidSpec) as refused:
-        compose(given, spec, trials.trials(spec, catalog.load_catalog()))
+        compose(given, spec, trials.make_trials(spec, catalog.load_catalog()))
     assert words in str(refused.value)
 
 
-def test_zero_weights_compose_nothing(parents: dict[str, ParentInput]) -> None:
+def test_zero_weights_are_refused(parents: dict[str, ParentInput]) -> None:
     with pytest.raises(errors.InvalidSpec, match="all weights are zero"):
         composed({name: dataclasses.replace(p, weight=0.0) for name, p in parents.items()})
 
 
-def test_different_bases_are_named(parents: dict[str, ParentInput]) -> None:
+def test_refusal_names_different_bases(parents: dict[str, ParentInput]) -> None:
     first = dataclasses.replace(parents["eats"], base_fingerprint="a" * 64)
     second = dataclasses.replace(parents["lives"], base_fingerprint="b" * 64)
     with pytest.raises(errors.Incompatible) as refused:
@@ -264,7 +268,7 @@ def test_different_bases_are_named(parents: dict[str, ParentInput]) -> None:
     assert "aaaaaaaaaaaa" in str(refused.value)
 
 
-def test_all_parents_structural_problems_are_collected(
+def test_refusal_names_structural_problems_of_all_parents(
     parents: dict[str, ParentInput], tiny_folder: Path, tmp_path: Path
 ) -> None:
     for name in "xy":
@@ -276,7 +280,7 @@ def test_all_parents_structural_problems_are_collected(
     assert "DoRA" in str(refused.value)
 
 
-def test_adapters_of_another_base_do_not_fit(
+def test_adapters_of_another_base_are_refused(
     parents: dict[str, ParentInput], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     wide = dataclasses.replace(models.ARCHITECTURES[1], name="wide", kv_heads=1)
@@ -285,19 +289,19 @@ def test_adapters_of_another_base_do_not_fit(
         composed(parents, other)
 
 
-def test_a_kernel_that_raises_is_a_plugin_error(parents: dict[str, ParentInput]) -> None:
+def test_exception_in_a_kernel_becomes_a_plugin_error(parents: dict[str, ParentInput]) -> None:
     def broken(*_: object, **__: object) -> dict[str, torch.Tensor]:
         raise ZeroDivisionError("oops")
 
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], "strategy": "ties"})
-    ways = trials.trials(spec, catalog.load_catalog())
+    tried = trials.make_trials(spec, catalog.load_catalog())
     with pytest.raises(errors.PluginError, match="ties failed: ZeroDivisionError: oops"):
-        compose(list(parents.values()), spec, [ways[0], dataclasses.replace(ways[1], merge=broken)])
+        compose(list(parents.values()), spec, [tried[0], dataclasses.replace(tried[1], merge=broken)])
     with pytest.raises(errors.PluginError, match="ties failed: ZeroDivisionError: oops"):
-        compose(list(parents.values()), spec, [ways[0], dataclasses.replace(ways[1], resolve=broken)])
+        compose(list(parents.values()), spec, [tried[0], dataclasses.replace(tried[1], resolve=broken)])
 
 
-def test_below_retention_names_losers_and_the_harmed() -> None:
+def test_find_below_names_parents_below_the_minimum_and_worse_than_the_base() -> None:
     lines = [
         Retention(parent="good", status="measured", base=3, own=2, composed=2.1, retention=0.9),
         Retention(parent="poor", status="measured", base=3, own=2, composed=2.6, retention=0.4),
@@ -305,33 +309,33 @@ def test_below_retention_names_losers_and_the_harmed() -> None:
         Retention(parent="unharmed", status="undefined", base=3, own=3, composed=2.9),
         Retention(parent="unknown", status="unmeasured"),
     ]
-    assert below_retention(lines, 0.5) == ("poor", "harmed", "unknown")
-    assert below_retention(lines, None) == ()
+    assert find_below(lines, 0.5) == ("poor", "harmed", "unknown")
+    assert find_below(lines, None) == ()
 
 
-def test_auto_without_data_still_runs_the_resolver_that_was_asked_for(parents: dict[str, ParentInput]) -> None:
-    blind = {name: dataclasses.replace(parent, validation=()) for name, parent in parents.items()}
-    report = composed(blind, resolver="orthogonalize").report
+def test_auto_without_data_runs_the_requested_resolver(parents: dict[str, ParentInput]) -> None:
+    without_rows = {name: dataclasses.replace(parent, validation=()) for name, parent in parents.items()}
+    report = composed(without_rows, resolver="orthogonalize").report
     assert (report.strategy, report.resolver) == ("linear", "orthogonalize")
     with pytest.raises(errors.Incompatible, match="refuse"):
-        composed(blind, resolver="refuse", resolver_parameters={"threshold": 0.0})
+        composed(without_rows, resolver="refuse", resolver_parameters={"threshold": 0.0})
 
 
-def test_a_gate_that_nothing_was_measured_for_is_not_passed(parents: dict[str, ParentInput]) -> None:
-    blind = {name: dataclasses.replace(parent, validation=()) for name, parent in parents.items()}
-    report = composed(blind, min_retention=0.5).report
+def test_minimum_retention_is_not_met_without_measurement(parents: dict[str, ParentInput]) -> None:
+    without_rows = {name: dataclasses.replace(parent, validation=()) for name, parent in parents.items()}
+    report = composed(without_rows, min_retention=0.5).report
     assert report.below_retention == ("eats", "lives")
-    assert "none is known to keep" in report.advice[0]
+    assert "the minimum retention is not known to hold" in report.advice[1]
 
 
-def test_learned_says_where_no_parent_gains(parents: dict[str, ParentInput], base: Base) -> None:
+def test_learned_is_refused_if_no_parent_gains(parents: dict[str, ParentInput], base: Base) -> None:
     other = [Example.of_pair(f"def add{i}(a, b):", f"return a * {i} + b") for i in range(20)]
-    useless = {name: dataclasses.replace(parent, validation=other) for name, parent in parents.items()}
+    without_gain = {name: dataclasses.replace(parent, validation=other) for name, parent in parents.items()}
     with pytest.raises(errors.Incompatible, match="no parent gains"):
-        composed(useless, base, strategy="learned", scale=1.0)
+        composed(without_gain, base, strategy="learned", scale=1.0)
 
 
-def test_a_named_strategy_is_swept_however_far_it_is_behind_linear(parents: dict[str, ParentInput], base: Base) -> None:
+def test_requested_strategy_is_swept_even_far_behind_linear(parents: dict[str, ParentInput], base: Base) -> None:
     report = composed(parents, base, strategy="dare", parameters={"drop": 0.97}, evaluations=12).report
     tried = [point for point in report.candidates if point.strategy == "dare"]
     best = max(point.worst for point in report.candidates if point.strategy == "linear")
@@ -339,14 +343,14 @@ def test_a_named_strategy_is_swept_however_far_it_is_behind_linear(parents: dict
     assert len(tried) > 2
 
 
-def test_a_plan_forecasts_what_strategies_keep(parents: dict[str, ParentInput], base: Base) -> None:
+def test_plan_forecasts_the_retention_of_strategies(parents: dict[str, ParentInput], base: Base) -> None:
     both = list(parents.values())
     spec = ComposeSpec.of({"adapter": "both", "parents": [{"adapter": parent.name} for parent in both]})
-    ways = trials.trials(spec, catalog.load_catalog())
-    found = {forecast.strategy: forecast for forecast in plan(both, ways, base=base).forecasts}
-    assert set(found) == {way.label for way in ways if not way.needs_data}
+    tried = trials.make_trials(spec, catalog.load_catalog())
+    found = {forecast.strategy: forecast for forecast in plan(both, tried, base=base).forecasts}
+    assert set(found) == {trial.label for trial in tried if not trial.needs_data}
     worst = [min(kept for kept in forecast.kept if kept is not None) for forecast in found.values()]
     assert worst == sorted(worst, reverse=True)
-    # Plain linear was measured at scale 1, so what is forecast for it near there is not far off.
+    # Plain linear was measured at scale 1, so its forecast at a near scale is accurate.
     tried = composed(parents, base, strategy="linear", scale=found["linear"].scale).report
     assert tried.worst_retention == pytest.approx(min(k for k in found["linear"].kept if k is not None), abs=0.2)

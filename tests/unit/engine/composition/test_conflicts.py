@@ -1,4 +1,4 @@
-"""The measures of conflict at their known ends, and against dense arithmetic in between."""
+"""Measures of conflict at their extremes and compared with dense arithmetic."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import pytest
 from support.updates import SHAPES, adapter, dense
 
 from finch_hub.engine.composition import conflicts, core_space
-from finch_hub.engine.composition.factors import Adapter, Factors
+from finch_hub.engine.composition.factors import Factors
+from finch_hub.engine.composition.parents import ParentAdapter
 
 
-def scaled(parent: Adapter, name: str, factor: float) -> Adapter:
-    return Adapter.of(name, {m: Factors(B=f.B * factor, A=f.A) for m, f in parent.factors.items()})
+def scaled(parent: ParentAdapter, name: str, factor: float) -> ParentAdapter:
+    return ParentAdapter.of(name, {m: Factors(B=f.B * factor, A=f.A) for m, f in parent.factors.items()})
 
 
 @pytest.mark.parametrize(("factor", "cosine", "signs"), [(1.0, 1.0, 0.0), (0.25, 1.0, 0.0), (-0.5, -1.0, 1.0)])
-def test_copies_overlap_wholly(factor: float, cosine: float, signs: float) -> None:
+def test_copies_overlap_completely(factor: float, cosine: float, signs: float) -> None:
     one = adapter("a", seed=0)
     report = conflicts.diagnose(core_space.build([one, scaled(one, "b", factor)]))
     assert len(report.modules) == len(SHAPES)
@@ -28,7 +29,7 @@ def test_copies_overlap_wholly(factor: float, cosine: float, signs: float) -> No
         assert (pair.first, pair.second) == ("a", "b")
 
 
-def test_updates_on_separate_outputs_and_inputs_do_not_meet() -> None:
+def test_updates_on_separate_outputs_and_inputs_do_not_overlap() -> None:
     one, two = adapter("a", seed=0), adapter("b", seed=1)
     for module, (out, inside) in SHAPES.items():
         one.factors[module].B[out // 2 :] = 0
@@ -54,22 +55,22 @@ def test_measures_equal_dense_arithmetic() -> None:
         assert pair.norm_ratio == pytest.approx(min(norms) / max(norms), rel=1e-4)
 
 
-def test_pairs_are_means_by_the_size_of_the_updates() -> None:
+def test_pairs_are_means_weighted_by_the_size_of_the_updates() -> None:
     core = core_space.build([adapter("a", seed=0), adapter("b", seed=1)])
-    modules = conflicts.of_modules(core)
-    (pair,) = conflicts.of_pairs(core, modules)
+    modules = conflicts.measure_modules(core)
+    (pair,) = conflicts.summarize_pairs(core, modules)
     weights = [np.prod([np.linalg.norm(core.modules[c.module].cores[t].numpy()) for t in range(2)]) for c in modules]
     assert pair.cosine == pytest.approx(np.average([c.cosine for c in modules], weights=weights))
 
 
-def test_pairs_without_a_common_module_are_left_out() -> None:
+def test_pairs_without_a_common_module_are_omitted() -> None:
     both = [adapter("a", seed=0, modules=["layers.0.q"]), adapter("b", seed=1, modules=["layers.0.v"])]
     report = conflicts.diagnose(core_space.build(both))
     assert report.pairs == ()
     assert report.shared_direction == 0
 
 
-def test_a_direction_that_all_share_holds_all_energy() -> None:
+def test_shared_direction_holds_all_energy() -> None:
     one = adapter("a", seed=0, rank=1)
     report = conflicts.diagnose(core_space.build([one, scaled(one, "b", 1.0)]))
     assert report.shared_direction == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""The core space is lossless, canonical and reveals ranks; lifting truncates as the dense SVD does."""
+"""The core space is lossless and canonical; truncation equals the truncated dense SVD."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.updates import SHAPES, adapter, dense, dense_sum, lifted, relative
+from support.updates import SHAPES, adapter, dense, dense_sum, expand, relative
 
 from finch_hub import errors
 from finch_hub.engine.composition import core_space, truncation
-from finch_hub.engine.composition.factors import Adapter, Factors
+from finch_hub.engine.composition.factors import Factors
+from finch_hub.engine.composition.parents import ParentAdapter
 
 FLOAT32 = 2e-6
 
 
-def reparametrised(parent: Adapter, c: float) -> Adapter:
-    """The same update, stored as (cB, A/c)."""
+def rescale_factors(parent: ParentAdapter, c: float) -> ParentAdapter:
+    """Return the same update, stored as (cB, A/c)."""
     return dataclasses.replace(parent, factors={m: Factors(B=f.B * c, A=f.A / c) for m, f in parent.factors.items()})
 
 
@@ -34,7 +35,7 @@ def summed(core: core_space.CoreSpace) -> dict[str, torch.Tensor]:
     exponent=st.integers(-4, 4),
     seed=st.integers(0, 2**16),
 )
-def test_projection_loses_nothing(ranks: list[int], missing: set[str], exponent: int, seed: int) -> None:
+def test_projection_is_lossless(ranks: list[int], missing: set[str], exponent: int, seed: int) -> None:
     parents = [
         adapter(
             f"p{t}",
@@ -49,24 +50,24 @@ def test_projection_loses_nothing(ranks: list[int], missing: set[str], exponent:
     assert set(core.modules) == set(SHAPES)
     for module, space in core.modules.items():
         for t, parent in enumerate(parents):
-            assert space.present[t] == (module in parent.factors)
-            expected = dense(parent.factors[module]) if space.present[t] else np.zeros(SHAPES[module])
-            assert relative(lifted(core, module, space.cores[t]), expected) < FLOAT32
+            assert (t in space.present) == (module in parent.factors)
+            expected = dense(parent.factors[module]) if t in space.present else np.zeros(SHAPES[module])
+            assert relative(expand(core, module, space.cores[t]), expected) < FLOAT32
         for basis in (space.left, space.right):
             assert torch.allclose(basis.mT @ basis, torch.eye(basis.shape[1]), atol=1e-5)
 
 
-def test_wide_spectra_keep_orthonormal_bases() -> None:
-    # Singular values from 1 to 1e-5: what a Gram matrix alone resolves to three digits only.
+def test_bases_of_wide_spectra_are_orthonormal() -> None:
+    # Singular values from 1 to 1e-5, which a Gram matrix alone resolves to three digits only.
     made = adapter("a", seed=0, rank=6)
     decades = torch.logspace(0, -5, 6)
-    wide = Adapter.of("wide", {m: Factors(B=f.B * decades, A=f.A) for m, f in made.factors.items()})
+    wide = ParentAdapter.of("wide", {m: Factors(B=f.B * decades, A=f.A) for m, f in made.factors.items()})
     core = core_space.build([wide, adapter("b", seed=1, rank=4)])
     for module, space in core.modules.items():
         assert torch.allclose(space.left.mT @ space.left, torch.eye(space.left.shape[1]), atol=1e-5)
-        assert relative(lifted(core, module, space.cores[0]), dense(wide.factors[module])) < FLOAT32
-    itself = truncation.lift(core, {module: space.cores[0] for module, space in core.modules.items()})
-    for module, update in itself.items():
+        assert relative(expand(core, module, space.cores[0]), dense(wide.factors[module])) < FLOAT32
+    restored = truncation.truncate(core, {module: space.cores[0] for module, space in core.modules.items()})
+    for module, update in restored.items():
         assert relative(dense(update), dense(wide.factors[module])) < FLOAT32
 
 
@@ -74,7 +75,7 @@ def test_wide_spectra_keep_orthonormal_bases() -> None:
 @given(c=st.floats(1e-4, 1e4), seed=st.integers(0, 2**16))
 def test_scaling_a_parents_factors_changes_nothing(c: float, seed: int) -> None:
     first, second = adapter("a", seed=seed), adapter("b", seed=seed + 1)
-    plain, scaled = (core_space.build([x, second]) for x in (first, reparametrised(first, c)))
+    plain, scaled = (core_space.build([x, second]) for x in (first, rescale_factors(first, c)))
     for one, other in zip(plain.blocks, scaled.blocks, strict=True):
         assert torch.allclose(one.outputs.values, other.outputs.values, rtol=1e-5)
         # The same basis up to signs, so the cores agree in magnitude entry by entry.
@@ -116,16 +117,16 @@ def test_a_zero_adapter_adds_nothing() -> None:
     for module, space in core.modules.items():
         assert space.cores[0].shape == (3, 3)
         assert not space.cores[1].any()
-        assert relative(lifted(core, module, space.cores[0]), dense(parent.factors[module])) < FLOAT32
+        assert relative(expand(core, module, space.cores[0]), dense(parent.factors[module])) < FLOAT32
     alone = core_space.build([zero])
-    assert all(not f.B.any() for f in truncation.lift(alone, summed(alone)).values())
+    assert all(not f.B.any() for f in truncation.truncate(alone, summed(alone)).values())
 
 
-def test_parents_without_a_common_module_stand_beside_each_other() -> None:
+def test_parents_without_a_common_module_are_both_kept() -> None:
     first = adapter("a", seed=0, modules=["layers.0.q"])
     second = adapter("b", seed=1, modules=["layers.0.v"])
     core = core_space.build([first, second])
-    made = truncation.lift(core, summed(core))
+    made = truncation.truncate(core, summed(core))
     assert sorted(made) == ["layers.0.q", "layers.0.v"]
     assert relative(dense(made["layers.0.q"]), dense(first.factors["layers.0.q"])) < FLOAT32
 
@@ -135,7 +136,7 @@ def test_parents_without_a_common_module_stand_beside_each_other() -> None:
 def test_truncation_error_is_the_discarded_singular_values(rank: int, seed: int) -> None:
     parents = [adapter("a", seed=seed), adapter("b", seed=seed + 1)]
     core = core_space.build(parents)
-    made = truncation.lift(core, summed(core), rank)
+    made = truncation.truncate(core, summed(core), rank)
     for module, update in made.items():
         exact = dense_sum(parents, [1, 1], module)
         U, S, Vh = np.linalg.svd(exact)
@@ -149,7 +150,7 @@ def test_truncation_error_is_the_discarded_singular_values(rank: int, seed: int)
 def test_automatic_rank_keeps_99_percent_of_all_energy_by_one_threshold() -> None:
     parents = [adapter("a", seed=0, scale=1.0), adapter("b", seed=1, scale=0.05)]
     core = core_space.build(parents)
-    made = truncation.lift(core, summed(core), "auto")
+    made = truncation.truncate(core, summed(core), "auto")
     spectra = {m: np.linalg.svd(dense_sum(parents, [1, 1], m), compute_uv=False)[:6] for m in SHAPES}
     total = sum(float((S**2).sum()) for S in spectra.values())
     lost = sum(float((S[made[m].rank :] ** 2).sum()) for m, S in spectra.items())
@@ -159,7 +160,7 @@ def test_automatic_rank_keeps_99_percent_of_all_energy_by_one_threshold() -> Non
     assert most_cut < least_kept
 
 
-def test_modules_of_equal_shape_but_unequal_numerical_rank_are_parted() -> None:
+def test_modules_of_equal_shape_and_different_rank_get_separate_blocks() -> None:
     first = adapter("a", seed=0)
     flat = first.factors["layers.0.q"]
     thin = Factors(B=flat.B * torch.tensor([1.0, 0.0, 0.0]), A=flat.A)
@@ -168,7 +169,7 @@ def test_modules_of_equal_shape_but_unequal_numerical_rank_are_parted() -> None:
     assert core.modules["layers.1.q"].cores[0].shape == (3, 3)
 
 
-def test_shapes_of_other_bases_and_nan_are_refused_together() -> None:
+def test_wrong_shapes_and_nan_are_refused_together() -> None:
     first = adapter("a", seed=0)
     second = adapter("b", seed=1, shapes={**SHAPES, "layers.0.v": (7, 10)})
     second.factors["layers.1.q"].A[0, 0] = float("nan")
@@ -181,15 +182,15 @@ def test_shapes_of_other_bases_and_nan_are_refused_together() -> None:
     assert "NaN" in text
 
 
-def test_what_a_strategy_returns_is_checked() -> None:
+def test_invalid_results_of_a_strategy_are_refused() -> None:
     core = core_space.build([adapter("a", seed=0), adapter("b", seed=1)])
-    good = summed(core)
-    bad = {
+    valid = summed(core)
+    invalid = {
         "layers.0.q": torch.zeros(2, 2),
-        "layers.0.v": torch.full_like(good["layers.0.v"], torch.nan),
+        "layers.0.v": torch.full_like(valid["layers.0.v"], torch.nan),
     }
     with pytest.raises(errors.Incompatible) as refused:
-        truncation.lift(core, bad)
+        truncation.truncate(core, invalid)
     text = str(refused.value)
     assert "layers.0.q: the strategy returned shape [2, 2]" in text
     assert "layers.0.v: the strategy returned NaN" in text
@@ -204,13 +205,13 @@ def test_what_a_strategy_returns_is_checked() -> None:
         (uneven, "another shape"),
         (infinite, "NaN or infinity"),
         ("text", "returned str"),
-        (good["layers.0.q"].float(), "returned torch.float32"),
+        (valid["layers.0.q"].float(), "returned torch.float32"),
     ):
         with pytest.raises(errors.Incompatible, match=words):
-            truncation.lift(core, {**good, "layers.0.q": returned})  # type: ignore[dict-item]
+            truncation.truncate(core, {**valid, "layers.0.q": returned})  # type: ignore[dict-item]
 
 
-def test_a_pattern_that_matches_no_module_is_refused() -> None:
+def test_pattern_that_matches_no_module_is_refused() -> None:
     core = core_space.build([adapter("a", seed=0), adapter("b", seed=1)])
     with pytest.raises(errors.Incompatible, match=r"'layers\.9' matches no adapted module"):
         core.map(lambda block: block.cores, modules=("layers.0", "layers.9"))

@@ -1,4 +1,4 @@
-"""Looking before composing: structural problems are named, interference is what dense arithmetic says."""
+"""Plans of compositions: structural problems, interference compared with dense arithmetic, and forecasts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 import torch
 from support.adapters import VARIANTS, save_adapter
 
-from finch_hub.engine.bases.loading import Base
-from finch_hub.engine.composition import conflicts, core_space, factors
-from finch_hub.engine.composition.compatibility import ParentInput
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.composition import conflicts, core_space, peft_output
+from finch_hub.engine.composition.factors import Factors
+from finch_hub.engine.composition.parents import ParentInput, read_parent
 from finch_hub.engine.composition.planning import plan
 from finch_hub.plugins import trials
 from finch_hub.plugins.catalog import load_catalog
@@ -30,7 +31,7 @@ def parent(name: str, base: Path, folder: Path, seed: int, **config: object) -> 
     return ParentInput(name=name, folder=folder / name, validation=ROWS)
 
 
-def test_without_a_base_the_weights_are_looked_at(tiny_folder: Path, tmp_path: Path) -> None:
+def test_plan_without_a_base_measures_the_weights(tiny_folder: Path, tmp_path: Path) -> None:
     parents = [parent("a", tiny_folder, tmp_path, 0), parent("b", tiny_folder, tmp_path, 1)]
     report = plan(parents)
     assert report.parents == ("a", "b")
@@ -47,7 +48,7 @@ def test_interference_equals_the_dense_outputs(tiny_base: Base, tiny_folder: Pat
         parent("b", tiny_folder, tmp_path, 1, target_modules=["q_proj", "down_proj"]),
     ]
     report = plan(parents, base=tiny_base)
-    # The first layer's q_proj sees the same inputs under any adapter: the normed embeddings.
+    # The inputs of the first layer's q_proj are the normed embeddings, which no adapter changes.
     seen: list[torch.Tensor] = []
     first = tiny_base.model.model.layers[0].self_attn.q_proj
     handle = first.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0][0]))
@@ -59,40 +60,38 @@ def test_interference_equals_the_dense_outputs(tiny_base: Base, tiny_folder: Pat
     handle.remove()
     X = torch.cat(seen)
     path = "model.layers.0.self_attn.q_proj"
-    updates = {p.name: factors.read(p.folder, p.name).factors[path] for p in parents}
+    updates = {p.name: read_parent(p.folder, p.name).factors[path] for p in parents}
     norms = {name: float((X @ u.A.T @ u.B.T).norm()) for name, u in updates.items()}
     expected = max(norms["a"] / norms["b"], norms["b"] / norms["a"])
     (pair,) = [m for m in report.modules if m.module == path]
     assert pair.interference == pytest.approx(expected, rel=1e-4)
 
 
-def test_nothing_is_forecast_for_parents_that_gain_nothing(tiny_base: Base, tiny_folder: Path, tmp_path: Path) -> None:
+def test_plan_has_no_forecast_for_parents_that_gain_nothing(tiny_base: Base, tiny_folder: Path, tmp_path: Path) -> None:
     parents = [parent("a", tiny_folder, tmp_path, 0), parent("b", tiny_folder, tmp_path, 1)]
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": "a"}, {"adapter": "b"}]})
-    ways = trials.trials(spec, load_catalog(entry_points=False))
-    assert plan(parents, ways).forecasts == ()
-    assert plan(parents, ways, base=tiny_base).forecasts == ()
+    tried = trials.make_trials(spec, load_catalog(entry_points=False))
+    assert plan(parents, tried).forecasts == ()
+    assert plan(parents, tried, base=tiny_base).forecasts == ()
 
 
-def test_the_shift_of_a_copy_is_about_that_of_the_adapter_itself(
-    tiny_base: Base, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_adapter_of_zeros_shifts_nothing(tiny_base: Base, tiny_folder: Path, tmp_path: Path) -> None:
     one = parent("a", tiny_folder, tmp_path, 0)
     zero = parent("zero", tiny_folder, tmp_path, 0)
-    update = factors.read(zero.folder, "zero")
-    from finch_hub.engine.adapters import weights
+    update = read_parent(zero.folder, "zero")
+    from finch_hub.engine.adapters import adapter_files
 
-    empty = {m: factors.Factors(B=f.B * 0, A=f.A) for m, f in update.factors.items()}
-    weights.write(factors.to_weights(empty, update.config), zero.folder)
+    empty = {m: Factors(B=f.B * 0, A=f.A) for m, f in update.factors.items()}
+    adapter_files.write_adapter(peft_output.to_weights(empty, update.config), zero.folder)
     report = plan([one, zero], base=tiny_base)
     shifts = {(s.first, s.second): s.shift for s in report.hidden_shifts}
-    # One that does nothing moves nothing; where the first does nothing, any other moves infinitely further.
+    # A zero adapter shifts nothing. If the first adapter is zero, any other shifts infinitely further.
     assert shifts["a", "zero"] == pytest.approx(0, abs=1e-5)
     assert shifts["zero", "a"] > 1000
     assert "keep apart" in report.advice
 
 
-def test_what_cannot_go_together_is_named_not_raised(tiny_folder: Path, tmp_path: Path) -> None:
+def test_plan_returns_structural_problems_instead_of_raising(tiny_folder: Path, tmp_path: Path) -> None:
     plain = parent("a", tiny_folder, tmp_path, 0)
     dora = parent("b", tiny_folder, tmp_path, 1, use_dora=True)
     report = plan(
@@ -101,7 +100,7 @@ def test_what_cannot_go_together_is_named_not_raised(tiny_folder: Path, tmp_path
     assert report.advice == "keep apart and switch"
     text = "\n".join(report.structural)
     assert "111111111111" in text
-    assert "b: " in text
+    assert "b model.layers" in text
     assert "DoRA" in text
 
 
@@ -120,12 +119,12 @@ def conflict(**values: float) -> PairConflict:
         (conflict(norm_ratio=0.1), 1.4, 0.2, "keep apart"),
     ],
 )
-def test_the_advice_names_the_gravest(pair: PairConflict, shift: float, shared: float, advice: str) -> None:
-    found, reasons = conflicts._advice([pair], [HiddenShift(first="a", second="b", shift=shift)], shared)
+def test_advice_is_for_the_most_serious_conflict(pair: PairConflict, shift: float, shared: float, advice: str) -> None:
+    found, reasons = conflicts._advise([pair], [HiddenShift(first="a", second="b", shift=shift)], shared)
     assert found.startswith(advice)
     assert reasons
 
 
-def test_a_single_pair_of_separate_modules_has_nothing_to_say() -> None:
+def test_parents_without_a_common_module_get_the_advice_to_merge() -> None:
     core = core_space.CoreSpace(parents=("a", "b"), digests=("0", "1"), blocks=())
     assert conflicts.diagnose(core).advice == "merge"
