@@ -19,15 +19,15 @@ from finch_hub.workers.messaging.app import KEY_PREFIX, WAKE, make_app, own_queu
 
 def test_message_that_is_delivered_five_times_causes_one_claim(workers: Fleet) -> None:
     worker = workers.start(slots=2)
-    job = workers.probe("sleep", seconds=1, ring=False)
+    job = workers.probe("sleep", seconds=1, send_message=False)
     app = make_app(workers.broker.url)
     for _ in range(5):
         app.send_task(WAKE, args=[job], queue=queue_name("default"))
     app.close()
     workers.wait_begun(job)
-    workers.ring(job)  # again while the job runs
+    workers.wake(job)  # again while the job runs
     assert workers.wait(job).state is JobState.SUCCEEDED
-    workers.ring(job)  # and after its end
+    workers.wake(job)  # and after its end
     wait_until(lambda: _waiting(workers) == 0, "all messages to be taken")
     assert len(workers.runs_of(job)) == 1
     worker.send(signal.SIGTERM)
@@ -96,7 +96,7 @@ def test_message_at_a_worker_that_cannot_run_the_job_is_passed_on(
     monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 3600.0)  # so that no sweep sends a message for it
     plain = workers.start("plain")
     workers.start("able", labels=["a100"])
-    job = workers.probe(ring=False, requirements=Requirements(labels=("a100",)))
+    job = workers.probe(send_message=False, requirements=Requirements(labels=("a100",)))
     app = make_app(workers.broker.url)
     app.send_task(WAKE, args=[job], queue=own_queue_name("plain"))
     app.close()
@@ -143,7 +143,7 @@ def test_dispatcher_that_is_killed_leaves_one_message_for_each_job_to_another(wo
         workers.wait_begun(job)
     workers.broker.flush()
     workers.pause(second)
-    waiting = [workers.probe(ring=False) for _ in range(5)]
+    waiting = [workers.probe(send_message=False) for _ in range(5)]
     workers.make_due()
     assert first.wait() != 0, "it is killed after it took the due jobs, and before it sent their messages"
     assert _waiting(workers) == 0

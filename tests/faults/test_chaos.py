@@ -1,7 +1,7 @@
-"""Ten minutes of every fault at once, under load, in an order drawn from a seed; afterwards everything must hold.
+"""Ten minutes of random faults under load on both databases, after which all jobs must be consistent.
 
-Another seed each time, printed when it begins and when it fails; `FINCH_TEST_CHAOS_SEED` replays its plan (the same
-faults and jobs at the same moments) and `FINCH_TEST_CHAOS_SECONDS` shortens it. Both databases are at it side by side.
+Every run has another seed, which is printed. `FINCH_TEST_CHAOS_SEED` repeats a plan: the same faults and jobs at the
+same moments. `FINCH_TEST_CHAOS_SECONDS` shortens it.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ POINTS = [
 
 @dataclass
 class Chaos:
-    """One fleet under fire, by the plan of one seed."""
+    """A fleet with the faults that a seed plans."""
 
     workers: Fleet
     random: random.Random
     server: services.PostgresServer | None
     seconds: float
-    jobs: dict[str, str] = field(default_factory=dict)  # what was submitted as what
+    jobs: dict[str, str] = field(default_factory=dict)  # kinds of the submitted probes
     cancelled: set[str] = field(default_factory=set)
     living: list[WorkerProcess] = field(default_factory=list)
     started: int = 0
-    told: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         faults: list[tuple[Callable[[], None], int]] = [
@@ -68,7 +68,7 @@ class Chaos:
         plan = []
         moment = 0.0
         while moment < self.seconds:
-            fault = self.random.choices([each for each, _ in faults], [weight for _, weight in faults])[0]
+            fault = self.random.choices([method for method, _ in faults], [weight for _, weight in faults])[0]
             burst = self.random.choices([*GOOD, *BAD], [20, 12, 1, 1, 1, 1, 1, 1, 1], k=self.random.randint(1, 4))
             plan.append((moment, fault, burst, self.random.randrange(2**32)))
             moment += self.random.uniform(0.5, 4.0)
@@ -77,8 +77,8 @@ class Chaos:
         begun = time.monotonic()
         for moment, fault, burst, seed in plan:
             time.sleep(max(0.0, begun + moment - time.monotonic()))
-            self.random = random.Random(seed)  # so that what a fault draws hangs on none before it
-            self.told.append(f"{moment:.1f} {fault.__name__} {burst}")
+            self.random = random.Random(seed)  # so that a fault depends on none before it
+            self.log.append(f"{moment:.1f} {fault.__name__} {burst}")
             for kind in burst:
                 self.submit(kind)
             fault()
@@ -93,11 +93,11 @@ class Chaos:
         parents = self.random.sample(known, 1) if known and self.random.random() < 0.1 else []
         options = {"seconds": self.random.uniform(0.1, 1.0), "once": bool(once), "priority": self.random.randint(-1, 1)}
         with contextlib.suppress(errors.Unavailable, errors.Conflict):  # no database, or a parent that was cancelled
-            job = self.workers.probe(action, ring=self.random.random() < 0.8, depends_on=parents, **options)
+            job = self.workers.probe(action, send_message=self.random.random() < 0.8, depends_on=parents, **options)
             self.jobs[job] = kind
 
     def settle(self) -> None:
-        """Let the faults end, and wait for every job."""
+        """Wait for every job, and check all of them."""
         for job in self.jobs:
             self.workers.wait(job, timeout=180)
         self.workers.check(*self.jobs)
@@ -105,7 +105,7 @@ class Chaos:
             state = self.workers.job(job).state
             expected = {JobState.SUCCEEDED if kind in GOOD else JobState.FAILED}
             if job in self.cancelled or self.workers.job(job).depends_on:
-                expected |= {JobState.CANCELLED, JobState.FAILED}  # or one that it waited for was cancelled
+                expected |= {JobState.CANCELLED, JobState.FAILED}  # or a job that it waited for was cancelled
             assert state in expected, (kind, self.workers.job(job), self.workers.attempts(job))
         for worker in self.living:
             worker.send(signal.SIGTERM)
@@ -120,7 +120,7 @@ class Chaos:
         return worker
 
     def replace(self, **environment: str) -> None:
-        """End a worker, and start one in its place that something is the matter with."""
+        """End a worker, and start a faulty one in its place."""
         self.end_a_worker()
         self.start(**environment)
 
@@ -193,7 +193,7 @@ class Chaos:
 
 
 @contextlib.contextmanager
-def under_fire(folder: Path, engine: str, seed: int) -> Iterator[Chaos]:
+def faulty_fleet(folder: Path, engine: str, seed: int) -> Iterator[Chaos]:
     folder.mkdir()
     server = services.PostgresServer() if engine == "postgresql" else None
     try:
@@ -210,13 +210,13 @@ def under_fire(folder: Path, engine: str, seed: int) -> Iterator[Chaos]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 600)
-def test_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_are_consistent_after_random_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("FINCH_TEST_CHAOS_SEED") or secrets.randbelow(2**32))
     with capsys.disabled():
         print(f"\nFINCH_TEST_CHAOS_SEED={seed} FINCH_TEST_CHAOS_SECONDS={SECONDS:g}", flush=True)
     with (
-        under_fire(tmp_path / "sqlite", "sqlite", seed) as one,
-        under_fire(tmp_path / "postgresql", "postgresql", seed) as other,
+        faulty_fleet(tmp_path / "sqlite", "sqlite", seed) as one,
+        faulty_fleet(tmp_path / "postgresql", "postgresql", seed) as other,
         ThreadPoolExecutor() as pool,
     ):
         running = {pool.submit(chaos.run): chaos for chaos in (one, other)}
@@ -224,9 +224,9 @@ def test_everything_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             try:
                 future.result()
             except BaseException as error:
-                plan = "\n".join(chaos.told)
+                plan = "\n".join(chaos.log)
                 raise AssertionError(f"FINCH_TEST_CHAOS_SEED={seed} {chaos.workers.database}\n{plan}") from error
-        assert all(len(chaos.jobs) > SECONDS / 10 for chaos in running.values()), "there was load"
+        assert all(len(chaos.jobs) > SECONDS / 10 for chaos in running.values()), "there were enough jobs"
     with capsys.disabled():
         for chaos in running.values():
-            print(f"{len(chaos.jobs)} jobs, {len(chaos.told)} faults, {chaos.started} workers", flush=True)
+            print(f"{len(chaos.jobs)} jobs, {len(chaos.log)} faults, {chaos.started} workers", flush=True)

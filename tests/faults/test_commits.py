@@ -26,7 +26,7 @@ def test_crash_at_any_point_leaves_one_result(workers: Fleet, point: str) -> Non
 @pytest.mark.slow
 def test_job_whose_client_crashed_before_its_message_is_started_by_a_sweep(workers: Fleet) -> None:
     workers.start()
-    job = workers.probe(ring=False)
+    job = workers.probe(send_message=False)
     assert workers.wait(job).state is JobState.SUCCEEDED
     workers.check(job)
 

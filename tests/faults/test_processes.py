@@ -132,7 +132,7 @@ def test_job_that_kills_its_child_fails_after_its_attempts_and_others_go_on(work
     assert failed.attempts == 3
     assert "exited unexpectedly" in (failed.reason or "")
     if action == "print":
-        assert any("the last words of the probe" in line for line in workers.told(poison))
+        assert any("the last words of the probe" in line for line in workers.event_lines(poison))
     assert not {child.pid for child in worker.children()} & set(workers.runs_of(poison))
     workers.check(poison, good)
 
@@ -164,7 +164,7 @@ def test_plugin_that_raises_fails_its_job_with_the_traceback(workers: Fleet, act
     failed = workers.wait(bad)
     assert failed.state is JobState.FAILED
     assert failed.attempts == 1, "a fault of the job is not retried"
-    assert "finch_probe.py" in "".join(workers.told(bad)), "the traceback names the plugin"
+    assert "finch_probe.py" in "".join(workers.event_lines(bad)), "the traceback names the plugin"
     good = workers.probe()
     assert workers.wait(good).state is JobState.SUCCEEDED
     workers.check(bad, good)

@@ -73,7 +73,7 @@ def test_group_whose_process_dies_is_trained_alone_without_using_up_an_attempt(
         ended = workers.wait(job)
         assert (ended.state, ended.attempts) == (JobState.SUCCEEDED, 1)
         assert [attempt.outcome for attempt in workers.attempts(job)] == ["handed_back", "succeeded"]
-        assert any("will be trained alone" in line and "SIGKILL" in line for line in workers.told(job))
+        assert any("will be trained alone" in line and "SIGKILL" in line for line in workers.event_lines(job))
         assert version_of(workers, job).lineage.environment["members"] == 1
     workers.check(*members)
 
@@ -89,7 +89,7 @@ def test_group_that_is_handed_back_resumes_from_its_checkpoints(workers: Fleet, 
     workers.start("second")
     for job in members:
         assert workers.wait(job).state is JobState.SUCCEEDED
-        assert any("resumed after step" in line for line in workers.told(job))
+        assert any("resumed after step" in line for line in workers.event_lines(job))
         assert workers.job(job).attempts == 1
     workers.check(*members)
 
@@ -101,7 +101,7 @@ def test_member_with_unusable_data_fails_alone(workers: Fleet, tiny_folder: Path
     training = TrainingConfig(epochs=1, batch_size=1, max_length=8, validation=0, threads=1)
     source = BaseModelSource(source=str(tiny_folder))
     spec = TrainSpec(adapter="bad", base=source, train=silent, training=training)
-    bad = workers.submit(spec, ring=False, requirements=TOGETHER)
+    bad = workers.submit(spec, send_message=False, requirements=TOGETHER)
     workers.start()
     failed = workers.wait(bad)
     assert (failed.state, failed.attempts) == (JobState.FAILED, 1)

@@ -1,6 +1,6 @@
-"""A plugin package that behaves badly on demand: an export format whose jobs cost nothing, or end in every bad way.
+"""A plugin package with an export format whose jobs do nothing, or fail in a way that a test selects.
 
-`install` makes it an installed distribution for whoever has the folder on its path, as pip would.
+`install` makes it an installed distribution for processes that have the folder on their Python path.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Parameters(Value):
     """What to do.
 
     Attributes:
-        action: after which a file is left at `out`, if it gets that far.
-        seconds: to sleep, in small steps.
-        once: does it only if nothing is at this path yet; whoever finds something there ends well.
-        afterwards: seconds that whoever finds something there sleeps first.
+        action: done before the file `out` is written.
+        seconds: seconds to sleep, in small steps.
+        once: file that the first run creates. Later runs skip the action and succeed.
+        afterwards: seconds that later runs sleep.
 
     """
 
@@ -38,11 +38,11 @@ class Parameters(Value):
 
 
 def write(adapter: Path, base: Path | None, out: Path, parameters: Parameters) -> dict[str, Any]:
-    """Do it."""
+    """Do the action of the parameters."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with (out.parent / f"{out.name}.pids").open("a") as pids:
         pids.write(f"{os.getpid()} {time.time()}\n")
-    if parameters.once is None or _first(Path(parameters.once)):
+    if parameters.once is None or _create(Path(parameters.once)):
         _act(parameters)
     else:
         time.sleep(parameters.afterwards)
@@ -50,7 +50,7 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: Parameters) -
     return {"pid": os.getpid()}
 
 
-def _first(path: Path) -> bool:
+def _create(path: Path) -> bool:
     try:
         path.touch(exist_ok=False)
     except FileExistsError:
@@ -92,12 +92,14 @@ def _act(parameters: Parameters) -> None:
 @hookimpl
 def finch_export_formats() -> Sequence[ExportFormat]:
     return [
-        ExportFormat(name="probe", summary="Does nothing, or worse.", target="finch_probe:write", parameters=Parameters)
+        ExportFormat(
+            name="probe", summary="Does what a test selects.", target="finch_probe:write", parameters=Parameters
+        )
     ]
 
 
 def install(folder: Path) -> Path:
-    """Install this package, and what tampers with processes, into a folder, which is to be put on the Python path."""
+    """Install this package and `tampering` into a folder for the Python path."""
     information = folder / "finch_probe-1.0.dist-info"
     information.mkdir(parents=True)
     (folder / "finch_probe.py").write_bytes(Path(__file__).read_bytes())

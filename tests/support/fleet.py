@@ -1,4 +1,4 @@
-"""Real workers for the tests: processes, a broker that can be killed, and what must hold after every fault."""
+"""Real worker processes, a broker that can be killed, and checks that must hold after every fault."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import FINAL, ExportSpec, Job, JobState
 from finch_hub.workers.messaging.dispatcher import Dispatcher, UnreachableBrokerWarning
 
-PATIENCE = 120.0  # seconds; enough beside other load, and none is waited for in vain
+PATIENCE = 120.0  # seconds; enough on a busy machine
 
 _OPEN_TRANSACTIONS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -52,9 +52,8 @@ class Broker:
     """A Valkey on a unix socket that can be killed, flushed and started again."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="finch-broker-", dir="/tmp"
-        )  # short: sockets' paths have a limit
+        # In /tmp, since paths of sockets must be short.
+        self._folder = tempfile.TemporaryDirectory(prefix="finch-broker-", dir="/tmp")
         self.socket = Path(self._folder.name) / "s"
         self.url = f"redis+socket://{self.socket}"
         self._server: ValkeyServer | None = None
@@ -125,7 +124,7 @@ class WorkerProcess:
         return []
 
     def memory(self) -> int:
-        """Proportional set size of the worker process alone."""
+        """Return the proportional set size of the worker process alone."""
         return int(psutil.Process(self.pid).memory_full_info().pss)
 
     def end(self) -> None:
@@ -137,9 +136,9 @@ class WorkerProcess:
 
 
 class Fleet:
-    """One database, one broker, one artefact store, and as many workers with homes of their own as are asked for.
+    """One database, one broker, one artifact store, and the workers that a test starts.
 
-    Leases and sweeps are short, so that what takes minutes in life takes seconds here.
+    Leases and sweeps are short, so that faults take seconds instead of minutes.
     """
 
     def __init__(self, folder: Path, database_url: str, *, base: Path | None = None, **changes: Any) -> None:
@@ -172,8 +171,8 @@ class Fleet:
     @property
     def settings(self) -> Settings:
         fields = Settings.model_fields
-        given = {name: self.environment.get(f"FINCH_{name.upper()}") for name in fields}
-        return settings_module.load(**{name: value for name, value in given.items() if value is not None})
+        variables = {name: self.environment.get(f"FINCH_{name.upper()}") for name in fields}
+        return settings_module.load(**{name: value for name, value in variables.items() if value is not None})
 
     def start(
         self,
@@ -184,7 +183,7 @@ class Fleet:
         ready: bool = True,
         **environment: str,
     ) -> WorkerProcess:
-        """Start a worker; `environment` adds to its variables, in capitals."""
+        """Start a worker. `environment` adds variables, with names in capitals."""
         changed = {**self.environment, **{key.upper(): value for key, value in environment.items()}}
         worker = WorkerProcess(name, changed, self.folder / f"{name}.log", slots=slots, labels=labels)
         self.workers.append(worker)
@@ -192,10 +191,10 @@ class Fleet:
             worker.wait_ready()
         return worker
 
-    def submit(self, spec: Any, *, ring: bool = True, **options: Any) -> str:
+    def submit(self, spec: Any, *, send_message: bool = True, **options: Any) -> str:
         with self.database.write() as session:
             job = jobs.submit(session, spec, **options)
-        if ring:
+        if send_message:
             with warnings.catch_warnings(action="ignore", category=UnreachableBrokerWarning):
                 self._dispatcher.dispatch(job)
         return job.id
@@ -207,7 +206,7 @@ class Fleet:
         seconds: float = 0.0,
         once: bool = False,
         afterwards: float = 0.0,
-        ring: bool = True,
+        send_message: bool = True,
         **options: Any,
     ) -> str:
         """Submit a job of the probe plugin."""
@@ -217,10 +216,10 @@ class Fleet:
             parameters["once"] = f"{out}.once"
             out.parent.mkdir(exist_ok=True)
         spec = ExportSpec(adapter=self._adapter(), format="probe", out=str(out), parameters=parameters)
-        return self.submit(spec, ring=ring, **options)
+        return self.submit(spec, send_message=send_message, **options)
 
     def probes(self, count: int) -> list[str]:
-        """Submit so many probes that do nothing, in one transaction."""
+        """Submit several probes that do nothing, in one transaction."""
         out = self.folder / "out"
         specs = [
             ExportSpec(adapter=self._adapter(), format="probe", out=str(out / secrets.token_hex(4)))
@@ -231,15 +230,15 @@ class Fleet:
         self._dispatcher.dispatch(*made)
         return [job.id for job in made]
 
-    def ring(self, job_id: str) -> None:
-        """Deliver a message for a job once more."""
+    def wake(self, job_id: str) -> None:
+        """Send another wake-up message for a job."""
         self._dispatcher.dispatch(self.job(job_id).evolve(state=JobState.QUEUED))
 
     def pause(self, worker: WorkerProcess) -> None:
-        """Stop a worker's process, though not within a transaction, whose locks would stop everybody else."""
+        """Stop a worker's process, but not within a transaction, whose locks would block all others."""
         while True:
             worker.send(signal.SIGSTOP)
-            time.sleep(0.1)  # for what it has sent to the database already
+            time.sleep(0.1)  # so that the database finishes the statements that it has received
             if not self._locked():
                 return
             worker.send(signal.SIGCONT)
@@ -257,12 +256,12 @@ class Fleet:
             return bool(session.scalar(sa.text(_OPEN_TRANSACTIONS)))
 
     def make_due(self) -> None:
-        """Let the wake-up of every queued job be due, as waiting would."""
+        """Make the wake-up of every queued job due, as if time had passed."""
         with self.database.write() as session:
             session.execute(sa.update(jobs.jobs).where(jobs.jobs.c.ring_at.is_not(None)).values(ring_at=types.now()))
 
     def runs_of(self, job_id: str) -> list[int]:
-        """Return the process ids of the children that began this probe."""
+        """Return the process ids of the children that began a probe."""
         file = Path(f"{self.job(job_id).spec['out']}.pids")
         return [int(line.split()[0]) for line in file.read_text().splitlines()] if file.exists() else []
 
@@ -271,21 +270,21 @@ class Fleet:
             return jobs.get(session, job_id)
 
     def wait(self, job_id: str, *states: JobState, timeout: float = PATIENCE) -> Job:
-        """Wait until the job is in one of these states (in any final one) and return it."""
+        """Wait until a job is in one of the states, by default in a final one, and return it."""
         wanted = states or tuple(FINAL)
         wait_until(lambda: self.job(job_id).state in wanted, f"job to be {'/'.join(wanted)}", timeout, self._logs)
         return self.job(job_id)
 
     def wait_begun(self, job_id: str, times: int = 1) -> int:
-        """Wait until a child has begun this probe so many times, and return the process id of the last."""
+        """Wait until a probe has begun `times` times, and return the process id of the last child."""
         wait_until(lambda: len(self.runs_of(job_id)) >= times, "the probe to begin", report=self._logs)
         return self.runs_of(job_id)[-1]
 
     def wait_event(self, job_id: str, text: str) -> None:
-        """Wait for an event of the job whose message or data holds the text."""
-        wait_until(lambda: any(text in line for line in self.told(job_id)), f"event {text!r}", report=self._logs)
+        """Wait for an event of a job whose message or data contains the text."""
+        wait_until(lambda: any(text in line for line in self.event_lines(job_id)), f"event {text!r}", report=self._logs)
 
-    def told(self, job_id: str) -> list[str]:
+    def event_lines(self, job_id: str) -> list[str]:
         with self.database.read() as session:
             found = jobs.list_events(session, job_id, limit=10_000)
         return [f"{event.type} {event.message} {json.dumps(event.data)}" for event in found]
@@ -299,7 +298,7 @@ class Fleet:
             return jobs.list_attempts(session, job_id)
 
     def processes(self) -> list[psutil.Process]:
-        """Return all processes that belong to this fleet, found by what stands in their environment."""
+        """Return all processes of this fleet, which are known by a variable of their environment."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -308,14 +307,14 @@ class Fleet:
         return found
 
     def check(self, *job_ids: str) -> None:
-        """Assert what must hold of every job, whatever happened to it."""
+        """Check that jobs have ended consistently, whatever happened to them."""
         for job_id in job_ids:
             job = self.job(job_id)
             assert job.state in FINAL, job
             with self.database.read() as session:
-                told = jobs.list_events(session, job_id, limit=10_000)
-            assert [event.seq for event in told] == list(range(1, len(told) + 1)), "events have no gaps"
-            ends = [event for event in told if event.type == "state" and event.data["state"] in FINAL]
+                events = jobs.list_events(session, job_id, limit=10_000)
+            assert [event.seq for event in events] == list(range(1, len(events) + 1)), "events have no gaps"
+            ends = [event for event in events if event.type == "state" and event.data["state"] in FINAL]
             assert [event.data["state"] for event in ends] == [job.state], "there is one terminal state"
             fences = [attempt.fence for attempt in self.attempts(job_id)]
             assert fences == list(range(1, len(fences) + 1)), "fences grow by one"
@@ -326,7 +325,7 @@ class Fleet:
             self._check_versions(job)
 
     def check_nothing_left(self) -> None:
-        """Assert that no process of the fleet runs any more, the workers having ended."""
+        """Check that no process of the fleet runs after its workers have ended."""
         wait_until(lambda: not self.processes(), "all processes to end", 15.0, lambda: str(self.processes()))
 
     def close(self) -> None:
@@ -353,7 +352,7 @@ class Fleet:
                 if version.job_id == job.id
             ]
         makes = job.kind in ("train", "compose", "quantize") and job.state is JobState.SUCCEEDED
-        assert len(made) == int(makes), "a job makes one version, or none"
+        assert len(made) == int(makes), "a job makes one version or none"
         for version in made:
             folder = self.artifacts.fetch_tree(version.digest)
             assert gate.adapter_identity(folder) == version.identity
@@ -388,7 +387,7 @@ class Fleet:
 
 
 def write_adapter(folder: Path) -> None:
-    """Write the smallest adapter that the gate admits."""
+    """Write the smallest adapter that the gate accepts."""
     folder.mkdir()
     path = "base_model.model.model.layers.0.self_attn.q_proj"
     rng = np.random.default_rng(0)
@@ -404,11 +403,11 @@ def write_adapter(folder: Path) -> None:
 def wait_until(
     holds: Callable[[], bool], what: str, timeout: float = PATIENCE, report: Callable[[], str] = lambda: ""
 ) -> None:
-    """Wait until something holds; fails with what was waited for."""
+    """Wait until a condition holds, or fail with its description."""
     deadline = time.monotonic() + timeout
     while not holds():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout:g} s in vain for {what}\n{report()}")
+            raise AssertionError(f"waited {timeout:g} s without success for {what}\n{report()}")
         time.sleep(0.02)
 
 

@@ -112,11 +112,11 @@ def test_wrong_password_is_reported_with_its_fix(installation: Installation) -> 
 def test_passwords_are_in_no_log_error_output_or_row(installation: Installation) -> None:
     workers = installation.workers
     worker = workers.start()
-    ends = [workers.probe(action, ring=False) for action in ("raise", "print", "leak", "nothing")]
+    ends = [workers.probe(action, send_message=False) for action in ("raise", "print", "leak", "nothing")]
     workers.make_due()
     states = [workers.wait(job).state for job in ends]
     assert states == [JobState.FAILED, JobState.FAILED, JobState.FAILED, JobState.SUCCEEDED]
-    assert any("redis://:***@" in line for line in workers.told(ends[2])), "the probe printed the URL"
+    assert any("redis://:***@" in line for line in workers.event_lines(ends[2])), "the probe printed the URL"
     installation.run("doctor", "--fast", "--json")
     query = f"postgresql://finch@/finch?host={workers.database.url.query['host']}&password={RIGHT}"
     installation.run("doctor", "--fast", "--json", FINCH_DATABASE_URL=query)

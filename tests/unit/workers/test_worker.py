@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from support import services
 
 from finch_hub import settings
-from finch_hub.registry import jobs, workers
+from finch_hub.registry import jobs, types, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.transitions import jobs as table
 from finch_hub.specs.jobs import ExportSpec, Requirements
@@ -44,6 +44,19 @@ def worker(database: Database, tmp_path: Path) -> Iterator[Worker]:
     made._slots.close()
     made._dispatcher.close()
     made._stores.database.close()
+
+
+def make_maintenance(worker: Worker) -> Maintenance:
+    return Maintenance(
+        worker._register(),
+        worker._stores,
+        worker._folders,
+        worker._slots,
+        worker._claims,
+        worker._dispatcher,
+        is_on_demand=False,
+        end_worker=lambda: None,
+    )
 
 
 def test_job_whose_row_is_locked_at_its_wake_up_is_claimed_after_the_lock(
@@ -76,19 +89,22 @@ def test_work_folders_of_another_database_in_the_home_are_kept(worker: Worker, t
     own, other = worker._settings.work, settings.load(home=tmp_path).work
     for work in (own, other):
         (work / "unknownjob" / "1").mkdir(parents=True)
-    maintenance = Maintenance(
-        worker._register(),
-        worker._stores,
-        worker._folders,
-        worker._slots,
-        worker._claims,
-        worker._dispatcher,
-        is_on_demand=False,
-        end_worker=lambda: None,
-    )
-    maintenance._remove_finished_folders()
+    make_maintenance(worker)._remove_finished_folders()
     assert not (own / "unknownjob").exists()
     assert (other / "unknownjob" / "1").exists()
+
+
+def test_sweep_forgets_workers_that_were_silent_for_a_month(worker: Worker, database: Database) -> None:
+    own, silent = worker._register(), "silent-for-a-month"
+    with database.write() as session:
+        workers.register(
+            session, silent, hostname="elsewhere", pid=1, version="1", schema_revision=own.schema_revision, devices=()
+        )
+        month_ago = types.later(-31 * 86_400.0)
+        session.execute(sa.update(workers.workers).where(workers.workers.c.id == silent).values(last_seen=month_ago))
+    make_maintenance(worker)._sweep()
+    with database.read() as session:
+        assert [entry.id for entry in workers.find(session)] == [own.id]
 
 
 def test_only_a_worker_that_ended_idle_looks_for_overlooked_work(worker: Worker, database: Database) -> None:
