@@ -47,7 +47,8 @@ class JobHandle:
     @property
     def spec(self) -> JobSpec:
         """Specification of the job."""
-        return self._kind.spec_of(self._job.spec)
+        spec: JobSpec = self._kind.spec_of(self._job.spec)
+        return spec
 
     @property
     def state(self) -> JobState:

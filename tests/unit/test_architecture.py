@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "finch_hub"
 # Packages whose `__init__` offers names on first use.
-LAZY = {"finch_hub", "finch_hub/engine", "finch_hub/hub"}
+LAZY = {"finch_hub", "finch_hub/engine"}
 # Files beside the folders; any other belongs into one of them.
 LOOSE_FILES = {
     "engine": {"__init__.py"},

@@ -71,11 +71,20 @@ def test_every_finch_error_has_an_exit_code() -> None:
             yield from kinds(child)
 
     codes = {kind.__name__: output.exit_code(kind.__new__(kind)) for kind in kinds(errors.FinchError)}
-    assert codes.pop("FinchError") == output.INTERNAL
-    assert output.INTERNAL not in codes.values()
-    expected = {"InvalidDataset": 2, "NotFound": 3, "AliasMoved": 4, "JobFailed": 5, "JobCancelled": 6}
-    assert expected.items() <= codes.items()
-    assert codes["SchemaMismatch"] == codes["Unavailable"] == 7
+    assert codes == {
+        "FinchError": 1,
+        **dict.fromkeys(("InvalidInput", "InvalidSpec", "InvalidDataset", "InvalidReference"), 2),
+        **dict.fromkeys(("RefusedArtifact", "Incompatible"), 2),
+        "NotFound": 3,
+        **dict.fromkeys(("Conflict", "IllegalTransition", "StaleFence", "CancelRequested", "AliasMoved"), 4),
+        **dict.fromkeys(("JobFailed", "TrainingFailed", "Diverged", "InvalidCheckpoint"), 5),
+        "JobCancelled": 6,
+        **dict.fromkeys(("Unavailable", "AccessDenied", "SchemaMismatch"), 7),
+        "PluginError": 8,
+        "NotReproduced": 9,
+    }
+    assert (output.INTERNAL, output.exit_code(KeyError())) == (1, 1)
+    assert output.INTERRUPTED == 130
 
 
 def test_error_is_printed_without_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

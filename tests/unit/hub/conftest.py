@@ -1,14 +1,17 @@
-"""A hub whose broker answers and has no worker, so that what is submitted stays queued."""
+"""A hub with a broker and without a worker, so that submitted jobs stay queued."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support import registry
 
 from finch_hub import Hub, settings
 from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import TrainSpec
 
 
 @pytest.fixture
@@ -19,8 +22,8 @@ def hub(tmp_path: Path, valkey_url: str) -> Iterator[Hub]:
 
 @pytest.fixture
 def database(hub: Hub) -> Iterator[Database]:
-    """The hub's own database, for what no hub does: the work of a worker."""
-    hub.jobs.find()  # makes it
+    """The hub's database, for writing what workers write."""
+    hub.jobs.find()  # creates it
     database = Database(hub.settings.database)
     yield database
     database.close()
@@ -32,3 +35,19 @@ def data(tmp_path: Path) -> Path:
     file = tmp_path / "data.jsonl"
     file.write_text("".join(f'{{"prompt": "Question {n}?", "completion": "Answer {n}."}}\n' for n in range(20)))
     return file
+
+
+@pytest.fixture
+def versions(database: Database) -> Database:
+    """Two adapters of one base, of ranks 4 and 8, and one of another."""
+    registry.add_version(database, "medical", metrics={"rank": 4})
+    registry.add_version(database, "legal", metrics={"rank": 8})
+    registry.add_version(database, "poetry", base="other")
+    return database
+
+
+def train_spec(hub: Hub, data: Any, **options: Any) -> TrainSpec:
+    """Submit a training and return its specification."""
+    spec = hub.train(data, adapter="birds", **options).spec
+    assert isinstance(spec, TrainSpec)
+    return spec

@@ -1,0 +1,60 @@
+"""Adapter versions and their lineage as tables and trees."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from finch_hub import AdapterVersion
+from finch_hub.display import adapters
+from finch_hub.registry import values
+
+from .conftest import Drawn
+
+
+def make_version(name: str, **fields: Any) -> AdapterVersion:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    base = values.Base(
+        id=1,
+        name="tiny",
+        source="/models/tiny",
+        revision=None,
+        fingerprint="f" * 64,
+        architecture="LlamaForCausalLM",
+        parameters=1000,
+        path=None,
+        created_at=now,
+    )
+    required = {"number": 1, "digest": "d" * 64, "identity": "1" * 64, "kind": "train", "state": "ready"}
+    return AdapterVersion(name=name, base=base, created_at=now, **{**required, **fields})
+
+
+@pytest.mark.parametrize(
+    ("metrics", "evidence"),
+    [
+        ({"loss_before": 3.0, "loss_after": 2.0}, "loss 3.000 -> 2.000"),
+        ({"mean_retention": 0.9, "worst_retention": 0.8}, "retention 0.900, worst 0.800"),
+        ({"scheme": "int8", "relative_error": 0.01}, "int8, error 1.00%"),
+        ({}, "-"),
+    ],
+)
+def test_evidence_is_that_of_the_kind(metrics: dict[str, Any], evidence: str) -> None:
+    assert adapters.format_evidence(make_version("birds", metrics=metrics)) == evidence
+
+
+def test_version_shows_lineage_metrics_and_evaluations(drawn: Drawn) -> None:
+    lineage = values.Lineage(train_digest="a" * 64, seed=7)
+    text = drawn(adapters.draw_version(make_version("birds", lineage=lineage, metrics={"rank": 16}), "/folder", []))
+    for shown in ("birds/1", "LlamaForCausalLM", "aaaaaaaaaaaa, held out -", "rank 16", "/folder"):
+        assert shown in text
+    assert "evaluations" not in text
+
+
+def test_lineage_shows_ancestors_with_their_weights(drawn: Drawn) -> None:
+    parent = values.Ancestry(version=make_version("birds"), weight=0.5)
+    child = values.Ancestry(version=make_version("meadow", kind="compose"), parents=(parent,))
+    lines = drawn(adapters.draw_lineage(child)).splitlines()
+    assert lines[0].strip() == "meadow/1 (compose, -)"
+    assert "birds/1 x 0.5 (train, -)" in lines[1]

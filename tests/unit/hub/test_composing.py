@@ -1,0 +1,92 @@
+"""Compositions: what is refused before a job exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.adapters import save_adapter
+
+from finch_hub import Hub, JobState, errors
+from finch_hub.specs.jobs import ComposeSpec
+
+
+@pytest.mark.usefixtures("versions")
+def test_compose_passes_weights_and_options_to_the_job(hub: Hub) -> None:
+    spec = hub.compose(["medical", "legal/1"], adapter="both", weights=[1, 0.5], strategy="tsv", rank=12).spec
+    assert isinstance(spec, ComposeSpec)
+    assert [(p.adapter, p.weight) for p in spec.parents] == [("medical", 1.0), ("legal/1", 0.5)]
+    assert (spec.strategy, spec.rank, spec.resolver) == ("tsv", 12, "keep")
+
+
+@pytest.mark.usefixtures("versions")
+def test_compose_of_different_bases_names_each_adapter(hub: Hub) -> None:
+    with pytest.raises(errors.Incompatible) as raised:
+        hub.compose(["medical", "poetry"], adapter="both")
+    assert "medical/1: was made for tiny" in str(raised.value)
+    assert "poetry/1: was made for other" in str(raised.value)
+    assert hub.jobs.find() == []
+
+
+@pytest.mark.usefixtures("versions")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": [1]}, "1 given for 2 adapters"),
+        ({"weights": [1, float("nan")]}, "finite"),
+        ({"strategy": "tvs"}, "did you mean 'tsv'"),
+        ({"resolver": "kepe"}, "did you mean 'keep'"),
+        ({"strategy": "ties", "parameters": {"density": 0}}, "density"),
+        ({"rank": 13}, "use 12 or less"),
+        ({"scale": 0}, "scale"),
+        ({"strenght": 1}, "strenght"),
+    ],
+)
+def test_compose_refuses_options_that_cannot_work(hub: Hub, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((errors.InvalidInput, errors.NotFound), match=message):
+        hub.compose(["medical", "legal"], adapter="both", **options)
+    assert hub.jobs.find() == []
+
+
+@pytest.mark.usefixtures("versions")
+def test_compose_of_a_missing_adapter_offers_similar_names(hub: Hub) -> None:
+    with pytest.raises(errors.NotFound, match="did you mean 'medical'"):
+        hub.compose(["medicla", "legal"], adapter="both")
+
+
+@pytest.mark.usefixtures("versions")
+def test_compose_of_one_version_under_two_names_is_refused(hub: Hub) -> None:
+    with pytest.raises(errors.InvalidSpec, match="medical/1 is given twice"):
+        hub.compose(["medical", "medical/1"], adapter="both")
+
+
+@pytest.mark.usefixtures("versions")
+def test_compose_reports_all_problems_at_once(hub: Hub) -> None:
+    with pytest.raises(errors.InvalidSpec) as raised:
+        hub.compose(["medicla", "lgeal"], adapter="../x", rank=0)
+    text = str(raised.value)
+    assert all(part in text for part in ("'medicla'", "'lgeal'", "'../x'", "rank"))
+
+
+@pytest.mark.usefixtures("versions")
+def test_compose_waits_for_adapters_of_unfinished_jobs(hub: Hub, tiny_folder: Path) -> None:
+    training = hub.train([("a", "b"), ("c", "d")], adapter="fresh", base=tiny_folder)
+    with pytest.raises(errors.NotFound, match="fresh"):
+        hub.compose(["medical", "fresh"], adapter="both")
+    waiting = hub.compose(["medical", "fresh"], adapter="both", depends_on=[training.id])
+    assert waiting.state is JobState.WAITING
+
+
+def test_compose_of_dora_and_biases_is_refused(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
+    hub.bases.add(tiny_folder, name="tiny")
+    for name, more in (("plain", {}), ("dora", {"use_dora": True}), ("biased", {"bias": "lora_only"})):
+        made = save_adapter(tiny_folder, tmp_path / name, r=4, lora_alpha=8, target_modules=["q_proj"], **more)
+        hub.import_adapter(made, name=name, base="tiny")
+    with pytest.raises(errors.Incompatible) as raised:
+        hub.compose(["plain", "dora", "biased"], adapter="all")
+    text = str(raised.value)
+    assert "dora/1: has DoRA magnitudes" in text
+    assert "biased/1: trained biases" in text
+    assert "plain" not in text
+    assert hub.jobs.find() == []

@@ -1,0 +1,24 @@
+"""Evaluations: their base and system prompt."""
+
+from __future__ import annotations
+
+import pytest
+from support import registry
+
+from finch_hub import Hub, errors
+from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import EvaluateSpec
+
+
+def test_evaluate_takes_base_and_system_prompt_of_its_adapters(hub: Hub, versions: Database) -> None:
+    registry.add_version(versions, "strict", spec={"system": "Be strict."})
+    spec = hub.evaluate([("a", "b")], ["strict"]).spec
+    assert isinstance(spec, EvaluateSpec)
+    assert (spec.base.source, spec.system, spec.adapters) == ("/models/tiny", "Be strict.", ("strict/1",))
+    mixed = hub.evaluate([("a", "b")], ["strict", "medical"]).spec
+    assert isinstance(mixed, EvaluateSpec)
+    assert mixed.system is None
+    with pytest.raises(errors.InvalidSpec, match="neither a base nor an adapter is given"):
+        hub.evaluate([("a", "b")])
+    with pytest.raises(errors.NotFound, match="did you mean 'exact_answer'"):
+        hub.evaluate([("a", "b")], ["strict"], evaluator="exact_anser")

@@ -1,0 +1,31 @@
+"""Merges and exports: what is refused before a job exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finch_hub import Hub, errors
+
+
+@pytest.mark.usefixtures("versions")
+def test_merge_to_an_existing_folder_or_of_two_bases_is_refused(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidSpec) as raised:
+        hub.merge(["medical", "poetry"], tmp_path)
+    assert "exists already (choose another folder, or replace the earlier result" in str(raised.value)
+    assert "was made for other" in str(raised.value)
+    assert hub.merge(["medical"], tmp_path, replace=True).spec.replace  # type: ignore[union-attr]
+    handle = hub.merge(["medical"], Path("relative"))
+    assert Path(handle.spec.out).is_absolute()  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("versions")
+def test_export_reports_adapter_and_format_together(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidSpec) as raised:
+        hub.export("medicla", tmp_path / "out", format="vlm")
+    assert "did you mean 'medical'" in str(raised.value)
+    assert "did you mean 'vllm'" in str(raised.value)
+    with pytest.raises(errors.InvalidSpec, match="exists already"):
+        hub.export("medical", tmp_path)
+    assert hub.export("medical", tmp_path, parameters={"replace": True}).spec.out == str(tmp_path)  # type: ignore[union-attr]

@@ -1,0 +1,40 @@
+"""`Hub`: what submitting a job does and loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finch_hub import Hub, errors
+
+
+@pytest.mark.usefixtures("versions")
+def test_quantize_resolves_the_version_at_submit(hub: Hub) -> None:
+    assert hub.quantize("medical", scheme="int8").spec.adapter == "medical/1"  # type: ignore[union-attr]
+    with pytest.raises(errors.InvalidSpec, match="scheme"):
+        hub.quantize("medical", scheme="int3")
+
+
+def test_second_submission_with_a_key_returns_the_first_job(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    first = hub.train(data, adapter="birds", base=tiny_folder, idempotency_key="monday")
+    again = hub.train(data, adapter="birds", base=tiny_folder, idempotency_key="monday")
+    assert first.id == again.id
+    with pytest.raises(errors.Conflict, match="monday"):
+        hub.train(data, adapter="other", base=tiny_folder, idempotency_key="monday")
+
+
+def test_submitting_loads_neither_torch_nor_transformers(tmp_path: Path, tiny_folder: Path, valkey_url: str) -> None:
+    code = (
+        "import pathlib, sys\n"
+        "from finch_hub import Hub, settings\n"
+        "home, url, base = sys.argv[1:]\n"
+        "with Hub(settings.load(home=pathlib.Path(home), broker_url=url)) as hub:\n"
+        "    hub.train([('a', 'b'), ('c', 'd')], adapter='birds', base=base, preset='style')\n"
+        "    hub.compose(['birds'], adapter='all', depends_on=[hub.jobs.find()[0].id])\n"
+        "print(sorted({'torch', 'transformers', 'peft', 'rich'} & set(sys.modules)))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "home"), valkey_url, str(tiny_folder)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"

@@ -1,0 +1,99 @@
+"""Job handles: events, results, cancellation, retry and obstacles."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import registry
+
+from finch_hub import Hub, JobHandle, JobState, errors
+from finch_hub.registry import attempts, values
+from finch_hub.registry.database import Database
+from finch_hub.specs.events import NewEvent
+from finch_hub.specs.reports import EvaluationReport
+
+
+@pytest.fixture
+def handle(hub: Hub, database: Database, tiny_folder: Path) -> JobHandle:
+    return hub.evaluate([("a", "b")], base=tiny_folder)
+
+
+@pytest.fixture
+def worker(database: Database) -> Iterator[threading.Thread]:
+    """A thread that runs the queued job a moment later, event by event."""
+
+    def work() -> None:
+        job = registry.claimed(database)
+        for number in range(3):
+            time.sleep(0.2)
+            event = NewEvent(type="message", message=f"part {number}")
+            with database.write() as session:
+                attempts.append_events(session, job.id, job.fence, [event])
+        report = EvaluationReport(evaluator="held_out_loss", dataset="0" * 64, results={"base": {"loss": 1.5}})
+        registry.succeed(database, job, report=report.model_dump(mode="json"))
+
+    thread = threading.Thread(target=work)
+    yield thread
+    thread.join()
+
+
+def test_events_are_followed_to_the_end_in_order(handle: JobHandle, worker: threading.Thread) -> None:
+    worker.start()
+    events = list(handle.events(follow=True))
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert [event.message for event in events if event.type == "message"] == ["part 0", "part 1", "part 2"]
+    assert events[-1].data["state"] == "succeeded"
+    assert [event.seq for event in handle.events(after=3)] == [event.seq for event in events[3:]]
+
+
+def test_result_waits_for_the_job(handle: JobHandle, worker: threading.Thread) -> None:
+    worker.start()
+    result = handle.result()
+    assert isinstance(result, EvaluationReport)
+    assert result.results == {"base": {"loss": 1.5}}
+
+
+def test_wait_ends_after_its_timeout(handle: JobHandle) -> None:
+    with pytest.raises(TimeoutError, match="queued"):
+        handle.wait(timeout=0.1)
+
+
+def test_result_of_a_failed_job_raises_its_reason(handle: JobHandle, database: Database) -> None:
+    registry.fail(database, registry.claimed(database), "the disk is full")
+    with pytest.raises(errors.JobFailed, match="the disk is full"):
+        handle.result()
+
+
+def test_cancelled_job_can_be_retried(hub: Hub, handle: JobHandle) -> None:
+    assert handle.cancel().state is JobState.CANCELLED
+    with pytest.raises(errors.JobCancelled):
+        handle.result()
+    again = handle.retry()
+    assert again.id != handle.id
+    assert again.spec == handle.spec
+    with pytest.raises(errors.IllegalTransition):
+        again.retry()
+    assert hub.jobs.counts()[JobState.QUEUED] == 1
+
+
+def test_unknown_job_is_not_found(hub: Hub) -> None:
+    with pytest.raises(errors.NotFound):
+        hub.jobs.get("nosuchjob")
+
+
+def test_obstacles_give_the_reasons_of_each_worker(hub: Hub, database: Database, tiny_folder: Path) -> None:
+    from finch_hub.registry import workers
+    from finch_hub.specs.jobs import Requirements
+
+    handle = hub.train([("a", "b")], adapter="x", base=tiny_folder, requirements=Requirements(labels=("large",)))
+    assert handle.obstacles() == {}  # without any worker there are no reasons
+    device = values.Device(kind="cpu", name="cpu", memory_bytes=2**33, free_bytes=2**33)
+    with database.write() as session:
+        workers.register(
+            session, "box", hostname="box", pid=1, version="0", schema_revision="0001", devices=[device], labels=()
+        )
+    assert handle.obstacles() == {"box": ["lacks the label large"]}

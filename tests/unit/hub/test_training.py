@@ -1,0 +1,133 @@
+"""Trainings: what is refused, with all problems at once, and what is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finch_hub import Hub, JobState, Requirements, errors
+from finch_hub.specs.jobs import TrainSpec
+
+from .conftest import train_spec
+
+
+def test_train_stores_its_data_by_hash(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    handle = hub.train(data, adapter="birds", base=tiny_folder)
+    assert handle.state is JobState.QUEUED
+    spec = handle.spec
+    assert isinstance(spec, TrainSpec)
+    stored = {dataset.digest: dataset.examples for dataset in hub.datasets.find()}
+    assert spec.validation is not None
+    assert stored == {spec.train: 18, spec.validation: 2}
+    assert spec.base.source == str(tiny_folder)
+
+
+def test_split_holds_out_other_rows_and_is_repeatable(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    first = train_spec(hub, data, base=tiny_folder, validation=0.25, seed=3)
+    again = train_spec(hub, data, base=tiny_folder, validation=0.25, seed=3)
+    other = train_spec(hub, data, base=tiny_folder, validation=0.25, seed=4)
+    assert (first.train, first.validation) == (again.train, again.validation)
+    assert first.validation != other.validation
+    examples = {dataset.digest: dataset.examples for dataset in hub.datasets.find()}
+    assert examples[first.validation or ""] == 5
+
+
+def test_validation_accepts_a_file_or_zero(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    given = train_spec(hub, [("a", "b"), ("c", "d")], base=tiny_folder, validation=data)
+    assert {d.digest: d.examples for d in hub.datasets.find()}[given.validation or ""] == 20
+    assert train_spec(hub, data, base=tiny_folder, validation=0.0).validation is None
+
+
+def test_folder_uses_its_validation_split_unless_a_share_is_given(
+    hub: Hub, data: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "split"
+    folder.mkdir()
+    data.rename(folder / "train.jsonl")
+    (folder / "validation.jsonl").write_text('{"prompt": "Who sings?", "completion": "The finch."}')
+    own = train_spec(hub, folder, base=tiny_folder)
+    share = train_spec(hub, folder, base=tiny_folder, validation=0.25)
+    examples = {dataset.digest: dataset.examples for dataset in hub.datasets.find()}
+    assert (examples[own.train], examples[own.validation or ""]) == (20, 1)
+    assert (examples[share.train], examples[share.validation or ""]) == (15, 5)
+
+
+def test_arguments_override_the_preset(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    preset = hub.catalog.presets["legal"]
+    as_it_is = train_spec(hub, data, base=tiny_folder, preset="legal")
+    assert (as_it_is.lora, as_it_is.training, as_it_is.system) == (preset.lora, preset.training, preset.system)
+    changed = train_spec(hub, data, base=tiny_folder, preset="legal", rank=8, epochs=7, system="Be brief.")
+    assert (changed.lora.rank, changed.training.epochs, changed.system) == (8, 7, "Be brief.")
+    assert changed.lora.alpha == preset.lora.alpha
+    assert changed.training.learning_rate == preset.training.learning_rate
+
+
+def test_train_reports_all_problems_at_once_and_stores_nothing(hub: Hub, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a", "completion": "b"}\nno json\n{"prompt": "c"}\n{"prompt": "", "completion": ""}\n')
+    with pytest.raises(errors.InvalidSpec) as raised:
+        hub.train(bad, adapter="../birds", base="nosuch", preset="legl", rank=0, learning_rat=1)
+    text = str(raised.value)
+    for part in ("'../birds'", "'legl'", "'legal'", "rank", "learning_rat", "learning_rate", "'nosuch'"):
+        assert part in text
+    for line in (2, 3, 4):
+        assert f"line {line}" in text
+    assert "line 1:" not in text
+    assert "  rank: " in text  # not `rank.constrained-int`, as pydantic calls a member of a union
+    assert hub.jobs.find() == []
+    assert hub.datasets.find() == []
+    assert not list((hub.settings.home / "artifacts").rglob("*/*/*"))
+
+
+def test_single_problem_keeps_its_error_type(hub: Hub, data: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    with pytest.raises(errors.NotFound, match="did you mean 'style'"):
+        hub.train(data, adapter="birds", base=tiny_folder, preset="styl")
+    with pytest.raises(errors.NotFound, match=r"data\.jsonl"):
+        hub.train(tmp_path / "dat.jsonl", adapter="birds", base=tiny_folder)
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(errors.InvalidDataset, match="no rows"):
+        hub.train(empty, adapter="birds", base=tiny_folder)
+
+
+def test_module_names_are_checked_if_the_base_is_local(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    with pytest.raises(errors.InvalidSpec, match="q_proj"):
+        hub.train(data, adapter="birds", base=tiny_folder, target_modules=("q_porj",))
+    # The worker checks a base that must be downloaded first.
+    hub.train(data, adapter="birds", base="owner/model", target_modules=("q_porj",))
+
+
+def test_early_stopping_without_validation_is_refused(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    with pytest.raises(errors.InvalidSpec, match="patience"):
+        hub.train(data, adapter="birds", base=tiny_folder, validation=0.0, patience=2)
+
+
+def test_settings_that_cannot_work_with_the_data_are_refused_together(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    with pytest.raises(errors.InvalidSpec) as caught:
+        hub.train(data, adapter="birds", base=tiny_folder, warmup_steps=999, rank="auto", target_modules=("q_porj",))
+    assert {problem.where for problem in caught.value.problems} == {
+        "warmup_steps",
+        "rank",
+        "modules of the adapter, target_modules",
+    }
+
+
+def test_train_requires_the_memory_that_it_is_estimated_to_need(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    def need(**options: Any) -> int:
+        return hub.train(data, adapter="birds", base=tiny_folder, **options).refresh().requirements.memory_bytes  # type: ignore[arg-type]
+
+    assert 2**28 < need(batch_size=1) < need(batch_size=1024) < need(batch_size=1024, dtype="float32")
+    assert need(requirements=Requirements(memory_bytes=12345)) == 12345, (
+        "an explicit requirement overrides the estimate"
+    )
+
+
+def test_settings_that_rule_out_together_are_refused(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    together = Requirements(together=True)
+    with pytest.raises(errors.InvalidInput) as caught:
+        hub.train(data, adapter="birds", base=tiny_folder, requirements=together, use_dora=True, packing=False)
+    assert [problem.where for problem in caught.value.problems] == ["together", "together"]
+    assert "use_dora" in str(caught.value)
+    assert hub.train(data, adapter="birds", base=tiny_folder, requirements=together).refresh().requirements.together
