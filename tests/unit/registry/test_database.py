@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -202,8 +203,21 @@ def test_sqlite_on_a_network_file_system_is_refused(kind: str, tmp_path: Path, m
         Database(f"sqlite:///{tmp_path / 'finch.db'}")
 
 
-def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path) -> None:
-    if Path("/dev/shm").is_mount():
-        assert sqlite.get_file_system(Path("/dev/shm/finch/none")) == "tmpfs"
+def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = tmp_path / "not" / "yet" / "there.db"
-    assert sqlite.get_file_system(missing) == sqlite.get_file_system(tmp_path)
+    assert sqlite.get_file_system(missing) == sqlite.get_file_system(tmp_path) != ""
+    (tmp_path / "share").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "share")
+    mounts = [
+        ("/", "ext4"),
+        (str(tmp_path), "xfs"),
+        (str(tmp_path / "share"), "ext4"),
+        (str(tmp_path / "share"), "nfs4"),
+    ]
+    partitions = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in mounts]
+    monkeypatch.setattr("psutil.disk_partitions", lambda **_: partitions)
+    assert sqlite.get_file_system(missing) == "xfs"
+    assert sqlite.get_file_system(tmp_path / "shared.db") == "xfs"
+    assert sqlite.get_file_system(tmp_path / "share" / "finch.db") == "nfs4", "the last mount of a place is on top"
+    assert sqlite.get_file_system(tmp_path / "link" / "finch.db") == "nfs4"
+    assert sqlite.get_file_system(Path("/")) == "ext4"
