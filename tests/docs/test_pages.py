@@ -17,12 +17,19 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
 def blocks(page: str, kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    found = re.findall(rf"^```{kind}\n(.*?)^```$", text_of(ROOT / page), re.MULTILINE | re.DOTALL)
+    assert found, f"{page} has no {kind} blocks"
+    return found
 
 
 def commands(page: str) -> list[list[str]]:
     lines = "".join(blocks(page, "console")).splitlines()
+    assert lines, f"{page} has no commands"
     assert all(line.startswith("$ finch-hub ") for line in lines)
     return [shlex.split(line)[2:] for line in lines]
 
@@ -67,25 +74,28 @@ def test_the_client_takes_ten_lines() -> None:
 
 
 def test_commands_that_only_stand_in_a_text_exist() -> None:
-    for page in PAGES:
-        for mention in re.findall(r"`finch-hub ([a-z][a-z -]*)", page.read_text()):
-            command: click.Command = main.cli
-            for word in mention.split():
-                if not isinstance(command, click.Group):
-                    break
-                found = command.get_command(click.Context(command), word)
-                assert found is not None, f"{page.name}: finch-hub {mention}"
-                command = found
+    mentions = [(page, words) for page in PAGES for words in re.findall(r"`finch-hub ([a-z][a-z -]*)", text_of(page))]
+    assert len(mentions) > 10
+    for page, mention in mentions:
+        command: click.Command = main.cli
+        for word in mention.split():
+            if not isinstance(command, click.Group):
+                break
+            found = command.get_command(click.Context(command), word)
+            assert found is not None, f"{page.name}: finch-hub {mention}"
+            command = found
 
 
 def test_make_targets_that_the_pages_name_exist() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for page in PAGES:
-        named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE))
-        assert named <= targets, page.name
+    targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
+    named = {page.name: set(re.findall(r"(?:^|`)make ([a-z-]+)", text_of(page), re.MULTILINE)) for page in PAGES}
+    assert {"check", "test"} <= named["CONTRIBUTING.md"]
+    for page, names in named.items():
+        assert names <= targets, page
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text_of(page))]
+    assert len(links) > 20
+    for page, target in links:
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
