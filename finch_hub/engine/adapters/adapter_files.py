@@ -15,7 +15,7 @@ from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.formats import quantized
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
-from finch_hub.formats.replacing import replacing
+from finch_hub.formats.atomic_file import atomic_file
 from finch_hub.formats.safetensors_header import TensorInfo, write_safetensors_header
 
 _DTYPES = {
@@ -80,7 +80,7 @@ def write_adapter(weights: AdapterWeights, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         contents = {path / CONFIG: text.encode(), path / WEIGHTS: to_bytes(weights.tensors, {"format": "pt"})}
     for file, content in contents.items():
-        with replacing(file) as temporary:
+        with atomic_file(file) as temporary:
             temporary.write_bytes(content)
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finch_hub.formats.replacing import replacing
+from finch_hub.formats.atomic_file import atomic_file
 
 
 class JsonCache:
@@ -29,7 +29,7 @@ class JsonCache:
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             content = json.dumps({**self._read(), key: value})
-            with replacing(self._file) as temporary:
+            with atomic_file(self._file) as temporary:
                 temporary.write_text(content, encoding="utf-8")
 
     def _read(self) -> dict[str, Any]:
