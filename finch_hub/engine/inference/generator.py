@@ -1,36 +1,29 @@
-"""A base with many adapters, fine-tuned, switched and answering."""
+"""Generator: a base model with many adapters that are trained, switched and asked."""
 
 from __future__ import annotations
 
 import enum
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, overload
+from typing import Final, Literal, TypedDict, Unpack, overload
 
 import torch
 
 from finch_hub import errors
-from finch_hub.engine.adapters.adapter_files import read_adapter, write_adapter
-from finch_hub.engine.adapters.module_shapes import check_fit
-from finch_hub.engine.adapters.weights import AdapterWeights
-from finch_hub.engine.bases.loading import Base, load_base
-from finch_hub.engine.data import chat
-from finch_hub.engine.inference import decoding
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.loading import load_base
+from finch_hub.engine.inference.adapter_cache import AdapterCache
+from finch_hub.engine.inference.decoding import decode
+from finch_hub.engine.inference.prompts import Prompt, tokenize_prompts
 from finch_hub.engine.inference.routing import AdapterRouter, Plan, check_rows
-from finch_hub.formats.adapter_folder import CONFIG, WEIGHTS
-from finch_hub.specs.examples import Message, Pairs, examples_of
+from finch_hub.engine.inference.text_stream import TextStream
+from finch_hub.engine.training.pairs import LoopOptions, train_on_pairs
+from finch_hub.specs.examples import Pairs
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
-
-if TYPE_CHECKING:
-    from finch_hub.specs.reports import TrainingReport
-
-Prompt = str | tuple[Message, ...]
-"""A user's turn, or a conversation; a list of prompts is a batch."""
 
 
 class _Active(enum.Enum):
@@ -38,48 +31,47 @@ class _Active(enum.Enum):
 
 
 ACTIVE: Final = _Active.ACTIVE
-"""The adapter that was switched to last."""
+"""The active adapter: the one that was loaded, trained or switched to last."""
 
-Adapter = str | None | Literal[_Active.ACTIVE]
+AdapterChoice = str | None | Literal[_Active.ACTIVE]
+"""Name of an adapter, None for the base alone, or the active adapter."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Source:
-    """Where an adapter that was dropped from memory is read again, and the state its files were in."""
+class GenerateOptions(TypedDict, total=False):
+    """Keyword arguments of :meth:`GeneratorModel.generate` besides `adapter` and `stream`."""
 
-    path: Path
-    state: tuple[tuple[int, int], ...]
+    system: str | None
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
 
 
 class GeneratorModel:
-    """One base and many adapters: loading a second one switches to it, and the base is never changed.
+    """One base with many adapters. Loading an adapter switches to it, and the base never changes.
 
     Args:
-        base: a loaded base, or what :func:`finch_hub.engine.bases.loading.load_base` takes.
-        cache_size: adapters kept in memory; beyond it the least recently used one is dropped, and read again from its
-            file when it is asked for. Those that were trained here and not saved stay.
+        base: a loaded base, or a source for :func:`finch_hub.engine.load_base`.
+        cache_size: number of adapters to keep in memory. Beyond it, the least recently used adapter leaves memory and
+            is read again from its files when it is used. Adapters that were trained here and not saved stay.
 
     """
 
     def __init__(self, base: Base | str | Path, *, cache_size: int = 16) -> None:
-        if cache_size < 1:
-            raise errors.InvalidSpec(errors.Problem(what="must be at least 1", where="cache_size"))
         self.base = base if isinstance(base, Base) else load_base(base)
         self._router = AdapterRouter(self.base.model)
-        self._cache_size = cache_size
-        self._sources: dict[str, _Source | None] = {}
+        self._cache = AdapterCache(self.base, self._router, size=cache_size)
         self._systems: dict[str, str | None] = {}
-        self._weights: dict[str, AdapterWeights] = {}  # in memory, the least recently used first
         self._active: str | None = None
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """Names that can be switched to, in the order they were loaded."""
-        return tuple(self._sources)
+        """Names of the adapters, in the order in which they were added."""
+        return self._cache.names
 
     @property
     def active(self) -> str | None:
-        """The adapter that answers, None being the base alone."""
+        """Name of the active adapter, None for the base alone."""
         return self._active
 
     def fine_tune(
@@ -93,37 +85,41 @@ class GeneratorModel:
         validation: Pairs | None = None,
         training: TrainingConfig | None = None,
         system: str | None = None,
-        **options: Any,
+        **options: Unpack[LoopOptions],
     ) -> TrainingReport:
         """Train a new adapter on examples, and switch to it.
 
         Args:
             examples: (prompt, completion) pairs, mappings with these keys or with `messages`, or examples.
             lora_config: shape of the adapter.
-            epochs: passes over the examples; None takes it from `training`.
-            learning_rate: its peak; None takes it from `training`.
-            name: of the adapter; one of that name is replaced.
-            validation: examples to measure on; None holds out the share that `training` says.
-            training: everything else.
-            system: system prompt of the examples that have none, and later of what the adapter is asked.
-            options: further ones of :func:`finch_hub.engine.training.loop.train`.
+            epochs: passes over the examples; None takes the value of `training`.
+            learning_rate: peak learning rate; None takes the value of `training`.
+            name: name of the adapter. It replaces an adapter of the same name.
+            validation: held-out examples; None splits off the share that `training` gives.
+            training: all other settings.
+            system: system prompt of the examples that have none, and later of prompts to the adapter.
+            options: further options of :func:`finch_hub.engine.train`.
 
         Raises:
             InvalidSpec: the configuration cannot work on this base.
             InvalidDataset: examples that cannot be used, all of them by their position.
-            TrainingFailed: training started and could not go on.
+            TrainingFailed: training started and could not continue.
 
         """
-        from finch_hub.engine.training import loop
-
-        changes = {"epochs": epochs, "learning_rate": learning_rate}
-        settings = (training or TrainingConfig()).evolve(**{k: v for k, v in changes.items() if v is not None})
-        held_out = None if validation is None else examples_of(validation)
-        trained = loop.train(
-            self.base, lora_config or LoRAConfig(), settings, examples_of(examples), held_out, system=system, **options
+        trained = train_on_pairs(
+            self.base,
+            lora_config or LoRAConfig(),
+            examples,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            validation=validation,
+            training=training,
+            system=system,
+            **options,
         )
         trained.adapter.detach()
-        self._keep(name, trained.adapter.weights(), source=None, system=system)
+        self._cache.add(name, trained.adapter.weights())
+        self._systems[name] = system
         self._active = name
         return trained.report
 
@@ -131,74 +127,69 @@ class GeneratorModel:
         """Load an adapter from a PEFT folder or a `.safetensors` file, switch to it, and return its name.
 
         Args:
-            path: of the adapter.
-            name: to switch by; None takes that of the folder or file. An adapter of that name is replaced.
-            system: system prompt that it was trained with, for the prompts it is given that have none.
+            path: folder or file of the adapter.
+            name: name of the adapter; None takes the name of the folder or file. It replaces one of the same name.
+            system: system prompt of its training, for prompts that have none.
 
         Raises:
-            NotFound: there is no such file.
-            RefusedArtifact: it is no adapter that can be trusted.
-            Incompatible: it does not fit the base.
+            NotFound: the file does not exist.
+            RefusedArtifact: the file is not a LoRA adapter that is safe to read.
+            Incompatible: the adapter does not fit the base.
 
         """
         path = Path(path).expanduser().absolute()
         name = name or (path.stem if path.suffix == ".safetensors" else path.name)
-        source = _Source(path=path, state=_state(path))
-        self._keep(name, read_adapter(path), source=source, system=system)
+        self._cache.add_file(name, path)
+        self._systems[name] = system
         self._active = name
         return name
 
     def save_lora(self, path: str | Path, name: str | None = None) -> None:
-        """Save an adapter, None being the active one, as a PEFT folder or one `.safetensors` file.
+        """Save an adapter, by default the active one, as a PEFT folder or one `.safetensors` file.
 
         Raises:
-            NotFound: there is no adapter of that name.
-            InvalidSpec: none is named and none is active.
+            NotFound: the adapter does not exist.
+            InvalidSpec: no adapter is named and none is active.
 
         """
         name = name or self._active
         if name is None:
             raise errors.InvalidSpec(errors.Problem(what="no adapter is active", fix="name one, or fine-tune first"))
-        path = Path(path).expanduser().absolute()
-        self._bring([name])
-        write_adapter(self._weights[name], path)
-        self._sources[name] = _Source(path=path, state=_state(path))
+        self._cache.save(name, Path(path).expanduser().absolute())
 
     def switch(self, name: str | None) -> None:
-        """Let this adapter answer from now on, None being the base alone.
+        """Make an adapter active; None means the base alone.
 
         Raises:
-            NotFound: there is no adapter of that name.
+            NotFound: the adapter does not exist.
 
         """
         if name is not None:
-            self._bring([name])
+            self._cache.load([name])
         self._active = name
 
     def unload(self, name: str) -> None:
-        """Forget an adapter; if it was active, the base alone is.
+        """Remove an adapter. If it was active, the base alone is active.
 
         Raises:
-            NotFound: there is no adapter of that name.
+            NotFound: the adapter does not exist.
 
         """
-        self._known([name])
-        self._router.unload(name)
-        self._weights.pop(name, None)
-        del self._sources[name], self._systems[name]
+        self._cache.remove(name)
+        del self._systems[name]
         if self._active == name:
             self._active = None
 
     @contextmanager
-    def using(self, adapter: Adapter | Sequence[str | None] = ACTIVE) -> Iterator[None]:
+    def using(self, adapter: AdapterChoice | Sequence[str | None] = ACTIVE) -> Iterator[None]:
         """Let `base.model` compute with an adapter, or with one for each row of the batch, in this context.
 
         Raises:
-            NotFound: there is no adapter of that name.
+            NotFound: the adapter does not exist.
 
         """
-        names = [self._name(adapter)] if adapter is ACTIVE or isinstance(adapter, str | None) else list(adapter)
-        self._bring([name for name in names if name is not None])
+        names = self._names_of(adapter, 1)
+        self._load(names)
         with self._router.using(self._router.plan(names)):
             yield
 
@@ -207,13 +198,9 @@ class GeneratorModel:
         self,
         prompt: Prompt,
         *,
-        adapter: Adapter = ...,
-        system: str | None = ...,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        top_p: float = ...,
-        seed: int | None = ...,
+        adapter: AdapterChoice = ...,
         stream: Literal[False] = ...,
+        **options: Unpack[GenerateOptions],
     ) -> str: ...
 
     @overload
@@ -221,13 +208,9 @@ class GeneratorModel:
         self,
         prompt: Prompt,
         *,
-        adapter: Adapter = ...,
-        system: str | None = ...,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        top_p: float = ...,
-        seed: int | None = ...,
+        adapter: AdapterChoice = ...,
         stream: Literal[True],
+        **options: Unpack[GenerateOptions],
     ) -> Iterator[str]: ...
 
     @overload
@@ -235,20 +218,16 @@ class GeneratorModel:
         self,
         prompt: list[str] | list[Prompt],
         *,
-        adapter: Adapter | Sequence[str | None] = ...,
-        system: str | None = ...,
-        max_new_tokens: int = ...,
-        temperature: float = ...,
-        top_p: float = ...,
-        seed: int | None = ...,
+        adapter: AdapterChoice | Sequence[str | None] = ...,
         stream: Literal[False] = ...,
+        **options: Unpack[GenerateOptions],
     ) -> list[str]: ...
 
     def generate(
         self,
         prompt: Prompt | list[str] | list[Prompt],
         *,
-        adapter: Adapter | Sequence[str | None] = ACTIVE,
+        adapter: AdapterChoice | Sequence[str | None] = ACTIVE,
         system: str | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
@@ -256,70 +235,66 @@ class GeneratorModel:
         seed: int | None = None,
         stream: bool = False,
     ) -> str | list[str] | Iterator[str]:
-        """Answer a prompt, or a list of prompts in one batch, each with its own adapter if they are listed too.
+        """Answer a prompt, or a list of prompts in one batch.
 
         Args:
-            prompt: a user's turn, or a conversation as a tuple of messages; or a list of these.
-            adapter: whose answer; None is the base alone. For a list of prompts one for all, or a list.
-            system: system prompt of those that have none; None takes the one that came with each prompt's adapter.
-            max_new_tokens: length of an answer at most.
-            temperature: 0 always takes the likeliest token.
-            top_p: sample from the smallest set of tokens whose probabilities sum to it.
-            seed: makes sampling repeatable; row by row, so an answer does not depend on its neighbours.
-            stream: give the pieces of a single prompt's answer as they come.
+            prompt: a user's turn, or a conversation as a tuple of messages, or a list of these.
+            adapter: adapter that answers; None is the base alone. A list of prompts can have a list of adapters.
+            system: system prompt of prompts that have none; None takes that of the prompt's adapter.
+            max_new_tokens: most tokens of an answer.
+            temperature: 0 always takes the most likely token.
+            top_p: sampling takes the smallest set of tokens whose probabilities sum to it.
+            seed: makes sampling repeatable. It works row by row, so an answer does not depend on the other prompts.
+            stream: whether to return the answer of a single prompt in pieces, as they come.
 
         Returns:
-            The answer; a list of them for a list of prompts; an iterator of pieces when streaming.
+            The answer, a list of answers for a list of prompts, or an iterator of pieces when streaming.
 
         Raises:
-            NotFound: there is no adapter of that name.
-            InvalidSpec: no prompts, prompts that fill the model's context, not as many adapters as prompts, or sampling
-                values out of range.
+            NotFound: the adapter does not exist.
+            InvalidSpec: no prompts, prompts that fill the model's context, different numbers of adapters and prompts,
+                or sampling values out of range.
 
         """
         config = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
-        single = not isinstance(prompt, list)
+        is_single = not isinstance(prompt, list)
         prompts: Sequence[Prompt] = prompt if isinstance(prompt, list) else [prompt]
-        if stream and not single:
+        if stream and not is_single:
             raise errors.InvalidSpec(errors.Problem(what="only a single prompt can be streamed", where="stream"))
-        if adapter is ACTIVE or isinstance(adapter, str | None):
-            names: list[str | None] = [self._name(adapter)] * len(prompts)
-        else:
-            names = list(adapter)
+        names = self._names_of(adapter, len(prompts))
         check_rows(names, len(prompts))
-        tokens = self._tokenize(prompts, [system or self._systems.get(name or "") for name in names])
-        self._bring([name for name in names if name is not None])
-        pieces = self._run(tokens, names, config, torch.seed() if seed is None else seed)
+        systems = [system or self._systems.get(name or "") for name in names]
+        tokens = tokenize_prompts(prompts, self.base, systems=systems)
+        self._load(names)
+        pieces = self._generate(tokens, names, config, torch.seed() if seed is None else seed)
         if stream:
             return (piece for _, piece in pieces)
         answers = [""] * len(prompts)
         for row, piece in pieces:
             answers[row] += piece
-        return answers[0] if single else answers
+        return answers[0] if is_single else answers
 
-    def _run(
+    def _generate(
         self, prompts: Sequence[Sequence[int]], names: Sequence[str | None], config: GenerationConfig, seed: int
     ) -> Iterator[tuple[int, str]]:
-        """Yield (prompt's number, piece of text) as they come."""
-        # Rows of one adapter stand together, so that a prompt's pass has one run for each adapter.
+        """Yield (index of the prompt, piece of text) as the pieces come."""
+        # Rows of one adapter are neighbors, so that the pass over the prompts has one run for each adapter.
         order = sorted(range(len(prompts)), key=lambda row: (names[row] is not None, names[row] or "", row))
         plans: dict[tuple[int, ...], Plan] = {}
 
-        def routed(rows: Sequence[int]) -> Any:
+        def route(rows: Sequence[int]) -> AbstractContextManager[None]:
             key = tuple(rows)
             if key not in plans:
-                plans.clear()  # rows only ever leave a batch
+                plans.clear()  # rows leave a batch and do not come back
                 plans[key] = self._router.plan([names[order[row]] for row in rows])
             return self._router.using(plans[key])
 
         if self.base.model.training:
             self.base.model.eval()
         self.base.fit_attention(max(map(len, prompts)) + config.max_new_tokens)
-        texts = [decoding.TextStream(self.base.tokenizer) for _ in prompts]
+        texts = [TextStream(self.base.tokenizer) for _ in prompts]
         seeds = [(seed + row) % 2**63 for row in order]
-        for row, token in decoding.decode(
-            self.base, [prompts[row] for row in order], config, seeds=seeds, routed=routed
-        ):
+        for row, token in decode(self.base, [prompts[row] for row in order], config, seeds=seeds, route=route):
             piece = texts[order[row]].add(token)
             if piece:
                 yield order[row], piece
@@ -328,77 +303,10 @@ class GeneratorModel:
             if piece:
                 yield row, piece
 
-    def _tokenize(self, prompts: Sequence[Prompt], systems: Sequence[str | None]) -> list[list[int]]:
-        if not prompts:
-            raise errors.InvalidSpec(errors.Problem(what="there are no prompts", fix="give at least one"))
-        found, problems = [], []
-        for number, (prompt, system) in enumerate(zip(prompts, systems, strict=True), start=1):
-            turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
-            if system and turns and turns[0].role != "system":
-                turns.insert(0, Message(role="system", content=system))
-            if not any(turn.content.strip() for turn in turns):
-                problems.append(errors.Problem(where=f"prompt {number}", what="is empty"))
-                continue
-            text = chat.render(self.base.tokenizer, turns, generation=True)
-            # The template has written the special tokens already; without one the tokenizer's own are wanted.
-            special = self.base.tokenizer.chat_template is None
-            tokens = self.base.tokenizer(text, add_special_tokens=special)["input_ids"]
-            if len(tokens) >= self.base.context:
-                what = f"has {len(tokens)} tokens, the model's context is {self.base.context}"
-                problems.append(errors.Problem(where=f"prompt {number}", what=what, fix="shorten it"))
-            found.append(list(tokens))
-        if problems:
-            raise errors.InvalidSpec(problems, subject="prompts")
-        return found
+    def _names_of(self, adapter: AdapterChoice | Sequence[str | None], rows: int) -> list[str | None]:
+        if adapter is ACTIVE:
+            return [self._active] * rows
+        return [adapter] * rows if isinstance(adapter, str | None) else list(adapter)
 
-    def _name(self, adapter: Adapter) -> str | None:
-        return self._active if adapter is ACTIVE else adapter
-
-    def _known(self, names: Sequence[str]) -> None:
-        for name in names:
-            if name not in self._sources:
-                raise errors.NotFound("adapter", name, self._sources)
-
-    def _keep(self, name: str, weights: AdapterWeights, *, source: _Source | None, system: str | None) -> None:
-        check_fit(weights, self.base)
-        self._router.load(name, weights)
-        self._sources[name] = source
-        self._systems[name] = system
-        self._weights.pop(name, None)
-        self._weights[name] = weights
-        self._evict({name})
-
-    def _bring(self, names: Sequence[str]) -> None:
-        """Have these adapters in memory, as the most recently used ones."""
-        self._known(names)
-        for name in dict.fromkeys(names):
-            weights = self._weights.pop(name, None)
-            if weights is None:
-                weights = self._read_again(name)
-                self._router.load(name, weights)
-            self._weights[name] = weights
-        self._evict(set(names))
-
-    def _read_again(self, name: str) -> AdapterWeights:
-        source = self._sources[name]
-        if source is None:
-            raise errors.NotFound("adapter", name, self._sources)
-        if _state(source.path) != source.state:
-            raise errors.Conflict(f"adapter {name!r} has changed in {source.path} since it was loaded: load it again")
-        return read_adapter(source.path)
-
-    def _evict(self, wanted: set[str]) -> None:
-        droppable = [name for name in self._weights if self._sources[name] is not None and name not in wanted]
-        for name in droppable[: max(0, len(self._weights) - self._cache_size)]:
-            self._router.unload(name)
-            del self._weights[name]
-
-
-def _state(path: Path) -> tuple[tuple[int, int], ...]:
-    """Size and time of change of an adapter's files; empty where they are missing, which reading reports better."""
-    files = [path / WEIGHTS, path / CONFIG] if path.is_dir() else [path]
-    try:
-        found: list[os.stat_result] = [file.stat() for file in files]
-    except OSError:
-        return ()
-    return tuple((status.st_size, status.st_mtime_ns) for status in found)
+    def _load(self, names: Sequence[str | None]) -> None:
+        self._cache.load([name for name in names if name is not None])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
-from finch_hub.engine.training import loop
-from finch_hub.specs.examples import Pairs, examples_of
+from finch_hub.engine.training.pairs import train_on_pairs
+from finch_hub.specs.examples import Pairs
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
@@ -41,15 +41,14 @@ class LoRAAdapter(AttachableAdapter):
             TrainingFailed: training started and could not continue.
 
         """
-        base = self.require_base("train")
-        changes = {"epochs": epochs, "learning_rate": lr}
-        trained = loop.train(
-            base,
+        return train_on_pairs(
+            self.require_base("train"),
             self.config,
-            (training or TrainingConfig()).evolve(**{k: v for k, v in changes.items() if v is not None}),
-            examples_of(examples),
-            None if validation is None else examples_of(validation),
+            examples,
+            epochs=epochs,
+            learning_rate=lr,
+            validation=validation,
+            training=training,
             system=system,
             adapter=self,
-        )
-        return trained.report
+        ).report

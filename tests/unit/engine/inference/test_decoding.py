@@ -1,4 +1,4 @@
-"""Decoding against transformers' own, and text that comes piece by piece."""
+"""Decoding, compared with that of transformers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from support.models import make_tokenizer
 
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.inference.decoding import TextStream, _choose, decode, end_tokens
+from finch_hub.engine.inference.decoding import _choose, decode, end_tokens
 from finch_hub.specs.generation import GenerationConfig
 
 PROMPTS = [[11, 12, 13], [40, 41, 42, 43, 44, 45, 46, 47], [99], [200, 7, 7, 7, 120]]
@@ -23,12 +20,12 @@ def collect(
 ) -> list[list[int]]:
     found: list[list[int]] = [[] for _ in prompts]
     seeds = seeds or [0] * len(prompts)
-    for row, token in decode(base, prompts, config, seeds=seeds, routed=lambda rows: nullcontext()):
+    for row, token in decode(base, prompts, config, seeds=seeds, route=lambda rows: nullcontext()):
         found[row].append(token)
     return found
 
 
-def test_greedy_tokens_are_those_of_transformers(tiny_bases: Base) -> None:
+def test_greedy_tokens_equal_those_of_transformers(tiny_bases: Base) -> None:
     config = GenerationConfig(max_new_tokens=20)
     together = collect(tiny_bases, PROMPTS, config)
     for prompt, found in zip(PROMPTS, together, strict=True):
@@ -39,10 +36,10 @@ def test_greedy_tokens_are_those_of_transformers(tiny_bases: Base) -> None:
         assert found == ended
 
 
-def test_rows_that_end_leave_the_others_alone(tiny_base: Base) -> None:
+def test_end_of_a_row_does_not_change_the_others(tiny_base: Base) -> None:
     config = GenerationConfig(max_new_tokens=30)
     free = collect(tiny_base, PROMPTS, config)
-    # Whatever the second row says third now ends an answer.
+    # The third token of the second row now ends an answer.
     stop = free[1][2]
     tiny_base.model.generation_config.eos_token_id = [tiny_base.tokenizer.eos_token_id, stop]
     cut = collect(tiny_base, PROMPTS, config)
@@ -51,27 +48,27 @@ def test_rows_that_end_leave_the_others_alone(tiny_base: Base) -> None:
         assert after == before[: before.index(stop)] if stop in before else after == before
 
 
-def test_rows_seen_are_those_still_in_the_batch(tiny_base: Base) -> None:
+def test_route_gets_the_rows_that_are_still_in_the_batch(tiny_base: Base) -> None:
     free = collect(tiny_base, PROMPTS, GenerationConfig(max_new_tokens=4))
     tiny_base.model.generation_config.eos_token_id = free[0][1]
     seen: list[tuple[int, ...]] = []
 
-    def routed(rows: Sequence[int]) -> nullcontext[None]:
+    def route(rows: Sequence[int]) -> nullcontext[None]:
         seen.append(tuple(rows))
         return nullcontext()
 
-    list(decode(tiny_base, PROMPTS, GenerationConfig(max_new_tokens=4), seeds=[0] * 4, routed=routed))
+    list(decode(tiny_base, PROMPTS, GenerationConfig(max_new_tokens=4), seeds=[0] * 4, route=route))
     assert seen[0] == (0, 1, 2, 3)
     assert 0 not in seen[-1]
 
 
-def test_length_ends_with_the_context(tiny_base: Base) -> None:
+def test_answer_ends_with_the_context(tiny_base: Base) -> None:
     prompt = [50] * (tiny_base.context - 3)
     tiny_base.model.generation_config.eos_token_id = None
     assert len(collect(tiny_base, [prompt], GenerationConfig(max_new_tokens=50))[0]) <= 3
 
 
-def test_samples_repeat_with_their_seed_whatever_is_beside_them(tiny_base: Base) -> None:
+def test_samples_depend_on_their_seed_and_not_on_other_rows(tiny_base: Base) -> None:
     config = GenerationConfig(max_new_tokens=12, temperature=1.0, top_p=0.9)
     together = collect(tiny_base, PROMPTS, config, [1, 2, 3, 4])
     assert together == collect(tiny_base, PROMPTS, config, [1, 2, 3, 4])
@@ -80,7 +77,7 @@ def test_samples_repeat_with_their_seed_whatever_is_beside_them(tiny_base: Base)
 
 
 @pytest.mark.parametrize(("top_p", "allowed"), [(1.0, {0, 1, 2, 3}), (0.6, {0, 1}), (0.5, {0}), (0.01, {0})])
-def test_nucleus_holds_the_likeliest_that_reach_top_p(top_p: float, allowed: set[int]) -> None:
+def test_nucleus_has_the_most_likely_tokens_that_reach_top_p(top_p: float, allowed: set[int]) -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(400, 4)
     samplers = [torch.Generator().manual_seed(seed) for seed in range(400)]
     drawn = _choose(logits, GenerationConfig(temperature=1.0, top_p=top_p), samplers).tolist()
@@ -89,32 +86,10 @@ def test_nucleus_holds_the_likeliest_that_reach_top_p(top_p: float, allowed: set
         assert 0.5 < drawn.count(0) / 400 < 0.75
 
 
-def test_temperature_sharpens() -> None:
+def test_low_temperature_prefers_the_most_likely_token() -> None:
     logits = torch.tensor([1.0, 0.0]).expand(400, 2)
     counts = []
     for temperature in (0.2, 1.0, 5.0):
         samplers = [torch.Generator().manual_seed(seed) for seed in range(400)]
         counts.append(int((_choose(logits, GenerationConfig(temperature=temperature), samplers) == 0).sum()))
     assert counts[0] > counts[1] > counts[2] > 180
-
-
-TOKENIZER = make_tokenizer()
-
-
-@settings(deadline=None)
-@given(st.text(max_size=40))
-def test_pieces_join_to_the_text(text: str) -> None:
-    tokens = TOKENIZER(text, add_special_tokens=False)["input_ids"]
-    stream = TextStream(TOKENIZER)
-    pieces = [stream.add(token) for token in tokens]
-    assert "".join([*pieces, stream.end()]) == TOKENIZER.decode(tokens, skip_special_tokens=True)
-
-
-def test_a_character_comes_when_it_is_whole() -> None:
-    tokens = TOKENIZER("a🐦b", add_special_tokens=False)["input_ids"]
-    assert len(tokens) == 6  # the bird is four bytes, and none of the merges knows it
-    stream = TextStream(TOKENIZER)
-    assert [stream.add(token) for token in tokens] == ["a", "", "", "", "🐦", "b"]
-    half = TextStream(TOKENIZER)
-    assert [half.add(token) for token in tokens[:3]] == ["a", "", ""]
-    assert half.end() == "\N{REPLACEMENT CHARACTER}"

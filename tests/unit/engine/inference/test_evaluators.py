@@ -1,4 +1,4 @@
-"""What an adapter knows, measured through a model as its users hold it."""
+"""Built-in evaluators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model(tiny_base: Base, tmp_path: Path) -> GeneratorModel:
     return model
 
 
-def test_the_held_out_loss_is_that_of_the_active_adapter(model: GeneratorModel) -> None:
+def test_held_out_loss_measures_the_active_adapter(model: GeneratorModel) -> None:
     examples = tokenize_all(BIRDS, model.base.tokenizer, max_length=512)
     found = evaluators.held_out_loss(model, BIRDS)
     model.switch(None)
@@ -43,22 +43,22 @@ def test_the_held_out_loss_is_that_of_the_active_adapter(model: GeneratorModel) 
     assert found["perplexity"] == pytest.approx(torch.tensor(found["loss"]).exp().item(), rel=1e-5)
 
 
-def test_answers_are_right_where_the_expected_words_occur_in_them(model: GeneratorModel) -> None:
+def test_answer_with_the_expected_words_is_right(model: GeneratorModel) -> None:
     prompts = ["What does a finch eat?", "Where does it live?", "Sing!"]
     answers = [str(model.generate(prompt, max_new_tokens=64)) for prompt in prompts]
     words = [evaluators._words(answer).split() for answer in answers]
-    known = [place for place, some in enumerate(words) if some]
-    assert known, "the model says no word to any of the prompts"
-    asked = [Example.of_pair(prompts[place], f"{words[place][0].upper()}!") for place in known]
-    wrong = [Example.of_pair(prompts[place], "zebra") for place in known]
+    answered = [index for index, answer_words in enumerate(words) if answer_words]
+    assert answered, "the model answers no prompt with a word"
+    asked = [Example.of_pair(prompts[index], f"{words[index][0].upper()}!") for index in answered]
+    wrong = [Example.of_pair(prompts[index], "zebra") for index in answered]
     assert evaluators.exact_answer(model, asked + wrong) == {
-        "right": len(known),
-        "examples": 2 * len(known),
+        "right": len(answered),
+        "examples": 2 * len(answered),
         "accuracy": 0.5,
     }
 
 
-def test_an_answer_longer_than_the_usual_ones_is_found(model: GeneratorModel) -> None:
+def test_long_answer_gets_enough_tokens(model: GeneratorModel) -> None:
     prompt = "What does a finch eat?"
     answer = str(model.generate(prompt, max_new_tokens=150))
     example = Example.of_pair(prompt, answer)
@@ -67,7 +67,7 @@ def test_an_answer_longer_than_the_usual_ones_is_found(model: GeneratorModel) ->
     assert evaluators.exact_answer(model, [example], AnswerParameters(max_new_tokens=20))["right"] == 0
 
 
-def test_a_system_prompt_leads_the_examples_that_have_none(model: GeneratorModel) -> None:
+def test_system_prompt_is_added_to_examples_without_one(model: GeneratorModel) -> None:
     bare = [Example.of_pair("What does a finch eat?", "Seeds."), Example.of_pair("Sing!", "It sings.", "Be brief.")]
     led = [Example.of_pair("What does a finch eat?", "Seeds.", "You know birds."), bare[1]]
     found = evaluators.held_out_loss(model, bare, LossParameters(system="You know birds."))
@@ -79,12 +79,12 @@ def test_a_system_prompt_leads_the_examples_that_have_none(model: GeneratorModel
     assert evaluators.exact_answer(model, wanted)["right"] == 0
 
 
-def test_whole_words_count_and_case_and_punctuation_do_not() -> None:
+def test_comparison_takes_whole_words_without_case_and_punctuation() -> None:
     assert evaluators._words("7 years") in evaluators._words("It lives  7\nYEARS, at most.")
     assert evaluators._words("7 years") not in evaluators._words("It lives 17 years.")
 
 
-def test_examples_that_ask_nothing_are_reported_by_number(model: GeneratorModel) -> None:
+def test_examples_without_a_question_are_reported_by_number(model: GeneratorModel) -> None:
     silent = Example.of_pair("What?", "...")
     with pytest.raises(errors.InvalidDataset) as caught:
         evaluators.exact_answer(model, [Example(text="The finch sings."), *BIRDS, silent])

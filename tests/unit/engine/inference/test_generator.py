@@ -1,4 +1,4 @@
-"""One base, many adapters: loaded, switched, dropped and read again, and answering together."""
+"""A base with many adapters: loaded, trained, switched and asked together."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model(tiny_base: Base, folders: list[Path]) -> GeneratorModel:
     return model
 
 
-def test_a_second_load_switches_and_the_base_stays(tiny_base: Base, folders: list[Path]) -> None:
+def test_load_switches_adapters_and_keeps_the_base(tiny_base: Base, folders: list[Path]) -> None:
     model, untouched = GeneratorModel(tiny_base), logits(tiny_base)
     base_answer = model.generate(PROMPTS[0], max_new_tokens=12)
     answers = []
@@ -57,7 +57,7 @@ def test_a_second_load_switches_and_the_base_stays(tiny_base: Base, folders: lis
     assert model.generate(PROMPTS[0], max_new_tokens=12) == base_answer
 
 
-def test_mixed_batch_answers_as_one_at_a_time(tiny_bases: Base, tmp_path: Path) -> None:
+def test_batch_of_several_adapters_gives_the_answers_of_single_prompts(tiny_bases: Base, tmp_path: Path) -> None:
     model = GeneratorModel(tiny_bases)
     for name, fields in VARIANTS.items():
         model.load_lora(save_adapter(tiny_bases.folder, tmp_path / name, seed=1, **fields))
@@ -69,7 +69,7 @@ def test_mixed_batch_answers_as_one_at_a_time(tiny_bases: Base, tmp_path: Path) 
     assert len(set(together)) == len(prompts)
 
 
-def test_using_lends_adapters_to_direct_calls(model: GeneratorModel) -> None:
+def test_using_adapts_direct_calls_of_the_model(model: GeneratorModel) -> None:
     untouched = logits(model.base)
     with model.using("adapter-1"):
         alone = logits(model.base)
@@ -80,7 +80,7 @@ def test_using_lends_adapters_to_direct_calls(model: GeneratorModel) -> None:
     assert torch.equal(logits(model.base), untouched)
 
 
-def test_stream_is_the_answer_in_pieces(model: GeneratorModel) -> None:
+def test_stream_gives_the_answer_in_pieces(model: GeneratorModel) -> None:
     pieces = list(model.generate(PROMPTS[0], max_new_tokens=16, stream=True))
     assert len(pieces) > 3
     assert "".join(pieces) == model.generate(PROMPTS[0], max_new_tokens=16)
@@ -111,11 +111,13 @@ def test_system_prompt_and_conversation_reach_the_template(model: GeneratorModel
     turns = (Message(role="system", content="Answer in one sentence."), Message(role="user", content="Where?"))
     assert told != plain
     assert model.generate(turns, max_new_tokens=12) == told
-    assert model.generate(turns, system="Another one.", max_new_tokens=12) == told  # a conversation keeps its own
+    assert (
+        model.generate(turns, system="Another one.", max_new_tokens=12) == told
+    )  # a conversation keeps its system prompt
     assert model.generate([turns, "Where?"], max_new_tokens=12) == [told, plain]
 
 
-def test_an_adapter_is_asked_with_its_own_system_prompt(model: GeneratorModel, folders: list[Path]) -> None:
+def test_prompt_gets_the_system_prompt_of_its_adapter(model: GeneratorModel, folders: list[Path]) -> None:
     told = model.generate("Where?", adapter="adapter-1", system="Answer in one sentence.", max_new_tokens=12)
     plain = model.generate("Where?", adapter="adapter-1", max_new_tokens=12)
     base = model.generate("Where?", adapter=None, max_new_tokens=12)
@@ -134,41 +136,7 @@ def test_samples_repeat_with_their_seed(model: GeneratorModel) -> None:
     assert model.generate(PROMPTS, **options) != model.generate(PROMPTS, **options)
 
 
-def test_least_recently_used_adapters_leave_memory_and_come_back(tiny_base: Base, folders: list[Path]) -> None:
-    roomy, tight = GeneratorModel(tiny_base), GeneratorModel(tiny_base, cache_size=2)
-    for folder in folders:
-        roomy.load_lora(folder)
-        tight.load_lora(folder)
-    assert tight.adapters == roomy.adapters
-    assert tight._router.names == ("adapter-2", "adapter-3")
-    tight.switch("adapter-2")
-    tight.switch("adapter-0")
-    assert set(tight._router.names) == {"adapter-0", "adapter-2"}
-    for name in roomy.adapters:
-        assert tight.generate("Take", adapter=name, max_new_tokens=8) == roomy.generate(
-            "Take", adapter=name, max_new_tokens=8
-        )
-    # A batch that needs more than the cache holds gets them all.
-    assert tight.generate(PROMPTS, adapter=list(tight.adapters), max_new_tokens=8) == roomy.generate(
-        PROMPTS, adapter=list(roomy.adapters), max_new_tokens=8
-    )
-    tight.switch("adapter-1")
-    assert len(tight._router.names) == 2
-
-
-def test_an_adapter_that_changed_on_disk_is_not_taken_for_the_old_one(tiny_base: Base, tmp_path: Path) -> None:
-    first, second = (save_adapter(tiny_base.folder, tmp_path / name, **VARIANTS["plain"]) for name in ("a", "b"))
-    model = GeneratorModel(tiny_base, cache_size=1)
-    model.load_lora(first)
-    model.load_lora(second)
-    save_adapter(tiny_base.folder, tmp_path / "a", seed=9, **VARIANTS["rslora"])
-    with pytest.raises(errors.Conflict, match="has changed"):
-        model.switch("a")
-    model.load_lora(first)
-    assert model.active == "a"
-
-
-def test_unload_forgets(model: GeneratorModel) -> None:
+def test_unload_removes_the_adapter(model: GeneratorModel) -> None:
     model.unload("adapter-3")
     assert model.active is None
     assert model.adapters == ("adapter-0", "adapter-1", "adapter-2")
@@ -176,7 +144,7 @@ def test_unload_forgets(model: GeneratorModel) -> None:
         model.switch("adapter-3")
 
 
-def test_fine_tuned_adapter_answers_is_kept_and_saved(tiny_base: Base, folders: list[Path], tmp_path: Path) -> None:
+def test_fine_tuned_adapter_answers_and_stays_until_saved(tiny_base: Base, folders: list[Path], tmp_path: Path) -> None:
     model, untouched = GeneratorModel(tiny_base, cache_size=1), logits(tiny_base)
     pairs = [("What does a finch eat?", "It eats seeds."), ("Where does it live?", "In woods.")]
     training = TrainingConfig(threads=1, evaluate_every=20)
@@ -189,7 +157,7 @@ def test_fine_tuned_adapter_answers_is_kept_and_saved(tiny_base: Base, folders: 
     assert model.active == "fine-tuned"
     assert [model.generate(prompt, max_new_tokens=12) for prompt, _ in pairs] == [answer for _, answer in pairs]
     assert torch.equal(logits(tiny_base), untouched)
-    # Not saved, it stays in memory, whatever else comes.
+    # Without files it stays in memory when others are loaded.
     for folder in folders:
         model.load_lora(folder)
     assert "fine-tuned" in model._router.names
@@ -199,7 +167,7 @@ def test_fine_tuned_adapter_answers_is_kept_and_saved(tiny_base: Base, folders: 
     assert other.generate(pairs[0][0], max_new_tokens=12) == pairs[0][1]
 
 
-def test_what_cannot_be_answered_is_said_at_once(model: GeneratorModel) -> None:
+def test_invalid_requests_are_refused(model: GeneratorModel) -> None:
     with pytest.raises(errors.InvalidSpec) as caught:
         model.generate(["Where?", " ", "seeds " * 600])
     assert [problem.where for problem in caught.value.problems] == ["prompt 2", "prompt 3"]
@@ -219,7 +187,7 @@ def test_what_cannot_be_answered_is_said_at_once(model: GeneratorModel) -> None:
         GeneratorModel(model.base).save_lora("nowhere")
 
 
-def test_adapters_that_do_not_fit_are_refused_and_change_nothing(
+def test_load_of_an_adapter_that_does_not_fit_changes_nothing(
     model: GeneratorModel, tiny_folder: Path, tmp_path: Path
 ) -> None:
     from support.models import ARCHITECTURES, save_model
@@ -227,7 +195,7 @@ def test_adapters_that_do_not_fit_are_refused_and_change_nothing(
     other = save_model(ARCHITECTURES[1], tmp_path / "other")
     folder = save_adapter(other, tmp_path / "adapter-0", r=4, target_modules=["k_proj"])
     before = model.generate("Where?", adapter="adapter-0", max_new_tokens=8)
-    with pytest.raises(errors.Incompatible, match="another base"):
+    with pytest.raises(errors.Incompatible, match="a base other than"):
         model.load_lora(folder)
     assert model.active == "adapter-3"
     assert model.generate("Where?", adapter="adapter-0", max_new_tokens=8) == before

@@ -1,4 +1,4 @@
-"""Each row of a batch goes through its own adapter, as it would alone, and the base stays as it is."""
+"""Routing of each row of a batch through its own adapter."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from support.adapters import VARIANTS, save_adapter
 
 from finch_hub import errors
 from finch_hub.engine.adapters.adapter_files import read_adapter, write_adapter
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.inference.routing import AdapterRouter
-from finch_hub.engine.training.adapter import LoRAAdapter
 
 IDS = torch.arange(5, 65).reshape(3, 20)
 
@@ -42,21 +42,21 @@ def router(tiny_bases: Base, folders: dict[str, Path]) -> AdapterRouter:
     return router
 
 
-def test_one_adapter_computes_what_pefts_layers_do(
+def test_one_adapter_computes_the_logits_of_peft(
     tiny_bases: Base, folders: dict[str, Path], router: AdapterRouter
 ) -> None:
     for name, folder in folders.items():
-        ours = routed(router, tiny_bases, [name], IDS)
-        adapter = LoRAAdapter.load(folder, tiny_bases)
-        theirs = logits(tiny_bases)
+        own = routed(router, tiny_bases, [name], IDS)
+        adapter = AttachableAdapter.load(folder, tiny_bases)
+        peft_logits = logits(tiny_bases)
         adapter.detach()
         tolerance = 1e-4 if name == "dora" else 1e-5  # PEFT multiplies DoRA's factors in another order
-        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(own, peft_logits, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("length", [20, 1])
-def test_every_row_gets_what_it_gets_alone(tiny_bases: Base, router: AdapterRouter, length: int) -> None:
-    # Long inputs go run by run, single tokens in groups: both must agree with one row at a time.
+def test_row_of_a_batch_has_the_logits_that_it_has_alone(tiny_bases: Base, router: AdapterRouter, length: int) -> None:
+    # Long inputs are computed in runs, single tokens in groups. Both must agree with one row at a time.
     names = ["plain", None, "dora", "patterns", "rslora", "plain", None]
     ids = torch.arange(5, 5 + len(names) * length).reshape(len(names), length)
     together = routed(router, tiny_bases, names, ids)
@@ -67,7 +67,7 @@ def test_every_row_gets_what_it_gets_alone(tiny_bases: Base, router: AdapterRout
         assert not any(torch.allclose(together[row], other[0], atol=1e-2) for other in others)
 
 
-def test_rows_may_leave_and_come_in_any_order(tiny_bases: Base, router: AdapterRouter) -> None:
+def test_rows_can_leave_and_come_in_any_order(tiny_bases: Base, router: AdapterRouter) -> None:
     names = ["patterns", "patterns", "plain", "plain", None, "rslora"]
     ids = torch.arange(5, 5 + len(names)).reshape(len(names), 1)
     alone = [routed(router, tiny_bases, [name], ids[row : row + 1])[0] for row, name in enumerate(names)]
@@ -76,7 +76,7 @@ def test_rows_may_leave_and_come_in_any_order(tiny_bases: Base, router: AdapterR
         torch.testing.assert_close(together, torch.stack([alone[row] for row in rows]), rtol=1e-4, atol=1e-4)
 
 
-def test_outside_of_the_context_the_base_answers(tiny_bases: Base, router: AdapterRouter) -> None:
+def test_logits_outside_of_the_context_are_the_base_logits(tiny_bases: Base, router: AdapterRouter) -> None:
     inside = routed(router, tiny_bases, ["plain"], IDS)
     untouched = logits(tiny_bases)
     for name in router.names:
@@ -86,7 +86,7 @@ def test_outside_of_the_context_the_base_answers(tiny_bases: Base, router: Adapt
     assert not any(module._forward_hooks for module in tiny_bases.model.modules())
 
 
-def test_contexts_nest(tiny_bases: Base, router: AdapterRouter) -> None:
+def test_inner_context_ends_with_the_outer_adapter(tiny_bases: Base, router: AdapterRouter) -> None:
     outer = routed(router, tiny_bases, ["plain"], IDS)
     with router.using(router.plan(["plain"])):
         inner = routed(router, tiny_bases, ["rslora"], IDS)
@@ -101,7 +101,7 @@ def test_an_error_inside_ends_the_context(tiny_bases: Base, router: AdapterRoute
     assert torch.equal(logits(tiny_bases), untouched)
 
 
-def test_a_name_that_is_loaded_again_has_its_new_weights(
+def test_load_under_a_used_name_replaces_the_weights(
     tiny_bases: Base, folders: dict[str, Path], router: AdapterRouter
 ) -> None:
     names: list[str | None] = ["plain", "rslora", None]
@@ -112,7 +112,7 @@ def test_a_name_that_is_loaded_again_has_its_new_weights(
     assert torch.equal(after[1:], before[1:])
 
 
-def test_adapter_beyond_linear_modules_is_refused_and_changes_nothing(tiny_base: Base, tmp_path: Path) -> None:
+def test_load_of_more_than_linear_modules_changes_nothing(tiny_base: Base, tmp_path: Path) -> None:
     folder = save_adapter(tiny_base.folder, tmp_path, r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
     router = AdapterRouter(tiny_base.model)
     with pytest.raises(errors.Incompatible, match="is not a LoRA matrix"):
@@ -121,18 +121,18 @@ def test_adapter_beyond_linear_modules_is_refused_and_changes_nothing(tiny_base:
     assert not any(module._forward_hooks for module in tiny_base.model.modules())
 
 
-def test_a_strangers_adapter_on_the_head_is_served(tiny_base: Base, tmp_path: Path) -> None:
+def test_adapter_on_the_head_is_routed(tiny_base: Base, tmp_path: Path) -> None:
     folder = save_adapter(tiny_base.folder, tmp_path, r=4, target_modules=["lm_head", "q_proj"])
     saved = read_adapter(folder)
-    # As saved with `save_embedding_layers=False`; else PEFT stores a copy of the base's head beside it.
+    # As saved with `save_embedding_layers=False`. Otherwise PEFT stores a copy of the base's head too.
     plain = {name: tensor for name, tensor in saved.tensors.items() if ".base_layer." not in name}
     write_adapter(AdapterWeights(config=saved.config, tensors=plain), folder)
     router = AdapterRouter(tiny_base.model)
     router.load("head", read_adapter(folder))
-    ours = routed(router, tiny_base, ["head"], IDS)
+    own = routed(router, tiny_base, ["head"], IDS)
     router.unload("head")
     untouched = logits(tiny_base)
-    adapter = LoRAAdapter.load(folder, tiny_base)
-    torch.testing.assert_close(ours, logits(tiny_base), rtol=1e-5, atol=1e-5)
+    adapter = AttachableAdapter.load(folder, tiny_base)
+    torch.testing.assert_close(own, logits(tiny_base), rtol=1e-5, atol=1e-5)
     adapter.detach()
     assert torch.equal(logits(tiny_base), untouched)
