@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from finch_hub.registry import values
+from finch_hub.registry import values
 
 
-def write(
-    *, name: str, kind: values.VersionKind, base: str, lineage: values.Lineage, metrics: Mapping[str, Any]
-) -> str:
+def write(name: str, kind: values.VersionKind, base: str, lineage: values.Lineage, metrics: Mapping[str, Any]) -> str:
     """Return the text of a card: metadata for the Hugging Face Hub, then measurements and parents for people."""
     front: dict[str, Any] = {
         "library_name": "peft",

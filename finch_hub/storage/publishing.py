@@ -5,21 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finch_hub.artifacts import gate
+from finch_hub.plugins.catalog import Catalog
 from finch_hub.registry import adapter_versions, values
+from finch_hub.registry.database import Session
+from finch_hub.specs.bases import BaseDescription
 from finch_hub.storage import model_card
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from finch_hub.plugins.catalog import Catalog
-    from finch_hub.registry.database import Session
-    from finch_hub.specs.bases import BaseDescription
-    from finch_hub.storage.stores import Stores
+from finch_hub.storage.stores import Stores
 
 _LIBRARIES = ("finch-hub", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 
@@ -74,11 +71,7 @@ def publish(folder: Path, stores: Stores, description: Description) -> Published
         if admitted.quarantine:
             metrics["quarantine"] = list(admitted.quarantine)
         card = model_card.write(
-            name=description.name,
-            kind=description.kind,
-            base=description.base.source,
-            lineage=description.lineage,
-            metrics=metrics,
+            description.name, description.kind, description.base.source, description.lineage, metrics
         )
         (clean / "README.md").write_text(card, encoding="utf-8")
         record = _finch_json(description, admitted.identity, metrics)
@@ -109,11 +102,9 @@ def register(session: Session, published: Published, base: values.Base) -> value
 
 
 def versions(catalog: Catalog, environment: Mapping[str, Any]) -> dict[str, str]:
-    """Return the versions of the libraries and plugins that the bytes of an adapter may depend on.
+    """Return the versions of libraries and plugins that an adapter's bytes may depend on, as `environment` has them.
 
-    Args:
-        environment: versions that the child reported. Others are read from this process's installation.
-
+    The rest is read from this process's installation.
     """
     found = {plugin.name: plugin.version for plugin in catalog.plugins if plugin.version}
     for name in _LIBRARIES:

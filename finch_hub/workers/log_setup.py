@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from finch_hub.storage.redaction import Redactor
 
@@ -23,8 +22,4 @@ def set_up_logging(redactor: Redactor, handler: logging.Handler) -> None:
     for name in ("celery.app.trace", "celery.worker.strategy", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery sets up no logging if this signal has a receiver.
-    signals.setup_logging.connect(_leave_logging, weak=False)
-
-
-def _leave_logging(**_: Any) -> None:
-    """Do nothing."""
+    signals.setup_logging.connect(lambda **_: None, weak=False)

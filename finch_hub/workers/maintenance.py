@@ -5,20 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.registry import attempts, jobs, values, workers
+from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
+from finch_hub.workers.messaging.dispatcher import Dispatcher
 from finch_hub.workers.supervision import clock
-
-if TYPE_CHECKING:
-    from finch_hub.storage.stores import Stores
-    from finch_hub.workers.messaging.dispatcher import Dispatcher
-    from finch_hub.workers.supervision.claims import Claims
-    from finch_hub.workers.supervision.slots import Slots
-    from finch_hub.workers.supervision.work_folders import WorkFolders
+from finch_hub.workers.supervision.claims import Claims
+from finch_hub.workers.supervision.slots import Slots
+from finch_hub.workers.supervision.work_folders import WorkFolders
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +27,8 @@ _FORGET_WORKERS_DAYS = 30
 class Maintenance:
     """Maintenance of one worker, in a thread of its own.
 
-    Args:
-        entry: the worker as it was registered.
-        is_on_demand: whether the worker ends when it has been idle, or when its home was removed.
-        end_worker: called when the worker is to end.
-
     Attributes:
-        is_ending_idle: whether the worker was ended because it was idle.
+        is_ending_idle: whether the worker, which is `is_on_demand`, was ended because it was idle.
 
     """
 
@@ -104,8 +96,6 @@ class Maintenance:
         try:
             with self._stores.database.write() as session:
                 requested = workers.heartbeat(session, self._entry.id, self._entry.instance, devices)
-        except errors.Unavailable:
-            raise
         except errors.Conflict as error:
             log.error("action=heartbeat error=%s", error)
             requested = "stopping"

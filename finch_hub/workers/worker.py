@@ -14,13 +14,13 @@ import threading
 import time
 from collections.abc import Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from finch_hub import errors
 from finch_hub.registry import jobs, placement, schema, values, workers
-from finch_hub.registry.database import Database
+from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
 from finch_hub.storage.redaction import Redactor
@@ -38,22 +38,15 @@ from finch_hub.workers.supervision.process import Child
 from finch_hub.workers.supervision.slots import Slot, Slots
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
-if TYPE_CHECKING:
-    from finch_hub.registry.database import Session
-
 log = logging.getLogger(__name__)
 
 _LOCKED_SECONDS = 0.05  # longer than any transaction that locks the row of a queued job
 
 
 class Worker:
-    """A worker that runs jobs of some queues in its slots until it is told to end.
+    """A worker that runs jobs in its slots, by default one on each device, until it is told to end.
 
-    Args:
-        name: unique among the workers, None for one made of host and process id.
-        slots: number of jobs at a time, None for one on each device.
-        labels: offered to jobs that require them.
-        is_on_demand: whether the worker ends when it has been idle, or when its home was removed.
+    A worker with `is_on_demand` also ends when it has been idle, or when its home was removed.
 
     Raises:
         InvalidSpec: settings are refused, or a name, queue or label is not valid.
@@ -80,17 +73,17 @@ class Worker:
         if settings.broker_url is not None:
             try:
                 celery_app.check_broker(url)
-            except errors.AccessDenied:
-                raise
             except errors.Unavailable as error:
+                if isinstance(error, errors.AccessDenied):
+                    raise
                 log.warning("action=start error=%s", error)  # Celery waits for the broker
         self._stores = open_stores(settings)
         for problem in self._stores.catalog.problems:
             log.warning("action=plugins error=%s", problem)
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._folders = WorkFolders(settings.work)
-        self._slots = Slots(settings, slots)
-        self._claims = Claims(self.name, self._stores, self._folders, queues=self._queues, labels=self._labels)
+        self._slots = Slots(settings, slots, queues=queues, labels=labels)
+        self._claims = Claims(self.name, self._stores, self._folders)
         self._app = celery_app.make_app(url, queues=self._queues, worker=self.name)
         self._app.task(self._wake, name=celery_app.WAKE)
         self._dispatcher = Dispatcher(settings, self._stores.database, starts_worker=False)
@@ -157,8 +150,8 @@ class Worker:
                 queued = jobs.find(session, states=[JobState.QUEUED], limit=100)
         finally:
             database.close()
-        slots = [self._claims.capabilities(slot) for slot in self._slots]
-        return any(not placement.list_misfits(job.requirements, slot) for job in queued for slot in slots)
+        slots = list(self._slots)
+        return any(not placement.list_misfits(job.requirements, slot.capabilities) for job in queued for slot in slots)
 
     def _register(self) -> values.Worker:
         with self._stores.database.write() as session:
@@ -235,8 +228,8 @@ class Worker:
         try:
             with self._stores.database.read() as session:
                 job = jobs.get(session, job_id)
-                capabilities = self._claims.capabilities(slot)
-                is_unfit = bool(self._claims.is_draining or placement.list_misfits(job.requirements, capabilities))
+                misfits = placement.list_misfits(job.requirements, slot.capabilities)
+                is_unfit = self._claims.is_draining or bool(misfits)
                 is_waiting = job.state is JobState.QUEUED
                 candidates = workers.find(session) if is_unfit and is_waiting else []
             if candidates:

@@ -28,8 +28,8 @@ def url(settings: Settings) -> str:
     return f"redis+socket://{_socket_path(settings)}"
 
 
-def ensure(settings: Settings) -> str:
-    """Start the private Valkey if none answers, and return its address.
+def ensure(settings: Settings) -> None:
+    """Start the private Valkey if none answers.
 
     It listens on a unix socket in a folder that only the user may enter, and on no port. It keeps nothing on disk,
     since jobs are in the database. It may outlive the process that started it.
@@ -41,7 +41,7 @@ def ensure(settings: Settings) -> str:
     path = _socket_path(settings)
     with home.lock(settings, "broker"):
         if _answers(path):
-            return url(settings)
+            return
         with contextlib.suppress(FileNotFoundError):
             path.unlink()  # left by a server that was killed
         log = settings.home / "logs" / "valkey.log"
@@ -53,7 +53,6 @@ def ensure(settings: Settings) -> str:
                 tail = log.read_text(errors="replace", encoding="utf-8")[-500:]
                 raise errors.Unavailable(f"could not start the private Valkey: {log} ends with: {tail}")
             time.sleep(0.01)
-    return url(settings)
 
 
 def answers(settings: Settings) -> bool:

@@ -28,10 +28,7 @@ _STARTING_SECONDS = 15.0  # that a worker may take to its lock on a busy machine
 def ensure(settings: Settings, *, code: str | None = None) -> None:
     """Start the home's worker in the background, unless one with this code runs. Replace one with other code.
 
-    Args:
-        settings: settings with the home.
-        code: result of :func:`code_version.current`, for callers that ask often.
-
+    Callers that ask often pass `code`, the result of :func:`code_version.current`.
     """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     running = read_record(settings)
@@ -52,11 +49,8 @@ def ensure(settings: Settings, *, code: str | None = None) -> None:
 def stop(settings: Settings, *, wait: float = 60.0) -> bool:
     """Let the home's worker hand its jobs back and end. Return whether one ran.
 
-    Args:
-        wait: seconds to wait for its end.
-
     Raises:
-        Unavailable: the worker has not ended by then.
+        Unavailable: the worker did not end within `wait` seconds.
 
     """
     running = read_record(settings)

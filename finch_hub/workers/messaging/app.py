@@ -35,13 +35,7 @@ def own_queue_name(worker: str) -> str:
 
 
 def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: str | None = None) -> celery.Celery:
-    """Return the application for one broker.
-
-    Args:
-        queues: queues that a worker consumes, besides its own.
-        worker: name of the worker, None for a client that only sends.
-
-    """
+    """Return the application of a client, or of a named worker that consumes these queues and its own."""
     app = celery.Celery("finch_hub", broker=broker_url, set_as_current=False)
     names = [queue_name(queue) for queue in queues]
     if worker is not None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Sequence
 
 from finch_hub import errors
 from finch_hub.registry import claims
 from finch_hub.registry.database import Session
-from finch_hub.registry.values import Capabilities
 from finch_hub.specs.jobs import Job
 from finch_hub.storage.redaction import Redactor
 from finch_hub.storage.stores import Stores
@@ -36,11 +34,8 @@ class Claims:
 
     """
 
-    def __init__(
-        self, worker: str, stores: Stores, folders: WorkFolders, *, queues: Sequence[str], labels: Sequence[str]
-    ) -> None:
+    def __init__(self, worker: str, stores: Stores, folders: WorkFolders) -> None:
         self._worker, self._database, self._settings = worker, stores.database, stores.settings
-        self._queues, self._labels = queues, labels
         self._memory_limit = self._settings.memory_bytes or int(USABLE_SHARE * devices.main_memory())
         self.stopping = threading.Event()
         self.is_draining = False
@@ -56,10 +51,6 @@ class Claims:
         """End the threads that keep leases and wait for stores."""
         self._context.leases.close()
         self._context.blocking_calls.close()
-
-    def capabilities(self, slot: Slot) -> Capabilities:
-        """Return which jobs a slot can run."""
-        return slot.capabilities(self._queues, self._labels)
 
     def claim(self, slot: Slot) -> Attempt | AttemptGroup | None:
         """Return what a slot runs next: the job that its last attempt claimed, or the best job that fits, if any."""
@@ -106,7 +97,7 @@ class Claims:
             session,
             worker=self._worker,
             lease_seconds=self._settings.lease_seconds,
-            capabilities=self.capabilities(slot),
+            capabilities=slot.capabilities,
             warm_base=child.warm_base if child else None,
         )
 
@@ -123,7 +114,7 @@ class Claims:
                     leader,
                     worker=self._worker,
                     lease_seconds=self._settings.lease_seconds,
-                    capabilities=self.capabilities(slot),
+                    capabilities=slot.capabilities,
                     limit=size - 1,
                 )
         except errors.Unavailable as error:

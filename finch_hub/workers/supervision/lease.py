@@ -129,13 +129,14 @@ class Lease:
             self.renew()
         except errors.StaleFence:
             self.renew_at = float("inf")
-        except errors.Unavailable as error:
-            log.warning("action=renew job_id=%s attempt=%d error=%s", self._job.id, self._job.attempts, error)
-            self._retry_soon()
-        except Exception:
-            # One thread renews all leases, so an unexpected error of one must not end it.
-            log.exception("action=renew job_id=%s attempt=%d", self._job.id, self._job.attempts)
-            self._retry_soon()
+        except Exception as error:  # unexpected ones too, since one thread renews all leases
+            is_expected = isinstance(error, errors.Unavailable)
+            level, text = (
+                logging.WARNING if is_expected else logging.ERROR,
+                "action=renew job_id=%s attempt=%d error=%s",
+            )
+            log.log(level, text, self._job.id, self._job.attempts, error, exc_info=not is_expected)
+            self.renew_at = clock.elapsed() + min(_RETRY_SECONDS, self._settings.heartbeat_seconds)
 
     def recover(self) -> None:
         """Renew a lease in doubt, waiting for the database if it does not answer.
@@ -164,9 +165,6 @@ class Lease:
         if self._stopping.is_set() and clock.elapsed() - since > self._settings.grace_seconds:
             raise errors.StaleFence(self._job.id, self._job.fence)
         time.sleep(_RETRY_SECONDS)
-
-    def _retry_soon(self) -> None:
-        self.renew_at = clock.elapsed() + min(_RETRY_SECONDS, self._settings.heartbeat_seconds)
 
     def _end_doubt(self) -> None:
         if self._doubt_began is not None:

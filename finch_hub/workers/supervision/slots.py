@@ -24,22 +24,28 @@ class Slot:
 
     Attributes:
         share: bytes of the device's memory for this slot.
+        capabilities: which jobs the slot can run.
         attempt: what runs in the slot.
         next_job: a job that was claimed for the slot and does not run yet.
 
     """
 
-    def __init__(self, device: devices.Device, share: int, orphan_cleanup: OrphanCleanup) -> None:
+    def __init__(
+        self,
+        device: devices.Device,
+        share: int,
+        orphan_cleanup: OrphanCleanup,
+        *,
+        queues: Sequence[str] = ("default",),
+        labels: Sequence[str] = (),
+    ) -> None:
         self.device, self.share, self._orphan_cleanup = device, share, orphan_cleanup
+        self.capabilities = values.Capabilities(
+            device=device.kind, memory_bytes=share, queues=tuple(queues), labels=tuple(labels)
+        )
         self.child: Child | None = None
         self.attempt: Attempt | AttemptGroup | None = None
         self.next_job: ClaimedJob | None = None
-
-    def capabilities(self, queues: Sequence[str], labels: Sequence[str]) -> values.Capabilities:
-        """Return which jobs the slot can run, for a worker with these queues and labels."""
-        return values.Capabilities(
-            device=self.device.kind, memory_bytes=self.share, queues=tuple(queues), labels=tuple(labels)
-        )
 
     def take_child(self, home: str) -> Child:
         """Return the warm child, or a new one."""
@@ -72,7 +78,9 @@ class Slot:
 class Slots:
     """Slots of one worker, `count` or else one on each device."""
 
-    def __init__(self, settings: Settings, count: int | None) -> None:
+    def __init__(
+        self, settings: Settings, count: int | None, *, queues: Sequence[str] = ("default",), labels: Sequence[str] = ()
+    ) -> None:
         found = devices.find_devices()
         chosen = [found[number % len(found)] for number in range(count or len(found))]
         slots_per_device = collections.Counter((device.kind, device.index) for device in chosen)
@@ -83,7 +91,7 @@ class Slots:
             share = device.memory_bytes // slots_per_device[device.kind, device.index]
             if device.kind == "cpu":
                 share = min(int(USABLE_SHARE * share), settings.memory_bytes or share)
-            self._all.append(Slot(device, share, self._orphan_cleanup))
+            self._all.append(Slot(device, share, self._orphan_cleanup, queues=queues, labels=labels))
             self._free.put(self._all[-1])
 
     def __len__(self) -> int:

@@ -27,7 +27,7 @@ def claims(database: Database, tmp_path: Path) -> Iterator[Claims]:
     """Claims of a worker with 1,000 bytes of memory that trains up to three jobs together."""
     in_force = settings.load(home=tmp_path, memory_bytes=1000, gang_size=3)
     stores: Any = SimpleNamespace(settings=in_force, database=database)
-    made = Claims("one", stores, WorkFolders(tmp_path / "work"), queues=("default",), labels=())
+    made = Claims("one", stores, WorkFolders(tmp_path / "work"))
     yield made
     made.close()
 
