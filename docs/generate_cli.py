@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the commands' own help, so that it cannot say anything else: `make docs`."""
+"""Generator of docs/cli.md from the commands' help, run by `make docs`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ HEAD = """# The command line
 
 Generated from the commands' own help by `make docs`.
 
-`finch-hub NOUN VERB`, or the main job's verbs by themselves. What reads has `--json`, which prints to standard output
-alone; progress and messages go to standard error. On a terminal progress is a live bar, elsewhere plain lines.
+Commands are `finch-hub NOUN VERB`, or a verb alone for the main tasks. Commands that read have `--json`. Results go to
+standard output, progress and messages to standard error. Progress is a live bar on a terminal, elsewhere plain lines.
 
 ## Exit codes
 
@@ -25,9 +25,10 @@ alone; progress and messages go to standard error. On a terminal progress is a l
 SETTINGS = """
 ## Settings
 
-Environment variables, then `finch.toml` in the home (or where `FINCH_CONFIG` says), then these defaults.
+Settings come from environment variables, then from `finch.toml` in the home (or at `FINCH_CONFIG`), then from these
+defaults.
 
-| variable | default | what it is |
+| variable | default | meaning |
 |---|---|---|
 """
 
@@ -39,8 +40,8 @@ def page() -> str:
 
 def _exit_codes() -> Iterator[str]:
     meanings = {code: meaning for _, code, meaning in output.EXIT_CODES}
-    meanings |= {0: "done", output.INTERNAL: "a fault in Finch Hub or a plugin; `FINCH_DEBUG=1` shows where"}
-    meanings[output.INTERRUPTED] = "interrupted; a job that was followed goes on"
+    meanings |= {0: "done", output.INTERNAL: "a bug in Finch Hub or a plugin; `FINCH_DEBUG=1` shows where"}
+    meanings[output.INTERRUPTED] = "interrupted; a followed job continues"
     yield from (f"| {code} | {meaning} |\n" for code, meaning in sorted(meanings.items()))
 
 

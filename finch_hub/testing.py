@@ -1,6 +1,6 @@
-"""Checks for plugin authors: does what a plugin offers keep the promises that Finch Hub relies on.
+"""Checks for plugin authors.
 
-Each check raises AssertionError and says what is broken, so it can be called from any test framework::
+Each check raises AssertionError with the reason, so it works in any test framework::
 
     from finch_hub import testing
     import my_plugin
@@ -35,7 +35,7 @@ from finch_hub.specs.examples import Example
 if TYPE_CHECKING:
     from finch_hub.engine.composition.core_space import CoreSpace
 
-# How each kind of target is called: positional arguments, then named ones.
+# Number of positional arguments and names of keyword arguments that each kind of target is called with.
 _CALLS: dict[type[Descriptor], tuple[int, tuple[str, ...]]] = {
     Strategy: (3, ("seed",)),
     Resolver: (2, ()),
@@ -48,23 +48,23 @@ _CALLS: dict[type[Descriptor], tuple[int, tuple[str, ...]]] = {
 
 
 def check_plugin(plugin: object) -> Catalog:
-    """Load a plugin beside the built-ins, check every descriptor of it, and return the catalog.
+    """Load a plugin together with the built-in one, check its descriptors and return the catalog.
 
-    Checked are: it registers, its hooks return descriptors of the right kind, no name clashes, presets give their
-    reasons, and every target can be imported and accepts the call that will be made.
+    The plugin must register. Its hooks must return descriptors of the right type, and no name may be taken already.
+    Presets must give their reasons. Targets must import and accept the arguments that Finch Hub passes.
     """
     catalog = load_catalog(entry_points=False, extra=(plugin,))
     assert not catalog.problems, "\n".join(map(str, catalog.problems))
-    mine = catalog.plugins[0].name
+    plugin_name = catalog.plugins[0].name
     for offers in catalog.all_offers():
         for name, descriptor in offers.items():
-            if offers.plugin_of(name) == mine:
+            if offers.plugin_of(name) == plugin_name:
                 check_descriptor(descriptor)
     return catalog
 
 
 def check_descriptor(descriptor: Descriptor) -> None:
-    """Check one descriptor: a preset's reasons, or that its target accepts the call that will be made."""
+    """Check a preset's reasons, or that a target accepts the arguments that Finch Hub passes."""
     if isinstance(descriptor, Preset):
         _check_reasons(descriptor)
     if not isinstance(descriptor, Runnable):
@@ -82,10 +82,10 @@ def check_descriptor(descriptor: Descriptor) -> None:
 
 
 def check_strategy(strategy: Strategy, parameters: Mapping[str, Any] | None = None) -> None:
-    """Run a strategy on random parents and check what holds for every one.
+    """Run a strategy on random parents and check what every strategy must do.
 
-    It leaves its input alone; the same seed gives the same result; there is a finite result of the core's shape for
-    every module; and a module that one parent alone adapts, at weight 1, comes out as it went in.
+    It must not change its input, and the same seed must give the same result. Every module needs a finite result of the
+    core's shape. A module that only one parent adapts, at weight 1, must not change.
     """
     import torch
 
@@ -97,25 +97,25 @@ def check_strategy(strategy: Strategy, parameters: Mapping[str, Any] | None = No
     before = [block.cores.clone() for block in core.blocks]
     weights = (1.0,) * len(core.parents)
     first, second = (merge(core, weights, values, seed=7) for _ in range(2))
-    assert all(map(torch.equal, before, (block.cores for block in core.blocks))), "it changed its input"
-    assert first.keys() == core.modules.keys(), "it must return one matrix for every module"
+    assert all(map(torch.equal, before, (block.cores for block in core.blocks))), "the input was changed"
+    assert first.keys() == core.modules.keys(), "the result must have one matrix for every module"
     for name, module in core.modules.items():
-        if isinstance(first[name], Factors):  # an exact strategy's, which are written as they are
+        if isinstance(first[name], Factors):  # of an exact strategy, written without a truncation
             assert bool(first[name].A.isfinite().all() and first[name].B.isfinite().all()), f"{name}: is not finite"
             continue
         assert first[name].shape == module.cores[0].shape, f"{name}: {first[name].shape}, not {module.cores[0].shape}"
         assert bool(first[name].isfinite().all()), f"{name}: is not finite"
-        assert torch.equal(first[name], second[name]), f"{name}: differs from run to run at the same seed"
+        assert torch.equal(first[name], second[name]), f"{name}: differs between runs with the same seed"
         if len(module.present) == 1:
             alone = module.cores[module.present[0]]
-            assert torch.allclose(first[name], alone), f"{name}: what one parent alone adapts must come out as it is"
+            assert torch.allclose(first[name], alone), f"{name}: was changed, though only one parent adapts it"
 
 
 def check_resolver(resolver: Resolver, parameters: Mapping[str, Any] | None = None) -> None:
-    """Run a resolver on random parents and check what holds for every one.
+    """Run a resolver on random parents and check what every resolver must do.
 
-    It leaves its input alone, gives finite cores for the same parents and modules, and leaves a module that one parent
-    alone adapts as it is; refusing (`errors.Incompatible`) is fine too.
+    It must not change its input, and must return finite cores for the same parents and modules. A module that only one
+    parent adapts must not change. A resolver may also raise `errors.Incompatible`.
     """
     import torch
 
@@ -126,37 +126,39 @@ def check_resolver(resolver: Resolver, parameters: Mapping[str, Any] | None = No
         resolved: CoreSpace = resolve(core, values)
     except errors.Incompatible:
         return
-    assert all(map(torch.equal, before, (block.cores for block in core.blocks))), "it changed its input"
-    assert resolved.parents == core.parents, "it must keep the parents"
-    assert resolved.modules.keys() == core.modules.keys(), "it must keep the modules"
+    assert all(map(torch.equal, before, (block.cores for block in core.blocks))), "the input was changed"
+    assert resolved.parents == core.parents, "the parents must stay the same"
+    assert resolved.modules.keys() == core.modules.keys(), "the modules must stay the same"
     for name, module in core.modules.items():
         after = resolved.modules[name]
         assert all(bool(matrix.isfinite().all()) for matrix in after.cores), f"{name}: is not finite"
         if len(module.present) == 1:
-            assert all(map(torch.equal, module.cores, after.cores)), f"{name}: has no conflict, and was changed"
+            assert all(map(torch.equal, module.cores, after.cores)), (
+                f"{name}: was changed, though only one parent adapts it"
+            )
 
 
 def check_dataset_format(dataset_format: DatasetFormat, row: Mapping[str, Any]) -> Example:
-    """Convert a good row and damaged ones; the latter must raise `errors.InvalidSpec` and nothing else."""
-    assert dataset_format.recognizes <= row.keys(), f"the row has not all of {sorted(dataset_format.recognizes)}"
+    """Convert a row, and damaged copies of it, which must raise `errors.InvalidSpec`."""
+    assert dataset_format.recognizes <= row.keys(), f"the row lacks fields of {sorted(dataset_format.recognizes)}"
     convert = dataset_format.load()
     example = convert(row)
-    assert isinstance(example, Example), f"it returned {type(example).__name__}, not an Example"
-    wrong: tuple[Any, ...] = (None, 7, "", [], {}, [None], [{}])
+    assert isinstance(example, Example), f"the target returned {type(example).__name__}, not an Example"
+    damages: tuple[Any, ...] = (None, 7, "", [], {}, [None], [{}])
     for field in dataset_format.recognizes:
-        for damaged in wrong:
+        for damage in damages:
             try:
-                convert({**row, field: damaged})
+                convert({**row, field: damage})
             except errors.InvalidSpec:
                 continue
             except Exception as error:
-                what = f"{field}={damaged!r} raised {type(error).__name__}: {error}; raise errors.InvalidSpec"
+                what = f"{field}={damage!r} raised {type(error).__name__}: {error}; raise errors.InvalidSpec"
                 raise AssertionError(what) from error
     return example
 
 
 def example_core_space() -> CoreSpace:
-    """Return the core space of three random parents of different ranks; one module is adapted by a single one."""
+    """Return the core space of three random parents of different ranks, one of which adapts a module alone."""
     import torch
 
     from finch_hub.engine.composition import core_space
@@ -178,11 +180,11 @@ def example_core_space() -> CoreSpace:
 
 
 def _check_reasons(preset: Preset) -> None:
-    """Check that every value the preset sets has its reason, and no reason is left over."""
+    """Check that every value of the preset has a reason, and every reason a value."""
     parts = {"lora": preset.lora, "training": preset.training, "generation": preset.generation}
-    given = {f"{name}.{field}" for name, part in parts.items() for field in part.model_fields_set} | {"system"}
-    missing, left_over = sorted(given - preset.reasons.keys()), sorted(preset.reasons.keys() - given)
+    values = {f"{name}.{field}" for name, part in parts.items() for field in part.model_fields_set} | {"system"}
+    missing, unused = sorted(values - preset.reasons.keys()), sorted(preset.reasons.keys() - values)
     assert not missing, f"preset {preset.name!r} gives no reason for {', '.join(missing)}"
-    assert not left_over, f"preset {preset.name!r} gives a reason for {', '.join(left_over)}, which it does not set"
+    assert not unused, f"preset {preset.name!r} gives a reason for {', '.join(unused)}, which it does not set"
     empty = sorted(name for name, reason in preset.reasons.items() if not reason.strip())
     assert not empty, f"preset {preset.name!r} gives an empty reason for {', '.join(empty)}"

@@ -14,8 +14,7 @@ from typing import TypeVar
 from tokenizers import Tokenizer
 
 from examples.demo import domains, knowledge, shell, wheels
-from finch_hub import Hub
-from finch_hub.specs.reports import CompositionReport, EvaluationReport, TrainingReport
+from finch_hub import CompositionReport, EvaluationReport, Hub, TrainingReport
 
 R = TypeVar("R")
 

@@ -22,7 +22,13 @@ BASE = "base"  # a reserved name, so no adapter has it
 @click.option("--base", help="Base model.  [default: the adapters' base]")
 @click.option("--system", help="System prompt.  [default: the one that each adapter was trained with]")
 @click.option("--max-new-tokens", type=int, default=256, show_default=True, help="Maximum tokens of an answer.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 always takes the likeliest token.")
+@click.option(
+    "--temperature",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Sampling temperature. 0 takes the likeliest token.",
+)
 @click.option(
     "--top-p", type=float, default=1.0, show_default=True, help="Probability mass of the tokens to sample from."
 )

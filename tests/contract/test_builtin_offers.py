@@ -132,13 +132,13 @@ class Broken:
 
 
 BREAKS = {
-    "changes_input": "changed its input",
+    "changes_input": "the input was changed",
     "forgets_a_module": "one matrix for every module",
-    "is_unseeded": "differs from run to run",
+    "is_unseeded": "differs between runs",
     "divides_by_zero": "is not finite",
-    "shrinks_single_parents": "must come out as it is",
-    "resolves_single_parents": "has no conflict",
-    "drops_a_block": "keep the modules",
+    "shrinks_single_parents": "only one parent adapts it",
+    "resolves_single_parents": "only one parent adapts it",
+    "drops_a_block": "the modules must stay the same",
 }
 
 
