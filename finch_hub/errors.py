@@ -117,7 +117,7 @@ class IllegalTransition(Conflict):
 
     def __init__(self, job_id: str, old: str, new: str) -> None:
         self.job_id, self.old, self.new = job_id, old, new
-        super().__init__(f"job {job_id} cannot become {new}: it is {old}")
+        super().__init__(f"job {job_id} cannot become {new}: its state is {old}")
 
 
 class StaleFence(Conflict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -14,6 +13,7 @@ from finch_hub.registry.tables import Adapter, AdapterVersion, Parent, Tag
 from finch_hub.registry.types import insert_new, now
 from finch_hub.registry.version_rows import adapter_not_found, get_files_row, get_row, select_versions, to_value
 from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.specs.value import JsonObject
 
 
 def create(
@@ -27,8 +27,8 @@ def create(
     lineage: values.Lineage = values.Lineage(),  # noqa: B008  (frozen)
     state: values.VersionState = "ready",
     job_id: str | None = None,
-    spec: dict[str, Any] | None = None,
-    metrics: dict[str, Any] | None = None,
+    spec: JsonObject | None = None,
+    metrics: JsonObject | None = None,
     card: str = "",
     tags: Iterable[str] = (),
 ) -> values.AdapterVersion:

@@ -17,16 +17,16 @@ from finch_hub.registry import values
 from finch_hub.registry.transitions import (
     add_events,
     build_transition,
-    change_state,
     execute_transition,
     in_state,
     in_state_unindexed,
     jobs,
     to_jobs,
 )
-from finch_hub.registry.types import Json, later, now, once
+from finch_hub.registry.types import Columns, Json, later, now, once
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState
+from finch_hub.specs.value import JsonObject
 
 
 def renew(session: Session, job_id: str, fence: int, lease_seconds: float) -> values.Renewal:
@@ -60,9 +60,7 @@ def append_events(session: Session, job_id: str, fence: int, events: Sequence[Ne
 # The functions that end an attempt also append its last events, in one statement instead of three.
 
 
-def succeed(
-    session: Session, job_id: str, fence: int, result: dict[str, Any], *, events: Sequence[NewEvent] = ()
-) -> Job:
+def succeed(session: Session, job_id: str, fence: int, result: JsonObject, *, events: Sequence[NewEvent] = ()) -> Job:
     """Complete the job. Call it in the transaction that registers what the job made.
 
     Raises:
@@ -122,7 +120,7 @@ def hand_back(
     job = _lock_owned(session, job_id, fence)
     if job.cancel_requested is not None:
         return cancel(session, job_id, fence, events=events)
-    changes: dict[str, Any] = {"attempts": jobs.c.attempts - 1, "ring_at": now()}
+    changes: Columns = {"attempts": jobs.c.attempts - 1, "ring_at": now()}
     if alone is not None:
         changes["gang"] = None
     return _end(session, job_id, fence, JobState.QUEUED, "handed_back", changes=changes, reason=alone, events=events)
@@ -176,6 +174,7 @@ _IS_OWNER = (
     jobs.c.fence == sa.bindparam("owner_fence"),
     in_state_unindexed(JobState.RUNNING),
 )
+_LOCK = sa.select(jobs).where(*_IS_OWNER).with_for_update()
 _RENEW = (
     sa.update(jobs)
     .where(*_IS_OWNER)
@@ -190,22 +189,18 @@ _COUNT_EVENTS = (
 )
 
 
-def _describe_owner(job_id: str, fence: int) -> dict[str, Any]:
+def _describe_owner(job_id: str, fence: int) -> Columns:
     return {"owned_job": job_id, "owner_fence": fence}
 
 
-def _is_owner(job_id: str, fence: int) -> tuple[sa.ColumnElement[bool], ...]:
-    return jobs.c.id == job_id, jobs.c.fence == fence, in_state_unindexed(JobState.RUNNING)
-
-
 def _lock_owned(session: Session, job_id: str, fence: int) -> sa.Row[Any]:
-    row = session.execute(sa.select(jobs).where(*_is_owner(job_id, fence)).with_for_update()).one_or_none()
+    row = session.execute(_LOCK, _describe_owner(job_id, fence)).one_or_none()
     if row is None:
         raise errors.StaleFence(job_id, fence)
     return row
 
 
-def _delay_queueing(delay: float) -> dict[str, Any]:
+def _delay_queueing(delay: float) -> Columns:
     return dict.fromkeys(("not_before", "ring_at"), later(delay))
 
 
@@ -216,12 +211,13 @@ def _end(
     state: JobState,
     outcome: str,
     *where: sa.ColumnElement[bool],
-    changes: dict[str, Any] | None = None,
+    changes: Columns | None = None,
     reason: str | None = None,
     events: Sequence[NewEvent] = (),
 ) -> Job:
-    conditions = (*_is_owner(job_id, fence), *where)
-    row = change_state(session, state, *conditions, changes=changes, events=events, ending=(outcome, reason))
+    statement = build_transition(state, *_IS_OWNER, *where, changes=changes)
+    owner = _describe_owner(job_id, fence)
+    row = execute_transition(session, statement, state, owner, events=events, ending=(outcome, reason))
     if row is None:
         _lock_owned(session, job_id, fence)
         raise errors.Conflict(f"cannot cancel job {job_id}: no cancellation was requested")

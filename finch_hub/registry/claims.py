@@ -7,7 +7,6 @@ once the fence is higher. So a worker that was paused, disconnected or lost cann
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -21,7 +20,7 @@ from finch_hub.registry.transitions import (
     jobs,
     to_jobs,
 )
-from finch_hub.registry.types import Json, later, now, subset
+from finch_hub.registry.types import Columns, Json, later, now, subset
 from finch_hub.registry.values import Capabilities
 from finch_hub.specs.jobs import Job, JobState
 
@@ -91,7 +90,7 @@ def claim_companions(
 
 
 def _execute(
-    session: Session, statement: sa.Update, worker: str, lease_seconds: float, parameters: dict[str, Any]
+    session: Session, statement: sa.Update, worker: str, lease_seconds: float, parameters: Columns
 ) -> Job | None:
     parameters = parameters | {"claimer": worker, "lease_seconds": lease_seconds}
     row = execute_transition(session, statement, JobState.RUNNING, parameters, data={"worker": worker})
@@ -101,7 +100,7 @@ def _execute(
     return to_jobs(session, [row])[0]
 
 
-def _describe_slot(capabilities: Capabilities) -> dict[str, Any]:
+def _describe_slot(capabilities: Capabilities) -> Columns:
     return {
         **{f"slot_queue_{number}": queue for number, queue in enumerate(capabilities.queues)},
         "slot_device": capabilities.device,

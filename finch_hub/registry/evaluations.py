@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub.registry import values
 from finch_hub.registry.tables import Adapter, AdapterVersion, Base, Evaluation
 from finch_hub.registry.version_rows import get_row
+from finch_hub.specs.value import JsonObject
 
 
 def add(
@@ -18,15 +17,11 @@ def add(
     base_id: int,
     dataset: str,
     evaluator: str,
-    metrics: dict[str, Any],
+    metrics: JsonObject,
     adapter: str | None = None,
     job_id: str | None = None,
 ) -> None:
-    """Record a measurement.
-
-    Args:
-        dataset: digest of the data set.
-        adapter: measured version as `name/3`; None for the bare base.
+    """Record metrics of the version `adapter`, or of the bare base, on the data set with that digest.
 
     Raises:
         NotFound: the version does not exist.
@@ -48,11 +43,7 @@ def add(
 def find(
     session: Session, *, adapter: str | None = None, dataset: str | None = None, limit: int = 100
 ) -> list[values.Evaluation]:
-    """Return measurements, newest first.
-
-    Args:
-        adapter: version as `name/3`; None for all.
-        dataset: digest of a data set; None for all.
+    """Return measurements, newest first: all, those of a version, or those on the data set with that digest.
 
     Raises:
         NotFound: the version does not exist.

@@ -27,7 +27,7 @@ from finch_hub.registry.transitions import (
     to_job,
     to_jobs,
 )
-from finch_hub.registry.types import insert_new, later, now, once
+from finch_hub.registry.types import Columns, insert_new, later, now, once
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
@@ -125,12 +125,7 @@ def find(
     limit: int = 50,
     before: str | None = None,
 ) -> list[Job]:
-    """Return jobs, newest first.
-
-    Args:
-        before: id of a job; return only jobs that were submitted earlier.
-
-    """
+    """Return jobs, newest first; `before` is the id of the last job on the previous page."""
     query = sa.select(*JOB_COLUMNS).order_by(jobs.c.number.desc()).limit(limit)
     if states is not None:
         query = query.where(in_state(*sorted(states)))
@@ -266,7 +261,7 @@ def new_id() -> str:
     return base64.b32encode(secrets.token_bytes(10)).decode().lower()
 
 
-def _row(new: values.NewJob, parents: dict[str, JobState]) -> dict[str, Any]:
+def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:
     is_ready = all(parents[parent] is JobState.SUCCEEDED for parent in new.depends_on)
     return {
         "id": new_id(),
@@ -284,7 +279,7 @@ def _row(new: values.NewJob, parents: dict[str, JobState]) -> dict[str, Any]:
     }
 
 
-def _first_event(row: sa.Row[Any]) -> dict[str, Any]:
+def _first_event(row: sa.Row[Any]) -> Columns:
     data = {"state": row.state.value, "attempt": 0}
     return {"job_id": row.id, "seq": 1, "type": "state", "level": "info", "message": "", "data": data}
 

@@ -6,7 +6,7 @@ Relations are never loaded implicitly (``lazy="raise"``): each query names the r
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy import ForeignKey, Index
@@ -15,6 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_colu
 from finch_hub.registry import values
 from finch_hub.registry.types import BigId, Instant, Json, Prose, now
 from finch_hub.specs.jobs import JobState
+from finch_hub.specs.value import JsonObject
 
 NAMING = {
     "pk": "pk_%(table_name)s",
@@ -29,7 +30,7 @@ Name = Annotated[str, mapped_column(sa.String(96))]
 Digest = Annotated[str, mapped_column(sa.String(64))]
 Text = Annotated[str, mapped_column(Prose())]
 Count = Annotated[int, mapped_column(sa.BigInteger())]
-Document = Annotated[dict[str, Any], mapped_column(Json)]
+Document = Annotated[JsonObject, mapped_column(Json)]
 Texts = Annotated[list[str], mapped_column(Json)]
 Moment = Annotated[datetime, mapped_column(Instant())]
 Created = Annotated[datetime, mapped_column(Instant(), default=now())]
@@ -161,7 +162,7 @@ class Worker(Table):
     version: Mapped[str] = mapped_column(sa.String(64))
     schema: Mapped[str] = mapped_column(sa.String(32))
     slots: Mapped[int]
-    devices: Mapped[list[dict[str, Any]]] = mapped_column(Json)
+    devices: Mapped[list[JsonObject]] = mapped_column(Json)
     queues: Mapped[Texts]
     labels: Mapped[Texts]
     state: Mapped[str] = mapped_column(sa.String(16))

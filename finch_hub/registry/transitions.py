@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub.registry import tables
-from finch_hub.registry.types import now
+from finch_hub.registry.types import Columns, now
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements
+from finch_hub.specs.value import JsonObject
 
 # Core tables, not entities: other processes change the rows, so that a session must not cache them.
 jobs = tables.Job.__table__
@@ -75,7 +76,7 @@ def change_state(
     session: Session,
     new: JobState,
     *where: sa.ColumnElement[bool],
-    changes: dict[str, Any] | None = None,
+    changes: Columns | None = None,
     events: Sequence[NewEvent] = (),
     ending: tuple[str, str | None] | None = None,
 ) -> sa.Row[Any] | None:
@@ -94,11 +95,11 @@ def change_state(
     )
 
 
-def build_transition(new: JobState, *where: sa.ColumnElement[bool], changes: dict[str, Any] | None = None) -> sa.Update:
+def build_transition(new: JobState, *where: sa.ColumnElement[bool], changes: Columns | None = None) -> sa.Update:
     """Return the statement of a state change, which `execute_transition` executes any number of times."""
     old = [state for state in TRANSITIONS if new in TRANSITIONS[state]]
     last_seq = jobs.c.last_seq + sa.bindparam("num_events", 1, type_=sa.BigInteger())
-    columns: dict[str, Any] = {"state": new, "last_seq": last_seq, **(changes or {})}
+    columns: Columns = {"state": new, "last_seq": last_seq, **(changes or {})}
     if new in (JobState.RUNNING, JobState.CANCELLED):
         columns.setdefault("reason", None)  # the record of the earlier attempt keeps its reason
     if new is not JobState.RUNNING:
@@ -114,11 +115,11 @@ def execute_transition(
     session: Session,
     statement: sa.Update,
     new: JobState,
-    parameters: dict[str, Any] | None = None,
+    parameters: Columns | None = None,
     *,
     events: Sequence[NewEvent] = (),
     ending: tuple[str, str | None] | None = None,
-    data: dict[str, Any] | None = None,
+    data: JsonObject | None = None,
 ) -> sa.Row[Any] | None:
     """Do as `change_state`, with a built statement. `data` is added to the data of the new state's event."""
     row = session.execute(statement, {**(parameters or {}), "num_events": len(events) + 1}).one_or_none()

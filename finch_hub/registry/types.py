@@ -19,6 +19,9 @@ _SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f"
 Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers rows by itself only for INTEGER
 
+Columns = dict[str, Any]
+"""Values or SQL expressions, by the name of a column or a parameter."""
+
 
 class Instant(sa.types.TypeDecorator[datetime]):
     """Time in UTC: ``timestamptz`` on PostgreSQL, text with milliseconds on SQLite, which has no type for it."""

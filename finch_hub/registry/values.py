@@ -9,7 +9,7 @@ import pydantic
 
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import Digest, JobSpec, Label, Requirements
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import JsonObject, Value
 
 DeviceKind = Literal["cpu", "cuda"]
 VersionKind = Literal["train", "compose", "import", "quantize"]
@@ -48,7 +48,7 @@ class NewJob(Value):
 
     """
 
-    spec: dict[str, Any]
+    spec: JsonObject
     base_key: str | None = None
     group_key: str | None = None
     requirements: Requirements = Requirements()
@@ -156,7 +156,7 @@ class Lineage(Value):
     validation_digest: Digest | None = None
     seed: int | None = None
     versions: dict[str, str] = pydantic.Field(default={})
-    environment: dict[str, Any] = pydantic.Field(default={})
+    environment: JsonObject = pydantic.Field(default={})
 
 
 class AdapterVersion(Value):
@@ -170,8 +170,8 @@ class AdapterVersion(Value):
     state: VersionState
     kind: VersionKind
     job_id: str | None = None
-    spec: dict[str, Any] = pydantic.Field(default={})
-    metrics: dict[str, Any] = pydantic.Field(default={})
+    spec: JsonObject = pydantic.Field(default={})
+    metrics: JsonObject = pydantic.Field(default={})
     lineage: Lineage = Lineage()
     card: str = ""
     aliases: tuple[str, ...] = ()
@@ -218,6 +218,6 @@ class Evaluation(Value):
     adapter: str | None = None
     dataset: Digest
     evaluator: str
-    metrics: dict[str, Any]
+    metrics: JsonObject
     job_id: str | None = None
     created_at: datetime

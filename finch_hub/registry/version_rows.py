@@ -13,6 +13,7 @@ from sqlalchemy.sql.base import ExecutableOption
 from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias
+from finch_hub.registry.types import Columns
 from finch_hub.specs.references import LATEST, AdapterReference
 
 _Key = Literal["number", "alias", "latest"]
@@ -37,13 +38,7 @@ def select_versions(options: Sequence[ExecutableOption] = _FOR_MANY) -> sa.Selec
 
 
 def get_row(session: Session, reference: AdapterReference | str, *, deleted: bool = False) -> AdapterVersion:
-    """Return the row of a version; `deleted` includes deleted versions.
-
-    Raises:
-        NotFound: the adapter, version or alias does not exist.
-        Conflict: the reference is a bare name, and the adapter has no ready version.
-
-    """
+    """Return the row of a version, with the errors of `adapter_versions.resolve`; `deleted` allows deleted versions."""
     if isinstance(reference, str):
         reference = AdapterReference.parse(reference)
     query = _select_one(_key_of(reference), deleted=deleted)
@@ -54,13 +49,7 @@ def get_row(session: Session, reference: AdapterReference | str, *, deleted: boo
 
 
 def get_files_row(session: Session, reference: AdapterReference) -> sa.Row[Any]:
-    """Return name, number, digest and base columns of a version.
-
-    Raises:
-        NotFound: the adapter, version or alias does not exist.
-        Conflict: the reference is a bare name, and the adapter has no ready version.
-
-    """
+    """Return name, number, digest and base columns of a version, with the same errors."""
     row = session.execute(_select_files(_key_of(reference)), _parameters(reference)).one_or_none()
     if row is None:
         raise _explain_missing(session, reference)
@@ -89,7 +78,7 @@ def _key_of(reference: AdapterReference) -> _Key:
     return "number" if reference.version is not None else "alias" if reference.alias is not None else "latest"
 
 
-def _parameters(reference: AdapterReference) -> dict[str, Any]:
+def _parameters(reference: AdapterReference) -> Columns:
     return {"of_name": reference.name, "of_number": reference.version, "of_alias": reference.alias}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.transitions import in_state, jobs
-from finch_hub.registry.types import insert_new, later, now
+from finch_hub.registry.types import Columns, insert_new, later, now
 from finch_hub.specs.jobs import JobState
 
 workers = tables.Worker.__table__
@@ -88,7 +88,7 @@ def heartbeat(
         Conflict: another worker took over the name during a silence, or the row was removed.
 
     """
-    changes: dict[str, Any] = {"last_seen": now()}
+    changes: Columns = {"last_seen": now()}
     if devices is not None:
         changes["devices"] = [device.model_dump() for device in devices]
     state: RequestedState | None = session.scalar(
@@ -118,9 +118,7 @@ def get(session: Session, worker_id: str) -> values.Worker:
 def find(session: Session, *, silent_after: float = SILENT_SECONDS) -> list[values.Worker]:
     """Return all registered workers by name, with the jobs that they run.
 
-    Args:
-        silent_after: seconds without a heartbeat after which a worker is `silent`.
-
+    A worker without a heartbeat for `silent_after` seconds is `silent`.
     """
     running: dict[str, list[str]] = {}
     for job_id, worker_id in session.execute(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import JsonObject, Value
 
 
 class NewEvent(Value):
@@ -27,7 +27,7 @@ class NewEvent(Value):
     type: Literal["message", "phase", "progress", "metrics", "state", "report"]
     level: Literal["info", "warn", "error"] = "info"
     message: str = ""
-    data: dict[str, Any] = pydantic.Field(default={})  # JSON: each type has its own fields, and plugins add theirs
+    data: JsonObject = pydantic.Field(default={})  # JSON: each type has its own fields, and plugins add theirs
 
     @classmethod
     def phase(cls, name: str) -> NewEvent:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import pydantic
 
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
 from finch_hub.specs.references import AdapterReference, check_name
 from finch_hub.specs.training import TrainingConfig, TrainingOptions
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import JsonObject, Value
 
 Digest = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 AdapterName = Annotated[str, pydantic.AfterValidator(lambda name: check_name(name))]
@@ -122,9 +122,9 @@ class ComposeSpec(JobSpec):
     adapter: AdapterName
     parents: tuple[Parent, ...] = pydantic.Field(min_length=1)
     strategy: str = "auto"
-    parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
+    parameters: JsonObject = pydantic.Field(default_factory=dict)
     resolver: str = "keep"
-    resolver_parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
+    resolver_parameters: JsonObject = pydantic.Field(default_factory=dict)
     scale: float | None = pydantic.Field(default=None, gt=0, le=_MAX_WEIGHT)
     rank: pydantic.PositiveInt | Literal["auto"] | None = None
     evaluations: pydantic.PositiveInt = 16
@@ -136,9 +136,9 @@ class ComposeOptions(TypedDict, total=False):
     """Fields of `ComposeSpec` that `Hub.compose` accepts as further keyword arguments."""
 
     strategy: str
-    parameters: dict[str, Any]
+    parameters: JsonObject
     resolver: str
-    resolver_parameters: dict[str, Any]
+    resolver_parameters: JsonObject
     scale: float | None
     rank: int | Literal["auto"] | None
     evaluations: int
@@ -186,7 +186,7 @@ class ExportSpec(JobSpec):
     adapter: AdapterRef
     format: str
     out: str = pydantic.Field(min_length=1)
-    parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
+    parameters: JsonObject = pydantic.Field(default_factory=dict)
 
 
 class EvaluateSpec(JobSpec):
@@ -197,7 +197,7 @@ class EvaluateSpec(JobSpec):
     adapters: tuple[AdapterRef, ...] = ()
     dataset: Digest
     evaluator: str = "held_out_loss"
-    parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
+    parameters: JsonObject = pydantic.Field(default_factory=dict)
     system: str | None = None
 
     @property
@@ -268,7 +268,7 @@ class Job(Value):
     id: str
     kind: str
     state: JobState
-    spec: dict[str, Any]
+    spec: JsonObject
     requirements: Requirements = Requirements()
     priority: int = 0
     fence: int = 0
@@ -283,7 +283,7 @@ class Job(Value):
     finished_at: datetime | None = None
     worker: str | None = None
     reason: str | None = None
-    result: dict[str, Any] | None = None
+    result: JsonObject | None = None
 
 
 class JobResult(Value):
@@ -299,5 +299,5 @@ class JobResult(Value):
 
     adapter: str | None = None
     state: str | None = None
-    metrics: dict[str, Any] | None = None
-    report: dict[str, Any]
+    metrics: JsonObject | None = None
+    report: JsonObject

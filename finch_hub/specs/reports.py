@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 import pydantic
 
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import JsonObject, Value
 
 
 class TokenMetrics(Value):
@@ -75,8 +75,8 @@ class TrainingReport(Value):
     trainable_parameters: int
     total_parameters: int
     data: DataReport
-    environment: dict[str, Any] = pydantic.Field(default_factory=dict)
-    rank: dict[str, Any] | None = None
+    environment: JsonObject = pydantic.Field(default_factory=dict)
+    rank: JsonObject | None = None
 
 
 class PairConflict(Value):
@@ -178,9 +178,9 @@ class Candidate(Value):
     """
 
     strategy: str
-    parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
+    parameters: JsonObject = pydantic.Field(default_factory=dict)
     resolver: str = "keep"
-    resolver_parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
+    resolver_parameters: JsonObject = pydantic.Field(default_factory=dict)
     scale: float
     weights: tuple[float, ...] = ()
     losses: tuple[float | None, ...]
@@ -206,9 +206,9 @@ class CompositionReport(Value):
     """
 
     strategy: str
-    parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
+    parameters: JsonObject = pydantic.Field(default_factory=dict)
     resolver: str = "keep"
-    resolver_parameters: dict[str, Any] = pydantic.Field(default_factory=dict)
+    resolver_parameters: JsonObject = pydantic.Field(default_factory=dict)
     scale: float
     weights: tuple[float, ...] = ()
     rank: int
@@ -264,7 +264,7 @@ class QuantizationReport(Value):
     relative_error: float
     before: TokenMetrics | None = None
     after: TokenMetrics | None = None
-    candidates: tuple[dict[str, Any], ...] = ()
+    candidates: tuple[JsonObject, ...] = ()
 
 
 class EvaluationReport(Value):
@@ -272,7 +272,7 @@ class EvaluationReport(Value):
 
     evaluator: str
     dataset: str
-    results: dict[str, dict[str, Any]]
+    results: dict[str, JsonObject]
 
 
 class Change(Value):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 else:
     ModelMetaclass = type(pydantic.BaseModel)
 
+JsonObject = dict[str, Any]
+"""JSON at a border; its fields depend on a job kind, a format or a plugin."""
 
 # Paths of pydantic contain the members of a union: `constrained-int`, `literal['auto']`, `function-after[…]`.
 _MEMBER = re.compile(r"^[a-z]+(-[a-z]+)+$|\[.*\]$")

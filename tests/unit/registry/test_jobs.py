@@ -134,7 +134,7 @@ def test_cancelling_what_runs_asks_its_owner(database: Database) -> None:
 def test_cancelling_what_is_done_is_refused(database: Database) -> None:
     registry.submit(database)
     done = registry.succeed(database, registry.claimed(database))
-    with pytest.raises(errors.IllegalTransition, match="cannot become cancelled: it is succeeded"):
+    with pytest.raises(errors.IllegalTransition, match="cannot become cancelled: its state is succeeded"):
         registry.cancel(database, done)
     with pytest.raises(errors.NotFound):
         registry.cancel(database, done.evolve(id="none"))
