@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
-    from finch_hub.engine.bases.loading import Base
+    from finch_hub.engine.adapters.weights import AdapterWeights
+    from finch_hub.engine.bases.base import Base
     from finch_hub.engine.data.tokenizing import TokenizedExample
     from finch_hub.engine.decoder.decoder import Decoder
-    from finch_hub.engine.training.run import Run
+    from finch_hub.engine.training.run import TrainingRun
     from finch_hub.specs.training import TrainingConfig
 
 BIRDS = (
@@ -52,25 +53,25 @@ def adapted(base: Base, *, name: str = "default", seed: int = 0, dropout: float 
 
 def started(
     base: Base, training: TrainingConfig, adapter: AttachableAdapter, *, decoder: Decoder | None = None, **options: Any
-) -> Run:
+) -> TrainingRun:
     """Return the run of a training on twelve lessons, before its first step."""
-    from finch_hub.engine.decoder.decoder import decoder_of
-    from finch_hub.engine.training import loop
-    from finch_hub.engine.training.progress import Progress
-    from finch_hub.engine.training.run import Run
+    from finch_hub.engine.decoder.decoder import choose_decoder
+    from finch_hub.engine.training.data import prepare_data
+    from finch_hub.engine.training.progress import ProgressReporter
+    from finch_hub.engine.training.run import TrainingRun
     from finch_hub.specs.events import silent
 
-    progress = Progress(silent, base.device)
-    data = loop.prepare(base, training, lessons(12), (), system=None, progress=progress)
-    return Run(
+    reporter = ProgressReporter(silent, base.device)
+    data = prepare_data(base, training, lessons(12), (), system=None, reporter=reporter)
+    return TrainingRun(
         base,
         adapter,
-        decoder or decoder_of(base),
+        decoder or choose_decoder(base),
         training,
         data.train_set,
         data.held_out,
         workdir=None,
-        progress=progress,
+        reporter=reporter,
         should_stop=lambda: None,
         **options,
     )
@@ -104,6 +105,35 @@ def gradients(adapter: AttachableAdapter) -> Mapping[str, Tensor]:
     for parameter in adapter.parameters().values():
         parameter.grad = None
     return found
+
+
+def loss_and_gradients(
+    base: Base,
+    adapter: AttachableAdapter,
+    decoder: Decoder,
+    examples: Sequence[TokenizedExample],
+    *,
+    share_prefix: bool = False,
+    seed: int | None = 0,
+) -> tuple[float, Mapping[str, Tensor]]:
+    """Return loss and gradients of a decoder, for the examples as one batch."""
+    import torch
+
+    from finch_hub.engine.data.batches import pack
+    from finch_hub.engine.decoder.head import Head
+    from finch_hub.engine.decoder.loss import head_losses
+
+    batch = pack(examples, share_prefix=share_prefix)
+    scales = torch.full(batch.targets.shape, 1.0 / sum(int(example.labels.sum()) for example in examples))
+    hidden = decoder.hidden_states(batch, seed=seed)
+    loss = head_losses(hidden, Head(base.model).linear, batch.targets, scales).sum()
+    loss.backward()
+    return float(loss.detach()), gradients(adapter)
+
+
+def dense_updates(weights: AdapterWeights) -> dict[str, Tensor]:
+    """Return the dense update of each module."""
+    return {path: module.scale * module.B @ module.A for path, module in weights.modules.items()}
 
 
 def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, tolerance: float) -> None:

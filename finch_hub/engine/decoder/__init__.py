@@ -1,1 +1,1 @@
-"""The decoder: forward and backward passes over packed tokens, and the loss."""
+"""Decoders: forward and backward passes over batches of tokens, and the loss."""

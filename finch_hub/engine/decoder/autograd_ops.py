@@ -1,50 +1,23 @@
-"""The operations of a decoder layer on packed tokens, each with its own backward pass.
+"""Operations of a decoder layer on packed tokens, each with its own backward pass.
 
-transformers' layers are written to be read; on a CPU they spend nearly half of a LoRA training step outside of matrix
-products: casts, copies, masks and sums of gradients. These do the same arithmetic in fewer passes over memory, know
-that the base's weights are frozen, and know which tokens belong together, so that nothing is padded.
+On a CPU, transformers' layers spend nearly half of a LoRA training step outside of matrix products: in casts, copies,
+masks and sums of gradients. These operations do the same arithmetic in fewer passes over memory. They use that the
+base's weights are frozen and that tokens are not padded.
 
-All tensors are [N, …] with one row for each token. With a float32 base everything is computed in float32; with a
-bfloat16 base products are, and sums inside of norms, softmax and products are float32.
+All tensors are [N, …] with one row for each token. With a float32 base everything is computed in float32. With a
+bfloat16 base the products are bfloat16, and sums inside of norms, softmax and products are float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from finch_hub.engine.decoder.frozen_linear import Product
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
-class Update:
-    """What an adapter, or a stack of several, adds to one linear module on some rows: ``scale * dropout(x) Aᵀ Bᵀ``.
-
-    Attributes:
-        rows: of the packed tokens.
-        columns: of the product's outputs, those of the module.
-        A: float32 [r, in].
-        B: float32 [out, r].
-        scale: alpha / r, or as rsLoRA has it.
-        dropout: probability of dropping an input, 0 in evaluation.
-        seed: of the dropout mask, which is drawn again in the backward pass rather than kept.
-        others: of a stack, bool [rows, r]: which of the r factors are another adapter's than the row's, and nothing to
-            it.
-
-    """
-
-    rows: slice
-    columns: slice
-    A: Tensor
-    B: Tensor
-    scale: float
-    dropout: float = 0.0
-    seed: int = 0
-    others: Tensor | None = None
+from finch_hub.engine.decoder.frozen_linear import FrozenLinear
+from finch_hub.engine.decoder.low_rank_updates import LowRankUpdate
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -71,16 +44,18 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return result
 
 
-class _Linears(torch.autograd.Function):
+class _AdaptedLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, product: Product, updates: Sequence[Update], *factors: Tensor) -> Tensor:
-        y, kept = product.forward(x), []
+    def forward(
+        ctx: Any, x: Tensor, frozen: FrozenLinear, updates: Sequence[LowRankUpdate], *factors: Tensor
+    ) -> Tensor:
+        y, kept = frozen.forward(x), []
         for update in updates:
             A, B = update.A.to(x.dtype), update.B.to(x.dtype)
-            inner = _own(_dropped(x[update.rows], update) @ A.T, update)
+            inner = _mask_ranks(_drop_inputs(x[update.rows], update) @ A.T, update)
             y[update.rows, update.columns].addmm_(inner, B.T, alpha=update.scale)
             kept += [A, B, inner]
-        ctx.product, ctx.updates = product, updates
+        ctx.frozen, ctx.updates = frozen, updates
         ctx.save_for_backward(x if kept else None, *kept)
         return y
 
@@ -89,44 +64,44 @@ class _Linears(torch.autograd.Function):
         (gradient,) = gradients
         x, *saved = ctx.saved_tensors
         kept = iter(saved)
-        to_input = ctx.product.backward(gradient) if ctx.needs_input_grad[0] else None
+        to_input = ctx.frozen.backward(gradient) if ctx.needs_input_grad[0] else None
         to_factors: list[Tensor] = []
         for update in ctx.updates:
             A, B, inner = next(kept), next(kept), next(kept)
-            own = gradient[update.rows, update.columns]
-            to_inner = _own((own @ B).mul_(update.scale), update)
-            to_factors.append((_dropped(x[update.rows], update).T @ to_inner).T.to(update.A.dtype))
-            to_factors.append((own.T @ inner).to(update.B.dtype).mul_(update.scale))
+            to_output = gradient[update.rows, update.columns]
+            to_inner = _mask_ranks((to_output @ B).mul_(update.scale), update)
+            to_factors.append((_drop_inputs(x[update.rows], update).T @ to_inner).T.to(update.A.dtype))
+            to_factors.append((to_output.T @ inner).to(update.B.dtype).mul_(update.scale))
             if to_input is None:
                 continue
             if update.dropout:
-                to_input[update.rows] += _dropped(to_inner @ A, update)
+                to_input[update.rows] += _drop_inputs(to_inner @ A, update)
             else:
                 to_input[update.rows].addmm_(to_inner, A)
         return to_input, None, None, *to_factors
 
 
-def linears(x: Tensor, product: Product, updates: Sequence[Update] = ()) -> Tensor:
-    """Return the outputs [N, out] of adapted linear modules that share their input: ``x Wᵀ + b + scale * x Aᵀ Bᵀ``.
+def adapted_linear(x: Tensor, frozen: FrozenLinear, updates: Sequence[LowRankUpdate] = ()) -> Tensor:
+    """Return the outputs [N, out] of adapted linear modules: ``x Wᵀ + b + scale * x Aᵀ Bᵀ``.
 
     Args:
-        x: [N, in].
-        product: of the modules.
-        updates: on them.
+        x: [N, in], input that the modules share.
+        frozen: weights of the modules.
+        updates: terms that adapters add.
 
     """
     factors = [factor for update in updates for factor in (update.A, update.B)]
-    outputs: Tensor = _Linears.apply(x, product, updates, *factors)  # type: ignore[no-untyped-call]
+    outputs: Tensor = _AdaptedLinear.apply(x, frozen, updates, *factors)  # type: ignore[no-untyped-call]
     return outputs
 
 
-def _own(inner: Tensor, update: Update) -> Tensor:
-    # Filled, not multiplied: what another adapter makes of a row may be infinite.
-    return inner if update.others is None else inner.masked_fill_(update.others, 0.0)
+def _mask_ranks(inner: Tensor, update: LowRankUpdate) -> Tensor:
+    # Filled, not multiplied: another adapter's values on a row may be infinite.
+    return inner if update.masked_ranks is None else inner.masked_fill_(update.masked_ranks, 0.0)
 
 
-def _dropped(x: Tensor, update: Update) -> Tensor:
-    """Return x with inputs dropped and the others scaled up, the same ones for the same seed."""
+def _drop_inputs(x: Tensor, update: LowRankUpdate) -> Tensor:
+    """Return x with inputs dropped and the others scaled up; equal seeds drop equal inputs."""
     if not update.dropout:
         return x
     generator = torch.Generator(x.device).manual_seed(update.seed)

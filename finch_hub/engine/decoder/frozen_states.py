@@ -1,4 +1,4 @@
-"""What the layers under the first adapted one make of an example: the same in every epoch, so computed once."""
+"""Cache of hidden states below the first adapted layer, which are the same in every epoch."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from torch import Tensor
 
 from finch_hub.engine.data.tokenizing import TokenizedExample
 
-# A constant, as whether states are kept shows in the bytes of the result. A thousand examples of 1,000 tokens take
-# half of it in bfloat16 at a width of 1024.
-_LIMIT = 4 * 2**30
-# Tokens computed at once: enough for products to run at full speed, few enough to pass between two steps.
+# A constant, because caching shows in the bytes of the result. A thousand examples of 1,000 tokens take half of it in
+# bfloat16 at a width of 1024.
+_MAX_BYTES = 4 * 2**30
+# Tokens computed at once: enough for products to run at full speed, few enough to be short between two steps.
 _CHUNK_TOKENS = 1024
 
 
 class FrozenStates:
-    """Hidden states of examples under the first adapted layer, kept over the epochs.
+    """Cache of the hidden states of examples below the first adapted layer.
 
-    Rounding depends on what is computed at once, so examples are computed with those that stand beside them in the
-    data: the states are the same in every batch and after a resume.
+    Rounding depends on the examples that are computed together. So the chunks follow the order of the data, and the
+    states are the same in every batch and after a resume.
 
     Args:
-        examples: that will be asked for.
+        examples: examples whose states are cached.
 
     """
 
@@ -31,26 +31,33 @@ class FrozenStates:
         self._states: dict[TokenizedExample, Tensor] = {}
 
     @staticmethod
-    def fit(examples: Sequence[TokenizedExample], *, width: int, itemsize: int) -> bool:
-        """Tell whether the examples' states, of so many numbers of so many bytes a token, may be kept."""
-        return sum(len(example) for example in examples) * width * itemsize <= _LIMIT
+    def fits_limit(examples: Sequence[TokenizedExample], *, width: int, itemsize: int) -> bool:
+        """Return whether the examples' states are below the memory limit.
+
+        Args:
+            examples: examples to cache.
+            width: numbers of a token's state.
+            itemsize: bytes of a number.
+
+        """
+        return sum(len(example) for example in examples) * width * itemsize <= _MAX_BYTES
 
     def missing(self, examples: Sequence[TokenizedExample]) -> list[tuple[TokenizedExample, ...]]:
-        """Return what is to be computed, each of them at once, before the examples' states are here."""
-        lacking = [example for example in examples if example not in self._states]
-        return list(dict.fromkeys(self._chunks.get(example, (example,)) for example in lacking))
+        """Return the chunks to compute before all examples' states are cached."""
+        uncached = [example for example in examples if example not in self._states]
+        return list(dict.fromkeys(self._chunks.get(example, (example,)) for example in uncached))
 
-    def keep(self, chunk: Sequence[TokenizedExample], states: Sequence[Tensor]) -> None:
-        """Keep the states of one of the missing."""
+    def add(self, chunk: Sequence[TokenizedExample], states: Sequence[Tensor]) -> None:
+        """Cache the states of a chunk."""
         self._states.update(zip(chunk, states, strict=True))
 
-    def of(self, example: TokenizedExample) -> Tensor:
-        """Return the example's states [length, d], which are here."""
+    def get(self, example: TokenizedExample) -> Tensor:
+        """Return the cached states [length, d] of an example."""
         return self._states[example]
 
 
 def _chunks(examples: Sequence[TokenizedExample]) -> Iterator[tuple[TokenizedExample, ...]]:
-    """Divide the examples, as they stand, into chunks of so many tokens."""
+    """Divide the examples into chunks of limited tokens, in order."""
     chunk: list[TokenizedExample] = []
     for example in examples:
         if chunk and sum(map(len, chunk)) + len(example) > _CHUNK_TOKENS:

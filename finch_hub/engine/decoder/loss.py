@@ -1,4 +1,4 @@
-"""Cross-entropy of completion tokens, from hidden states, without ever holding all logits."""
+"""Cross-entropy of completion tokens, computed from hidden states without holding all logits."""
 
 from __future__ import annotations
 
@@ -8,92 +8,92 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finch_hub.engine.decoder.frozen_linear import Product
-
-# Most rows of logits at once: enough for the products to run at full speed, and 200 KB a row at most vocabularies.
-_ROWS = 128
+from finch_hub.engine.bases.memory import LOGIT_ROWS
+from finch_hub.engine.decoder.frozen_linear import FrozenLinear
 
 
 class _HeadLosses(torch.autograd.Function):
-    """The losses; the gradient of the hidden states is made on the way, while the logits are at hand."""
+    """Losses of tokens; the forward pass computes the gradient too, while it holds the logits."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, product: Product, targets: Tensor, scales: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: FrozenLinear, targets: Tensor, scales: Tensor) -> Tensor:
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         likelihoods = scales.new_empty(len(targets))
-        wide = _buffer(targets, product)
+        buffer = _probability_buffer(targets, head)
         for rows in _chunks(len(targets)):
-            chosen = targets[rows, None]
-            probabilities = _softmax(product.forward(hidden[rows]), wide)
-            likelihood = probabilities.gather(1, chosen)
+            target = targets[rows, None]
+            probabilities = _softmax(head.forward(hidden[rows]), buffer)
+            likelihood = probabilities.gather(1, target)
             likelihoods[rows] = likelihood[:, 0]
             if gradient is not None:
-                probabilities.scatter_(1, chosen, likelihood - 1.0)
-                # Scaled when it is summed up: in float16 single ones would vanish.
-                torch.mul(product.backward(probabilities.to(hidden.dtype)), scales[rows, None], out=gradient[rows])
+                probabilities.scatter_(1, target, likelihood - 1.0)
+                # Scaled after the product: in float16 the gradients of single tokens would vanish.
+                torch.mul(head.backward(probabilities.to(hidden.dtype)), scales[rows, None], out=gradient[rows])
         ctx.save_for_backward(gradient)
-        # Below the smallest float32 a probability is 0 and its loss, of 87 nats, no longer a number.
+        # A probability below the smallest float32 would be 0, and its loss infinite.
         return likelihoods.clamp_(min=torch.finfo(torch.float32).tiny).log_().mul_(scales).neg_()
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        # Backward starts from their sum, so each one's own gradient is 1 and nothing has to be multiplied.
+        # Backward starts from the sum of the losses, so the gradient of each loss is 1.
         return gradient, None, None, None
 
 
-def head_losses(hidden: Tensor, product: Product, targets: Tensor, scales: Tensor) -> Tensor:
-    """Return ``scale * cross-entropy`` of each token, float32 [L]; a backward pass is to begin from their sum only.
+def head_losses(hidden: Tensor, head: FrozenLinear, targets: Tensor, scales: Tensor) -> Tensor:
+    """Return ``scale * cross-entropy`` of each token, float32 [L].
+
+    A backward pass must start from the sum of the losses.
 
     Args:
-        hidden: [L, d], of the places that predict.
-        product: of the language-model head, to V outputs.
-        targets: int64 [L].
-        scales: float32 [L], usually one over the label tokens of the whole step.
+        hidden: [L, d], hidden states that predict the targets.
+        head: language-model head, to V outputs.
+        targets: int64 [L], token ids.
+        scales: float32 [L], usually 1 / label tokens of the whole step.
 
     """
-    losses: Tensor = _HeadLosses.apply(hidden, product, targets, scales)  # type: ignore[no-untyped-call]
+    losses: Tensor = _HeadLosses.apply(hidden, head, targets, scales)  # type: ignore[no-untyped-call]
     return losses
 
 
 @torch.no_grad()
-def token_losses(hidden: Tensor, product: Product, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy of each token (float32 [L]) and whether the largest logit was its (bool [L]).
+def token_losses(hidden: Tensor, head: FrozenLinear, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy of each token (float32 [L]) and whether its logit was the largest (bool [L]).
 
-    ``log p_t = z_t - z_max + log p_max``, for ``p_max >= 1 / V`` cannot underflow as ``p_t`` can.
+    It uses ``log p_t = z_t - z_max + log p_max``: ``p_max >= 1 / V`` cannot underflow, but ``p_t`` can.
     """
-    losses, right = [], []
-    wide = _buffer(targets, product)
+    losses, correct = [], []
+    buffer = _probability_buffer(targets, head)
     for rows in _chunks(len(targets)):
-        logits = product.forward(hidden[rows])
-        probabilities = _softmax(logits, wide)
-        # Without its place, which takes seven times as long to find, and matters only where several are the largest.
+        logits = head.forward(hidden[rows])
+        probabilities = _softmax(logits, buffer)
+        # argmax takes seven times as long as amax, and differs only where several logits are the largest.
         best = logits.amax(dim=-1, keepdim=True)
-        own = logits.gather(1, targets[rows, None])
-        losses.append((best.float() - own.float() - probabilities.amax(dim=-1, keepdim=True).log())[:, 0])
-        hits = (own == best)[:, 0]
+        target_logits = logits.gather(1, targets[rows, None])
+        losses.append((best.float() - target_logits.float() - probabilities.amax(dim=-1, keepdim=True).log())[:, 0])
+        hits = (target_logits == best)[:, 0]
         tied = (hits & ((logits == best).sum(dim=-1) > 1)).nonzero()[:, 0]
         if len(tied):
             hits[tied] = logits[tied].argmax(dim=-1) == targets[rows][tied]
-        right.append(hits)
-    return torch.cat(losses), torch.cat(right)
+        correct.append(hits)
+    return torch.cat(losses), torch.cat(correct)
 
 
 def _chunks(count: int) -> Iterator[slice]:
-    """Divide rows evenly: a few left over would read all of the head's weights for themselves."""
-    number = -(-count // _ROWS)
+    """Divide rows evenly: a small last chunk would read all of the head's weights again."""
+    number = -(-count // LOGIT_ROWS)
     for place in range(number):
         yield slice(count * place // number, count * (place + 1) // number)
 
 
-def _buffer(targets: Tensor, product: Product) -> Tensor:
-    """Return float32 memory for the logits of one chunk, which is larger than allocators like to give repeatedly."""
-    shape = (min(_ROWS, len(targets)), sum(product.sizes))
+def _probability_buffer(targets: Tensor, head: FrozenLinear) -> Tensor:
+    """Return float32 memory for one chunk, which all chunks reuse: allocating it again for each would be slow."""
+    shape = (min(LOGIT_ROWS, len(targets)), sum(head.sizes))
     return torch.empty(shape, dtype=torch.float32, device=targets.device)
 
 
-def _softmax(logits: Tensor, wide: Tensor) -> Tensor:
-    """Return the probabilities [c, V] in `wide`."""
-    # Softmax from one dtype to another takes ten times as long as to copy and compute in place.
-    probabilities = wide[: len(logits)].copy_(logits)
+def _softmax(logits: Tensor, buffer: Tensor) -> Tensor:
+    """Return the probabilities [c, V] in the buffer."""
+    # Softmax from one dtype to another takes ten times as long as a copy and softmax in place.
+    probabilities = buffer[: len(logits)].copy_(logits)
     return torch.softmax(probabilities, dim=-1, out=probabilities)

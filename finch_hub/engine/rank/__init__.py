@@ -1,1 +1,1 @@
-"""The rank of each module: given, divided among the modules by the data, or found after training."""
+"""Rank of each module: as requested, divided by the data before training, or reduced after training."""

@@ -1,4 +1,4 @@
-"""Which directions of a module's inputs carry most variance on a sample of the data (EVA, arXiv 2410.07170)."""
+"""Directions of most variance in the modules' inputs, on a sample of the data (EVA, arXiv 2410.07170)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from peft.tuners.lora.eva import SVDHook, get_eva_state_dict
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
 
 PASSES = 2
-"""Over the sample; left to itself PEFT goes on for dozens, see decision 0043."""
+"""Passes over the sample; without a bound PEFT makes dozens, see decision 0043."""
 
-_BATCHES = 4  # that the sample is divided into: small ones make the directions turn for long
-_SETTLED = 0.99  # cosine of a direction and itself a batch earlier, EVA's tau
+_BATCHES = 4  # of the sample: with smaller batches the directions settle later
+_SETTLED = 0.99  # cosine of a direction and the same direction one batch earlier, EVA's tau
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Directions:
-    """What EVA found.
+    """Directions of the modules' inputs.
 
     Attributes:
-        rows: [rank, in] of each module, orthonormal, the most telling ones first; none where nothing is worth one.
-        settled: inputs whose directions no longer turned in the last batch; modules may share an input.
-        inputs: number of different ones.
+        rows: [rank, in] of each module, orthonormal, in descending order of variance; empty for a module of rank 0.
+        settled: inputs whose directions did not change in the last batch.
+        inputs: number of different inputs; modules may share one.
 
     """
 
@@ -39,30 +39,30 @@ class Directions:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """Rank of each module; 0 where nothing is worth one."""
+        """Rank of each module; it may be 0."""
         return {path: len(rows) for path, rows in self.rows.items()}
 
 
-def directions(
+def find_directions(
     base: Base, paths: Sequence[str], sample: Sequence[TokenizedExample], *, rank: int, redistribution: float = 1.0
 ) -> Directions:
     """Find the directions of the modules' inputs that explain most of their variance (EVA).
 
-    PEFT passes over the data until no direction turns any more. On a sample the least ones go on turning for long, for
-    they are those of its noise, so the passes are bounded, and the result says how many inputs had settled by then.
+    PEFT passes over the data until no direction changes. On a sample the weakest directions are noise and change for
+    long. So the passes are bounded, and the result contains the number of inputs that settled.
 
     Args:
-        base: without adapters.
-        paths: of the modules.
-        sample: examples that are looked at, at their label tokens; these must be twice `rank` times `redistribution`.
-        rank: on average over the modules.
-        redistribution: how many times the average a module may get, by explained variance; 1 gives all the same.
+        base: base without adapters.
+        paths: paths of the modules.
+        sample: examples with at least 2 x `rank` x `redistribution` label tokens, which EVA reads.
+        rank: average rank of the modules.
+        redistribution: highest rank of a module over the average, by explained variance; 1 gives equal ranks.
 
     Raises:
         TrainingFailed: the inputs of a module are not finite.
 
     """
-    tokens = max(2 * round(rank * redistribution), sum(int(one.labels.sum()) for one in sample) // _BATCHES)
+    tokens = max(2 * round(rank * redistribution), sum(int(example.labels.sum()) for example in sample) // _BATCHES)
     loader = _loader(sample, label_tokens=tokens, device=base.device)
     config = peft.LoraConfig(
         r=rank,
@@ -71,38 +71,42 @@ def directions(
         eva_config=peft.EvaConfig(rho=redistribution, tau=_SETTLED),
     )
     last = 1 + PASSES * len(loader)  # the first forward pass only finds modules with the same input
-    number, inputs, turning = 0, 0, 0
+    number, inputs, unsettled = 0, 0, 0
 
     def forward(model: Any, batch: dict[str, Tensor]) -> None:
-        nonlocal number, inputs, turning
+        nonlocal number, inputs, unsettled
         number += 1
-        hooks = [one for part in model.modules() for one in part._forward_hooks.values() if isinstance(one, SVDHook)]
+        hooks = [
+            hook for module in model.modules() for hook in module._forward_hooks.values() if isinstance(hook, SVDHook)
+        ]
         inputs = max(inputs, len(hooks))
         if number == last + 1:
-            turning = len(hooks)
+            unsettled = len(hooks)
         if number > last:
             for hook in hooks:
-                hook.sim_thresh = -1.0  # whatever it has after this pass counts
+                hook.sim_thresh = -1.0  # accept its directions after this pass
         model.get_decoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
 
     try:
         with torch.no_grad():
             rows = get_eva_state_dict(base.model, loader, config, forward_fn=forward, show_progress_bar=False)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # torch's stubs leave it out
-        raise errors.TrainingFailed(f"the base computes values that are not finite on this data: {error}") from error
-    return Directions(rows={path: rows[path].float().cpu() for path in paths}, settled=inputs - turning, inputs=inputs)
+        raise errors.TrainingFailed(f"the base computed values that are not finite: {error}") from error
+    return Directions(
+        rows={path: rows[path].float().cpu() for path in paths}, settled=inputs - unsettled, inputs=inputs
+    )
 
 
 def _loader(
     examples: Sequence[TokenizedExample], *, label_tokens: int, device: torch.device
 ) -> list[dict[str, Tensor]]:
-    """Make padded batches of at least so many label tokens: PEFT waits forever for one that has fewer than it needs."""
+    """Make padded batches of at least `label_tokens`: PEFT never ends if a batch has fewer than it needs."""
     groups: list[list[TokenizedExample]] = [[]]
-    for example in sorted(examples, key=len):  # rows of like length need less padding
-        if sum(int(one.labels.sum()) for one in groups[-1]) >= label_tokens:
+    for example in sorted(examples, key=len):  # rows of similar length need less padding
+        if sum(int(example.labels.sum()) for example in groups[-1]) >= label_tokens:
             groups.append([])
         groups[-1].append(example)
-    if len(groups) > 1 and sum(int(one.labels.sum()) for one in groups[-1]) < label_tokens:
+    if len(groups) > 1 and sum(int(example.labels.sum()) for example in groups[-1]) < label_tokens:
         groups[-2] += groups.pop()
     return [_padded(group, device) for group in groups]
 

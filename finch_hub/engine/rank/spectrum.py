@@ -1,4 +1,4 @@
-"""An adapter's directions by what they weigh, and how many of them held-out loss shows to be needed."""
+"""Singular values of an adapter's updates, and the threshold below which they are cut."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from finch_hub import errors
 from finch_hub.engine.adapters.weights import AdapterWeights
 
-_EVALUATIONS = 8  # of the search for the threshold: it halves what is undecided each time
+_MAX_EVALUATIONS = 8  # of the search: each halves the number of possible thresholds
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Spectrum:
-    """An adapter's updates by singular values: ``ΔW = U diag(S) Vᵀ`` of each module, thin.
+    """Thin singular value decomposition of an adapter's updates: ``ΔW = U diag(S) Vᵀ`` of each module.
 
     Attributes:
         modules: path to (U [out, r], S [r], V [in, r]), float32.
@@ -27,101 +27,108 @@ class Spectrum:
 
     @classmethod
     def of(cls, weights: AdapterWeights) -> Spectrum:
-        """Decompose the updates from their factors, without ever making one of them dense."""
-        found = {}
+        """Decompose the updates by their factors, without dense updates."""
+        modules = {}
         for path, module in weights.modules.items():
             Q_left, R_left = torch.linalg.qr(module.B.float() * module.scale)
             Q_right, R_right = torch.linalg.qr(module.A.float().T)
             U, S, Vh = torch.linalg.svd(R_left @ R_right.T)
-            found[path] = (Q_left @ U, S, Q_right @ Vh.T)
-        return cls(modules=found)
+            modules[path] = (Q_left @ U, S, Q_right @ Vh.T)
+        return cls(modules=modules)
 
     def costs(self) -> dict[str, int]:
-        """Return the parameters that one direction of each module takes."""
+        """Return the parameters of one direction of each module."""
         return {path: len(U) + len(V) for path, (U, _, V) in self.modules.items()}
 
     def ranks(self, threshold: float) -> dict[str, int]:
-        """Return how many singular values of each module are at least the threshold."""
+        """Return the number of each module's singular values at or above the threshold."""
         return {path: int(torch.count_nonzero(S.ge(threshold))) for path, (_, S, _) in self.modules.items()}
 
     def parameters(self, threshold: float) -> int:
-        """Return the parameters of an adapter cut at the threshold."""
+        """Return the number of parameters of an adapter that is cut at the threshold."""
         costs = self.costs()
         return sum(costs[path] * rank for path, rank in self.ranks(threshold).items())
 
     def thresholds(self) -> list[float]:
-        """Return all singular values above zero, the largest first: each is where one more direction stays."""
+        """Return all singular values above zero, in descending order: each keeps one more direction."""
         values = torch.cat([S for _, S, _ in self.modules.values()])
         return sorted({float(value) for value in values if value > 0}, reverse=True)
 
     def factors(self, ranks: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return evenly scaled A [r, in] and B [out, r] of each module cut to its rank; none where that is 0."""
-        found = {}
+        """Return A [r, in] and B [out, r] of equal scale for each module, cut to its rank; rank 0 has none."""
+        factors = {}
         for path, (U, S, V) in self.modules.items():
             if rank := ranks.get(path, 0):
                 root = S[:rank].sqrt()
-                found[path] = ((V[:, :rank] * root).T.contiguous(), U[:, :rank] * root)
-        return found
+                factors[path] = ((V[:, :rank] * root).T.contiguous(), U[:, :rank] * root)
+        return factors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Choice:
-    """What one threshold costs: the adapter's parameters and held-out loss."""
+class ThresholdChoice:
+    """A threshold, with the parameters and held-out loss of the adapter cut at it."""
 
     threshold: float
     parameters: int
     loss: float
 
 
-def choose(
+def choose_threshold(
     spectrum: Spectrum,
     loss_at: Callable[[float], float],
     *,
     full_loss: float,
     tolerance: float,
     budget: int | None,
-) -> tuple[float, list[Choice]]:
-    """Find the highest threshold whose held-out loss is at most `tolerance` above the uncut adapter's.
+) -> tuple[float, list[ThresholdChoice]]:
+    """Find the highest threshold whose held-out loss is at most `tolerance` above the full adapter's.
 
-    Fewer directions rarely do better, so the thresholds are halved by what is measured.
+    The search is binary, because fewer directions rarely give a lower loss.
 
     Args:
-        spectrum: of the trained adapter.
-        loss_at: measures the adapter cut at a threshold.
-        full_loss: of the uncut adapter.
-        tolerance: relative, such as 0.005.
-        budget: upper bound of parameters; where it asks for a higher threshold than the tolerance allows, it wins.
+        spectrum: decomposition of the trained adapter.
+        loss_at: function that returns the held-out loss of the adapter cut at a threshold.
+        full_loss: held-out loss of the full adapter.
+        tolerance: relative increase of the loss that is allowed, such as 0.005.
+        budget: upper bound of parameters, which precedes the tolerance; None for none.
 
     Returns:
-        The threshold, and everything that was measured on the way.
+        The threshold, and all measured choices.
+
+    Raises:
+        TrainingFailed: the adapter's updates are zero.
+        InvalidSpec: the budget is below one direction.
 
     """
     thresholds = spectrum.thresholds()
     if not thresholds:
-        raise errors.TrainingFailed("the trained adapter is zero: there is no rank to choose")
-    most = len(thresholds) - 1
+        raise errors.TrainingFailed(
+            "cannot choose a rank: all updates of the trained adapter are zero (raise learning_rate or epochs)"
+        )
+    last = len(thresholds) - 1
     if budget is not None:
         affordable = [place for place, value in enumerate(thresholds) if spectrum.parameters(value) <= budget]
         if not affordable:
             least = spectrum.parameters(thresholds[0])
             what = f"{budget:,} parameters are fewer than the strongest direction takes ({least:,})"
             raise errors.InvalidSpec(errors.Problem(where="rank_budget", what=what, fix="raise it"))
-        most = affordable[-1]
-    measured: dict[int, Choice] = {}
+        last = affordable[-1]
+    measured: dict[int, ThresholdChoice] = {}
 
-    def good(place: int) -> bool:
+    def is_good(place: int) -> bool:
         if place not in measured:
             value = thresholds[place]
-            measured[place] = Choice(threshold=value, parameters=spectrum.parameters(value), loss=loss_at(value))
+            parameters = spectrum.parameters(value)
+            measured[place] = ThresholdChoice(threshold=value, parameters=parameters, loss=loss_at(value))
         return measured[place].loss <= full_loss * (1 + tolerance)
 
-    low, high = 0, most
-    # The last one is good without measuring where nothing is cut; within a budget it is the best there is.
-    while low < high and len(measured) < _EVALUATIONS:
+    low, high = 0, last
+    # The last threshold needs no measurement: it cuts nothing, or it is the best within the budget.
+    while low < high and len(measured) < _MAX_EVALUATIONS:
         middle = (low + high) // 2
-        if good(middle):
+        if is_good(middle):
             high = middle
         else:
             low = middle + 1
-    good(high)
+    is_good(high)
     return thresholds[high], sorted(measured.values(), key=lambda choice: choice.parameters)

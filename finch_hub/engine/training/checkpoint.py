@@ -1,8 +1,8 @@
-"""Checkpoints of a training: complete, whole or absent, and never taken for those of other work.
+"""Checkpoint files of a training, each with the state that a resume restores.
 
-Each is a folder ``step-00000042`` with ``state.safetensors`` and ``state.json``. It is written under a temporary name,
-synced to the disk and renamed; ``state.json`` holds the tensors' hash and its own, so that a truncated or altered
-checkpoint is found out and the one before it is used.
+A checkpoint is a folder such as ``step-00000042`` with ``state.safetensors`` and ``state.json``. It is written under a
+temporary name, synced to the disk and renamed. ``state.json`` contains hashes of both files, so a truncated or altered
+checkpoint is detected and the previous one is used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,115 +20,109 @@ import safetensors.torch
 from torch import Tensor
 
 from finch_hub import errors
+from finch_hub.engine.training.resume_state import ResumeState, TrainingProgress
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
 _PREFIX, _UNFINISHED = "step-", ".unfinished-"
+_OPTIMIZER, _BEST = "=", "best."  # prefixes of the tensors' names
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Checkpoint:
-    """What a training needs to go on as if it had never stopped.
-
-    Attributes:
-        step: optimiser steps done.
-        identity: names the work (data, specification, base, what else bytes depend on); resumed by the same only.
-        state: plain data of the loop.
-        tensors: parameters, moments, best parameters.
-
-    """
-
-    step: int
-    identity: Mapping[str, str]
-    state: Mapping[str, Any]
-    tensors: Mapping[str, Tensor]
-
-
-def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+def save(folder: Path, state: ResumeState, *, identity: Mapping[str, str], keep: int) -> Path:
     """Write a checkpoint into the folder, and remove all but the newest `keep`.
 
+    Args:
+        folder: work directory of the training.
+        state: state to restore.
+        identity: hashes of everything that the result depends on; only a training with the same hashes resumes.
+        keep: number of checkpoints.
+
     Raises:
-        OSError: the disk is full, and so on; older checkpoints are left as they were.
+        OSError: the checkpoint cannot be written; older checkpoints stay.
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"{_PREFIX}{checkpoint.step:08d}"
+    final = folder / f"{_PREFIX}{state.progress.step:08d}"
     unfinished = folder / f"{_UNFINISHED}{final.name}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        data = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in checkpoint.tensors.items()})
+        tensors = {f"{_OPTIMIZER}{name}": tensor for name, tensor in state.optimizer.items()}
+        tensors |= {f"{_BEST}{number}": tensor for number, tensor in enumerate(state.best_parameters)}
+        data = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
         _write(unfinished / _TENSORS, data)
         body = {
-            "step": checkpoint.step,
-            "identity": dict(checkpoint.identity),
-            "state": dict(checkpoint.state),
+            "step": state.progress.step,
+            "identity": dict(identity),
+            "state": state.progress.model_dump(mode="json", exclude_defaults=True),
             "tensors_sha256": hashlib.sha256(data).hexdigest(),
         }
-        _write(unfinished / _STATE, _canonical({**body, "sha256": _hash(body)}))
+        _write(unfinished / _STATE, _to_json({**body, "sha256": _hash(body)}))
         _sync(unfinished)
-        if final.exists():  # of an attempt that was interrupted at this very step; ours holds the same
+        if final.exists():  # an attempt that was interrupted at this step left the same state
             shutil.rmtree(final)
         unfinished.rename(final)
         _sync(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    for old in _steps(folder)[keep:]:
+    for old in list_checkpoints(folder)[keep:]:
         shutil.rmtree(old)
     return final
 
 
-def newest(folder: Path, identity: Mapping[str, str]) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest checkpoint that is whole, None if there is none, and what is wrong with those passed over.
+def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[ResumeState | None, list[str]]:
+    """Return the newest complete checkpoint, None if there is none, and the problems of skipped checkpoints.
 
     Raises:
-        InvalidCheckpoint: it belongs to other work; says what differs.
+        InvalidCheckpoint: the checkpoint belongs to a different training.
 
     """
     damaged: list[str] = []
-    for path in _steps(folder):
+    for path in list_checkpoints(folder):
         try:
-            checkpoint = _load(path)
+            body, tensors = _read(path)
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             damaged.append(f"{path.name} is damaged ({error})")
             continue
-        changed = sorted(
-            name
-            for name in identity.keys() | checkpoint.identity.keys()
-            if identity.get(name) != checkpoint.identity.get(name)
-        )
+        known = body["identity"]
+        changed = sorted(name for name in identity.keys() | known.keys() if identity.get(name) != known.get(name))
         if changed:
             raise errors.InvalidCheckpoint(
-                f"the checkpoint {path} belongs to other work: {', '.join(changed)} changed since; "
-                "start in another work directory, or remove it to begin anew"
+                f"the checkpoint {path} belongs to a different training: {', '.join(changed)} changed "
+                "(choose another work directory, or delete this one to start again)"
             )
-        return checkpoint, damaged
+        state = ResumeState(
+            progress=TrainingProgress.of(body["state"]),
+            optimizer={
+                name.removeprefix(_OPTIMIZER): tensor for name, tensor in tensors.items() if name.startswith(_OPTIMIZER)
+            },
+            best_parameters=tuple(tensors[name] for name in sorted(tensors) if name.startswith(_BEST)),
+        )
+        return state, damaged
     return None, damaged
 
 
-def _steps(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path | None) -> list[Path]:
     """List the finished checkpoints, newest first."""
-    return sorted(folder.glob(f"{_PREFIX}*"), reverse=True) if folder.is_dir() else []
+    return sorted(folder.glob(f"{_PREFIX}*"), reverse=True) if folder is not None and folder.is_dir() else []
 
 
-def _load(path: Path) -> Checkpoint:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     body = json.loads((path / _STATE).read_bytes())
     if body.pop("sha256") != _hash(body):
-        raise ValueError(f"{_STATE} is not what was written")
+        raise ValueError(f"{_STATE} was changed after it was written")
     data = (path / _TENSORS).read_bytes()
     if hashlib.sha256(data).hexdigest() != body["tensors_sha256"]:
-        raise ValueError(f"{_TENSORS} is not what was written")
-    return Checkpoint(
-        step=body["step"], identity=body["identity"], state=body["state"], tensors=safetensors.torch.load(data)
-    )
+        raise ValueError(f"{_TENSORS} was changed after it was written")
+    return {"identity": body["identity"], "state": body["state"]}, safetensors.torch.load(data)
 
 
-def _canonical(body: Mapping[str, Any]) -> bytes:
+def _to_json(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, sort_keys=True).encode()
 
 
 def _hash(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_canonical(body)).hexdigest()
+    return hashlib.sha256(_to_json(body)).hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:

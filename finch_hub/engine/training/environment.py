@@ -1,4 +1,4 @@
-"""What the bytes of a trained adapter depend on beside specification, data and base."""
+"""Machine and library versions that the bytes of a trained adapter depend on."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import peft
 import psutil
 import torch
 import transformers
 
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 
 
-def describe(base: Base | None = None) -> dict[str, Any]:
-    """Return processor, instruction set, threads and versions, with a base its device and dtype too, for lineage."""
-    found: dict[str, Any] = {
+def describe(base: Base | None = None) -> dict[str, str | int]:
+    """Return processor, instruction set, threads and versions, and with a base its device and dtype."""
+    description: dict[str, str | int] = {
         "processor": _processor(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -30,27 +30,44 @@ def describe(base: Base | None = None) -> dict[str, Any]:
     }
     if base is not None:
         device = base.device
-        found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        found["dtype"] = str(base.dtype).removeprefix("torch.")
-    return found
+        description["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        description["dtype"] = str(base.dtype).removeprefix("torch.")
+    return description
 
 
-def digest(description: Mapping[str, Any]) -> str:
-    """Return the hash of what :func:`describe` returned, perhaps with more."""
+def digest(description: Mapping[str, str | int]) -> str:
+    """Return the hash of an environment's description."""
     return hashlib.sha256(json.dumps(dict(description), sort_keys=True).encode()).hexdigest()
 
 
 def _processor() -> str:
-    """Return the processor's model: libraries choose their kernels by it, within one instruction set too."""
+    """Return the processor's model: libraries choose kernels by the model, not only by the instruction set."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
 
 
-def physical_cores() -> int:
-    """Count the physical cores that this process may use; hyper-threads only share a core's arithmetic units."""
+def count_physical_cores() -> int:
+    """Count the physical cores that this process may use; hyper-threads share a core's arithmetic units."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+
+
+@contextmanager
+def use_threads(threads: int | None) -> Iterator[None]:
+    """Set torch's number of threads, and afterwards restore it and torch's random state.
+
+    Args:
+        threads: number of threads; None takes one per physical core.
+
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or count_physical_cores())
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,8 +1,8 @@
-"""Several adapters on one base trained together: one forward and backward pass for the rows of all.
+"""Training group: several adapters on one base, trained with shared forward and backward passes.
 
-A small job's products are too small to keep a processor busy, and read all of the base's weights for few tokens. Those
-of several jobs side by side are not (LoRAFusion, arXiv 2510.00206). Every job keeps its own optimiser, schedule,
-dropout masks, evaluations, checkpoints and end, so its result is what it would be alone, up to rounding.
+The products of a small job are too small to keep a processor busy, and read all of the base's weights for few tokens.
+Several jobs together fill it (LoRAFusion, arXiv 2510.00206). Every job keeps its own optimizer, schedule, dropout
+masks, evaluations, checkpoints and end. So its result is the same as alone, except for rounding.
 """
 
 from __future__ import annotations
@@ -13,28 +13,30 @@ from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, attach
-from finch_hub.engine.bases.loading import Base
-from finch_hub.engine.data.report import data_report
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.decoder.packed import PackedDecoder
-from finch_hub.engine.training import Interrupted, loop
-from finch_hub.engine.training.progress import Progress
-from finch_hub.engine.training.run import Run, ShouldStop
+from finch_hub.engine.training import environment, loop
+from finch_hub.engine.training.data import TrainingData, prepare_data
+from finch_hub.engine.training.duration import estimate_seconds
+from finch_hub.engine.training.interruption import Interrupted, ShouldStop
+from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.engine.training.run import TrainingRun
 from finch_hub.specs.events import Report, silent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import DataReport
 from finch_hub.specs.training import TrainingConfig
 
-Outcome = loop.Trained | errors.FinchError | Interrupted
-"""What became of a member; errors are returned, so that one member's do not end the others."""
+MemberResult = loop.Trained | errors.FinchError | Interrupted
+"""Result of a member; errors are returned, so that one member's error does not end the others."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Member:
-    """One job of a gang: what :func:`finch_hub.engine.training.loop.train` takes.
+    """One job of a training group, with the arguments of :func:`finch_hub.engine.training.loop.train`.
 
     Attributes:
-        ended: told what became of it as soon as that is known, while the others go on; it may take the adapter off.
+        on_end: called with the result as soon as it is known, while the others continue; it may detach the adapter.
 
     """
 
@@ -46,30 +48,30 @@ class Member:
     workdir: Path | None = None
     report: Report = silent
     should_stop: ShouldStop = lambda: None
-    ended: Callable[[Outcome], None] = lambda outcome: None
+    on_end: Callable[[MemberResult], None] = lambda result: None
 
 
-class _Seat:
-    """One member's place: its run while it trains, its outcome in the end."""
+class _MemberTraining:
+    """Training of one member, from its data to its result."""
 
     def __init__(self, base: Base, member: Member, number: int) -> None:
         self._base, self._member = base, member
-        self._name = f"gang-{number}"
+        self._name = f"member-{number}"
         self._adapter: AttachableAdapter | None = None
         self._data: DataReport | None = None
-        self.run: Run | None = None
-        self.outcome: Outcome | None = None
+        self.run: TrainingRun | None = None
+        self.result: MemberResult | None = None
 
-    def join(self, members: int) -> loop.Data | None:
-        """Prepare everything, and go on from a checkpoint if there is one; None where that failed."""
+    def prepare(self, members: int) -> TrainingData | None:
+        """Prepare data, adapter and run, and resume from a checkpoint; return None if that failed."""
         member, base = self._member, self._base
-        progress = Progress(member.report, base.device)
+        reporter = ProgressReporter(member.report, base.device)
         try:
-            data = loop.prepare(
-                base, member.training, member.examples, member.validation, system=member.system, progress=progress
+            data = prepare_data(
+                base, member.training, member.examples, member.validation, system=member.system, reporter=reporter
             )
             self._adapter = attach(base, member.config, name=self._name, seed=member.training.seed)
-            self.run = Run(
+            self.run = TrainingRun(
                 base,
                 self._adapter,
                 PackedDecoder(base.model, adapter=self._name),
@@ -77,41 +79,40 @@ class _Seat:
                 data.train_set,
                 data.held_out,
                 workdir=member.workdir,
-                progress=progress,
+                reporter=reporter,
                 should_stop=member.should_stop,
                 members=members,
             )
             self.run.resume()
         except (errors.FinchError, Interrupted) as error:
-            self.leave(error)
+            self.end(error)
             return None
         return data
 
-    def begin(self, run: Run, data: loop.Data, seconds: float | None) -> None:
-        """Tell of the data, and that so many seconds of training begin."""
-        self._data = data_report(data.examples, data.validation, data.train_set, steps=run.steps, seconds=seconds)
-        run.progress.report("data", self._data)
-        run.progress.phase("training")
+    def describe_data(self, run: TrainingRun, data: TrainingData, seconds: float | None) -> None:
+        """Report the data and the estimated duration, before the first step."""
+        self._data = data.describe(run.reporter, steps=run.batches.steps, seconds=seconds)
+        run.reporter.report_phase("training")
 
-    def ready(self) -> bool:
-        """Tell whether there is another step, and settle the outcome if there is none."""
+    def begin_step(self) -> bool:
+        """Return whether there is another step, and end the training if there is none."""
         if self.run is None:
             return False
         try:
-            if self.run.ready():
+            if loop.begin_step(self.run):
                 return True
         except (errors.FinchError, Interrupted) as error:
-            self.leave(error)
+            self.end(error)
         else:
-            self.leave(None)
+            self.end(None)
         return False
 
-    def leave(self, failure: errors.FinchError | Interrupted | None) -> None:
-        """Settle the outcome and tell of it; the adapter of a failed member leaves the base."""
+    def end(self, failure: errors.FinchError | Interrupted | None) -> None:
+        """Set the result and pass it to the member; detach the adapter of a failed member."""
         if failure is not None:
-            self.outcome = failure
+            self.result = failure
         elif self.run is not None and self._adapter is not None and self._data is not None:
-            self.outcome = loop.Trained(adapter=self._adapter, report=self.run.finish(self._data))
+            self.result = loop.Trained(adapter=self._adapter, report=self.run.finish(self._data))
         if self.run is not None:
             self.run.close()
             self.run = None
@@ -119,65 +120,66 @@ class _Seat:
             self._adapter.disable()
             if failure is not None:
                 self._adapter.detach()
-        if self.outcome is not None:
-            self._member.ended(self.outcome)
+        if self.result is not None:
+            self._member.on_end(self.result)
 
-    def drop(self) -> None:
-        """Leave the base as it was, with no outcome."""
-        if self.outcome is None and self._adapter is not None:
+    def discard(self) -> None:
+        """Detach the adapter without a result."""
+        if self.result is None and self._adapter is not None:
             if self.run is not None:
                 self.run.close()
             self._adapter.detach()
 
 
 def can_join(base: Base, config: LoRAConfig, training: TrainingConfig) -> bool:
-    """Tell whether a job on this base can be trained in a gang: packed rows, plain LoRA, no recomputation, no EVA."""
-    usual = config.rank != "auto" and config.init != "eva" and not config.use_dora
-    plain = usual and training.packing and not training.gradient_checkpointing
-    return plain and base.device.type == "cpu" and PackedDecoder.supports(base.model)
+    """Return whether a training group can have this job: packed rows, plain LoRA, no recomputation, no EVA."""
+    is_plain = config.rank != "auto" and config.init != "eva" and not config.use_dora
+    is_packed = training.packing and not training.gradient_checkpointing
+    return is_plain and is_packed and base.device.type == "cpu" and PackedDecoder.supports(base.model)
 
 
-def train_gang(base: Base, members: Sequence[Member]) -> list[Outcome]:
-    """Train the members together, and return what became of each, in order.
+def train_group(base: Base, members: Sequence[Member]) -> list[MemberResult]:
+    """Train the members together, and return their results in order.
 
-    Members that end early leave the others. The adapters of those that succeed stay on the base, disabled, under the
-    names ``gang-0`` and so on.
+    Members that end early leave the group. The adapters of successful members stay on the base, disabled, with the
+    names ``member-0`` and so on.
 
     Args:
-        base: without other adapters.
-        members: ranks, modules, learning rates, batch sizes and lengths of training may differ.
+        base: base without other adapters.
+        members: jobs; their ranks, modules, learning rates, batch sizes and lengths may differ.
 
     Raises:
-        InvalidSpec: the members want different numbers of threads, or one of them cannot be trained in a gang.
-        TrainingFailed: memory does not suffice; train the members alone.
+        InvalidSpec: the numbers of threads differ, or a member cannot be trained in a group.
+        TrainingFailed: memory is too small; train the members alone.
 
     """
     threads = {member.training.threads for member in members}
     problems = [
-        errors.Problem(where=f"member {place}", what="cannot be trained in a gang", fix="train it alone")
+        errors.Problem(where=f"member {place}", what="cannot be trained in a group", fix="train it alone")
         for place, member in enumerate(members)
         if not can_join(base, member.config, member.training)
     ]
     if len(threads) > 1:
-        problems.append(errors.Problem(where="threads", what="the members want different numbers of threads"))
+        what, fix = "the members have different numbers of threads", "give all the same number"
+        problems.append(errors.Problem(where="threads", what=what, fix=fix))
     if problems:
-        raise errors.InvalidSpec(problems, subject="gang")
-    seats = [_Seat(base, member, number) for number, member in enumerate(members)]
+        raise errors.InvalidSpec(problems, subject="training group")
+    trainings = [_MemberTraining(base, member, number) for number, member in enumerate(members)]
     decoder = PackedDecoder(base.model)
     try:
-        with loop.computing(threads.pop()):
-            prepared = [(seat, seat.join(len(members))) for seat in seats]
-            joined = [(seat, seat.run, data) for seat, data in prepared if seat.run is not None and data is not None]
-            estimates = loop.estimate(decoder, [run for _, run, _ in joined])
-            for (seat, run, data), seconds in zip(joined, estimates, strict=True):
-                seat.begin(run, data, seconds)
-            while active := [seat for seat in seats if seat.ready()]:
-                runs = [seat.run for seat in active if seat.run is not None]
-                for seat, failure in zip(active, loop.step(decoder, runs), strict=True):
+        with environment.use_threads(threads.pop()):
+            prepared = [(training, training.prepare(len(members))) for training in trainings]
+            ready = [(training, training.run, data) for training, data in prepared if training.run and data]
+            estimates = estimate_seconds(decoder, [run for _, run, _ in ready])
+            for (training, run, data), seconds in zip(ready, estimates, strict=True):
+                training.describe_data(run, data, seconds)
+            while active := [training for training in trainings if training.begin_step()]:
+                runs = [training.run for training in active if training.run is not None]
+                for training, failure in zip(active, loop.take_step(decoder, runs), strict=True):
                     if failure is not None:
-                        seat.leave(failure)
+                        training.end(failure)
     except BaseException:
-        for seat in seats:
-            seat.drop()
+        for training in trainings:
+            training.discard()
         raise
-    return [seat.outcome for seat in seats if seat.outcome is not None]
+    return [training.result for training in trainings if training.result is not None]

@@ -1,27 +1,26 @@
-"""Which work a checkpoint belongs to."""
+"""Identity of a training, by which a checkpoint of a different training is refused."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.training import environment
 from finch_hub.specs.training import TrainingConfig
 
 
-def of(
+def identify_training(
     base: Base,
     adapter: AttachableAdapter,
     training: TrainingConfig,
     train_set: Sequence[TokenizedExample],
     held_out: Sequence[TokenizedExample],
-    surroundings: Mapping[str, Any],
+    surroundings: Mapping[str, str | int],
 ) -> dict[str, str]:
-    """Name all that the bytes of the result depend on, by parts, so that a refusal can say which one changed."""
+    """Return hashes of everything that the result's bytes depend on, by parts, so that a refusal names the part."""
     data = hashlib.sha256()
     for part in (train_set, held_out):
         for example in part:

@@ -1,10 +1,9 @@
-"""Training adapters: one, or several on one base whose steps are computed together."""
+"""Training loop: setup, evaluation, checkpoint, step, and the report at the end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,29 +11,29 @@ import torch
 
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
-from finch_hub.engine.bases.loading import Base
-from finch_hub.engine.data import splitting
-from finch_hub.engine.data.report import data_report
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder import evaluation
-from finch_hub.engine.decoder.decoder import Decoder, decoder_of
+from finch_hub.engine.decoder.decoder import Decoder, choose_decoder
 from finch_hub.engine.rank import automatic
-from finch_hub.engine.training import environment, gradients
-from finch_hub.engine.training.progress import Progress
-from finch_hub.engine.training.run import Run, ShouldStop
-from finch_hub.engine.training.state import BatchTokens
+from finch_hub.engine.training import environment
+from finch_hub.engine.training.data import prepare_data
+from finch_hub.engine.training.duration import estimate_seconds
+from finch_hub.engine.training.gradients import MicroBatches, accumulate_gradients, is_out_of_memory
+from finch_hub.engine.training.interruption import ShouldStop
+from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.engine.training.resume_state import BatchTokens
+from finch_hub.engine.training.run import TrainingRun
 from finch_hub.specs.events import Report, silent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
-_ESTIMATED_SHARE = 64  # of all examples that are learnt, one is computed for the estimate of the time, twice
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trained:
-    """An adapter, on its base and enabled, and the evidence of its training."""
+    """Trained adapter, enabled on its base, and the report of its training."""
 
     adapter: AttachableAdapter
     report: TrainingReport
@@ -55,49 +54,51 @@ def train(
     adapter: AttachableAdapter | None = None,
     batch_tokens: BatchTokens | None = None,
 ) -> Trained:
-    """Train an adapter on examples; the best one by held-out loss is what remains, where there is validation data.
+    """Train an adapter on examples; with validation data, return the one with the lowest held-out loss.
 
-    Randomness is a function of seed and step alone, so a training that is resumed from a checkpoint ends with the
-    same bytes as one that was never interrupted, on a CPU with the same number of threads.
+    Randomness depends only on the seed and the step. So a resumed training ends with the same bytes as an
+    uninterrupted one, on a CPU with the same number of threads.
 
     Args:
-        base: stays as it is.
+        base: base model; its weights do not change.
         config: shape of the adapter.
-        training: everything else.
-        examples: to learn.
-        validation: held-out examples; None splits off the share that `training` says.
+        training: all other settings.
+        examples: examples to learn.
+        validation: held-out examples; None splits off the share that `training` gives.
         system: system prompt of the examples that have none.
-        workdir: where checkpoints are kept; None keeps none.
-        report: takes events.
-        should_stop: asked between steps and between batches of an evaluation.
-        resume: go on from the newest checkpoint in `workdir`.
-        adapter: on this base already, to be trained further; None attaches a new one.
-        batch_tokens: of the report of a training that is to be repeated to the byte, whose memory may have run out.
+        workdir: folder of the checkpoints; None keeps none.
+        report: receiver of events.
+        should_stop: called between steps, and between batches of an evaluation.
+        resume: whether to continue from the newest checkpoint in `workdir`.
+        adapter: adapter on this base to train further; None attaches a new one.
+        batch_tokens: bounds from the report of an earlier training, to repeat it to the byte if memory ran out.
 
     Raises:
-        InvalidDataset: examples that leave nothing to learn.
-        InvalidSpec: settings that don't go together, or a module that the base doesn't have.
-        Diverged: the loss or a gradient is no longer finite.
-        InvalidCheckpoint: the work directory belongs to other work.
-        TrainingFailed: memory does not suffice for one example.
-        Interrupted: `should_stop` said so.
+        InvalidDataset: the examples have nothing to learn.
+        InvalidSpec: the settings contradict each other, or name a module that the base does not have.
+        Diverged: the loss or a gradient is not finite.
+        InvalidCheckpoint: the work directory belongs to a different training.
+        TrainingFailed: memory is too small for a single example.
+        Interrupted: a stop was requested.
 
     """
-    progress = Progress(report, base.device)
-    with computing(training.threads):
-        data = prepare(base, training, examples, validation, system=system, progress=progress)
+    reporter = ProgressReporter(report, base.device)
+    with environment.use_threads(training.threads):
+        data = prepare_data(base, training, examples, validation, system=system, reporter=reporter)
         finds_rank = adapter is None and config.rank == "auto"
         if finds_rank:
             automatic.check_data(data.train_set, data.held_out)
-        attached = adapter or automatic.begin(base, config, data.train_set, seed=training.seed, say=progress.message)
+        attached = adapter or automatic.attach_for_training(
+            base, config, data.train_set, seed=training.seed, report_message=reporter.report_message
+        )
         try:
-            decoder = decoder_of(
+            decoder = choose_decoder(
                 base,
                 packing=training.packing,
                 gradient_checkpointing=training.gradient_checkpointing,
-                remember=(*data.train_set, *data.held_out) if training.epochs > 1 else (),
+                repeated_examples=(*data.train_set, *data.held_out) if training.epochs > 1 else (),
             )
-            run = Run(
+            run = TrainingRun(
                 base,
                 attached,
                 decoder,
@@ -105,29 +106,26 @@ def train(
                 data.train_set,
                 data.held_out,
                 workdir=workdir,
-                progress=progress,
+                reporter=reporter,
                 should_stop=should_stop,
                 batch_tokens=batch_tokens,
             )
             try:
                 if resume:
                     run.resume()
-                (seconds,) = estimate(decoder, [run])
-                described = data_report(
-                    data.examples, data.validation, data.train_set, steps=run.steps, seconds=seconds
-                )
-                progress.report("data", described)
-                progress.phase("training")
-                while run.ready():
-                    (failure,) = step(decoder, [run])
+                (seconds,) = estimate_seconds(decoder, [run])
+                described = data.describe(reporter, steps=run.batches.steps, seconds=seconds)
+                reporter.report_phase("training")
+                while begin_step(run):
+                    (failure,) = take_step(decoder, [run])
                     if failure is not None:
                         raise failure
                 finished = run.finish(described)
             finally:
                 run.close()
             if finds_rank:
-                progress.phase("choosing the rank")
-                attached, finished = _shrunk(base, attached, config, data.held_out, finished)
+                reporter.report_phase("choosing the rank")
+                attached, finished = _reduce_rank(base, attached, config, data.held_out, finished)
             return Trained(adapter=attached, report=finished)
         except BaseException:
             if adapter is None:
@@ -135,186 +133,98 @@ def train(
             raise
 
 
-def _shrunk(
-    base: Base,
-    adapter: AttachableAdapter,
-    config: LoRAConfig,
-    held_out: Sequence[TokenizedExample],
-    report: TrainingReport,
-) -> tuple[AttachableAdapter, TrainingReport]:
-    """Cut the adapter to the directions it needs, and say so in the report."""
-    if report.after is None:
-        raise AssertionError("a rank is chosen by held-out data, and the last step measures on it")
-    smaller, metrics, chosen = automatic.shrink(
-        base,
-        adapter,
-        lambda: evaluation.measure(base, held_out),
-        uncut_loss=report.after.loss,
-        tolerance=config.rank_tolerance,
-        budget=config.rank_budget,
-    )
-    parameters = smaller.trainable_parameters
-    total = report.total_parameters - report.trainable_parameters + parameters
-    return smaller, report.evolve(after=metrics, rank=chosen, trainable_parameters=parameters, total_parameters=total)
-
-
-def _check(base: Base, training: TrainingConfig, examples: Sequence[Example]) -> None:
-    if not examples:
-        raise errors.InvalidDataset(errors.Problem(what="there are no examples", fix="give at least one"))
-    if training.max_length is not None and training.max_length > base.context:
-        what = f"{training.max_length:,} tokens are more than the base's context of {base.context:,}"
-        raise errors.InvalidSpec(errors.Problem(where="max_length", what=what, fix="lower it"), subject="training")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Data:
-    """Examples as they are given, and as they are learnt."""
-
-    examples: Sequence[Example]
-    validation: Sequence[Example]
-    train_set: Sequence[TokenizedExample]
-    held_out: Sequence[TokenizedExample]
-
-
-def prepare(
-    base: Base,
-    training: TrainingConfig,
-    examples: Sequence[Example],
-    validation: Sequence[Example] | None,
-    *,
-    system: str | None,
-    progress: Progress,
-) -> Data:
-    """Split and tokenise, and fit the base's attention to the lengths.
+def begin_step(run: TrainingRun) -> bool:
+    """Evaluate, stop or save if it is due, and return whether there is another step.
 
     Raises:
-        InvalidDataset: examples that leave nothing to learn.
-        InvalidSpec: examples may be longer than the base's context.
+        Interrupted: a stop was requested.
+        Diverged: the held-out loss is not finite.
 
     """
-    _check(base, training, examples)
-    progress.phase("tokenizing")
-    if validation is None:
-        examples, validation = splitting.split(examples, training.validation, training.seed)
-    length = training.max_length or min(base.context, 2048)
-    train_set = tokenize_all(examples, base.tokenizer, system=system, max_length=length)
-    held_out = tokenize_all(validation, base.tokenizer, system=system, max_length=length, subject="validation data")
-    base.fit_attention(max(len(example) for example in (*train_set, *held_out)))
-    return Data(examples=examples, validation=validation, train_set=train_set, held_out=held_out)
+    run.evaluate_if_due()
+    if run.is_finished:
+        return False
+    run.stop_if_requested()
+    run.save_if_due()
+    return True
 
 
-def estimate(decoder: Decoder, runs: Sequence[Run]) -> list[float | None]:
-    """Return about how many seconds all steps of each run take on this device, computed together, from a few examples.
+def take_step(decoder: Decoder, runs: Sequence[TrainingRun]) -> list[errors.Diverged | None]:
+    """Take one step of every run with gradients computed together, and return each run's failure.
 
-    The same go first, untimed: threads start, memory is got, weights and frozen states are prepared. Both together cost
-    a small share of what they estimate. Few examples take longer than many for each token, by up to twice.
-    None for a run that is over already, or if memory doesn't suffice, which the steps will deal with.
-    """
-    coming = [run for run in runs if not run.done]
-    if not coming:
-        return [None] * len(runs)
-    left = max(1, sum(run.examples for run in coming) // _ESTIMATED_SHARE)
-    some: list[tuple[Run, tuple[int, ...]]] = []
-    for run in coming:
-        if left > 0:
-            rows = run.micro_batches()[0][:left]
-            some.append((run, rows))
-            left -= len(rows)
-    timed, micro = [run for run, _ in some], [[rows] for _, rows in some]
-    try:
-        gradients.accumulate(decoder, timed, micro)
-        _wait_for(timed[0].base.device)
-        began = time.monotonic()
-        gradients.accumulate(decoder, timed, micro)
-        _wait_for(timed[0].base.device)
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        return [None] * len(runs)
-    finally:
-        for run in timed:
-            run.clear()
-    per_token = (time.monotonic() - began) / sum(run.lengths[row] for run, rows in some for row in rows)
-
-    def seconds(run: Run) -> float:
-        """All tokens that are computed until the run ends, those of the others included."""
-        return per_token * sum(
-            min(run.steps, other.steps) * sum(other.lengths) / other.steps_per_epoch for other in coming
-        )
-
-    return [None if run.done else seconds(run) for run in runs]
-
-
-def step(decoder: Decoder, runs: Sequence[Run]) -> list[errors.Diverged | None]:
-    """Do one step of every run, their gradients computed together; return what went wrong with each.
-
-    Where memory runs out, micro-batches are halved from here on; the examples of a step, and what its gradient is
-    divided by, stay the same.
+    If memory runs out, micro-batches are halved from this step on. The examples of a step and the divisor of its
+    gradient stay the same.
 
     Args:
-        decoder: a `PackedDecoder` where there are several runs.
-        runs: each of which is ready.
+        decoder: decoder of the base; a `PackedDecoder` if there are several runs.
+        runs: runs for which :func:`begin_step` returned True.
 
     Raises:
-        TrainingFailed: memory does not suffice for one example.
+        TrainingFailed: memory is too small for a single example.
 
     """
     began = time.monotonic()
     while True:
-        micro = [run.micro_batches() for run in runs]
+        micro_batches = [run.micro_batches() for run in runs]
         try:
-            losses = gradients.accumulate(decoder, runs, micro)
-            if len(runs) > 1 and not all(run.finite for run in runs):
-                # They went through the same products, where what is no number spoils all. Apart, it is one run's own.
-                losses = [gradients.accumulate(decoder, [run], [own])[0] for run, own in zip(runs, micro, strict=True)]
+            losses = accumulate_gradients(decoder, runs, micro_batches)
+            if len(runs) > 1 and not all(run.has_finite_gradients() for run in runs):
+                # The runs share matrix products, so one run's NaN reaches all. Recompute each alone to find it.
+                losses = [
+                    accumulate_gradients(decoder, [run], [batches])[0]
+                    for run, batches in zip(runs, micro_batches, strict=True)
+                ]
             break
-        except (RuntimeError, MemoryError) as error:  # CUDA's is a RuntimeError
-            if not _is_out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:  # CUDA raises a RuntimeError
+            if not is_out_of_memory(error):
                 raise
-        _shrink(runs, micro)
+        _halve_micro_batches(runs, micro_batches)
     seconds = time.monotonic() - began
     failures: list[errors.Diverged | None] = []
     for run, loss in zip(runs, losses, strict=True):
         try:
-            run.update(loss, seconds)
+            run.apply_gradients(loss, seconds)
             failures.append(None)
         except errors.Diverged as failure:
             failures.append(failure)
     return failures
 
 
-def _shrink(runs: Sequence[Run], micro: Sequence[Sequence[Sequence[int]]]) -> None:
-    """Halve what is computed at once."""
-    several = [run for run, some in zip(runs, micro, strict=True) if any(len(rows) > 1 for rows in some)]
-    if not several:
-        longest = max(max(run.lengths) for run in runs)
+def _halve_micro_batches(runs: Sequence[TrainingRun], micro_batches: Sequence[MicroBatches]) -> None:
+    is_divisible = False
+    for run, batches in zip(runs, micro_batches, strict=True):
+        if any(len(rows) > 1 for rows in batches):
+            is_divisible = True
+            lengths = run.batches.lengths
+            run.limit_micro_batches(max(len(rows) * max(lengths[row] for row in rows) for rows in batches) // 2)
+    if not is_divisible:
+        longest = max(max(run.batches.lengths) for run in runs)
         raise errors.TrainingFailed(
-            f"memory does not suffice for one example of up to {longest:,} tokens; lower max_length, or turn "
-            "gradient_checkpointing on"
+            f"out of memory on a single example of up to {longest:,} tokens (lower max_length, or turn "
+            "gradient_checkpointing on)"
         )
-    for run, some in zip(runs, micro, strict=True):
-        if run in several:
-            run.limit(max(len(rows) * max(run.lengths[row] for row in rows) for rows in some) // 2)
     if runs[0].base.device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-@contextmanager
-def computing(threads: int | None) -> Iterator[None]:
-    """Compute with so many threads for a while (None: one per physical core), and keep torch's random numbers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or environment.physical_cores())
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        torch.set_num_threads(before)
+def _reduce_rank(
+    base: Base,
+    adapter: AttachableAdapter,
+    config: LoRAConfig,
+    held_out: Sequence[TokenizedExample],
+    report: TrainingReport,
+) -> tuple[AttachableAdapter, TrainingReport]:
+    """Replace the adapter by one of the ranks that it needs, and return it with its report."""
+    if report.after is None:
+        raise AssertionError("an automatic rank needs held-out data, and the last step evaluates on it")
+    reduced, metrics, choice = automatic.reduce_rank(
+        base,
+        adapter,
+        lambda: evaluation.measure(base, held_out),
+        full_loss=report.after.loss,
+        tolerance=config.rank_tolerance,
+        budget=config.rank_budget,
+    )
+    parameters = reduced.trainable_parameters
+    total = report.total_parameters - report.trainable_parameters + parameters
+    return reduced, report.evolve(after=metrics, rank=choice, trainable_parameters=parameters, total_parameters=total)

@@ -1,8 +1,8 @@
-"""AdamW over an adapter whose many small tensors lie in one piece of memory."""
+"""AdamW optimizer over an adapter whose small tensors share one buffer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,13 @@ from finch_hub.specs.training import TrainingConfig
 class FlatAdamW:
     """AdamW (arXiv 1711.05101) with clipping and LoRA+'s two learning rates (arXiv 2402.12354).
 
-    An adapter has hundreds of small matrices, and an optimiser that goes from one to the next spends its time
-    between them. Here they become views of two float32 buffers, one of each learning rate, with gradients alike, so
-    that a step is a handful of operations.
+    An adapter has hundreds of small matrices, and an operation for each would cost more time than it computes. Here
+    they become views of two float32 buffers, one for each learning rate, and so do their gradients. A step is a few
+    operations.
 
     Args:
-        parameters: by name; those with ``lora_A`` in their names learn at the base rate, the others at
-            `loraplus_ratio` times that.
-        config: weight decay, clipping, LoRA+ ratio.
+        parameters: parameters by name; ``lora_A`` learns at the base rate, the others at `loraplus_ratio` times that.
+        config: weight decay, clipping and LoRA+ ratio.
 
     """
 
@@ -48,10 +47,10 @@ class FlatAdamW:
         return norm
 
     def step(self, learning_rate: float) -> Tensor:
-        """Clip, update, and return the gradients' norm before clipping (0-dim, on the device).
+        """Clip the gradients, update the parameters, and return the norm before clipping (0-dim, on the device).
 
-        On a CPU a norm that is not finite leaves the parameters as they were; on CUDA to look at it would mean to wait
-        for the device in every step, so there the caller finds out when it next reports.
+        On a CPU, a norm that is not finite leaves the parameters unchanged. On CUDA this check would wait for the
+        device in every step, so the caller checks the norm when it next reports.
         """
         norm = self.gradient_norm()
         if norm.device.type == "cpu" and not torch.isfinite(norm):
@@ -65,17 +64,17 @@ class FlatAdamW:
         self._adamw.step()
         return norm
 
-    def state(self) -> dict[str, Tensor]:
-        """Return copies of everything that a later run needs to go on: parameters, moments, step counts."""
-        found: dict[str, Tensor] = {}
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return copies of the parameters, their moments and step counts."""
+        state: dict[str, Tensor] = {}
         for number, (flat, _) in enumerate(self._groups):
-            found[f"parameters.{number}"] = flat.detach().clone()
+            state[f"parameters.{number}"] = flat.detach().clone()
             for name, value in self._adamw.state.get(flat, {}).items():
-                found[f"{name}.{number}"] = value.detach().clone()
-        return found
+                state[f"{name}.{number}"] = value.detach().clone()
+        return state
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Set what :meth:`state` returned."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the values that :meth:`state_dict` returned."""
         for number, (flat, _) in enumerate(self._groups):
             flat.data.copy_(state[f"parameters.{number}"])
             moments = {
@@ -86,31 +85,31 @@ class FlatAdamW:
             if moments:
                 self._adamw.state[flat] = {name: value.clone() for name, value in moments.items()}
 
-    def snapshot(self) -> list[Tensor]:
-        """Return a copy of the parameters."""
-        return [flat.detach().clone() for flat, _ in self._groups]
+    def copy_parameters(self) -> tuple[Tensor, ...]:
+        """Return a copy of the parameters' buffers."""
+        return tuple(flat.detach().clone() for flat, _ in self._groups)
 
-    def restore(self, snapshot: list[Tensor]) -> None:
-        """Set the parameters to what :meth:`snapshot` returned."""
-        for (flat, _), values in zip(self._groups, snapshot, strict=True):
+    def set_parameters(self, buffers: Sequence[Tensor]) -> None:
+        """Set the parameters to buffers that :meth:`copy_parameters` returned."""
+        for (flat, _), values in zip(self._groups, buffers, strict=True):
             flat.data.copy_(values)
 
     def release(self) -> None:
-        """Give every parameter memory of its own again, and drop the gradients."""
+        """Give every parameter memory of its own again, and delete the gradients."""
         for parameter in self._parameters.values():
             parameter.data = parameter.data.clone()
             parameter.grad = None
 
 
 def _flatten(parameters: Mapping[str, nn.Parameter]) -> nn.Parameter:
-    """Move parameters, and gradients of zero, into one buffer of each and make them views of it."""
+    """Move parameters into one buffer, and gradients of zero into another, and make them views."""
     first = next(iter(parameters.values()))
     flat = nn.Parameter(torch.empty(sum(p.numel() for p in parameters.values()), device=first.device))
     flat.grad = torch.zeros_like(flat)
     begin = 0
     for parameter in parameters.values():
         if parameter.dtype != torch.float32:
-            raise ValueError(f"an adapter is trained in float32, not {parameter.dtype}")
+            raise ValueError(f"the adapter has dtype {parameter.dtype}: training needs float32")
         place = slice(begin, begin + parameter.numel())
         flat.data[place] = parameter.data.flatten()
         parameter.data = flat.data[place].view_as(parameter)
@@ -121,5 +120,5 @@ def _flatten(parameters: Mapping[str, nn.Parameter]) -> nn.Parameter:
 
 def _gradient(flat: nn.Parameter) -> Tensor:
     if flat.grad is None:
-        raise RuntimeError("the gradient buffer is gone; it must be zeroed, not dropped")
+        raise RuntimeError("the gradient buffer was deleted: gradients must be set to zero instead")
     return flat.grad

@@ -1,9 +1,8 @@
-"""What a training tells of itself while it runs: events, and not too many of them."""
+"""Events that a training reports while it runs."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import psutil
 import torch
@@ -12,11 +11,11 @@ from finch_hub.specs.events import NewEvent, Report
 from finch_hub.specs.reports import TokenMetrics
 from finch_hub.specs.value import Value
 
-_INTERVAL = 0.25  # seconds: four a second is what an eye can follow, and costs a database little
+_INTERVAL = 0.25  # seconds: four progress events a second are enough for users, and cheap for the database
 
 
-class Progress:
-    """Sends events; progress at most about four times a second."""
+class ProgressReporter:
+    """Reporter of a training's events; progress is reported about four times a second."""
 
     def __init__(self, report: Report, device: torch.device) -> None:
         self._report = report
@@ -25,38 +24,38 @@ class Progress:
         self._last = 0.0
 
     @property
-    def due(self) -> bool:
-        """Tell whether enough time has passed for another progress event."""
+    def is_due(self) -> bool:
+        """Whether enough time has passed for another progress event."""
         return time.monotonic() - self._last >= _INTERVAL
 
-    def progress(self, **data: Any) -> None:
-        """Report where training is; memory is added."""
+    def report_progress(self, **figures: float | None) -> None:
+        """Report figures of the latest step, and the memory in use."""
         self._last = time.monotonic()
-        self._report(NewEvent(type="progress", data={**data, "memory_bytes": self._memory()}))
+        self._report(NewEvent(type="progress", data={**figures, "memory_bytes": self._memory_bytes()}))
 
-    def phase(self, name: str) -> None:
-        """Report that another phase began."""
+    def report_phase(self, name: str) -> None:
+        """Report that a phase began."""
         self._report(NewEvent.phase(name))
 
-    def metrics(self, step: int, metrics: TokenMetrics) -> None:
+    def report_metrics(self, step: int, metrics: TokenMetrics) -> None:
         """Report a held-out evaluation."""
         data = {"step": step, "valid_loss": metrics.loss, "valid_accuracy": metrics.accuracy}
         text = f"held-out loss {metrics.loss:.4f} after step {step}"
         self._report(NewEvent(type="metrics", message=text, data=data))
 
-    def report(self, name: str, value: Value) -> None:
-        """Report a finished report."""
+    def report_value(self, name: str, value: Value) -> None:
+        """Report a finished report, such as that of the data."""
         self._report(NewEvent(type="report", data={"name": name, "report": value.model_dump(mode="json")}))
 
-    def message(self, text: str) -> None:
-        """Report something in words."""
+    def report_message(self, text: str) -> None:
+        """Report a message for users."""
         self._report(NewEvent(type="message", message=text))
 
-    def warn(self, message: str) -> None:
-        """Report something that people should know."""
-        self._report(NewEvent(type="message", level="warn", message=message))
+    def warn(self, text: str) -> None:
+        """Report a warning for users."""
+        self._report(NewEvent(type="message", level="warn", message=text))
 
-    def _memory(self) -> int:
+    def _memory_bytes(self) -> int:
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device))
         return int(self._process.memory_info().rss)

@@ -1,72 +1,60 @@
-"""One training in progress: its data, its optimiser, what it knows, and what it does between steps."""
+"""One training in progress, and the actions between its steps."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
-from finch_hub.engine.bases.loading import Base
-from finch_hub.engine.data import batches
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder import evaluation
-from finch_hub.engine.decoder.decoder import Decoder, Head
-from finch_hub.engine.decoder.packed import Part
-from finch_hub.engine.numerics.concurrency import MOST
-from finch_hub.engine.training import Interrupted, Interruption, checkpoint, environment, identity, schedule
+from finch_hub.engine.decoder.adapter_batch import AdapterBatch
+from finch_hub.engine.decoder.decoder import Decoder
+from finch_hub.engine.decoder.head import Head
+from finch_hub.engine.training import checkpoint, environment, schedule
+from finch_hub.engine.training.identity import identify_training
+from finch_hub.engine.training.interruption import Interrupted, ShouldStop
+from finch_hub.engine.training.loss_tracker import LossTracker
 from finch_hub.engine.training.optimizer import FlatAdamW
-from finch_hub.engine.training.progress import Progress
-from finch_hub.engine.training.state import BatchTokens, State
-from finch_hub.engine.training.stopping import Stopping
+from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.engine.training.resume_state import BatchTokens, ResumeState, TrainingProgress
+from finch_hub.engine.training.step_batches import StepBatches
+from finch_hub.engine.training.stopping import EarlyStopping
 from finch_hub.specs.reports import DataReport, TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
 _CHECKPOINT_SECONDS = 30.0
-_SMOOTHING = 0.9  # of the reported loss: about the last ten steps
-
-ShouldStop = Callable[[], Interruption | None]
 
 
-class _Step(NamedTuple):
-    """A step whose figures still are on the device."""
+class TrainingRun:
+    """One training in progress, and the actions between its steps.
 
-    number: int
-    loss: Tensor
-    norm: Tensor
-    label_tokens: int
-
-
-class Run:
-    """One training in progress.
-
-    Between steps it evaluates, keeps checkpoints and listens to whether it shall stop; the gradients of a step are
-    computed by :mod:`finch_hub.engine.training.loop`, perhaps together with those of other runs.
+    :mod:`finch_hub.engine.training.loop` calls these actions in order, and computes the gradients of a step, alone or
+    together with those of other runs.
 
     Args:
-        base: with the adapter on it.
-        adapter: to be trained.
-        decoder: of the base, for evaluation.
+        base: base with the adapter on it.
+        adapter: adapter to train.
+        decoder: decoder of the base.
         training: settings.
-        train_set: to learn.
-        held_out: to measure on, perhaps empty.
-        workdir: of checkpoints, None for none.
-        progress: takes events.
-        should_stop: asked between steps and between batches of an evaluation.
-        members: runs whose gradients are computed together; bytes depend on it.
-        batch_tokens: what an earlier run's report says of them, to divide every step as it did; None begins with what
-            the settings say.
+        train_set: examples to learn.
+        held_out: examples to evaluate on, may be empty.
+        workdir: folder of the checkpoints, None for none.
+        reporter: reporter of events.
+        should_stop: called between steps, and between batches of an evaluation.
+        members: number of runs whose gradients are computed together; the result's bytes depend on it.
+        batch_tokens: bounds from the report of an earlier training, to divide every step in the same way; None starts
+            with the bound of the settings.
 
     Raises:
-        InvalidSpec: settings that don't go together or don't fit the data.
-        Incompatible: the base's head cannot be trained through.
+        InvalidSpec: the settings contradict each other or the data.
+        Incompatible: gradients cannot pass the base's head.
 
     """
 
@@ -80,291 +68,228 @@ class Run:
         held_out: Sequence[TokenizedExample],
         *,
         workdir: Path | None,
-        progress: Progress,
+        reporter: ProgressReporter,
         should_stop: ShouldStop,
         members: int = 1,
         batch_tokens: BatchTokens | None = None,
     ) -> None:
-        self.base, self.adapter, self.training = base, adapter, training
-        self.progress = progress
-        self.head = Head(base.model)
-        self.lengths = [len(example) for example in train_set]
-        self._train_set, self._held_out = train_set, held_out
-        self._decoder = decoder
-        self._workdir, self._should_stop = workdir, should_stop
-        self._labels = [int(example.labels.sum()) for example in train_set]
-        if problems := schedule.check(training, examples=len(train_set), held_out=len(held_out)):
+        if problems := schedule.find_problems(training, examples=len(train_set), held_out=len(held_out)):
             raise errors.InvalidSpec(problems, subject="training")
-        self.steps_per_epoch, self.steps = schedule.steps_of(training, len(train_set))
-        self._warmup = schedule.warmup_steps(training, self.steps)
-        # The members of a gang are all on the base; alone, what else is enabled there acts too, as in evaluation.
-        self._only = adapter.name if members > 1 else None
+        self.base, self.adapter, self.training, self.reporter = base, adapter, training, reporter
+        self.head = Head(base.model)
+        # The adapters of a group are all on the base. Alone, other enabled adapters act too, as in an evaluation.
+        only = adapter.name if members > 1 else None
+        self.batches = StepBatches(train_set, training, decoder, device=base.device, adapter=only)
+        self._decoder, self._held_out = decoder, held_out
+        self._workdir, self._should_stop = workdir, should_stop
+        self._warmup = schedule.count_warmup_steps(training, self.batches.steps)
         self._environment = {**environment.describe(base), "members": members}
-        self._identity = identity.of(base, adapter, training, train_set, held_out, self._environment)
+        self._identity = identify_training(base, adapter, training, train_set, held_out, self._environment)
         self._optimizer = FlatAdamW(adapter.parameters(), training)
-        self._best: list[Tensor] | None = None
-        self._state = State(
-            stopping=Stopping(patience=training.patience, min_improvement=training.min_improvement),
+        self._losses = LossTracker(vocabulary=self.head.vocabulary, workdir=workdir)
+        self._best_parameters: tuple[Tensor, ...] = ()
+        self._progress = TrainingProgress(
+            stopping=EarlyStopping(patience=training.patience, min_improvement=training.min_improvement),
             batch_tokens=batch_tokens or ((0, training.batch_tokens),),
         )
-        self._pending: list[_Step] = []
         self._last_checkpoint = time.monotonic()
-        self._plan: tuple[int, list[tuple[int, ...]]] | None = None
 
     def resume(self) -> None:
-        """Go on from the newest whole checkpoint, if there is one.
+        """Restore the newest complete checkpoint, if there is one.
 
         Raises:
-            InvalidCheckpoint: it belongs to other work.
+            InvalidCheckpoint: the checkpoint belongs to a different training.
 
         """
         if self._workdir is None:
             return
-        found, damaged = checkpoint.newest(self._workdir, self._identity)
+        state, damaged = checkpoint.load_newest(self._workdir, self._identity)
         for problem in damaged:
-            self.progress.warn(f"a checkpoint was passed over: {problem}")
-        if found is None:
+            self.reporter.warn(f"skipped a checkpoint: {problem}")
+        if state is None:
             return
-        self._state = State.of(dict(found.state))
-        self._optimizer.load({key[1:]: value for key, value in found.tensors.items() if key.startswith("=")})
-        best = [found.tensors[key] for key in sorted(found.tensors) if key.startswith("best.")]
-        self._best = [tensor.to(self.base.device) for tensor in best] or None
-        self.progress.phase(f"resumed after step {self._state.step}")
+        self._progress = state.progress
+        self._optimizer.load_state_dict(state.optimizer)
+        self._best_parameters = tuple(tensor.to(self.base.device) for tensor in state.best_parameters)
+        self.reporter.report_phase(f"resumed after step {state.progress.step}")
 
     @property
-    def done(self) -> bool:
-        """Tell whether all steps are done, or patience is used up."""
-        return self._state.step >= self.steps or self._state.stopping.due
+    def is_finished(self) -> bool:
+        """Whether all steps are done, or patience is used up."""
+        return self._progress.step >= self.batches.steps or self._progress.stopping.is_due
 
-    def ready(self) -> bool:
-        """Do what is due between two steps; tell whether there is another one.
+    def evaluate_if_due(self) -> None:
+        """Measure the held-out loss at the interval of the settings, and keep the best parameters.
 
         Raises:
-            Interrupted: it was told to stop.
             Diverged: the held-out loss is not finite.
+            Interrupted: a stop was requested.
 
         """
-        if self._evaluation_due():
+        step = self._progress.step
+        if not self._held_out or self._progress.evaluated_step == step:
+            return
+        every = self.training.evaluate_every or 1.0
+        if not isinstance(every, int):
+            every = max(1, round(every * self.batches.steps_per_epoch))
+        if step % every == 0 or step >= self.batches.steps:
             self._evaluate()
-        if self.done:
-            return False
-        self._obey()
-        every = self.training.checkpoint_every
-        late = time.monotonic() - self._last_checkpoint > _CHECKPOINT_SECONDS
-        if self._state.step > 0 and (self._state.step % every == 0 if every else late):
-            self._save()
-        return True
 
-    @property
-    def examples(self) -> int:
-        """Count the examples of all steps, each as often as it comes."""
-        return round(len(self.lengths) * self.steps / self.steps_per_epoch)
-
-    def rows(self) -> tuple[int, ...]:
-        """Return the examples of the coming step, by their places in the training set."""
-        epoch, place = divmod(self._state.step, self.steps_per_epoch)
-        if self._plan is None or self._plan[0] != epoch:
-            steps = batches.plan_epoch(
-                self.lengths,
-                batch_size=self.training.batch_size,
-                accumulation=self.training.gradient_accumulation,
-                seed=self.training.seed,
-                epoch=epoch,
-                by_length=self._decoder.pads,
+    def _evaluate(self) -> None:
+        self._progress = self._losses.read(self._progress)
+        step, stopping = self._progress.step, self._progress.stopping
+        try:
+            metrics = evaluation.evaluate(
+                self._decoder,
+                self.head,
+                self._held_out,
+                device=self.base.device,
+                before_batch=self.stop_if_requested,
             )
-            self._plan = (epoch, steps)
-        return self._plan[1][place]
+        except errors.Diverged as error:
+            raise self._losses.diverged(step, str(error)) from None
+        self.reporter.report_metrics(step, metrics)
+        if step == 0:
+            self._progress = self._progress.evolve(before=metrics, evaluated_step=step)
+            return
+        if stopping.is_improvement(metrics.loss):
+            self._best_parameters = self._optimizer.copy_parameters()
+            self._progress = self._progress.evolve(after=metrics)
+        self._progress = self._progress.evolve(
+            evaluated_step=step, stopping=stopping.add_evaluation(metrics.loss, step)
+        )
+
+    def stop_if_requested(self) -> None:
+        """End the training if a stop was requested; leave a checkpoint if another attempt continues it.
+
+        Raises:
+            Interrupted: a stop was requested.
+
+        """
+        kind = self._should_stop()
+        if kind == "hand_back":
+            self.save()
+        if kind is not None:
+            raise Interrupted(kind)
+
+    def save_if_due(self) -> None:
+        """Save a checkpoint at the interval of the settings, or every 30 seconds."""
+        step, every = self._progress.step, self.training.checkpoint_every
+        is_late = time.monotonic() - self._last_checkpoint > _CHECKPOINT_SECONDS
+        if step > 0 and (step % every == 0 if every else is_late):
+            self.save()
+
+    def save(self) -> None:
+        """Save a checkpoint, if there is a work directory.
+
+        Raises:
+            Diverged: a loss or gradient is not finite, or the model is worse than guessing.
+
+        """
+        self._progress = self._losses.read(self._progress)
+        if self._workdir is None:
+            return
+        state = ResumeState(
+            progress=self._progress, optimizer=self._optimizer.state_dict(), best_parameters=self._best_parameters
+        )
+        checkpoint.save(self._workdir, state, identity=self._identity, keep=self.training.keep_checkpoints)
+        self._last_checkpoint = time.monotonic()
 
     def label_tokens(self) -> int:
-        """Count what the coming step's loss is the mean over."""
-        return sum(self._labels[row] for row in self.rows())
+        """Return the label tokens of the next step."""
+        return self.batches.label_tokens(self._progress.step)
 
     def micro_batches(self) -> list[tuple[int, ...]]:
-        """Divide the coming step's examples into what is computed at once."""
-        *_, limit = (tokens for step, tokens in self._state.batch_tokens if step <= self._state.step)
-        return batches.micro_batches(self.rows(), self.lengths, batch_size=self.training.batch_size, batch_tokens=limit)
+        """Divide the examples of the next step into micro-batches."""
+        step = self._progress.step
+        *_, max_tokens = (tokens for first_step, tokens in self._progress.batch_tokens if first_step <= step)
+        return self.batches.micro_batches(step, max_tokens)
 
-    def parts(self, number: int, rows: Sequence[int]) -> list[Part]:
-        """Make the coming step's micro-batch of that number, in parts that may be computed side by side."""
-        share_prefix = self.training.share_prefix and self._decoder.shares_prefix
-        examples = [self._train_set[row] for row in rows]
-        ways = min(torch.get_num_threads(), MOST) if self._decoder.concurrent else 1
-        found = []
-        for shard, places in enumerate(batches.shards(examples, ways=ways, share_prefix=share_prefix)):
-            batch = batches.pack([examples[place] for place in places], share_prefix=share_prefix)
-            mixed = hashlib.sha256(f"{self.training.seed}:{self._state.step}:{number}:{shard}".encode()).digest()
-            seed = int.from_bytes(mixed[:8], "little") >> 1
-            found.append(Part(batch=batch.to(self.base.device), adapter=self._only, seed=seed))
-        return found
+    def parts(self, number: int, rows: Sequence[int]) -> list[AdapterBatch]:
+        """Divide a micro-batch of the next step into parts that can be computed side by side."""
+        return self.batches.parts(self._progress.step, number, rows)
 
-    def clear(self) -> None:
-        """Forget the gradients."""
+    def limit_micro_batches(self, max_tokens: int) -> None:
+        """Limit the tokens of a micro-batch from the next step on."""
+        step = self._progress.step
+        before = tuple((first_step, tokens) for first_step, tokens in self._progress.batch_tokens if first_step < step)
+        self._progress = self._progress.evolve(batch_tokens=(*before, (step, max_tokens)))
+        self.reporter.warn(f"out of memory: from step {step + 1} on, a micro-batch has at most {max_tokens:,} tokens")
+
+    def clear_gradients(self) -> None:
+        """Set all gradients to zero."""
         self._optimizer.zero_grad()
 
-    @property
-    def finite(self) -> bool:
-        """Whether the gradients are numbers; asking waits for the device."""
+    def has_finite_gradients(self) -> bool:
+        """Return whether all gradients are finite; this waits for the device."""
         return bool(torch.isfinite(self._optimizer.gradient_norm()))
 
-    def limit(self, batch_tokens: int) -> None:
-        """Compute at most so many tokens at once from here on."""
-        step = self._state.step
-        before = tuple(one for one in self._state.batch_tokens if one[0] < step)
-        self._state = self._state.evolve(batch_tokens=(*before, (step, batch_tokens)))
-        self.progress.warn(f"out of memory: micro-batches of at most {batch_tokens:,} tokens from step {step + 1} on")
-
-    def update(self, loss: Tensor, seconds: float) -> None:
-        """Finish a step whose gradients are there.
+    def apply_gradients(self, loss: Tensor, seconds: float) -> None:
+        """Finish the next step with the gradients that were computed for it.
 
         Args:
             loss: mean over the step's label tokens, 0-dim, on the device.
-            seconds: that the gradients took.
+            seconds: duration of the gradients' computation.
 
         Raises:
-            Diverged: the loss or a gradient is not finite, or the model has become worse than guessing.
+            Diverged: a loss or gradient is not finite, or the model is worse than guessing.
 
         """
         began = time.monotonic()
-        step, rows = self._state.step, self.rows()
-        rate = self.training.learning_rate * schedule.factor(
-            step, steps=self.steps, warmup=self._warmup, schedule=self.training.schedule
+        step = self._progress.step
+        factor = schedule.learning_rate_factor(
+            step, steps=self.batches.steps, warmup=self._warmup, schedule=self.training.schedule
         )
-        norm = self._optimizer.step(rate)
-        self._pending.append(_Step(step + 1, loss, norm, self.label_tokens()))
-        self._state = self._state.evolve(
+        learning_rate = self.training.learning_rate * factor
+        norm = self._optimizer.step(learning_rate)
+        self._losses.add(step + 1, loss, norm, self.batches.label_tokens(step))
+        self._progress = self._progress.evolve(
             step=step + 1,
-            tokens=self._state.tokens + sum(self.lengths[row] for row in rows),
-            seconds=self._state.seconds + seconds + time.monotonic() - began,
+            tokens=self._progress.tokens + self.batches.tokens(step),
+            seconds=self._progress.seconds + seconds + time.monotonic() - began,
         )
-        if self.progress.due or self._state.step == self.steps:
-            last = self._settle()
-            self._report_progress(rate, float(last.norm))
+        if self.reporter.is_due or step + 1 == self.batches.steps:
+            self._progress = self._losses.read(self._progress)
+            self._report_progress(learning_rate)
 
-    def _settle(self) -> _Step:
-        """Take in the losses of the latest steps and return the last of them.
-
-        To read a number is to wait for the device, so it is done when something is to be said, measured or saved.
-
-        Raises:
-            Diverged: as from :meth:`update`, naming the first step.
-
-        """
-        pending, self._pending = self._pending, []
-        for one in pending:
-            loss = float(one.loss)
-            if not (math.isfinite(loss) and math.isfinite(float(one.norm))):
-                raise self._diverged(one.number, "the loss or its gradient is not finite")
-            smoothed = self._state.smoothed_loss
-            smoothed = loss if smoothed is None else _SMOOTHING * smoothed + (1 - _SMOOTHING) * loss
-            first = loss if self._state.first_loss is None else self._state.first_loss
-            if smoothed > max(math.log(self.head.vocabulary), first) + 1.0:
-                # Guessing all tokens alike has the loss ln V: whoever does worse, and did not begin so, lost what it
-                # knew.
-                raise self._diverged(one.number, f"the loss has risen to {smoothed:.2f}, worse than guessing")
-            self._state = self._state.evolve(
-                label_tokens=self._state.label_tokens + one.label_tokens,
-                loss_sum=self._state.loss_sum + loss * one.label_tokens,
-                smoothed_loss=smoothed,
-                first_loss=first,
-            )
-        return pending[-1]
+    def _report_progress(self, learning_rate: float) -> None:
+        progress, steps = self._progress, self.batches.steps
+        self.reporter.report_progress(
+            step=progress.step,
+            steps=steps,
+            epoch=round(progress.step / self.batches.steps_per_epoch, 3),
+            loss=progress.smoothed_loss,
+            learning_rate=learning_rate,
+            grad_norm=self._losses.gradient_norm,
+            tokens_per_second=progress.tokens / progress.seconds if progress.seconds else None,
+            seconds_left=progress.seconds / progress.step * (steps - progress.step),
+        )
 
     def finish(self, data: DataReport) -> TrainingReport:
-        """Restore the best parameters and write the report."""
-        if self._best is not None:
-            self._optimizer.restore(self._best)
-        state = self._state
-        if state.before and state.after and state.after.loss >= state.before.loss:
-            self.progress.warn("the held-out loss did not fall: the adapter is no better than the base on this data")
+        """Restore the best parameters and return the report."""
+        if self._best_parameters:
+            self._optimizer.set_parameters(self._best_parameters)
+        progress = self._progress
+        if progress.before and progress.after and progress.after.loss >= progress.before.loss:
+            self.reporter.warn("the held-out loss did not fall: the adapter is no better than the base on this data")
         trainable = self.adapter.trainable_parameters
         return TrainingReport(
-            steps=state.step,
-            epochs=state.step / self.steps_per_epoch,
-            tokens=state.tokens,
-            seconds=state.seconds,
-            train_loss=state.loss_sum / max(1, state.label_tokens),
-            before=state.before,
-            after=state.after,
-            best_step=state.stopping.best_step,
-            stopped_early=state.stopping.due and state.step < self.steps,
+            steps=progress.step,
+            epochs=progress.step / self.batches.steps_per_epoch,
+            tokens=progress.tokens,
+            seconds=progress.seconds,
+            train_loss=progress.loss_sum / max(1, progress.label_tokens),
+            before=progress.before,
+            after=progress.after,
+            best_step=progress.stopping.best_step,
+            stopped_early=progress.stopping.is_due and progress.step < self.batches.steps,
             trainable_parameters=trainable,
-            total_parameters=self.base.parameters + trainable,
+            total_parameters=self.base.num_parameters + trainable,
             data=data,
-            environment={**self._environment, "batch_tokens": state.batch_tokens},
+            environment={**self._environment, "batch_tokens": progress.batch_tokens},
         )
 
     def close(self) -> None:
-        """Leave adapter and base as they are used: parameters with memory of their own, no gradients, no dropout."""
+        """Release the optimizer's memory and turn dropout off; the adapter's parameters get memory of their own."""
         self._optimizer.release()
         self.base.model.eval()
-
-    def _evaluation_due(self) -> bool:
-        step = self._state.step
-        if not self._held_out or self._state.evaluated_step == step:
-            return False
-        wanted = self.training.evaluate_every or 1.0
-        every = wanted if isinstance(wanted, int) else max(1, round(wanted * self.steps_per_epoch))
-        return step % every == 0 or step >= self.steps
-
-    def _evaluate(self) -> None:
-        if self._pending:
-            self._settle()
-        step = self._state.step
-        try:
-            metrics = evaluation.evaluate(
-                self._decoder, self.head, self._held_out, device=self.base.device, between=self._obey
-            )
-        except errors.Diverged as error:
-            raise self._diverged(step, str(error)) from None
-        self.progress.metrics(step, metrics)
-        if step == 0:
-            self._state = self._state.evolve(before=metrics, evaluated_step=step)
-            return
-        changes: dict[str, Any] = {"evaluated_step": step, "stopping": self._state.stopping.after(metrics.loss, step)}
-        if self._state.stopping.improves(metrics.loss):
-            self._best = self._optimizer.snapshot()
-            changes["after"] = metrics
-        self._state = self._state.evolve(**changes)
-
-    def _obey(self) -> None:
-        kind = self._should_stop()
-        if kind is None:
-            return
-        if kind == "hand_back":
-            self._save()
-        raise Interrupted(kind)
-
-    def _save(self) -> None:
-        if self._pending:
-            self._settle()
-        if self._workdir is None:
-            return
-        tensors = {f"={name}": tensor for name, tensor in self._optimizer.state().items()}
-        tensors |= {f"best.{number}": tensor for number, tensor in enumerate(self._best or ())}
-        made = checkpoint.Checkpoint(
-            step=self._state.step,
-            identity=self._identity,
-            state=self._state.model_dump(mode="json", exclude_defaults=True),
-            tensors=tensors,
-        )
-        checkpoint.save(self._workdir, made, keep=self.training.keep_checkpoints)
-        self._last_checkpoint = time.monotonic()
-
-    def _report_progress(self, rate: float, norm: float) -> None:
-        state = self._state
-        per_step = state.seconds / state.step
-        self.progress.progress(
-            step=state.step,
-            steps=self.steps,
-            epoch=round(state.step / self.steps_per_epoch, 3),
-            loss=state.smoothed_loss,
-            learning_rate=rate,
-            grad_norm=norm,
-            tokens_per_second=state.tokens / state.seconds if state.seconds else None,
-            seconds_left=per_step * (self.steps - state.step),
-        )
-
-    def _diverged(self, step: int, what: str) -> errors.Diverged:
-        kept = sorted(self._workdir.glob("step-*")) if self._workdir and self._workdir.is_dir() else []
-        good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint"
-        return errors.Diverged(f"{what} at step {step}; {good}; a lower learning rate may help")

@@ -29,14 +29,14 @@ def test_layers_below_the_first_adapted_one_are_computed_once(tiny_base: Base, m
     remembering = loop.train(tiny_base, config, training, lessons(12))
     remembering.adapter.detach()
     counted: list[TokenizedExample] = []
-    below = PackedDecoder._below
+    below = PackedDecoder._compute_frozen_states
 
     def counting(self: PackedDecoder, examples: Sequence[TokenizedExample], layers: int) -> list[torch.Tensor]:
         counted.extend(examples)
         assert layers == 1
         return below(self, examples, layers)
 
-    monkeypatch.setattr(PackedDecoder, "_below", counting)
+    monkeypatch.setattr(PackedDecoder, "_compute_frozen_states", counting)
     again = loop.train(tiny_base, config, training, lessons(12))
     again.adapter.detach()
     assert len(counted) == len(set(counted)) == 12
@@ -50,8 +50,8 @@ def plainly(base: Base, config: LoRAConfig, training: TrainingConfig) -> dict[st
     """Train with a decoder that remembers nothing."""
     adapter = attach(base, config, seed=training.seed)
     running, decoder = started(base, training, adapter), PackedDecoder(base.model)
-    while running.ready():
-        loop.step(decoder, [running])
+    while loop.begin_step(running):
+        loop.take_step(decoder, [running])
     running.close()
     weights = dict(adapter.weights().tensors)
     adapter.detach()
@@ -67,21 +67,21 @@ def test_what_is_remembered_depends_on_the_data_alone(
     examples = tokenize_all(lessons(9), tiny_base.tokenizer, max_length=512)
     monkeypatch.setattr(frozen_states, "_CHUNK_TOKENS", 3 * len(examples[0]))
     batch = pack(examples[:6], share_prefix=True)
-    expected = PackedDecoder(tiny_base.model).hidden(batch)
+    expected = PackedDecoder(tiny_base.model).hidden_states(batch)
     decoder = PackedDecoder(tiny_base.model, frozen=FrozenStates(examples))
-    decoder.remember([batch])
-    found = decoder.hidden(batch)
+    decoder.cache_frozen_states([batch])
+    found = decoder.hidden_states(batch)
     assert torch.allclose(found, expected, atol=1e-4)
     other = PackedDecoder(tiny_base.model, frozen=FrozenStates(examples))
     for some in (examples[7:8], examples[1:3], examples[4:5]):  # met in another order
-        other.remember([pack(some, share_prefix=True)])
-    other.remember([batch])
-    assert torch.equal(other.hidden(batch), found)
+        other.cache_frozen_states([pack(some, share_prefix=True)])
+    other.cache_frozen_states([batch])
+    assert torch.equal(other.hidden_states(batch), found)
 
 
 def test_states_that_would_take_too_much_are_not_kept(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = tokenize_all(lessons(2), tiny_base.tokenizer, max_length=512)
     width = tiny_base.model.config.hidden_size
-    monkeypatch.setattr(frozen_states, "_LIMIT", sum(map(len, examples)) * width * 4)
-    assert FrozenStates.fit(examples, width=width, itemsize=4)
-    assert not FrozenStates.fit((*examples, examples[0]), width=width, itemsize=4)
+    monkeypatch.setattr(frozen_states, "_MAX_BYTES", sum(map(len, examples)) * width * 4)
+    assert FrozenStates.fits_limit(examples, width=width, itemsize=4)
+    assert not FrozenStates.fits_limit((*examples, examples[0]), width=width, itemsize=4)

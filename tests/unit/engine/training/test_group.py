@@ -12,9 +12,10 @@ from support.training import lessons
 
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import attach
-from finch_hub.engine.bases.loading import Base
-from finch_hub.engine.training import Interrupted, loop
-from finch_hub.engine.training.group import Member, Outcome, can_join, train_gang
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.training import loop
+from finch_hub.engine.training.group import Member, MemberResult, can_join, train_group
+from finch_hub.engine.training.interruption import Interrupted
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
@@ -54,14 +55,14 @@ def alone(base: Base, member: Member) -> loop.Trained:
     return trained
 
 
-def weights(outcome: Outcome) -> dict[str, torch.Tensor]:
+def weights(outcome: MemberResult) -> dict[str, torch.Tensor]:
     assert isinstance(outcome, loop.Trained), outcome
     return dict(outcome.adapter.weights().tensors)
 
 
 def test_each_result_equals_training_it_alone(tiny_bases: Base) -> None:
     """In float32: other ranks, rates, masks, systems and accumulations, two that stop early at different steps."""
-    together = train_gang(tiny_bases, members())
+    together = train_group(tiny_bases, members())
     for outcome in together:
         assert isinstance(outcome, loop.Trained)
         outcome.adapter.detach()
@@ -90,7 +91,7 @@ def test_each_result_equals_training_it_alone(tiny_bases: Base) -> None:
 def test_every_member_is_told_before_the_first_step_how_long_it_will_take(tiny_base: Base) -> None:
     kinds: list[str] = []
     first, longer, *_ = members()
-    outcomes = train_gang(tiny_base, [replace(first, report=lambda event: kinds.append(event.type)), longer])
+    outcomes = train_group(tiny_base, [replace(first, report=lambda event: kinds.append(event.type)), longer])
     assert kinds.index("report") < kinds.index("progress")
     short, long = (outcome.report.data.seconds for outcome in outcomes if isinstance(outcome, loop.Trained))
     assert short is not None
@@ -99,7 +100,7 @@ def test_every_member_is_told_before_the_first_step_how_long_it_will_take(tiny_b
 
 
 def test_lineage_says_that_bytes_may_differ(tiny_base: Base) -> None:
-    (first, *_) = train_gang(tiny_base, members()[:2])
+    (first, *_) = train_group(tiny_base, members()[:2])
     assert isinstance(first, loop.Trained)
     assert first.report.environment["members"] == 2
 
@@ -115,7 +116,7 @@ def test_a_member_that_stops_or_fails_leaves_the_others_as_they_are(tiny_base: B
         workdir=tmp_path,
         should_stop=lambda: next(answers, "hand_back"),
     )
-    outcomes = train_gang(tiny_base, [broken, good, stopped])
+    outcomes = train_group(tiny_base, [broken, good, stopped])
     assert isinstance(outcomes[0], errors.FinchError)
     assert isinstance(outcomes[2], Interrupted)
     assert list(tmp_path.glob("step-*"))
@@ -130,12 +131,12 @@ def test_a_member_whose_loss_explodes_is_taken_out(tiny_base: Base) -> None:
     def poison() -> None:
         with torch.no_grad():
             for name, parameter in tiny_base.model.named_parameters():
-                if ".gang-1." in name:
+                if ".member-1." in name:
                     parameter.fill_(torch.nan)
 
     bad = Member(config=NARROW, training=TRAINING.evolve(validation=0), examples=lessons(10), should_stop=poison)
     good = Member(config=NARROW, training=TRAINING, examples=lessons(12))  # their factors are stacked
-    outcomes = train_gang(tiny_base, [good, bad])
+    outcomes = train_group(tiny_base, [good, bad])
     assert isinstance(outcomes[0], loop.Trained)
     assert isinstance(outcomes[1], errors.Diverged)
     outcomes[0].adapter.detach()
@@ -151,9 +152,9 @@ def test_a_gang_resumes_from_its_members_checkpoints(tiny_base: Base, tmp_path: 
         ]
 
     answers = iter([None] * 8)
-    stopped = train_gang(tiny_base, some(should_stop=lambda: next(answers, "hand_back")))
+    stopped = train_group(tiny_base, some(should_stop=lambda: next(answers, "hand_back")))
     assert all(isinstance(outcome, Interrupted) for outcome in stopped)
-    resumed = train_gang(tiny_base, some())
+    resumed = train_group(tiny_base, some())
     assert all(list((tmp_path / str(n)).glob("step-*")) for n in range(2))
     for outcome in resumed:
         assert isinstance(outcome, loop.Trained)
@@ -170,7 +171,7 @@ def test_who_cannot_join_is_named(tiny_base: Base) -> None:
     for config in (LoRAConfig(use_dora=True), LoRAConfig(rank="auto"), LoRAConfig(init="eva")):
         assert not can_join(tiny_base, config, TRAINING)
     with pytest.raises(errors.InvalidSpec) as caught:
-        train_gang(tiny_base, [members()[0], recomputing])
+        train_group(tiny_base, [members()[0], recomputing])
     assert [problem.where for problem in caught.value.problems] == ["member 1", "threads"]
     attach(tiny_base, WIDE.evolve(use_dora=True))
     assert not can_join(tiny_base, WIDE, TRAINING)

@@ -95,11 +95,7 @@ def test_step_out_of_memory_is_repeated_in_smaller_micro_batches_with_the_same_g
     found = []
     events: list[NewEvent] = []
     used: BatchTokens | None = None
-    for decoder in (
-        PackedDecoder(tiny_base.model),
-        SmallMemoryDecoder(tiny_base.model),
-        PackedDecoder(tiny_base.model),
-    ):
+    for decoder_type in (PackedDecoder, SmallMemoryDecoder, PackedDecoder):
         adapter = attach(tiny_base, LORA)
         running = started(tiny_base, QUICK.evolve(batch_size=12, validation=0), adapter, batch_tokens=used)
         running.reporter = ProgressReporter(events.append, tiny_base.device)
@@ -272,7 +268,7 @@ def test_resume_refuses_a_different_training_and_names_the_change(
             work["base"] = replace(tiny_base, fingerprint="0" * 64)
         case "threads":
             work["training"] = work["training"].evolve(threads=2)
-    with pytest.raises(errors.InvalidCheckpoint, match=rf"a different training: .*{named} changed"):
+    with pytest.raises(errors.InvalidCheckpoint, match=rf"a different training: [^(]*{named}"):
         loop.train(**work)
     assert list(tmp_path.glob("step-*"))
 

@@ -1,0 +1,72 @@
+"""Examples of a training, split and tokenized."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finch_hub import errors
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.data import splitting
+from finch_hub.engine.data.report import make_data_report
+from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
+from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.specs.examples import Example
+from finch_hub.specs.reports import DataReport
+from finch_hub.specs.training import TrainingConfig
+
+_MAX_LENGTH = 2048  # tokens of an example, where the settings give no length
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingData:
+    """Training and validation examples, as given and tokenized."""
+
+    examples: Sequence[Example]
+    validation: Sequence[Example]
+    train_set: Sequence[TokenizedExample]
+    held_out: Sequence[TokenizedExample]
+
+    def describe(self, reporter: ProgressReporter, *, steps: int, seconds: float | None) -> DataReport:
+        """Report the data and the estimated duration, before the first step.
+
+        Args:
+            reporter: reporter of the training.
+            steps: most steps of the training.
+            seconds: estimated duration; None if there is no estimate.
+
+        """
+        report = make_data_report(self.examples, self.validation, self.train_set, steps=steps, seconds=seconds)
+        reporter.report_value("data", report)
+        return report
+
+
+def prepare_data(
+    base: Base,
+    training: TrainingConfig,
+    examples: Sequence[Example],
+    validation: Sequence[Example] | None,
+    *,
+    system: str | None,
+    reporter: ProgressReporter,
+) -> TrainingData:
+    """Split and tokenize the examples, and fit the base's attention to their lengths.
+
+    Raises:
+        InvalidDataset: the examples have nothing to learn.
+        InvalidSpec: `max_length` is above the base's context.
+
+    """
+    if not examples:
+        raise errors.InvalidDataset(errors.Problem(what="there are no examples", fix="give at least one"))
+    if training.max_length is not None and training.max_length > base.context:
+        what = f"{training.max_length:,} tokens are more than the base's context of {base.context:,}"
+        raise errors.InvalidSpec(errors.Problem(where="max_length", what=what, fix="lower it"), subject="training")
+    reporter.report_phase("tokenizing")
+    if validation is None:
+        examples, validation = splitting.split_examples(examples, training.validation, training.seed)
+    length = training.max_length or min(base.context, _MAX_LENGTH)
+    train_set = tokenize_all(examples, base.tokenizer, system=system, max_length=length)
+    held_out = tokenize_all(validation, base.tokenizer, system=system, max_length=length, subject="validation data")
+    base.fit_attention(max(len(example) for example in (*train_set, *held_out)))
+    return TrainingData(examples=examples, validation=validation, train_set=train_set, held_out=held_out)

@@ -1,0 +1,41 @@
+"""Training data: refused, or described before the first step."""
+
+from __future__ import annotations
+
+import pytest
+from support.training import lessons
+
+from finch_hub import errors
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.training import loop
+from finch_hub.specs.events import NewEvent
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.training import TrainingConfig
+
+LORA = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear")
+QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, validation=0.2)
+
+
+def test_data_and_estimated_duration_are_reported_before_the_first_step(tiny_base: Base) -> None:
+    events: list[NewEvent] = []
+    doubled = (*lessons(11), lessons(1)[0])
+    training = QUICK.evolve(max_length=32, epochs=1)
+    trained = loop.train(tiny_base, LORA, training, doubled, lessons(2), report=events.append)
+    kinds = [event.type for event in events]
+    described = next(event.data["report"] for event in events if event.type == "report")
+    assert kinds.index("report") < kinds.index("progress")
+    assert described == trained.report.data.model_dump(mode="json")
+    assert described["examples"] == 12
+    assert (described["duplicates"], described["overlap"]) == (1, 2)
+    assert described["truncated"] > 0
+    assert described["length_max"] == 32
+    assert 0 < described["label_tokens"] < described["tokens"]
+    assert described["steps"] == trained.report.steps
+    assert described["seconds"] > 0
+
+
+def test_no_examples_and_lengths_above_the_context_are_refused(tiny_base: Base) -> None:
+    with pytest.raises(errors.InvalidDataset, match="no examples"):
+        loop.train(tiny_base, LORA, QUICK, ())
+    with pytest.raises(errors.InvalidSpec, match=f"max_length.*{tiny_base.context}"):
+        loop.train(tiny_base, LORA, QUICK.evolve(max_length=tiny_base.context + 1), lessons(12))
