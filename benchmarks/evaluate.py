@@ -27,7 +27,7 @@ SIDES = ("ours", "trainer")
 def ours(given: argparse.Namespace) -> None:
     from finch_hub.engine.adapters.attachable_adapter import attach
     from finch_hub.engine.decoder import evaluation
-    from finch_hub.engine.training import loop
+    from finch_hub.engine.training.environment import use_threads
     from finch_hub.specs.lora import LoRAConfig
 
     base = harness.load_base(given)
@@ -38,7 +38,7 @@ def ours(given: argparse.Namespace) -> None:
         randomise(adapter.parameters(), seed=number)
         adapter.disable()
     seconds, losses = [], []
-    with loop.computing(given.threads):
+    with use_threads(given.threads):
         for adapter in adapters:
             adapter.enable()
             with harness.timed() as taken:

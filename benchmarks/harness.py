@@ -50,7 +50,7 @@ def options(description: str, **defaults: Any) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=defaults.get("batch", 8))
     parser.add_argument("--targets", default="q_proj,v_proj", help="module names, or all-linear")
     parser.add_argument("--repeat", type=int, default=defaults.get("repeat", 3), help="rounds; medians are reported")
-    parser.add_argument("--threads", type=int, default=environment.physical_cores())
+    parser.add_argument("--threads", type=int, default=environment.count_physical_cores())
     parser.add_argument("--sides", nargs="*", help="only these")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     return parser.parse_args()

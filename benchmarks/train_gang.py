@@ -43,7 +43,7 @@ def run(given: argparse.Namespace, *, together: bool) -> None:
     losses: list[float] = []
     tokens, seconds = 0, 0.0
     for some in [jobs] if together else [[job] for job in jobs]:
-        outcomes = group.train_gang(base, some)
+        outcomes = group.train_group(base, some)
         seconds += max(trained.report.seconds for trained in outcomes if isinstance(trained, loop.Trained))
         for trained in outcomes:
             assert isinstance(trained, loop.Trained), trained

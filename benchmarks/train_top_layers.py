@@ -13,11 +13,11 @@ import argparse
 
 import harness
 
-from finch_hub.engine import rank
-from finch_hub.engine.decoder.decoder import decoder_of
-from finch_hub.engine.training import loop
-from finch_hub.engine.training.progress import Progress
-from finch_hub.engine.training.run import Run
+from finch_hub.engine.decoder.decoder import choose_decoder
+from finch_hub.engine.rank.automatic import attach_for_training
+from finch_hub.engine.training import environment, loop
+from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.engine.training.run import TrainingRun
 from finch_hub.specs.events import silent
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
@@ -38,10 +38,10 @@ def run(given: argparse.Namespace, *, remember: bool) -> None:
     training = TrainingConfig(
         epochs=given.epochs, batch_size=given.batch, learning_rate=harness.RATE, validation=0, threads=given.threads
     )
-    with loop.computing(given.threads):
-        adapter = rank.begin(base, config, train_set, seed=0, say=print)
-        decoder = decoder_of(base, remember=(*train_set, *held_out) if remember else ())
-        training_run = Run(
+    with environment.use_threads(given.threads):
+        adapter = attach_for_training(base, config, train_set, seed=0, report_message=print)
+        decoder = choose_decoder(base, repeated_examples=(*train_set, *held_out) if remember else ())
+        training_run = TrainingRun(
             base,
             adapter,
             decoder,
@@ -49,12 +49,12 @@ def run(given: argparse.Namespace, *, remember: bool) -> None:
             train_set,
             (),
             workdir=None,
-            progress=Progress(silent, base.device),
+            reporter=ProgressReporter(silent, base.device),
             should_stop=lambda: None,
         )
         with harness.timed() as seconds:
-            while training_run.ready():
-                loop.step(decoder, [training_run])
+            while loop.begin_step(training_run):
+                loop.take_step(decoder, [training_run])
         training_run.close()
     tokens = sum(len(example) for example in train_set) * given.epochs
     harness.report(seconds=seconds[0], tokens=tokens, loss=harness.held_out_loss(base, held_out))

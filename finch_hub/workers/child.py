@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finch_hub import errors
-from finch_hub.engine.training import Interrupted
+from finch_hub.engine.training.interruption import Interrupted
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.channel import Channel, Stopped

@@ -13,8 +13,8 @@ from finch_hub.workers.runs.channel import Channel
 from finch_hub.workers.runs.train import TrainOrder, TrainOutcome
 
 if TYPE_CHECKING:
-    from finch_hub.engine.bases.loading import Base
-    from finch_hub.engine.training.group import Member, Outcome
+    from finch_hub.engine.bases.base import Base
+    from finch_hub.engine.training.group import Member, MemberResult
 
 Ended = Callable[[int, TrainOutcome | BaseException], None]
 
@@ -33,7 +33,7 @@ def execute(orders: Sequence[TrainOrder], channels: Sequence[Channel], ended: En
             channel.report(NewEvent.phase(text))
 
     say("importing")
-    from finch_hub.engine.training.group import train_gang
+    from finch_hub.engine.training.group import train_group
 
     base = channels[0].bases.load(orders[0].base, say=say, dtype=orders[0].training.dtype)
     say(f"training together with {len(orders) - 1} others")
@@ -43,7 +43,7 @@ def execute(orders: Sequence[TrainOrder], channels: Sequence[Channel], ended: En
             members.append(_member(order, channel, base, len(orders), functools.partial(ended, position)))
         except errors.FinchError as error:
             ended(position, error)
-    train_gang(base, members)
+    train_group(base, members)
 
 
 def _member(
@@ -54,7 +54,7 @@ def _member(
 
     examples, validation = train.read_data(order, channel)
 
-    def save(outcome: Outcome) -> None:
+    def save(outcome: MemberResult) -> None:
         ended(train.save(outcome, order, channel, base, validation) if isinstance(outcome, Trained) else outcome)
 
     return Member(
@@ -67,5 +67,5 @@ def _member(
         workdir=channel.checkpoints / f"of-{size}",
         report=channel.report,
         should_stop=channel.should_stop,
-        ended=save,
+        on_end=save,
     )
