@@ -1,3 +1,5 @@
+"""Merges, with their plan, arithmetic and writer of shards."""
+
 from __future__ import annotations
 
 import json

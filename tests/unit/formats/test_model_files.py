@@ -1,0 +1,66 @@
+"""Folders of base models; damaged and sharded ones are tested by merging and by the sources of bases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from finch_hub import errors
+from finch_hub.formats.model_files import ModelFiles
+
+
+def save(folder: Path, names: Iterable[str], **config: object) -> Path:
+    save_file({name: np.ones((2, 2), np.float32) for name in names}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "name", "found"),
+    [
+        (["model.q.weight"], "model.q.weight", "model.q.weight"),
+        (["q.weight"], "model.q.weight", "q.weight"),
+        (["language_model.model.q.weight"], "model.q.weight", "language_model.model.q.weight"),
+        (["a.q.weight", "b.q.weight"], "q.weight", None),
+        (["model.k.weight"], "model.q.weight", None),
+    ],
+)
+def test_tensor_is_found_by_its_only_name_that_fits(
+    tmp_path: Path, names: list[str], name: str, found: str | None
+) -> None:
+    with ModelFiles(save(tmp_path, names)) as files:
+        assert files.find(name) == found
+
+
+@pytest.mark.parametrize(
+    ("names", "config", "is_tied"),
+    [
+        (["embed_tokens.weight"], {}, True),
+        (["embed_tokens.weight", "lm_head.weight"], {}, False),
+        (["embed_tokens.weight", "lm_head.weight"], {"tie_word_embeddings": True}, True),
+    ],
+)
+def test_head_is_tied_by_the_config_or_else_if_it_has_no_tensor(
+    tmp_path: Path, names: list[str], config: dict[str, object], is_tied: bool
+) -> None:
+    with ModelFiles(save(tmp_path, names, **config)) as files:
+        assert files.is_tied == is_tied
+        assert files.embedding == "embed_tokens.weight"
+
+
+def test_quantized_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(errors.Incompatible, match="stored as gptq"):
+        ModelFiles(save(tmp_path, ["q.weight"], quantization_config={"quant_method": "gptq"}))
+
+
+def test_companions_are_data_without_weights_code_and_records(tmp_path: Path) -> None:
+    save(tmp_path, ["q.weight"])
+    for name in ("tokenizer.json", "LICENSE.md", "finch.json", "adapter_config.json", "modeling.py", "README.md"):
+        (tmp_path / name).write_text("{}")
+    with ModelFiles(tmp_path) as files:
+        assert [str(path) for path in files.companions()] == ["LICENSE.md", "config.json", "tokenizer.json"]
