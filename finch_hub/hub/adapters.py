@@ -141,7 +141,7 @@ class Adapters:
                 name=name,
                 kind="import",
                 base=registered,
-                lineage=values.Lineage(versions=publishing.versions(self._stores.catalog, {})),
+                lineage=values.Lineage(versions=publishing.list_library_versions(self._stores.catalog, {})),
             )
             published = publishing.publish(admitted.folder, self._stores, description)
         with self._stores.database.write() as session:

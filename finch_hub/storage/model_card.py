@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from finch_hub.registry import values
+from finch_hub.specs.value import JsonObject
 
 
-def write(name: str, kind: values.VersionKind, base: str, lineage: values.Lineage, metrics: Mapping[str, Any]) -> str:
+def write(name: str, kind: values.VersionKind, base: str, lineage: values.Lineage, metrics: JsonObject) -> str:
     """Return the text of a card: metadata for the Hugging Face Hub, then measurements and parents for people."""
-    front: dict[str, Any] = {
+    front: JsonObject = {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
         "base_model": base,

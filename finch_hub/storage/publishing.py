@@ -5,16 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from finch_hub.artifacts import gate
 from finch_hub.plugins.catalog import Catalog
 from finch_hub.registry import adapter_versions, values
 from finch_hub.registry.database import Session
 from finch_hub.specs.bases import BaseDescription
+from finch_hub.specs.value import JsonObject
 from finch_hub.storage import model_card
 from finch_hub.storage.stores import Stores
 
@@ -37,8 +36,8 @@ class Description:
     kind: values.VersionKind
     base: BaseDescription
     lineage: values.Lineage
-    spec: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
+    spec: JsonObject = field(default_factory=dict)
+    metrics: JsonObject = field(default_factory=dict)
     state: values.VersionState = "ready"
     job_id: str | None = None
 
@@ -51,7 +50,7 @@ class Published:
     digest: str
     identity: str
     state: values.VersionState
-    metrics: dict[str, Any]
+    metrics: JsonObject
     card: str
 
 
@@ -101,21 +100,21 @@ def register(session: Session, published: Published, base: values.Base) -> value
     )
 
 
-def versions(catalog: Catalog, environment: Mapping[str, Any]) -> dict[str, str]:
+def list_library_versions(catalog: Catalog, environment: JsonObject) -> dict[str, str]:
     """Return the versions of libraries and plugins that an adapter's bytes may depend on, as `environment` has them.
 
     The rest is read from this process's installation.
     """
-    found = {plugin.name: plugin.version for plugin in catalog.plugins if plugin.version}
+    versions = {plugin.name: plugin.version for plugin in catalog.plugins if plugin.version}
     for name in _LIBRARIES:
         try:
-            found[name] = str(environment.get(name) or importlib.metadata.version(name))
+            versions[name] = str(environment.get(name) or importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def _finch_json(description: Description, identity: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _finch_json(description: Description, identity: str, metrics: JsonObject) -> JsonObject:
     return {
         "format": 1,
         "name": description.name,

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import time
-from typing import Any
 
 import filelock
 import psutil
@@ -19,6 +18,7 @@ from filelock import Timeout as Timeout  # raised by the lock of `life_lock`
 
 from finch_hub import errors
 from finch_hub.settings import Settings
+from finch_hub.specs.value import JsonObject
 from finch_hub.workers.embedded import code_version, home
 
 _STARTING = "worker.starting"
@@ -65,7 +65,7 @@ def stop(settings: Settings, *, wait: float = 60.0) -> bool:
     return True
 
 
-def read_record(settings: Settings) -> dict[str, Any] | None:
+def read_record(settings: Settings) -> JsonObject | None:
     """Return the record of the running worker (`pid`, `started`, `code`), None if no worker runs.
 
     The record is empty if the worker has not written it yet.
@@ -77,7 +77,7 @@ def read_record(settings: Settings) -> dict[str, Any] | None:
         deadline = time.monotonic() + 2.0
         while True:
             with contextlib.suppress(OSError, ValueError):
-                data: dict[str, Any] = json.loads((settings.home / "worker.json").read_text(encoding="utf-8"))
+                data: JsonObject = json.loads((settings.home / "worker.json").read_text(encoding="utf-8"))
                 if psutil.pid_exists(data["pid"]):
                     return data
             if time.monotonic() > deadline:
@@ -102,7 +102,7 @@ def write_record(settings: Settings) -> None:
     (settings.home / _STARTING).unlink(missing_ok=True)
 
 
-def _signal(worker: dict[str, Any], number: int) -> None:
+def _signal(worker: JsonObject, number: int) -> None:
     with contextlib.suppress(psutil.Error, KeyError):
         process = psutil.Process(worker["pid"])
         if abs(process.create_time() - worker["started"]) < 1:  # else another process has got its id

@@ -92,7 +92,7 @@ def execute(order: ComposeOrder, channel: Channel) -> ComposeOutcome:
     composed = compose(
         parents,
         order.spec,
-        trials.trials(order.spec, channel.catalog),
+        trials.make_trials(order.spec, channel.catalog),
         base=base,
         report=channel.report_or_stop,
         between=channel.stop_here,
@@ -117,7 +117,7 @@ def finish(spec: ComposeSpec, job: Job, outcome: ComposeOutcome, stores: Stores)
     lineage = values.Lineage(
         parents=outcome.parents,
         seed=spec.seed,
-        versions=publishing.versions(stores.catalog, outcome.environment),
+        versions=publishing.list_library_versions(stores.catalog, outcome.environment),
         environment=outcome.environment,
     )
     description = publishing.Description(

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
 
-_MAX_LENGTH = 2048  # tokens of an example that is measured, where the base's context is longer
 
 
 class QuantizeOrder(Value):
@@ -74,13 +73,14 @@ def execute(order: QuantizeOrder, channel: Channel) -> QuantizeOutcome:
     base = objective = None
     if order.validation is not None:
         from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
+        from finch_hub.engine.bases.base import default_max_length
         from finch_hub.engine.data.tokenizing import tokenize_all
         from finch_hub.engine.decoder import evaluation
 
         base = channel.bases.load(order.base, say=channel.phase)
         examples = data.read_examples(order.validation)
         tokenized = tokenize_all(
-            examples, base.tokenizer, system=order.system, max_length=min(base.context, _MAX_LENGTH)
+            examples, base.tokenizer, system=order.system, max_length=default_max_length(base.context)
         )
 
         def measure(folder: Path) -> TokenMetrics:
@@ -119,7 +119,7 @@ def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Store
         parent = adapter_versions.resolve(session, outcome.parent)
     lineage = parent.lineage.evolve(
         parents=(values.ParentVersion(reference=parent.reference),),
-        versions=publishing.versions(stores.catalog, outcome.environment),
+        versions=publishing.list_library_versions(stores.catalog, outcome.environment),
         environment=outcome.environment,
     )
     metrics: dict[str, Any] = {

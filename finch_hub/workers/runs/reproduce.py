@@ -96,7 +96,7 @@ def finish(spec: ReproduceSpec, job: Job, outcome: ReproduceOutcome, stores: Sto
 
     with stores.database.read() as session:
         lineage = adapter_versions.resolve(session, outcome.report.adapter).lineage
-    versions = publishing.versions(stores.catalog, outcome.environment)
+    versions = publishing.list_library_versions(stores.catalog, outcome.environment)
     causes = Change.between({**lineage.versions, **lineage.environment}, {**versions, **outcome.environment})
     result = JobResult(report=outcome.report.evolve(causes=causes).model_dump(mode="json"))
     return lambda session: result

@@ -142,7 +142,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
         train_digest=spec.train,
         validation_digest=validation,
         seed=spec.training.seed,
-        versions=publishing.versions(stores.catalog, outcome.environment),
+        versions=publishing.list_library_versions(stores.catalog, outcome.environment),
         environment=outcome.environment,
     )
     description = publishing.Description(

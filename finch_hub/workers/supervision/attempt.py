@@ -9,11 +9,12 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from finch_hub import errors
 from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job
+from finch_hub.specs.value import JsonObject
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision import fault_points
 from finch_hub.workers.supervision.attempt_record import AttemptContext, AttemptRecord
@@ -145,7 +146,7 @@ class Attempt:
             if self._lease.elapsed() - began > stall_seconds:
                 raise errors.Unavailable(f"{doing} took more than {stall_seconds:g} s")
 
-    def _end(self, record: AttemptRecord, child: ChildProcess, message: dict[str, Any]) -> None:
+    def _end(self, record: AttemptRecord, child: ChildProcess, message: JsonObject) -> None:
         """Record how the child ended, as :meth:`ChildWatch.run` returned it, and kill a child that is unfit."""
         fault_points.reach("supervisor.ending")
         match message["type"]:
@@ -183,7 +184,7 @@ class Attempt:
                 text = f"the job did not finish within its time limit of {limit:g} s"
                 record.fail(f"{text} (submit it again with a longer limit or less work)", retry=False)
 
-    def _succeed(self, record: AttemptRecord, outcome: dict[str, Any]) -> None:
+    def _succeed(self, record: AttemptRecord, outcome: JsonObject) -> None:
         """Store what the child made, and record that the job succeeded."""
         job, stores = self._job, self._context.stores
         try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import selectors
-from typing import Any
 
 from finch_hub.settings import Settings
 from finch_hub.specs.events import NewEvent
+from finch_hub.specs.value import JsonObject
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.lease import Lease, StopReason
 from finch_hub.workers.supervision.process import ChildProcess
@@ -28,7 +28,7 @@ class ChildWatch:
         self._stop_deadline = float("inf")
         self._heard_at = self._measured_at = lease.elapsed()  # time in doubt does not count
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> JsonObject:
         """Return the child's last message (see :mod:`finch_hub.workers.child`), or why it must be killed.
 
         A child that must be killed gives `died`, `hung` with a `reason`, or `stopped` with `killed`.
@@ -68,7 +68,7 @@ class ChildWatch:
                 if (end := self._check_limits()) is not None:
                     return end
 
-    def _check_limits(self) -> dict[str, Any] | None:
+    def _check_limits(self) -> JsonObject | None:
         now = self._lease.elapsed()
         self._relay_stop(now)
         if now >= self._stop_deadline:

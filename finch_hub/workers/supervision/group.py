@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from finch_hub.specs.jobs import Job
+from finch_hub.specs.value import JsonObject
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.lease import ClaimedJob
@@ -166,13 +167,13 @@ class SharedChild(ChildProcess):
 
     def __init__(self, group: AttemptGroup) -> None:
         self._group = group
-        self._inbox: collections.deque[dict[str, Any]] = collections.deque()
+        self._inbox: collections.deque[JsonObject] = collections.deque()
         self.messages_fd, self._wake_fd = os.pipe()
         self.output_fd, unused = os.pipe()
         os.close(unused)  # the output of one member cannot be told apart, so the group keeps it
         for fd in (self.messages_fd, self._wake_fd):
             os.set_blocking(fd, False)
-        self.order: dict[str, Any] | None = None
+        self.order: JsonObject | None = None
         self.has_left = False
         self.output, self.end = "", "the other jobs of the group had ended"
         self.warm_base: str | None = None
@@ -183,7 +184,7 @@ class SharedChild(ChildProcess):
         """Whether more messages can come."""
         return bool(self._inbox) or not self._group.is_over
 
-    def deliver(self, message: dict[str, Any]) -> None:
+    def deliver(self, message: JsonObject) -> None:
         """Add a message of the child about this member."""
         with self._group.changed:
             self._inbox.append(message)
@@ -204,7 +205,7 @@ class SharedChild(ChildProcess):
         else:
             self._group.send(self, **message)
 
-    def read_messages(self) -> Iterator[dict[str, Any] | None]:
+    def read_messages(self) -> Iterator[JsonObject | None]:
         """Yield the messages that have arrived, and None at the end of all messages."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.messages_fd, 65_536)

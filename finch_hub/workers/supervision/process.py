@@ -14,6 +14,8 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 import psutil
 
+from finch_hub.specs.value import JsonObject
+
 if TYPE_CHECKING:
     from finch_hub.workers.supervision.orphan_cleanup import OrphanCleanup
 
@@ -39,7 +41,7 @@ class ChildProcess(Protocol):
     @property
     def is_alive(self) -> bool: ...  # noqa: D102 - as the others, described in Child
     def send(self, **message: Any) -> None: ...  # noqa: D102
-    def read_messages(self) -> Iterator[dict[str, Any] | None]: ...  # noqa: D102
+    def read_messages(self) -> Iterator[JsonObject | None]: ...  # noqa: D102
     def read_output(self) -> bool: ...  # noqa: D102
     def resident_bytes(self) -> int: ...  # noqa: D102
     def suspend(self) -> None: ...  # noqa: D102
@@ -112,7 +114,7 @@ class Child(ChildProcess):
             self._orders.write(json.dumps(message).encode() + b"\n")
             self._orders.flush()
 
-    def read_messages(self) -> Iterator[dict[str, Any] | None]:
+    def read_messages(self) -> Iterator[JsonObject | None]:
         """Yield the messages that have arrived, and None at the end of all messages."""
         while True:
             try:

@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
+from finch_hub.specs.value import JsonObject
 from finch_hub.workers.runs.channel import CHECKPOINTS
 
 
@@ -36,15 +36,15 @@ class WorkFolders:
                 _link_tree(job / str(max(earlier)) / CHECKPOINTS, folder / CHECKPOINTS)
         return folder
 
-    def keep_outcome(self, job_id: str, outcome: dict[str, Any]) -> None:
+    def keep_outcome(self, job_id: str, outcome: JsonObject) -> None:
         """Keep the outcome of a child, so that a crash before its commit costs no second run."""
         with self._outcome_file(job_id).open("wb", buffering=0) as file:
             file.write(json.dumps(outcome).encode())  # half of a JSON object is not valid, and is ignored
 
-    def read_outcome(self, job_id: str) -> dict[str, Any] | None:
+    def read_outcome(self, job_id: str) -> JsonObject | None:
         """Return the outcome that an earlier attempt kept on this machine, if any."""
         try:
-            outcome: dict[str, Any] = json.loads(self._outcome_file(job_id).read_text(encoding="utf-8"))
+            outcome: JsonObject = json.loads(self._outcome_file(job_id).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return outcome

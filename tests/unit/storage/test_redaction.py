@@ -26,7 +26,7 @@ def test_passwords_of_urls_are_replaced(text: str, clean: str) -> None:
     assert redact_url(text) == clean
 
 
-def test_a_password_is_replaced_wherever_it_stands_and_however_it_is_quoted() -> None:
+def test_password_is_replaced_outside_of_urls_and_percent_encoded() -> None:
     redactor = Redactor("redis://:p%40ss-word-1@host/0")
     assert redactor.clean("the server refused p@ss-word-1") == "the server refused ***"
     assert redactor.clean("the server refused p%40ss-word-1") == "the server refused ***"

@@ -26,7 +26,7 @@ def install(monkeypatch: pytest.MonkeyPatch, *plugins: tuple[str, str]) -> None:
         SimpleNamespace(name=name, value="plugin:register", dist=SimpleNamespace(version=version))
         for name, version in plugins
     ]
-    monkeypatch.setattr(code_version.importlib.metadata, "entry_points", lambda group: points)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
 
 
 def test_code_has_one_version_until_a_file_changes(package: Path) -> None:
