@@ -12,7 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -25,7 +25,7 @@ MAX_RATIO = 200
 _HARMLESS_BYTES = 2**20  # any ratio is allowed below
 _CHUNK_BYTES = 2**20
 _MAX_READ = 2**26  # tarfile reads extended headers at once, at their declared size
-_OPENERS: dict[str, Any] = {
+_OPENERS: Mapping[str, Callable[..., Any]] = {
     ".tar": open,
     ".tar.gz": gzip.open,
     ".tgz": gzip.open,
@@ -70,7 +70,7 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
 
 
 class _Member(NamedTuple):
-    """An entry of an archive: name, declared size, the reason to refuse it (or empty), and the library's entry."""
+    """An entry of an archive; `fault` is the reason to refuse it, or empty."""
 
     name: str
     size: int

@@ -27,9 +27,10 @@ def canonical_json(values: Mapping[str, Any]) -> bytes:
 
 
 def clean_config(text: bytes) -> dict[str, Any]:
-    """Read a config and return the fields that describe a LoRA adapter, without names of code, files or machines.
+    """Return the fields of a config that describe a LoRA adapter.
 
-    Other fields must be empty or have PEFT's default value. They are dropped, since a reader restores them.
+    None of them names code, files or machines. Other fields must be empty or have PEFT's default value. They are
+    dropped, since a reader restores them.
 
     Raises:
         RefusedArtifact: with every field that names code or files, has an invalid value or is of another adapter type.

@@ -1,4 +1,4 @@
-"""Files of an artifact store, on a local disk or in an object store; each appears complete or not at all."""
+"""Files of an artifact store, local or in an object store, with atomic writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Files(Protocol):
         """Write or replace a file; it is durable when this returns."""
 
     def put_file(self, path: str, source: Path) -> None:
-        """Write or replace a file with the content of a local one; it is durable when this returns."""
+        """Write or replace a file with a local one's content; it is durable when this returns."""
 
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading; raises FileNotFoundError."""

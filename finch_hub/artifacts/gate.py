@@ -78,8 +78,8 @@ def admit_adapter(source: Path, into: Path, *, policy: GatePolicy = GatePolicy()
     """Check an adapter and write the cleaned one.
 
     Args:
-        source: a PEFT folder, one safetensors file with the config in its metadata (key ``adapter_config``), or a zip
-            or tar archive of a folder. No path or link in it is followed.
+        source: a PEFT folder, a zip or tar archive of one, or one safetensors file with the config in its metadata.
+            No path or link in it is followed.
         into: folder to make; it is removed if the adapter is refused.
         policy: limits.
 

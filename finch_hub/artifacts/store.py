@@ -107,7 +107,9 @@ class ArtifactStore:
         return {name: Entry(digest=blob, size=size) for name, (blob, size) in json.loads(data).items()}
 
     def fetch_tree(self, digest: str) -> Path:
-        """Return a local folder with a tree's verified files, which are read-only and shared with other callers.
+        """Return a local folder with a tree's verified files.
+
+        The files are read-only and shared with other callers.
 
         Raises:
             NotFound: the tree or a blob of it is missing.
@@ -207,7 +209,7 @@ def _tree(digest: str) -> str:
 
 
 def _measure(stream: BinaryIO, copy: BinaryIO | None = None) -> Entry:
-    """Read a stream to its end, copy it to `copy` if given, and return its digest and size."""
+    """Return the digest and size of a stream; write its bytes to `copy` if given."""
     hashed, size = hashlib.sha256(), 0
     while chunk := stream.read(_CHUNK):
         hashed.update(chunk)
@@ -268,7 +270,7 @@ def _holds(folder: Path, entries: Mapping[str, Entry]) -> bool:
 
 
 def _publish(part: Path, final: Path, entries: Mapping[str, Entry]) -> None:
-    """Rename a finished folder; keep a valid one of another process and replace a damaged one."""
+    """Rename a finished folder. Keep another process's valid one; replace a damaged one."""
     try:
         part.rename(final)
     except OSError as error:

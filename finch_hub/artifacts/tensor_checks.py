@@ -20,8 +20,8 @@ def check_tensors(
 ) -> tuple[dict[str, LoRAModule], list[errors.Problem]]:
     """Sort the tensors into modules and return the modules and all problems.
 
-    Problems are an A without its B, a rank other than the config's, a shape or dtype of no factor, and a tensor that
-    neither LoRA nor the config's trained modules explain.
+    Problems are an A without its B, a rank other than the config's, and a shape or dtype that no factor has. Another is
+    a tensor that is neither LoRA's nor of a module that the config trains.
 
     Raises:
         RefusedArtifact: the config has too many patterns for this many tensors.

@@ -18,10 +18,10 @@ from finch_hub.formats.finch_record import read_record
 
 @contextlib.contextmanager
 def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to `out` when the block succeeds, and removed otherwise.
+    """Yield a temporary folder and rename it to `out` if the block succeeds.
 
-    All files are flushed to the disk before the rename. Temporary folders of killed processes are removed. The block
-    writes a ``finch.json`` of this `kind` (see `finch_hub.formats.finch_record`).
+    Otherwise, remove it. All files are flushed to the disk before the rename. Temporary folders of killed processes are
+    removed. The block writes a ``finch.json`` of this `kind` (see `finch_hub.formats.finch_record`).
 
     Args:
         out: the final folder, missing or empty.

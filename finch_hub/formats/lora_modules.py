@@ -15,7 +15,7 @@ _FACTORS: tuple[tuple[Part, Part], ...] = (("A", "B"), ("embedding_A", "embeddin
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoRAModule:
-    """One adapted module: its tensors' names, and the shape and scale ``s`` of its update ``s * B @ A``.
+    """One adapted module with the update ``s * B @ A``.
 
     Attributes:
         path: of the module in the model.
@@ -25,7 +25,7 @@ class LoRAModule:
         magnitude: name of DoRA's magnitudes [outputs], None without DoRA.
         embedding: whether the weight is [vocabulary, width], so that its update is the transpose.
         rank: of the update.
-        scale: of the update.
+        scale: the factor ``s``.
         inputs: columns of A.
         outputs: rows of B.
 

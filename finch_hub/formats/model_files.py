@@ -63,7 +63,7 @@ class ModelFiles:
         return self.shards[self.shard_of[tensor]].tensors[tensor]
 
     def find(self, name: str) -> str | None:
-        """Return the name in the files of a tensor of the model, None if no single name fits.
+        """Return the file's name of a model's tensor, None if no single name fits.
 
         Files of a bare model lack the prefix ``model.``; files of a model within a larger one have a longer prefix.
         """

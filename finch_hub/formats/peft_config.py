@@ -41,7 +41,10 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 
 def ranks_and_scales(config: Mapping[str, Any], paths: Collection[str]) -> dict[str, tuple[int, float]]:
-    """Return the rank and scale that PEFT gives each module: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
+    """Return each module's rank and scale in PEFT.
+
+    The scale is alpha / rank, or alpha / sqrt(rank) with rsLoRA.
+    """
     ranks = match_patterns(config.get("rank_pattern") or {}, paths, config.get("r", 8))
     alphas = match_patterns(config.get("alpha_pattern") or {}, paths, config.get("lora_alpha", 8))
     return {
@@ -71,7 +74,7 @@ def match_targets(targets: str | Collection[str], paths: Iterable[str]) -> list[
 
 
 def beyond_low_rank(config: Mapping[str, Any], places: Mapping[str, str] | None = None) -> tuple[errors.Problem, ...]:
-    """Name what an adapter has beyond plain low-rank updates, which no sum of updates can hold.
+    """Return the parts of an adapter beyond low-rank updates, which no sum can hold.
 
     Args:
         config: of the adapter.

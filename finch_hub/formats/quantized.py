@@ -168,7 +168,7 @@ def _in_groups(rows: Float32, group: int | None) -> Float32:
 
 
 def _scales(grouped: Float32, bits: Bits) -> NDArray[np.float16]:
-    """Return the scale of least squared error of each group ``[n, groups]``, in the stored precision."""
+    """Return each group's scale ``[n, groups]`` of least squared error, as float16."""
     smallest, largest = _RANGE[bits]
     ends = np.take_along_axis(grouped, np.abs(grouped).argmax(axis=2, keepdims=True), axis=2)[:, :, 0]
     if np.abs(ends).max(initial=0) > largest * float(np.finfo(np.float16).max):

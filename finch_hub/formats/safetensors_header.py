@@ -69,7 +69,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SafetensorsHeader:
-    """Declarations of a file, checked against its size; the tensors are in the order of their bytes."""
+    """Checked declarations of a file, with the tensors in the order of their bytes."""
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
@@ -80,10 +80,9 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
     """Read and check the header of a file, without its data.
 
     Raises:
-        RefusedArtifact: with every problem found. The file is not a regular file or has another format, its header is
-            larger than 8 MB or than the file, a name is repeated or unsafe, a shape is empty, negative or larger than
-            the file, tensors overlap or leave gaps, bytes follow the last tensor, the metadata are over 1 MB or not
-            text.
+        RefusedArtifact: with every problem found. The file is not a regular file or has another format. Its header is
+            larger than 8 MB or than the file. A name is repeated or unsafe. A shape is empty, negative or too large.
+            Tensors overlap, leave gaps or end before the file. The metadata are over 1 MB or not text.
 
     """
     with open_regular_file(path) as stream:
@@ -138,7 +137,7 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def write_safetensors_header(
     tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
 ) -> tuple[bytes, Sequence[str]]:
-    """Return the canonical header of these tensors and the order in which their bytes must follow.
+    """Return the canonical header of these tensors, and the order of their bytes.
 
     The order (wide dtypes first, then names) is that of the `safetensors` library, so a file from it keeps its bytes.
     """

@@ -48,7 +48,7 @@ def load_change(contributions: Sequence[Contribution], shape: tuple[int, ...]) -
 
 
 def _scaled_factors(adapter: StoredAdapter, module: LoRAModule) -> tuple[Float32, Float32]:
-    """Return left ``[rows, r]`` with the scale, and right ``[r, columns]``, in the orientation of the weight."""
+    """Return left ``[rows, r]`` with the scale and right ``[r, columns]``, oriented as the weight."""
     a, b = adapter.factors(module.path)
     left, right = (a.T, b.T) if is_transposed(adapter, module) else (b, a)
     return np.ascontiguousarray(left) * np.float32(module.scale), np.ascontiguousarray(right)

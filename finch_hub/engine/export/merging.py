@@ -1,6 +1,6 @@
 """Merge of adapters into their base's weights, shard by shard.
 
-Memory holds one module's factors and a block of rows for each thread, so a 7B model takes no more than a small one.
+Memory holds one module's factors and a block of rows for each thread, however large the model is.
 Importing torch would take longer than the work.
 """
 

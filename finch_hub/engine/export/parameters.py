@@ -1,4 +1,4 @@
-"""Parameters of each export format; free of the code that writes, so that listing them is fast."""
+"""Parameters of each export format, apart from the writers, so that listing is fast."""
 
 from __future__ import annotations
 

@@ -7,7 +7,9 @@ from finch_hub.formats.adapter_folder import StoredAdapter
 
 
 def require_plain(adapter: StoredAdapter, system: str) -> None:
-    """Check that an adapter has only updates ``s B A`` of linear layers whose weights are ``[out, in]``.
+    """Check that an adapter has only low-rank updates of linear layers.
+
+    The weights of the layers must be ``[out, in]``.
 
     Raises:
         Incompatible: the adapter has DoRA magnitudes, biases, whole modules or embeddings; all of it at once.

@@ -37,10 +37,10 @@ def quantize(
     objective: Objective | None = None,
     tolerance: float = 0.005,
 ) -> QuantizationReport:
-    """Write an adapter folder with factors of 8 or 4 bits, which every part of Finch Hub reads.
+    """Write an adapter folder with factors of 8 or 4 bits.
 
-    First, :func:`spread` chooses the factors of the same product that lose least. Other tensors (DoRA's magnitudes,
-    modules stored whole) stay as they are.
+    Every part of Finch Hub reads it. First, :func:`spread` chooses the factors of the same product that lose least.
+    Other tensors (DoRA's magnitudes, modules stored whole) stay as they are.
 
     Args:
         adapter: folder in PEFT's format.
@@ -51,8 +51,8 @@ def quantize(
         tolerance: allowed increase of the loss, as a share of the original loss.
 
     Returns:
-        The report. `candidates` has an entry for each scheme: the size of the file, this size as a share of the same
-        tensors in bfloat16, the relative error ``‖ΔW' − ΔW‖ / ‖ΔW‖`` over all modules, and the held-out loss.
+        The report. For each scheme, `candidates` has the file's size, this size as a share of the bfloat16 size, and
+        the held-out loss. The relative error is ``‖ΔW' − ΔW‖ / ‖ΔW‖`` over all modules.
 
     Raises:
         Incompatible: the adapter is quantized or not LoRA, or no scheme keeps the loss within the tolerance.
@@ -138,7 +138,7 @@ def spread(A: Float32, B: Float32) -> tuple[Float32, Float32]:
 
 
 def _equalizing_rotation(strength: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a rotation R such that all diagonal entries of ``Rᵀ diag(strength) R`` are the mean."""
+    """Return a rotation R that makes all diagonal entries of ``Rᵀ diag(strength) R`` equal."""
     matrix, rotation = np.diag(strength), np.eye(len(strength))
     mean = strength.mean()
     for _ in range(len(strength) - 1):

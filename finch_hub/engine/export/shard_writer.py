@@ -1,4 +1,4 @@
-"""Writer of safetensors shards from other shards: changed tensors in float32 blocks, others as they are."""
+"""Writer of safetensors shards from other shards, with changes in float32 blocks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class OutputTensor:
 
 
 class ShardWriter:
-    """Writer with a thread and buffers for each processor, so that reads, arithmetic and writes overlap.
+    """Writer with a thread and buffers for each processor.
+
+    Reads, arithmetic and writes overlap.
 
     Args:
         total: bytes of all shards.
@@ -94,7 +96,7 @@ class ShardWriter:
             os.close(fd)
 
     def _run(self, tasks: Iterator[Callable[[], int]]) -> None:
-        """Run tasks that return the bytes they wrote; keep the queue short and stop at the first error."""
+        """Run tasks that return the bytes they wrote. Keep the queue short; stop at an error."""
         waiting: queue.SimpleQueue[Future[int]] = queue.SimpleQueue()
         for task in tasks:
             waiting.put(self._executor.submit(task))

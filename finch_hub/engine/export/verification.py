@@ -43,7 +43,7 @@ class Verification(Value):
 
 
 def verify(base: Path, adapters: Sequence[tuple[Path, float]], merged: Path) -> Verification:
-    """Compare the float32 logits of a merged model with those of its base under PEFT's own adapters.
+    """Compare the float32 logits of a merged model with those of PEFT's own adapters.
 
     The models are loaded one after the other, so the peak is one model. The remaining difference is the rounding of the
     merged weights to the base's dtype.

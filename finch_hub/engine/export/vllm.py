@@ -1,4 +1,4 @@
-"""Export to vLLM: a PEFT folder without rsLoRA's scale and without patterns, which vLLM does not read."""
+"""Export to vLLM: a PEFT folder without rsLoRA and patterns, which vLLM ignores."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ DEFAULT_RANK = 16
 
 
 def write(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameters) -> dict[str, Any]:
-    """Write the adapter with one rank for all modules and every scale folded into B, so that alpha / r is 1.
+    """Write the adapter with one rank for all modules and all scales folded into B.
 
-    Modules of a lower rank are padded with zeros to the next rank that vLLM accepts; their updates stay the same.
+    So alpha / r is 1. Modules of a lower rank are padded with zeros to the next rank that vLLM accepts; their updates
+    stay the same.
 
     Returns:
         `rank`, `modules`, `bytes` and `serve`: the server's option beside ``--enable-lora`` if its default rank is too
