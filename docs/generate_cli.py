@@ -62,8 +62,13 @@ def _attributes(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _commands(command: click.Command, path: str, parent: click.Context | None = None) -> Iterator[str]:
-    settings = {"help_option_names": ["-h", "--help"]}
-    context = click.Context(command, info_name=path.rpartition(" ")[2], parent=parent, terminal_width=100, **settings)
+    context = click.Context(
+        command,
+        info_name=path.rpartition(" ")[2],
+        parent=parent,
+        terminal_width=100,
+        help_option_names=["-h", "--help"],
+    )
     title = f"\n{'##' if parent is None or parent.parent is None else '###'} {path}\n\n"
     yield f"{title}```text\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):

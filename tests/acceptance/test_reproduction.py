@@ -12,9 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from support.adapters import save_adapter
 
-from finch_hub import Hub, errors
+from finch_hub import Hub, ReproductionReport, errors
 from finch_hub.cli import main
-from finch_hub.registry import values
 from finch_hub.registry.values import AdapterVersion
 from finch_hub.storage import publishing
 
@@ -57,13 +56,13 @@ def altered(hub: Hub, version: AdapterVersion, folder: Path) -> AdapterVersion:
     description = publishing.Description(
         name="elsewhere",
         kind="train",
-        base=version.base.model_dump(mode="json"),
+        base=version.base,
         spec=version.spec,
         lineage=version.lineage.evolve(environment=environment, versions={**version.lineage.versions, "numpy": "1.0"}),
     )
     published = publishing.publish(folder, hub._stores, description)
     with hub._stores.database.write() as session:
-        return publishing.register(session, published, values.Base.of(description.base))
+        return publishing.register(session, published, version.base)
 
 
 def test_what_was_made_comes_out_again_or_is_told_apart(
@@ -79,6 +78,7 @@ def test_what_was_made_comes_out_again_or_is_told_apart(
     assert birds.lineage.environment["batch_tokens"] == [[0, 64]]
     for version in (birds, both, smaller):
         report = hub.reproduce(version.reference).report()
+        assert isinstance(report, ReproductionReport)
         assert report.identical, (report.config, report.tensors[:3], report.causes)
         assert (report.kind, report.tensors, report.causes) == (version.kind, (), ())
         assert report.reproduced_identity == version.identity

@@ -13,6 +13,7 @@ from finch_hub import errors
 from finch_hub.engine.training.interruption import Interrupted
 from finch_hub.specs.value import Value
 from finch_hub.workers import child
+from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.channel import Channel, Stopped
 
 
@@ -31,7 +32,7 @@ def serve(
         return order
 
     kind = SimpleNamespace(name="echo", order=Order, execute=execute)
-    monkeypatch.setattr(child.kinds, "kind_of", lambda name: kind)
+    monkeypatch.setattr(kinds, "kind_of", lambda name: kind)
     messages = io.BytesIO()
     message = {"kind": "echo", "workdir": "/nowhere", "order": order or {"text": "seeds"}}
     goes_on = child.run(message, Channel(messages))
@@ -82,7 +83,7 @@ def test_base_is_freed_after_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The adapter may still be attached to it."""
     cleared: list[bool] = []
     kind = SimpleNamespace(name="echo", order=Order, execute=lambda order, channel: channel.stop_here())
-    monkeypatch.setattr(child.kinds, "kind_of", lambda name: kind)
+    monkeypatch.setattr(kinds, "kind_of", lambda name: kind)
     channel = Channel(io.BytesIO())
     monkeypatch.setattr(channel.bases, "clear", lambda: cleared.append(True))
     channel.stop("cancel")

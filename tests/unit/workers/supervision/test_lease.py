@@ -24,7 +24,8 @@ def test_unexpected_error_of_one_renewal_does_not_end_the_renewals(
     """Such an error comes, for example, when the owner of a database revokes a permission for a moment."""
     registry.submit(database)
     job = registry.claimed(database)
-    renew, failures = attempts.renew, []
+    renew = attempts.renew
+    failures: list[bool] = []
 
     def fail_once(*arguments: object) -> object:
         if not failures:
