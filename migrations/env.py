@@ -1,4 +1,4 @@
-"""Runs the migrations: on the connection that Finch Hub hands over, or on the configured database."""
+"""Environment of Alembic: runs the migrations on a given connection, or on the configured database."""
 
 from alembic import context
 from sqlalchemy import Connection
@@ -22,9 +22,9 @@ def run(connection: Connection) -> None:
 
 
 if context.is_offline_mode():
-    raise SystemExit("migrations look at the database they change; run them online")
-if (given := context.config.attributes.get("connection")) is not None:
-    run(given)
+    raise SystemExit("cannot run offline: the migrations read the database that they change")
+if (connection := context.config.attributes.get("connection")) is not None:
+    run(connection)
 else:
     database = Database(settings.load().database)
     with database.write() as session:

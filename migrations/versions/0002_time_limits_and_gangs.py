@@ -1,4 +1,4 @@
-"""Time limits of jobs, and jobs that are trained together."""
+"""Time limits of jobs, and keys of jobs that can be trained in one step."""
 
 from collections.abc import Sequence
 

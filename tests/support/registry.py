@@ -1,4 +1,4 @@
-"""Short ways to fill a registry, for tests that are about what happens then."""
+"""Helpers that fill a registry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AT_ONCE = values.RetryPolicy(max_attempts=3, base_delay=0)
 
 
 def digest(text: str) -> str:
-    """A digest that is easily told from others."""
+    """Return a digest that begins with the text."""
     return text.encode().hex().ljust(64, "0")[:64]
 
 
@@ -36,7 +36,7 @@ def submit(database: Database, **arguments: Any) -> Job:
 
 
 def claim(database: Database, *, worker: str = "w", lease: float = 60.0, **arguments: Any) -> Job | None:
-    """Claim by a worker that can do everything; a negative lease has run out at once."""
+    """Claim for a slot that fits every job. A negative lease expires at once."""
     with database.write() as session:
         arguments.setdefault("capabilities", ANY_SLOT)
         return claims.claim(session, worker=worker, lease_seconds=lease, **arguments)
@@ -115,7 +115,7 @@ def list_versions(database: Database, name: str = "medical") -> list[values.Adap
 
 
 def made_from(*references: str) -> values.Lineage:
-    """The lineage of a version that was made from these, with equal weights."""
+    """Return the lineage of a version with these parents, with equal weights."""
     return values.Lineage(
         parents=tuple(values.ParentVersion(reference=reference, weight=0.5) for reference in references)
     )

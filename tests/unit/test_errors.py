@@ -3,7 +3,7 @@ import inspect
 from finch_hub import errors
 
 
-def test_the_tree_at_the_top_of_the_file_is_the_tree() -> None:
+def test_tree_in_the_docstring_lists_all_errors() -> None:
     drawn = [line.strip("│├└─ ").split()[0] for line in (errors.__doc__ or "").splitlines() if "──" in line]
     defined = [
         name
@@ -13,7 +13,7 @@ def test_the_tree_at_the_top_of_the_file_is_the_tree() -> None:
     assert sorted(drawn) == sorted(defined)
 
 
-def test_all_problems_are_in_the_text_with_place_and_advice() -> None:
+def test_text_contains_all_problems_with_place_and_fix() -> None:
     error = errors.InvalidDataset(
         [
             errors.Problem(what="is no JSON", where="line 3", fix="quote the keys"),
@@ -24,14 +24,14 @@ def test_all_problems_are_in_the_text_with_place_and_advice() -> None:
     assert str(error) == "data.jsonl: 2 problems\n  line 3: is no JSON (quote the keys)\n  line 9: is empty"
 
 
-def test_thousands_of_problems_are_counted_and_a_hundred_shown() -> None:
+def test_text_shows_at_most_a_hundred_problems() -> None:
     error = errors.InvalidDataset([errors.Problem(what=f"line {n}") for n in range(3000)], subject="data.jsonl")
     lines = str(error).splitlines()
     assert (lines[0], len(lines), lines[-1]) == ("data.jsonl: 3,000 problems", 102, "  … and 2,900 more")
     assert len(error.problems) == 3000
 
 
-def test_a_missing_thing_offers_the_near_names() -> None:
+def test_not_found_offers_similar_names() -> None:
     error = errors.NotFound("preset", "medcal", ["legal", "medical", "code"])
     assert error.near[0] == "medical"
     assert "did you mean 'medical'" in str(error)

@@ -16,9 +16,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FINCH_HOME", str(tmp_path))
 
 
-def test_the_environment_wins_over_the_file_and_arguments_over_both(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_arguments_win_over_the_environment_and_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "finch.toml").write_text("idle_seconds = 5\nmax_attempts = 7\nsweep_seconds = 3\n")
     monkeypatch.setenv("FINCH_MAX_ATTEMPTS", "2")
     monkeypatch.setenv("FINCH_SWEEP_SECONDS", "4")
@@ -26,7 +24,7 @@ def test_the_environment_wins_over_the_file_and_arguments_over_both(
     assert (found.idle_seconds, found.max_attempts, found.sweep_seconds) == (5, 2, 1)
 
 
-def test_every_bad_value_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_all_invalid_values_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "finch.toml").write_text('leese_seconds = 5\nmax_attempts = "many"\n')
     with pytest.raises(errors.InvalidSpec) as caught:
         settings.load()
@@ -35,7 +33,7 @@ def test_every_bad_value_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert problems["leese_seconds"].startswith("did you mean lease_seconds")
 
 
-def test_a_misspelt_variable_is_warned_of_with_the_near_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_misspelled_variable_warns_with_similar_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FINCH_DB_URL", "postgresql://db/finch")
     with pytest.warns(settings.UnknownVariableWarning, match="FINCH_DB_URL is ignored.* FINCH_DATABASE_URL"):
         settings.load()
@@ -44,75 +42,75 @@ def test_a_misspelt_variable_is_warned_of_with_the_near_names(monkeypatch: pytes
 @pytest.mark.parametrize(
     "name", ["TEST_DATABASE_URL", "FAULT", "DEBUG", "DATABASE_PASSWORD", "BROKER_PASSWORD", "SAMPLE_JOURNAL"]
 )
-def test_variables_of_tests_deployments_and_plugins_pass_in_silence(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_variables_of_tests_deployments_and_plugins_do_not_warn(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"FINCH_{name}", "x")
     settings.load()
 
 
-def test_an_empty_variable_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_variable_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "CONFIG", "BROKER_URL", "LEASE_SECONDS"):
         monkeypatch.setenv(f"FINCH_{name}", "")
     found = settings.load()
     assert (found.home, found.broker_url, found.lease_seconds) == (Path.home() / ".finch", None, 60)
 
 
-def test_a_file_that_is_no_text_is_reported(tmp_path: Path) -> None:
+def test_binary_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "finch.toml").write_bytes(b"idle_seconds = '\xff'")
     with pytest.raises(errors.InvalidSpec, match=r"finch.toml: is not valid TOML"):
         settings.load()
 
 
-def test_a_broken_file_is_named_with_its_line(tmp_path: Path) -> None:
+def test_invalid_file_is_reported_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "finch.toml").write_text("idle_seconds = \n")
     with pytest.raises(errors.InvalidSpec, match=r"finch.toml: is not valid TOML: .*line 1"):
         settings.load()
 
 
-def test_a_file_that_is_named_and_not_there_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_config_file_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FINCH_CONFIG", str(tmp_path / "fnich.toml"))
     with pytest.raises(errors.InvalidSpec, match=r"FINCH_CONFIG: .*fnich.toml is not a file"):
         settings.load()
 
 
-def test_a_broker_that_is_no_url_is_refused() -> None:
+def test_invalid_broker_url_is_refused() -> None:
     with pytest.raises(errors.InvalidSpec, match="broker_url: is not a broker URL"):
         settings.load(broker_url="hunter2")
 
 
-def test_a_home_that_cannot_be_made_is_no_fault_of_ours(tmp_path: Path) -> None:
+def test_home_that_cannot_be_created_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.Unavailable, match=r"cannot make the home .*file"):
         open_stores(settings.load(home=tmp_path / "file"))
 
 
-def test_a_heartbeat_that_cannot_renew_in_time_is_refused() -> None:
+def test_heartbeat_longer_than_half_the_lease_is_refused() -> None:
     with pytest.raises(errors.InvalidSpec, match="half of lease_seconds"):
         settings.load(lease_seconds=10, heartbeat_seconds=6)
 
 
-def test_passwords_in_urls_do_not_show() -> None:
+def test_passwords_in_urls_are_hidden() -> None:
     found = settings.load(database_url="postgresql+psycopg://user:hunter2@db/finch", broker_url="redis://:hunter2@r")
     assert "hunter2" not in repr(found)
     assert "hunter2" not in str(found.model_dump())
 
 
 @pytest.mark.parametrize("name", ["what?x=1", "p%41#h", "a b'ü"])
-def test_a_home_may_have_an_odd_name(name: str, tmp_path: Path) -> None:
+def test_home_with_special_characters_is_accepted(name: str, tmp_path: Path) -> None:
     loaded = settings.load(home=tmp_path / name)
     assert sa.make_url(loaded.database).database == str(tmp_path / name / "finch.db")
 
 
-def test_a_home_whose_name_chains_file_systems_is_refused(tmp_path: Path) -> None:
+def test_home_with_double_colon_is_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidSpec, match="home: contains ::"):
         settings.load(home=tmp_path / "a::b")
 
 
-def test_a_heartbeat_that_would_pass_for_silence_is_refused() -> None:
+def test_heartbeat_above_twenty_seconds_is_refused() -> None:
     with pytest.raises(errors.InvalidSpec, match="heartbeat_seconds"):
         settings.load(lease_seconds=300, heartbeat_seconds=90)
 
 
-def test_every_database_has_a_work_folder_of_its_own(tmp_path: Path) -> None:
+def test_each_database_has_its_own_work_folder(tmp_path: Path) -> None:
     urls = [None, "postgresql://u:one@h/a", "postgresql://u:one@h/b", "postgresql://u:one@g/a", "sqlite:////x/a"]
     folders = [settings.load(home=tmp_path, database_url=url).work for url in urls]
     assert folders[0] == tmp_path / "work"

@@ -1,4 +1,4 @@
-"""A worker reduced to its claims: takes jobs until there is none, and prints their ids."""
+"""Worker that only claims jobs, until there is none, and prints their ids."""
 
 import json
 import sys

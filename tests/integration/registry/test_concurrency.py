@@ -1,4 +1,4 @@
-"""Many processes and threads on one database: each job is had by one of them, and every number is given once."""
+"""Processes and threads that use one database at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from finch_hub.specs.jobs import Job, JobState
 CLAIMER = Path(__file__).with_name("claimer.py")
 
 
-def test_processes_that_claim_at_once_get_each_job_once(database: Database, database_url: str) -> None:
+def test_concurrent_processes_claim_each_job_once(database: Database, database_url: str) -> None:
     with database.write() as session:
         made = jobs.submit_many(session, [values.NewJob.of_spec(registry.train_spec())] * 60)
     processes = [
@@ -35,30 +35,30 @@ def test_processes_that_claim_at_once_get_each_job_once(database: Database, data
     ]
     claimed: list[str] = []
     for process in processes:
-        said, trouble = process.communicate()
-        assert (process.returncode, trouble) == (0, "")
-        claimed += json.loads(said)
+        output, error = process.communicate()
+        assert (process.returncode, error) == (0, "")
+        claimed += json.loads(output)
     assert Counter(claimed) == Counter(job.id for job in made)
     with database.read() as session:
         assert jobs.count(session)[JobState.SUCCEEDED] == 60
 
 
-def test_one_message_delivered_many_times_at_once_is_one_claim(database: Database) -> None:
+def test_concurrent_claims_of_one_job_have_one_winner(database: Database) -> None:
     for _ in range(10):
         job = registry.submit(database)
         with ThreadPoolExecutor(5) as threads:
-            won = list(threads.map(lambda _: registry.claim(database, job_id=job.id), range(5)))  # noqa: B023
-        assert [found.id for found in won if found] == [job.id]
+            claimed = list(threads.map(lambda _: registry.claim(database, job_id=job.id), range(5)))  # noqa: B023
+        assert [found.id for found in claimed if found] == [job.id]
 
 
-def test_claimers_at_once_take_different_jobs_and_none_goes_without(database: Database) -> None:
+def test_concurrent_claims_take_different_jobs(database: Database) -> None:
     made = {registry.submit(database).id for _ in range(8)}
     with ThreadPoolExecutor(8) as threads:
-        won = list(threads.map(lambda _: registry.claim(database), range(8)))
-    assert {job.id for job in won if job} == made
+        claimed = list(threads.map(lambda _: registry.claim(database), range(8)))
+    assert {job.id for job in claimed if job} == made
 
 
-def test_two_parents_that_end_at_once_release_their_child(database: Database) -> None:
+def test_concurrent_ends_of_two_parents_queue_the_child(database: Database) -> None:
     for _ in range(15):
         parents = [registry.submit(database, priority=1) for _ in range(2)]
         child = registry.submit(database, depends_on=[parent.id for parent in parents])
@@ -68,7 +68,7 @@ def test_two_parents_that_end_at_once_release_their_child(database: Database) ->
         assert registry.claimed(database, job_id=child.id).state is JobState.RUNNING
 
 
-def test_a_child_submitted_while_its_parent_ends_does_not_wait_forever(database: Database) -> None:
+def test_child_submitted_while_its_parent_ends_is_queued(database: Database) -> None:
     for _ in range(15):
         registry.submit(database, priority=1)
         parent = registry.claimed(database)
@@ -79,7 +79,7 @@ def test_a_child_submitted_while_its_parent_ends_does_not_wait_forever(database:
         assert registry.get(database, child.result()).state is JobState.QUEUED
 
 
-def test_a_cancellation_and_an_end_at_once_have_one_winner(database: Database) -> None:
+def test_concurrent_cancel_and_end_have_one_winner(database: Database) -> None:
     def finish(job: Job) -> str:
         try:
             return registry.succeed(database, job).state
@@ -97,12 +97,12 @@ def test_a_cancellation_and_an_end_at_once_have_one_winner(database: Database) -
         registry.submit(database)
         job = registry.claimed(database)
         with ThreadPoolExecutor(2) as threads:
-            asked, ended = threads.submit(cancel, job), threads.submit(finish, job)
-        assert ended.result() == (JobState.CANCELLED if asked.result() else JobState.SUCCEEDED)
+            requested, ended = threads.submit(cancel, job), threads.submit(finish, job)
+        assert ended.result() == (JobState.CANCELLED if requested.result() else JobState.SUCCEEDED)
         assert registry.get(database, job).state == ended.result()
 
 
-def test_a_cancellation_and_a_claim_at_once_leave_no_job_running_unasked(database: Database) -> None:
+def test_concurrent_cancel_and_claim_keep_the_request(database: Database) -> None:
     for _ in range(15):
         job = registry.submit(database)
         with ThreadPoolExecutor(2) as threads:
@@ -113,7 +113,7 @@ def test_a_cancellation_and_a_claim_at_once_leave_no_job_running_unasked(databas
         assert after.state is (JobState.RUNNING if claimed.result() else JobState.CANCELLED)
 
 
-def test_reconcilers_at_once_end_each_lost_attempt_once(database: Database) -> None:
+def test_concurrent_sweeps_end_each_lost_attempt_once(database: Database) -> None:
     for _ in range(20):
         registry.submit(database)
         registry.claimed(database, lease=-1)
@@ -122,21 +122,21 @@ def test_reconcilers_at_once_end_each_lost_attempt_once(database: Database) -> N
     assert len(swept) == len(set(swept)) == 20
 
 
-def test_an_idempotency_key_used_at_once_makes_one_job(database: Database) -> None:
+def test_concurrent_use_of_an_idempotency_key_makes_one_job(database: Database) -> None:
     for number in range(10):
         with ThreadPoolExecutor(4) as threads:
             made = threads.map(lambda _: registry.submit(database, idempotency_key=f"key {number}"), range(4))  # noqa: B023
         assert len({job.id for job in made}) == 1
 
 
-def test_versions_made_at_once_have_their_own_numbers(database: Database) -> None:
+def test_concurrently_created_versions_have_different_numbers(database: Database) -> None:
     registry.add_base(database)
     with ThreadPoolExecutor(4) as threads:
         made = threads.map(lambda _: registry.add_version(database, "medical").number, range(12))
     assert sorted(made) == list(range(1, 13))
 
 
-def test_of_those_that_move_an_alias_at_once_one_wins(database: Database) -> None:
+def test_concurrent_moves_of_an_alias_have_one_winner(database: Database) -> None:
     for _ in range(5):
         registry.add_version(database, "medical")
     start = threading.Barrier(4)
@@ -157,7 +157,7 @@ def test_of_those_that_move_an_alias_at_once_one_wins(database: Database) -> Non
             assert sum(threads.map(move, [2, 3, 4, 5])) == 1
 
 
-def test_events_written_while_others_change_the_job_have_no_gaps(database: Database) -> None:
+def test_concurrent_events_have_no_gaps(database: Database) -> None:
     registry.submit(database)
     job = registry.claimed(database)
 

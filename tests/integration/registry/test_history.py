@@ -1,4 +1,4 @@
-"""What the queue asks all the time costs the same over any history: the databases say which indexes they use."""
+"""Indexes that the databases use for the frequent queries of the queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finch_hub.registry import attempts, claims, jobs, outbox, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
 
-QUESTIONS: dict[str, tuple[Callable[[Session], Any], str]] = {
+QUERIES: dict[str, tuple[Callable[[Session], Any], str]] = {
     "claim": (
         lambda s: claims.claim(s, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT, warm_base="tiny@"),
         "ix_jobs_claim",
@@ -36,22 +36,22 @@ def history(database: Database) -> Database:
         jobs.submit_many(session, new)
         session.execute(sa.update(jobs.jobs).values(state=JobState.SUCCEEDED, finished_at=jobs.now(), ring_at=None))
         jobs.submit_many(session, new[:20])
-        if session.get_bind().dialect.name == "postgresql":  # which does so by itself after a while; SQLite does not
+        if session.get_bind().dialect.name == "postgresql":  # PostgreSQL does so after a while, SQLite never
             session.execute(sa.text("ANALYZE"))
     return database
 
 
-def test_nothing_that_is_asked_all_the_time_reads_the_history(history: Database) -> None:
-    for question, (ask, index) in QUESTIONS.items():
-        plans = plans_of(history, ask)
+def test_frequent_queries_do_not_read_finished_jobs(history: Database) -> None:
+    for name, (query, index) in QUERIES.items():
+        plans = plans_of(history, query)
         for plan in plans:
-            assert not re.search(r"Seq Scan on jobs|SCAN jobs(?! USING)", plan), (question, plan)
-        if history.is_sqlite:  # PostgreSQL weighs its statistics, and may take another index that is as good
-            assert index in plans[0], (question, plans[0])
+            assert not re.search(r"Seq Scan on jobs|SCAN jobs(?! USING)", plan), (name, plan)
+        if history.is_sqlite:  # PostgreSQL may choose another index that is as good
+            assert index in plans[0], (name, plans[0])
 
 
-def plans_of(database: Database, ask: Callable[[Session], Any]) -> list[str]:
-    """Return how the database goes about each statement that looks into the jobs."""
+def plans_of(database: Database, query: Callable[[Session], Any]) -> list[str]:
+    """Return the query plan of each statement that reads jobs."""
     plans: list[str] = []
     with database.write() as session:
         connection = session.connection()
@@ -65,5 +65,5 @@ def plans_of(database: Database, ask: Callable[[Session], Any]) -> list[str]:
                 other.close()
 
         sa.event.listen(connection, "before_cursor_execute", explain)
-        ask(session)
+        query(session)
     return plans

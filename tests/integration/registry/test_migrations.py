@@ -42,42 +42,42 @@ def engine(new_url: str) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def test_there_is_one_head_and_the_code_knows_it() -> None:
+def test_scripts_have_one_head_which_the_code_names() -> None:
     scripts = ScriptDirectory.from_config(schema.config())
     assert scripts.get_heads() == [schema.HEAD]
 
 
-def test_the_migrations_make_what_the_models_say(engine: sa.Engine) -> None:
+def test_migrated_schema_equals_the_models(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         tables.Table.metadata.create_all(connection)
-        wanted = drawn(connection)
+        wanted = describe(connection)
         tables.Table.metadata.drop_all(connection)
     with engine.begin() as connection:
         schema.upgrade(connection, "test")
-        assert drawn(connection) == wanted
+        assert describe(connection) == wanted
 
 
 @pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index:UserWarning")
-def test_alembic_finds_nothing_left_to_migrate(engine: sa.Engine) -> None:
+def test_alembic_finds_no_difference_after_upgrade(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         schema.upgrade(connection, "test")
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         differences = compare_metadata(context, tables.Table.metadata)
-    # The one index of an expression, which Alembic cannot read back; the test above can.
+    # Alembic cannot read this index of an expression; the test above can.
     assert [item for item in differences if "ix_jobs_claim" not in str(item)] == []
 
 
-def test_down_to_nothing_and_up_again(engine: sa.Engine) -> None:
+def test_downgrade_removes_all_tables_and_upgrade_restores_them(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         schema.upgrade(connection, "test")
-        wanted = drawn(connection)
+        wanted = describe(connection)
         command.downgrade(schema.config(connection), "base")
         assert sa.inspect(connection).get_table_names() == ["alembic_version"]
         schema.upgrade(connection, "test")
-        assert drawn(connection) == wanted
+        assert describe(connection) == wanted
 
 
-def test_upgrading_twice_changes_nothing_and_keeps_the_rows(new: Database) -> None:
+def test_second_upgrade_keeps_the_rows(new: Database) -> None:
     new.upgrade()
     job = registry.submit(new)
     new.upgrade()
@@ -86,33 +86,33 @@ def test_upgrading_twice_changes_nothing_and_keeps_the_rows(new: Database) -> No
     assert registry.get(new, job) == job
 
 
-def test_a_newer_database_is_refused(new: Database) -> None:
+def test_newer_database_is_refused(new: Database) -> None:
     new.upgrade()
     mark(new, "9999")
     for refused in (new.check, new.upgrade):
-        with pytest.raises(errors.SchemaMismatch, match=r"schema 9999, which is newer.*update finch-hub"):
+        with pytest.raises(errors.SchemaMismatch, match=r"newer schema 9999: .*update finch-hub"):
             refused()
     assert new.revision() == "9999"
 
 
-def test_an_older_database_says_what_to_do(new: Database, engine: sa.Engine) -> None:
+def test_older_database_is_refused_with_a_fix(new: Database, engine: sa.Engine) -> None:
     with engine.begin() as connection:
         command.upgrade(schema.config(connection), "0001")
     with pytest.raises(
-        errors.SchemaMismatch, match=rf"older schema 0001, this code needs {schema.HEAD}: run `finch-hub db upgrade`"
+        errors.SchemaMismatch, match=rf"older schema 0001: this code needs {schema.HEAD} .run `finch-hub db upgrade`"
     ):
         new.check()
     new.upgrade()
     new.check()
 
 
-def test_many_upgrade_a_new_database_at_once(new: Database, new_url: str) -> None:
+def test_concurrent_upgrades_of_a_new_database_succeed(new: Database, new_url: str) -> None:
     processes = [
         subprocess.Popen([sys.executable, "-c", _UPGRADE, new_url], stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]
     for process in processes:
-        _, trouble = process.communicate()
-        assert (process.returncode, trouble) == (0, "")
+        _, error = process.communicate()
+        assert (process.returncode, error) == (0, "")
     new.check()
 
 
@@ -131,11 +131,11 @@ def mark(database: Database, revision: str) -> None:
         session.execute(sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
 
 
-def drawn(connection: sa.Connection) -> dict[str, Any]:
-    """Everything that the database itself knows of our tables: columns, constraints, indexes with their conditions."""
+def describe(connection: sa.Connection) -> dict[str, Any]:
+    """Return columns, constraints and indexes of the registry's tables, as the database knows them."""
     if connection.dialect.name == "sqlite":
         rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-        # The order of columns and constraints within a table means nothing; split at commas that no parenthesis holds.
+        # The order within a table has no meaning. Split at commas outside parentheses.
         found = {
             name: sorted(part.strip() for part in re.split(r",\s+(?![^()]*\))", sql.strip().removesuffix(")")))
             for name, sql in rows
@@ -148,8 +148,8 @@ def drawn(connection: sa.Connection) -> dict[str, Any]:
         "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint",
         "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
     }
-    ours = set(tables.Table.metadata.tables)
+    names = set(tables.Table.metadata.tables)
     return {
-        name: sorted(str(row) for row in connection.exec_driver_sql(query) if row[0] in ours)
+        name: sorted(str(row) for row in connection.exec_driver_sql(query) if row[0] in names)
         for name, query in queries.items()
     }

@@ -1,8 +1,7 @@
-"""The claim and finalise protocol as a state machine over the real tables.
+"""State machine of claims and attempts on the real tables, compared with a plain model.
 
-Workers claim, renew, write, end, crash and come back at any moment, messages arrive twice, leases run out, people
-cancel and retry. Beside it a plain model says what must be true. Time is not waited for: a lease that has run out is
-one whose end was moved into the past.
+Workers claim, renew, write, end, crash and resume in any order. Messages arrive twice, leases expire, and users cancel.
+To expire a lease, a step moves its end into the past.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ POLICY = values.RetryPolicy(max_attempts=MAX_ATTEMPTS, base_delay=0)
 
 @dataclass
 class Model:
-    """What is known of one job from the outside."""
+    """The expected state of a job."""
 
     parents: tuple[str, ...]
     state: JobState
@@ -47,11 +46,11 @@ class Model:
 
 
 class Protocol(RuleBasedStateMachine):
-    """Any number of workers, reconcilers and users on one database."""
+    """Workers, sweeps and users on one database."""
 
     database: Database
     submitted = Bundle("submitted")
-    claims = Bundle("claims")  # every claim ever made; most soon stale, which is the point
+    claims = Bundle("claims")  # all claims, most of which become stale
 
     @initialize()
     def empty(self) -> None:
@@ -61,7 +60,7 @@ class Protocol(RuleBasedStateMachine):
         self.serial = 0
         self.results: dict[str, int] = {}
 
-    # What users do
+    # Steps of users
 
     @rule(target=submitted, parents=st.lists(submitted, max_size=2), priority=st.integers(-1, 1))
     def submit(self, parents: list[str], priority: int) -> Any:
@@ -96,17 +95,17 @@ class Protocol(RuleBasedStateMachine):
     def cancel_what_was_claimed(self, job: Job) -> None:
         self.cancel(job.id)
 
-    # What workers do
+    # Steps of workers
 
-    @rule(target=claims, named=st.none() | submitted)
-    def claim(self, named: str | None) -> Any:
-        """A wake-up; `named` is one for a certain job, which may come late, twice, or for a job long done."""
-        job = registry.claim(self.database, job_id=named)
+    @rule(target=claims, wanted=st.none() | submitted)
+    def claim(self, wanted: str | None) -> Any:
+        """Claim after a wake-up message. A message for a certain job may come late or twice."""
+        job = registry.claim(self.database, job_id=wanted)
         queued = [job_id for job_id, model in self.models.items() if model.state is JobState.QUEUED]
         if job is None:
-            assert named not in queued if named else not queued
+            assert wanted not in queued if wanted else not queued
             return multiple()
-        assert job.id in ([named] if named else queued)
+        assert job.id in ([wanted] if wanted else queued)
         model = self.models[job.id]
         assert model.state is JobState.QUEUED
         model.state, model.fence, model.attempts = JobState.RUNNING, model.fence + 1, model.attempts + 1
@@ -120,29 +119,29 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(job=claims, number=st.integers(0, 3))
     def append(self, job: Job, number: int) -> None:
-        serials, new = self.events(job, number)
-        if self.write(job, lambda session: attempts.append_events(session, job.id, job.fence, new)):
+        serials, events = self.events(job, number)
+        if self.write(job, lambda session: attempts.append_events(session, job.id, job.fence, events)):
             self.models[job.id].written += serials
 
     @rule(job=claims, number=st.integers(0, 2))
     def succeed(self, job: Job, number: int) -> None:
-        serials, told = self.events(job, number)
+        serials, events = self.events(job, number)
         model = self.models[job.id]
         if self.owns(job) and model.cancel:
             with pytest.raises(errors.CancelRequested):
                 registry.succeed(self.database, job, fence=job.fence)
             return
         result = {"fence": job.fence}
-        if self.write(job, lambda session: attempts.succeed(session, job.id, job.fence, result, events=told)):
+        if self.write(job, lambda session: attempts.succeed(session, job.id, job.fence, result, events=events)):
             self.results[job.id] = job.fence
             model.written += serials
             self.end(job.id, JobState.SUCCEEDED)
 
     @rule(job=claims, again=st.booleans(), number=st.integers(0, 2))
     def fail(self, job: Job, again: bool, number: int) -> None:
-        serials, told = self.events(job, number)
+        serials, events = self.events(job, number)
         retry = POLICY if again else None
-        if self.write(job, lambda session: attempts.fail(session, job.id, job.fence, "no", retry=retry, events=told)):
+        if self.write(job, lambda session: attempts.fail(session, job.id, job.fence, "no", retry=retry, events=events)):
             model = self.models[job.id]
             model.written += serials
             if again and model.cancel:
@@ -154,8 +153,8 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(job=claims, number=st.integers(0, 2))
     def hand_back(self, job: Job, number: int) -> None:
-        serials, told = self.events(job, number)
-        if self.write(job, lambda session: attempts.hand_back(session, job.id, job.fence, events=told)):
+        serials, events = self.events(job, number)
+        if self.write(job, lambda session: attempts.hand_back(session, job.id, job.fence, events=events)):
             self.models[job.id].written += serials
             if self.models[job.id].cancel:
                 self.end(job.id, JobState.CANCELLED)
@@ -165,7 +164,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(job=claims)
     def stop(self, job: Job) -> None:
-        """Obey a cancellation."""
+        """Cancel the job, as the worker does after a request."""
         if self.owns(job) and not self.models[job.id].cancel:
             with pytest.raises(errors.Conflict), self.database.write() as session:
                 attempts.cancel(session, job.id, job.fence)
@@ -175,7 +174,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(job=claims)
     def crash_before_commit(self, job: Job) -> None:
-        """The transaction that should have ended the job is lost with its worker."""
+        """Lose the transaction that ends the job, and its worker."""
         with pytest.raises(ConnectionResetError), self.database.write() as session:
             self.end_and_crash(session, job)
 
@@ -186,11 +185,11 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(job=consumes(claims))
     def die(self, job: Job) -> None:
-        """The worker is gone for good, and with it the claim."""
+        """Lose the worker and its claim."""
 
     @rule(job=claims)
     def sleep_past_the_lease(self, job: Job) -> None:
-        """The worker is paused or cut off, and does not know."""
+        """Expire the lease, as during a pause of the worker."""
         if self.owns(job):
             with self.database.write() as session:
                 past = types.later(-1)
@@ -199,12 +198,12 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(target=claims, job=claims)
     def be_taken_over(self, job: Job) -> Any:
-        """The worker is paused, given up for dead, and wakes while another one runs the job."""
+        """Expire the lease, and let another worker claim the job."""
         self.sleep_past_the_lease(job)
         self.sweep()
         return self.claim(job.id)
 
-    # What reconcilers do
+    # Steps of the sweep
 
     @rule()
     def sweep(self) -> None:
@@ -235,19 +234,19 @@ class Protocol(RuleBasedStateMachine):
         assert set(due) <= set(queued)
         assert len(due) == min(limit, len(queued))
 
-    # What must be true whatever happens
+    # Invariants
 
     @invariant()
-    def the_tables_say_what_the_model_says(self) -> None:
+    def tables_equal_the_model(self) -> None:
         if not hasattr(self, "models"):
             return
         with self.database.read() as session:
-            found = {job.id: job for job in jobs.find(session, limit=1000)}
-            events = by_job(session.execute(sa.select(jobs.events).order_by(jobs.events.c.seq)))
+            stored = {job.id: job for job in jobs.find(session, limit=1000)}
+            events = by_job(session.execute(sa.select(jobs.job_events).order_by(jobs.job_events.c.seq)))
             claims = by_job(session.execute(sa.select(jobs.attempts).order_by(jobs.attempts.c.fence)))
-        assert set(found) == set(self.models)
+        assert set(stored) == set(self.models)
         for job_id, model in self.models.items():
-            job = found[job_id]
+            job = stored[job_id]
             assert (job.state, job.fence, job.attempts) == (model.state, model.fence, model.attempts)
             assert (job.finished_at is not None) == (job.state in FINAL)
             assert (job.lease_until is not None) == (job.state is JobState.RUNNING)
@@ -255,29 +254,29 @@ class Protocol(RuleBasedStateMachine):
             assert [event.seq for event in events[job_id]] == list(range(1, len(events[job_id]) + 1))
             marks = [tuple(event.data["mark"]) for event in events[job_id] if event.type == "progress"]
             assert marks == model.written
-            went = [JobState(event.data["state"]) for event in events[job_id] if event.type == "state"]
-            assert all(new in TRANSITIONS[old] for old, new in itertools.pairwise(went))
-            assert went[-1] is model.state
-            assert went[: len(model.seen)] == model.seen  # history is never rewritten
-            model.seen = went
+            states = [JobState(event.data["state"]) for event in events[job_id] if event.type == "state"]
+            assert all(new in TRANSITIONS[old] for old, new in itertools.pairwise(states))
+            assert states[-1] is model.state
+            assert states[: len(model.seen)] == model.seen  # earlier events never change
+            model.seen = states
             assert [claim.fence for claim in claims[job_id]] == list(range(1, model.fence + 1))
             running = [claim.fence for claim in claims[job_id] if claim.outcome is None]
             assert running == ([model.fence] if model.state is JobState.RUNNING else [])
 
-    # The model's own bookkeeping
+    # Updates of the model
 
     def owns(self, job: Job) -> bool:
         model = self.models[job.id]
         return model.state is JobState.RUNNING and model.fence == job.fence
 
     def events(self, job: Job, number: int) -> tuple[list[tuple[int, int]], list[NewEvent]]:
-        """Return marks that no event had before, and an event with each of them."""
+        """Return new serial numbers, and an event with each."""
         serials = [(job.fence, self.serial + step) for step in range(number)]
         self.serial += number
         return serials, [NewEvent(type="progress", data={"mark": list(mark)}) for mark in serials]
 
     def write(self, job: Job, write: Any) -> bool:
-        """Try a fenced write, which is taken exactly if the claim is the job's newest and still runs."""
+        """Write with the fence of a claim; return whether the claim owns the job, and expect a refusal otherwise."""
         if self.owns(job):
             with self.database.write() as session:
                 write(session)
@@ -323,7 +322,7 @@ def machine(databases: Databases) -> Iterator[type[Protocol]]:
     databases.drop(url)
 
 
-def test_whatever_happens_each_job_has_one_owner_and_one_end(machine: type[Protocol]) -> None:
+def test_each_job_has_one_owner_and_one_end_in_any_order_of_steps(machine: type[Protocol]) -> None:
     run_machine(
         machine,
         settings=settings(

@@ -1,4 +1,4 @@
-"""What is installed elsewhere can make its database: the migrations travel inside the wheel."""
+"""The wheel contains the migrations."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from finch_hub.registry.database import Database
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_wheel_makes_its_own_database(tmp_path: Path) -> None:
+def test_installed_wheel_creates_its_database(tmp_path: Path) -> None:
     run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist", ROOT, cwd=ROOT)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     site, home = tmp_path / "site", tmp_path / "home"
     run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel, cwd=tmp_path)
-    installed = {"PYTHONPATH": str(site), "FINCH_HOME": str(home)}  # before this checkout, which holds the requirements
+    installed = {"PYTHONPATH": str(site), "FINCH_HOME": str(home)}  # before this checkout, which has the requirements
     run(site / "bin" / "finch-hub", "db", "upgrade", cwd=tmp_path, **installed)
     database = Database(f"sqlite:///{home / 'finch.db'}")
     database.check()

@@ -15,7 +15,7 @@ def add(database: Database, text: str = "train", name: str | None = None) -> val
         )
 
 
-def test_a_data_set_is_known_by_its_digest(database: Database) -> None:
+def test_data_set_is_identified_by_its_digest(database: Database) -> None:
     first = add(database, name="medical")
     assert add(database) == first
     assert add(database, name="health") == first.evolve(name="health")
@@ -24,7 +24,7 @@ def test_a_data_set_is_known_by_its_digest(database: Database) -> None:
         assert [found.digest for found in datasets.find(session)] == [other.digest, first.digest]
 
 
-def test_it_is_found_by_name_digest_or_the_beginning_of_it(database: Database) -> None:
+def test_data_set_is_found_by_name_digest_or_its_beginning(database: Database) -> None:
     made = add(database, name="medical")
     with database.read() as session:
         for name in ("medical", made.digest, made.digest[:8]):
@@ -34,7 +34,7 @@ def test_it_is_found_by_name_digest_or_the_beginning_of_it(database: Database) -
                 datasets.get(session, name)
 
 
-def test_purging_leaves_the_hash_and_adding_again_brings_it_back(database: Database) -> None:
+def test_purge_keeps_the_digest_and_a_second_add_restores_the_data_set(database: Database) -> None:
     made = add(database, name="medical")
     with database.write() as session:
         purged = datasets.purge(session, "medical")
@@ -43,7 +43,7 @@ def test_purging_leaves_the_hash_and_adding_again_brings_it_back(database: Datab
     assert add(database) == made
 
 
-def test_what_an_unfinished_job_needs_is_not_purged(database: Database) -> None:
+def test_purge_of_a_data_set_that_a_job_needs_is_refused(database: Database) -> None:
     made = add(database)
     job = registry.submit(database)
     with pytest.raises(errors.Conflict, match=f"cannot purge .*: job {job.id} needs it"), database.write() as session:

@@ -8,7 +8,7 @@ from finch_hub.registry import evaluations
 from finch_hub.registry.database import Database
 
 
-def test_measurements_are_found_by_version_and_by_data(database: Database) -> None:
+def test_measurements_are_found_by_version_and_data_set(database: Database) -> None:
     base = registry.add_base(database)
     registry.add_version(database)
     registry.submit(database)

@@ -1,5 +1,3 @@
-"""Threads that wait for SQLite's write lock are committed together, and each stands for itself."""
-
 from __future__ import annotations
 
 import threading
@@ -19,8 +17,8 @@ from finch_hub.registry.group_commit import GroupCommits
 Work = Callable[[Session], None]
 
 
-class Company:
-    """A table, and threads that are made to wait for each other."""
+class GroupOfThreads:
+    """A table, and threads that wait for each other to write to it."""
 
     def __init__(self, file: Path) -> None:
         self.engine = sa.create_engine(f"sqlite:///{file}")
@@ -37,7 +35,7 @@ class Company:
         self.commits += 1
 
     def run(self, *works: Work) -> list[Future[None]]:
-        """Do the first, and while it is at it let the others come to wait, one by one."""
+        """Run the first while the others begin to wait, one after another."""
         entered, go = threading.Event(), threading.Event()
 
         def first(session: Session) -> None:
@@ -49,7 +47,7 @@ class Company:
         entered.wait()
         for number, work in enumerate(works[1:], start=1):
             futures.append(self.pool.submit(self._write, work))
-            wait_until(lambda number=number: self.group.num_waiting == number, "it to wait")  # type: ignore[misc]
+            wait_until(lambda number=number: self.group.num_waiting == number, "the thread to wait")  # type: ignore[misc]
         go.set()
         return futures
 
@@ -63,8 +61,8 @@ class Company:
 
 
 @pytest.fixture
-def company(tmp_path: Path) -> Iterator[Company]:
-    made = Company(tmp_path / "birds.db")
+def threads(tmp_path: Path) -> Iterator[GroupOfThreads]:
+    made = GroupOfThreads(tmp_path / "birds.db")
     yield made
     made.pool.shutdown()
     made.engine.dispose()
@@ -82,52 +80,52 @@ def add_and_fail(name: str) -> Work:
     return work
 
 
-def test_those_that_wait_are_committed_together(company: Company) -> None:
-    for future in company.run(*(add(name) for name in "abcd")):
+def test_waiting_transactions_share_one_commit(threads: GroupOfThreads) -> None:
+    for future in threads.run(*(add(name) for name in "abcd")):
         future.result()
-    assert company.birds() == set("abcd")
-    assert company.commits == 1
+    assert threads.birds() == set("abcd")
+    assert threads.commits == 1
 
 
-def test_alone_each_is_committed_by_itself(company: Company) -> None:
+def test_transaction_without_successor_commits_at_once(threads: GroupOfThreads) -> None:
     for name in "ab":
-        company.run(add(name))[0].result()
-    assert company.birds() == set("ab")
-    assert company.commits == 2
+        threads.run(add(name))[0].result()
+    assert threads.birds() == set("ab")
+    assert threads.commits == 2
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_an_exception_undoes_its_own_writes_only(company: Company, number: int) -> None:
-    futures = company.run(*(add_and_fail(name) if i == number else add(name) for i, name in enumerate("abcd")))
+def test_exception_rolls_back_its_own_transaction_only(threads: GroupOfThreads, number: int) -> None:
+    futures = threads.run(*(add_and_fail(name) if i == number else add(name) for i, name in enumerate("abcd")))
     for i, future in enumerate(futures):
         if i == number:
             with pytest.raises(LookupError):
                 future.result()
         else:
             future.result()
-    assert company.birds() == set("abcd") - {"abcd"[number]}
-    company.run(add("e"))[0].result()
-    assert "e" in company.birds()
+    assert threads.birds() == set("abcd") - {"abcd"[number]}
+    threads.run(add("e"))[0].result()
+    assert "e" in threads.birds()
 
 
-def test_what_the_database_undid_is_told_to_all_whose_it_was(company: Company) -> None:
+def test_rollback_by_sqlite_raises_in_all_members_of_the_group(threads: GroupOfThreads) -> None:
     def undo(session: Session) -> None:
-        session.connection().exec_driver_sql("ROLLBACK")  # as SQLite does by itself when the disk is full
+        session.connection().exec_driver_sql("ROLLBACK")  # as SQLite does when the disk is full
         raise OSError("full")
 
-    first, full, last = company.run(add("a"), undo, add("c"))
+    first, full, last = threads.run(add("a"), undo, add("c"))
     with pytest.raises(errors.Unavailable):
         first.result()
     with pytest.raises((OSError, errors.Unavailable, sa.exc.OperationalError)):
         full.result()
     last.result()
-    assert company.birds() == {"c"}
+    assert threads.birds() == {"c"}
 
 
-def test_whoever_left_its_commit_to_one_that_gave_up_makes_it_itself(company: Company) -> None:
-    company.group.num_waiting += 1  # it gave up, and is still counted
-    written = company.pool.submit(company._write, add("finch"))
-    wait_until(lambda: company.group._group is not None, "it to be left to the other")
-    company.group.num_waiting -= 1
+def test_commit_left_to_a_thread_that_gave_up_is_made(threads: GroupOfThreads) -> None:
+    threads.group.num_waiting += 1  # a thread that has stopped waiting, but is still counted
+    written = threads.pool.submit(threads._write, add("finch"))
+    wait_until(lambda: threads.group._group is not None, "the commit to be left to the other thread")
+    threads.group.num_waiting -= 1
     written.result(timeout=30)
-    assert company.birds() == {"finch"}
+    assert threads.birds() == {"finch"}

@@ -16,7 +16,7 @@ def states_of(database: Database, job: Job) -> list[str]:
         return [event.data["state"] for event in jobs.list_events(session, job.id) if event.type == "state"]
 
 
-def test_a_submitted_job_is_queued_and_comes_back_as_it_was_given(database: Database) -> None:
+def test_submitted_job_is_queued_and_stored_unchanged(database: Database) -> None:
     spec = registry.train_spec("medical")
     requirements = Requirements(queue="night", device="cuda", memory_bytes=2**33, labels=("ada", "big"))
     with database.write() as session:
@@ -28,7 +28,7 @@ def test_a_submitted_job_is_queued_and_comes_back_as_it_was_given(database: Data
     assert states_of(database, job) == ["queued"]
 
 
-def test_a_batch_keeps_its_order(database: Database) -> None:
+def test_batch_keeps_its_order(database: Database) -> None:
     new = [values.NewJob.of_spec(registry.train_spec(f"a{number}")) for number in range(50)]
     with database.write() as session:
         submitted = jobs.submit_many(session, new)
@@ -37,12 +37,12 @@ def test_a_batch_keeps_its_order(database: Database) -> None:
     assert [job.id for job in claimed] == [job.id for job in submitted]
 
 
-def test_an_empty_batch_is_nothing(database: Database) -> None:
+def test_empty_batch_submits_nothing(database: Database) -> None:
     with database.write() as session:
         assert jobs.submit_many(session, []) == []
 
 
-def test_an_idempotency_key_gives_the_first_job_again(database: Database) -> None:
+def test_idempotency_key_returns_the_first_job(database: Database) -> None:
     first = registry.submit(database, idempotency_key="monday")
     assert registry.submit(database, idempotency_key="monday") == first
     with pytest.raises(errors.Conflict, match=f"'monday' belongs to job {first.id}"):
@@ -54,7 +54,7 @@ def test_an_idempotency_key_gives_the_first_job_again(database: Database) -> Non
     assert one.id != first.id
 
 
-def test_a_job_waits_for_those_it_depends_on(database: Database) -> None:
+def test_job_waits_for_its_parents(database: Database) -> None:
     first, second = registry.submit(database), registry.submit(database)
     child = registry.submit(database, spec=registry.merge_spec(), depends_on=[second.id, first.id, second.id])
     assert (child.state, child.depends_on) == (JobState.WAITING, (second.id, first.id))
@@ -66,13 +66,13 @@ def test_a_job_waits_for_those_it_depends_on(database: Database) -> None:
     assert states_of(database, child) == ["waiting", "queued", "running"]
 
 
-def test_a_job_whose_parents_are_done_is_queued_at_once(database: Database) -> None:
+def test_job_with_finished_parents_is_queued_at_once(database: Database) -> None:
     parent = registry.submit(database)
     registry.succeed(database, registry.claimed(database))
     assert registry.submit(database, depends_on=[parent.id]).state is JobState.QUEUED
 
 
-def test_a_failed_parent_fails_all_below_it_with_its_reason(database: Database) -> None:
+def test_failed_parent_fails_its_descendants_with_its_reason(database: Database) -> None:
     parent = registry.submit(database)
     child = registry.submit(database, depends_on=[parent.id])
     grandchild = registry.submit(database, depends_on=[child.id])
@@ -84,14 +84,14 @@ def test_a_failed_parent_fails_all_below_it_with_its_reason(database: Database) 
     assert child.finished_at is not None
 
 
-def test_a_cancelled_parent_fails_those_that_wait(database: Database) -> None:
+def test_cancelled_parent_fails_waiting_jobs(database: Database) -> None:
     parent = registry.submit(database)
     child = registry.submit(database, depends_on=[parent.id])
     registry.cancel(database, parent)
     assert registry.get(database, child).reason == f"job {parent.id}, which this job depends on, was cancelled"
 
 
-def test_depending_on_what_is_not_there_or_lost_is_refused(database: Database) -> None:
+def test_dependency_on_an_unknown_or_cancelled_job_is_refused(database: Database) -> None:
     parent = registry.submit(database)
     with pytest.raises(errors.NotFound, match="did you mean"):
         registry.submit(database, depends_on=[parent.id[:-1] + "1"])
@@ -100,7 +100,7 @@ def test_depending_on_what_is_not_there_or_lost_is_refused(database: Database) -
         registry.submit(database, depends_on=[parent.id])
 
 
-def test_jobs_are_found_newest_first_page_by_page(database: Database) -> None:
+def test_find_returns_jobs_newest_first_in_pages(database: Database) -> None:
     made = [registry.submit(database, spec=registry.train_spec(f"a{number}")).id for number in range(5)]
     merge = registry.submit(database, spec=registry.merge_spec()).id
     registry.cancel(database, registry.get(database, made[0]))
@@ -114,7 +114,7 @@ def test_jobs_are_found_newest_first_page_by_page(database: Database) -> None:
         assert jobs.count(session)[JobState.FAILED] == 0
 
 
-def test_cancelling_what_has_not_begun_ends_it(database: Database) -> None:
+def test_cancel_of_a_queued_or_waiting_job_ends_it(database: Database) -> None:
     queued = registry.submit(database)
     waiting = registry.submit(database, depends_on=[queued.id])
     for job in (waiting, queued):
@@ -123,7 +123,7 @@ def test_cancelling_what_has_not_begun_ends_it(database: Database) -> None:
     assert registry.claim(database) is None
 
 
-def test_cancelling_what_runs_asks_its_owner(database: Database) -> None:
+def test_cancel_of_a_running_job_is_a_request(database: Database) -> None:
     registry.submit(database)
     running = registry.claimed(database)
     asked = registry.cancel(database, running)
@@ -131,7 +131,7 @@ def test_cancelling_what_runs_asks_its_owner(database: Database) -> None:
     assert registry.cancel(database, running) == asked
 
 
-def test_cancelling_what_is_done_is_refused(database: Database) -> None:
+def test_cancel_of_a_finished_job_is_refused(database: Database) -> None:
     registry.submit(database)
     done = registry.succeed(database, registry.claimed(database))
     with pytest.raises(errors.IllegalTransition, match="cannot become cancelled: its state is succeeded"):
@@ -140,7 +140,7 @@ def test_cancelling_what_is_done_is_refused(database: Database) -> None:
         registry.cancel(database, done.evolve(id="none"))
 
 
-def test_a_retry_is_a_new_job_that_names_the_old_one(database: Database) -> None:
+def test_retry_submits_a_new_job_that_names_the_old_one(database: Database) -> None:
     old = registry.submit(database, priority=3, queue="night", labels=("ada",))
     with pytest.raises(errors.IllegalTransition), database.write() as session:
         jobs.retry(session, old.id)
@@ -152,7 +152,7 @@ def test_a_retry_is_a_new_job_that_names_the_old_one(database: Database) -> None
     assert registry.get(database, old).state is JobState.CANCELLED
 
 
-def test_a_retry_that_is_not_done_yet_will_do(database: Database) -> None:
+def test_second_retry_returns_the_unfinished_first(database: Database) -> None:
     registry.submit(database)
     first = registry.claimed(database)
     with database.write() as session:
@@ -164,7 +164,7 @@ def test_a_retry_that_is_not_done_yet_will_do(database: Database) -> None:
     assert third.id not in (first.id, again.id)
 
 
-def test_a_retry_waits_for_its_parents_retries(database: Database) -> None:
+def test_retry_waits_for_the_retries_of_its_parents(database: Database) -> None:
     parent = registry.submit(database)
     child = registry.submit(database, depends_on=[parent.id])
     registry.fail(database, registry.claimed(database))
@@ -176,7 +176,7 @@ def test_a_retry_waits_for_its_parents_retries(database: Database) -> None:
     assert (child_again.state, child_again.depends_on) == (JobState.WAITING, (parent_again.id,))
 
 
-def test_pruning_takes_old_jobs_with_their_events_and_leaves_what_they_made(database: Database) -> None:
+def test_prune_deletes_old_jobs_and_keeps_their_versions(database: Database) -> None:
     registry.submit(database)
     job = registry.claimed(database)
     version = registry.add_version(database, job_id=job.id, spec=job.spec)
@@ -190,7 +190,7 @@ def test_pruning_takes_old_jobs_with_their_events_and_leaves_what_they_made(data
     assert (kept.job_id, kept.spec, kept.lineage) == (None, version.spec, version.lineage)
 
 
-def test_pruning_leaves_what_is_unfinished_or_waited_for(database: Database) -> None:
+def test_prune_keeps_unfinished_jobs_and_their_parents(database: Database) -> None:
     parent, other, queued = (registry.submit(database) for _ in range(3))
     child = registry.submit(database, depends_on=[parent.id, queued.id])
     registry.succeed(database, registry.claimed(database, job_id=parent.id))
@@ -200,7 +200,7 @@ def test_pruning_leaves_what_is_unfinished_or_waited_for(database: Database) -> 
         assert jobs.get(session, child.id).depends_on == (parent.id, queued.id)
 
 
-def test_pruning_by_number_keeps_the_last_that_ended(database: Database) -> None:
+def test_prune_by_number_keeps_the_jobs_that_ended_last(database: Database) -> None:
     made = [registry.submit(database) for _ in range(4)]
     for number, job in enumerate(made[:3]):
         registry.succeed(database, registry.claimed(database, job_id=job.id))
@@ -216,7 +216,7 @@ def test_pruning_by_number_keeps_the_last_that_ended(database: Database) -> None
         assert jobs.get(session, made[3].id).state is JobState.QUEUED
 
 
-def test_of_jobs_that_ended_in_one_moment_the_last_that_were_submitted_are_kept(database: Database) -> None:
+def test_prune_of_jobs_that_ended_at_once_keeps_the_last_submitted(database: Database) -> None:
     made = [registry.submit(database) for _ in range(4)]
     for job in made:
         registry.cancel(database, job)
@@ -227,7 +227,7 @@ def test_of_jobs_that_ended_in_one_moment_the_last_that_were_submitted_are_kept(
         assert set(jobs.prune(session, beyond=1)) == {made[1].id, made[2].id}
 
 
-def test_a_stored_specification_of_unusual_values_warns_its_author_only(database: Database) -> None:
+def test_stored_specification_with_unusual_values_does_not_warn_again(database: Database) -> None:
     spec = registry.train_spec()
     with pytest.warns(UserWarning, match="rank=128 is outside"):
         spec = spec.evolve(lora={"rank": 128})

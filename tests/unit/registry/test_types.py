@@ -12,7 +12,7 @@ from finch_hub.registry import types
 from finch_hub.registry.database import Database
 
 
-def test_the_clock_is_the_databases_and_in_utc(database: Database) -> None:
+def test_now_is_the_clock_of_the_database_in_utc(database: Database) -> None:
     with database.read() as session:
         found = session.scalar(sa.select(types.now()))
     assert found is not None
@@ -21,13 +21,13 @@ def test_the_clock_is_the_databases_and_in_utc(database: Database) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.25, 90.0, -3600.0, 1e-7])
-def test_later_is_that_much_later(database: Database, seconds: float) -> None:
+def test_later_adds_the_seconds(database: Database, seconds: float) -> None:
     with database.read() as session:
         now, then = session.execute(sa.select(types.now(), types.later(seconds))).one()
     assert abs((then - now).total_seconds() - seconds) < 0.05
 
 
-def test_moments_sort_and_compare_as_times(database: Database) -> None:
+def test_times_sort_and_compare(database: Database) -> None:
     with database.read() as session:
         earlier, later = session.execute(
             sa.select(types.later(-0.5) < types.now(), types.later(0.5) < types.now())
@@ -35,7 +35,7 @@ def test_moments_sort_and_compare_as_times(database: Database) -> None:
     assert (bool(earlier), bool(later)) == (True, False)
 
 
-def test_a_moment_of_another_zone_is_the_same_moment(database: Database) -> None:
+def test_time_in_another_zone_is_stored_in_utc(database: Database) -> None:
     moment = datetime(2026, 3, 1, 1, 30, 15, 250_000, tzinfo=timezone(timedelta(hours=5)))
     with database.read() as session:
         found = session.scalar(sa.select(sa.literal(moment, types.Instant())))
@@ -43,7 +43,7 @@ def test_a_moment_of_another_zone_is_the_same_moment(database: Database) -> None
     assert found.tzinfo is UTC
 
 
-def test_a_time_without_a_zone_is_refused(database: Database) -> None:
+def test_naive_time_is_refused(database: Database) -> None:
     with database.read() as session, pytest.raises(sa.exc.StatementError, match="has no time zone"):
         session.scalar(sa.select(sa.literal(datetime(2026, 3, 1), types.Instant())))
 

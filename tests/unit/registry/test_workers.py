@@ -7,9 +7,8 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import placement, types, values, workers
+from finch_hub.registry import types, values, workers
 from finch_hub.registry.database import Database
-from finch_hub.specs.jobs import Requirements
 
 CPU = values.Device(kind="cpu", name="2 cores", memory_bytes=2**34, free_bytes=2**33)
 GPU = values.Device(kind="cuda", name="L4", memory_bytes=24 * 2**30, free_bytes=20 * 2**30)
@@ -39,7 +38,7 @@ def find(database: Database) -> list[values.Worker]:
         return workers.find(session)
 
 
-def test_a_worker_is_listed_with_what_it_is_and_does(database: Database) -> None:
+def test_registered_worker_is_listed_with_its_jobs(database: Database) -> None:
     worker = register(database, devices=[CPU, GPU], queues=["default", "night"], labels=["ada"], slots=2)
     registry.submit(database)
     job = registry.claimed(database, worker="gpu-1")
@@ -54,7 +53,7 @@ def test_a_worker_is_listed_with_what_it_is_and_does(database: Database) -> None
     assert find(database) == [worker]
 
 
-def test_a_name_is_one_living_workers_only(database: Database) -> None:
+def test_name_of_a_living_worker_is_refused(database: Database) -> None:
     first = register(database)
     with pytest.raises(errors.Conflict, match=r"a worker of that name runs on box as process 7 .choose another name"):
         register(database)
@@ -67,7 +66,7 @@ def test_a_name_is_one_living_workers_only(database: Database) -> None:
     assert [worker.instance for worker in find(database)] == [third.instance]
 
 
-def test_a_worker_that_left_makes_room(database: Database) -> None:
+def test_name_of_a_stopped_worker_is_free(database: Database) -> None:
     first = register(database)
     with database.write() as session:
         workers.mark_stopped(session, first.id, first.instance)
@@ -75,7 +74,7 @@ def test_a_worker_that_left_makes_room(database: Database) -> None:
     assert register(database).instance != first.instance
 
 
-def test_a_worker_hears_at_its_heartbeat_what_it_was_told(database: Database) -> None:
+def test_heartbeat_returns_the_requested_state(database: Database) -> None:
     worker = register(database)
     for order in ("draining", "active", "stopping"):
         with database.write() as session:
@@ -85,7 +84,7 @@ def test_a_worker_hears_at_its_heartbeat_what_it_was_told(database: Database) ->
         workers.request_state(session, "gpu-2", "draining")
 
 
-def test_a_silent_worker_is_shown_as_such_and_cannot_be_told(database: Database) -> None:
+def test_request_to_a_silent_worker_is_refused(database: Database) -> None:
     worker = register(database)
     silence(database, worker)
     assert [worker.state for worker in find(database)] == ["silent"]
@@ -95,7 +94,7 @@ def test_a_silent_worker_is_shown_as_such_and_cannot_be_told(database: Database)
     assert [(worker.state, worker.devices[0].free_bytes) for worker in find(database)] == [("active", 1)]
 
 
-def test_workers_long_gone_are_forgotten(database: Database) -> None:
+def test_forget_deletes_workers_without_heartbeat(database: Database) -> None:
     gone, there = register(database, "gone"), register(database, "there")
     silence(database, gone)
     with database.write() as session:
@@ -103,22 +102,7 @@ def test_workers_long_gone_are_forgotten(database: Database) -> None:
     assert [worker.id for worker in find(database)] == [there.id]
 
 
-def test_what_stands_in_a_jobs_way_is_said_for_each_living_worker(database: Database) -> None:
-    register(database, "cpu")
-    register(database, "night", devices=[GPU], queues=["night"])
-    register(database, "nothing", devices=[])
-    silence(database, register(database, "gone", devices=[GPU]))
-    known = find(database)
-    assert placement.list_obstacles(Requirements(device="cuda"), known) == {
-        "cpu": ["has no cuda device"],
-        "night": ["does not serve queue 'default'"],
-        "nothing": ["has no device"],
-    }
-    assert placement.list_obstacles(Requirements(device="cuda", queue="night"), known) == {}
-    assert placement.list_obstacles(Requirements(), known) == {}
-
-
-def test_one_that_was_told_to_end_is_not_told_otherwise(database: Database) -> None:
+def test_request_to_a_stopping_worker_is_refused(database: Database) -> None:
     register(database)
     with database.write() as session:
         workers.request_state(session, "gpu-1", "draining")

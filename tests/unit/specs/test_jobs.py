@@ -4,11 +4,11 @@ from finch_hub.specs import jobs
 from finch_hub.workers.runs import kinds
 
 
-def test_final_states_are_left_by_none() -> None:
+def test_final_states_have_no_transition() -> None:
     assert {state for state, following in jobs.TRANSITIONS.items() if not following} == jobs.FINAL
 
 
-def test_every_state_but_the_first_two_is_reached() -> None:
+def test_every_state_but_waiting_is_reached() -> None:
     reached = frozenset[jobs.JobState]().union(*jobs.TRANSITIONS.values())
     assert set(jobs.JobState) - reached == {jobs.JobState.WAITING}
 

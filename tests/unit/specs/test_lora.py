@@ -15,7 +15,7 @@ from finch_hub.specs.lora import LoRAConfig, UnusualValueWarning
         {"target_modules": "all-linear"},
     ],
 )
-def test_usual_values_pass_in_silence(fields: dict[str, object]) -> None:
+def test_usual_values_do_not_warn(fields: dict[str, object]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LoRAConfig.of(fields)
@@ -30,13 +30,13 @@ def test_usual_values_pass_in_silence(fields: dict[str, object]) -> None:
         ({"dropout": 0.5}, "dropout=0.5 .* hides too much"),
     ],
 )
-def test_unusual_values_work_with_a_warning_that_says_why(fields: dict[str, object], reason: str) -> None:
+def test_unusual_values_warn_with_a_reason(fields: dict[str, object], reason: str) -> None:
     with pytest.warns(UnusualValueWarning, match=reason):
         config = LoRAConfig.of(fields)
     assert {name: getattr(config, name) for name in fields} == fields
 
 
-def test_impossible_values_are_all_reported_at_once() -> None:
+def test_invalid_values_are_reported_together() -> None:
     with pytest.raises(errors.InvalidSpec) as caught:
         LoRAConfig(rank=0, alpha=-1.0, dropout=1.0, target_modules=())
     assert {problem.where.split(".")[0] for problem in caught.value.problems} == {
@@ -47,7 +47,7 @@ def test_impossible_values_are_all_reported_at_once() -> None:
     }
 
 
-def test_a_changed_copy_is_validated_and_leaves_the_original() -> None:
+def test_evolve_validates_the_copy_and_keeps_the_original() -> None:
     config = LoRAConfig(rank=8)
     assert config.evolve(alpha=8.0) == LoRAConfig(rank=8, alpha=8.0)
     with pytest.raises(errors.InvalidSpec):
@@ -55,7 +55,7 @@ def test_a_changed_copy_is_validated_and_leaves_the_original() -> None:
     assert config == LoRAConfig(rank=8)
 
 
-def test_json_brings_the_same_value_back() -> None:
+def test_config_read_from_json_equals_itself() -> None:
     config = LoRAConfig(rank=8, rank_pattern={"q_proj": 4}, layers_to_transform=(1, 2))
     assert LoRAConfig.of(config.model_dump_json()) == config
 
@@ -63,13 +63,13 @@ def test_json_brings_the_same_value_back() -> None:
 @pytest.mark.parametrize(
     "field", [{"rank_pattern": {"q_proj": 8}}, {"alpha_pattern": {"q_proj": 8.0}}, {"use_dora": True}]
 )
-def test_an_automatic_rank_goes_with_no_pattern_and_not_with_dora(field: dict[str, object]) -> None:
+def test_automatic_rank_with_patterns_or_dora_is_refused(field: dict[str, object]) -> None:
     with pytest.raises(errors.InvalidSpec, match=next(iter(field))):
         LoRAConfig.of({"rank": "auto", **field})
     assert LoRAConfig.model_validate({"rank": "auto", **field}, context={"stored": True}).rank == "auto"
 
 
-def test_a_budget_is_for_the_automatic_rank_only() -> None:
+def test_rank_budget_without_automatic_rank_is_refused() -> None:
     assert LoRAConfig(rank="auto", rank_budget=1000).rank_budget == 1000
     with pytest.raises(errors.InvalidSpec, match="rank_budget"):
         LoRAConfig(rank_budget=1000)

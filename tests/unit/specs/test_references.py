@@ -11,7 +11,7 @@ NAMES = st.from_regex(r"[a-z0-9]([a-z0-9._-]{0,20}[a-z0-9])?", fullmatch=True).f
 
 
 @given(NAMES, st.integers(1, 999_999_999))
-def test_every_form_reads_back_as_it_was_written(name: str, version: int) -> None:
+def test_parsed_text_of_a_reference_equals_it(name: str, version: int) -> None:
     for reference in (
         AdapterReference(name),
         AdapterReference(name, version=version),
@@ -20,7 +20,7 @@ def test_every_form_reads_back_as_it_was_written(name: str, version: int) -> Non
         assert AdapterReference.parse(str(reference)) == reference
 
 
-def test_latest_is_the_reference_without_a_version() -> None:
+def test_alias_latest_means_no_version() -> None:
     assert AdapterReference.parse("legal@latest") == AdapterReference("legal")
 
 
@@ -47,7 +47,7 @@ def test_latest_is_the_reference_without_a_version() -> None:
         "a\n",
     ],
 )
-def test_names_that_could_harm_are_refused(name: str) -> None:
+def test_unsafe_names_are_refused(name: str) -> None:
     with pytest.raises(errors.InvalidReference):
         check_name(name)
 
@@ -55,11 +55,11 @@ def test_names_that_could_harm_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "text", ["legal/0", "legal/-1", "legal/01", "legal/", "legal@", "legal@a/b", "@x", "/1", "a/1/2"]
 )
-def test_references_of_no_known_form_are_refused(text: str) -> None:
+def test_malformed_references_are_refused(text: str) -> None:
     with pytest.raises(errors.InvalidReference):
         AdapterReference.parse(text)
 
 
-def test_a_foreign_letter_is_named() -> None:
+def test_error_names_a_character_that_is_not_ascii() -> None:
     with pytest.raises(errors.InvalidReference, match="CYRILLIC SMALL LETTER EL"):
         check_name("lega\u043b")

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import registry
+
+from finch_hub.registry import attempts, claims, jobs, placement, types, values
+from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import Job, JobState, Requirements
+
+
+def test_claimed_job_has_owner_and_lease(database: Database) -> None:
+    submitted = registry.submit(database)
+    job = registry.claimed(database, worker="gpu-1", lease=60)
+    assert (job.id, job.state, job.fence, job.attempts, job.worker) == (submitted.id, JobState.RUNNING, 1, 1, "gpu-1")
+    assert job.lease_until is not None
+    assert job.started_at is not None
+    assert abs(job.lease_until - job.started_at - timedelta(seconds=60)) < timedelta(seconds=1)
+    assert registry.claim(database) is None
+    assert registry.get(database, job) == job
+
+
+def test_claim_takes_jobs_by_priority_then_age(database: Database) -> None:
+    low, old, new, high = (registry.submit(database, priority=priority) for priority in (-1, 0, 0, 5))
+    assert [registry.claimed(database).id for _ in range(4)] == [high.id, old.id, new.id, low.id]
+
+
+def test_claim_with_id_takes_only_that_job(database: Database) -> None:
+    first, second = registry.submit(database), registry.submit(database)
+    assert registry.claimed(database, job_id=second.id).id == second.id
+    assert registry.claim(database, job_id=second.id) is None
+    assert registry.claimed(database).id == first.id
+
+
+def test_claim_prefers_loaded_base_to_age_but_not_to_priority(database: Database) -> None:
+    cold, warm, urgent = (
+        registry.submit(database, spec=registry.train_spec(base=base), priority=priority)
+        for base, priority in (("cold", 0), ("warm", 0), ("cold", 1))
+    )
+    order = [registry.claimed(database, warm_base="warm@").id for _ in range(3)]
+    assert order == [urgent.id, warm.id, cold.id]
+
+
+def test_claim_takes_a_job_that_has_waited_before_loaded_bases(database: Database) -> None:
+    cold = registry.submit(database, spec=registry.train_spec(base="cold"))
+    registry.submit(database, spec=registry.train_spec(base="warm"))
+    with database.write() as session:
+        waited = types.later(-claims.WARM_PATIENCE_SECONDS - 1)
+        session.execute(sa.update(jobs.jobs).where(jobs.jobs.c.id == cold.id).values(created_at=waited))
+    assert registry.claimed(database, warm_base="warm@").id == cold.id
+
+
+def test_claim_ignores_loaded_base_outside_the_window(database: Database) -> None:
+    with database.write() as session:
+        cold = values.NewJob.of_spec(registry.train_spec(base="cold"))
+        first, *_ = jobs.submit_many(session, [cold] * claims.WARM_WINDOW)
+    registry.submit(database, spec=registry.train_spec(base="warm"))
+    assert registry.claimed(database, warm_base="warm@").id == first.id
+
+
+names = st.sampled_from(["a", "b", "c"])
+requirements = st.builds(
+    Requirements,
+    queue=names,
+    device=st.sampled_from(["any", "cpu", "cuda"]),
+    memory_bytes=st.sampled_from([0, 1, 2**33, 2**40]),
+    labels=st.lists(names, max_size=3).map(tuple),
+)
+capabilities = st.builds(
+    values.Capabilities,
+    device=st.sampled_from(["cpu", "cuda"]),
+    memory_bytes=st.sampled_from([0, 1, 2**33 - 1, 2**33, 2**50]),
+    queues=st.sets(names, min_size=1).map(tuple),
+    labels=st.sets(names).map(tuple),
+)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(asked=st.lists(requirements, min_size=1, max_size=4), slot=capabilities)
+def test_claim_takes_exactly_the_jobs_without_misfits(
+    database: Database, asked: list[Requirements], slot: values.Capabilities
+) -> None:
+    with database.write() as session:
+        session.execute(sa.delete(jobs.jobs))
+        new = [values.NewJob.of_spec(registry.train_spec(), requirements=item) for item in asked]
+        submitted = {job.id: job.requirements for job in jobs.submit_many(session, new)}
+    got = {job.id for _ in asked if (job := registry.claim(database, capabilities=slot)) is not None}
+    assert got == {job_id for job_id, item in submitted.items() if not placement.list_misfits(item, slot)}
+
+
+def together(database: Database, count: int, **arguments: Any) -> list[Job]:
+    return [registry.submit(database, together=True, **arguments) for _ in range(count)]
+
+
+def companions(database: Database, leader: Job, limit: int = 8, memory_bytes: int = 2**40) -> list[str]:
+    slot = registry.ANY_SLOT.evolve(memory_bytes=memory_bytes)
+    with database.write() as session:
+        taken = claims.claim_companions(session, leader, worker="w", lease_seconds=60, capabilities=slot, limit=limit)
+    assert all((job.state, job.fence, job.worker) == (JobState.RUNNING, 1, "w") for job in taken)
+    return [job.id for job in taken]
+
+
+def test_jobs_that_allow_it_are_claimed_together(database: Database) -> None:
+    first, second, third = together(database, 3)
+    urgent = registry.submit(database, together=True, priority=1)
+    registry.submit(database)  # does not allow it
+    registry.submit(database, together=True, spec=registry.train_spec(base="another"))
+    leader = registry.claimed(database)
+    assert leader.id == urgent.id
+    assert companions(database, leader, limit=2) == [first.id, second.id]
+    assert companions(database, leader) == [third.id]
+    assert companions(database, leader) == []
+
+
+def test_job_that_does_not_allow_it_gets_no_companions(database: Database) -> None:
+    leader = registry.submit(database, priority=1)
+    together(database, 2)
+    assert companions(database, registry.claimed(database)) == []
+    assert registry.get(database, leader).state is JobState.RUNNING
+
+
+def test_companions_fit_into_memory_together(database: Database) -> None:
+    together(database, 3, memory_bytes=2**30)
+    leader = registry.claimed(database)
+    assert len(companions(database, leader, memory_bytes=2 * 2**30)) == 1
+
+
+def test_trainings_with_other_settings_are_not_companions(database: Database) -> None:
+    together(database, 1)
+    other = registry.train_spec().evolve(training={"threads": 3})
+    registry.submit(database, together=True, spec=other)
+    assert companions(database, registry.claimed(database)) == []
+
+
+def test_hand_back_of_a_failed_group_queues_jobs_to_run_alone(database: Database) -> None:
+    together(database, 2)
+    leader = registry.claimed(database)
+    (other,) = companions(database, leader)
+    for job_id in (leader.id, other):
+        with database.write() as session:
+            back = attempts.hand_back(session, job_id, 1, alone="the group ran out of memory")
+        assert (back.state, back.attempts, back.requirements.together) == (JobState.QUEUED, 0, False)
+    again = registry.claimed(database)
+    assert companions(database, again) == []
+    with database.read() as session:
+        (first, _) = jobs.list_attempts(session, again.id)
+    assert (first.outcome, first.reason) == ("handed_back", "the group ran out of memory")

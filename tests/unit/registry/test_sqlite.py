@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import sqlalchemy as sa
+
+from finch_hub import errors
+from finch_hub.registry import sqlite
+from finch_hub.registry.database import Database
+
+
+def test_sqlite_uses_wal_full_sync_and_foreign_keys(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'finch.db'}")
+    database.upgrade()
+    with database.read() as session:
+        pragmas = {name: session.scalar(sa.text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous")}
+        pragmas["foreign_keys"] = session.scalar(sa.text("PRAGMA foreign_keys"))
+    database.close()
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
+def test_sqlite_on_a_network_file_system_is_refused(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A test machine has no network file system. The next test reads the real mounts.
+    monkeypatch.setattr(sqlite, "get_file_system", lambda path: kind)
+    with pytest.raises(errors.InvalidSpec, match=f"network file system \\({kind}\\).*FINCH_HOME to a local disk"):
+        Database(f"sqlite:///{tmp_path / 'finch.db'}")
+
+
+def test_file_system_is_that_of_the_nearest_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = tmp_path / "not" / "yet" / "there.db"
+    assert sqlite.get_file_system(missing) == sqlite.get_file_system(tmp_path) != ""
+    (tmp_path / "share").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "share")
+    mounts = [
+        ("/", "ext4"),
+        (str(tmp_path), "xfs"),
+        (str(tmp_path / "share"), "ext4"),
+        (str(tmp_path / "share"), "nfs4"),
+    ]
+    partitions = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in mounts]
+    monkeypatch.setattr("psutil.disk_partitions", lambda **_: partitions)
+    assert sqlite.get_file_system(missing) == "xfs"
+    assert sqlite.get_file_system(tmp_path / "shared.db") == "xfs"
+    assert sqlite.get_file_system(tmp_path / "share" / "finch.db") == "nfs4", "the last mount of a place is on top"
+    assert sqlite.get_file_system(tmp_path / "link" / "finch.db") == "nfs4"
+    assert sqlite.get_file_system(Path("/")) == "ext4"
