@@ -10,6 +10,8 @@ from finch_hub.cli import following, options, output
 from finch_hub.display import compositions
 
 if TYPE_CHECKING:
+    from finch_hub.hub.facade import Hub
+    from finch_hub.hub.jobs import JobHandle
     from finch_hub.specs.jobs import Requirements
 
 
@@ -22,28 +24,19 @@ if TYPE_CHECKING:
 )
 @click.option("--weights", type=options.Numbers(), help="Weights of the adapters, in the same order.")
 @click.option("--strategy", help='Strategy plugin. "auto" measures several and keeps the best.  [default: auto]')
-@click.option(
-    "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Strategy parameter. Can be repeated."
-)
+@options.settings_option("--parameter", "parameters", "Strategy parameter.")
 @click.option("--resolver", help="Conflict resolver plugin, run before the strategy.  [default: keep]")
-@click.option(
-    "--resolver-parameter",
-    "resolver_parameters",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Resolver parameter. Can be repeated.",
-)
+@options.settings_option("--resolver-parameter", "resolver_parameters", "Resolver parameter.")
 @click.option("--scale", type=float, help="Factor of the composed update.  [default: the best of several]")
 @click.option("--rank", type=options.Rank(), help="Rank of the result.  [default: the strategy's]")
 @click.option("--evaluations", type=int, help="Maximum number of held-out evaluations in the search.")
 @click.option("--min-retention", type=float, help="Retention that each adapter must reach for the result to be ready.")
 @click.option("--seed", type=int, help="Seed of random strategies.")
-@click.option(
-    "--after", "depends_on", multiple=True, metavar="JOB", help="Job that must succeed first. Can be repeated."
-)
+@options.after
 @options.requirement_options
-@following.job_options
+@following.job_command
 def compose(
+    hub: Hub,
     adapters: tuple[str, ...],
     adapter: str | None,
     plan: bool,
@@ -53,11 +46,8 @@ def compose(
     resolver_parameters: tuple[str, ...],
     depends_on: tuple[str, ...],
     requirements: Requirements,
-    detach: bool,
-    quiet: bool,
-    as_json: bool,
     **composing: Any,
-) -> None:
+) -> JobHandle | None:
     """Compose adapters of one base into one.
 
     Before it composes, it reports the conflicts of the ADAPTERS. Afterwards it reports the retention: how much of its
@@ -67,21 +57,19 @@ def compose(
         unused = {"weights": weights, "parameter": parameters, "resolver-parameter": resolver_parameters, **composing}
         if names := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value not in (None, ())]:
             raise click.UsageError(f"--plan compares the adapters without composing: leave out {', '.join(names)}")
-        with output.open_hub() as hub:
-            report = hub.plan(adapters, probe=probe)
+        report = hub.plan(adapters, probe=probe)
+        as_json = click.get_current_context().params["as_json"]
         output.emit(report, as_json, lambda: compositions.draw_conflicts(report))
-        return
+        return None
     if adapter is None:
         raise click.UsageError("the result has no name: add --adapter NAME, or --plan to see the conflicts only")
-    with output.open_hub() as hub:
-        handle = hub.compose(
-            adapters,
-            adapter=adapter,
-            weights=weights,
-            requirements=requirements,
-            depends_on=depends_on,
-            parameters=options.parse_settings(parameters, "--parameter"),
-            resolver_parameters=options.parse_settings(resolver_parameters, "--resolver-parameter"),
-            **options.drop_unset(**composing),
-        )
-        following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
+    return hub.compose(
+        adapters,
+        adapter=adapter,
+        weights=weights,
+        requirements=requirements,
+        depends_on=depends_on,
+        parameters=options.parse_settings(parameters, "--parameter"),
+        resolver_parameters=options.parse_settings(resolver_parameters, "--resolver-parameter"),
+        **options.drop_unset(**composing),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -24,13 +25,10 @@ def db() -> None:
 @db.command()
 def upgrade() -> None:
     """Upgrade the schema to this version of Finch Hub."""
-    database = _open_database()
-    try:
+    with _open_database() as database:
         before = database.revision()
         database.upgrade()
         after = database.revision()
-    finally:
-        database.close()
     if before == after:
         click.echo(f"{database} is already at schema {after}")
     else:
@@ -41,19 +39,16 @@ def upgrade() -> None:
 @output.json_option
 def check(as_json: bool) -> None:
     """Check that the database answers and has this version's schema."""
-    database = _open_database()
-    try:
+    with _open_database() as database:
         database.check()
         revision = database.revision()
-    finally:
-        database.close()
     value = {"database": str(database), "revision": revision}
     output.emit(value, as_json, lambda: f"{database} is ready, at schema {revision}")
 
 
-def _open_database() -> Database:
+def _open_database() -> contextlib.closing[Database]:
     from finch_hub import settings
     from finch_hub.registry.database import Database
 
     current = settings.load()
-    return Database(current.database, allow_insecure=current.allow_insecure)
+    return contextlib.closing(Database(current.database, allow_insecure=current.allow_insecure))

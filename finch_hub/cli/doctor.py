@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -149,13 +150,10 @@ def _database(settings: Settings) -> Finding:
 
     if settings.database_url is None and not (settings.home / "finch.db").exists():
         return Finding(about="database", found="SQLite in the home, created on first use")
-    database = Database(settings.database, allow_insecure=settings.allow_insecure)
-    try:
+    with contextlib.closing(Database(settings.database, allow_insecure=settings.allow_insecure)) as database:
         revision = database.revision()
         if settings.database_url is not None or revision is not None:
             database.check()
-    finally:
-        database.close()
     return Finding(about="database", found=f"{database}, schema {revision or 'not created yet'}")
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from finch_hub.cli import following, options, output
+from finch_hub.cli import following, options
+
+if TYPE_CHECKING:
+    from finch_hub.hub.facade import Hub
+    from finch_hub.hub.jobs import JobHandle
 
 
 @click.command("eval")
@@ -12,15 +18,14 @@ from finch_hub.cli import following, options, output
 @click.option("--adapter", "adapters", multiple=True, help="Adapter to measure. Can be repeated.")
 @click.option("--base", help="Base model, which is always measured too.  [default: the adapters' base]")
 @click.option("--evaluator", default="held_out_loss", show_default=True, help="Evaluator plugin.")
-@click.option(
-    "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Evaluator parameter. Can be repeated."
-)
+@options.settings_option("--parameter", "parameters", "Evaluator parameter.")
 @click.option(
     "--system", help="System prompt of rows that have none.  [default: the one that each adapter was trained with]"
 )
 @options.row_format
-@following.job_options
+@following.job_command
 def evaluate(
+    hub: Hub,
     data: str,
     adapters: tuple[str, ...],
     base: str | None,
@@ -28,19 +33,14 @@ def evaluate(
     parameters: tuple[str, ...],
     system: str | None,
     format_name: str | None,
-    detach: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+) -> JobHandle:
     """Measure the base and adapters on a data set."""
-    with output.open_hub() as hub:
-        handle = hub.evaluate(
-            data,
-            adapters,
-            base=base,
-            evaluator=evaluator,
-            parameters=options.parse_settings(parameters, "--parameter"),
-            system=system,
-            format=format_name,
-        )
-        following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
+    return hub.evaluate(
+        data,
+        adapters,
+        base=base,
+        evaluator=evaluator,
+        parameters=options.parse_settings(parameters, "--parameter"),
+        system=system,
+        format=format_name,
+    )

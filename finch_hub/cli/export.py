@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from finch_hub.cli import following, options, output
+from finch_hub.cli import following, options
+
+if TYPE_CHECKING:
+    from finch_hub.hub.facade import Hub
+    from finch_hub.hub.jobs import JobHandle
 
 
 @click.command()
@@ -12,22 +18,9 @@ from finch_hub.cli import following, options, output
 @click.option("--out", required=True, type=click.Path(), help="Path of the new folder.")
 @click.option("--replace", is_flag=True, help="Replace an earlier export of the same format.")
 @click.option("--format", "format_name", default="peft", show_default=True, help="Export format plugin.")
-@click.option(
-    "--parameter", "parameters", multiple=True, metavar="NAME=VALUE", help="Format parameter. Can be repeated."
-)
-@following.job_options
-def export(
-    adapter: str,
-    out: str,
-    replace: bool,
-    format_name: str,
-    parameters: tuple[str, ...],
-    detach: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+@options.settings_option("--parameter", "parameters", "Format parameter.")
+@following.job_command
+def export(hub: Hub, adapter: str, out: str, replace: bool, format_name: str, parameters: tuple[str, ...]) -> JobHandle:
     """Export an adapter to another system's format."""
     settings = options.parse_settings(parameters, "--parameter") | ({"replace": True} if replace else {})
-    with output.open_hub() as hub:
-        handle = hub.export(adapter, out, format=format_name, parameters=settings)
-        following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
+    return hub.export(adapter, out, format=format_name, parameters=settings)

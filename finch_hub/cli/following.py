@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,18 @@ def job_options(command: Command) -> Command:
     command = output.json_option(command)
     command = click.option("--quiet", is_flag=True, help="Show no progress.")(command)
     return click.option("--detach", is_flag=True, help="Submit the job and print its id only.")(command)
+
+
+def job_command(submit: Callable[..., JobHandle | None]) -> Callable[..., Any]:
+    """Turn a function that submits a job with the hub into a command that concludes the job."""
+
+    @functools.wraps(submit)
+    def submit_and_conclude(*, detach: bool, quiet: bool, as_json: bool, **arguments: Any) -> None:
+        with output.open_hub() as hub:
+            if (handle := submit(hub, **arguments)) is not None:
+                conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
+
+    return job_options(submit_and_conclude)
 
 
 def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> None:

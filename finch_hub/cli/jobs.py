@@ -15,6 +15,8 @@ from finch_hub.workers.runs import kinds
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from finch_hub.hub.facade import Hub
+    from finch_hub.hub.jobs import JobHandle
     from finch_hub.registry.values import Attempt
     from finch_hub.specs.jobs import Job
 
@@ -110,12 +112,10 @@ def cancel(job_id: str) -> None:
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
-@following.job_options
-def retry(job_id: str, detach: bool, quiet: bool, as_json: bool) -> None:
+@following.job_command
+def retry(hub: Hub, job_id: str) -> JobHandle:
     """Submit a failed or cancelled job again as a new job."""
-    with output.open_hub() as hub:
-        handle = hub.jobs.get(job_id).retry()
-        following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
+    return hub.jobs.get(job_id).retry()
 
 
 @jobs.command()

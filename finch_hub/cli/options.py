@@ -15,9 +15,8 @@ from finch_hub import errors
 _TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SIZE_UNITS = {"": 1, "m": 2**20, "g": 2**30, "t": 2**40}
 
-row_format = click.option(
-    "--format", "format_name", help="Row format plugin.  [default: recognized by the fields of each row]"
-)
+row_format = click.option("--format", "format_name", help="Row format.  [default: recognized by each row's fields]")
+after = click.option("--after", "depends_on", multiple=True, metavar="JOB", help="Job to wait for. Can be repeated.")
 
 
 def parse_settings(pairs: Iterable[str], option: str, *, reserved: Container[str] = ()) -> dict[str, Any]:
@@ -50,6 +49,11 @@ def parse_settings(pairs: Iterable[str], option: str, *, reserved: Container[str
     if problems:
         raise errors.InvalidSpec(problems)
     return settings
+
+
+def settings_option(option: str, name: str, text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return an option that takes NAME=VALUE pairs."""
+    return click.option(option, name, multiple=True, metavar="NAME=VALUE", help=f"{text} Can be repeated.")
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):
@@ -102,27 +106,15 @@ def requirement_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for the slot that runs the job. The command gets them as one value, `requirements`."""
 
     @functools.wraps(command)
-    def with_requirements(
-        *,
-        queue: str,
-        device: Any,
-        memory: float | None,
-        labels: tuple[str, ...],
-        time_limit: float | None,
-        together: bool = False,
-        **rest: Any,
-    ) -> Any:
+    def with_requirements(**options: Any) -> Any:
         from finch_hub.specs.jobs import Requirements
 
         requirements = Requirements(
-            queue=queue,
-            device=device,
-            memory_bytes=int(memory or 0),
-            labels=labels,
-            time_limit=time_limit,
-            together=together,
+            memory_bytes=int(options.pop("memory") or 0),
+            together=options.pop("together", False),
+            **{name: options.pop(name) for name in ("queue", "device", "labels", "time_limit")},
         )
-        return command(requirements=requirements, **rest)
+        return command(requirements=requirements, **options)
 
     time = Quantity("time", _TIME_UNITS, "90s, 30m or 2h")
     size = Quantity("size", _SIZE_UNITS, "800M or 16G")
@@ -131,13 +123,7 @@ def requirement_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--time-limit", type=time, help="Maximum time of one attempt, such as 90s, 30m or 2h."),
         click.option("--memory", type=size, help="Device memory that the job needs, such as 800M or 16G."),
         click.option("--label", "labels", multiple=True, help="Label that the worker must have. Can be repeated."),
-        click.option(
-            "--device",
-            type=click.Choice(["any", "cpu", "cuda"]),
-            default="any",
-            show_default=True,
-            help="Kind of device that runs the job.",
-        ),
+        click.option("--device", type=click.Choice(["any", "cpu", "cuda"]), default="any", help="Kind of device."),
         click.option("--queue", default="default", show_default=True, help="Queue that the job waits in."),
     ):
         added = option(added)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import following, options, output
+from finch_hub.cli import following, options
+
+if TYPE_CHECKING:
+    from finch_hub.hub.facade import Hub
+    from finch_hub.hub.jobs import JobHandle
 
 
 @click.command()
@@ -18,9 +22,7 @@ from finch_hub.cli import following, options, output
 )
 @click.option("--group", type=int, help="Number of values that share one scale.")
 @click.option("--tolerance", type=float, help="Relative increase of the held-out loss that auto accepts.")
-@following.job_options
-def quantize(adapter: str, detach: bool, quiet: bool, as_json: bool, **quantizing: Any) -> None:
+@following.job_command
+def quantize(hub: Hub, adapter: str, **quantizing: Any) -> JobHandle:
     """Store an adapter with fewer bits as a new version."""
-    with output.open_hub() as hub:
-        handle = hub.quantize(adapter, **options.drop_unset(**quantizing))
-        following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
+    return hub.quantize(adapter, **options.drop_unset(**quantizing))

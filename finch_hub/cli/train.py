@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finch_hub.cli import following, options, output
+from finch_hub.cli import following, options
 
 if TYPE_CHECKING:
+    from finch_hub.hub.facade import Hub
+    from finch_hub.hub.jobs import JobHandle
     from finch_hub.specs.jobs import Requirements
 
 
@@ -36,25 +38,15 @@ if TYPE_CHECKING:
 @click.option("--dropout", type=float, help="Probability of dropping an input in training.")
 @click.option("--target-modules", metavar="NAME,…", help="Modules to adapt: names, all-linear, attention or mlp.")
 @click.option("--seed", type=int, help="Seed of order, dropout and split.")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Another field of LoRAConfig or TrainingConfig. Lists are JSON, as in layers_to_transform=[8,9]. "
-    "Can be repeated.",
-)
-@click.option(
-    "--priority", type=int, default=0, show_default=True, help="Priority of the job. Higher ones start first."
-)
-@click.option(
-    "--after", "depends_on", multiple=True, metavar="JOB", help="Job that must succeed first. Can be repeated."
-)
+@options.settings_option("--set", "settings", "Other LoRAConfig or TrainingConfig field. Lists are JSON, as in [8,9].")
+@click.option("--priority", type=int, default=0, show_default=True, help="Priority. Higher ones start first.")
+@options.after
 @click.option("--key", "idempotency_key", help="Idempotency key: a second submission returns the first job.")
 @click.option("--together", is_flag=True, help="Train in one step with other queued jobs that set this option.")
 @options.requirement_options
-@following.job_options
+@following.job_command
 def train(
+    hub: Hub,
     data: str,
     adapter: str,
     base: str,
@@ -69,11 +61,8 @@ def train(
     depends_on: tuple[str, ...],
     idempotency_key: str | None,
     requirements: Requirements,
-    detach: bool,
-    quiet: bool,
-    as_json: bool,
     **overrides: Any,
-) -> None:
+) -> JobHandle:
     """Train an adapter on a data set.
 
     DATA is the name of a stored data set, or a JSONL, CSV or Parquet file, or a folder of them. Rows have prompt and
@@ -84,21 +73,19 @@ def train(
         names = tuple(name.strip() for name in target_modules.split(","))
         modules = names[0] if names in (("all-linear",), ("attention",), ("mlp",)) else names
     reserved = {option.name for option in click.get_current_context().command.params if option.name}
-    with output.open_hub() as hub:
-        handle = hub.train(
-            data,
-            adapter=adapter,
-            base=base,
-            revision=revision,
-            preset=preset,
-            validation=options.parse_validation(validation),
-            system=system,
-            format=format_name,
-            requirements=requirements,
-            priority=priority,
-            depends_on=depends_on,
-            idempotency_key=idempotency_key,
-            **options.drop_unset(target_modules=modules, **overrides),
-            **options.parse_settings(settings, "--set", reserved=reserved),
-        )
-        following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
+    return hub.train(
+        data,
+        adapter=adapter,
+        base=base,
+        revision=revision,
+        preset=preset,
+        validation=options.parse_validation(validation),
+        system=system,
+        format=format_name,
+        requirements=requirements,
+        priority=priority,
+        depends_on=depends_on,
+        idempotency_key=idempotency_key,
+        **options.drop_unset(target_modules=modules, **overrides),
+        **options.parse_settings(settings, "--set", reserved=reserved),
+    )

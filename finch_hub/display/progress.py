@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub.display import reports, tables
 
@@ -20,29 +20,15 @@ if TYPE_CHECKING:
 PLAIN_SECONDS = 5.0
 
 
-class View(Protocol):
-    """Display of events, open while it is entered."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-    def show(self, event: Event) -> None:
-        """Show one event."""
-
-    def write(self, line: RenderableType) -> None:
-        """Show another text."""
-
-
 def open_view(*, quiet: bool = False) -> View:
-    """Return the view that fits standard error, or a silent one."""
+    """Return the view that fits standard error, or one that shows nothing."""
     if quiet:
-        return SilentView()
+        return View()
     return LiveView() if sys.stderr.isatty() else PlainView()
 
 
-class SilentView:
-    """View that shows nothing."""
+class View:
+    """Display of events, open while it is entered. This one shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -53,13 +39,13 @@ class SilentView:
         pass
 
     def show(self, event: Event) -> None:
-        """Ignore the event."""
+        """Show one event."""
 
     def write(self, line: RenderableType) -> None:
-        """Ignore the text."""
+        """Show another text."""
 
 
-class PlainView(SilentView):
+class PlainView(View):
     """View with one line per event. Progress gets a line every few seconds, and one for the last step."""
 
     def __init__(self) -> None:
@@ -80,7 +66,7 @@ class PlainView(SilentView):
         tables.console(stderr=True).print(line)
 
 
-class LiveView(SilentView):
+class LiveView(View):
     """View with a progress bar and the messages above it."""
 
     def __init__(self) -> None:

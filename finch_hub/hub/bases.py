@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -101,11 +102,8 @@ class Bases:
         """
         text = str(base)
         if revision is None:
-            try:
+            with contextlib.suppress(errors.NotFound):
                 known = self.get(text)
-            except errors.NotFound:
-                pass
-            else:
                 folder = Path(known.path) if known.path and Path(known.path).is_dir() else None
                 return BaseModelSource(source=known.source, revision=known.revision), folder
         source, catalog = source_of(base, revision), self._stores.catalog
@@ -135,30 +133,13 @@ def source_of(base: str | Path, revision: str | None) -> BaseModelSource:
 
 
 def fetch_base(source: BaseModelSource, stores: Stores, *, progress: Callable[[str], None] = lambda text: None) -> Path:
-    """Return a local folder with the base, fetched by the first base source in the catalog that accepts it.
-
-    Args:
-        source: source of the base.
-        stores: catalog to look in, and folder of fetched bases.
-        progress: called with a few words before each slow step.
-
-    Raises:
-        NotFound: there is no such source.
-        Incompatible: it holds no usable model.
-
-    """
+    """Fetch a base by the first source in the catalog that accepts it, and return its local folder."""
     descriptor = stores.catalog.base_source_of(source.source)
     return Path(descriptor.load()(source, cache=stores.bases, progress=progress))
 
 
 def load_base(source: BaseModelSource, stores: Stores, *, device: str = "auto") -> LoadedBase:
-    """Fetch a base and load it into memory, with torch.
-
-    Raises:
-        NotFound: there is no such source.
-        Incompatible: it holds no usable model.
-
-    """
+    """Fetch a base and load it into memory, with torch."""
     from finch_hub.engine.bases import loading
 
     base = loading.load_base(fetch_base(source, stores), device=device, cache=stores.bases)

@@ -28,13 +28,7 @@ def check_composition(
     stores: Stores,
     options: ComposeOptions,
 ) -> ComposeSpec:
-    """Check a request for a composition and return its specification.
-
-    Raises:
-        InvalidInput: with everything that is wrong.
-        NotFound: one thing is missing, and nothing else is wrong.
-
-    """
+    """Check a request for a composition and return its specification; see `Hub.compose`."""
     collector = ProblemCollector("this composition")
     parents = pair_with_weights(references, weights, collector)
     with stores.database.read() as session:

@@ -32,13 +32,7 @@ def check_evaluation(
     format_name: str | None,
     stores: Stores,
 ) -> tuple[EvaluateSpec, StoredExamples]:
-    """Check a request for an evaluation, store its examples and return its specification.
-
-    Raises:
-        InvalidInput: with everything that is wrong; nothing is stored then.
-        NotFound: one thing is missing, and nothing else is wrong.
-
-    """
+    """Check a request for an evaluation, store its examples and return its specification; see `Hub.evaluate`."""
     collector = ProblemCollector("this evaluation")
     with collector.collect():
         stores.catalog.evaluators[evaluator].parse(parameters)

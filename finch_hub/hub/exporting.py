@@ -19,13 +19,7 @@ if TYPE_CHECKING:
 def check_export(
     adapter: str, out: str | Path, *, format_name: str, parameters: Mapping[str, object], stores: Stores
 ) -> ExportSpec:
-    """Check a request for an export and return its specification.
-
-    Raises:
-        InvalidInput: with everything that is wrong.
-        NotFound: one thing is missing, and nothing else is wrong.
-
-    """
+    """Check a request for an export and return its specification; see `Hub.export`."""
     collector = ProblemCollector("this export")
     reference = adapter
     with collector.collect(), stores.database.read() as session:
@@ -40,13 +34,7 @@ def check_export(
 def check_merge(
     adapters: Sequence[str], out: str | Path, *, weights: Sequence[float] | None, replace: bool, stores: Stores
 ) -> MergeSpec:
-    """Check a request for a merge and return its specification.
-
-    Raises:
-        InvalidInput: with everything that is wrong.
-        NotFound: one thing is missing, and nothing else is wrong.
-
-    """
+    """Check a request for a merge and return its specification; see `Hub.merge`."""
     collector = ProblemCollector("this merge")
     parents, _ = resolve_adapters(adapters, weights, stores, collector)
     folder = _check_output_folder(out, collector, replace=replace)

@@ -213,11 +213,7 @@ class Hub:
             adapters, adapter=adapter, weights=weights, depends_on=depends_on, stores=self._stores, options=options
         )
         return self._submit(
-            spec,
-            requirements=requirements,
-            priority=priority,
-            depends_on=depends_on,
-            idempotency_key=idempotency_key,
+            spec, requirements=requirements, priority=priority, depends_on=depends_on, idempotency_key=idempotency_key
         )
 
     def plan(self, adapters: Sequence[str], *, probe: bool = False) -> ConflictReport:

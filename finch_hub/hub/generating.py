@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 
 def load_generator(base: str | Path | None, adapters: Sequence[str], *, device: str, stores: Stores) -> GeneratorModel:
-    """Load a base with adapters, none of them active.
-
-    Raises:
-        InvalidInput: with everything that is wrong.
-        NotFound: one thing is missing, and nothing else is wrong.
-
-    """
+    """Load a base with adapters, none of them active; see `Hub.generator`."""
     collector = ProblemCollector("this generator")
     source, versions = resolve_base_and_adapters(base, adapters, stores, collector)
     collector.raise_problems()

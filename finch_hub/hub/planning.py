@@ -20,18 +20,7 @@ if TYPE_CHECKING:
 
 
 def plan_composition(references: Sequence[str], *, probe: bool, stores: Stores) -> ConflictReport:
-    """Compare adapters and report their conflicts.
-
-    Args:
-        references: references of the adapters.
-        probe: whether to load the base and measure interference on held-out examples.
-        stores: what to read them from.
-
-    Raises:
-        InvalidInput: with every reference that is not well formed.
-        NotFound: an adapter does not exist.
-
-    """
+    """Compare adapters and report their conflicts; see `Hub.plan`."""
     collector = ProblemCollector("this plan")
     parents = pair_with_weights(references, None, collector)
     versions = resolve_parents(parents, stores, collector)

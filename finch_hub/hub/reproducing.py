@@ -14,13 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_reproduction(version: AdapterVersion, stores: Stores) -> ReproduceSpec:
-    """Check that a version can be made again and return the job's specification.
-
-    Raises:
-        Incompatible: the version was imported.
-        Conflict: the text of its data was purged.
-
-    """
+    """Check that a version can be made again and return the job's specification; see `Hub.reproduce`."""
     if version.kind == "import":
         what = "was imported, so its lineage does not tell how it was made"
         raise errors.Incompatible(errors.Problem(where=version.reference, what=what))

@@ -38,15 +38,9 @@ def check_training(
     requirements: Requirements,
     stores: Stores,
 ) -> tuple[TrainSpec, tuple[StoredExamples, ...], Requirements]:
-    """Check a request for a training, store its examples and return its specification.
+    """Check a request for a training, store its examples and return its specification; see `Hub.train`.
 
-    Nothing is stored if the request has problems. If the requirements ask for no memory and the base is on this
-    machine, they are returned with the memory that the training is estimated to need.
-
-    Raises:
-        InvalidInput: with everything that is wrong.
-        NotFound: one thing is missing, and nothing else is wrong.
-
+    Nothing is stored if the request has problems. The requirements are returned with the estimated memory.
     """
     collector = ProblemCollector("this training")
     with collector.collect():
