@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TrainingReport,
     )
     from finch_hub.specs.training import TrainingConfig
+    from finch_hub.specs.value import Value
 
 __all__ = [
     "AdapterVersion",
@@ -58,6 +59,7 @@ __all__ = [
     "Settings",
     "TrainingConfig",
     "TrainingReport",
+    "Value",
     "errors",
 ]
 
@@ -85,6 +87,7 @@ _MODULES = {
     "Settings": "finch_hub.settings",
     "TrainingConfig": "finch_hub.specs.training",
     "TrainingReport": "finch_hub.specs.reports",
+    "Value": "finch_hub.specs.value",
 }
 
 
