@@ -1,0 +1,145 @@
+"""Each module has a test file at its own path, or a place in the table below."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+PACKAGE = TESTS.parent / "finch_hub"
+
+# Modules without a test file of their own, and the test file that exercises each. A folder stands for its modules.
+EXERCISED_IN = {
+    "artifacts/files": "contract/test_artifact_store.py",
+    "artifacts/tensor_checks": "unit/artifacts/test_gate.py",
+    "cli/bases": "docs/test_pages.py",
+    "cli/evaluate": "unit/cli/test_jobs.py",
+    "cli/export": "unit/cli/test_jobs.py",
+    "cli/following": "unit/cli/test_main.py",
+    "cli/generate": "docs/test_pages.py",
+    "cli/merge": "unit/cli/test_jobs.py",
+    "cli/output": "unit/cli/test_main.py",
+    "cli/quantize": "unit/cli/test_jobs.py",
+    "engine/adapters/module_shapes": "unit/engine/adapters/test_attachable_adapter.py",
+    "engine/bases/base": "unit/engine/bases/test_loading.py",
+    "engine/bases/json_cache": "unit/engine/bases/test_fingerprint.py",
+    "engine/bases/transformers_logging": "unit/engine/bases/test_loading.py",
+    "engine/composition/activations": "unit/engine/composition/test_compose.py",
+    "engine/composition/basis": "unit/engine/composition/test_core_space.py",
+    "engine/composition/compatibility": "unit/engine/composition/test_compose.py",
+    "engine/composition/composer": "unit/engine/composition/test_compose.py",
+    "engine/composition/factors": "unit/engine/composition/test_parents.py",
+    "engine/composition/interference": "unit/engine/composition/test_conflicts.py",
+    "engine/composition/measurement": "unit/engine/composition/test_search.py",
+    "engine/composition/parent_data": "unit/engine/composition/test_compose.py",
+    "engine/composition/point": "unit/engine/composition/test_search.py",
+    "engine/composition/trial": "unit/engine/composition/test_search.py",
+    "engine/composition/truncation": "unit/engine/composition/test_core_space.py",
+    "engine/composition/validation_rows": "unit/engine/composition/test_compose.py",
+    "engine/data/assistant_turns": "unit/engine/data/test_tokenizing.py",
+    "engine/data/dataset_folder": "unit/engine/data/test_reading.py",
+    "engine/data/report": "unit/engine/data/test_tokenizing.py",
+    "engine/data/row_readers": "unit/engine/data/test_reading.py",
+    "engine/decoder/attention_layout": "unit/engine/decoder/test_attention.py",
+    "engine/decoder/packed_layer": "unit/engine/decoder/test_packed.py",
+    "engine/decoder/padded": "unit/engine/decoder/test_decoder.py",
+    "engine/export/merge_plan": "unit/engine/export/test_merging.py",
+    "engine/export/merged_weight": "unit/engine/export/test_merging.py",
+    "engine/export/parameters": "unit/engine/export/test_ollama.py",
+    "engine/export/plain": "unit/engine/export/test_vllm.py",
+    "engine/export/shard_writer": "unit/engine/export/test_merging.py",
+    "engine/inference/module_updates": "unit/engine/inference/test_routing.py",
+    "engine/inference/prompts": "unit/engine/inference/test_generator.py",
+    "engine/training/duration": "unit/engine/training/test_schedule.py",
+    "engine/training/environment": "acceptance/test_reproduction.py",
+    "engine/training/identity": "unit/engine/training/test_checkpoint.py",
+    "engine/training/interruption": "unit/engine/training/test_loop.py",
+    "engine/training/pairs": "unit/engine/training/test_loop.py",
+    "formats/atomic_file": "unit/engine/bases/test_fingerprint.py",
+    "formats/safetensors_file": "unit/formats/test_model_files.py",
+    "hub/reproducing": "acceptance/test_reproduction.py",
+    "hub/workers": "acceptance/test_embedded.py",
+    "plugins/builtin": "contract/test_builtin_offers.py",
+    "plugins/hooks": "contract/test_sample_plugin.py",
+    "plugins/presets": "contract/test_builtin_offers.py",
+    "plugins/resolvers": "unit/plugins/resolvers/test_resolvers.py",
+    "plugins/strategies": "unit/plugins/strategies/test_strategies.py",
+    "registry/schema": "integration/registry/test_migrations.py",
+    "registry/tables": "integration/registry/test_migrations.py",
+    "registry/transitions": "integration/registry/test_protocol.py",
+    "registry/values": "unit/registry/test_jobs.py",
+    "registry/version_rows": "unit/registry/test_adapter_versions.py",
+    "specs/bases": "unit/registry/test_bases.py",
+    "specs/evaluation": "unit/engine/inference/test_evaluators.py",
+    "specs/events": "unit/registry/test_jobs.py",
+    "specs/generation": "unit/engine/inference/test_generator.py",
+    "specs/reports": "unit/display/test_reports.py",
+    "specs/training": "unit/engine/training/test_loop.py",
+    "storage/publishing": "acceptance/test_reproduction.py",
+    "storage/stores": "acceptance/test_embedded.py",
+    "testing": "contract/test_sample_plugin.py",
+    "workers/embedded/home": "acceptance/test_embedded.py",
+    "workers/log_setup": "integration/workers/test_secrets.py",
+    "workers/messaging/broker": "faults/test_broker.py",
+    "workers/runs/compose": "acceptance/test_reproduction.py",
+    "workers/runs/data": "faults/test_training.py",
+    "workers/runs/evaluate": "docs/test_pages.py",
+    "workers/runs/kind": "unit/workers/runs/test_kinds.py",
+    "workers/runs/merge": "docs/test_pages.py",
+    "workers/runs/quantize": "acceptance/test_reproduction.py",
+    "workers/runs/reproduce": "acceptance/test_reproduction.py",
+    "workers/runs/train": "faults/test_training.py",
+    "workers/runs/train_group": "faults/test_together.py",
+    "workers/runs/versions": "acceptance/test_reproduction.py",
+    "workers/supervision/attempt": "faults/test_processes.py",
+    "workers/supervision/clock": "faults/test_clocks.py",
+    "workers/supervision/fault_points": "faults/test_commits.py",
+}
+# Test files of more than one module, or of none.
+OTHERS = {
+    "engine/test_public_names",
+    "hub/test_typed_options",
+    "plugins/resolvers/test_resolvers",
+    "plugins/strategies/test_strategies",
+    "test_architecture",
+    "test_containers",
+    "test_isolation",
+    "test_messages",
+    "test_mirror",
+    "test_package",
+    "test_spelling",
+}
+MODULES = {
+    str(file.relative_to(PACKAGE).with_suffix(""))
+    for file in PACKAGE.rglob("*.py")
+    if file.stem not in ("__init__", "__main__")
+}
+TEST_FILES = {str(file.relative_to(TESTS / "unit").with_suffix("")) for file in (TESTS / "unit").rglob("test_*.py")}
+
+
+def mirror_of(module: str) -> str:
+    folder, _, name = module.rpartition("/")
+    return f"{folder}/test_{name}" if folder else f"test_{name}"
+
+
+def is_in_table(module: str) -> bool:
+    return module in EXERCISED_IN or module.rpartition("/")[0] in EXERCISED_IN
+
+
+def test_each_module_has_a_test_file_or_a_place_in_the_table() -> None:
+    missing = {module for module in MODULES if mirror_of(module) not in TEST_FILES and not is_in_table(module)}
+    assert sorted(missing) == []
+
+
+def test_each_test_file_has_its_module() -> None:
+    homeless = TEST_FILES - OTHERS - {mirror_of(module) for module in MODULES}
+    assert sorted(homeless) == []
+    assert sorted(OTHERS - TEST_FILES) == []
+
+
+@pytest.mark.parametrize("module", EXERCISED_IN)
+def test_the_table_is_current(module: str) -> None:
+    assert module in MODULES or (PACKAGE / module).is_dir(), "there is no such module"
+    assert mirror_of(module) not in TEST_FILES, "the module has a test file of its own"
+    assert (TESTS / EXERCISED_IN[module]).is_file(), "there is no such test file"
