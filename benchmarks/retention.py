@@ -151,7 +151,7 @@ def forecasts(base: Base, adapted: Sequence[ParentInput], scales: Sequence[float
         adapters = read_parents(two)
         core = core_space.build(adapters)
         spec = ComposeSpec.of({"adapter": "pair", "parents": [{"adapter": parent.name} for parent in two]})
-        composer = Composer(core, rank=None, seed=0)
+        composer = Composer(core=core, rank=None, seed=0)
         with Measurement(base, adapters, tokenize_validation(two, base)) as measurement:
             ground = Ground(measurement)
             probed = interference.measure(core, adapters, measurement)
@@ -221,7 +221,7 @@ def compare(base: Base, adapted: Sequence[ParentInput], options: argparse.Namesp
     theirs: list[Found] = []
     with Measurement(base, adapters, tokenize_validation(adapted, base)) as measurement:
         ground = Ground(measurement)
-        composer = Composer(core, rank=options.rank, seed=mix_seed(0, adapters))
+        composer = Composer(core=core, rank=options.rank, seed=mix_seed(0, adapters))
         composer.parent_data = ground.parent_data()
         for strategy, parameters, resolver in OURS:
             asked = spec.evolve(strategy=strategy, parameters=parameters, resolver=resolver, rank=None)

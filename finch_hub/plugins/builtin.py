@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from finch_hub.engine.data import row_formats
 from finch_hub.engine.export import parameters as exporting
 from finch_hub.plugins import descriptors
 from finch_hub.plugins.hooks import hookimpl
@@ -118,40 +119,26 @@ def finch_resolvers() -> Sequence[descriptors.Resolver]:
     ]
 
 
+_FORMAT_SUMMARIES = {
+    "messages": "Conversations in the format of OpenAI and TRL: messages with role and content.",
+    "prompt_completion": "A prompt and its completion.",
+    "alpaca": "An instruction, an optional input, and an output.",
+    "sharegpt": "Conversations in the format of ShareGPT: turns with from and value.",
+    "text": "Plain text. All of it is learned.",
+}
+
+
 @hookimpl
 def finch_dataset_formats() -> Sequence[descriptors.DatasetFormat]:
-    """Offer the common row formats, the most specific fields first."""
+    """Offer the row formats of the engine."""
     return [
         descriptors.DatasetFormat(
-            name="messages",
-            summary="Conversations in the format of OpenAI and TRL: messages with role and content.",
-            recognizes=frozenset({"messages"}),
-            target="finch_hub.engine.data.row_formats:convert_messages",
-        ),
-        descriptors.DatasetFormat(
-            name="prompt_completion",
-            summary="A prompt and its completion.",
-            recognizes=frozenset({"prompt", "completion"}),
-            target="finch_hub.engine.data.row_formats:convert_prompt_completion",
-        ),
-        descriptors.DatasetFormat(
-            name="alpaca",
-            summary="An instruction, an optional input, and an output.",
-            recognizes=frozenset({"instruction", "output"}),
-            target="finch_hub.engine.data.row_formats:convert_alpaca",
-        ),
-        descriptors.DatasetFormat(
-            name="sharegpt",
-            summary="Conversations in the format of ShareGPT: turns with from and value.",
-            recognizes=frozenset({"conversations"}),
-            target="finch_hub.engine.data.row_formats:convert_sharegpt",
-        ),
-        descriptors.DatasetFormat(
-            name="text",
-            summary="Plain text. All of it is learned.",
-            recognizes=frozenset({"text"}),
-            target="finch_hub.engine.data.row_formats:convert_text",
-        ),
+            name=row_format.name,
+            summary=_FORMAT_SUMMARIES[row_format.name],
+            recognizes=row_format.fields,
+            target=f"{row_formats.__name__}:{row_format.convert.__name__}",
+        )
+        for row_format in row_formats.BUILTIN
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +15,6 @@ from finch_hub.plugins import builtin, descriptors, hooks
 from finch_hub.plugins.descriptors import Descriptor
 
 D = TypeVar("D", bound=Descriptor)
-_Report = Callable[[errors.Problem], None]
 
 BUILTIN = "finch-hub"
 """Name of the built-in plugin."""
@@ -24,45 +23,46 @@ BUILTIN = "finch-hub"
 class Offers(Mapping[str, D], Generic[D]):
     """Offers of one kind from all plugins by name, in the order in which they are matched.
 
-    Lookup of an unknown name raises `NotFound` with similar names. Lookup of a name that two plugins offer raises
-    `PluginError` with both plugins; other names stay usable.
+    Lookup of an unknown name raises `NotFound` with similar names. Lookup of a name that several plugins offer raises
+    `PluginError`; other names stay usable.
+
+    Attributes:
+        conflicts: message for each name that several plugins offer.
+
     """
 
     def __init__(self, kind: str, offered: Sequence[tuple[str, D]]) -> None:
         self._kind = kind
-        self._by_name: dict[str, list[tuple[str, D]]] = {}
+        self._owners: dict[str, list[str]] = {}
         for plugin, descriptor in offered:
-            self._by_name.setdefault(descriptor.name, []).append((plugin, descriptor))
+            self._owners.setdefault(descriptor.name, []).append(plugin)
+        self._unique = {d.name: d for _, d in offered if len(self._owners[d.name]) == 1}
+        self.conflicts = {
+            name: f"{kind} {name!r} is offered by {' and '.join(owners)} (uninstall one of them)"
+            for name, owners in self._owners.items()
+            if len(owners) > 1
+        }
 
     def __getitem__(self, name: str) -> D:
-        if name not in self._by_name:
-            raise errors.NotFound(self._kind, name, self._by_name)
-        (_, descriptor), *others = self._by_name[name]
-        if others:
-            raise errors.PluginError(self._describe_conflict(name))
-        return descriptor
+        if name in self.conflicts:
+            raise errors.PluginError(self.conflicts[name])
+        if name not in self._unique:
+            raise errors.NotFound(self._kind, name, self._owners)
+        return self._unique[name]
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, offers in self._by_name.items() if len(offers) == 1)
+        return iter(self._unique)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._unique)
 
     def __contains__(self, name: object) -> bool:
-        return len(self._by_name.get(name, ())) == 1 if isinstance(name, str) else False
+        return name in self._unique
 
     def plugin_of(self, name: str) -> str:
         """Return the plugin that offers a name; raises the errors of a lookup."""
         self[name]
-        return self._by_name[name][0][0]
-
-    def name_conflicts(self) -> tuple[str, ...]:
-        """Return a message for each name that several plugins offer."""
-        return tuple(self._describe_conflict(name) for name, offers in self._by_name.items() if len(offers) > 1)
-
-    def _describe_conflict(self, name: str) -> str:
-        owners = " and ".join(plugin for plugin, _ in self._by_name[name])
-        return f"{self._kind} {name!r} is offered by {owners} (uninstall one of them)"
+        return self._owners[name][0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,28 +116,17 @@ def load_catalog(*, entry_points: bool = True, extra: Sequence[object] = ()) -> 
         extra: further plugin objects.
 
     """
-    problems: list[errors.Problem] = []
-    manager = pluggy.PluginManager(hooks.PROJECT)
-    manager.add_hookspecs(hooks)
-    plugins: list[Plugin] = []
+    loader = _Loader()
     # Third-party plugins come first, because the built-in formats and base sources match more generally.
     for plugin in extra:
-        name = _free_name(manager, getattr(plugin, "__name__", type(plugin).__name__))
-        if _register(manager, plugin, name, problems.append):
-            plugins.append(Plugin(name=name))
+        loader.add(plugin, getattr(plugin, "__name__", type(plugin).__name__))
     if entry_points:
-        plugins += _register_installed(manager, problems.append)
-    manager.register(builtin, name=BUILTIN)
-    plugins.append(Plugin(name=BUILTIN, version=_version_of(BUILTIN)))
-
-    order = [plugin.name for plugin in plugins]
-    offers = {
-        attribute: Offers(kind, _collect(manager, hook, expected, order, problems.append))
-        for attribute, (kind, hook, expected) in _HOOKS.items()
-    }
-    for kind_offers in offers.values():
-        problems.extend(errors.Problem(what=what, where="plugins") for what in kind_offers.name_conflicts())
-    return Catalog(**offers, plugins=tuple(plugins), problems=tuple(problems))
+        loader.add_installed()
+    loader.add(builtin, BUILTIN, next((d.version for d in importlib.metadata.distributions(name=BUILTIN)), None))
+    offers = {name: Offers(kind, loader.collect(hook, expected)) for name, (kind, hook, expected) in _HOOKS.items()}
+    conflicts = [what for kind_offers in offers.values() for what in kind_offers.conflicts.values()]
+    problems = (*loader.problems, *(errors.Problem(what=what, where="plugins") for what in conflicts))
+    return Catalog(**offers, plugins=tuple(loader.plugins), problems=problems)
 
 
 _HOOKS: dict[str, tuple[str, str, type[Descriptor]]] = {
@@ -152,78 +141,66 @@ _HOOKS: dict[str, tuple[str, str, type[Descriptor]]] = {
 }
 
 
-def _register_installed(manager: pluggy.PluginManager, report: _Report) -> list[Plugin]:
-    plugins: list[Plugin] = []
-    for point in sorted(importlib.metadata.entry_points(group=hooks.PROJECT), key=lambda point: point.name):
-        name = _free_name(manager, point.dist.name if point.dist is not None else point.name)
-        try:
-            plugin = point.load()
-        except (Exception, SystemExit) as error:  # a broken plugin must not stop the others
-            report(_problem(name, f"cannot import {point.value}", error))
-            continue
-        if _register(manager, plugin, name, report):
-            plugins.append(Plugin(name=name, version=point.dist.version if point.dist is not None else None))
-    return plugins
+class _Loader:
+    """Loaded plugins, and the problems of the others."""
 
+    def __init__(self) -> None:
+        self.plugins: list[Plugin] = []
+        self.problems: list[errors.Problem] = []
+        self._manager = pluggy.PluginManager(hooks.PROJECT)
+        self._manager.add_hookspecs(hooks)
 
-def _free_name(manager: pluggy.PluginManager, wanted: str) -> str:
-    """Return the name, with a number if another plugin of a distribution or another object has it."""
-    numbered = (f"{wanted}#{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain([wanted], numbered) if not manager.has_plugin(name))
-
-
-def _register(manager: pluggy.PluginManager, plugin: Any, name: str, report: _Report) -> bool:
-    """Register a plugin; a hook with an unknown name or signature refuses the whole plugin."""
-    known = [hook for _, hook, _ in _HOOKS.values()]
-    unknown = [
-        attribute
-        for attribute in dir(plugin)
-        if attribute not in known and manager.parse_hookimpl_opts(plugin, attribute) is not None
-    ]
-    if unknown:
-        near = errors.near(unknown[0], known)
-        fix = f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(known)}"
-        report(errors.Problem(where=f"plugin {name}", what=f"there is no hook {', '.join(unknown)}", fix=fix))
-        return False
-    try:
-        manager.register(plugin, name=name)
-    except (pluggy.PluginValidationError, ValueError) as error:
-        if manager.has_plugin(name) and manager.get_plugin(name) is plugin:
-            manager.unregister(plugin)  # pluggy keeps a plugin that it found to be invalid
-        report(_problem(name, "cannot register its hooks", error))
-        return False
-    return True
-
-
-def _collect(
-    manager: pluggy.PluginManager, hook: str, expected: type[Descriptor], order: Sequence[str], report: _Report
-) -> list[tuple[str, Any]]:
-    """Call a hook of each plugin in order, one by one, so that an exception stops only that plugin's offers."""
-    offers: list[tuple[str, Any]] = []
-    implementations = {impl.plugin_name: impl.function for impl in getattr(manager.hook, hook).get_hookimpls()}
-    for name in order:
-        if name not in implementations:
-            continue
-        try:
-            offered = list(implementations[name]())
-        except (Exception, SystemExit) as error:
-            report(_problem(name, f"{hook} failed", error))
-            continue
-        for descriptor in offered:
-            if isinstance(descriptor, expected):
-                offers.append((name, descriptor))
+    def add_installed(self) -> None:
+        """Import and add the plugins that entry points announce."""
+        for point in sorted(importlib.metadata.entry_points(group=hooks.PROJECT), key=lambda point: point.name):
+            name, version = (point.dist.name, point.dist.version) if point.dist is not None else (point.name, None)
+            try:
+                plugin = point.load()
+            except (Exception, SystemExit) as error:  # a broken plugin must not stop the others
+                self._report(name, f"cannot import {point.value}", error)
             else:
-                what = f"{hook} returned {type(descriptor).__name__}, not {expected.__name__}"
-                report(errors.Problem(where=f"plugin {name}", what=what))
-    return offers
+                self.add(plugin, name, version)
 
+    def add(self, plugin: object, name: str, version: str | None = None) -> None:
+        """Add a plugin; a hook with an unknown name or signature refuses the whole plugin.
 
-def _problem(plugin: str, what: str, error: BaseException) -> errors.Problem:
-    return errors.Problem(where=f"plugin {plugin}", what=f"{what}: {type(error).__name__}: {error}")
+        The name gets a number if a distribution announces several plugins, or two objects have the same name.
+        """
+        numbered = (f"{name}#{number}" for number in itertools.count(2))
+        name = next(free for free in itertools.chain([name], numbered) if not self._manager.has_plugin(free))
+        known = [hook for _, hook, _ in _HOOKS.values()]
+        marked = [a for a in dir(plugin) if self._manager.parse_hookimpl_opts(plugin, a) is not None]
+        if unknown := [attribute for attribute in marked if attribute not in known]:
+            near = errors.near(unknown[0], known)
+            fix = f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(known)}"
+            what = f"there is no hook {', '.join(unknown)}"
+            self.problems.append(errors.Problem(where=f"plugin {name}", what=what, fix=fix))
+            return
+        try:
+            self._manager.register(plugin, name=name)
+        except (pluggy.PluginValidationError, ValueError) as error:
+            if self._manager.get_plugin(name) is plugin:
+                self._manager.unregister(plugin)  # pluggy keeps a plugin that it found to be invalid
+            self._report(name, "cannot register its hooks", error)
+        else:
+            self.plugins.append(Plugin(name=name, version=version))
 
+    def collect(self, hook: str, expected: type[Descriptor]) -> list[tuple[str, Any]]:
+        """Call a hook of each plugin, one by one, so that an exception stops only that plugin's offers."""
+        offers: list[tuple[str, Any]] = []
+        functions = {impl.plugin_name: impl.function for impl in getattr(self._manager.hook, hook).get_hookimpls()}
+        for name in (plugin.name for plugin in self.plugins if plugin.name in functions):
+            try:
+                offered = list(functions[name]())
+            except (Exception, SystemExit) as error:
+                self._report(name, f"{hook} failed", error)
+                continue
+            offers += [(name, descriptor) for descriptor in offered if isinstance(descriptor, expected)]
+            for wrong in (type(offer).__name__ for offer in offered if not isinstance(offer, expected)):
+                what = f"{hook} returned {wrong}, not {expected.__name__}"
+                self.problems.append(errors.Problem(where=f"plugin {name}", what=what))
+        return offers
 
-def _version_of(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    def _report(self, plugin: str, what: str, error: BaseException) -> None:
+        problem = errors.Problem(where=f"plugin {plugin}", what=f"{what}: {type(error).__name__}: {error}")
+        self.problems.append(problem)

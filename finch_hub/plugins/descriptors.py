@@ -32,25 +32,14 @@ class NoParameters(Value):
 
 
 class Descriptor(Value):
-    """Base of all descriptors.
-
-    Attributes:
-        name: name that users type.
-        summary: one sentence that says what the offer does.
-
-    """
+    """Base of all descriptors: the name that users type, and a sentence that says what the offer does."""
 
     name: Name
     summary: str = pydantic.Field(min_length=1)
 
 
 class Runnable(Descriptor):
-    """Descriptor of an offer with code.
-
-    Attributes:
-        target: location of the code, ``module:attribute``.
-
-    """
+    """Descriptor of an offer with code, which is the target."""
 
     target: Target
 
@@ -65,12 +54,7 @@ class Runnable(Descriptor):
 
 
 class Configurable(Runnable):
-    """Descriptor of an offer whose code takes parameters.
-
-    Attributes:
-        parameters: schema of the parameters.
-
-    """
+    """Descriptor of an offer whose code takes parameters."""
 
     parameters: type[Value] = NoParameters
 

@@ -18,7 +18,7 @@ from finch_hub.hub.bases import Bases
 from finch_hub.plugins import hooks
 from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.specs.examples import Example
-from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec, Job, JobState
+from finch_hub.specs.jobs import BaseModelSource, Job, JobState
 
 SOURCE = Path(__file__).parents[1] / "sample_plugin"
 HOOKS = [name for name, _ in inspect.getmembers(hooks, inspect.isfunction) if name.startswith("finch_")]
@@ -183,7 +183,7 @@ def test_listener_receives_every_state(catalog: Catalog, tmp_path: Path, monkeyp
         id="j1",
         kind="evaluate",
         state=JobState.QUEUED,
-        spec=EvaluateSpec(base=BaseModelSource(source="base"), dataset="0" * 64).model_dump(mode="json"),
+        spec={"base": {"source": "base"}, "dataset": "0" * 64},
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
     listen = catalog.listeners["journal"].load()

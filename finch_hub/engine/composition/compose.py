@@ -6,19 +6,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finch_hub import errors
 from finch_hub.engine.adapters import adapter_files
-from finch_hub.engine.composition import (
-    compatibility,
-    conflicts,
-    core_space,
-    peft_output,
-    retention,
-    truncation,
-    validation_rows,
-)
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.composition import compatibility, conflicts, core_space, peft_output, retention, truncation
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.measurement import Measurement
@@ -27,13 +20,10 @@ from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, mix
 from finch_hub.engine.composition.point import Point
 from finch_hub.engine.composition.search import Search
 from finch_hub.engine.composition.trial import Trial
-from finch_hub.engine.composition.validation_rows import ValidationRows
+from finch_hub.engine.composition.validation_rows import ValidationRows, tokenize_validation
 from finch_hub.specs.events import NewEvent, Report, silent
 from finch_hub.specs.jobs import ComposeSpec
 from finch_hub.specs.reports import CompositionReport, ConflictReport, Retention
-
-if TYPE_CHECKING:
-    from finch_hub.engine.bases.base import Base
 
 __all__ = ["Composed", "ParentInput", "compose"]
 
@@ -44,7 +34,7 @@ class Composed:
 
     Attributes:
         factors: update of each module by module path.
-        config: ``adapter_config.json`` fields that hold for all parents.
+        config: JSON fields of ``adapter_config.json`` that hold for all parents.
         report: settings and measurements.
         copy_of: PEFT folder of the parent, if the composition is that parent unchanged.
 
@@ -100,7 +90,7 @@ def compose(
     report(NewEvent.phase("read"))
     adapters = read_parents(parents)
     compatibility.check_rank(adapters, spec, trials[-1])
-    rows = validation_rows.tokenize_validation(parents, base) if base is not None else []
+    rows = tokenize_validation(parents, base) if base is not None else []
     if len(parents) == 1:
         composed = _compose_single(parents[0], adapters[0], spec, base, rows, between)
     else:
@@ -112,7 +102,7 @@ def compose(
             spec=spec,
             trials=trials,
             weights=tuple(parent.weight for parent in parents),
-            composer=Composer(core, rank=spec.rank, seed=mix_seed(spec.seed, adapters)),
+            composer=Composer(core=core, rank=spec.rank, seed=mix_seed(spec.seed, adapters)),
             conflicts=diagnosis,
             config=peft_output.common_config(adapters),
         )
@@ -171,7 +161,7 @@ def _compose_single(
     line = Retention(parent=parent.name, status="unmeasured")
     if base is not None and any(rows):
         with Measurement(base, [adapter], rows, between=between) as measurement:
-            before, own = (m[0] for m in _measure_parents(measurement, on_report=True))
+            (before,), (own,) = measurement.measure(None, on_report=True), measurement.measure_parents(on_report=True)
             composed = own if is_unchanged else measurement.measure(factors, on_report=True)[0]
         line = retention.make_line(parent.name, base=before, own=own, composed=composed)
     return Composed(
@@ -214,12 +204,12 @@ def _compose_unmeasured(task: _Task) -> Composed:
 
 def _compose_measured(task: _Task, measurement: Measurement, report: Report) -> Composed:
     report(NewEvent.phase("measure the parents"))
-    base, own = _measure_parents(measurement)
+    base, own = measurement.measure(None), measurement.measure_parents()
     task.composer.parent_data = ParentData(measurement, base=base, own=own)
     report(NewEvent.phase("search"))
     search = Search(
-        task.composer,
-        measurement,
+        composer=task.composer,
+        measurement=measurement,
         base=base,
         own=own,
         budget=task.spec.evaluations,
@@ -238,13 +228,6 @@ def _compose_measured(task: _Task, measurement: Measurement, report: Report) -> 
         advice=retention.advise(lines, composed.report.below_retention, is_divided=is_divided),
     )
     return replace(composed, report=evidence)
-
-
-def _measure_parents(
-    measurement: Measurement, *, on_report: bool = False
-) -> tuple[retention.Metrics, retention.Metrics]:
-    """Return the metrics of the bare base, and of each parent on its own rows."""
-    return measurement.measure(None, on_report=on_report), measurement.measure_parents(on_report=on_report)
 
 
 def _search_points(search: Search, task: _Task) -> tuple[Point, Point]:
@@ -278,7 +261,7 @@ def _measure_final(
     def measure(point: Point) -> retention.Metrics:
         return measurement.measure(task.composer.compose(point.trial, point.scale, point.weights), on_report=True)
 
-    base, own = _measure_parents(measurement, on_report=True)
+    base, own = measurement.measure(None, on_report=True), measurement.measure_parents(on_report=True)
     linear_metrics = measure(linear)
     best_metrics = linear_metrics if best == linear else measure(best)
     worst, baseline = (retention.compute_worst(base, own, m) for m in (best_metrics, linear_metrics))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from finch_hub import errors
 from finch_hub.engine.composition import truncation
@@ -15,20 +16,20 @@ from finch_hub.engine.composition.truncation import Rank
 _Merged = tuple[CoreSpace, Mapping[str, MergedUpdate]]
 
 
+@dataclass(kw_only=True, eq=False)
 class Composer:
     """Computation of composed updates, with a cache of merged core spaces.
 
     Attributes:
-        parent_data: data for strategies that need them; set it before such a trial.
+        parent_data: data for strategies that need them.
 
     """
 
-    def __init__(self, core: CoreSpace, *, rank: Rank, seed: int) -> None:
-        self._core = core
-        self._rank = rank
-        self._seed = seed
-        self.parent_data: ParentData | None = None
-        self._merged: dict[tuple[str, tuple[float, ...]], _Merged] = {}
+    core: CoreSpace
+    rank: Rank
+    seed: int
+    parent_data: ParentData | None = None
+    _merged: dict[tuple[str, tuple[float, ...]], _Merged] = field(default_factory=dict, init=False)
 
     def compose(self, trial: Trial, scale: float, weights: tuple[float, ...]) -> dict[str, Factors]:
         """Return the composed update of each module, truncated to the requested rank.
@@ -40,17 +41,11 @@ class Composer:
         """
         resolved, merged = self.merge(trial, weights)
         return truncation.truncate(
-            resolved, {module: _scale(update, scale) for module, update in merged.items()}, self._rank
+            resolved, {module: _scale(update, scale) for module, update in merged.items()}, self.rank
         )
 
     def merge(self, trial: Trial, weights: tuple[float, ...]) -> _Merged:
-        """Return the resolved core space and the strategy's update of each module, at scale 1.
-
-        Raises:
-            Incompatible: the resolver refuses.
-            PluginError: a kernel raised.
-
-        """
+        """Return the resolved core space and the strategy's update of each module, at scale 1."""
         key = (trial.label, weights)
         if key not in self._merged:
             self._merged[key] = self._run_kernels(trial, weights)
@@ -59,8 +54,8 @@ class Composer:
     def _run_kernels(self, trial: Trial, weights: tuple[float, ...]) -> _Merged:
         data = {"parent_data": self.parent_data} if trial.needs_data else {}
         try:
-            resolved = trial.resolve(self._core, trial.resolver_parameters)
-            return resolved, trial.merge(resolved, weights, trial.parameters, seed=self._seed, **data)
+            resolved = trial.resolve(self.core, trial.resolver_parameters)
+            return resolved, trial.merge(resolved, weights, trial.parameters, seed=self.seed, **data)
         except errors.FinchError:
             raise
         except (Exception, SystemExit) as error:

@@ -29,11 +29,7 @@ def diagnose(
 ) -> ConflictReport:
     """Measure the conflicts of a core space by module and by pair, and give advice.
 
-    Args:
-        core: core space of the parents.
-        interference: ratios from `finch_hub.engine.composition.interference`, if they were measured.
-        shifts: shifts from the same measurement.
-
+    `interference` and `shifts` come from `finch_hub.engine.composition.interference`, if they were measured.
     """
     modules = tuple(_add_interference(conflict, interference or {}) for conflict in measure_modules(core))
     pairs = summarize_pairs(core, modules)
@@ -129,15 +125,15 @@ def measure_shared_direction(core: CoreSpace) -> float:
 
 
 def _measure_block(block: Block, parents: Sequence[str]) -> Iterator[PairConflict]:
-    svds = dict(zip(block.present, block.svds(), strict=True))
-    for i, j in itertools.combinations(block.present, 2):
-        (U_i, S_i, V_i), (U_j, S_j, V_j) = svds[i], svds[j]
+    svds = zip(block.present, block.svds(), strict=True)
+    for (i, (U_i, S_i, V_i)), (j, (U_j, S_j, V_j)) in itertools.combinations(svds, 2):
+        cores = block.cores[i], block.cores[j]
         measured = {
             "output_overlap": _overlap(U_i, S_i, U_j, S_j),
             "input_overlap": _overlap(V_i.mT, S_i, V_j.mT, S_j),
-            "cosine": _cosine(block.cores[i], block.cores[j]),
-            "sign_conflict": _sign_conflict(block.cores[i], block.cores[j]),
-            "norm_ratio": _norm_ratio(block.cores[i], block.cores[j]),
+            "cosine": _cosine(*cores),
+            "sign_conflict": _sign_conflict(*cores),
+            "norm_ratio": _norm_ratio(*cores),
         }
         first, second = sorted((parents[i], parents[j]))
         for n, module in enumerate(block.modules):

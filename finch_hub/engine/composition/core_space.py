@@ -13,6 +13,7 @@ Modules of equal shape are computed together in stacks. A stack is a `Block`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -34,15 +35,7 @@ _MAX_BLOCK_ELEMENTS = 1 << 21
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleCore:
-    """Core space of one module.
-
-    Attributes:
-        left: U [out, p].
-        right: V [in, q].
-        cores: M_t [p, q] of all parents; zero for a parent that does not adapt the module.
-        present: positions of the parents that adapt the module.
-
-    """
+    """Core space of one module: U [out, p], V [in, q], M_t [p, q] of all parents, and positions of present parents."""
 
     left: Tensor
     right: Tensor
@@ -138,17 +131,14 @@ class CoreSpace:
     ) -> CoreSpace:
         """Replace the cores of every block that several parents adapt by ``resolve(block) -> cores [T, n, p, q]``.
 
-        Args:
-            resolve: computes the new cores of a block.
-            modules: regular expressions. Only modules whose path matches one of them (anywhere) change. Empty means
-                all modules.
-            rank_grows: whether the new cores can have a higher rank than the old ones.
+        If `modules` has regular expressions, only modules whose path matches one of them (anywhere) change.
+        `rank_grows` says that the new cores can have a higher rank than the old ones.
 
         Raises:
             Incompatible: a regular expression matches no module.
 
         """
-        unmatched = [pattern for pattern in modules if not any(re.search(pattern, name) for name in self.modules)]
+        unmatched = [pattern for pattern in modules if not any(matches([pattern], name) for name in self.modules)]
         if unmatched:
             problems = [errors.Problem(where="modules", what=f"{p!r} matches no adapted module") for p in unmatched]
             raise errors.Incompatible(problems, subject="resolver")
@@ -160,12 +150,16 @@ class CoreSpace:
             if rank_grows:
                 full = min(block.cores.shape[-2:])
                 resolved = dataclasses.replace(resolved, ranks=tuple(full if rank else 0 for rank in block.ranks))
-            matches = [not modules or any(re.search(pattern, name) for pattern in modules) for name in block.modules]
-            mask = torch.tensor(matches)
+            mask = torch.tensor([matches(modules, name) for name in block.modules])
             return [part for part in (resolved.select(mask), block.select(~mask)) if part.modules]
 
         parts = concurrency.map_in_threads(resolve_block, self.blocks)
         return dataclasses.replace(self, blocks=tuple(block for part in parts for block in part))
+
+
+def matches(patterns: Sequence[str], module: str) -> bool:
+    """Tell whether a regular expression matches a module's path (anywhere); without patterns all modules match."""
+    return not patterns or any(re.search(pattern, module) for pattern in patterns)
 
 
 def build(adapters: Sequence[ParentAdapter]) -> CoreSpace:
@@ -265,12 +259,8 @@ def _compute_gram(stacked: Tensor) -> Tensor:
 
 def _slice_columns(ranks: Sequence[int]) -> list[slice | None]:
     """Return the columns of each parent in the stacked factors; None for a parent without columns."""
-    slices: list[slice | None] = []
-    start = 0
-    for rank in ranks:
-        slices.append(slice(start, start + rank) if rank else None)
-        start += rank
-    return slices
+    ends = itertools.accumulate(ranks)
+    return [slice(end - rank, end) if rank else None for rank, end in zip(ranks, ends, strict=True)]
 
 
 def _compute_balance(gram_B: Tensor, gram_A: Tensor) -> tuple[Tensor, Tensor]:

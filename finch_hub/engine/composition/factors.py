@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -34,13 +31,3 @@ class Factors:
     def leading(self, rank: int | None) -> Factors:
         """Return the first `rank` columns of B and rows of A; None returns all."""
         return Factors(B=self.B[:, :rank], A=self.A[:rank])
-
-
-def digest(factors: Mapping[str, Factors]) -> str:
-    """Return the SHA-256 of the updates of all modules."""
-    hashed = hashlib.sha256()
-    for path in sorted(factors):
-        hashed.update(path.encode() + b"\0")
-        for matrix in (factors[path].B, factors[path].A):
-            hashed.update(matrix.detach().to(torch.float32).contiguous().numpy().tobytes())
-    return hashed.hexdigest()

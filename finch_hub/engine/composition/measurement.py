@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 
 from finch_hub import errors
 from finch_hub.engine.adapters import attachable_adapter, module_shapes
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.composition import parents as parent_adapters
 from finch_hub.engine.composition import peft_output
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.parents import ParentAdapter
 from finch_hub.engine.composition.validation_rows import ValidationRows
 from finch_hub.engine.data import batches
+from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder import evaluation, loss
 from finch_hub.engine.decoder.decoder import choose_decoder
-from finch_hub.engine.decoder.head import Head
+from finch_hub.engine.decoder.loss import Head
 from finch_hub.engine.decoder.padded import PaddedDecoder
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TokenMetrics
-
-if TYPE_CHECKING:
-    from finch_hub.engine.bases.base import Base
-    from finch_hub.engine.data.tokenizing import TokenizedExample
 
 _NAME = "measured-composition"
 
@@ -41,9 +39,6 @@ class Measurement:
         between: called between batches; an exception from it ends the evaluation.
 
     Attributes:
-        base: as given.
-        parents: as given.
-        rows: as given.
         padded_decoder: decoder that runs the model's own forward, so that hooks see the inputs of each module.
 
     Raises:
@@ -82,14 +77,7 @@ class Measurement:
     def measure(
         self, update: Mapping[str, Factors] | None, *, on_report: bool = False, only: int | None = None
     ) -> tuple[TokenMetrics | None, ...]:
-        """Return the metrics of an update on each parent's rows.
-
-        Args:
-            update: update of each module; None measures the bare base.
-            on_report: use the report rows instead of the selection rows.
-            only: position of the only parent whose rows are used; None uses the rows of all.
-
-        """
+        """Return the metrics of an update (None: of the bare base) on each parent's rows, or on those of `only`."""
         self.activate(update)
         return tuple(
             self._evaluate(rows.report if on_report else rows.selection)

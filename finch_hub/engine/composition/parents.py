@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from finch_hub import errors
-from finch_hub.engine.composition import factors as low_rank
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.formats import adapter_folder, peft_config
 from finch_hub.specs.examples import Example
@@ -59,7 +58,12 @@ class ParentAdapter:
     @classmethod
     def of(cls, name: str, factors: Mapping[str, Factors], config: Mapping[str, Any] | None = None) -> ParentAdapter:
         """Make a parent of updates that are already scaled."""
-        return cls(name=name, digest=low_rank.digest(factors), config=dict(config or {}), factors=factors)
+        digest = hashlib.sha256()
+        for path in sorted(factors):
+            digest.update(path.encode() + b"\0")
+            for matrix in (factors[path].B, factors[path].A):
+                digest.update(matrix.detach().to(torch.float32).contiguous().numpy().tobytes())
+        return cls(name=name, digest=digest.hexdigest(), config=dict(config or {}), factors=factors)
 
     @property
     def rank(self) -> int:

@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.composition import (
-    compatibility,
-    conflicts,
-    core_space,
-    forecast,
-    interference,
-    retention,
-    validation_rows,
-)
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.composition import compatibility, conflicts, core_space, forecast, interference, retention
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.forecast import OutputMatch
 from finch_hub.engine.composition.interference import Interference
 from finch_hub.engine.composition.measurement import Measurement
 from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, read_parents
 from finch_hub.engine.composition.trial import Trial
+from finch_hub.engine.composition.validation_rows import tokenize_validation
 from finch_hub.specs.reports import ConflictReport, Forecast
-
-if TYPE_CHECKING:
-    from finch_hub.engine.bases.base import Base
 
 
 def plan(
@@ -65,8 +55,7 @@ def plan(
         )
     if base is None or not any(parent.validation for parent in parents):
         return conflicts.diagnose(core)
-    rows = validation_rows.tokenize_validation(parents, base)
-    with Measurement(base, adapters, rows, between=between) as measurement:
+    with Measurement(base, adapters, tokenize_validation(parents, base), between=between) as measurement:
         measured = interference.measure(core, adapters, measurement)
         forecasts = _forecast_trials(core, trials, measured, measurement)
     return conflicts.diagnose(core, measured.ratios, measured.shifts).evolve(forecasts=forecasts)
@@ -84,7 +73,7 @@ def _forecast_trials(
     core: core_space.CoreSpace, trials: Sequence[Trial], measured: Interference, measurement: Measurement
 ) -> tuple[Forecast, ...]:
     """Return a forecast of each trial at equal weights, the best worst parent first."""
-    composer = Composer(core, rank=None, seed=0)
+    composer = Composer(core=core, rank=None, seed=0)
     weights = (1.0,) * len(core.parents)
     matches: dict[str, tuple[OutputMatch | None, ...]] = {}
     for trial in (trial for trial in trials if not trial.needs_data):

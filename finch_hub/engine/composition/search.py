@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from finch_hub.engine.composition import retention
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.measurement import Measurement
 from finch_hub.engine.composition.point import Point
 from finch_hub.engine.composition.trial import Trial
-from finch_hub.specs.reports import TokenMetrics
 
 # A sweep changes the scale by this factor until the best scale has a neighbor on each side. Then it interpolates.
 _STEP = 1.3
@@ -22,40 +22,29 @@ _MAX_SCORE_GAP = 0.08
 _MIN_SCALE, _MAX_SCALE = 0.05, 4.0
 
 
+@dataclass(kw_only=True, eq=False)
 class Search:
     """Search for the trial, scale and weights that keep most of every parent, within a budget.
 
-    Args:
+    Attributes:
         composer: computes the updates of a trial.
         measurement: measures the updates on the selection rows.
         base: metrics of the bare base on each parent's selection rows.
         own: metrics of each parent on its own selection rows.
         budget: maximum number of evaluations.
         log: called with a line of text for every point.
-
-    Attributes:
         linear_retention: retention of the best plain linear point; later points are compared with it.
 
     """
 
-    def __init__(
-        self,
-        composer: Composer,
-        measurement: Measurement,
-        *,
-        base: Sequence[TokenMetrics | None],
-        own: Sequence[TokenMetrics | None],
-        budget: int,
-        log: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        self._composer = composer
-        self._measurement = measurement
-        self._base = base
-        self._own = own
-        self._budget = budget
-        self._log = log
-        self.linear_retention: tuple[float | None, ...] = ()
-        self._points: dict[tuple[str, float, tuple[float, ...]], Point] = {}
+    composer: Composer
+    measurement: Measurement
+    base: retention.Metrics
+    own: retention.Metrics
+    budget: int
+    log: Callable[[str], None] = lambda text: None
+    linear_retention: tuple[float | None, ...] = ()
+    _points: dict[tuple[str, float, tuple[float, ...]], Point] = field(default_factory=dict, init=False)
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -65,7 +54,7 @@ class Search:
     @property
     def evaluations_left(self) -> int:
         """Number of evaluations left in the budget."""
-        return self._budget - len(self._points)
+        return self.budget - len(self._points)
 
     def measure(self, trial: Trial, scale: float, weights: tuple[float, ...]) -> Point:
         """Measure a point, or return it if it was measured before."""
@@ -74,7 +63,7 @@ class Search:
             self._points[key] = point = self._measure_new(trial, scale, weights)
             has_retention = point.worst > -math.inf
             result = f"worst {point.worst:.3f}, mean {point.mean:.3f}" if has_retention else f"losses {point.losses}"
-            self._log(f"{trial.label}, scale {scale:.2f}: {result}")
+            self.log(f"{trial.label}, scale {scale:.2f}: {result}")
         return self._points[key]
 
     def sweep(self, trials: Sequence[Trial], weights: tuple[float, ...], *, budget: int | None = None) -> None:
@@ -122,8 +111,8 @@ class Search:
         return max(points, key=lambda point: point.sort_key)
 
     def _measure_new(self, trial: Trial, scale: float, weights: tuple[float, ...]) -> Point:
-        metrics = self._measurement.measure(self._composer.compose(trial, scale, weights))
-        kept = tuple(retention.compute(b, o, c) for b, o, c in zip(self._base, self._own, metrics, strict=True))
+        metrics = self.measurement.measure(self.composer.compose(trial, scale, weights))
+        kept = tuple(retention.compute(b, o, c) for b, o, c in zip(self.base, self.own, metrics, strict=True))
         return Point(
             trial=trial,
             scale=scale,
@@ -132,7 +121,7 @@ class Search:
             retention=kept,
             num_harmed=sum(
                 b is not None and c is not None and k is None and c.loss > b.loss
-                for b, c, k in zip(self._base, metrics, kept, strict=True)
+                for b, c, k in zip(self.base, metrics, kept, strict=True)
             ),
             linear_retention=self.linear_retention,
         )

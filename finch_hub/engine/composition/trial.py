@@ -38,9 +38,7 @@ class Trial:
     """One way to compose: a resolver, then a strategy.
 
     Attributes:
-        strategy: name of the strategy in reports.
         merge: kernel of the strategy, which is called with `parameters`.
-        resolver: name of the resolver in reports.
         resolve: kernel of the resolver, which is called with `resolver_parameters`.
         initial_scale: scale at which a search begins.
         is_exact: whether the result must not be truncated.

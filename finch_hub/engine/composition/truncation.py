@@ -26,11 +26,8 @@ def truncate(core: CoreSpace, merged: Mapping[str, MergedUpdate], rank: Rank = N
     A matrix M [p, q] is replaced by its best approximation of that rank. The error of a module is the norm of its
     discarded singular values. Factors lose their last columns, so a strategy must sort them by importance.
 
-    Args:
-        core: core space that was merged.
-        merged: update of each module.
-        rank: None keeps the numerical rank. ``"auto"`` discards the singular values below one threshold for all
-            modules, so that `AUTO_ENERGY` of the total squared norm stays.
+    The rank None keeps the numerical rank. ``"auto"`` discards singular values below one threshold for all modules, so
+    that `AUTO_ENERGY` of the total squared norm stays.
 
     Raises:
         Incompatible: updates are missing, have another shape than the core, or hold NaN or infinity.

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.composition.parents import ParentInput
 from finch_hub.engine.data import tokenizing
 from finch_hub.engine.data.tokenizing import TokenizedExample
-
-if TYPE_CHECKING:
-    from finch_hub.engine.bases.base import Base
 
 # Fewer rows are not divided, because both halves would be too small to measure anything.
 _MIN_ROWS_TO_DIVIDE = 16

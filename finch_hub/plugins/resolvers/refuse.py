@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 from finch_hub import errors
-from finch_hub.engine.composition import conflicts
+from finch_hub.engine.composition import conflicts, core_space
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.plugins.resolvers.parameters import RefuseParameters
 
@@ -20,7 +18,7 @@ def resolve(core: CoreSpace, parameters: RefuseParameters) -> CoreSpace:
     measured = tuple(
         conflict
         for conflict in conflicts.measure_modules(core)
-        if not parameters.modules or any(re.search(pattern, conflict.module) for pattern in parameters.modules)
+        if core_space.matches(parameters.modules, conflict.module)
     )
     if not parameters.each_module:
         measured = conflicts.summarize_pairs(core, measured)

@@ -16,53 +16,54 @@ from finch_hub.plugins.strategies.parameters import LearnedParameters, TsvParame
 
 
 def merge(
-    core: CoreSpace,
-    weights: tuple[float, ...],
-    parameters: LearnedParameters,
-    *,
-    seed: int,
-    parent_data: ParentData,
+    core: CoreSpace, weights: tuple[float, ...], parameters: LearnedParameters, *, seed: int, parent_data: ParentData
 ) -> dict[str, Tensor]:
     """Return the sum of the parents' updates at the fitted weights; `orthogonalize` changes the updates as `tsv` does.
 
     Adam starts at the given weights and takes `steps` steps on mini-batches of the parents' rows. There is one weight
     for each parent, or for each parent and module. A module that only one parent adapts keeps the given weight.
     """
-    parts = [_WeightedBlock(block, weights, parameters) for block in core.blocks]
+    shared = torch.tensor(weights, dtype=torch.float64)
+    parts = [_WeightedBlock(block, shared, parameters) for block in core.blocks]
     fitted = [part for part in parts if len(part.block.present) > 1]
-    shared = torch.tensor(weights, dtype=torch.float64, requires_grad=True)
     if fitted and not parent_data.parents:
         what = "no parent gains more than two standard errors on its own rows"
         raise errors.Incompatible(errors.Problem(what=what, fix="choose another strategy"), subject="learned")
-    variables = [part.weights.requires_grad_() for part in fitted] if parameters.per_module else [shared]
-    optimizer = torch.optim.Adam(variables, lr=parameters.learning_rate)
+    leaves = [part.leaf for part in fitted] if parameters.per_module else [shared]
+    optimizer = torch.optim.Adam([leaf.requires_grad_() for leaf in leaves], lr=parameters.learning_rate)
     for step in range(parameters.steps if fitted else 0):
         optimizer.zero_grad()
-        if not parameters.per_module:
-            for part in fitted:
-                part.weights = shared[list(part.block.present)].expand(len(part.block.modules), -1)
         _, gradients = parent_data.gradient(_collect_factors(parts), step=step, seed=seed)
         # The chain rule from the gradients of the factors to those of the weights.
         torch.stack([part.pull_back(gradients) for part in fitted]).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    if fitted and not parameters.per_module:
-        for part in fitted:
-            part.weights = shared[list(part.block.present)].expand(len(part.block.modules), -1)
     return {module: M for part in parts for module, M in zip(part.block.modules, part.merge(), strict=True)}
 
 
 class _WeightedBlock:
-    """Block with components ``left [n, p, K], right [n, K, q]``, the owner of each component, and weights [n, T']."""
+    """Block with components ``left [n, p, K], right [n, K, q]`` and the owner of each component.
 
-    def __init__(self, block: Block, weights: Sequence[float], parameters: LearnedParameters) -> None:
+    Attributes:
+        leaf: tensor to fit: weights [T] that all modules share, or weights [n, T'] of this block alone.
+
+    """
+
+    def __init__(self, block: Block, shared: Tensor, parameters: LearnedParameters) -> None:
         self.block = block
-        present = torch.tensor([weights[t] for t in block.present], dtype=torch.float64)
-        self.weights = present.repeat(len(block.modules), 1)
+        is_shared = len(block.present) > 1 and not parameters.per_module
+        self.leaf = shared if is_shared else shared[list(block.present)].repeat(len(block.modules), 1)
         U, S, V, self.owners = tsv.orthogonalize_triplets(block, TsvParameters(sides=parameters.orthogonalize))
         root = S.sqrt().unsqueeze(-2)
         self.left, self.right = U * root, (V * root).mT
         self._B = block.outputs @ self.left
         self._A = (block.inputs @ self.right.mT).mT
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights [n, T'] of the present parents."""
+        if self.leaf.dim() == 2:
+            return self.leaf
+        return self.leaf[list(self.block.present)].expand(len(self.block.modules), -1)
 
     def factors(self) -> list[Factors]:
         """Return the update of each module at the current weights."""

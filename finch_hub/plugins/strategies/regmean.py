@@ -17,12 +17,7 @@ from finch_hub.plugins.strategies.parameters import LinearParameters, RegmeanPar
 
 
 def merge(
-    core: CoreSpace,
-    weights: tuple[float, ...],
-    parameters: RegmeanParameters,
-    *,
-    seed: int,
-    parent_data: ParentData,
+    core: CoreSpace, weights: tuple[float, ...], parameters: RegmeanParameters, *, seed: int, parent_data: ParentData
 ) -> dict[str, Factors]:
     """Return the ΔW that minimizes ``Σ_t |w_t| ‖(ΔW - sign(w_t) ΔW_t) X_t‖²``, times the mean of the ``|w_t|``.
 

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 import pytest
 
 from finch_hub.plugins import job_log
-from finch_hub.specs.jobs import EvaluateSpec, Job, JobState
+from finch_hub.specs.jobs import Job, JobState
 
 JOB = Job(
     id="j1",
     kind="evaluate",
     state=JobState.RUNNING,
-    spec=EvaluateSpec(base={"source": "base"}, dataset="0" * 64),  # type: ignore[arg-type]
+    spec={"base": {"source": "base"}, "dataset": "0" * 64},
     attempts=2,
     worker="w1",
     created_at=datetime(2026, 1, 1, tzinfo=UTC),
