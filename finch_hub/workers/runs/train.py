@@ -43,7 +43,7 @@ class TrainOrder(Value):
     training: TrainingConfig
     train: Path
     validation: Path | None
-    batch_tokens: tuple[tuple[int, int], ...] | None = None
+    batch_tokens: tuple[tuple[int, int | None], ...] | None = None
 
 
 class TrainOutcome(AdapterOutcome):
