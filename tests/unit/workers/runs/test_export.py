@@ -1,4 +1,4 @@
-"""What is left of an export whose format fails."""
+"""Files that are left of an export whose format fails."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from finch_hub.workers.runs import export
 Write = Callable[[Path, Path | None, Path, Value], dict[str, Any] | None]
 
 
-def exported(out: Path, write: Write) -> dict[str, Any]:
+def exported(out: Path, write: Write) -> export.ExportOutcome:
     format_ = SimpleNamespace(name="odd", load=lambda: write, parse=lambda parameters: Value())
     channel: Any = SimpleNamespace(catalog=SimpleNamespace(export_formats={"odd": format_}), phase=lambda text: None)
-    order = {"format": "odd", "parameters": {}, "adapter": "/nowhere", "base": None, "out": str(out)}
+    order = export.ExportOrder(format="odd", parameters={}, adapter=Path("/nowhere"), base=None, out=out)
     return export.execute(order, channel)
 
 
@@ -29,13 +29,13 @@ def half(adapter: Path, base: Path | None, out: Path, parameters: Value) -> None
     raise RuntimeError("half way")
 
 
-def test_a_format_that_fails_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+def test_failing_format_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(errors.PluginError, match="export format odd failed: RuntimeError: half way"):
         exported(tmp_path / "out", half)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_no_fault_of_the_formats(tmp_path: Path) -> None:
+def test_full_disk_while_exporting_is_not_a_plugin_error(tmp_path: Path) -> None:
     def full(adapter: Path, base: Path | None, out: Path, parameters: Value) -> None:
         out.mkdir()
         raise OSError(28, "No space left on device")
@@ -45,7 +45,7 @@ def test_a_full_disk_is_no_fault_of_the_formats(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_stood_there_before_stays(tmp_path: Path) -> None:
+def test_failing_format_keeps_what_existed_before(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("")
     with pytest.raises(errors.PluginError):
@@ -53,7 +53,7 @@ def test_what_stood_there_before_stays(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "mine").exists()
 
 
-def test_what_another_wrote_meanwhile_stays(tmp_path: Path) -> None:
+def test_conflict_while_exporting_keeps_the_files_of_another(tmp_path: Path) -> None:
     def overtaken(adapter: Path, base: Path | None, out: Path, parameters: Value) -> None:
         out.mkdir()
         raise errors.Conflict(f"{out} holds an earlier one")
@@ -63,6 +63,6 @@ def test_what_another_wrote_meanwhile_stays(tmp_path: Path) -> None:
     assert (tmp_path / "out").exists()
 
 
-def test_a_format_that_writes_nothing_has_failed(tmp_path: Path) -> None:
+def test_format_that_writes_nothing_fails(tmp_path: Path) -> None:
     with pytest.raises(errors.PluginError, match="wrote nothing"):
         exported(tmp_path / "out", lambda adapter, base, out, parameters: None)
