@@ -54,36 +54,36 @@ def _add_interference(conflict: PairConflict, interference: Mapping[tuple[str, s
 
 def _advise(pairs: Sequence[PairConflict], shifts: Sequence[HiddenShift], shared: float) -> tuple[str, tuple[str, ...]]:
     """Return advice for the most serious conflict, and the reasons for all."""
-    found: list[tuple[str, str]] = []
+    advised: list[tuple[str, str]] = []
     for shift in shifts:
         if shift.shift > _MAX_SHIFT:
             why = f"on the inputs of {shift.first}, {shift.second} shifts the hidden states {shift.shift:.1f} times"
             advice = "keep apart and switch, or compose with min_retention set"
-            found.append((advice, f"{why} as far as {shift.first} does"))
+            advised.append((advice, f"{why} as far as {shift.first} does"))
     for pair in pairs:
         names = f"{pair.first} and {pair.second}"
         if pair.cosine < _MIN_COSINE:
             why = f"{names} change the modules in opposite directions: the cosine is {pair.cosine:.2f}"
-            found.append(("resolve with priority, or keep apart", why))
+            advised.append(("resolve with priority, or keep apart", why))
         if pair.norm_ratio < _MIN_NORM_RATIO:
-            found.append(("reweight", f"the norms of {names} differ: the ratio is {pair.norm_ratio:.2f}"))
+            advised.append(("reweight", f"the norms of {names} differ: the ratio is {pair.norm_ratio:.2f}"))
     if shared > _MAX_SHARED_ENERGY and len({name for pair in pairs for name in (pair.first, pair.second)}) > 1:
         why = f"one direction of a module holds {shared:.2f} of the energy of all parents"
-        found.append(("resolve with calibrate", why))
-    if not found:
+        advised.append(("resolve with calibrate", why))
+    if not advised:
         limits = (
             f"no cosine is below {_MIN_COSINE}, no norm ratio is below {_MIN_NORM_RATIO}",
             f"no shift is above {_MAX_SHIFT}, no direction holds more than {_MAX_SHARED_ENERGY} of the energy",
         )
         return "merge", (", ".join(limits),)
-    return found[0][0], tuple(reason for _, reason in found)
+    return advised[0][0], tuple(reason for _, reason in advised)
 
 
 def measure_modules(core: CoreSpace) -> tuple[PairConflict, ...]:
     """Measure every pair of parents in every module that both adapt; see `PairConflict` for the formulas."""
     measured = concurrency.map_in_threads(lambda block: list(_measure_block(block, core.parents)), core.blocks)
-    found = [pair for pairs in measured for pair in pairs]
-    return tuple(sorted(found, key=lambda pair: (pair.module, pair.first, pair.second)))
+    pairs = [pair for block_pairs in measured for pair in block_pairs]
+    return tuple(sorted(pairs, key=lambda pair: (pair.module, pair.first, pair.second)))
 
 
 def summarize_pairs(core: CoreSpace, modules: Sequence[PairConflict]) -> tuple[PairConflict, ...]:
@@ -100,7 +100,7 @@ def summarize_pairs(core: CoreSpace, modules: Sequence[PairConflict]) -> tuple[P
     pairs: dict[tuple[str, str], list[PairConflict]] = defaultdict(list)
     for conflict in modules:
         pairs[conflict.first, conflict.second].append(conflict)
-    found: list[PairConflict] = []
+    summaries: list[PairConflict] = []
     for (first, second), conflicts in sorted(pairs.items()):
         weights = [norms[c.module, first] * norms[c.module, second] for c in conflicts]
         total = sum(weights) or 1.0
@@ -110,8 +110,8 @@ def summarize_pairs(core: CoreSpace, modules: Sequence[PairConflict]) -> tuple[P
         }
         known = [(w, c.interference) for w, c in zip(weights, conflicts, strict=True) if c.interference is not None]
         interference = sum(w * x for w, x in known) / (sum(w for w, _ in known) or 1.0) if known else None
-        found.append(PairConflict(module="", first=first, second=second, interference=interference, **means))
-    return tuple(found)
+        summaries.append(PairConflict(module="", first=first, second=second, interference=interference, **means))
+    return tuple(summaries)
 
 
 def measure_shared_direction(core: CoreSpace) -> float:

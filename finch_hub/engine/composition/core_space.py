@@ -102,13 +102,13 @@ class CoreSpace:
     @cached_property
     def modules(self) -> Mapping[str, ModuleCore]:
         """Core space of each module, as views of the blocks, in the order of the module paths."""
-        found: dict[str, ModuleCore] = {}
+        cores_by_module: dict[str, ModuleCore] = {}
         for block in self.blocks:
             left, right = block.outputs.form(), block.inputs.form()
             for i, module in enumerate(block.modules):
                 cores = tuple(core[i] for core in block.cores)
-                found[module] = ModuleCore(left=left[i], right=right[i], cores=cores, present=block.present)
-        return dict(sorted(found.items()))
+                cores_by_module[module] = ModuleCore(left=left[i], right=right[i], cores=cores, present=block.present)
+        return dict(sorted(cores_by_module.items()))
 
     def merge(self, weights: Sequence[float], merge: Callable[[Block, Tensor], Tensor]) -> dict[str, Tensor]:
         """Apply ``merge(block, weights [T']) -> M [n, p, q]`` to every block, with the weights of present parents.

@@ -91,6 +91,6 @@ def _forecast_trials(
         measurement.measure(composer.compose(linear, 1.0, weights)),
     )
     penalties = forecast.fit_penalties(matches[linear.label], tuple(kept))
-    forecasts = [forecast.forecast_best_scale(label, found, penalties) for label, found in matches.items()]
+    forecasts = [forecast.forecast_best_scale(label, outputs, penalties) for label, outputs in matches.items()]
     known = [f for f in forecasts if f is not None]
     return tuple(sorted(known, key=lambda f: min(k for k in f.kept if k is not None), reverse=True))

@@ -24,6 +24,6 @@ def merge(core: CoreSpace, weights: tuple[float, ...], parameters: NoParameters,
 
     return {
         module: update
-        for found in concurrency.map_in_threads(stack_block, core.blocks)
-        for module, update in found.items()
+        for stacked in concurrency.map_in_threads(stack_block, core.blocks)
+        for module, update in stacked.items()
     }
