@@ -17,7 +17,7 @@ from finch_hub.plugins.descriptors import NoParameters
 def test_each_trial_and_weights_are_merged_once() -> None:
     calls: list[tuple[float, ...]] = []
 
-    def merge(core: CoreSpace, weights: tuple[float, ...], parameters: Any, *, seed: int) -> dict[str, torch.Tensor]:
+    def merge(core: CoreSpace, weights: tuple[float, ...], parameters: Any, **_: Any) -> dict[str, torch.Tensor]:
         calls.append(weights)
         return core.merge(weights, lambda block, w: torch.einsum("t,tnpq->npq", w, block.cores))
 
