@@ -43,9 +43,9 @@ class Settings(pydantic_settings.BaseSettings):
         grace_seconds: time for a child process to write a checkpoint and exit when its worker stops.
         warm_seconds: time for which a child process without work keeps its base loaded.
         memory_bytes: main memory for one child process; None means nine tenths of the machine or container.
-        gang_size: most jobs that are trained in one step, if they allow it; 1 trains each job alone.
+        gang_size: maximum number of jobs that are trained in one step; 1 trains each job alone.
         history_days: age in days after which ended jobs and their events are deleted; None keeps all.
-        history_jobs: most ended jobs that are kept; None keeps all.
+        history_jobs: maximum number of ended jobs that are kept; None keeps all.
         allow_insecure: allow a broker or database on another machine without authentication.
 
     Raises:

@@ -94,17 +94,15 @@ def resolve_files(session: Session, reference: str) -> values.VersionFiles:
     return values.VersionFiles(reference=f"{row.name}/{row.number}", digest=row.digest, base=base)
 
 
-def find(session: Session, name: str, *, deleted: bool = False) -> list[values.AdapterVersion]:
+def find(session: Session, name: str) -> list[values.AdapterVersion]:
     """Return the versions of an adapter, newest first.
 
     Raises:
         NotFound: the adapter does not exist.
 
     """
-    query = select_versions().where(Adapter.name == name).order_by(AdapterVersion.number.desc())
-    if not deleted:
-        query = query.where(AdapterVersion.deleted_at.is_(None))
-    rows = session.scalars(query).all()
+    query = select_versions().where(Adapter.name == name, AdapterVersion.deleted_at.is_(None))
+    rows = session.scalars(query.order_by(AdapterVersion.number.desc())).all()
     if not rows:
         raise adapter_not_found(session, name)
     return [to_value(row) for row in rows]

@@ -256,25 +256,16 @@ def prune(
     return ids
 
 
-def new_id() -> str:
-    """Return an id of 16 lower-case letters and digits, from 80 random bits."""
-    return base64.b32encode(secrets.token_bytes(10)).decode().lower()
-
-
 def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:
     is_ready = all(parents[parent] is JobState.SUCCEEDED for parent in new.depends_on)
     return {
-        "id": new_id(),
+        "id": base64.b32encode(secrets.token_bytes(10)).decode().lower(),  # 80 random bits in 16 characters
         "kind": new.spec["kind"],
         "state": JobState.QUEUED if is_ready else JobState.WAITING,
-        "spec": new.spec,
+        **new.model_dump(include={"spec", "base_key", "priority", "idempotency_key", "retry_of"}),
         **new.requirements.model_dump(exclude={"together"}),
         "labels": sorted(set(new.requirements.labels)),
         "gang": new.group_key if new.requirements.together else None,
-        "base_key": new.base_key,
-        "priority": new.priority,
-        "idempotency_key": new.idempotency_key,
-        "retry_of": new.retry_of,
         "last_seq": 1,
     }
 

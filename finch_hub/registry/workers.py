@@ -35,13 +35,11 @@ def register(
     slots: int = 1,
     queues: Sequence[str] = ("default",),
     labels: Sequence[str] = (),
-    silent_after: float = SILENT_SECONDS,
     replaces: str | None = None,
 ) -> values.Worker:
     """Register a worker that starts.
 
     Args:
-        silent_after: seconds without a heartbeat after which a worker of the same name is replaced.
         replaces: instance of a worker of the same name that has ended, however recent its heartbeat.
 
     Raises:
@@ -64,9 +62,7 @@ def register(
     session.execute(
         sa.delete(workers).where(
             workers.c.id == worker_id,
-            sa.or_(
-                workers.c.state == "stopped", workers.c.last_seen < later(-silent_after), workers.c.instance == replaces
-            ),
+            sa.or_(workers.c.state == "stopped", ~_is_recent(), workers.c.instance == replaces),
         )
     )
     registered = session.scalar(insert_new(session, workers, "id").values(**row).returning(workers.c.id))
@@ -125,7 +121,7 @@ def find(session: Session, *, silent_after: float = SILENT_SECONDS) -> list[valu
         sa.select(jobs.c.id, jobs.c.worker).where(in_state(JobState.RUNNING)).order_by(jobs.c.number)
     ):
         running.setdefault(worker_id, []).append(job_id)
-    silent = sa.and_(workers.c.state != "stopped", workers.c.last_seen < later(-silent_after))
+    silent = sa.and_(workers.c.state != "stopped", ~_is_recent(silent_after))
     rows = session.execute(
         sa.select(workers, sa.case((silent, "silent"), else_=workers.c.state).label("current_state")).order_by(
             workers.c.id
@@ -142,12 +138,10 @@ def find(session: Session, *, silent_after: float = SILENT_SECONDS) -> list[valu
     ]
 
 
-def count_slots(session: Session, *, silent_after: float = SILENT_SECONDS) -> int:
+def count_slots(session: Session) -> int:
     """Return the number of jobs that all living workers together can run at a time."""
-    alive = sa.select(sa.func.sum(workers.c.slots)).where(
-        workers.c.state != "stopped", workers.c.last_seen >= later(-silent_after)
-    )
-    return int(session.scalar(alive) or 0)
+    slots = sa.select(sa.func.sum(workers.c.slots)).where(workers.c.state != "stopped", _is_recent())
+    return int(session.scalar(slots) or 0)
 
 
 def request_state(session: Session, worker_id: str, state: RequestedState) -> values.Worker:
@@ -182,3 +176,7 @@ def forget(session: Session, *, older_than: float) -> list[str]:
     return list(
         session.scalars(sa.delete(workers).where(workers.c.last_seen < later(-older_than)).returning(workers.c.id))
     )
+
+
+def _is_recent(silent_after: float = SILENT_SECONDS) -> sa.ColumnElement[bool]:
+    return workers.c.last_seen >= later(-silent_after)

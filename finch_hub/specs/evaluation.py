@@ -22,7 +22,7 @@ class LossParameters(EvaluationParameters):
     """Parameters of the held-out loss.
 
     Attributes:
-        max_length: most tokens of an example, as in training; None means the base's context, at most 2,048.
+        max_length: maximum number of tokens of an example; None means the base's context, at most 2,048.
 
     """
 
@@ -33,7 +33,8 @@ class AnswerParameters(EvaluationParameters):
     """Parameters of answer generation.
 
     Attributes:
-        max_new_tokens: most tokens of an answer; None means twice the longest expected one of a batch, at least 64.
+        max_new_tokens: maximum number of tokens of an answer; None means twice the longest expected answer of the
+            batch, at least 64.
 
     """
 

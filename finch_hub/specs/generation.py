@@ -11,7 +11,7 @@ class GenerationConfig(Value):
     """Settings for sampling an answer.
 
     Attributes:
-        max_new_tokens: most tokens of the answer.
+        max_new_tokens: maximum number of tokens of the answer.
         temperature: divisor of the logits; 0 always takes the likeliest token.
         top_p: probability mass of the smallest set of tokens to sample from (nucleus, arXiv 1904.09751).
 

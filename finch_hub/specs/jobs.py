@@ -112,7 +112,7 @@ class ComposeSpec(JobSpec):
         resolver_parameters: parameters of the resolver.
         scale: factor of the composed update; None searches it on the parents' validation sets, if there are any.
         rank: rank of the result; None keeps the strategy's rank, "auto" reduces it by energy.
-        evaluations: most held-out evaluations of the search. One of them measures plain linear, as a comparison.
+        evaluations: maximum number of held-out evaluations of the search; one of them measures plain linear.
         min_retention: least retention of each parent, below which the version is registered as `below_retention`.
         seed: seed of random strategies, combined with the parents' hashes.
 

@@ -39,7 +39,7 @@ class LoRAConfig(Value):
         rank: inner dimension r of ``A [r, in]`` and ``B [out, r]``; usually 4 to 64. ``"auto"`` trains a large rank,
             and keeps for each module the directions that lower the held-out loss. The scale is then that of rank 16.
         rank_tolerance: relative increase of the held-out loss that ``"auto"`` accepts for fewer parameters.
-        rank_budget: most parameters that ``"auto"`` keeps; None sets no limit. ``"auto"`` excludes patterns and DoRA.
+        rank_budget: maximum number of parameters for ``"auto"``, which excludes patterns and DoRA; None sets no limit.
         alpha: numerator of the scale; usually 1 to 32.
         dropout: probability of dropping an input of A in training; usually 0 to 0.3.
         target_modules: module names or their suffixes; or a string: ``"all-linear"``, ``"attention"``, ``"mlp"``, or a

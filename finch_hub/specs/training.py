@@ -14,14 +14,14 @@ class TrainingConfig(Value):
 
     Attributes:
         epochs: passes over the data.
-        max_steps: most optimizer steps, whatever the epochs.
+        max_steps: maximum number of optimizer steps, whatever the epochs.
         learning_rate: peak of the schedule; LoRA needs about ten times that of full fine-tuning.
         loraplus_ratio: B's learning rate over A's (LoRA+, arXiv 2402.12354); 1 is plain LoRA.
         batch_size: examples in a micro-batch.
         gradient_accumulation: micro-batches in an optimizer step; gradients are normalized over all its label tokens.
-        batch_tokens: most padded tokens in a micro-batch; larger ones are split, which does not change results.
-        max_length: most tokens of an example; longer ones lose the left end of the prompt, and are reported. None
-            means the base's context, at most 2,048.
+        batch_tokens: maximum number of padded tokens in a micro-batch; larger ones are split, with the same results.
+        max_length: maximum number of tokens of an example; longer ones lose the left end of the prompt, and are
+            reported. None means the base's context, at most 2,048.
         schedule: shape of the learning rate after warm-up.
         warmup_ratio: share of all steps in which the learning rate rises, from above 0.
         warmup_steps: the same as a number of steps; replaces `warmup_ratio`.

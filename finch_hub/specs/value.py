@@ -46,7 +46,7 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
 
     @classmethod
     def of(cls, data: object, *, subject: str = "", context: Mapping[str, Any] | None = None) -> Self:
-        """Validate plain data (a mapping, or the JSON text of one).
+        """Return the value of a mapping or of JSON text.
 
         Raises:
             InvalidSpec: some fields are invalid; contains a problem for each.

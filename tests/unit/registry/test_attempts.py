@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, types, values
+from finch_hub.registry import adapter_versions, attempts, jobs, transitions, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState
@@ -70,7 +70,7 @@ def test_succeed_after_cancel_request_rolls_back(database: Database) -> None:
     with pytest.raises(errors.CancelRequested):
         succeed_with_a_version(database, job)
     with database.read() as session, pytest.raises(errors.NotFound):
-        registry.adapter_versions.resolve(session, "medical")
+        adapter_versions.resolve(session, "medical")
     with database.write() as session:
         assert attempts.cancel(session, job.id, job.fence).state is JobState.CANCELLED
     assert outcomes(database, job) == [(1, "cancelled")]
@@ -79,7 +79,7 @@ def test_succeed_after_cancel_request_rolls_back(database: Database) -> None:
 def succeed_with_a_version(database: Database, job: Job) -> None:
     base = registry.add_base(database)
     with database.write() as session:
-        registry.adapter_versions.create(
+        adapter_versions.create(
             session, name="medical", digest="0" * 64, identity="0" * 64, base_id=base.id, kind="train"
         )
         attempts.succeed(session, job.id, job.fence, {})
@@ -108,11 +108,14 @@ def test_fail_with_retry_waits_longer_each_time_and_then_fails(database: Databas
         job = registry.fail(database, registry.claimed(database), "the disk is full", policy)
         assert (job.state, job.reason) == (JobState.QUEUED, "the disk is full")
         with database.read() as session:
-            left = job.not_before - session.scalar(sa.select(types.now()))
+            now = session.scalar(sa.select(types.now()))
+        assert job.not_before is not None
+        assert now is not None
+        left = job.not_before - now
         assert timedelta(seconds=delay - 10) < left <= timedelta(seconds=delay)
         assert registry.claim(database) is None
         with database.write() as session:
-            session.execute(sa.update(jobs.jobs).values(not_before=types.later(-1)))
+            session.execute(sa.update(transitions.jobs).values(not_before=types.later(-1)))
     job = registry.fail(database, registry.claimed(database), "the disk is full", policy)
     assert (job.state, job.attempts, job.fence) == (JobState.FAILED, 3, 3)
     assert outcomes(database, job) == [(1, "failed"), (2, "failed"), (3, "failed")]

@@ -4,7 +4,7 @@ import pytest
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, lineage
+from finch_hub.registry import lineage
 from finch_hub.registry.database import Database
 
 
@@ -32,4 +32,3 @@ def test_deleted_version_stays_in_the_lineage_of_others(database: Database) -> N
         registry.list_versions(database, "a")
     with database.read() as session:
         assert [parent.version for parent in lineage.get_ancestry(session, "b").parents] == [gone]
-        assert [version.number for version in adapter_versions.find(session, "a", deleted=True)] == [1]

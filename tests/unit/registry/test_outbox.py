@@ -3,7 +3,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from support import registry
 
-from finch_hub.registry import jobs, outbox, types, values
+from finch_hub.registry import outbox, transitions, types, values
 from finch_hub.registry.database import Database
 
 
@@ -15,7 +15,9 @@ def take_due(database: Database, **arguments: float) -> list[str]:
 def make_all_due(database: Database) -> None:
     """Move the due time of all jobs into the past, as waiting would."""
     with database.write() as session:
-        session.execute(sa.update(jobs.jobs).where(jobs.jobs.c.ring_at.is_not(None)).values(ring_at=types.later(-1)))
+        session.execute(
+            sa.update(transitions.jobs).where(transitions.jobs.c.ring_at.is_not(None)).values(ring_at=types.later(-1))
+        )
 
 
 def test_new_job_is_due_only_after_the_grace_time(database: Database) -> None:

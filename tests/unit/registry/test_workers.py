@@ -78,7 +78,7 @@ def test_heartbeat_returns_the_requested_state(database: Database) -> None:
     worker = register(database)
     for order in ("draining", "active", "stopping"):
         with database.write() as session:
-            assert workers.request_state(session, worker.id, order).state == order  # type: ignore[arg-type]
+            assert workers.request_state(session, worker.id, order).state == order
         assert heartbeat(database, worker) == order
     with pytest.raises(errors.NotFound, match="'gpu-1'"), database.write() as session:
         workers.request_state(session, "gpu-2", "draining")
