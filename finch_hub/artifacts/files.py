@@ -9,30 +9,17 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 _TEMPORARY = "tmp"
 _ABANDONED_SECONDS = 24 * 3600.0  # no writer needs a day for one file
 
 
-class Files(Protocol):
-    """Files of a store; paths are relative, with forward slashes."""
-
-    def put_bytes(self, path: str, data: bytes) -> None:
-        """Write or replace a file; it is durable when this returns."""
-
-    def put_file(self, path: str, source: Path) -> None:
-        """Write or replace a file with a local one's content; it is durable when this returns."""
-
-    def open(self, path: str) -> BinaryIO:
-        """Open a file for reading; raises FileNotFoundError."""
-
-    def remove(self, path: str) -> None:
-        """Remove a file. Ignore a missing one."""
-
-
 class LocalFiles:
-    """Files below a folder, written under a temporary name, flushed and renamed."""
+    """Files below a folder, written under a temporary name, flushed and renamed.
+
+    Paths are relative, with forward slashes. A write is durable when it returns, and replaces an earlier file.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -48,11 +35,16 @@ class LocalFiles:
             shutil.copyfileobj(origin, target, 2**20)
 
     def open(self, path: str) -> BinaryIO:
-        """Open a file for reading."""
+        """Open a file for reading.
+
+        Raises:
+            FileNotFoundError: the file is missing.
+
+        """
         return (self._root / path).open("rb")
 
     def remove(self, path: str) -> None:
-        """Remove a file."""
+        """Remove a file. Ignore a missing one."""
         (self._root / path).unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -83,7 +75,7 @@ class LocalFiles:
 
 
 class ObjectFiles:
-    """Files of an fsspec file system with atomic puts, as object stores have them."""
+    """The same for an fsspec file system with atomic puts, as object stores have them."""
 
     def __init__(self, filesystem: Any, root: str) -> None:
         self._fs = filesystem
@@ -109,6 +101,9 @@ class ObjectFiles:
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"
+
+
+Files = LocalFiles | ObjectFiles
 
 
 def _make_folder(folder: Path) -> None:

@@ -106,7 +106,7 @@ def _publish(folder: Path, out: Path, *, kind: str, replace: bool) -> None:
     check_replaceable(out, kind=kind, replace=replace)  # again, since the work took a while
     if not out.exists() or not any(out.iterdir()):
         folder.rename(out)
-        _fsync(out.parent)
+        flush_path(out.parent)
         return
     old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
     lock = os.open(out, os.O_RDONLY)
@@ -118,7 +118,7 @@ def _publish(folder: Path, out: Path, *, kind: str, replace: bool) -> None:
         except OSError:
             old.rename(out)
             raise
-        _fsync(out.parent)
+        flush_path(out.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         os.close(lock)
@@ -127,11 +127,12 @@ def _publish(folder: Path, out: Path, *, kind: str, replace: bool) -> None:
 def _flush(folder: Path) -> None:
     for root, _, files in os.walk(folder):
         for name in files:
-            _fsync(Path(root, name))
-        _fsync(Path(root))
+            flush_path(Path(root, name))
+        flush_path(Path(root))
 
 
-def _fsync(path: Path) -> None:
+def flush_path(path: Path) -> None:
+    """Flush a file or folder to the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from finch_hub import errors
 from finch_hub.formats import peft_config
@@ -43,16 +43,8 @@ class LoRAModule:
     outputs: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoRATensors:
-    """Tensors of an adapter, sorted.
-
-    Attributes:
-        modules: by path.
-        others: names of tensors that are not LoRA's.
-        problems: of factors that do not make up a module of the config.
-
-    """
+class LoRATensors(NamedTuple):
+    """Modules by path, names of tensors that are not LoRA's, and problems of factors."""
 
     modules: dict[str, LoRAModule]
     others: tuple[str, ...]
@@ -79,7 +71,7 @@ def find_modules(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
             problems.append(found)
         else:
             modules[path] = found
-    return LoRATensors(modules=modules, others=tuple(others), problems=tuple(problems))
+    return LoRATensors(modules, tuple(others), tuple(problems))
 
 
 def _make_module(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finch_hub.engine.bases.transformers_logging import quiet_transformers
 from finch_hub.engine.export import peft as peft_export
 from finch_hub.engine.export.parameters import ExportParameters
-from finch_hub.formats.adapter_folder import StoredAdapter
+from finch_hub.formats.peft_names import CONFIG
 from finch_hub.specs.value import Value
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _logits(folder: Path, adapters: Sequence[tuple[Path, float]]) -> list[torch.
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     with tempfile.TemporaryDirectory() as scratch:
         if adapters:
-            model = _add_adapters(model, list(_dequantize(adapters, Path(scratch))))
+            model = _add_adapters(model, _dequantize(adapters, Path(scratch)))
     model.eval()
     with torch.inference_mode():
         return [
@@ -81,20 +82,16 @@ def _logits(folder: Path, adapters: Sequence[tuple[Path, float]]) -> list[torch.
         ]
 
 
-def _dequantize(adapters: Sequence[tuple[Path, float]], scratch: Path) -> Iterator[tuple[Path, float]]:
-    """Yield the adapters at full width, as PEFT needs them, in folders below `scratch`.
+def _dequantize(adapters: Sequence[tuple[Path, float]], scratch: Path) -> list[tuple[Path, float]]:
+    """Return the adapters at full width, as PEFT needs them, in folders below `scratch`.
 
     DoRA adapters come first. PEFT's DoRA scales everything that was added before it; a merge redefines the base only.
     """
-    for number, (folder, weight) in enumerate(sorted(adapters, key=lambda pair: not _uses_dora(pair[0]))):
-        plain = scratch / str(number)
-        peft_export.write(folder, None, plain, ExportParameters())
-        yield plain, weight
-
-
-def _uses_dora(folder: Path) -> bool:
-    with StoredAdapter(folder) as adapter:
-        return bool(adapter.config.get("use_dora"))
+    plain = []
+    for number, (folder, weight) in enumerate(adapters):
+        peft_export.write(folder, None, scratch / str(number), ExportParameters())
+        plain.append((scratch / str(number), weight))
+    return sorted(plain, key=lambda pair: not json.loads((pair[0] / CONFIG).read_bytes()).get("use_dora"))
 
 
 def _add_adapters(model: Any, adapters: Sequence[tuple[Path, float]]) -> Any:
