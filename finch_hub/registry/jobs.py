@@ -262,7 +262,7 @@ def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:
         "id": base64.b32encode(secrets.token_bytes(10)).decode().lower(),  # 80 random bits in 16 characters
         "kind": new.spec["kind"],
         "state": JobState.QUEUED if is_ready else JobState.WAITING,
-        **new.model_dump(include={"spec", "base_key", "priority", "idempotency_key", "retry_of"}),
+        **{column: getattr(new, column) for column in ("spec", "base_key", "priority", "idempotency_key", "retry_of")},
         **new.requirements.model_dump(exclude={"together"}),
         "labels": sorted(set(new.requirements.labels)),
         "gang": new.group_key if new.requirements.together else None,

@@ -109,11 +109,19 @@ def test_exception_rolls_back_its_own_transaction_only(threads: GroupOfThreads, 
 
 
 def test_rollback_by_sqlite_raises_in_all_members_of_the_group(threads: GroupOfThreads) -> None:
+    entered, go = threading.Event(), threading.Event()
+
     def undo(session: Session) -> None:
+        entered.set()
+        go.wait()
         session.connection().exec_driver_sql("ROLLBACK")  # as SQLite does when the disk is full
         raise OSError("full")
 
-    first, full, last = threads.run(add("a"), undo, add("c"))
+    first, full = threads.run(add("a"), undo)
+    entered.wait()
+    last = threads.pool.submit(threads._write, add("c"))  # after the others, since a lock may wake any waiter first
+    wait_until(lambda: threads.group.num_waiting == 1, "the last thread to wait")
+    go.set()
     with pytest.raises(errors.Unavailable):
         first.result()
     with pytest.raises((OSError, errors.Unavailable, sa.exc.OperationalError)):
