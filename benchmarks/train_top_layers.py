@@ -16,6 +16,7 @@ import harness
 from finch_hub.engine.decoder.decoder import choose_decoder
 from finch_hub.engine.rank.automatic import attach_for_training
 from finch_hub.engine.training import environment, loop
+from finch_hub.engine.training.data import TrainingData
 from finch_hub.engine.training.progress import ProgressReporter
 from finch_hub.engine.training.run import TrainingRun
 from finch_hub.specs.events import silent
@@ -46,8 +47,7 @@ def run(given: argparse.Namespace, *, remember: bool) -> None:
             adapter,
             decoder,
             training,
-            train_set,
-            (),
+            TrainingData(examples=(), validation=(), train_set=train_set, held_out=()),
             workdir=None,
             reporter=ProgressReporter(silent, base.device),
             should_stop=lambda: None,

@@ -68,8 +68,7 @@ def started(
         adapter,
         decoder or choose_decoder(base),
         training,
-        data.train_set,
-        data.held_out,
+        data,
         workdir=None,
         reporter=reporter,
         should_stop=lambda: None,
@@ -120,7 +119,7 @@ def loss_and_gradients(
     import torch
 
     from finch_hub.engine.data.batches import pack
-    from finch_hub.engine.decoder.head import Head
+    from finch_hub.engine.decoder.loss import Head
     from finch_hub.engine.decoder.loss import head_losses
 
     batch = pack(examples, share_prefix=share_prefix)

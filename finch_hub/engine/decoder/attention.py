@@ -12,20 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finch_hub.engine.decoder.attention_layout import AttentionLayout
+from finch_hub.engine.decoder.attention_layout import GridLayout
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        layout: AttentionLayout,
-        scale: float,
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, layout: GridLayout, scale: float
     ) -> Tensor:
         width = query.shape[-1]
         query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
@@ -55,7 +48,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         queries, keys, values, cos, sin, *kept = ctx.saved_tensors
-        layout: AttentionLayout = ctx.layout
+        layout: GridLayout = ctx.layout
         to_outputs = gradients[0].reshape(-1, queries.shape[-1]).index_select(0, layout.queries)
         to_outputs.index_fill_(0, layout.empty, 0.0)
         to_queries, to_keys, to_values = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
@@ -87,7 +80,7 @@ class _Attention(torch.autograd.Function):
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, *, layout: AttentionLayout, scale: float
+    query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, *, layout: GridLayout, scale: float
 ) -> Tensor:
     """Return causal attention within each sequence and to its prefix, with rotary positions (arXiv 2104.09864).
 

@@ -51,22 +51,13 @@ class SequenceGroup:
         return torch.arange(self.length) < torch.tensor([len(sequence) for sequence in self.sequences])[:, None]
 
 
-class AttentionLayout:
+class GridLayout:
     """Places of the vectors of single heads in the grids of attention, for all layers of a forward pass.
 
     A grid's queries are [S * K, G * T, D] and its keys and values [S * K, P + T, D]: S sequences of T tokens after a
     prefix of P, and K heads of keys with G of queries each. Vectors enter and leave the grids by one gather each.
 
-    Args:
-        groups: every token is in exactly one sequence of one group.
-        heads: H, number of query heads.
-        key_heads: K, number of key heads.
-        device: device of the tokens.
-
     Attributes:
-        groups: as given.
-        heads: as given.
-        key_heads: as given.
         queries: int64, the place among [N * H] of each query in the grids.
         keys: int64, the place among [N * K] of each key in the grids.
         empty: int64, the queries behind the end of a sequence.
@@ -111,23 +102,19 @@ class AttentionLayout:
         return total
 
 
-def group_sequences(batches: Sequence[Batch], offsets: Sequence[int]) -> list[SequenceGroup]:
-    """Divide the sequences of all batches into groups of one prefix and similar length.
-
-    Args:
-        batches: packed examples.
-        offsets: place of each batch's first token among the N tokens.
-
-    """
+def group_sequences(batches: Sequence[Batch]) -> list[SequenceGroup]:
+    """Divide the sequences of all batches into groups of one prefix and similar length."""
+    offset = 0
     groups: list[SequenceGroup] = []
     without_prefix: list[range] = []  # these may be of any batch
-    for batch, offset in zip(batches, offsets, strict=True):
+    for batch in batches:
         sequences = [range(offset + begin, offset + end) for begin, end in batch.spans]
         if batch.prefix:
             prefix = range(offset, offset + batch.prefix)
             groups += [SequenceGroup(prefix=prefix, sequences=similar) for similar in _divide_by_length(sequences)]
             sequences = [prefix]
         without_prefix += sequences
+        offset += len(batch.input_ids)
     return groups + [SequenceGroup(prefix=range(0), sequences=similar) for similar in _divide_by_length(without_prefix)]
 
 

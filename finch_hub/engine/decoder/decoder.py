@@ -16,27 +16,14 @@ from finch_hub.engine.decoder.padded import PaddedDecoder
 
 
 class Decoder(Protocol):
-    """Forward pass of a model, from a batch to the hidden states that predict its targets.
+    """Forward pass of a model, from a batch to the hidden states that predict its targets."""
 
-    Attributes:
-        is_padded: batches of one length are cheaper.
-        can_share_prefix: a batch may begin with a prefix of all its examples.
-        is_thread_safe: several threads may call it at once.
-
-    """
-
-    is_padded: bool
-    can_share_prefix: bool
-    is_thread_safe: bool
+    is_padded: bool  # batches of one length are cheaper
+    can_share_prefix: bool  # a batch may begin with a prefix of all its examples
+    is_thread_safe: bool  # several threads may call it at once
 
     def hidden_states(self, batch: Batch, *, seed: int | None = None) -> Tensor:
-        """Return the final hidden states [L, d] at the batch's sources.
-
-        Args:
-            batch: examples, on the model's device.
-            seed: seed of the dropout masks; None turns dropout off, as in evaluation.
-
-        """
+        """Return the final hidden states [L, d] at the batch's sources; without a seed, dropout is off."""
 
     def cache_frozen_states(self, batches: Sequence[Batch]) -> None:
         """Compute hidden states that later passes reuse, on all threads, before batches are computed side by side."""
@@ -51,15 +38,8 @@ def choose_decoder(
 ) -> Decoder:
     """Return the fastest decoder that computes the same as the base with its adapters.
 
-    On CUDA the model's own forward is faster: it has fused kernels that packed rows cannot use.
-
-    Args:
-        base: model, with or without adapters.
-        packing: whether rows may be packed.
-        gradient_checkpointing: recompute activations instead of keeping them.
-        repeated_examples: examples that are computed several times. Their hidden states below the first adapted layer
-            are cached if they fit the limit.
-
+    On CUDA the model's own forward is faster: it has fused kernels that packed rows cannot use. For examples that are
+    computed several times, the hidden states below the first adapted layer are cached if they fit the limit.
     """
     if packing and base.device.type == "cpu" and PackedDecoder.supports(base.model):
         width = base.model.config.hidden_size

@@ -14,8 +14,7 @@ from finch_hub.engine.data.batch_plan import LEAST_TOKENS
 from finch_hub.engine.data.batches import Batch, pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder.decoder import Decoder, choose_decoder
-from finch_hub.engine.decoder.head import Head
-from finch_hub.engine.decoder.loss import token_losses
+from finch_hub.engine.decoder.loss import Head, token_losses
 from finch_hub.engine.numerics.concurrency import MAX_TASKS, run_in_parallel
 from finch_hub.specs.reports import TokenMetrics
 
@@ -40,12 +39,7 @@ def evaluate(
 ) -> TokenMetrics:
     """Measure loss and accuracy over the label tokens of the examples.
 
-    Args:
-        decoder: decoder of the model with its enabled adapters.
-        head: head of the same model.
-        examples: at least one example.
-        device: device of the model.
-        before_batch: called before each round of batches; an exception ends the evaluation.
+    `before_batch` is called before each round of batches. An exception of it ends the evaluation.
 
     Raises:
         Diverged: a loss is not finite.

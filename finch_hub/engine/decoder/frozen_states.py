@@ -20,10 +20,6 @@ class FrozenStates:
 
     Rounding depends on the examples that are computed together. So the chunks follow the order of the data, and the
     states are the same in every batch and after a resume.
-
-    Args:
-        examples: examples whose states are cached.
-
     """
 
     def __init__(self, examples: Sequence[TokenizedExample]) -> None:
@@ -32,14 +28,7 @@ class FrozenStates:
 
     @staticmethod
     def fits_limit(examples: Sequence[TokenizedExample], *, width: int, itemsize: int) -> bool:
-        """Return whether the examples' states are below the memory limit.
-
-        Args:
-            examples: examples to cache.
-            width: numbers of a token's state.
-            itemsize: bytes of a number.
-
-        """
+        """Return whether states of `width` numbers of `itemsize` bytes a token are below the memory limit."""
         return sum(len(example) for example in examples) * width * itemsize <= _MAX_BYTES
 
     def missing(self, examples: Sequence[TokenizedExample]) -> list[tuple[TokenizedExample, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +14,11 @@ from torch.utils.checkpoint import checkpoint
 
 from finch_hub.engine.data.batches import Batch, pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
-from finch_hub.engine.decoder.adapter_batch import AdapterBatch
-from finch_hub.engine.decoder.attention_layout import AttentionLayout, group_sequences
+from finch_hub.engine.decoder.attention_layout import GridLayout, group_sequences
 from finch_hub.engine.decoder.autograd_ops import rms_norm
 from finch_hub.engine.decoder.frozen_linear import can_prepack
 from finch_hub.engine.decoder.frozen_states import FrozenStates
-from finch_hub.engine.decoder.packed_layer import PackedLayer, consecutive_slices, linear_modules_of
+from finch_hub.engine.decoder.packed_layer import AdapterBatch, PackedLayer, consecutive_slices, linear_modules_of
 from finch_hub.engine.numerics.concurrency import MAX_TASKS, run_in_parallel
 
 if TYPE_CHECKING:
@@ -28,14 +28,10 @@ _FAMILIES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausal
 
 
 class PackedDecoder:
-    """Decoder that computes the same as the model's own forward, from its weights and its adapters' weights.
+    """Decoder that computes the same as the own forward of a model that :meth:`supports` accepts.
 
-    Args:
-        model: model that :meth:`supports` accepts.
-        gradient_checkpointing: keep only each layer's input, and recompute the layer in the backward pass.
-        adapter: name of the only adapter that :meth:`hidden_states` uses; None uses all enabled adapters.
-        frozen: cache of hidden states below the first adapted layer; None computes them each time.
-
+    `adapter` names the only adapter that :meth:`hidden_states` uses. Without it, all enabled adapters act. `frozen`
+    caches the hidden states below the first adapted layer.
     """
 
     is_padded = False
@@ -79,17 +75,17 @@ class PackedDecoder:
         """Return the final hidden states [L, d] at the sources of each batch, computed together."""
         body = self._body
         positions = torch.cat([part.batch.positions for part in batches])
-        layout = self._layout([part.batch for part in batches], positions.device)
+        layers = self._layers(batches, positions.device)
         rows = consecutive_slices([len(part.batch.input_ids) for part in batches])
         sources = [part.batch.sources + part_rows.start for part, part_rows in zip(batches, rows, strict=True)]
-        first, last = self._first_layer, len(body.layers) - 1
+        layers[-1] = replace(layers[-1], output_rows=sources)
+        first = self._first_layer
         if first > 0:
             x = torch.cat([self._cached_states(part.batch) for part in batches])
         else:
             x = body.embed_tokens(torch.cat([part.batch.input_ids for part in batches]))
         rotation = _rotation(body, x, positions)
-        for number in range(first, last + 1):
-            layer = self._layer(number, batches, layout, output_rows=sources if number == last else None)
+        for layer in layers[first:]:
             if self._gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(layer, x, *rotation, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -121,7 +117,9 @@ class PackedDecoder:
         """First layer to compute: 0, or the first adapted layer if the states below it are cached."""
         if self._frozen is None:
             return 0
-        return min(_first_adapted(self._body.layers), len(self._body.layers) - 1)
+        layers = self._body.layers
+        is_adapted = (any(isinstance(module, LoRALinear) for module in layer.modules()) for layer in layers)
+        return next((index for index, adapted in enumerate(is_adapted) if adapted), len(layers) - 1)
 
     def _cached_states(self, batch: Batch) -> Tensor:
         """Return the input [N, d] of the first adapted layer."""
@@ -135,31 +133,22 @@ class PackedDecoder:
         batch = pack(examples, share_prefix=True).to(self._body.embed_tokens.weight.device)
         x: Tensor = self._body.embed_tokens(batch.input_ids)
         rotation = _rotation(self._body, x, batch.positions)
-        layout = self._layout([batch], x.device)
-        for number in range(num_layers):
-            x = self._layer(number, [AdapterBatch(batch=batch)], layout)(x, *rotation)
+        for layer in self._layers([AdapterBatch(batch=batch)], x.device)[:num_layers]:
+            x = layer(x, *rotation)
         return [torch.cat((x[: batch.prefix], x[begin:end])) for begin, end in batch.spans]
 
-    def _layer(
-        self,
-        number: int,
-        batches: Sequence[AdapterBatch],
-        layout: AttentionLayout,
-        *,
-        output_rows: Sequence[Tensor] | None = None,
-    ) -> PackedLayer:
-        layer = self._body.layers[number]
-        return PackedLayer(layer, batches, layout, is_prepacked=self._is_prepacked, output_rows=output_rows)
-
-    def _layout(self, batches: Sequence[Batch], device: torch.device) -> AttentionLayout:
+    def _layers(self, batches: Sequence[AdapterBatch], device: torch.device) -> list[PackedLayer]:
         config = self._body.config
-        offsets = [rows.start for rows in consecutive_slices([len(batch.input_ids) for batch in batches])]
-        return AttentionLayout(
-            group_sequences(batches, offsets),
+        layout = GridLayout(
+            group_sequences([part.batch for part in batches]),
             heads=config.num_attention_heads,
             key_heads=config.num_key_value_heads,
             device=device,
         )
+        return [
+            PackedLayer(layer=layer, batches=batches, layout=layout, is_prepacked=self._is_prepacked)
+            for layer in self._body.layers
+        ]
 
 
 def _rotation(body: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,12 +156,6 @@ def _rotation(body: Any, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
     cos, sin = body.rotary_emb(x[None], positions[None])
     half = cos.shape[-1] // 2
     return cos[0, :, None, :half], sin[0, :, None, :half]
-
-
-def _first_adapted(layers: Sequence[nn.Module]) -> int:
-    """Return the index of the first layer with an adapter, or the number of layers if no layer has one."""
-    is_adapted = (any(isinstance(module, LoRALinear) for module in layer.modules()) for layer in layers)
-    return next((index for index, adapted in enumerate(is_adapted) if adapted), len(layers))
 
 
 def _is_plain(module: Any) -> bool:

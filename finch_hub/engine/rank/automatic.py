@@ -21,6 +21,7 @@ from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.rank import eva
 from finch_hub.engine.rank.spectrum import Spectrum, choose_threshold
 from finch_hub.formats.peft_names import tensor_name
@@ -46,14 +47,7 @@ def attach_for_training(
     """Attach an adapter to the base, with the rank and initial A that training starts from.
 
     An automatic rank is generous, and EVA divides it among the modules. With ``init="eva"``, A starts from EVA's
-    directions.
-
-    Args:
-        base: base to adapt.
-        config: requested shape of the adapter.
-        examples: training examples.
-        seed: seed of the initial A if that is random.
-        report_message: receiver of EVA's result, or of the reason why EVA was skipped.
+    directions. `report_message` receives EVA's result, or the reason why EVA was skipped.
 
     Raises:
         InvalidSpec: the configuration names modules that the base does not have.
@@ -65,7 +59,10 @@ def attach_for_training(
     modules = linear_modules(base.model)
     paths = target_modules.match(config, modules)
     if config.rank_budget is not None:
-        _check_budget(config.rank_budget, direction=max(sum(modules[path]) for path in paths))
+        direction = max(sum(modules[path]) for path in paths)  # of any module, because it may be the strongest
+        if config.rank_budget < direction:
+            what = f"{config.rank_budget:,} parameters are fewer than one direction of a module takes ({direction:,})"
+            raise errors.InvalidSpec(errors.Problem(where="rank_budget", what=what, fix="raise it"))
     # EVA's directions replace the shared A after the adapter is attached.
     plain = config.evolve(init="shared") if config.init == "eva" else config
     generous = _with_generous_rank(plain) if automatic else plain
@@ -81,7 +78,10 @@ def attach_for_training(
     report_message(
         f"EVA: the directions of {found.settled} of {found.inputs} inputs settled in {eva.PASSES} passes over a sample"
     )
-    adapter = attach(base, _divide_rank(generous, found.ranks) if automatic else generous, seed=seed)
+    if automatic:
+        ranks = {path: max(size, _LEAST_RANK) for path, size in found.ranks.items()}
+        generous = _with_ranks(generous, ranks, usual=GENEROUS_RANK, alpha=generous.alpha)
+    adapter = attach(base, generous, seed=seed)
     if config.init == "eva":
         parameters = adapter.parameters()
         with torch.no_grad():
@@ -101,36 +101,24 @@ def _with_generous_rank(config: LoRAConfig) -> LoRAConfig:
         return config.evolve(rank=GENEROUS_RANK, alpha=scale * GENEROUS_RANK, use_rslora=False, rank_budget=None)
 
 
-def _divide_rank(generous: LoRAConfig, eva_ranks: Mapping[str, int]) -> LoRAConfig:
-    """Return the configuration with a rank for each module, at the same scale for all."""
-    average = target_modules.default_rank(generous)
-    ranks = {path: max(size, _LEAST_RANK) for path, size in eva_ranks.items()}
-    pattern = {path: size for path, size in ranks.items() if size != average}
+def _with_ranks(config: LoRAConfig, ranks: Mapping[str, int], *, usual: int, alpha: float) -> LoRAConfig:
+    """Return the configuration with a rank for each module, at the scale of `alpha` at the usual rank."""
+    pattern = {path: rank for path, rank in ranks.items() if rank != usual}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnusualValueWarning)  # the user did not choose these values
-        return generous.evolve(
+        return config.evolve(
+            rank=usual,
+            alpha=alpha,
             target_modules=tuple(ranks),
             exclude_modules=(),
             layers_to_transform=None,
             rank_pattern=pattern,
-            alpha_pattern={path: generous.alpha * size / average for path, size in pattern.items()},
+            alpha_pattern={path: alpha * rank / usual for path, rank in pattern.items()},
         )
 
 
-def _check_budget(budget: int, *, direction: int) -> None:
-    """Refuse a budget below one direction of the largest module, because its direction may be the strongest."""
-    if budget < direction:
-        what = f"{budget:,} parameters are fewer than one direction of a module takes ({direction:,})"
-        raise errors.InvalidSpec(errors.Problem(where="rank_budget", what=what, fix="raise it"))
-
-
 def check_data(train_set: Sequence[TokenizedExample], held_out: Sequence[TokenizedExample]) -> None:
-    """Refuse to choose a rank from too little data.
-
-    Raises:
-        InvalidDataset: there are too few tokens to learn or validation examples.
-
-    """
+    """Refuse to choose a rank from too few tokens to learn, or too few validation examples."""
     problems = []
     needed = 2 * GENEROUS_RANK
     labels = sum(int(example.labels.sum()) for example in train_set)
@@ -151,22 +139,11 @@ def cut_to_ranks(base: Base, adapter: AttachableAdapter, ranks: Mapping[str, int
     update.
     """
     factors = Spectrum.of(adapter.weights()).factors(ranks)
-    name = adapter.name
-    usual = max({A.shape[0] for A, _ in factors.values()}, key=[A.shape[0] for A, _ in factors.values()].count)
-    pattern = {path: A.shape[0] for path, (A, _) in factors.items() if A.shape[0] != usual}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnusualValueWarning)  # the user did not choose these values
-        config = adapter.config.evolve(
-            rank=usual,
-            alpha=float(usual),
-            target_modules=tuple(factors),
-            exclude_modules=(),
-            layers_to_transform=None,
-            rank_pattern=pattern,
-            alpha_pattern={path: float(rank) for path, rank in pattern.items()},
-        )
+    sizes = {path: len(A) for path, (A, _) in factors.items()}
+    usual = max(set(sizes.values()), key=list(sizes.values()).count)
+    config = _with_ranks(adapter.config, sizes, usual=usual, alpha=float(usual))
     adapter.detach()
-    reduced = attach(base, config, name=name)
+    reduced = attach(base, config, name=adapter.name)
     parameters = reduced.parameters()
     with torch.no_grad():
         for path, (A, B) in factors.items():
@@ -176,36 +153,25 @@ def cut_to_ranks(base: Base, adapter: AttachableAdapter, ranks: Mapping[str, int
 
 
 def reduce_rank(
-    base: Base,
-    adapter: AttachableAdapter,
-    measure: Callable[[], TokenMetrics],
-    *,
-    full_loss: float,
-    tolerance: float,
-    budget: int | None,
+    base: Base, adapter: AttachableAdapter, config: LoRAConfig, held_out: Sequence[TokenizedExample], full_loss: float
 ) -> tuple[AttachableAdapter, TokenMetrics, dict[str, Any]]:
-    """Cut a trained adapter to the fewest directions that keep its held-out loss.
+    """Cut a trained adapter to the fewest directions that keep its held-out loss, and detach the full one.
 
-    Args:
-        base: base with the adapter on it.
-        adapter: plain LoRA, trained at a generous rank; it is detached.
-        measure: function that returns the held-out metrics of the base with its enabled adapters.
-        full_loss: held-out loss of the adapter before the cut.
-        tolerance: relative increase of the held-out loss that is allowed.
-        budget: upper bound of parameters, None for none.
+    `config` is the requested shape, with the tolerance and the budget. `full_loss` is the held-out loss before the cut.
 
     Returns:
         The reduced adapter on the base, its metrics, and a report as JSON: `rank_pattern`, `parameters`, `spectrum`
         (singular values by module), `choices` (parameters and held-out loss of every measured threshold).
 
     """
+    tolerance, budget = config.rank_tolerance, config.rank_budget
     full = adapter.weights()
     spectrum = Spectrum.of(full)
     parameters = adapter.parameters()
 
     def loss_at(threshold: float) -> float:
         _load_cut(parameters, spectrum, full, spectrum.ranks(threshold))
-        return measure().loss
+        return evaluation.measure(base, held_out).loss
 
     threshold, choices = choose_threshold(spectrum, loss_at, full_loss=full_loss, tolerance=tolerance, budget=budget)
     adapter.load_weights(full)
@@ -222,7 +188,7 @@ def reduce_rank(
         "spectrum": {path: [round(float(value), 6) for value in S] for path, (_, S, _) in spectrum.modules.items()},
         "choices": [vars(choice) for choice in choices],
     }
-    return reduced, measure(), report
+    return reduced, evaluation.measure(base, held_out), report
 
 
 def _load_cut(

@@ -54,9 +54,9 @@ def find_directions(
     Args:
         base: base without adapters.
         paths: paths of the modules.
-        sample: examples with at least 2 x `rank` x `redistribution` label tokens, which EVA reads.
+        sample: examples with at least 2 x `rank` x `redistribution` label tokens.
         rank: average rank of the modules.
-        redistribution: highest rank of a module over the average, by explained variance; 1 gives equal ranks.
+        redistribution: highest rank of a module over the average; 1 gives equal ranks.
 
     Raises:
         TrainingFailed: the inputs of a module are not finite.

@@ -95,16 +95,10 @@ def choose_threshold(
     Returns:
         The threshold, and all measured choices.
 
-    Raises:
-        TrainingFailed: the adapter's updates are zero.
-        InvalidSpec: the budget is below one direction.
-
     """
     thresholds = spectrum.thresholds()
     if not thresholds:
-        raise errors.TrainingFailed(
-            "cannot choose a rank: all updates of the trained adapter are zero (raise learning_rate or epochs)"
-        )
+        raise errors.TrainingFailed("cannot choose a rank: the trained adapter is zero (raise learning_rate or epochs)")
     last = len(thresholds) - 1
     if budget is not None:
         affordable = [place for place, value in enumerate(thresholds) if spectrum.parameters(value) <= budget]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,25 +19,48 @@ import safetensors.torch
 from torch import Tensor
 
 from finch_hub import errors
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.training.data import TrainingData
 from finch_hub.engine.training.resume_state import ResumeState, TrainingProgress
+from finch_hub.formats.atomic_folder import flush_path
+from finch_hub.specs.training import TrainingConfig
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
 _PREFIX, _UNFINISHED = "step-", ".unfinished-"
 _OPTIMIZER, _BEST = "=", "best."  # prefixes of the tensors' names
 
 
+def identify_training(
+    base: Base,
+    adapter: AttachableAdapter,
+    training: TrainingConfig,
+    data: TrainingData,
+    environment: Mapping[str, str | int],
+) -> dict[str, str]:
+    """Return hashes of everything that the result's bytes depend on, by parts, so that a refusal names the part."""
+    examples = hashlib.sha256()
+    for part in (data.train_set, data.held_out):
+        for example in part:
+            examples.update(len(example).to_bytes(8, "little") + example.input_ids.tobytes() + example.labels.tobytes())
+        examples.update(b"|")
+    start = hashlib.sha256()
+    for name, parameter in sorted(adapter.parameters().items()):
+        start.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
+    settings = training.model_dump_json(exclude={"keep_checkpoints", "checkpoint_every"})
+    return {
+        "data": examples.hexdigest(),
+        "specification": hashlib.sha256((settings + adapter.config.model_dump_json()).encode()).hexdigest(),
+        "initial adapter": start.hexdigest(),
+        "base": base.fingerprint,
+        "environment": _hash(environment),
+    }
+
+
 def save(folder: Path, state: ResumeState, *, identity: Mapping[str, str], keep: int) -> Path:
     """Write a checkpoint into the folder, and remove all but the newest `keep`.
 
-    Args:
-        folder: work directory of the training.
-        state: state to restore.
-        identity: hashes of everything that the result depends on; only a training with the same hashes resumes.
-        keep: number of checkpoints.
-
-    Raises:
-        OSError: the checkpoint cannot be written; older checkpoints stay.
-
+    Only a training of the same identity resumes from it. If it cannot be written, older checkpoints stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{_PREFIX}{state.progress.step:08d}"
@@ -49,19 +71,20 @@ def save(folder: Path, state: ResumeState, *, identity: Mapping[str, str], keep:
         tensors = {f"{_OPTIMIZER}{name}": tensor for name, tensor in state.optimizer.items()}
         tensors |= {f"{_BEST}{number}": tensor for number, tensor in enumerate(state.best_parameters)}
         data = safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
-        _write(unfinished / _TENSORS, data)
+        (unfinished / _TENSORS).write_bytes(data)
         body = {
             "step": state.progress.step,
             "identity": dict(identity),
             "state": state.progress.model_dump(mode="json", exclude_defaults=True),
             "tensors_sha256": hashlib.sha256(data).hexdigest(),
         }
-        _write(unfinished / _STATE, _to_json({**body, "sha256": _hash(body)}))
-        _sync(unfinished)
+        (unfinished / _STATE).write_bytes(_to_json({**body, "sha256": _hash(body)}))
+        for path in (unfinished / _TENSORS, unfinished / _STATE, unfinished):
+            flush_path(path)
         if final.exists():  # an attempt that was interrupted at this step left the same state
             shutil.rmtree(final)
         unfinished.rename(final)
-        _sync(folder)
+        flush_path(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -123,18 +146,3 @@ def _to_json(body: Mapping[str, Any]) -> bytes:
 
 def _hash(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(_to_json(body)).hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

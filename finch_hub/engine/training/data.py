@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data import splitting
-from finch_hub.engine.data.report import make_data_report
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 from finch_hub.engine.training.progress import ProgressReporter
 from finch_hub.specs.examples import Example
-from finch_hub.specs.reports import DataReport
 from finch_hub.specs.training import TrainingConfig
 
 _MAX_LENGTH = 2048  # tokens of an example, where the settings give no length
@@ -26,19 +24,6 @@ class TrainingData:
     validation: Sequence[Example]
     train_set: Sequence[TokenizedExample]
     held_out: Sequence[TokenizedExample]
-
-    def describe(self, reporter: ProgressReporter, *, steps: int, seconds: float | None) -> DataReport:
-        """Report the data and the estimated duration, before the first step.
-
-        Args:
-            reporter: reporter of the training.
-            steps: most steps of the training.
-            seconds: estimated duration; None if there is no estimate.
-
-        """
-        report = make_data_report(self.examples, self.validation, self.train_set, steps=steps, seconds=seconds)
-        reporter.report_value("data", report)
-        return report
 
 
 def prepare_data(

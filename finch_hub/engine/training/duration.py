@@ -15,28 +15,23 @@ _MEASURED_SHARE = 64  # one of this many examples is computed for the estimate
 
 
 def estimate_seconds(decoder: Decoder, runs: Sequence[TrainingRun]) -> list[float | None]:
-    """Estimate the seconds that all steps of each run take on this device, computed together.
+    """Estimate the seconds that all steps of each run take, computed together; None if finished or out of memory.
 
     A few examples are computed twice, and the second time is measured. The first pass starts threads, allocates memory
-    and prepares weights and frozen states. The cost is a small share of the estimate. A token takes up to twice as long
-    with few examples as with many.
-
-    Returns:
-        Seconds of each run. None for a finished run, or if memory ran out, which the steps handle.
-
+    and prepares weights and frozen states. A token takes up to twice as long with few examples as with many.
     """
     active = [run for run in runs if not run.is_finished]
     if not active:
         return [None] * len(runs)
-    remaining = max(1, sum(run.batches.num_examples for run in active) // _MEASURED_SHARE)
-    measured: list[TrainingRun] = []
-    rows: list[tuple[int, ...]] = []
+    batches = [run.batches for run in active]
+    num_examples = sum(round(len(each.lengths) * each.steps / each.steps_per_epoch) for each in batches)
+    remaining = max(1, num_examples // _MEASURED_SHARE)
+    sample: dict[TrainingRun, tuple[int, ...]] = {}
     for run in active:
         if remaining > 0:
-            measured.append(run)
-            rows.append(run.micro_batches()[0][:remaining])
-            remaining -= len(rows[-1])
-    micro_batches = [[run_rows] for run_rows in rows]
+            sample[run] = run.micro_batches()[0][:remaining]
+            remaining -= len(sample[run])
+    measured, micro_batches = list(sample), [[rows] for rows in sample.values()]
     device = measured[0].base.device
     try:
         accumulate_gradients(decoder, measured, micro_batches)
@@ -51,14 +46,13 @@ def estimate_seconds(decoder: Decoder, runs: Sequence[TrainingRun]) -> list[floa
     finally:
         for run in measured:
             run.clear_gradients()
-    tokens = sum(run.batches.lengths[row] for run, run_rows in zip(measured, rows, strict=True) for row in run_rows)
+    tokens = sum(run.batches.lengths[row] for run, rows in sample.items() for row in rows)
     per_token = (time.monotonic() - began) / tokens
 
     def seconds(run: TrainingRun) -> float:
         """Return the seconds until the run ends, with those of other runs' tokens in the same steps."""
         return per_token * sum(
-            min(run.batches.steps, other.batches.steps) * sum(other.batches.lengths) / other.batches.steps_per_epoch
-            for other in active
+            min(run.batches.steps, other.steps) * sum(other.lengths) / other.steps_per_epoch for other in batches
         )
 
     return [None if run.is_finished else seconds(run) for run in runs]

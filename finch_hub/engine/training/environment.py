@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,11 +33,6 @@ def describe(base: Base | None = None) -> dict[str, str | int]:
     return description
 
 
-def digest(description: Mapping[str, str | int]) -> str:
-    """Return the hash of an environment's description."""
-    return hashlib.sha256(json.dumps(dict(description), sort_keys=True).encode()).hexdigest()
-
-
 def _processor() -> str:
     """Return the processor's model: libraries choose kernels by the model, not only by the instruction set."""
     try:
@@ -58,12 +51,7 @@ def count_physical_cores() -> int:
 
 @contextmanager
 def use_threads(threads: int | None) -> Iterator[None]:
-    """Set torch's number of threads, and afterwards restore it and torch's random state.
-
-    Args:
-        threads: number of threads; None takes one per physical core.
-
-    """
+    """Set torch's threads (None: one per physical core), and restore them and the random state afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or count_physical_cores())
     try:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from finch_hub.engine.data import batch_plan
-from finch_hub.engine.decoder.adapter_batch import AdapterBatch
 from finch_hub.engine.decoder.decoder import Decoder
 from finch_hub.engine.decoder.loss import head_losses
 from finch_hub.engine.decoder.packed import PackedDecoder
+from finch_hub.engine.decoder.packed_layer import AdapterBatch
 from finch_hub.engine.numerics.concurrency import MAX_TASKS, run_in_parallel
 from finch_hub.engine.training.run import TrainingRun
 
@@ -31,14 +31,7 @@ class _RunPart(NamedTuple):
 def accumulate_gradients(
     decoder: Decoder, runs: Sequence[TrainingRun], micro_batches: Sequence[MicroBatches]
 ) -> list[Tensor]:
-    """Compute each run's gradient of the mean loss over its step's label tokens, and return these losses, 0-dim.
-
-    Args:
-        decoder: decoder of the base; a `PackedDecoder` if there are several runs.
-        runs: runs whose gradients are replaced.
-        micro_batches: micro-batches of each run.
-
-    """
+    """Compute each run's gradient of the mean loss over its step's label tokens, and return these losses, 0-dim."""
     totals = [torch.zeros((), device=run.base.device) for run in runs]
     for run in runs:
         run.clear_gradients()

@@ -16,7 +16,7 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, atta
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.decoder.packed import PackedDecoder
 from finch_hub.engine.training import environment, loop
-from finch_hub.engine.training.data import TrainingData, prepare_data
+from finch_hub.engine.training.data import prepare_data
 from finch_hub.engine.training.duration import estimate_seconds
 from finch_hub.engine.training.interruption import Interrupted, ShouldStop
 from finch_hub.engine.training.progress import ProgressReporter
@@ -24,7 +24,6 @@ from finch_hub.engine.training.run import TrainingRun
 from finch_hub.specs.events import Report, silent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.reports import DataReport
 from finch_hub.specs.training import TrainingConfig
 
 MemberResult = loop.Trained | errors.FinchError | Interrupted
@@ -35,9 +34,7 @@ MemberResult = loop.Trained | errors.FinchError | Interrupted
 class Member:
     """One job of a training group, with the arguments of :func:`finch_hub.engine.training.loop.train`.
 
-    Attributes:
-        on_end: called with the result as soon as it is known, while the others continue; it may detach the adapter.
-
+    `on_end` receives the result as soon as it is known, while the others continue. It may detach the adapter.
     """
 
     config: LoRAConfig
@@ -54,30 +51,27 @@ class Member:
 class _MemberTraining:
     """Training of one member, from its data to its result."""
 
-    def __init__(self, base: Base, member: Member, number: int) -> None:
-        self._base, self._member = base, member
-        self._name = f"member-{number}"
+    def __init__(self, member: Member) -> None:
+        self._member = member
         self._adapter: AttachableAdapter | None = None
-        self._data: DataReport | None = None
         self.run: TrainingRun | None = None
         self.result: MemberResult | None = None
 
-    def prepare(self, members: int) -> TrainingData | None:
-        """Prepare data, adapter and run, and resume from a checkpoint; return None if that failed."""
-        member, base = self._member, self._base
+    def prepare(self, base: Base, name: str, members: int) -> None:
+        """Prepare data, adapter and run, and resume from a checkpoint; a failure becomes the result."""
+        member = self._member
         reporter = ProgressReporter(member.report, base.device)
         try:
             data = prepare_data(
                 base, member.training, member.examples, member.validation, system=member.system, reporter=reporter
             )
-            self._adapter = attach(base, member.config, name=self._name, seed=member.training.seed)
+            self._adapter = attach(base, member.config, name=name, seed=member.training.seed)
             self.run = TrainingRun(
                 base,
                 self._adapter,
-                PackedDecoder(base.model, adapter=self._name),
+                PackedDecoder(base.model, adapter=name),
                 member.training,
-                data.train_set,
-                data.held_out,
+                data,
                 workdir=member.workdir,
                 reporter=reporter,
                 should_stop=member.should_stop,
@@ -86,13 +80,6 @@ class _MemberTraining:
             self.run.resume()
         except (errors.FinchError, Interrupted) as error:
             self.end(error)
-            return None
-        return data
-
-    def describe_data(self, run: TrainingRun, data: TrainingData, seconds: float | None) -> None:
-        """Report the data and the estimated duration, before the first step."""
-        self._data = data.describe(run.reporter, steps=run.batches.steps, seconds=seconds)
-        run.reporter.report_phase("training")
 
     def begin_step(self) -> bool:
         """Return whether there is another step, and end the training if there is none."""
@@ -111,11 +98,9 @@ class _MemberTraining:
         """Set the result and pass it to the member; detach the adapter of a failed member."""
         if failure is not None:
             self.result = failure
-        elif self.run is not None and self._adapter is not None and self._data is not None:
-            self.result = loop.Trained(adapter=self._adapter, report=self.run.finish(self._data))
-        if self.run is not None:
-            self.run.close()
-            self.run = None
+        elif self.run is not None and self._adapter is not None:
+            self.result = loop.Trained(adapter=self._adapter, report=self.run.finish())
+        self._close()
         if self._adapter is not None:
             self._adapter.disable()
             if failure is not None:
@@ -126,9 +111,13 @@ class _MemberTraining:
     def discard(self) -> None:
         """Detach the adapter without a result."""
         if self.result is None and self._adapter is not None:
-            if self.run is not None:
-                self.run.close()
+            self._close()
             self._adapter.detach()
+
+    def _close(self) -> None:
+        if self.run is not None:
+            self.run.close()
+            self.run = None
 
 
 def can_join(base: Base, config: LoRAConfig, training: TrainingConfig) -> bool:
@@ -164,15 +153,15 @@ def train_group(base: Base, members: Sequence[Member]) -> list[MemberResult]:
         problems.append(errors.Problem(where="threads", what=what, fix=fix))
     if problems:
         raise errors.InvalidSpec(problems, subject="training group")
-    trainings = [_MemberTraining(base, member, number) for number, member in enumerate(members)]
+    trainings = [_MemberTraining(member) for member in members]
     decoder = PackedDecoder(base.model)
     try:
         with environment.use_threads(threads.pop()):
-            prepared = [(training, training.prepare(len(members))) for training in trainings]
-            ready = [(training, training.run, data) for training, data in prepared if training.run and data]
-            estimates = estimate_seconds(decoder, [run for _, run, _ in ready])
-            for (training, run, data), seconds in zip(ready, estimates, strict=True):
-                training.describe_data(run, data, seconds)
+            for number, training in enumerate(trainings):
+                training.prepare(base, f"member-{number}", len(members))
+            runs = [training.run for training in trainings if training.run is not None]
+            for run, seconds in zip(runs, estimate_seconds(decoder, runs), strict=True):
+                run.announce(seconds)
             while active := [training for training in trainings if training.begin_step()]:
                 runs = [training.run for training in active if training.run is not None]
                 for training, failure in zip(active, loop.take_step(decoder, runs), strict=True):

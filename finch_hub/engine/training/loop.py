@@ -13,7 +13,6 @@ from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
-from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.decoder.decoder import Decoder, choose_decoder
 from finch_hub.engine.rank import automatic
 from finch_hub.engine.training import environment
@@ -103,8 +102,7 @@ def train(
                 attached,
                 decoder,
                 training,
-                data.train_set,
-                data.held_out,
+                data,
                 workdir=workdir,
                 reporter=reporter,
                 should_stop=should_stop,
@@ -114,13 +112,12 @@ def train(
                 if resume:
                     run.resume()
                 (seconds,) = estimate_seconds(decoder, [run])
-                described = data.describe(reporter, steps=run.batches.steps, seconds=seconds)
-                reporter.report_phase("training")
+                run.announce(seconds)
                 while begin_step(run):
                     (failure,) = take_step(decoder, [run])
                     if failure is not None:
                         raise failure
-                finished = run.finish(described)
+                finished = run.finish()
             finally:
                 run.close()
             if finds_rank:
@@ -134,13 +131,7 @@ def train(
 
 
 def begin_step(run: TrainingRun) -> bool:
-    """Evaluate, stop or save if it is due, and return whether there is another step.
-
-    Raises:
-        Interrupted: a stop was requested.
-        Diverged: the held-out loss is not finite.
-
-    """
+    """Evaluate, stop or save if it is due, and return whether there is another step."""
     run.evaluate_if_due()
     if run.is_finished:
         return False
@@ -153,15 +144,7 @@ def take_step(decoder: Decoder, runs: Sequence[TrainingRun]) -> list[errors.Dive
     """Take one step of every run with gradients computed together, and return each run's failure.
 
     If memory runs out, micro-batches are halved from this step on. The examples of a step and the divisor of its
-    gradient stay the same.
-
-    Args:
-        decoder: decoder of the base; a `PackedDecoder` if there are several runs.
-        runs: runs for which :func:`begin_step` returned True.
-
-    Raises:
-        TrainingFailed: memory is too small for a single example.
-
+    gradient stay the same. Several runs need a `PackedDecoder`.
     """
     began = time.monotonic()
     while True:
@@ -217,14 +200,7 @@ def _reduce_rank(
     """Replace the adapter by one of the ranks that it needs, and return it with its report."""
     if report.after is None:
         raise AssertionError("an automatic rank needs held-out data, and the last step evaluates on it")
-    reduced, metrics, choice = automatic.reduce_rank(
-        base,
-        adapter,
-        lambda: evaluation.measure(base, held_out),
-        full_loss=report.after.loss,
-        tolerance=config.rank_tolerance,
-        budget=config.rank_budget,
-    )
+    reduced, metrics, choice = automatic.reduce_rank(base, adapter, config, held_out, report.after.loss)
     parameters = reduced.trainable_parameters
     total = report.total_parameters - report.trainable_parameters + parameters
     return reduced, report.evolve(after=metrics, rank=choice, trainable_parameters=parameters, total_parameters=total)

@@ -25,19 +25,10 @@ class _StepLoss(NamedTuple):
 
 
 class LossTracker:
-    """Losses of the latest steps, kept on the device until they are needed.
-
-    Args:
-        vocabulary: tokens of the base's vocabulary.
-        workdir: folder of the checkpoints, None for none.
-
-    Attributes:
-        gradient_norm: norm of the last step whose loss was read.
-
-    """
+    """Losses of the latest steps, kept on the device until they are needed."""
 
     def __init__(self, *, vocabulary: int, workdir: Path | None) -> None:
-        self.gradient_norm = 0.0
+        self.gradient_norm = 0.0  # of the last step whose loss was read
         self._vocabulary, self._workdir = vocabulary, workdir
         self._pending: list[_StepLoss] = []
 

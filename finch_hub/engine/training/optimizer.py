@@ -15,12 +15,7 @@ class FlatAdamW:
 
     An adapter has hundreds of small matrices, and an operation for each would cost more time than it computes. Here
     they become views of two float32 buffers, one for each learning rate, and so do their gradients. A step is a few
-    operations.
-
-    Args:
-        parameters: parameters by name; ``lora_A`` learns at the base rate, the others at `loraplus_ratio` times that.
-        config: weight decay, clipping and LoRA+ ratio.
-
+    operations. ``lora_A`` learns at the base rate, the other parameters at `loraplus_ratio` times that.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> None:

@@ -12,13 +12,13 @@ from torch import Tensor
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.report import make_data_report
 from finch_hub.engine.decoder import evaluation
-from finch_hub.engine.decoder.adapter_batch import AdapterBatch
 from finch_hub.engine.decoder.decoder import Decoder
-from finch_hub.engine.decoder.head import Head
+from finch_hub.engine.decoder.loss import Head
+from finch_hub.engine.decoder.packed_layer import AdapterBatch
 from finch_hub.engine.training import checkpoint, environment, schedule
-from finch_hub.engine.training.identity import identify_training
+from finch_hub.engine.training.data import TrainingData
 from finch_hub.engine.training.interruption import Interrupted, ShouldStop
 from finch_hub.engine.training.loss_tracker import LossTracker
 from finch_hub.engine.training.optimizer import FlatAdamW
@@ -26,7 +26,7 @@ from finch_hub.engine.training.progress import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens, ResumeState, TrainingProgress
 from finch_hub.engine.training.step_batches import StepBatches
 from finch_hub.engine.training.stopping import EarlyStopping
-from finch_hub.specs.reports import DataReport, TrainingReport
+from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
 _CHECKPOINT_SECONDS = 30.0
@@ -35,27 +35,9 @@ _CHECKPOINT_SECONDS = 30.0
 class TrainingRun:
     """One training in progress, and the actions between its steps.
 
-    :mod:`finch_hub.engine.training.loop` calls these actions in order, and computes the gradients of a step, alone or
-    together with those of other runs.
-
-    Args:
-        base: base with the adapter on it.
-        adapter: adapter to train.
-        decoder: decoder of the base.
-        training: settings.
-        train_set: examples to learn.
-        held_out: examples to evaluate on, may be empty.
-        workdir: folder of the checkpoints, None for none.
-        reporter: reporter of events.
-        should_stop: called between steps, and between batches of an evaluation.
-        members: number of runs whose gradients are computed together; the result's bytes depend on it.
-        batch_tokens: bounds from the report of an earlier training, to divide every step in the same way; None starts
-            with the bound of the settings.
-
-    Raises:
-        InvalidSpec: the settings contradict each other or the data.
-        Incompatible: gradients cannot pass the base's head.
-
+    :mod:`finch_hub.engine.training.loop` calls these actions in order, and computes the gradients of a step, together
+    with those of other runs if `members` is above 1. The bytes of the result depend on `members`. The arguments are
+    those of :func:`finch_hub.engine.training.loop.train`, whose errors the actions raise.
     """
 
     def __init__(
@@ -64,8 +46,7 @@ class TrainingRun:
         adapter: AttachableAdapter,
         decoder: Decoder,
         training: TrainingConfig,
-        train_set: Sequence[TokenizedExample],
-        held_out: Sequence[TokenizedExample],
+        data: TrainingData,
         *,
         workdir: Path | None,
         reporter: ProgressReporter,
@@ -73,18 +54,21 @@ class TrainingRun:
         members: int = 1,
         batch_tokens: BatchTokens | None = None,
     ) -> None:
-        if problems := schedule.find_problems(training, examples=len(train_set), held_out=len(held_out)):
+        if problems := schedule.find_problems(training, examples=len(data.train_set), held_out=len(data.held_out)):
             raise errors.InvalidSpec(problems, subject="training")
         self.base, self.adapter, self.training, self.reporter = base, adapter, training, reporter
         self.head = Head(base.model)
         # The adapters of a group are all on the base. Alone, other enabled adapters act too, as in an evaluation.
         only = adapter.name if members > 1 else None
-        self.batches = StepBatches(train_set, training, decoder, device=base.device, adapter=only)
-        self._decoder, self._held_out = decoder, held_out
+        self.batches = StepBatches(data.train_set, training, decoder, device=base.device, adapter=only)
+        self._decoder, self._held_out = decoder, data.held_out
         self._workdir, self._should_stop = workdir, should_stop
+        self._data_report = make_data_report(
+            data.examples, data.validation, data.train_set, steps=self.batches.steps, seconds=None
+        )
         self._warmup = schedule.count_warmup_steps(training, self.batches.steps)
         self._environment = {**environment.describe(base), "members": members}
-        self._identity = identify_training(base, adapter, training, train_set, held_out, self._environment)
+        self._identity = checkpoint.identify_training(base, adapter, training, data, self._environment)
         self._optimizer = FlatAdamW(adapter.parameters(), training)
         self._losses = LossTracker(vocabulary=self.head.vocabulary, workdir=workdir)
         self._best_parameters: tuple[Tensor, ...] = ()
@@ -95,12 +79,7 @@ class TrainingRun:
         self._last_checkpoint = time.monotonic()
 
     def resume(self) -> None:
-        """Restore the newest complete checkpoint, if there is one.
-
-        Raises:
-            InvalidCheckpoint: the checkpoint belongs to a different training.
-
-        """
+        """Restore the newest complete checkpoint, if there is one."""
         if self._workdir is None:
             return
         state, damaged = checkpoint.load_newest(self._workdir, self._identity)
@@ -113,19 +92,19 @@ class TrainingRun:
         self._best_parameters = tuple(tensor.to(self.base.device) for tensor in state.best_parameters)
         self.reporter.report_phase(f"resumed after step {state.progress.step}")
 
+    def announce(self, seconds: float | None) -> None:
+        """Report the data and the estimated duration, before the first step."""
+        self._data_report = self._data_report.evolve(seconds=seconds)
+        self.reporter.report_value("data", self._data_report)
+        self.reporter.report_phase("training")
+
     @property
     def is_finished(self) -> bool:
         """Whether all steps are done, or patience is used up."""
         return self._progress.step >= self.batches.steps or self._progress.stopping.is_due
 
     def evaluate_if_due(self) -> None:
-        """Measure the held-out loss at the interval of the settings, and keep the best parameters.
-
-        Raises:
-            Diverged: the held-out loss is not finite.
-            Interrupted: a stop was requested.
-
-        """
+        """Measure the held-out loss at the interval of the settings, and keep the best parameters."""
         step = self._progress.step
         if not self._held_out or self._progress.evaluated_step == step:
             return
@@ -160,12 +139,7 @@ class TrainingRun:
         )
 
     def stop_if_requested(self) -> None:
-        """End the training if a stop was requested; leave a checkpoint if another attempt continues it.
-
-        Raises:
-            Interrupted: a stop was requested.
-
-        """
+        """End the training if a stop was requested; leave a checkpoint if another attempt continues it."""
         kind = self._should_stop()
         if kind == "hand_back":
             self.save()
@@ -180,12 +154,7 @@ class TrainingRun:
             self.save()
 
     def save(self) -> None:
-        """Save a checkpoint, if there is a work directory.
-
-        Raises:
-            Diverged: a loss or gradient is not finite, or the model is worse than guessing.
-
-        """
+        """Save a checkpoint, if there is a work directory; a diverged training is not saved."""
         self._progress = self._losses.read(self._progress)
         if self._workdir is None:
             return
@@ -225,16 +194,7 @@ class TrainingRun:
         return bool(torch.isfinite(self._optimizer.gradient_norm()))
 
     def apply_gradients(self, loss: Tensor, seconds: float) -> None:
-        """Finish the next step with the gradients that were computed for it.
-
-        Args:
-            loss: mean over the step's label tokens, 0-dim, on the device.
-            seconds: duration of the gradients' computation.
-
-        Raises:
-            Diverged: a loss or gradient is not finite, or the model is worse than guessing.
-
-        """
+        """Finish the next step with its gradients, their loss (0-dim, on the device) and their duration."""
         began = time.monotonic()
         step = self._progress.step
         factor = schedule.learning_rate_factor(
@@ -265,7 +225,7 @@ class TrainingRun:
             seconds_left=progress.seconds / progress.step * (steps - progress.step),
         )
 
-    def finish(self, data: DataReport) -> TrainingReport:
+    def finish(self) -> TrainingReport:
         """Restore the best parameters and return the report."""
         if self._best_parameters:
             self._optimizer.set_parameters(self._best_parameters)
@@ -285,7 +245,7 @@ class TrainingRun:
             stopped_early=progress.stopping.is_due and progress.step < self.batches.steps,
             trainable_parameters=trainable,
             total_parameters=self.base.num_parameters + trainable,
-            data=data,
+            data=self._data_report,
             environment={**self._environment, "batch_tokens": progress.batch_tokens},
         )
 

@@ -38,14 +38,7 @@ def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: str) -
     """Return the factor of the peak learning rate in a step, 0 to 1.
 
     It rises linearly over the warm-up: step 0 has ``1 / warmup``. Then it stays (``constant``), or falls to 0 after
-    the last step, linearly or as half a cosine.
-
-    Args:
-        step: number of the step, from 0.
-        steps: steps of the whole training.
-        warmup: steps of the warm-up.
-        schedule: ``constant``, ``linear`` or ``cosine``.
-
+    the last step, linearly (``linear``) or as half a cosine (``cosine``).
     """
     if step < warmup:
         return (step + 1) / warmup

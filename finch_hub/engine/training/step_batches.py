@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 
 from finch_hub.engine.data import batch_plan, batches
 from finch_hub.engine.data.tokenizing import TokenizedExample
-from finch_hub.engine.decoder.adapter_batch import AdapterBatch
 from finch_hub.engine.decoder.decoder import Decoder
+from finch_hub.engine.decoder.packed_layer import AdapterBatch, derive_seed
 from finch_hub.engine.numerics.concurrency import MAX_TASKS
 from finch_hub.engine.training import schedule
 from finch_hub.specs.training import TrainingConfig
 
 
 class StepBatches:
-    """Division of the training examples into steps; a function of the settings, the seed and the step.
-
-    Args:
-        train_set: examples to learn.
-        training: settings.
-        decoder: decoder of the base.
-        device: device of the base.
-        adapter: name of the only active adapter; None activates all enabled adapters.
-
-    Attributes:
-        lengths: tokens of each example.
-        steps_per_epoch: steps of one epoch.
-        steps: steps of the whole training.
-
-    """
+    """Division of the training examples into steps; a function of the settings, the seed and the step."""
 
     def __init__(
         self,
@@ -48,11 +33,6 @@ class StepBatches:
         self._device, self._adapter = device, adapter
         self._label_tokens = [int(example.labels.sum()) for example in train_set]
         self._epoch: tuple[int, list[tuple[int, ...]]] | None = None
-
-    @property
-    def num_examples(self) -> int:
-        """Examples of all steps; an example counts once for each epoch."""
-        return round(len(self.lengths) * self.steps / self.steps_per_epoch)
 
     def rows(self, step: int) -> tuple[int, ...]:
         """Return the examples of a step, by their places in the training set."""
@@ -85,14 +65,7 @@ class StepBatches:
         )
 
     def parts(self, step: int, number: int, rows: Sequence[int]) -> list[AdapterBatch]:
-        """Divide a micro-batch into parts that can be computed side by side.
-
-        Args:
-            step: number of the step.
-            number: number of the micro-batch in the step.
-            rows: examples of the micro-batch.
-
-        """
+        """Divide a micro-batch of a step, by its number and examples, into parts that can be computed side by side."""
         share_prefix = self._training.share_prefix and self._decoder.can_share_prefix
         examples = [self._train_set[row] for row in rows]
         ways = min(torch.get_num_threads(), MAX_TASKS) if self._decoder.is_thread_safe else 1
@@ -101,7 +74,6 @@ class StepBatches:
             batch_plan.split_into_shards(examples, max_shards=ways, share_prefix=share_prefix)
         ):
             batch = batches.pack([examples[place] for place in places], share_prefix=share_prefix)
-            digest = hashlib.sha256(f"{self._training.seed}:{step}:{number}:{shard}".encode()).digest()
-            seed = int.from_bytes(digest[:8], "little") >> 1
+            seed = derive_seed(self._training.seed, step, number, shard)
             parts.append(AdapterBatch(batch=batch.to(self._device), adapter=self._adapter, seed=seed))
         return parts

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from finch_hub.engine.decoder.attention import attention
-from finch_hub.engine.decoder.attention_layout import AttentionLayout, SequenceGroup
+from finch_hub.engine.decoder.attention_layout import GridLayout, SequenceGroup
 
 
 def random(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
@@ -21,7 +21,7 @@ def test_a_token_attends_only_to_its_prefix_and_its_own_past() -> None:
         SequenceGroup(prefix=range(2), sequences=(range(2, 5), range(5, 7))),
         SequenceGroup(prefix=range(0), sequences=(range(7, 9),)),
     ]
-    layout = AttentionLayout(groups, heads=4, key_heads=2, device=torch.device("cpu"))
+    layout = GridLayout(groups, heads=4, key_heads=2, device=torch.device("cpu"))
     sees = torch.zeros(9, 9, dtype=torch.bool)
     for prefix, runs in ((0, [(0, 2), (7, 9)]), (2, [(2, 5), (5, 7)])):
         for begin, end in runs:

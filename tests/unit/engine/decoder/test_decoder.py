@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from support.training import BIRDS, adapted, assert_close, loss_and_gradients, reference
+from transformers import PreTrainedModel
 
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, attach
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
-from finch_hub.engine.decoder.decoder import choose_decoder
+from finch_hub.engine.decoder.decoder import Decoder, choose_decoder
 from finch_hub.engine.decoder.packed import PackedDecoder
 from finch_hub.engine.decoder.padded import PaddedDecoder
 from finch_hub.specs.lora import LoRAConfig
 
 TOLERANCE = 2e-5  # of float32, over the few layers of the tiny models
-DECODERS = {
+DECODERS: dict[str, tuple[Callable[[PreTrainedModel], Decoder], bool]] = {
     "padded": (lambda model: PaddedDecoder(model), False),
     "padded, checkpointed": (lambda model: PaddedDecoder(model, gradient_checkpointing=True), False),
     "packed": (lambda model: PackedDecoder(model), False),

@@ -7,12 +7,12 @@ import torch
 from support.training import adapted, gradients, lessons
 from torch import Tensor
 
+from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.decoder.frozen_linear import FrozenLinear, get_frozen_linear
-from finch_hub.engine.decoder.head import Head
-from finch_hub.engine.decoder.loss import head_losses, token_losses
+from finch_hub.engine.decoder.loss import Head, head_losses, token_losses
 from finch_hub.engine.decoder.padded import PaddedDecoder
 
 
@@ -80,3 +80,9 @@ def test_float16_gradients_do_not_vanish_in_a_step_of_ten_thousand_label_tokens(
     exact = found.pop(torch.float32)
     errors = {dtype: float((gradient - exact).norm() / exact.norm()) for dtype, gradient in found.items()}
     assert errors[torch.float16] < errors[torch.bfloat16] < 0.1
+
+
+def test_a_base_whose_logits_are_not_linear_is_refused(tiny_base: Base) -> None:
+    tiny_base.model.config.final_logit_softcapping = 30.0
+    with pytest.raises(errors.Incompatible, match="softcapping"):
+        Head(tiny_base.model)

@@ -10,9 +10,9 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
-from finch_hub.engine.decoder.adapter_batch import AdapterBatch
 from finch_hub.engine.decoder.decoder import Decoder
 from finch_hub.engine.decoder.packed import PackedDecoder
+from finch_hub.engine.decoder.packed_layer import AdapterBatch
 from finch_hub.engine.decoder.padded import PaddedDecoder
 
 TOLERANCE = 2e-5  # of float32, over the few layers of the tiny models

@@ -29,7 +29,7 @@ def test_a_cut_is_the_best_approximation_of_its_rank_and_drops_modules_of_rank_0
     smaller = automatic.cut_to_ranks(tiny_base, adapter, ranks)
     found = smaller.weights()
     assert {path: module.rank for path, module in found.modules.items()} == {p: r for p, r in ranks.items() if r}
-    assert smaller.trainable_parameters == found.parameters
+    assert smaller.trainable_parameters == found.num_parameters
     for path, update in dense_updates(found).items():
         values = torch.linalg.svdvals(dense_updates(weights)[path])
         error = torch.linalg.matrix_norm(dense_updates(weights)[path] - update)

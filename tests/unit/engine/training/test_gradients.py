@@ -52,24 +52,17 @@ def test_parts_have_the_loss_and_gradient_of_the_whole(tiny_bases: Base) -> None
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         adapter = attach(tiny_bases, LORA)
-        data = prepare_data(
-            tiny_bases,
-            TRAINING,
-            lessons(6),
-            (),
-            system="You know birds.",
-            reporter=ProgressReporter(silent, tiny_bases.device),
-        )
+        reporter = ProgressReporter(silent, tiny_bases.device)
+        data = prepare_data(tiny_bases, TRAINING, lessons(6), (), system="You know birds.", reporter=reporter)
         decoder = choose_decoder(tiny_bases)
         run = TrainingRun(
             tiny_bases,
             adapter,
             decoder,
             TRAINING.evolve(validation=0),
-            data.train_set,
-            (),
+            data,
             workdir=None,
-            reporter=ProgressReporter(silent, tiny_bases.device),
+            reporter=reporter,
             should_stop=lambda: None,
         )
         assert len(run.parts(0, run.batches.rows(0))) == threads

@@ -20,8 +20,8 @@ from finch_hub.engine.adapters.attachable_adapter import attach
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.bases.loading import load_base
 from finch_hub.engine.data.tokenizing import tokenize_all
-from finch_hub.engine.decoder.adapter_batch import AdapterBatch
 from finch_hub.engine.decoder.packed import PackedDecoder
+from finch_hub.engine.decoder.packed_layer import AdapterBatch
 from finch_hub.engine.decoder.padded import PaddedDecoder
 from finch_hub.engine.training import loop
 from finch_hub.engine.training.interruption import Interrupted
@@ -30,11 +30,10 @@ from finch_hub.engine.training.resume_state import BatchTokens
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.reports import DataReport, TrainingReport
+from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
 LORA = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear")
-DATA = DataReport(examples=12, tokens=12, label_tokens=12, length_mean=1.0, length_max=1, length_p95=1)
 QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, validation=0.2)
 
 
@@ -100,7 +99,7 @@ def test_step_out_of_memory_is_repeated_in_smaller_micro_batches_with_the_same_g
         running = started(tiny_base, QUICK.evolve(batch_size=12, validation=0), adapter, batch_tokens=used)
         running.reporter = ProgressReporter(events.append, tiny_base.device)
         loop.take_step(decoder_type(tiny_base.model), [running])
-        used = running.finish(DATA).environment["batch_tokens"]
+        used = running.finish().environment["batch_tokens"]
         found.append(adapter.weights().tensors)
         running.close()
         adapter.detach()
@@ -128,6 +127,7 @@ def test_early_stopping_ends_training_and_restores_the_best_adapter(tiny_base: B
     report = trained.report
     assert report.stopped_early
     assert report.after is not None
+    assert report.best_step is not None
     assert report.best_step == min((step for step in losses if step), key=lambda step: losses[step])
     assert report.after.loss == losses[report.best_step] < losses[report.steps]
     assert report.steps == report.best_step + 2 * 2

@@ -12,11 +12,9 @@ from finch_hub.engine.bases.base import Base
 from finch_hub.engine.training import checkpoint, loop
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.reports import DataReport
 from finch_hub.specs.training import TrainingConfig
 
 LORA = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear")
-DATA = DataReport(examples=12, tokens=12, label_tokens=12, length_mean=1.0, length_max=1, length_p95=1)
 QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, validation=0.2)
 
 
@@ -27,7 +25,7 @@ def test_micro_batch_bounds_are_reported_by_step_and_repeat_the_division(tiny_ba
             running.limit_micro_batches(limit)
         running.apply_gradients(torch.tensor(1.0), seconds=0.1)
     running.close()
-    used = running.finish(DATA).environment["batch_tokens"]
+    used = running.finish().environment["batch_tokens"]
     assert used == ((0, None), (1, 200), (2, 100))
     again = started(
         tiny_base,

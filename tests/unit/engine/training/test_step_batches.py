@@ -7,6 +7,7 @@ from support.training import started
 from finch_hub.engine.adapters.attachable_adapter import attach
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data import batch_plan
+from finch_hub.engine.decoder.decoder import Decoder
 from finch_hub.engine.decoder.packed import PackedDecoder
 from finch_hub.engine.decoder.padded import PaddedDecoder
 from finch_hub.specs.lora import LoRAConfig
@@ -18,7 +19,8 @@ QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, va
 
 def test_only_a_padded_decoder_gets_steps_of_similar_lengths(tiny_base: Base) -> None:
     training = QUICK.evolve(batch_size=2, validation=0)
-    for number, decoder in enumerate((PackedDecoder(tiny_base.model), PaddedDecoder(tiny_base.model))):
+    decoders: list[Decoder] = [PackedDecoder(tiny_base.model), PaddedDecoder(tiny_base.model)]
+    for number, decoder in enumerate(decoders):
         running = started(tiny_base, training, attach(tiny_base, LORA, name=str(number)), decoder=decoder)
         planned = batch_plan.plan_epoch(
             running.batches.lengths, batch_size=2, accumulation=1, seed=0, epoch=0, by_length=decoder.is_padded
