@@ -1,12 +1,12 @@
-"""Eight small jobs trained together, against the same eight one after another: non-padding tokens/s.
+"""Non-padding tokens/s of eight small jobs in one training group, compared with the same jobs one after another.
 
-Both are ours: what is measured is what the gang adds, so a job alone is a gang of one, and only steps are timed. Each
-job has examples of its own and batches of one.
+Both sides are Finch Hub's: a job alone is a group of one. Only steps are timed. Each job has its own examples, and
+batches of one.
 
-    python benchmarks/train_gang.py [--jobs 8] [--examples 12] [--repeat 3]
+    python benchmarks/train_group.py [--jobs 8] [--examples 12] [--repeat 3]
 
-`ratio` is the gang's tokens/s over those of the jobs one after another, `loss` the largest relative difference of a
-job's held-out loss between the two.
+`ratio` is the group's tokens/s over that of single jobs. `loss` is the largest relative difference of a job's held-out
+loss between the sides.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
     together, alone = measured["together"], measured["alone"]
     differences = [abs(together[f"loss_{job}"] / alone[f"loss_{job}"] - 1) for job in range(JOBS)]
     harness.conclude(
-        "train_gang",
+        "train_group",
         ours=rates["together"],
         peer=rates["alone"],
         ratio=rates["together"] / rates["alone"],
