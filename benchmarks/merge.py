@@ -51,7 +51,7 @@ PEAK = """
 from pathlib import Path
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """
-LLAMA = {
+LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 4096,
@@ -76,10 +76,10 @@ def make_base(folder: Path, layers: int) -> Path:
     folder.mkdir()
     generator = np.random.default_rng(0)
     width, inner, vocabulary = LLAMA["hidden_size"], LLAMA["intermediate_size"], LLAMA["vocab_size"]
-    shapes = {f"self_attn.{name}_proj": (width, width) for name in "qkvo"}
+    shapes: dict[str, tuple[int, ...]] = {f"self_attn.{name}_proj": (width, width) for name in "qkvo"}
     shapes |= {"mlp.gate_proj": (inner, width), "mlp.up_proj": (inner, width), "mlp.down_proj": (width, inner)}
     norms = ("input_layernorm", "post_attention_layernorm")
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for layer in range(layers + 1):
         if layer < layers:
             path = f"model.layers.{layer}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import harness
 import parents
@@ -25,7 +25,7 @@ from finch_hub.engine.training.adapter import LoRAAdapter
 def main() -> None:
     given = parents.parser(__doc__ or "").parse_args()
     base = harness.load_base(given)
-    found: dict[str, list[dict[str, Any]]] = {"int8": [], "int4": []}
+    found: dict[Literal["int8", "int4"], list[dict[str, Any]]] = {"int8": [], "int4": []}
     print(f"{'':10}{'':6}{'of bf16':>9}{'error':>9}{'loss':>9}{'after':>9}{'growth':>10}")
     with parents.made(base, given) as adapters, tempfile.TemporaryDirectory() as temporary:
         for adapter in adapters:

@@ -17,6 +17,8 @@ if __name__ == "queue":
     from pathlib import Path
 
     _spec = importlib.util.spec_from_file_location("queue", Path(sysconfig.get_path("stdlib")) / "queue.py")
+    assert _spec is not None
+    assert _spec.loader is not None
     _module = importlib.util.module_from_spec(_spec)
     sys.modules["queue"] = _module
     _spec.loader.exec_module(_module)
@@ -142,7 +144,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             states = jobs.count(session)
         return states[JobState.QUEUED] + states[JobState.RUNNING] == 0
 
-    def claims(url: str, history: int) -> float:
+    def claim_seconds(url: str, history: int) -> float:
         """Return the median seconds of a claim over so many finished jobs."""
         database = Database(url, allow_insecure=True)
         try:
@@ -237,7 +239,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
 
     def _measure(folder: Path, databases: services.Databases, options: argparse.Namespace) -> dict[str, float]:
         made = submissions(databases.new())
-        few, many = claims(databases.new(), 1000), claims(databases.new(), options.history)
+        few, many = claim_seconds(databases.new(), 1000), claim_seconds(databases.new(), options.history)
         for name in ("fleet", "trainer"):
             (folder / name).mkdir()
         normal = {"lease_seconds": 60, "heartbeat_seconds": 5, "sweep_seconds": 15}

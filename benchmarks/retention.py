@@ -26,6 +26,7 @@ from functools import partial
 import harness
 import parents
 import peft
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from finch_hub.engine.bases.base import Base
@@ -160,7 +161,11 @@ def forecasts(base: Base, adapted: Sequence[ParentInput], scales: Sequence[float
             measures["hidden_shift"] = max(shift.shift for shift in probed.shifts)
             asked = [spec.evolve(strategy=s, parameters=p, resolver=r) for s, p, r in OURS]
             ways = [trial for one in asked if not (trial := trials.make_trials(one, catalog)[-1]).needs_data]
-            matches = [forecast.match_outputs(core, composer.merge(way, (1.0, 1.0))[1], probed.moments) for way in ways]
+            matches = []
+            for way in ways:
+                _, merged = composer.merge(way, (1.0, 1.0))
+                matrices = {module: update for module, update in merged.items() if isinstance(update, Tensor)}
+                matches.append(forecast.match_outputs(core, matrices, probed.moments))
             # As the plan does: what plain linear keeps of each parent on the rows that may be looked at.
             penalties = forecast.fit_penalties(
                 matches[0], ground.kept(composer.compose(ways[0], 1.0, (1.0, 1.0)), on_report=False)

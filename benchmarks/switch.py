@@ -112,9 +112,9 @@ def main() -> None:
             loads, switches = measure(base, folders, order)
             held = len(folders) if side == "ours" else len(loads) + 1
             found[f"adapters_{side}"] = held
-            for what, times in (("load", loads), ("switch", switches)):
-                found[f"{what}_{side}"] = statistics.median(times)
-                found[f"{what}_{side}_p95"] = statistics.quantiles(times, n=20)[-1]
+            for what, seconds in (("load", loads), ("switch", switches)):
+                found[f"{what}_{side}"] = statistics.median(seconds)
+                found[f"{what}_{side}_p95"] = statistics.quantiles(seconds, n=20)[-1]
     print(f"adapters of rank {options.rank} on all linear modules; one operation, median (95th percentile), ms")
     heads = (f"ours, {found['adapters_ours']} in memory", f"PEFT, {found['adapters_peft']} in memory")
     print(" " * 8 + "".join(f"{head:>24}" for head in heads))

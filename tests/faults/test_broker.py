@@ -14,7 +14,8 @@ from support.fleet import Fleet, wait_until
 
 from finch_hub.registry import jobs
 from finch_hub.specs.jobs import JobState, Requirements
-from finch_hub.workers.messaging.app import KEY_PREFIX, WAKE, make_app, own_queue_name, queue_name
+from finch_hub.workers.messaging.app import KEY_PREFIX, make_app
+from finch_hub.workers.messaging.broker import WAKE, own_queue_name, queue_name
 
 
 def test_message_that_is_delivered_five_times_causes_one_claim(workers: Fleet) -> None:
@@ -96,7 +97,9 @@ def test_message_at_a_worker_that_cannot_run_the_job_is_passed_on(
     monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 3600.0)  # so that no sweep sends a message for it
     plain = workers.start("plain")
     workers.start("able", labels=["a100"])
-    job = workers.probe(send_message=False, requirements=Requirements(labels=("a100",)))
+    needs_able = Requirements(labels=("a100",))
+    workers.wait(workers.probe(requirements=needs_able))  # by then the wake-ups that workers send at their start are over
+    job = workers.probe(send_message=False, requirements=needs_able)
     app = make_app(workers.broker.url)
     app.send_task(WAKE, args=[job], queue=own_queue_name("plain"))
     app.close()
@@ -189,4 +192,4 @@ def _pickled_message(body: object) -> bytes:
 
 def _waiting(workers: Fleet) -> int:
     with workers.broker.client() as client:
-        return int(client.llen(f"{KEY_PREFIX}{queue_name('default')}"))  # type: ignore[arg-type]
+        return int(client.llen(f"{KEY_PREFIX}{queue_name('default')}"))

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +25,8 @@ from support.fleet import Fleet, WorkerProcess, fleet
 
 from finch_hub import errors
 from finch_hub.specs.jobs import JobState
-from finch_hub.workers.messaging.app import WAKE, make_app, queue_name
+from finch_hub.workers.messaging.app import make_app
+from finch_hub.workers.messaging.broker import WAKE, queue_name
 
 SECONDS = float(os.environ.get("FINCH_TEST_CHAOS_SECONDS", "600"))
 WORKERS = 2
@@ -91,7 +93,11 @@ class Chaos:
         action, _, once = kind.partition(" ")
         known = [job for job, was in self.jobs.items() if was in GOOD]
         parents = self.random.sample(known, 1) if known and self.random.random() < 0.1 else []
-        options = {"seconds": self.random.uniform(0.1, 1.0), "once": bool(once), "priority": self.random.randint(-1, 1)}
+        options: dict[str, Any] = {
+            "seconds": self.random.uniform(0.1, 1.0),
+            "once": bool(once),
+            "priority": self.random.randint(-1, 1),
+        }
         with contextlib.suppress(errors.Unavailable, errors.Conflict):  # no database, or a parent that was cancelled
             job = self.workers.probe(action, send_message=self.random.random() < 0.8, depends_on=parents, **options)
             self.jobs[job] = kind

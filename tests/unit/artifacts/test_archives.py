@@ -5,6 +5,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,8 @@ def zip_of(path: Path, entries: list[tuple[str | zipfile.ZipInfo, bytes]]) -> Pa
 
 
 def tar_of(path: Path, entries: list[tuple[str | tarfile.TarInfo, bytes]]) -> Path:
-    with tarfile.open(path, "w:" + (path.suffix[1:] if path.suffix != ".tar" else "")) as archive:
+    mode: Any = "w:" + (path.suffix[1:] if path.suffix != ".tar" else "")
+    with tarfile.open(path, mode) as archive:
         for entry, data in entries:
             info = tarfile.TarInfo(entry) if isinstance(entry, str) else entry
             info.size = len(data)

@@ -44,7 +44,7 @@ REFUSED: dict[str, Any] = {
     "custom_code": ["import os"],
     "trust_remote_code": [True],
 }
-PEFT_DEFAULTS = {
+PEFT_DEFAULTS: dict[str, Any] = {
     "auto_mapping": None,
     "megatron_config": None,
     "megatron_core": "megatron.core",

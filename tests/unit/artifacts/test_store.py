@@ -64,7 +64,7 @@ def test_four_processes_fetch_one_tree_at_once(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from finch_hub.artifacts.store import ArtifactStore\n"
         "print(ArtifactStore(sys.argv[1], cache=Path(sys.argv[2])).fetch_tree(sys.argv[3]))"
     )
-    command = [sys.executable, "-c", script, tmp_path / "store", tmp_path / "cache", digest]
+    command = [sys.executable, "-c", script, str(tmp_path / "store"), str(tmp_path / "cache"), digest]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     folders = {run.communicate()[0].strip() for run in runs}
     assert [run.returncode for run in runs] == [0] * 4

@@ -104,7 +104,8 @@ def test_replace_of_a_link_replaces_its_target(tmp_path: Path) -> None:
 def test_temporary_folder_removed_before_its_lock_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flock, taken = fcntl.flock, []
+    flock = fcntl.flock
+    taken: list[Path] = []
 
     def late(fd: int, operation: int) -> None:
         if not taken:
@@ -112,7 +113,7 @@ def test_temporary_folder_removed_before_its_lock_is_made_again(
             taken[0].rmdir()  # as another writer does if it finds the folder unlocked
         flock(fd, operation)
 
-    monkeypatch.setattr(atomic_folder.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     make(tmp_path / "out", "1")
     assert taken
     assert names(tmp_path) == ["out"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finch_hub import Hub, errors
+from finch_hub.specs.jobs import ExportSpec, MergeSpec
 
 
 @pytest.mark.usefixtures("versions")
@@ -15,9 +16,12 @@ def test_merge_to_an_existing_folder_or_of_two_bases_is_refused(hub: Hub, tmp_pa
         hub.merge(["medical", "poetry"], tmp_path)
     assert "exists already (choose another folder, or replace the earlier result" in str(raised.value)
     assert "was made for other" in str(raised.value)
-    assert hub.merge(["medical"], tmp_path, replace=True).spec.replace  # type: ignore[union-attr]
-    handle = hub.merge(["medical"], Path("relative"))
-    assert Path(handle.spec.out).is_absolute()  # type: ignore[union-attr]
+    replacing = hub.merge(["medical"], tmp_path, replace=True).spec
+    assert isinstance(replacing, MergeSpec)
+    assert replacing.replace
+    relative = hub.merge(["medical"], Path("relative")).spec
+    assert isinstance(relative, MergeSpec)
+    assert Path(relative.out).is_absolute()
 
 
 @pytest.mark.usefixtures("versions")
@@ -28,4 +32,6 @@ def test_export_reports_adapter_and_format_together(hub: Hub, tmp_path: Path) ->
     assert "did you mean 'vllm'" in str(raised.value)
     with pytest.raises(errors.InvalidSpec, match="exists already"):
         hub.export("medical", tmp_path)
-    assert hub.export("medical", tmp_path, parameters={"replace": True}).spec.out == str(tmp_path)  # type: ignore[union-attr]
+    spec = hub.export("medical", tmp_path, parameters={"replace": True}).spec
+    assert isinstance(spec, ExportSpec)
+    assert spec.out == str(tmp_path)

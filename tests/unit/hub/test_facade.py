@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from finch_hub import Hub, errors
+from finch_hub.specs.jobs import QuantizeSpec
 
 
 @pytest.mark.usefixtures("versions")
 def test_quantize_resolves_the_version_at_submit(hub: Hub) -> None:
-    assert hub.quantize("medical", scheme="int8").spec.adapter == "medical/1"  # type: ignore[union-attr]
+    spec = hub.quantize("medical", scheme="int8").spec
+    assert isinstance(spec, QuantizeSpec)
+    assert spec.adapter == "medical/1"
     with pytest.raises(errors.InvalidSpec, match="scheme"):
-        hub.quantize("medical", scheme="int3")
+        hub.quantize("medical", scheme="int3")  # type: ignore[arg-type]
 
 
 def test_second_submission_with_a_key_returns_the_first_job(hub: Hub, data: Path, tiny_folder: Path) -> None:

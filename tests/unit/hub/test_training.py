@@ -68,7 +68,7 @@ def test_train_reports_all_problems_at_once_and_stores_nothing(hub: Hub, tmp_pat
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"prompt": "a", "completion": "b"}\nno json\n{"prompt": "c"}\n{"prompt": "", "completion": ""}\n')
     with pytest.raises(errors.InvalidSpec) as raised:
-        hub.train(bad, adapter="../birds", base="nosuch", preset="legl", rank=0, learning_rat=1)
+        hub.train(bad, adapter="../birds", base="nosuch", preset="legl", rank=0, learning_rat=1)  # type: ignore[call-arg]
     text = str(raised.value)
     for part in ("'../birds'", "'legl'", "'legal'", "rank", "learning_rat", "learning_rate", "'nosuch'"):
         assert part in text
@@ -116,7 +116,7 @@ def test_settings_that_cannot_work_with_the_data_are_refused_together(hub: Hub, 
 
 def test_train_requires_the_memory_that_it_is_estimated_to_need(hub: Hub, data: Path, tiny_folder: Path) -> None:
     def need(**options: Any) -> int:
-        return hub.train(data, adapter="birds", base=tiny_folder, **options).refresh().requirements.memory_bytes  # type: ignore[arg-type]
+        return hub.train(data, adapter="birds", base=tiny_folder, **options).refresh().requirements.memory_bytes
 
     assert 2**28 < need(batch_size=1) < need(batch_size=1024) < need(batch_size=1024, dtype="float32")
     assert need(requirements=Requirements(memory_bytes=12345)) == 12345, (

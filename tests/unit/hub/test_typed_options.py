@@ -49,7 +49,7 @@ def test_mypy_refuses_an_unknown_option_and_a_wrong_type(tmp_path: Path) -> None
     config = tmp_path / "mypy.ini"
     skipped = "torch.*,transformers.*,peft.*,sqlalchemy.*,celery.*,numpy.*"
     config.write_text(f"[mypy]\nfollow_imports = silent\nstrict = true\n[mypy-{skipped}]\nfollow_imports = skip\n")
-    command = [sys.executable, "-m", "mypy", "--config-file", config, "--cache-dir", tmp_path / "cache", snippet]
-    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(config), "--cache-dir", str(tmp_path / "cache")]
+    checked = subprocess.run([*command, str(snippet)], cwd=ROOT, capture_output=True, text=True, check=False)
     refused = [int(line.split(":")[1]) for line in checked.stdout.splitlines() if ": error: " in line]
     assert refused == [4, 5, 7, 9], checked.stdout

@@ -1,5 +1,7 @@
 """Descriptors: validation, parameters and targets."""
 
+from typing import Any
+
 import pytest
 
 from finch_hub import errors
@@ -8,8 +10,8 @@ from finch_hub.plugins.descriptors import DatasetFormat, Strategy
 from finch_hub.plugins.strategies.parameters import TiesParameters
 
 
-def strategy(**fields: object) -> Strategy:
-    return Strategy(**{"name": "mine", "summary": "x", "target": "json:loads", **fields})  # type: ignore[arg-type]
+def strategy(**fields: Any) -> Strategy:
+    return Strategy(**{"name": "mine", "summary": "x", "target": "json:loads", **fields})
 
 
 @pytest.mark.parametrize(

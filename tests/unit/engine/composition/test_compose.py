@@ -61,8 +61,13 @@ def composed(parents: Mapping[str, ParentInput], base: Base | None = None, **fie
     spec = ComposeSpec.of(
         {"adapter": "both", "parents": [{"adapter": p.name, "weight": p.weight} for p in parents.values()], **fields}
     )
-    options = {"base": base} if base is not None else {}
-    return compose(list(parents.values()), spec, trials.make_trials(spec, catalog.load_catalog()), **options)
+    return compose(list(parents.values()), spec, trials.make_trials(spec, catalog.load_catalog()), base=base)
+
+
+def number(value: float | None) -> float:
+    """Return a figure that was measured."""
+    assert value is not None
+    return value
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -87,9 +92,10 @@ def test_auto_keeps_both_parents_and_reports_the_candidates(
     worst, baseline = [], []
     for line in report.retention:
         assert line.examples == 10
-        assert line.retention == pytest.approx((line.base - line.composed) / (line.base - line.own))
-        worst.append(line.retention)
-        baseline.append((line.base - line.linear) / (line.base - line.own))
+        base_loss, own, composed_loss, linear = map(number, (line.base, line.own, line.composed, line.linear))
+        assert line.retention == pytest.approx((base_loss - composed_loss) / (base_loss - own))
+        worst.append(number(line.retention))
+        baseline.append((base_loss - linear) / (base_loss - own))
     assert report.won_by == pytest.approx(max(0.0, min(worst) - min(baseline)))
     assert report.worst_retention == min(worst) > 0.5
     # The base did not change.
@@ -139,7 +145,7 @@ def test_learned_weights_beat_the_given_weights(parents: dict[str, ParentInput],
             scale=1.0,
         ).report
         assert learned.strategy == "learned"
-        assert learned.worst_retention > start.worst_retention + 0.1
+        assert number(learned.worst_retention) > number(start.worst_retention) + 0.1
 
 
 def test_learned_without_data_is_refused(parents: dict[str, ParentInput]) -> None:
@@ -175,6 +181,9 @@ def test_parent_that_gains_nothing_has_undefined_retention(parents: dict[str, Pa
     report = composed(odd, base, strategy="linear", scale=1.0, min_retention=0.2).report
     line = report.retention[0]
     assert (line.status, line.retention) == ("undefined", None)
+    assert line.composed is not None
+    assert line.base is not None
+    # Which branch applies depends on rounding; test_retention.py has both.
     assert ("eats" in report.below_retention) == (line.composed > line.base)
 
 
@@ -290,7 +299,7 @@ def test_adapters_of_another_base_are_refused(
 
 
 def test_exception_in_a_kernel_becomes_a_plugin_error(parents: dict[str, ParentInput]) -> None:
-    def broken(*_: object, **__: object) -> dict[str, torch.Tensor]:
+    def broken(*_: object, **__: object) -> Any:
         raise ZeroDivisionError("oops")
 
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], "strategy": "ties"})
@@ -338,8 +347,8 @@ def test_learned_is_refused_if_no_parent_gains(parents: dict[str, ParentInput], 
 def test_requested_strategy_is_swept_even_far_behind_linear(parents: dict[str, ParentInput], base: Base) -> None:
     report = composed(parents, base, strategy="dare", parameters={"drop": 0.97}, evaluations=12).report
     tried = [point for point in report.candidates if point.strategy == "dare"]
-    best = max(point.worst for point in report.candidates if point.strategy == "linear")
-    assert tried[0].worst < best - 0.08
+    best = max(number(point.worst) for point in report.candidates if point.strategy == "linear")
+    assert number(tried[0].worst) < best - 0.08
     assert len(tried) > 2
 
 
@@ -352,5 +361,5 @@ def test_plan_forecasts_the_retention_of_strategies(parents: dict[str, ParentInp
     worst = [min(kept for kept in forecast.kept if kept is not None) for forecast in found.values()]
     assert worst == sorted(worst, reverse=True)
     # Plain linear was measured at scale 1, so its forecast at a near scale is accurate.
-    tried = composed(parents, base, strategy="linear", scale=found["linear"].scale).report
-    assert tried.worst_retention == pytest.approx(min(k for k in found["linear"].kept if k is not None), abs=0.2)
+    report = composed(parents, base, strategy="linear", scale=found["linear"].scale).report
+    assert report.worst_retention == pytest.approx(min(k for k in found["linear"].kept if k is not None), abs=0.2)

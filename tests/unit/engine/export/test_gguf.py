@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf as gguf_package
 import numpy as np
@@ -124,9 +125,7 @@ def test_half_precision_halves_the_size_and_stays_near(tiny_folder: Path, tmp_pa
         ({"r": 4, "target_modules": ["embed_tokens"]}, "embeddings"),
     ],
 )
-def test_unsupported_adapter_is_refused_and_leaves_nothing(
-    tmp_path: Path, config: dict[str, object], what: str
-) -> None:
+def test_unsupported_adapter_is_refused_and_leaves_nothing(tmp_path: Path, config: dict[str, Any], what: str) -> None:
     base = save_model(next(a for a in ARCHITECTURES if a.family == "qwen2"), tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter", **config)
     with pytest.raises(errors.Incompatible, match=what):

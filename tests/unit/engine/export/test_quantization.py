@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_both_readers_restore_the_same_values(tiny_folder: Path, tmp_path: Path)
 
 def test_4_bit_takes_at_most_30_percent_of_bf16(tmp_path: Path) -> None:
     """On the shapes of SmolLM2-135M's q and v projections, headers and all."""
-    tensors = {}
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
     for layer in range(30):
         for module, out in (("q_proj", 576), ("v_proj", 192)):
             path = f"base_model.model.model.layers.{layer}.self_attn.{module}"

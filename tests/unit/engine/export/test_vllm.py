@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,9 +88,7 @@ def test_rank_is_padded_to_the_next_allowed_one_and_reported(tiny_folder: Path, 
         ({"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "stored whole"),
     ],
 )
-def test_unsupported_adapter_is_refused(
-    tiny_folder: Path, tmp_path: Path, config: dict[str, object], what: str
-) -> None:
+def test_unsupported_adapter_is_refused(tiny_folder: Path, tmp_path: Path, config: dict[str, Any], what: str) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **config)
     with pytest.raises(errors.Incompatible, match=what):
         vllm.write(adapter, None, tmp_path / "out", VLLMParameters())

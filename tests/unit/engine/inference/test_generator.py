@@ -12,6 +12,7 @@ from support.adapters import VARIANTS, save_adapter
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.inference.generator import GeneratorModel
+from finch_hub.engine.inference.prompts import Prompt
 from finch_hub.specs.examples import Message
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
@@ -114,7 +115,8 @@ def test_system_prompt_and_conversation_reach_the_template(model: GeneratorModel
     assert (
         model.generate(turns, system="Another one.", max_new_tokens=12) == told
     )  # a conversation keeps its system prompt
-    assert model.generate([turns, "Where?"], max_new_tokens=12) == [told, plain]
+    both: list[Prompt] = [turns, "Where?"]
+    assert model.generate(both, max_new_tokens=12) == [told, plain]
 
 
 def test_prompt_gets_the_system_prompt_of_its_adapter(model: GeneratorModel, folders: list[Path]) -> None:

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Future
+from concurrent.futures import wait as futures_wait
 
 import pytest
 import torch
@@ -51,11 +52,10 @@ def test_an_interrupt_waits_for_all_tasks(request: pytest.FixtureRequest, monkey
     ended = []
     waiting, interrupted = threading.Event(), threading.Event()
     main = threading.get_ident()
-    wait = concurrency.wait
 
     def announced_wait(futures: list[Future[None]]) -> None:
         waiting.set()
-        wait(futures)
+        futures_wait(futures)
 
     def interrupt(*_: object) -> None:
         if not interrupted.is_set():

@@ -87,7 +87,8 @@ def test_regmean_equals_a_dense_least_squares_fit(
         seen /= np.linalg.norm(seen)
         left.append(np.sqrt(abs(w)) * seen)
         right.append(np.sqrt(abs(w)) * np.sign(w) * seen @ dense(adapter.factors[Q]).T)
-    mean = sum(w * dense(adapter.factors[Q]) for adapter, w in zip(adapters, weights, strict=True)) / (3 * level)
+    weighted = [w * dense(adapter.factors[Q]) for adapter, w in zip(adapters, weights, strict=True)]
+    mean = np.sum(weighted, axis=0) / (3 * level)
     orthogonal = truncation.truncate(core, tsv.merge(core, weights, TsvParameters(), seed=0))
     size = mean.shape[1]
     strength = np.sqrt(asked.ridge / size * 3 * level)
@@ -106,7 +107,7 @@ def test_regmean_with_small_ridge_fits_each_parents_inputs(
 ) -> None:
     core = core_space.build(adapters)
     made = regmean.merge(core, (1.0,) * 3, RegmeanParameters(ridge=1e-6), seed=0, parent_data=parent_data)
-    plain = sum(dense(adapter.factors[Q]) for adapter in adapters)
+    plain = np.sum([dense(adapter.factors[Q]) for adapter in adapters], axis=0)
     for adapter, parent_rows in zip(adapters, rows, strict=True):
         assert parent_rows is not None
         X = inputs(tiny_base, parent_rows)

@@ -264,7 +264,9 @@ def test_dare_equals_the_dense_implementation_and_keeps_the_mean() -> None:
             total[module] += made[module].numpy() / 400
     for module, space in core.modules.items():
         cores = torch.stack(space.cores).numpy()
-        masks = np.stack([dare.draw_mask(*cores.shape[1:], 0.7, f"399:{x.digest}:{module}").numpy() for x in adapters])
+        masks = np.stack(
+            [dare.draw_mask(cores.shape[1], cores.shape[2], 0.7, f"399:{x.digest}:{module}").numpy() for x in adapters]
+        )
         assert np.allclose(made[module].numpy(), (cores * masks / 0.3).sum(0))
         # The standard error of a mean of 400 draws is √(0.7 / 0.3 / 400) of each entry.
         error = np.linalg.norm(total[module] - cores.sum(0)) / np.linalg.norm(cores)

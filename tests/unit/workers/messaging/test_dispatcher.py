@@ -47,7 +47,7 @@ SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
 def sent(broker: Broker, queue: str = "default") -> list[str]:
     with broker.client() as client:
         waiting = client.lrange(f"{KEY_PREFIX}jobs.{queue}", 0, -1)
-    bodies = [json.loads(message)["headers"] for message in waiting]  # type: ignore[union-attr]
+    bodies = [json.loads(message)["headers"] for message in waiting]
     return [body["argsrepr"] for body in bodies]
 
 

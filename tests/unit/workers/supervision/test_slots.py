@@ -103,11 +103,11 @@ def test_child_is_taken_warm_and_a_dead_one_is_replaced(monkeypatch: pytest.Monk
     (slot,) = slots
     warm, dead = FakeChild(), FakeChild()
     slot.keep_child(warm)  # type: ignore[arg-type]
-    assert slot.take_child("/home") is warm  # type: ignore[comparison-overlap]
+    assert slot.take_child("/home") is warm
     assert slot.child is None
     dead.die()
     slot.keep_child(dead)  # type: ignore[arg-type]
-    assert slot.take_child("/home") is new  # type: ignore[comparison-overlap]
+    assert slot.take_child("/home") is new
     assert dead.calls == ["kill"]
     assert made == [{"CUDA_VISIBLE_DEVICES": "", "FINCH_HOME": "/home"}]
     slots.close()
