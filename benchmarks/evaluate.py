@@ -35,7 +35,7 @@ def ours(given: argparse.Namespace) -> None:
     config = LoRAConfig(rank=harness.RANK, alpha=harness.ALPHA, target_modules=harness.targets(given))
     adapters = [attach(base, config, name=f"adapter-{number}") for number in range(ADAPTERS)]
     for number, adapter in enumerate(adapters):
-        randomise(adapter.parameters(), seed=number)
+        randomize(adapter.parameters(), seed=number)
         adapter.disable()
     seconds, losses = [], []
     with use_threads(given.threads):
@@ -64,7 +64,7 @@ def trainer(given: argparse.Namespace) -> None:
     )
     seconds, losses = [], []
     for number in range(ADAPTERS):
-        randomise({name: p for name, p in model.named_parameters() if "lora_" in name}, seed=number)
+        randomize({name: p for name, p in model.named_parameters() if "lora_" in name}, seed=number)
         with harness.timed() as taken:
             losses.append(runner.evaluate()["eval_loss"])
         seconds += taken
@@ -82,7 +82,7 @@ def averaged_as_trainer_does(losses: Sequence[float], rows: Sequence[TokenizedEx
     return total / len(rows)
 
 
-def randomise(parameters: dict[str, torch.nn.Parameter], *, seed: int) -> None:
+def randomize(parameters: dict[str, torch.nn.Parameter], *, seed: int) -> None:
     """Fill A and B so that the adapter does something; the same for both sides."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -48,7 +48,7 @@ def save_gguf(folder: Path, file: Path, *, kind: Literal["F32", "F16", "BF16", "
     _add_tokenizer(writer, folder)
     for name, tensor in load_file(folder / "model.safetensors").items():
         if family == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
-            # llama.cpp rotates neighbouring pairs, transformers halves: the rows are reordered to match.
+            # llama.cpp rotates neighboring pairs, transformers halves: the rows are reordered to match.
             count = heads if "q_proj" in name else kv_heads
             half = tensor.reshape(count, 2, tensor.shape[0] // count // 2, tensor.shape[1])
             tensor = half.swapaxes(1, 2).reshape(tensor.shape)
