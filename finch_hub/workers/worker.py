@@ -85,7 +85,7 @@ class Worker:
         self._slots = Slots(settings, slots, queues=queues, labels=labels)
         self._claims = Claims(self.name, self._stores, self._folders)
         self._app = celery_app.make_app(url, queues=self._queues, worker=self.name)
-        self._app.task(self._wake, name=celery_app.WAKE)
+        self._app.task(self._wake, name=broker.WAKE)
         self._dispatcher = Dispatcher(settings, self._stores.database, starts_worker=False)
         self._entry: values.Worker | None = None
         self._maintenance: Maintenance

@@ -98,7 +98,7 @@ def test_message_at_a_worker_that_cannot_run_the_job_is_passed_on(
     plain = workers.start("plain")
     workers.start("able", labels=["a100"])
     needs_able = Requirements(labels=("a100",))
-    workers.wait(workers.probe(requirements=needs_able))  # by then the wake-ups that workers send at their start are over
+    workers.wait(workers.probe(requirements=needs_able))  # until the wake-ups at the start of the workers are over
     job = workers.probe(send_message=False, requirements=needs_able)
     app = make_app(workers.broker.url)
     app.send_task(WAKE, args=[job], queue=own_queue_name("plain"))

@@ -14,24 +14,13 @@ import celery
 import kombu
 import kombu.exceptions
 
-from finch_hub.workers.messaging.broker import explain
+from finch_hub.workers.messaging.broker import explain, own_queue_name, queue_name
 
-WAKE = "finch_hub.wake"
 KEY_PREFIX = "finch:"
 
 # Seconds that a client waits for a broker that does not answer. Its job is stored by then, and a worker's sweep sends
 # the message.
 PUBLISH_TIMEOUT = 2.0
-
-
-def queue_name(queue: str) -> str:
-    """Return the name in the broker of a queue of jobs."""
-    return f"jobs.{queue}"
-
-
-def own_queue_name(worker: str) -> str:
-    """Return the name in the broker of the queue that wakes one worker only."""
-    return f"worker.{worker}"
 
 
 def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: str | None = None) -> celery.Celery:

@@ -1,4 +1,4 @@
-"""Addresses of brokers: which may be used, and explanations of failed connections."""
+"""Brokers: which addresses may be used, names of queues and task, and explanations of failed connections."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ from urllib.parse import urlsplit
 
 from finch_hub import errors
 
+WAKE = "finch_hub.wake"
+"""Name of the only task."""
+
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 
 # Answers of Redis and Valkey to a wrong or missing password.
 _REJECTIONS = ("invalid username-password", "WRONGPASS", "NOAUTH", "Authentication required", "invalid password")
+
+
+def queue_name(queue: str) -> str:
+    """Return the name in the broker of a queue of jobs."""
+    return f"jobs.{queue}"
+
+
+def own_queue_name(worker: str) -> str:
+    """Return the name in the broker of the queue that wakes one worker only."""
+    return f"worker.{worker}"
 
 
 def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:

@@ -94,9 +94,7 @@ class Dispatcher:
             Unavailable: the broker does not answer.
 
         """
-        from finch_hub.workers.messaging.app import own_queue_name
-
-        self._send([("", own_queue_name(worker))] * times)
+        self._send([("", broker.own_queue_name(worker))] * times)
 
     def wake_fitting(self, job: Job, candidates: Sequence[values.Worker]) -> list[str]:
         """Wake the active workers that can run a job, and return their names.
@@ -108,12 +106,10 @@ class Dispatcher:
             Unavailable: the broker does not answer.
 
         """
-        from finch_hub.workers.messaging.app import own_queue_name
-
         fit = [
             worker for worker in candidates if worker.state == "active" and placement.can_run(worker, job.requirements)
         ]
-        self._send([("", own_queue_name(worker.id)) for worker in fit for _ in range(worker.slots)])
+        self._send([("", broker.own_queue_name(worker.id)) for worker in fit for _ in range(worker.slots)])
         return [worker.id for worker in fit]
 
     def ensure_worker(self) -> None:
@@ -134,9 +130,7 @@ class Dispatcher:
 
             if not home_broker.answers(self._settings):
                 return False  # the worker that was just started looks for jobs when it is ready
-        from finch_hub.workers.messaging.app import queue_name
-
-        self._send([(job_id, queue_name(queue)) for job_id, queue in self._limit_to_slots(queues)])
+        self._send([(job_id, broker.queue_name(queue)) for job_id, queue in self._limit_to_slots(queues)])
         return True
 
     def _limit_to_slots(self, queues: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -160,13 +154,13 @@ class Dispatcher:
         """Send one message for each job id and queue of the broker."""
         import kombu.exceptions
 
-        from finch_hub.workers.messaging.app import WAKE
-
         try:
             app = self._celery()
             with app.producer_or_acquire() as producer:
                 for job_id, queue in messages:
-                    app.send_task(WAKE, args=[job_id], queue=queue, producer=producer, retry=False, ignore_result=True)
+                    app.send_task(
+                        broker.WAKE, args=[job_id], queue=queue, producer=producer, retry=False, ignore_result=True
+                    )
         except (kombu.exceptions.KombuError, OSError) as error:
             raise broker.explain(error, self._url) from error
 
