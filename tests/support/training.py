@@ -1,4 +1,4 @@
-"""What the tests of training share: examples, an adapter that acts, and a plain reference to compare with."""
+"""Examples, adapters and a plain reference for the tests of training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BIRDS = (
 
 
 def lessons(count: int) -> tuple[Example, ...]:
-    """Return so many different short examples that have something to learn in common."""
+    """Return `count` different short examples with a common pattern to learn."""
     foods = ("seeds", "buds", "insects", "grain", "berries")
     return tuple(
         Example.of_pair(f"What does finch {number} eat in the morning?", f"It eats {foods[number % 5]} and seeds.")
@@ -79,7 +79,7 @@ def started(
 def reference(
     base: Base, adapter: AttachableAdapter, examples: Sequence[TokenizedExample]
 ) -> tuple[float, Mapping[str, Tensor]]:
-    """Return loss and gradients as the plain way gives them: one example at a time, full logits, torch's own loss."""
+    """Return loss and gradients of one example at a time, with full logits and torch's own loss."""
     import torch
 
     for parameter in adapter.parameters().values():
@@ -106,6 +106,14 @@ def gradients(adapter: AttachableAdapter) -> Mapping[str, Tensor]:
     return found
 
 
+def random_tensor(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
+    """Return random values in double precision."""
+    import torch
+
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return values.requires_grad_(grad)
+
+
 def loss_and_gradients(
     base: Base,
     adapter: AttachableAdapter,
@@ -119,8 +127,7 @@ def loss_and_gradients(
     import torch
 
     from finch_hub.engine.data.batches import pack
-    from finch_hub.engine.decoder.loss import Head
-    from finch_hub.engine.decoder.loss import head_losses
+    from finch_hub.engine.decoder.loss import Head, head_losses
 
     batch = pack(examples, share_prefix=share_prefix)
     scales = torch.full(batch.targets.shape, 1.0 / sum(int(example.labels.sum()) for example in examples))
@@ -136,7 +143,7 @@ def dense_updates(weights: AdapterWeights) -> dict[str, Tensor]:
 
 
 def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, tolerance: float) -> None:
-    """Hold every tensor against the expected one, relative to its largest entry."""
+    """Compare every tensor with the expected one, relative to its largest entry."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         error = float((found[name] - tensor).abs().max() / tensor.abs().max())

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import torch
+from support.training import random_tensor
 from torch import Tensor
 
 from finch_hub.engine.decoder.attention import attention
 from finch_hub.engine.decoder.attention_layout import GridLayout, SequenceGroup
 
 
-def random(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return values.requires_grad_(grad)
-
-
 def test_a_token_attends_only_to_its_prefix_and_its_own_past() -> None:
-    """Against torch's attention with an explicit mask over all tokens; two query heads share one of keys."""
+    """Compare with torch's attention and an explicit mask; two query heads share a key head."""
     groups = [
         SequenceGroup(prefix=range(0), sequences=(range(2),)),
         SequenceGroup(prefix=range(2), sequences=(range(2, 5), range(5, 7))),
@@ -27,8 +23,8 @@ def test_a_token_attends_only_to_its_prefix_and_its_own_past() -> None:
         for begin, end in runs:
             sees[begin:end, :prefix] = True
             sees[begin:end, begin:end] = torch.ones(end - begin, end - begin, dtype=torch.bool).tril()
-    query, key, value = random(9, 4, 6), random(9, 2, 6, seed=1), random(9, 2, 6, seed=2)
-    angle = random(9, 1, 3, seed=3, grad=False)
+    query, key, value = random_tensor(9, 4, 6), random_tensor(9, 2, 6, seed=1), random_tensor(9, 2, 6, seed=2)
+    angle = random_tensor(9, 1, 3, seed=3, grad=False)
     cos, sin = angle.cos(), angle.sin()
 
     def rotated(x: Tensor) -> Tensor:
@@ -44,10 +40,10 @@ def test_a_token_attends_only_to_its_prefix_and_its_own_past() -> None:
     )[0].transpose(0, 1)
     found = attention(query, key, value, cos, sin, layout=layout, scale=0.3)
     assert torch.allclose(found, expected, atol=1e-6)
-    probe = random(9, 4, 6, seed=4, grad=False)
-    for one, other in zip(
+    probe = random_tensor(9, 4, 6, seed=4, grad=False)
+    for gradient, expected_gradient in zip(
         torch.autograd.grad((found * probe).sum(), (query, key, value)),
         torch.autograd.grad((expected * probe).sum(), (query, key, value)),
         strict=True,
     ):
-        assert torch.allclose(one, other, atol=1e-5)
+        assert torch.allclose(gradient, expected_gradient, atol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.training import random_tensor
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
@@ -12,13 +13,8 @@ from finch_hub.engine.decoder.frozen_linear import FrozenLinear
 from finch_hub.engine.decoder.low_rank_updates import LowRankUpdate
 
 
-def random(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return values.requires_grad_(grad)
-
-
 def test_swiglu_equals_silu_times_up() -> None:
-    joined = random(5, 14)
+    joined = random_tensor(5, 14)
     assert torch.allclose(swiglu(joined), torch.nn.functional.silu(joined[:, :7]) * joined[:, 7:])
     assert gradcheck(swiglu, joined)
 
@@ -37,8 +33,13 @@ def test_adapted_linear_has_the_gradients_of_its_formula(dropout: float) -> None
         fourth = LowRankUpdate(rows=slice(5, 7), columns=left, A=A, B=B, scale=3.0, masked_ranks=masked_ranks)
         return adapted_linear(x, product, [first, second, third, fourth])
 
-    x = random(7, 5, seed=2)
-    factors = random(2, 5, seed=3), random(6, 2, seed=4), random(3, 5, seed=5), random(4, 3, seed=6)
+    x = random_tensor(7, 5, seed=2)
+    factors = (
+        random_tensor(2, 5, seed=3),
+        random_tensor(6, 2, seed=4),
+        random_tensor(3, 5, seed=5),
+        random_tensor(4, 3, seed=6),
+    )
     assert gradcheck(both, (x, *factors))
     if not dropout:
         expected = plain(x)
@@ -51,10 +52,10 @@ def test_rms_norm_equals_transformers() -> None:
 
     norm = LlamaRMSNorm(8, eps=1e-3)
     torch.nn.init.normal_(norm.weight)
-    x = random(5, 8).detach().float().requires_grad_()
+    x = random_tensor(5, 8).detach().float().requires_grad_()
     found, expected = rms_norm(x, norm.weight.detach(), 1e-3), norm(x)
     assert torch.allclose(found, expected, atol=1e-6)
     probe = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    (one,) = torch.autograd.grad((found * probe).sum(), x)
-    (other,) = torch.autograd.grad((expected * probe).sum(), x)
-    assert torch.allclose(one, other, atol=1e-5)
+    (gradient,) = torch.autograd.grad((found * probe).sum(), x)
+    (expected_gradient,) = torch.autograd.grad((expected * probe).sum(), x)
+    assert torch.allclose(gradient, expected_gradient, atol=1e-5)

@@ -47,8 +47,8 @@ def test_an_example_does_not_attend_to_its_neighbors(
     decoder = make(tiny_bases.model)
     with torch.no_grad():
         alone = decoder.hidden_states(pack(birds[:1], share_prefix=False))
-        for neighbours in (birds, (birds[0], *birds[2:]), (birds[0], birds[0])):
-            batch = pack(neighbours, share_prefix=share_prefix)
+        for neighbors in (birds, (birds[0], *birds[2:]), (birds[0], birds[0])):
+            batch = pack(neighbors, share_prefix=share_prefix)
             assert torch.allclose(decoder.hidden_states(batch)[batch.owners == 0], alone, atol=1e-4)
 
 

@@ -19,11 +19,11 @@ LORA = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear")
 def test_held_out_loss_does_not_depend_on_the_number_of_threads(tiny_bases: Base) -> None:
     attach(tiny_bases, LORA)
     examples = tokenize_all(lessons(20), tiny_bases.tokenizer, max_length=512)
-    found = []
+    measured = []
     for threads in (1, 3, MAX_TASKS + 1):
         torch.set_num_threads(threads)
-        found.append(evaluation.measure(tiny_bases, examples))
-    for other in found[1:]:
-        assert other.loss == pytest.approx(found[0].loss, rel=1e-5)
-        assert other.example_losses == pytest.approx(found[0].example_losses, rel=1e-4)
-        assert (other.tokens, other.accuracy) == (found[0].tokens, found[0].accuracy)
+        measured.append(evaluation.measure(tiny_bases, examples))
+    for other in measured[1:]:
+        assert other.loss == pytest.approx(measured[0].loss, rel=1e-5)
+        assert other.example_losses == pytest.approx(measured[0].example_losses, rel=1e-4)
+        assert (other.tokens, other.accuracy) == (measured[0].tokens, measured[0].accuracy)

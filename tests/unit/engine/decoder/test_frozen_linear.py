@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from support.training import random_tensor
+from torch import nn
 
 from finch_hub.engine.decoder import frozen_linear
 from finch_hub.engine.decoder.frozen_linear import FrozenLinear, can_prepack, get_frozen_linear
-
-
-def random(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return values.requires_grad_(grad)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -24,10 +20,10 @@ def test_frozen_linear_equals_its_modules(is_prepacked: bool, rows: int, dtype: 
         pytest.skip("this build of torch cannot prepack weights")
     product = FrozenLinear(modules, is_prepacked=is_prepacked)
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
-    x = random(rows, 64, grad=False).to(dtype)
+    x = random_tensor(rows, 64, grad=False).to(dtype)
     expected = torch.cat([module(x) for module in modules], dim=1)
     assert torch.allclose(product.forward(x), expected, rtol=tolerance, atol=tolerance)
-    gradient = random(rows, 224, seed=1, grad=False).to(dtype)
+    gradient = random_tensor(rows, 224, seed=1, grad=False).to(dtype)
     weight = torch.cat([module.weight for module in modules])
     assert torch.allclose(
         product.backward(gradient).float(), gradient.float() @ weight.float(), rtol=tolerance, atol=5 * tolerance

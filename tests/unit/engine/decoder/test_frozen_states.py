@@ -1,4 +1,4 @@
-"""What a decoder remembers of the layers below the first adapted one."""
+"""Cache of hidden states below the first adapted layer."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ LORA = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear")
 QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, validation=0)
 
 
-def test_layers_below_the_first_adapted_one_are_computed_once(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_below_the_adapter_are_computed_once(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     config = LORA.evolve(layers_to_transform=(1,))
     training = QUICK.evolve(epochs=3)
-    remembering = loop.train(tiny_base, config, training, lessons(12))
-    remembering.adapter.detach()
+    with_cache = loop.train(tiny_base, config, training, lessons(12))
+    with_cache.adapter.detach()
     counted: list[TokenizedExample] = []
     below = PackedDecoder._compute_frozen_states
 
@@ -40,14 +40,14 @@ def test_layers_below_the_first_adapted_one_are_computed_once(tiny_base: Base, m
     again = loop.train(tiny_base, config, training, lessons(12))
     again.adapter.detach()
     assert len(counted) == len(set(counted)) == 12
-    plain = plainly(tiny_base, config, training)
-    for name, tensor in remembering.adapter.weights().tensors.items():
+    without_cache = train_without_cache(tiny_base, config, training)
+    for name, tensor in with_cache.adapter.weights().tensors.items():
         assert torch.equal(again.adapter.weights().tensors[name], tensor)
-        assert torch.allclose(plain[name], tensor, atol=1e-4)
+        assert torch.allclose(without_cache[name], tensor, atol=1e-4)
 
 
-def plainly(base: Base, config: LoRAConfig, training: TrainingConfig) -> dict[str, torch.Tensor]:
-    """Train with a decoder that remembers nothing."""
+def train_without_cache(base: Base, config: LoRAConfig, training: TrainingConfig) -> dict[str, torch.Tensor]:
+    """Train with a decoder that caches no states."""
     adapter = attach(base, config, seed=training.seed)
     running, decoder = started(base, training, adapter), PackedDecoder(base.model)
     while loop.begin_step(running):
@@ -59,9 +59,7 @@ def plainly(base: Base, config: LoRAConfig, training: TrainingConfig) -> dict[st
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_what_is_remembered_depends_on_the_data_alone(
-    threads: int, tiny_base: Base, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_states_depend_only_on_the_data(threads: int, tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(threads)
     attach(tiny_base, LORA.evolve(layers_to_transform=(1,)))
     examples = tokenize_all(lessons(9), tiny_base.tokenizer, max_length=512)
@@ -72,14 +70,14 @@ def test_what_is_remembered_depends_on_the_data_alone(
     decoder.cache_frozen_states([batch])
     found = decoder.hidden_states(batch)
     assert torch.allclose(found, expected, atol=1e-4)
-    other = PackedDecoder(tiny_base.model, frozen=FrozenStates(examples))
-    for some in (examples[7:8], examples[1:3], examples[4:5]):  # met in another order
-        other.cache_frozen_states([pack(some, share_prefix=True)])
-    other.cache_frozen_states([batch])
-    assert torch.equal(other.hidden_states(batch), found)
+    second = PackedDecoder(tiny_base.model, frozen=FrozenStates(examples))
+    for batch_examples in (examples[7:8], examples[1:3], examples[4:5]):  # in a different order
+        second.cache_frozen_states([pack(batch_examples, share_prefix=True)])
+    second.cache_frozen_states([batch])
+    assert torch.equal(second.hidden_states(batch), found)
 
 
-def test_states_that_would_take_too_much_are_not_kept(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_above_the_memory_limit_are_not_cached(tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = tokenize_all(lessons(2), tiny_base.tokenizer, max_length=512)
     width = tiny_base.model.config.hidden_size
     monkeypatch.setattr(frozen_states, "_MAX_BYTES", sum(map(len, examples)) * width * 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.training import adapted, gradients, lessons
+from support.training import adapted, gradients, lessons, random_tensor
 from torch import Tensor
 
 from finch_hub import errors
@@ -16,11 +16,6 @@ from finch_hub.engine.decoder.loss import Head, head_losses, token_losses
 from finch_hub.engine.decoder.padded import PaddedDecoder
 
 
-def random(*shape: int, seed: int = 0, grad: bool = True) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return values.requires_grad_(grad)
-
-
 def head_of(weight: Tensor, bias: Tensor | None, *, is_prepacked: bool) -> FrozenLinear:
     linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     linear.weight.data = weight
@@ -30,30 +25,31 @@ def head_of(weight: Tensor, bias: Tensor | None, *, is_prepacked: bool) -> Froze
 
 
 @pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("rows", [3, 300])  # below one chunk, and over several
+@pytest.mark.parametrize("rows", [3, 300])  # less than one chunk, and several chunks
 @pytest.mark.parametrize("is_prepacked", [True, False])
 def test_head_losses_equal_torchs_cross_entropy(rows: int, biased: bool, is_prepacked: bool) -> None:
-    hidden = random(rows, 6).detach().float().requires_grad_()
-    weight = random(11, 6, seed=1, grad=False).float()
-    bias = random(11, seed=2, grad=False).float() if biased else None
+    hidden = random_tensor(rows, 6).detach().float().requires_grad_()
+    weight = random_tensor(11, 6, seed=1, grad=False).float()
+    bias = random_tensor(11, seed=2, grad=False).float() if biased else None
     targets = torch.arange(rows) * 7 % 11
     scales = torch.linspace(0.1, 0.4, rows)
     logits = torch.nn.functional.linear(hidden, weight, bias)
     expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none") * scales
-    product = head_of(weight, bias, is_prepacked=is_prepacked)
-    found = head_losses(hidden, product, targets, scales)
+    head = head_of(weight, bias, is_prepacked=is_prepacked)
+    found = head_losses(hidden, head, targets, scales)
     assert torch.allclose(found, expected, rtol=1e-5)
-    (one,), (other,) = torch.autograd.grad(found.sum(), hidden), torch.autograd.grad(expected.sum(), hidden)
-    assert torch.allclose(one, other, atol=1e-6)
-    losses, right = token_losses(hidden, product, targets)
+    (gradient,) = torch.autograd.grad(found.sum(), hidden)
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), hidden)
+    assert torch.allclose(gradient, expected_gradient, atol=1e-6)
+    losses, correct = token_losses(hidden, head, targets)
     assert torch.allclose(losses * scales, expected, rtol=1e-5)
-    assert torch.equal(right, logits.argmax(-1) == targets)
+    assert torch.equal(correct, logits.argmax(-1) == targets)
 
 
 def test_the_first_of_equal_logits_is_the_prediction() -> None:
-    product = head_of(torch.tensor([[1.0], [2.0], [2.0], [2.0]]), None, is_prepacked=False)
-    _, right = token_losses(torch.ones(4, 1), product, torch.arange(4))
-    assert right.tolist() == [False, True, False, False]
+    head = head_of(torch.tensor([[1.0], [2.0], [2.0], [2.0]]), None, is_prepacked=False)
+    _, correct = token_losses(torch.ones(4, 1), head, torch.arange(4))
+    assert correct.tolist() == [False, True, False, False]
 
 
 def test_the_loss_of_an_impossible_token_is_large_and_finite() -> None:
@@ -63,7 +59,7 @@ def test_the_loss_of_an_impossible_token_is_large_and_finite() -> None:
 
 
 def test_float16_gradients_do_not_vanish_in_a_step_of_ten_thousand_label_tokens(tiny_base: Base) -> None:
-    """Divided by that many they lie near the least numbers of float16, and still are nearer than bfloat16's."""
+    """Such gradients lie near the least numbers of float16, and must still be more accurate than in bfloat16."""
     examples = tokenize_all(lessons(8), tiny_base.tokenizer, max_length=512)
     batch = pack(examples, share_prefix=False)
     adapter = adapted(tiny_base)

@@ -12,6 +12,6 @@ def test_updates_are_stacked_by_scale_up_to_a_rank_limit_and_never_with_dropout(
         A, B = torch.zeros(rank, 4), torch.zeros(4, rank)
         return LowRankUpdate(rows=slice(0, 1), columns=slice(0, 4), A=A, B=B, scale=scale, dropout=dropout)
 
-    some = [update(16), update(48), update(16), update(8, 2.0), update(8, 2.0), update(4, dropout=0.1)]
-    assert [len(one.A) for one in stack_updates(some, 1, dtype=torch.bfloat16)] == [64, 16, 16, 4]
-    assert stack_updates(some, 1, dtype=torch.float16) == some
+    updates = [update(16), update(48), update(16), update(8, 2.0), update(8, 2.0), update(4, dropout=0.1)]
+    assert [len(stack.A) for stack in stack_updates(updates, 1, dtype=torch.bfloat16)] == [64, 16, 16, 4]
+    assert stack_updates(updates, 1, dtype=torch.float16) == updates

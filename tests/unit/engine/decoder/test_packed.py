@@ -19,7 +19,7 @@ TOLERANCE = 2e-5  # of float32, over the few layers of the tiny models
 
 
 def test_gradients_under_dropout_use_the_masks_of_the_forward_pass(tiny_base: Base) -> None:
-    """Recomputing (checkpointing) and a finite difference both see the masks that the backward pass draws again."""
+    """Compare with recomputed activations, and with a finite difference."""
     examples = tokenize_all(BIRDS, tiny_base.tokenizer, max_length=512)
     adapter = adapted(tiny_base, dropout=0.3)
     decoder = PackedDecoder(tiny_base.model)

@@ -28,8 +28,8 @@ def test_eva_finds_orthonormal_directions_of_the_inputs(tiny_base: Base) -> None
         for example in examples:
             tiny_base.model(input_ids=torch.from_numpy(example.input_ids)[None])
     hook.remove()
-    labelled = [states[torch.from_numpy(one.labels)] for states, one in zip(seen, examples, strict=True)]
-    inputs = torch.cat(labelled)
+    labeled = [states[torch.from_numpy(example.labels)] for states, example in zip(seen, examples, strict=True)]
+    inputs = torch.cat(labeled)
     inputs = inputs - inputs.mean(0)
     explained = (inputs @ found.rows[paths[0]].T).square().sum()
     assert explained > 0.95 * torch.linalg.svdvals(inputs)[:4].square().sum()

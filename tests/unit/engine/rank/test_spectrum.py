@@ -21,7 +21,7 @@ def test_spectrum_equals_that_of_the_dense_update(tiny_base: Base) -> None:
 
 
 def spectrum_of(*values: float) -> Spectrum:
-    """Return one module of three inputs and outputs for each two values."""
+    """Return a spectrum with one module, of three inputs and outputs, for each two values."""
     pairs = [torch.tensor(values[place : place + 2]) for place in range(0, len(values), 2)]
     return Spectrum(
         modules={f"m{number}": (torch.eye(3)[:, :2], pair, torch.eye(3)[:, :2]) for number, pair in enumerate(pairs)}
@@ -39,7 +39,7 @@ def test_choose_threshold_finds_the_highest_within_the_tolerance() -> None:
     assert spectrum.ranks(threshold) == {"m0": 1, "m1": 2, "m2": 1}
     chosen = next(choice for choice in choices if choice.threshold == threshold)
     assert (chosen.parameters, chosen.loss) == (4 * 6, 1.0)
-    assert all(one.loss == loss_at(one.threshold) for one in choices)
+    assert all(choice.loss == loss_at(choice.threshold) for choice in choices)
 
 
 @pytest.mark.parametrize(("budget", "kept"), [(36, 6), (30, 5), (13, 2), (6, 1)])

@@ -27,7 +27,7 @@ TRAINING = TrainingConfig(epochs=2, batch_size=6, learning_rate=5e-3, validation
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let tests divide what is too small to be worth it."""
+    """Divide small micro-batches too, although it is slower."""
     monkeypatch.setattr(batch_plan, "LEAST_TOKENS", 1)
     monkeypatch.setattr(batch_plan, "_SHARED_SPEED", 0.1)
 
@@ -36,7 +36,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_accumulated_gradients_of_unequal_micro_batches_equal_those_of_one_batch(
     size: int, accumulation: int, tiny_bases: Base
 ) -> None:
-    """Held against the plain way: one example at a time, and the mean over all label tokens of the step."""
+    """Compare with one example at a time, and the mean over all label tokens of the step."""
     adapter = adapted(tiny_bases)
     training = TRAINING.evolve(threads=1, batch_size=size, gradient_accumulation=accumulation, validation=0)
     running = started(tiny_bases, training, adapter)
@@ -80,7 +80,7 @@ def test_parts_have_the_loss_and_gradient_of_the_whole(tiny_bases: Base) -> None
 def test_an_interrupted_training_in_parts_resumes_to_the_same_bytes(
     layers: tuple[int, ...] | None, tiny_base: Base, tmp_path: object
 ) -> None:
-    """With dropout, whose masks are each part's own, and with frozen states, which parts only look up."""
+    """Train with dropout, whose masks depend on the part, and with cached states, which parts read."""
     config = LORA.evolve(dropout=0.2, layers_to_transform=layers)
     training = TRAINING.evolve(threads=2, checkpoint_every=1)
 

@@ -1,4 +1,4 @@
-"""Several jobs in one step: each result is what it would be alone, whatever happens to the others."""
+"""Training groups: each result is the same as alone, whatever happens to the other members."""
 
 from __future__ import annotations
 
@@ -55,22 +55,22 @@ def alone(base: Base, member: Member) -> loop.Trained:
     return trained
 
 
-def weights(outcome: MemberResult) -> dict[str, torch.Tensor]:
-    assert isinstance(outcome, loop.Trained), outcome
-    return dict(outcome.adapter.weights().tensors)
+def weights(result: MemberResult) -> dict[str, torch.Tensor]:
+    assert isinstance(result, loop.Trained), result
+    return dict(result.adapter.weights().tensors)
 
 
-def test_each_result_equals_training_it_alone(tiny_bases: Base) -> None:
-    """In float32: other ranks, rates, masks, systems and accumulations, two that stop early at different steps."""
+def test_each_member_has_the_same_result_as_alone(tiny_bases: Base) -> None:
+    """Train members of different ranks, rates, masks, systems and accumulations; two stop early."""
     together = train_group(tiny_bases, members())
-    for outcome in together:
-        assert isinstance(outcome, loop.Trained)
-        outcome.adapter.detach()
+    for result in together:
+        assert isinstance(result, loop.Trained)
+        result.adapter.detach()
     ends, early = set(), set()
-    for outcome, member in zip(together, members(), strict=True):
+    for result, member in zip(together, members(), strict=True):
         single = alone(tiny_bases, member)
-        assert isinstance(outcome, loop.Trained)
-        found, expected = outcome.report, single.report
+        assert isinstance(result, loop.Trained)
+        found, expected = result.report, single.report
         assert (found.steps, found.best_step, found.stopped_early) == (
             expected.steps,
             expected.best_step,
@@ -82,30 +82,30 @@ def test_each_result_equals_training_it_alone(tiny_bases: Base) -> None:
         ends.add(found.steps)
         early |= {found.steps} if found.stopped_early else set()
         for name, tensor in weights(single).items():
-            error = (weights(outcome)[name] - tensor).norm() / tensor.norm()
+            error = (weights(result)[name] - tensor).norm() / tensor.norm()
             assert error < 1e-4, f"{name} is off by {error:.1e}"
     assert len(ends) > 3
     assert len(early) == 2
 
 
-def test_every_member_is_told_before_the_first_step_how_long_it_will_take(tiny_base: Base) -> None:
+def test_every_member_reports_its_duration_before_the_first_step(tiny_base: Base) -> None:
     kinds: list[str] = []
     first, longer, *_ = members()
-    outcomes = train_group(tiny_base, [replace(first, report=lambda event: kinds.append(event.type)), longer])
+    results = train_group(tiny_base, [replace(first, report=lambda event: kinds.append(event.type)), longer])
     assert kinds.index("report") < kinds.index("progress")
-    short, long = (outcome.report.data.seconds for outcome in outcomes if isinstance(outcome, loop.Trained))
+    short, long = (result.report.data.seconds for result in results if isinstance(result, loop.Trained))
     assert short is not None
     assert long is not None
     assert 0 < short < long
 
 
-def test_lineage_says_that_bytes_may_differ(tiny_base: Base) -> None:
+def test_the_report_has_the_number_of_members(tiny_base: Base) -> None:
     (first, *_) = train_group(tiny_base, members()[:2])
     assert isinstance(first, loop.Trained)
     assert first.report.environment["members"] == 2
 
 
-def test_a_member_that_stops_or_fails_leaves_the_others_as_they_are(tiny_base: Base, tmp_path: Path) -> None:
+def test_a_member_that_stops_or_fails_does_not_change_the_others(tiny_base: Base, tmp_path: Path) -> None:
     good = members()[0]
     broken = Member(config=LoRAConfig(target_modules=("nothing",)), training=TRAINING, examples=lessons(4))
     answers = iter([None] * 3)
@@ -116,18 +116,18 @@ def test_a_member_that_stops_or_fails_leaves_the_others_as_they_are(tiny_base: B
         workdir=tmp_path,
         should_stop=lambda: next(answers, "hand_back"),
     )
-    outcomes = train_group(tiny_base, [broken, good, stopped])
-    assert isinstance(outcomes[0], errors.FinchError)
-    assert isinstance(outcomes[2], Interrupted)
+    results = train_group(tiny_base, [broken, good, stopped])
+    assert isinstance(results[0], errors.FinchError)
+    assert isinstance(results[2], Interrupted)
     assert list(tmp_path.glob("step-*"))
-    assert isinstance(outcomes[1], loop.Trained)
-    outcomes[1].adapter.detach()
+    assert isinstance(results[1], loop.Trained)
+    results[1].adapter.detach()
     single = weights(alone(tiny_base, good))
-    assert all(torch.allclose(weights(outcomes[1])[name], single[name], atol=1e-3) for name in single)
+    assert all(torch.allclose(weights(results[1])[name], single[name], atol=1e-3) for name in single)
     assert not any("lora" in name for name, _ in tiny_base.model.named_parameters())
 
 
-def test_a_member_whose_loss_explodes_is_taken_out(tiny_base: Base) -> None:
+def test_a_member_that_diverges_leaves_the_group(tiny_base: Base) -> None:
     def poison() -> None:
         with torch.no_grad():
             for name, parameter in tiny_base.model.named_parameters():
@@ -136,35 +136,35 @@ def test_a_member_whose_loss_explodes_is_taken_out(tiny_base: Base) -> None:
 
     bad = Member(config=NARROW, training=TRAINING.evolve(validation=0), examples=lessons(10), should_stop=poison)
     good = Member(config=NARROW, training=TRAINING, examples=lessons(12))  # their factors are stacked
-    outcomes = train_group(tiny_base, [good, bad])
-    assert isinstance(outcomes[0], loop.Trained)
-    assert isinstance(outcomes[1], errors.Diverged)
-    outcomes[0].adapter.detach()
+    results = train_group(tiny_base, [good, bad])
+    assert isinstance(results[0], loop.Trained)
+    assert isinstance(results[1], errors.Diverged)
+    results[0].adapter.detach()
     single = weights(alone(tiny_base, good))
-    assert all(torch.allclose(weights(outcomes[0])[name], single[name], atol=1e-3) for name in single)
+    assert all(torch.allclose(weights(results[0])[name], single[name], atol=1e-3) for name in single)
 
 
-def test_a_gang_resumes_from_its_members_checkpoints(tiny_base: Base, tmp_path: Path) -> None:
-    def some(**options: Any) -> list[Member]:
+def test_a_group_resumes_from_the_checkpoints_of_its_members(tiny_base: Base, tmp_path: Path) -> None:
+    def checkpointed_members(**options: Any) -> list[Member]:
         return [
             Member(config=WIDE, training=TRAINING, examples=lessons(10 + n), workdir=tmp_path / str(n), **options)
             for n in range(2)
         ]
 
     answers = iter([None] * 8)
-    stopped = train_group(tiny_base, some(should_stop=lambda: next(answers, "hand_back")))
-    assert all(isinstance(outcome, Interrupted) for outcome in stopped)
-    resumed = train_group(tiny_base, some())
+    stopped = train_group(tiny_base, checkpointed_members(should_stop=lambda: next(answers, "hand_back")))
+    assert all(isinstance(result, Interrupted) for result in stopped)
+    resumed = train_group(tiny_base, checkpointed_members())
     assert all(list((tmp_path / str(n)).glob("step-*")) for n in range(2))
-    for outcome in resumed:
-        assert isinstance(outcome, loop.Trained)
-        outcome.adapter.detach()
-    for outcome, n in zip(resumed, range(2), strict=True):
+    for result in resumed:
+        assert isinstance(result, loop.Trained)
+        result.adapter.detach()
+    for result, n in zip(resumed, range(2), strict=True):
         single = weights(alone(tiny_base, Member(config=WIDE, training=TRAINING, examples=lessons(10 + n))))
-        assert all(torch.allclose(weights(outcome)[name], single[name], atol=1e-3) for name in single)
+        assert all(torch.allclose(weights(result)[name], single[name], atol=1e-3) for name in single)
 
 
-def test_who_cannot_join_is_named(tiny_base: Base) -> None:
+def test_members_that_cannot_join_are_refused_by_number(tiny_base: Base) -> None:
     recomputing = Member(
         config=WIDE, training=TRAINING.evolve(gradient_checkpointing=True, threads=2), examples=lessons(4)
     )

@@ -68,7 +68,7 @@ def test_trained_adapter_has_the_reported_loss_and_owns_its_memory(tiny_base: Ba
 
 def test_equal_seeds_give_equal_bytes_and_different_seeds_do_not(tiny_base: Base) -> None:
     def weights(seed: int) -> dict[str, torch.Tensor]:
-        torch.manual_seed(torch.seed())  # whatever state torch's own generator is in
+        torch.manual_seed(torch.seed())  # any state of torch's own generator
         config = LORA.evolve(dropout=0.2)
         trained = loop.train(tiny_base, config, QUICK.evolve(seed=seed, validation=0), lessons(12))
         trained.adapter.detach()
@@ -80,7 +80,7 @@ def test_equal_seeds_give_equal_bytes_and_different_seeds_do_not(tiny_base: Base
 
 
 class SmallMemoryDecoder(PackedDecoder):
-    """A decoder on a device that has no room for more than so many tokens."""
+    """Decoder that runs out of memory above a number of tokens."""
 
     room = 60
 
@@ -106,7 +106,7 @@ def test_step_out_of_memory_is_repeated_in_smaller_micro_batches_with_the_same_g
     assert any("out of memory" in event.message for event in events)
     for name, tensor in found[0].items():
         assert torch.allclose(found[1][name], tensor, atol=2e-4), name
-        assert torch.equal(found[1][name], found[2][name]), "what was used is reported, and gives the same bytes again"
+        assert torch.equal(found[1][name], found[2][name]), "the reported bounds give the same bytes again"
 
 
 def test_out_of_memory_on_a_single_example_fails_the_training(tiny_base: Base) -> None:
@@ -118,7 +118,7 @@ def test_out_of_memory_on_a_single_example_fails_the_training(tiny_base: Base) -
 
 
 def test_early_stopping_ends_training_and_restores_the_best_adapter(tiny_base: Base) -> None:
-    """A learning rate that overshoots: it gets better, then worse."""
+    """Train with a learning rate that is too high: the loss falls, then rises."""
     training = QUICK.evolve(epochs=30, learning_rate=5e-2, schedule="constant", patience=2, evaluate_every=2)
     events: list[NewEvent] = []
     held_out = lessons(50)[40:]
@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(t
 
 
 class DeviceWaitCounter(TorchDispatchMode):
-    """Counts the operations that wait for a device, on which the host asks it for a number or a shape."""
+    """Counter of operations that wait for a device, because the host reads a number or a shape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,16 +166,16 @@ class DeviceWaitCounter(TorchDispatchMode):
 
 
 def test_steps_do_not_wait_for_the_device_between_reports(tiny_bases: Base) -> None:
-    """As on CUDA, but for the optimiser's look at the norm, which is for CPUs alone."""
+    """Count one wait a step: on a CPU, the optimizer reads the norm."""
     running = started(tiny_bases, QUICK.evolve(epochs=5, share_prefix=False), attach(tiny_bases, LORA))
     decoder = PaddedDecoder(tiny_bases.model)
     loop.take_step(decoder, [running])
-    with DeviceWaitCounter() as waits:
+    with DeviceWaitCounter() as counter:
         for _ in range(3):
             running.reporter._last = time.monotonic() + 3600
             loop.take_step(decoder, [running])
     running.close()
-    assert waits.counts == {"aten._local_scalar_dense": 3}
+    assert counter.counts == {"aten._local_scalar_dense": 3}
 
 
 def untimed(report: TrainingReport) -> TrainingReport:
@@ -183,7 +183,7 @@ def untimed(report: TrainingReport) -> TrainingReport:
 
 
 def stopping_after(calls: int, kind: str = "hand_back") -> Callable[[], Any]:
-    """Return what says stop when it is asked for the last of so many times."""
+    """Return a function that requests a stop after `calls` calls."""
     answers = iter([None] * calls)
     return lambda: next(answers, kind)
 
@@ -231,7 +231,7 @@ def test_a_handed_back_training_resumes_to_the_same_bytes(kind: str, tiny_base: 
     [
         ("rows", "data"),
         ("held-out rows", "data"),
-        ("what is learnt", "data"),
+        ("learned turns", "data"),
         ("learning rate", "specification"),
         ("scale", "specification"),
         ("base", "base"),
@@ -257,7 +257,7 @@ def test_resume_refuses_a_different_training_and_names_the_change(
             work["examples"] = (*most[1:], first, talk)
         case "held-out rows":
             work["validation"] = lessons(21)[17:]
-        case "what is learnt":
+        case "learned turns":
             question, answer, *rest = talk.messages
             work["examples"] = (*most, Example(messages=(question, answer.evolve(learn=False), *rest)))
         case "learning rate":
@@ -293,8 +293,8 @@ def test_training_with_only_damaged_checkpoints_warns_and_starts_again(tiny_base
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_base_with_more_embeddings_than_tokens_is_trained(tied: bool, tmp_path: Path) -> None:
-    """As after resizing them to a multiple of 64, which many published models do."""
-    architecture = next(one for one in ARCHITECTURES if one.family == "llama" and one.tied == tied)
+    """Resize the embeddings, as many published models do for a multiple of 64."""
+    architecture = next(a for a in ARCHITECTURES if a.family == "llama" and a.tied == tied)
     folder = save_model(architecture, tmp_path / "base")
     resized = load_base(folder, dtype="float32", device="cpu", cache=tmp_path)
     resized.model.resize_token_embeddings(512, mean_resizing=False)

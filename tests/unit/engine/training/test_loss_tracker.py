@@ -23,7 +23,7 @@ def test_a_loss_above_guessing_diverges_unless_training_began_there(tiny_base: B
         adapter = attach(tiny_base, LORA)
         running = started(tiny_base, QUICK.evolve(epochs=9), adapter)
         for loss in (*losses, 100.0, 100.0):
-            running.reporter._last = time.monotonic() + 3600  # nothing is to be said
+            running.reporter._last = time.monotonic() + 3600  # no report is due
             running.apply_gradients(torch.tensor(loss), seconds=0.1)
         with pytest.raises(errors.Diverged, match=r"diverged at step 4: .*worse than guessing"):
             running.save()

@@ -35,8 +35,8 @@ def test_progress_is_reported_at_most_four_times_a_second(tiny_base: Base, monke
         report=events.append,
         should_stop=a_tenth_later,
     )
-    told = [event.data for event in events if event.type == "progress"]
-    assert [one["step"] for one in told] == [1, 4, 7, 10, 13, 16, 19, 20]
-    assert set(told[-1]) >= {"steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second"}
-    assert told[-1]["memory_bytes"] > 0
-    assert told[0]["seconds_left"] > 0 == told[-1]["seconds_left"]
+    reported = [event.data for event in events if event.type == "progress"]
+    assert [data["step"] for data in reported] == [1, 4, 7, 10, 13, 16, 19, 20]
+    assert set(reported[-1]) >= {"steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_second"}
+    assert reported[-1]["memory_bytes"] > 0
+    assert reported[0]["seconds_left"] > 0 == reported[-1]["seconds_left"]

@@ -1,6 +1,6 @@
-"""A training that is killed, as the operating system kills, ends with the bytes of one that was not.
+"""A training that is killed and resumed ends with the same bytes as an uninterrupted one.
 
-It accumulates, drops out, evaluates, and stops early, long after it was killed.
+It accumulates gradients, uses dropout, evaluates, and stops early long after the kill.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def run(folder: Path, workdir: Path, out: Path, *, kill_at: int = 0) -> int:
     return done.returncode
 
 
-def test_a_killed_training_ends_with_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_to_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
     whole, resumed, killed = tmp_path / "whole", tmp_path / "resumed", tmp_path / "work"
     assert run(tiny_folder, tmp_path / "other", whole) == 0
     assert run(tiny_folder, killed, resumed, kill_at=12) == -signal.SIGKILL
