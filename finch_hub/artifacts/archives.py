@@ -45,7 +45,6 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
     Raises:
         RefusedArtifact: with every entry that is a link or device, is encrypted, has a repeated name or lies outside
             the folder. Also if the archive has too many files, unpacks to too many bytes, or is damaged.
-
     """
     allowance = _Allowance(archive, max_bytes)
     kind = _zip if archive.name.lower().endswith(".zip") else _tar

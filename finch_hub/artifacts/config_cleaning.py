@@ -34,7 +34,6 @@ def clean_config(text: bytes) -> dict[str, Any]:
 
     Raises:
         RefusedArtifact: with every field that names code or files, has an invalid value or is of another adapter type.
-
     """
     raw = _parse_json(text)
     problems: list[errors.Problem] = []

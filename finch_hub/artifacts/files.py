@@ -39,7 +39,6 @@ class LocalFiles:
 
         Raises:
             FileNotFoundError: the file is missing.
-
         """
         return (self._root / path).open("rb")
 

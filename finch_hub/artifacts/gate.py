@@ -41,7 +41,6 @@ class GatePolicy:
         max_tensors: in one file.
         max_update_norm: of ``scale * ‖B‖ * ‖A‖`` in one module, an upper bound of the update's Frobenius norm. An
             adapter above it is stored, but quarantined. Rank-16 adapters of the demo's data reach 3.
-
     """
 
     max_bytes: int = 8 * 2**30
@@ -59,7 +58,6 @@ class AdmittedAdapter:
         modules: adapted modules by their path in the base.
         bytes: size of the two files.
         quarantine: reasons not to serve the adapter; empty if there are none.
-
     """
 
     folder: Path
@@ -87,7 +85,6 @@ def admit_adapter(source: Path, into: Path, *, policy: GatePolicy = GatePolicy()
         RefusedArtifact: with every problem found.
         NotFound: the source does not exist.
         Conflict: `into` exists.
-
     """
     if not source.exists():
         raise errors.NotFound("adapter file or folder", str(source))
@@ -119,7 +116,6 @@ def check_shapes(modules: Mapping[str, LoRAModule], base: Mapping[str, tuple[int
 
     Raises:
         Incompatible: with every module that the base lacks or has in another shape.
-
     """
     problems = []
     for path, module in modules.items():
@@ -179,7 +175,6 @@ def _find_weights(source: Path) -> Path:
 
     Raises:
         RefusedArtifact: the file is missing, or the folder has a pickle of the same name.
-
     """
     if not source.is_dir():
         if source.suffix in _PICKLES:
@@ -215,7 +210,6 @@ def _check_record(source: Path, identity: str) -> None:
 
     Raises:
         RefusedArtifact: it is not, or the record cannot be read.
-
     """
     if not source.is_dir() or not (source / RECORD).exists():
         return

@@ -45,7 +45,6 @@ class ArtifactStore:
     Raises:
         InvalidSpec: the URL's protocol is unknown, or its package is not installed.
         Unavailable: by every method, if the store does not answer or is full.
-
     """
 
     def __init__(self, url: str, *, cache: Path) -> None:
@@ -65,7 +64,6 @@ class ArtifactStore:
         Raises:
             NotFound: no blob has this digest.
             RefusedArtifact: the stored bytes have changed.
-
         """
         with self._opened(_blob(digest), digest) as stream, self._translate_errors():
             data = stream.read()
@@ -77,7 +75,6 @@ class ArtifactStore:
 
         Raises:
             RefusedArtifact: the folder holds links, devices or file names that are unsafe on some systems.
-
         """
         entries: dict[str, Entry] = {}
         for path in _regular_files(folder):
@@ -99,7 +96,6 @@ class ArtifactStore:
         Raises:
             NotFound: no tree has this digest.
             RefusedArtifact: the manifest has changed.
-
         """
         with self._opened(_tree(digest), digest, kind="tree") as stream, self._translate_errors():
             data = stream.read(_MAX_MANIFEST + 1)
@@ -114,7 +110,6 @@ class ArtifactStore:
         Raises:
             NotFound: the tree or a blob of it is missing.
             RefusedArtifact: stored bytes have changed.
-
         """
         entries = self.tree(digest)
         final = self._cache / digest
@@ -224,7 +219,6 @@ def _regular_files(folder: Path) -> list[Path]:
 
     Raises:
         RefusedArtifact: with every entry that is not a regular file or folder with a safe name.
-
     """
     found: list[Path] = []
     problems: list[errors.Problem] = []
@@ -249,7 +243,6 @@ def _safe(name: Any) -> str:
 
     Raises:
         RefusedArtifact: the name does not.
-
     """
     parts = name.split("/") if isinstance(name, str) else [""]
     if any(part in ("", ".", "..") or not part.isprintable() or set(part) & set('\\:*?"<>|') for part in parts):

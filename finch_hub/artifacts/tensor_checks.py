@@ -25,7 +25,6 @@ def check_tensors(
 
     Raises:
         RefusedArtifact: the config has too many patterns for this many tensors.
-
     """
     for field in ("rank_pattern", "alpha_pattern"):
         if len(config[field]) * len(tensors) > _MAX_PATTERN_MATCHES:

@@ -44,7 +44,6 @@ def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> 
     Raises:
         JobFailed: the job failed.
         JobCancelled: the job was cancelled.
-
     """
     if detach:
         job = handle.refresh()

@@ -29,7 +29,6 @@ def parse_settings(pairs: Iterable[str], option: str, *, reserved: Container[str
 
     Raises:
         InvalidSpec: with every text that is not such a pair.
-
     """
     settings: dict[str, Any] = {}
     problems = []

@@ -34,7 +34,6 @@ class StoredAdapter:
         Incompatible: the adapter is not LoRA, is a variant with other arithmetic, or its tensors do not fit together;
             all problems at once.
         InvalidInput: a file is damaged.
-
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +60,6 @@ class StoredAdapter:
 
         Raises:
             Incompatible: they hold NaN or infinity.
-
         """
         module = self.modules[path]
         return self.tensor(module.a), self.tensor(module.b)
@@ -88,7 +86,6 @@ class StoredAdapter:
 
         Raises:
             Incompatible: the tensor holds NaN or infinity.
-
         """
         scale = name + quantized.SCALE
         if self._scheme is not None and scale in self.file.tensors:

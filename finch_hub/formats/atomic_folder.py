@@ -31,7 +31,6 @@ def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Pa
     Raises:
         Conflict: the path exists and may not be replaced.
         Unavailable: the disk is full or the path cannot be written.
-
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a dangling link, which is refused
     with translate_write_errors(out):
@@ -58,7 +57,6 @@ def translate_write_errors(out: Path) -> Iterator[None]:
 
     Raises:
         Unavailable: the disk is full or the path cannot be written.
-
     """
     try:
         yield
@@ -77,7 +75,6 @@ def check_replaceable(out: Path, *, kind: str, replace: bool) -> None:
 
     Raises:
         Conflict: the path exists and may not be replaced.
-
     """
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
         return

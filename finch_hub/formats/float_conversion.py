@@ -31,7 +31,6 @@ def round_into(stored: NDArray[Any], values: Float32, scratch: Float32, dtype: s
 
     Returns:
         Whether all results are finite.
-
     """
     if dtype == "BF16":
         bits, carry = values.view(np.uint32), scratch.view(np.uint32)

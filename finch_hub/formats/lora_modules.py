@@ -28,7 +28,6 @@ class LoRAModule:
         scale: the factor ``s``.
         inputs: columns of A.
         outputs: rows of B.
-
     """
 
     path: str

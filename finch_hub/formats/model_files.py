@@ -32,7 +32,6 @@ class ModelFiles:
         NotFound: the folder, its config or its weights are missing.
         InvalidInput: shards are missing, truncated or contradict the index; all problems at once.
         Incompatible: the weights are quantized, so nothing can be added to them.
-
     """
 
     def __init__(self, folder: Path) -> None:
@@ -109,7 +108,6 @@ def find_damage(folder: Path) -> list[errors.Problem]:
 
     Raises:
         InvalidInput: the index cannot be read.
-
     """
     shards: dict[str, SafetensorsFile] = {}
     try:

@@ -79,7 +79,6 @@ def beyond_low_rank(config: Mapping[str, Any], places: Mapping[str, str] | None 
     Args:
         config: of the adapter.
         places: names of the file's tensors that are such parts, by field; the config may not mention them.
-
     """
     where = places or {}
     return tuple(

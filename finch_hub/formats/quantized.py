@@ -37,7 +37,6 @@ class Scheme:
     Attributes:
         bits: ``int8`` (one number a byte) or ``int4`` (two a byte with an offset of 8, the first in the lower half).
         group: numbers that share a scale, along the longer side; None is the whole row of A or column of B.
-
     """
 
     bits: Bits
@@ -49,7 +48,6 @@ class Scheme:
 
         Raises:
             Incompatible: the scheme is malformed or of another version.
-
         """
         text = metadata.get(METADATA)
         if text is None:
@@ -77,7 +75,6 @@ class Scheme:
 
         Raises:
             Incompatible: the values are too large for scales in half precision.
-
         """
         turn = _long_axis(name) == 0
         rows = np.ascontiguousarray(values.T if turn else values)
@@ -135,7 +132,6 @@ class Scheme:
 
         Raises:
             Incompatible: numbers and scales do not fit together.
-
         """
         # The code works on rows along the longer side, so B is transposed.
         turn = _long_axis(name) == 0

@@ -34,7 +34,6 @@ class SafetensorsFile:
     Raises:
         NotFound: the file does not exist.
         InvalidInput: the file is not a safetensors file, or its length differs from its header.
-
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +52,6 @@ class SafetensorsFile:
 
         Raises:
             InvalidInput: the file ends early or cannot be read.
-
         """
         info = self.tensors[name]
         data = np.empty(info.shape, NUMPY_CODES[info.dtype])
@@ -65,7 +63,6 @@ class SafetensorsFile:
 
         Raises:
             InvalidInput: the tensor has another type, or the file ends early or cannot be read.
-
         """
         dtype = self.tensors[name].dtype
         if dtype not in FLOATS:
@@ -77,7 +74,6 @@ class SafetensorsFile:
 
         Raises:
             InvalidInput: the file ends early or cannot be read.
-
         """
         done = 0
         while done < len(buffer):

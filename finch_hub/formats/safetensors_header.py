@@ -83,7 +83,6 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
         RefusedArtifact: with every problem found. The file is not a regular file or has another format. Its header is
             larger than 8 MB or than the file. A name is repeated or unsafe. A shape is empty, negative or too large.
             Tensors overlap, leave gaps or end before the file. The metadata are over 1 MB or not text.
-
     """
     with open_regular_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -128,7 +127,6 @@ def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
     Raises:
         RefusedArtifact: a file is damaged.
-
     """
     headers = (read_safetensors_header(file) for file in sorted(folder.glob("*.safetensors")))
     return {name: info.shape for header in headers for name, info in header.tensors.items()}
@@ -160,7 +158,6 @@ def open_regular_file(path: Path) -> io.BufferedReader:
 
     Raises:
         RefusedArtifact: the path is not a regular file, or cannot be read.
-
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):

@@ -34,7 +34,6 @@ class Adapters:
 
         Raises:
             NotFound: there is no such adapter, version or alias; offers similar names.
-
         """
         with self._stores.database.read() as session:
             return adapter_versions.resolve(session, reference)
@@ -69,7 +68,6 @@ class Adapters:
         Raises:
             AliasMoved: the alias points elsewhere than expected.
             Conflict: the version is quarantined or below its retention.
-
         """
         with self._stores.database.write() as session:
             version = adapter_versions.resolve(session, reference)
@@ -102,7 +100,6 @@ class Adapters:
         Raises:
             InvalidReference: the reference has no version number.
             Conflict: an alias points at the version.
-
         """
         parsed = AdapterReference.parse(reference)
         if parsed.version is None:
@@ -124,7 +121,6 @@ class Adapters:
             RefusedArtifact: with everything that is wrong with the files.
             Incompatible: the adapter does not fit the base.
             NotFound: there is no such file or base.
-
         """
         from finch_hub.artifacts import gate
         from finch_hub.storage import publishing

@@ -52,7 +52,6 @@ class Bases:
             Incompatible: it holds no usable model.
             InvalidReference: the name is not well formed.
             Conflict: another base has that name.
-
         """
         if name is not None:
             check_name(name, kind="base")
@@ -78,7 +77,6 @@ class Bases:
 
         Raises:
             NotFound: there is no such base.
-
         """
         with self._stores.database.read() as session:
             return bases.get(session, name)
@@ -98,7 +96,6 @@ class Bases:
         Raises:
             NotFound: there is no such base; offers similar names.
             Incompatible: the folder holds no usable model.
-
         """
         text = str(base)
         if revision is None:

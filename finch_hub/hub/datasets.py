@@ -28,7 +28,6 @@ class Datasets:
 
         Raises:
             InvalidDataset: with one problem for each line or item that cannot be used.
-
         """
         if name is not None:
             check_name(name, kind="data set")
@@ -42,7 +41,6 @@ class Datasets:
 
         Raises:
             NotFound: there is no such data set.
-
         """
         with self._stores.database.read() as session:
             return datasets.get(session, name)
@@ -58,7 +56,6 @@ class Datasets:
         Raises:
             NotFound: there is no such data set.
             Conflict: an unfinished job needs it.
-
         """
         with self._stores.database.write() as session:
             purged = datasets.purge(session, name)

@@ -38,7 +38,6 @@ def read_examples(
         NotFound: there is no such file, data set or format.
         InvalidDataset: with one problem for each line or item that cannot be used.
         Conflict: the data set was purged.
-
     """
     if not isinstance(data, str | Path):
         return examples_of(data)

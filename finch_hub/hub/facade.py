@@ -35,7 +35,6 @@ class Hub:
 
     Args:
         settings: settings of the hub; None reads ``FINCH_*`` and ``finch.toml``.
-
     """
 
     def __init__(self, settings: settings.Settings | None = None) -> None:
@@ -152,7 +151,6 @@ class Hub:
         Raises:
             InvalidInput: with everything that is wrong with the request; nothing is stored then.
             NotFound: one thing is missing, and nothing else is wrong.
-
         """
         from finch_hub.hub import training
 
@@ -205,7 +203,6 @@ class Hub:
         Raises:
             InvalidInput: with everything that is wrong with the request.
             NotFound: one thing is missing, and nothing else is wrong.
-
         """
         from finch_hub.hub import composing
 
@@ -228,7 +225,6 @@ class Hub:
 
         Raises:
             NotFound: an adapter does not exist.
-
         """
         from finch_hub.hub import planning
 
@@ -253,7 +249,6 @@ class Hub:
         Raises:
             InvalidInput: with everything that is wrong with the request.
             NotFound: one thing is missing, and nothing else is wrong.
-
         """
         from finch_hub.hub import exporting
 
@@ -269,7 +264,6 @@ class Hub:
         Raises:
             InvalidSpec: with every option that cannot work.
             NotFound: there is no such adapter.
-
         """
         return self._submit(QuantizeSpec(adapter=self.adapters.get(adapter).reference, **options))
 
@@ -286,7 +280,6 @@ class Hub:
             Incompatible: the version was imported.
             Conflict: the text of its data was purged.
             NotFound: there is no such adapter.
-
         """
         from finch_hub.hub import reproducing
 
@@ -311,7 +304,6 @@ class Hub:
         Raises:
             InvalidInput: with everything that is wrong with the request.
             NotFound: one thing is missing, and nothing else is wrong.
-
         """
         from finch_hub.hub import exporting
 
@@ -346,7 +338,6 @@ class Hub:
         Raises:
             InvalidInput: with everything that is wrong with the request.
             NotFound: one thing is missing, and nothing else is wrong.
-
         """
         from finch_hub.hub import evaluating
 
@@ -381,7 +372,6 @@ class Hub:
         Raises:
             InvalidInput: with everything that is wrong with the request.
             NotFound: one thing is missing, and nothing else is wrong.
-
         """
         from finch_hub.hub import generating
 
@@ -392,7 +382,6 @@ class Hub:
 
         Raises:
             NotFound: there is no such job.
-
         """
         return self.jobs.get(job_id).events(after=after, follow=follow)
 

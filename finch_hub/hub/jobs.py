@@ -70,7 +70,6 @@ class JobHandle:
         Raises:
             TimeoutError: the job has not ended in that time.
             Unavailable: the database did not answer for two minutes.
-
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         for job in self._states():
@@ -87,7 +86,6 @@ class JobHandle:
             JobFailed: the job failed; gives the reason.
             JobCancelled: the job was cancelled.
             TimeoutError: the job has not ended after `timeout` seconds.
-
         """
         result = self._wait_for_result(timeout)
         if result.adapter is None:
@@ -102,7 +100,6 @@ class JobHandle:
             JobFailed: the job failed; gives the reason.
             JobCancelled: the job was cancelled.
             TimeoutError: the job has not ended after `timeout` seconds.
-
         """
         return self._kind.report.of(self._wait_for_result(timeout).report)
 
@@ -114,7 +111,6 @@ class JobHandle:
         Raises:
             NotFound: there is no such job.
             Unavailable: the database did not answer for two minutes.
-
         """
         for job in self._states() if follow else iter((self.refresh(),)):
             # The state was read before the events, so a job that had ended gets no more of them.
@@ -131,7 +127,6 @@ class JobHandle:
 
         Raises:
             IllegalTransition: the job has already succeeded or failed.
-
         """
         with self._stores.database.write() as session:
             self._job = jobs.request_cancel(session, self.id)
@@ -142,7 +137,6 @@ class JobHandle:
 
         Raises:
             IllegalTransition: the job has neither failed nor been cancelled.
-
         """
         with self._stores.database.write() as session:
             job = jobs.retry(session, self.id)
@@ -214,7 +208,6 @@ class Jobs:
 
         Raises:
             NotFound: there is no such job.
-
         """
         with self._stores.database.read() as session:
             return JobHandle(jobs.get(session, job_id), self._stores, self._dispatcher)
@@ -242,7 +235,6 @@ class Jobs:
         Args:
             older_than: age in seconds, counted from their end, of the jobs to delete; None deletes none by age.
             beyond: number of ended jobs to keep; None deletes none by number.
-
         """
         total = 0
         while True:

@@ -13,7 +13,6 @@ class ProblemCollector:
 
     Args:
         subject: name of the request in the combined error.
-
     """
 
     def __init__(self, subject: str) -> None:
@@ -38,7 +37,6 @@ class ProblemCollector:
         Raises:
             InvalidInput: there are problems; holds all of them.
             NotFound: one thing is missing, and nothing else is wrong.
-
         """
         if not self._errors:
             return

@@ -27,7 +27,6 @@ class Workers:
         Raises:
             NotFound: there is no such worker.
             Conflict: it has stopped.
-
         """
         with self._stores.database.write() as session:
             return workers.request_state(session, name, "draining")
@@ -38,7 +37,6 @@ class Workers:
         Raises:
             NotFound: there is no such worker.
             Conflict: it has stopped.
-
         """
         with self._stores.database.write() as session:
             return workers.request_state(session, name, "stopping")
@@ -51,7 +49,6 @@ class Workers:
 
         Raises:
             Unavailable: it did not stop within a minute.
-
         """
         from finch_hub.workers.embedded import worker as home_worker
 

@@ -28,7 +28,6 @@ class Offers(Mapping[str, D], Generic[D]):
 
     Attributes:
         conflicts: message for each name that several plugins offer.
-
     """
 
     def __init__(self, kind: str, offered: Sequence[tuple[str, D]]) -> None:
@@ -97,7 +96,6 @@ class Catalog:
 
         Raises:
             NotFound: no base source accepts it.
-
         """
         for candidate in self.base_sources.values():
             if candidate.accepts(source):
@@ -114,7 +112,6 @@ def load_catalog(*, entry_points: bool = True, extra: Sequence[object] = ()) -> 
     Args:
         entry_points: whether to load the installed plugins.
         extra: further plugin objects.
-
     """
     loader = _Loader()
     # Third-party plugins come first, because the built-in formats and base sources match more generally.

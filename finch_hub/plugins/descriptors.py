@@ -48,7 +48,6 @@ class Runnable(Descriptor):
 
         Raises:
             PluginError: it cannot be imported, or its module has no such attribute.
-
         """
         return load_target(self.target, offered_by=f"{type(self).__name__} {self.name!r}")
 
@@ -63,7 +62,6 @@ class Configurable(Runnable):
 
         Raises:
             InvalidSpec: parameters are invalid; it names all of them.
-
         """
         return self.parameters.of(parameters, subject=f"parameters of {self.name}")
 
@@ -77,7 +75,6 @@ class Preset(Descriptor):
         lora: shape of the adapter.
         training: training settings.
         generation: sampling settings for answers.
-
     """
 
     reasons: dict[str, str]
@@ -101,7 +98,6 @@ class Strategy(Configurable):
             because a sum of more parents needs a smaller scale.
         norm_preserving: parameter values for which the result has the parents' own norm. With them a search begins at
             the scale 1.
-
     """
 
     scale_exponent: float = pydantic.Field(default=0.0, ge=0, le=1)
@@ -137,7 +133,6 @@ class DatasetFormat(Runnable):
 
     Attributes:
         recognizes: names of fields. A row that has all of them is read in this format.
-
     """
 
     recognizes: frozenset[str] = pydantic.Field(min_length=1)
@@ -151,7 +146,6 @@ class BaseSource(Runnable):
 
     Attributes:
         matches: target of ``matches(source: str) -> bool``, which is called without network access.
-
     """
 
     matches: Target
@@ -168,7 +162,6 @@ class ExportFormat(Configurable):
 
     Attributes:
         needs_base: whether the target needs the files of the base.
-
     """
 
     needs_base: bool = False
@@ -190,7 +183,6 @@ def load_target(target: str, *, offered_by: str) -> Any:
 
     Raises:
         PluginError: the import failed; it names the owner of the target and the reason.
-
     """
     module, _, attribute = target.partition(":")
     try:

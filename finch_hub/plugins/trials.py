@@ -26,7 +26,6 @@ def check_strategy(spec: ComposeSpec, catalog: Catalog) -> None:
     Raises:
         NotFound: there is no such strategy.
         InvalidSpec: the parameters do not match the schema, ``auto`` has parameters, or there are too few evaluations.
-
     """
     _check_evaluations(spec)
     if spec.strategy != "auto":
@@ -42,7 +41,6 @@ def check_resolver(spec: ComposeSpec, catalog: Catalog) -> None:
     Raises:
         NotFound: there is no such resolver.
         InvalidSpec: the parameters do not match the schema.
-
     """
     catalog.resolvers[spec.resolver].parse(spec.resolver_parameters)
 
@@ -57,7 +55,6 @@ def make_trials(spec: ComposeSpec, catalog: Catalog) -> tuple[Trial, ...]:
         NotFound: there is no such strategy or resolver.
         InvalidSpec: parameters do not match their schema, or there are too few evaluations.
         PluginError: a kernel cannot be imported.
-
     """
     _check_evaluations(spec)
     given = (spec.resolver, spec.resolver_parameters)

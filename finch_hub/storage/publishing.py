@@ -29,7 +29,6 @@ class Description:
         spec: JSON of the job's specification.
         metrics: numbers and short texts to show with the version.
         state: of the version, unless the gate puts the adapter into quarantine.
-
     """
 
     name: str
@@ -60,7 +59,6 @@ def publish(folder: Path, stores: Stores, description: Description) -> Published
     Raises:
         RefusedArtifact: the gate found a problem.
         Unavailable: the store is full or does not answer.
-
     """
     with tempfile.TemporaryDirectory(prefix="publish-", dir=_scratch(stores)) as scratch:
         clean = Path(scratch) / "adapter"

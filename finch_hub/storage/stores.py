@@ -33,7 +33,6 @@ def open_stores(settings: Settings) -> Stores:
     Raises:
         SchemaMismatch: database and code have different schemas.
         Unavailable: the database does not answer, or the home cannot be made.
-
     """
     try:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)

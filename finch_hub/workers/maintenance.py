@@ -29,7 +29,6 @@ class Maintenance:
 
     Attributes:
         is_ending_idle: whether the worker, which is `is_on_demand`, was ended because it was idle.
-
     """
 
     def __init__(

@@ -52,7 +52,6 @@ class Worker:
         InvalidSpec: settings are refused, or a name, queue or label is not valid.
         AccessDenied: database or broker rejected the password.
         SchemaMismatch: database and code have different schemas.
-
     """
 
     def __init__(
@@ -96,7 +95,6 @@ class Worker:
 
         Raises:
             Conflict: a worker of that name is running.
-
         """
         from celery import signals
 

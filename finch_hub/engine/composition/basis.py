@@ -21,7 +21,6 @@ class Basis:
         stacked: factors of the parents side by side [n, rows, R], float32, as they are stored.
         transform: transform [n, R, p], float64, that makes the columns of `stacked` orthonormal.
         values: singular values [n, p] of the balanced factors, largest first, float64.
-
     """
 
     stacked: Tensor
@@ -52,7 +51,6 @@ def orthonormalize(stacked: Tensor, gram: Tensor, balance: Tensor) -> tuple[Basi
         stacked: factors [n, rows, R].
         gram: ``stackedᵀ stacked [n, R, R]``, float64.
         balance: transform [n, R, R] that balances each parent, float64.
-
     """
     values, E = linalg.spectrum(balance.mT @ gram @ balance)
     transform = balance @ (E * linalg.inverse(values).unsqueeze(-2))

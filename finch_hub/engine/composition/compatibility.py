@@ -17,7 +17,6 @@ def check_parents(parents: Sequence[ParentInput]) -> None:
     Raises:
         InvalidSpec: weights or names are invalid; it names all of them.
         Incompatible: the parents have different bases; it names the bases.
-
     """
     problems = [
         errors.Problem(where=f"weight of {p.name}", what=f"{p.weight} is not a finite number")
@@ -49,7 +48,6 @@ def check_rank(adapters: Sequence[ParentAdapter], spec: ComposeSpec, trial: Tria
 
     Raises:
         InvalidSpec: the rank exceeds the sum of the parents' ranks, or the strategy is exact.
-
     """
     total = sum(adapter.rank for adapter in adapters)
     problems: list[errors.Problem] = []

@@ -37,7 +37,6 @@ class Composed:
         config: JSON fields of ``adapter_config.json`` that hold for all parents.
         report: settings and measurements.
         copy_of: PEFT folder of the parent, if the composition is that parent unchanged.
-
     """
 
     factors: Mapping[str, Factors]
@@ -83,7 +82,6 @@ def compose(
         InvalidSpec: a weight, the rank or the strategy cannot work with these parents.
         Incompatible: the adapters do not fit together, or a resolver refuses.
         PluginError: a kernel raised.
-
     """
     started = time.monotonic()
     compatibility.check_parents(parents)

@@ -22,7 +22,6 @@ class Composer:
 
     Attributes:
         parent_data: data for strategies that need them.
-
     """
 
     core: CoreSpace
@@ -37,7 +36,6 @@ class Composer:
         Raises:
             Incompatible: the resolver refuses, or the strategy returns an invalid update.
             PluginError: a kernel raised.
-
         """
         resolved, merged = self.merge(trial, weights)
         return truncation.truncate(

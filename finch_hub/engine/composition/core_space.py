@@ -53,7 +53,6 @@ class Block:
         inputs: V [n, in, q] with the spectrum of the balanced ``[A_1; …; A_T]``.
         cores: M [T, n, p, q], float64; zero for a parent that does not adapt these modules.
         ranks: upper bound of the rank of each parent's update; 0 for a parent that does not adapt these modules.
-
     """
 
     modules: tuple[str, ...]
@@ -92,7 +91,6 @@ class CoreSpace:
         parents: names of the parents; position t elsewhere means the t-th name.
         digests: content hashes of the parents. They seed random choices, so that names and order do not matter.
         blocks: modules, in stacks of equal shape.
-
     """
 
     parents: tuple[str, ...]
@@ -136,7 +134,6 @@ class CoreSpace:
 
         Raises:
             Incompatible: a regular expression matches no module.
-
         """
         unmatched = [pattern for pattern in modules if not any(matches([pattern], name) for name in self.modules)]
         if unmatched:
@@ -169,7 +166,6 @@ def build(adapters: Sequence[ParentAdapter]) -> CoreSpace:
 
     Raises:
         Incompatible: a module has different shapes, or factors hold NaN or infinity; it names all such modules.
-
     """
     shapes: dict[str, tuple[int, int]] = {}
     groups: dict[tuple[tuple[int, int], tuple[int, ...]], list[str]] = defaultdict(list)

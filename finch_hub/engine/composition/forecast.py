@@ -23,7 +23,6 @@ class OutputMatch:
     Attributes:
         common: ``Σ ⟨ΔW X_t, ΔW_t X_t⟩ / Σ ‖ΔW_t X_t‖²``.
         energy: ``Σ ‖ΔW X_t‖² / Σ ‖ΔW_t X_t‖²``.
-
     """
 
     common: float

@@ -29,7 +29,6 @@ class Interference:
         ratios: ``‖ΔW_j X_i‖_F / ‖ΔW_i X_i‖_F`` by (module, i, j).
         shifts: relative shift of the hidden states that predict i's completions, when j is active beside i.
         moments: ``Vᵀ X_i X_iᵀ V [q, q]`` by module, for each parent i; None for a parent without rows.
-
     """
 
     ratios: Mapping[tuple[str, str, str], float]

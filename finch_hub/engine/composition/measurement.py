@@ -43,7 +43,6 @@ class Measurement:
 
     Raises:
         Incompatible: the base lacks modules of a parent or has them in another shape; it names all of them.
-
     """
 
     def __init__(

@@ -31,7 +31,6 @@ class ParentData:
     Attributes:
         measurement: as given.
         parents: positions of the parents that gain over the base on their own rows.
-
     """
 
     def __init__(

@@ -27,7 +27,6 @@ class ParentInput:
         validation: examples of the parent's domain that it was not trained on; can be empty.
         system: system prompt that it was trained with.
         base_fingerprint: fingerprint of the base that it was trained on; None if unknown.
-
     """
 
     name: str
@@ -47,7 +46,6 @@ class ParentAdapter:
         digest: SHA-256 of the updates; seeds the random strategies.
         config: JSON of its ``adapter_config.json``.
         factors: update of each module by module path, float32.
-
     """
 
     name: str
@@ -77,7 +75,6 @@ def read_parents(parents: Sequence[ParentInput]) -> list[ParentAdapter]:
     Raises:
         Incompatible: parents have parts that cannot be composed; it names all of them.
         NotFound: a folder or a file in it is missing.
-
     """
     adapters: list[ParentAdapter] = []
     problems: list[errors.Problem] = []
@@ -99,7 +96,6 @@ def read_parent(folder: Path, name: str) -> ParentAdapter:
     Raises:
         Incompatible: the adapter holds NaN, infinity or parts that are not low-rank updates; it names all of them.
         NotFound: the folder or a file in it is missing.
-
     """
     with adapter_folder.StoredAdapter(folder) as stored:
         if problems := _find_structural_problems(stored):

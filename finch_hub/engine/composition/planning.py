@@ -34,7 +34,6 @@ def plan(
 
     Raises:
         NotFound: a parent's file is missing.
-
     """
     structural: list[str] = []
     adapters: list[ParentAdapter] = []

@@ -19,7 +19,6 @@ class Point:
         retention: retention of each parent; None if it gained nothing itself or has no rows.
         num_harmed: number of parents that gained nothing themselves and are now worse than the bare base.
         linear_retention: retention of the best plain linear point; empty until it is known.
-
     """
 
     trial: Trial

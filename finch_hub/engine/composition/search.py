@@ -34,7 +34,6 @@ class Search:
         budget: maximum number of evaluations.
         log: called with a line of text for every point.
         linear_retention: retention of the best plain linear point; later points are compared with it.
-
     """
 
     composer: Composer

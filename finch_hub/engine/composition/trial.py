@@ -44,7 +44,6 @@ class Trial:
         is_exact: whether the result must not be truncated.
         needs_data: whether `merge` also takes ``parent_data``, a
             `finch_hub.engine.composition.parent_data.ParentData`.
-
     """
 
     strategy: str

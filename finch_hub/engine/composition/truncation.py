@@ -31,7 +31,6 @@ def truncate(core: CoreSpace, merged: Mapping[str, MergedUpdate], rank: Rank = N
 
     Raises:
         Incompatible: updates are missing, have another shape than the core, or hold NaN or infinity.
-
     """
     _check_merged(core, merged)
     factors = {module: update for module, update in merged.items() if isinstance(update, Factors)}

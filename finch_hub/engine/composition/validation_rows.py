@@ -25,7 +25,6 @@ class ValidationRows:
         selection: rows that a search measures.
         report: rows that only the report measures.
         is_divided: whether the two parts have no row in common. Otherwise both hold all rows.
-
     """
 
     selection: tuple[TokenizedExample, ...]
@@ -50,7 +49,6 @@ def tokenize_validation(parents: Sequence[ParentInput], base: Base) -> list[Vali
 
     Raises:
         InvalidDataset: rows of a parent leave nothing to predict; it names all of them.
-
     """
     length = min(base.context, _MAX_LENGTH)
     return [

@@ -45,7 +45,6 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: GGUFParameter
         NotFound: a folder or file is missing.
         Conflict: `out` exists and may not be replaced.
         Unavailable: `out` cannot be written.
-
     """
     with atomic_folder(out, kind=KIND, replace=parameters.replace) as folder:
         report = write_file(adapter, base, folder / FILE, parameters)

@@ -23,7 +23,6 @@ class Contribution:
         weight: factor of the update.
         module: of the update; None for a replacement.
         replacement: state-dict name of the replacement.
-
     """
 
     adapter: StoredAdapter
@@ -48,7 +47,6 @@ def plan_merge(
     Raises:
         Incompatible: the base has no such weight, another shape, or a dtype that nothing can be added to; all problems
             of all adapters at once.
-
     """
     plan: dict[str, list[Contribution]] = {}
     problems: list[errors.Problem] = []

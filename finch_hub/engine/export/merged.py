@@ -15,7 +15,6 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: MergedParamet
 
     Raises:
         Incompatible: the base is missing; for others see `finch_hub.engine.export.merging.merge`.
-
     """
     if base is None:
         raise errors.Incompatible(errors.Problem(what="a merged model needs its base's weights"))

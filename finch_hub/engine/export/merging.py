@@ -66,7 +66,6 @@ def merge(
         Incompatible: adapters do not fit the base, with all problems at once; or the result is not finite.
         Conflict: `out` exists and may not be replaced.
         Unavailable: the disk is full or `out` cannot be written.
-
     """
     begin = time.perf_counter()
     _check_weights(adapters)

@@ -16,7 +16,6 @@ class ExportParameters(Value):
 
     Attributes:
         replace: replace an earlier export of the same kind at the same path.
-
     """
 
     replace: bool = False
@@ -28,7 +27,6 @@ class VLLMParameters(ExportParameters):
     Attributes:
         base_model: the base's name on the server, which the adapter must have; None keeps the name in the adapter's
             config.
-
     """
 
     base_model: Line | None = None
@@ -40,7 +38,6 @@ class GGUFParameters(ExportParameters):
     Attributes:
         dtype: of its tensors.
         name: shown by llama.cpp; None takes the adapter's.
-
     """
 
     dtype: Literal["f32", "f16"] = "f32"
@@ -53,7 +50,6 @@ class OllamaParameters(GGUFParameters):
     Attributes:
         base_model: a model's name in Ollama or a path; None takes the base's folder.
         system: the system prompt of the adapter's training, if any.
-
     """
 
     base_model: Line | None = None
@@ -73,7 +69,6 @@ class MergedParameters(ExportParameters):
     Attributes:
         weight: factor of the adapter's update.
         base_model: the base's public name, for the model card.
-
     """
 
     weight: float = 1.0

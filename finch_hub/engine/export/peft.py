@@ -26,7 +26,6 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: ExportParamet
         Incompatible: the adapter is not a supported LoRA.
         Conflict: `out` exists and may not be replaced.
         Unavailable: `out` cannot be written.
-
     """
     with StoredAdapter(adapter) as stored, atomic_folder(out, kind=KIND, replace=parameters.replace) as folder:
         (folder / CONFIG).write_text(config_text(stored.config), encoding="utf-8")

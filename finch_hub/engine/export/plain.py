@@ -13,7 +13,6 @@ def require_plain(adapter: StoredAdapter, system: str) -> None:
 
     Raises:
         Incompatible: the adapter has DoRA magnitudes, biases, whole modules or embeddings; all of it at once.
-
     """
     fix = "merge it into its base instead"
     beyond = adapter.beyond_low_rank()

@@ -59,7 +59,6 @@ def quantize(
         InvalidSpec: ``auto`` without an objective.
         Conflict: `out` exists and is not empty.
         Unavailable: `out` cannot be written.
-
     """
     if scheme == "auto" and objective is None:
         problem = errors.Problem(
@@ -123,7 +122,6 @@ def spread(A: Float32, B: Float32) -> tuple[Float32, Float32]:
     Args:
         A: ``[r, in]``.
         B: ``[out, r]``.
-
     """
     left, core_left = np.linalg.qr(B.astype(np.float64))
     right, core_right = np.linalg.qr(A.T.astype(np.float64))

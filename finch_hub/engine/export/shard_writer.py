@@ -37,7 +37,6 @@ class OutputTensor:
     Attributes:
         source: its bytes in the source shard.
         load_change: called once, when the tensor's turn comes; None copies the bytes.
-
     """
 
     source: TensorInfo
@@ -57,7 +56,6 @@ class ShardWriter:
     Args:
         total: bytes of all shards.
         progress: called with the bytes done and `total`, from the thread that writes the shards.
-
     """
 
     def __init__(self, total: int, progress: Progress | None = None) -> None:
@@ -82,7 +80,6 @@ class ShardWriter:
             InvalidInput: the source ends early or cannot be read.
             Incompatible: a changed tensor is not finite in its dtype.
             OSError: the disk is full or the file cannot be written.
-
         """
         infos = {name: tensor.source for name, tensor in tensors.items()}
         header, order = write_safetensors_header(infos, source.metadata)

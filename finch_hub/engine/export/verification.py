@@ -35,7 +35,6 @@ class Verification(Value):
         max_logit_difference: largest absolute difference.
         argmax_agreement: share of positions with the same most likely next token.
         num_positions: number of positions.
-
     """
 
     max_logit_difference: float
@@ -51,7 +50,6 @@ def verify(base: Path, adapters: Sequence[tuple[Path, float]], merged: Path) -> 
 
     Raises:
         Incompatible: the adapters do not fit the base.
-
     """
     with quiet_transformers(), warnings.catch_warnings():
         # PEFT calls the deprecated name.

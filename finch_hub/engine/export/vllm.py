@@ -39,7 +39,6 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameter
         NotFound: the adapter's folder or one of its files is missing.
         Conflict: `out` exists and may not be replaced.
         Unavailable: `out` cannot be written.
-
     """
     with StoredAdapter(adapter) as stored:
         require_plain(stored, "vLLM")

@@ -18,7 +18,6 @@ class ResolverParameters(Value):
     Attributes:
         modules: regular expressions. Only modules whose path matches one of them (anywhere) are resolved. Empty means
             all modules.
-
     """
 
     modules: tuple[str, ...] = ()
@@ -41,7 +40,6 @@ class PriorityParameters(ResolverParameters):
         order: names of parents, the highest priority first. Other parents follow in their given order.
         sides: directions of later parents that are made orthogonal to earlier parents: outputs (left), inputs (right),
             or both. Parents with the same initial A have similar inputs, so right removes most of their updates.
-
     """
 
     order: tuple[str, ...] = ()
@@ -53,7 +51,6 @@ class DropParameters(ResolverParameters):
 
     Attributes:
         losers: zero only values whose sign has the smaller sum. Otherwise zero all values of such an entry.
-
     """
 
     losers: bool = True
@@ -64,7 +61,6 @@ class OrthogonalizeParameters(ResolverParameters):
 
     Attributes:
         sides: singular vectors to make orthogonal: of the outputs (left), of the inputs (right), or both.
-
     """
 
     sides: Sides = "left"
@@ -77,7 +73,6 @@ class RefuseParameters(ResolverParameters):
         measure: measure of the conflict report that is checked for each pair.
         threshold: largest allowed value.
         each_module: check each module of a pair, instead of the mean over the modules.
-
     """
 
     measure: Literal["output_overlap", "input_overlap", "sign_conflict"] = "sign_conflict"

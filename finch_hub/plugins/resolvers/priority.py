@@ -21,7 +21,6 @@ def resolve(core: CoreSpace, parameters: PriorityParameters) -> CoreSpace:
 
     Raises:
         Incompatible: the order names an unknown parent, or a parent twice.
-
     """
     first = _find_positions(core.parents, parameters.order)
     order = first + [t for t in range(len(core.parents)) if t not in first]

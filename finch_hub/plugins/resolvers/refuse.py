@@ -13,7 +13,6 @@ def resolve(core: CoreSpace, parameters: RefuseParameters) -> CoreSpace:
 
     Raises:
         Incompatible: a measure exceeds the threshold; it names each such pair, or each module of a pair.
-
     """
     measured = tuple(
         conflict

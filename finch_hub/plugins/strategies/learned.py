@@ -45,7 +45,6 @@ class _WeightedBlock:
 
     Attributes:
         leaf: tensor to fit: weights [T] that all modules share, or weights [n, T'] of this block alone.
-
     """
 
     def __init__(self, block: Block, shared: Tensor, parameters: LearnedParameters) -> None:

@@ -15,7 +15,6 @@ class LinearParameters(Value):
     Attributes:
         norm: ``"sum"`` keeps the norm of the weighted sum. ``"parents"`` scales each module's update to the parents'
             mean norm, as Pico does after `calibrate`.
-
     """
 
     norm: Literal["sum", "parents"] = "sum"
@@ -26,7 +25,6 @@ class TiesParameters(Value):
 
     Attributes:
         density: share of each parent's core entries to keep, the largest ones; 1 trims nothing.
-
     """
 
     density: float = pydantic.Field(default=0.5, gt=0, le=1)
@@ -39,7 +37,6 @@ class DareParameters(Value):
         drop: probability of dropping an entry. The other entries are divided by ``1 - drop``.
         elect: elect signs as `ties` does, instead of adding the entries.
         density: density of the trimming before the election; 1 trims nothing.
-
     """
 
     drop: float = pydantic.Field(default=0.5, ge=0, lt=1)
@@ -54,7 +51,6 @@ class TsvParameters(Value):
         sides: singular vectors that are made orthogonal between parents: of the outputs (left), of the inputs (right),
             of both, or of none. Left is the safe choice for parents with different initial A.
         keep: number of singular triplets of each parent to use; None uses all.
-
     """
 
     sides: Literal["both", "left", "right", "none"] = "both"
@@ -68,7 +64,6 @@ class RegmeanParameters(Value):
         prior: update in directions without inputs: the parents' weighted mean, or their `tsv` merge on both sides.
         ridge: weight of the prior, as a multiple of the mean eigenvalue of the moments.
         rows: number of validation examples of each parent that supply inputs.
-
     """
 
     prior: Literal["mean", "tsv"] = "tsv"
@@ -84,7 +79,6 @@ class LearnedParameters(Value):
         learning_rate: learning rate of the weights.
         per_module: fit one weight for each parent and module, instead of one for each parent.
         orthogonalize: sides on which the parents' singular vectors are made orthogonal first, as `tsv` does.
-
     """
 
     steps: pydantic.PositiveInt = 20

@@ -28,7 +28,6 @@ def trim(cores: Tensor, density: float) -> Tensor:
     Args:
         cores: cores [T, n, p, q].
         density: share of entries to keep, in (0, 1]; their number is rounded up.
-
     """
     if density == 1:
         return cores

@@ -36,7 +36,6 @@ def ensure(settings: Settings) -> None:
 
     Raises:
         Unavailable: it did not start.
-
     """
     path = _socket_path(settings)
     with home.lock(settings, "broker"):

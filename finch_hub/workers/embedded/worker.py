@@ -51,7 +51,6 @@ def stop(settings: Settings, *, wait: float = 60.0) -> bool:
 
     Raises:
         Unavailable: the worker did not end within `wait` seconds.
-
     """
     running = read_record(settings)
     if running is None:

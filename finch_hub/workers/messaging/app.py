@@ -91,7 +91,6 @@ def check_broker(url: str) -> None:
     Raises:
         AccessDenied: the broker rejected the password.
         Unavailable: the broker does not answer. The message has the reason, without the password.
-
     """
     app = make_app(url)
     try:

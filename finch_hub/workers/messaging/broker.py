@@ -32,7 +32,6 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
     Raises:
         InvalidSpec: the address is not valid; or the broker has no password, is neither on loopback nor a unix socket,
             and `allow_insecure` is off.
-
     """
     try:
         parts = urlsplit(url)

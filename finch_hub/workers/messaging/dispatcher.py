@@ -41,7 +41,6 @@ class Dispatcher:
 
     Args:
         starts_worker: whether to start the home's own worker if no broker is configured.
-
     """
 
     def __init__(self, settings: Settings, database: Database, *, starts_worker: bool = True) -> None:
@@ -92,7 +91,6 @@ class Dispatcher:
 
         Raises:
             Unavailable: the broker does not answer.
-
         """
         self._send([("", broker.own_queue_name(worker))] * times)
 
@@ -104,7 +102,6 @@ class Dispatcher:
 
         Raises:
             Unavailable: the broker does not answer.
-
         """
         fit = [
             worker for worker in candidates if worker.state == "active" and placement.can_run(worker, job.requirements)

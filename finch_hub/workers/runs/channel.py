@@ -34,7 +34,6 @@ class Channel:
     Attributes:
         bases: keeps the base model that was loaded last, for the next order.
         members: by job id, the channels of jobs that are trained together.
-
     """
 
     def __init__(self, messages: IO[bytes]) -> None:

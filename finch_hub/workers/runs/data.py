@@ -19,7 +19,6 @@ def fetch_data(digest: str, file: Path, stores: Stores) -> Path:
 
     Raises:
         NotFound: the examples are gone.
-
     """
     data = stores.artifacts.get(digest)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,6 @@ class EvaluateOrder(Value):
         examples: file of the data set.
         dataset: its digest.
         parameters: JSON of the evaluator's own parameters.
-
     """
 
     base: BaseOrder

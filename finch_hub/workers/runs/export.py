@@ -26,7 +26,6 @@ class ExportOrder(Value):
     Attributes:
         parameters: JSON of the format's own parameters.
         base: for formats that need it.
-
     """
 
     format: str

@@ -30,7 +30,6 @@ class AdapterOutcome(Value):
     Attributes:
         adapter: folder that the child wrote, in PEFT's format.
         environment: what its bytes depend on beside the specification, as JSON.
-
     """
 
     adapter: Path
@@ -44,7 +43,6 @@ class Recipe(Generic[SpecT, OrderT]):
     Attributes:
         spec: returns the version's specification, with the choices that its worker made.
         pin: returns the order, with the choices that its child made; by default the order itself.
-
     """
 
     spec: Callable[[AdapterVersion], SpecT]
@@ -68,7 +66,6 @@ class JobKind(Generic[SpecT, OrderT, OutcomeT]):
         finish: in the supervisor, stores what the child wrote and returns how to register it. May be repeated.
         is_finish_slow: whether `finish` waits for stores, so that it needs a thread of its own.
         recipe: for kinds that make adapter versions.
-
     """
 
     name: str
@@ -88,6 +85,5 @@ class JobKind(Generic[SpecT, OrderT, OutcomeT]):
 
         Raises:
             InvalidSpec: the kind has other fields in this version.
-
         """
         return self.spec.of(stored, subject=f"stored {self.name} job", context={"stored": True})

@@ -27,7 +27,6 @@ def kind_of(name: str) -> JobKind[Any, Any, Any]:
 
     Raises:
         NotFound: this version of Finch Hub has no such kind.
-
     """
     if name not in MODULES:
         raise errors.NotFound("job kind", name, MODULES)

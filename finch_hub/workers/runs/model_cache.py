@@ -16,7 +16,7 @@ from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.specs.value import Value
 
 if TYPE_CHECKING:
-    from finch_hub.engine.bases.loading import Base
+    from finch_hub.engine.bases.base import Base
     from finch_hub.engine.bases.precision import Dtype
     from finch_hub.registry import values
     from finch_hub.storage.stores import Stores
@@ -29,7 +29,6 @@ class BaseOrder(Value):
         fetch: target of the plugin that brings the source to a local folder.
         cache: folder of converted and fetched bases.
         fingerprint: that the base must have; None takes any.
-
     """
 
     source: BaseModelSource
@@ -43,7 +42,6 @@ def order_base(source: BaseModelSource, stores: Stores, fingerprint: str | None 
 
     Raises:
         NotFound: no plugin knows the source.
-
     """
     descriptor = stores.catalog.base_source_of(source.source)
     return BaseOrder(source=source, fetch=descriptor.target, cache=stores.bases, fingerprint=fingerprint)
@@ -61,12 +59,11 @@ def fetch_base(order: BaseOrder, *, say: Callable[[str], None]) -> Path:
         NotFound: the source does not exist.
         Incompatible: its files are not those that the order's adapters were made for, or hold no usable model.
         Unavailable: the source does not answer.
-
     """
     fetch = load_target(order.fetch, offered_by=f"base source of {order.source.source!r}")
     folder = Path(fetch(order.source, cache=order.cache, progress=say))
     if order.fingerprint is not None:
-        found = fingerprint.fingerprint(folder, cache=order.cache)
+        found = fingerprint.compute_fingerprint(folder, cache=order.cache)
         check_fingerprint(found, order.fingerprint, "adapter", order.source.source)
     return folder
 
@@ -76,7 +73,6 @@ class BaseModelCache:
 
     Attributes:
         key: :attr:`BaseModelSource.key` of the base that is held, None without one.
-
     """
 
     def __init__(self) -> None:
@@ -89,7 +85,6 @@ class BaseModelCache:
 
         Raises:
             NotFound, Incompatible, Unavailable: see :func:`fetch_base`.
-
         """
         from finch_hub.engine.bases.loading import load_base
 
@@ -97,7 +92,7 @@ class BaseModelCache:
             self._base is not None
             and (self.key, self._dtype) == (order.source.key, dtype)
             # Its files may have been replaced since. Hashes are cached by size and time, so this is cheap.
-            and fingerprint.fingerprint(self._base.folder, cache=order.cache) == self._base.fingerprint
+            and fingerprint.compute_fingerprint(self._base.folder, cache=order.cache) == self._base.fingerprint
             and order.fingerprint in (None, self._base.fingerprint)
         ):
             return self._base
@@ -124,7 +119,7 @@ def describe_base(base: Base, order: BaseOrder) -> BaseDescription:
         revision=order.source.revision,
         fingerprint=base.fingerprint,
         architecture=str((base.model.config.architectures or [type(base.model).__name__])[0]),
-        parameters=base.parameters,
+        parameters=base.num_parameters,
         path=str(base.folder),
     )
 
@@ -134,7 +129,6 @@ def check_fingerprint(found: str, expected: str, adapter: str, base: str) -> Non
 
     Raises:
         Incompatible: the fingerprints differ.
-
     """
     if found != expected:
         raise errors.Incompatible(

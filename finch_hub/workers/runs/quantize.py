@@ -27,7 +27,6 @@ class QuantizeOrder(Value):
 
     Attributes:
         validation: file of the version's held-out examples, None without any.
-
     """
 
     adapter: Path

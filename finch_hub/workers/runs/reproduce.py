@@ -26,7 +26,6 @@ class ReproduceOrder(Value):
         original: folder of the version's files.
         identity: of the version.
         threads: of torch, in the environment of the version.
-
     """
 
     kind: str

@@ -34,7 +34,6 @@ class TrainOrder(Value):
         train: file of examples.
         validation: file of held-out examples; None holds some of `train` out.
         batch_tokens: sizes of micro-batches by step, to repeat an earlier training.
-
     """
 
     base: BaseOrder
@@ -51,7 +50,6 @@ class TrainOutcome(AdapterOutcome):
 
     Attributes:
         validation: file of the examples that were held out, None if there are none.
-
     """
 
     validation: Path | None

@@ -25,7 +25,6 @@ def execute(orders: Sequence[TrainOrder], channels: Sequence[Channel], ended: En
     Raises:
         TrainingFailed: memory does not suffice for all of them.
         InvalidSpec: one of them cannot be trained together with others.
-
     """
 
     def say(text: str) -> None:

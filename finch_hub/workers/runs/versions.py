@@ -18,7 +18,6 @@ def fetch_version(reference: str, stores: Stores) -> tuple[values.AdapterVersion
 
     Raises:
         NotFound: there is no such version, or its files are gone.
-
     """
     with stores.database.read() as session:
         version = adapter_versions.resolve(session, reference)
@@ -30,7 +29,6 @@ def fetch_files(reference: str, stores: Stores) -> tuple[values.VersionFiles, Pa
 
     Raises:
         NotFound: there is no such version, or its files are gone.
-
     """
     with stores.database.read() as session:
         found = adapter_versions.resolve_files(session, reference)
@@ -42,7 +40,6 @@ def check_one_base(versions: Sequence[values.VersionFiles]) -> None:
 
     Raises:
         Incompatible: with one problem for each adapter of another base.
-
     """
     first = versions[0]
     problems = [

@@ -48,7 +48,6 @@ class Attempt:
         child: after `run`, a child that is fit for another job.
         ended_jobs: after `run`, the job as the attempt left it; empty if another attempt owned it by then.
         next_job: after `run`, the job that `claim_next` claimed.
-
     """
 
     def __init__(

@@ -47,7 +47,6 @@ class AttemptRecord:
     Attributes:
         ended_job: the job as the attempt left it, None if another attempt owned it by then.
         next_job: the job that `claim_next` claimed.
-
     """
 
     def __init__(

@@ -35,7 +35,6 @@ class ChildWatch:
 
         Raises:
             StaleFence: another attempt owns the job.
-
         """
         child = self._child
         # PollSelector needs one system call a wait, each of which lets other threads have the interpreter.

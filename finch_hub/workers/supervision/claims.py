@@ -31,7 +31,6 @@ class Claims:
     Attributes:
         stopping: once set, nothing is claimed and running jobs are handed back.
         is_draining: whether nothing is claimed while running jobs go on.
-
     """
 
     def __init__(self, worker: str, stores: Stores, folders: WorkFolders) -> None:

@@ -41,7 +41,6 @@ class AttemptGroup:
         changed: lock of the group, notified when a member sends its order or leaves.
         is_over: whether the child sends no more messages.
         child: the process while it works, and afterwards if it is fit for another job.
-
     """
 
     next_job: ClaimedJob | None = None  # a group claims no job ahead

@@ -12,7 +12,6 @@ def find_living(settings: Settings, hostname: str) -> list[str]:
 
     Raises:
         Unavailable: the database does not answer.
-
     """
     database = Database(settings.database, allow_insecure=settings.allow_insecure)
     try:

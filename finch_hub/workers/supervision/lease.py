@@ -104,7 +104,6 @@ class Lease:
         Raises:
             StaleFence: another attempt owns the job.
             Unavailable: the database does not answer.
-
         """
         with self._renewing:
             if self._is_lost:
@@ -143,7 +142,6 @@ class Lease:
 
         Raises:
             StaleFence: another attempt owns the job, or the worker ends first.
-
         """
         began = clock.elapsed()
         while self.suspend_if_in_doubt():
@@ -160,7 +158,6 @@ class Lease:
 
         Raises:
             StaleFence: the worker is to end and its grace is over. The job waits for the end of its lease.
-
         """
         if self._stopping.is_set() and clock.elapsed() - since > self._settings.grace_seconds:
             raise errors.StaleFence(self._job.id, self._job.fence)

@@ -65,7 +65,6 @@ class Child(ChildProcess):
         messages_fd: readable when a message arrives, as `output_fd` is for output.
         warm_base: key of the base model that the child has loaded, None if unknown.
         idle_since: when the last job ended, by :func:`clock.elapsed`; None while the child works.
-
     """
 
     def __init__(self, environment: Mapping[str, str], *, orphan_cleanup: OrphanCleanup | None = None) -> None:

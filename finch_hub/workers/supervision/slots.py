@@ -27,7 +27,6 @@ class Slot:
         capabilities: which jobs the slot can run.
         attempt: what runs in the slot.
         next_job: a job that was claimed for the slot and does not run yet.
-
     """
 
     def __init__(
