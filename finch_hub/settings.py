@@ -50,7 +50,6 @@ class Settings(pydantic_settings.BaseSettings):
 
     Raises:
         InvalidSpec: from :func:`load`, with the variable or the line of ``finch.toml``.
-
     """
 
     model_config = pydantic_settings.SettingsConfigDict(
@@ -144,7 +143,6 @@ def load(**overrides: Any) -> Settings:
 
     Raises:
         InvalidSpec: some values are invalid; contains a problem for each.
-
     """
     named = os.environ.get("FINCH_CONFIG")
     if named and not Path(named).is_file():

@@ -43,7 +43,6 @@ def create(
     Raises:
         InvalidReference: the name is not well formed.
         NotFound: a parent does not exist.
-
     """
     check_name(name)
     adapter = adapters.count_version(session, name)
@@ -76,7 +75,6 @@ def resolve(session: Session, reference: AdapterReference | str) -> values.Adapt
     Raises:
         NotFound: the adapter, version or alias does not exist.
         Conflict: the reference is a bare name, and the adapter has no ready version.
-
     """
     return to_value(get_row(session, reference))
 
@@ -87,7 +85,6 @@ def resolve_files(session: Session, reference: str) -> values.VersionFiles:
     Raises:
         NotFound: the adapter, version or alias does not exist.
         Conflict: the reference is a bare name, and the adapter has no ready version.
-
     """
     row = get_files_row(session, AdapterReference.parse(reference))
     base = values.Base(**{name: getattr(row, f"base_{name}") for name in values.Base.model_fields})
@@ -99,7 +96,6 @@ def find(session: Session, name: str) -> list[values.AdapterVersion]:
 
     Raises:
         NotFound: the adapter does not exist.
-
     """
     query = select_versions().where(Adapter.name == name, AdapterVersion.deleted_at.is_(None))
     rows = session.scalars(query.order_by(AdapterVersion.number.desc())).all()
@@ -114,7 +110,6 @@ def add_tags(session: Session, reference: str, *names: str) -> values.AdapterVer
     Raises:
         NotFound: the version does not exist.
         InvalidReference: a tag is not well formed.
-
     """
     version = get_row(session, reference)
     for name in names:
@@ -129,7 +124,6 @@ def remove_tags(session: Session, reference: str, *names: str) -> values.Adapter
 
     Raises:
         NotFound: the version does not exist.
-
     """
     version = get_row(session, reference)
     session.execute(sa.delete(Tag).where(Tag.version_id == version.id, Tag.name.in_(names)))
@@ -141,7 +135,6 @@ def edit_card(session: Session, reference: str, card: str) -> values.AdapterVers
 
     Raises:
         NotFound: the version does not exist.
-
     """
     row = get_row(session, reference)
     row.card = card
@@ -155,7 +148,6 @@ def delete(session: Session, name: str, number: int) -> values.AdapterVersion:
     Raises:
         NotFound: the version does not exist.
         Conflict: the version has an alias.
-
     """
     adapters.lock(session, name)
     row = get_row(session, AdapterReference(name, version=number))

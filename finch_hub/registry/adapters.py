@@ -31,7 +31,6 @@ def find(
         name: part of the adapter's name.
         tag: tag of the version.
         base: name or fingerprint of the version's base.
-
     """
     matching = (
         sa.select(AdapterVersion.adapter_id, sa.func.max(AdapterVersion.number).label("number"))

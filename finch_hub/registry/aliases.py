@@ -24,7 +24,6 @@ def set_alias(session: Session, name: str, alias: str, version: int, *, expected
         Conflict: the version is quarantined or below its retention.
         AliasMoved: the alias does not point at the expected version.
         InvalidReference: the alias is reserved or not well formed.
-
     """
     check_name(alias, kind="alias")
     adapters.lock(session, name)
@@ -55,7 +54,6 @@ def delete_alias(session: Session, name: str, alias: str) -> None:
 
     Raises:
         NotFound: the alias does not exist.
-
     """
     row = get_row(session, AdapterReference(name, alias=alias))
     session.execute(sa.delete(Alias).where(Alias.adapter_id == row.adapter_id, Alias.name == alias))

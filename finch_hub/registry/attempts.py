@@ -34,7 +34,6 @@ def renew(session: Session, job_id: str, fence: int, lease_seconds: float) -> va
 
     Raises:
         StaleFence: the attempt no longer owns the job.
-
     """
     row = session.execute(_RENEW, {**_describe_owner(job_id, fence), "lease_seconds": lease_seconds}).one_or_none()
     if row is None:
@@ -47,7 +46,6 @@ def append_events(session: Session, job_id: str, fence: int, events: Sequence[Ne
 
     Raises:
         StaleFence: the attempt no longer owns the job.
-
     """
     last = session.scalar(_COUNT_EVENTS, {**_describe_owner(job_id, fence), "num_events": len(events)})
     if last is None:
@@ -66,7 +64,6 @@ def succeed(session: Session, job_id: str, fence: int, result: JsonObject, *, ev
     Raises:
         StaleFence: the attempt no longer owns the job.
         CancelRequested: a cancellation was requested; call `cancel` instead.
-
     """
     parameters = {**_describe_owner(job_id, fence), "job_result": result}
     row = execute_transition(
@@ -93,7 +90,6 @@ def fail(
 
     Raises:
         StaleFence: the attempt no longer owns the job.
-
     """
     job = _lock_owned(session, job_id, fence)
     if retry is not None and job.cancel_requested is not None:
@@ -115,7 +111,6 @@ def hand_back(
 
     Raises:
         StaleFence: the attempt no longer owns the job.
-
     """
     job = _lock_owned(session, job_id, fence)
     if job.cancel_requested is not None:
@@ -132,7 +127,6 @@ def cancel(session: Session, job_id: str, fence: int, *, events: Sequence[NewEve
     Raises:
         StaleFence: the attempt no longer owns the job.
         Conflict: no cancellation was requested.
-
     """
     is_requested = jobs.c.cancel_requested.is_not(None)
     return _end(session, job_id, fence, JobState.CANCELLED, "cancelled", is_requested, events=events)

@@ -22,7 +22,6 @@ def add(session: Session, base: BaseDescription, *, rename: bool = False, replac
 
     Raises:
         Conflict: another base has the chosen name.
-
     """
     if rename:
         _free_name(session, base.name, base.fingerprint, replace=replace)
@@ -48,7 +47,6 @@ def get(session: Session, name: str) -> values.Base:
 
     Raises:
         NotFound: no base has that fingerprint or name.
-
     """
     row = session.execute(
         sa.select(bases)

@@ -46,7 +46,6 @@ def claim(
         capabilities: the slot.
         warm_base: `base_key` of the base that the slot has loaded.
         job_id: claim this job only.
-
     """
     parameters = _describe_slot(capabilities) | {"warm_base": warm_base, "wanted_id": job_id}
     statement = _claim_best(len(capabilities.queues), by_id=job_id is not None, prefer_warm=warm_base is not None)

@@ -42,7 +42,6 @@ class Database:
     Raises:
         InvalidSpec: the URL is invalid, the file lies on a network file system, or the server needs a password.
         Unavailable: the driver is not installed.
-
     """
 
     def __init__(self, url: str, *, allow_insecure: bool = False) -> None:
@@ -80,7 +79,6 @@ class Database:
 
         Raises:
             Unavailable: the database does not answer.
-
         """
         # A commit ends it: after each ROLLBACK psycopg forgets the statements that the server has prepared.
         with self._translate_errors(), self._readers.begin() as session:
@@ -96,7 +94,6 @@ class Database:
         Raises:
             Conflict: a constraint of the database forbids the change.
             Unavailable: the database does not answer, stays locked too long, or is full.
-
         """
         with self._translate_errors(), self._begin() as session:
             yield session
@@ -113,7 +110,6 @@ class Database:
 
         Raises:
             SchemaMismatch: the schema is older or newer than this code.
-
         """
         schema.check(self.revision(), str(self))
 
@@ -122,7 +118,6 @@ class Database:
 
         Raises:
             SchemaMismatch: the schema is newer than this code.
-
         """
         if self.is_sqlite:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -43,7 +43,6 @@ def get(session: Session, name: str) -> values.Dataset:
 
     Raises:
         NotFound: no data set has that digest or name.
-
     """
     wanted = sa.or_(datasets.c.digest == name, datasets.c.name == name)
     if len(name) >= 8:
@@ -69,7 +68,6 @@ def purge(session: Session, name: str) -> values.Dataset:
     Raises:
         NotFound: the data set does not exist.
         Conflict: an unfinished job needs it.
-
     """
     dataset = get(session, name)
     unfinished = session.execute(sa.select(jobs.c.id, jobs.c.spec).where(in_state(*UNFINISHED)))

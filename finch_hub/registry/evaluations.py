@@ -25,7 +25,6 @@ def add(
 
     Raises:
         NotFound: the version does not exist.
-
     """
     session.add(
         Evaluation(
@@ -47,7 +46,6 @@ def find(
 
     Raises:
         NotFound: the version does not exist.
-
     """
     query = (
         sa.select(

@@ -29,7 +29,6 @@ class GroupCommits:
 
     Attributes:
         num_waiting: threads that wait for their turn.
-
     """
 
     def __init__(self, engine: sa.Engine, *, patience_seconds: float) -> None:
@@ -45,7 +44,6 @@ class GroupCommits:
 
         Raises:
             Unavailable: another thread of this process held the lock too long.
-
         """
         self._take_turn()
         group = self._group

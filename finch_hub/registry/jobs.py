@@ -63,7 +63,6 @@ def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
     Raises:
         NotFound: a job depends on a job that does not exist.
         Conflict: a job depends on a failed or cancelled job, or its key belongs to another specification.
-
     """
     if not new:
         return []
@@ -109,7 +108,6 @@ def get(session: Session, job_id: str) -> Job:
 
     Raises:
         NotFound: the job does not exist.
-
     """
     row = session.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
     if row is None:
@@ -144,7 +142,6 @@ def request_cancel(session: Session, job_id: str) -> Job:
     Raises:
         NotFound: the job does not exist.
         IllegalTransition: the job has succeeded or failed.
-
     """
     state = session.scalar(sa.select(jobs.c.state).where(jobs.c.id == job_id).with_for_update())
     if state in (JobState.WAITING, JobState.QUEUED):
@@ -164,7 +161,6 @@ def retry(session: Session, job_id: str) -> Job:
     Raises:
         NotFound: the job does not exist.
         IllegalTransition: the job has not failed and was not cancelled.
-
     """
     # The lock lasts until the commit: of two retries at once, the second finds the job of the first.
     session.execute(sa.select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
@@ -227,7 +223,6 @@ def prune(
     Args:
         older_than: seconds since the end after which a job is deleted.
         beyond: number of jobs that ended last and are kept.
-
     """
     too_old = []
     if older_than is not None:

@@ -15,7 +15,6 @@ def get_ancestry(session: Session, reference: str) -> values.Ancestry:
 
     Raises:
         NotFound: the version does not exist.
-
     """
     root = get_row(session, reference)
     links = sa.select(Parent.version_id, Parent.parent_id).where(Parent.version_id == root.id).cte(recursive=True)

@@ -37,7 +37,6 @@ def take_due(session: Session, *, limit: int = 100, again_seconds: float = 60.0)
 
     Args:
         again_seconds: seconds after which a job that is still queued is due again.
-
     """
     rows = session.execute(_SELECT_DUE, {"max_jobs": limit}).all()
     if rows:

@@ -27,7 +27,6 @@ def create_engine(url: sa.URL) -> sa.Engine:
 
     Raises:
         Unavailable: the driver is not installed.
-
     """
     try:
         engine = sa.create_engine(
@@ -53,7 +52,6 @@ def refuse_open_server(url: sa.URL) -> None:
 
     Raises:
         InvalidSpec: the server is on another machine and the connection has no password.
-
     """
     hosts = [*(url.normalized_query.get("host", ())), *([url.host] if url.host else [])]
     in_url = url.password or {"passfile", "sslcert", "password", "service"} & set(url.query)

@@ -46,7 +46,6 @@ def check(number: str | None, database: str) -> None:
 
     Raises:
         SchemaMismatch: the revision is older or newer than this code.
-
     """
     if number == HEAD:
         return
@@ -66,7 +65,6 @@ def upgrade(connection: sa.Connection, database: str) -> None:
 
     Raises:
         SchemaMismatch: the database is newer than this code.
-
     """
     from alembic import command
 

@@ -35,7 +35,6 @@ def refuse_network_file_system(path: Path) -> None:
 
     Raises:
         InvalidSpec: the path lies on a network file system.
-
     """
     kind = get_file_system(path)
     if kind in _NETWORK_FILE_SYSTEMS:

@@ -88,7 +88,6 @@ def change_state(
         changes: values of further columns.
         events: events to add before the event of the new state.
         ending: outcome and reason of the attempt that ends with this change.
-
     """
     return execute_transition(
         session, build_transition(new, *where, changes=changes), new, events=events, ending=ending

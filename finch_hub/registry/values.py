@@ -45,7 +45,6 @@ class NewJob(Value):
         base_key: `JobSpec.base_key` of the specification.
         group_key: `JobSpec.group_key` of the specification.
         idempotency_key: key with which a repeated submission returns the first job.
-
     """
 
     spec: JsonObject
@@ -148,7 +147,6 @@ class Lineage(Value):
         seed: seed of all random numbers.
         versions: versions of the libraries and plugins.
         environment: threads, dtype, device and other influences on the bytes.
-
     """
 
     parents: tuple[ParentVersion, ...] = ()

@@ -44,7 +44,6 @@ def register(
 
     Raises:
         Conflict: a worker of that name is alive.
-
     """
     row = {
         "id": worker_id,
@@ -82,7 +81,6 @@ def heartbeat(
 
     Raises:
         Conflict: another worker took over the name during a silence, or the row was removed.
-
     """
     changes: Columns = {"last_seen": now()}
     if devices is not None:
@@ -103,7 +101,6 @@ def get(session: Session, worker_id: str) -> values.Worker:
 
     Raises:
         NotFound: no such worker is registered.
-
     """
     known = {worker.id: worker for worker in find(session)}
     if worker_id not in known:
@@ -152,7 +149,6 @@ def request_state(session: Session, worker_id: str, state: RequestedState) -> va
     Raises:
         NotFound: no such worker is registered.
         Conflict: the worker has stopped, or stops already.
-
     """
     worker = get(session, worker_id)
     if worker.state in GONE or (worker.state == "stopping" and state != "stopping"):

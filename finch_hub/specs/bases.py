@@ -14,7 +14,6 @@ class BaseDescription(Value):
         architecture: class of the model, as its configuration names it.
         parameters: number of its weights.
         path: local folder.
-
     """
 
     name: str

@@ -12,7 +12,6 @@ class EvaluationParameters(Value):
 
     Attributes:
         system: system prompt for examples without one.
-
     """
 
     system: str | None = None
@@ -23,7 +22,6 @@ class LossParameters(EvaluationParameters):
 
     Attributes:
         max_length: maximum number of tokens of an example; None means the base's context, at most 2,048.
-
     """
 
     max_length: int | None = pydantic.Field(default=None, ge=8)
@@ -35,7 +33,6 @@ class AnswerParameters(EvaluationParameters):
     Attributes:
         max_new_tokens: maximum number of tokens of an answer; None means twice the longest expected answer of the
             batch, at least 64.
-
     """
 
     max_new_tokens: pydantic.PositiveInt | None = None

@@ -62,7 +62,6 @@ def examples_of(items: Pairs) -> tuple[Example, ...]:
 
     Raises:
         InvalidDataset: some items are invalid; each problem names a position, counted from 1.
-
     """
     examples: list[Example] = []
     problems: list[errors.Problem] = []

@@ -14,7 +14,6 @@ class GenerationConfig(Value):
         max_new_tokens: maximum number of tokens of the answer.
         temperature: divisor of the logits; 0 always takes the likeliest token.
         top_p: probability mass of the smallest set of tokens to sample from (nucleus, arXiv 1904.09751).
-
     """
 
     max_new_tokens: pydantic.PositiveInt = 256

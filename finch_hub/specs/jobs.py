@@ -25,7 +25,6 @@ def check_label(text: str) -> str:
 
     Raises:
         ValueError: the name is not valid.
-
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,95}", text):
         raise ValueError(f"{text!r} is not a valid name; use up to 96 letters, digits and . _ : -")
@@ -60,7 +59,6 @@ class JobSpec(Value):
     Attributes:
         base_key: key of the base that the job loads; None if its adapters determine the base.
         group_key: key that jobs share if they can be trained in one step; None for other kinds.
-
     """
 
     kind: str
@@ -115,7 +113,6 @@ class ComposeSpec(JobSpec):
         evaluations: maximum number of held-out evaluations of the search; one of them measures plain linear.
         min_retention: least retention of each parent, below which the version is registered as `below_retention`.
         seed: seed of random strategies, combined with the parents' hashes.
-
     """
 
     kind: Literal["compose"] = "compose"
@@ -152,7 +149,6 @@ class MergeSpec(JobSpec):
     Attributes:
         out: folder on the worker's disk.
         replace: replace an earlier merge in that folder.
-
     """
 
     kind: Literal["merge"] = "merge"
@@ -245,7 +241,6 @@ class Requirements(Value):
         time_limit: seconds after which an attempt fails; None sets no limit.
         together: allow training in one step with other queued jobs of the base (decision 0074). The result then equals
             that of the job alone up to rounding, not to the bit.
-
     """
 
     queue: Label = "default"
@@ -262,7 +257,6 @@ class Job(Value):
     Attributes:
         spec: JSON of the kind's `JobSpec`. The registry reads none of it, so that unknown kinds do no harm.
         result: JSON of a `JobResult`, if the job succeeded.
-
     """
 
     id: str
@@ -294,7 +288,6 @@ class JobResult(Value):
         state: state of that version.
         metrics: metrics of that version.
         report: JSON of the kind's report.
-
     """
 
     adapter: str | None = None

@@ -55,7 +55,6 @@ class LoRAConfig(Value):
 
     Raises:
         InvalidSpec: some fields are invalid, such as rank 0, alpha 0, dropout 1 or no modules.
-
     """
 
     rank: pydantic.PositiveInt | Literal["auto"] = 16

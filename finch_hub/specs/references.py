@@ -23,7 +23,6 @@ def check_name(name: str, *, kind: str = "adapter") -> str:
     Raises:
         InvalidReference: the name is empty, longer than 96 characters, reserved, or has characters other than ASCII
             letters, digits and `. _ -`, which neither begin nor end it.
-
     """
     if not _NAME.fullmatch(name) or ".." in name:
         foreign = next((character for character in name if not character.isascii()), None)
@@ -52,7 +51,6 @@ class AdapterReference:
 
         Raises:
             InvalidReference: the text has another form.
-
         """
         name, slash, version = text.partition("/")
         if slash:

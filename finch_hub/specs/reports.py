@@ -19,7 +19,6 @@ class TokenMetrics(Value):
         tokens: number of label tokens.
         examples: number of examples.
         example_losses: mean loss of each example, in the order of the data; the source of standard errors.
-
     """
 
     loss: float
@@ -90,7 +89,6 @@ class PairConflict(Value):
         norm_ratio: Frobenius norm of the smaller update over the larger's, 0 to 1.
         interference: ``‖ΔW_j X_i‖ / ‖ΔW_i X_i‖`` on inputs of task i, the worse of both directions; None without
             probes.
-
     """
 
     module: str
@@ -125,7 +123,6 @@ class Forecast(Value):
         strategy: name and parameters of the strategy, after the resolver.
         scale: scale with the highest predicted retention of the worst parent.
         kept: predicted retention of each parent, in the report's order; None for a parent without rows.
-
     """
 
     strategy: str
@@ -174,7 +171,6 @@ class Candidate(Value):
         losses: held-out loss on each parent's search rows; None for a parent without rows.
         worst: least retention of the parents that gained; None if none did.
         mean: average retention of the parents that gained.
-
     """
 
     strategy: str
@@ -202,7 +198,6 @@ class CompositionReport(Value):
         evaluations: evaluations of the search, without the final measurement.
         won_by: worst retention minus that of the best plain linear, on the same rows; None if not measured.
         below_retention: parents whose retention is below the requested minimum.
-
     """
 
     strategy: str
@@ -298,7 +293,6 @@ class TensorDifference(Value):
         relative: ``‖reproduced - original‖ / ‖original‖``, Frobenius; None if the shapes differ or a tensor is missing.
         largest: greatest absolute difference of two entries; None as above.
         what: description in words, if there are no numbers.
-
     """
 
     name: str
@@ -321,7 +315,6 @@ class ReproductionReport(Value):
         compared: number of tensors in either adapter.
         causes: changed influences on the bytes: versions, threads, instruction set and others.
         seconds: duration of the reproduction.
-
     """
 
     adapter: str

@@ -42,7 +42,6 @@ class TrainingConfig(Value):
             (Llama, Mistral, Qwen2 and Qwen3 on a CPU). Each example still attends to itself only.
         share_prefix: compute the common prefix of a packed batch once, which does not change results.
         threads: CPU threads, on which results depend; None means one for each physical core that the process may use.
-
     """
 
     epochs: pydantic.PositiveInt = 3

@@ -39,7 +39,6 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
 
     Raises:
         InvalidSpec: some fields are invalid; contains a problem for each.
-
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -50,7 +49,6 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
 
         Raises:
             InvalidSpec: some fields are invalid; contains a problem for each.
-
         """
         try:
             if isinstance(data, (str, bytes)):
@@ -64,7 +62,6 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
 
         Raises:
             InvalidSpec: some fields are invalid; contains a problem for each.
-
         """
         return type(self).of({**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
 
