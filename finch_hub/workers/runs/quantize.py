@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
 
-
-
 class QuantizeOrder(Value):
     """What the child needs to quantize a version.
 
