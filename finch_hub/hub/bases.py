@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -139,5 +138,5 @@ def load_base(source: BaseModelSource, stores: Stores, *, device: str = "auto") 
     """Fetch a base and load it into memory, with torch."""
     from finch_hub.engine.bases import loading
 
-    base = loading.load_base(fetch_base(source, stores), device=device, cache=stores.bases)
-    return dataclasses.replace(base, name=source.source, revision=source.revision)
+    fetch = stores.catalog.base_source_of(source.source).load()
+    return loading.load_base(source, device=device, cache=stores.bases, fetch=fetch)

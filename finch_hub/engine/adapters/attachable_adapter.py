@@ -93,12 +93,7 @@ class AttachableAdapter:
         return bool(self.layers) and all(self.name in layer.active_adapters for layer in self.layers.values())
 
     def enable(self) -> None:
-        """Include the adapter in the base's forward pass.
-
-        Raises:
-            InvalidSpec: the adapter has no base.
-
-        """
+        """Include the adapter in the base's forward pass."""
         self.require_base("enable")
         for layer in self.layers.values():
             layer.set_adapter([*self._other_active(layer), self.name])
@@ -187,26 +182,13 @@ class AttachableAdapter:
                 layer.lora_magnitude_vector[self.name]._cache_clear()  # the norm of W + BA for the previous A and B
 
     def save(self, path: str | Path) -> None:
-        """Write the adapter as a PEFT folder, or as one file if the path ends in `.safetensors`.
-
-        Raises:
-            InvalidSpec: the adapter has no weights yet.
-
-        """
+        """Write the adapter as a PEFT folder, or as one file if the path ends in `.safetensors`."""
         write_adapter(self.weights(), Path(path))
 
-    def require_base(self, verb: str) -> Base:
-        """Return the base.
-
-        Args:
-            verb: action that needs the base, for the error message.
-
-        Raises:
-            InvalidSpec: the adapter has no base.
-
-        """
+    def require_base(self, action: str) -> Base:
+        """Return the base. Without a base, raise `InvalidSpec` that names the action."""
         if self.base is None:
-            raise self._without_base(f"cannot {verb}: it has no base")
+            raise self._without_base(f"cannot {action}: it has no base")
         return self.base
 
     def _without_base(self, what: str) -> errors.InvalidSpec:

@@ -16,14 +16,7 @@ from finch_hub.specs.reports import Change, TensorDifference
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AdapterComparison:
-    """Differences of two adapters.
-
-    Attributes:
-        config: fields of the configuration that differ.
-        tensors: tensors that differ, those with the largest relative difference first.
-        num_tensors: number of tensors in either adapter.
-
-    """
+    """Fields and tensors that differ, the most different tensor first, and the number of tensors in either adapter."""
 
     config: tuple[Change, ...]
     tensors: tuple[TensorDifference, ...]

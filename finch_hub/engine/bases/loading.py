@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finch_hub import errors
+from finch_hub import errors, settings
 from finch_hub.engine.bases.base import Attention, Base
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
 from finch_hub.engine.bases.sources import fetch_base
@@ -55,7 +55,7 @@ def load_base(
 
     model_source = source if isinstance(source, BaseModelSource) else BaseModelSource(source=str(source))
     torch_device = _find_device(device)
-    cache = cache if cache is not None else _default_cache()
+    cache = cache if cache is not None else settings.load().home / "bases"
     torch_dtype = precision.pick_dtype(dtype, torch_device, cache=cache)
     folder = fetch(model_source, cache=cache, progress=progress)
     implementation = attention if attention != "auto" else "eager" if torch_device.type == "cpu" else "sdpa"
@@ -85,12 +85,6 @@ def load_base(
         dtype=torch_dtype,
         attention=attention,
     )
-
-
-def _default_cache() -> Path:
-    from finch_hub import settings
-
-    return settings.load().home / "bases"
 
 
 def _find_device(device: str) -> torch.device:

@@ -33,7 +33,7 @@ def fetch_base(source: BaseModelSource, *, cache: Path, progress: Progress = lam
         progress: called with a few words before each slow step.
 
     Raises:
-        NotFound: the folder, file or repository does not exist.
+        NotFound: the folder, file or repository does not exist, or you have no access to it.
         Incompatible: the files hold no usable model: pickled weights only, an adapter, no tokenizer.
         Unavailable: the Hugging Face Hub does not answer and the base is not in its cache.
 
@@ -60,13 +60,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def fetch_folder(source: BaseModelSource, *, cache: Path, progress: Progress) -> Path:
-    """Return the folder itself after checking that it holds a usable model.
-
-    Raises:
-        NotFound: the folder does not exist.
-        Incompatible: the path is a file, or the folder holds no usable model.
-
-    """
+    """Return the folder itself after checking that it holds a usable model."""
     folder = Path(source.source).expanduser().absolute()
     if folder.is_file():
         fix = "give a folder of safetensors, a .gguf file or a Hugging Face id"
@@ -82,13 +76,7 @@ def fetch_folder(source: BaseModelSource, *, cache: Path, progress: Progress) ->
 
 
 def fetch_gguf(source: BaseModelSource, *, cache: Path, progress: Progress) -> Path:
-    """Convert a GGUF file to a folder of safetensors, once for each content, and return the folder.
-
-    Raises:
-        NotFound: the file does not exist.
-        Incompatible: the file is not a GGUF file, or its architecture cannot be converted.
-
-    """
+    """Convert a GGUF file to a folder of safetensors, once for each content, and return the folder."""
     file = Path(source.source).expanduser().absolute()
     if not file.is_file():
         neighbors = [str(path) for path in file.parent.glob("*.gguf")] if file.parent.is_dir() else []
@@ -102,12 +90,6 @@ def fetch_hub(source: BaseModelSource, *, cache: Path, progress: Progress) -> Pa
     """Download a repository of the Hugging Face Hub into its own cache: safetensors weights only, no code.
 
     The environment variables `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` apply.
-
-    Raises:
-        NotFound: the repository or revision does not exist, or you have no access to it.
-        Incompatible: the repository holds no usable model.
-        Unavailable: the Hugging Face Hub does not answer and the base is not in its cache.
-
     """
     import huggingface_hub
     from huggingface_hub import errors as hub_errors

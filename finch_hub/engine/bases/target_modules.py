@@ -41,12 +41,9 @@ def match(config: LoRAConfig, modules: Iterable[str]) -> tuple[str, ...]:
     ]
     if config.layers_to_transform is not None:
         layers = {layer_of(path) for path in paths} - {None}
+        fix = f"the base has layers 0 to {len(layers) - 1}"
         problems += [
-            errors.Problem(
-                what=f"there is no layer {layer}",
-                where="layers_to_transform",
-                fix=f"the base has layers 0 to {len(layers) - 1}",
-            )
+            errors.Problem(what=f"there is no layer {layer}", where="layers_to_transform", fix=fix)
             for layer in config.layers_to_transform
             if layer not in layers
         ]

@@ -62,12 +62,7 @@ def read_base_shape(folder: Path) -> BaseShape | None:
 
 
 def read_linear_modules(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return path and shape (out, in) of every linear module except the language-model head.
-
-    Raises:
-        RefusedArtifact: a file is damaged.
-
-    """
+    """Return path and shape (out, in) of every linear module except the language-model head."""
     return {
         name.removesuffix(".weight"): (shape[0], shape[1])
         for name, shape in read_shapes(folder).items()
@@ -76,10 +71,5 @@ def read_linear_modules(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def count_parameters(folder: Path) -> int:
-    """Return the number of parameters in the weight files. Tied parameters are stored, and count, once.
-
-    Raises:
-        RefusedArtifact: a file is damaged.
-
-    """
+    """Return the number of parameters in the weight files. Tied parameters are stored, and count, once."""
     return sum(math.prod(shape) for shape in read_shapes(folder).values())

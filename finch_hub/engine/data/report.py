@@ -21,16 +21,7 @@ def make_data_report(
     steps: int,
     seconds: float | None,
 ) -> DataReport:
-    """Return the report of the training examples and their overlap with the validation examples.
-
-    Args:
-        examples: training examples.
-        validation: validation examples, given or split off.
-        tokenized: training examples as token ids.
-        steps: most steps of the training.
-        seconds: estimated duration of all steps, None without an estimate.
-
-    """
+    """Return the report of training examples that take at most `steps` and an estimated number of seconds."""
     lengths = np.array([len(example) for example in tokenized])
     return DataReport(
         examples=len(tokenized),

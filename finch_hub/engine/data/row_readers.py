@@ -15,15 +15,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Row(NamedTuple):
-    """One row of a file, or the problem with it.
-
-    Attributes:
-        where: location in the file.
-        value: fields of the row, None if it cannot be read.
-        problem: text without the location.
-        fix: text of the fix.
-
-    """
+    """One row of a file by its location, or a problem and its fix without a value."""
 
     where: str
     value: Mapping[str, Any] | None

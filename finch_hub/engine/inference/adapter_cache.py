@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +24,9 @@ class _Source:
 
 
 class AdapterCache:
-    """Adapters by name, the least recently used of which leave memory.
+    """Adapters by name, of which the router holds the `size` most recently used ones in memory.
 
     An adapter that left memory is read again from its files when it is used. An adapter without files stays.
-
-    Args:
-        base: base of all adapters.
-        router: router that holds the adapters in memory.
-        size: number of adapters to keep in memory.
-
     """
 
     def __init__(self, base: Base, router: AdapterRouter, *, size: int) -> None:
@@ -49,33 +42,16 @@ class AdapterCache:
         return tuple(self._sources)
 
     def add(self, name: str, weights: AdapterWeights) -> None:
-        """Add an adapter without files. It replaces one of the same name.
-
-        Raises:
-            Incompatible: the adapter does not fit the base.
-
-        """
+        """Add an adapter without files. It replaces one of the same name."""
         self._add(name, weights, None)
 
     def add_file(self, name: str, path: Path) -> None:
-        """Read and add an adapter. It replaces one of the same name.
-
-        Raises:
-            NotFound: the file does not exist.
-            RefusedArtifact: the file is not a LoRA adapter that is safe to read.
-            Incompatible: the adapter does not fit the base.
-
-        """
+        """Read and add an adapter. It replaces one of the same name."""
         source = _Source(path=path, state=_read_state(path))
         self._add(name, read_adapter(path), source)
 
     def save(self, name: str, path: Path) -> None:
-        """Write an adapter to files, from which it can be read again.
-
-        Raises:
-            NotFound: the adapter does not exist.
-
-        """
+        """Write an adapter to files, from which it can be read again."""
         self.load([name])
         write_adapter(self._weights[name], path)
         self._sources[name] = _Source(path=path, state=_read_state(path))
@@ -99,12 +75,7 @@ class AdapterCache:
         self._evict(names)
 
     def remove(self, name: str) -> None:
-        """Remove an adapter.
-
-        Raises:
-            NotFound: the adapter does not exist.
-
-        """
+        """Remove an adapter."""
         self._check_exists(name)
         self._router.unload(name)
         self._weights.pop(name, None)
@@ -127,8 +98,7 @@ class AdapterCache:
         if source is None:
             raise AssertionError("an adapter without files stays in memory")
         if _read_state(source.path) != source.state:
-            what = f"adapter {name!r} has changed in {source.path} since it was loaded (load it again)"
-            raise errors.Conflict(what)
+            raise errors.Conflict(f"adapter {name!r} has changed in {source.path} since it was loaded (load it again)")
         return read_adapter(source.path)
 
     def _evict(self, used: Collection[str]) -> None:
@@ -141,7 +111,6 @@ class AdapterCache:
 def _read_state(path: Path) -> tuple[tuple[int, int], ...]:
     files = [path / WEIGHTS, path / CONFIG] if path.is_dir() else [path]
     try:
-        found: list[os.stat_result] = [file.stat() for file in files]
+        return tuple((status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files))
     except OSError:
         return ()  # reading the files reports the error
-    return tuple((status.st_size, status.st_mtime_ns) for status in found)

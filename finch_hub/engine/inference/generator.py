@@ -37,14 +37,24 @@ AdapterChoice = str | None | Literal[_Active.ACTIVE]
 """Name of an adapter, None for the base alone, or the active adapter."""
 
 
-class GenerateOptions(TypedDict, total=False):
-    """Keyword arguments of :meth:`GeneratorModel.generate` besides `adapter` and `stream`."""
-
+class _Options(TypedDict, total=False):
     system: str | None
     max_new_tokens: int
     temperature: float
     top_p: float
     seed: int | None
+
+
+class PromptOptions(_Options, total=False):
+    """Keyword arguments of :meth:`GeneratorModel.generate` for one prompt."""
+
+    adapter: AdapterChoice
+
+
+class BatchOptions(_Options, total=False):
+    """Keyword arguments of :meth:`GeneratorModel.generate` for a list of prompts."""
+
+    adapter: AdapterChoice | Sequence[str | None]
 
 
 class GeneratorModel:
@@ -89,21 +99,17 @@ class GeneratorModel:
     ) -> TrainingReport:
         """Train a new adapter on examples, and switch to it.
 
+        The arguments that are not listed are those of :meth:`finch_hub.LoRAAdapter.train`.
+
         Args:
-            examples: (prompt, completion) pairs, mappings with these keys or with `messages`, or examples.
             lora_config: shape of the adapter.
-            epochs: passes over the examples; None takes the value of `training`.
-            learning_rate: peak learning rate; None takes the value of `training`.
             name: name of the adapter. It replaces an adapter of the same name.
-            validation: held-out examples; None splits off the share that `training` gives.
-            training: all other settings.
             system: system prompt of the examples that have none, and later of prompts to the adapter.
             options: further options of :func:`finch_hub.engine.train`.
 
         Raises:
             InvalidSpec: the configuration cannot work on this base.
-            InvalidDataset: examples that cannot be used, all of them by their position.
-            TrainingFailed: training started and could not continue.
+            InvalidDataset, TrainingFailed: as in :meth:`finch_hub.LoRAAdapter.train`.
 
         """
         trained = train_on_pairs(
@@ -158,23 +164,13 @@ class GeneratorModel:
         self._cache.save(name, Path(path).expanduser().absolute())
 
     def switch(self, name: str | None) -> None:
-        """Make an adapter active; None means the base alone.
-
-        Raises:
-            NotFound: the adapter does not exist.
-
-        """
+        """Make an adapter active; None means the base alone."""
         if name is not None:
             self._cache.load([name])
         self._active = name
 
     def unload(self, name: str) -> None:
-        """Remove an adapter. If it was active, the base alone is active.
-
-        Raises:
-            NotFound: the adapter does not exist.
-
-        """
+        """Remove an adapter. If it was active, the base alone is active."""
         self._cache.remove(name)
         del self._systems[name]
         if self._active == name:
@@ -182,45 +178,21 @@ class GeneratorModel:
 
     @contextmanager
     def using(self, adapter: AdapterChoice | Sequence[str | None] = ACTIVE) -> Iterator[None]:
-        """Let `base.model` compute with an adapter, or with one for each row of the batch, in this context.
-
-        Raises:
-            NotFound: the adapter does not exist.
-
-        """
+        """Let `base.model` compute with an adapter, or with one for each row of the batch, in this context."""
         names = self._names_of(adapter, 1)
         self._load(names)
         with self._router.using(self._router.plan(names)):
             yield
 
     @overload
-    def generate(
-        self,
-        prompt: Prompt,
-        *,
-        adapter: AdapterChoice = ...,
-        stream: Literal[False] = ...,
-        **options: Unpack[GenerateOptions],
-    ) -> str: ...
+    def generate(self, prompt: Prompt, *, stream: Literal[False] = ..., **options: Unpack[PromptOptions]) -> str: ...
+
+    @overload
+    def generate(self, prompt: Prompt, *, stream: Literal[True], **options: Unpack[PromptOptions]) -> Iterator[str]: ...
 
     @overload
     def generate(
-        self,
-        prompt: Prompt,
-        *,
-        adapter: AdapterChoice = ...,
-        stream: Literal[True],
-        **options: Unpack[GenerateOptions],
-    ) -> Iterator[str]: ...
-
-    @overload
-    def generate(
-        self,
-        prompt: list[str] | list[Prompt],
-        *,
-        adapter: AdapterChoice | Sequence[str | None] = ...,
-        stream: Literal[False] = ...,
-        **options: Unpack[GenerateOptions],
+        self, prompt: list[str] | list[Prompt], *, stream: Literal[False] = ..., **options: Unpack[BatchOptions]
     ) -> list[str]: ...
 
     def generate(
@@ -295,12 +267,10 @@ class GeneratorModel:
         texts = [TextStream(self.base.tokenizer) for _ in prompts]
         seeds = [(seed + row) % 2**63 for row in order]
         for row, token in decode(self.base, [prompts[row] for row in order], config, seeds=seeds, route=route):
-            piece = texts[order[row]].add(token)
-            if piece:
+            if piece := texts[order[row]].add(token):
                 yield order[row], piece
         for row, text in enumerate(texts):
-            piece = text.end()
-            if piece:
+            if piece := text.end():
                 yield row, piece
 
     def _names_of(self, adapter: AdapterChoice | Sequence[str | None], rows: int) -> list[str | None]:

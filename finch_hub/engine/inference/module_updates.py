@@ -22,12 +22,7 @@ class ModuleUpdate(Protocol):
 class UniformUpdate:
     """Update of all rows by one adapter: ``output + (x Aᵀ) Bᵀ * scale``, in float32 as in PEFT's layer.
 
-    Attributes:
-        A: [rank, in].
-        B: [out, rank].
-        scale: factor of ``B @ A``.
-        gain: DoRA's ``m / ‖W + scale * B A‖`` [out], by which all of the output but the bias is multiplied.
-
+    All of the output but the bias is multiplied by DoRA's `gain` [out], ``m / ‖W + scale * B A‖``.
     """
 
     A: Tensor
@@ -45,13 +40,9 @@ class UniformUpdate:
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class AdapterStack:
-    """Factors of several adapters of one module, padded with zeros to one rank.
+    """Factors of several adapters of one module, padded with zeros to one rank, with the scales in B.
 
-    Attributes:
-        slots: index of each adapter in the stack, by name.
-        A: [adapters, in, rank].
-        B: [adapters, rank, out], with the scales.
-
+    `A` is [adapters, in, rank], `B` is [adapters, rank, out], and `slots` has the index of each adapter by name.
     """
 
     slots: Mapping[str, int]
@@ -75,12 +66,8 @@ class AdapterStack:
 class RowGroups:
     """Rows of a batch in groups of equal size, one group for each adapter of a stack.
 
-    Both attributes are None if the rows are in this order already.
-
-    Attributes:
-        gather: row at each index of the groups [adapters * size]. The number of rows stands for a row of zeros.
-        indices: index of each row in the groups [rows].
-
+    `gather` [adapters * size] has the row at each index of the groups; the number of rows stands for a row of zeros.
+    `indices` [rows] has the index of each row. Both are None if the rows are in this order already.
     """
 
     gather: Tensor | None
@@ -107,13 +94,6 @@ class MixedUpdate:
 
     A prompt is computed in runs of neighboring rows that share an adapter. For a single token that would be hundreds
     of tiny matrix products. So rows are grouped by adapter, and all groups take two batched products.
-
-    Attributes:
-        runs: first row, end, and update of each run.
-        stack: factors of all adapters in the batch.
-        groups: rows by adapter.
-        gain: DoRA's gain of each row [rows, 1, out], None without DoRA.
-
     """
 
     runs: tuple[tuple[int, int, UniformUpdate | None], ...]

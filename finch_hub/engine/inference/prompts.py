@@ -14,12 +14,7 @@ Prompt = str | tuple[Message, ...]
 
 
 def tokenize_prompts(prompts: Sequence[Prompt], base: Base, *, systems: Sequence[str | None]) -> list[list[int]]:
-    """Render each prompt with the chat template and tokenize it.
-
-    Args:
-        prompts: at least one prompt.
-        base: base with the tokenizer.
-        systems: system prompt of each prompt that has none.
+    """Render each prompt with the chat template, led by its system prompt unless it has one, and tokenize it.
 
     Raises:
         InvalidSpec: no prompts, or prompts that are empty or fill the model's context, all of them by number.

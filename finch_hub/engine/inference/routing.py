@@ -18,13 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from finch_hub import errors
 from finch_hub.engine.adapters.weights import AdapterWeights, ModuleWeights
-from finch_hub.engine.inference.module_updates import (
-    AdapterStack,
-    MixedUpdate,
-    ModuleUpdate,
-    RowGroups,
-    UniformUpdate,
-)
+from finch_hub.engine.inference.module_updates import AdapterStack, MixedUpdate, ModuleUpdate, RowGroups, UniformUpdate
 
 Plan = Mapping[str, ModuleUpdate]
 """Update of each adapted module for one batch, by the module's path."""
@@ -33,11 +27,7 @@ Plan = Mapping[str, ModuleUpdate]
 class AdapterRouter:
     """Adapters in memory, through which the rows of a batch are routed.
 
-    The model's output changes only inside of :meth:`using`. Use one thread at a time.
-
-    Args:
-        model: model whose linear modules are adapted. Its parameters and modules never change.
-
+    The model's output changes only inside of :meth:`using`, its parameters and modules never. Use one thread at a time.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -164,12 +154,7 @@ class AdapterRouter:
 
 
 def check_rows(names: Sequence[str | None], rows: int) -> None:
-    """Check that each row has an adapter or None.
-
-    Raises:
-        InvalidSpec: the numbers differ.
-
-    """
+    """Check that each row has an adapter or None, or raise `InvalidSpec`."""
     if len(names) != rows:
         raise errors.InvalidSpec(
             errors.Problem(
