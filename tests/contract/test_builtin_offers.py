@@ -76,6 +76,15 @@ def test_engine_and_hub_have_the_same_row_formats() -> None:
     assert offered == [(known.name, known.fields, known.convert) for known in row_formats.BUILTIN]
 
 
+def test_the_engine_and_the_hub_know_the_same_base_sources() -> None:
+    """The engine has its own list, for use without the hub."""
+    from finch_hub.engine.bases import sources
+    from finch_hub.plugins.descriptors import load_target
+
+    offered = [(load_target(s.matches, offered_by=s.name), s.load()) for s in CATALOG.base_sources.values()]
+    assert offered == list(sources.BUILTIN)
+
+
 @pytest.mark.parametrize("preset", CATALOG.presets.values(), ids=lambda p: p.name)
 def test_presets_have_distinct_prompts_and_one_shape(preset: Preset) -> None:
     testing.check_descriptor(preset)

@@ -38,7 +38,7 @@ def fetch_base(source: BaseModelSource, *, cache: Path, progress: Progress = lam
         Unavailable: the Hugging Face Hub does not answer and the base is not in its cache.
 
     """
-    for is_source, fetch in ((is_gguf, fetch_gguf), (is_folder, fetch_folder), (is_hub_id, fetch_hub)):
+    for is_source, fetch in BUILTIN:
         if is_source(source.source):
             return fetch(source, cache=cache, progress=progress)
     raise errors.NotFound("base model", source.source)
@@ -144,3 +144,6 @@ def check_folder(folder: Path) -> Path:
     if problems:
         raise errors.Incompatible(problems, subject=f"base model {folder}")
     return folder
+
+
+BUILTIN = ((is_gguf, fetch_gguf), (is_folder, fetch_folder), (is_hub_id, fetch_hub))

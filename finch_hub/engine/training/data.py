@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finch_hub import errors
-from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.base import Base, default_max_length
 from finch_hub.engine.data import splitting
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 from finch_hub.engine.training.progress import ProgressReporter
 from finch_hub.specs.examples import Example
 from finch_hub.specs.training import TrainingConfig
-
-_MAX_LENGTH = 2048  # tokens of an example, where the settings give no length
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +48,7 @@ def prepare_data(
     reporter.report_phase("tokenizing")
     if validation is None:
         examples, validation = splitting.split_examples(examples, training.validation, training.seed)
-    length = training.max_length or min(base.context, _MAX_LENGTH)
+    length = training.max_length or default_max_length(base.context)
     train_set = tokenize_all(examples, base.tokenizer, system=system, max_length=length)
     held_out = tokenize_all(validation, base.tokenizer, system=system, max_length=length, subject="validation data")
     base.fit_attention(max(len(example) for example in (*train_set, *held_out)))
