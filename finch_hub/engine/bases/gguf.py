@@ -71,14 +71,14 @@ def _convert(file: Path, folder: Path) -> None:
             contextlib.redirect_stderr(nowhere),
         ):
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-            options: dict[str, Any] = {}
+            config = None
             head_dim = reader.get_field(f"{reader.get_field('general.architecture').contents()}.attention.key_length")
             if head_dim is not None:  # transformers reads it only for some architectures
-                options["config"] = transformers.AutoConfig.from_pretrained(**source)
-                options["config"].head_dim = head_dim.contents()
+                config = transformers.AutoConfig.from_pretrained(**source)
+                config.head_dim = head_dim.contents()
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 **source,
-                **options,
+                config=config,
                 dtype=getattr(torch, _stored_dtype(reader)),
                 quantization_config=transformers.GgufConfig(dequantize=True),
             )

@@ -9,13 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finch_hub import errors
-from finch_hub.specs.examples import Example, Message
+from finch_hub.specs.examples import Example, Message, Role
 
 Convert = Callable[[Mapping[str, Any]], Example]
 
 # OpenAI renamed "system" to "developer" in 2024. Chat templates of open models know only the old name.
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-_SPEAKERS = {
+_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+_SPEAKERS: Mapping[str, Role] = {
     "system": "system",
     "human": "user",
     "user": "user",
@@ -39,7 +45,7 @@ def convert_messages(row: Mapping[str, Any]) -> Example:
 
     An assistant turn with ``"weight": 0`` is context and not trained on, as in OpenAI's fine-tuning format.
     """
-    return _conversation(_turns(row["messages"], "messages", speaker="role", text="content", roles=_ROLES))
+    return Example(messages=tuple(_turns(row["messages"], "messages", speaker="role", text="content", roles=_ROLES)))
 
 
 def convert_prompt_completion(row: Mapping[str, Any]) -> Example:
@@ -49,7 +55,7 @@ def convert_prompt_completion(row: Mapping[str, Any]) -> Example:
         return _make_pair(_text(row, "prompt"), _text(row, "completion"), row.get("system"))
     context = _turns(prompt, "prompt", speaker="role", text="content", roles=_ROLES)
     answer = _turns(completion, "completion", speaker="role", text="content", roles=_ROLES)
-    return _conversation([{**turn, "learn": False} for turn in context] + answer)
+    return Example(messages=tuple([turn.evolve(learn=False) for turn in context] + answer))
 
 
 def convert_alpaca(row: Mapping[str, Any]) -> Example:
@@ -74,8 +80,8 @@ def convert_sharegpt(row: Mapping[str, Any]) -> Example:
     """Convert ShareGPT's ``{"conversations": [{"from", "value"}, …]}``, with an optional `system`."""
     turns = _turns(row["conversations"], "conversations", speaker="from", text="value", roles=_SPEAKERS)
     if row.get("system"):
-        turns = [{"role": "system", "content": _text(row, "system")}, *turns]
-    return _conversation(turns)
+        turns = [Message(role="system", content=_text(row, "system")), *turns]
+    return Example(messages=tuple(turns))
 
 
 def convert_text(row: Mapping[str, Any]) -> Example:
@@ -158,15 +164,11 @@ def _make_pair(
     return Example.of_pair(prompt, completion, system)
 
 
-def _conversation(turns: list[dict[str, Any]]) -> Example:
-    return Example.of({"messages": turns})
-
-
-def _turns(value: Any, field: str, *, speaker: str, text: str, roles: Mapping[str, str]) -> list[dict[str, Any]]:
+def _turns(value: Any, field: str, *, speaker: str, text: str, roles: Mapping[str, Role]) -> list[Message]:
     """Read a list of turns, and raise every problem of the list at once."""
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
         raise _invalid(f"is {_kind(value)} instead of a list of turns", where=field)
-    turns: list[dict[str, Any]] = []
+    turns: list[Message] = []
     problems: list[errors.Problem] = []
     for number, turn in enumerate(value, start=1):
         where = f"{field}, turn {number}"
@@ -185,8 +187,7 @@ def _turns(value: Any, field: str, *, speaker: str, text: str, roles: Mapping[st
             problems.append(errors.Problem(what=what, where=where, fix=fix))
             continue
         role = roles[name]
-        learn = {} if role != "assistant" or turn.get("weight", 1) else {"learn": False}
-        turns.append({"role": role, "content": content, **learn})
+        turns.append(Message(role=role, content=content, learn=role != "assistant" or bool(turn.get("weight", 1))))
     if problems:
         raise errors.InvalidSpec(problems)
     return turns
