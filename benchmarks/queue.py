@@ -9,7 +9,7 @@ process, and records events, attempts and results, durably.
 from __future__ import annotations
 
 if __name__ == "queue":
-    # `python benchmarks/other.py` puts this folder first on the path, so the `import queue` of any library there finds
+    # `python benchmarks/switch.py` puts this folder first on the path, so the `import queue` of any library there finds
     # this file. It gets the standard module.
     import importlib.util
     import sys

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: its layers are those of the import contract, and its lists name what exists."""
+"""CONTRIBUTING.md and the tree of the README: layers are those of the contract, and named files exist."""
 
 from __future__ import annotations
 
@@ -30,6 +30,19 @@ def test_the_layers_are_those_of_the_import_contract() -> None:
     assert diagram
     shown = [re.sub(r"^ \| ", "", line).split()[0] for line in diagram[1].splitlines()]
     assert [re.sub(r"/$|\.py$", "", name) for name in shown] == [layer.removeprefix("finch_hub.") for layer in layers]
+
+
+def test_the_tree_of_the_readme_shows_the_rooms_and_files_of_the_package() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = re.search(r"^```\nfinch_hub/\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert tree
+    package = {path.relative_to(ROOT / "finch_hub").as_posix() for path in (ROOT / "finch_hub").rglob("*")}
+    parts = {"/".join(path.split("/")[start:]) for path in package for start in range(path.count("/") + 1)}
+    others = {"__init__.py", "__main__.py", "__pycache__", "py.typed", "testing.py"}
+    rooms = {path for path in package if "/" not in path} - others
+    shown = set(re.findall(r"[\w/]+\.py|\w+(?=/)", tree[1]))
+    assert rooms <= shown
+    assert shown - parts == {"migrations"}
 
 
 def test_files_of_the_list_of_questions_are_in_the_package() -> None:
