@@ -40,7 +40,6 @@ def read_adapter(path: Path) -> AdapterWeights:
     Raises:
         NotFound: the folder or file does not exist.
         RefusedArtifact: the weights are pickled, the file is damaged, or the configuration is not LoRA's.
-
     """
     path = path.expanduser()
     file = path / WEIGHTS if path.is_dir() else path

@@ -41,7 +41,6 @@ class AttachableAdapter:
     Raises:
         InvalidSpec: the configuration names modules that the base does not have, the name is in use on the base, or
             rank or initial A depend on training data.
-
     """
 
     def __init__(
@@ -74,7 +73,6 @@ class AttachableAdapter:
             NotFound: the file does not exist.
             RefusedArtifact: the file is not a LoRA adapter that is safe to read.
             Incompatible: the adapter does not fit the base.
-
         """
         weights = read_adapter(Path(path))
         adapter = cls(peft_fields.to_lora_config(weights.config), name=name)
@@ -146,7 +144,6 @@ class AttachableAdapter:
 
         Raises:
             InvalidSpec: the adapter was neither attached to a base nor loaded.
-
         """
         if self.base is None:
             if self._weights is None:
@@ -160,7 +157,6 @@ class AttachableAdapter:
 
         Raises:
             Incompatible: names or shapes differ from this adapter's.
-
         """
         own = self.parameters()
         problems = [
@@ -231,7 +227,6 @@ def attach(base: Base, config: LoRAConfig, *, name: str = "default", seed: int =
 
     Raises:
         InvalidSpec: the configuration names modules that the base does not have, or the name is in use.
-
     """
     return AttachableAdapter(config, base, name=name, seed=seed)
 

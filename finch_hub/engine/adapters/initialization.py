@@ -24,7 +24,6 @@ def make_initial_a(path: str, rank: int, in_features: int, *, seed: str = SHARED
         rank: number of rows.
         in_features: number of columns.
         seed: name of the seed; "shared" gives the A that all adapters of a base share.
-
     """
     name = f"finch-hub initial A 1\n{seed}\n{path}\n{in_features}\n".encode()
     bits = np.frombuffer(hashlib.shake_128(name).digest(4 * rank * in_features), dtype="<u4")

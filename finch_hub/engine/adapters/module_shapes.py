@@ -26,7 +26,6 @@ def check_fit(weights: AdapterWeights, base: Base) -> None:
 
     Raises:
         Incompatible: one problem for each module that is missing or has another shape.
-
     """
     problems = []
     for path, module in weights.modules.items():

@@ -21,7 +21,6 @@ def from_lora_config(config: LoRAConfig, base: Base, modules: Mapping[str, tuple
         config: rank, scale and target modules.
         base: named in the fields as the base model.
         modules: shape of each linear module of the base, by its path.
-
     """
     fields = peft.LoraConfig(
         r=target_modules.default_rank(config),

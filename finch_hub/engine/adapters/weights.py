@@ -21,7 +21,6 @@ class ModuleWeights:
         B: [out, rank].
         scale: alpha / rank, or alpha / √rank with rsLoRA.
         magnitude: DoRA's magnitudes [out]; None without DoRA.
-
     """
 
     A: Tensor
@@ -42,7 +41,6 @@ class AdapterWeights:
     Attributes:
         config: the fields of ``adapter_config.json``.
         tensors: by their names in the file.
-
     """
 
     config: dict[str, Any]
@@ -55,7 +53,6 @@ class AdapterWeights:
         Raises:
             Incompatible: the adapter changes embeddings, biases or whole modules, an A or B is missing, or a rank
                 differs from the configuration's. The error has every problem.
-
         """
         found = find_modules({name: tuple(tensor.shape) for name, tensor in self.tensors.items()}, self.config)
         embeddings = [path for path, module in found.modules.items() if module.embedding]

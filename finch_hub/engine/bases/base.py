@@ -33,7 +33,6 @@ class Base:
         device: device of the model.
         dtype: dtype of the floating-point weights.
         attention: requested implementation. With "auto", :meth:`fit_attention` chooses it by length.
-
     """
 
     name: str

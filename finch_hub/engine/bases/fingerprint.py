@@ -37,7 +37,6 @@ def compute_fingerprint(folder: Path, *, cache: Path | None = None) -> str:
     Raises:
         NotFound: the folder has no `config.json`.
         Incompatible: the folder has no safetensors weights.
-
     """
     config_file = folder / "config.json"
     if not config_file.is_file():

@@ -29,7 +29,6 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
 
     Raises:
         Incompatible: the file is not a GGUF file, or transformers cannot read its architecture.
-
     """
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":

@@ -14,7 +14,6 @@ class JsonCache:
 
     Args:
         file: location of the object; None stores nothing.
-
     """
 
     def __init__(self, file: Path | None) -> None:

@@ -48,7 +48,6 @@ def load_base(
             tokenizer, more tokens than embeddings.
         InvalidSpec: this machine does not have the dtype or device.
         Unavailable: the Hugging Face Hub does not answer.
-
     """
 
     from finch_hub.engine.bases import precision

@@ -47,7 +47,6 @@ def estimate_training_memory(
         training: batch size, dtype and gradient checkpointing.
         longest: tokens of the longest example.
         cuda: whether the device is CUDA, on which "auto" computes in 16 bits. Elsewhere it can be 32.
-
     """
     dtype = training.dtype if training.dtype != "auto" else "bfloat16" if cuda else "float32"
     width = _WIDTHS[dtype]

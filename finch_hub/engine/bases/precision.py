@@ -28,7 +28,6 @@ def pick_dtype(dtype: Dtype, device: torch.device, *, cache: Path | None) -> tor
 
     Raises:
         InvalidSpec: unknown dtype, float16 on a CPU, or a quantized base without CUDA and bitsandbytes.
-
     """
     problem: errors.Problem | None = None
     if dtype not in get_args(Dtype):

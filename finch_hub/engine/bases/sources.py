@@ -36,7 +36,6 @@ def fetch_base(source: BaseModelSource, *, cache: Path, progress: Progress = lam
         NotFound: the folder, file or repository does not exist, or you have no access to it.
         Incompatible: the files hold no usable model: pickled weights only, an adapter, no tokenizer.
         Unavailable: the Hugging Face Hub does not answer and the base is not in its cache.
-
     """
     for is_source, fetch in BUILTIN:
         if is_source(source.source):
@@ -119,7 +118,6 @@ def check_folder(folder: Path) -> Path:
 
     Raises:
         Incompatible: one problem for each thing that is missing or damaged.
-
     """
     problems = []
     if (folder / CONFIG).is_file():

@@ -29,7 +29,6 @@ def match(config: LoRAConfig, modules: Iterable[str]) -> tuple[str, ...]:
 
     Raises:
         InvalidSpec: one problem for each name, pattern or layer that matches nothing, with similar names.
-
     """
     paths = [path for path in modules if not is_embedding(path)]
     names = {_name_of(path) for path in paths}
@@ -104,7 +103,6 @@ def count_adapter_parameters(config: LoRAConfig, shapes: Mapping[str, tuple[int,
 
     Raises:
         InvalidSpec: as from :func:`match`.
-
     """
     ranks = ranks_of(config, match(config, shapes))
     return sum(rank * sum(shapes[path]) + (shapes[path][0] if config.use_dora else 0) for path, rank in ranks.items())

@@ -28,7 +28,6 @@ class BaseShape:
         vocabulary: rows of the language-model head.
         layers: number of decoder layers.
         context: context length in tokens.
-
     """
 
     parameters: int

@@ -28,7 +28,6 @@ def plan_epoch(
         seed: seed of the shuffle, combined with the epoch.
         epoch: number of the epoch, from 0.
         by_length: whether a step has examples of similar length. This saves padding in decoders that pad.
-
     """
     shuffle = random.Random(f"{seed}:{epoch}")  # noqa: S311 - order, not secrecy
     order = list(range(len(lengths)))

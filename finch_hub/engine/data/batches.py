@@ -27,7 +27,6 @@ class Batch:
         sources: index of the token whose hidden state predicts each target, int64 [L].
         targets: token ids to predict, int64 [L].
         owners: index of each target's example, int64 [L].
-
     """
 
     examples: tuple[TokenizedExample, ...]

@@ -25,7 +25,6 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
 
     Raises:
         Incompatible: the template cannot render these turns, for example because their roles do not alternate.
-
     """
     if tokenizer.chat_template is None:
         return "\n".join(message.content for message in messages) + ("\n" if generation else "")

@@ -31,7 +31,6 @@ def read_examples(
     Raises:
         NotFound: the path or the format does not exist.
         InvalidDataset: one problem for each invalid row, by its line number.
-
     """
     if not path.exists():
         neighbors = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -103,7 +103,6 @@ def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat
 
     Raises:
         InvalidSpec: no format fits. The error names the missing fields of the nearest format.
-
     """
     names = row.keys()
     for row_format in formats:

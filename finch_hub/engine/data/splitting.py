@@ -21,7 +21,6 @@ def split_examples(
         examples: examples in the order that both parts keep.
         share: share of the examples to hold out, from 0 to below 1.
         seed: seed of the hash.
-
     """
     keys = [_key(example) for example in examples]
     ranked = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())

@@ -25,7 +25,6 @@ class TokenizedExample:
         input_ids: int64 [length].
         labels: whether each token has loss, bool [length]. The first token has none, because no token predicts it.
         cut: number of tokens that were removed to fit the maximum length.
-
     """
 
     input_ids: NDArray[np.int64]
@@ -55,7 +54,6 @@ def tokenize_all(
 
     Raises:
         InvalidDataset: one problem for each example without a label, by its number from 1.
-
     """
     tokenized: list[TokenizedExample] = []
     problems: list[errors.Problem] = []
@@ -83,7 +81,6 @@ def tokenize(
     Raises:
         InvalidDataset: no label remains.
         Incompatible: the chat template or the tokenizer cannot be used.
-
     """
     if not tokenizer.is_fast:
         problem = errors.Problem(what="the tokenizer has no offsets", fix="use a base with a tokenizer.json")

@@ -62,7 +62,6 @@ class AdapterCache:
         Raises:
             NotFound: an adapter or its files do not exist.
             Conflict: the files of an adapter have changed.
-
         """
         for name in names:
             self._check_exists(name)

@@ -33,7 +33,6 @@ def decode(
         config: choice of tokens.
         seeds: seed of each row, only used with a temperature.
         route: function that returns the context in which the model computes these rows, numbered as in `prompts`.
-
     """
     lengths = [len(prompt) for prompt in prompts]
     width = max(lengths)

@@ -26,7 +26,6 @@ def held_out_loss(
     Raises:
         InvalidDataset: examples without a token to measure, all of them by number.
         Diverged: the loss is not finite.
-
     """
     base, parameters = model.base, parameters or LossParameters()
     length = parameters.max_length or default_max_length(base.context)
@@ -52,7 +51,6 @@ def exact_answer(
 
     Raises:
         InvalidDataset: examples without a prompt or an answer, all of them by number.
-
     """
     parameters = parameters or AnswerParameters()
     questions: list[tuple[Message, ...]] = []

@@ -64,7 +64,6 @@ class GeneratorModel:
         base: a loaded base, or a source for :func:`finch_hub.engine.load_base`.
         cache_size: number of adapters to keep in memory. Beyond it, the least recently used adapter leaves memory and
             is read again from its files when it is used. Adapters that were trained here and not saved stay.
-
     """
 
     def __init__(self, base: Base | str | Path, *, cache_size: int = 16) -> None:
@@ -110,7 +109,6 @@ class GeneratorModel:
         Raises:
             InvalidSpec: the configuration cannot work on this base.
             InvalidDataset, TrainingFailed: as in :meth:`finch_hub.LoRAAdapter.train`.
-
         """
         trained = train_on_pairs(
             self.base,
@@ -141,7 +139,6 @@ class GeneratorModel:
             NotFound: the file does not exist.
             RefusedArtifact: the file is not a LoRA adapter that is safe to read.
             Incompatible: the adapter does not fit the base.
-
         """
         path = Path(path).expanduser().absolute()
         name = name or (path.stem if path.suffix == ".safetensors" else path.name)
@@ -156,7 +153,6 @@ class GeneratorModel:
         Raises:
             NotFound: the adapter does not exist.
             InvalidSpec: no adapter is named and none is active.
-
         """
         name = name or self._active
         if name is None:
@@ -226,7 +222,6 @@ class GeneratorModel:
             NotFound: the adapter does not exist.
             InvalidSpec: no prompts, prompts that fill the model's context, different numbers of adapters and prompts,
                 or sampling values out of range.
-
         """
         config = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
         is_single = not isinstance(prompt, list)

@@ -18,7 +18,6 @@ def tokenize_prompts(prompts: Sequence[Prompt], base: Base, *, systems: Sequence
 
     Raises:
         InvalidSpec: no prompts, or prompts that are empty or fill the model's context, all of them by number.
-
     """
     if not prompts:
         raise errors.InvalidSpec(errors.Problem(what="there are no prompts", fix="give at least one"))

@@ -47,7 +47,6 @@ class AdapterRouter:
 
         Raises:
             Incompatible: the adapter changes embeddings, biases or whole modules.
-
         """
         updates = {path: self._load_module(path, module) for path, module in weights.modules.items()}
         self.unload(name)

@@ -32,7 +32,6 @@ def run_in_parallel(tasks: Sequence[Callable[[], T]], *, shares: int | None = No
 
     Raises:
         Exception: the exception of the first task that failed, after all tasks have ended.
-
     """
     threads = torch.get_num_threads()
     if not tasks:

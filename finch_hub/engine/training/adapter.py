@@ -39,7 +39,6 @@ class LoRAAdapter(AttachableAdapter):
             InvalidSpec: the adapter has no base.
             InvalidDataset: examples that cannot be used, all of them by their position.
             TrainingFailed: training started and could not continue.
-
         """
         return train_on_pairs(
             self.require_base("train"),

@@ -44,7 +44,6 @@ def train_on_pairs(
     Raises:
         InvalidDataset: examples that cannot be used, all of them by their position.
         FinchError: the errors of :func:`finch_hub.engine.training.loop.train`.
-
     """
     changes = {"epochs": epochs, "learning_rate": learning_rate}
     return loop.train(
