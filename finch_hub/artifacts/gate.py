@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from finch_hub import errors
 from finch_hub.artifacts import archives, config_cleaning, tensor_checks
@@ -25,7 +24,6 @@ from finch_hub.formats.safetensors_header import (
     read_safetensors_header,
     write_safetensors_header,
 )
-from finch_hub.formats.tensor_scan import scan_tensor
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _SHOWN = 50
@@ -154,7 +152,7 @@ def _admit(source: Path, into: Path, policy: GatePolicy) -> AdmittedAdapter:
     norms: dict[str, float] = {}
     for name, info in copied.tensors.items():
         if info.dtype in FLOATS:
-            nonfinite, norms[name] = scan_tensor(into / WEIGHTS, info)
+            nonfinite, norms[name] = tensor_checks.scan_tensor(into / WEIGHTS, info)
             if nonfinite:
                 problems.append(errors.Problem(where=name, what=f"has {nonfinite} entries that are NaN or infinite"))
     if problems:
@@ -229,16 +227,7 @@ def _write_weights(source: Path, header: SafetensorsHeader, metadata: Mapping[st
     with source.open("rb") as stream, target.open("xb") as copy:
         copy.write(head)
         for name in order:
-            for chunk in _read_chunks(stream, header.tensors[name]):
-                copy.write(chunk)
-
-
-def _read_chunks(stream: BinaryIO, info: TensorInfo) -> Iterator[bytes]:
-    stream.seek(info.start)
-    left = info.nbytes
-    while left and (chunk := stream.read(min(left, 2**20))):
-        left -= len(chunk)
-        yield chunk
+            copy.writelines(tensor_checks.read_blocks(stream, header.tensors[name]))
 
 
 def _find_large_updates(
@@ -254,7 +243,7 @@ def _find_large_updates(
             if name in norms:
                 norm *= norms[name]
             elif scheme is not None:
-                norm *= scheme.bound_norm(name, tensors, norms[name + quantized.SCALE])
+                norm *= scheme.bound_norm(name, tensors[name], norms[name + quantized.SCALE])
         if not norm <= policy.max_update_norm:
             yield f"{path}: the update's norm may reach {norm:.3g}, above the limit of {policy.max_update_norm:g}"
 

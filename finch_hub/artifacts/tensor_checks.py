@@ -1,18 +1,30 @@
-"""Checks of an untrusted adapter's tensors against its config, by the file's header alone."""
+"""Checks of an untrusted adapter's tensors: names, shapes and dtypes against the config, and values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 from finch_hub import errors
 from finch_hub.formats import lora_modules, peft_config, quantized
+from finch_hub.formats.float_conversion import to_float32
 from finch_hub.formats.lora_modules import LoRAModule
 from finch_hub.formats.peft_names import CONFIG, PREFIX, split_name
-from finch_hub.formats.safetensors_header import FLOATS, TensorInfo
+from finch_hub.formats.safetensors_header import FLOATS, NUMPY_CODES, TensorInfo
 
 _MAX_PATTERN_MATCHES = 5_000_000  # more would take minutes
+_BLOCK_BYTES = 2**20  # a multiple of every item's size
+
+
+class TensorStatistics(NamedTuple):
+    """Number of NaN and infinite entries, and the Frobenius norm of the others."""
+
+    nonfinite: int
+    norm: float
 
 
 def check_tensors(
@@ -24,10 +36,11 @@ def check_tensors(
     a tensor that is neither LoRA's nor of a module that the config trains.
 
     Raises:
-        RefusedArtifact: the config has too many patterns for this many tensors.
+        RefusedArtifact: the config has too many patterns for this many modules.
     """
+    paths = {split_name(name)[0] for name in tensors}
     for field in ("rank_pattern", "alpha_pattern"):
-        if len(config[field]) * len(tensors) > _MAX_PATTERN_MATCHES:
+        if len(config[field]) * len(paths) > _MAX_PATTERN_MATCHES:
             raise errors.RefusedArtifact(errors.Problem(where=field, what="has too many patterns"), subject=CONFIG)
     shapes = {name: info.shape for name, info in tensors.items()}
     problems: list[errors.Problem] = []
@@ -56,6 +69,30 @@ def check_tensors(
             if path not in targets
         ]
     return found.modules, problems
+
+
+def scan_tensor(path: Path, info: TensorInfo) -> TensorStatistics:
+    """Read a floating-point tensor block by block and return its statistics."""
+    nonfinite, squares = 0, 0.0
+    with path.open("rb") as stream:
+        for block in read_blocks(stream, info):
+            stored = np.frombuffer(block, NUMPY_CODES[info.dtype])
+            values = to_float32(stored, "BF16") if info.dtype == "BF16" else stored
+            finite = np.isfinite(values)
+            nonfinite += values.size - int(np.count_nonzero(finite))
+            # An overflowing norm is infinite, which exceeds every policy. NumPy warns when it converts signaling NaNs.
+            with np.errstate(over="ignore", invalid="ignore"):
+                squares += float(np.sum(np.square(values.astype(np.float64)), where=finite))
+    return TensorStatistics(nonfinite, math.sqrt(squares))
+
+
+def read_blocks(stream: BinaryIO, info: TensorInfo) -> Iterator[bytes]:
+    """Yield a tensor's bytes in blocks of a megabyte."""
+    stream.seek(info.start)
+    left = info.nbytes
+    while left and (block := stream.read(min(left, _BLOCK_BYTES))):
+        left -= len(block)
+        yield block
 
 
 def _check_vectors(

@@ -108,6 +108,8 @@ class Scheme:
             numbers, scales = tensors[scaled], tensors[name]
             if numbers.dtype not in _LARGEST or scales.dtype not in FLOATS:
                 what = f"scales {numbers.dtype} by {scales.dtype}, not I8 or U8 by floating-point numbers"
+            elif scaled not in shapes:
+                what = "scales a scale"
             elif len(numbers.shape) != 2 or len(scales.shape) != 2:
                 what = "and the numbers that it scales are not matrices"
             elif scales.shape != (expected := self._scales_shape(scaled, shapes[scaled])):
@@ -117,11 +119,10 @@ class Scheme:
             problems.append(errors.Problem(where=name, what=what))
         return problems
 
-    def bound_norm(self, name: str, tensors: Mapping[str, TensorInfo], norm_of_scales: float) -> float:
+    def bound_norm(self, name: str, numbers: TensorInfo, norm_of_scales: float) -> float:
         """Return an upper bound of a quantized tensor's Frobenius norm."""
-        numbers, scales = tensors[name], tensors[name + SCALE]
-        per_scale = numbers.elements * (2 if numbers.dtype == "U8" else 1) / scales.elements
-        return norm_of_scales * _LARGEST[numbers.dtype] * math.sqrt(per_scale)
+        length = numbers.shape[_long_axis(name)] * (2 if numbers.dtype == "U8" else 1)
+        return norm_of_scales * _LARGEST[numbers.dtype] * math.sqrt(min(self.group or length, length))
 
     def _scales_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         axis = _long_axis(name)

@@ -12,13 +12,11 @@ PACKAGE = TESTS.parent / "finch_hub"
 # Modules without a test file of their own, and the test file that exercises each. A folder stands for its modules.
 EXERCISED_IN = {
     "artifacts/files": "contract/test_artifact_store.py",
-    "artifacts/tensor_checks": "unit/artifacts/test_gate.py",
     "cli/bases": "docs/test_pages.py",
     "cli/evaluate": "unit/cli/test_jobs.py",
     "cli/export": "unit/cli/test_jobs.py",
     "cli/following": "unit/cli/test_main.py",
     "cli/generate": "docs/test_pages.py",
-    "cli/merge": "unit/cli/test_jobs.py",
     "cli/output": "unit/cli/test_main.py",
     "cli/quantize": "unit/cli/test_jobs.py",
     "engine/adapters/module_shapes": "unit/engine/adapters/test_attachable_adapter.py",
@@ -56,7 +54,6 @@ EXERCISED_IN = {
     "engine/training/pairs": "unit/engine/training/test_loop.py",
     "formats/atomic_file": "unit/engine/bases/test_fingerprint.py",
     "formats/safetensors_file": "unit/formats/test_model_files.py",
-    "hub/reproducing": "acceptance/test_reproduction.py",
     "hub/workers": "acceptance/test_embedded.py",
     "plugins/builtin": "contract/test_builtin_offers.py",
     "plugins/hooks": "contract/test_sample_plugin.py",

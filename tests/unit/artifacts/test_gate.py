@@ -239,6 +239,10 @@ def test_quantized_factors_are_admitted(tmp_path: Path, bits: str, group: int | 
         ({f"{A}.scale": zeros(2, dtype=np.float16)}, "are not matrices"),
         ({f"{A}.scale": zeros(2, 3, dtype=np.int8)}, "scales I8 by I8"),
         ({f"{A}.scale": np.full((2, 3), np.nan, np.float16)}, "NaN"),
+        (
+            {f"{A}.scale": zeros(2, 3, dtype=np.uint8), f"{A}.scale.scale": zeros(2, 3, dtype=np.float16)},
+            "scales a scale",
+        ),
     ],
 )
 def test_scales_that_do_not_fit_are_refused(tmp_path: Path, changes: Tensors, says: str) -> None:

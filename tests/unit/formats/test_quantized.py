@@ -5,6 +5,7 @@ import pytest
 
 from finch_hub import errors
 from finch_hub.formats.quantized import Scheme
+from finch_hub.formats.safetensors_header import TensorInfo
 
 SCHEMES = [Scheme(bits=bits, group=group) for bits in ("int8", "int4") for group in (None, 7, 16)]
 A, B = "base_model.model.layer.lora_A.weight", "base_model.model.layer.lora_B.weight"
@@ -71,3 +72,13 @@ def test_group_longer_than_the_row_restores_the_row() -> None:
     packed = Scheme(bits="int8", group=None).pack(A, values)
     restored = Scheme(bits="int8", group=10**12).restore(A, packed)
     np.testing.assert_array_equal(restored, Scheme(bits="int8", group=None).restore(A, packed))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("length", [8, 17, 34])
+def test_bound_of_the_norm_is_not_below_the_norm(scheme: Scheme, length: int) -> None:
+    packed = scheme.pack(A, np.full((2, length), 3.0, np.float32))
+    dtype = "U8" if packed[A].dtype == np.uint8 else "I8"
+    numbers = TensorInfo(dtype=dtype, shape=packed[A].shape, start=0, end=packed[A].nbytes)
+    norm_of_scales = float(np.linalg.norm(packed[A + ".scale"].astype(np.float32)))
+    assert scheme.bound_norm(A, numbers, norm_of_scales) * (1 + 1e-6) >= np.linalg.norm(scheme.restore(A, packed))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finch_hub.artifacts.tensor_checks import TensorStatistics, scan_tensor
 from finch_hub.formats.safetensors_header import TensorInfo
-from finch_hub.formats.tensor_scan import TensorStatistics, scan_tensor
 
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
