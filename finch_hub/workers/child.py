@@ -44,6 +44,8 @@ def run(message: dict[str, Any], channel: Channel) -> bool:
         fault_points.reach("child.begin")
         kind = kinds.kind_of(message["kind"])
         outcome: Value = kind.execute(kind.order.of(message["order"], subject=f"{kind.name} order"), channel)
+        # Here, since the figures of a plugin may be no JSON.
+        made = outcome.model_dump(mode="json", fallback=str)
         fault_points.reach("child.end")
     except (Stopped, Interrupted) as stopped:
         channel.bases.clear()  # the base may still hold the adapter
@@ -53,7 +55,7 @@ def run(message: dict[str, Any], channel: Channel) -> bool:
         # SystemExit and KeyboardInterrupt too: whatever a plugin does, the job ends with a reason.
         channel.send(type="failed", **_describe(error))
         return False
-    channel.send(type="done", outcome=outcome.model_dump(mode="json"), warm_base=channel.bases.key)
+    channel.send(type="done", outcome=made, warm_base=channel.bases.key)
     return True
 
 

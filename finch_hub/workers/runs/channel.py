@@ -73,7 +73,7 @@ class Channel:
 
     def report(self, event: NewEvent) -> None:
         """Send an event to the supervisor."""
-        self.send(type="event", event=event.model_dump(mode="json"))
+        self.send(type="event", event=event.model_dump())  # mode="json" would turn NaN into null
 
     def phase(self, name: str) -> None:
         """Report that a phase of the work begins; stops here if it was told to."""

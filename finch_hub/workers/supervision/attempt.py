@@ -9,13 +9,14 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from finch_hub import errors
 from finch_hub.registry.database import Session
-from finch_hub.specs.jobs import Job
-from finch_hub.specs.value import JsonObject
+from finch_hub.specs.jobs import Job, JobSpec
+from finch_hub.specs.value import JsonObject, Value
 from finch_hub.workers.runs import kinds
+from finch_hub.workers.runs.kind import JobKind
 from finch_hub.workers.supervision import fault_points
 from finch_hub.workers.supervision.attempt_record import AttemptContext, AttemptRecord
 from finch_hub.workers.supervision.child_watch import POLL_SECONDS, ChildWatch
@@ -64,6 +65,8 @@ class Attempt:
         self._settings, self._take_child, self._claim_next = context.stores.settings, take_child, claim_next
         self._memory_limit, self._is_shared = memory_limit, is_shared
         self._lease: Lease
+        self._kind: JobKind[Any, Any, Any]
+        self._spec: JobSpec
         self.job_ids = [claimed.job.id]
         self.child: ChildProcess | None = None
         self.ended_jobs: list[Job] = []
@@ -95,20 +98,18 @@ class Attempt:
         if reason := self._lease.stop_reason():
             self._stop(record, reason)
             return
-        outcome = folders.read_outcome(job.id) if job.fence > 1 else None
-        if outcome is not None:
-            record.add_message("using the result that an earlier attempt did not commit")
-            folders.forget_outcome(job.id)  # if this result is of no use, the next attempt starts from the beginning
-            self._succeed(record, outcome)
-            return
         try:
-            kind = kinds.kind_of(job.kind)
-            workdir = folders.begin(job.id, job.fence)
-            spec = kind.spec_of(job.spec)
-            order = self._call("preparing the job", lambda: kind.prepare(spec, job, self._context.stores, workdir))
+            self._kind = kind = kinds.kind_of(job.kind)
+            self._spec = spec = kind.spec_of(job.spec)
+            outcome = folders.read_outcome(job.id, kind.outcome) if job.fence > 1 else None
+            if outcome is None:
+                workdir = folders.begin(job.id, job.fence)
+                order = self._call("preparing the job", lambda: kind.prepare(spec, job, self._context.stores, workdir))
         except _Stopped as stopped:
             self._stop(record, stopped.reason)
             return
+        except errors.StaleFence:
+            raise
         except errors.FinchError as error:
             record.fail(str(error), retry=isinstance(error, errors.Unavailable))
             return
@@ -118,6 +119,11 @@ class Attempt:
         except (Exception, SystemExit) as error:  # of a plugin's descriptor, or a defect; the worker goes on
             log.exception("action=prepare job_id=%s attempt=%d", job.id, job.attempts)
             record.fail(f"{type(error).__name__}: {error}", retry=False)
+            return
+        if outcome is not None:
+            record.add_message("using the result that an earlier attempt did not commit")
+            folders.forget_outcome(job.id)  # if this result is of no use, the next attempt starts from the beginning
+            self._succeed(record, outcome)
             return
         self.child = child = self._take_child()
         self._lease.guard(child)
@@ -183,17 +189,18 @@ class Attempt:
                 text = f"the job did not finish within its time limit of {limit:g} s"
                 record.fail(f"{text} (submit it again with a longer limit or less work)", retry=False)
 
-    def _succeed(self, record: AttemptRecord, outcome: JsonObject) -> None:
+    def _succeed(self, record: AttemptRecord, outcome: JsonObject | Value) -> None:
         """Store what the child made, and record that the job succeeded."""
-        job, stores = self._job, self._context.stores
+        kind = self._kind
         try:
-            kind = kinds.kind_of(job.kind)
-            spec, made = kind.spec_of(job.spec), kind.outcome.of(outcome, subject=f"{job.kind} outcome")
-            finish = functools.partial(kind.finish, spec, job, made, stores)
+            made = kind.outcome.of(outcome, subject=f"{kind.name} outcome")
+            finish = functools.partial(kind.finish, self._spec, self._job, made, self._context.stores)
             register = self._call("storing the result", finish) if kind.is_finish_slow else finish()
             fault_points.reach("supervisor.stored")
         except _Stopped as stopped:
             self._stop(record, stopped.reason)
+        except errors.StaleFence:
+            raise
         except errors.FinchError as error:
             record.fail(str(error), retry=isinstance(error, errors.Unavailable))
         except OSError as error:

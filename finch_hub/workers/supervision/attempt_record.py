@@ -89,12 +89,13 @@ class AttemptRecord:
     def succeed(self, register: Callable[[Session], JobResult]) -> None:
         """End the job with success, and register what it made in the same transaction."""
         job = self._job
+
+        def succeed(session: Session) -> Job:
+            result = register(session).model_dump(mode="json", exclude_none=True)
+            return attempts.succeed(session, job.id, job.fence, result, events=self._events)
+
         try:
-            self._end(
-                lambda session: attempts.succeed(
-                    session, job.id, job.fence, register(session).model_dump(mode="json"), events=self._events
-                )
-            )
+            self._end(succeed)
         except errors.CancelRequested:
             self.cancel()  # requested while the result was stored; the transaction undid what it registered
         except errors.StaleFence:

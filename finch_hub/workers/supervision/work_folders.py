@@ -8,8 +8,10 @@ import os
 import shutil
 from pathlib import Path
 
+from finch_hub import errors
 from finch_hub.specs.value import JsonObject
 from finch_hub.workers.runs.channel import CHECKPOINTS
+from finch_hub.workers.runs.kind import OutcomeT
 
 
 class WorkFolders:
@@ -41,13 +43,12 @@ class WorkFolders:
         with self._outcome_file(job_id).open("wb", buffering=0) as file:
             file.write(json.dumps(outcome).encode())  # half of a JSON object is not valid, and is ignored
 
-    def read_outcome(self, job_id: str) -> JsonObject | None:
-        """Return the outcome that an earlier attempt kept on this machine, if any."""
+    def read_outcome(self, job_id: str, outcome: type[OutcomeT]) -> OutcomeT | None:
+        """Return the outcome that an earlier attempt kept on this machine, unless another version wrote it."""
         try:
-            outcome: JsonObject = json.loads(self._outcome_file(job_id).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return outcome.of(self._outcome_file(job_id).read_bytes())
+        except (OSError, errors.InvalidSpec):
             return None
-        return outcome
 
     def forget_outcome(self, job_id: str) -> None:
         """Remove the outcome of a job."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from finch_hub import errors
@@ -44,8 +45,23 @@ def test_outcome_is_sent_and_the_process_takes_another_order(monkeypatch: pytest
     assert serve(monkeypatch) == (True, {"type": "done", "outcome": {"text": "seeds"}, "warm_base": None})
 
 
+class Figures(Value):
+    figures: dict[str, Any]
+
+
+def test_outcome_that_is_not_json_is_sent_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of a plugin may be NumPy's."""
+    kind = SimpleNamespace(
+        name="echo", order=Order, execute=lambda order, channel: Figures(figures={"loss": np.float32(0.5)})
+    )
+    monkeypatch.setattr(kinds, "kind_of", lambda name: kind)
+    messages = io.BytesIO()
+    assert child.run({"kind": "echo", "workdir": "/nowhere", "order": {"text": ""}}, Channel(messages))
+    assert json.loads(messages.getvalue())["outcome"] == {"figures": {"loss": "0.5"}}
+
+
 @pytest.mark.parametrize("stop", [Stopped("cancel"), Interrupted("hand_back")])
-def test_stop_is_no_failure(stop: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_is_not_a_failure(stop: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     why = "cancel" if isinstance(stop, Stopped) else "hand_back"
     assert serve(monkeypatch, stop) == (True, {"type": "stopped", "why": why})
 

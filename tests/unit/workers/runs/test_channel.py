@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from finch_hub.specs.events import NewEvent
@@ -34,7 +36,15 @@ def test_messages_are_lines_of_json(channel: Channel, messages: io.BytesIO) -> N
     assert done == {"type": "done", "outcome": {"adapter": "/a"}}
 
 
-def test_a_stop_is_raised_at_the_next_phase_and_no_plugin_catches_it(channel: Channel, messages: io.BytesIO) -> None:
+def test_event_keeps_what_json_does_not_have(channel: Channel, messages: io.BytesIO) -> None:
+    """Events of plugins may have NumPy's numbers, and a training that diverges has no finite loss."""
+    channel.report(NewEvent(type="metrics", data={"loss": math.nan, "score": np.float32(0.5), "rank": None}))
+    data = sent(messages)[0]["event"]["data"]
+    assert math.isnan(data.pop("loss"))
+    assert data == {"score": "0.5", "rank": None}
+
+
+def test_stop_is_raised_at_the_next_phase_and_no_plugin_catches_it(channel: Channel, messages: io.BytesIO) -> None:
     channel.phase("training")
     channel.stop("hand_back")
     assert channel.should_stop() == "hand_back"
@@ -47,7 +57,7 @@ def test_a_stop_is_raised_at_the_next_phase_and_no_plugin_catches_it(channel: Ch
     assert [message["event"]["message"] for message in sent(messages)] == ["training", "storing", "storing"]
 
 
-def test_a_member_has_its_own_folder_stop_and_tag(channel: Channel, messages: io.BytesIO, tmp_path: Path) -> None:
+def test_member_has_its_own_folder_stop_and_tag(channel: Channel, messages: io.BytesIO, tmp_path: Path) -> None:
     channel.workdir = tmp_path / "shared"
     member = channel.member("a", tmp_path / "a")
     member.stop("cancel")
@@ -60,7 +70,7 @@ def test_a_member_has_its_own_folder_stop_and_tag(channel: Channel, messages: io
     assert (tmp_path / "a").is_dir()
 
 
-def test_a_supervisor_that_is_gone_raises_nothing(tmp_path: Path) -> None:
+def test_message_to_a_supervisor_that_has_ended_raises_nothing(tmp_path: Path) -> None:
     class Closed(io.BytesIO):
         def write(self, data: Any) -> int:
             raise BrokenPipeError

@@ -70,6 +70,21 @@ def test_end_that_was_undone_and_then_refused_is_not_reported(
     assert record.ended_job is None
 
 
+def test_result_has_the_empty_fields_of_its_report_and_no_others(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord]
+) -> None:
+    registry.submit(database)
+    record = record_of(registry.claimed(database), database)
+    record.succeed(
+        lambda session: JobResult(metrics={"perplexity": None}, report={"rank": None, "data": {"cut": None}})
+    )
+    assert record.ended_job is not None
+    assert record.ended_job.result == {
+        "metrics": {"perplexity": None},
+        "report": {"rank": None, "data": {"cut": None}},
+    }
+
+
 def test_worker_that_is_to_end_waits_for_the_database_no_longer_than_its_grace(
     database: Database, record_of: Callable[[Job, Any], AttemptRecord]
 ) -> None:

@@ -2,8 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from finch_hub.specs.value import Value
 from finch_hub.workers.runs.channel import CHECKPOINTS
 from finch_hub.workers.supervision.work_folders import WorkFolders
+
+
+class Outcome(Value):
+    adapter: str
 
 
 def write(file: Path, text: str) -> None:
@@ -41,13 +46,13 @@ def test_folder_that_is_begun_again_keeps_its_files(tmp_path: Path) -> None:
 
 def test_outcome_is_kept_until_it_is_forgotten_or_the_job_ends(tmp_path: Path) -> None:
     folders = WorkFolders(tmp_path / "work")
-    assert folders.read_outcome("job") is None
+    assert folders.read_outcome("job", Outcome) is None
     folders.begin("job", 1)
     folders.keep_outcome("job", {"adapter": "x"})
-    assert folders.read_outcome("job") == {"adapter": "x"}
+    assert folders.read_outcome("job", Outcome) == Outcome(adapter="x")
     assert folders.jobs() == ["job"]
     folders.forget_outcome("job")
-    assert folders.read_outcome("job") is None
+    assert folders.read_outcome("job", Outcome) is None
     folders.end("job")
     assert folders.jobs() == []
     folders.end("job")
@@ -65,5 +70,13 @@ def test_truncated_outcome_is_ignored(tmp_path: Path) -> None:
     (kept,) = (tmp_path / "work").iterdir()
     for length in range(len(kept.read_text())):
         kept.write_text(kept.read_text()[:length])
-        assert folders.read_outcome("job") is None
+        assert folders.read_outcome("job", Outcome) is None
         folders.keep_outcome("job", {"adapter": "x"})
+
+
+def test_outcome_of_another_version_is_ignored(tmp_path: Path) -> None:
+    """A worker that is replaced by one with newer code hands its jobs back, perhaps while it stores a result."""
+    folders = WorkFolders(tmp_path / "work")
+    folders.begin("job", 1)
+    folders.keep_outcome("job", {"folder": "x"})
+    assert folders.read_outcome("job", Outcome) is None
