@@ -64,30 +64,24 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AdapterVersion": "finch_hub.registry.values",
-    "CompositionReport": "finch_hub.specs.reports",
-    "ConflictReport": "finch_hub.specs.reports",
-    "EvaluationReport": "finch_hub.specs.reports",
-    "Event": "finch_hub.specs.events",
-    "Example": "finch_hub.specs.examples",
-    "ExportReport": "finch_hub.specs.reports",
-    "GenerationConfig": "finch_hub.specs.generation",
-    "GeneratorModel": "finch_hub.engine.inference.generator",
-    "Hub": "finch_hub.hub.facade",
-    "Job": "finch_hub.specs.jobs",
-    "JobHandle": "finch_hub.hub.jobs",
-    "JobState": "finch_hub.specs.jobs",
-    "LoRAAdapter": "finch_hub.engine.training.adapter",
-    "LoRAConfig": "finch_hub.specs.lora",
-    "MergeReport": "finch_hub.specs.reports",
-    "Message": "finch_hub.specs.examples",
-    "QuantizationReport": "finch_hub.specs.reports",
-    "ReproductionReport": "finch_hub.specs.reports",
-    "Requirements": "finch_hub.specs.jobs",
-    "Settings": "finch_hub.settings",
-    "TrainingConfig": "finch_hub.specs.training",
-    "TrainingReport": "finch_hub.specs.reports",
-    "Value": "finch_hub.specs.value",
+    name: f"finch_hub.{module}"
+    for module, names in {
+        "engine.inference.generator": ["GeneratorModel"],
+        "engine.training.adapter": ["LoRAAdapter"],
+        "hub.facade": ["Hub"],
+        "hub.jobs": ["JobHandle"],
+        "registry.values": ["AdapterVersion"],
+        "settings": ["Settings"],
+        "specs.events": ["Event"],
+        "specs.examples": ["Example", "Message"],
+        "specs.generation": ["GenerationConfig"],
+        "specs.jobs": ["Job", "JobState", "Requirements"],
+        "specs.lora": ["LoRAConfig"],
+        "specs.reports": [name for name in __all__ if name.endswith("Report")],
+        "specs.training": ["TrainingConfig"],
+        "specs.value": ["Value"],
+    }.items()
+    for name in names
 }
 
 

@@ -28,18 +28,8 @@ def list_(name: str | None, tag: str | None, base: str | None, limit: int, as_js
     """List the adapters with their newest versions."""
     with output.open_hub() as hub:
         summaries = hub.adapters.find(name=name, tag=tag, base=base, limit=limit)
-    rows = [
-        (
-            summary.newest.reference,
-            summary.newest.kind,
-            summary.newest.state,
-            summary.newest.base.name,
-            format_evidence(summary.newest),
-            [f"{alias}={number}" for alias, number in summary.aliases.items()],
-            summary.newest.created_at,
-        )
-        for summary in summaries
-    ]
+    newest = [(s.newest, [f"{alias}={number}" for alias, number in s.aliases.items()]) for s in summaries]
+    rows = [(v.reference, v.kind, v.state, v.base.name, format_evidence(v), a, v.created_at) for v, a in newest]
     columns = ("newest", "made by", "state", "base", "evidence", "aliases", "made")
     output.emit(summaries, as_json, lambda: tables.draw_table(columns, rows))
 
@@ -123,14 +113,12 @@ def reproduce(reference: str, detach: bool, quiet: bool, as_json: bool) -> None:
 
     If they differ, the command shows where and what may be the cause, and exits with 9. It makes no version.
     """
+    from finch_hub.specs.reports import ReproductionReport
+
     with output.open_hub() as hub:
         handle = hub.reproduce(reference)
         following.conclude(handle, detach=detach, quiet=quiet, as_json=as_json)
-        if detach:
-            return
-        from finch_hub.specs.reports import ReproductionReport
-
-        report = handle.report()
+        report = None if detach else handle.report()
         if isinstance(report, ReproductionReport) and not report.identical:
             raise errors.NotReproduced(f"{report.adapter} was not reproduced: {len(report.tensors)} tensors differ")
 

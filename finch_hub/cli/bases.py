@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import click
 
 from finch_hub.cli import output
@@ -26,13 +28,8 @@ def add(source: str, name: str | None, revision: str | None, replace: bool, as_j
     with a model never runs.
     """
     with output.open_hub() as hub:
-        base = hub.bases.add(
-            source,
-            name=name,
-            revision=revision,
-            replace=replace,
-            progress=lambda text: click.echo(text, err=True),
-        )
+        show = functools.partial(click.echo, err=True)
+        base = hub.bases.add(source, name=name, revision=revision, replace=replace, progress=show)
     summary = f"{base.architecture}, {base.parameters:,} parameters, in {base.path}"
     output.emit(base, as_json, lambda: f"Added base {base.name}: {summary}")
     output.suggest("Train an adapter for it", f"train DATA --adapter NAME --base {base.name}", as_json)

@@ -17,6 +17,7 @@ import click
 from finch_hub import errors
 from finch_hub.cli import output
 from finch_hub.display import tables
+from finch_hub.storage.redaction import redact_url
 
 if TYPE_CHECKING:
     from finch_hub.settings import Settings
@@ -87,16 +88,14 @@ def _machine() -> Finding:
 
 
 def _python() -> Finding:
-    versions = []
-    missing = []
-    for name in LIBRARIES:
+    versions, missing = [f"Python {platform.python_version()}"], []
+    for name in ("finch-hub", *LIBRARIES):
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
-    found = f"Python {platform.python_version()}, finch-hub {importlib.metadata.version('finch-hub')}, "
     advice = f"install {', '.join(missing)}" if missing else ""
-    return Finding(about="versions", found=found + ", ".join(versions), advice=advice)
+    return Finding(about="versions", found=", ".join(versions), advice=advice)
 
 
 def _devices() -> list[Finding]:
@@ -104,10 +103,9 @@ def _devices() -> list[Finding]:
 
     return [
         Finding(
-            about=f"device {device.kind}:{device.index}",
-            found=f"{device.name}, {tables.format_free(device.free_bytes, device.memory_bytes)}",
+            about=f"device {d.kind}:{d.index}", found=f"{d.name}, {tables.format_free(d.free_bytes, d.memory_bytes)}"
         )
-        for device in devices.find_devices()
+        for d in devices.find_devices()
     ]
 
 
@@ -120,14 +118,12 @@ def _precision() -> Finding:
 
 
 def _settings(settings: Settings) -> Finding:
-    from finch_hub.storage import redaction
-
-    shown = {}
+    shown = []
     for name in sorted(settings.model_fields_set):
         value = getattr(settings, name)
-        shown[name] = redaction.redact_url(str(getattr(value, "get_secret_value", lambda value=value: value)()))
-    found = ", ".join(f"{name}={value}" for name, value in shown.items())
-    return Finding(about="settings", found=found or "defaults")
+        secret = getattr(value, "get_secret_value", None)
+        shown.append(f"{name}={redact_url(str(secret() if secret else value))}")
+    return Finding(about="settings", found=", ".join(shown) or "defaults")
 
 
 def _home(settings: Settings) -> Finding:
@@ -159,16 +155,14 @@ def _database(settings: Settings) -> Finding:
 
 def _artifacts(settings: Settings) -> Finding:
     from finch_hub.artifacts.store import ArtifactStore
-    from finch_hub.storage import redaction
 
     store = ArtifactStore(settings.artifacts, cache=settings.cache / "artifacts")
     if settings.artifacts_url is not None:
         store.get(store.put(b""))
-    return Finding(about="artifacts", found=redaction.redact_url(settings.artifacts))
+    return Finding(about="artifacts", found=redact_url(settings.artifacts))
 
 
 def _broker(settings: Settings) -> Finding:
-    from finch_hub.storage import redaction
     from finch_hub.workers.embedded import worker as home_worker
     from finch_hub.workers.messaging import app, broker
 
@@ -179,7 +173,7 @@ def _broker(settings: Settings) -> Finding:
     url = settings.broker_url.get_secret_value()
     broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
     app.check_broker(url)
-    return Finding(about="broker", found=f"{redaction.redact_url(url)} answers")
+    return Finding(about="broker", found=f"{redact_url(url)} answers")
 
 
 def _workers(settings: Settings) -> Finding:

@@ -1,4 +1,4 @@
-"""`finch-hub export`."""
+"""`finch-hub export` and `finch-hub merge`, which write to a folder on the worker's disk."""
 
 from __future__ import annotations
 
@@ -24,3 +24,17 @@ def export(hub: Hub, adapter: str, out: str, replace: bool, format_name: str, pa
     """Export an adapter to another system's format."""
     settings = options.parse_settings(parameters, "--parameter") | ({"replace": True} if replace else {})
     return hub.export(adapter, out, format=format_name, parameters=settings)
+
+
+@click.command()
+@click.argument("adapters", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(), help="Path of the new folder.")
+@click.option("--replace", is_flag=True, help="Replace an earlier merge.")
+@click.option("--weights", type=options.Numbers(), help="Weights of the adapters, in the same order.")
+@following.job_command
+def merge(hub: Hub, adapters: tuple[str, ...], out: str, replace: bool, weights: tuple[float, ...] | None) -> JobHandle:
+    """Merge adapters into their base as a standalone model.
+
+    Transformers and vLLM can load the folder. The report compares its logits with those of the base with the ADAPTERS.
+    """
+    return hub.merge(adapters, out, weights=weights, replace=replace)

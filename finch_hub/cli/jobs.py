@@ -40,8 +40,9 @@ def list_(states: tuple[str, ...], kind: str | None, limit: int, before: str | N
     from finch_hub.specs.jobs import JobState
 
     with output.open_hub() as hub:
-        filters = [JobState(state) for state in states] or None
-        jobs = hub.jobs.find(states=filters, kind=kind, limit=limit, before=before)
+        jobs = hub.jobs.find(
+            states=[JobState(state) for state in states] or None, kind=kind, limit=limit, before=before
+        )
     rows = [(job.id, job.kind, job.state.value, _summarize(job), job.worker, job.created_at) for job in jobs]
     columns = ("job", "kind", "state", "about", "worker", "submitted")
     output.emit(jobs, as_json, lambda: tables.draw_table(columns, rows))
@@ -59,13 +60,10 @@ def show(job_id: str, as_json: bool) -> None:
         is_queued = job.state == "queued"
         obstacles = handle.obstacles() if is_queued else {}
         is_unattended = is_queued and handle.is_unattended()
-    value = {**tables.to_json(job), "attempts": tables.to_json(attempts), "obstacles": tables.to_json(obstacles)}
-    if as_json:
-        output.emit(value, as_json, str)
-        return
+    value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles}
     output.emit(value, as_json, lambda: _draw_job(job, attempts, obstacles, is_unattended))
-    if result is not None:
-        output.emit(result, as_json, lambda: reports.draw_result(*result))
+    if result is not None and not as_json:
+        tables.console().print(reports.draw_result(*result))
 
 
 @jobs.command()

@@ -17,7 +17,7 @@ from finch_hub.cli import output
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("finch_hub.cli.train:train", "Train an adapter on a data set."),
     "compose": ("finch_hub.cli.compose:compose", "Compose adapters of one base into one."),
-    "merge": ("finch_hub.cli.merge:merge", "Merge adapters into their base as a standalone model."),
+    "merge": ("finch_hub.cli.export:merge", "Merge adapters into their base as a standalone model."),
     "generate": ("finch_hub.cli.generate:generate", "Answer a prompt with the base and any adapters."),
     "eval": ("finch_hub.cli.evaluate:evaluate", "Measure the base and adapters on a data set."),
     "quantize": ("finch_hub.cli.quantize:quantize", "Store an adapter with fewer bits as a new version."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -20,31 +21,23 @@ after = click.option("--after", "depends_on", multiple=True, metavar="JOB", help
 
 
 def parse_settings(pairs: Iterable[str], option: str, *, reserved: Container[str] = ()) -> dict[str, Any]:
-    """Parse NAME=VALUE pairs. A value is JSON if it can be parsed as JSON, otherwise text.
-
-    Args:
-        pairs: texts that the user gave.
-        option: option that they were given to.
-        reserved: names that have an option of their own.
+    """Parse the NAME=VALUE pairs of an option. A value is JSON if it can be parsed as JSON, otherwise text.
 
     Raises:
-        InvalidSpec: with every text that is not such a pair.
+        InvalidSpec: with every text that is not such a pair, or whose name is reserved for an option of its own.
     """
     settings: dict[str, Any] = {}
     problems = []
     for pair in pairs:
         name, equals, text = pair.partition("=")
+        settings[name] = text
+        with contextlib.suppress(ValueError):
+            settings[name] = json.loads(text)
         if not equals or not name:
             problems.append(errors.Problem(where=option, what=f"{pair!r} is not a setting", fix="write NAME=VALUE"))
-            continue
-        if name in reserved:
+        elif name in reserved:
             fix = f"use --{name.replace('_', '-')}"
             problems.append(errors.Problem(where=option, what=f"{name} has an option of its own", fix=fix))
-            continue
-        try:
-            settings[name] = json.loads(text)
-        except ValueError:
-            settings[name] = text
     if problems:
         raise errors.InvalidSpec(problems)
     return settings

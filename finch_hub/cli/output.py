@@ -12,6 +12,7 @@ import click
 
 from finch_hub import errors
 from finch_hub.display import tables
+from finch_hub.storage.redaction import redact_url
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -42,8 +43,6 @@ def exit_code(error: BaseException) -> int:
 
 def fail(error: Exception) -> int:
     """Print an error and return its exit code. The traceback is printed with FINCH_DEBUG=1 only."""
-    from finch_hub.storage.redaction import redact_url
-
     text = f"error: {error}"
     if not isinstance(error, errors.FinchError):
         text = f"internal error: {type(error).__name__}: {error}\n"

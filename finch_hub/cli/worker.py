@@ -41,23 +41,11 @@ def list_(as_json: bool) -> None:
     """List the workers with devices, memory, jobs and last heartbeat."""
     with output.open_hub() as hub:
         workers = hub.workers.find()
-    rows = [
-        (
-            worker.id,
-            worker.state,
-            "\n".join(
-                f"{device.name} ({tables.format_free(device.free_bytes, device.memory_bytes)})"
-                for device in worker.devices
-            ),
-            f"{len(worker.jobs)} of {worker.slots}",
-            worker.jobs,
-            worker.queues,
-            worker.labels,
-            worker.version,
-            worker.last_seen,
-        )
-        for worker in workers
-    ]
+    rows = []
+    for w in workers:
+        devices = "\n".join(f"{d.name} ({tables.format_free(d.free_bytes, d.memory_bytes)})" for d in w.devices)
+        busy = f"{len(w.jobs)} of {w.slots}"
+        rows.append((w.id, w.state, devices, busy, w.jobs, w.queues, w.labels, w.version, w.last_seen))
     columns = ("worker", "state", "devices", "busy", "jobs", "queues", "labels", "version", "last seen")
     output.emit(workers, as_json, lambda: tables.draw_table(columns, rows))
 

@@ -18,12 +18,8 @@ WORST_MODULES = 8
 def draw_conflicts(report: ConflictReport) -> Group:
     """Draw the conflicts by pair and by module, the forecasts, the obstacles and the advice."""
     worst = _worst_modules(report.modules)
-    parts: list[RenderableType] = [
-        draw_pairs(report.pairs),
-        draw_pairs(
-            worst, title=f"Conflicts in the worst {len(worst)} of {len({m.module for m in report.modules})} modules"
-        ),
-    ]
+    title = f"Conflicts in the worst {len(worst)} of {len({pair.module for pair in report.modules})} modules"
+    parts: list[RenderableType] = [draw_pairs(report.pairs), draw_pairs(worst, title=title)]
     if report.hidden_shifts:
         rows = [(shift.first, shift.second, shift.shift) for shift in report.hidden_shifts]
         title = "Shift of the hidden states on inputs of one adapter when another is added"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub.display import reports, tables
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from finch_hub.specs.events import Event
-
 
 PLAIN_SECONDS = 5.0
 
@@ -33,9 +31,7 @@ class View:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         pass
 
     def show(self, event: Event) -> None:
@@ -87,9 +83,7 @@ class LiveView(View):
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
     def show(self, event: Event) -> None:

@@ -120,24 +120,20 @@ def draw_quantization(report: QuantizationReport) -> RenderableType:
 
 def draw_reproduction(report: ReproductionReport) -> Group:
     """Draw whether the bytes are the same, and if not, the differences and what changed."""
-    if report.identical:
-        parts: list[RenderableType] = [
-            f"Reproduced {report.adapter} byte for byte in {report.seconds:.0f} s ({report.identity[:12]}…)"
+    identity, tensors = f"{report.identity[:12]}…", report.tensors
+    summary = f"Reproduced {report.adapter} byte for byte in {report.seconds:.0f} s ({identity})"
+    if not report.identical:
+        summary = f"{report.adapter} was not reproduced: {len(tensors)} of {report.compared} tensors differ "
+        summary += f"({identity} became {report.reproduced_identity[:12]}…)"
+    parts: list[RenderableType] = [summary]
+    if report.config:
+        parts.append(_draw_changes(report.config, title="adapter_config.json"))
+    if worst := tensors[:WORST_TENSORS]:
+        rows = [
+            (t.name, t.what or f"{t.relative:.2e}", None if t.largest is None else f"{t.largest:.2e}") for t in worst
         ]
-    else:
-        parts = [
-            f"{report.adapter} was not reproduced: {len(report.tensors)} of {report.compared} tensors differ "
-            f"({report.identity[:12]}… became {report.reproduced_identity[:12]}…)"
-        ]
-        if report.config:
-            parts.append(_draw_changes(report.config, title="adapter_config.json"))
-        if report.tensors:
-            worst = report.tensors[:WORST_TENSORS]
-            rows = [
-                (t.name, t.what or f"{t.relative:.2e}", "-" if t.largest is None else f"{t.largest:.2e}") for t in worst
-            ]
-            title = f"The {len(worst)} most different of {len(report.tensors)} tensors"
-            parts.append(draw_table(("tensor", "relative difference", "largest"), rows, title=title))
+        title = f"The {len(worst)} most different of {len(tensors)} tensors"
+        parts.append(draw_table(("tensor", "relative difference", "largest"), rows, title=title))
     if report.causes:
         parts.append(_draw_changes(report.causes, title="What changed since the original"))
     elif not report.identical:

@@ -133,12 +133,7 @@ class Adapters:
                 gate.check_shapes(
                     admitted.modules, weight_shapes.read_linear_modules(Path(registered.path)), name=registered.name
                 )
-            description = publishing.Description(
-                name=name,
-                kind="import",
-                base=registered,
-                lineage=values.Lineage(versions=publishing.list_library_versions(self._stores.catalog, {})),
-            )
-            published = publishing.publish(admitted.folder, self._stores, description)
+            description = publishing.Description(name=name, kind="import", base=registered)
+            register = publishing.publish(admitted.folder, self._stores, description, environment={})
         with self._stores.database.write() as session:
-            return publishing.register(session, published, registered)
+            return register(session, registered)

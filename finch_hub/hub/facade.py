@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
-from finch_hub import settings
+from finch_hub import errors, settings
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import ComposeOptions, JobSpec, QuantizeOptions, QuantizeSpec, Requirements, TrainOptions
+from finch_hub.specs.jobs import (
+    ComposeOptions,
+    JobSpec,
+    QuantizeOptions,
+    QuantizeSpec,
+    ReproduceSpec,
+    Requirements,
+    TrainOptions,
+)
 
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel
@@ -43,9 +50,7 @@ class Hub:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -255,11 +260,7 @@ class Hub:
         return self._submit(exporting.check_merge(adapters, out, weights=weights, replace=replace, stores=self._stores))
 
     def quantize(self, adapter: str, **options: Unpack[QuantizeOptions]) -> JobHandle:
-        """Submit the quantization of an adapter. Its result is a new version of the adapter.
-
-        Args:
-            adapter: reference of the version.
-            options: fields of `QuantizeSpec`.
+        """Submit the quantization of the version that `adapter` refers to. Its result is a new version.
 
         Raises:
             InvalidSpec: with every option that cannot work.
@@ -273,17 +274,20 @@ class Hub:
         The training, composition or quantization is repeated with the specification, data, base, seed, threads, number
         format and micro-batches of the version's lineage. The report tells whether the bytes are the same.
 
-        Args:
-            adapter: reference of the version.
-
         Raises:
             Incompatible: the version was imported.
             Conflict: the text of its data was purged.
             NotFound: there is no such adapter.
         """
-        from finch_hub.hub import reproducing
-
-        return self._submit(reproducing.check_reproduction(self.adapters.get(adapter), self._stores))
+        version = self.adapters.get(adapter)
+        if version.kind == "import":
+            what = "was imported, so its lineage does not tell how it was made"
+            raise errors.Incompatible(errors.Problem(where=version.reference, what=what))
+        for digest in (version.lineage.train_digest, version.lineage.validation_digest):
+            if version.kind == "train" and digest and self.datasets.get(digest).purged_at is not None:
+                what = f"cannot reproduce adapter {version.reference}: the data set {digest[:12]} was purged"
+                raise errors.Conflict(what)
+        return self._submit(ReproduceSpec(adapter=version.reference))
 
     def export(
         self,
@@ -307,9 +311,8 @@ class Hub:
         """
         from finch_hub.hub import exporting
 
-        spec = exporting.check_export(
-            adapter, out, format_name=format, parameters=parameters or {}, stores=self._stores
-        )
+        stores = self._stores
+        spec = exporting.check_export(adapter, out, format_name=format, parameters=parameters or {}, stores=stores)
         return self._submit(spec)
 
     def evaluate(
