@@ -18,12 +18,7 @@ _is_present = AdapterVersion.deleted_at.is_(None)
 
 
 def find(
-    session: Session,
-    *,
-    name: str | None = None,
-    tag: str | None = None,
-    base: str | None = None,
-    limit: int = 100,
+    session: Session, *, name: str | None = None, tag: str | None = None, base: str | None = None, limit: int = 100
 ) -> list[values.AdapterSummary]:
     """Return adapters by name, each with its newest version among those that match.
 

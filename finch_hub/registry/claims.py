@@ -41,9 +41,7 @@ def claim(
     """Claim the best queued job that fits the slot, by priority, then loaded base, then age.
 
     Args:
-        worker: name of the claimer.
         lease_seconds: duration of the claim unless it is renewed.
-        capabilities: the slot.
         warm_base: `base_key` of the base that the slot has loaded.
         job_id: claim this job only.
     """
@@ -53,13 +51,7 @@ def claim(
 
 
 def claim_companions(
-    session: Session,
-    leader: Job,
-    *,
-    worker: str,
-    lease_seconds: float,
-    capabilities: Capabilities,
-    limit: int,
+    session: Session, leader: Job, *, worker: str, lease_seconds: float, capabilities: Capabilities, limit: int
 ) -> list[Job]:
     """Claim queued jobs that can be trained in one step with a job that was just claimed.
 

@@ -7,13 +7,12 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import tables, values
-from finch_hub.registry.transitions import in_state, jobs
+from finch_hub.registry.transitions import jobs
 from finch_hub.registry.types import insert_new, now
-from finch_hub.specs.jobs import JobState
+from finch_hub.specs.value import JsonObject
 
 datasets = tables.Dataset.__table__
 _COLUMNS = [datasets.c[name] for name in values.Dataset.model_fields]
-UNFINISHED = (JobState.WAITING, JobState.QUEUED, JobState.RUNNING)
 
 
 def add(
@@ -70,8 +69,8 @@ def purge(session: Session, name: str) -> values.Dataset:
         Conflict: an unfinished job needs it.
     """
     dataset = get(session, name)
-    unfinished = session.execute(sa.select(jobs.c.id, jobs.c.spec).where(in_state(*UNFINISHED)))
-    readers = sorted(row.id for row in unfinished if dataset.digest in digests_of(row.spec))
+    unfinished = session.execute(sa.select(jobs.c.id, jobs.c.spec).where(jobs.c.finished_at.is_(None)))
+    readers = sorted(row.id for row in unfinished if dataset.digest in _list_digests(row.spec))
     if readers:
         raise errors.Conflict(
             f"cannot purge data set {name}: job {', '.join(readers)} needs it (cancel the job or wait until it ends)"
@@ -80,6 +79,5 @@ def purge(session: Session, name: str) -> values.Dataset:
     return get(session, dataset.digest)
 
 
-def digests_of(spec: dict[str, object]) -> set[str]:
-    """Return the digests of the data sets that a stored specification reads."""
-    return {str(spec[field]) for field in ("train", "validation", "dataset") if spec.get(field)}
+def _list_digests(spec: JsonObject) -> set[str]:
+    return {spec[field] for field in ("train", "validation", "dataset") if spec.get(field)}

@@ -29,30 +29,15 @@ from finch_hub.registry.transitions import (
 )
 from finch_hub.registry.types import Columns, insert_new, later, now, once
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
+from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState
 
 # The submitter sends the wake-up message right after its commit. A worker sends it only if the submitter did not.
 WAKE_UP_GRACE_SECONDS = 5.0
 
 
-def submit(
-    session: Session,
-    spec: JobSpec,
-    *,
-    requirements: Requirements = Requirements(),  # noqa: B008  (frozen)
-    priority: int = 0,
-    depends_on: Sequence[str] = (),
-    idempotency_key: str | None = None,
-) -> Job:
-    """Submit a job; see `submit_many`."""
-    new = values.NewJob.of_spec(
-        spec,
-        requirements=requirements,
-        priority=priority,
-        depends_on=tuple(depends_on),
-        idempotency_key=idempotency_key,
-    )
-    return submit_many(session, [new])[0]
+def submit(session: Session, spec: JobSpec, **fields: Any) -> Job:
+    """Submit a job, with further fields of its `NewJob`; see `submit_many`."""
+    return submit_many(session, [values.NewJob.of_spec(spec, **fields)])[0]
 
 
 def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
@@ -69,25 +54,23 @@ def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
     parents = _lock_parents(session, {parent for item in new for parent in item.depends_on})
     rows = [_row(item, parents) for item in new]
     insert = insert_new(session, jobs, "idempotency_key").values(ring_at=later(WAKE_UP_GRACE_SECONDS))
-    inserted = session.execute(insert.returning(*jobs.c), rows).all()
-    new_rows = {row.id: row for row in inserted}
+    inserted = {row.id: row for row in session.execute(insert.returning(*jobs.c), rows)}
+    by_id = {row["id"]: item for item, row in zip(new, rows, strict=True)}
     links = [
-        {"job_id": row["id"], "depends_on": parent, "position": position}
-        for item, row in zip(new, rows, strict=True)
-        for position, parent in enumerate(dict.fromkeys(item.depends_on))
-        if row["id"] in new_rows
+        {"job_id": job_id, "depends_on": parent, "position": position}
+        for job_id in inserted
+        for position, parent in enumerate(dict.fromkeys(by_id[job_id].depends_on))
     ]
     if links:
         session.execute(sa.insert(dependencies), links)
-    if new_rows:
-        session.execute(sa.insert(job_events), [_first_event(row) for row in inserted])
-    earlier = _get_by_key(
-        session, {item.idempotency_key for item, row in zip(new, rows, strict=True) if row["id"] not in new_rows}
-    )
+    if inserted:
+        session.execute(sa.insert(job_events), [_first_event(row) for row in inserted.values()])
+    keys = {item.idempotency_key for job_id, item in by_id.items() if job_id not in inserted}
+    earlier = _get_by_key(session, keys)
     submitted: list[Job] = []
-    for item, row in zip(new, rows, strict=True):
-        if row["id"] in new_rows:
-            submitted.append(to_job(new_rows[row["id"]], dict.fromkeys(item.depends_on)))
+    for job_id, item in by_id.items():
+        if job_id in inserted:
+            submitted.append(to_job(inserted[job_id], dict.fromkeys(item.depends_on)))
             continue
         job = earlier.get(item.idempotency_key)
         if job is None:
@@ -109,10 +92,7 @@ def get(session: Session, job_id: str) -> Job:
     Raises:
         NotFound: the job does not exist.
     """
-    row = session.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == job_id)).one_or_none()
-    if row is None:
-        raise errors.NotFound("job", job_id, _recent_ids(session))
-    return to_jobs(session, [row])[0]
+    return to_jobs(session, [_get_row(session, job_id)])[0]
 
 
 def find(
@@ -163,18 +143,17 @@ def retry(session: Session, job_id: str) -> Job:
         IllegalTransition: the job has not failed and was not cancelled.
     """
     # The lock lasts until the commit: of two retries at once, the second finds the job of the first.
-    session.execute(sa.select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
-    old = get(session, job_id)
+    row = _get_row(session, job_id, lock=True)
+    old = to_jobs(session, [row])[0]
     if old.state not in (JobState.FAILED, JobState.CANCELLED):
         raise errors.IllegalTransition(job_id, old.state, JobState.QUEUED)
     unfinished = sa.select(jobs.c.id).where(jobs.c.retry_of == job_id, jobs.c.finished_at.is_(None)).limit(1)
     if (retry_id := session.scalar(unfinished)) is not None:
         return get(session, retry_id)
-    keys = session.execute(sa.select(jobs.c.base_key, jobs.c.gang).where(jobs.c.id == job_id)).one()
     new = values.NewJob(
         spec=old.spec,
-        base_key=keys.base_key,
-        group_key=keys.gang,
+        base_key=row.base_key,
+        group_key=row.gang,
         requirements=old.requirements,
         priority=old.priority,
         depends_on=_newest_retries(session, old.depends_on),
@@ -249,6 +228,14 @@ def prune(
     if ids:
         session.execute(sa.delete(jobs).where(jobs.c.id.in_(ids)))
     return ids
+
+
+def _get_row(session: Session, job_id: str, *, lock: bool = False) -> sa.Row[Any]:
+    query = sa.select(*JOB_COLUMNS).where(jobs.c.id == job_id)
+    row = session.execute(query.with_for_update(of=jobs) if lock else query).one_or_none()
+    if row is None:
+        raise errors.NotFound("job", job_id, _recent_ids(session))
+    return row
 
 
 def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:

@@ -73,29 +73,14 @@ _SELECT_PARENTS = (
 
 
 def change_state(
-    session: Session,
-    new: JobState,
-    *where: sa.ColumnElement[bool],
-    changes: Columns | None = None,
-    events: Sequence[NewEvent] = (),
-    ending: tuple[str, str | None] | None = None,
-) -> sa.Row[Any] | None:
-    """Change the state of the job that meets the conditions, if its old state allows that.
-
-    Return the new row, or None if no job met the conditions. A final state also changes the dependent jobs.
-
-    Args:
-        changes: values of further columns.
-        events: events to add before the event of the new state.
-        ending: outcome and reason of the attempt that ends with this change.
-    """
-    return execute_transition(
-        session, build_transition(new, *where, changes=changes), new, events=events, ending=ending
-    )
+    session: Session, new: JobState, *where: sa.ColumnElement[bool], changes: Columns | None = None
+) -> None:
+    """Change the state of the job that meets the conditions, if its old state allows that."""
+    execute_transition(session, build_transition(new, *where, changes=changes), new)
 
 
 def build_transition(new: JobState, *where: sa.ColumnElement[bool], changes: Columns | None = None) -> sa.Update:
-    """Return the statement of a state change, which `execute_transition` executes any number of times."""
+    """Return the statement of a state change; `changes` are the values of further columns."""
     old = [state for state in TRANSITIONS if new in TRANSITIONS[state]]
     last_seq = jobs.c.last_seq + sa.bindparam("num_events", 1, type_=sa.BigInteger())
     columns: Columns = {"state": new, "last_seq": last_seq, **(changes or {})}
@@ -120,7 +105,15 @@ def execute_transition(
     ending: tuple[str, str | None] | None = None,
     data: JsonObject | None = None,
 ) -> sa.Row[Any] | None:
-    """Do as `change_state`, with a built statement. `data` is added to the data of the new state's event."""
+    """Execute the statement of a state change, any number of times.
+
+    Return the new row, or None if no job met the conditions. A final state also changes the dependent jobs.
+
+    Args:
+        events: events to add before the event of the new state.
+        ending: outcome and reason of the attempt that ends with this change.
+        data: further data of the new state's event.
+    """
     row = session.execute(statement, {**(parameters or {}), "num_events": len(events) + 1}).one_or_none()
     if row is None:
         return None
@@ -138,14 +131,7 @@ def execute_transition(
 def add_events(session: Session, job_id: str, last: int, new: Sequence[NewEvent]) -> None:
     """Add events, the last of which has number `last`. One statement at the commit inserts all events."""
     session.info.setdefault(_PENDING_EVENTS, []).extend(
-        {
-            "job_id": job_id,
-            "seq": seq,
-            "type": event.type,
-            "level": event.level,
-            "message": event.message,
-            "data": event.data,
-        }
+        {"job_id": job_id, "seq": seq, **dict(event)}  # not `model_dump`, which copies the data
         for seq, event in enumerate(new, start=last - len(new) + 1)
     )
 
