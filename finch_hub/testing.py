@@ -133,9 +133,8 @@ def check_resolver(resolver: Resolver, parameters: Mapping[str, Any] | None = No
         after = resolved.modules[name]
         assert all(bool(matrix.isfinite().all()) for matrix in after.cores), f"{name}: is not finite"
         if len(module.present) == 1:
-            assert all(map(torch.equal, module.cores, after.cores)), (
-                f"{name}: was changed, though only one parent adapts it"
-            )
+            is_same = all(map(torch.equal, module.cores, after.cores))
+            assert is_same, f"{name}: was changed, though only one parent adapts it"
 
 
 def check_dataset_format(dataset_format: DatasetFormat, row: Mapping[str, Any]) -> Example:

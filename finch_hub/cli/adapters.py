@@ -28,8 +28,10 @@ def list_(name: str | None, tag: str | None, base: str | None, limit: int, as_js
     """List the adapters with their newest versions."""
     with output.open_hub() as hub:
         summaries = hub.adapters.find(name=name, tag=tag, base=base, limit=limit)
-    newest = [(s.newest, [f"{alias}={number}" for alias, number in s.aliases.items()]) for s in summaries]
-    rows = [(v.reference, v.kind, v.state, v.base.name, format_evidence(v), a, v.created_at) for v, a in newest]
+    rows = []
+    for summary in summaries:
+        v, aliases = summary.newest, [f"{alias}={number}" for alias, number in summary.aliases.items()]
+        rows.append((v.reference, v.kind, v.state, v.base.name, format_evidence(v), aliases, v.created_at))
     columns = ("newest", "made by", "state", "base", "evidence", "aliases", "made")
     output.emit(summaries, as_json, lambda: tables.draw_table(columns, rows))
 

@@ -9,7 +9,6 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -62,7 +61,7 @@ def check_machine(*, torch: bool) -> list[Finding]:
     except errors.FinchError as error:
         return [*findings, Finding(about="settings", found="cannot be read", advice=str(error))]
     findings += [_settings(current), _home(current)]
-    checks: Mapping[str, Callable[[Settings], Finding]] = {
+    checks = {
         "database": _database,
         "artifacts": _artifacts,
         "broker": _broker,
@@ -101,12 +100,11 @@ def _python() -> Finding:
 def _devices() -> list[Finding]:
     from finch_hub.workers.supervision import devices
 
-    return [
-        Finding(
-            about=f"device {d.kind}:{d.index}", found=f"{d.name}, {tables.format_free(d.free_bytes, d.memory_bytes)}"
-        )
-        for d in devices.find_devices()
-    ]
+    findings = []
+    for device in devices.find_devices():
+        found = f"{device.name}, {tables.format_free(device.free_bytes, device.memory_bytes)}"
+        findings.append(Finding(about=f"device {device.kind}:{device.index}", found=found))
+    return findings
 
 
 def _precision() -> Finding:

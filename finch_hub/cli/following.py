@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from finch_hub.cli import output
+from finch_hub.cli.output import Command
 from finch_hub.display import progress, reports
 
 if TYPE_CHECKING:
     from finch_hub.hub.jobs import JobHandle
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 NO_WORKER = "no worker is running (start one with `finch-hub worker start`)"
 

@@ -70,10 +70,8 @@ class Rank(click.ParamType[int | str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Parse the number. The specification checks its range."""
-        if value == "auto":
-            return "auto"
         try:
-            return int(value)
+            return "auto" if value == "auto" else int(value)
         except ValueError:
             self.fail(f"{value!r} is neither a number nor auto", param, ctx)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from finch_hub.display.tables import draw_table, format_number, group
@@ -17,7 +17,7 @@ WORST_MODULES = 8
 
 def draw_conflicts(report: ConflictReport) -> Group:
     """Draw the conflicts by pair and by module, the forecasts, the obstacles and the advice."""
-    worst = _worst_modules(report.modules)
+    worst = sorted(report.modules, key=_severity, reverse=True)[:WORST_MODULES]
     title = f"Conflicts in the worst {len(worst)} of {len({pair.module for pair in report.modules})} modules"
     parts: list[RenderableType] = [draw_pairs(report.pairs), draw_pairs(worst, title=title)]
     if report.hidden_shifts:
@@ -96,11 +96,8 @@ def _draw_candidates(candidates: Sequence[Candidate]) -> RenderableType:
     return draw_table(("strategy", "parameters", "scale", "worst", "mean"), rows, title=title)
 
 
-def _worst_modules(modules: Iterable[PairConflict]) -> list[PairConflict]:
-    def severity(pair: PairConflict) -> float:
-        return float(pair.interference if pair.interference is not None else pair.sign_conflict)
-
-    return sorted(modules, key=severity, reverse=True)[:WORST_MODULES]
+def _severity(pair: PairConflict) -> float:
+    return pair.interference if pair.interference is not None else pair.sign_conflict
 
 
 def _format_parameters(parameters: Mapping[str, object]) -> str:

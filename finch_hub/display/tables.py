@@ -89,12 +89,10 @@ def format_count(count: int, noun: str) -> str:
 
 def format_bytes(count: int) -> str:
     """Format a number of bytes in the unit that fits."""
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    raise AssertionError("the last unit takes any amount")
+    if count < 1000:
+        return f"{count} B"
+    size, unit = (1000, "kB") if count < 10**6 else (10**6, "MB") if count < 10**9 else (10**9, "GB")
+    return f"{count / size:.1f} {unit}"
 
 
 def format_free(free: int, total: int) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from finch_hub import errors
 from finch_hub.engine.bases import weight_shapes
 from finch_hub.hub.bases import Bases
-from finch_hub.registry import adapter_versions, adapters, aliases, evaluations, lineage, values
+from finch_hub.registry import adapter_versions, adapters, evaluations, values
 from finch_hub.specs.references import AdapterReference, check_name
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Adapters:
     def lineage(self, reference: str) -> values.Ancestry:
         """Return the version with its ancestors."""
         with self._stores.database.read() as session:
-            return lineage.get_ancestry(session, reference)
+            return adapter_versions.get_ancestry(session, reference)
 
     def evaluations(self, reference: str) -> list[values.Evaluation]:
         """Return the version's evaluations, newest first."""
@@ -61,7 +61,6 @@ class Adapters:
         """Make `name@alias` point at the version.
 
         Args:
-            reference: reference of the version.
             alias: name of the alias; ``latest`` is reserved.
             expected: number of the version that the alias must point at now, 0 for no version; None checks nothing.
 
@@ -71,13 +70,13 @@ class Adapters:
         """
         with self._stores.database.write() as session:
             version = adapter_versions.resolve(session, reference)
-            aliases.set_alias(session, version.name, alias, version.number, expected=expected)
+            adapters.set_alias(session, version.name, alias, version.number, expected=expected)
             return adapter_versions.resolve(session, AdapterReference(version.name, version=version.number))
 
     def delete_alias(self, name: str, alias: str) -> None:
         """Remove `name@alias`."""
         with self._stores.database.write() as session:
-            aliases.delete_alias(session, name, alias)
+            adapters.delete_alias(session, name, alias)
 
     def tag(self, reference: str, *names: str) -> values.AdapterVersion:
         """Add tags to the version."""
@@ -130,9 +129,8 @@ class Adapters:
         with tempfile.TemporaryDirectory(dir=self._stores.settings.home, prefix="import-") as scratch:
             admitted = gate.admit_adapter(Path(source).expanduser(), Path(scratch) / "adapter")
             if registered.path and Path(registered.path).is_dir():
-                gate.check_shapes(
-                    admitted.modules, weight_shapes.read_linear_modules(Path(registered.path)), name=registered.name
-                )
+                shapes = weight_shapes.read_linear_modules(Path(registered.path))
+                gate.check_shapes(admitted.modules, shapes, name=registered.name)
             description = publishing.Description(name=name, kind="import", base=registered)
             register = publishing.publish(admitted.folder, self._stores, description, environment={})
         with self._stores.database.write() as session:

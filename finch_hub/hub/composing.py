@@ -1,4 +1,4 @@
-"""Requests for compositions, checked by the configurations of their adapters, without torch."""
+"""Compositions: requests, checked without torch, and plans, computed in this process."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
+from finch_hub.engine.data import reading
 from finch_hub.formats import peft_config, peft_names
+from finch_hub.hub.bases import load_base
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.plugins import trials
 from finch_hub.registry import adapter_versions, jobs, values
-from finch_hub.specs.jobs import ComposeOptions, ComposeSpec, Parent
+from finch_hub.specs.jobs import BaseModelSource, ComposeOptions, ComposeSpec, Parent
 from finch_hub.specs.references import AdapterReference, check_name
 
 if TYPE_CHECKING:
+    from finch_hub.specs.examples import Example
+    from finch_hub.specs.reports import ConflictReport
     from finch_hub.storage.stores import Stores
 
 
@@ -30,10 +34,10 @@ def check_composition(
 ) -> ComposeSpec:
     """Check a request for a composition and return its specification; see `Hub.compose`."""
     collector = ProblemCollector("this composition")
-    parents = pair_with_weights(references, weights, collector)
+    parents = _pair_with_weights(references, weights, collector)
     with stores.database.read() as session:
         pending = {jobs.get(session, job_id).spec.get("adapter") for job_id in depends_on}
-    versions = resolve_parents(parents, stores, collector, pending=pending)
+    versions = _resolve_parents(parents, stores, collector, pending=pending)
     _check_combinable(versions, collector)
     _check_low_rank(versions, stores, collector)
     # A placeholder stands in for a refused name or parent, so that the other fields are checked too.
@@ -57,17 +61,45 @@ def check_composition(
     return spec
 
 
+def plan_composition(references: Sequence[str], *, probe: bool, stores: Stores) -> ConflictReport:
+    """Compare adapters and report their conflicts; see `Hub.plan`."""
+    collector = ProblemCollector("this plan")
+    parents = _pair_with_weights(references, None, collector)
+    versions = _resolve_parents(parents, stores, collector)
+    collector.raise_problems()
+
+    from finch_hub.engine.composition import planning
+    from finch_hub.engine.composition.parents import ParentInput
+
+    base = None
+    if probe:
+        source = BaseModelSource(source=versions[0].base.source, revision=versions[0].base.revision)
+        base = load_base(source, stores)
+    inputs = [
+        ParentInput(
+            name=version.reference,
+            folder=stores.artifacts.fetch_tree(version.digest),
+            validation=_validation_examples(version, stores),
+            system=version.spec.get("system"),
+            base_fingerprint=version.base.fingerprint,
+        )
+        for version in versions
+    ]
+    spec = ComposeSpec(adapter="plan", parents=parents)
+    return planning.plan(inputs, trials.make_trials(spec, stores.catalog), base=base)
+
+
 def resolve_adapters(
     references: Sequence[str], weights: Sequence[float] | None, stores: Stores, collector: ProblemCollector
 ) -> tuple[tuple[Parent, ...], tuple[values.AdapterVersion, ...]]:
     """Return the adapters with their weights and current versions, and collect why they cannot be combined."""
-    parents = pair_with_weights(references, weights, collector)
-    versions = resolve_parents(parents, stores, collector)
+    parents = _pair_with_weights(references, weights, collector)
+    versions = _resolve_parents(parents, stores, collector)
     _check_combinable(versions, collector)
     return parents, versions
 
 
-def pair_with_weights(
+def _pair_with_weights(
     references: Sequence[str], weights: Sequence[float] | None, collector: ProblemCollector
 ) -> tuple[Parent, ...]:
     """Pair adapters with their weights, which default to 1."""
@@ -88,7 +120,7 @@ def pair_with_weights(
     return tuple(parents)
 
 
-def resolve_parents(
+def _resolve_parents(
     parents: Sequence[Parent], stores: Stores, collector: ProblemCollector, *, pending: Container[str | None] = ()
 ) -> tuple[values.AdapterVersion, ...]:
     """Return the current versions of the parents, without those of `pending` adapters, which a job is still making."""
@@ -127,3 +159,11 @@ def _check_low_rank(versions: Sequence[values.AdapterVersion], stores: Stores, c
         ]
     if problems:
         collector.add(errors.Incompatible(problems, subject="these adapters cannot be composed"))
+
+
+def _validation_examples(version: values.AdapterVersion, stores: Stores) -> tuple[Example, ...]:
+    """Return the version's validation examples, none if it has none or they were purged."""
+    try:
+        return reading.load_examples(stores.artifacts.get(version.lineage.validation_digest or ""))
+    except errors.NotFound:
+        return ()

@@ -23,7 +23,6 @@ class Datasets:
 
         Args:
             data: a file or folder, or (prompt, completion) pairs, mappings or examples.
-            name: name of the data set; None leaves it without a name.
             format: row format; None recognizes the format of each row by its fields.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,11 +83,9 @@ def _check_made_for(
     base: str | Path, versions: Sequence[AdapterVersion], bases: Bases, collector: ProblemCollector
 ) -> None:
     """Collect adapters of another base than the registered one, which they may fit by chance."""
-    try:
+    with contextlib.suppress(errors.NotFound):
         registered = bases.get(str(base))
-    except errors.NotFound:
-        return
-    for version in versions:
-        if version.base.fingerprint != registered.fingerprint:
-            what = f"was made for {version.base.name}, not for {registered.name}"
-            collector.add(errors.Problem(where=version.reference, what=what))
+        for version in versions:
+            if version.base.fingerprint != registered.fingerprint:
+                what = f"was made for {version.base.name}, not for {registered.name}"
+                collector.add(errors.Problem(where=version.reference, what=what))

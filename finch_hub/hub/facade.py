@@ -159,7 +159,7 @@ class Hub:
         """
         from finch_hub.hub import training
 
-        spec, examples, estimated = training.check_training(
+        spec, stored, needed = training.check_training(
             data,
             adapter=adapter,
             base=base,
@@ -173,12 +173,7 @@ class Hub:
             stores=self._stores,
         )
         return self._submit(
-            spec,
-            examples,
-            requirements=estimated,
-            priority=priority,
-            depends_on=depends_on,
-            idempotency_key=idempotency_key,
+            spec, stored, requirements=needed, priority=priority, depends_on=depends_on, idempotency_key=idempotency_key
         )
 
     def compose(
@@ -224,16 +219,15 @@ class Hub:
         Adapters that cannot be composed raise no error: the report's `structural` gives the reasons.
 
         Args:
-            adapters: references of the adapters.
             probe: whether to load their base, measure interference on held-out examples and forecast what each strategy
                 would keep.
 
         Raises:
             NotFound: an adapter does not exist.
         """
-        from finch_hub.hub import planning
+        from finch_hub.hub import composing
 
-        return planning.plan_composition(adapters, probe=probe, stores=self._stores)
+        return composing.plan_composition(adapters, probe=probe, stores=self._stores)
 
     def merge(
         self,
@@ -246,7 +240,6 @@ class Hub:
         """Submit the merge of adapters into their base. Its result is a model folder on the worker's disk.
 
         Args:
-            adapters: references of the adapters.
             out: path of the new folder.
             weights: weights of the adapters; None gives each the weight 1.
             replace: whether to replace an earlier merge at `out`.
@@ -303,7 +296,6 @@ class Hub:
             adapter: reference of the version.
             out: path of the new folder.
             format: name of an export format plugin.
-            parameters: parameters of the format.
 
         Raises:
             InvalidInput: with everything that is wrong with the request.
@@ -333,7 +325,6 @@ class Hub:
             adapters: references of the adapters; without any, the base alone is evaluated.
             base: base in the forms that `train` takes; None takes the base of the adapters.
             evaluator: name of an evaluator plugin.
-            parameters: parameters of the evaluator.
             system: system prompt of the examples that have none. None takes the prompt that each adapter was trained
                 with, and for the base the prompt that all adapters share.
             format: row format; None recognizes the format of each row by its fields.

@@ -96,10 +96,7 @@ class JobHandle:
     def report(self, timeout: float | None = None) -> Value:
         """Wait for the job and return its report, of the type that its kind has in `finch_hub.specs.reports`.
 
-        Raises:
-            JobFailed: the job failed; gives the reason.
-            JobCancelled: the job was cancelled.
-            TimeoutError: the job has not ended after `timeout` seconds.
+        It raises the same errors as `result`.
         """
         return self._kind.report.of(self._wait_for_result(timeout).report)
 
@@ -189,10 +186,8 @@ class JobHandle:
         while True:
             try:
                 return read(*arguments)
-            except errors.SchemaMismatch:
-                raise
-            except errors.Unavailable:
-                if time.monotonic() > deadline:
+            except errors.Unavailable as error:
+                if isinstance(error, errors.SchemaMismatch) or time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_SECONDS * 2)
 

@@ -91,10 +91,8 @@ def check_training(
     )
     shape = weight_shapes.read_base_shape(folder) if folder is not None and not requirements.memory_bytes else None
     if shape is not None:
-        longest = _max_tokens((*train, *held_out))
-        estimate = memory.estimate_training_memory(
-            shape, lora, training, longest=longest, cuda=requirements.device != "cpu"
-        )
+        longest, cuda = _max_tokens((*train, *held_out)), requirements.device != "cpu"
+        estimate = memory.estimate_training_memory(shape, lora, training, longest=longest, cuda=cuda)
         requirements = requirements.evolve(memory_bytes=estimate.total)
     return spec, stored, requirements
 

@@ -94,6 +94,9 @@ def test_obstacles_give_the_reasons_of_each_worker(hub: Hub, database: Database,
     device = values.Device(kind="cpu", name="cpu", memory_bytes=2**33, free_bytes=2**33)
     with database.write() as session:
         workers.register(
-            session, "box", hostname="box", pid=1, version="0", schema_revision="0001", devices=[device], labels=()
+            session,
+            values.WorkerDescription(
+                id="box", hostname="box", pid=1, version="0", schema_revision="0001", devices=(device,), labels=()
+            ),
         )
     assert handle.obstacles() == {"box": ["lacks the label large"]}
