@@ -1,4 +1,4 @@
-"""Adapter versions: numbered and immutable, except for their tags and model cards."""
+"""Adapter versions and their lineage. A version is numbered and immutable, except for its tags and model card."""
 
 from __future__ import annotations
 
@@ -159,6 +159,31 @@ def delete(session: Session, name: str, number: int) -> values.AdapterVersion:
     row.deleted_at = session.scalar(sa.select(now()))
     session.flush()
     return to_value(row)
+
+
+def get_ancestry(session: Session, reference: str) -> values.Ancestry:
+    """Return a version with all its ancestors, including deleted ones.
+
+    Raises:
+        NotFound: the version does not exist.
+    """
+    root = get_row(session, reference)
+    links = sa.select(Parent.version_id, Parent.parent_id).where(Parent.version_id == root.id).cte(recursive=True)
+    links = links.union(
+        sa.select(Parent.version_id, Parent.parent_id).join(links, Parent.version_id == links.c.parent_id)
+    )
+    ids = {root.id, *session.scalars(sa.select(links.c.parent_id))}
+    rows = {row.id: row for row in session.scalars(select_versions().where(AdapterVersion.id.in_(ids)))}
+    done: dict[int, values.Ancestry] = {}
+
+    def build(version_id: int) -> values.Ancestry:
+        if version_id not in done:
+            row = rows[version_id]
+            parents = tuple(build(parent.parent_id).evolve(weight=parent.weight) for parent in row.parents)
+            done[version_id] = values.Ancestry(version=to_value(row), parents=parents)
+        return done[version_id]
+
+    return build(root.id)
 
 
 def _reload(session: Session, row: AdapterVersion) -> values.AdapterVersion:

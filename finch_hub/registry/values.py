@@ -91,19 +91,24 @@ class Device(Value):
     free_bytes: pydantic.NonNegativeInt
 
 
-class Worker(Value):
-    """A worker at its last heartbeat. `instance` differs between workers of the same name."""
+class WorkerDescription(Value):
+    """A worker as it describes itself when it starts. `id` is its name."""
 
     id: str
-    instance: str
     hostname: str
     pid: int
     version: str
     schema_revision: str
-    slots: int
+    slots: int = 1
     devices: tuple[Device, ...]
-    queues: tuple[str, ...]
-    labels: tuple[str, ...]
+    queues: tuple[str, ...] = ("default",)
+    labels: tuple[str, ...] = ()
+
+
+class Worker(WorkerDescription):
+    """A worker at its last heartbeat. `instance` differs between workers of the same name."""
+
+    instance: str
     state: Literal["active", "draining", "stopping", "stopped", "silent"]
     jobs: tuple[str, ...] = ()
     started_at: datetime

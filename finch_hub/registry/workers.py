@@ -23,20 +23,7 @@ GONE = ("stopped", "silent")
 RequestedState = Literal["active", "draining", "stopping"]
 
 
-def register(
-    session: Session,
-    worker_id: str,
-    *,
-    hostname: str,
-    pid: int,
-    version: str,
-    schema_revision: str,
-    devices: Sequence[values.Device],
-    slots: int = 1,
-    queues: Sequence[str] = ("default",),
-    labels: Sequence[str] = (),
-    replaces: str | None = None,
-) -> values.Worker:
+def register(session: Session, worker: values.WorkerDescription, *, replaces: str | None = None) -> values.Worker:
     """Register a worker that starts.
 
     Args:
@@ -45,33 +32,22 @@ def register(
     Raises:
         Conflict: a worker of that name is alive.
     """
-    row = {
-        "id": worker_id,
-        "instance": secrets.token_hex(8),
-        "hostname": hostname,
-        "pid": pid,
-        "version": version,
-        "schema": schema_revision,
-        "slots": slots,
-        "devices": [device.model_dump() for device in devices],
-        "queues": list(queues),
-        "labels": list(labels),
-        "state": "active",
-    }
+    row = worker.model_dump(mode="json", exclude={"schema_revision"})
+    row |= {"schema": worker.schema_revision, "instance": secrets.token_hex(8), "state": "active"}
     session.execute(
         sa.delete(workers).where(
-            workers.c.id == worker_id,
+            workers.c.id == worker.id,
             sa.or_(workers.c.state == "stopped", ~_is_recent(), workers.c.instance == replaces),
         )
     )
     registered = session.scalar(insert_new(session, workers, "id").values(**row).returning(workers.c.id))
     if registered is None:
-        running = get(session, worker_id)
+        running = get(session, worker.id)
         raise errors.Conflict(
-            f"cannot start worker {worker_id!r}: a worker of that name runs on {running.hostname} as process"
+            f"cannot start worker {worker.id!r}: a worker of that name runs on {running.hostname} as process"
             f" {running.pid} (choose another name, or stop that worker)"
         )
-    return get(session, worker_id)
+    return get(session, worker.id)
 
 
 def heartbeat(

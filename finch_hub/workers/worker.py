@@ -155,15 +155,17 @@ class Worker:
         with self._stores.database.write() as session:
             return workers.register(
                 session,
-                self.name,
-                hostname=socket.gethostname(),
-                pid=os.getpid(),
-                version=metadata.version("finch-hub"),
-                schema_revision=schema.HEAD,
-                slots=len(self._slots),
-                devices=self._slots.refresh_devices(),
-                queues=self._queues,
-                labels=self._labels,
+                values.WorkerDescription(
+                    id=self.name,
+                    hostname=socket.gethostname(),
+                    pid=os.getpid(),
+                    version=metadata.version("finch-hub"),
+                    schema_revision=schema.HEAD,
+                    slots=len(self._slots),
+                    devices=self._slots.refresh_devices(),
+                    queues=self._queues,
+                    labels=self._labels,
+                ),
                 replaces=self._find_dead_namesake(session),
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finch_hub.registry import adapter_versions, aliases, attempts, bases, claims, jobs, values
+from finch_hub.registry import adapter_versions, adapters, attempts, bases, claims, jobs, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource, Job, MergeSpec, Parent, Requirements, TrainSpec
@@ -101,7 +101,7 @@ def delete_version(database: Database, name: str, number: int) -> values.Adapter
 
 def set_alias(database: Database, name: str, alias: str, version: int, expected: int | None = None) -> None:
     with database.write() as session:
-        aliases.set_alias(session, name, alias, version, expected=expected)
+        adapters.set_alias(session, name, alias, version, expected=expected)
 
 
 def resolve(database: Database, reference: str) -> values.AdapterVersion:

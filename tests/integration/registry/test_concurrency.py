@@ -13,7 +13,7 @@ from pathlib import Path
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import aliases, attempts, jobs, values
+from finch_hub.registry import adapters, attempts, jobs, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState
@@ -145,14 +145,14 @@ def test_concurrent_moves_of_an_alias_have_one_winner(database: Database) -> Non
         start.wait()
         try:
             with database.write() as session:
-                aliases.set_alias(session, "medical", "stable", version, expected=1)
+                adapters.set_alias(session, "medical", "stable", version, expected=1)
         except errors.AliasMoved:
             return False
         return True
 
     for _ in range(8):
         with database.write() as session:
-            aliases.set_alias(session, "medical", "stable", 1)
+            adapters.set_alias(session, "medical", "stable", 1)
         with ThreadPoolExecutor(4) as threads:
             assert sum(threads.map(move, [2, 3, 4, 5])) == 1
 

@@ -73,10 +73,12 @@ def enter_worker(database: Database) -> None:
     with database.write() as session:
         workers.register(
             session,
-            "gpu-1",
-            hostname=socket.gethostname(),
-            pid=1,
-            version="0",
-            schema_revision=schema.HEAD,
-            devices=[device],
+            values.WorkerDescription(
+                id="gpu-1",
+                hostname=socket.gethostname(),
+                pid=1,
+                version="0",
+                schema_revision=schema.HEAD,
+                devices=(device,),
+            ),
         )

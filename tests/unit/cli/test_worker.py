@@ -12,7 +12,10 @@ def test_workers_are_listed_drained_and_stopped(run: Run, database: Database) ->
     device = values.Device(kind="cpu", name="some cpu", memory_bytes=2**33, free_bytes=2**32)
     with database.write() as session:
         workers.register(
-            session, "box", hostname="box", pid=1, version="0", schema_revision="0001", devices=[device], labels=("a",)
+            session,
+            values.WorkerDescription(
+                id="box", hostname="box", pid=1, version="0", schema_revision="0001", devices=(device,), labels=("a",)
+            ),
         )
     listed = run("worker", "list").out
     assert "some cpu (4.3 GB of 8.6 GB free)" in listed

@@ -18,7 +18,7 @@ def register(database: Database, name: str = "gpu-1", **arguments: Any) -> value
     given: dict[str, Any] = {"hostname": "box", "pid": 7, "version": "0.1.0", "schema_revision": "0001"}
     given |= {"devices": [CPU], **arguments}
     with database.write() as session:
-        return workers.register(session, name, **given)
+        return workers.register(session, values.WorkerDescription(id=name, **given))
 
 
 def heartbeat(database: Database, worker: values.Worker, **arguments: Any) -> str:

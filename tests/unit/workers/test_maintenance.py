@@ -32,7 +32,8 @@ class Worker:
         in_force = settings.load(home=home, broker_url="redis://127.0.0.1:1", **changes)
         with database.write() as session:
             self.entry = workers.register(
-                session, name, hostname="box", pid=1, version="1", schema_revision="1", devices=[]
+                session,
+                values.WorkerDescription(id=name, hostname="box", pid=1, version="1", schema_revision="1", devices=()),
             )
         worker = self
 
@@ -93,7 +94,10 @@ def test_sweep_forgets_workers_that_were_silent_for_a_month(database: Database, 
     worker = Worker(database, tmp_path)
     for name, days in (("old", 31), ("young", 29)):
         with database.write() as session:
-            workers.register(session, name, hostname="box", pid=1, version="1", schema_revision="1", devices=[])
+            workers.register(
+                session,
+                values.WorkerDescription(id=name, hostname="box", pid=1, version="1", schema_revision="1", devices=()),
+            )
             seen = types.later(-datetime.timedelta(days=days).total_seconds())
             session.execute(sa.update(workers.workers).where(workers.workers.c.id == name).values(last_seen=seen))
     worker.maintenance._sweep()
@@ -124,9 +128,10 @@ def test_worker_whose_name_another_took_ends(database: Database, tmp_path: Path)
     worker = Worker(database, tmp_path)
     with database.write() as session:
         workers.register(
-            session, "one", hostname="box", pid=2, version="1", schema_revision="1", devices=[],
+            session,
+            values.WorkerDescription(id="one", hostname="box", pid=2, version="1", schema_revision="1", devices=()),
             replaces=worker.entry.instance,
-        )  # fmt: skip
+        )
     worker.maintenance._report()
     assert worker.ended == 1
 

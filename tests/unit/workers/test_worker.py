@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from support import services
 
 from finch_hub import settings
-from finch_hub.registry import jobs, types, workers
+from finch_hub.registry import jobs, types, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.transitions import jobs as table
 from finch_hub.specs.jobs import ExportSpec, Requirements
@@ -98,7 +98,10 @@ def test_sweep_forgets_workers_that_were_silent_for_a_month(worker: Worker, data
     own, silent = worker._register(), "silent-for-a-month"
     with database.write() as session:
         workers.register(
-            session, silent, hostname="elsewhere", pid=1, version="1", schema_revision=own.schema_revision, devices=()
+            session,
+            values.WorkerDescription(
+                id=silent, hostname="elsewhere", pid=1, version="1", schema_revision=own.schema_revision, devices=()
+            ),
         )
         month_ago = types.later(-31 * 86_400.0)
         session.execute(sa.update(workers.workers).where(workers.workers.c.id == silent).values(last_seen=month_ago))

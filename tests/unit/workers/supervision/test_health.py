@@ -10,7 +10,10 @@ from finch_hub.workers.supervision import health
 
 def register(database: Database, name: str, *, hostname: str, silent_for: float = 0.0) -> values.Worker:
     with database.write() as session:
-        worker = workers.register(session, name, hostname=hostname, pid=1, version="1", schema_revision="1", devices=[])
+        worker = workers.register(
+            session,
+            values.WorkerDescription(id=name, hostname=hostname, pid=1, version="1", schema_revision="1", devices=()),
+        )
         session.execute(
             sa.update(workers.workers).where(workers.workers.c.id == name).values(last_seen=types.later(-silent_for))
         )
