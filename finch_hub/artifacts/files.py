@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from finch_hub.formats.atomic_writes import flush_path
+
 _TEMPORARY = "tmp"
 _ABANDONED_SECONDS = 24 * 3600.0  # no writer needs a day for one file
 
@@ -60,7 +62,7 @@ class LocalFiles:
                 os.fchmod(target.fileno(), 0o444)
                 os.fsync(target.fileno())
             temporary.replace(final)
-            _flush_folder(final.parent)
+            flush_path(final.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -111,12 +113,4 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _flush_folder(folder.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush_path(folder.parent)

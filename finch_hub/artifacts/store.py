@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from finch_hub import errors
 from finch_hub.artifacts.files import Files, LocalFiles, ObjectFiles
-from finch_hub.formats.atomic_folder import is_disk_full
+from finch_hub.formats.atomic_writes import is_disk_full
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -81,6 +81,32 @@ class StoredAdapter:
             "embeddings": [path for path, module in self.modules.items() if module.embedding],
         }
 
+    def require_plain(self, system: str) -> None:
+        """Check that the adapter has only low-rank updates of linear layers, with weights that are ``[out, in]``.
+
+        Args:
+            system: name of the system that supports nothing else.
+
+        Raises:
+            Incompatible: the adapter has DoRA magnitudes, biases, whole modules or embeddings; all of it at once.
+        """
+        beyond = self.beyond_low_rank()
+        unsupported = {
+            "DoRA magnitudes": beyond["use_dora"],
+            "updates of embeddings": beyond["embeddings"],
+            "modules stored whole (modules_to_save, or trained biases)": beyond["modules_to_save"] + beyond["bias"],
+        }
+        places = {what: shorten(sorted(names), 2) for what, names in unsupported.items() if names}
+        if self.config.get("fan_in_fan_out"):
+            places["weights that are [in, out] (fan_in_fan_out)"] = ""
+        if places:
+            fix = "merge it into its base instead"
+            problems = [
+                errors.Problem(where=names, what=f"{system} does not support {part}", fix=fix)
+                for part, names in places.items()
+            ]
+            raise errors.Incompatible(problems, subject=str(self.folder))
+
     def tensor(self, name: str) -> Float32:
         """Return a tensor of the file as float32, restored if it is quantized.
 
@@ -133,3 +159,8 @@ class StoredAdapter:
             for name in found.others
         }
         return MappingProxyType(found.modules), MappingProxyType(replaced)
+
+
+def shorten(names: Sequence[str], count: int) -> str:
+    """Return the first names of a list, and the number of the others."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

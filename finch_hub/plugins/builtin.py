@@ -193,7 +193,7 @@ def finch_export_formats() -> Sequence[descriptors.ExportFormat]:
         descriptors.ExportFormat(
             name="merged",
             summary="A standalone model folder with the adapter merged into its weights.",
-            target="finch_hub.engine.export.merged:write",
+            target="finch_hub.engine.export.merging:write",
             parameters=exporting.MergedParameters,
             needs_base=True,
         ),

@@ -10,16 +10,7 @@ from collections.abc import Sequence
 
 import pluggy
 
-from finch_hub.plugins.descriptors import (
-    BaseSource,
-    DatasetFormat,
-    Evaluator,
-    ExportFormat,
-    Listener,
-    Preset,
-    Resolver,
-    Strategy,
-)
+from finch_hub.plugins import descriptors
 
 PROJECT = "finch_hub"
 """Name of the entry-point group and of the pluggy project."""
@@ -29,40 +20,40 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def finch_presets() -> Sequence[Preset]:
+def finch_presets() -> Sequence[descriptors.Preset]:
     """Return presets for training, in any order."""
 
 
 @hookspec
-def finch_strategies() -> Sequence[Strategy]:
+def finch_strategies() -> Sequence[descriptors.Strategy]:
     """Return composition strategies, in any order."""
 
 
 @hookspec
-def finch_resolvers() -> Sequence[Resolver]:
+def finch_resolvers() -> Sequence[descriptors.Resolver]:
     """Return conflict resolvers for compositions, in any order."""
 
 
 @hookspec
-def finch_dataset_formats() -> Sequence[DatasetFormat]:
+def finch_dataset_formats() -> Sequence[descriptors.DatasetFormat]:
     """Return row formats of data sets, in the order in which they are matched."""
 
 
 @hookspec
-def finch_base_sources() -> Sequence[BaseSource]:
+def finch_base_sources() -> Sequence[descriptors.BaseSource]:
     """Return sources of base models, in the order in which they are matched."""
 
 
 @hookspec
-def finch_export_formats() -> Sequence[ExportFormat]:
+def finch_export_formats() -> Sequence[descriptors.ExportFormat]:
     """Return export formats for adapters, in any order."""
 
 
 @hookspec
-def finch_evaluators() -> Sequence[Evaluator]:
+def finch_evaluators() -> Sequence[descriptors.Evaluator]:
     """Return evaluators of adapters, in any order."""
 
 
 @hookspec
-def finch_listeners() -> Sequence[Listener]:
+def finch_listeners() -> Sequence[descriptors.Listener]:
     """Return listeners for state changes of jobs, in the order in which they are called."""

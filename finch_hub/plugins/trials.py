@@ -56,6 +56,8 @@ def make_trials(spec: ComposeSpec, catalog: Catalog) -> tuple[Trial, ...]:
         InvalidSpec: parameters do not match their schema, or there are too few evaluations.
         PluginError: a kernel cannot be imported.
     """
+    from finch_hub.engine.composition.trial import Trial  # imports torch
+
     _check_evaluations(spec)
     given = (spec.resolver, spec.resolver_parameters)
     settings: list[tuple[str, Mapping[str, object], str, Mapping[str, object]]] = [("linear", {}, "keep", {})]
@@ -66,35 +68,27 @@ def make_trials(spec: ComposeSpec, catalog: Catalog) -> tuple[Trial, ...]:
     else:
         settings.append(("linear", {}, *given))
         settings += [(strategy, parameters, *given) for strategy, parameters, resolver in _AUTO if resolver == "keep"]
-    return tuple(_make_trial(catalog, len(spec.parents), *setting) for setting in settings)
+    trials: list[Trial] = []
+    for strategy, parameters, resolver, resolver_parameters in settings:
+        merging, resolving = catalog.strategies[strategy], catalog.resolvers[resolver]
+        values = merging.parse(parameters)
+        trials.append(
+            Trial(
+                strategy=strategy,
+                merge=merging.load(),
+                parameters=values,
+                resolver=resolver,
+                resolve=resolving.load(),
+                resolver_parameters=resolving.parse(resolver_parameters),
+                initial_scale=merging.initial_scale(values, parents=len(spec.parents)),
+                is_exact=merging.exact,
+                needs_data=merging.needs_data,
+            )
+        )
+    return tuple(trials)
 
 
 def _check_evaluations(spec: ComposeSpec) -> None:
     if spec.strategy != "auto" and spec.evaluations < 2:
         what = f"{spec.evaluations} is not enough to measure the strategy and plain linear"
         raise errors.InvalidSpec(errors.Problem(where="evaluations", what=what, fix="allow two or more"))
-
-
-def _make_trial(
-    catalog: Catalog,
-    num_parents: int,
-    strategy: str,
-    parameters: Mapping[str, object],
-    resolver: str,
-    resolver_parameters: Mapping[str, object],
-) -> Trial:
-    from finch_hub.engine.composition.trial import Trial  # imports torch
-
-    merging, resolving = catalog.strategies[strategy], catalog.resolvers[resolver]
-    values = merging.parse(parameters)
-    return Trial(
-        strategy=strategy,
-        merge=merging.load(),
-        parameters=values,
-        resolver=resolver,
-        resolve=resolving.load(),
-        resolver_parameters=resolving.parse(resolver_parameters),
-        initial_scale=merging.initial_scale(values, parents=num_parents),
-        is_exact=merging.exact,
-        needs_data=merging.needs_data,
-    )

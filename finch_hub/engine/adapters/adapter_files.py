@@ -13,7 +13,7 @@ from torch import Tensor
 from finch_hub import errors
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.formats import quantized
-from finch_hub.formats.atomic_file import atomic_file
+from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
 from finch_hub.formats.safetensors_header import TensorInfo, write_safetensors_header

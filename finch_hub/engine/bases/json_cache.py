@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finch_hub.formats.atomic_file import atomic_file
+from finch_hub.formats.atomic_writes import atomic_file
 
 
 class JsonCache:

@@ -14,13 +14,12 @@ from finch_hub.engine.bases.base import Base
 from finch_hub.engine.composition import compatibility, conflicts, core_space, peft_output, retention, truncation
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.measurement import Measurement
+from finch_hub.engine.composition.measurement import Measurement, ValidationRows, tokenize_validation
 from finch_hub.engine.composition.parent_data import ParentData
 from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, mix_seed, read_parents
 from finch_hub.engine.composition.point import Point
 from finch_hub.engine.composition.search import Search
 from finch_hub.engine.composition.trial import Trial
-from finch_hub.engine.composition.validation_rows import ValidationRows, tokenize_validation
 from finch_hub.specs.events import NewEvent, Report, silent
 from finch_hub.specs.jobs import ComposeSpec
 from finch_hub.specs.reports import CompositionReport, ConflictReport, Retention

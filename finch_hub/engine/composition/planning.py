@@ -13,10 +13,9 @@ from finch_hub.engine.composition import compatibility, conflicts, core_space, f
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.forecast import OutputMatch
 from finch_hub.engine.composition.interference import Interference
-from finch_hub.engine.composition.measurement import Measurement
+from finch_hub.engine.composition.measurement import Measurement, tokenize_validation
 from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, read_parents
 from finch_hub.engine.composition.trial import Trial
-from finch_hub.engine.composition.validation_rows import tokenize_validation
 from finch_hub.specs.reports import ConflictReport, Forecast
 
 

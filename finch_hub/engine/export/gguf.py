@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from finch_hub import errors
 from finch_hub.engine.export.merge_plan import plan_merge
 from finch_hub.engine.export.parameters import GGUFParameters
-from finch_hub.engine.export.plain import require_plain
 from finch_hub.formats.adapter_folder import StoredAdapter
-from finch_hub.formats.atomic_folder import atomic_folder
+from finch_hub.formats.atomic_writes import atomic_folder
 from finch_hub.formats.finch_record import read_name, read_record, write_record
 from finch_hub.formats.model_files import ModelFiles
 
@@ -57,8 +56,12 @@ def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFPar
     if base is None:
         raise errors.Incompatible(errors.Problem(what="a GGUF adapter needs its base's config and tensor names"))
     with StoredAdapter(adapter) as stored, ModelFiles(base) as files:
-        require_plain(stored, "llama.cpp")
-        _require_fit(stored, files)
+        stored.require_plain("llama.cpp")
+        plan_merge(files, [(stored, 1.0)])  # raises if the adapter does not fit the base
+        if files.is_tied and any(path.endswith("lm_head") for path in stored.modules):
+            what = "the base ties its head to its embeddings, so GGUF has no tensor for it"
+            problem = errors.Problem(where="lm_head", what=what, fix="merge it into its base instead")
+            raise errors.Incompatible(problem, subject=str(adapter))
         model_type = str(files.config.get("model_type"))
         if model_type not in _ARCHITECTURES:
             known = ", ".join(sorted(_ARCHITECTURES))
@@ -114,11 +117,3 @@ def row_order(rows: int, heads: int) -> NDArray[np.intp]:
 def _num_heads(config: Mapping[str, Any], path: str) -> int:
     heads = int(config["num_attention_heads"])
     return heads if path.endswith("q_proj") else int(config.get("num_key_value_heads") or heads)
-
-
-def _require_fit(stored: StoredAdapter, files: ModelFiles) -> None:
-    plan_merge(files, [(stored, 1.0)])
-    if files.is_tied and any(path.endswith("lm_head") for path in stored.modules):
-        what = "the base ties its head to its embeddings, so GGUF has no tensor for it"
-        problem = errors.Problem(where="lm_head", what=what, fix="merge it into its base instead")
-        raise errors.Incompatible(problem, subject=str(stored.folder))

@@ -1,12 +1,16 @@
-"""Plan of a merge: what each adapter contributes to each of the base's tensors."""
+"""Plan of a merge: what each adapter contributes to each of the base's tensors, and the arithmetic of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from finch_hub import errors
+from finch_hub.engine.export.shard_writer import BlockChange
 from finch_hub.formats.adapter_folder import StoredAdapter
+from finch_hub.formats.float_conversion import Float32
 from finch_hub.formats.lora_modules import LoRAModule
 from finch_hub.formats.model_files import ModelFiles
 
@@ -64,7 +68,7 @@ def plan_merge(
                 problems.append(_problem(adapter, name, f"is {list(shape)}, the base's {list(info.shape)}"))
             elif info.dtype not in _WRITABLE:
                 problems.append(_problem(adapter, name, f"the base stores it as {info.dtype}, nothing can be added"))
-            elif contribution.module and contribution.module.magnitude and is_transposed(adapter, contribution.module):
+            elif contribution.module and contribution.module.magnitude and _is_transposed(adapter, contribution.module):
                 problems.append(_problem(adapter, name, "DoRA on weights that are [in, out] is not supported"))
             elif contribution.is_redefinition and weight != 1.0:
                 what = f"redefines the base's weight, and {weight:g} times that is not defined"
@@ -78,7 +82,41 @@ def plan_merge(
     return {name: tuple(contributions) for name, contributions in plan.items()}
 
 
-def is_transposed(adapter: StoredAdapter, module: LoRAModule) -> bool:
+def load_change(contributions: Sequence[Contribution], shape: tuple[int, ...]) -> BlockChange:
+    """Load the contributions to a tensor and return the function that changes its blocks.
+
+    All plain low-rank updates are one product of their stacked factors.
+    """
+    lefts: list[Float32] = []
+    rights: list[Float32] = []
+    redefine: BlockChange | None = None
+    for contribution in contributions:
+        adapter, module = contribution.adapter, contribution.module
+        if module is None:
+            redefine = _replacing(contribution, shape[0])
+            continue
+        left, right = _scaled_factors(adapter, module)
+        magnitude = adapter.magnitude(module.path)
+        if magnitude is not None:
+            redefine = _decomposing(left, right, magnitude)
+        else:
+            with np.errstate(over="ignore"):  # the writer reports results that are not finite
+                lefts.append(left * np.float32(contribution.weight))
+            rights.append(right)
+    if not lefts and redefine is not None:
+        return redefine
+    left, right = np.concatenate(lefts, axis=1), np.concatenate(rights, axis=0)
+
+    def change(values: Float32, scratch: Float32, rows: slice) -> None:
+        if redefine is not None:
+            redefine(values, scratch, rows)
+        np.matmul(left[rows], right, out=scratch)
+        np.add(values, scratch, out=values)
+
+    return change
+
+
+def _is_transposed(adapter: StoredAdapter, module: LoRAModule) -> bool:
     """Tell whether the base's weight is ``[in, out]``, as embeddings and GPT-2's layers are."""
     return module.embedding or bool(adapter.config.get("fan_in_fan_out"))
 
@@ -87,7 +125,7 @@ def _contributions(adapter: StoredAdapter, weight: float) -> list[tuple[str, tup
     """Return name, shape and content of everything that an adapter changes."""
     contributions: list[tuple[str, tuple[int, ...], Contribution]] = []
     for path, module in adapter.modules.items():
-        shape = (module.outputs, module.inputs)[:: -1 if is_transposed(adapter, module) else 1]
+        shape = (module.outputs, module.inputs)[:: -1 if _is_transposed(adapter, module) else 1]
         contributions.append((f"{path}.weight", shape, Contribution(adapter=adapter, weight=weight, module=module)))
     for name, stored in adapter.replaced.items():
         shape = adapter.file.tensors[stored].shape
@@ -97,3 +135,30 @@ def _contributions(adapter: StoredAdapter, weight: float) -> list[tuple[str, tup
 
 def _problem(adapter: StoredAdapter, where: str, what: str, fix: str = "") -> errors.Problem:
     return errors.Problem(where=f"{adapter.folder.name}: {where}", what=what, fix=fix)
+
+
+def _scaled_factors(adapter: StoredAdapter, module: LoRAModule) -> tuple[Float32, Float32]:
+    """Return left ``[rows, r]`` with the scale and right ``[r, columns]``, oriented as the weight."""
+    a, b = adapter.factors(module.path)
+    left, right = (a.T, b.T) if _is_transposed(adapter, module) else (b, a)
+    return np.ascontiguousarray(left) * np.float32(module.scale), np.ascontiguousarray(right)
+
+
+def _decomposing(left: Float32, right: Float32, magnitude: Float32) -> BlockChange:
+    def change(values: Float32, scratch: Float32, rows: slice) -> None:
+        np.matmul(left[rows], right, out=scratch)
+        np.add(values, scratch, out=values)
+        norms = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+        values *= (magnitude[rows] / norms).astype(np.float32)[:, None]  # the writer reports a row of zeros
+
+    return change
+
+
+def _replacing(contribution: Contribution, num_rows: int) -> BlockChange:
+    name = contribution.adapter.replaced[contribution.replacement]
+    replacement = contribution.adapter.tensor(name).reshape(num_rows, -1)
+
+    def change(values: Float32, scratch: Float32, rows: slice) -> None:
+        values[...] = replacement[rows]
+
+    return change

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from finch_hub import errors
-from finch_hub.engine.export.merge_plan import HEAD, Contribution, plan_merge
-from finch_hub.engine.export.merged_weight import load_change
+from finch_hub.engine.export.merge_plan import HEAD, Contribution, load_change, plan_merge
+from finch_hub.engine.export.parameters import MergedParameters
 from finch_hub.engine.export.shard_writer import OutputTensor, Progress, ShardWriter
 from finch_hub.formats.adapter_folder import StoredAdapter
-from finch_hub.formats.atomic_folder import atomic_folder, check_replaceable
+from finch_hub.formats.atomic_writes import atomic_folder, check_replaceable
 from finch_hub.formats.finch_record import read_name, read_record, write_record
 from finch_hub.formats.model_files import INDEX, ModelFiles
 from finch_hub.specs.reports import MergeReport
@@ -31,6 +31,19 @@ from finch_hub.specs.reports import MergeReport
 KIND = "merged model"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./-]")
+
+
+def write(adapter: Path, base: Path | None, out: Path, parameters: MergedParameters) -> dict[str, Any]:
+    """Write one adapter's merged model, as an export format.
+
+    Raises:
+        Incompatible: the base is missing; for others see :func:`merge`.
+    """
+    if base is None:
+        raise errors.Incompatible(errors.Problem(what="a merged model needs its base's weights"))
+    adapters = [(adapter, parameters.weight)]
+    report = merge(base, adapters, out, base_model=parameters.base_model, replace=parameters.replace)
+    return {"modules": report.modules, "bytes": report.bytes_written, "seconds": report.seconds}
 
 
 def merge(

@@ -7,7 +7,7 @@ from typing import Any
 
 from finch_hub.engine.export import gguf
 from finch_hub.engine.export.parameters import OllamaParameters
-from finch_hub.formats.atomic_folder import atomic_folder
+from finch_hub.formats.atomic_writes import atomic_folder
 from finch_hub.formats.finch_record import read_name, read_record, write_record
 
 KIND = "Ollama model"

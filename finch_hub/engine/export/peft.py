@@ -9,7 +9,7 @@ from typing import Any
 from finch_hub.engine.export.parameters import ExportParameters
 from finch_hub.formats import quantized
 from finch_hub.formats.adapter_folder import StoredAdapter
-from finch_hub.formats.atomic_folder import atomic_folder
+from finch_hub.formats.atomic_writes import atomic_folder
 from finch_hub.formats.finch_record import read_record, write_record
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS

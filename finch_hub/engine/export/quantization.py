@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from finch_hub import errors
 from finch_hub.formats.adapter_folder import StoredAdapter
-from finch_hub.formats.atomic_folder import atomic_folder
+from finch_hub.formats.atomic_writes import atomic_folder
 from finch_hub.formats.float_conversion import Float32
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS

@@ -9,9 +9,8 @@ import numpy as np
 
 from finch_hub import errors
 from finch_hub.engine.export.parameters import VLLMParameters
-from finch_hub.engine.export.plain import require_plain
 from finch_hub.formats.adapter_folder import StoredAdapter
-from finch_hub.formats.atomic_folder import atomic_folder
+from finch_hub.formats.atomic_writes import atomic_folder
 from finch_hub.formats.finch_record import read_record, write_record
 from finch_hub.formats.float_conversion import Float32
 from finch_hub.formats.peft_config import config_text
@@ -41,7 +40,7 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameter
         Unavailable: `out` cannot be written.
     """
     with StoredAdapter(adapter) as stored:
-        require_plain(stored, "vLLM")
+        stored.require_plain("vLLM")
         largest = max(module.rank for module in stored.modules.values())
         rank = next((allowed for allowed in RANKS if allowed >= largest), None)
         if rank is None:

@@ -23,7 +23,7 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.training.data import TrainingData
 from finch_hub.engine.training.resume_state import ResumeState, TrainingProgress
-from finch_hub.formats.atomic_folder import flush_path
+from finch_hub.formats.atomic_writes import flush_path
 from finch_hub.specs.training import TrainingConfig
 
 _TENSORS, _STATE = "state.safetensors", "state.json"

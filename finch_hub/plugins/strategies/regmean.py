@@ -61,12 +61,7 @@ def _group_by_parents(core: CoreSpace, modules: Iterable[str]) -> list[list[str]
 
 
 def _fit(
-    core: CoreSpace,
-    modules: Sequence[str],
-    w: Tensor,
-    moments: Tensor,
-    ridge: float,
-    priors: Mapping[str, Tensor],
+    core: CoreSpace, modules: Sequence[str], w: Tensor, moments: Tensor, ridge: float, priors: Mapping[str, Tensor]
 ) -> dict[str, Factors]:
     """Solve for modules with the same parents and the same inputs, from their moments [T, in, in]."""
     spaces = [core.modules[module] for module in modules]

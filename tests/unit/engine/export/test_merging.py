@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from finch_hub import errors
 from finch_hub.engine.export import merging
+from finch_hub.engine.export.parameters import MergedParameters
 from finch_hub.formats.adapter_folder import StoredAdapter
 
 TIED = next(a for a in ARCHITECTURES if a.tied and a.family == "llama")
@@ -53,6 +54,14 @@ def test_several_adapters_add_up_by_weight(tiny_folder: Path, tmp_path: Path) ->
     weights = [0.5, -0.25, 1.5]
     merging.merge(tiny_folder, list(zip(adapters, weights, strict=True)), tmp_path / "merged")
     assert_same_logits(tmp_path / "merged", tiny_folder, adapters, weights)
+
+
+def test_merged_export_gives_the_logits_of_the_weighted_adapter(tiny_folder: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tiny_folder, tmp_path / "finches", **VARIANTS["plain"])
+    merging.write(adapter, tiny_folder, tmp_path / "out", MergedParameters(weight=0.5))
+    assert_same_logits(tmp_path / "out", tiny_folder, [adapter], [0.5])
+    with pytest.raises(errors.Incompatible, match="base"):
+        merging.write(adapter, None, tmp_path / "none", MergedParameters())
 
 
 def test_plain_adapter_adds_to_the_redefinition_of_a_dora_adapter(tiny_folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from support.adapters import VARIANTS, logits, save_adapter
 
 from finch_hub import errors
-from finch_hub.engine.export import gguf, merged, peft, quantization
+from finch_hub.engine.export import gguf, merging, peft, quantization
 from finch_hub.engine.export.parameters import ExportParameters, GGUFParameters, MergedParameters
 
 
@@ -39,7 +39,7 @@ def test_peft_and_merged_exports_give_the_adapters_logits(tiny_folders: Path, tm
     made = save_adapter(tiny_folders, tmp_path / "made", **VARIANTS[variant])
     expected = logits(tiny_folders, [made])
     peft.write(made, None, tmp_path / "plain", ExportParameters())
-    merged.write(made, tiny_folders, tmp_path / "merged", MergedParameters())
+    merging.write(made, tiny_folders, tmp_path / "merged", MergedParameters())
     for actual in (logits(tiny_folders, [tmp_path / "plain"]), logits(tmp_path / "merged")):
         for ours, theirs in zip(actual, expected, strict=True):
             torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-4)

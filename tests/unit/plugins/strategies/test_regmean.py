@@ -17,10 +17,9 @@ from finch_hub.engine.bases.base import Base
 from finch_hub.engine.composition import core_space, truncation
 from finch_hub.engine.composition import parent_data as parent_data_module
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.measurement import Measurement
+from finch_hub.engine.composition.measurement import Measurement, ValidationRows, tokenize_validation
 from finch_hub.engine.composition.parent_data import ParentData
 from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, read_parent
-from finch_hub.engine.composition.validation_rows import ValidationRows, tokenize_validation
 from finch_hub.engine.data import batches
 from finch_hub.plugins.strategies import regmean, tsv
 from finch_hub.plugins.strategies.parameters import RegmeanParameters, TsvParameters

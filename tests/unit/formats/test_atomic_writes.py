@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from finch_hub import errors
-from finch_hub.formats import atomic_folder
+from finch_hub.formats import atomic_writes
 from finch_hub.formats.finch_record import write_record
 
 KIND = "nest"
 
 
 def make(out: Path, text: str, *, replace: bool = False) -> None:
-    with atomic_folder.atomic_folder(out, kind=KIND, replace=replace) as folder:
+    with atomic_writes.atomic_folder(out, kind=KIND, replace=replace) as folder:
         (folder / "egg").write_text(text)
         write_record(folder, KIND, {})
         assert not (out / "egg").exists() or (out / "egg").read_text() != text
@@ -34,7 +34,7 @@ def test_failure_leaves_nothing_and_keeps_the_earlier_folder(tmp_path: Path) -> 
     make(tmp_path / "out", "1")
 
     def fail() -> None:
-        with atomic_folder.atomic_folder(tmp_path / "out", kind=KIND, replace=True) as folder:
+        with atomic_writes.atomic_folder(tmp_path / "out", kind=KIND, replace=True) as folder:
             (folder / "egg").write_text("2")
             raise ZeroDivisionError
 
@@ -62,7 +62,7 @@ def test_replace_accepts_folders_of_the_same_kind_only(tmp_path: Path) -> None:
 
 def test_another_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     def overtaken() -> None:
-        with atomic_folder.atomic_folder(tmp_path / "out", kind=KIND) as folder:
+        with atomic_writes.atomic_folder(tmp_path / "out", kind=KIND) as folder:
             (folder / "egg").write_text("1")
             (tmp_path / "out").mkdir()
             (tmp_path / "out" / "egg").write_text("other")
@@ -126,7 +126,7 @@ def test_failed_rename_restores_the_earlier_folder(tmp_path: Path, monkeypatch: 
     def failing(self: Path, target: Path) -> Path:
         renamed.append(self.name)
         if len(renamed) == 2:
-            atomic_folder._remove_abandoned(tmp_path / "out")  # another writer starts at this moment
+            atomic_writes._remove_abandoned(tmp_path / "out")  # another writer starts at this moment
             raise OSError(5, "I/O error")
         return rename(self, target)
 
