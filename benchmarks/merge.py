@@ -1,13 +1,14 @@
 """Merging an adapter into its base: the whole process, against PEFT's load, `merge_and_unload` and save.
 
-Each run is a process of its own, from its first import to the written model, ours and PEFT's in turn; medians are
-shown. Two bases: SmolLM2-135M-Instruct, or the one given, and a synthetic one of a 7B Llama's layers in several shards,
-made on the spot. Ours flushes what it writes to the disk, PEFT's does not; the plain copy is timed with and without.
+Each run is a process of its own, from its first import to the written model. Finch Hub and PEFT take turns, and medians
+are shown. The bases are SmolLM2-135M-Instruct (or `--base`), and a synthetic base with the layers of a 7B Llama in
+several shards. Finch Hub flushes its files to the disk, and PEFT does not. So the plain copy is timed with and without
+a flush.
 
     python benchmarks/merge.py
 
-Prints a table, and a last line of JSON: `ours` and `peer` are seconds on the first base, `ratio` the lesser of the
-bases' peer / ours; peaks are of resident memory, in bytes.
+Prints a table and a last line of JSON: `ours` and `peer` are seconds on the first base, and `ratio` is the smaller
+peer / ours of the bases. Peaks are of resident memory, in bytes.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out
 OURS = """
 import sys
 from pathlib import Path
-from finch_hub.engine import merging
+from finch_hub.engine import merge
 base, adapter, out = map(Path, sys.argv[1:])
-merging.merge(base, [(adapter, 1.0)], out)
+merge(base, [(adapter, 1.0)], out)
 """
-# The process's own peak: what the parent had at the fork would count in its `getrusage`.
+# VmHWM is the peak of this process. `getrusage` would count the memory that the parent had at the fork.
 PEAK = """
 from pathlib import Path
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
@@ -65,14 +66,14 @@ LLAMA: dict[str, Any] = {
 
 
 def random_bf16(generator: np.random.Generator, *shape: int) -> tuple[str, np.ndarray]:
-    """Bit patterns of magnitudes from 2^-7 to 2^-5, of either sign."""
+    """Return bit patterns of magnitudes from 2^-7 to 2^-5, with either sign."""
     size = int(np.prod(shape))
     bits = generator.integers(0x3C00, 0x3D00, size, np.uint16) | generator.integers(0, 2, size, np.uint16) << 15
     return "BF16", bits.reshape(shape)
 
 
 def make_base(folder: Path, layers: int) -> Path:
-    """Write a model of a 7B Llama's layers, a shard for each layer and one for the rest."""
+    """Write a model with the layers of a 7B Llama: a shard for each layer, and a shard for the rest."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     width, inner, vocabulary = LLAMA["hidden_size"], LLAMA["intermediate_size"], LLAMA["vocab_size"]
@@ -124,7 +125,7 @@ def make_adapter(base: Path, folder: Path) -> Path:
 
 
 def run(script: str, base: Path, adapter: Path, out: Path) -> tuple[float, int]:
-    """Run a script in a process of its own; return its seconds and its peak resident memory in bytes."""
+    """Run a script in a process of its own. Return its seconds and its peak resident memory in bytes."""
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-c", script + PEAK, str(base), str(adapter), str(out)]
     began = time.perf_counter()
@@ -138,7 +139,7 @@ def run(script: str, base: Path, adapter: Path, out: Path) -> tuple[float, int]:
 
 
 def copy(base: Path, out: Path, *, flush: bool) -> float:
-    """Copy the weights; return the seconds."""
+    """Copy the weights. Return the seconds."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     began = time.perf_counter()
@@ -151,7 +152,7 @@ def copy(base: Path, out: Path, *, flush: bool) -> float:
 
 
 def compare(name: str, base: Path, work: Path, repeats: int) -> dict[str, Any]:
-    """Measure one base, and print its row."""
+    """Measure one base and print its row."""
     adapter = make_adapter(base, work / f"{name}-adapter")
     sides: dict[str, list[tuple[float, int]]] = {"ours": [], "peer": []}
     copies: dict[bool, list[float]] = {False: [], True: []}
@@ -185,12 +186,10 @@ def compare(name: str, base: Path, work: Path, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", help="folder, GGUF file or Hugging Face id; SmolLM2-135M-Instruct unless given")
-    parser.add_argument("--layers", type=int, default=3, help="layers of the synthetic 7B; 0 leaves it out")
+    parser.add_argument("--base", help="folder, GGUF file or Hugging Face id (default: SmolLM2-135M-Instruct)")
+    parser.add_argument("--layers", type=int, default=3, help="layers of the synthetic 7B model; 0 omits it")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side")
-    parser.add_argument(
-        "--work", type=Path, help="folder on the disk to measure; a temporary one unless told otherwise"
-    )
+    parser.add_argument("--work", type=Path, help="folder on the disk to measure (default: a temporary folder)")
     options = parser.parse_args()
 
     print(f"rank {RANK} on all linear modules, bf16; {options.repeats} processes of each side, medians, highest peaks")
@@ -199,12 +198,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.work) as scratch:
         work = Path(scratch)
         name = Path(options.base).stem if options.base else "SmolLM2-135M"
-        found = {name: compare(name, harness.base_folder(options), work, options.repeats)}
+        figures = {name: compare(name, harness.base_folder(options), work, options.repeats)}
         if options.layers:
-            found["7B layers"] = compare("7B layers", make_base(work / "7B", options.layers), work, options.repeats)
-    first = next(iter(found.values()))
-    ratio = min(row["ratio"] for row in found.values())
-    print(json.dumps({"name": "merge", "ours": first["ours"], "peer": first["peer"], "ratio": ratio, "bases": found}))
+            figures["7B layers"] = compare("7B layers", make_base(work / "7B", options.layers), work, options.repeats)
+    first = next(iter(figures.values()))
+    ratio = min(row["ratio"] for row in figures.values())
+    print(json.dumps({"name": "merge", "ours": first["ours"], "peer": first["peer"], "ratio": ratio, "bases": figures}))
 
 
 if __name__ == "__main__":

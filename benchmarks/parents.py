@@ -1,7 +1,7 @@
-"""Adapters of several domains for benchmarks that take more than one: given, or trained first and kept.
+"""Adapters of several domains, for benchmarks that compare or compose them.
 
-Base and data come from the demo's builders unless given. Adapters are rank 16 on all linear modules, from one initial A
-unless asked otherwise; the last rows of each file are held out.
+By default, base and data come from the demo's builders, and the adapters are trained first. They have rank 16 on all
+linear modules and start from one initial A. The last rows of each file are held out.
 """
 
 from __future__ import annotations
@@ -15,52 +15,50 @@ from tempfile import TemporaryDirectory
 
 import harness
 
-from finch_hub.engine.bases.base import Base
-from finch_hub.engine.composition.parents import ParentInput
-from finch_hub.engine.data.reading import read_examples
-from finch_hub.engine.training.loop import train
-from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.training import TrainingConfig
+from finch_hub import LoRAConfig, TrainingConfig
+from finch_hub.engine import Base, ParentInput, read_examples, train
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that say which adapters are meant."""
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--base", help="folder, GGUF file or Hugging Face id; SmolLM2-135M-Instruct unless given")
-    found.add_argument("--data", type=Path, help="folder of <domain>….jsonl; the demo's sets unless given")
-    found.add_argument("--adapters", type=Path, help="folder with one PEFT folder a domain; those missing are trained")
-    found.add_argument("--domains", nargs="+", default=["medical", "legal", "code", "style"])
-    found.add_argument("--examples", type=int, default=120, help="rows to train on, of each")
-    found.add_argument("--epochs", type=int, default=1)
-    found.add_argument("--learning-rate", type=float, default=1e-3)
-    found.add_argument("--foreign", action="store_true", help="train every adapter from an initial A of its own")
-    found.add_argument("--held-out", type=int, default=60, help="last rows of each file, to measure on")
-    return found
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that select the adapters."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", help="folder, GGUF file or Hugging Face id (default: SmolLM2-135M-Instruct)")
+    parser.add_argument("--data", type=Path, help="folder of <domain>….jsonl (default: the demo's data sets)")
+    parser.add_argument(
+        "--adapters", type=Path, help="folder with one PEFT folder for each domain; missing adapters are trained"
+    )
+    parser.add_argument("--domains", nargs="+", default=["medical", "legal", "code", "style"])
+    parser.add_argument("--examples", type=int, default=120, help="rows of each domain to train on")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--foreign", action="store_true", help="train every adapter from its own initial A")
+    parser.add_argument("--held-out", type=int, default=60, help="last rows of each file to measure on")
+    return parser
 
 
 @contextmanager
-def made(base: Base, given: argparse.Namespace) -> Iterator[list[ParentInput]]:
-    """Yield the adapters with the rows that they are held against; what `--adapters` lacks is trained first."""
-    data = given.data or harness.demo_data()
-    files = {name: next(data.glob(f"{name}*.jsonl")) for name in given.domains}
+def provide_adapters(base: Base, args: argparse.Namespace) -> Iterator[list[ParentInput]]:
+    """Yield the adapters with their held-out rows. Adapters that `--adapters` lacks are trained first."""
+    data = args.data or harness.demo_data()
+    files = {name: next(data.glob(f"{name}*.jsonl")) for name in args.domains}
     with TemporaryDirectory() as temporary:
-        folder = given.adapters or Path(temporary)
+        folder = args.adapters or Path(temporary)
         for seed, (name, file) in enumerate(files.items()):
             if not (folder / name).exists():
-                _train(base, given, file, folder / name, seed)
+                _train(base, args, file, folder / name, seed)
         yield [
-            ParentInput(name=name, folder=folder / name, validation=read_examples(file)[-given.held_out :])
+            ParentInput(name=name, folder=folder / name, validation=read_examples(file)[-args.held_out :])
             for name, file in files.items()
         ]
 
 
-def _train(base: Base, given: argparse.Namespace, file: Path, folder: Path, seed: int) -> None:
-    init = "random" if given.foreign else "shared"
+def _train(base: Base, args: argparse.Namespace, file: Path, folder: Path, seed: int) -> None:
+    init = "random" if args.foreign else "shared"
     config = LoRAConfig(rank=harness.RANK, alpha=harness.ALPHA, target_modules="all-linear", init=init)
     training = TrainingConfig(
-        epochs=given.epochs, batch_size=4, validation=0, learning_rate=given.learning_rate, seed=seed
+        epochs=args.epochs, batch_size=4, validation=0, learning_rate=args.learning_rate, seed=seed
     )
-    rows = read_examples(file)[: -given.held_out][: given.examples]
+    rows = read_examples(file)[: -args.held_out][: args.examples]
     began = time.perf_counter()
     trained = train(base, config, training, rows)
     trained.adapter.save(folder)

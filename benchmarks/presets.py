@@ -1,12 +1,12 @@
 """Each built-in preset against the default configuration, on its own domain's data set, by held-out loss.
 
-Both sides are trained on the same rows and measured on the same held-out rows, each with the system prompt it is used
-with. The data sets are JSONL files whose names begin with the preset's (``medical….jsonl``); base and data are the
-demo's unless given.
+Both sides are trained on the same rows and measured on the same held-out rows, each with its own system prompt. The
+data sets are JSONL files whose names begin with the preset's (``medical….jsonl``). By default, base and data are the
+demo's.
 
     python benchmarks/presets.py [--base FOLDER] [--data FOLDER] [--examples 200] [--held-out 60]
 
-Prints a table, and a last line of JSON: `ours` and `peer` are mean held-out losses in nats per label token, `ratio` is
+Prints a table and a last line of JSON: `ours` and `peer` are mean held-out losses in nats per label token. `ratio` is
 the mean over the domains of the default's loss over the preset's.
 """
 
@@ -20,15 +20,10 @@ from pathlib import Path
 
 import harness
 
-from finch_hub.engine.bases.base import Base
-from finch_hub.engine.bases.loading import load_base
-from finch_hub.engine.data.reading import read_examples
-from finch_hub.engine.training.loop import train
+from finch_hub import Example, LoRAConfig, TrainingConfig
+from finch_hub.engine import Base, load_base, read_examples, train
 from finch_hub.plugins.catalog import load_catalog
-from finch_hub.specs.examples import Example
-from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TokenMetrics
-from finch_hub.specs.training import TrainingConfig
 
 
 def measure(
@@ -38,7 +33,7 @@ def measure(
     training: TrainingConfig,
     system: str | None,
 ) -> tuple[TokenMetrics, float]:
-    """Train one adapter, and return its held-out metrics after training and the seconds it took."""
+    """Train one adapter. Return its held-out metrics after training, and the seconds."""
     began = time.perf_counter()
     trained = train(base, lora, training, *data, system=system)
     trained.adapter.detach()
@@ -50,10 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", help="folder, GGUF file or Hugging Face id of the base model")
     parser.add_argument("--data", type=Path, help="folder of the data sets")
-    parser.add_argument("--examples", type=int, default=200, help="rows to train on, of each")
-    parser.add_argument("--held-out", type=int, default=60, help="rows to measure on, of each")
-    parser.add_argument("--presets", nargs="*", help="only these")
-    parser.add_argument("--threads", type=int, help="CPU threads; as many as there are cores unless told otherwise")
+    parser.add_argument("--examples", type=int, default=200, help="rows of each domain to train on")
+    parser.add_argument("--held-out", type=int, default=60, help="rows of each domain to measure on")
+    parser.add_argument("--presets", nargs="*", help="presets to measure (default: all)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: the number of cores)")
     options = parser.parse_args()
 
     presets = load_catalog(entry_points=False).presets

@@ -1,16 +1,16 @@
-"""The job queue against bare Celery on the same broker: submissions, latency, throughput, and claims over history.
+"""The job queue against bare Celery on the same broker: submissions, latency, throughput, and claims with history.
 
-Besides: how much sooner a warm base starts, and what a supervisor costs while a job trains.
+It also measures the start of a job on a loaded base, and the cost of the supervisor while a job trains.
 
-Bare Celery runs an empty task and keeps no promise but to have run it; ours claims, leases, fences, supervises a child
-process, and records events, attempts and results, durably.
+Bare Celery runs an empty task and promises nothing more. The queue claims, leases, fences, supervises a child process,
+and records events, attempts and results durably.
 """
 
 from __future__ import annotations
 
 if __name__ == "queue":
-    # `python benchmarks/switch.py` puts this folder first on the path, so the `import queue` of any library there finds
-    # this file. It gets the standard module.
+    # `python benchmarks/switch.py` puts this folder first on the path, so `import queue` in any library finds this
+    # file. It passes on the standard module.
     import importlib.util
     import sys
     import sysconfig
@@ -53,7 +53,7 @@ else:
     from finch_hub.specs.jobs import BaseModelSource, ExportSpec, JobState, TrainSpec
     from finch_hub.specs.training import TrainingConfig
 
-    TRAINING_SECONDS = 10.0  # over which the supervisor is measured, twice
+    TRAINING_SECONDS = 10.0  # of each of two measurements of the supervisor
 
     BARE = """
 import time, celery, redis
@@ -71,7 +71,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
 
     @contextlib.contextmanager
     def bare_celery(broker: Broker, pool: str) -> Iterator[Callable[[int, float], list[float]]]:
-        """Give a function that sends so many empty tasks with so many seconds between, and returns their latencies."""
+        """Yield a function that sends `count` empty tasks, `pause` seconds apart, and returns their latencies."""
         import celery
 
         source = BARE.format(url=broker.url, socket=str(broker.socket), pool=pool)
@@ -86,7 +86,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
                         app.send_task("probe", args=[time.time()], producer=producer, ignore_result=True)
                         time.sleep(pause)
                 wait_until(lambda: client.llen("latencies") >= count, "the bare tasks", 120)
-                return [float(each) for each in client.lrange("latencies", 0, -1)]
+                return [float(seconds) for seconds in client.lrange("latencies", 0, -1)]
 
         try:
             run(20, 0.0)
@@ -97,7 +97,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             process.wait()
 
     def submissions(url: str) -> dict[str, float]:
-        """Return submissions a second: one by one, and a hundred in a transaction."""
+        """Return submissions a second, one by one and a hundred in a transaction."""
         database = Database(url, allow_insecure=True)
         try:
             count, begun = 200, time.perf_counter()
@@ -114,38 +114,38 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             database.close()
 
     def latency(workers: Fleet, count: int) -> list[float]:
-        """Return seconds from before a submission to the child's first instruction, the worker being warm."""
-        found = []
+        """Return seconds from a submission to the child's first instruction, on a warm worker."""
+        latencies = []
         for _ in range(count):
             begun = time.time()
             job = workers.probe()
             workers.wait(job)
             line = Path(f"{workers.job(job).spec['out']}.pids").read_text().split()
-            found.append(float(line[1]) - begun)
-        return found
+            latencies.append(float(line[1]) - begun)
+        return latencies
 
     def throughput(workers: Fleet, count: int) -> float:
         """Return empty jobs a second through the warm slots, from the first submission to the last result."""
         begun = time.perf_counter()
-        made = workers.probes(count)
+        submitted = workers.probes(count)
         with workers.database.read() as session:
             last = [job.id for job in jobs.find(session, limit=count)]
-        assert set(made) == set(last)
-        wait_until(lambda: _ended(workers.database, count, made), "the jobs", 600)
+        assert set(submitted) == set(last)
+        wait_until(lambda: _have_ended(workers.database), "the jobs", 600)
         rate = count / (time.perf_counter() - begun)
         with workers.database.read() as session:
             ended = jobs.find(session, limit=count)
         assert all(job.state is JobState.SUCCEEDED and job.attempts == 1 for job in ended)
         return rate
 
-    def _ended(database: Database, count: int, made: list[str]) -> bool:
+    def _have_ended(database: Database) -> bool:
         time.sleep(0.05)
         with database.read() as session:
             states = jobs.count(session)
         return states[JobState.QUEUED] + states[JobState.RUNNING] == 0
 
     def claim_seconds(url: str, history: int) -> float:
-        """Return the median seconds of a claim over so many finished jobs."""
+        """Return the median seconds of a claim beside finished jobs."""
         database = Database(url, allow_insecure=True)
         try:
             with database.write() as session:
@@ -154,18 +154,18 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             with database.write() as session:
                 jobs.submit_many(session, [values.NewJob.of_spec(SPEC)] * 60)
             capabilities = values.Capabilities(memory_bytes=2**40)
-            found = []
+            seconds = []
             for _ in range(60):
                 begun = time.perf_counter()
                 with database.write() as session:
                     assert claims.claim(session, worker="w", lease_seconds=600, capabilities=capabilities)
-                found.append(time.perf_counter() - begun)
-            return statistics.median(found[10:])
+                seconds.append(time.perf_counter() - begun)
+            return statistics.median(seconds[10:])
         finally:
             database.close()
 
     def training(workers: Fleet, base: Path) -> dict[str, float]:
-        """Return how soon two trainings of one base start, and what their supervisor costs meanwhile."""
+        """Return the start times of two trainings of one base, and the cost of their supervisor."""
         worker = workers.start("trainer")
         supervisor = psutil.Process(worker.pid)
         examples = [Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {n} seeds.") for n in range(64)]
@@ -180,7 +180,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             starts.append((first - workers.job(job).created_at).total_seconds())
             before, begun = supervisor.cpu_times(), time.perf_counter()
             time.sleep(TRAINING_SECONDS)
-            assert workers.job(job).state is JobState.RUNNING, "it trained all the while"
+            assert workers.job(job).state is JobState.RUNNING, "the training ended too soon"
             after = supervisor.cpu_times()
             used += after.user + after.system - before.user - before.system
             passed += time.perf_counter() - begun
@@ -200,7 +200,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             return [event for event in jobs.list_events(session, job) if event.type == "progress"]
 
     def _make_history(database: Database, count: int) -> None:
-        """Multiply the one job into so many finished ones, by SQL: submitting a million takes too long."""
+        """Copy the only job into finished jobs by SQL, because submitting a million takes too long."""
         with database.write() as session:
             row = dict(session.execute(sa.text("SELECT * FROM jobs LIMIT 1")).one()._mapping)
             for name in ("spec", "labels"):
@@ -210,17 +210,19 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             columns = [name for name in row if name != "number"]
             insert = sa.text(f"INSERT INTO jobs ({', '.join(columns)}) VALUES ({', '.join(':' + c for c in columns)})")
             while count > 0:
-                some = [{**row, "id": secrets.token_hex(8)} for _ in range(min(count, 10_000))]
-                session.execute(insert, some)
-                count -= len(some)
+                copies = [{**row, "id": secrets.token_hex(8)} for _ in range(min(count, 10_000))]
+                session.execute(insert, copies)
+                count -= len(copies)
         with database.write() as session:
             session.execute(sa.text("ANALYZE"))
 
     def main() -> None:
         parser = argparse.ArgumentParser(description=__doc__)
-        parser.add_argument("--jobs", type=int, default=1000, help="empty jobs for the throughput")
-        parser.add_argument("--samples", type=int, default=60, help="jobs for the latency")
-        parser.add_argument("--history", type=int, default=1_000_000, help="rows that claims are held against")
+        parser.add_argument("--jobs", type=int, default=1000, help="empty jobs of the throughput")
+        parser.add_argument("--samples", type=int, default=60, help="jobs of the latency")
+        parser.add_argument(
+            "--history", type=int, default=1_000_000, help="finished jobs beside which claims are measured"
+        )
         options = parser.parse_args()
         report: dict[str, object] = {"name": "queue"}
         with tempfile.TemporaryDirectory() as scratch, services.postgres(durable=True) as server:
@@ -238,7 +240,7 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
         print(json.dumps(report))
 
     def _measure(folder: Path, databases: services.Databases, options: argparse.Namespace) -> dict[str, float]:
-        made = submissions(databases.new())
+        rates = submissions(databases.new())
         few, many = claim_seconds(databases.new(), 1000), claim_seconds(databases.new(), options.history)
         for name in ("fleet", "trainer"):
             (folder / name).mkdir()
@@ -257,9 +259,9 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
                     bare_rates.append(options.jobs / (time.perf_counter() - begun))
         with fleet(folder / "trainer", databases.new(), **normal) as workers:
             trained = training(workers, save_model(DEFAULT, folder / "base"))
-        found = {
-            "submissions_per_second": made["single"],
-            "submissions_per_second_in_batches": made["batch"],
+        figures = {
+            "submissions_per_second": rates["single"],
+            "submissions_per_second_in_batches": rates["batch"],
             "latency_p50_ms": 1e3 * statistics.median(ours_latency),
             "latency_p95_ms": 1e3 * _p95(ours_latency),
             "celery_latency_p95_ms": 1e3 * _p95(bare_latency),
@@ -270,9 +272,9 @@ app.Worker(concurrency=4, pool={pool!r}, loglevel="WARNING", quiet=True, without
             **trained,
         }
         print(f"\n{folder.name}")
-        for name, value in found.items():
+        for name, value in figures.items():
             print(f"  {name:<36}{value:>12.2f}")
-        return found
+        return figures
 
     def _p95(values_: list[float]) -> float:
         return sorted(values_)[int(0.95 * (len(values_) - 1))]

@@ -1,14 +1,13 @@
-"""How much of each parent's gain a composition keeps: every strategy here, and PEFT's combination types.
+"""Share of each parent's gain that a composition keeps, for the strategies here and PEFT's combination types.
 
-Adapters of several domains (see `parents.py`) are composed with equal weights over the same sweep of scales on the same
-selection rows; the figures are of rows that no sweep looked at. `auto` chooses with a budget of as many evaluations.
-`--forecast` adds the Spearman correlation of the plan's forecast, and of every measure of conflict, with the retention
-of pairs.
+Adapters of several domains (see `parents.py`) are composed with equal weights over the same scales, which are chosen on
+the same selection rows. The figures are measured on other rows. `auto` has its own budget of evaluations. `--forecast`
+adds the Spearman correlation of the plan's forecast, and of every measure of conflict, with the retention of pairs.
 
     python benchmarks/retention.py [--base FOLDER] [--data FOLDER] [--adapters FOLDER] [--foreign]
 
-Prints tables, and a last line of JSON: `ours` is the worst parent of `auto`, `peer` that of PEFT's best, `ratio` the
-one over the other.
+Prints tables and a last line of JSON: `ours` is the worst parent of `auto`, `peer` is that of PEFT's best type, and
+`ratio` is ours / peer.
 """
 
 from __future__ import annotations
@@ -29,15 +28,13 @@ import peft
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finch_hub.engine.bases.base import Base
+from finch_hub.engine import Base, ParentInput, compose
 from finch_hub.engine.composition import conflicts, core_space, forecast, interference, retention
-from finch_hub.engine.composition.compose import compose
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.measurement import Measurement
+from finch_hub.engine.composition.measurement import Measurement, tokenize_validation
 from finch_hub.engine.composition.parent_data import ParentData
-from finch_hub.engine.composition.parents import ParentInput, mix_seed, read_parents
-from finch_hub.engine.composition.validation_rows import tokenize_validation
+from finch_hub.engine.composition.parents import mix_seed, read_parents
 from finch_hub.plugins import trials
 from finch_hub.plugins.catalog import load_catalog
 from finch_hub.specs.jobs import ComposeSpec
@@ -56,8 +53,8 @@ PEFT = ("svd", "cat", "linear", "ties_svd", "dare_ties_svd", "ties", "magnitude_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """One way to combine at its best scale: retention on the rows for the report, by parent."""
+class SweepResult:
+    """A combination at its best scale: each parent's retention on the report rows."""
 
     name: str
     scale: float
@@ -72,16 +69,16 @@ class Found:
         return statistics.fmean(self.kept)
 
 
-def certain(shares: Iterable[float | None]) -> tuple[float, ...]:
-    """Return the shares; end where a parent gained nothing, for then there is nothing to keep."""
-    found = tuple(shares)
-    if None in found:
+def require_defined(shares: Iterable[float | None]) -> tuple[float, ...]:
+    """Return the shares. Exit if a parent gained nothing, since there is nothing to keep then."""
+    defined = tuple(shares)
+    if None in defined:
         raise SystemExit("a parent gains less than two standard errors on its own rows: train it longer")
-    return tuple(share for share in found if share is not None)
+    return tuple(share for share in defined if share is not None)
 
 
-class Ground:
-    """Measurement with the parents' own figures on both parts of the rows."""
+class RetentionMeasurement:
+    """Measurement of retention on the selection rows and on the report rows."""
 
     def __init__(self, measurement: Measurement) -> None:
         self.measurement = measurement
@@ -91,25 +88,25 @@ class Ground:
     def kept(self, update: Mapping[str, Factors], *, on_report: bool) -> tuple[float, ...]:
         measured: Sequence[TokenMetrics | None] = self.measurement.measure(update, on_report=on_report)
         shares = map(retention.compute, self.base[on_report], self.own[on_report], measured)
-        return certain(shares)
+        return require_defined(shares)
 
-    def best(self, name: str, scales: Sequence[float], make: Callable[[float], Mapping[str, Factors]]) -> Found:
-        """Sweep the scales on the selection rows; return the best one's figures on the report rows."""
+    def best(self, name: str, scales: Sequence[float], make: Callable[[float], Mapping[str, Factors]]) -> SweepResult:
+        """Sweep the scales on the selection rows. Return the retention of the best scale on the report rows."""
         points = [(scale, self.kept(make(scale), on_report=False)) for scale in scales]
         scale, _ = max(points, key=lambda point: min(point[1]))
-        found = Found(name=name, scale=scale, kept=self.kept(make(scale), on_report=True))
-        print(f"  {name:34}{scale:7.2f}{found.mean:8.3f}{found.worst:8.3f}", flush=True)
-        return found
+        result = SweepResult(name=name, scale=scale, kept=self.kept(make(scale), on_report=True))
+        print(f"  {name:34}{scale:7.2f}{result.mean:8.3f}{result.worst:8.3f}", flush=True)
+        return result
 
     def parent_data(self) -> ParentData:
-        """Return what strategies that need data are given."""
+        """Return the data for strategies that fit values to it."""
         return ParentData(self.measurement, base=self.base[False], own=self.own[False])
 
 
 def peft_combination(model: PreTrainedModel, adapted: Sequence[ParentInput], kind: str) -> dict[str, Factors]:
     """Return the factors of PEFT's `add_weighted_adapter` with every weight at 1.
 
-    With equal weights every kind is homogeneous in them (trimming goes by rank, signs stay), so another scale is a
+    With equal weights, every type is homogeneous in them: trimming goes by rank, and signs stay. So another scale is a
     factor of the result.
     """
     names = [parent.name for parent in adapted]
@@ -118,13 +115,13 @@ def peft_combination(model: PreTrainedModel, adapted: Sequence[ParentInput], kin
         combined.load_adapter(parent.folder, adapter_name=parent.name)
     options = {} if kind in ("svd", "cat", "linear") else {"density": 0.5}
     combined.base_model.add_weighted_adapter(names, [1.0] * len(names), "sum", combination_type=kind, **options)
-    found = {}
+    factors = {}
     for path, layer in combined.base_model.model.named_modules():
         if isinstance(layer, peft.tuners.lora.LoraLayer):
             A, B = (getattr(layer, part)["sum"].weight.detach() for part in ("lora_A", "lora_B"))
-            found[path] = Factors(B=B.float().clone() * layer.scaling["sum"], A=A.float().clone())
+            factors[path] = Factors(B=B.float().clone() * layer.scaling["sum"], A=A.float().clone())
     combined.unload()
-    return found
+    return factors
 
 
 def scaled(update: Mapping[str, Factors], scale: float) -> dict[str, Factors]:
@@ -132,7 +129,7 @@ def scaled(update: Mapping[str, Factors], scale: float) -> dict[str, Factors]:
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the rank correlation; ties share the mean of their ranks."""
+    """Return the rank correlation. Equal values share the mean of their ranks."""
 
     def ranks(values: Sequence[float]) -> list[float]:
         ordered = sorted(values)
@@ -142,9 +139,9 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def forecasts(base: Base, adapted: Sequence[ParentInput], scales: Sequence[float]) -> dict[str, float]:
-    """Return the rank correlation with the worst retention, over pairs, strategies and scales.
+    """Return rank correlations with the worst retention, over pairs, strategies and scales.
 
-    Of the forecast, and of each measure of conflict.
+    One is of the forecast, the others of the measures of conflict.
     """
     catalog = load_catalog(entry_points=False)
     columns: dict[str, list[float]] = defaultdict(list)
@@ -154,25 +151,25 @@ def forecasts(base: Base, adapted: Sequence[ParentInput], scales: Sequence[float
         spec = ComposeSpec.of({"adapter": "pair", "parents": [{"adapter": parent.name} for parent in two]})
         composer = Composer(core=core, rank=None, seed=0)
         with Measurement(base, adapters, tokenize_validation(two, base)) as measurement:
-            ground = Ground(measurement)
+            retentions = RetentionMeasurement(measurement)
             probed = interference.measure(core, adapters, measurement)
             (pair,) = conflicts.diagnose(core, probed.ratios).pairs
             measures = {name: getattr(pair, name) for name in (*conflicts.MEASURES, "interference")}
             measures["hidden_shift"] = max(shift.shift for shift in probed.shifts)
-            asked = [spec.evolve(strategy=s, parameters=p, resolver=r) for s, p, r in OURS]
-            ways = [trial for one in asked if not (trial := trials.make_trials(one, catalog)[-1]).needs_data]
+            requested = [spec.evolve(strategy=s, parameters=p, resolver=r) for s, p, r in OURS]
+            ways = [trial for spec in requested if not (trial := trials.make_trials(spec, catalog)[-1]).needs_data]
             matches = []
             for way in ways:
                 _, merged = composer.merge(way, (1.0, 1.0))
                 matrices = {module: update for module, update in merged.items() if isinstance(update, Tensor)}
                 matches.append(forecast.match_outputs(core, matrices, probed.moments))
-            # As the plan does: what plain linear keeps of each parent on the rows that may be looked at.
+            # As in the plan: the retention of each parent under plain linear, on the selection rows.
             penalties = forecast.fit_penalties(
-                matches[0], ground.kept(composer.compose(ways[0], 1.0, (1.0, 1.0)), on_report=False)
+                matches[0], retentions.kept(composer.compose(ways[0], 1.0, (1.0, 1.0)), on_report=False)
             )
             for way, of_parents in zip(ways, matches, strict=True):
                 for scale in scales:
-                    kept = ground.kept(composer.compose(way, scale, (1.0, 1.0)), on_report=True)
+                    kept = retentions.kept(composer.compose(way, scale, (1.0, 1.0)), on_report=True)
                     columns["retention"].append(min(kept))
                     known = [
                         (a, h) for a, h in zip(of_parents, penalties, strict=True) if a is not None and h is not None
@@ -187,21 +184,21 @@ def forecasts(base: Base, adapted: Sequence[ParentInput], scales: Sequence[float
 
 
 def main() -> None:
-    parser = parents.parser(__doc__ or "")
+    parser = parents.make_parser(__doc__ or "")
     parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 0.65, 0.8, 1.0])
-    parser.add_argument("--rank", type=int, help="of all combinations; else what each gives")
-    parser.add_argument("--evaluations", type=int, default=16, help="that auto may spend")
-    parser.add_argument("--forecast", action="store_true", help="also correlate forecasts with retention")
-    parser.add_argument("--skip-peft", action="store_true", help="only ours")
-    given = parser.parse_args()
+    parser.add_argument("--rank", type=int, help="rank of all combinations (default: what each strategy gives)")
+    parser.add_argument("--evaluations", type=int, default=16, help="evaluations of auto")
+    parser.add_argument("--forecast", action="store_true", help="correlate forecasts with retention too")
+    parser.add_argument("--skip-peft", action="store_true", help="measure no PEFT types")
+    args = parser.parse_args()
     warnings.simplefilter("ignore")
-    base = harness.load_base(given)
-    with parents.made(base, given) as adapters:
-        compare(base, adapters, given)
+    base = harness.load_base(args)
+    with parents.provide_adapters(base, args) as adapters:
+        compare(base, adapters, args)
 
 
 def compare(base: Base, adapted: Sequence[ParentInput], options: argparse.Namespace) -> None:
-    """Print the tables and the line of JSON."""
+    """Print the tables and the last line of JSON."""
     catalog = load_catalog(entry_points=False)
     adapters = read_parents(adapted)
     weights = (1.0,) * len(adapted)
@@ -214,7 +211,7 @@ def compare(base: Base, adapted: Sequence[ParentInput], options: argparse.Namesp
         | ({"rank": options.rank} if options.rank else {})
     )
     composed = compose(adapted, spec, trials.make_trials(spec, catalog), base=base)
-    auto = certain(line.retention for line in composed.report.retention)
+    auto = require_defined(line.retention for line in composed.report.retention)
     print(f"  {'':34}{'scale':>7}{'mean':>8}{'worst':>8}")
     print(
         f"  {'auto: ' + composed.report.strategy + ' ' + str(composed.report.parameters.get('sides', '')):34}"
@@ -222,36 +219,36 @@ def compare(base: Base, adapted: Sequence[ParentInput], options: argparse.Namesp
         f"  {composed.report.evaluations} evaluations, {composed.report.seconds:.0f} s",
         flush=True,
     )
-    found: list[Found] = []
-    theirs: list[Found] = []
+    own_results: list[SweepResult] = []
+    peer_results: list[SweepResult] = []
     with Measurement(base, adapters, tokenize_validation(adapted, base)) as measurement:
-        ground = Ground(measurement)
+        retentions = RetentionMeasurement(measurement)
         composer = Composer(core=core, rank=options.rank, seed=mix_seed(0, adapters))
-        composer.parent_data = ground.parent_data()
+        composer.parent_data = retentions.parent_data()
         for strategy, parameters, resolver in OURS:
-            asked = spec.evolve(strategy=strategy, parameters=parameters, resolver=resolver, rank=None)
-            trial = trials.make_trials(asked, catalog)[-1]
+            requested = spec.evolve(strategy=strategy, parameters=parameters, resolver=resolver, rank=None)
+            trial = trials.make_trials(requested, catalog)[-1]
             make = partial(composer.compose, trial, weights=weights)
-            found.append(ground.best(trial.label, options.scales, make))
+            own_results.append(retentions.best(trial.label, options.scales, make))
         if not options.skip_peft:
             model = harness.load_base(options).model
             for kind in PEFT:
                 combined = peft_combination(model, adapted, kind)
-                theirs.append(ground.best(f"PEFT {kind}", options.scales, partial(scaled, combined)))
+                peer_results.append(retentions.best(f"PEFT {kind}", options.scales, partial(scaled, combined)))
     correlations = forecasts(base, adapted, options.scales) if options.forecast else {}
     for name, value in correlations.items():
         print(f"  Spearman of {name} with the worst retention of pairs: {value:+.2f}", flush=True)
-    peer = max((f.worst for f in theirs), default=float("nan"))
+    peer = max((f.worst for f in peer_results), default=float("nan"))
     line = {
         "name": "retention",
         "ours": round(min(auto), 3),
         "peer": round(peer, 3),
         "ratio": round(min(auto) / peer, 3),
         "ours_mean": round(statistics.fmean(auto), 3),
-        "peer_mean": round(max((f.mean for f in theirs), default=float("nan")), 3),
+        "peer_mean": round(max((f.mean for f in peer_results), default=float("nan")), 3),
         "strategy": composed.report.strategy,
         "rank": composed.report.rank,
-        "linear_worst": round(next(f.worst for f in found if f.name == "linear"), 3),
+        "linear_worst": round(next(f.worst for f in own_results if f.name == "linear"), 3),
         "spearman": {name: round(value, 2) for name, value in correlations.items()},
     }
     print(json.dumps(line))

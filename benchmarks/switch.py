@@ -1,14 +1,14 @@
-"""Many adapters on one base: switching among them, and a batch of prompts that each have their own.
+"""Many adapters on one base: switching between them, and a batch with an adapter for each prompt.
 
-Switching is measured against PEFT's `load_adapter` and `set_adapter` on the same adapters, all of them in memory; PEFT
-takes the longer for each the more it has, so it holds as many as it can load within half a minute. The mixed batch is
-measured against the same prompts one adapter at a time, in turn; medians are shown. Adapters are random, on all linear
-modules.
+Switching is measured against PEFT's `load_adapter` and `set_adapter` on the same adapters in memory. PEFT takes longer
+for each adapter the more it has, so it holds as many as it can load within half a minute. The mixed batch is measured
+against the same prompts one adapter at a time. The sides take turns, and medians are shown. Adapters are random, on all
+linear modules.
 
     python benchmarks/switch.py
 
-Prints a table, and a last line of JSON: `ours` and `peer` are seconds of the mixed batch and of one adapter at a time,
-`ratio` is peer / ours; `switch_…` and `load_…` are seconds of one switch or load, ours and PEFT's.
+Prints a table and a last line of JSON: `ours` and `peer` are seconds of the mixed batch and of one adapter at a time,
+and `ratio` is peer / ours. `switch_…` and `load_…` are seconds of one switch or load, of Finch Hub and of PEFT.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ import harness
 import peft
 import torch
 
+from finch_hub import GeneratorModel, LoRAConfig
+from finch_hub.engine import Base, load_base
 from finch_hub.engine.adapters.attachable_adapter import attach
-from finch_hub.engine.bases.base import Base
-from finch_hub.engine.bases.loading import load_base
-from finch_hub.engine.inference.generator import GeneratorModel
-from finch_hub.specs.lora import LoRAConfig
 
 PLACES = (
     "Paris", "Rome", "Oslo", "Lima", "Cairo", "Tokyo", "Delhi", "Quito",
@@ -49,7 +47,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def make_adapters(base: Base, folder: Path, *, count: int, rank: int) -> list[Path]:
-    """Write random adapters whose updates are small enough that the base goes on answering in sentences."""
+    """Write random adapters with updates so small that the base still answers in sentences."""
     adapter = attach(base, LoRAConfig(rank=rank, target_modules="all-linear"))
     folders = []
     for number in range(count):
@@ -65,7 +63,7 @@ def make_adapters(base: Base, folder: Path, *, count: int, rank: int) -> list[Pa
 
 
 def measure_ours(base: Base, folders: list[Path], order: list[str]) -> tuple[list[float], list[float]]:
-    """Return the seconds of each load and of each switch, up to where the base computes with the adapter."""
+    """Return the seconds of each load and switch, until the base computes with the adapter."""
     model = GeneratorModel(base, cache_size=len(folders))
 
     def switch(name: str) -> None:
@@ -78,7 +76,7 @@ def measure_ours(base: Base, folders: list[Path], order: list[str]) -> tuple[lis
 
 
 def measure_peft(base: Base, folders: list[Path], order: list[str]) -> tuple[list[float], list[float]]:
-    """Return the same of PEFT at its fastest, on a model of its own, with as many adapters as it can load in time."""
+    """Return the same for PEFT's fastest way, on its own model, with as many adapters as it loads in time."""
     fresh = load_base(base.folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -96,10 +94,10 @@ def measure_peft(base: Base, folders: list[Path], order: list[str]) -> tuple[lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", help="folder, GGUF file or Hugging Face id; SmolLM2-135M-Instruct unless given")
+    parser.add_argument("--base", help="folder, GGUF file or Hugging Face id (default: SmolLM2-135M-Instruct)")
     parser.add_argument("--adapters", type=int, default=100, help="adapters in memory while switching")
-    parser.add_argument("--rank", type=int, default=4, help="of the adapters that are switched")
-    parser.add_argument("--tokens", type=int, default=64, help="longest answer of the batch")
+    parser.add_argument("--rank", type=int, default=4, help="rank of the adapters that are switched")
+    parser.add_argument("--tokens", type=int, default=64, help="maximum tokens of an answer in the batch")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side of the batch")
     options = parser.parse_args()
 
@@ -141,7 +139,7 @@ def main() -> None:
                     answers[row] = answer
             return answers
 
-        same = sum(ours == theirs for ours, theirs in zip(mixed(), one_at_a_time(), strict=True))  # warms up as well
+        same = sum(ours == theirs for ours, theirs in zip(mixed(), one_at_a_time(), strict=True))  # this also warms up
         times: dict[str, list[float]] = {"ours": [], "peer": []}
         for _ in range(options.repeats):
             times["ours"].append(seconds_of(mixed))

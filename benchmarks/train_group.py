@@ -15,38 +15,38 @@ import argparse
 
 import harness
 
-from finch_hub.engine.training import group, loop
-from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.training import TrainingConfig
+from finch_hub import LoRAConfig, TrainingConfig
+from finch_hub.engine import Member, train_group
+from finch_hub.engine.training.loop import Trained
 
 JOBS = 8
 SIDES = ("together", "alone")
 
 
-def members(given: argparse.Namespace) -> list[group.Member]:
-    rows, _ = harness.examples(given)
-    each = len(rows) // JOBS
+def members(args: argparse.Namespace) -> list[Member]:
+    rows, _ = harness.examples(args)
+    count = len(rows) // JOBS
     training = TrainingConfig(
-        epochs=given.epochs, batch_size=given.batch, learning_rate=harness.RATE, validation=0, threads=given.threads
+        epochs=args.epochs, batch_size=args.batch, learning_rate=harness.RATE, validation=0, threads=args.threads
     )
-    config = LoRAConfig(rank=harness.RANK, alpha=harness.ALPHA, target_modules=harness.targets(given))
+    config = LoRAConfig(rank=harness.RANK, alpha=harness.ALPHA, target_modules=harness.targets(args))
     return [
-        group.Member(config=config, training=training, examples=rows[job * each : (job + 1) * each], validation=())
+        Member(config=config, training=training, examples=rows[job * count : (job + 1) * count], validation=())
         for job in range(JOBS)
     ]
 
 
-def run(given: argparse.Namespace, *, together: bool) -> None:
-    base = harness.load_base(given)
-    _, held_out = harness.tokenized(given, base)
-    jobs = members(given)
+def run(args: argparse.Namespace, *, together: bool) -> None:
+    base = harness.load_base(args)
+    _, held_out = harness.tokenized(args, base)
+    jobs = members(args)
     losses: list[float] = []
     tokens, seconds = 0, 0.0
-    for some in [jobs] if together else [[job] for job in jobs]:
-        outcomes = group.train_group(base, some)
-        seconds += max(trained.report.seconds for trained in outcomes if isinstance(trained, loop.Trained))
+    for batch in [jobs] if together else [[job] for job in jobs]:
+        outcomes = train_group(base, batch)
+        seconds += max(trained.report.seconds for trained in outcomes if isinstance(trained, Trained))
         for trained in outcomes:
-            assert isinstance(trained, loop.Trained), trained
+            assert isinstance(trained, Trained), trained
             tokens += trained.report.tokens
             trained.adapter.enable()
             losses.append(harness.held_out_loss(base, held_out))
@@ -55,18 +55,16 @@ def run(given: argparse.Namespace, *, together: bool) -> None:
 
 
 def main() -> None:
-    given = harness.options(__doc__ or "", examples=12 * JOBS, held_out=16, batch=1)
-    if given.side:
-        run(given, together=given.side == "together")
+    args = harness.options(__doc__ or "", examples=12 * JOBS, held_out=16, batch=1)
+    if args.side:
+        run(args, together=args.side == "together")
         return
-    measured = harness.take_turns(given, SIDES)
-    rates = {side: one["tokens"] / one["seconds"] for side, one in measured.items()}
-    print(
-        f"{JOBS} jobs of {given.examples // JOBS} examples, batch {given.batch}, {given.targets}; {given.repeat} rounds"
-    )
+    measured = harness.take_turns(args, SIDES)
+    rates = {side: result["tokens"] / result["seconds"] for side, result in measured.items()}
+    print(f"{JOBS} jobs of {args.examples // JOBS} examples, batch {args.batch}, {args.targets}; {args.repeat} rounds")
     print(f"{'side':<10}{'tokens/s':>10}{'seconds':>9}{'peak MB':>9}")
-    for side, one in measured.items():
-        print(f"{side:<10}{rates[side]:>10.0f}{one['seconds']:>9.1f}{one['peak_bytes'] / 1e6:>9.0f}")
+    for side, result in measured.items():
+        print(f"{side:<10}{rates[side]:>10.0f}{result['seconds']:>9.1f}{result['peak_bytes'] / 1e6:>9.0f}")
     together, alone = measured["together"], measured["alone"]
     differences = [abs(together[f"loss_{job}"] / alone[f"loss_{job}"] - 1) for job in range(JOBS)]
     harness.conclude(

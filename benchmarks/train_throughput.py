@@ -1,16 +1,16 @@
 """Training speed in non-padding tokens/s, against transformers' Trainer with PEFT and TRL's SFTTrainer.
 
 All sides train the same rank-16 adapter on the same tokens with the same batches of examples, epochs, learning rate
-and schedule, and are measured on the same held-out rows in the same way. `trainer` and `trl` are at their best
-settings: bfloat16 weights, plain attention, batches by length, fused AdamW, losses on completions only. `default` is
-Trainer and PEFT as they come: float32, torch's attention, random batches.
+and schedule. They are measured on the same held-out rows in the same way. `trainer` and `trl` have their best settings:
+bfloat16 weights, plain attention, batches by length, fused AdamW, losses on completions only. `default` is Trainer and
+PEFT with default settings: float32, torch's attention, random batches.
 
-TRL is installed into FINCH_HOME/benchmarks the first time.
+The first run installs TRL into FINCH_HOME/benchmarks.
 
     python benchmarks/train_throughput.py [--examples 96] [--repeat 3] [--sides ours trainer]
 
-`ratio` is ours over the better of `trainer` and `trl`. The floor is what the matrix products alone would take at the
-rate this machine multiplies matrices of these shapes.
+`ratio` is ours over the better of `trainer` and `trl`. The floor is the rate of the matrix products alone, at the speed
+at which this machine multiplies matrices of these shapes.
 """
 
 from __future__ import annotations
@@ -26,51 +26,50 @@ import torch
 SIDES = ("ours", "trainer", "trl", "default")
 
 
-def ours(given: argparse.Namespace) -> None:
-    from finch_hub.engine.training import loop
-    from finch_hub.specs.lora import LoRAConfig
-    from finch_hub.specs.training import TrainingConfig
+def ours(args: argparse.Namespace) -> None:
+    from finch_hub import LoRAConfig, TrainingConfig
+    from finch_hub.engine import train as train_adapter
 
-    base = harness.load_base(given)
-    train, _ = harness.examples(given)
+    base = harness.load_base(args)
+    train, _ = harness.examples(args)
     training = TrainingConfig(
-        epochs=given.epochs, batch_size=given.batch, learning_rate=harness.RATE, validation=0, threads=given.threads
+        epochs=args.epochs, batch_size=args.batch, learning_rate=harness.RATE, validation=0, threads=args.threads
     )
-    config = LoRAConfig(rank=harness.RANK, alpha=harness.ALPHA, target_modules=harness.targets(given))
+    config = LoRAConfig(rank=harness.RANK, alpha=harness.ALPHA, target_modules=harness.targets(args))
     with harness.timed() as seconds:
-        trained = loop.train(base, config, training, train, ())
+        trained = train_adapter(base, config, training, train, ())
     tokens = trained.report.tokens
     floor = floor_tokens_per_second(base, trained.report.data.label_tokens / trained.report.data.tokens)
-    loss = harness.held_out_loss(base, harness.tokenized(given, base)[1])
+    loss = harness.held_out_loss(base, harness.tokenized(args, base)[1])
     harness.report(seconds=seconds[0], tokens=tokens, loss=loss, floor=floor)
 
 
-def trainer(given: argparse.Namespace, *, best: bool = True) -> None:
+def trainer(args: argparse.Namespace, *, best: bool = True) -> None:
     import transformers
 
-    model, tokenizer = harness.peer_model(given, best=best)
-    train, _ = harness.tokenized(given, harness.load_base(given))
+    model, tokenizer = harness.peer_model(args, best=best)
+    train, _ = harness.tokenized(args, harness.load_base(args))
     runner = transformers.Trainer(
         model=model,
-        args=transformers.TrainingArguments(**harness.peer_arguments(given, best=best)),
+        args=transformers.TrainingArguments(**harness.peer_arguments(args, best=best)),
         train_dataset=harness.PeerRows(train),
         data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, padding=True),
     )
     with harness.timed() as seconds:
         runner.train()
-    tokens = sum(len(row) for row in train) * given.epochs
-    harness.report(seconds=seconds[0], tokens=tokens, loss=harness.measure_peer(given, model))
+    tokens = sum(len(row) for row in train) * args.epochs
+    harness.report(seconds=seconds[0], tokens=tokens, loss=harness.measure_peer(args, model))
 
 
-def trl(given: argparse.Namespace) -> None:
+def trl(args: argparse.Namespace) -> None:
     harness.install_peers()
     import datasets
     from trl import SFTConfig, SFTTrainer
 
-    model, tokenizer = harness.peer_model(given, best=True, adapted=False)
-    rows, _ = harness.examples(given)
-    train, _ = harness.tokenized(given, harness.load_base(given))
-    # Conversations, so that TRL applies the chat template; its own loss is on completions.
+    model, tokenizer = harness.peer_model(args, best=True, adapted=False)
+    rows, _ = harness.examples(args)
+    train, _ = harness.tokenized(args, harness.load_base(args))
+    # TRL applies the chat template to conversations, and its loss is on completions.
     pairs = [
         {
             "prompt": [message.model_dump(include={"role", "content"}) for message in row.messages[:-1]],
@@ -78,24 +77,24 @@ def trl(given: argparse.Namespace) -> None:
         }
         for row in rows
     ]
-    arguments = harness.peer_arguments(given, best=True)
+    arguments = harness.peer_arguments(args, best=True)
     runner = SFTTrainer(
         model=model,
         args=SFTConfig(**arguments, max_length=2048, completion_only_loss=True, gradient_checkpointing=False),
         train_dataset=datasets.Dataset.from_list(pairs),
         processing_class=tokenizer,
-        peft_config=harness.peer_lora(given),
+        peft_config=harness.peer_lora(args),
     )
     with harness.timed() as seconds:
         runner.train()
-    tokens = sum(len(row) for row in train) * given.epochs
-    harness.report(seconds=seconds[0], tokens=tokens, loss=harness.measure_peer(given, runner.model))
+    tokens = sum(len(row) for row in train) * args.epochs
+    harness.report(seconds=seconds[0], tokens=tokens, loss=harness.measure_peer(args, runner.model))
 
 
 def floor_tokens_per_second(base: Any, label_share: float) -> float:
-    """Return the rate at which this machine does nothing but the products: layers both ways, head for label tokens.
+    """Return the tokens/s of the matrix products alone: layers in both directions, and the head for label tokens.
 
-    The gradient of a frozen product takes one product as well, so each weight costs four operations a token.
+    The gradient of a frozen product is one product too, so each weight costs four operations a token.
     """
     weights = sum(
         module.weight.numel()
@@ -116,19 +115,17 @@ def floor_tokens_per_second(base: Any, label_share: float) -> float:
 
 
 def main() -> None:
-    given = harness.options(__doc__ or "")
-    if given.side:
+    args = harness.options(__doc__ or "")
+    if args.side:
         warnings.simplefilter("ignore")
-        {"ours": ours, "trainer": trainer, "trl": trl, "default": lambda g: trainer(g, best=False)}[given.side](given)
+        {"ours": ours, "trainer": trainer, "trl": trl, "default": lambda g: trainer(g, best=False)}[args.side](args)
         return
-    measured = harness.take_turns(given, SIDES)
-    rates = {side: one["tokens"] / one["seconds"] for side, one in measured.items()}
-    print(
-        f"{given.examples} examples, {given.epochs} epochs, batch {given.batch}, {given.targets}; {given.repeat} rounds"
-    )
+    measured = harness.take_turns(args, SIDES)
+    rates = {side: result["tokens"] / result["seconds"] for side, result in measured.items()}
+    print(f"{args.examples} examples, {args.epochs} epochs, batch {args.batch}, {args.targets}; {args.repeat} rounds")
     print(f"{'side':<10}{'tokens/s':>10}{'held-out':>10}{'peak MB':>9}")
-    for side, one in measured.items():
-        print(f"{side:<10}{rates[side]:>10.0f}{one['loss']:>10.4f}{one['peak_bytes'] / 1e6:>9.0f}")
+    for side, result in measured.items():
+        print(f"{side:<10}{rates[side]:>10.0f}{result['loss']:>10.4f}{result['peak_bytes'] / 1e6:>9.0f}")
     best = max((side for side in ("trainer", "trl") if side in rates), key=lambda side: rates[side], default="ours")
     default = rates.get("default")
     harness.conclude(
@@ -141,7 +138,7 @@ def main() -> None:
         share_of_floor=rates["ours"] / measured["ours"]["floor"],
         memory=measured["ours"]["peak_bytes"] / measured[best]["peak_bytes"],
         loss=measured["ours"]["loss"] / measured[best]["loss"],
-        sides={side: {**one, "tokens_per_second": rates[side]} for side, one in measured.items()},
+        sides={side: {**result, "tokens_per_second": rates[side]} for side, result in measured.items()},
     )
 
 
