@@ -91,7 +91,9 @@ def check_strategy(strategy: Strategy, parameters: Mapping[str, Any] | None = No
 
     from finch_hub.engine.composition.factors import Factors
 
-    assert not strategy.needs_data, "a strategy that needs data is to be tested with real parent data"
+    assert not strategy.needs_data, (
+        "a strategy that needs data cannot be checked on random parents: test it with real parent data"
+    )
     merge, values = strategy.load(), strategy.parse(parameters or {})
     core = example_core_space()
     before = [block.cores.clone() for block in core.blocks]
@@ -100,7 +102,7 @@ def check_strategy(strategy: Strategy, parameters: Mapping[str, Any] | None = No
     assert all(map(torch.equal, before, (block.cores for block in core.blocks))), "the input was changed"
     assert first.keys() == core.modules.keys(), "the result must have one matrix for every module"
     for name, module in core.modules.items():
-        if isinstance(first[name], Factors):  # of an exact strategy, written without a truncation
+        if isinstance(first[name], Factors):  # an exact strategy returns factors, which are stored without truncation
             assert bool(first[name].A.isfinite().all() and first[name].B.isfinite().all()), f"{name}: is not finite"
             continue
         assert first[name].shape == module.cores[0].shape, f"{name}: {first[name].shape}, not {module.cores[0].shape}"

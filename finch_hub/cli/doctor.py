@@ -50,7 +50,7 @@ def doctor(fast: bool, as_json: bool) -> int:
 
 
 def check_machine(*, torch: bool) -> list[Finding]:
-    """Run all checks, whichever of them fail."""
+    """Run all checks. A failed check becomes a finding with advice."""
     from finch_hub import settings
 
     findings = [_machine(), _python(), *_devices()]
@@ -129,7 +129,7 @@ def _home(settings: Settings) -> Finding:
     while not existing.exists():
         existing = existing.parent
     try:
-        tempfile.TemporaryFile(dir=existing).close()  # on some file systems permissions do not tell
+        tempfile.TemporaryFile(dir=existing).close()  # permission bits alone are unreliable on some file systems
         free = shutil.disk_usage(existing).free
     except OSError as error:
         advice = f"cannot write to {existing}: {error.strerror} (set FINCH_HOME to a writable folder)"

@@ -36,11 +36,11 @@ def plugins() -> None:
 def list_(kind: str | None, as_json: bool) -> None:
     """List every offer, and the plugins that could not be loaded."""
     catalog = _load_catalog()
-    offers_of_kinds = {name: _offers_of(catalog, name) for name in ([kind] if kind else KINDS)}
+    offers_by_kind = {name: _offers_of(catalog, name) for name in ([kind] if kind else KINDS)}
     offers = [
-        {"kind": name, "name": offer, "plugin": offers.plugin_of(offer), "summary": descriptor.summary}
-        for name, offers in offers_of_kinds.items()
-        for offer, descriptor in offers.items()
+        {"kind": name, "name": offer, "plugin": group.plugin_of(offer), "summary": descriptor.summary}
+        for name, group in offers_by_kind.items()
+        for offer, descriptor in group.items()
     ]
     value = {"offers": offers, "plugins": catalog.plugins, "problems": [str(p) for p in catalog.problems]}
     rows = [tuple(offer.values()) for offer in offers]

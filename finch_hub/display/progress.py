@@ -102,7 +102,7 @@ class LiveView(View):
 
 
 def draw_event(event: Event) -> RenderableType:
-    """Draw an event, mostly as one line. An event without news for people is empty."""
+    """Draw an event, mostly as one line. An event that tells people nothing is drawn empty."""
     data = event.data
     if event.type == "progress":
         step, steps = data.get("step"), data.get("steps")

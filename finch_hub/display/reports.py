@@ -43,7 +43,7 @@ def draw_report(report: Value) -> RenderableType:
 
 
 def draw_interim(data: Mapping[str, Any]) -> RenderableType:
-    """Draw a report of a running job. Reports that the job's end repeats are empty."""
+    """Draw a report of a running job. A report that the job's end repeats is drawn empty."""
     from finch_hub.specs.reports import ConflictReport, DataReport
 
     if data.get("name") == "conflicts":

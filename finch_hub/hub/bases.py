@@ -112,7 +112,7 @@ class Bases:
         path = Path(source.source)
         if path.is_dir():
             return source, fetch_base(source, self._stores)
-        # The built-in sources accept any name, since a Hugging Face id may have no owner. Here it is a misspelled base.
+        # The built-in sources accept any name, since a Hugging Face id may have no owner. Here it is a misspelling.
         is_remote = "/" in text and not text.startswith(("/", ".", "~")) and path.suffix.lower() != ".gguf"
         if not path.exists() and not is_remote:
             raise self._not_found(text)
@@ -136,7 +136,7 @@ def fetch_base(source: BaseModelSource, stores: Stores, *, progress: Callable[[s
 
 def load_base(source: BaseModelSource, stores: Stores, *, device: str = "auto") -> LoadedBase:
     """Fetch a base and load it into memory, with torch."""
-    from finch_hub.engine.bases import loading
+    from finch_hub.engine.bases.base import load_base
 
     fetch = stores.catalog.base_source_of(source.source).load()
-    return loading.load_base(source, device=device, cache=stores.bases, fetch=fetch)
+    return load_base(source, device=device, cache=stores.bases, fetch=fetch)

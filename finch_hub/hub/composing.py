@@ -145,7 +145,7 @@ def _check_combinable(versions: Sequence[values.AdapterVersion], collector: Prob
 
 
 def _check_low_rank(versions: Sequence[values.AdapterVersion], stores: Stores, collector: ProblemCollector) -> None:
-    """Collect parts that no composition can carry, by the versions' configurations alone."""
+    """Collect parts that no composition can carry. Only the versions' configurations are read."""
     problems = []
     for version in versions:
         try:
@@ -162,7 +162,7 @@ def _check_low_rank(versions: Sequence[values.AdapterVersion], stores: Stores, c
 
 
 def _validation_examples(version: values.AdapterVersion, stores: Stores) -> tuple[Example, ...]:
-    """Return the version's validation examples, none if it has none or they were purged."""
+    """Return the version's validation examples. There are none without a validation set, or if it was purged."""
     try:
         return reading.load_examples(stores.artifacts.get(version.lineage.validation_digest or ""))
     except errors.NotFound:

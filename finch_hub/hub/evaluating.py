@@ -62,7 +62,7 @@ def resolve_base_and_adapters(
 ) -> tuple[BaseModelSource, Sequence[AdapterVersion]]:
     """Return the source of the base and the versions of the adapters.
 
-    Without `base` it is that of the adapters. Problems are collected, so the result counts only if there are none.
+    Without `base`, the base of the adapters is taken. The result is valid only if no problems were collected.
     """
     versions = resolve_adapters(adapters, None, stores, collector)[1] if adapters else ()
     if base is not None:
@@ -82,7 +82,7 @@ def resolve_base_and_adapters(
 def _check_made_for(
     base: str | Path, versions: Sequence[AdapterVersion], bases: Bases, collector: ProblemCollector
 ) -> None:
-    """Collect adapters of another base than the registered one, which they may fit by chance."""
+    """Collect adapters that were made for another base, even one of the same shapes."""
     with contextlib.suppress(errors.NotFound):
         registered = bases.get(str(base))
         for version in versions:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.data import dataset_folder, reading, row_formats
+from finch_hub.engine.data import reading, row_formats
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example, Pairs, examples_of
 
@@ -30,7 +30,7 @@ class StoredExamples:
 
 
 def read_examples(
-    data: DataSource, stores: Stores, *, format_name: str | None = None, split: dataset_folder.Split = "train"
+    data: DataSource, stores: Stores, *, format_name: str | None = None, split: reading.Split = "train"
 ) -> tuple[Example, ...]:
     """Return the examples of a data source.
 
@@ -61,7 +61,7 @@ def read_examples(
 
 def has_validation(data: DataSource) -> bool:
     """Tell whether the data is a folder with a validation split of its own."""
-    return isinstance(data, str | Path) and dataset_folder.has_validation(Path(data).expanduser())
+    return isinstance(data, str | Path) and reading.has_validation(Path(data).expanduser())
 
 
 def store_examples(examples: tuple[Example, ...], stores: Stores, *, format_name: str | None = None) -> StoredExamples:

@@ -43,7 +43,7 @@ def check_merge(
 
 
 def _check_output_folder(out: str | Path, collector: ProblemCollector, *, replace: bool) -> str:
-    """Return the absolute path, since a worker runs in another folder, and collect that it exists already."""
+    """Return the absolute path, since a worker runs in another folder. Collect a problem if it exists already."""
     path = Path(out).expanduser().absolute()
     if path.exists() and not replace:
         fix = "choose another folder, or replace the earlier result with replace or --replace"

@@ -114,7 +114,7 @@ def _apply_overrides(
 
 
 def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: ProblemCollector) -> None:
-    """Add what rules out a training in one step with others, as far as it shows without the base."""
+    """Collect settings that rule out training in one step with other jobs. The base may rule out more."""
     obstacles = {
         "use_dora": lora.use_dora,
         "init=eva": lora.init == "eva",
@@ -129,7 +129,7 @@ def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: Probl
 
 
 def _max_tokens(examples: Sequence[Example]) -> int:
-    """Estimate the tokens of the longest example from above: few tokens are shorter than three bytes."""
+    """Return an upper estimate of the longest example's tokens. Few tokens are shorter than three bytes."""
     return max(
         len((example.text or "").encode()) // 3
         + sum(len(message.content.encode()) // 3 + 16 for message in example.messages)
