@@ -104,7 +104,7 @@ def test_train_compose_and_merge_end_to_end(home: Home, tiny_folder: Path, tmp_p
         "README.md",
         "finch.json",
     }
-    report = home.job(merged).result["merge"]  # type: ignore[index]
+    report = home.job(merged).result["report"]  # type: ignore[index]
     assert report["max_logit_difference"] < 1e-3
     assert (out / "model.safetensors").exists()
 
