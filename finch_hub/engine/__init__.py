@@ -9,8 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from finch_hub.engine.bases.base import Base
-    from finch_hub.engine.bases.loading import load_base
+    from finch_hub.engine.bases.base import Base, load_base
     from finch_hub.engine.composition.compose import compose
     from finch_hub.engine.composition.core_space import CoreSpace
     from finch_hub.engine.composition.parents import ParentInput
@@ -75,7 +74,7 @@ _ORIGINS = {
     "export_gguf": "engine.export.gguf:write",
     "export_vllm": "engine.export.vllm:write",
     "held_out_loss": "engine.inference.evaluators:held_out_loss",
-    "load_base": "engine.bases.loading:load_base",
+    "load_base": "engine.bases.base:load_base",
     "merge": "engine.export.merging:merge",
     "quantize": "engine.export.quantization:quantize",
     "read_examples": "engine.data.reading:read_examples",

@@ -172,7 +172,7 @@ def tiny_folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 @pytest.fixture
 def tiny_base(tiny_folder: Path) -> Base:
     """Return the default tiny model, loaded afresh for this test, in float32 on the CPU."""
-    from finch_hub.engine.bases.loading import load_base
+    from finch_hub.engine.bases.base import load_base
 
     return load_base(tiny_folder, dtype="float32", device="cpu")
 
@@ -180,6 +180,6 @@ def tiny_base(tiny_folder: Path) -> Base:
 @pytest.fixture
 def tiny_bases(tiny_folders: Path) -> Base:
     """Return each tiny model in turn, loaded afresh for this test, in float32 on the CPU."""
-    from finch_hub.engine.bases.loading import load_base
+    from finch_hub.engine.bases.base import load_base
 
     return load_base(tiny_folders, dtype="float32", device="cpu")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 def main() -> None:
     folder, lora, training, words, count = sys.argv[1:]
-    from finch_hub.engine.bases.loading import load_base
+    from finch_hub.engine.bases.base import load_base
     from finch_hub.engine.data.tokenizing import tokenize_all
     from finch_hub.engine.training import loop
     from finch_hub.specs.examples import Example

@@ -23,7 +23,6 @@ EXERCISED_IN = {
     "engine/bases/json_cache": "unit/engine/bases/test_fingerprint.py",
     "engine/bases/transformers_logging": "unit/engine/bases/test_base.py",
     "engine/composition/basis": "unit/engine/composition/test_core_space.py",
-    "engine/composition/compatibility": "unit/engine/composition/test_compose.py",
     "engine/composition/factors": "unit/engine/composition/test_compose.py",
     "engine/composition/interference": "unit/engine/composition/test_compose.py",
     "engine/composition/measurement": "unit/engine/composition/test_compose.py",

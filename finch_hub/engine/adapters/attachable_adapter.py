@@ -17,8 +17,7 @@ from finch_hub.engine.adapters.adapter_files import read_adapter, write_adapter
 from finch_hub.engine.adapters.module_shapes import check_fit, linear_modules
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.engine.bases import target_modules
-from finch_hub.engine.bases.base import Base
-from finch_hub.engine.bases.loading import load_base
+from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.formats.peft_names import tensor_name
 from finch_hub.specs.lora import LoRAConfig
 

@@ -1,14 +1,22 @@
-"""Base model in memory."""
+"""Base models in memory, and their loading. Importing this module loads no torch, `load_base` does."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from finch_hub import errors, settings
+from finch_hub.engine.bases.fingerprint import compute_fingerprint
+from finch_hub.engine.bases.sources import fetch_base
+from finch_hub.specs.jobs import BaseModelSource
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from finch_hub.engine.bases.precision import Dtype
 
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 
@@ -66,3 +74,135 @@ class Base:
 def default_max_length(context: int) -> int:
     """Return the length in tokens to which examples are cut if the user sets none."""
     return min(context, _DEFAULT_MAX_LENGTH)
+
+
+def load_base(
+    source: BaseModelSource | str | Path,
+    *,
+    dtype: Dtype = "auto",
+    device: str = "auto",
+    cache: Path | None = None,
+    attention: Attention = "auto",
+    progress: Callable[[str], None] = lambda text: None,
+    fetch: Callable[..., Path] = fetch_base,
+) -> Base:
+    """Load a base model. Code that comes with a model is never executed.
+
+    Args:
+        source: folder, GGUF file or Hugging Face id.
+        dtype: dtype of the weights. "auto" takes bfloat16 if the device computes fast in it. "int8" and "nf4" quantize
+            them with bitsandbytes, on CUDA.
+        device: "auto" (CUDA if available), "cpu", "cuda", "cuda:1" …
+        cache: folder for converted files, file hashes and the measured speed of dtypes; None means
+            `bases` in `FINCH_HOME`.
+        attention: implementation; "auto" chooses by device and length.
+        progress: called with a few words before each slow step.
+        fetch: function that returns a local folder of the source, as :func:`sources.fetch_base` does.
+
+    Raises:
+        NotFound: the source does not exist.
+        Incompatible: the model cannot be used: only pickled weights, custom code, missing or misshapen weights, no
+            tokenizer, more tokens than embeddings.
+        InvalidSpec: this machine does not have the dtype or device.
+        Unavailable: the Hugging Face Hub does not answer.
+    """
+    from finch_hub.engine.bases import precision
+
+    model_source = source if isinstance(source, BaseModelSource) else BaseModelSource(source=str(source))
+    torch_device = _find_device(device)
+    cache = cache if cache is not None else settings.load().home / "bases"
+    torch_dtype = precision.pick_dtype(dtype, torch_device, cache=cache)
+    folder = fetch(model_source, cache=cache, progress=progress)
+    implementation = attention if attention != "auto" else "eager" if torch_device.type == "cpu" else "sdpa"
+    quantization = _quantization(dtype, torch_dtype, torch_device)
+    options = {"dtype": torch_dtype, "attn_implementation": implementation, **quantization}
+    model, tokenizer = _read(folder, f"base model {model_source.source}", options)
+    if tokenizer.pad_token is None:
+        # Padding is masked everywhere, so any token works. Every tokenizer has an end token.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    if not quantization:
+        model.to(torch_device)
+    model.requires_grad_(False)
+    model.eval()
+    return Base(
+        name=model_source.source,
+        revision=model_source.revision,
+        folder=folder,
+        fingerprint=compute_fingerprint(folder, cache=cache),
+        model=model,
+        tokenizer=tokenizer,
+        device=torch_device,
+        dtype=torch_dtype,
+        attention=attention,
+    )
+
+
+def _find_device(device: str) -> torch.device:
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch_device = torch.device(device)
+    except RuntimeError:
+        torch_device = None
+    if torch_device is None or (torch_device.type == "cuda" and (torch_device.index or 0) >= torch.cuda.device_count()):
+        what = f"this machine has no device {device!r}"
+        raise errors.InvalidSpec(errors.Problem(what=what, fix="use auto or cpu"), subject="device")
+    return torch_device
+
+
+def _quantization(dtype: Dtype, compute_dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """Return the options of transformers with which bitsandbytes quantizes the weights, none for other dtypes."""
+    if dtype not in ("int8", "nf4"):
+        return {}
+    import transformers
+
+    config = transformers.BitsAndBytesConfig(
+        load_in_8bit=dtype == "int8",
+        load_in_4bit=dtype == "nf4",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=compute_dtype,
+        bnb_4bit_use_double_quant=True,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def _read(folder: Path, subject: str, options: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    import safetensors
+    import transformers
+
+    from finch_hub.engine.bases.transformers_logging import quiet_transformers
+
+    local: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    try:
+        with quiet_transformers():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
+            model, loading_info = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, **local, **options
+            )
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError, safetensors.SafetensorError) as error:
+        raise errors.Incompatible(_explain(error), subject=subject) from error
+    problems = []
+    for kind in ("missing", "mismatched"):
+        if keys := loading_info.get(f"{kind}_keys"):
+            what = f"{len(keys)} weights are {kind}, for example {min(map(str, keys))}"
+            problems.append(errors.Problem(what=what))
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embeddings:
+        what = f"the tokenizer has {len(tokenizer)} tokens, the model {embeddings} embeddings"
+        fix = "use the tokenizer that belongs to these weights, or resize the embeddings and save the model"
+        problems.append(errors.Problem(what=what, fix=fix))
+    if problems:
+        raise errors.Incompatible(problems, subject=subject)
+    return model, tokenizer
+
+
+def _explain(error: Exception) -> errors.Problem:
+    text = str(error).strip()
+    if "trust_remote_code" in text:
+        return errors.Problem(
+            what="needs code that comes with the model, which is never executed",
+            fix="use a model that transformers supports itself",
+        )
+    return errors.Problem(what=f"transformers cannot load it: {text.splitlines()[0] if text else repr(error)}")

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from finch_hub import errors
 from finch_hub.engine.data import row_formats
-from finch_hub.engine.data.dataset_folder import Split, find_files
 from finch_hub.engine.data.row_readers import SUFFIXES, Row, read_rows
 from finch_hub.specs.examples import Example
+
+Split = Literal["train", "validation"]
+# Names of `datasets`: a file's or folder's name starts with the split, and the next character is not a letter.
+_SPLITS = re.compile(
+    r"(?:(?P<train>train|training)|(?P<validation>validation|valid|val|dev)|(?P<test>test|testing|eval|evaluation))"
+    r"(?![a-z])",
+    re.IGNORECASE,
+)
+# JSON files that `datasets` and the Hub write beside the data.
+_METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"})
 
 
 def read_examples(
@@ -40,7 +51,7 @@ def read_examples(
         raise errors.NotFound("dataset format", format_name, [row_format.name for row_format in formats])
     examples: list[Example] = []
     problems: list[errors.Problem] = []
-    files = find_files(path, split)
+    files = _find_files(path, split)
     for file in files:
         prefix = f"{file.relative_to(path)} " if len(files) > 1 else ""
         for row in read_rows(file):
@@ -58,6 +69,11 @@ def read_examples(
     if problems:
         raise errors.InvalidDataset(problems, subject=str(path))
     return tuple(examples)
+
+
+def has_validation(path: Path) -> bool:
+    """Tell whether the path is a folder with a validation split."""
+    return path.is_dir() and bool(_find_files(path, "validation"))
 
 
 def dump_examples(examples: Iterable[Example]) -> bytes:
@@ -85,3 +101,24 @@ def _convert(row: Row, formats: Sequence[row_formats.RowFormat]) -> Example:
             problem = errors.Problem(what="has half of a surrogate pair", fix="repair its \\u escapes")
             raise errors.InvalidSpec(problem) from None
     return example
+
+
+def _find_files(path: Path, split: Split) -> list[Path]:
+    """Return the data files of a split. All files are in the train split of a folder without split names."""
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and not _is_metadata(file))
+    splits = {file: _split_of(file.relative_to(path)) for file in files}
+    if "train" in splits.values():
+        return [file for file in files if splits[file] == split]
+    return files if split == "train" else []
+
+
+def _split_of(file: Path) -> str | None:
+    """Return the split in the file's name, else in the name of the nearest folder."""
+    matches = (_SPLITS.match(part) for part in reversed(file.parts))
+    return next((match.lastgroup for match in matches if match), None)
+
+
+def _is_metadata(file: Path) -> bool:
+    return file.name in _METADATA or (file.suffix.lower() == ".arrow" and file.name.startswith("cache-"))

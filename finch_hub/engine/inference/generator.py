@@ -11,15 +11,17 @@ from typing import Final, Literal, TypedDict, Unpack, overload
 import torch
 
 from finch_hub import errors
-from finch_hub.engine.bases.base import Base
-from finch_hub.engine.bases.loading import load_base
+from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.engine.inference.adapter_cache import AdapterCache
-from finch_hub.engine.inference.decoding import decode
+from finch_hub.engine.inference.decoding import TextStream, decode
 from finch_hub.engine.inference.prompts import Prompt, tokenize_prompts
-from finch_hub.engine.inference.routing import AdapterRouter, Plan, check_rows
-from finch_hub.engine.inference.text_stream import TextStream
-from finch_hub.engine.training.pairs import LoopOptions, train_on_pairs
-from finch_hub.specs.examples import Pairs
+from finch_hub.engine.inference.routing import AdapterRouter, Plan
+from finch_hub.engine.training import loop
+from finch_hub.engine.training.adapter import replace_settings
+from finch_hub.engine.training.interruption import ShouldStop
+from finch_hub.engine.training.resume_state import BatchTokens
+from finch_hub.specs.events import Report
+from finch_hub.specs.examples import Pairs, examples_of
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TrainingReport
@@ -55,6 +57,16 @@ class BatchOptions(_Options, total=False):
     """Keyword arguments of :meth:`GeneratorModel.generate` for a list of prompts."""
 
     adapter: AdapterChoice | Sequence[str | None]
+
+
+class LoopOptions(TypedDict, total=False):
+    """Further keyword arguments of :func:`finch_hub.engine.train`."""
+
+    workdir: Path | None
+    report: Report
+    should_stop: ShouldStop
+    resume: bool
+    batch_tokens: BatchTokens | None
 
 
 class GeneratorModel:
@@ -110,14 +122,12 @@ class GeneratorModel:
             InvalidSpec: the configuration cannot work on this base.
             InvalidDataset, TrainingFailed: as in :meth:`finch_hub.LoRAAdapter.train`.
         """
-        trained = train_on_pairs(
+        trained = loop.train(
             self.base,
             lora_config or LoRAConfig(),
-            examples,
-            epochs=epochs,
-            learning_rate=learning_rate,
-            validation=validation,
-            training=training,
+            replace_settings(training, epochs=epochs, learning_rate=learning_rate),
+            examples_of(examples),
+            None if validation is None else examples_of(validation),
             system=system,
             **options,
         )
@@ -229,7 +239,9 @@ class GeneratorModel:
         if stream and not is_single:
             raise errors.InvalidSpec(errors.Problem(what="only a single prompt can be streamed", where="stream"))
         names = self._names_of(adapter, len(prompts))
-        check_rows(names, len(prompts))
+        if len(names) != len(prompts):
+            what, fix = f"{len(names)} adapters for {len(prompts)} prompts", "give one for each prompt, or one for all"
+            raise errors.InvalidSpec(errors.Problem(what=what, fix=fix))
         systems = [system or self._systems.get(name or "") for name in names]
         tokens = tokenize_prompts(prompts, self.base, systems=systems)
         self._load(names)

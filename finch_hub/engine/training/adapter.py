@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
-from finch_hub.engine.training.pairs import train_on_pairs
-from finch_hub.specs.examples import Pairs
+from finch_hub.engine.training import loop
+from finch_hub.specs.examples import Pairs, examples_of
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
@@ -40,14 +40,17 @@ class LoRAAdapter(AttachableAdapter):
             InvalidDataset: examples that cannot be used, all of them by their position.
             TrainingFailed: training started and could not continue.
         """
-        return train_on_pairs(
+        return loop.train(
             self.require_base("train"),
             self.config,
-            examples,
-            epochs=epochs,
-            learning_rate=lr,
-            validation=validation,
-            training=training,
+            replace_settings(training, epochs=epochs, learning_rate=lr),
+            examples_of(examples),
+            None if validation is None else examples_of(validation),
             system=system,
             adapter=self,
         ).report
+
+
+def replace_settings(training: TrainingConfig | None, **changes: float | None) -> TrainingConfig:
+    """Return the configuration, or the default one, with the changes that are not None."""
+    return (training or TrainingConfig()).evolve(**{name: new for name, new in changes.items() if new is not None})

@@ -86,7 +86,7 @@ class BaseModelCache:
         Raises:
             NotFound, Incompatible, Unavailable: see :func:`fetch_base`.
         """
-        from finch_hub.engine.bases.loading import load_base
+        from finch_hub.engine.bases.base import load_base
 
         if (
             self._base is not None

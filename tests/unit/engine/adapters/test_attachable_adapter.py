@@ -14,8 +14,7 @@ from support.adapters import VARIANTS, save_adapter
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, attach
 from finch_hub.engine.adapters.initialization import make_initial_a
-from finch_hub.engine.bases.base import Base
-from finch_hub.engine.bases.loading import load_base
+from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.specs.lora import LoRAConfig
 
 IDS = torch.arange(5, 45).reshape(2, 20)

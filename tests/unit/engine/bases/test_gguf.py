@@ -15,7 +15,7 @@ from support.models import DEFAULT, save_model
 
 from finch_hub import errors
 from finch_hub.engine.bases import gguf, sources
-from finch_hub.engine.bases.loading import load_base
+from finch_hub.engine.bases.base import load_base
 from finch_hub.specs.jobs import BaseModelSource
 
 IDS = torch.arange(5, 45).reshape(2, 20)

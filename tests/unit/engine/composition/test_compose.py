@@ -13,8 +13,7 @@ from support import models
 from support.adapters import VARIANTS, save_adapter
 
 from finch_hub import errors
-from finch_hub.engine.bases.base import Base
-from finch_hub.engine.bases.loading import load_base
+from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.engine.composition.compose import Composed, compose
 from finch_hub.engine.composition.parents import ParentInput, mix_seed, read_parent
 from finch_hub.engine.composition.planning import plan

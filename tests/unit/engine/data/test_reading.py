@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
 from finch_hub import errors
-from finch_hub.engine.data import dataset_folder, reading, row_formats
+from finch_hub.engine.data import reading, row_formats
 from finch_hub.engine.data.row_readers import MAX_LINE_BYTES
 from finch_hub.specs.examples import Example
 
@@ -50,7 +50,7 @@ def test_read_of_a_folder_takes_the_train_split_without_metadata_files(tmp_path:
     write(tmp_path / "data" / "test-00000-of-00001.jsonl", json.dumps({"prompt": "p", "completion": "c"}))
     write(tmp_path / "dataset_info.json", "{}")
     assert reading.read_examples(tmp_path) == EXAMPLES
-    assert not dataset_folder.has_validation(tmp_path)
+    assert not reading.has_validation(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["validation-00000-of-00001.jsonl", "dev.jsonl", "val/rows.jsonl", "Valid_1.jsonl"])
@@ -59,7 +59,7 @@ def test_read_of_a_folder_takes_its_validation_split(name: str, tmp_path: Path) 
     write(tmp_path / name, json.dumps(ROWS[0]))
     write(tmp_path / "values.jsonl", json.dumps(ROWS[1]))
     write(tmp_path / "train.jsonl", json.dumps(ROWS[1]))
-    assert dataset_folder.has_validation(tmp_path)
+    assert reading.has_validation(tmp_path)
     assert reading.read_examples(tmp_path, split="validation") == EXAMPLES[:1]
     assert reading.read_examples(tmp_path) == EXAMPLES[1:]
 
@@ -82,11 +82,11 @@ def test_every_file_of_a_folder_is_in_at_most_one_split(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / f"{name}.jsonl", json.dumps({"prompt": name, "completion": "c"}))
 
-    def read(split: dataset_folder.Split) -> list[str]:
+    def read(split: reading.Split) -> list[str]:
         return [example.messages[0].content for example in reading.read_examples(tmp_path, split=split)]
 
     assert read("train") == train
-    assert dataset_folder.has_validation(tmp_path) == bool(validation)
+    assert reading.has_validation(tmp_path) == bool(validation)
     if validation:
         assert read("validation") == validation
 

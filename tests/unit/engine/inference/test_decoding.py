@@ -1,4 +1,4 @@
-"""Decoding, compared with that of transformers."""
+"""Decoding compared with that of transformers, and the text of tokens that arrive one by one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.models import make_tokenizer
 
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.inference.decoding import _choose, decode, end_tokens
+from finch_hub.engine.inference.decoding import TextStream, _choose, decode, end_tokens
 from finch_hub.specs.generation import GenerationConfig
 
+TOKENIZER = make_tokenizer()
 PROMPTS = [[11, 12, 13], [40, 41, 42, 43, 44, 45, 46, 47], [99], [200, 7, 7, 7, 120]]
 
 
@@ -93,3 +97,22 @@ def test_low_temperature_prefers_the_most_likely_token() -> None:
         samplers = [torch.Generator().manual_seed(seed) for seed in range(400)]
         counts.append(int((_choose(logits, GenerationConfig(temperature=temperature), samplers) == 0).sum()))
     assert counts[0] > counts[1] > counts[2] > 180
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40))
+def test_pieces_join_to_the_text(text: str) -> None:
+    tokens = TOKENIZER(text, add_special_tokens=False)["input_ids"]
+    stream = TextStream(TOKENIZER)
+    pieces = [stream.add(token) for token in tokens]
+    assert "".join([*pieces, stream.end()]) == TOKENIZER.decode(tokens, skip_special_tokens=True)
+
+
+def test_character_of_several_tokens_is_returned_when_complete() -> None:
+    tokens = TOKENIZER("a🐦b", add_special_tokens=False)["input_ids"]
+    assert len(tokens) == 6  # the bird is four bytes, which the tokenizer does not merge
+    stream = TextStream(TOKENIZER)
+    assert [stream.add(token) for token in tokens] == ["a", "", "", "", "🐦", "b"]
+    half = TextStream(TOKENIZER)
+    assert [half.add(token) for token in tokens[:3]] == ["a", "", ""]
+    assert half.end() == "\N{REPLACEMENT CHARACTER}"

@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import attach
-from finch_hub.engine.bases.base import Base
-from finch_hub.engine.bases.loading import load_base
+from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.decoder.packed import PackedDecoder
 from finch_hub.engine.decoder.packed_layer import AdapterBatch

@@ -19,7 +19,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from support.training import lessons
-from finch_hub.engine.bases.loading import load_base
+from finch_hub.engine.bases.base import load_base
 from finch_hub.engine.training import loop
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from finch_hub import errors
-from finch_hub.engine.bases import fingerprint, loading
+from finch_hub.engine.bases import base as base_module
+from finch_hub.engine.bases import fingerprint
 from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.workers.runs import model_cache
 from finch_hub.workers.runs.model_cache import BaseModelCache, BaseOrder
@@ -33,7 +34,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         state["of"].append((folder.name, dtype))
         return Base(folder, state["files"])
 
-    monkeypatch.setattr(loading, "load_base", load_base)
+    monkeypatch.setattr(base_module, "load_base", load_base)
     monkeypatch.setattr(fingerprint, "compute_fingerprint", lambda folder, *, cache: state["files"])
     monkeypatch.setattr(model_cache, "load_target", lambda target, offered_by: _fetch)
     return state

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from finch_hub import errors
-from finch_hub.engine.bases.base import Base
-from finch_hub.engine.bases.loading import load_base
+from finch_hub.engine.bases.base import Base, load_base
 
 IDS = torch.arange(5, 45).reshape(2, 20)
 
