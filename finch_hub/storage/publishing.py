@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,33 +36,34 @@ class Description:
     name: str
     kind: values.VersionKind
     base: BaseDescription
-    lineage: values.Lineage
+    lineage: values.Lineage = values.Lineage()  # noqa: RUF009 - frozen
     spec: JsonObject = field(default_factory=dict)
     metrics: JsonObject = field(default_factory=dict)
     state: values.VersionState = "ready"
     job_id: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """An adapter that is in the store, but not yet in the registry."""
-
-    description: Description
-    digest: str
-    identity: str
-    state: values.VersionState
-    metrics: JsonObject
-    card: str
+Register = Callable[[Session, values.Base], values.AdapterVersion]
+"""Registers the version of a published adapter."""
 
 
-def publish(folder: Path, stores: Stores, description: Description) -> Published:
+def publish(folder: Path, stores: Stores, description: Description, environment: JsonObject | None = None) -> Register:
     """Put an adapter folder through the gate and into the store, with its card and `finch.json`.
+
+    Args:
+        environment: influences on the bytes, for the lineage. None keeps those of `description.lineage`.
 
     Raises:
         RefusedArtifact: the gate found a problem.
         Unavailable: the store is full or does not answer.
     """
-    with tempfile.TemporaryDirectory(prefix="publish-", dir=_scratch(stores)) as scratch:
+    if environment is not None:
+        versions = list_library_versions(stores.catalog, environment)
+        lineage = description.lineage.evolve(versions=versions, environment=environment)
+        description = dataclasses.replace(description, lineage=lineage)
+    parent = stores.settings.cache / "publish"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="publish-", dir=parent) as scratch:
         clean = Path(scratch) / "adapter"
         admitted = gate.admit_adapter(folder, clean)
         state = "quarantined" if admitted.quarantine else description.state
@@ -74,27 +77,19 @@ def publish(folder: Path, stores: Stores, description: Description) -> Published
         record = _finch_json(description, admitted.identity, metrics)
         (clean / "finch.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         digest = stores.artifacts.put_tree(clean)
-    return Published(
-        description=description, digest=digest, identity=admitted.identity, state=state, metrics=metrics, card=card
-    )
-
-
-def register(session: Session, published: Published, base: values.Base) -> values.AdapterVersion:
-    """Register the version of a published adapter."""
-    description = published.description
-    return adapter_versions.create(
+    return lambda session, base: adapter_versions.create(
         session,
         name=description.name,
-        digest=published.digest,
-        identity=published.identity,
+        digest=digest,
+        identity=admitted.identity,
         base_id=base.id,
         kind=description.kind,
         lineage=description.lineage,
-        state=published.state,
+        state=state,
         job_id=description.job_id,
         spec=description.spec,
-        metrics=published.metrics,
-        card=published.card,
+        metrics=metrics,
+        card=card,
     )
 
 
@@ -122,11 +117,5 @@ def _finch_json(description: Description, identity: str, metrics: JsonObject) ->
         "base": description.base.model_dump(include={"source", "revision", "fingerprint", "architecture"}),
         "spec": description.spec,
         "lineage": description.lineage.model_dump(mode="json"),
-        "metrics": dict(metrics),
+        "metrics": metrics,
     }
-
-
-def _scratch(stores: Stores) -> Path:
-    folder = stores.settings.cache / "publish"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -60,9 +60,9 @@ def altered(hub: Hub, version: AdapterVersion, folder: Path) -> AdapterVersion:
         spec=version.spec,
         lineage=version.lineage.evolve(environment=environment, versions={**version.lineage.versions, "numpy": "1.0"}),
     )
-    published = publishing.publish(folder, hub._stores, description)
+    register = publishing.publish(folder, hub._stores, description)
     with hub._stores.database.write() as session:
-        return publishing.register(session, published, version.base)
+        return register(session, version.base)
 
 
 def test_what_was_made_comes_out_again_or_is_told_apart(

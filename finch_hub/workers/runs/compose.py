@@ -1,24 +1,26 @@
-"""Compose adapters into one: diagnosed before, measured on the parents' held-out examples, registered with both."""
+"""Compose adapters into one, find their conflicts, and measure the result on the parents' held-out examples."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub.plugins import trials
 from finch_hub.registry.values import ParentVersion
-from finch_hub.specs.jobs import ComposeSpec, Job, JobResult, Parent
+from finch_hub.specs.jobs import ComposeSpec, Job, Parent
 from finch_hub.specs.reports import CompositionReport
 from finch_hub.specs.value import Value
-from finch_hub.workers.runs import data, model_cache
+from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
 from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Recipe, Record
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
-    from finch_hub.registry.database import Session
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.storage.stores import Stores
+
+
+_METRICS = ("strategy", "resolver", "scale", "mean_retention", "worst_retention", "evaluations", "seconds")
 
 
 class ParentOrder(Value):
@@ -40,26 +42,23 @@ class ComposeOrder(Value):
     base: BaseOrder
 
 
-class ComposeOutcome(AdapterOutcome):
+class ComposeOutcome(AdapterOutcome[CompositionReport]):
     """What the child composed, with the parents' versions."""
 
     parents: tuple[ParentVersion, ...]
-    report: CompositionReport
 
 
 def prepare(spec: ComposeSpec, job: Job, stores: Stores, workdir: Path) -> ComposeOrder:
     """Fetch the parents and their held-out examples."""
-    from finch_hub.workers.runs import versions
-
     trials.check_strategy(spec, stores.catalog)
     trials.check_resolver(spec, stores.catalog)
-    fetched = [(*versions.fetch_version(parent.adapter, stores), parent.weight) for parent in spec.parents]
+    fetched = [(*inputs.fetch_version(parent.adapter, stores), parent.weight) for parent in spec.parents]
     parents = [
         ParentOrder(
             name=version.reference,
             folder=folder,
             weight=weight,
-            validation=data.fetch_validation(version, workdir / f"validation-{number}.jsonl", stores),
+            validation=inputs.fetch_validation(version, workdir / f"validation-{number}.jsonl", stores),
             system=version.spec.get("system"),
             base_fingerprint=version.base.fingerprint,
         )
@@ -70,20 +69,13 @@ def prepare(spec: ComposeSpec, job: Job, stores: Stores, workdir: Path) -> Compo
 
 
 def execute(order: ComposeOrder, channel: Channel) -> ComposeOutcome:
-    """Compose; the result is left in the attempt's folder."""
+    """Compose, and leave the result in the attempt's folder."""
     channel.phase("importing")
     from finch_hub.engine.composition.compose import ParentInput, compose
     from finch_hub.engine.training import environment
 
     parents = [
-        ParentInput(
-            name=parent.name,
-            folder=parent.folder,
-            weight=parent.weight,
-            validation=data.read_examples(parent.validation),
-            system=parent.system,
-            base_fingerprint=parent.base_fingerprint,
-        )
+        ParentInput(**{**dict(parent), "validation": inputs.read_examples(parent.validation)})
         for parent in order.parents
     ]
     base = None
@@ -107,53 +99,24 @@ def execute(order: ComposeOrder, channel: Channel) -> ComposeOutcome:
 
 
 def finish(spec: ComposeSpec, job: Job, outcome: ComposeOutcome, stores: Stores) -> Record:
-    """Store the composition; a version that keeps too little of a parent is registered as `below_retention`."""
+    """Store the composition. A version that keeps too little of a parent gets the state `below_retention`."""
     from finch_hub.registry import adapter_versions, values
     from finch_hub.storage import publishing
 
-    report = outcome.report
     with stores.database.read() as session:
         base = adapter_versions.resolve_files(session, outcome.parents[0].reference).base
-    lineage = values.Lineage(
-        parents=outcome.parents,
-        seed=spec.seed,
-        versions=publishing.list_library_versions(stores.catalog, outcome.environment),
-        environment=outcome.environment,
-    )
     description = publishing.Description(
         name=spec.adapter,
         kind="compose",
         base=base,
         job_id=job.id,
         spec=spec.model_dump(mode="json"),
-        lineage=lineage,
-        metrics=_metrics(report),
-        state="below_retention" if report.below_retention else "ready",
+        lineage=values.Lineage(parents=outcome.parents, seed=spec.seed),
+        metrics={name: getattr(outcome.report, name) for name in _METRICS},
+        state="below_retention" if outcome.report.below_retention else "ready",
     )
-    published = publishing.publish(outcome.adapter, stores, description)
-
-    def record(session: Session) -> JobResult:
-        version = publishing.register(session, published, base)
-        return JobResult(
-            adapter=version.reference,
-            state=version.state,
-            metrics=version.metrics,
-            report=report.model_dump(mode="json"),
-        )
-
-    return record
-
-
-def _metrics(report: CompositionReport) -> dict[str, Any]:
-    return {
-        "strategy": report.strategy,
-        "resolver": report.resolver,
-        "scale": report.scale,
-        "mean_retention": report.mean_retention,
-        "worst_retention": report.worst_retention,
-        "evaluations": report.evaluations,
-        "seconds": report.seconds,
-    }
+    register = publishing.publish(outcome.adapter, stores, description, outcome.environment)
+    return lambda session: outcome.result_of(register(session, base))
 
 
 def _repeated_spec(version: AdapterVersion) -> ComposeSpec:
@@ -163,7 +126,6 @@ def _repeated_spec(version: AdapterVersion) -> ComposeSpec:
 
 
 KIND = JobKind(
-    name="compose",
     spec=ComposeSpec,
     order=ComposeOrder,
     outcome=ComposeOutcome,
@@ -172,6 +134,5 @@ KIND = JobKind(
     prepare=prepare,
     execute=execute,
     finish=finish,
-    is_finish_slow=True,
     recipe=Recipe(spec=_repeated_spec),
 )

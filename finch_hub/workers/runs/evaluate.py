@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import EvaluateSpec, Job, JobResult
 from finch_hub.specs.reports import EvaluationReport
-from finch_hub.specs.value import Value
-from finch_hub.workers.runs import data, model_cache
+from finch_hub.specs.value import JsonObject, Value
+from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import JobKind, Record
+from finch_hub.workers.runs.kind import JobKind, Outcome, Record
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
@@ -47,24 +47,21 @@ class EvaluateOrder(Value):
     examples: Path
     dataset: str
     evaluator: str
-    parameters: dict[str, Any]
+    parameters: JsonObject
 
 
-class EvaluateOutcome(Value):
-    """What the child measured."""
+class EvaluateOutcome(Outcome[EvaluationReport]):
+    """What the child measured, with the base."""
 
-    report: EvaluationReport
     base: BaseDescription
 
 
 def prepare(spec: EvaluateSpec, job: Job, stores: Stores, workdir: Path) -> EvaluateOrder:
     """Fetch adapters and examples, and check evaluator and parameters."""
-    from finch_hub.workers.runs import versions
-
     stores.catalog.evaluators[spec.evaluator].parse(spec.parameters)
     subjects = [Subject(name=BASE, system=spec.system)]
     for reference in spec.adapters:
-        version, folder = versions.fetch_version(reference, stores)
+        version, folder = inputs.fetch_version(reference, stores)
         subjects.append(
             Subject(
                 name=version.reference,
@@ -76,7 +73,7 @@ def prepare(spec: EvaluateSpec, job: Job, stores: Stores, workdir: Path) -> Eval
     return EvaluateOrder(
         base=model_cache.order_base(spec.base, stores),
         subjects=tuple(subjects),
-        examples=data.fetch_data(spec.dataset, workdir / "dataset.jsonl", stores),
+        examples=inputs.fetch_examples(spec.dataset, workdir / "dataset.jsonl", stores),
         dataset=spec.dataset,
         evaluator=spec.evaluator,
         parameters=spec.parameters,
@@ -95,9 +92,9 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     for subject in order.subjects:
         if subject.fingerprint is not None:
             model_cache.check_fingerprint(base.fingerprint, subject.fingerprint, subject.name, base.name)
-    rows = data.read_examples(order.examples)
+    rows = inputs.read_examples(order.examples)
     model = GeneratorModel(base)
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, JsonObject] = {}
     for subject in order.subjects:
         name = subject.name
         channel.phase(f"measuring {name}")
@@ -114,7 +111,7 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
 
 
 def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Stores) -> Record:
-    """Return the report; the figures of the base and of each adapter are registered."""
+    """Register the figures of the base and of each adapter."""
     from finch_hub.registry import bases, evaluations
 
     report = outcome.report
@@ -131,13 +128,12 @@ def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Store
                 adapter=None if name == BASE else name,
                 job_id=job.id,
             )
-        return JobResult(report=report.model_dump(mode="json"))
+        return outcome.record(session)
 
     return record
 
 
 KIND = JobKind(
-    name="evaluate",
     spec=EvaluateSpec,
     order=EvaluateOrder,
     outcome=EvaluateOutcome,

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.specs.jobs import ExportSpec, Job, JobResult
+from finch_hub.specs.jobs import ExportSpec, Job
 from finch_hub.specs.reports import ExportReport
-from finch_hub.specs.value import Value
-from finch_hub.workers.runs import model_cache
+from finch_hub.specs.value import JsonObject, Value
+from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import JobKind, Record
+from finch_hub.workers.runs.kind import JobKind, Outcome
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
@@ -21,47 +21,34 @@ if TYPE_CHECKING:
 
 
 class ExportOrder(Value):
-    """What the child needs to export.
-
-    Attributes:
-        parameters: JSON of the format's own parameters.
-        base: for formats that need it.
-    """
+    """What the child needs to export. `parameters` are the format's own."""
 
     format: str
-    parameters: dict[str, Any]
+    parameters: JsonObject
     adapter: Path
     base: BaseOrder | None
     out: Path
 
 
-class ExportOutcome(Value):
-    """What the child exported."""
-
-    report: ExportReport
-
-
 def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> ExportOrder:
     """Fetch the adapter, and check format and parameters."""
-    from finch_hub.workers.runs import versions
-
     format_ = stores.catalog.export_formats[spec.format]
     parameters = format_.parse(spec.parameters)
     # An earlier attempt of this job may have published the folder without telling it.
     if job.fence > 1 and "replace" in format_.parameters.model_fields:
         parameters = parameters.evolve(replace=True)
-    version, folder = versions.fetch_files(spec.adapter, stores)
+    base, (folder,) = inputs.fetch_files([spec.adapter], stores)
     return ExportOrder(
         format=spec.format,
         parameters=parameters.model_dump(mode="json"),
         adapter=folder,
-        base=model_cache.order_base_of(version.base, stores) if format_.needs_base else None,
+        base=model_cache.order_base_of(base, stores) if format_.needs_base else None,
         out=Path(spec.out),
     )
 
 
-def execute(order: ExportOrder, channel: Channel) -> ExportOutcome:
-    """Export."""
+def execute(order: ExportOrder, channel: Channel) -> Outcome[ExportReport]:
+    """Export the adapter."""
     format_ = channel.catalog.export_formats[order.format]
     base = model_cache.fetch_base(order.base, say=channel.phase) if order.base else None
     channel.phase("exporting")
@@ -78,7 +65,8 @@ def execute(order: ExportOrder, channel: Channel) -> ExportOutcome:
         raise errors.PluginError(f"the export format {format_.name} failed: {type(error).__name__}: {error}") from error
     if not os.path.lexists(order.out):
         raise errors.PluginError(f"the export format {format_.name} wrote nothing to {order.out}")
-    return ExportOutcome(report=ExportReport.of({"format": order.format, "out": str(order.out), **(details or {})}))
+    report = ExportReport.of({"format": order.format, "out": str(order.out), **(details or {})})
+    return Outcome[ExportReport](report=report)
 
 
 def _remove(out: Path) -> None:
@@ -89,20 +77,12 @@ def _remove(out: Path) -> None:
         out.unlink(missing_ok=True)
 
 
-def finish(spec: ExportSpec, job: Job, outcome: ExportOutcome, stores: Stores) -> Record:
-    """Return the report."""
-    result = JobResult(report=outcome.report.model_dump(mode="json"))
-    return lambda session: result
-
-
 KIND = JobKind(
-    name="export",
     spec=ExportSpec,
     order=ExportOrder,
-    outcome=ExportOutcome,
+    outcome=Outcome[ExportReport],
     report=ExportReport,
     about=lambda spec: spec.adapter,
     prepare=prepare,
     execute=execute,
-    finish=finish,
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from finch_hub.specs.jobs import Job, JobResult, JobSpec
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import JsonObject, Value
 from finch_hub.workers.runs.channel import Channel
 
 if TYPE_CHECKING:
@@ -18,13 +18,23 @@ if TYPE_CHECKING:
 
 SpecT = TypeVar("SpecT", bound=JobSpec)
 OrderT = TypeVar("OrderT", bound=Value)
-OutcomeT = TypeVar("OutcomeT", bound=Value)
+ReportT = TypeVar("ReportT", bound=Value)
 
 Record = Callable[["Session"], JobResult]
 """Registers what a job made, in the transaction that ends the job."""
 
 
-class AdapterOutcome(Value):
+class Outcome(Value, Generic[ReportT]):
+    """What the child made. The report is the evidence that users read."""
+
+    report: ReportT
+
+    def record(self, session: Session) -> JobResult:
+        """Return the result of a job that registers nothing more."""
+        return JobResult(report=self.report.model_dump(mode="json"))
+
+
+class AdapterOutcome(Outcome[ReportT]):
     """Outcome of kinds that make adapter versions.
 
     Attributes:
@@ -33,7 +43,15 @@ class AdapterOutcome(Value):
     """
 
     adapter: Path
-    environment: dict[str, Any]
+    environment: JsonObject
+
+    def result_of(self, version: AdapterVersion) -> JobResult:
+        """Return the result of the job that made a version."""
+        report = self.report.model_dump(mode="json")
+        return JobResult(adapter=version.reference, state=version.state, metrics=version.metrics, report=report)
+
+
+OutcomeT = TypeVar("OutcomeT", bound=Outcome[Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,21 +72,18 @@ class JobKind(Generic[SpecT, OrderT, OutcomeT]):
     """A kind of job. Its module imports what is heavy inside the steps, since both processes import the module.
 
     Attributes:
-        name: as in :data:`finch_hub.workers.runs.kinds.MODULES`.
         spec: what users ask for.
         order: what the child needs to work, without database or network.
-        outcome: what the child made.
-        report: the evidence that users read.
+        outcome: what the child made, with the `report`.
         about: returns one line about a job, for lists.
         prepare: in the supervisor, makes the order. It fetches artifacts to local paths and finds the plugins' targets.
             Its errors end the job before a process starts. The attempt's folder may not exist yet.
         execute: in the child, does the work.
-        finish: in the supervisor, stores what the child wrote and returns how to register it. May be repeated.
-        is_finish_slow: whether `finish` waits for stores, so that it needs a thread of its own.
+        finish: in the supervisor, stores what the child wrote and returns how to register it. It may wait for stores
+            and be repeated. None if the report is the result.
         recipe: for kinds that make adapter versions.
     """
 
-    name: str
     spec: type[SpecT]
     order: type[OrderT]
     outcome: type[OutcomeT]
@@ -76,9 +91,13 @@ class JobKind(Generic[SpecT, OrderT, OutcomeT]):
     about: Callable[[SpecT], str]
     prepare: Callable[[SpecT, Job, Stores, Path], OrderT]
     execute: Callable[[OrderT, Channel], OutcomeT]
-    finish: Callable[[SpecT, Job, OutcomeT, Stores], Record]
-    is_finish_slow: bool = False
+    finish: Callable[[SpecT, Job, OutcomeT, Stores], Record] | None = None
     recipe: Recipe[SpecT, OrderT] | None = None
+
+    @property
+    def name(self) -> str:
+        """Name, as in :data:`finch_hub.workers.runs.kinds.MODULES`."""
+        return str(self.spec.model_fields["kind"].default)
 
     def spec_of(self, stored: Mapping[str, Any]) -> SpecT:
         """Return the value of a stored specification.

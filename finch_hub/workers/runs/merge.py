@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import psutil
 
 from finch_hub.specs.events import NewEvent
-from finch_hub.specs.jobs import Job, JobResult, MergeSpec
+from finch_hub.specs.jobs import Job, MergeSpec
 from finch_hub.specs.reports import MergeReport
 from finch_hub.specs.value import Value
-from finch_hub.workers.runs import model_cache
+from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import JobKind, Record
+from finch_hub.workers.runs.kind import JobKind, Outcome
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
@@ -32,28 +32,19 @@ class MergeOrder(Value):
     replace: bool
 
 
-class MergeOutcome(Value):
-    """What the child merged."""
-
-    report: MergeReport
-
-
 def prepare(spec: MergeSpec, job: Job, stores: Stores, workdir: Path) -> MergeOrder:
     """Fetch the adapters."""
-    from finch_hub.workers.runs import versions
-
-    fetched = [(*versions.fetch_files(parent.adapter, stores), parent.weight) for parent in spec.parents]
-    versions.check_one_base([version for version, _, _ in fetched])
+    base, folders = inputs.fetch_files([parent.adapter for parent in spec.parents], stores)
     return MergeOrder(
-        base=model_cache.order_base_of(fetched[0][0].base, stores),
-        adapters=tuple((folder, weight) for _, folder, weight in fetched),
+        base=model_cache.order_base_of(base, stores),
+        adapters=tuple((folder, parent.weight) for folder, parent in zip(folders, spec.parents, strict=True)),
         out=Path(spec.out),
         # An earlier attempt of this job may have published the folder without telling it.
         replace=spec.replace or job.fence > 1,
     )
 
 
-def execute(order: MergeOrder, channel: Channel) -> MergeOutcome:
+def execute(order: MergeOrder, channel: Channel) -> Outcome[MergeReport]:
     """Merge, then compare logits where a float32 copy of the model fits into memory."""
     from finch_hub.engine.export import merging
 
@@ -86,23 +77,15 @@ def execute(order: MergeOrder, channel: Channel) -> MergeOutcome:
     else:
         text = "the logits were not compared: a copy of the model in float32 does not fit into memory"
         channel.report(NewEvent(type="message", level="warn", message=text))
-    return MergeOutcome(report=report)
-
-
-def finish(spec: MergeSpec, job: Job, outcome: MergeOutcome, stores: Stores) -> Record:
-    """Return the report."""
-    result = JobResult(report=outcome.report.model_dump(mode="json"))
-    return lambda session: result
+    return Outcome[MergeReport](report=report)
 
 
 KIND = JobKind(
-    name="merge",
     spec=MergeSpec,
     order=MergeOrder,
-    outcome=MergeOutcome,
+    outcome=Outcome[MergeReport],
     report=MergeReport,
     about=lambda spec: f"{' + '.join(parent.adapter for parent in spec.parents)} in {spec.out}",
     prepare=prepare,
     execute=execute,
-    finish=finish,
 )

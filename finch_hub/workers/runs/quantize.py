@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from finch_hub.specs.jobs import Job, JobResult, QuantizeSpec
+from finch_hub.specs.jobs import Job, QuantizeSpec
 from finch_hub.specs.reports import QuantizationReport
 from finch_hub.specs.value import Value
-from finch_hub.workers.runs import data, model_cache
+from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
 from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Recipe, Record
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
-    from finch_hub.registry.database import Session
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.reports import TokenMetrics
     from finch_hub.storage.stores import Stores
 
 
 class QuantizeOrder(Value):
-    """What the child needs to quantize a version.
-
-    Attributes:
-        validation: file of the version's held-out examples, None without any.
-    """
+    """What the child needs to quantize a version. `validation` is the file of the version's held-out examples."""
 
     adapter: Path
     reference: str
@@ -37,32 +32,29 @@ class QuantizeOrder(Value):
     base: BaseOrder
 
 
-class QuantizeOutcome(AdapterOutcome):
-    """What the child quantized; `parent` is the version's reference."""
+class QuantizeOutcome(AdapterOutcome[QuantizationReport]):
+    """What the child quantized. `parent` is the version's reference."""
 
     parent: str
-    report: QuantizationReport
 
 
 def prepare(spec: QuantizeSpec, job: Job, stores: Stores, workdir: Path) -> QuantizeOrder:
     """Fetch the version and its held-out examples."""
-    from finch_hub.workers.runs import versions
-
-    version, folder = versions.fetch_version(spec.adapter, stores)
+    version, folder = inputs.fetch_version(spec.adapter, stores)
     return QuantizeOrder(
         adapter=folder,
         reference=version.reference,
         scheme=spec.scheme,
         group=spec.group,
         tolerance=spec.tolerance,
-        validation=data.fetch_validation(version, workdir / "validation.jsonl", stores),
+        validation=inputs.fetch_validation(version, workdir / "validation.jsonl", stores),
         system=version.spec.get("system"),
         base=model_cache.order_base_of(version.base, stores),
     )
 
 
 def execute(order: QuantizeOrder, channel: Channel) -> QuantizeOutcome:
-    """Quantize; the result is left in the attempt's folder."""
+    """Quantize, and leave the result in the attempt's folder."""
     channel.phase("importing")
     from finch_hub.engine.export import quantization
     from finch_hub.engine.training import environment
@@ -75,7 +67,7 @@ def execute(order: QuantizeOrder, channel: Channel) -> QuantizeOutcome:
         from finch_hub.engine.decoder import evaluation
 
         base = channel.bases.load(order.base, say=channel.phase)
-        examples = data.read_examples(order.validation)
+        examples = inputs.read_examples(order.validation)
         tokenized = tokenize_all(
             examples, base.tokenizer, system=order.system, max_length=default_max_length(base.context)
         )
@@ -107,24 +99,14 @@ def execute(order: QuantizeOrder, channel: Channel) -> QuantizeOutcome:
 
 
 def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Stores) -> Record:
-    """Store the quantized adapter; it is registered as the adapter's next version."""
+    """Store the quantized adapter, and register it as the adapter's next version."""
     from finch_hub.registry import adapter_versions, values
     from finch_hub.storage import publishing
 
     report = outcome.report
     with stores.database.read() as session:
         parent = adapter_versions.resolve(session, outcome.parent)
-    lineage = parent.lineage.evolve(
-        parents=(values.ParentVersion(reference=parent.reference),),
-        versions=publishing.list_library_versions(stores.catalog, outcome.environment),
-        environment=outcome.environment,
-    )
-    metrics: dict[str, Any] = {
-        "scheme": report.scheme,
-        "group": report.group,
-        "relative_error": report.relative_error,
-        "bytes_before": report.bytes_before,
-    }
+    metrics = {name: getattr(report, name) for name in ("scheme", "group", "relative_error", "bytes_before")}
     if report.before is not None and report.after is not None:
         metrics |= {"loss_unquantized": report.before.loss, "loss_after": report.after.loss}
     description = publishing.Description(
@@ -133,16 +115,11 @@ def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Store
         base=parent.base,
         job_id=job.id,
         spec=spec.model_dump(mode="json") | {"system": parent.spec.get("system")},
-        lineage=lineage,
+        lineage=parent.lineage.evolve(parents=(values.ParentVersion(reference=parent.reference),)),
         metrics=metrics,
     )
-    published = publishing.publish(outcome.adapter, stores, description)
-
-    def record(session: Session) -> JobResult:
-        version = publishing.register(session, published, parent.base)
-        return JobResult(adapter=version.reference, metrics=version.metrics, report=report.model_dump(mode="json"))
-
-    return record
+    register = publishing.publish(outcome.adapter, stores, description, outcome.environment)
+    return lambda session: outcome.result_of(register(session, parent.base))
 
 
 def _repeated_spec(version: AdapterVersion) -> QuantizeSpec:
@@ -151,7 +128,6 @@ def _repeated_spec(version: AdapterVersion) -> QuantizeSpec:
 
 
 KIND = JobKind(
-    name="quantize",
     spec=QuantizeSpec,
     order=QuantizeOrder,
     outcome=QuantizeOutcome,
@@ -160,6 +136,5 @@ KIND = JobKind(
     prepare=prepare,
     execute=execute,
     finish=finish,
-    is_finish_slow=True,
     recipe=Recipe(spec=_repeated_spec),
 )

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
-from finch_hub.specs.jobs import Job, JobResult, ReproduceSpec
+from finch_hub.specs.jobs import Job, ReproduceSpec
 from finch_hub.specs.reports import Change, ReproductionReport
-from finch_hub.specs.value import Value
-from finch_hub.workers.runs import kinds
+from finch_hub.specs.value import JsonObject, Value
+from finch_hub.workers.runs import inputs, kinds
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import JobKind, Recipe, Record
+from finch_hub.workers.runs.kind import JobKind, Outcome, Recipe, Record
 
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
@@ -29,25 +29,22 @@ class ReproduceOrder(Value):
     """
 
     kind: str
-    order: dict[str, Any]
+    order: JsonObject
     reference: str
     original: Path
     identity: str
     threads: int | None
 
 
-class ReproduceOutcome(Value):
-    """How the repeated adapter compares."""
+class ReproduceOutcome(Outcome[ReproductionReport]):
+    """How the repeated adapter compares with the version, and the environment that it was made in."""
 
-    report: ReproductionReport
-    environment: dict[str, Any]
+    environment: JsonObject
 
 
 def prepare(spec: ReproduceSpec, job: Job, stores: Stores, workdir: Path) -> ReproduceOrder:
     """Prepare the job that made the version, with the choices that were made then."""
-    from finch_hub.workers.runs import versions
-
-    version, folder = versions.fetch_version(spec.adapter, stores)
+    version, folder = inputs.fetch_version(spec.adapter, stores)
     kind, recipe = _kind_of(version.kind)
     repeated = kind.prepare(recipe.spec(version), job, stores, workdir)
     return ReproduceOrder(
@@ -89,7 +86,7 @@ def execute(order: ReproduceOrder, channel: Channel) -> ReproduceOutcome:
 
 
 def finish(spec: ReproduceSpec, job: Job, outcome: ReproduceOutcome, stores: Stores) -> Record:
-    """Return the report, with the changes since the version was made; the repeated adapter is not kept."""
+    """Add to the report what changed since the version was made. The repeated adapter is not kept."""
     from finch_hub.registry import adapter_versions
     from finch_hub.storage import publishing
 
@@ -97,8 +94,7 @@ def finish(spec: ReproduceSpec, job: Job, outcome: ReproduceOutcome, stores: Sto
         lineage = adapter_versions.resolve(session, outcome.report.adapter).lineage
     versions = publishing.list_library_versions(stores.catalog, outcome.environment)
     causes = Change.between({**lineage.versions, **lineage.environment}, {**versions, **outcome.environment})
-    result = JobResult(report=outcome.report.evolve(causes=causes).model_dump(mode="json"))
-    return lambda session: result
+    return outcome.evolve(report=outcome.report.evolve(causes=causes)).record
 
 
 def _kind_of(name: str) -> tuple[JobKind[Any, Any, Any], Recipe[Any, Any]]:
@@ -111,7 +107,6 @@ def _kind_of(name: str) -> tuple[JobKind[Any, Any, Any], Recipe[Any, Any]]:
 
 
 KIND = JobKind(
-    name="reproduce",
     spec=ReproduceSpec,
     order=ReproduceOrder,
     outcome=ReproduceOutcome,
@@ -120,5 +115,4 @@ KIND = JobKind(
     prepare=prepare,
     execute=execute,
     finish=finish,
-    is_finish_slow=True,
 )

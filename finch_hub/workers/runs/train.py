@@ -13,8 +13,8 @@ from finch_hub.specs.jobs import Job, JobResult, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
-from finch_hub.specs.value import Value
-from finch_hub.workers.runs import data, model_cache
+from finch_hub.specs.value import JsonObject, Value
+from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
 from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Recipe, Record
 from finch_hub.workers.runs.model_cache import BaseOrder
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from finch_hub.registry.database import Session
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.storage.stores import Stores
+
+
+_METRICS = ("steps", "epochs", "tokens", "seconds", "train_loss", "stopped_early", "trainable_parameters")
 
 
 class TrainOrder(Value):
@@ -45,36 +48,29 @@ class TrainOrder(Value):
     batch_tokens: tuple[tuple[int, int | None], ...] | None = None
 
 
-class TrainOutcome(AdapterOutcome):
-    """What the child trained.
-
-    Attributes:
-        validation: file of the examples that were held out, None if there are none.
-    """
+class TrainOutcome(AdapterOutcome[TrainingReport]):
+    """What the child trained. `validation` is the file of the examples that were held out, None if there are none."""
 
     validation: Path | None
     validation_examples: int
-    report: TrainingReport
     base: BaseDescription
 
 
 def prepare(spec: TrainSpec, job: Job, stores: Stores, workdir: Path) -> TrainOrder:
     """Fetch the examples."""
-    validation = None
-    if spec.validation is not None:
-        validation = data.fetch_data(spec.validation, workdir / "validation.jsonl", stores)
+    validation = workdir / "validation.jsonl"
     return TrainOrder(
         base=model_cache.order_base(spec.base, stores),
         system=spec.system,
         lora=spec.lora,
         training=spec.training,
-        train=data.fetch_data(spec.train, workdir / "train.jsonl", stores),
-        validation=validation,
+        train=inputs.fetch_examples(spec.train, workdir / "train.jsonl", stores),
+        validation=inputs.fetch_examples(spec.validation, validation, stores) if spec.validation else None,
     )
 
 
 def execute(order: TrainOrder, channel: Channel) -> TrainOutcome:
-    """Train; the best adapter by held-out loss is left in the attempt's folder."""
+    """Train, and leave the best adapter by held-out loss in the attempt's folder."""
     channel.phase("importing")
     from finch_hub.engine.training import loop
 
@@ -99,9 +95,9 @@ def read_data(order: TrainOrder, channel: Channel) -> tuple[Sequence[Example], S
     """Return the examples to train on and those held out."""
     from finch_hub.engine.data import splitting
 
-    examples = data.read_examples(order.train)
+    examples = inputs.read_examples(order.train)
     if order.validation is not None:
-        return examples, data.read_examples(order.validation)
+        return examples, inputs.read_examples(order.validation)
     # Split here, not in the loop: compositions of this adapter are measured on the held-out part, so it is stored.
     examples, validation = splitting.split_examples(examples, order.training.validation, order.training.seed)
     (channel.workdir / "validation.jsonl").write_bytes(reading.dump_examples(validation))
@@ -127,32 +123,24 @@ def save(
 
 
 def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> Record:
-    """Store the adapter and the held-out examples; the version is registered with both."""
+    """Store the adapter and the held-out examples, and register the version with both."""
     from finch_hub.registry import bases, datasets, values
     from finch_hub.storage import publishing
 
-    report = outcome.report
     validation, held_out = spec.validation, b""
     if validation is None and outcome.validation is not None:
         held_out = outcome.validation.read_bytes()
         validation = stores.artifacts.put(held_out)
-    lineage = values.Lineage(
-        train_digest=spec.train,
-        validation_digest=validation,
-        seed=spec.training.seed,
-        versions=publishing.list_library_versions(stores.catalog, outcome.environment),
-        environment=outcome.environment,
-    )
     description = publishing.Description(
         name=spec.adapter,
         kind="train",
         base=outcome.base,
         job_id=job.id,
         spec=spec.model_dump(mode="json"),
-        lineage=lineage,
-        metrics=_metrics(report),
+        lineage=values.Lineage(train_digest=spec.train, validation_digest=validation, seed=spec.training.seed),
+        metrics=_metrics(outcome.report),
     )
-    published = publishing.publish(outcome.adapter, stores, description)
+    register = publishing.publish(outcome.adapter, stores, description, outcome.environment)
 
     def record(session: Session) -> JobResult:
         if held_out:
@@ -163,23 +151,13 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
                 examples=outcome.validation_examples,
                 size=len(held_out),
             )
-        base = bases.add(session, outcome.base)
-        version = publishing.register(session, published, base)
-        return JobResult(adapter=version.reference, metrics=version.metrics, report=report.model_dump(mode="json"))
+        return outcome.result_of(register(session, bases.add(session, outcome.base)))
 
     return record
 
 
-def _metrics(report: TrainingReport) -> dict[str, Any]:
-    metrics: dict[str, Any] = {
-        "steps": report.steps,
-        "epochs": report.epochs,
-        "tokens": report.tokens,
-        "seconds": report.seconds,
-        "train_loss": report.train_loss,
-        "stopped_early": report.stopped_early,
-        "trainable_parameters": report.trainable_parameters,
-    }
+def _metrics(report: TrainingReport) -> JsonObject:
+    metrics = {name: getattr(report, name) for name in _METRICS}
     for name, quality in (("before", report.before), ("after", report.after)):
         if quality is not None:
             metrics[f"loss_{name}"] = quality.loss
@@ -203,7 +181,6 @@ def _pinned(order: TrainOrder, version: AdapterVersion) -> TrainOrder:
 
 
 KIND = JobKind(
-    name="train",
     spec=TrainSpec,
     order=TrainOrder,
     outcome=TrainOutcome,
@@ -212,6 +189,5 @@ KIND = JobKind(
     prepare=prepare,
     execute=execute,
     finish=finish,
-    is_finish_slow=True,
     recipe=Recipe(spec=_repeated_spec, pin=_pinned),
 )

@@ -20,11 +20,11 @@ Ended = Callable[[int, TrainOutcome | BaseException], None]
 
 
 def execute(orders: Sequence[TrainOrder], channels: Sequence[Channel], ended: Ended) -> None:
-    """Train them; call `ended` with the position of each and its outcome or error, as soon as that is known.
+    """Train all orders, and call `ended` with the position and the outcome or error of each that has ended.
 
     Raises:
-        TrainingFailed: memory does not suffice for all of them.
-        InvalidSpec: one of them cannot be trained together with others.
+        TrainingFailed: memory does not suffice for the group.
+        InvalidSpec: an order cannot be trained together with others.
     """
 
     def say(text: str) -> None:

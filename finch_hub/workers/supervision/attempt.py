@@ -194,8 +194,10 @@ class Attempt:
         kind = self._kind
         try:
             made = kind.outcome.of(outcome, subject=f"{kind.name} outcome")
-            finish = functools.partial(kind.finish, self._spec, self._job, made, self._context.stores)
-            register = self._call("storing the result", finish) if kind.is_finish_slow else finish()
+            register = made.record
+            if kind.finish is not None:
+                finish = functools.partial(kind.finish, self._spec, self._job, made, self._context.stores)
+                register = self._call("storing the result", finish)
             fault_points.reach("supervisor.stored")
         except _Stopped as stopped:
             self._stop(record, stopped.reason)

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from finch_hub import errors
+from finch_hub.specs.reports import ExportReport
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import export
+from finch_hub.workers.runs.kind import Outcome
 
 Write = Callable[[Path, Path | None, Path, Value], dict[str, Any] | None]
 
 
-def exported(out: Path, write: Write) -> export.ExportOutcome:
+def exported(out: Path, write: Write) -> Outcome[ExportReport]:
     format_ = SimpleNamespace(name="odd", load=lambda: write, parse=lambda parameters: Value())
     channel: Any = SimpleNamespace(catalog=SimpleNamespace(export_formats={"odd": format_}), phase=lambda text: None)
     order = export.ExportOrder(format="odd", parameters={}, adapter=Path("/nowhere"), base=None, out=out)

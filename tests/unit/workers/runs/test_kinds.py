@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finch_hub.specs.jobs import Job, JobResult, JobSpec
+from finch_hub.specs.jobs import JobSpec
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import JobKind, Record
+from finch_hub.workers.runs.kind import JobKind, Outcome
 
 
 class EchoSpec(JobSpec):
@@ -40,36 +40,25 @@ class EchoReport(Value):
     pid: int
 
 
-class EchoOutcome(Value):
-    report: EchoReport
-
-
 def prepare(spec, job, stores, workdir: Path) -> EchoOrder:
     return EchoOrder(text=spec.text)
 
 
-def execute(order: EchoOrder, channel: Channel) -> EchoOutcome:
+def execute(order: EchoOrder, channel: Channel) -> Outcome[EchoReport]:
     import os
 
     channel.phase("echoing")
-    return EchoOutcome(report=EchoReport(text=order.text, pid=os.getpid()))
-
-
-def finish(spec, job: Job, outcome: EchoOutcome, stores) -> Record:
-    result = JobResult(report=outcome.report.model_dump(mode="json"))
-    return lambda session: result
+    return Outcome[EchoReport](report=EchoReport(text=order.text, pid=os.getpid()))
 
 
 KIND = JobKind(
-    name="echo",
     spec=EchoSpec,
     order=EchoOrder,
-    outcome=EchoOutcome,
+    outcome=Outcome[EchoReport],
     report=EchoReport,
     about=lambda spec: spec.text,
     prepare=prepare,
     execute=execute,
-    finish=finish,
 )
 '''
 SCRIPT = """
@@ -94,9 +83,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("name", kinds.MODULES)
 def test_module_of_every_kind_declares_that_kind(name: str) -> None:
-    kind = kinds.kind_of(name)
-    assert kind.name == name
-    assert kind.spec.model_fields["kind"].default == name
+    assert kinds.kind_of(name).name == name
 
 
 def test_unknown_kind_is_refused_with_the_near_names() -> None:

@@ -18,6 +18,7 @@ from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, JobResult, JobSpec, JobState
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import kinds
+from finch_hub.workers.runs.kind import Outcome
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_record import AttemptContext
@@ -26,15 +27,19 @@ from finch_hub.workers.supervision.lease import ClaimedJob, Leases
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
 
-class Echo(Value):
+class Text(Value):
     text: str
+
+
+Echo = Outcome[Text]
+SEEDS = {"report": {"text": "seeds"}}
 
 
 class Kind:
     """Kind of job whose steps do what a test says."""
 
-    name, order, outcome, is_finish_slow = "echo", Echo, Echo, True
-    prepare = staticmethod(lambda *arguments: Echo(text="seeds"))
+    name, order, outcome = "echo", Echo, Echo
+    prepare = staticmethod(lambda *arguments: Echo(report=Text(text="seeds")))
     finish = staticmethod(lambda *arguments: lambda session: JobResult(report={}))
 
     def spec_of(self, stored: Any) -> JobSpec:
@@ -73,12 +78,12 @@ def attempt_at(job: Job, context: AttemptContext, child: FakeChild) -> Attempt:
 def test_done_child_is_kept_and_the_job_succeeds(kind: Any, database: Database, context: AttemptContext) -> None:
     registry.submit(database)
     child = FakeChild()
-    child.say(type="done", outcome={"text": "seeds"}, warm_base="tiny")
+    child.say(type="done", outcome=SEEDS, warm_base="tiny")
     attempt = attempt_at(registry.claimed(database), context, child)
     attempt.run()
     assert [job.state for job in attempt.ended_jobs] == [JobState.SUCCEEDED]
     assert (attempt.child, child.warm_base, child.calls) == (child, "tiny", [])
-    assert child.sent[0]["order"] == {"text": "seeds"}
+    assert child.sent[0]["order"] == SEEDS
 
 
 @pytest.mark.parametrize("step", ["prepare", "finish"])
@@ -94,7 +99,7 @@ def test_lease_that_is_lost_in_a_blocking_call_fails_no_job(
     registry.submit(database)
     job = registry.claimed(database)
     child = FakeChild()
-    child.say(type="done", outcome={"text": "seeds"}, warm_base=None)
+    child.say(type="done", outcome=SEEDS, warm_base=None)
     attempt = attempt_at(job, context, child)
     attempt.run()
     assert attempt.ended_jobs == []
@@ -102,9 +107,9 @@ def test_lease_that_is_lost_in_a_blocking_call_fails_no_job(
     assert attempt.child is None
 
 
-@pytest.mark.parametrize(("kept", "is_used"), [({"text": "kept"}, True), ({"txt": "of another version"}, False)])
+@pytest.mark.parametrize(("kept", "is_used"), [(SEEDS, True), ({"txt": "of another version"}, False)])
 def test_outcome_of_an_earlier_attempt_is_used_unless_another_version_wrote_it(
-    kept: dict[str, str], is_used: bool, kind: Any, database: Database, context: AttemptContext
+    kept: dict[str, Any], is_used: bool, kind: Any, database: Database, context: AttemptContext
 ) -> None:
     registry.submit(database)
     first = registry.claimed(database)
@@ -113,7 +118,7 @@ def test_outcome_of_an_earlier_attempt_is_used_unless_another_version_wrote_it(
     with database.write() as session:
         attempts.hand_back(session, first.id, first.fence)
     child = FakeChild()
-    child.say(type="done", outcome={"text": "seeds"}, warm_base=None)
+    child.say(type="done", outcome=SEEDS, warm_base=None)
     attempt = attempt_at(registry.claimed(database), context, child)
     attempt.run()
     assert [job.state for job in attempt.ended_jobs] == [JobState.SUCCEEDED]

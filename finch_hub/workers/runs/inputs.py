@@ -1,0 +1,78 @@
+"""Inputs of jobs: versions and examples, which the supervisor brings to local files for the child."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finch_hub import errors
+from finch_hub.engine.data import reading
+from finch_hub.registry import values
+from finch_hub.specs.examples import Example
+
+if TYPE_CHECKING:
+    from finch_hub.storage.stores import Stores
+
+# What needs SQLAlchemy is imported late: the child imports this module too.
+
+
+def fetch_version(reference: str, stores: Stores) -> tuple[values.AdapterVersion, Path]:
+    """Return a version of an adapter, and a local folder with its files.
+
+    Raises:
+        NotFound: there is no such version, or its files are gone.
+    """
+    from finch_hub.registry import adapter_versions
+
+    with stores.database.read() as session:
+        version = adapter_versions.resolve(session, reference)
+    return version, stores.artifacts.fetch_tree(version.digest)
+
+
+def fetch_files(references: Sequence[str], stores: Stores) -> tuple[values.Base, list[Path]]:
+    """Return the one base of some versions, and local folders with their files.
+
+    Raises:
+        NotFound: there is no such version, or its files are gone.
+        Incompatible: with one problem for each adapter that has another base than the first.
+    """
+    from finch_hub.registry import adapter_versions
+
+    with stores.database.read() as session:
+        found = [adapter_versions.resolve_files(session, reference) for reference in references]
+    base = found[0].base
+    problems = [
+        errors.Problem(where=version.reference, what=f"is for {version.base.name}, not for {base.name}")
+        for version in found
+        if version.base.fingerprint != base.fingerprint
+    ]
+    if problems:
+        raise errors.Incompatible(problems, subject="adapters of different bases")
+    return base, [stores.artifacts.fetch_tree(version.digest) for version in found]
+
+
+def fetch_examples(digest: str, file: Path, stores: Stores) -> Path:
+    """Write stored examples to a file whose folder may not exist yet, and return the file.
+
+    Raises:
+        NotFound: the examples are gone.
+    """
+    data = stores.artifacts.get(digest)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+def fetch_validation(version: values.AdapterVersion, file: Path, stores: Stores) -> Path | None:
+    """Write the held-out examples of a version to a file. Return None if there are none, or they were purged."""
+    digest = version.lineage.validation_digest
+    try:
+        return fetch_examples(digest, file, stores) if digest is not None else None
+    except errors.NotFound:
+        return None
+
+
+def read_examples(file: Path | None) -> tuple[Example, ...]:
+    """Return the examples of a file that `fetch_examples` wrote, none if there is no file."""
+    return reading.load_examples(file.read_bytes()) if file is not None else ()
