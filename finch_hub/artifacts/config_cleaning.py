@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -109,30 +108,22 @@ def _shorten(value: Any) -> str:
 _Check = Callable[[Any], str | None]
 
 
+def _rule(text: str, fits: Callable[[Any], bool]) -> _Check:
+    return lambda value: None if fits(value) else text
+
+
 def _one_of(*allowed: Any) -> _Check:
-    def check(value: Any) -> str | None:
-        fits = any(type(value) is type(option) and value == option for option in allowed)
-        return None if fits else f"it must be {' or '.join(repr(option) for option in allowed)}"
-
-    return check
+    rule = f"it must be {' or '.join(repr(option) for option in allowed)}"
+    return _rule(rule, lambda value: any(type(value) is type(option) and value == option for option in allowed))
 
 
-def _check_rank(value: Any) -> str | None:
-    return None if type(value) is int and 1 <= value <= _MAX_RANK else f"it must be an integer from 1 to {_MAX_RANK}"
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) and _MODULE.fullmatch(name) for name in value)
 
 
-def _check_positive(value: Any) -> str | None:
-    fits = type(value) in (int, float) and 0 < value < 1e6 and math.isfinite(value)
-    return None if fits else "it must be a number above 0"
-
-
-def _check_fraction(value: Any) -> str | None:
-    return None if type(value) in (int, float) and 0 <= value < 1 else "it must be at least 0 and below 1"
-
-
-def _check_names(value: Any) -> str | None:
-    fits = isinstance(value, list) and all(isinstance(name, str) and _MODULE.fullmatch(name) for name in value)
-    return None if fits else "it must be a list of module names"
+def _is_layers(value: Any) -> bool:
+    indices = value if isinstance(value, list) else [value]
+    return all(type(index) is int and 0 <= index < 10_000 for index in indices)
 
 
 def _check_modules(value: Any) -> str | None:
@@ -141,16 +132,6 @@ def _check_modules(value: Any) -> str | None:
 
 def _check_targets(value: Any) -> str | None:
     return _check_modules(value) if value else "it must name modules"
-
-
-def _check_layers(value: Any) -> str | None:
-    indices = value if isinstance(value, list) else [value]
-    fits = all(type(index) is int and 0 <= index < 10_000 for index in indices)
-    return None if fits else "it must be layer indices"
-
-
-def _check_prefixes(value: Any) -> str | None:
-    return _check_names(value if isinstance(value, list) else [value])
 
 
 def _check_patterns(check: _Check) -> _Check:
@@ -180,6 +161,16 @@ def _check_regex(text: str, kind: str) -> str | None:
 _MODULE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _REQUIRED = object()
 _check_boolean = _one_of(False, True)
+_check_rank = _rule(
+    f"it must be an integer from 1 to {_MAX_RANK}", lambda value: type(value) is int and 1 <= value <= _MAX_RANK
+)
+_check_positive = _rule("it must be a number above 0", lambda value: type(value) in (int, float) and 0 < value < 1e6)
+_check_fraction = _rule(
+    "it must be at least 0 and below 1", lambda value: type(value) in (int, float) and 0 <= value < 1
+)
+_check_names = _rule("it must be a list of module names", _is_names)
+_check_layers = _rule("it must be layer indices", _is_layers)
+_check_prefixes = _rule("it must be a list of module names", lambda value: _is_names(value) or _is_names([value]))
 _TASKS = ("CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 
 # Every stored field: PEFT's default and the check of other values.

@@ -76,7 +76,7 @@ class LocalFiles:
 
 
 class ObjectFiles:
-    """The same for an fsspec file system with atomic puts, as object stores have them."""
+    """Files of an fsspec file system with atomic puts, such as an object store."""
 
     def __init__(self, filesystem: Any, root: str) -> None:
         self._fs = filesystem

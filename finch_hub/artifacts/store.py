@@ -167,13 +167,9 @@ class ArtifactStore:
 
     def _check(self, expected: str, found: str, *, what: str) -> None:
         if found != expected:
-            raise errors.RefusedArtifact(
-                errors.Problem(
-                    where=f"artifact store {self._name}",
-                    what=f"{what} now has the SHA-256 {found}",
-                    fix="the storage is damaged; restore it from a backup or make the artifact again",
-                )
-            )
+            where, what = f"artifact store {self._name}", f"{what} now has the SHA-256 {found}"
+            fix = "the storage is damaged; restore it from a backup or make the artifact again"
+            raise errors.RefusedArtifact(errors.Problem(where=where, what=what, fix=fix))
 
 
 def _open(url: str) -> tuple[Files, str]:

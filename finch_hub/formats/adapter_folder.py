@@ -22,7 +22,6 @@ class StoredAdapter:
     """An open adapter folder.
 
     Attributes:
-        folder: of the adapter.
         config: the content of ``adapter_config.json``.
         modules: the adapted modules by their path in the model, such as ``model.layers.0.self_attn.q_proj``.
         replaced: state-dict names (``lm_head.weight``) of the tensors that the adapter stores whole (biases and

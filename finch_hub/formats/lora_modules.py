@@ -24,7 +24,6 @@ class LoRAModule:
         bias: name of B's bias, None without one.
         magnitude: name of DoRA's magnitudes [outputs], None without DoRA.
         embedding: whether the weight is [vocabulary, width], so that its update is the transpose.
-        rank: of the update.
         scale: the factor ``s``.
         inputs: columns of A.
         outputs: rows of B.

@@ -22,7 +22,6 @@ class ModelFiles:
     """The open shards of a base model.
 
     Attributes:
-        folder: of the model.
         config: the content of ``config.json``.
         index: the content of the shards' index, None for a single file.
         shards: the open files by name, in the order of their names.

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from finch_hub.engine.data import row_formats
 from finch_hub.engine.export import parameters as exporting
-from finch_hub.plugins import descriptors
+from finch_hub.plugins import descriptors, presets
 from finch_hub.plugins.hooks import hookimpl
-from finch_hub.plugins.presets import code, legal, medical, style
 from finch_hub.plugins.resolvers import parameters as resolving
 from finch_hub.plugins.strategies import parameters as composing
 from finch_hub.specs.evaluation import AnswerParameters, LossParameters
@@ -17,7 +16,7 @@ from finch_hub.specs.evaluation import AnswerParameters, LossParameters
 @hookimpl
 def finch_presets() -> Sequence[descriptors.Preset]:
     """Offer one preset for each measured domain."""
-    return [medical.PRESET, legal.PRESET, code.PRESET, style.PRESET]
+    return [presets.MEDICAL, presets.LEGAL, presets.CODE, presets.STYLE]
 
 
 @hookimpl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +12,15 @@ from typing import Any
 from finch_hub import errors
 from finch_hub.engine.adapters import adapter_files
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.composition import compatibility, conflicts, core_space, peft_output, retention, truncation
+from finch_hub.engine.composition import conflicts, core_space, peft_output, retention, truncation
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.measurement import Measurement, ValidationRows, tokenize_validation
 from finch_hub.engine.composition.parent_data import ParentData
-from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, mix_seed, read_parents
-from finch_hub.engine.composition.point import Point
+from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, check_parents, mix_seed, read_parents
 from finch_hub.engine.composition.search import Search
-from finch_hub.engine.composition.trial import Trial
+from finch_hub.engine.composition.trial import Point, Trial
+from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.specs.events import NewEvent, Report, silent
 from finch_hub.specs.jobs import ComposeSpec
 from finch_hub.specs.reports import CompositionReport, ConflictReport, Retention
@@ -46,7 +47,9 @@ class Composed:
     def save(self, folder: Path) -> None:
         """Write a PEFT folder; an unchanged parent is copied byte for byte."""
         if self.copy_of is not None:
-            peft_output.copy_adapter(self.copy_of, folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (CONFIG, WEIGHTS):
+                shutil.copyfile(self.copy_of / name, folder / name)
         else:
             adapter_files.write_adapter(peft_output.to_weights(self.factors, self.config), folder)
 
@@ -83,10 +86,10 @@ def compose(
         PluginError: a kernel raised.
     """
     started = time.monotonic()
-    compatibility.check_parents(parents)
+    check_parents(parents)
     report(NewEvent.phase("read"))
     adapters = read_parents(parents)
-    compatibility.check_rank(adapters, spec, trials[-1])
+    _check_rank(adapters, spec, trials[-1])
     rows = tokenize_validation(parents, base) if base is not None else []
     if len(parents) == 1:
         composed = _compose_single(parents[0], adapters[0], spec, base, rows, between)
@@ -138,6 +141,20 @@ class _Task:
             below_retention=retention.find_below(lines, self.spec.min_retention),
         )
         return Composed(factors=factors, config=self.config, report=report)
+
+
+def _check_rank(adapters: Sequence[ParentAdapter], spec: ComposeSpec, trial: Trial) -> None:
+    """Refuse a rank above the sum of the parents' ranks, and any rank of an exact strategy."""
+    total = sum(adapter.rank for adapter in adapters)
+    problems: list[errors.Problem] = []
+    if isinstance(spec.rank, int) and spec.rank > total:
+        what = f"{spec.rank} exceeds {total}, the sum of the parents' ranks"
+        problems.append(errors.Problem(where="rank", what=what, fix=f"choose a rank up to {total}"))
+    if spec.rank is not None and trial.is_exact and len(adapters) > 1:
+        what = f"the strategy {trial.strategy} is exact and cannot be truncated"
+        problems.append(errors.Problem(where="rank", what=what, fix="omit the rank, or use linear"))
+    if problems:
+        raise errors.InvalidSpec(problems, subject="composition")
 
 
 def _compose_single(

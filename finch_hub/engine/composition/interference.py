@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finch_hub.engine.composition import activations
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.measurement import Measurement
@@ -47,14 +46,14 @@ def measure(core: CoreSpace, adapters: Sequence[ParentAdapter], measurement: Mea
             all_moments.append(None)
             continue
         examples = rows.selection[:_MAX_EXAMPLES]
-        bare = activations.run_forward(measurement, None, examples)
-        own, moments = activations.collect_projected_moments(measurement, adapters[i].factors, examples, right)
+        bare = measurement.run_forward(None, examples)
+        own, moments = measurement.collect_projected_moments(adapters[i].factors, examples, right)
         all_moments.append(moments)
         ratios |= _compute_ratios(core, i, moments)
         for j, other in enumerate(adapters):
             if j == i:
                 continue
-            both = activations.run_forward(measurement, _stack(adapters[i].factors, other.factors), examples)
+            both = measurement.run_forward(_stack(adapters[i].factors, other.factors), examples)
             # The minimum keeps the ratio finite if the parent itself shifts nothing.
             shift = float((both - own).norm() / (own - bare).norm().clamp(min=1e-6 * float(bare.norm())))
             shifts.append(HiddenShift(first=core.parents[i], second=core.parents[j], shift=shift))

@@ -1,15 +1,16 @@
-"""Measurement of updates on a base, with the parents' validation rows."""
+"""Measurement of updates on a base, with the parents' validation rows: losses, gradients and module inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.adapters import attachable_adapter, module_shapes
+from finch_hub.engine.adapters import attachable_adapter, weights
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.composition import parents as parent_adapters
 from finch_hub.engine.composition import peft_output
@@ -93,9 +94,6 @@ class Measurement:
         rows: validation rows of each parent; None for a parent without rows.
         between: called between batches; an exception from it ends the evaluation.
 
-    Attributes:
-        padded_decoder: decoder that runs the model's own forward, so that hooks see the inputs of each module.
-
     Raises:
         Incompatible: the base lacks modules of a parent or has them in another shape; it names all of them.
     """
@@ -117,9 +115,9 @@ class Measurement:
         base.fit_attention(longest)
         modules = sorted({path for parent in parents for path in parent.factors})
         config = LoRAConfig(rank=8, alpha=8.0, target_modules=tuple(modules))
-        self._layers = attachable_adapter.attach(base, config, name=_NAME)
+        self._layers = attachable_adapter.AttachableAdapter(config, base, name=_NAME)
         self._decoder = choose_decoder(base)
-        self.padded_decoder = PaddedDecoder(base.model)
+        self._padded_decoder = PaddedDecoder(base.model)  # runs the model's own forward, so that hooks see all inputs
         self._head = Head(base.model)
 
     def __enter__(self) -> Self:
@@ -177,6 +175,81 @@ class Measurement:
             A.grad = B.grad = None
         return taken
 
+    @torch.no_grad()
+    def run_forward(
+        self,
+        update: Mapping[str, Factors] | None,
+        examples: Sequence[TokenizedExample],
+        modules: Iterable[str] = (),
+        on_input: Callable[[str, Tensor], None] = lambda module, x: None,
+    ) -> Tensor:
+        """Return the hidden states [L, d] that predict the completions.
+
+        `on_input` is called with a module path and the input [1, tokens, in] of the module. Modules that share an input
+        are called one after another with the same tensor.
+        """
+
+        def make_hook(path: str) -> Callable[[Any, tuple[Any, ...], Any], None]:
+            return lambda module, inputs, output: on_input(path, inputs[0])
+
+        self.activate(update)
+        model = self.base.model
+        handles = [model.get_submodule(path).register_forward_hook(make_hook(path)) for path in modules]
+        try:
+            # One example at a time, so that no module sees a padding token.
+            states = [
+                self._padded_decoder.hidden_states(batches.pack([example], share_prefix=False).to(self.base.device))
+                for example in examples
+            ]
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.cat(states).float().cpu()
+
+    def collect_projected_moments(
+        self,
+        update: Mapping[str, Factors] | None,
+        examples: Sequence[TokenizedExample],
+        right: Mapping[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the hidden states, and the second moments ``Vᵀ X Xᵀ V [q, q]`` of module inputs in bases V [in, q]."""
+        moments: dict[str, Tensor] = {}
+
+        def add_input(path: str, x: Tensor) -> None:
+            z = (x.flatten(0, -2).float() @ right[path].to(x.device)).double().cpu()
+            moments[path] = moments[path] + z.mT @ z if path in moments else z.mT @ z
+
+        return self.run_forward(update, examples, right, add_input), moments
+
+    def collect_moments(
+        self,
+        update: Mapping[str, Factors] | None,
+        examples: Sequence[TokenizedExample],
+        modules: Iterable[str],
+    ) -> dict[tuple[str, ...], Tensor]:
+        """Return the second moments ``X Xᵀ [in, in]`` of module inputs; modules that share an input share an entry."""
+        groups: list[tuple[list[str], Tensor]] = []
+        group_of: dict[str, int] = {}
+        last_input: Tensor | None = None
+
+        def add_input(path: str, x: Tensor) -> None:
+            nonlocal last_input
+            if x is last_input:
+                if path not in group_of:
+                    group_of[path] = len(groups) - 1
+                    groups[-1][0].append(path)
+                return
+            last_input = x
+            rows = x.flatten(0, -2).float()
+            if path in group_of:
+                groups[group_of[path]][1].addmm_(rows.mT, rows)
+            else:
+                group_of[path] = len(groups)
+                groups.append(([path], rows.mT @ rows))
+
+        self.run_forward(update, examples, modules, add_input)
+        return {tuple(paths): total.cpu() for paths, total in groups}
+
     def _evaluate(self, examples: Sequence[TokenizedExample]) -> TokenMetrics:
         return evaluation.evaluate(
             self._decoder, self._head, examples, device=self.base.device, before_batch=self._between
@@ -187,7 +260,7 @@ def _check_fit(base: Base, parents: Sequence[ParentAdapter]) -> None:
     problems: list[errors.Problem] = []
     for parent in parents:
         try:
-            module_shapes.check_fit(peft_output.to_weights(parent.factors, {}), base)
+            weights.check_fit(peft_output.to_weights(parent.factors, {}), base)
         except errors.Incompatible as error:
             problems += parent_adapters.problems_of_parent(parent.name, error)
     if problems:

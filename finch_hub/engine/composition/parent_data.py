@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from finch_hub.engine.composition import activations, retention
+from finch_hub.engine.composition import retention
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.measurement import Measurement
@@ -29,7 +29,6 @@ class ParentData:
         own: metrics of each parent on its own selection rows.
 
     Attributes:
-        measurement: as given.
         parents: positions of the parents that gain over the base on their own rows.
     """
 
@@ -84,9 +83,7 @@ class ParentData:
         self, part: tuple[str, ...], sizes: Mapping[str, int], rows: int
     ) -> dict[tuple[str, ...], Tensor]:
         moments = [
-            activations.collect_moments(self.measurement, parent.factors, parent_rows.selection[:rows], part)
-            if parent_rows
-            else {}
+            self.measurement.collect_moments(parent.factors, parent_rows.selection[:rows], part) if parent_rows else {}
             for parent, parent_rows in zip(self.measurement.parents, self.measurement.rows, strict=True)
         ]
         # The model decides which modules share an input, so the groups are the same for all parents.

@@ -1,8 +1,9 @@
-"""Parents of a composition, read from PEFT adapter folders."""
+"""Parents of a composition, checked, and read from PEFT adapter folders."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,36 @@ class ParentAdapter:
     def rank(self) -> int:
         """Largest rank over the modules."""
         return max((f.rank for f in self.factors.values()), default=0)
+
+
+def check_parents(parents: Sequence[ParentInput]) -> None:
+    """Refuse invalid weights, duplicate names and parents of different bases.
+
+    Raises:
+        InvalidSpec: weights or names are invalid; it names all of them.
+        Incompatible: the parents have different bases; it names the bases.
+    """
+    problems = [
+        errors.Problem(where=f"weight of {p.name}", what=f"{p.weight} is not a finite number")
+        for p in parents
+        if not math.isfinite(p.weight)
+    ]
+    names = [parent.name for parent in parents]
+    problems += [
+        errors.Problem(where="parents", what=f"{name} is given twice", fix="give it once, with a larger weight")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    if all(parent.weight == 0 for parent in parents):
+        what = "all weights are zero" if parents else "there are no parents"
+        problems.append(errors.Problem(where="parents", what=what))
+    if problems:
+        raise errors.InvalidSpec(problems, subject="composition")
+    if len({parent.base_fingerprint for parent in parents if parent.base_fingerprint}) > 1:
+        problems = [
+            errors.Problem(where=p.name, what=f"was trained on the base {(p.base_fingerprint or 'unknown')[:12]}")
+            for p in parents
+        ]
+        raise errors.Incompatible(problems, subject="the adapters have different bases")
 
 
 def read_parents(parents: Sequence[ParentInput]) -> list[ParentAdapter]:

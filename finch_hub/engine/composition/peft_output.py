@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +12,7 @@ from torch import Tensor
 from finch_hub.engine.adapters import weights
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.parents import ParentAdapter
-from finch_hub.formats.peft_names import CONFIG, WEIGHTS, tensor_name
+from finch_hub.formats.peft_names import tensor_name
 
 # Fields of `adapter_config.json` that name the model, and fields that name the adapted modules.
 _IDENTITY = ("base_model_name_or_path", "revision", "task_type", "fan_in_fan_out", "peft_version")
@@ -28,13 +26,6 @@ def to_weights(factors: Mapping[str, Factors], config: Mapping[str, Any]) -> wei
         tensors[tensor_name(path, "A")] = update.A.to(torch.float32).contiguous()
         tensors[tensor_name(path, "B")] = update.B.to(torch.float32).contiguous()
     return weights.AdapterWeights(config=make_config(factors, config), tensors=tensors)
-
-
-def copy_adapter(source: Path, folder: Path) -> None:
-    """Copy an adapter's two files, byte for byte."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (CONFIG, WEIGHTS):
-        shutil.copyfile(source / name, folder / name)
 
 
 def common_config(adapters: Sequence[ParentAdapter]) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.composition import compatibility, conflicts, core_space, forecast, interference, retention
+from finch_hub.engine.composition import conflicts, core_space, forecast, interference, retention
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.forecast import OutputMatch
 from finch_hub.engine.composition.interference import Interference
 from finch_hub.engine.composition.measurement import Measurement, tokenize_validation
-from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, read_parents
+from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, check_parents, read_parents
 from finch_hub.engine.composition.trial import Trial
 from finch_hub.specs.reports import ConflictReport, Forecast
 
@@ -38,7 +38,7 @@ def plan(
     adapters: list[ParentAdapter] = []
     core: core_space.CoreSpace | None = None
     with _collect_problems(structural):
-        compatibility.check_parents(parents)
+        check_parents(parents)
     with _collect_problems(structural):
         adapters = read_parents(parents)
     if len(parents) > 1 and not structural:
@@ -82,12 +82,9 @@ def _forecast_trials(
     if not matches:
         return ()
     linear = trials[0]  # every list of trials begins with plain linear
-    kept = map(
-        retention.compute,
-        measurement.measure(None),
-        measurement.measure_parents(),
-        measurement.measure(composer.compose(linear, 1.0, weights)),
-    )
+    bare, own = measurement.measure(None), measurement.measure_parents()
+    composed = measurement.measure(composer.compose(linear, 1.0, weights))
+    kept = map(retention.compute, bare, own, composed)
     penalties = forecast.fit_penalties(matches[linear.label], tuple(kept))
     forecasts = [forecast.forecast_best_scale(label, outputs, penalties) for label, outputs in matches.items()]
     known = [f for f in forecasts if f is not None]

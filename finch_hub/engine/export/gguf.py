@@ -59,9 +59,9 @@ def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFPar
         stored.require_plain("llama.cpp")
         plan_merge(files, [(stored, 1.0)])  # raises if the adapter does not fit the base
         if files.is_tied and any(path.endswith("lm_head") for path in stored.modules):
-            what = "the base ties its head to its embeddings, so GGUF has no tensor for it"
-            problem = errors.Problem(where="lm_head", what=what, fix="merge it into its base instead")
-            raise errors.Incompatible(problem, subject=str(adapter))
+            why = "the base ties its head to its embeddings, so GGUF has no tensor for it"
+            fix = "merge it into its base instead"
+            raise errors.Incompatible(errors.Problem(where="lm_head", what=why, fix=fix), subject=str(adapter))
         model_type = str(files.config.get("model_type"))
         if model_type not in _ARCHITECTURES:
             known = ", ".join(sorted(_ARCHITECTURES))

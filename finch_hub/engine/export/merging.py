@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +89,13 @@ def merge(
         plan = plan_merge(files, opened)
         untie = files.is_tied and any(name in plan for name in (HEAD, files.embedding))
         shards = {name: _lay_out(files, name, plan, untie=untie) for name in files.shards}
-        total = sum(tensor.nbytes for tensors in shards.values() for tensor in tensors.values())
+        total = sum(tensor.source.nbytes for tensors in shards.values() for tensor in tensors.values())
         _check_free_space(out, total)
         folder = stack.enter_context(atomic_folder(out, kind=KIND, replace=replace))
         writer = stack.enter_context(ShardWriter(total, progress))
         for name, tensors in shards.items():
             writer.write(files.shards[name], folder / name, tensors)
-        _write_companions(files, folder, shards, untie=untie)
+        _write_companions(files, folder, shards, total, untie=untie)
         parents = [
             {"name": read_name(path), "identity": read_record(path).get("identity"), "weight": weight}
             for path, weight in adapters
@@ -142,8 +142,9 @@ def _lay_out(
 
 
 def _write_companions(
-    files: ModelFiles, folder: Path, shards: Mapping[str, Mapping[str, OutputTensor]], *, untie: bool
+    files: ModelFiles, folder: Path, shards: Mapping[str, Iterable[str]], total: int, *, untie: bool
 ) -> None:
+    """Write the other files of the model; `shards` has the names of each shard's tensors."""
     for inside in files.companions():
         target = folder / inside
         target.parent.mkdir(exist_ok=True)
@@ -152,13 +153,10 @@ def _write_companions(
         config = {**files.config, "tie_word_embeddings": False}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if files.index is not None:
-        metadata = dict(files.index.get("metadata") or {})
-        metadata["total_size"] = sum(tensor.nbytes for tensors in shards.values() for tensor in tensors.values())
-        weight_map = {name: shard for shard, tensors in shards.items() for name in tensors}
-        (folder / INDEX).write_text(
-            json.dumps({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n",
-            encoding="utf-8",
-        )
+        metadata = {**(files.index.get("metadata") or {}), "total_size": total}
+        weight_map = dict(sorted((name, shard) for shard, tensors in shards.items() for name in tensors))
+        index = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2)
+        (folder / INDEX).write_text(index + "\n", encoding="utf-8")
 
 
 def _write_card(folder: Path, base: str, adapters: Sequence[Mapping[str, Any]], public: str | None) -> None:

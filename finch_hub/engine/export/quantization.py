@@ -61,9 +61,8 @@ def quantize(
         Unavailable: `out` cannot be written.
     """
     if scheme == "auto" and objective is None:
-        problem = errors.Problem(
-            what="auto needs held-out data", where="scheme", fix="give an objective, or use int8 or int4"
-        )
+        fix = "give an objective, or use int8 or int4"
+        problem = errors.Problem(what="auto needs held-out data", where="scheme", fix=fix)
         raise errors.InvalidSpec(problem, subject="quantize")
     schemes: tuple[Bits, ...] = ("int4", "int8") if scheme == "auto" else (scheme,)
     candidates: list[dict[str, Any]] = []
@@ -105,9 +104,8 @@ def quantize(
     losses = ", ".join(f"{c['scheme']} gives {c['loss']:.4f}" for c in candidates)
     loss = before.loss if before is not None else math.nan
     what = f"no scheme keeps the held-out loss of {loss:.4f} within {tolerance:.2%}: {losses}"
-    raise errors.Incompatible(
-        errors.Problem(what=what, fix="allow a larger tolerance or use smaller groups"), subject=str(adapter)
-    )
+    problem = errors.Problem(what=what, fix="allow a larger tolerance or use smaller groups")
+    raise errors.Incompatible(problem, subject=str(adapter))
 
 
 def spread(A: Float32, B: Float32) -> tuple[Float32, Float32]:

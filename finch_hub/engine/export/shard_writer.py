@@ -42,11 +42,6 @@ class OutputTensor:
     source: TensorInfo
     load_change: Callable[[], BlockChange] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """Length of the tensor in the file."""
-        return self.source.nbytes
-
 
 class ShardWriter:
     """Writer with a thread and buffers for each processor.
@@ -86,7 +81,7 @@ class ShardWriter:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             if hasattr(os, "posix_fallocate"):  # a full disk fails here, before the work
-                os.posix_fallocate(fd, 0, len(header) + sum(tensor.nbytes for tensor in tensors.values()))
+                os.posix_fallocate(fd, 0, len(header) + sum(tensor.source.nbytes for tensor in tensors.values()))
             _write_all(fd, memoryview(header), 0)
             self._run(self._tasks(source, fd, {name: tensors[name] for name in order}, len(header)))
         finally:
@@ -112,12 +107,12 @@ class ShardWriter:
     ) -> Iterator[Callable[[], int]]:
         for name, tensor in tensors.items():
             if tensor.load_change is None:
-                for done in range(0, tensor.nbytes, _COPY_BYTES):
-                    count = min(_COPY_BYTES, tensor.nbytes - done)
+                for done in range(0, tensor.source.nbytes, _COPY_BYTES):
+                    count = min(_COPY_BYTES, tensor.source.nbytes - done)
                     yield functools.partial(_copy, source, fd, tensor.source.start + done, to + done, count)
             else:
                 yield from self._block_tasks(source, fd, name, tensor.source, tensor.load_change(), to)
-            to += tensor.nbytes
+            to += tensor.source.nbytes
 
     def _block_tasks(
         self, source: SafetensorsFile, fd: int, name: str, info: TensorInfo, change: BlockChange, to: int
