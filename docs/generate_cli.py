@@ -33,35 +33,41 @@ defaults.
 """
 
 
-def page() -> str:
-    """Return the whole page."""
-    return HEAD + "".join(_exit_codes()) + SETTINGS + "".join(_settings()) + "".join(_commands(main.cli, "finch-hub"))
+def build_page() -> str:
+    """Return the text of the page."""
+    return (
+        HEAD
+        + "".join(_format_exit_codes())
+        + SETTINGS
+        + "".join(_format_settings())
+        + "".join(_format_commands(main.cli, "finch-hub"))
+    )
 
 
-def _exit_codes() -> Iterator[str]:
+def _format_exit_codes() -> Iterator[str]:
     meanings = {code: meaning for _, code, meaning in output.EXIT_CODES}
     meanings |= {0: "done", output.INTERNAL: "a bug in Finch Hub or a plugin; `FINCH_DEBUG=1` shows where"}
     meanings[output.INTERRUPTED] = "interrupted; a followed job continues"
     yield from (f"| {code} | {meaning} |\n" for code, meaning in sorted(meanings.items()))
 
 
-def _settings() -> Iterator[str]:
+def _format_settings() -> Iterator[str]:
     from finch_hub.settings import Settings
 
-    described = dict(_attributes(Settings.__doc__ or ""))
+    described = dict(_parse_attributes(Settings.__doc__ or ""))
     for name, field in Settings.model_fields.items():
         default = "" if field.default is None else f"`{field.default}`"
         yield f"| `FINCH_{name.upper()}` | {default} | {described[name]} |\n"
 
 
-def _attributes(text: str) -> Iterator[tuple[str, str]]:
+def _parse_attributes(text: str) -> Iterator[tuple[str, str]]:
     for line in text.partition("Attributes:")[2].partition("Raises:")[0].splitlines():
         name, colon, meaning = line.strip().partition(": ")
         if colon:
             yield name, meaning
 
 
-def _commands(command: click.Command, path: str, parent: click.Context | None = None) -> Iterator[str]:
+def _format_commands(command: click.Command, path: str, parent: click.Context | None = None) -> Iterator[str]:
     context = click.Context(
         command,
         info_name=path.rpartition(" ")[2],
@@ -75,8 +81,8 @@ def _commands(command: click.Command, path: str, parent: click.Context | None = 
         for name in command.list_commands(context):
             child = command.get_command(context, name)
             if child is not None:
-                yield from _commands(child, f"{path} {name}", context)
+                yield from _format_commands(child, f"{path} {name}", context)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(build_page(), encoding="utf-8")

@@ -14,4 +14,4 @@ def test_the_page_is_the_generated_one() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "cli.md").read_text() == module.page(), "run `make docs`"
+    assert (ROOT / "docs" / "cli.md").read_text() == module.build_page(), "run `make docs`"
