@@ -30,7 +30,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -60,10 +60,17 @@ class FinchError(Exception):
 
 
 class InvalidInput(FinchError):
-    """A request has invalid values; `problems` contains all that were found."""
+    """A request has invalid values; `problems` contains all that were found.
 
-    def __init__(self, problems: Problem | Sequence[Problem], *, subject: str = "") -> None:
-        self.problems: tuple[Problem, ...] = (problems,) if isinstance(problems, Problem) else tuple(problems)
+    A single problem can be given as its text, with `where` and `fix`.
+    """
+
+    def __init__(
+        self, problems: str | Problem | Iterable[Problem], *, where: str = "", fix: str = "", subject: str = ""
+    ) -> None:
+        if isinstance(problems, str):
+            problems = Problem(what=problems, where=where, fix=fix)
+        self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         self.subject = subject
         lines = [str(problem) for problem in self.problems[:_MAX_SHOWN]]
         if more := len(self.problems) - len(lines):

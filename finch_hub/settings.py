@@ -12,6 +12,7 @@ from typing import Any
 
 import pydantic
 import pydantic_settings
+from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from finch_hub import errors
 from finch_hub.specs.value import problems_of
@@ -127,11 +128,11 @@ class Settings(pydantic_settings.BaseSettings):
     def settings_customise_sources(
         cls,
         settings_cls: type[pydantic_settings.BaseSettings],
-        init_settings: pydantic_settings.PydanticBaseSettingsSource,
-        env_settings: pydantic_settings.PydanticBaseSettingsSource,
-        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
-        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
-    ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
+        init_settings: Source,
+        env_settings: Source,
+        dotenv_settings: Source,
+        file_secret_settings: Source,
+    ) -> tuple[Source, ...]:
         """Return the sources: arguments, environment, and the ``finch.toml`` in ``FINCH_CONFIG`` or in the home."""
         home = Path(os.environ.get("FINCH_HOME") or "~/.finch").expanduser()
         file = Path(os.environ.get("FINCH_CONFIG") or home / "finch.toml")
@@ -147,9 +148,9 @@ def load(**overrides: Any) -> Settings:
     named = os.environ.get("FINCH_CONFIG")
     if named and not Path(named).is_file():
         raise errors.InvalidSpec(
-            errors.Problem(
-                what=f"{named} is not a file", where="FINCH_CONFIG", fix="set it to a finch.toml file, or unset it"
-            ),
+            f"{named} is not a file",
+            where="FINCH_CONFIG",
+            fix="set it to a finch.toml file, or unset it",
             subject="settings",
         )
     _warn_about_misspelled()
@@ -157,12 +158,11 @@ def load(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise errors.InvalidSpec(
-            errors.Problem(what=f"is not valid TOML: {error}", where="finch.toml", fix="fix that line"),
-            subject="settings",
+            f"is not valid TOML: {error}", where="finch.toml", fix="fix that line", subject="settings"
         ) from None
     except OSError as error:
         raise errors.InvalidSpec(
-            errors.Problem(what=f"could not read the file: {error.strerror}", where="finch.toml"), subject="settings"
+            f"could not read the file: {error.strerror}", where="finch.toml", subject="settings"
         ) from None
     except pydantic.ValidationError as error:
         problems = problems_of(error, Settings.model_fields)

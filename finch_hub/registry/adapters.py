@@ -10,12 +10,11 @@ from sqlalchemy.orm import Session, joinedload
 
 from finch_hub import errors
 from finch_hub.registry import tables, values
+from finch_hub.registry.adapter_versions import get_row, lock_adapter, select_versions, to_value
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Tag
-from finch_hub.registry.types import insert_new, now
-from finch_hub.registry.version_rows import get_row, select_versions, to_value
+from finch_hub.registry.types import now
 from finch_hub.specs.references import AdapterReference, check_name
 
-_adapters = Adapter.__table__
 _is_present = AdapterVersion.deleted_at.is_(None)
 
 
@@ -26,7 +25,6 @@ def find(
 
     Args:
         name: part of the adapter's name.
-        tag: tag of the version.
         base: name or fingerprint of the version's base.
     """
     matching = (
@@ -61,22 +59,6 @@ def find(
     ]
 
 
-def count_version(session: Session, name: str) -> sa.Row[Any]:
-    """Raise the adapter's version counter and return `id` and `versions_made`; create an unknown adapter."""
-    session.execute(insert_new(session, _adapters, "name").values(name=name))
-    return session.execute(
-        sa.update(_adapters)
-        .where(_adapters.c.name == name)
-        .values(versions_made=_adapters.c.versions_made + 1)
-        .returning(_adapters.c.id, _adapters.c.versions_made)
-    ).one()
-
-
-def lock(session: Session, name: str) -> None:
-    """Lock the adapter until the commit, so that no alias is set to a version that is being deleted."""
-    session.execute(sa.select(Adapter.id).where(Adapter.name == name).with_for_update())
-
-
 def set_alias(session: Session, name: str, alias: str, version: int, *, expected: int | None = None) -> None:
     """Point `name@alias` at a version.
 
@@ -90,7 +72,7 @@ def set_alias(session: Session, name: str, alias: str, version: int, *, expected
         InvalidReference: the alias is reserved or not well formed.
     """
     check_name(alias, kind="alias")
-    lock(session, name)
+    lock_adapter(session, name)
     row = get_row(session, AdapterReference(name, version=version))
     if row.state != "ready":
         raise errors.Conflict(f"cannot set alias {name}@{alias}: adapter {name}/{version} is {row.state}")

@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values
+from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import (
     add_events,
     build_transition,
     execute_transition,
     in_state,
     in_state_unindexed,
-    jobs,
     to_jobs,
 )
 from finch_hub.registry.types import Columns, Json, later, now, once
@@ -94,11 +94,10 @@ def fail(
     job = _lock_owned(session, job_id, fence)
     if retry is not None and job.cancel_requested is not None:
         return cancel(session, job_id, fence, events=events)
+    state, changes = JobState.FAILED, {"reason": reason}
     if retry is not None and job.attempts < retry.max_attempts:
-        changes = {"reason": reason, **_delay_queueing(retry.delay(job.attempts))}
-        return _end(session, job_id, fence, JobState.QUEUED, "failed", changes=changes, reason=reason, events=events)
-    changes = {"reason": reason}
-    return _end(session, job_id, fence, JobState.FAILED, "failed", changes=changes, reason=reason, events=events)
+        state, changes = JobState.QUEUED, {"reason": reason, **_delay_queueing(retry.delay(job.attempts))}
+    return _end(session, job_id, fence, state, "failed", changes=changes, reason=reason, events=events)
 
 
 def hand_back(

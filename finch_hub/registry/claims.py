@@ -11,15 +11,8 @@ import functools
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry.transitions import (
-    attempts,
-    build_transition,
-    execute_transition,
-    in_state,
-    in_state_unindexed,
-    jobs,
-    to_jobs,
-)
+from finch_hub.registry.tables import attempts, jobs
+from finch_hub.registry.transitions import build_transition, execute_transition, in_state, in_state_unindexed, to_jobs
 from finch_hub.registry.types import Columns, Json, later, now, subset
 from finch_hub.registry.values import Capabilities
 from finch_hub.specs.jobs import Job, JobState

@@ -30,6 +30,8 @@ _ADVICE = {
     "not a database": "restore the file from a backup, or set FINCH_HOME to another folder",
     "malformed": "restore the file from a backup, or set FINCH_HOME to another folder",
 }
+_SQLITE_ADVICE = "check that the folder is writable, or set FINCH_HOME to another folder"
+_POSTGRESQL_ADVICE = "check that the server runs and that FINCH_DATABASE_URL names its host and port"
 
 
 class Database:
@@ -46,6 +48,7 @@ class Database:
 
     def __init__(self, url: str, *, allow_insecure: bool = False) -> None:
         self.url = _parse(url)
+        self._file = Path(self.url.database or "")  # for SQLite
         self._begin: Callable[[], contextlib.AbstractContextManager[Session]]
         if self.is_sqlite:
             sqlite.refuse_network_file_system(self._file)
@@ -65,10 +68,6 @@ class Database:
     def is_sqlite(self) -> bool:
         """Whether the database is a file of one machine."""
         return self.url.get_backend_name() == "sqlite"
-
-    @property
-    def _file(self) -> Path:
-        return Path(self.url.database or "")
 
     def __str__(self) -> str:
         return str(self.url.difference_update_query(("password", "sslpassword")))  # SQLAlchemy masks the URL's password
@@ -139,22 +138,16 @@ class Database:
             message = str(error.orig).strip().partition("\n")[0]
             if isinstance(error, exc.IntegrityError):
                 raise errors.Conflict(f"database {self} rejected the change: {message}") from error
-            if _lacks_table(error):
+            if "no such table" in message or getattr(error.orig, "sqlstate", None) == "42P01":
                 raise errors.SchemaMismatch(
                     f"database {self} has no Finch Hub tables (run `finch-hub db upgrade`)"
                 ) from error
             if isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError)):
                 raise  # a fault of this code, which no user can fix
             kind = errors.AccessDenied if _WRONG_PASSWORD in message else errors.Unavailable
-            raise kind(f"could not use database {self}: {message} ({self._advise(message)})") from error
-
-    def _advise(self, message: str) -> str:
-        for part, advice in _ADVICE.items():
-            if part in message:
-                return advice
-        if self.is_sqlite:
-            return "check that the folder is writable, or set FINCH_HOME to another folder"
-        return "check that the server runs and that FINCH_DATABASE_URL names its host and port"
+            general = _SQLITE_ADVICE if self.is_sqlite else _POSTGRESQL_ADVICE
+            advice = next((advice for part, advice in _ADVICE.items() if part in message), general)
+            raise kind(f"could not use database {self}: {message} ({advice})") from error
 
 
 def _parse(url: str) -> sa.URL:
@@ -166,19 +159,11 @@ def _parse(url: str) -> sa.URL:
             raise ValueError
     except (exc.ArgumentError, ValueError):
         fix += ", and write @ / and : of a password as %40 %2F and %3A"
-        raise _invalid("the URL is not a database URL", fix) from None
+        raise errors.InvalidSpec("the URL is not a database URL", fix=fix, subject="database") from None
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise _invalid(f"{parsed.drivername!r} is not supported", fix)
+        raise errors.InvalidSpec(f"{parsed.drivername!r} is not supported", fix=fix, subject="database")
     if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
-        raise _invalid("SQLite needs a file", fix)
+        raise errors.InvalidSpec("SQLite needs a file", fix=fix, subject="database")
     return parsed
-
-
-def _invalid(what: str, fix: str) -> errors.InvalidSpec:
-    return errors.InvalidSpec(errors.Problem(what=what, fix=fix), subject="database")
-
-
-def _lacks_table(error: exc.DBAPIError) -> bool:
-    return "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "42P01"

@@ -7,12 +7,12 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import tables, values
-from finch_hub.registry.transitions import jobs
+from finch_hub.registry.tables import jobs
 from finch_hub.registry.types import insert_new, now
-from finch_hub.specs.value import JsonObject
 
 datasets = tables.Dataset.__table__
 _COLUMNS = [datasets.c[name] for name in values.Dataset.model_fields]
+_DATASET_FIELDS = ("train", "validation", "dataset")  # of specifications
 
 
 def add(
@@ -70,14 +70,10 @@ def purge(session: Session, name: str) -> values.Dataset:
     """
     dataset = get(session, name)
     unfinished = session.execute(sa.select(jobs.c.id, jobs.c.spec).where(jobs.c.finished_at.is_(None)))
-    readers = sorted(row.id for row in unfinished if dataset.digest in _list_digests(row.spec))
+    readers = sorted(row.id for row in unfinished if dataset.digest in map(row.spec.get, _DATASET_FIELDS))
     if readers:
         raise errors.Conflict(
             f"cannot purge data set {name}: job {', '.join(readers)} needs it (cancel the job or wait until it ends)"
         )
     session.execute(sa.update(datasets).where(datasets.c.digest == dataset.digest).values(purged_at=now()))
     return get(session, dataset.digest)
-
-
-def _list_digests(spec: JsonObject) -> set[str]:
-    return {spec[field] for field in ("train", "validation", "dataset") if spec.get(field)}

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub.registry import values
+from finch_hub.registry.adapter_versions import get_row
 from finch_hub.registry.tables import Adapter, AdapterVersion, Base, Evaluation
-from finch_hub.registry.version_rows import get_row
 from finch_hub.specs.value import JsonObject
 
 

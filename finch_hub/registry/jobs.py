@@ -15,18 +15,8 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values
-from finch_hub.registry.transitions import (
-    JOB_COLUMNS,
-    attempts,
-    change_state,
-    dependencies,
-    in_state,
-    insert_events,
-    job_events,
-    jobs,
-    to_job,
-    to_jobs,
-)
+from finch_hub.registry.tables import attempts, dependencies, job_events, jobs
+from finch_hub.registry.transitions import JOB_COLUMNS, change_state, in_state, insert_events, to_job, to_jobs
 from finch_hub.registry.types import Columns, insert_new, later, now, once
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState

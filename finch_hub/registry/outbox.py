@@ -11,7 +11,8 @@ from collections.abc import Collection
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry.transitions import in_state, jobs
+from finch_hub.registry.tables import jobs
+from finch_hub.registry.transitions import in_state
 from finch_hub.registry.types import later, now, once
 from finch_hub.specs.jobs import JobState
 

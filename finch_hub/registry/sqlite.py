@@ -39,10 +39,8 @@ def refuse_network_file_system(path: Path) -> None:
     kind = get_file_system(path)
     if kind in _NETWORK_FILE_SYSTEMS:
         raise errors.InvalidSpec(
-            errors.Problem(
-                what=f"the file {path} lies on a network file system ({kind}), where SQLite's locks do not work",
-                fix="set FINCH_HOME to a local disk, or FINCH_DATABASE_URL to a PostgreSQL server",
-            ),
+            f"the file {path} lies on a network file system ({kind}), where SQLite's locks do not work",
+            fix="set FINCH_HOME to a local disk, or FINCH_DATABASE_URL to a PostgreSQL server",
             subject="database",
         )
 

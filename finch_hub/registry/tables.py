@@ -309,3 +309,7 @@ class Evaluation(Table):
     metrics: Mapped[Document]
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"), index=True)
     created_at: Mapped[Created]
+
+
+# Core tables, not entities: other processes change the rows, so that a session must not cache them.
+jobs, dependencies, attempts, job_events = (table.__table__ for table in (Job, JobDependency, Attempt, Event))

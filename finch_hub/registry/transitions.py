@@ -11,17 +11,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry import tables
+from finch_hub.registry.tables import attempts, dependencies, job_events, jobs
 from finch_hub.registry.types import Columns, now
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements
 from finch_hub.specs.value import JsonObject
-
-# Core tables, not entities: other processes change the rows, so that a session must not cache them.
-jobs = tables.Job.__table__
-attempts = tables.Attempt.__table__
-job_events = tables.Event.__table__
-dependencies = tables.JobDependency.__table__
 
 _VALUE_COLUMNS = (Job.model_fields.keys() & jobs.c.keys()) - {"cancel_requested"}
 _REQUIREMENT_COLUMNS = Requirements.model_fields.keys() & jobs.c.keys()

@@ -41,9 +41,7 @@ class NewJob(Value):
     """A job to submit.
 
     Attributes:
-        spec: JSON of a `JobSpec`.
-        base_key: `JobSpec.base_key` of the specification.
-        group_key: `JobSpec.group_key` of the specification.
+        spec: JSON of a `JobSpec`, whose keys are given too.
         idempotency_key: key with which a repeated submission returns the first job.
     """
 
@@ -59,8 +57,7 @@ class NewJob(Value):
     @classmethod
     def of_spec(cls, spec: JobSpec, **fields: Any) -> Self:
         """Return the job for a specification."""
-        data = spec.model_dump(mode="json")
-        return cls(spec=data, base_key=spec.base_key, group_key=spec.group_key, **fields)
+        return cls(spec=spec.model_dump(mode="json"), base_key=spec.base_key, group_key=spec.group_key, **fields)
 
 
 class Renewal(Value):
@@ -146,7 +143,6 @@ class Lineage(Value):
     """Origin of a version's bytes.
 
     Attributes:
-        parents: versions that it was made from, with their weights.
         train_digest: digest of the training examples.
         validation_digest: digest of the validation examples.
         seed: seed of all random numbers.

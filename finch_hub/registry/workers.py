@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import tables, values
-from finch_hub.registry.transitions import in_state, jobs
+from finch_hub.registry.tables import jobs
+from finch_hub.registry.transitions import in_state
 from finch_hub.registry.types import Columns, insert_new, later, now
 from finch_hub.specs.jobs import JobState
 

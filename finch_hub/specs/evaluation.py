@@ -8,11 +8,7 @@ from finch_hub.specs.value import Value
 
 
 class EvaluationParameters(Value):
-    """Parameters of both evaluators.
-
-    Attributes:
-        system: system prompt for examples without one.
-    """
+    """Parameters of both evaluators; `system` is the prompt for examples without one."""
 
     system: str | None = None
 

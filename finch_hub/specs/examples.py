@@ -80,11 +80,8 @@ def examples_of(items: Pairs) -> tuple[Example, ...]:
             what = "; ".join(problem.what for problem in error.problems)
             problems.append(errors.Problem(where=f"example {number}", what=what))
         except (TypeError, ValueError):
-            problems.append(
-                errors.Problem(
-                    where=f"example {number}", what="is not a (prompt, completion) pair", fix="give two strings"
-                )
-            )
+            reason = "is not a (prompt, completion) pair"
+            problems.append(errors.Problem(where=f"example {number}", what=reason, fix="give two strings"))
     if not examples and not problems:
         problems.append(errors.Problem(what="there are no examples", fix="give at least one example"))
     if problems:

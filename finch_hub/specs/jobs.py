@@ -102,12 +102,10 @@ class ComposeSpec(JobSpec):
     """Compose several adapters of one base into one.
 
     Attributes:
-        adapter: name of the result.
         parents: two or more adapters; a single one is returned unchanged.
         strategy: name of a strategy plugin, or "auto", which measures several and keeps the best.
         parameters: parameters of the strategy, checked against its schema.
         resolver: name of a conflict-resolver plugin, which runs before the strategy.
-        resolver_parameters: parameters of the resolver.
         scale: factor of the composed update; None searches it on the parents' validation sets, if there are any.
         rank: rank of the result; None keeps the strategy's rank, "auto" reduces it by energy.
         evaluations: maximum number of held-out evaluations of the search; one of them measures plain linear.
@@ -144,11 +142,9 @@ class ComposeOptions(TypedDict, total=False):
 
 
 class MergeSpec(JobSpec):
-    """Write the base with adapters merged into its weights as a standalone model folder.
+    """Write the base with adapters merged into its weights to the folder `out` of the worker.
 
-    Attributes:
-        out: folder on the worker's disk.
-        replace: replace an earlier merge in that folder.
+    `replace` allows to replace an earlier merge in that folder.
     """
 
     kind: Literal["merge"] = "merge"
@@ -224,9 +220,7 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.WAITING: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
     JobState.RUNNING: frozenset({JobState.QUEUED, *FINAL}),
-    JobState.SUCCEEDED: frozenset(),
-    JobState.FAILED: frozenset(),
-    JobState.CANCELLED: frozenset(),
+    **dict.fromkeys(FINAL, frozenset()),
 }
 
 
@@ -234,10 +228,7 @@ class Requirements(Value):
     """Requirements of a job for the slot that runs it.
 
     Attributes:
-        queue: queue that the slot's worker serves.
-        device: kind of the slot's device.
-        memory_bytes: memory of the device.
-        labels: labels of the worker.
+        labels: labels that the slot's worker must have.
         time_limit: seconds after which an attempt fails; None sets no limit.
         together: allow training in one step with other queued jobs of the base (decision 0074). The result then equals
             that of the job alone up to rounding, not to the bit.
@@ -284,9 +275,7 @@ class JobResult(Value):
     """Result of a job that succeeded.
 
     Attributes:
-        adapter: reference of the version that the job made; None for kinds that make none.
-        state: state of that version.
-        metrics: metrics of that version.
+        adapter: reference of the version that the job made, with its state and metrics; None if it made none.
         report: JSON of the kind's report.
     """
 

@@ -16,11 +16,7 @@ class UnusualValueWarning(UserWarning):
 
 _USUAL: dict[str, tuple[float, float, str]] = {
     "rank": (4, 64, "smaller adapters rarely hold a domain, and larger ones overfit on 100 to 1,000 examples"),
-    "alpha": (
-        1.0,
-        32.0,
-        "the update is scaled by alpha / rank, and larger scales make the usual learning rates unstable",
-    ),
+    "alpha": (1.0, 32.0, "larger values of the scale alpha / rank make the usual learning rates unstable"),
     "dropout": (0.0, 0.3, "a larger value hides too much of few examples"),
 }
 
@@ -79,25 +75,15 @@ class LoRAConfig(Value):
         return value
 
     @pydantic.model_validator(mode="after")
-    def _check_combinations(self, info: pydantic.ValidationInfo) -> LoRAConfig:
-        if _is_stored(info):
+    def _check_new(self, info: pydantic.ValidationInfo) -> LoRAConfig:
+        if info.context and info.context.get("stored"):  # its author has seen the warnings
             return self
         if self.rank == "auto":
-            clashing = {
-                "rank_pattern": self.rank_pattern,
-                "alpha_pattern": self.alpha_pattern,
-                "use_dora": self.use_dora,
-            }
-            if names := " and ".join(name for name, value in clashing.items() if value):
+            clashing = ("rank_pattern", "alpha_pattern", "use_dora")
+            if names := " and ".join(name for name in clashing if getattr(self, name)):
                 raise ValueError(f'rank="auto" sets the ranks and scales of plain LoRA: leave out {names}')
         elif self.rank_budget is not None:
             raise ValueError('rank_budget is for rank="auto": leave it out, or set that rank')
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _warn_about_unusual(self, info: pydantic.ValidationInfo) -> LoRAConfig:
-        if _is_stored(info):
-            return self
         for name, (low, high, reason) in _USUAL.items():
             value = getattr(self, name)
             if isinstance(value, (int, float)) and not low <= value <= high:
@@ -125,8 +111,3 @@ class LoRAOptions(TypedDict, total=False):
     use_rslora: bool
     use_dora: bool
     init: Literal["shared", "random", "eva"]
-
-
-def _is_stored(info: pydantic.ValidationInfo) -> bool:
-    """Return whether the value comes from storage, so that its author has seen the warnings."""
-    return bool(info.context and info.context.get("stored"))

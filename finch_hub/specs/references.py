@@ -29,11 +29,9 @@ def check_name(name: str, *, kind: str = "adapter") -> str:
         reason = f": it contains {unicodedata.name(foreign, repr(foreign))}" if foreign else ""
         problem = f"{name!r} is not a valid name{reason}"
         fix = "use 1 to 96 ASCII letters, digits and . _ - , with a letter or digit at both ends"
-        raise errors.InvalidReference(errors.Problem(what=problem, where=kind, fix=fix))
+        raise errors.InvalidReference(problem, where=kind, fix=fix)
     if name.split(".")[0].lower() in _RESERVED:
-        raise errors.InvalidReference(
-            errors.Problem(what=f"{name!r} is reserved", where=kind, fix="choose another name")
-        )
+        raise errors.InvalidReference(f"{name!r} is reserved", where=kind, fix="choose another name")
     return name
 
 
@@ -56,9 +54,7 @@ class AdapterReference:
         if slash:
             if not re.fullmatch(r"[1-9][0-9]{0,8}", version):
                 raise errors.InvalidReference(
-                    errors.Problem(
-                        what=f"{version!r} is not a version number", where=text, fix="write name/3 or name@alias"
-                    )
+                    f"{version!r} is not a version number", where=text, fix="write name/3 or name@alias"
                 )
             return cls(check_name(name), version=int(version))
         name, at, alias = text.partition("@")

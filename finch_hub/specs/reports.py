@@ -17,7 +17,6 @@ class TokenMetrics(Value):
         loss: mean cross-entropy in nats per label token.
         accuracy: share of label tokens whose logit is the largest.
         tokens: number of label tokens.
-        examples: number of examples.
         example_losses: mean loss of each example, in the order of the data; the source of standard errors.
     """
 
@@ -161,51 +160,47 @@ class Retention(Value):
     examples: int = 0
 
 
-class Candidate(Value):
+class CompositionMethod(Value):
+    """A way to compose parents: the strategy that follows the resolver, and the weights of the parents.
+
+    Attributes:
+        scale: factor of the whole update, besides the weights.
+    """
+
+    strategy: str
+    parameters: JsonObject = pydantic.Field(default_factory=dict)
+    resolver: str = "keep"
+    resolver_parameters: JsonObject = pydantic.Field(default_factory=dict)
+    scale: float
+    weights: tuple[float, ...] = ()
+
+
+class Candidate(CompositionMethod):
     """A measured candidate of a composition's search.
 
     Attributes:
-        strategy: name of the strategy, after the resolver.
-        scale: factor of the whole update.
-        weights: weights of the parents, before the scale.
         losses: held-out loss on each parent's search rows; None for a parent without rows.
         worst: least retention of the parents that gained; None if none did.
         mean: average retention of the parents that gained.
     """
 
-    strategy: str
-    parameters: JsonObject = pydantic.Field(default_factory=dict)
-    resolver: str = "keep"
-    resolver_parameters: JsonObject = pydantic.Field(default_factory=dict)
-    scale: float
-    weights: tuple[float, ...] = ()
     losses: tuple[float | None, ...]
     worst: float | None
     mean: float | None
 
 
-class CompositionReport(Value):
+class CompositionReport(CompositionMethod):
     """Report of a composition.
 
     Attributes:
-        strategy: strategy of the result, after the resolver.
-        scale: factor of the whole update, besides the parents' weights.
         rank: largest rank of the result's modules.
-        conflicts: conflicts found before the composition.
         retention: retention of each parent, measured on `rows`.
         rows: "report" for rows that the search did not use, "selection" if there were too few to divide, or "none".
-        candidates: candidates of the search, in the order measured.
         evaluations: evaluations of the search, without the final measurement.
         won_by: worst retention minus that of the best plain linear, on the same rows; None if not measured.
         below_retention: parents whose retention is below the requested minimum.
     """
 
-    strategy: str
-    parameters: JsonObject = pydantic.Field(default_factory=dict)
-    resolver: str = "keep"
-    resolver_parameters: JsonObject = pydantic.Field(default_factory=dict)
-    scale: float
-    weights: tuple[float, ...] = ()
     rank: int
     conflicts: ConflictReport
     retention: tuple[Retention, ...] = ()
@@ -289,7 +284,6 @@ class TensorDifference(Value):
     """Difference between a tensor of an adapter and its reproduction.
 
     Attributes:
-        name: name in the safetensors file.
         relative: ``‖reproduced - original‖ / ‖original‖``, Frobenius; None if the shapes differ or a tensor is missing.
         largest: greatest absolute difference of two entries; None as above.
         what: description in words, if there are no numbers.
@@ -305,8 +299,7 @@ class ReproductionReport(Value):
     """Report of a reproduction: whether the bytes are the same, where they differ, and possible causes.
 
     Attributes:
-        adapter: reference of the version, such as `name/3`.
-        kind: kind of the job that made it.
+        kind: kind of the job that made the version.
         identical: whether the cleaned configuration and the weights are the same bytes.
         identity: hash of the original.
         reproduced_identity: hash of the reproduction.
@@ -314,7 +307,6 @@ class ReproductionReport(Value):
         tensors: tensors that differ, largest difference first.
         compared: number of tensors in either adapter.
         causes: changed influences on the bytes: versions, threads, instruction set and others.
-        seconds: duration of the reproduction.
     """
 
     adapter: str

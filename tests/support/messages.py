@@ -50,7 +50,8 @@ def _visit(node: ast.AST, names: dict[str, list[ast.expr]], found: set[str]) -> 
 def _texts(call: ast.Call, names: dict[str, list[ast.expr]]) -> Iterator[str]:
     name = ast.unparse(call.func).rpartition(".")[2]
     given = {keyword.arg: keyword.value for keyword in call.keywords}
-    if name == "Finding" or "fix" in given or "what" in given:
+    is_problem = "fix" in given or "what" in given or ("where" in given and _is_error(call, name))
+    if name == "Finding" or is_problem:
         keys = ("about", "found", "advice") if name == "Finding" else ("where", "what", "fix")
         if call.args:  # a helper that makes a problem takes what is wrong first
             given.setdefault(keys[1], call.args[0])

@@ -19,7 +19,6 @@ EXERCISED_IN = {
     "cli/generate": "docs/test_pages.py",
     "cli/output": "unit/cli/test_main.py",
     "cli/quantize": "unit/cli/test_jobs.py",
-    "engine/adapters/module_shapes": "unit/engine/adapters/test_attachable_adapter.py",
     "engine/bases/json_cache": "unit/engine/bases/test_fingerprint.py",
     "engine/bases/transformers_logging": "unit/engine/bases/test_base.py",
     "engine/composition/basis": "unit/engine/composition/test_core_space.py",

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from support import registry
 
-from finch_hub.registry import attempts, claims, jobs, outbox, transitions, types, values
+from finch_hub.registry import attempts, claims, jobs, outbox, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
 
@@ -34,9 +34,7 @@ def history(database: Database) -> Database:
     new = [values.NewJob.of_spec(registry.merge_spec())] * 2000
     with database.write() as session:
         jobs.submit_many(session, new)
-        session.execute(
-            sa.update(transitions.jobs).values(state=JobState.SUCCEEDED, finished_at=types.now(), ring_at=None)
-        )
+        session.execute(sa.update(tables.jobs).values(state=JobState.SUCCEEDED, finished_at=types.now(), ring_at=None))
         jobs.submit_many(session, new[:20])
         if session.get_bind().dialect.name == "postgresql":  # PostgreSQL does so after a while, SQLite never
             session.execute(sa.text("ANALYZE"))

@@ -22,7 +22,7 @@ from support import registry
 from support.services import Databases
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, outbox, transitions, types, values
+from finch_hub.registry import attempts, jobs, outbox, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState
@@ -55,7 +55,7 @@ class Protocol(RuleBasedStateMachine):
     @initialize()
     def empty(self) -> None:
         with self.database.write() as session:
-            session.execute(sa.delete(transitions.jobs))
+            session.execute(sa.delete(tables.jobs))
         self.models: dict[str, Model] = {}
         self.serial = 0
         self.results: dict[str, int] = {}
@@ -193,9 +193,7 @@ class Protocol(RuleBasedStateMachine):
         if self.owns(job):
             with self.database.write() as session:
                 past = types.later(-1)
-                session.execute(
-                    sa.update(transitions.jobs).where(transitions.jobs.c.id == job.id).values(lease_until=past)
-                )
+                session.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job.id).values(lease_until=past))
             self.models[job.id].expired = True
 
     @rule(target=claims, job=claims)
@@ -228,9 +226,7 @@ class Protocol(RuleBasedStateMachine):
     def ring(self, limit: int) -> None:
         with self.database.write() as session:
             session.execute(
-                sa.update(transitions.jobs)
-                .values(ring_at=types.later(-1))
-                .where(transitions.jobs.c.ring_at.is_not(None))
+                sa.update(tables.jobs).values(ring_at=types.later(-1)).where(tables.jobs.c.ring_at.is_not(None))
             )
             due = outbox.take_due(session, limit=limit)
             outbox.postpone(session, due)
@@ -246,8 +242,8 @@ class Protocol(RuleBasedStateMachine):
             return
         with self.database.read() as session:
             stored = {job.id: job for job in jobs.find(session, limit=1000)}
-            events = by_job(session.execute(sa.select(transitions.job_events).order_by(transitions.job_events.c.seq)))
-            claims = by_job(session.execute(sa.select(transitions.attempts).order_by(transitions.attempts.c.fence)))
+            events = by_job(session.execute(sa.select(tables.job_events).order_by(tables.job_events.c.seq)))
+            claims = by_job(session.execute(sa.select(tables.attempts).order_by(tables.attempts.c.fence)))
         assert set(stored) == set(self.models)
         for job_id, model in self.models.items():
             job = stored[job_id]

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, attempts, jobs, transitions, types, values
+from finch_hub.registry import adapter_versions, attempts, jobs, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState
@@ -115,7 +115,7 @@ def test_fail_with_retry_waits_longer_each_time_and_then_fails(database: Databas
         assert timedelta(seconds=delay - 10) < left <= timedelta(seconds=delay)
         assert registry.claim(database) is None
         with database.write() as session:
-            session.execute(sa.update(transitions.jobs).values(not_before=types.later(-1)))
+            session.execute(sa.update(tables.jobs).values(not_before=types.later(-1)))
     job = registry.fail(database, registry.claimed(database), "the disk is full", policy)
     assert (job.state, job.attempts, job.fence) == (JobState.FAILED, 3, 3)
     assert outcomes(database, job) == [(1, "failed"), (2, "failed"), (3, "failed")]

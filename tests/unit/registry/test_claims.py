@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import registry
 
-from finch_hub.registry import attempts, claims, jobs, placement, transitions, types, values
+from finch_hub.registry import attempts, claims, jobs, placement, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, JobState, Requirements
 
@@ -50,7 +50,7 @@ def test_claim_takes_a_job_that_has_waited_before_loaded_bases(database: Databas
     registry.submit(database, spec=registry.train_spec(base="warm"))
     with database.write() as session:
         waited = types.later(-claims.WARM_PATIENCE_SECONDS - 1)
-        session.execute(sa.update(transitions.jobs).where(transitions.jobs.c.id == cold.id).values(created_at=waited))
+        session.execute(sa.update(tables.jobs).where(tables.jobs.c.id == cold.id).values(created_at=waited))
     assert registry.claimed(database, warm_base="warm@").id == cold.id
 
 
@@ -85,7 +85,7 @@ def test_claim_takes_exactly_the_jobs_without_misfits(
     database: Database, asked: list[Requirements], slot: values.Capabilities
 ) -> None:
     with database.write() as session:
-        session.execute(sa.delete(transitions.jobs))
+        session.execute(sa.delete(tables.jobs))
         new = [values.NewJob.of_spec(registry.train_spec(), requirements=item) for item in asked]
         submitted = {job.id: job.requirements for job in jobs.submit_many(session, new)}
     got = {job.id for _ in asked if (job := registry.claim(database, capabilities=slot)) is not None}

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, attempts, jobs, transitions, types, values
+from finch_hub.registry import adapter_versions, attempts, jobs, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, JobState, Requirements
 from finch_hub.workers.runs import train
@@ -205,7 +205,7 @@ def test_prune_by_number_keeps_the_jobs_that_ended_last(database: Database) -> N
     for number, job in enumerate(made[:3]):
         registry.succeed(database, registry.claimed(database, job_id=job.id))
         with database.write() as session:
-            ended = sa.update(transitions.jobs).where(transitions.jobs.c.id == job.id)
+            ended = sa.update(tables.jobs).where(tables.jobs.c.id == job.id)
             session.execute(ended.values(finished_at=types.later(number - 100)))
     with database.write() as session:
         assert jobs.prune(session) == []
@@ -221,7 +221,7 @@ def test_prune_of_jobs_that_ended_at_once_keeps_the_last_submitted(database: Dat
     for job in made:
         registry.cancel(database, job)
     with database.write() as session:
-        session.execute(sa.update(transitions.jobs).values(finished_at=types.once(types.later(-1))))
+        session.execute(sa.update(tables.jobs).values(finished_at=types.once(types.later(-1))))
     with database.write() as session:
         assert set(jobs.prune(session, beyond=3)) == {made[0].id}
         assert set(jobs.prune(session, beyond=1)) == {made[1].id, made[2].id}

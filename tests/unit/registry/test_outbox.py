@@ -3,7 +3,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from support import registry
 
-from finch_hub.registry import outbox, transitions, types, values
+from finch_hub.registry import outbox, tables, types, values
 from finch_hub.registry.database import Database
 
 
@@ -16,7 +16,7 @@ def make_all_due(database: Database) -> None:
     """Move the due time of all jobs into the past, as waiting would."""
     with database.write() as session:
         session.execute(
-            sa.update(transitions.jobs).where(transitions.jobs.c.ring_at.is_not(None)).values(ring_at=types.later(-1))
+            sa.update(tables.jobs).where(tables.jobs.c.ring_at.is_not(None)).values(ring_at=types.later(-1))
         )
 
 

@@ -14,11 +14,11 @@ CPU = values.Device(kind="cpu", name="2 cores", memory_bytes=2**34, free_bytes=2
 GPU = values.Device(kind="cuda", name="L4", memory_bytes=24 * 2**30, free_bytes=20 * 2**30)
 
 
-def register(database: Database, name: str = "gpu-1", **arguments: Any) -> values.Worker:
+def register(database: Database, name: str = "gpu-1", *, replaces: str | None = None, **fields: Any) -> values.Worker:
     given: dict[str, Any] = {"hostname": "box", "pid": 7, "version": "0.1.0", "schema_revision": "0001"}
-    given |= {"devices": [CPU], **arguments}
+    given |= {"devices": [CPU], **fields}
     with database.write() as session:
-        return workers.register(session, values.WorkerDescription(id=name, **given))
+        return workers.register(session, values.WorkerDescription(id=name, **given), replaces=replaces)
 
 
 def heartbeat(database: Database, worker: values.Worker, **arguments: Any) -> str:

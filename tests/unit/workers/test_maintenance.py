@@ -13,7 +13,7 @@ from support import registry
 from finch_hub import settings
 from finch_hub.registry import jobs, types, values, workers
 from finch_hub.registry.database import Database
-from finch_hub.registry.transitions import jobs as job_table
+from finch_hub.registry.tables import jobs as job_table
 from finch_hub.specs.jobs import JobState
 from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.supervision import clock

@@ -16,7 +16,7 @@ from support import services
 from finch_hub import settings
 from finch_hub.registry import jobs, types, values, workers
 from finch_hub.registry.database import Database
-from finch_hub.registry.transitions import jobs as table
+from finch_hub.registry.tables import jobs as table
 from finch_hub.specs.jobs import ExportSpec, Requirements
 from finch_hub.workers import worker as module
 from finch_hub.workers.embedded import broker as home_broker
