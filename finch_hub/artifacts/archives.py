@@ -64,7 +64,7 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
     except (*damage, NotImplementedError, RuntimeError) as error:  # the last two: unknown compression, a password
         shutil.rmtree(into, ignore_errors=True)
         what = f"cannot be unpacked: {type(error).__name__}: {error}"
-        raise errors.RefusedArtifact(errors.Problem(what=what), subject=archive.name) from None
+        raise errors.RefusedArtifact(what, subject=archive.name) from None
     return into
 
 
@@ -95,7 +95,7 @@ class _Allowance:
         """Refuse the archive if this many bytes are too many."""
         if total > self.limit:
             what = f"unpacks to more than {self.limit} bytes, which is the limit or {MAX_RATIO} times its own size"
-            raise errors.RefusedArtifact(errors.Problem(what=what), subject=self._archive.name)
+            raise errors.RefusedArtifact(what, subject=self._archive.name)
 
 
 def _check(archive: Path, members: Sequence[_Member], allowance: _Allowance) -> None:

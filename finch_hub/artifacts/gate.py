@@ -186,7 +186,7 @@ def _find_weights(source: Path) -> Path:
         found = f"; it has the pickle {', '.join(duplicates or pickles)}, which can run code" if pickles else ""
         what = f"has {'a second form of its weights' if (source / WEIGHTS).exists() else f'no {WEIGHTS}'}{found}"
         fix = f"save the adapter with safetensors, as {WEIGHTS} alone"
-        raise errors.RefusedArtifact(errors.Problem(what=what, fix=fix), subject=str(source))
+        raise errors.RefusedArtifact(what, fix=fix, subject=str(source))
     return source / WEIGHTS
 
 
@@ -196,7 +196,7 @@ def _read_config(source: Path, header: SafetensorsHeader) -> bytes:
         if text is None:
             what = f"has no config: its metadata have no {CONFIG_KEY!r}"
             fix = f"give a folder with {CONFIG} and the weights as {WEIGHTS}"
-            raise errors.RefusedArtifact(errors.Problem(what=what, fix=fix), subject=source.name)
+            raise errors.RefusedArtifact(what, fix=fix, subject=source.name)
         return text.encode()
     with open_regular_file(source / CONFIG) as stream:
         return stream.read(config_cleaning.MAX_BYTES + 1)
@@ -214,11 +214,11 @@ def _check_record(source: Path, identity: str) -> None:
         try:
             declared = json.loads(stream.read(_MAX_RECORD_BYTES)).get("identity")
         except (ValueError, RecursionError, AttributeError):
-            raise errors.RefusedArtifact(errors.Problem(where=RECORD, what="is not a JSON object")) from None
+            raise errors.RefusedArtifact("is not a JSON object", where=RECORD) from None
     if declared not in (None, identity):
         what = f"declares the identity {str(declared)[:64]}, but the files have {identity}"
         fix = f"the files were changed; delete {RECORD} to import them"
-        raise errors.RefusedArtifact(errors.Problem(where=RECORD, what=what, fix=fix))
+        raise errors.RefusedArtifact(what, where=RECORD, fix=fix)
 
 
 def _write_weights(source: Path, header: SafetensorsHeader, metadata: Mapping[str, str], target: Path) -> None:

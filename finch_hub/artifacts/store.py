@@ -169,7 +169,7 @@ class ArtifactStore:
         if found != expected:
             where, what = f"artifact store {self._name}", f"{what} now has the SHA-256 {found}"
             fix = "the storage is damaged; restore it from a backup or make the artifact again"
-            raise errors.RefusedArtifact(errors.Problem(where=where, what=what, fix=fix))
+            raise errors.RefusedArtifact(what, where=where, fix=fix)
 
 
 def _open(url: str) -> tuple[Files, str]:
@@ -181,7 +181,7 @@ def _open(url: str) -> tuple[Files, str]:
         filesystem, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         fix = "use a folder or an fsspec URL and install its package (finch-hub[s3] for s3://)"
-        raise errors.InvalidSpec(errors.Problem(where="artifacts_url", what=str(error), fix=fix)) from None
+        raise errors.InvalidSpec(str(error), where="artifacts_url", fix=fix) from None
     except Exception as error:  # some implementations connect at once and raise errors of their own
         protocol = url.partition("://")[0]  # the rest may hold a password
         raise errors.Unavailable(f"artifact store {protocol}://…: {type(error).__name__}: {error}") from error
@@ -242,7 +242,7 @@ def _safe(name: Any) -> str:
     """
     parts = name.split("/") if isinstance(name, str) else [""]
     if any(part in ("", ".", "..") or not part.isprintable() or set(part) & set('\\:*?"<>|') for part in parts):
-        raise errors.RefusedArtifact(errors.Problem(where=repr(name), what="is not a safe file name"))
+        raise errors.RefusedArtifact("is not a safe file name", where=repr(name))
     return "/".join(parts)
 
 

@@ -41,7 +41,7 @@ def check_tensors(
     paths = {split_name(name)[0] for name in tensors}
     for field in ("rank_pattern", "alpha_pattern"):
         if len(config[field]) * len(paths) > _MAX_PATTERN_MATCHES:
-            raise errors.RefusedArtifact(errors.Problem(where=field, what="has too many patterns"), subject=CONFIG)
+            raise errors.RefusedArtifact("has too many patterns", where=field, subject=CONFIG)
     shapes = {name: info.shape for name, info in tensors.items()}
     problems: list[errors.Problem] = []
     if scheme is not None:

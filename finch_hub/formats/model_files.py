@@ -142,7 +142,7 @@ def _read_index(folder: Path) -> Mapping[str, Any] | None:
         return None
     index = _read_json(folder / INDEX)
     if not isinstance(index.get("weight_map"), dict):
-        raise errors.InvalidInput(errors.Problem(where=str(folder / INDEX), what="has no weight_map"))
+        raise errors.InvalidInput("has no weight_map", where=str(folder / INDEX))
     return index
 
 
@@ -152,7 +152,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     except OSError:
         raise errors.NotFound("model file", str(path)) from None
     except ValueError as error:
-        raise errors.InvalidInput(errors.Problem(where=str(path), what=f"is not JSON: {error}")) from None
+        raise errors.InvalidInput(f"is not JSON: {error}", where=str(path)) from None
     if not isinstance(data, dict):
-        raise errors.InvalidInput(errors.Problem(where=str(path), what="is not a JSON object"))
+        raise errors.InvalidInput("is not a JSON object", where=str(path))
     return data

@@ -60,7 +60,7 @@ class Scheme:
             known = False
         if not known:
             what, fix = f"is {text[:100]!r}, which this version cannot read", "upgrade finch-hub or export it again"
-            raise errors.Incompatible(errors.Problem(where=METADATA, what=what, fix=fix))
+            raise errors.Incompatible(what, where=METADATA, fix=fix)
         return cls(bits=bits, group=group)
 
     def metadata(self) -> dict[str, str]:
@@ -82,7 +82,7 @@ class Scheme:
         grouped, length = _in_groups(rows, self.group), rows.shape[1]
         scales = _scales(grouped, bits)
         if not np.isfinite(scales).all():
-            raise errors.Incompatible(errors.Problem(where=name, what="holds values that are too large to quantize"))
+            raise errors.Incompatible("holds values that are too large to quantize", where=name)
         numbers = _numbers(grouped, scales.astype(np.float32)[:, :, None], bits)
         flat = numbers.reshape(rows.shape[0], -1)[:, :length].astype(np.int8)
         codes = _pack(flat) if bits == "int4" else flat
@@ -142,7 +142,7 @@ class Scheme:
         group = min(self.group or length, length)
         if scales.shape != (values.shape[0], -(-length // group)):
             what = f"numbers {list(codes.shape)} and scales {list(scales.shape)} do not fit groups of {group}"
-            raise errors.Incompatible(errors.Problem(where=name, what=what))
+            raise errors.Incompatible(what, where=name)
         values *= np.repeat(scales.astype(np.float32), group, axis=1)[:, :length]
         return np.ascontiguousarray(values.T if turn else values)
 

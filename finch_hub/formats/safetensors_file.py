@@ -110,4 +110,4 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, NDArray[Any]]
 
 
 def _damaged(path: Path, what: str) -> errors.InvalidInput:
-    return errors.InvalidInput(errors.Problem(what=what, where=str(path), fix="fetch or copy the file again"))
+    return errors.InvalidInput(what, where=str(path), fix="fetch or copy the file again")

@@ -168,7 +168,7 @@ def open_regular_file(path: Path) -> io.BufferedReader:
 
 
 def _refused(path: Path, what: str, fix: str = "") -> errors.RefusedArtifact:
-    return errors.RefusedArtifact(errors.Problem(what=what, fix=fix), subject=path.name)
+    return errors.RefusedArtifact(what, fix=fix, subject=path.name)
 
 
 def _parse(path: Path, text: bytes, problems: list[str]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ class Adapters:
         parsed = AdapterReference.parse(reference)
         if parsed.version is None:
             what = f"cannot delete {reference!r}: it may name another version later"
-            raise errors.InvalidReference(errors.Problem(what=what, fix="give a version number, such as name/3"))
+            raise errors.InvalidReference(what, fix="give a version number, such as name/3")
         with self._stores.database.write() as session:
             return adapter_versions.delete(session, parsed.name, parsed.version)
 

@@ -275,7 +275,7 @@ class Hub:
         version = self.adapters.get(adapter)
         if version.kind == "import":
             what = "was imported, so its lineage does not tell how it was made"
-            raise errors.Incompatible(errors.Problem(where=version.reference, what=what))
+            raise errors.Incompatible(what, where=version.reference)
         for digest in (version.lineage.train_digest, version.lineage.validation_digest):
             if version.kind == "train" and digest and self.datasets.get(digest).purged_at is not None:
                 what = f"cannot reproduce adapter {version.reference}: the data set {digest[:12]} was purged"

@@ -32,7 +32,7 @@ def check_strategy(spec: ComposeSpec, catalog: Catalog) -> None:
         catalog.strategies[spec.strategy].parse(spec.parameters)
     elif spec.parameters:
         what = f"the strategy auto takes no parameters, but {', '.join(sorted(spec.parameters))} was given"
-        raise errors.InvalidSpec(errors.Problem(where="parameters", what=what, fix="name a strategy that takes them"))
+        raise errors.InvalidSpec(what, where="parameters", fix="name a strategy that takes them")
 
 
 def check_resolver(spec: ComposeSpec, catalog: Catalog) -> None:
@@ -91,4 +91,4 @@ def make_trials(spec: ComposeSpec, catalog: Catalog) -> tuple[Trial, ...]:
 def _check_evaluations(spec: ComposeSpec) -> None:
     if spec.strategy != "auto" and spec.evaluations < 2:
         what = f"{spec.evaluations} is not enough to measure the strategy and plain linear"
-        raise errors.InvalidSpec(errors.Problem(where="evaluations", what=what, fix="allow two or more"))
+        raise errors.InvalidSpec(what, where="evaluations", fix="allow two or more")

@@ -205,7 +205,7 @@ def _compose_unmeasured(task: _Task) -> Composed:
     if trial.needs_data:
         what = f"the strategy {trial.strategy} needs validation examples of the parents, but there are none"
         fix = "give the parents validation data and a base, or choose another strategy"
-        raise errors.InvalidSpec(errors.Problem(where="strategy", what=what, fix=fix), subject="composition")
+        raise errors.InvalidSpec(what, where="strategy", fix=fix, subject="composition")
     lines = tuple(Retention(parent=parent, status="unmeasured") for parent in task.conflicts.parents)
     composed = task.finish(trial, spec.scale or trial.initial_scale, task.weights, lines)
     advice = ["nothing was measured: no parent has validation rows, or there is no base"]

@@ -92,7 +92,7 @@ def load_examples(data: bytes) -> tuple[Example, ...]:
 
 def _convert(row: Row, formats: Sequence[row_formats.RowFormat]) -> Example:
     if row.value is None:
-        raise errors.InvalidSpec(errors.Problem(what=row.problem, fix=row.fix))
+        raise errors.InvalidSpec(row.problem, fix=row.fix)
     example = row_formats.recognize(row.value, formats).convert(row.value)
     for content in (example.text or "", *(message.content for message in example.messages)):
         try:

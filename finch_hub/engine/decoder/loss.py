@@ -37,7 +37,7 @@ class Head:
         ]
         if type(module) is not nn.Linear or scaled:
             reason = f"its configuration sets {scaled[0]}" if scaled else "its language-model head is adapted"
-            raise errors.Incompatible(errors.Problem(what=f"the base cannot be trained: {reason}"))
+            raise errors.Incompatible(f"the base cannot be trained: {reason}")
         self.linear = get_frozen_linear([module], is_prepacked=can_prepack([module]))
         self.vocabulary = len(module.weight)
 

@@ -54,14 +54,14 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: GGUFParameter
 def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFParameters) -> dict[str, Any]:
     """Write the GGUF file itself; see :func:`write`."""
     if base is None:
-        raise errors.Incompatible(errors.Problem(what="a GGUF adapter needs its base's config and tensor names"))
+        raise errors.Incompatible("a GGUF adapter needs its base's config and tensor names")
     with StoredAdapter(adapter) as stored, ModelFiles(base) as files:
         stored.require_plain("llama.cpp")
         plan_merge(files, [(stored, 1.0)])  # raises if the adapter does not fit the base
         if files.is_tied and any(path.endswith("lm_head") for path in stored.modules):
             why = "the base ties its head to its embeddings, so GGUF has no tensor for it"
             fix = "merge it into its base instead"
-            raise errors.Incompatible(errors.Problem(where="lm_head", what=why, fix=fix), subject=str(adapter))
+            raise errors.Incompatible(why, where="lm_head", fix=fix, subject=str(adapter))
         model_type = str(files.config.get("model_type"))
         if model_type not in _ARCHITECTURES:
             known = ", ".join(sorted(_ARCHITECTURES))
@@ -80,7 +80,7 @@ def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFPar
         for path, module in stored.modules.items():
             name = names.get_name(path)
             if name is None:
-                raise errors.Incompatible(errors.Problem(where=path, what="has no name in GGUF"), subject=str(adapter))
+                raise errors.Incompatible("has no name in GGUF", where=path, subject=str(adapter))
             A, B = stored.factors(path)
             B = B * np.float32(module.scale * module.rank / alpha)
             if is_reordered and path.endswith(("q_proj", "k_proj")):

@@ -40,7 +40,7 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: MergedParamet
         Incompatible: the base is missing; for others see :func:`merge`.
     """
     if base is None:
-        raise errors.Incompatible(errors.Problem(what="a merged model needs its base's weights"))
+        raise errors.Incompatible("a merged model needs its base's weights")
     adapters = [(adapter, parameters.weight)]
     report = merge(base, adapters, out, base_model=parameters.base_model, replace=parameters.replace)
     return {"modules": report.modules, "bytes": report.bytes_written, "seconds": report.seconds}

@@ -20,7 +20,7 @@ def tokenize_prompts(prompts: Sequence[Prompt], base: Base, *, systems: Sequence
         InvalidSpec: no prompts, or prompts that are empty or fill the model's context, all of them by number.
     """
     if not prompts:
-        raise errors.InvalidSpec(errors.Problem(what="there are no prompts", fix="give at least one"))
+        raise errors.InvalidSpec("there are no prompts", fix="give at least one")
     tokenized, problems = [], []
     for number, (prompt, system) in enumerate(zip(prompts, systems, strict=True), start=1):
         turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)

@@ -105,7 +105,7 @@ def choose_threshold(
         if not affordable:
             least = spectrum.parameters(thresholds[0])
             what = f"{budget:,} parameters are fewer than the strongest direction takes ({least:,})"
-            raise errors.InvalidSpec(errors.Problem(where="rank_budget", what=what, fix="raise it"))
+            raise errors.InvalidSpec(what, where="rank_budget", fix="raise it")
         last = affordable[-1]
     measured: dict[int, ThresholdChoice] = {}
 

@@ -41,10 +41,10 @@ def prepare_data(
 
     """
     if not examples:
-        raise errors.InvalidDataset(errors.Problem(what="there are no examples", fix="give at least one"))
+        raise errors.InvalidDataset("there are no examples", fix="give at least one")
     if training.max_length is not None and training.max_length > base.context:
         what = f"{training.max_length:,} tokens are more than the base's context of {base.context:,}"
-        raise errors.InvalidSpec(errors.Problem(where="max_length", what=what, fix="lower it"), subject="training")
+        raise errors.InvalidSpec(what, where="max_length", fix="lower it", subject="training")
     reporter.report_phase("tokenizing")
     if validation is None:
         examples, validation = splitting.split_examples(examples, training.validation, training.seed)

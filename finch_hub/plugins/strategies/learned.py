@@ -28,7 +28,7 @@ def merge(
     fitted = [part for part in parts if len(part.block.present) > 1]
     if fitted and not parent_data.parents:
         what = "no parent gains more than two standard errors on its own rows"
-        raise errors.Incompatible(errors.Problem(what=what, fix="choose another strategy"), subject="learned")
+        raise errors.Incompatible(what, fix="choose another strategy", subject="learned")
     leaves = [part.leaf for part in fitted] if parameters.per_module else [shared]
     optimizer = torch.optim.Adam([leaf.requires_grad_() for leaf in leaves], lr=parameters.learning_rate)
     for step in range(parameters.steps if fitted else 0):

@@ -41,21 +41,17 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
     except ValueError:
         # The message shows no part of the address: what looks like a port may be a part of the password.
         raise errors.InvalidSpec(
-            errors.Problem(
-                where="FINCH_BROKER_URL",
-                what="is not the address of a broker",
-                fix="write redis://:PASSWORD@HOST:PORT/0, and replace / # ? in the password by %2F %23 %3F",
-            ),
+            "is not the address of a broker",
+            where="FINCH_BROKER_URL",
+            fix="write redis://:PASSWORD@HOST:PORT/0, and replace / # ? in the password by %2F %23 %3F",
             subject="settings",
         ) from None
     if allow_insecure or not parts.hostname or parts.password or _is_loopback(parts.hostname):
         return
     raise errors.InvalidSpec(
-        errors.Problem(
-            where="FINCH_BROKER_URL",
-            what=f"the broker at {parts.hostname} has no password and is not on this machine",
-            fix="set a password (redis://:PASSWORD@HOST), or FINCH_ALLOW_INSECURE=1 if the network is trusted",
-        ),
+        f"the broker at {parts.hostname} has no password and is not on this machine",
+        where="FINCH_BROKER_URL",
+        fix="set a password (redis://:PASSWORD@HOST), or FINCH_ALLOW_INSECURE=1 if the network is trusted",
         subject="settings",
     )
 

@@ -132,9 +132,7 @@ def check_fingerprint(found: str, expected: str, adapter: str, base: str) -> Non
     """
     if found != expected:
         raise errors.Incompatible(
-            errors.Problem(
-                where=adapter,
-                what=f"was made for a base with the fingerprint {expected[:12]}…, but {base} has {found[:12]}…",
-                fix="name the base that the adapter was made for",
-            )
+            f"was made for a base with the fingerprint {expected[:12]}…, but {base} has {found[:12]}…",
+            where=adapter,
+            fix="name the base that the adapter was made for",
         )

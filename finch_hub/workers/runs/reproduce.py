@@ -100,9 +100,7 @@ def finish(spec: ReproduceSpec, job: Job, outcome: ReproduceOutcome, stores: Sto
 def _kind_of(name: str) -> tuple[JobKind[Any, Any, Any], Recipe[Any, Any]]:
     kind = kinds.kind_of(name)
     if kind.recipe is None:
-        raise errors.Incompatible(
-            errors.Problem(what=f"a job of the kind {name} makes no version that can be reproduced")
-        )
+        raise errors.Incompatible(f"a job of the kind {name} makes no version that can be reproduced")
     return kind, kind.recipe
 
 
