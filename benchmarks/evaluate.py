@@ -26,14 +26,14 @@ SIDES = ("ours", "trainer")
 
 def ours(args: argparse.Namespace) -> None:
     from finch_hub import LoRAConfig
-    from finch_hub.engine.adapters.attachable_adapter import attach
+    from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
     from finch_hub.engine.decoder import evaluation
     from finch_hub.engine.training.environment import use_threads
 
     base = harness.load_base(args)
     _, held_out = harness.tokenized(args, base)
     config = LoRAConfig(rank=harness.RANK, alpha=harness.ALPHA, target_modules=harness.targets(args))
-    adapters = [attach(base, config, name=f"adapter-{number}") for number in range(ADAPTERS)]
+    adapters = [AttachableAdapter(config, base, name=f"adapter-{number}") for number in range(ADAPTERS)]
     for number, adapter in enumerate(adapters):
         randomize(adapter.parameters(), seed=number)
         adapter.disable()

@@ -30,7 +30,7 @@ import torch
 
 from finch_hub import GeneratorModel, LoRAConfig
 from finch_hub.engine import Base, load_base
-from finch_hub.engine.adapters.attachable_adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 
 PLACES = (
     "Paris", "Rome", "Oslo", "Lima", "Cairo", "Tokyo", "Delhi", "Quito",
@@ -48,7 +48,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 def make_adapters(base: Base, folder: Path, *, count: int, rank: int) -> list[Path]:
     """Write random adapters with updates so small that the base still answers in sentences."""
-    adapter = attach(base, LoRAConfig(rank=rank, target_modules="all-linear"))
+    adapter = AttachableAdapter(LoRAConfig(rank=rank, target_modules="all-linear"), base)
     folders = []
     for number in range(count):
         generator = torch.Generator().manual_seed(number)

@@ -136,7 +136,7 @@ def fetch_base(source: BaseModelSource, stores: Stores, *, progress: Callable[[s
 
 def load_base(source: BaseModelSource, stores: Stores, *, device: str = "auto") -> LoadedBase:
     """Fetch a base and load it into memory, with torch."""
-    from finch_hub.engine.bases.base import load_base
+    from finch_hub.engine.bases import base
 
     fetch = stores.catalog.base_source_of(source.source).load()
-    return load_base(source, device=device, cache=stores.bases, fetch=fetch)
+    return base.load_base(source, device=device, cache=stores.bases, fetch=fetch)

@@ -40,10 +40,10 @@ def adapted(base: Base, *, name: str = "default", seed: int = 0, dropout: float 
     """Put an adapter with random A and B on all linear modules of the base."""
     import torch
 
-    from finch_hub.engine.adapters.attachable_adapter import attach
+    from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 
     config = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear", dropout=dropout)
-    adapter = attach(base, config, name=name)
+    adapter = AttachableAdapter(config, base, name=name)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in adapter.parameters().values():

@@ -71,7 +71,6 @@ EXERCISED_IN = {
     "workers/runs/quantize": "acceptance/test_reproduction.py",
     "workers/runs/reproduce": "acceptance/test_reproduction.py",
     "workers/runs/train": "faults/test_training.py",
-    "workers/runs/train_group": "faults/test_together.py",
     "workers/supervision/clock": "faults/test_clocks.py",
     "workers/supervision/fault_points": "faults/test_commits.py",
 }

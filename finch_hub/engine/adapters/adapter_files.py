@@ -19,17 +19,9 @@ from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
 from finch_hub.formats.safetensors_header import TensorInfo, write_safetensors_header
 
 _DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.bool: "BOOL",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-}
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+}  # fmt: skip
 
 
 def read_adapter(path: Path) -> AdapterWeights:
@@ -43,9 +35,8 @@ def read_adapter(path: Path) -> AdapterWeights:
     """
     path = path.expanduser()
     file = path / WEIGHTS if path.is_dir() else path
-    if file.suffix != ".safetensors" or (
-        path.is_dir() and not file.is_file() and (path / "adapter_model.bin").exists()
-    ):
+    is_pickled = not file.is_file() and (path / "adapter_model.bin").exists()
+    if file.suffix != ".safetensors" or is_pickled:
         what = "is not a safetensors file; pickled weights can run code"
         raise errors.RefusedArtifact(errors.Problem(what=what, where=str(path)))
     if not file.is_file():

@@ -14,8 +14,7 @@ from torch import nn
 from finch_hub import errors
 from finch_hub.engine.adapters import initialization, peft_fields
 from finch_hub.engine.adapters.adapter_files import read_adapter, write_adapter
-from finch_hub.engine.adapters.module_shapes import check_fit, linear_modules
-from finch_hub.engine.adapters.weights import AdapterWeights
+from finch_hub.engine.adapters.weights import AdapterWeights, check_fit
 from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.formats.peft_names import tensor_name
@@ -221,13 +220,14 @@ class AttachableAdapter:
             layer.set_adapter([*active.get(path, []), *own])
 
 
-def attach(base: Base, config: LoRAConfig, *, name: str = "default", seed: int = 0) -> AttachableAdapter:
-    """Attach a new adapter to the base: B = 0, so the logits stay the base's, and A as `config.init` says.
-
-    Raises:
-        InvalidSpec: the configuration names modules that the base does not have, or the name is in use.
-    """
-    return AttachableAdapter(config, base, name=name, seed=seed)
+def linear_modules(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return path and shape (out, in) of every linear module except the language-model head."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for path, module in model.named_modules():
+        is_inside_layer = ".base_layer" in path or ".lora_" in path
+        if isinstance(module, (nn.Linear, LoraLayer)) and not is_inside_layer and not target_modules.is_embedding(path):
+            shapes[path] = (module.out_features, module.in_features)
+    return shapes
 
 
 def _check_needs_no_data(config: LoRAConfig) -> None:

@@ -35,9 +35,8 @@ def compare_adapters(original: Path, reproduced: Path) -> AdapterComparison:
 
 def _compare(name: str, original: Tensor | None, reproduced: Tensor | None) -> TensorDifference | None:
     if original is None or reproduced is None:
-        return TensorDifference(
-            name=name, what=f"is only in the {'original' if reproduced is None else 'reproduction'}"
-        )
+        side = "original" if reproduced is None else "reproduction"
+        return TensorDifference(name=name, what=f"is only in the {side}")
     if original.shape != reproduced.shape:
         return TensorDifference(name=name, what=f"has shape {[*reproduced.shape]}, not {[*original.shape]}")
     if original.dtype != reproduced.dtype:

@@ -21,8 +21,6 @@ def make_initial_a(path: str, rank: int, in_features: int, *, seed: str = SHARED
 
     Args:
         path: path of the module in the model, such as ``model.layers.0.self_attn.q_proj``.
-        rank: number of rows.
-        in_features: number of columns.
         seed: name of the seed; "shared" gives the A that all adapters of a base share.
     """
     name = f"finch-hub initial A 1\n{seed}\n{path}\n{in_features}\n".encode()

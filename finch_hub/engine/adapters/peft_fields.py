@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import peft
@@ -14,19 +15,13 @@ from finch_hub.formats.peft_names import CONFIG
 from finch_hub.specs.lora import LoRAConfig, UnusualValueWarning
 
 
-def from_lora_config(config: LoRAConfig, base: Base, modules: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
-    """Return PEFT's fields as plain JSON values.
-
-    Args:
-        config: rank, scale and target modules.
-        base: named in the fields as the base model.
-        modules: shape of each linear module of the base, by its path.
-    """
+def from_lora_config(config: LoRAConfig, base: Base, paths: Iterable[str]) -> dict[str, Any]:
+    """Return PEFT's fields as plain JSON values, for a base with linear modules at these paths."""
     fields = peft.LoraConfig(
         r=target_modules.default_rank(config),
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=target_modules.peft_targets(config, modules),
+        target_modules=target_modules.peft_targets(config, paths),
         exclude_modules=list(config.exclude_modules) or None,
         layers_to_transform=target_modules.peft_layers(config),
         rank_pattern=dict(config.rank_pattern),
@@ -38,7 +33,7 @@ def from_lora_config(config: LoRAConfig, base: Base, modules: Mapping[str, tuple
         revision=base.revision,
         inference_mode=True,
     )
-    return {name: _to_json(value) for name, value in fields.to_dict().items()}
+    return dict(json.loads(json.dumps(fields.to_dict(), default=sorted)))  # PEFT keeps names in sets
 
 
 def to_lora_config(fields: Mapping[str, Any]) -> LoRAConfig:
@@ -71,13 +66,3 @@ def for_layers(fields: Mapping[str, Any], paths: Sequence[str]) -> peft.LoraConf
     trainable = {"layers_pattern": None, "inference_mode": False, "init_lora_weights": True}
     known = peft.LoraConfig.__dataclass_fields__  # a file of another PEFT version can have further fields
     return peft.LoraConfig(**{name: value for name, value in {**fields, **exact, **trainable}.items() if name in known})
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _to_json(item) for key, item in value.items()}
-    if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    if isinstance(value, (list, tuple)):
-        return [_to_json(item) for item in value]
-    return getattr(value, "value", value)

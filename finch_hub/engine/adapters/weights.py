@@ -1,4 +1,4 @@
-"""Weights of a LoRA adapter in memory."""
+"""Weights of a LoRA adapter in memory, and the check that they fit a base."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from finch_hub import errors
+from finch_hub.engine.bases.base import Base
 from finch_hub.formats.lora_modules import find_modules
 
 
@@ -80,3 +81,25 @@ class AdapterWeights:
     def num_parameters(self) -> int:
         """Number of values in all tensors."""
         return sum(tensor.numel() for tensor in self.tensors.values())
+
+
+def check_fit(weights: AdapterWeights, base: Base) -> None:
+    """Check that the base has every module of the adapter, in the adapter's shape.
+
+    Raises:
+        Incompatible: one problem for each module that is missing or has another shape.
+    """
+    problems = []
+    for path, module in weights.modules.items():
+        try:
+            target = base.model.get_submodule(path)
+        except AttributeError:
+            problems.append(errors.Problem(where=path, what="the base has no such module"))
+            continue
+        shape = [getattr(target, "out_features", None), getattr(target, "in_features", None)]
+        adapter_shape = [module.B.shape[0], module.A.shape[1]]
+        if shape != adapter_shape:
+            what = f"the adapter has shape {adapter_shape}, the base {shape}"
+            problems.append(errors.Problem(where=path, what=what))
+    if problems:
+        raise errors.Incompatible(problems, subject=f"adapter for a base other than {base.name}")

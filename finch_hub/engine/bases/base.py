@@ -34,11 +34,9 @@ class Base:
     Attributes:
         name: source as the user gave it. Adapters store it as `base_model_name_or_path`.
         revision: requested revision on the Hugging Face Hub.
-        folder: location of its files.
         fingerprint: sha256 over configuration, tokenizer and weights.
         model: causal language model. Its parameters require no gradient.
         tokenizer: has a padding token.
-        device: device of the model.
         dtype: dtype of the floating-point weights.
         attention: requested implementation. With "auto", :meth:`fit_attention` chooses it by length.
     """

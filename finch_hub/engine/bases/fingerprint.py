@@ -14,16 +14,9 @@ from finch_hub.engine.bases.json_cache import JsonCache
 # Saving the same model with another version of transformers, or from another folder, changes these fields.
 _VOLATILE = frozenset({"_name_or_path", "transformers_version"})
 _TOKENIZER_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
+    "added_tokens.json", "chat_template.jinja", "merges.txt", "special_tokens_map.json", "spiece.model",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
+)  # fmt: skip
 _CACHE_FILE = "fingerprints.json"
 
 
@@ -68,7 +61,7 @@ def hash_file(path: Path, *, cache: Path | None = None) -> str:
         return real.name
     status = real.stat()
     state = [status.st_size, status.st_mtime_ns, status.st_ino]
-    hashes = JsonCache(cache / _CACHE_FILE if cache is not None else None)
+    hashes = JsonCache(cache, _CACHE_FILE)
     entry = hashes.get(str(real))
     if isinstance(entry, list) and entry[:3] == state:
         return str(entry[3])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
+import io
 import shutil
 import struct
 from collections import Counter
@@ -34,8 +34,7 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
         if stream.read(4) != b"GGUF":
             raise errors.Incompatible(errors.Problem(what="is not a GGUF file", where=str(file)))
     cache.mkdir(parents=True, exist_ok=True)
-    digest = hash_file(file, cache=cache)
-    key = hashlib.sha256(f"{_VERSION}:{digest}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(f"{_VERSION}:{hash_file(file, cache=cache)}".encode()).hexdigest()[:32]
     folder = cache / f"gguf-{key}"
     if folder.is_dir():
         return folder
@@ -64,11 +63,7 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         reader = gguf.GGUFReader(file)
         # The GGUF loader draws its progress bar although progress bars are disabled.
-        with (
-            quiet_transformers(),
-            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-            contextlib.redirect_stderr(nowhere),
-        ):
+        with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
             config = None
             head_dim = reader.get_field(f"{reader.get_field('general.architecture').contents()}.attention.key_length")
@@ -89,9 +84,8 @@ def _convert(file: Path, folder: Path) -> None:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     except (ValueError, KeyError, IndexError, AttributeError, RuntimeError, NotImplementedError, struct.error) as error:
-        raise errors.Incompatible(
-            errors.Problem(what=f"transformers cannot read this GGUF: {error}", where=str(file))
-        ) from error
+        problem = errors.Problem(what=f"transformers cannot read this GGUF: {error}", where=str(file))
+        raise errors.Incompatible(problem) from error
 
 
 def _stored_dtype(reader: Any) -> str:

@@ -10,14 +10,10 @@ from finch_hub.formats.atomic_writes import atomic_file
 
 
 class JsonCache:
-    """One JSON object in a file. A missing or damaged file counts as empty.
+    """One JSON object in a file. Nothing is stored without a folder. A missing or damaged file counts as empty."""
 
-    Args:
-        file: location of the object; None stores nothing.
-    """
-
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
+    def __init__(self, folder: Path | None, name: str) -> None:
+        self._file = folder / name if folder is not None else None
 
     def get(self, key: str) -> Any:
         """Return the value of a key, or None."""

@@ -42,9 +42,6 @@ def estimate_training_memory(
     """Estimate the peak memory of a training. A test holds the estimate between 0.9 and 2 times the measured peak.
 
     Args:
-        shape: shape of the base.
-        lora: configuration of the adapter.
-        training: batch size, dtype and gradient checkpointing.
         longest: tokens of the longest example.
         cuda: whether the device is CUDA, on which "auto" computes in 16 bits. Elsewhere it can be 32.
     """

@@ -53,7 +53,7 @@ def is_bfloat16_faster(*, cache: Path | None) -> bool:
     """Tell whether this CPU multiplies bfloat16 matrices faster than float32 ones. Measured once, in milliseconds."""
     cpu = f"{platform.processor()}/{torch.backends.cpu.get_cpu_capability()}"
     key = f"{platform.node()}/{cpu}/torch-{torch.__version__}"
-    results = JsonCache(cache / _CACHE_FILE if cache is not None else None)
+    results = JsonCache(cache, _CACHE_FILE)
     is_faster = results.get(key)
     if is_faster is None:
         bfloat16_seconds, float32_seconds = _measure_seconds(torch.bfloat16, torch.float32)

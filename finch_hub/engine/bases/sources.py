@@ -68,9 +68,8 @@ def fetch_folder(source: BaseModelSource, *, cache: Path, progress: Progress) ->
         neighbors = [str(path) for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
         raise errors.NotFound("base model folder", str(folder), neighbors)
     if source.revision is not None:
-        raise errors.InvalidSpec(
-            errors.Problem(what="a local folder has no revisions", where=str(folder), fix="omit the revision")
-        )
+        problem = errors.Problem(what="a local folder has no revisions", where=str(folder), fix="omit the revision")
+        raise errors.InvalidSpec(problem)
     return check_folder(folder)
 
 
@@ -126,19 +125,16 @@ def check_folder(folder: Path) -> Path:
         problems.append(errors.Problem(what="has no config.json", fix="give the folder of a transformers model"))
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
-        problems.append(
-            errors.Problem(
-                what=f"has pickled weights only ({pickled[0]}), which can run code", fix="convert to safetensors"
-            )
-            if pickled
-            else errors.Problem(what="has no safetensors weights")
-        )
+        if pickled:
+            what = f"has pickled weights only ({pickled[0]}), which can run code"
+            problems.append(errors.Problem(what=what, fix="convert to safetensors"))
+        else:
+            problems.append(errors.Problem(what="has no safetensors weights"))
     else:
         problems += model_files.find_damage(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        problems.append(
-            errors.Problem(what="has no tokenizer", fix="put the model's tokenizer.json beside its weights")
-        )
+        fix = "put the model's tokenizer.json beside its weights"
+        problems.append(errors.Problem(what="has no tokenizer", fix=fix))
     if problems:
         raise errors.Incompatible(problems, subject=f"base model {folder}")
     return folder

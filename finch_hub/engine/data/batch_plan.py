@@ -21,13 +21,8 @@ def plan_epoch(
 ) -> list[tuple[int, ...]]:
     """Divide the examples of one epoch into steps of `batch_size * accumulation` examples. The last one can have fewer.
 
-    Args:
-        lengths: number of tokens of each example.
-        batch_size: number of examples in a micro-batch.
-        accumulation: number of micro-batches in a step.
-        seed: seed of the shuffle, combined with the epoch.
-        epoch: number of the epoch, from 0.
-        by_length: whether a step has examples of similar length. This saves padding in decoders that pad.
+    Seed and epoch decide the order. With `by_length`, a step has examples of similar length (`lengths` in tokens),
+    which saves padding in decoders that pad.
     """
     shuffle = random.Random(f"{seed}:{epoch}")  # noqa: S311 - order, not secrecy
     order = list(range(len(lengths)))

@@ -19,7 +19,6 @@ class Batch:
     A shared prefix is at the beginning of the row, once, and belongs to every example.
 
     Attributes:
-        examples: the packed examples.
         input_ids: token ids, int64 [N].
         positions: position of each token in its own example with the prefix, int64 [N].
         prefix: number of tokens of the shared prefix, 0 without one.

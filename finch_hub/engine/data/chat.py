@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.specs.examples import Message
@@ -34,21 +34,16 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
         attempts.append([Message(role="user", content=f"{turns[0].content}\n\n{turns[1].content}"), *turns[2:]])
     for attempt in attempts:
         try:
-            return _apply(tokenizer, attempt, generation)
+            return str(
+                tokenizer.apply_chat_template(
+                    [{"role": turn.role, "content": turn.content} for turn in attempt],
+                    tokenize=False,
+                    add_generation_prompt=generation,
+                    enable_thinking=False,
+                )
+            )
         except Exception as error:  # a template is a program that can raise any exception
             problem = error
     roles = ", ".join(message.role for message in messages)
-    raise errors.Incompatible(
-        errors.Problem(what=f"the chat template cannot render the turns {roles}: {problem}")
-    ) from problem
-
-
-def _apply(tokenizer: Any, turns: Sequence[Message], generation: bool) -> str:
-    return str(
-        tokenizer.apply_chat_template(
-            [{"role": turn.role, "content": turn.content} for turn in turns],
-            tokenize=False,
-            add_generation_prompt=generation,
-            enable_thinking=False,
-        )
-    )
+    what = f"the chat template cannot render the turns {roles}: {problem}"
+    raise errors.Incompatible(errors.Problem(what=what)) from problem

@@ -6,7 +6,7 @@ A converter takes one row and returns its example. It raises `InvalidSpec` with 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from finch_hub import errors
 from finch_hub.specs.examples import Example, Message, Role
@@ -14,13 +14,7 @@ from finch_hub.specs.examples import Example, Message, Role
 Convert = Callable[[Mapping[str, Any]], Example]
 
 # OpenAI renamed "system" to "developer" in 2024. Chat templates of open models know only the old name.
-_ROLES: Mapping[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-}
+_ROLES: Mapping[str, Role] = {**{role: role for role in get_args(Role)}, "developer": "system"}
 _SPEAKERS: Mapping[str, Role] = {
     "system": "system",
     "human": "user",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Iterator, Mapping
@@ -133,10 +134,8 @@ def _read_csv(file: Path) -> Iterator[Row]:
 def _parse_cell(value: str) -> Any:
     """Return the text of a cell, or the list of objects that it holds as JSON, such as `messages`."""
     if value.startswith("[{"):
-        try:
+        with contextlib.suppress(ValueError):
             return json.loads(value)
-        except ValueError:
-            return value
     return value
 
 

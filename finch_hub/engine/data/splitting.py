@@ -14,13 +14,8 @@ def split_examples(
     """Divide examples into training and validation. Copies of one example stay on one side.
 
     A hash of example and seed decides the side. So the order of the rows does not matter, and few rows change sides
-    when others are added. At least one distinct example stays in training. With fewer than two distinct examples
-    nothing is held out.
-
-    Args:
-        examples: examples in the order that both parts keep.
-        share: share of the examples to hold out, from 0 to below 1.
-        seed: seed of the hash.
+    when others are added. Both parts keep the order. At least one distinct example stays in training. With fewer than
+    two distinct examples nothing is held out.
     """
     keys = [_key(example) for example in examples]
     ranked = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest())

@@ -61,10 +61,8 @@ def tokenize_all(
         try:
             tokenized.append(tokenize(example, tokenizer, system=system, max_length=max_length))
         except errors.InvalidInput as error:
-            problems += [
-                errors.Problem(where=f"example {number}", what=problem.what, fix=problem.fix)
-                for problem in error.problems
-            ]
+            where = f"example {number}"
+            problems += [errors.Problem(where=where, what=problem.what, fix=problem.fix) for problem in error.problems]
     if problems:
         raise errors.InvalidDataset(problems, subject=subject)
     return tuple(tokenized)
@@ -94,8 +92,7 @@ def tokenize(
     if not labels.any():
         raise _unusable("has no token to train on", "give the assistant's turn some text")
     end = int(labels.nonzero()[0][-1]) + 1
-    ids, labels = ids[:end], labels[:end]
-    return _cut(ids, labels, max_length)
+    return _cut(ids[:end], labels[:end], max_length)
 
 
 def _cut(ids: NDArray[np.int64], labels: NDArray[np.bool_], max_length: int) -> TokenizedExample:

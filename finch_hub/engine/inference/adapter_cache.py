@@ -8,8 +8,7 @@ from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.engine.adapters.adapter_files import read_adapter, write_adapter
-from finch_hub.engine.adapters.module_shapes import check_fit
-from finch_hub.engine.adapters.weights import AdapterWeights
+from finch_hub.engine.adapters.weights import AdapterWeights, check_fit
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.inference.routing import AdapterRouter
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
@@ -30,8 +29,6 @@ class AdapterCache:
     """
 
     def __init__(self, base: Base, router: AdapterRouter, *, size: int) -> None:
-        if size < 1:
-            raise errors.InvalidSpec(errors.Problem(what="must be at least 1", where="cache_size"))
         self._base, self._router, self._size = base, router, size
         self._sources: dict[str, _Source | None] = {}
         self._weights: dict[str, AdapterWeights] = {}  # in memory, the least recently used first

@@ -30,9 +30,7 @@ def decode(
     rounding, which depends on the batch's shape, decides between equal logits.
 
     Args:
-        base: base model.
         prompts: token ids of each row, at least one.
-        config: choice of tokens.
         seeds: seed of each row, only used with a temperature.
         route: function that returns the context in which the model computes these rows, numbered as in `prompts`.
     """

@@ -61,9 +61,8 @@ def exact_answer(
         turns = [index for index, message in enumerate(example.messages) if message.role == "assistant"]
         if not turns or turns[-1] == 0 or not _words(example.messages[turns[-1]].content):
             what = "is a plain text" if not turns else "has no prompt before its answer, or no word in the answer"
-            problems.append(
-                errors.Problem(where=f"example {number}", what=what, fix="give a prompt and its completion")
-            )
+            fix = "give a prompt and its completion"
+            problems.append(errors.Problem(where=f"example {number}", what=what, fix=fix))
             continue
         questions.append(example.messages[: turns[-1]])
         answer = example.messages[turns[-1]].content

@@ -79,6 +79,8 @@ class GeneratorModel:
     """
 
     def __init__(self, base: Base | str | Path, *, cache_size: int = 16) -> None:
+        if cache_size < 1:
+            raise errors.InvalidSpec(errors.Problem(what="must be at least 1", where="cache_size"))
         self.base = base if isinstance(base, Base) else load_base(base)
         self._router = AdapterRouter(self.base.model)
         self._cache = AdapterCache(self.base, self._router, size=cache_size)

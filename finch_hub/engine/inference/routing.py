@@ -153,11 +153,6 @@ class AdapterRouter:
         self._plan: Plan = {}
         self._stacked: tuple[tuple[str, ...], Mapping[str, AdapterStack]] = ((), {})
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the adapters in memory."""
-        return tuple(self._adapters)
-
     def load(self, name: str, weights: AdapterWeights) -> None:
         """Load an adapter into memory, on the device of its modules and in float32. It replaces one of the same name.
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors
-from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, attach
-from finch_hub.engine.adapters.module_shapes import linear_modules
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, linear_modules
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.base import Base
@@ -55,7 +54,7 @@ def attach_for_training(
     """
     automatic = config.rank == "auto"
     if not automatic and config.init != "eva":
-        return attach(base, config, seed=seed)
+        return AttachableAdapter(config, base, seed=seed)
     modules = linear_modules(base.model)
     paths = target_modules.match(config, modules)
     if config.rank_budget is not None:
@@ -73,7 +72,7 @@ def attach_for_training(
     # PEFT's decomposition computes twice as many directions as requested; the inputs must have that many.
     if redistribution < 1 or tokens < 2 * round(rank * redistribution):
         report_message("EVA was skipped: the base is too narrow or the sample of the data too small for this rank")
-        return attach(base, generous, seed=seed)
+        return AttachableAdapter(generous, base, seed=seed)
     found = eva.find_directions(base, paths, sample, rank=rank, redistribution=redistribution)
     report_message(
         f"EVA: the directions of {found.settled} of {found.inputs} inputs settled in {eva.PASSES} passes over a sample"
@@ -81,7 +80,7 @@ def attach_for_training(
     if automatic:
         ranks = {path: max(size, _LEAST_RANK) for path, size in found.ranks.items()}
         generous = _with_ranks(generous, ranks, usual=GENEROUS_RANK, alpha=generous.alpha)
-    adapter = attach(base, generous, seed=seed)
+    adapter = AttachableAdapter(generous, base, seed=seed)
     if config.init == "eva":
         parameters = adapter.parameters()
         with torch.no_grad():
@@ -143,7 +142,7 @@ def cut_to_ranks(base: Base, adapter: AttachableAdapter, ranks: Mapping[str, int
     usual = max(set(sizes.values()), key=list(sizes.values()).count)
     config = _with_ranks(adapter.config, sizes, usual=usual, alpha=float(usual))
     adapter.detach()
-    reduced = attach(base, config, name=adapter.name)
+    reduced = AttachableAdapter(config, base, name=adapter.name)
     parameters = reduced.parameters()
     with torch.no_grad():
         for path, (A, B) in factors.items():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finch_hub import errors
-from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.decoder.packed import PackedDecoder
 from finch_hub.engine.training import environment, loop
@@ -65,7 +65,7 @@ class _MemberTraining:
             data = prepare_data(
                 base, member.training, member.examples, member.validation, system=member.system, reporter=reporter
             )
-            self._adapter = attach(base, member.config, name=name, seed=member.training.seed)
+            self._adapter = AttachableAdapter(member.config, base, name=name, seed=member.training.seed)
             self.run = TrainingRun(
                 base,
                 self._adapter,

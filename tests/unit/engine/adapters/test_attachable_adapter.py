@@ -12,7 +12,7 @@ import torch
 from support.adapters import VARIANTS, save_adapter
 
 from finch_hub import errors
-from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.adapters.initialization import make_initial_a
 from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.specs.lora import LoRAConfig
@@ -56,7 +56,7 @@ def test_peft_computes_the_same_logits_with_a_saved_adapter(tiny_bases: Base, tm
     import peft
     from transformers import AutoModelForCausalLM
 
-    adapter = attach(tiny_bases, CONFIGS[name]())
+    adapter = AttachableAdapter(CONFIGS[name](), tiny_bases)
     disturb(adapter)
     own = logits(tiny_bases)
     adapter.save(tmp_path)
@@ -92,7 +92,7 @@ def test_disable_and_detach_restore_the_base(tiny_base: Base, name: str) -> None
     model = tiny_base.model
     untouched, modules = logits(tiny_base), dict(model.named_modules())
     attributes = set(vars(model))
-    adapter = attach(tiny_base, CONFIGS[name]())
+    adapter = AttachableAdapter(CONFIGS[name](), tiny_base)
     assert torch.equal(logits(tiny_base), untouched)  # B = 0
     disturb(adapter)
     adapted = logits(tiny_base)
@@ -112,7 +112,7 @@ def test_disable_and_detach_restore_the_base(tiny_base: Base, name: str) -> None
 
 @pytest.mark.parametrize("name", ["folder", "physics.safetensors"])
 def test_save_and_load_give_the_same_adapter(tiny_base: Base, tmp_path: Path, name: str) -> None:
-    adapter = attach(tiny_base, CONFIGS["all-linear rsLoRA with patterns"]())
+    adapter = AttachableAdapter(CONFIGS["all-linear rsLoRA with patterns"](), tiny_base)
     disturb(adapter)
     adapted = logits(tiny_base)
     adapter.save(tmp_path / name)
@@ -129,8 +129,8 @@ def test_save_and_load_give_the_same_adapter(tiny_base: Base, tmp_path: Path, na
 
 
 def test_adapters_of_all_ranks_start_from_the_same_a(tiny_base: Base) -> None:
-    small = attach(tiny_base, LoRAConfig(rank=4), name="small")
-    large = attach(tiny_base, LoRAConfig(rank=16, target_modules="all-linear"), name="large", seed=7)
+    small = AttachableAdapter(LoRAConfig(rank=4), tiny_base, name="small")
+    large = AttachableAdapter(LoRAConfig(rank=16, target_modules="all-linear"), tiny_base, name="large", seed=7)
     path = "model.layers.1.self_attn.q_proj"
     name = f"base_model.model.{path}.lora_A.weight"
     assert torch.equal(small.parameters()[name], large.parameters()[name][:4])
@@ -141,7 +141,7 @@ def test_random_initial_a_follows_the_seed_and_no_global_state(tiny_base: Base) 
     state = torch.random.get_rng_state()
     found = []
     for number, seed in enumerate((1, 1, 2)):
-        adapter = attach(tiny_base, LoRAConfig(init="random"), name=f"number {number}", seed=seed)
+        adapter = AttachableAdapter(LoRAConfig(init="random"), tiny_base, name=f"number {number}", seed=seed)
         found.append(next(iter(adapter.parameters().values())))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
@@ -151,7 +151,7 @@ def test_random_initial_a_follows_the_seed_and_no_global_state(tiny_base: Base) 
 def test_attach_to_a_bfloat16_base_keeps_the_adapter_in_float32(tiny_folder: Path, tmp_path: Path) -> None:
     base = load_base(tiny_folder, dtype="bfloat16", device="cpu", cache=tmp_path)
     untouched = logits(base)
-    adapter = attach(base, LoRAConfig(use_dora=True))
+    adapter = AttachableAdapter(LoRAConfig(use_dora=True), base)
     assert torch.equal(logits(base), untouched)
     disturb(adapter)
     assert not torch.equal(logits(base), untouched)
@@ -163,10 +163,10 @@ def test_attach_to_a_bfloat16_base_keeps_the_adapter_in_float32(tiny_folder: Pat
 
 def test_enabled_adapters_add_up_and_detach_one_by_one(tiny_base: Base) -> None:
     untouched = logits(tiny_base)
-    first = attach(tiny_base, LoRAConfig(), name="first")
+    first = AttachableAdapter(LoRAConfig(), tiny_base, name="first")
     disturb(first, seed=1)
     alone = logits(tiny_base)
-    second = attach(tiny_base, LoRAConfig(target_modules="all-linear"), name="second")
+    second = AttachableAdapter(LoRAConfig(target_modules="all-linear"), tiny_base, name="second")
     assert first.is_enabled
     assert torch.equal(logits(tiny_base), alone)  # B of the second adapter is still 0
     disturb(second, seed=2)
@@ -183,7 +183,7 @@ def test_enabled_adapters_add_up_and_detach_one_by_one(tiny_base: Base) -> None:
 
 def test_detach_of_an_active_adapter_activates_no_disabled_adapter(tiny_base: Base) -> None:
     untouched = logits(tiny_base)
-    first, second = (attach(tiny_base, LoRAConfig(), name=name) for name in ("first", "second"))
+    first, second = (AttachableAdapter(LoRAConfig(), tiny_base, name=name) for name in ("first", "second"))
     disturb(first, seed=1)
     first.disable()
     second.detach()
@@ -192,14 +192,14 @@ def test_detach_of_an_active_adapter_activates_no_disabled_adapter(tiny_base: Ba
 
 
 def test_attach_under_a_name_in_use_is_refused(tiny_base: Base) -> None:
-    attach(tiny_base, LoRAConfig())
+    AttachableAdapter(LoRAConfig(), tiny_base)
     with pytest.raises(errors.InvalidSpec, match="already has an adapter 'default'"):
-        attach(tiny_base, LoRAConfig())
+        AttachableAdapter(LoRAConfig(), tiny_base)
 
 
 def test_trainable_share_divides_by_base_and_adapter(tiny_base: Base) -> None:
     before = tiny_base.num_parameters
-    adapter = attach(tiny_base, LoRAConfig(rank=4))
+    adapter = AttachableAdapter(LoRAConfig(rank=4), tiny_base)
     # Two layers; q_proj is 64 by 64, v_proj 32 by 64.
     assert adapter.trainable_parameters == 2 * 4 * (128 + 96)
     assert tiny_base.num_parameters == before
@@ -212,7 +212,7 @@ def test_adapter_without_a_base_says_how_to_get_one(tiny_base: Base, tmp_path: P
     for use in (adapter.enable, lambda: adapter.save(tmp_path)):
         with pytest.raises(errors.InvalidSpec, match=r"LoRAAdapter\(config, base=\.\.\.\)"):
             use()
-    attach(tiny_base, LoRAConfig()).save(tmp_path / "saved")
+    AttachableAdapter(LoRAConfig(), tiny_base).save(tmp_path / "saved")
     loaded = AttachableAdapter.load(tmp_path / "saved")
     assert loaded.trainable_parameters == 2 * 16 * (128 + 96)
     loaded.save(tmp_path / "again.safetensors")  # a loaded folder can be saved as a file
@@ -241,8 +241,8 @@ def test_load_of_more_than_linear_modules_is_refused(tiny_base: Base, tmp_path: 
 
 
 def test_load_weights_of_another_shape_is_refused(tiny_base: Base) -> None:
-    wide = attach(tiny_base, LoRAConfig(rank=8), name="wide")
-    narrow = attach(tiny_base, LoRAConfig(rank=4), name="narrow")
+    wide = AttachableAdapter(LoRAConfig(rank=8), tiny_base, name="wide")
+    narrow = AttachableAdapter(LoRAConfig(rank=4), tiny_base, name="narrow")
     with pytest.raises(errors.Incompatible, match=r"has shape \[8, 64\], not \[4, 64\]"):
         narrow.load_weights(wide.weights())
 
@@ -250,5 +250,5 @@ def test_load_weights_of_another_shape_is_refused(tiny_base: Base) -> None:
 def test_attach_to_unknown_modules_is_refused_before_anything_changes(tiny_base: Base) -> None:
     modules = dict(tiny_base.model.named_modules())
     with pytest.raises(errors.InvalidSpec, match="did you mean q_proj"):
-        attach(tiny_base, LoRAConfig(target_modules=("q_prj",)))
+        AttachableAdapter(LoRAConfig(target_modules=("q_prj",)), tiny_base)
     assert dict(tiny_base.model.named_modules()) == modules

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finch_hub.engine.adapters.module_shapes import linear_modules
+from finch_hub.engine.adapters.attachable_adapter import linear_modules
 from finch_hub.engine.bases import weight_shapes
 from finch_hub.engine.bases.base import Base
 

@@ -9,7 +9,7 @@ import torch
 from support.training import BIRDS, adapted, assert_close, loss_and_gradients, reference
 from transformers import PreTrainedModel
 
-from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
@@ -61,7 +61,7 @@ def test_choose_decoder_pads_for_hooks_dora_and_sliding_attention(tiny_base: Bas
     hook = tiny_base.model.get_submodule("model.layers.1.mlp.up_proj").register_forward_hook(lambda *_: None)
     assert isinstance(choose_decoder(tiny_base), PaddedDecoder)
     hook.remove()
-    dora = attach(tiny_base, LoRAConfig(use_dora=True))
+    dora = AttachableAdapter(LoRAConfig(use_dora=True), tiny_base)
     assert isinstance(choose_decoder(tiny_base), PaddedDecoder)
     dora.detach()
     assert isinstance(choose_decoder(tiny_base), PackedDecoder)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.training import lessons
 
-from finch_hub.engine.adapters.attachable_adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.decoder import evaluation
@@ -17,7 +17,7 @@ LORA = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear")
 
 
 def test_held_out_loss_does_not_depend_on_the_number_of_threads(tiny_bases: Base) -> None:
-    attach(tiny_bases, LORA)
+    AttachableAdapter(LORA, tiny_bases)
     examples = tokenize_all(lessons(20), tiny_bases.tokenizer, max_length=512)
     measured = []
     for threads in (1, 3, MAX_TASKS + 1):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.training import lessons, started
 
-from finch_hub.engine.adapters.attachable_adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
@@ -48,7 +48,7 @@ def test_layers_below_the_adapter_are_computed_once(tiny_base: Base, monkeypatch
 
 def train_without_cache(base: Base, config: LoRAConfig, training: TrainingConfig) -> dict[str, torch.Tensor]:
     """Train with a decoder that caches no states."""
-    adapter = attach(base, config, seed=training.seed)
+    adapter = AttachableAdapter(config, base, seed=training.seed)
     running, decoder = started(base, training, adapter), PackedDecoder(base.model)
     while loop.begin_step(running):
         loop.take_step(decoder, [running])
@@ -61,7 +61,7 @@ def train_without_cache(base: Base, config: LoRAConfig, training: TrainingConfig
 @pytest.mark.parametrize("threads", [1, 2])
 def test_cached_states_depend_only_on_the_data(threads: int, tiny_base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(threads)
-    attach(tiny_base, LORA.evolve(layers_to_transform=(1,)))
+    AttachableAdapter(LORA.evolve(layers_to_transform=(1,)), tiny_base)
     examples = tokenize_all(lessons(9), tiny_base.tokenizer, max_length=512)
     monkeypatch.setattr(frozen_states, "_CHUNK_TOKENS", 3 * len(examples[0]))
     batch = pack(examples[:6], share_prefix=True)

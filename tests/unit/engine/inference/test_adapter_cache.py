@@ -26,10 +26,10 @@ def test_least_recently_used_adapters_leave_memory_and_are_read_again(tiny_base:
         roomy.load_lora(folder)
         tight.load_lora(folder)
     assert tight.adapters == roomy.adapters
-    assert tight._router.names == ("adapter-2", "adapter-3")
+    assert list(tight._router._adapters) == ["adapter-2", "adapter-3"]
     tight.switch("adapter-2")
     tight.switch("adapter-0")
-    assert set(tight._router.names) == {"adapter-0", "adapter-2"}
+    assert set(tight._router._adapters) == {"adapter-0", "adapter-2"}
     for name in roomy.adapters:
         assert tight.generate("Take", adapter=name, max_new_tokens=8) == roomy.generate(
             "Take", adapter=name, max_new_tokens=8
@@ -39,7 +39,7 @@ def test_least_recently_used_adapters_leave_memory_and_are_read_again(tiny_base:
         PROMPTS, adapter=list(roomy.adapters), max_new_tokens=8
     )
     tight.switch("adapter-1")
-    assert len(tight._router.names) == 2
+    assert len(tight._router._adapters) == 2
 
 
 def test_adapter_that_changed_on_disk_is_not_read_again(tiny_base: Base, tmp_path: Path) -> None:

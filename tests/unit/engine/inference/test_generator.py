@@ -162,7 +162,7 @@ def test_fine_tuned_adapter_answers_and_stays_until_saved(tiny_base: Base, folde
     # Without files it stays in memory when others are loaded.
     for folder in folders:
         model.load_lora(folder)
-    assert "fine-tuned" in model._router.names
+    assert "fine-tuned" in model._router._adapters
     model.save_lora(tmp_path / "birds.safetensors", "fine-tuned")
     other = GeneratorModel(tiny_base)
     assert other.load_lora(tmp_path / "birds.safetensors") == "birds"

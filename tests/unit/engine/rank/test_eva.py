@@ -7,7 +7,7 @@ import torch
 from support.training import lessons
 
 from finch_hub import errors
-from finch_hub.engine.adapters.module_shapes import linear_modules
+from finch_hub.engine.adapters.attachable_adapter import linear_modules
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.rank import eva

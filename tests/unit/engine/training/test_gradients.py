@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.training import adapted, assert_close, gradients, lessons, reference, started
 
-from finch_hub.engine.adapters.attachable_adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data import batch_plan
 from finch_hub.engine.decoder.decoder import choose_decoder
@@ -51,7 +51,7 @@ def test_parts_have_the_loss_and_gradient_of_the_whole(tiny_bases: Base) -> None
     found = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        adapter = attach(tiny_bases, LORA)
+        adapter = AttachableAdapter(LORA, tiny_bases)
         reporter = ProgressReporter(silent, tiny_bases.device)
         data = prepare_data(tiny_bases, TRAINING, lessons(6), (), system="You know birds.", reporter=reporter)
         decoder = choose_decoder(tiny_bases)

@@ -11,7 +11,7 @@ import torch
 from support.training import lessons
 
 from finch_hub import errors
-from finch_hub.engine.adapters.attachable_adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.training import loop
 from finch_hub.engine.training.group import Member, MemberResult, can_join, train_group
@@ -173,5 +173,5 @@ def test_members_that_cannot_join_are_refused_by_number(tiny_base: Base) -> None
     with pytest.raises(errors.InvalidSpec) as caught:
         train_group(tiny_base, [members()[0], recomputing])
     assert [problem.where for problem in caught.value.problems] == ["member 1", "threads"]
-    attach(tiny_base, WIDE.evolve(use_dora=True))
+    AttachableAdapter(WIDE.evolve(use_dora=True), tiny_base)
     assert not can_join(tiny_base, WIDE, TRAINING)

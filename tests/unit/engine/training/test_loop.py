@@ -16,7 +16,7 @@ from support.training import lessons, started
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finch_hub import errors
-from finch_hub.engine.adapters.attachable_adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.decoder.packed import PackedDecoder
@@ -94,7 +94,7 @@ def test_step_out_of_memory_is_repeated_in_smaller_micro_batches_with_the_same_g
     events: list[NewEvent] = []
     used: BatchTokens | None = None
     for decoder_type in (PackedDecoder, SmallMemoryDecoder, PackedDecoder):
-        adapter = attach(tiny_base, LORA)
+        adapter = AttachableAdapter(LORA, tiny_base)
         running = started(tiny_base, QUICK.evolve(batch_size=12, validation=0), adapter, batch_tokens=used)
         running.reporter = ProgressReporter(events.append, tiny_base.device)
         loop.take_step(decoder_type(tiny_base.model), [running])
@@ -111,7 +111,7 @@ def test_step_out_of_memory_is_repeated_in_smaller_micro_batches_with_the_same_g
 def test_out_of_memory_on_a_single_example_fails_the_training(tiny_base: Base) -> None:
     decoder = SmallMemoryDecoder(tiny_base.model)
     decoder.room = 5
-    adapter = attach(tiny_base, LORA)
+    adapter = AttachableAdapter(LORA, tiny_base)
     with pytest.raises(errors.TrainingFailed, match="a single example"):
         loop.take_step(decoder, [started(tiny_base, QUICK, adapter)])
 
@@ -134,7 +134,7 @@ def test_early_stopping_ends_training_and_restores_the_best_adapter(tiny_base: B
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(tiny_base: Base, tmp_path: Path) -> None:
     training = QUICK.evolve(checkpoint_every=1, validation=0, epochs=4)
-    adapter = attach(tiny_base, LORA)
+    adapter = AttachableAdapter(LORA, tiny_base)
     steps = 0
 
     def poison() -> None:
@@ -166,7 +166,7 @@ class DeviceWaitCounter(TorchDispatchMode):
 
 def test_steps_do_not_wait_for_the_device_between_reports(tiny_bases: Base) -> None:
     """Count one wait a step: on a CPU, the optimizer reads the norm."""
-    running = started(tiny_bases, QUICK.evolve(epochs=5, share_prefix=False), attach(tiny_bases, LORA))
+    running = started(tiny_bases, QUICK.evolve(epochs=5, share_prefix=False), AttachableAdapter(LORA, tiny_bases))
     decoder = PaddedDecoder(tiny_bases.model)
     loop.take_step(decoder, [running])
     with DeviceWaitCounter() as counter:

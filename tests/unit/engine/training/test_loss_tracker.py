@@ -9,7 +9,7 @@ import torch
 from support.training import started
 
 from finch_hub import errors
-from finch_hub.engine.adapters.attachable_adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
@@ -20,7 +20,7 @@ QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, va
 
 def test_a_loss_above_guessing_diverges_unless_training_began_there(tiny_base: Base) -> None:
     for losses in ([12.0, 11.0, 12.5], [2.0, 3.0, 2.5]):
-        adapter = attach(tiny_base, LORA)
+        adapter = AttachableAdapter(LORA, tiny_base)
         running = started(tiny_base, QUICK.evolve(epochs=9), adapter)
         for loss in (*losses, 100.0, 100.0):
             running.reporter._last = time.monotonic() + 3600  # no report is due

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from support.training import lessons, started
 
-from finch_hub.engine.adapters.attachable_adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.training import checkpoint, loop
 from finch_hub.specs.events import NewEvent
@@ -19,7 +19,9 @@ QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, va
 
 
 def test_micro_batch_bounds_are_reported_by_step_and_repeat_the_division(tiny_base: Base) -> None:
-    running = started(tiny_base, QUICK.evolve(batch_size=12, validation=0, epochs=3), attach(tiny_base, LORA))
+    running = started(
+        tiny_base, QUICK.evolve(batch_size=12, validation=0, epochs=3), AttachableAdapter(LORA, tiny_base)
+    )
     for limit in (None, 200, 100):
         if limit is not None:
             running.limit_micro_batches(limit)
@@ -30,7 +32,7 @@ def test_micro_batch_bounds_are_reported_by_step_and_repeat_the_division(tiny_ba
     again = started(
         tiny_base,
         QUICK.evolve(batch_size=12, validation=0, epochs=3),
-        attach(tiny_base, LORA, name="a"),
+        AttachableAdapter(LORA, tiny_base, name="a"),
         batch_tokens=used,
     )
     sizes = []

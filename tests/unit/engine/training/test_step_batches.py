@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.training import started
 
-from finch_hub.engine.adapters.attachable_adapter import attach
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data import batch_plan
 from finch_hub.engine.decoder.decoder import Decoder
@@ -21,7 +21,7 @@ def test_only_a_padded_decoder_gets_steps_of_similar_lengths(tiny_base: Base) ->
     training = QUICK.evolve(batch_size=2, validation=0)
     decoders: list[Decoder] = [PackedDecoder(tiny_base.model), PaddedDecoder(tiny_base.model)]
     for number, decoder in enumerate(decoders):
-        running = started(tiny_base, training, attach(tiny_base, LORA, name=str(number)), decoder=decoder)
+        running = started(tiny_base, training, AttachableAdapter(LORA, tiny_base, name=str(number)), decoder=decoder)
         planned = batch_plan.plan_epoch(
             running.batches.lengths, batch_size=2, accumulation=1, seed=0, epoch=0, by_length=decoder.is_padded
         )
