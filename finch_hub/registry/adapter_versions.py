@@ -222,7 +222,7 @@ def select_versions(options: Sequence[ExecutableOption] = _FOR_MANY) -> sa.Selec
 
 
 def get_row(session: Session, reference: AdapterReference | str, *, deleted: bool = False) -> AdapterVersion:
-    """Return the row of a version, with the errors of `adapter_versions.resolve`; `deleted` allows deleted versions."""
+    """Return the row of a version, with the errors of `resolve`. `deleted` allows deleted versions."""
     if isinstance(reference, str):
         reference = AdapterReference.parse(reference)
     query = _select_one(_key_of(reference), deleted=deleted)

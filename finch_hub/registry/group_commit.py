@@ -18,7 +18,7 @@ _MAX_MEMBERS = 16  # transactions in one commit; the first of them waits for all
 class GroupCommits:
     """Runner of transactions that commits waiting transactions together.
 
-    A commit takes milliseconds, because it waits for the disk; a registry transaction takes less than one. So a thread
+    A commit takes milliseconds, because it waits for the disk. A registry transaction takes less than one. So a thread
     leaves its commit to the next thread in line, and returns only when its writes are on the disk. All transactions of
     a group but the first run in a savepoint, so that an exception rolls back its own transaction only. A thread that
     has no other behind it commits at once.

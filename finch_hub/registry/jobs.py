@@ -26,7 +26,7 @@ WAKE_UP_GRACE_SECONDS = 5.0
 
 
 def submit(session: Session, spec: JobSpec, **fields: Any) -> Job:
-    """Submit a job, with further fields of its `NewJob`; see `submit_many`."""
+    """Submit a job with further fields of `NewJob`, as `submit_many` does."""
     return submit_many(session, [values.NewJob.of_spec(spec, **fields)])[0]
 
 

@@ -1,4 +1,4 @@
-"""Placement: the slots that meet a job's requirements; `claims.claim` decides by the same rules in SQL."""
+"""Placement: the slots that meet a job's requirements. `claims.claim` decides by the same rules in SQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of the registry; callers get the values of `finch_hub.registry.values` and `finch_hub.specs.jobs`.
+"""Tables of the registry. Callers get the values of `finch_hub.registry.values` and `finch_hub.specs.jobs`.
 
 Relations are never loaded implicitly (``lazy="raise"``): each query names the relations that it needs.
 """
@@ -187,7 +187,7 @@ class Base(Table):
 
 
 class Dataset(Table):
-    """A stored data set. Its text can be purged; its digest stays."""
+    """A stored data set. Its text can be purged. Its digest stays."""
 
     __tablename__ = "datasets"
 

@@ -74,7 +74,7 @@ def change_state(
 
 
 def build_transition(new: JobState, *where: sa.ColumnElement[bool], changes: Columns | None = None) -> sa.Update:
-    """Return the statement of a state change; `changes` are the values of further columns."""
+    """Return the statement of a state change. `changes` are the values of further columns."""
     old = [state for state in TRANSITIONS if new in TRANSITIONS[state]]
     last_seq = jobs.c.last_seq + sa.bindparam("num_events", 1, type_=sa.BigInteger())
     columns: Columns = {"state": new, "last_seq": last_seq, **(changes or {})}

@@ -41,7 +41,7 @@ class NewJob(Value):
     """A job to submit.
 
     Attributes:
-        spec: JSON of a `JobSpec`, whose keys are given too.
+        spec: JSON of a `JobSpec`, from which `base_key` and `group_key` are taken.
         idempotency_key: key with which a repeated submission returns the first job.
     """
 

@@ -8,7 +8,7 @@ from finch_hub.specs.value import Value
 
 
 class EvaluationParameters(Value):
-    """Parameters of both evaluators; `system` is the prompt for examples without one."""
+    """Parameters of both evaluators. `system` is the system prompt for examples without one."""
 
     system: str | None = None
 

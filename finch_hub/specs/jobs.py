@@ -54,7 +54,7 @@ class Parent(Value):
 
 
 class JobSpec(Value):
-    """Specification of a job; each kind has its own class.
+    """Specification of a job. Each kind has its own class.
 
     Attributes:
         base_key: key of the base that the job loads; None if its adapters determine the base.
@@ -144,7 +144,7 @@ class ComposeOptions(TypedDict, total=False):
 class MergeSpec(JobSpec):
     """Write the base with adapters merged into its weights to the folder `out` of the worker.
 
-    `replace` allows to replace an earlier merge in that folder.
+    `replace` replaces an earlier merge in that folder.
     """
 
     kind: Literal["merge"] = "merge"
