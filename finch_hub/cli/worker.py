@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from finch_hub.cli import output
@@ -30,9 +32,12 @@ def start(name: str | None, slots: int | None, queues: tuple[str, ...], labels: 
     stops it at once.
     """
     from finch_hub import settings
-    from finch_hub.workers import worker as module
+    from finch_hub.workers.log_setup import set_up_logging
+    from finch_hub.workers.worker import Worker
 
-    return module.start(settings.load(), name=name, slots=slots, queues=queues, labels=labels)
+    loaded = settings.load()
+    set_up_logging(loaded, logging.StreamHandler())
+    return Worker(loaded, name=name, slots=slots, queues=queues, labels=labels).run()
 
 
 @worker.command("list")

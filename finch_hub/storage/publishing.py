@@ -24,14 +24,7 @@ _LIBRARIES = ("finch-hub", "torch", "transformers", "peft", "safetensors", "toke
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """An adapter that is to become a version.
-
-    Attributes:
-        base: the base model that the adapter was made for.
-        spec: JSON of the job's specification.
-        metrics: numbers and short texts to show with the version.
-        state: of the version, unless the gate puts the adapter into quarantine.
-    """
+    """An adapter that is to become a version. The gate may change its state to quarantined."""
 
     name: str
     kind: values.VersionKind

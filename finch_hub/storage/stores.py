@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,16 +33,12 @@ def open_stores(settings: Settings) -> Stores:
 
     Raises:
         SchemaMismatch: database and code have different schemas.
-        Unavailable: the database does not answer, or the home cannot be made.
+        Unavailable: the database does not answer, or the home cannot be used.
     """
     try:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise errors.Unavailable(f"cannot make the home {settings.home}: {error.strerror}") from error
-    try:
-        settings.home.chmod(0o700)
-    except PermissionError:
-        pass  # a home that is mounted into a container belongs to another user
+        with contextlib.suppress(PermissionError):  # a home that is mounted into a container belongs to another user
+            settings.home.chmod(0o700)
     except OSError as error:
         what = f"cannot use the home {settings.home}: {error.strerror} (set FINCH_HOME to a folder of yours)"
         raise errors.Unavailable(what) from error

@@ -9,7 +9,6 @@ import socket
 import sys
 
 from finch_hub import errors, settings
-from finch_hub.storage.redaction import Redactor
 from finch_hub.workers.embedded import code_version
 from finch_hub.workers.embedded import worker as home_worker
 from finch_hub.workers.log_setup import set_up_logging
@@ -36,7 +35,7 @@ def main() -> int:
         home_worker.write_record(loaded)
         file = loaded.home / "logs" / "worker.log"
         handler = logging.handlers.RotatingFileHandler(file, maxBytes=5 * 2**20, backupCount=1, encoding="utf-8")
-        set_up_logging(Redactor.of(loaded), handler)
+        set_up_logging(loaded, handler)
         worker = Worker(loaded, name=f"{socket.gethostname()}-home-{os.getpid()}", is_on_demand=True)
         status = worker.run()
     except errors.FinchError as error:

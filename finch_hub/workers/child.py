@@ -1,4 +1,4 @@
-"""The child process: it alone holds the accelerator, and it writes no database.
+"""The child process. It alone holds the accelerator, and it never writes to the database.
 
 :mod:`finch_hub.workers.supervision.process` starts it with the number of the pipe for its messages. Orders come by
 standard input, a line of JSON each::
@@ -38,49 +38,39 @@ _WORTH_RETRYING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE
 
 
 def run(message: dict[str, Any], channel: Channel) -> bool:
-    """Run one order and send how it ended; return whether this process can take another."""
+    """Run one order, and send how it ended. Return whether this process can take another order."""
     channel.workdir = Path(message["workdir"])
     try:
         fault_points.reach("child.begin")
         kind = kinds.kind_of(message["kind"])
         outcome: Value = kind.execute(kind.order.of(message["order"], subject=f"{kind.name} order"), channel)
-        # Here, since the figures of a plugin may be no JSON.
-        made = outcome.model_dump(mode="json", fallback=str)
         fault_points.reach("child.end")
+        _send_end(channel, outcome, warm_base=channel.bases.key)
     except (Stopped, Interrupted) as stopped:
         channel.bases.clear()  # the base may still hold the adapter
-        channel.send(type="stopped", why=stopped.why if isinstance(stopped, Stopped) else stopped.kind)
-        return True
+        _send_end(channel, stopped)
     except BaseException as error:
         # SystemExit and KeyboardInterrupt too: whatever a plugin does, the job ends with a reason.
-        channel.send(type="failed", **_describe(error))
+        _send_end(channel, error)
         return False
-    channel.send(type="done", outcome=made, warm_base=channel.bases.key)
     return True
 
 
 def run_together(message: dict[str, Any], channel: Channel) -> bool:
-    """Train several jobs in one step and send how each ended; return whether this process can take another order."""
-    from finch_hub.workers.runs import train_group
-    from finch_hub.workers.runs.train import TrainOrder, TrainOutcome
+    """Train several jobs in one step, and send how each ended. Return whether this process can take another order."""
+    from finch_hub.workers.runs import train
 
     members = [channel.members[job["job_id"]] for job in message["jobs"]]
     running = list(members)
 
-    def ended(position: int, outcome: TrainOutcome | BaseException) -> None:
-        member = members[position]
-        running.remove(member)
-        if isinstance(outcome, (Stopped, Interrupted)):
-            member.send(type="stopped", why=outcome.why if isinstance(outcome, Stopped) else outcome.kind)
-        elif isinstance(outcome, BaseException):
-            member.send(type="failed", **_describe(outcome))
-        else:
-            member.send(type="done", outcome=outcome.model_dump(mode="json"), warm_base=None)
+    def ended(position: int, outcome: Value | BaseException) -> None:
+        _send_end(members[position], outcome)
+        running.remove(members[position])
 
     try:
         fault_points.reach("child.begin")
-        orders = [TrainOrder.of(job["order"], subject="train order") for job in message["jobs"]]
-        train_group.execute(orders, members, ended)
+        orders = [train.TrainOrder.of(job["order"], subject="train order") for job in message["jobs"]]
+        train.execute_together(orders, members, ended)
     except BaseException as error:
         # The fault cannot be told from here, so each job that is left is tried again, alone.
         for member in tuple(running):
@@ -88,6 +78,16 @@ def run_together(message: dict[str, Any], channel: Channel) -> bool:
         return False
     channel.send(type="ended_together", warm_base=channel.bases.key)
     return True
+
+
+def _send_end(channel: Channel, end: Value | BaseException, *, warm_base: str | None = None) -> None:
+    if isinstance(end, (Stopped, Interrupted)):
+        channel.send(type="stopped", why=end.why if isinstance(end, Stopped) else end.kind)
+    elif isinstance(end, BaseException):
+        channel.send(type="failed", **_describe(end))
+    else:
+        outcome = end.model_dump(mode="json", fallback=str)  # the figures of a plugin may be no JSON
+        channel.send(type="done", outcome=outcome, warm_base=warm_base)
 
 
 def _describe(error: BaseException) -> dict[str, Any]:

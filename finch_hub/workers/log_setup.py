@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 
+from finch_hub.settings import Settings
 from finch_hub.storage.redaction import Redactor
 
 
-def set_up_logging(redactor: Redactor, handler: logging.Handler) -> None:
+def set_up_logging(settings: Settings, handler: logging.Handler) -> None:
     """Log to this handler only, without secrets."""
     from celery import signals
 
-    handler.addFilter(redactor)
+    handler.addFilter(Redactor.of(settings))
     handler.setFormatter(logging.Formatter("%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]

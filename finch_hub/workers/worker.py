@@ -23,10 +23,8 @@ from finch_hub.registry import jobs, placement, schema, values, workers
 from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
-from finch_hub.storage.redaction import Redactor
 from finch_hub.storage.stores import open_stores
 from finch_hub.workers.embedded import broker as home_broker
-from finch_hub.workers.log_setup import set_up_logging
 from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.messaging import app as celery_app
 from finch_hub.workers.messaging import broker
@@ -270,19 +268,6 @@ class Worker:
                     listener.load()(job)
                 except (Exception, SystemExit):  # an error of a listener must not affect jobs
                     log.exception("action=listener name=%s job_id=%s", name, job.id)
-
-
-def start(
-    settings: Settings,
-    *,
-    name: str | None = None,
-    slots: int | None = None,
-    queues: Sequence[str] = ("default",),
-    labels: Sequence[str] = (),
-) -> int:
-    """Run a worker in the foreground until it is told to end. Return the exit status."""
-    set_up_logging(Redactor.of(settings), logging.StreamHandler())
-    return Worker(settings, name=name, slots=slots, queues=queues, labels=labels).run()
 
 
 def _check_names(**options: Sequence[str]) -> None:

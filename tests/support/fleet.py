@@ -42,10 +42,16 @@ _OPEN_TRANSACTIONS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     " AND state LIKE 'idle in transaction%' AND now() - state_change > interval '0.05 seconds'"
 )
-_START = (
-    "import sys; from finch_hub import settings; from finch_hub.workers import worker; "
-    "sys.exit(worker.start(settings.load(), name=sys.argv[1], slots=int(sys.argv[2]), labels=sys.argv[3:]))"
-)
+_START = """
+import logging, sys
+from finch_hub import settings
+from finch_hub.workers.log_setup import set_up_logging
+from finch_hub.workers.worker import Worker
+
+loaded = settings.load()
+set_up_logging(loaded, logging.StreamHandler())
+sys.exit(Worker(loaded, name=sys.argv[1], slots=int(sys.argv[2]), labels=sys.argv[3:]).run())
+"""
 
 
 class Broker:

@@ -79,7 +79,7 @@ def test_invalid_broker_url_is_refused() -> None:
 
 def test_home_that_cannot_be_created_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(errors.Unavailable, match=r"cannot make the home .*file"):
+    with pytest.raises(errors.Unavailable, match=r"cannot use the home .*file.* \(set FINCH_HOME"):
         open_stores(settings.load(home=tmp_path / "file"))
 
 

@@ -12,7 +12,7 @@ from finch_hub.specs.reports import CompositionReport
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Recipe, Record
+from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Record
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def finish(spec: ComposeSpec, job: Job, outcome: ComposeOutcome, stores: Stores)
     return lambda session: outcome.result_of(register(session, base))
 
 
-def _repeated_spec(version: AdapterVersion) -> ComposeSpec:
+def _repeat(version: AdapterVersion) -> ComposeSpec:
     # The references of the lineage, since a bare name may mean another version by now.
     parents = tuple(Parent(adapter=parent.reference, weight=parent.weight) for parent in version.lineage.parents)
     return KIND.spec_of(version.spec).evolve(parents=parents)
@@ -134,5 +134,5 @@ KIND = JobKind(
     prepare=prepare,
     execute=execute,
     finish=finish,
-    recipe=Recipe(spec=_repeated_spec),
+    repeat=_repeat,
 )

@@ -33,21 +33,12 @@ class Subject(Value):
 
 
 class EvaluateOrder(Value):
-    """What the child needs to evaluate.
+    """What the child needs to evaluate. The subjects are the base, then the adapters."""
 
-    Attributes:
-        subjects: the base, then the adapters.
-        examples: file of the data set.
-        dataset: its digest.
-        parameters: JSON of the evaluator's own parameters.
-    """
-
+    spec: EvaluateSpec
     base: BaseOrder
     subjects: tuple[Subject, ...]
     examples: Path
-    dataset: str
-    evaluator: str
-    parameters: JsonObject
 
 
 class EvaluateOutcome(Outcome[EvaluationReport]):
@@ -71,12 +62,10 @@ def prepare(spec: EvaluateSpec, job: Job, stores: Stores, workdir: Path) -> Eval
             )
         )
     return EvaluateOrder(
+        spec=spec,
         base=model_cache.order_base(spec.base, stores),
         subjects=tuple(subjects),
         examples=inputs.fetch_examples(spec.dataset, workdir / "dataset.jsonl", stores),
-        dataset=spec.dataset,
-        evaluator=spec.evaluator,
-        parameters=spec.parameters,
     )
 
 
@@ -86,8 +75,8 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     from finch_hub.engine.data.tokenizing import with_system
     from finch_hub.engine.inference.generator import GeneratorModel
 
-    evaluator = channel.catalog.evaluators[order.evaluator]
-    parameters, kernel = evaluator.parse(order.parameters), evaluator.load()
+    evaluator = channel.catalog.evaluators[order.spec.evaluator]
+    parameters, kernel = evaluator.parse(order.spec.parameters), evaluator.load()
     base = channel.bases.load(order.base, say=channel.phase)
     for subject in order.subjects:
         if subject.fingerprint is not None:
@@ -106,7 +95,7 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
         channel.report(NewEvent(type="metrics", message=f"{name}: {figures}", data={"name": name, **results[name]}))
         if subject.folder is not None:
             model.unload(name)  # without its last adapter the base is unchanged for the next job
-    report = EvaluationReport(evaluator=order.evaluator, dataset=order.dataset, results=results)
+    report = EvaluationReport(evaluator=order.spec.evaluator, dataset=order.spec.dataset, results=results)
     return EvaluateOutcome(report=report, base=model_cache.describe_base(base, order.base))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from finch_hub import errors
 from finch_hub.specs.jobs import ExportSpec, Job
 from finch_hub.specs.reports import ExportReport
-from finch_hub.specs.value import JsonObject, Value
+from finch_hub.specs.value import Value
 from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
 from finch_hub.workers.runs.kind import JobKind, Outcome
@@ -21,13 +21,11 @@ if TYPE_CHECKING:
 
 
 class ExportOrder(Value):
-    """What the child needs to export. `parameters` are the format's own."""
+    """What the child needs to export."""
 
-    format: str
-    parameters: JsonObject
+    spec: ExportSpec
     adapter: Path
     base: BaseOrder | None
-    out: Path
 
 
 def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> ExportOrder:
@@ -39,33 +37,31 @@ def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> Export
         parameters = parameters.evolve(replace=True)
     base, (folder,) = inputs.fetch_files([spec.adapter], stores)
     return ExportOrder(
-        format=spec.format,
-        parameters=parameters.model_dump(mode="json"),
+        spec=spec.evolve(parameters=parameters.model_dump(mode="json")),
         adapter=folder,
         base=model_cache.order_base_of(base, stores) if format_.needs_base else None,
-        out=Path(spec.out),
     )
 
 
 def execute(order: ExportOrder, channel: Channel) -> Outcome[ExportReport]:
     """Export the adapter."""
-    format_ = channel.catalog.export_formats[order.format]
+    format_, out = channel.catalog.export_formats[order.spec.format], Path(order.spec.out)
     base = model_cache.fetch_base(order.base, say=channel.phase) if order.base else None
     channel.phase("exporting")
-    existed = os.path.lexists(order.out)
+    existed = os.path.lexists(out)
     try:
-        details = format_.load()(order.adapter, base, order.out, format_.parse(order.parameters))
+        details = format_.load()(order.adapter, base, out, format_.parse(order.spec.parameters))
     except errors.FinchError:
         raise  # raised on purpose, so the path may hold the files of somebody else
     except (Exception, SystemExit) as error:
         if not existed:
-            _remove(order.out)
+            _remove(out)
         if isinstance(error, (OSError, MemoryError)):
             raise  # caused by the machine, so that another attempt may succeed
         raise errors.PluginError(f"the export format {format_.name} failed: {type(error).__name__}: {error}") from error
-    if not os.path.lexists(order.out):
-        raise errors.PluginError(f"the export format {format_.name} wrote nothing to {order.out}")
-    report = ExportReport.of({"format": order.format, "out": str(order.out), **(details or {})})
+    if not os.path.lexists(out):
+        raise errors.PluginError(f"the export format {format_.name} wrote nothing to {out}")
+    report = ExportReport.of({"format": order.spec.format, "out": order.spec.out, **(details or {})})
     return Outcome[ExportReport](report=report)
 
 

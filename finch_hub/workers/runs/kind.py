@@ -55,19 +55,6 @@ OutcomeT = TypeVar("OutcomeT", bound=Outcome[Any])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Generic[SpecT, OrderT]):
-    """How to repeat the job that made a version.
-
-    Attributes:
-        spec: returns the version's specification, with the choices that its worker made.
-        pin: returns the order, with the choices that its child made; by default the order itself.
-    """
-
-    spec: Callable[[AdapterVersion], SpecT]
-    pin: Callable[[OrderT, AdapterVersion], OrderT] = lambda order, version: order
-
-
-@dataclass(frozen=True, kw_only=True)
 class JobKind(Generic[SpecT, OrderT, OutcomeT]):
     """A kind of job. Its module imports what is heavy inside the steps, since both processes import the module.
 
@@ -81,7 +68,9 @@ class JobKind(Generic[SpecT, OrderT, OutcomeT]):
         execute: in the child, does the work.
         finish: in the supervisor, stores what the child wrote and returns how to register it. It may wait for stores
             and be repeated. None if the report is the result.
-        recipe: for kinds that make adapter versions.
+        repeat: returns the specification that repeats the job of a version, with the choices that its worker made. None
+            for kinds that make no versions.
+        pin: returns the order of that job, with the choices that its child made.
     """
 
     spec: type[SpecT]
@@ -92,7 +81,8 @@ class JobKind(Generic[SpecT, OrderT, OutcomeT]):
     prepare: Callable[[SpecT, Job, Stores, Path], OrderT]
     execute: Callable[[OrderT, Channel], OutcomeT]
     finish: Callable[[SpecT, Job, OutcomeT, Stores], Record] | None = None
-    recipe: Recipe[SpecT, OrderT] | None = None
+    repeat: Callable[[AdapterVersion], SpecT] | None = None
+    pin: Callable[[OrderT, AdapterVersion], OrderT] = lambda order, version: order
 
     @property
     def name(self) -> str:

@@ -24,7 +24,7 @@ _REPORT_SECONDS = 1.0
 
 
 class MergeOrder(Value):
-    """What the child needs to merge; each adapter is a folder and its weight."""
+    """What the child needs to merge. Each adapter is a folder and its weight."""
 
     base: BaseOrder
     adapters: tuple[tuple[Path, float], ...]
@@ -45,7 +45,7 @@ def prepare(spec: MergeSpec, job: Job, stores: Stores, workdir: Path) -> MergeOr
 
 
 def execute(order: MergeOrder, channel: Channel) -> Outcome[MergeReport]:
-    """Merge, then compare logits where a float32 copy of the model fits into memory."""
+    """Merge, then compare logits if a float32 copy of the model fits into memory."""
     from finch_hub.engine.export import merging
 
     base = model_cache.fetch_base(order.base, say=channel.phase)

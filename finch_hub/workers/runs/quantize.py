@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from finch_hub.specs.jobs import Job, QuantizeSpec
 from finch_hub.specs.reports import QuantizationReport
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Recipe, Record
+from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Record
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 class QuantizeOrder(Value):
     """What the child needs to quantize a version. `validation` is the file of the version's held-out examples."""
 
+    spec: QuantizeSpec
     adapter: Path
     reference: str
-    scheme: Literal["auto", "int8", "int4"]
-    group: int | None
-    tolerance: float
     validation: Path | None
     system: str | None
     base: BaseOrder
@@ -42,11 +40,9 @@ def prepare(spec: QuantizeSpec, job: Job, stores: Stores, workdir: Path) -> Quan
     """Fetch the version and its held-out examples."""
     version, folder = inputs.fetch_version(spec.adapter, stores)
     return QuantizeOrder(
+        spec=spec,
         adapter=folder,
         reference=version.reference,
-        scheme=spec.scheme,
-        group=spec.group,
-        tolerance=spec.tolerance,
         validation=inputs.fetch_validation(version, workdir / "validation.jsonl", stores),
         system=version.spec.get("system"),
         base=model_cache.order_base_of(version.base, stores),
@@ -85,10 +81,10 @@ def execute(order: QuantizeOrder, channel: Channel) -> QuantizeOutcome:
     report = quantization.quantize(
         order.adapter,
         channel.workdir / "adapter",
-        scheme=order.scheme,
-        group=order.group,
+        scheme=order.spec.scheme,
+        group=order.spec.group,
         objective=objective,
-        tolerance=order.tolerance,
+        tolerance=order.spec.tolerance,
     )
     return QuantizeOutcome(
         adapter=channel.workdir / "adapter",
@@ -122,7 +118,7 @@ def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Store
     return lambda session: outcome.result_of(register(session, parent.base))
 
 
-def _repeated_spec(version: AdapterVersion) -> QuantizeSpec:
+def _repeat(version: AdapterVersion) -> QuantizeSpec:
     # The system prompt stands beside the specification's own fields.
     return KIND.spec_of({name: version.spec[name] for name in QuantizeSpec.model_fields if name in version.spec})
 
@@ -136,5 +132,5 @@ KIND = JobKind(
     prepare=prepare,
     execute=execute,
     finish=finish,
-    recipe=Recipe(spec=_repeated_spec),
+    repeat=_repeat,
 )

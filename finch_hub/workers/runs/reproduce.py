@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.specs.jobs import Job, ReproduceSpec
@@ -12,21 +12,14 @@ from finch_hub.specs.reports import Change, ReproductionReport
 from finch_hub.specs.value import JsonObject, Value
 from finch_hub.workers.runs import inputs, kinds
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import JobKind, Outcome, Recipe, Record
+from finch_hub.workers.runs.kind import JobKind, Outcome, Record
 
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
 
 class ReproduceOrder(Value):
-    """What the child needs to repeat a job.
-
-    Attributes:
-        order: JSON of the order of the repeated kind.
-        original: folder of the version's files.
-        identity: of the version.
-        threads: of torch, in the environment of the version.
-    """
+    """What the child needs to repeat a job: its order, and the files, identity and threads of its version."""
 
     kind: str
     order: JsonObject
@@ -45,11 +38,15 @@ class ReproduceOutcome(Outcome[ReproductionReport]):
 def prepare(spec: ReproduceSpec, job: Job, stores: Stores, workdir: Path) -> ReproduceOrder:
     """Prepare the job that made the version, with the choices that were made then."""
     version, folder = inputs.fetch_version(spec.adapter, stores)
-    kind, recipe = _kind_of(version.kind)
-    repeated = kind.prepare(recipe.spec(version), job, stores, workdir)
+    kind = kinds.kind_of(version.kind)
+    if kind.repeat is None:
+        raise errors.Incompatible(
+            errors.Problem(what=f"a job of the kind {kind.name} makes no version that can be reproduced")
+        )
+    order = kind.prepare(kind.repeat(version), job, stores, workdir)
     return ReproduceOrder(
         kind=version.kind,
-        order=recipe.pin(repeated, version).model_dump(mode="json"),
+        order=kind.pin(order, version).model_dump(mode="json"),
         reference=version.reference,
         original=folder,
         identity=version.identity,
@@ -65,7 +62,7 @@ def execute(order: ReproduceOrder, channel: Channel) -> ReproduceOutcome:
     from finch_hub.engine.training.environment import use_threads
 
     started = time.monotonic()
-    kind, _ = _kind_of(order.kind)
+    kind = kinds.kind_of(order.kind)
     with use_threads(order.threads):
         outcome = kind.execute(kind.order.of(order.order), channel)
     channel.phase("comparing")
@@ -95,13 +92,6 @@ def finish(spec: ReproduceSpec, job: Job, outcome: ReproduceOutcome, stores: Sto
     versions = publishing.list_library_versions(stores.catalog, outcome.environment)
     causes = Change.between({**lineage.versions, **lineage.environment}, {**versions, **outcome.environment})
     return outcome.evolve(report=outcome.report.evolve(causes=causes)).record
-
-
-def _kind_of(name: str) -> tuple[JobKind[Any, Any, Any], Recipe[Any, Any]]:
-    kind = kinds.kind_of(name)
-    if kind.recipe is None:
-        raise errors.Incompatible(f"a job of the kind {name} makes no version that can be reproduced")
-    return kind, kind.recipe
 
 
 KIND = JobKind(

@@ -1,26 +1,28 @@
-"""Train an adapter: examples from the store, checkpoints in the attempt's folder, a version in the registry."""
+"""Train an adapter alone, or the adapters of several jobs in one step. To its supervisor, each job is one training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finch_hub import errors
 from finch_hub.engine.data import reading
 from finch_hub.specs.bases import BaseDescription
+from finch_hub.specs.events import NewEvent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import Job, JobResult, TrainSpec
-from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TrainingReport
-from finch_hub.specs.training import TrainingConfig
 from finch_hub.specs.value import JsonObject, Value
 from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Recipe, Record
+from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Record
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
     from finch_hub.engine.bases.base import Base
+    from finch_hub.engine.training.group import Member, MemberResult
     from finch_hub.engine.training.loop import Trained
     from finch_hub.registry.database import Session
     from finch_hub.registry.values import AdapterVersion
@@ -40,9 +42,7 @@ class TrainOrder(Value):
     """
 
     base: BaseOrder
-    system: str | None
-    lora: LoRAConfig
-    training: TrainingConfig
+    spec: TrainSpec
     train: Path
     validation: Path | None
     batch_tokens: tuple[tuple[int, int | None], ...] | None = None
@@ -61,9 +61,7 @@ def prepare(spec: TrainSpec, job: Job, stores: Stores, workdir: Path) -> TrainOr
     validation = workdir / "validation.jsonl"
     return TrainOrder(
         base=model_cache.order_base(spec.base, stores),
-        system=spec.system,
-        lora=spec.lora,
-        training=spec.training,
+        spec=spec,
         train=inputs.fetch_examples(spec.train, workdir / "train.jsonl", stores),
         validation=inputs.fetch_examples(spec.validation, validation, stores) if spec.validation else None,
     )
@@ -74,24 +72,80 @@ def execute(order: TrainOrder, channel: Channel) -> TrainOutcome:
     channel.phase("importing")
     from finch_hub.engine.training import loop
 
-    base = channel.bases.load(order.base, say=channel.phase, dtype=order.training.dtype)
-    examples, validation = read_data(order, channel)
+    spec = order.spec
+    base = channel.bases.load(order.base, say=channel.phase, dtype=spec.training.dtype)
+    examples, validation = _read_data(order, channel)
     trained = loop.train(
         base,
-        order.lora,
-        order.training,
+        spec.lora,
+        spec.training,
         examples,
         validation,
-        system=order.system,
+        system=spec.system,
         workdir=channel.checkpoints,
         report=channel.report,
         should_stop=channel.should_stop,
         batch_tokens=order.batch_tokens,
     )
-    return save(trained, order, channel, base, validation)
+    return _save(trained, order, channel, base, validation)
 
 
-def read_data(order: TrainOrder, channel: Channel) -> tuple[Sequence[Example], Sequence[Example]]:
+def execute_together(
+    orders: Sequence[TrainOrder],
+    channels: Sequence[Channel],
+    on_end: Callable[[int, TrainOutcome | BaseException], None],
+) -> None:
+    """Train all orders in one step. Call `on_end` with the position, and the outcome or error, of each that has ended.
+
+    Raises:
+        TrainingFailed: memory does not suffice for the group.
+        InvalidSpec: an order cannot be trained together with others.
+    """
+
+    def say(text: str) -> None:
+        for channel in channels:
+            channel.report(NewEvent.phase(text))
+
+    say("importing")
+    from finch_hub.engine.training.group import train_group
+
+    base = channels[0].bases.load(orders[0].base, say=say, dtype=orders[0].spec.training.dtype)
+    say(f"training together with {len(orders) - 1} others")
+    members: list[Member] = []
+    for position, (order, channel) in enumerate(zip(orders, channels, strict=True)):
+        try:
+            members.append(_make_member(order, channel, base, len(orders), functools.partial(on_end, position)))
+        except errors.FinchError as error:
+            on_end(position, error)
+    train_group(base, members)
+
+
+def _make_member(
+    order: TrainOrder, channel: Channel, base: Base, size: int, on_end: Callable[[TrainOutcome | BaseException], None]
+) -> Member:
+    from finch_hub.engine.training.group import Member
+    from finch_hub.engine.training.loop import Trained
+
+    examples, validation = _read_data(order, channel)
+
+    def save(result: MemberResult) -> None:
+        on_end(_save(result, order, channel, base, validation) if isinstance(result, Trained) else result)
+
+    return Member(
+        config=order.spec.lora,
+        training=order.spec.training,
+        examples=examples,
+        validation=validation,
+        system=order.spec.system,
+        # Rounding depends on the number of members, so a checkpoint serves only a group of the same size.
+        workdir=channel.checkpoints / f"of-{size}",
+        report=channel.report,
+        should_stop=channel.should_stop,
+        on_end=save,
+    )
+
+
+def _read_data(order: TrainOrder, channel: Channel) -> tuple[Sequence[Example], Sequence[Example]]:
     """Return the examples to train on and those held out."""
     from finch_hub.engine.data import splitting
 
@@ -99,12 +153,13 @@ def read_data(order: TrainOrder, channel: Channel) -> tuple[Sequence[Example], S
     if order.validation is not None:
         return examples, inputs.read_examples(order.validation)
     # Split here, not in the loop: compositions of this adapter are measured on the held-out part, so it is stored.
-    examples, validation = splitting.split_examples(examples, order.training.validation, order.training.seed)
+    training = order.spec.training
+    examples, validation = splitting.split_examples(examples, training.validation, training.seed)
     (channel.workdir / "validation.jsonl").write_bytes(reading.dump_examples(validation))
     return examples, validation
 
 
-def save(
+def _save(
     trained: Trained, order: TrainOrder, channel: Channel, base: Base, validation: Sequence[Example]
 ) -> TrainOutcome:
     """Write the adapter to the attempt's folder, detach it from its base, and return the outcome."""
@@ -166,7 +221,7 @@ def _metrics(report: TrainingReport) -> JsonObject:
     return metrics
 
 
-def _repeated_spec(version: AdapterVersion) -> TrainSpec:
+def _repeat(version: AdapterVersion) -> TrainSpec:
     environment = version.lineage.environment
     spec = KIND.spec_of(version.spec)
     changes: dict[str, Any] = {"threads": environment.get("threads")}
@@ -175,7 +230,7 @@ def _repeated_spec(version: AdapterVersion) -> TrainSpec:
     return spec.evolve(training=spec.training.evolve(**changes))
 
 
-def _pinned(order: TrainOrder, version: AdapterVersion) -> TrainOrder:
+def _pin(order: TrainOrder, version: AdapterVersion) -> TrainOrder:
     base = order.base.evolve(fingerprint=version.base.fingerprint)
     return order.evolve(base=base, batch_tokens=version.lineage.environment.get("batch_tokens"))
 
@@ -189,5 +244,6 @@ KIND = JobKind(
     prepare=prepare,
     execute=execute,
     finish=finish,
-    recipe=Recipe(spec=_repeated_spec, pin=_pinned),
+    repeat=_repeat,
+    pin=_pin,
 )

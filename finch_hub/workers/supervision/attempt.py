@@ -41,9 +41,9 @@ class Attempt:
 
     Args:
         take_child: returns a child for the job. It is called after the job was prepared without errors.
-        claim_next: claims another job for the child that is left, in the transaction that ends this attempt.
+        claim_next: claims another job for the child that is left, in the transaction that ends this attempt. None for
+            a member of a group. The child works for other jobs too, so its failure may not be this job's fault.
         memory_limit: bytes of main memory that the child may use.
-        is_shared: whether the child works for other jobs too, so that its failure may not be this job's fault.
 
     Attributes:
         child: after `run`, a child that is fit for another job.
@@ -57,13 +57,12 @@ class Attempt:
         context: AttemptContext,
         *,
         take_child: Callable[[], ChildProcess],
-        claim_next: Callable[[Session, ChildProcess | None], Job | None],
+        claim_next: Callable[[Session, ChildProcess | None], Job | None] | None,
         memory_limit: int,
-        is_shared: bool = False,
     ) -> None:
         self._claimed, self._job, self._context = claimed, claimed.job, context
         self._settings, self._take_child, self._claim_next = context.stores.settings, take_child, claim_next
-        self._memory_limit, self._is_shared = memory_limit, is_shared
+        self._memory_limit = memory_limit
         self._lease: Lease
         self._kind: JobKind[Any, Any, Any]
         self._spec: JobSpec
@@ -75,8 +74,9 @@ class Attempt:
     def run(self) -> None:
         """Run the job to the end of this attempt."""
         with self._context.leases.hold(self._claimed) as self._lease:
+            claim_next = self._claim_next or (lambda session, child: None)
             record = AttemptRecord(
-                self._context, self._job, self._lease, claim_next=lambda session: self._claim_next(session, self.child)
+                self._context, self._job, self._lease, claim_next=lambda session: claim_next(session, self.child)
             )
             record.log("claimed")
             try:
@@ -214,7 +214,7 @@ class Attempt:
         """Record that the child process failed. A job of a group is tried again alone and loses no attempt."""
         if tail:
             record.add_message(f"last output of the child process:\n{tail}", level="error")
-        if self._is_shared:
+        if self._claim_next is None:
             record.add_message(f"will be trained alone, since the training of the group failed: {reason}", level="warn")
             record.hand_back(alone=reason)
         else:

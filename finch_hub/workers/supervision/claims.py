@@ -16,7 +16,7 @@ from finch_hub.workers.supervision import clock, devices
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_record import AttemptContext
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
-from finch_hub.workers.supervision.group import AttemptGroup, SharedChild
+from finch_hub.workers.supervision.group import AttemptGroup
 from finch_hub.workers.supervision.lease import ClaimedJob, Leases
 from finch_hub.workers.supervision.process import ChildProcess
 from finch_hub.workers.supervision.slots import USABLE_SHARE, Slot
@@ -58,7 +58,7 @@ class Claims:
             requested_at = clock.elapsed()
             try:
                 with self._database.write() as session:
-                    job = self._claim(session, slot, slot.child)
+                    job = self._claim(session, slot.child, slot=slot)
             except errors.Unavailable as error:
                 log.warning("action=claim error=%s", error)
                 return None  # another wake-up follows for jobs that are due
@@ -67,29 +67,18 @@ class Claims:
             claimed = ClaimedJob(job=job, requested_at=requested_at)
         take_child = functools.partial(slot.take_child, str(self._settings.home))
         memory_limit = min(self._memory_limit, slot.share) if slot.device.kind == "cpu" else self._memory_limit
+        make_attempt = functools.partial(Attempt, context=self._context, memory_limit=memory_limit)
         companions = self._claim_companions(slot, claimed.job)
         if not companions:
-            return Attempt(
-                claimed,
-                self._context,
-                take_child=take_child,
-                claim_next=lambda session, child: self._claim(session, slot, child),
-                memory_limit=memory_limit,
-            )
+            claim_next = functools.partial(self._claim, slot=slot)
+            return make_attempt(claimed, take_child=take_child, claim_next=claim_next)
+        return AttemptGroup(
+            [claimed, *companions],
+            lambda member, child: make_attempt(member, take_child=lambda: child, claim_next=None),
+            take_child=take_child,
+        )
 
-        def make_attempt(claimed: ClaimedJob, child: SharedChild) -> Attempt:
-            return Attempt(
-                claimed,
-                self._context,
-                take_child=lambda: child,
-                claim_next=lambda session, child: None,  # the slot is free when all members have ended
-                memory_limit=memory_limit,
-                is_shared=True,
-            )
-
-        return AttemptGroup([claimed, *companions], make_attempt, take_child=take_child)
-
-    def _claim(self, session: Session, slot: Slot, child: ChildProcess | None) -> Job | None:
+    def _claim(self, session: Session, child: ChildProcess | None, *, slot: Slot) -> Job | None:
         if self.stopping.is_set() or self.is_draining:
             return None
         return claims.claim(

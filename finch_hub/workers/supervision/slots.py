@@ -24,24 +24,14 @@ class Slot:
 
     Attributes:
         share: bytes of the device's memory for this slot.
-        capabilities: which jobs the slot can run.
-        attempt: what runs in the slot.
         next_job: a job that was claimed for the slot and does not run yet.
     """
 
     def __init__(
-        self,
-        device: devices.Device,
-        share: int,
-        orphan_cleanup: OrphanCleanup,
-        *,
-        queues: Sequence[str] = ("default",),
-        labels: Sequence[str] = (),
+        self, device: devices.Device, capabilities: values.Capabilities, orphan_cleanup: OrphanCleanup
     ) -> None:
-        self.device, self.share, self._orphan_cleanup = device, share, orphan_cleanup
-        self.capabilities = values.Capabilities(
-            device=device.kind, memory_bytes=share, queues=tuple(queues), labels=tuple(labels)
-        )
+        self.device, self.capabilities, self._orphan_cleanup = device, capabilities, orphan_cleanup
+        self.share = capabilities.memory_bytes
         self.child: Child | None = None
         self.attempt: Attempt | AttemptGroup | None = None
         self.next_job: ClaimedJob | None = None
@@ -90,7 +80,10 @@ class Slots:
             share = device.memory_bytes // slots_per_device[device.kind, device.index]
             if device.kind == "cpu":
                 share = min(int(USABLE_SHARE * share), settings.memory_bytes or share)
-            self._all.append(Slot(device, share, self._orphan_cleanup, queues=queues, labels=labels))
+            capabilities = values.Capabilities(
+                device=device.kind, memory_bytes=share, queues=tuple(queues), labels=tuple(labels)
+            )
+            self._all.append(Slot(device, capabilities, self._orphan_cleanup))
             self._free.put(self._all[-1])
 
     def __len__(self) -> int:

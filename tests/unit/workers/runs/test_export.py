@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from finch_hub import errors
+from finch_hub.specs.jobs import ExportSpec
 from finch_hub.specs.reports import ExportReport
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import export
@@ -21,7 +22,8 @@ Write = Callable[[Path, Path | None, Path, Value], dict[str, Any] | None]
 def exported(out: Path, write: Write) -> Outcome[ExportReport]:
     format_ = SimpleNamespace(name="odd", load=lambda: write, parse=lambda parameters: Value())
     channel: Any = SimpleNamespace(catalog=SimpleNamespace(export_formats={"odd": format_}), phase=lambda text: None)
-    order = export.ExportOrder(format="odd", parameters={}, adapter=Path("/nowhere"), base=None, out=out)
+    spec = ExportSpec(adapter="birds", format="odd", out=str(out))
+    order = export.ExportOrder(spec=spec, adapter=Path("/nowhere"), base=None)
     return export.execute(order, channel)
 
 

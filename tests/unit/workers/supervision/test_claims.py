@@ -11,6 +11,7 @@ from support import registry
 from support.children import FakeChild
 
 from finch_hub import errors, settings
+from finch_hub.registry import values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
 from finch_hub.workers.supervision.attempt import Attempt
@@ -34,7 +35,7 @@ def claims(database: Database, tmp_path: Path) -> Iterator[Claims]:
 
 def slot_of(kind: Any = "cpu", *, share: int = 2**40) -> Slot:
     device = Device(kind=kind, index=0, name="a device", memory_bytes=share, free_bytes=share)
-    return Slot(device, share, SimpleNamespace())  # type: ignore[arg-type]
+    return Slot(device, values.Capabilities(device=kind, memory_bytes=share), SimpleNamespace())  # type: ignore[arg-type]
 
 
 def test_slot_gets_an_attempt_at_the_job_that_fits(claims: Claims, database: Database) -> None:
@@ -93,7 +94,7 @@ def test_jobs_that_may_train_together_become_a_group(claims: Claims, database: D
     assert isinstance(group, AttemptGroup)
     assert group.job_ids == members[:3], "the group has the size of the settings"
     last = claims.claim(slot_of())
-    assert isinstance(last, Attempt), "a job alone is no group"
+    assert isinstance(last, Attempt), "one job is not a group"
     assert last.job_ids == members[3:]
 
 
@@ -110,7 +111,7 @@ def test_child_may_use_the_memory_of_its_slot_and_of_the_settings(claims: Claims
         attempt = claims.claim(slot)
         assert isinstance(attempt, Attempt)
         limits.append(attempt._memory_limit)
-    assert limits == [400, 1000, 1000], "the share of a graphics card is no main memory"
+    assert limits == [400, 1000, 1000], "the share of a graphics card does not limit main memory"
 
 
 def test_job_whose_base_the_child_has_loaded_is_claimed_first(claims: Claims, database: Database) -> None:

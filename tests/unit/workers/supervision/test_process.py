@@ -10,8 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 from support import finch_probe
-from support.fleet import wait_until, write_adapter
+from support.fleet import wait_until
 
+from finch_hub.specs.jobs import ExportSpec
+from finch_hub.workers.runs.export import ExportOrder
 from finch_hub.workers.supervision.process import Child
 
 
@@ -22,20 +24,11 @@ def child(tmp_path: Path) -> Iterator[Child]:
     started.kill()
 
 
-def make_order(tmp_path: Path, action: str) -> dict[str, object]:
-    if not (tmp_path / "adapter").exists():
-        write_adapter(tmp_path / "adapter")
-    return {
-        "format": "probe",
-        "parameters": {"action": action, "seconds": 30},
-        "adapter": str(tmp_path / "adapter"),
-        "base": None,
-        "out": str(tmp_path / "out"),
-    }
-
-
 def send_order(child: Child, tmp_path: Path, action: str) -> None:
-    order = make_order(tmp_path, action)
+    spec = ExportSpec(
+        adapter="birds", format="probe", out=str(tmp_path / "out"), parameters={"action": action, "seconds": 30}
+    )
+    order = ExportOrder(spec=spec, adapter=tmp_path / "adapter", base=None).model_dump(mode="json")
     child.send(type="run", kind="export", job_id="job", workdir=str(tmp_path), order=order)
 
 

@@ -4,11 +4,15 @@ from pathlib import Path
 
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs.channel import CHECKPOINTS
+from finch_hub.workers.runs.kind import Outcome
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
 
-class Outcome(Value):
-    adapter: str
+class Text(Value):
+    text: str
+
+
+KEPT = {"report": {"text": "x"}}
 
 
 def write(file: Path, text: str) -> None:
@@ -46,13 +50,13 @@ def test_folder_that_is_begun_again_keeps_its_files(tmp_path: Path) -> None:
 
 def test_outcome_is_kept_until_it_is_forgotten_or_the_job_ends(tmp_path: Path) -> None:
     folders = WorkFolders(tmp_path / "work")
-    assert folders.read_outcome("job", Outcome) is None
+    assert folders.read_outcome("job", Outcome[Text]) is None
     folders.begin("job", 1)
-    folders.keep_outcome("job", {"adapter": "x"})
-    assert folders.read_outcome("job", Outcome) == Outcome(adapter="x")
+    folders.keep_outcome("job", KEPT)
+    assert folders.read_outcome("job", Outcome[Text]) == Outcome[Text](report=Text(text="x"))
     assert folders.jobs() == ["job"]
     folders.forget_outcome("job")
-    assert folders.read_outcome("job", Outcome) is None
+    assert folders.read_outcome("job", Outcome[Text]) is None
     folders.end("job")
     assert folders.jobs() == []
     folders.end("job")
@@ -66,12 +70,12 @@ def test_other_users_cannot_enter_the_folders(tmp_path: Path) -> None:
 def test_truncated_outcome_is_ignored(tmp_path: Path) -> None:
     folders = WorkFolders(tmp_path / "work")
     folders.begin("job", 1)
-    folders.keep_outcome("job", {"adapter": "x"})
+    folders.keep_outcome("job", KEPT)
     (kept,) = (tmp_path / "work").iterdir()
     for length in range(len(kept.read_text())):
         kept.write_text(kept.read_text()[:length])
-        assert folders.read_outcome("job", Outcome) is None
-        folders.keep_outcome("job", {"adapter": "x"})
+        assert folders.read_outcome("job", Outcome[Text]) is None
+        folders.keep_outcome("job", KEPT)
 
 
 def test_outcome_of_another_version_is_ignored(tmp_path: Path) -> None:
@@ -79,4 +83,4 @@ def test_outcome_of_another_version_is_ignored(tmp_path: Path) -> None:
     folders = WorkFolders(tmp_path / "work")
     folders.begin("job", 1)
     folders.keep_outcome("job", {"folder": "x"})
-    assert folders.read_outcome("job", Outcome) is None
+    assert folders.read_outcome("job", Outcome[Text]) is None
