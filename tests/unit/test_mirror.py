@@ -26,6 +26,7 @@ EXERCISED_IN = {
     "engine/composition/interference": "unit/engine/composition/test_compose.py",
     "engine/composition/measurement": "unit/engine/composition/test_compose.py",
     "engine/composition/parent_data": "unit/engine/composition/test_compose.py",
+    "engine/composition/point": "unit/engine/composition/test_search.py",
     "engine/composition/trial": "unit/engine/composition/test_search.py",
     "engine/composition/truncation": "unit/engine/composition/test_core_space.py",
     "engine/data/report": "unit/engine/training/test_loop.py",

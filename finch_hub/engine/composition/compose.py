@@ -18,8 +18,9 @@ from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.measurement import Measurement, ValidationRows, tokenize_validation
 from finch_hub.engine.composition.parent_data import ParentData
 from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, check_parents, mix_seed, read_parents
+from finch_hub.engine.composition.point import Point
 from finch_hub.engine.composition.search import Search
-from finch_hub.engine.composition.trial import Point, Trial
+from finch_hub.engine.composition.trial import Trial
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.specs.events import NewEvent, Report, silent
 from finch_hub.specs.jobs import ComposeSpec

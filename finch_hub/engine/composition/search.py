@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from finch_hub.engine.composition import retention
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.measurement import Measurement
-from finch_hub.engine.composition.trial import Point, Trial
+from finch_hub.engine.composition.point import Point
+from finch_hub.engine.composition.trial import Trial
 
 # A sweep changes the scale by this factor until the best scale has a neighbor on each side. Then it interpolates.
 _STEP = 1.3

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from finch_hub.engine.composition.point import Point
 from finch_hub.engine.composition.search import Search, choose_next_scale
-from finch_hub.engine.composition.trial import Point, Trial
+from finch_hub.engine.composition.trial import Trial
 from finch_hub.plugins.descriptors import NoParameters
 from finch_hub.specs.reports import TokenMetrics
 
