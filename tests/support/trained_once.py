@@ -22,8 +22,14 @@ def main() -> None:
     examples = [Example.of_pair(f"{n} seeds " * int(words), "A finch eats seeds. " * 8) for n in range(int(count))]
     longest = max(len(one) for one in tokenize_all(examples, base.tokenizer, system=None, max_length=2048))
     loop.train(base, LoRAConfig.of(json.loads(lora)), settings, examples, workdir=Path(folder) / "work")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"longest": longest, "peak": peak}))
+    print(json.dumps({"longest": longest, "peak": _peak_bytes()}))
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux, `ru_maxrss` is at least the memory of the process that started this one
+        return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmHWM" in line)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":
