@@ -18,7 +18,7 @@ from finch_hub.engine.decoder.decoder import choose_decoder
 from finch_hub.engine.rank.automatic import attach_for_training
 from finch_hub.engine.training import environment, loop
 from finch_hub.engine.training.data import TrainingData
-from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.run import TrainingRun
 from finch_hub.specs.events import silent
 

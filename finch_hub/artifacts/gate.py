@@ -1,4 +1,4 @@
-"""The gate: checks that every adapter passes before it is stored, imported or made here."""
+"""The gate: the checks that every adapter must pass before it is stored, whether imported or made here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Built-in presets, one for each measured domain.
+"""Built-in presets, one for each measured domain; `finch_hub.plugins.builtin` offers them.
 
 The figures beside each preset are nats per label token, with the paired standard error of the difference.
 ``benchmarks/presets.py`` measured them on SmolLM2-135M-Instruct with 200 training rows and 60 held-out rows.

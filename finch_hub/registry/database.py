@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session as Session
 from sqlalchemy.orm import sessionmaker
 
 from finch_hub import errors
-from finch_hub.registry import postgresql, schema, sqlite
+from finch_hub.registry import postgresql, schema_revisions, sqlite
 from finch_hub.registry.group_commit import GroupCommits
 
 # Messages of drivers and servers, and the advice for each. Messages in another language get the general advice.
@@ -102,7 +102,7 @@ class Database:
         if self.is_sqlite and not self._file.exists():
             return None  # a connection would create the file
         with self._translate_errors(), self._reader.connect() as connection:
-            return schema.revision(connection)
+            return schema_revisions.revision(connection)
 
     def check(self) -> None:
         """Refuse a schema that this code cannot use.
@@ -110,7 +110,7 @@ class Database:
         Raises:
             SchemaMismatch: the schema is older or newer than this code.
         """
-        schema.check(self.revision(), str(self))
+        schema_revisions.check(self.revision(), str(self))
 
     def upgrade(self) -> None:
         """Upgrade the schema to this code's revision. Of two processes that do so at once, one waits.
@@ -121,7 +121,7 @@ class Database:
         if self.is_sqlite:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._translate_errors(), self._engine.begin() as connection:
-            schema.upgrade(connection, str(self))
+            schema_revisions.upgrade(connection, str(self))
 
     def close(self) -> None:
         """Close all pooled connections."""

@@ -1,1 +1,1 @@
-"""Stores of a home, and the publishing of adapters in them."""
+"""The stores of a home, the publishing of versions into them, and the redaction of secrets."""

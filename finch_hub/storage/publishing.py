@@ -36,11 +36,13 @@ class Description:
     job_id: str | None = None
 
 
-Register = Callable[[Session, values.Base], values.AdapterVersion]
-"""Registers the version of a published adapter."""
+CreateVersion = Callable[[Session, values.Base], values.AdapterVersion]
+"""Creates the version of a published adapter."""
 
 
-def publish(folder: Path, stores: Stores, description: Description, environment: JsonObject | None = None) -> Register:
+def publish(
+    folder: Path, stores: Stores, description: Description, environment: JsonObject | None = None
+) -> CreateVersion:
     """Put an adapter folder through the gate and into the store, with its card and `finch.json`.
 
     Args:

@@ -13,7 +13,7 @@ from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
 from finch_hub.workers.messaging.dispatcher import Dispatcher
 from finch_hub.workers.supervision import clock
-from finch_hub.workers.supervision.claims import Claims
+from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.slots import Slots
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
@@ -37,14 +37,14 @@ class Maintenance:
         stores: Stores,
         folders: WorkFolders,
         slots: Slots,
-        claims: Claims,
+        attempt_source: AttemptSource,
         dispatcher: Dispatcher,
         *,
         is_on_demand: bool,
         end_worker: Callable[[], None],
     ) -> None:
         self._entry, self._stores, self._folders = entry, stores, folders
-        self._slots, self._claims, self._dispatcher = slots, claims, dispatcher
+        self._slots, self._attempt_source, self._dispatcher = slots, attempt_source, dispatcher
         self._is_on_demand, self._end_worker, self._settings = is_on_demand, end_worker, stores.settings
         self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = clock.elapsed()
@@ -98,7 +98,7 @@ class Maintenance:
         except errors.Conflict as error:
             log.error("action=heartbeat error=%s", error)
             requested = "stopping"
-        self._claims.is_draining = requested != "active"
+        self._attempt_source.is_draining = requested != "active"
         if requested == "stopping" or (requested == "draining" and not self._slots.are_busy):
             self._end_worker()
 

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from finch_hub import errors
-from finch_hub.registry import jobs, placement, schema, values, workers
+from finch_hub.registry import jobs, placement, schema_revisions, values, workers
 from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
@@ -30,7 +30,7 @@ from finch_hub.workers.messaging import app as celery_app
 from finch_hub.workers.messaging import broker
 from finch_hub.workers.messaging.dispatcher import Dispatcher
 from finch_hub.workers.supervision.attempt import Attempt
-from finch_hub.workers.supervision.claims import Claims
+from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.group import AttemptGroup
 from finch_hub.workers.supervision.process import Child
 from finch_hub.workers.supervision.slots import Slot, Slots
@@ -80,7 +80,7 @@ class Worker:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._folders = WorkFolders(settings.work)
         self._slots = Slots(settings, slots, queues=queues, labels=labels)
-        self._claims = Claims(self.name, self._stores, self._folders)
+        self._attempt_source = AttemptSource(self.name, self._stores, self._folders)
         self._app = celery_app.make_app(url, queues=self._queues, worker=self.name)
         self._app.task(self._wake, name=broker.WAKE)
         self._dispatcher = Dispatcher(settings, self._stores.database, starts_worker=False)
@@ -115,14 +115,14 @@ class Worker:
                 self._stores,
                 self._folders,
                 self._slots,
-                self._claims,
+                self._attempt_source,
                 self._dispatcher,
                 is_on_demand=self._is_on_demand,
                 end_worker=self._end,
             )
             self._maintenance.start()
             ending.callback(self._maintenance.close)
-            ending.callback(self._claims.stopping.set)
+            ending.callback(self._attempt_source.stopping.set)
             log.info("action=start worker=%s slots=%d queues=%s", self.name, len(self._slots), ",".join(self._queues))
             consumer = self._app.Worker(
                 hostname=self.name,
@@ -158,7 +158,7 @@ class Worker:
                     hostname=socket.gethostname(),
                     pid=os.getpid(),
                     version=metadata.version("finch-hub"),
-                    schema_revision=schema.HEAD,
+                    schema_revision=schema_revisions.HEAD,
                     slots=len(self._slots),
                     devices=self._slots.refresh_devices(),
                     queues=self._queues,
@@ -168,7 +168,7 @@ class Worker:
             )
 
     def _close(self) -> None:
-        self._claims.close()
+        self._attempt_source.close()
         self._slots.close()
         if self._entry is not None:
             with contextlib.suppress(errors.FinchError):
@@ -180,7 +180,7 @@ class Worker:
         self._dispatcher.close()
         self._app.close()
         if self._settings.broker_url is None:
-            home_broker.stop(self._settings)
+            home_broker.stop(self._settings, worker=self.name)
         self._stores.database.close()
         log.info("action=end worker=%s", self.name)
 
@@ -196,15 +196,15 @@ class Worker:
     def _wake(self, job_id: str = "") -> None:
         """Run jobs in a free slot until no job fits. This is the task of a wake-up message."""
         with self._slots.take() as slot:
-            attempt = self._claims.claim(slot)
+            attempt = self._attempt_source.claim(slot)
             is_other = bool(job_id) and (attempt is None or job_id not in attempt.job_ids)
             if is_other and self._is_left(job_id, slot) and attempt is None:
                 # A transaction had locked the row of the job, and claims skip locked rows.
                 time.sleep(_LOCKED_SECONDS)
-                attempt = self._claims.claim(slot)
+                attempt = self._attempt_source.claim(slot)
             while attempt is not None:
                 self._run(attempt, slot)
-                attempt = self._claims.claim(slot)
+                attempt = self._attempt_source.claim(slot)
 
     def _run(self, attempt: Attempt | AttemptGroup, slot: Slot) -> None:
         slot.attempt = attempt
@@ -227,7 +227,7 @@ class Worker:
             with self._stores.database.read() as session:
                 job = jobs.get(session, job_id)
                 misfits = placement.list_misfits(job.requirements, slot.capabilities)
-                is_unfit = self._claims.is_draining or bool(misfits)
+                is_unfit = self._attempt_source.is_draining or bool(misfits)
                 is_waiting = job.state is JobState.QUEUED
                 candidates = workers.find(session) if is_unfit and is_waiting else []
             if candidates:
@@ -241,7 +241,7 @@ class Worker:
         return False
 
     def _end(self) -> None:
-        if not self._claims.stopping.is_set():
+        if not self._attempt_source.stopping.is_set():
             # Sent to the main thread, because a signal to another one does not interrupt its wait for messages.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
@@ -252,11 +252,11 @@ class Worker:
 
     def _on_shutting_down(self, how: str = "", **_: Any) -> None:
         """Hand the jobs back at the first signal, and end at once at the second. Celery's signal handler calls this."""
-        if self._claims.stopping.is_set() or how == "Cold":
+        if self._attempt_source.stopping.is_set() or how == "Cold":
             for slot in self._slots:
                 slot.kill()
             os._exit(1)
-        self._claims.stopping.set()
+        self._attempt_source.stopping.set()
 
     def _follow_up(self) -> None:
         """Remove the files of jobs that ended, and call the listeners, in a thread that no job waits for."""

@@ -57,7 +57,7 @@ def started(
     """Return the run of a training on twelve lessons, before its first step."""
     from finch_hub.engine.decoder.decoder import choose_decoder
     from finch_hub.engine.training.data import prepare_data
-    from finch_hub.engine.training.progress import ProgressReporter
+    from finch_hub.engine.training.progress_reporter import ProgressReporter
     from finch_hub.engine.training.run import TrainingRun
     from finch_hub.specs.events import silent
 

@@ -48,7 +48,7 @@ EXERCISED_IN = {
     "plugins/presets": "contract/test_builtin_offers.py",
     "plugins/resolvers": "unit/plugins/resolvers/test_resolvers.py",
     "plugins/strategies": "unit/plugins/strategies/test_strategies.py",
-    "registry/schema": "integration/registry/test_migrations.py",
+    "registry/schema_revisions": "integration/registry/test_migrations.py",
     "registry/tables": "integration/registry/test_migrations.py",
     "registry/transitions": "integration/registry/test_protocol.py",
     "registry/values": "unit/registry/test_jobs.py",

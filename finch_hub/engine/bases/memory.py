@@ -1,4 +1,4 @@
-"""Estimate of a training's peak memory, from shapes alone. Free of torch, so that it is known at submit."""
+"""Peak memory of a training on a base, estimated from shapes without torch, so that it is known at submit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computation of composed updates, with a cache of merged core spaces."""
+"""Composer of the updates that a search tries, with a cache of merged core spaces."""
 
 from __future__ import annotations
 

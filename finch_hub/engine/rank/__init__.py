@@ -1,1 +1,1 @@
-"""Rank of each module: as requested, divided by the data before training, or reduced after training."""
+"""Rank of each module: as requested, shared out among the modules before training, or reduced after training."""

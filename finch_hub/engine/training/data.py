@@ -9,7 +9,7 @@ from finch_hub import errors
 from finch_hub.engine.bases.base import Base, default_max_length
 from finch_hub.engine.data import splitting
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
-from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.specs.examples import Example
 from finch_hub.specs.training import TrainingConfig
 

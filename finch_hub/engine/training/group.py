@@ -19,7 +19,7 @@ from finch_hub.engine.training import environment, loop
 from finch_hub.engine.training.data import prepare_data
 from finch_hub.engine.training.duration import estimate_seconds
 from finch_hub.engine.training.interruption import Interrupted, ShouldStop
-from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.run import TrainingRun
 from finch_hub.specs.events import Report, silent
 from finch_hub.specs.examples import Example

@@ -20,7 +20,7 @@ from finch_hub.engine.training.data import prepare_data
 from finch_hub.engine.training.duration import estimate_seconds
 from finch_hub.engine.training.gradients import MicroBatches, accumulate_gradients, is_out_of_memory
 from finch_hub.engine.training.interruption import ShouldStop
-from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens
 from finch_hub.engine.training.run import TrainingRun
 from finch_hub.specs.events import Report, silent

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from finch_hub.engine.training.stopping import EarlyStopping
+from finch_hub.engine.training.early_stopping import EarlyStopping
 from finch_hub.specs.reports import TokenMetrics
 from finch_hub.specs.value import Value
 

@@ -19,13 +19,13 @@ from finch_hub.engine.decoder.loss import Head
 from finch_hub.engine.decoder.packed_layer import AdapterBatch
 from finch_hub.engine.training import checkpoint, environment, schedule
 from finch_hub.engine.training.data import TrainingData
+from finch_hub.engine.training.early_stopping import EarlyStopping
 from finch_hub.engine.training.interruption import Interrupted, ShouldStop
 from finch_hub.engine.training.loss_tracker import LossTracker
 from finch_hub.engine.training.optimizer import FlatAdamW
-from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens, ResumeState, TrainingProgress
 from finch_hub.engine.training.step_batches import StepBatches
-from finch_hub.engine.training.stopping import EarlyStopping
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 

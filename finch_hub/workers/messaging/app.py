@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 import celery
 import kombu
 import kombu.exceptions
 
-from finch_hub.workers.messaging.broker import explain, own_queue_name, queue_name
+from finch_hub.workers.messaging.broker import client_name, explain, own_queue_name, queue_name
 
 KEY_PREFIX = "finch:"
 
@@ -40,6 +41,8 @@ def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: s
         # A worker waits in BRPOP, so a read timeout would break its connection. A client neither waits long nor
         # retries: its job is stored, and the next sweep sends the message.
         transport |= {"socket_timeout": PUBLISH_TIMEOUT, "max_retries": 0}
+    elif urlsplit(broker_url).scheme == "redis+socket":  # a server of another owner may forbid names
+        transport["client_name"] = client_name(worker)
     app.conf.update(
         # Clients read results from the database. A results backend would be a second, weaker truth.
         result_backend=None,

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from finch_hub import errors
 
 WAKE = "finch_hub.wake"
-"""Name of the only task."""
+"""Name of the only task. `finch_hub.workers.worker.Worker` runs it."""
 
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 
@@ -24,6 +24,11 @@ def queue_name(queue: str) -> str:
 def own_queue_name(worker: str) -> str:
     """Return the name in the broker of the queue that wakes one worker only."""
     return f"worker.{worker}"
+
+
+def client_name(worker: str = "") -> str:
+    """Return the name of a worker's connections to a private broker, or what these names of all workers begin with."""
+    return f"finch-worker.{worker}"
 
 
 def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:

@@ -1,1 +1,1 @@
-"""Kinds of jobs: a file a kind, with its values and its steps in the supervisor and in the child."""
+"""Kinds of jobs: one file for each kind, and what the kinds share."""

@@ -1,4 +1,4 @@
-"""What a run sees of the world outside its process."""
+"""Channel of a child: its messages to the supervisor, its folder, its stop flag and its loaded base."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ def finish(spec: ComposeSpec, job: Job, outcome: ComposeOutcome, stores: Stores)
         metrics={name: getattr(outcome.report, name) for name in _METRICS},
         state="below_retention" if outcome.report.below_retention else "ready",
     )
-    register = publishing.publish(outcome.adapter, stores, description, outcome.environment)
-    return lambda session: outcome.result_of(register(session, base))
+    create_version = publishing.publish(outcome.adapter, stores, description, outcome.environment)
+    return lambda session: outcome.result_of(create_version(session, base))
 
 
 def _repeat(version: AdapterVersion) -> ComposeSpec:

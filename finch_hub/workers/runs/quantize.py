@@ -114,8 +114,8 @@ def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Store
         lineage=parent.lineage.evolve(parents=(values.ParentVersion(reference=parent.reference),)),
         metrics=metrics,
     )
-    register = publishing.publish(outcome.adapter, stores, description, outcome.environment)
-    return lambda session: outcome.result_of(register(session, parent.base))
+    create_version = publishing.publish(outcome.adapter, stores, description, outcome.environment)
+    return lambda session: outcome.result_of(create_version(session, parent.base))
 
 
 def _repeat(version: AdapterVersion) -> QuantizeSpec:

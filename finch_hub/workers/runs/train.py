@@ -195,7 +195,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
         lineage=values.Lineage(train_digest=spec.train, validation_digest=validation, seed=spec.training.seed),
         metrics=_metrics(outcome.report),
     )
-    register = publishing.publish(outcome.adapter, stores, description, outcome.environment)
+    create_version = publishing.publish(outcome.adapter, stores, description, outcome.environment)
 
     def record(session: Session) -> JobResult:
         if held_out:
@@ -206,7 +206,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
                 examples=outcome.validation_examples,
                 size=len(held_out),
             )
-        return outcome.result_of(register(session, bases.add(session, outcome.base)))
+        return outcome.result_of(create_version(session, bases.add(session, outcome.base)))
 
     return record
 

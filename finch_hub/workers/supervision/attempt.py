@@ -194,10 +194,10 @@ class Attempt:
         kind = self._kind
         try:
             made = kind.outcome.of(outcome, subject=f"{kind.name} outcome")
-            register = made.record
+            record_result = made.record
             if kind.finish is not None:
                 finish = functools.partial(kind.finish, self._spec, self._job, made, self._context.stores)
-                register = self._call("storing the result", finish)
+                record_result = self._call("storing the result", finish)
             fault_points.reach("supervisor.stored")
         except _Stopped as stopped:
             self._stop(record, stopped.reason)
@@ -208,7 +208,7 @@ class Attempt:
         except OSError as error:
             record.fail(f"could not store the result: {error}", retry=True)
         else:
-            record.succeed(register)
+            record.succeed(record_result)
 
     def _fail_process(self, record: AttemptRecord, reason: str, *, retry: bool = True, tail: str = "") -> None:
         """Record that the child process failed. A job of a group is tried again alone and loses no attempt."""

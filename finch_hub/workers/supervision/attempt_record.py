@@ -86,12 +86,12 @@ class AttemptRecord:
         """Return the seconds until the batch is due, infinite if it is empty."""
         return self._batch_began + _BATCH_SECONDS - time.monotonic() if self._events else float("inf")
 
-    def succeed(self, register: Callable[[Session], JobResult]) -> None:
+    def succeed(self, record_result: Callable[[Session], JobResult]) -> None:
         """End the job with success, and register what it made in the same transaction."""
         job = self._job
 
         def succeed(session: Session) -> Job:
-            result = register(session).model_dump(mode="json", exclude_none=True)
+            result = record_result(session).model_dump(mode="json", exclude_none=True)
             return attempts.succeed(session, job.id, job.fence, result, events=self._events)
 
         try:

@@ -16,7 +16,7 @@ from support import registry
 from support.services import Databases
 
 from finch_hub import errors
-from finch_hub.registry import schema, tables
+from finch_hub.registry import schema_revisions, tables
 from finch_hub.registry.database import Database
 
 
@@ -43,8 +43,8 @@ def engine(new_url: str) -> Iterator[sa.Engine]:
 
 
 def test_scripts_have_one_head_which_the_code_names() -> None:
-    scripts = ScriptDirectory.from_config(schema.config())
-    assert scripts.get_heads() == [schema.HEAD]
+    scripts = ScriptDirectory.from_config(schema_revisions.config())
+    assert scripts.get_heads() == [schema_revisions.HEAD]
 
 
 def test_migrated_schema_equals_the_models(engine: sa.Engine) -> None:
@@ -53,14 +53,14 @@ def test_migrated_schema_equals_the_models(engine: sa.Engine) -> None:
         wanted = describe(connection)
         tables.Table.metadata.drop_all(connection)
     with engine.begin() as connection:
-        schema.upgrade(connection, "test")
+        schema_revisions.upgrade(connection, "test")
         assert describe(connection) == wanted
 
 
 @pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index:UserWarning")
 def test_alembic_finds_no_difference_after_upgrade(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        schema.upgrade(connection, "test")
+        schema_revisions.upgrade(connection, "test")
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         differences = compare_metadata(context, tables.Table.metadata)
     # Alembic cannot read this index of an expression; the test above can.
@@ -69,11 +69,11 @@ def test_alembic_finds_no_difference_after_upgrade(engine: sa.Engine) -> None:
 
 def test_downgrade_removes_all_tables_and_upgrade_restores_them(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        schema.upgrade(connection, "test")
+        schema_revisions.upgrade(connection, "test")
         wanted = describe(connection)
-        command.downgrade(schema.config(connection), "base")
+        command.downgrade(schema_revisions.config(connection), "base")
         assert sa.inspect(connection).get_table_names() == ["alembic_version"]
-        schema.upgrade(connection, "test")
+        schema_revisions.upgrade(connection, "test")
         assert describe(connection) == wanted
 
 
@@ -82,7 +82,7 @@ def test_second_upgrade_keeps_the_rows(new: Database) -> None:
     job = registry.submit(new)
     new.upgrade()
     new.check()
-    assert new.revision() == schema.HEAD
+    assert new.revision() == schema_revisions.HEAD
     assert registry.get(new, job) == job
 
 
@@ -97,9 +97,10 @@ def test_newer_database_is_refused(new: Database) -> None:
 
 def test_older_database_is_refused_with_a_fix(new: Database, engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        command.upgrade(schema.config(connection), "0001")
+        command.upgrade(schema_revisions.config(connection), "0001")
     with pytest.raises(
-        errors.SchemaMismatch, match=rf"older schema 0001: this code needs {schema.HEAD} .run `finch-hub db upgrade`"
+        errors.SchemaMismatch,
+        match=rf"older schema 0001: this code needs {schema_revisions.HEAD} .run `finch-hub db upgrade`",
     ):
         new.check()
     new.upgrade()

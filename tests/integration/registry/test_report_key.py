@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic import command
 from support.services import Databases
 
-from finch_hub.registry import schema, tables
+from finch_hub.registry import schema_revisions, tables
 from finch_hub.specs.jobs import JobResult
 from finch_hub.workers.runs import kinds
 
@@ -37,7 +37,7 @@ def hub(old_hub: sa.Engine, databases: Databases) -> Iterator[sa.Engine]:
     url = databases.empty()
     engine = sa.create_engine(url)
     with old_hub.connect() as source, engine.begin() as target:
-        command.upgrade(schema.config(target), "0002")
+        command.upgrade(schema_revisions.config(target), "0002")
         for table in tables.Table.metadata.sorted_tables:
             if rows := [dict(row._mapping) for row in source.execute(sa.select(table))]:
                 target.execute(sa.insert(table), rows)
@@ -54,7 +54,7 @@ def documents(connection: sa.Connection) -> list[Any]:
 def test_upgrade_gives_every_kind_the_same_keys_and_downgrade_restores_the_old_ones(hub: sa.Engine) -> None:
     with hub.begin() as connection:
         before = documents(connection)
-        schema.upgrade(connection, "test")
+        schema_revisions.upgrade(connection, "test")
         rows = connection.execute(sa.select(JOBS.c.kind, JOBS.c.spec, JOBS.c.result)).all()
         assert {row.kind for row in rows if row.result} == set(kinds.MODULES)
         for row in rows:
@@ -66,5 +66,5 @@ def test_upgrade_gives_every_kind_the_same_keys_and_downgrade_restores_the_old_o
         assert "loss_unquantized" in quantized
         assert "loss_unquantised" not in quantized
 
-        command.downgrade(schema.config(connection), "0002")
+        command.downgrade(schema_revisions.config(connection), "0002")
         assert documents(connection) == before

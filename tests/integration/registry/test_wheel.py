@@ -22,7 +22,7 @@ def test_installed_wheel_creates_its_database(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{home / 'finch.db'}")
     database.check()
     database.close()
-    where = "from finch_hub.registry import schema; print(schema.scripts())"
+    where = "from finch_hub.registry import schema_revisions; print(schema_revisions.scripts())"
     assert Path(run(sys.executable, "-c", where, cwd=tmp_path, **installed).strip()).is_relative_to(site)
 
 

@@ -40,7 +40,7 @@ def database(postgres_url: str, tmp_path: Path) -> Iterator[Database]:
 def worker(database: Database, tmp_path: Path) -> Iterator[Worker]:
     made = Worker(settings.load(home=tmp_path, database_url=database.url.render_as_string(hide_password=False)))
     yield made
-    made._claims.close()
+    made._attempt_source.close()
     made._slots.close()
     made._dispatcher.close()
     made._stores.database.close()
@@ -52,7 +52,7 @@ def make_maintenance(worker: Worker) -> Maintenance:
         worker._stores,
         worker._folders,
         worker._slots,
-        worker._claims,
+        worker._attempt_source,
         worker._dispatcher,
         is_on_demand=False,
         end_worker=lambda: None,

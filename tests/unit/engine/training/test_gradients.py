@@ -15,7 +15,7 @@ from finch_hub.engine.training.data import prepare_data
 from finch_hub.engine.training.gradients import accumulate_gradients
 from finch_hub.engine.training.group import Member, train_group
 from finch_hub.engine.training.interruption import Interrupted
-from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.run import TrainingRun
 from finch_hub.specs.events import silent
 from finch_hub.specs.lora import LoRAConfig

@@ -24,7 +24,7 @@ from finch_hub.engine.decoder.packed_layer import AdapterBatch
 from finch_hub.engine.decoder.padded import PaddedDecoder
 from finch_hub.engine.training import loop
 from finch_hub.engine.training.interruption import Interrupted
-from finch_hub.engine.training.progress import ProgressReporter
+from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.examples import Example

@@ -15,7 +15,7 @@ from finch_hub.registry import values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
 from finch_hub.workers.supervision.attempt import Attempt
-from finch_hub.workers.supervision.claims import Claims
+from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.devices import Device
 from finch_hub.workers.supervision.group import AttemptGroup
 from finch_hub.workers.supervision.lease import ClaimedJob
@@ -24,11 +24,11 @@ from finch_hub.workers.supervision.work_folders import WorkFolders
 
 
 @pytest.fixture
-def claims(database: Database, tmp_path: Path) -> Iterator[Claims]:
-    """Claims of a worker with 1,000 bytes of memory that trains up to three jobs together."""
+def source(database: Database, tmp_path: Path) -> Iterator[AttemptSource]:
+    """Source of attempts for a worker with 1,000 bytes of memory that trains up to three jobs together."""
     in_force = settings.load(home=tmp_path, memory_bytes=1000, gang_size=3)
     stores: Any = SimpleNamespace(settings=in_force, database=database)
-    made = Claims("one", stores, WorkFolders(tmp_path / "work"))
+    made = AttemptSource("one", stores, WorkFolders(tmp_path / "work"))
     yield made
     made.close()
 
@@ -38,23 +38,23 @@ def slot_of(kind: Any = "cpu", *, share: int = 2**40) -> Slot:
     return Slot(device, values.Capabilities(device=kind, memory_bytes=share), SimpleNamespace())  # type: ignore[arg-type]
 
 
-def test_slot_gets_an_attempt_at_the_job_that_fits(claims: Claims, database: Database) -> None:
+def test_slot_gets_an_attempt_at_the_job_that_fits(source: AttemptSource, database: Database) -> None:
     registry.submit(database, device="cuda")
     job = registry.submit(database)
-    attempt = claims.claim(slot_of())
+    attempt = source.claim(slot_of())
     assert isinstance(attempt, Attempt)
     assert attempt.job_ids == [job.id]
     assert registry.get(database, job).state is JobState.RUNNING
     assert registry.get(database, job).worker == "one"
-    assert claims.claim(slot_of()) is None
+    assert source.claim(slot_of()) is None
 
 
-def test_job_that_the_last_attempt_claimed_runs_first(claims: Claims, database: Database) -> None:
+def test_job_that_the_last_attempt_claimed_runs_first(source: AttemptSource, database: Database) -> None:
     registry.submit(database)
     slot = slot_of()
     slot.next_job = ClaimedJob(job=registry.claimed(database), requested_at=0.0)
     other = registry.submit(database)
-    attempt = claims.claim(slot)
+    attempt = source.claim(slot)
     assert attempt is not None
     assert attempt.job_ids != [other.id]
     assert slot.next_job is None
@@ -62,18 +62,18 @@ def test_job_that_the_last_attempt_claimed_runs_first(claims: Claims, database: 
 
 
 @pytest.mark.parametrize("ending", ["stopping", "draining"])
-def test_worker_that_ends_claims_nothing(claims: Claims, database: Database, ending: str) -> None:
+def test_worker_that_ends_claims_nothing(source: AttemptSource, database: Database, ending: str) -> None:
     job = registry.submit(database)
     if ending == "stopping":
-        claims.stopping.set()
+        source.stopping.set()
     else:
-        claims.is_draining = True
-    assert claims.claim(slot_of()) is None
+        source.is_draining = True
+    assert source.claim(slot_of()) is None
     assert registry.get(database, job).state is JobState.QUEUED
 
 
 def test_database_that_does_not_answer_leaves_the_slot_empty(
-    claims: Claims, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    source: AttemptSource, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     @contextlib.contextmanager
     def write() -> Iterator[Any]:
@@ -83,43 +83,43 @@ def test_database_that_does_not_answer_leaves_the_slot_empty(
     registry.submit(database)
     with monkeypatch.context() as patch:
         patch.setattr(database, "write", write)
-        assert claims.claim(slot_of()) is None
+        assert source.claim(slot_of()) is None
     assert "action=claim error=the database does not answer" in caplog.text
-    assert claims.claim(slot_of()) is not None
+    assert source.claim(slot_of()) is not None
 
 
-def test_jobs_that_may_train_together_become_a_group(claims: Claims, database: Database) -> None:
+def test_jobs_that_may_train_together_become_a_group(source: AttemptSource, database: Database) -> None:
     members = [registry.submit(database, together=True).id for _ in range(4)]
-    group = claims.claim(slot_of())
+    group = source.claim(slot_of())
     assert isinstance(group, AttemptGroup)
     assert group.job_ids == members[:3], "the group has the size of the settings"
-    last = claims.claim(slot_of())
+    last = source.claim(slot_of())
     assert isinstance(last, Attempt), "one job is not a group"
     assert last.job_ids == members[3:]
 
 
-def test_jobs_on_a_graphics_card_are_trained_alone(claims: Claims, database: Database) -> None:
+def test_jobs_on_a_graphics_card_are_trained_alone(source: AttemptSource, database: Database) -> None:
     for _ in range(2):
         registry.submit(database, together=True)
-    assert isinstance(claims.claim(slot_of("cuda")), Attempt)
+    assert isinstance(source.claim(slot_of("cuda")), Attempt)
 
 
-def test_child_may_use_the_memory_of_its_slot_and_of_the_settings(claims: Claims, database: Database) -> None:
+def test_child_may_use_the_memory_of_its_slot_and_of_the_settings(source: AttemptSource, database: Database) -> None:
     limits = []
     for slot in (slot_of(share=400), slot_of(share=4000), slot_of("cuda", share=400)):
         registry.submit(database)
-        attempt = claims.claim(slot)
+        attempt = source.claim(slot)
         assert isinstance(attempt, Attempt)
         limits.append(attempt._memory_limit)
     assert limits == [400, 1000, 1000], "the share of a graphics card does not limit main memory"
 
 
-def test_job_whose_base_the_child_has_loaded_is_claimed_first(claims: Claims, database: Database) -> None:
+def test_job_whose_base_the_child_has_loaded_is_claimed_first(source: AttemptSource, database: Database) -> None:
     registry.submit(database, spec=registry.train_spec(base="other"))
     warm = registry.submit(database, spec=registry.train_spec(base="tiny"))
     slot, child = slot_of(), FakeChild()
     child.warm_base = registry.train_spec(base="tiny").base.key
     slot.child = child  # type: ignore[assignment]
-    attempt = claims.claim(slot)
+    attempt = source.claim(slot)
     assert attempt is not None
     assert attempt.job_ids == [warm.id]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finch_hub.engine.training.stopping import EarlyStopping
+from finch_hub.engine.training.early_stopping import EarlyStopping
 
 
 def test_early_stopping_ignores_improvements_below_the_minimum() -> None:

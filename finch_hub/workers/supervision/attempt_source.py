@@ -1,4 +1,4 @@
-"""Claims: jobs are claimed in the database for a slot, and an attempt, or a group of them, is made to run them."""
+"""Source of attempts: claims jobs for a slot, and makes the attempt or the group of attempts that runs them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from finch_hub.workers.supervision.work_folders import WorkFolders
 log = logging.getLogger(__name__)
 
 
-class Claims:
-    """Claims jobs for the slots of one worker.
+class AttemptSource:
+    """Source of attempts for the slots of one worker.
 
     Attributes:
         stopping: once set, nothing is claimed and running jobs are handed back.

@@ -8,7 +8,7 @@ import pytest
 from support.training import lessons
 
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.training import loop, progress
+from finch_hub.engine.training import loop, progress_reporter
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
@@ -25,7 +25,7 @@ def test_progress_is_reported_at_most_four_times_a_second(tiny_base: Base, monke
         nonlocal seconds
         seconds = 100.0 + next(clock) / 10
 
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: seconds))
+    monkeypatch.setattr(progress_reporter, "time", SimpleNamespace(monotonic=lambda: seconds))
     events: list[NewEvent] = []
     loop.train(
         tiny_base,
