@@ -12,7 +12,7 @@ import pytest
 
 from finch_hub.cli import main
 from finch_hub.display import tables
-from finch_hub.registry import schema, values, workers
+from finch_hub.registry import schema_revisions, values, workers
 from finch_hub.registry.database import Database
 
 
@@ -78,7 +78,7 @@ def enter_worker(database: Database) -> None:
                 hostname=socket.gethostname(),
                 pid=1,
                 version="0",
-                schema_revision=schema.HEAD,
+                schema_revision=schema_revisions.HEAD,
                 devices=(device,),
             ),
         )

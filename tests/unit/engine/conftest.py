@@ -9,7 +9,7 @@ import torch
 from support.training import BIRDS, adapted
 
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
-from finch_hub.engine.bases.loading import Base
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 
 
