@@ -39,7 +39,7 @@ def ensure(settings: Settings) -> None:
     """
     path = _socket_path(settings)
     with home.lock(settings, "broker"):
-        if _answers(path):
+        if answers(settings):
             return
         with contextlib.suppress(FileNotFoundError):
             path.unlink()  # left by a server that was killed
@@ -47,7 +47,7 @@ def ensure(settings: Settings) -> None:
         log.parent.mkdir(mode=0o700, exist_ok=True)
         _start_valkey(path, log, settings.home)
         deadline = time.monotonic() + _START_SECONDS
-        while not _answers(path):
+        while not answers(settings):
             if time.monotonic() > deadline:
                 tail = log.read_text(errors="replace", encoding="utf-8")[-500:]
                 raise errors.Unavailable(f"could not start the private Valkey: {log} ends with: {tail}")
@@ -56,22 +56,35 @@ def ensure(settings: Settings) -> None:
 
 def answers(settings: Settings) -> bool:
     """Return whether the private Valkey runs."""
-    return _answers(_socket_path(settings))
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(2.0)
+        try:
+            connection.connect(str(_socket_path(settings)))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
 
 
-def stop(settings: Settings) -> None:
-    """End the private Valkey, if it runs. Another worker of the home starts it again with its next sweep."""
-    path = _socket_path(settings)
+def client_name(worker: str = "") -> str:
+    """Return the name of a worker's connections to a private broker, or what these names of all workers begin with."""
+    return f"finch-worker.{worker}"
+
+
+def stop(settings: Settings, *, worker: str) -> None:
+    """End the private Valkey, if it runs, unless a worker other than this one is connected to it."""
     with home.lock(settings, "broker") if home.exists(settings) else contextlib.nullcontext():
-        if not _answers(path):
+        if not answers(settings):
             return
         import redis
 
         with (
-            redis.Redis(unix_socket_path=str(path), socket_timeout=5) as client,
+            redis.Redis(unix_socket_path=str(_socket_path(settings)), socket_timeout=5) as client,
             contextlib.suppress(redis.ConnectionError),
         ):
-            client.shutdown(nosave=True)
+            names = {connection["name"] for connection in client.client_list()} - {client_name(worker)}
+            if not any(name.startswith(client_name()) for name in names):
+                client.shutdown(nosave=True)
 
 
 def _socket_path(settings: Settings) -> Path:
@@ -95,17 +108,6 @@ def _own_folder(folder: Path) -> None:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
         fix = "remove it, or set XDG_RUNTIME_DIR"
         raise errors.Unavailable(f"cannot use the folder {folder} for a socket: it must be yours alone ({fix})")
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(2.0)
-        try:
-            connection.connect(str(path))
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
-        except OSError:
-            return False
 
 
 def _start_valkey(path: Path, log: Path, folder: Path) -> None:

@@ -15,7 +15,8 @@ import celery
 import kombu
 import kombu.exceptions
 
-from finch_hub.workers.messaging.broker import client_name, explain, own_queue_name, queue_name
+from finch_hub.workers.embedded.broker import client_name
+from finch_hub.workers.messaging.broker import explain, own_queue_name, queue_name
 
 KEY_PREFIX = "finch:"
 

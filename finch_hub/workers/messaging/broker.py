@@ -26,11 +26,6 @@ def own_queue_name(worker: str) -> str:
     return f"worker.{worker}"
 
 
-def client_name(worker: str = "") -> str:
-    """Return the name of a worker's connections to a private broker, or what these names of all workers begin with."""
-    return f"finch-worker.{worker}"
-
-
 def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
     """Refuse a broker to which anyone on the network could send messages.
 

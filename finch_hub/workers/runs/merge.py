@@ -24,31 +24,27 @@ _REPORT_SECONDS = 1.0
 
 
 class MergeOrder(Value):
-    """What the child needs to merge. Each adapter is a folder and its weight."""
+    """What the child needs to merge, with the folders of the parents."""
 
+    spec: MergeSpec
     base: BaseOrder
-    adapters: tuple[tuple[Path, float], ...]
-    out: Path
-    replace: bool
+    folders: tuple[Path, ...]
 
 
 def prepare(spec: MergeSpec, job: Job, stores: Stores, workdir: Path) -> MergeOrder:
     """Fetch the adapters."""
     base, folders = inputs.fetch_files([parent.adapter for parent in spec.parents], stores)
-    return MergeOrder(
-        base=model_cache.order_base_of(base, stores),
-        adapters=tuple((folder, parent.weight) for folder, parent in zip(folders, spec.parents, strict=True)),
-        out=Path(spec.out),
-        # An earlier attempt of this job may have published the folder without telling it.
-        replace=spec.replace or job.fence > 1,
-    )
+    # An earlier attempt of this job may have published the folder without telling it.
+    spec = spec.evolve(replace=spec.replace or job.fence > 1)
+    return MergeOrder(spec=spec, base=model_cache.order_base_of(base, stores), folders=tuple(folders))
 
 
 def execute(order: MergeOrder, channel: Channel) -> Outcome[MergeReport]:
     """Merge, then compare logits if a float32 copy of the model fits into memory."""
     from finch_hub.engine.export import merging
 
-    base = model_cache.fetch_base(order.base, say=channel.phase)
+    base, out = model_cache.fetch_base(order.base, say=channel.phase), Path(order.spec.out)
+    adapters = [(folder, parent.weight) for folder, parent in zip(order.folders, order.spec.parents, strict=True)]
     channel.phase("merging")
     last = 0.0
 
@@ -60,17 +56,17 @@ def execute(order: MergeOrder, channel: Channel) -> Outcome[MergeReport]:
 
     report = merging.merge(
         base,
-        order.adapters,
-        order.out,
+        adapters,
+        out,
         base_model=order.base.source.source,
-        replace=order.replace,
+        replace=order.spec.replace,
         progress=progress,
     )
     if 2 * report.bytes_written * 2 < psutil.virtual_memory().available:
         channel.phase("verifying")
         from finch_hub.engine.export import verification
 
-        verified = verification.verify(base, order.adapters, order.out)
+        verified = verification.verify(base, adapters, out)
         report = report.evolve(
             max_logit_difference=verified.max_logit_difference, argmax_agreement=verified.argmax_agreement
         )

@@ -20,12 +20,12 @@ from finch_hub.specs.jobs import Job
 from finch_hub.specs.value import JsonObject
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt import Attempt
+from finch_hub.workers.supervision.child_watch import POLL_SECONDS
 from finch_hub.workers.supervision.lease import ClaimedJob
 from finch_hub.workers.supervision.process import Child, ChildProcess
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.5
 _END_SECONDS = 4.0  # how long the child may go on after the last member has left
 
 
@@ -33,7 +33,6 @@ class AttemptGroup:
     """Runs the attempts at several jobs side by side on one child.
 
     Args:
-        claimed: the jobs.
         make_attempt: returns the attempt at a job that works with this child.
         take_child: returns a child for all jobs. It is called once a job is prepared.
 
@@ -138,7 +137,7 @@ class AttemptGroup:
             selector.register(child.messages_fd, selectors.EVENT_READ)
             selector.register(child.output_fd, selectors.EVENT_READ)
             while True:
-                ready = {key.fd for key, _ in selector.select(_POLL_SECONDS)}
+                ready = {key.fd for key, _ in selector.select(POLL_SECONDS)}
                 if child.output_fd in ready and not child.read_output():
                     selector.unregister(child.output_fd)
                 is_alive = child.is_alive  # asked before the last messages are read

@@ -130,10 +130,8 @@ class Lease:
             self.renew_at = float("inf")
         except Exception as error:  # unexpected ones too, since one thread renews all leases
             is_expected = isinstance(error, errors.Unavailable)
-            level, text = (
-                logging.WARNING if is_expected else logging.ERROR,
-                "action=renew job_id=%s attempt=%d error=%s",
-            )
+            level = logging.WARNING if is_expected else logging.ERROR
+            text = "action=renew job_id=%s attempt=%d error=%s"
             log.log(level, text, self._job.id, self._job.attempts, error, exc_info=not is_expected)
             self.renew_at = clock.elapsed() + min(_RETRY_SECONDS, self._settings.heartbeat_seconds)
 

@@ -40,8 +40,7 @@ class WorkFolders:
 
     def keep_outcome(self, job_id: str, outcome: JsonObject) -> None:
         """Keep the outcome of a child, so that a crash before its commit costs no second run."""
-        with self._outcome_file(job_id).open("wb", buffering=0) as file:
-            file.write(json.dumps(outcome).encode())  # half of a JSON object is not valid, and is ignored
+        self._outcome_file(job_id).write_bytes(json.dumps(outcome).encode())  # a truncated file is ignored
 
     def read_outcome(self, job_id: str, outcome: type[OutcomeT]) -> OutcomeT | None:
         """Return the outcome that an earlier attempt kept on this machine, unless another version wrote it."""
