@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.data import reading
-from finch_hub.registry import values
 from finch_hub.specs.examples import Example
 
 if TYPE_CHECKING:
+    from finch_hub.registry import values
     from finch_hub.storage.stores import Stores
 
-# What needs SQLAlchemy is imported late: the child imports this module too.
+# What takes long to import is imported late: every child imports this module.
 
 
 def fetch_version(reference: str, stores: Stores) -> tuple[values.AdapterVersion, Path]:
@@ -75,4 +74,6 @@ def fetch_validation(version: values.AdapterVersion, file: Path, stores: Stores)
 
 def read_examples(file: Path | None) -> tuple[Example, ...]:
     """Return the examples of a file that `fetch_examples` wrote, none if there is no file."""
+    from finch_hub.engine.data import reading
+
     return reading.load_examples(file.read_bytes()) if file is not None else ()
