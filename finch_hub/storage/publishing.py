@@ -69,7 +69,17 @@ def publish(
             description.name, description.kind, description.base.source, description.lineage, metrics
         )
         (clean / "README.md").write_text(card, encoding="utf-8")
-        record = _finch_json(description, admitted.identity, metrics)
+        record = {
+            "format": 1,
+            "name": description.name,
+            "kind": description.kind,
+            "identity": admitted.identity,
+            "job": description.job_id,
+            "base": description.base.model_dump(include={"source", "revision", "fingerprint", "architecture"}),
+            "spec": description.spec,
+            "lineage": description.lineage.model_dump(mode="json"),
+            "metrics": metrics,
+        }
         (clean / "finch.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         digest = stores.artifacts.put_tree(clean)
     return lambda session, base: adapter_versions.create(
@@ -100,17 +110,3 @@ def list_library_versions(catalog: Catalog, environment: JsonObject) -> dict[str
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _finch_json(description: Description, identity: str, metrics: JsonObject) -> JsonObject:
-    return {
-        "format": 1,
-        "name": description.name,
-        "kind": description.kind,
-        "identity": identity,
-        "job": description.job_id,
-        "base": description.base.model_dump(include={"source", "revision", "fingerprint", "architecture"}),
-        "spec": description.spec,
-        "lineage": description.lineage.model_dump(mode="json"),
-        "metrics": metrics,
-    }

@@ -8,8 +8,10 @@ import os
 import socket
 import sys
 
+import filelock
+
 from finch_hub import errors, settings
-from finch_hub.workers.embedded import code_version
+from finch_hub.workers.embedded import code_version, home
 from finch_hub.workers.embedded import worker as home_worker
 from finch_hub.workers.log_setup import set_up_logging
 from finch_hub.workers.worker import Worker
@@ -20,16 +22,16 @@ log = logging.getLogger(__name__)
 def main() -> int:
     """Run the home's own worker, unless one runs already. Return the exit status."""
     loaded = settings.load()
-    lock = home_worker.life_lock(loaded)
+    lock = home.lock(loaded, "worker")
     try:
         lock.acquire(timeout=1.0)
-    except home_worker.Timeout:
+    except filelock.Timeout:
         running = home_worker.read_record(loaded)
         if running is not None and running.get("code") == code_version.current():
             return 0  # several clients started a worker at the same time
         try:
             lock.acquire(timeout=loaded.grace_seconds + 10)  # a worker with older code hands its jobs back
-        except home_worker.Timeout:
+        except filelock.Timeout:
             return 0
     try:
         home_worker.write_record(loaded)

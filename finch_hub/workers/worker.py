@@ -141,11 +141,8 @@ class Worker:
         if not self._maintenance.is_ending_idle:
             return False
         database = Database(self._settings.database, allow_insecure=self._settings.allow_insecure)
-        try:
-            with database.read() as session:
-                queued = jobs.find(session, states=[JobState.QUEUED], limit=100)
-        finally:
-            database.close()
+        with contextlib.closing(database), database.read() as session:
+            queued = jobs.find(session, states=[JobState.QUEUED], limit=100)
         slots = list(self._slots)
         return any(not placement.list_misfits(job.requirements, slot.capabilities) for job in queued for slot in slots)
 

@@ -14,7 +14,6 @@ import time
 
 import filelock
 import psutil
-from filelock import Timeout as Timeout  # raised by the lock of `life_lock`
 
 from finch_hub import errors
 from finch_hub.settings import Settings
@@ -69,7 +68,7 @@ def read_record(settings: Settings) -> JsonObject | None:
 
     The record is empty if the worker has not written it yet.
     """
-    lock = life_lock(settings)
+    lock = home.lock(settings, "worker")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -84,11 +83,6 @@ def read_record(settings: Settings) -> JsonObject | None:
             time.sleep(0.02)
     lock.release()
     return None
-
-
-def life_lock(settings: Settings) -> filelock.BaseFileLock:
-    """Return the lock that the home's worker holds while it runs."""
-    return filelock.FileLock(settings.home / "worker.lock", mode=0o600)
 
 
 def write_record(settings: Settings) -> None:

@@ -21,7 +21,7 @@ CHECKPOINTS = "checkpoints"
 
 
 class Stopped(BaseException):
-    """The order was told to stop, and did; no `Exception`, so that no plugin's handler takes it for a failure."""
+    """The order was stopped on request. Not an `Exception`, so that no handler of a plugin takes it for a failure."""
 
     def __init__(self, why: Stop) -> None:
         super().__init__(why)
@@ -29,10 +29,9 @@ class Stopped(BaseException):
 
 
 class Channel:
-    """What a run sees of the world outside: where to report, and whether to stop.
+    """Channel of one child, which serves its orders one after another.
 
     Attributes:
-        bases: keeps the base model that was loaded last, for the next order.
         members: by job id, the channels of jobs that are trained together.
     """
 
@@ -46,14 +45,14 @@ class Channel:
         self._tag: dict[str, str] = {}
 
     def member(self, job_id: str, workdir: Path) -> Channel:
-        """Return the channel of one of several jobs: the same pipe and bases, but its own folder and stops."""
-        made = copy.copy(self)
-        made.workdir, made._tag, made._stop = workdir, {"job": job_id}, None
-        return made
+        """Return the channel of one of several jobs, with the same pipe and bases, but its own folder and stops."""
+        member = copy.copy(self)
+        member.workdir, member._tag, member._stop = workdir, {"job": job_id}, None
+        return member
 
     @property
     def workdir(self) -> Path:
-        """Folder of this attempt, made when it is asked for; checkpoints in it are there again for the next attempt."""
+        """Folder of this attempt, made at its first use. The next attempt gets its checkpoints."""
         self._workdir.mkdir(parents=True, exist_ok=True)
         return self._workdir
 
@@ -63,12 +62,12 @@ class Channel:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints in the attempt's own."""
+        """Folder of the attempt's checkpoints."""
         return self.workdir / CHECKPOINTS
 
     @functools.cached_property
     def catalog(self) -> Catalog:
-        """What is installed; gathered once in a child's life."""
+        """Catalog of the plugins, loaded once for all orders."""
         return load_catalog()
 
     def report(self, event: NewEvent) -> None:
@@ -76,31 +75,31 @@ class Channel:
         self.send(type="event", event=event.model_dump())  # mode="json" would turn NaN into null
 
     def phase(self, name: str) -> None:
-        """Report that a phase of the work begins; stops here if it was told to."""
+        """Report the start of a phase, or raise :class:`Stopped` if the order must stop."""
         self.report(NewEvent.phase(name))
         self.stop_here()
 
     def should_stop(self) -> Stop | None:
-        """Return why the work is to end at its next step, None to go on."""
+        """Return why the order must stop at its next step, None if it may go on."""
         return self._stop
 
     def stop_here(self) -> None:
-        """Raise :class:`Stopped` if the work is to end."""
+        """Raise :class:`Stopped` if the order must stop."""
         if self._stop:
             raise Stopped(self._stop)
 
     def report_or_stop(self, event: NewEvent) -> None:
-        """Report an event of work that has no checkpoints; it ends here if it was told to."""
+        """Report an event of work without checkpoints, or raise :class:`Stopped` if the order must stop."""
         self.report(event)
         self.stop_here()
 
     def send(self, **message: Any) -> None:
-        """Send one message; a supervisor that is gone takes none, and we are about to end."""
+        """Send one message. If the supervisor has ended, the child ends soon too."""
         line = json.dumps(message | self._tag, default=str).encode() + b"\n"
         with self._sending, contextlib.suppress(BrokenPipeError):
             self._messages.write(line)
             self._messages.flush()
 
     def stop(self, why: Stop | None) -> None:
-        """Tell the running order to stop; None forgets what an earlier order was told."""
+        """Stop the running order at its next step. None forgets the stop of an earlier order."""
         self._stop = why

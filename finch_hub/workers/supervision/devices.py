@@ -67,10 +67,10 @@ def main_memory() -> int:
 def _cuda_devices() -> tuple[Device, ...]:
     try:
         import pynvml
+
+        pynvml.nvmlInit()
     except ImportError:
         return ()
-    try:
-        pynvml.nvmlInit()
     except pynvml.NVMLError:
         return ()
     try:

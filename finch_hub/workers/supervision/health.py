@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from finch_hub.registry import workers
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
@@ -14,9 +16,6 @@ def find_living(settings: Settings, hostname: str) -> list[str]:
         Unavailable: the database does not answer.
     """
     database = Database(settings.database, allow_insecure=settings.allow_insecure)
-    try:
-        with database.read() as session:
-            known = workers.find(session, silent_after=3 * settings.lease_seconds)
-    finally:
-        database.close()
+    with contextlib.closing(database), database.read() as session:
+        known = workers.find(session, silent_after=3 * settings.lease_seconds)
     return [worker.id for worker in known if worker.hostname == hostname and worker.state not in ("silent", "stopped")]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finch_hub import settings
-from finch_hub.workers.embedded import code_version
+from finch_hub.workers.embedded import code_version, home
 from finch_hub.workers.embedded import worker as home_worker
 
 
@@ -21,8 +21,7 @@ def test_record_of_an_earlier_worker_is_ignored_while_nobody_holds_the_lock(
     loaded = settings.load(home=tmp_path)
     home_worker.write_record(loaded)
     assert home_worker.read_record(loaded) is None
-    lock = home_worker.life_lock(loaded)
-    with lock:
+    with home.lock(loaded, "worker"):
         found = home_worker.read_record(loaded)
     assert found is not None
     assert found["pid"] == os.getpid()
