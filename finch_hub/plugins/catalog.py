@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import pluggy
 
 from finch_hub import errors
-from finch_hub.plugins import builtin, descriptors, hooks
+from finch_hub.plugins import descriptors, hooks
 from finch_hub.plugins.descriptors import Descriptor
 
 D = TypeVar("D", bound=Descriptor)
@@ -119,6 +119,8 @@ def load_catalog(*, entry_points: bool = True, extra: Sequence[object] = ()) -> 
         loader.add(plugin, getattr(plugin, "__name__", type(plugin).__name__))
     if entry_points:
         loader.add_installed()
+    from finch_hub.plugins import builtin  # late, since a child of most kinds needs no catalog
+
     loader.add(builtin, BUILTIN, next((d.version for d in importlib.metadata.distributions(name=BUILTIN)), None))
     offers = {name: Offers(kind, loader.collect(hook, expected)) for name, (kind, hook, expected) in _HOOKS.items()}
     conflicts = [what for kind_offers in offers.values() for what in kind_offers.conflicts.values()]
