@@ -141,11 +141,11 @@ def test_job_that_kills_its_child_fails_after_its_attempts_and_others_go_on(work
 
 @pytest.mark.slow
 def test_child_that_hangs_is_killed(workers: Fleet) -> None:
-    workers.environment["FINCH_STALL_SECONDS"] = "1"
+    workers.environment["FINCH_STALL_SECONDS"] = "5"  # longer than a child takes to start on a busy machine
     workers.start()
     job = workers.probe("hang", once=True)
     assert workers.wait(job).state is JobState.SUCCEEDED
-    assert "reported nothing for 1 s" in (workers.attempts(job)[0].reason or "")
+    assert "reported nothing for 5 s" in (workers.attempts(job)[0].reason or "")
     workers.check(job)
 
 
