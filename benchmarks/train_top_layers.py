@@ -15,8 +15,9 @@ import harness
 
 from finch_hub import LoRAConfig, TrainingConfig
 from finch_hub.engine.decoder.decoder import choose_decoder
-from finch_hub.engine.rank.automatic import attach_for_training
-from finch_hub.engine.training import environment, loop
+from finch_hub.engine.numerics.threads import use_threads
+from finch_hub.engine.rank import starting_adapter
+from finch_hub.engine.training import loop
 from finch_hub.engine.training.data import TrainingData
 from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.run import TrainingRun
@@ -38,8 +39,8 @@ def run(args: argparse.Namespace, *, cache: bool) -> None:
     training = TrainingConfig(
         epochs=args.epochs, batch_size=args.batch, learning_rate=harness.RATE, validation=0, threads=args.threads
     )
-    with environment.use_threads(args.threads):
-        adapter = attach_for_training(base, config, train_set, seed=0, report_message=print)
+    with use_threads(args.threads):
+        adapter = starting_adapter.attach(base, config, train_set, seed=0, report_message=print)
         decoder = choose_decoder(base, repeated_examples=(*train_set, *held_out) if cache else ())
         training_run = TrainingRun(
             base,

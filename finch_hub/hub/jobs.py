@@ -16,7 +16,7 @@ from finch_hub.workers.runs import kinds
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
     from finch_hub.workers.messaging.dispatcher import Dispatcher
-    from finch_hub.workers.runs.kind import JobKind
+    from finch_hub.workers.runs.job_kind import JobKind
 
 T = TypeVar("T")
 

@@ -1,7 +1,8 @@
 """Queries for queued jobs that need a wake-up message.
 
 The transaction that queues a job also sets `ring_at`, and a claim clears it. So the job's row is its outbox entry, and
-a lost message or a killed sender only delays the job. A second message for the same job does no harm.
+a lost message or a killed sender only delays the job. A second message for the same job does no harm. The dispatcher of
+the workers sends the messages.
 """
 
 from __future__ import annotations

@@ -6,9 +6,16 @@ standard input, a line of JSON each::
     {"type": "run", "kind": "train", "job_id": …, "workdir": …, "order": {…}}
         → events, then one of done, failed, stopped
     {"type": "run_together", "jobs": [{"job_id": …, "workdir": …, "order": {…}}, …]}
-        → the same for each job, with its "job"; then ended_together
+        → the same for each job, with its "job"; then ended_together with "warm_base"
     {"type": "stop", "why": "cancel" | "hand_back"}
         → the running order stops at its next step; with "job", that one of several
+
+A message of the child is one of these lines::
+
+    {"type": "event", "event": {…}}                              finch_hub.specs.events.NewEvent
+    {"type": "done", "outcome": {…}, "warm_base": …}             the kind's outcome; the base that stays loaded
+    {"type": "failed", "reason": …, "traceback": …, "retry": …}  whether another attempt may succeed
+    {"type": "stopped", "why": …}
 
 It serves one order after another, so that imports and the base model are loaded once. It ends when standard input ends.
 """

@@ -67,7 +67,7 @@ EXERCISED_IN = {
     "workers/runs/compose": "acceptance/test_reproduction.py",
     "workers/runs/evaluate": "docs/test_pages.py",
     "workers/runs/inputs": "faults/test_training.py",
-    "workers/runs/kind": "unit/workers/runs/test_kinds.py",
+    "workers/runs/job_kind": "unit/workers/runs/test_kinds.py",
     "workers/runs/merge": "docs/test_pages.py",
     "workers/runs/quantize": "acceptance/test_reproduction.py",
     "workers/runs/reproduce": "acceptance/test_reproduction.py",

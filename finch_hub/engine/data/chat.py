@@ -1,4 +1,7 @@
-"""Rendering of conversations as text, the same way for training and for generation."""
+"""Rendering of conversations as text, the same way for training and for generation.
+
+:mod:`finch_hub.engine.data.tokenizing` turns the text into tokens, and marks those to learn.
+"""
 
 from __future__ import annotations
 

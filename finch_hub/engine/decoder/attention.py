@@ -2,6 +2,8 @@
 
 Products of matrices are computed on grids of sequences of similar length. All layers share the indices of the gathers
 that move vectors to the grids and back: copies between the products cost more than the products.
+
+This is for CPUs. Other devices get :mod:`finch_hub.engine.decoder.padded`.
 """
 
 from __future__ import annotations

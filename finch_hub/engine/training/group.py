@@ -15,7 +15,8 @@ from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.decoder.packed import PackedDecoder
-from finch_hub.engine.training import environment, loop
+from finch_hub.engine.numerics.threads import use_threads
+from finch_hub.engine.training import loop
 from finch_hub.engine.training.data import prepare_data
 from finch_hub.engine.training.duration import estimate_seconds
 from finch_hub.engine.training.interruption import Interrupted, ShouldStop
@@ -156,7 +157,7 @@ def train_group(base: Base, members: Sequence[Member]) -> list[MemberResult]:
     trainings = [_MemberTraining(member) for member in members]
     decoder = PackedDecoder(base.model)
     try:
-        with environment.use_threads(threads.pop()):
+        with use_threads(threads.pop()):
             for number, training in enumerate(trainings):
                 training.prepare(base, f"member-{number}", len(members))
             runs = [training.run for training in trainings if training.run is not None]

@@ -14,8 +14,8 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder.decoder import Decoder, choose_decoder
-from finch_hub.engine.rank import automatic
-from finch_hub.engine.training import environment
+from finch_hub.engine.numerics.threads import use_threads
+from finch_hub.engine.rank import reduction, starting_adapter
 from finch_hub.engine.training.data import prepare_data
 from finch_hub.engine.training.duration import estimate_seconds
 from finch_hub.engine.training.gradients import MicroBatches, accumulate_gradients, is_out_of_memory
@@ -82,12 +82,12 @@ def train(
 
     """
     reporter = ProgressReporter(report, base.device)
-    with environment.use_threads(training.threads):
+    with use_threads(training.threads):
         data = prepare_data(base, training, examples, validation, system=system, reporter=reporter)
         finds_rank = adapter is None and config.rank == "auto"
         if finds_rank:
-            automatic.check_data(data.train_set, data.held_out)
-        attached = adapter or automatic.attach_for_training(
+            starting_adapter.check_data(data.train_set, data.held_out)
+        attached = adapter or starting_adapter.attach(
             base, config, data.train_set, seed=training.seed, report_message=reporter.report_message
         )
         try:
@@ -200,7 +200,7 @@ def _reduce_rank(
     """Replace the adapter by one of the ranks that it needs, and return it with its report."""
     if report.after is None:
         raise AssertionError("an automatic rank needs held-out data, and the last step evaluates on it")
-    reduced, metrics, choice = automatic.reduce_rank(base, adapter, config, held_out, report.after.loss)
+    reduced, metrics, choice = reduction.reduce_rank(base, adapter, config, held_out, report.after.loss)
     parameters = reduced.trainable_parameters
     total = report.total_parameters - report.trainable_parameters + parameters
     return reduced, report.evolve(after=metrics, rank=choice, trainable_parameters=parameters, total_parameters=total)

@@ -1,4 +1,7 @@
-"""Random drop and rescale of core entries (DARE, arXiv 2311.03099), followed by linear or ties."""
+"""Random drop and rescale of core entries (DARE, arXiv 2311.03099), followed by linear or ties.
+
+PEFT and mergekit call the second one `dare_ties`.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from finch_hub.specs.reports import CompositionReport
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import AdapterOutcome, JobKind, Record
+from finch_hub.workers.runs.job_kind import AdapterOutcome, JobKind, Record
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from finch_hub.specs.reports import ExportReport
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import inputs, model_cache
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import JobKind, Outcome
+from finch_hub.workers.runs.job_kind import JobKind, Outcome
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from finch_hub import errors
 
 if TYPE_CHECKING:
-    from finch_hub.workers.runs.kind import JobKind
+    from finch_hub.workers.runs.job_kind import JobKind
 
 MODULES = {
     "train": "finch_hub.workers.runs.train",
@@ -19,7 +19,7 @@ MODULES = {
     "evaluate": "finch_hub.workers.runs.evaluate",
     "reproduce": "finch_hub.workers.runs.reproduce",
 }
-"""Modules of the kinds, by name; each has its :class:`~finch_hub.workers.runs.kind.JobKind` as `KIND`."""
+"""Modules of the kinds, by name; each has its :class:`~finch_hub.workers.runs.job_kind.JobKind` as `KIND`."""
 
 
 def kind_of(name: str) -> JobKind[Any, Any, Any]:

@@ -12,7 +12,7 @@ from finch_hub.specs.reports import Change, ReproductionReport
 from finch_hub.specs.value import JsonObject, Value
 from finch_hub.workers.runs import inputs, kinds
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import JobKind, Outcome, Record
+from finch_hub.workers.runs.job_kind import JobKind, Outcome, Record
 
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
@@ -59,7 +59,7 @@ def execute(order: ReproduceOrder, channel: Channel) -> ReproduceOutcome:
     channel.phase("importing")
     from finch_hub.artifacts import gate
     from finch_hub.engine.adapters import comparison
-    from finch_hub.engine.training.environment import use_threads
+    from finch_hub.engine.numerics.threads import use_threads
 
     started = time.monotonic()
     kind = kinds.kind_of(order.kind)

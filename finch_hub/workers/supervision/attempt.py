@@ -16,9 +16,10 @@ from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job, JobSpec
 from finch_hub.specs.value import JsonObject, Value
 from finch_hub.workers.runs import kinds
-from finch_hub.workers.runs.kind import JobKind
+from finch_hub.workers.runs.job_kind import JobKind
 from finch_hub.workers.supervision import fault_points
-from finch_hub.workers.supervision.attempt_record import AttemptContext, AttemptRecord
+from finch_hub.workers.supervision.attempt_context import AttemptContext
+from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.child_watch import POLL_SECONDS, ChildWatch
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease, StopReason
 from finch_hub.workers.supervision.process import ChildProcess

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from finch_hub import errors
@@ -14,28 +13,14 @@ from finch_hub.registry.database import Session
 from finch_hub.registry.values import RetryPolicy
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobResult
-from finch_hub.storage.redaction import Redactor
-from finch_hub.storage.stores import Stores
 from finch_hub.workers.supervision import clock, fault_points
-from finch_hub.workers.supervision.blocking_calls import BlockingCalls
-from finch_hub.workers.supervision.lease import ClaimedJob, Lease, Leases
-from finch_hub.workers.supervision.work_folders import WorkFolders
+from finch_hub.workers.supervision.attempt_context import AttemptContext
+from finch_hub.workers.supervision.lease import ClaimedJob, Lease
 
 log = logging.getLogger(__name__)
 
 _BATCH_SECONDS = 0.5  # events are written in batches; clients poll twice a second
 _BATCH_EVENTS = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttemptContext:
-    """What a worker shares with all of its attempts."""
-
-    stores: Stores
-    leases: Leases
-    folders: WorkFolders
-    blocking_calls: BlockingCalls
-    redactor: Redactor
 
 
 class AttemptRecord:

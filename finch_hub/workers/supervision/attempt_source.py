@@ -14,7 +14,7 @@ from finch_hub.storage.redaction import Redactor
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.supervision import clock, devices
 from finch_hub.workers.supervision.attempt import Attempt
-from finch_hub.workers.supervision.attempt_record import AttemptContext
+from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
 from finch_hub.workers.supervision.group import AttemptGroup
 from finch_hub.workers.supervision.lease import ClaimedJob, Leases

@@ -1,4 +1,7 @@
-"""Watch over a child while it works on one job."""
+"""Watch over a child while it works on one job.
+
+It tells how the child ended. :mod:`finch_hub.workers.supervision.attempt` decides what follows.
+"""
 
 from __future__ import annotations
 

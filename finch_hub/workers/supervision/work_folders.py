@@ -11,7 +11,7 @@ from pathlib import Path
 from finch_hub import errors
 from finch_hub.specs.value import JsonObject
 from finch_hub.workers.runs.channel import CHECKPOINTS
-from finch_hub.workers.runs.kind import OutcomeT
+from finch_hub.workers.runs.job_kind import OutcomeT
 
 
 class WorkFolders:

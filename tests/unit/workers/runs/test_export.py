@@ -14,7 +14,7 @@ from finch_hub.specs.jobs import ExportSpec
 from finch_hub.specs.reports import ExportReport
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import export
-from finch_hub.workers.runs.kind import Outcome
+from finch_hub.workers.runs.job_kind import Outcome
 
 Write = Callable[[Path, Path | None, Path, Value], dict[str, Any] | None]
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from finch_hub.specs.jobs import JobSpec
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.kind import JobKind, Outcome
+from finch_hub.workers.runs.job_kind import JobKind, Outcome
 
 
 class EchoSpec(JobSpec):

@@ -18,10 +18,10 @@ from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, JobResult, JobSpec, JobState
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import kinds
-from finch_hub.workers.runs.kind import Outcome
+from finch_hub.workers.runs.job_kind import Outcome
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt import Attempt
-from finch_hub.workers.supervision.attempt_record import AttemptContext
+from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
 from finch_hub.workers.supervision.lease import ClaimedJob, Leases
 from finch_hub.workers.supervision.work_folders import WorkFolders

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs.channel import CHECKPOINTS
-from finch_hub.workers.runs.kind import Outcome
+from finch_hub.workers.runs.job_kind import Outcome
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
 

@@ -1,31 +1,24 @@
-"""Automatic rank: a generous rank divided among the modules before training, and reduced after it.
+"""The adapter that a training starts from: its rank, given or generous, and its initial A.
 
-Before training, EVA measures the modules' inputs on a sample of the data. A module whose inputs vary in more directions
-gets a higher rank. After training, one threshold over the singular values of all modules (as in PARA, arXiv 2604.27796)
-decides which directions stay. The held-out loss decides how high the threshold is.
+With an automatic rank, EVA measures the modules' inputs on a sample of the data before training. A module whose inputs
+vary in more directions gets a higher rank. :mod:`finch_hub.engine.rank.reduction` cuts the rank after the training.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, linear_modules
-from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
-from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.rank import eva
-from finch_hub.engine.rank.spectrum import Spectrum, choose_threshold
 from finch_hub.formats.peft_names import tensor_name
 from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig, UnusualValueWarning
-from finch_hub.specs.reports import TokenMetrics
 
 GENEROUS_RANK = 64
 """Average rank during training: the highest usual rank, because more directions learn faster in short trainings."""
@@ -35,7 +28,7 @@ _SAMPLE = 64  # examples that EVA reads
 _LEAST_RANK = 16  # of a module after EVA: before training, the directions that a module needs are uncertain
 
 
-def attach_for_training(
+def attach(
     base: Base,
     config: LoRAConfig,
     examples: Sequence[TokenizedExample],
@@ -79,7 +72,7 @@ def attach_for_training(
     )
     if automatic:
         ranks = {path: max(size, _LEAST_RANK) for path, size in found.ranks.items()}
-        generous = _with_ranks(generous, ranks, usual=GENEROUS_RANK, alpha=generous.alpha)
+        generous = with_ranks(generous, ranks, usual=GENEROUS_RANK, alpha=generous.alpha)
     adapter = AttachableAdapter(generous, base, seed=seed)
     if config.init == "eva":
         parameters = adapter.parameters()
@@ -100,7 +93,7 @@ def _with_generous_rank(config: LoRAConfig) -> LoRAConfig:
         return config.evolve(rank=GENEROUS_RANK, alpha=scale * GENEROUS_RANK, use_rslora=False, rank_budget=None)
 
 
-def _with_ranks(config: LoRAConfig, ranks: Mapping[str, int], *, usual: int, alpha: float) -> LoRAConfig:
+def with_ranks(config: LoRAConfig, ranks: Mapping[str, int], *, usual: int, alpha: float) -> LoRAConfig:
     """Return the configuration with a rank for each module, at the scale of `alpha` at the usual rank."""
     pattern = {path: rank for path, rank in ranks.items() if rank != usual}
     with warnings.catch_warnings():
@@ -129,77 +122,3 @@ def check_data(train_set: Sequence[TokenizedExample], held_out: Sequence[Tokeniz
         problems.append(errors.Problem(what=what, fix='give more validation data, or a number for "rank"'))
     if problems:
         raise errors.InvalidDataset(problems, subject='rank="auto"')
-
-
-def cut_to_ranks(base: Base, adapter: AttachableAdapter, ranks: Mapping[str, int]) -> AttachableAdapter:
-    """Replace the adapter on the base by one that is cut to a rank for each module.
-
-    The factors contain the whole scale, and alpha equals the rank. So every reader of PEFT's format computes the same
-    update.
-    """
-    factors = Spectrum.of(adapter.weights()).factors(ranks)
-    sizes = {path: len(A) for path, (A, _) in factors.items()}
-    usual = max(set(sizes.values()), key=list(sizes.values()).count)
-    config = _with_ranks(adapter.config, sizes, usual=usual, alpha=float(usual))
-    adapter.detach()
-    reduced = AttachableAdapter(config, base, name=adapter.name)
-    parameters = reduced.parameters()
-    with torch.no_grad():
-        for path, (A, B) in factors.items():
-            parameters[tensor_name(path, "A")].copy_(A)
-            parameters[tensor_name(path, "B")].copy_(B)
-    return reduced
-
-
-def reduce_rank(
-    base: Base, adapter: AttachableAdapter, config: LoRAConfig, held_out: Sequence[TokenizedExample], full_loss: float
-) -> tuple[AttachableAdapter, TokenMetrics, dict[str, Any]]:
-    """Cut a trained adapter to the fewest directions that keep its held-out loss, and detach the full one.
-
-    `config` is the requested shape, with the tolerance and the budget. `full_loss` is the held-out loss before the cut.
-
-    Returns:
-        The reduced adapter on the base, its metrics, and a report as JSON: `rank_pattern`, `parameters`, `spectrum`
-        (singular values by module), `choices` (parameters and held-out loss of every measured threshold).
-
-    """
-    tolerance, budget = config.rank_tolerance, config.rank_budget
-    full = adapter.weights()
-    spectrum = Spectrum.of(full)
-    parameters = adapter.parameters()
-
-    def loss_at(threshold: float) -> float:
-        _load_cut(parameters, spectrum, full, spectrum.ranks(threshold))
-        return evaluation.measure(base, held_out).loss
-
-    threshold, choices = choose_threshold(spectrum, loss_at, full_loss=full_loss, tolerance=tolerance, budget=budget)
-    adapter.load_weights(full)
-    ranks = spectrum.ranks(threshold)
-    reduced = cut_to_ranks(base, adapter, ranks)
-    report = {
-        "threshold": threshold,
-        "rank_pattern": ranks,
-        "parameters": spectrum.parameters(threshold),
-        "trained_parameters": full.num_parameters,
-        "uncut_loss": full_loss,
-        "tolerance": tolerance,
-        "budget": budget,
-        "spectrum": {path: [round(float(value), 6) for value in S] for path, (_, S, _) in spectrum.modules.items()},
-        "choices": [vars(choice) for choice in choices],
-    }
-    return reduced, evaluation.measure(base, held_out), report
-
-
-def _load_cut(
-    parameters: Mapping[str, Tensor], spectrum: Spectrum, full: AdapterWeights, ranks: Mapping[str, int]
-) -> None:
-    """Set the adapter's factors to the cut factors, padded with zeros to the adapter's rank."""
-    factors = spectrum.factors(ranks)
-    with torch.no_grad():
-        for path, module in full.modules.items():
-            A = parameters[tensor_name(path, "A")].zero_()
-            B = parameters[tensor_name(path, "B")].zero_()
-            if path in factors:
-                cut_A, cut_B = factors[path]
-                A[: len(cut_A)] = cut_A
-                B[:, : len(cut_A)] = cut_B / module.scale

@@ -1,62 +1,22 @@
-"""Automatic rank: the directions that stay, decided by the held-out loss."""
+"""The adapter that a training starts from: rank and initial A."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from support.training import adapted, dense_updates, lessons
+from support.training import lessons
 
 from finch_hub import errors
 from finch_hub.engine.adapters.initialization import make_initial_a
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.data import splitting
 from finch_hub.engine.data.tokenizing import tokenize_all
-from finch_hub.engine.decoder import evaluation
-from finch_hub.engine.rank import automatic, eva
+from finch_hub.engine.rank import eva, starting_adapter
 from finch_hub.engine.training import loop
 from finch_hub.engine.training.adapter import LoRAAdapter
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
 TRAINING = TrainingConfig(epochs=4, batch_size=4, learning_rate=5e-3, threads=1, validation=0.25)
-
-
-def test_a_cut_is_the_best_approximation_of_its_rank_and_drops_modules_of_rank_0(tiny_base: Base) -> None:
-    adapter = adapted(tiny_base)
-    weights = adapter.weights()
-    paths = list(weights.modules)
-    ranks = {path: number % 4 for number, path in enumerate(paths)}
-    smaller = automatic.cut_to_ranks(tiny_base, adapter, ranks)
-    found = smaller.weights()
-    assert {path: module.rank for path, module in found.modules.items()} == {p: r for p, r in ranks.items() if r}
-    assert smaller.trainable_parameters == found.num_parameters
-    for path, update in dense_updates(found).items():
-        values = torch.linalg.svdvals(dense_updates(weights)[path])
-        error = torch.linalg.matrix_norm(dense_updates(weights)[path] - update)
-        assert error == pytest.approx(float(values[ranks[path] :].norm()), rel=1e-4)
-
-
-def test_an_automatic_rank_is_smaller_and_within_the_tolerance(tiny_base: Base) -> None:
-    config = LoRAConfig(rank="auto", alpha=16.0, target_modules="all-linear", rank_tolerance=0.02)
-    trained = loop.train(tiny_base, config, TRAINING, lessons(48))
-    report = trained.report
-    assert report.rank is not None
-    assert report.after is not None
-    assert report.after.loss <= report.rank["uncut_loss"] * 1.021
-    assert report.trainable_parameters == trained.adapter.trainable_parameters == report.rank["parameters"]
-    assert report.trainable_parameters < 0.7 * report.rank["trained_parameters"]
-    assert {path: module.rank for path, module in trained.adapter.weights().modules.items()} == {
-        path: size for path, size in report.rank["rank_pattern"].items() if size
-    }
-    held_out = splitting.split_examples(lessons(48), TRAINING.validation, TRAINING.seed)[1]
-    again = evaluation.measure(tiny_base, tokenize_all(held_out, tiny_base.tokenizer, max_length=512))
-    assert again.loss == pytest.approx(report.after.loss, rel=1e-6)
-
-
-def test_training_keeps_the_rank_budget(tiny_base: Base) -> None:
-    config = LoRAConfig(rank="auto", alpha=16.0, rank_budget=2000)
-    trained = loop.train(tiny_base, config, TRAINING.evolve(epochs=1), lessons(40))
-    assert 0 < trained.adapter.trainable_parameters <= 2000
 
 
 def test_too_little_data_for_an_automatic_rank_is_refused_before_training(tiny_base: Base) -> None:
@@ -69,7 +29,7 @@ def test_init_eva_starts_from_evas_directions(tiny_base: Base) -> None:
     examples = tokenize_all(lessons(32), tiny_base.tokenizer, max_length=512)
     config = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear", init="eva")
     messages: list[str] = []
-    adapter = automatic.attach_for_training(tiny_base, config, examples, seed=0, report_message=messages.append)
+    adapter = starting_adapter.attach(tiny_base, config, examples, seed=0, report_message=messages.append)
     weights = adapter.weights().modules
     adapter.detach()
     found = eva.find_directions(tiny_base, list(weights), examples, rank=4)
@@ -80,16 +40,16 @@ def test_init_eva_starts_from_evas_directions(tiny_base: Base) -> None:
 def test_an_automatic_rank_is_divided_by_eva_and_starts_from_the_shared_a(
     tiny_base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(automatic, "GENEROUS_RANK", 24)  # the tiny base is 64 wide, and PEFT's EVA needs twice the room
+    monkeypatch.setattr(starting_adapter, "GENEROUS_RANK", 24)  # PEFT's EVA needs twice this, and the base is 64 wide
     examples = tokenize_all(lessons(48), tiny_base.tokenizer, max_length=512)
-    monkeypatch.setattr(automatic, "_LEAST_RANK", 8)
+    monkeypatch.setattr(starting_adapter, "_LEAST_RANK", 8)
     config = LoRAConfig(rank="auto", alpha=32.0, target_modules="all-linear")
-    adapter = automatic.attach_for_training(tiny_base, config, examples, seed=0, report_message=lambda text: None)
+    adapter = starting_adapter.attach(tiny_base, config, examples, seed=0, report_message=lambda text: None)
     modules = adapter.weights().modules
     sizes = {path: module.rank for path, module in modules.items()}
     adapter.detach()
     found = eva.find_directions(tiny_base, list(sizes), examples, rank=24, redistribution=64 / 48)
-    assert sizes == {path: max(size, automatic._LEAST_RANK) for path, size in found.ranks.items()}
+    assert sizes == {path: max(size, starting_adapter._LEAST_RANK) for path, size in found.ranks.items()}
     assert len(set(sizes.values())) > 2
     assert {module.scale for module in modules.values()} == {2.0}
     for path, module in modules.items():
@@ -99,17 +59,17 @@ def test_an_automatic_rank_is_divided_by_eva_and_starts_from_the_shared_a(
 def test_skipped_eva_is_reported_and_the_ranks_are_equal(tiny_base: Base) -> None:
     examples = tokenize_all(lessons(2), tiny_base.tokenizer, max_length=512)
     messages: list[str] = []
-    adapter = automatic.attach_for_training(
+    adapter = starting_adapter.attach(
         tiny_base, LoRAConfig(rank="auto", init="eva"), examples, seed=0, report_message=messages.append
     )
     assert "skipped" in messages[0]
-    assert {module.rank for module in adapter.weights().modules.values()} == {automatic.GENEROUS_RANK}
+    assert {module.rank for module in adapter.weights().modules.values()} == {starting_adapter.GENEROUS_RANK}
 
 
 def test_init_eva_keeps_the_ranks_and_scales_of_patterns(tiny_base: Base) -> None:
     examples = tokenize_all(lessons(32), tiny_base.tokenizer, max_length=512)
     config = LoRAConfig(rank=4, alpha=8.0, init="eva", rank_pattern={"v_proj": 8}, alpha_pattern={"v_proj": 32.0})
-    adapter = automatic.attach_for_training(tiny_base, config, examples, seed=0, report_message=lambda text: None)
+    adapter = starting_adapter.attach(tiny_base, config, examples, seed=0, report_message=lambda text: None)
     modules = adapter.weights().modules
     adapter.detach()
     found = eva.find_directions(tiny_base, list(modules), examples, rank=8)
@@ -123,7 +83,7 @@ def test_init_eva_keeps_the_ranks_and_scales_of_patterns(tiny_base: Base) -> Non
 def test_an_automatic_rank_has_the_scale_that_alpha_gives_at_rank_16(rslora: bool, tiny_base: Base) -> None:
     config = LoRAConfig(rank="auto", alpha=32.0, use_rslora=rslora)
     examples = tokenize_all(lessons(12), tiny_base.tokenizer, max_length=512)  # EVA needs more
-    adapter = automatic.attach_for_training(tiny_base, config, examples, seed=0, report_message=lambda text: None)
+    adapter = starting_adapter.attach(tiny_base, config, examples, seed=0, report_message=lambda text: None)
     scales = {module.scale for module in adapter.weights().modules.values()}
     adapter.detach()
     assert scales == {8.0 if rslora else 2.0}
