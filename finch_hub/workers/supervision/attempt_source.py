@@ -7,12 +7,13 @@ import logging
 import threading
 
 from finch_hub import errors
+from finch_hub.engine.machine import container
 from finch_hub.registry import claims
 from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job
 from finch_hub.storage.redaction import Redactor
 from finch_hub.storage.stores import Stores
-from finch_hub.workers.supervision import clock, devices
+from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
@@ -35,7 +36,7 @@ class AttemptSource:
 
     def __init__(self, worker: str, stores: Stores, folders: WorkFolders) -> None:
         self._worker, self._database, self._settings = worker, stores.database, stores.settings
-        self._memory_limit = self._settings.memory_bytes or int(USABLE_SHARE * devices.main_memory())
+        self._memory_limit = self._settings.memory_bytes or int(USABLE_SHARE * container.measure_main_memory())
         self.stopping = threading.Event()
         self.is_draining = False
         self._context = AttemptContext(

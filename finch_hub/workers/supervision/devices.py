@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import psutil
 
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+from finch_hub.engine.machine import container
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +43,7 @@ def refresh(device: Device) -> Device:
 
 def find_cpu() -> Device:
     """Return the CPU, with the memory that this process may use."""
-    limit = main_memory()
+    limit = container.measure_main_memory()
     return Device(
         kind="cpu",
         index=0,
@@ -53,15 +51,6 @@ def find_cpu() -> Device:
         memory_bytes=limit,
         free_bytes=min(limit, psutil.virtual_memory().available),
     )
-
-
-def main_memory() -> int:
-    """Return the bytes of main memory of the machine, or of the container if that has a lower limit."""
-    total = int(psutil.virtual_memory().total)
-    for file in _CGROUP_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # the file holds "max" if there is no limit
-            total = min(total, int(file.read_text(encoding="utf-8")))
-    return total
 
 
 def _cuda_devices() -> tuple[Device, ...]:

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 
+from finch_hub.engine.machine import container
 from finch_hub.workers.supervision import devices
 
 
@@ -32,18 +31,10 @@ def no_graphics_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
 
 
-def test_main_memory_is_that_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    total = psutil.virtual_memory().total
-    unlimited, limited, missing = tmp_path / "unlimited", tmp_path / "limited", tmp_path / "missing"
-    unlimited.write_text("max\n", encoding="utf-8")
-    limited.write_text(f"{total // 2}\n", encoding="utf-8")
-    for files, expected in (
-        ((unlimited, missing), total),
-        ((limited, missing), total // 2),
-        ((missing, limited), total // 2),
-    ):
-        monkeypatch.setattr(devices, "_CGROUP_LIMITS", files)
-        assert devices.main_memory() == expected
+def test_memory_of_the_cpu_is_that_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "measure_main_memory", lambda: 7)
+    cpu = devices.find_cpu()
+    assert (cpu.memory_bytes, cpu.free_bytes) == (7, 7)
 
 
 @pytest.mark.usefixtures("graphics_cards")
@@ -62,7 +53,7 @@ def test_graphics_cards_are_found_and_the_visible_ones_used(monkeypatch: pytest.
 @pytest.mark.usefixtures("no_graphics_cards")
 def test_cpu_is_the_device_without_graphics_cards() -> None:
     (cpu,) = devices.find_devices()
-    assert (cpu.kind, cpu.index, cpu.memory_bytes) == ("cpu", 0, devices.main_memory())
+    assert (cpu.kind, cpu.index, cpu.memory_bytes) == ("cpu", 0, container.measure_main_memory())
     assert 0 < cpu.free_bytes <= cpu.memory_bytes
     assert cpu.environment == {"CUDA_VISIBLE_DEVICES": ""}, "a process on the CPU sees no graphics card"
 

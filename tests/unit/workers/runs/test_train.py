@@ -1,0 +1,84 @@
+"""Training orders whose earlier attempt ran under other conditions. The rest is tested with real workers."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.training import lessons
+
+from finch_hub import errors
+from finch_hub.engine.bases import precision
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.data import reading
+from finch_hub.specs.jobs import BaseModelSource, TrainSpec
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.training import TrainingConfig
+from finch_hub.workers.runs import train
+from finch_hub.workers.runs.channel import Channel
+from finch_hub.workers.runs.model_cache import BaseOrder
+from finch_hub.workers.runs.train import TrainOrder
+
+TRAINING = TrainingConfig(epochs=1, batch_size=4, threads=1, validation=0, checkpoint_every=1)
+
+
+@pytest.fixture
+def channel(tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Channel:
+    made = Channel(io.BytesIO())
+    made.workdir = tmp_path / "work"
+    monkeypatch.setattr(made.bases, "load", lambda order, *, say, dtype: tiny_base)
+    return made
+
+
+def order_of(tmp_path: Path, **changes: Any) -> TrainOrder:
+    source = BaseModelSource(source="tiny")
+    file = tmp_path / "train.jsonl"
+    file.write_bytes(reading.dump_examples(lessons(12)))
+    lora = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear")
+    spec = TrainSpec(adapter="birds", base=source, train="0" * 64, lora=lora, training=TRAINING.evolve(**changes))
+    base = BaseOrder(source=source, fetch="plugin:fetch", cache=tmp_path / "cache")
+    return TrainOrder(base=base, spec=spec, train=file, validation=None)
+
+
+def messages(channel: Channel) -> list[str]:
+    lines: bytes = channel._messages.getvalue()  # type: ignore[attr-defined]
+    events = [json.loads(line)["event"] for line in lines.splitlines()]
+    return [event["message"] for event in events if event["type"] == "message"]
+
+
+def test_training_starts_again_if_its_checkpoint_was_made_with_other_threads(channel: Channel, tmp_path: Path) -> None:
+    """A worker may be started again with fewer processors, or after an update of torch."""
+    train.execute(order_of(tmp_path, threads=2, epochs=2), channel)
+    outcome = train.execute(order_of(tmp_path), channel)
+    assert outcome.report.steps == 3
+    assert outcome.report.environment["threads"] == 1
+    assert any(text.startswith("starting from the beginning: ") for text in messages(channel))
+    assert sorted(path.name for path in channel.checkpoints.iterdir()) == ["step-00000001", "step-00000002"]
+
+
+def test_member_of_a_group_whose_checkpoint_does_not_fit_is_tried_again_without_it(
+    channel: Channel, tmp_path: Path
+) -> None:
+    ended: list[tuple[int, Any]] = []
+    members = [channel.member(name, tmp_path / name) for name in ("a", "b")]
+    for threads in (2, 1):
+        ended.clear()
+        order = order_of(tmp_path, threads=threads)
+        train.execute_together([order, order], members, lambda place, end: ended.append((place, end)))
+    assert [type(end) for _, end in ended] == [errors.Unavailable, errors.Unavailable]
+    assert not (members[0].checkpoints / "of-2").exists()
+
+
+@pytest.mark.parametrize(("dtype", "is_compared"), [("auto", True), ("float32", False)])
+def test_speed_is_compared_with_the_measured_one_if_the_measurement_chose_the_dtype(
+    dtype: Any, is_compared: bool, channel: Channel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[float, Path | None]] = []
+    monkeypatch.setattr(precision, "doubt_if_slow", lambda speed, *, cache: compared.append((speed, cache)))
+    report = train.execute(order_of(tmp_path, dtype=dtype), channel).report
+    parameters = report.total_parameters - report.trainable_parameters
+    speed = 4 * parameters * report.tokens / report.seconds
+    assert compared == ([(pytest.approx(speed), tmp_path / "cache")] if is_compared else [])
