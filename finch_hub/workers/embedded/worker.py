@@ -18,7 +18,7 @@ import psutil
 from finch_hub import errors
 from finch_hub.settings import Settings
 from finch_hub.specs.value import JsonObject
-from finch_hub.workers.embedded import code_version, home
+from finch_hub.workers.embedded import broker, code_version, home
 
 _STARTING = "worker.starting"
 _STARTING_SECONDS = 15.0  # that a worker may take to its lock on a busy machine
@@ -28,6 +28,9 @@ def ensure(settings: Settings, *, code: str | None = None) -> None:
     """Start the home's worker in the background, unless one with this code runs. Replace one with other code.
 
     Callers that ask often pass `code`, the result of :func:`code_version.current`.
+
+    Raises:
+        Unavailable: the worker could not start its broker, since no server is installed.
     """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     running = read_record(settings)
@@ -39,6 +42,8 @@ def ensure(settings: Settings, *, code: str | None = None) -> None:
     with contextlib.suppress(FileNotFoundError):
         if time.time() - starting.stat().st_mtime < _STARTING_SECONDS:
             return  # a worker has been started and has not reached its lock
+    if settings.broker_url is None:
+        broker.find_server()  # here, because clients do not see the log of the worker
     starting.touch(mode=0o600)
     log = settings.home / "logs" / "worker.log"
     log.parent.mkdir(mode=0o700, exist_ok=True)

