@@ -115,7 +115,10 @@ class Settings(pydantic_settings.BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         if "::" in str(value):
             raise ValueError("contains ::, which fsspec reads as a chain of file systems; choose another folder")
-        return value.expanduser().absolute()
+        folder = expand_home(value)
+        if folder.parts[0].startswith("~"):
+            raise ValueError(f"is in {folder.parts[0]}, which this system does not know; set FINCH_HOME to a folder")
+        return folder.absolute()
 
     @pydantic.field_validator("broker_url")
     @classmethod
@@ -134,9 +137,14 @@ class Settings(pydantic_settings.BaseSettings):
         file_secret_settings: Source,
     ) -> tuple[Source, ...]:
         """Return the sources: arguments, environment, and the ``finch.toml`` in ``FINCH_CONFIG`` or in the home."""
-        home = Path(os.environ.get("FINCH_HOME") or "~/.finch").expanduser()
+        home = expand_home(os.environ.get("FINCH_HOME") or "~/.finch").absolute()
         file = Path(os.environ.get("FINCH_CONFIG") or home / "finch.toml")
         return init_settings, env_settings, pydantic_settings.TomlConfigSettingsSource(settings_cls, file)
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return the path with a user's home folder for `~`. In containers users may have none, and `~` stays."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises a RuntimeError
 
 
 def load(**overrides: Any) -> Settings:

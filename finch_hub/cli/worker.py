@@ -58,12 +58,11 @@ def list_(as_json: bool) -> None:
 @worker.command()
 def health() -> int:
     """Exit with 0 if a worker runs on this host, else with 1. Meant for containers and services."""
-    import socket
-
     from finch_hub import settings
+    from finch_hub.workers.hostname import find_hostname
     from finch_hub.workers.supervision import health as module
 
-    names = module.find_living(settings.load(), socket.gethostname())
+    names = module.find_living(settings.load(), find_hostname())
     click.echo(" ".join(names) or "no worker runs on this host")
     return 0 if names else 1
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finch_hub import errors
+from finch_hub import errors, settings
 from finch_hub.engine.bases import weight_shapes
 from finch_hub.hub.bases import Bases
 from finch_hub.registry import adapter_versions, adapters, evaluations, values
@@ -127,7 +127,7 @@ class Adapters:
         check_name(name)
         registered = Bases(self._stores).get(base)
         with tempfile.TemporaryDirectory(dir=self._stores.settings.home, prefix="import-") as scratch:
-            admitted = gate.admit_adapter(Path(source).expanduser(), Path(scratch) / "adapter")
+            admitted = gate.admit_adapter(settings.expand_home(source), Path(scratch) / "adapter")
             if registered.path and Path(registered.path).is_dir():
                 shapes = weight_shapes.read_linear_modules(Path(registered.path))
                 gate.check_shapes(admitted.modules, shapes, name=registered.name)

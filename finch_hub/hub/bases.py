@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finch_hub import errors
+from finch_hub import errors, settings
 from finch_hub.engine.bases import weight_shapes
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
 from finch_hub.plugins.catalog import BUILTIN
@@ -124,7 +124,7 @@ class Bases:
 
 def source_of(base: str | Path, revision: str | None) -> BaseModelSource:
     """Return the source, with an absolute path, since a worker runs in another folder."""
-    path = Path(base).expanduser()
+    path = settings.expand_home(base)
     return BaseModelSource(source=str(path.absolute()) if path.exists() else str(base), revision=revision)
 
 

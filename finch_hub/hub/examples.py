@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finch_hub import errors
+from finch_hub import errors, settings
 from finch_hub.engine.data import reading, row_formats
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example, Pairs, examples_of
@@ -41,7 +41,7 @@ def read_examples(
     """
     if not isinstance(data, str | Path):
         return examples_of(data)
-    path = Path(data).expanduser()
+    path = settings.expand_home(data)
     if path.exists():
         known_formats = [
             row_formats.RowFormat(name=name, fields=descriptor.recognizes, convert=descriptor.load())
@@ -61,7 +61,7 @@ def read_examples(
 
 def has_validation(data: DataSource) -> bool:
     """Tell whether the data is a folder with a validation split of its own."""
-    return isinstance(data, str | Path) and reading.has_validation(Path(data).expanduser())
+    return isinstance(data, str | Path) and reading.has_validation(settings.expand_home(data))
 
 
 def store_examples(examples: tuple[Example, ...], stores: Stores, *, format_name: str | None = None) -> StoredExamples:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finch_hub import errors
+from finch_hub import errors, settings
 from finch_hub.hub.composing import resolve_adapters
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.registry import adapter_versions
@@ -44,7 +44,7 @@ def check_merge(
 
 def _check_output_folder(out: str | Path, collector: ProblemCollector, *, replace: bool) -> str:
     """Return the absolute path, since a worker runs in another folder. Collect a problem if it exists already."""
-    path = Path(out).expanduser().absolute()
+    path = settings.expand_home(out).absolute()
     if path.exists() and not replace:
         fix = "choose another folder, or replace the earlier result with replace or --replace"
         collector.add(errors.Problem(where=str(path), what="exists already", fix=fix))

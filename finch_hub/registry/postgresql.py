@@ -5,13 +5,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-from finch_hub import errors
+from finch_hub import errors, settings
 from finch_hub.registry.types import to_json
 
 # Options of libpq. Without them, a connection to a machine that is gone waits for a quarter of an hour.
@@ -55,7 +54,7 @@ def refuse_open_server(url: sa.URL) -> None:
     """
     hosts = [*(url.normalized_query.get("host", ())), *([url.host] if url.host else [])]
     in_url = url.password or {"passfile", "sslcert", "password", "service"} & set(url.query)
-    if in_url or {"PGPASSWORD", "PGPASSFILE"} & set(os.environ) or Path("~/.pgpass").expanduser().exists():
+    if in_url or {"PGPASSWORD", "PGPASSFILE"} & set(os.environ) or settings.expand_home("~/.pgpass").exists():
         return
     for host in hosts:
         if not _is_local(host.rsplit(":", 1)[0] if host.count(":") == 1 else host):

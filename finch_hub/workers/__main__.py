@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
-import socket
 import sys
 
 import filelock
@@ -13,6 +12,7 @@ import filelock
 from finch_hub import errors, settings
 from finch_hub.workers.embedded import code_version, home
 from finch_hub.workers.embedded import worker as home_worker
+from finch_hub.workers.hostname import find_hostname
 from finch_hub.workers.log_setup import set_up_logging
 from finch_hub.workers.worker import Worker
 
@@ -38,7 +38,7 @@ def main() -> int:
         file = loaded.home / "logs" / "worker.log"
         handler = logging.handlers.RotatingFileHandler(file, maxBytes=5 * 2**20, backupCount=1, encoding="utf-8")
         set_up_logging(loaded, handler)
-        worker = Worker(loaded, name=f"{socket.gethostname()}-home-{os.getpid()}", is_on_demand=True)
+        worker = Worker(loaded, name=f"{find_hostname()}-home-{os.getpid()}", is_on_demand=True)
         status = worker.run()
     except errors.FinchError as error:
         log.error("action=start error=%s", error)

@@ -8,7 +8,6 @@ import logging
 import os
 import queue
 import signal
-import socket
 import sys
 import threading
 import time
@@ -25,6 +24,7 @@ from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
 from finch_hub.storage.stores import open_stores
 from finch_hub.workers.embedded import broker as home_broker
+from finch_hub.workers.hostname import find_hostname
 from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.messaging import app as celery_app
 from finch_hub.workers.messaging import broker
@@ -77,7 +77,7 @@ class Worker:
         self._stores = open_stores(settings)
         for problem in self._stores.catalog.problems:
             log.warning("action=plugins error=%s", problem)
-        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self.name = name or f"{find_hostname()}-{os.getpid()}"
         self._folders = WorkFolders(settings.work)
         self._slots = Slots(settings, slots, queues=queues, labels=labels)
         self._attempt_source = AttemptSource(self.name, self._stores, self._folders)
@@ -152,7 +152,7 @@ class Worker:
                 session,
                 values.WorkerDescription(
                     id=self.name,
-                    hostname=socket.gethostname(),
+                    hostname=find_hostname(),
                     pid=os.getpid(),
                     version=metadata.version("finch-hub"),
                     schema_revision=schema_revisions.HEAD,
@@ -184,7 +184,7 @@ class Worker:
     def _find_dead_namesake(self, session: Session) -> str | None:
         """Return the instance of a worker of this name that was killed on this host, if any."""
         for worker in workers.find(session):
-            is_namesake = worker.id == self.name and worker.hostname == socket.gethostname()
+            is_namesake = worker.id == self.name and worker.hostname == find_hostname()
             # A container that is started again often has the same name and process id as before.
             if is_namesake and (worker.pid == os.getpid() or not psutil.pid_exists(worker.pid)):
                 return worker.instance

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 
 import psutil
 import pytest
@@ -13,6 +12,7 @@ from support.fleet import Fleet, wait_until
 
 from finch_hub.registry import workers as registry_workers
 from finch_hub.specs.jobs import JobState
+from finch_hub.workers.hostname import find_hostname
 
 
 def test_job_of_a_killed_child_runs_again(workers: Fleet) -> None:
@@ -65,7 +65,7 @@ def test_second_worker_with_a_name_is_refused_unless_the_first_was_killed(worker
     first = workers.start("one")
     again = workers.start("one", ready=False)
     assert again.wait() != 0
-    assert f"runs on {socket.gethostname()} as process {first.pid} (choose another name" in again.text
+    assert f"runs on {find_hostname()} as process {first.pid} (choose another name" in again.text
     assert first.poll() is None
     job = workers.probe()
     assert workers.wait(job).state is JobState.SUCCEEDED, "the first goes on"

@@ -54,6 +54,29 @@ def test_empty_variable_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.home, found.broker_url, found.lease_seconds) == (Path.home() / ".finch", None, 60)
 
 
+@pytest.fixture
+def unknown_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whom the system does not know, as in many containers."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+
+
+@pytest.mark.usefixtures("unknown_user")
+def test_user_without_a_home_folder_is_asked_for_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert settings.load().home == tmp_path
+    monkeypatch.delenv("FINCH_HOME")
+    with pytest.raises(errors.InvalidSpec, match="home: is in ~, which this system does not know; set FINCH_HOME"):
+        settings.load()
+
+
+@pytest.mark.usefixtures("unknown_user")
+def test_tilde_stays_in_paths_of_users_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.expand_home("~/birds") == Path("~/birds")
+    assert settings.expand_home("~no-such-user/birds") == Path("~no-such-user/birds")
+    monkeypatch.setenv("HOME", "/home/finch")
+    assert settings.expand_home("~/birds") == Path("/home/finch/birds")
+
+
 def test_binary_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "finch.toml").write_bytes(b"idle_seconds = '\xff'")
     with pytest.raises(errors.InvalidSpec, match=r"finch.toml: is not valid TOML"):

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from finch_hub import errors
+from finch_hub import errors, settings
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.formats import quantized
 from finch_hub.formats.atomic_writes import atomic_file
@@ -33,7 +33,7 @@ def read_adapter(path: Path) -> AdapterWeights:
         NotFound: the folder or file does not exist.
         RefusedArtifact: the weights are pickled, the file is damaged, or the configuration is not LoRA's.
     """
-    path = path.expanduser()
+    path = settings.expand_home(path)
     file = path / WEIGHTS if path.is_dir() else path
     is_pickled = not file.is_file() and (path / "adapter_model.bin").exists()
     if file.suffix != ".safetensors" or is_pickled:
@@ -61,7 +61,7 @@ def write_adapter(weights: AdapterWeights, path: Path) -> None:
 
     The same weights give the same bytes. Each file gets its name only when it is complete.
     """
-    path = path.expanduser()
+    path = settings.expand_home(path)
     text = config_text(weights.config)
     if path.suffix == ".safetensors":
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from finch_hub import errors
+from finch_hub import errors, settings
 from finch_hub.formats import model_files
 from finch_hub.formats.peft_names import CONFIG
 from finch_hub.specs.jobs import BaseModelSource
@@ -45,7 +45,7 @@ def fetch_base(source: BaseModelSource, *, cache: Path, progress: Progress = lam
 
 def is_folder(source: str) -> bool:
     """Tell whether the text names a folder: it exists, or the text can only be a path."""
-    return Path(source).expanduser().is_dir() or source.startswith(("/", "./", "../", "~"))
+    return settings.expand_home(source).is_dir() or source.startswith(("/", "./", "../", "~"))
 
 
 def is_gguf(source: str) -> bool:
@@ -60,7 +60,7 @@ def is_hub_id(source: str) -> bool:
 
 def fetch_folder(source: BaseModelSource, *, cache: Path, progress: Progress) -> Path:
     """Return the folder itself after checking that it holds a usable model."""
-    folder = Path(source.source).expanduser().absolute()
+    folder = settings.expand_home(source.source).absolute()
     if folder.is_file():
         fix = "give a folder of safetensors, a .gguf file or a Hugging Face id"
         raise errors.Incompatible(errors.Problem(where=str(folder), what="is a file, not a base model", fix=fix))
@@ -75,7 +75,7 @@ def fetch_folder(source: BaseModelSource, *, cache: Path, progress: Progress) ->
 
 def fetch_gguf(source: BaseModelSource, *, cache: Path, progress: Progress) -> Path:
     """Convert a GGUF file to a folder of safetensors, once for each content, and return the folder."""
-    file = Path(source.source).expanduser().absolute()
+    file = settings.expand_home(source.source).absolute()
     if not file.is_file():
         neighbors = [str(path) for path in file.parent.glob("*.gguf")] if file.parent.is_dir() else []
         raise errors.NotFound("GGUF file", str(file), neighbors)

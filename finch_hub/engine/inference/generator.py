@@ -10,7 +10,7 @@ from typing import Final, Literal, TypedDict, Unpack, overload
 
 import torch
 
-from finch_hub import errors
+from finch_hub import errors, settings
 from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.engine.inference.adapter_cache import AdapterCache
 from finch_hub.engine.inference.decoding import TextStream, decode
@@ -152,7 +152,7 @@ class GeneratorModel:
             RefusedArtifact: the file is not a LoRA adapter that is safe to read.
             Incompatible: the adapter does not fit the base.
         """
-        path = Path(path).expanduser().absolute()
+        path = settings.expand_home(path).absolute()
         name = name or (path.stem if path.suffix == ".safetensors" else path.name)
         self._cache.add_file(name, path)
         self._systems[name] = system
@@ -169,7 +169,7 @@ class GeneratorModel:
         name = name or self._active
         if name is None:
             raise errors.InvalidSpec(errors.Problem(what="no adapter is active", fix="name one, or fine-tune first"))
-        self._cache.save(name, Path(path).expanduser().absolute())
+        self._cache.save(name, settings.expand_home(path).absolute())
 
     def switch(self, name: str | None) -> None:
         """Make an adapter active; None means the base alone."""

@@ -40,7 +40,7 @@ def ensure(settings: Settings, *, code: str | None = None) -> None:
         _signal(running, signal.SIGTERM)  # it hands its jobs back and ends, and the new worker waits for its lock
     starting = settings.home / _STARTING
     with contextlib.suppress(FileNotFoundError):
-        if time.time() - starting.stat().st_mtime < _STARTING_SECONDS:
+        if abs(time.time() - starting.stat().st_mtime) < _STARTING_SECONDS:  # the clock may have been set back
             return  # a worker has been started and has not reached its lock
     if settings.broker_url is None:
         broker.find_server()  # here, because clients do not see the log of the worker

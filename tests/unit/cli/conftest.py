@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from finch_hub.cli import main
 from finch_hub.display import tables
 from finch_hub.registry import schema_revisions, values, workers
 from finch_hub.registry.database import Database
+from finch_hub.workers.hostname import find_hostname
 
 
 class Ran(NamedTuple):
@@ -75,7 +75,7 @@ def enter_worker(database: Database) -> None:
             session,
             values.WorkerDescription(
                 id="gpu-1",
-                hostname=socket.gethostname(),
+                hostname=find_hostname(),
                 pid=1,
                 version="0",
                 schema_revision=schema_revisions.HEAD,
