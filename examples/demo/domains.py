@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from examples.demo import wheels
+from finch_hub.formats.atomic_writes import atomic_file
 
 Row = tuple[str, str]
 
@@ -142,5 +143,12 @@ def write(rows: list[Row], file: Path) -> Path:
     lines = (
         json.dumps({"prompt": prompt, "completion": completion}, ensure_ascii=False) for prompt, completion in rows
     )
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    with atomic_file(file) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return file
+
+
+def read(file: Path) -> list[Row]:
+    """Return the rows of a file that `write` has written."""
+    rows = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+    return [(row["prompt"], row["completion"]) for row in rows]

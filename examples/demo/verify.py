@@ -1,7 +1,8 @@
-"""Check of a merged model with transformers and PEFT alone, without Finch Hub."""
+"""Check of a merged model with transformers and PEFT alone, without Finch Hub. It prints JSON."""
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from typing import Any
@@ -16,16 +17,10 @@ PROBES = (
     "def add(first: int, second: int) -> int:",
     "The rights of the data subject are",
 )
-AGREEMENT = 0.97  # rounding the merged weights to bfloat16 can change the order of nearly equal logits
 
 
 def main(merged: str, base: str, adapter: str) -> None:
-    """Compare the logits of the merged model with those of base and adapter in float32.
-
-    Raises:
-        SystemExit: they differ by more than rounding.
-
-    """
+    """Compare the logits of the merged model with those of base and adapter in float32."""
     logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers will rename
     tokenizer = AutoTokenizer.from_pretrained(merged)
@@ -35,11 +30,7 @@ def main(merged: str, base: str, adapter: str) -> None:
     adapted_logits = _logits(PeftModel.from_pretrained(plain, adapter), batches)
     agreement = (merged_logits.argmax(-1) == adapted_logits.argmax(-1)).float().mean().item()
     difference = (merged_logits - adapted_logits).abs().max().item()
-    print(f"transformers loads {merged}. Compared with base and adapter in PEFT,")
-    count = len(merged_logits)
-    print(f"logits differ by {difference:.3g} at most, with the same next token at {agreement:.1%} of {count} places")
-    if agreement < AGREEMENT:
-        sys.exit(f"the merged model differs from base and adapter: the next token agrees at {agreement:.1%} of places")
+    print(json.dumps({"agreement": agreement, "difference": difference, "places": len(merged_logits)}))
 
 
 def _logits(model: Any, batches: list[Any]) -> torch.Tensor:
