@@ -278,9 +278,18 @@ class Fleet:
             return jobs.get(session, job_id)
 
     def wait(self, job_id: str, *states: JobState, timeout: float = PATIENCE) -> Job:
-        """Wait until a job is in one of the states, by default in a final one, and return it."""
+        """Wait until a job is in one of the states, by default in a final one, and return it.
+
+        The time counts anew while the job makes progress, since a busy machine may need longer.
+        """
         wanted = states or tuple(FINAL)
-        wait_until(lambda: self.job(job_id).state in wanted, f"job to be {'/'.join(wanted)}", timeout, self._logs)
+        wait_until(
+            lambda: self.job(job_id).state in wanted,
+            f"job to be {'/'.join(wanted)}",
+            timeout,
+            self._logs,
+            progress=lambda: len(self.event_lines(job_id)),
+        )
         return self.job(job_id)
 
     def wait_begun(self, job_id: str, times: int = 1) -> int:
@@ -409,13 +418,21 @@ def write_adapter(folder: Path) -> None:
 
 
 def wait_until(
-    holds: Callable[[], bool], what: str, timeout: float = PATIENCE, report: Callable[[], str] = lambda: ""
+    holds: Callable[[], bool],
+    what: str,
+    timeout: float = PATIENCE,
+    report: Callable[[], str] = lambda: "",
+    *,
+    progress: Callable[[], object] = lambda: None,
 ) -> None:
-    """Wait until a condition holds, or fail with its description."""
-    deadline = time.monotonic() + timeout
+    """Wait until a condition holds, or fail with its description if `progress` has not changed for the timeout."""
+    deadline, seen = time.monotonic() + timeout, progress()
     while not holds():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout:g} s without success for {what}\n{report()}")
+            last, seen = seen, progress()
+            if seen == last:
+                raise AssertionError(f"waited {timeout:g} s without success for {what}\n{report()}")
+            deadline = time.monotonic() + timeout
         time.sleep(0.02)
 
 
