@@ -277,18 +277,18 @@ class Fleet:
         with self.database.read() as session:
             return jobs.get(session, job_id)
 
-    def wait(self, job_id: str, *states: JobState, timeout: float = PATIENCE) -> Job:
+    def wait(self, job_id: str, *states: JobState, timeout: float | None = None) -> Job:
         """Wait until a job is in one of the states, by default in a final one, and return it.
 
-        The time counts anew while the job makes progress, since a busy machine may need longer.
+        Without a timeout, wait as long as the job makes progress, which may be slow on a busy machine.
         """
         wanted = states or tuple(FINAL)
         wait_until(
             lambda: self.job(job_id).state in wanted,
             f"job to be {'/'.join(wanted)}",
-            timeout,
+            timeout or PATIENCE,
             self._logs,
-            progress=lambda: len(self.event_lines(job_id)),
+            progress=lambda: len(self.event_lines(job_id)) if timeout is None else None,
         )
         return self.job(job_id)
 
