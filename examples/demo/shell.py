@@ -59,7 +59,9 @@ def signs_of_life() -> Iterator[None]:
         while not ended.wait(0.5):
             if time.monotonic() - max(out.written_at, err.written_at) > _SILENT_SECONDS:
                 minutes, seconds = divmod(round(time.monotonic() - BEGAN), 60)
-                print(f"  … still at work  [{minutes}:{seconds:02}]", file=sys.stderr, flush=True)
+                # Not to `sys.stderr`, which libraries redirect while they work.
+                print(f"  … still at work  [{minutes}:{seconds:02}]", file=err.stream, flush=True)
+                err.written_at = time.monotonic()
 
     thread = threading.Thread(target=beat, daemon=True)
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
