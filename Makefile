@@ -50,7 +50,7 @@ faults: $(INSTALLED) ## run all fault tests, with the slow ones
 
 # Demo and benchmarks use a home of their own, not ~/.finch. DEMO=--small shrinks the demo.
 demo: export FINCH_HOME ?= $(CURDIR)/.demo
-demo: $(INSTALLED) ## train, compose and merge with a real model, ten minutes on two cores
+demo: $(INSTALLED) ## train, compose and merge with a real model, at most ten minutes on two cores
 	$(BIN)/python -m examples.demo $(DEMO)
 
 bench: export FINCH_HOME ?= $(CURDIR)/.demo
