@@ -165,7 +165,7 @@ class Demo:
             self.steps.journal.end(MEASURING, seconds, speed)
         speed = self.steps.speed
         print(f"{speed.units:,.0f} tokens/s in {dtype}, {speed.start:.0f} s to start the first job")
-        print(f"so the demo is sized to end {tables.format_duration(self.steps.seconds)} after its start")
+        print(f"the rest is sized for {tables.format_duration(max(0.0, self.steps.seconds_left))}", flush=True)
         return report
 
     def teach_facts(self, tokens: Tokens) -> dict[str, Any]:

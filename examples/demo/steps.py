@@ -52,6 +52,11 @@ class Steps:
             raise AssertionError("the speed is measured before it is needed")
         return self.journal.speed
 
+    @property
+    def seconds_left(self) -> float:
+        """Seconds that are left for the steps that have not ended."""
+        return self.seconds - self._spent_before - (time.monotonic() - shell.BEGAN)
+
     def size(self, step: str, tokens: Tokens) -> Sizes:
         """Return the sizes of a step: those of an earlier run, or the largest that fit into the seconds left."""
         if (decided := self.journal.sizes(step)) is not None:
@@ -61,7 +66,7 @@ class Steps:
             tokens.steps[tokens.steps.index(step) :],
             tokens,
             self.speed,
-            seconds=self.seconds - self._spent_before - (time.monotonic() - shell.BEGAN),
+            seconds=self.seconds_left,
             held_out=first_domain.held_out if first_domain is not None else None,
         )
         self.journal.decide(step, sizes)

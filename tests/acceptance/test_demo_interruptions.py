@@ -54,7 +54,7 @@ class DemoHome:
 
     def finish(self) -> str:
         """Run the demo to its end, and return what it printed."""
-        status = self.start().wait(timeout=240)
+        status = self.start().wait()
         printed = self.printed()
         # A random model learns next to nothing, so checks of its gains may fail.
         assert status in (0, 1), printed
@@ -89,7 +89,7 @@ def demo_home(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_a_demo_that_is_killed_in_each_step_ends_with_each_job_done_once(demo_home: DemoHome) -> None:
     headings = ("Measure", "Teach", "Train the domain medical", "Train the domain style", "Compose", "Ask", "Merge")
     for heading in headings:
@@ -109,13 +109,13 @@ def test_a_demo_that_is_killed_in_each_step_ends_with_each_job_done_once(demo_ho
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_after_ctrl_c_no_worker_is_left_and_the_next_run_ends(demo_home: DemoHome) -> None:
     process = demo_home.start()
     demo_home.wait_for("=== Teach", process)
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=90) == 130
+    assert process.wait() == 130
     assert "Interrupted" in demo_home.log.read_text()
     assert home_worker.read_record(demo_home.hub.settings) is None
     demo_home.finish()
@@ -123,14 +123,14 @@ def test_after_ctrl_c_no_worker_is_left_and_the_next_run_ends(demo_home: DemoHom
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_demo_whose_worker_is_killed_ends_by_itself(demo_home: DemoHome) -> None:
     process = demo_home.start()
     demo_home.wait_for("=== Teach", process)
     record = home_worker.read_record(demo_home.hub.settings)
     assert record is not None
     psutil.Process(record["pid"]).kill()
-    assert process.wait(timeout=300) in (0, 1), demo_home.log.read_text()
+    assert process.wait() in (0, 1), demo_home.log.read_text()
     assert demo_home.succeeded() == JOBS
 
 
