@@ -66,7 +66,8 @@ def test_peft_computes_the_same_logits_with_a_saved_adapter(tiny_bases: Base, tm
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
         theirs = peft.PeftModel.from_pretrained(model, tmp_path)
     with torch.no_grad():
-        assert torch.equal(theirs(IDS).logits, own)
+        # The last bit depends on the processor and on where the tensors lie in memory.
+        torch.testing.assert_close(theirs(IDS).logits, own, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -121,7 +122,7 @@ def test_save_and_load_give_the_same_adapter(tiny_base: Base, tmp_path: Path, na
     assert loaded.is_enabled
     names = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
     assert loaded.config == adapter.config.evolve(target_modules=names)
-    assert torch.equal(logits(tiny_base), adapted)
+    torch.testing.assert_close(logits(tiny_base), adapted, rtol=1e-5, atol=1e-5)
     for place in ("first", "second"):
         (adapter if place == "first" else loaded).save(tmp_path / place)
     for file in ("adapter_config.json", "adapter_model.safetensors"):

@@ -90,6 +90,55 @@ def test_text_parts_of_a_content_are_joined() -> None:
 
 
 @pytest.mark.parametrize(
+    ("role", "stored"),
+    [("system", "system"), ("developer", "system"), ("user", "user"), ("tool", "tool"), ("assistant", "assistant")],
+)
+def test_roles_of_messages_are_those_of_chat_templates(role: str, stored: str) -> None:
+    """OpenAI calls the system turn "developer" since 2024."""
+    turn = {"role": role, "content": "Be brief."}
+    turns = row_formats._turns([turn], "messages", speaker="role", text="content", roles=row_formats._ROLES)
+    assert [message.role for message in turns] == [stored]
+
+
+@pytest.mark.parametrize(
+    ("speaker", "stored"),
+    [
+        ("system", "system"),
+        ("human", "user"),
+        ("user", "user"),
+        ("gpt", "assistant"),
+        ("assistant", "assistant"),
+        ("function_call", "assistant"),
+        ("observation", "tool"),
+    ],
+)
+def test_speakers_of_sharegpt_have_roles(speaker: str, stored: str) -> None:
+    turn = {"from": speaker, "value": "Seeds."}
+    turns = row_formats._turns([turn], "conversations", speaker="from", text="value", roles=row_formats._SPEAKERS)
+    assert [message.role for message in turns] == [stored]
+
+
+@pytest.mark.parametrize("part", [{"type": "image_url", "image_url": {"url": "x"}}, {"text": None}, "text"])
+def test_content_with_a_part_that_is_not_text_is_refused_as_a_whole(part: Any) -> None:
+    """A model must not learn the answer to a question about an image that it does not see."""
+    question = {"role": "user", "content": [{"type": "text", "text": "What is this?"}, part]}
+    with pytest.raises(errors.InvalidSpec, match="turn 1: has no text in 'content'"):
+        row_formats.convert_messages({"messages": [question, ANSWER]})
+
+
+def test_weight_of_other_turns_than_the_assistants_has_no_effect() -> None:
+    example = row_formats.convert_messages({"messages": [{**QUESTION, "weight": 0}, ANSWER]})
+    assert example == CONVERSATION
+
+
+def test_blank_alpaca_input_is_left_out_and_the_system_prompt_is_kept() -> None:
+    row = {"instruction": "What does a finch eat?", "input": " ", "output": "Seeds.", "system": "You know."}
+    assert row_formats.convert_alpaca(row) == Example.of_pair("What does a finch eat?", "Seeds.", "You know.")
+    pair = {"prompt": "What does a finch eat?", "completion": "Seeds.", "system": "You know."}
+    assert row_formats.convert_prompt_completion(pair) == row_formats.convert_alpaca(row)
+
+
+@pytest.mark.parametrize(
     ("row", "needle"),
     [
         ({"prompt": "a", "completion": 5}, "completion.*int instead of a text"),
@@ -100,6 +149,7 @@ def test_text_parts_of_a_content_are_joined() -> None:
         ),
         ({"instruction": "a", "output": " "}, "output.*is empty"),
         ({"completion": "Seeds."}, "has no 'prompt'"),
+        ({"prompt": "a", "completion": "b", "system": 3}, "system.*int instead of a text"),
         ({"question": "?"}, "question, which fit no format"),
         ({"prompt": " ", "completion": ""}, "completion"),
         ({"messages": [QUESTION]}, "no assistant turn"),

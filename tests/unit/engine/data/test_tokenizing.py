@@ -54,7 +54,7 @@ def labeled_text(example: TokenizedExample, tokenizer: Any) -> list[str]:
         (CHATML, ["Seeds and buds.<|im_end|>", "In woods.<|im_end|>"]),
         (THINKING, ["Seeds and buds.<|im_end|>", "In woods.<|im_end|>"]),
         (INSTRUCT, ["Seeds and buds. <|im_end|>", "In woods. <|im_end|>"]),
-        (UNENDED, ["Seeds and buds.", "In woods.<|im_end|>"]),
+        (UNENDED, [" Seeds and buds.", " In woods.<|im_end|>"]),  # generation starts before the blank
         (None, ["Seeds and buds.", "In woods.<|im_end|>"]),
     ],
     ids=["chatml", "not-prefix-stable", "instruct", "without-end", "no-template"],
@@ -63,7 +63,21 @@ def test_labels_cover_the_assistants_turns_with_their_end_tokens(template: str |
     tokenizer = make_tokenizer()
     tokenizer.chat_template = template
     example = tokenize(TALK, tokenizer, max_length=512)
-    assert [run.strip(" ") for run in labeled_text(example, tokenizer)] == expected
+    assert labeled_text(example, tokenizer) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "answer", "labeled"),
+    [
+        (INSTRUCT, "buds.", " buds. <|im_end|>"),  # the blank and the b are one token
+        ("{% for message in messages %}{{ message.content + 'ds\\n' }}{% endfor %}", "bu", "buds<|im_end|>"),
+    ],
+    ids=["begin", "end"],
+)
+def test_token_that_only_a_part_of_the_turn_is_in_has_a_label(template: str, answer: str, labeled: str) -> None:
+    tokenizer = make_tokenizer(template)
+    example = tokenize(Example.of_pair("Eats", answer), tokenizer, max_length=512)
+    assert labeled_text(example, tokenizer) == [labeled]
 
 
 @pytest.mark.parametrize("template", [CHATML, THINKING, None], ids=["chatml", "not-prefix-stable", "no-template"])

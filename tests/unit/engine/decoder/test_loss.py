@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from support.training import adapted, gradients, lessons, random_tensor
@@ -58,6 +60,17 @@ def test_the_loss_of_an_impossible_token_is_large_and_finite() -> None:
     assert losses.tolist() == [400.0]
 
 
+def test_training_loss_of_an_impossible_token_is_large_and_finite() -> None:
+    """Its probability is below the least float32."""
+    hidden, weight = torch.ones(1, 1, requires_grad=True), torch.tensor([[200.0], [-200.0]])
+    head = head_of(weight, None, is_prepacked=False)
+    loss = head_losses(hidden, head, torch.tensor([1]), torch.ones(1))
+    assert loss.item() == pytest.approx(-math.log(torch.finfo(torch.float32).tiny))
+    loss.sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad.item() == pytest.approx(400.0)
+
+
 def test_float16_gradients_do_not_vanish_in_a_step_of_ten_thousand_label_tokens(tiny_base: Base) -> None:
     """Such gradients lie near the least numbers of float16, and must still be more accurate than in bfloat16."""
     examples = tokenize_all(lessons(8), tiny_base.tokenizer, max_length=512)
@@ -78,7 +91,10 @@ def test_float16_gradients_do_not_vanish_in_a_step_of_ten_thousand_label_tokens(
     assert errors[torch.float16] < errors[torch.bfloat16] < 0.1
 
 
-def test_a_base_whose_logits_are_not_linear_is_refused(tiny_base: Base) -> None:
-    tiny_base.model.config.final_logit_softcapping = 30.0
-    with pytest.raises(errors.Incompatible, match="softcapping"):
+@pytest.mark.parametrize("name", ["final_logit_softcapping", "logits_scaling", "logit_scale"])
+def test_a_base_whose_logits_are_not_linear_is_refused(name: str, tiny_base: Base) -> None:
+    setattr(tiny_base.model.config, name, 1.0)
+    Head(tiny_base.model)
+    setattr(tiny_base.model.config, name, 30.0)
+    with pytest.raises(errors.Incompatible, match=name):
         Head(tiny_base.model)

@@ -8,13 +8,6 @@ from finch_hub.engine.numerics import threads
 from finch_hub.engine.numerics.threads import use_threads
 
 
-@pytest.fixture(autouse=True)
-def restored_threads() -> object:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_threads_and_random_state_are_restored(fails: bool) -> None:
     torch.set_num_threads(3)

@@ -1,4 +1,4 @@
-"""Ends of an attempt whose lease is lost. The rest is tested with real processes in `tests/faults`."""
+"""Steps and ends of an attempt, with a fake child. The rest is tested with real processes in `tests/faults`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from support import registry
 from support.children import FakeChild
 
 from finch_hub import errors, settings
-from finch_hub.registry import attempts
+from finch_hub.registry import attempts, jobs
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, JobResult, JobSpec, JobState
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.job_kind import Outcome
+from finch_hub.workers.supervision import attempt as attempt_module
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
-from finch_hub.workers.supervision.lease import ClaimedJob, Leases
+from finch_hub.workers.supervision.child_watch import ChildWatch
+from finch_hub.workers.supervision.lease import ClaimedJob, Lease, Leases
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
 
@@ -55,14 +57,14 @@ def kind(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def context(database: Database, tmp_path: Path) -> Iterator[Any]:
-    loaded, stopping = settings.load(home=tmp_path), threading.Event()
+    loaded, stopping = settings.load(home=tmp_path, retry_seconds=0), threading.Event()
     leases, calls = Leases(database, loaded, stopping=stopping), BlockingCalls()
     yield AttemptContext(
         stores=SimpleNamespace(settings=loaded, database=database),  # type: ignore[arg-type]
         leases=leases,
         folders=WorkFolders(tmp_path / "work"),
         blocking_calls=calls,
-        redactor=SimpleNamespace(clean=str),  # type: ignore[arg-type]
+        redactor=SimpleNamespace(clean=lambda text: text.replace("secret", "***")),  # type: ignore[arg-type]
     )
     leases.close()
     calls.close()
@@ -123,3 +125,218 @@ def test_outcome_of_an_earlier_attempt_is_used_unless_another_version_wrote_it(
     attempt.run()
     assert [job.state for job in attempt.ended_jobs] == [JobState.SUCCEEDED]
     assert (child.sent == []) is is_used
+
+
+def run(
+    context: AttemptContext, database: Database, child: FakeChild, *messages: dict[str, Any], **requirements: Any
+) -> tuple[Attempt, Job]:
+    """Run an attempt at a new job with a child that says these messages. Return it, and the job afterwards."""
+    registry.submit(database, **requirements)
+    job = registry.claimed(database)
+    for message in messages:
+        child.say(**message)
+    attempt = attempt_at(job, context, child)
+    attempt.run()
+    return attempt, registry.get(database, job)
+
+
+def texts(database: Database, job: Job) -> list[str]:
+    with database.read() as session:
+        return [event.message for event in jobs.list_events(session, job.id) if event.type == "message"]
+
+
+FAILED = {"type": "failed", "reason": "it broke", "traceback": "", "retry": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "told"),
+    [
+        ({}, JobState.FAILED, []),  # an error of the package, which describes itself
+        ({"retry": True}, JobState.QUEUED, []),
+        ({"traceback": "in secret.py, line 1"}, JobState.FAILED, ["in ***.py, line 1"]),
+        ({"traceback": "in secret.py, line 1", "retry": True}, JobState.QUEUED, ["in ***.py, line 1"]),
+    ],
+)
+def test_failed_child_is_killed_and_the_job_tried_again_if_that_can_help(
+    changes: dict[str, Any], state: JobState, told: list[str], kind: Any, database: Database, context: AttemptContext
+) -> None:
+    child = FakeChild()
+    attempt, job = run(context, database, child, FAILED | changes)
+    assert (job.state, job.reason) == (state, "it broke")
+    assert (attempt.child, child.calls) == (None, ["kill"])
+    assert texts(database, job) == told
+
+
+def test_child_that_died_is_described_with_its_last_output(
+    kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = FakeChild()
+    monkeypatch.setattr(child, "last_output", lambda: "my secret words")
+    child.die()
+    attempt, job = run(context, database, child)
+    assert (job.state, job.reason) == (JobState.QUEUED, "the child process exited unexpectedly (exit status 3)")
+    assert texts(database, job) == ["last output of the child process:\nmy *** words"]
+    assert (attempt.child, child.calls) == (None, ["kill"])
+
+
+def test_child_that_hangs_is_killed_and_described(
+    kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ChildWatch, "run", lambda watch: {"type": "hung", "reason": "reported nothing for 9 s"})
+    child = FakeChild()
+    attempt, job = run(context, database, child)
+    reason = "the child process reported nothing for 9 s and was killed"
+    assert (job.state, job.reason) == (JobState.QUEUED, reason)
+    assert texts(database, job) == ["last output of the child process:\nlast words"]
+    assert (attempt.child, child.calls) == (None, ["kill"])
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_child_that_stopped_is_kept_unless_it_had_to_be_killed(
+    is_killed: bool, kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = {"type": "stopped", "why": "hand_back"} | ({"killed": True} if is_killed else {})
+    monkeypatch.setattr(ChildWatch, "run", lambda watch: stopped)
+    child = FakeChild()
+    attempt, job = run(context, database, child)
+    assert job.state is JobState.QUEUED
+    assert job.attempts == 0, "a job that is handed back loses no attempt"
+    assert (attempt.child, child.calls) == ((None, ["kill"]) if is_killed else (child, []))
+
+
+def test_job_beyond_its_time_limit_fails_with_the_limit(
+    kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ChildWatch, "run", lambda watch: {"type": "stopped", "why": "time_limit"})
+    _, job = run(context, database, FakeChild(), time_limit=90.0)
+    assert job.state is JobState.FAILED
+    assert "within its time limit of 90 s (" in str(job.reason)
+
+
+def test_job_whose_stop_was_requested_before_it_began_gets_no_child(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    context.leases._stopping.set()
+    child = FakeChild()
+    _, job = run(context, database, child)
+    assert (job.state, child.sent) == (JobState.QUEUED, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (errors.Unavailable("the store does not answer"), JobState.QUEUED, "the store does not answer"),
+        (errors.NotFound("base", "birds"), JobState.FAILED, "there is no base 'birds'"),
+        (OSError("no space"), JobState.QUEUED, "no space"),
+    ],
+)
+@pytest.mark.parametrize("step", ["prepare", "finish"])
+def test_error_of_a_step_is_tried_again_if_that_can_help(
+    step: str,
+    error: Exception,
+    state: JobState,
+    reason: str,
+    kind: Any,
+    database: Database,
+    context: AttemptContext,
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise error
+
+    setattr(kind, step, fail)
+    _, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
+    assert job.state is state
+    assert reason in str(job.reason)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("1 / 0"), SystemExit("the plugin ended")])
+def test_defect_while_a_job_is_prepared_fails_that_job_only(
+    error: BaseException, kind: Any, database: Database, context: AttemptContext
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise error
+
+    kind.prepare = fail
+    child = FakeChild()
+    _, job = run(context, database, child)
+    assert (job.state, job.reason) == (JobState.FAILED, f"{type(error).__name__}: {error}")
+    assert child.sent == []
+
+
+@pytest.mark.parametrize("ending", ["stop", "stall"])
+@pytest.mark.parametrize("step", ["prepare", "finish"])
+def test_blocking_call_is_left_behind_if_the_attempt_must_stop_or_the_call_hangs(
+    step: str,
+    ending: str,
+    kind: Any,
+    database: Database,
+    context: AttemptContext,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """A store that does not answer must keep no worker from ending."""
+    begun, is_over = threading.Event(), threading.Event()
+    request.addfinalizer(is_over.set)
+
+    def hang(*arguments: Any) -> Any:
+        begun.set()
+        if ending == "stop":
+            context.leases._stopping.set()
+        is_over.wait(60)
+
+    setattr(kind, step, hang)
+    monkeypatch.setattr(attempt_module, "POLL_SECONDS", 0.01)
+    if ending == "stall":
+        monkeypatch.setattr(Lease, "elapsed", lambda lease: 1e9 if begun.is_set() else 0.0)
+    _, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
+    assert job.state is JobState.QUEUED
+    if ending == "stall":
+        doing = "preparing the job" if step == "prepare" else "storing the result"
+        assert job.reason == f"{doing} took more than {settings.load().stall_seconds:g} s"
+
+
+def test_outcome_of_a_child_is_kept_until_it_is_stored(kind: Any, database: Database, context: AttemptContext) -> None:
+    kept: list[Any] = []
+
+    def finish(spec: Any, job: Job, outcome: Any, stores: Any) -> Any:
+        kept.append(context.folders.read_outcome(job.id, Echo))
+        raise errors.Unavailable("the store does not answer")
+
+    kind.finish = finish
+    run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
+    again = attempt_at(registry.claimed(database), context, FakeChild())
+    again.run()
+    assert kept == [Echo(report=Text(text="seeds")), None], "an outcome that cannot be stored is not used for ever"
+
+
+def test_child_at_work_is_not_idle(kind: Any, database: Database, context: AttemptContext) -> None:
+    child = FakeChild()
+    child.idle_since = 5.0
+    run(context, database, child, {"type": "done", "outcome": SEEDS, "warm_base": None})
+    assert child.idle_since is None
+
+
+def test_killed_child_is_guarded_no_longer(
+    kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may get its process id."""
+    guarded: list[Any] = []
+    monkeypatch.setattr(Lease, "guard", lambda lease, child: guarded.append(child))
+    child = FakeChild()
+    run(context, database, child, FAILED)
+    assert guarded == [child, None]
+
+
+def test_member_of_a_group_is_tried_again_alone_and_loses_no_attempt(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    registry.submit(database, together=True)
+    job = registry.claimed(database)
+    child = FakeChild()
+    child.say(**FAILED | {"retry": True})
+    claimed = ClaimedJob(job=job, requested_at=clock.elapsed())
+    Attempt(claimed, context, take_child=lambda: child, claim_next=None, memory_limit=2**40).run()
+    job = registry.get(database, job)
+    assert (job.state, job.attempts) == (JobState.QUEUED, 0)
+    assert not job.requirements.together
+    assert texts(database, job)[0] == "will be trained alone, since the training of the group failed: it broke"

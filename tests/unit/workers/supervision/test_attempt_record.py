@@ -1,4 +1,4 @@
-"""Writes of an attempt to a database that goes away. The rest is tested with real processes."""
+"""Writes of an attempt: its events and its end, also to a database that goes away."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from support import registry
 
 from finch_hub import errors, settings
-from finch_hub.registry import attempts
+from finch_hub.registry import attempts, claims, jobs
 from finch_hub.registry.database import Database, Session
-from finch_hub.specs.jobs import Job, JobResult
-from finch_hub.workers.supervision import clock, lease
+from finch_hub.specs.jobs import Job, JobResult, JobState
+from finch_hub.workers.supervision import attempt_record, clock, lease
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease
 
@@ -24,12 +24,13 @@ from finch_hub.workers.supervision.lease import ClaimedJob, Lease
 @pytest.fixture
 def record_of(tmp_path: Path) -> Callable[[Job, Any], AttemptRecord]:
     """Return a function that makes the record of an attempt, in a worker that is to end."""
-    loaded = settings.load(home=tmp_path, grace_seconds=0.1)
+    loaded = settings.load(home=tmp_path, grace_seconds=0.1, max_attempts=2, retry_seconds=0)
     stopping = threading.Event()
     stopping.set()
+    redactor = SimpleNamespace(clean=lambda text: text.replace("secret", "***"))
 
     def make(job: Job, database: Any) -> AttemptRecord:
-        context: Any = SimpleNamespace(stores=SimpleNamespace(settings=loaded, database=database))
+        context: Any = SimpleNamespace(stores=SimpleNamespace(settings=loaded, database=database), redactor=redactor)
         claimed = ClaimedJob(job=job, requested_at=clock.elapsed())
         held = Lease(database, claimed, loaded, stopping=stopping)
         return AttemptRecord(context, job, held, claim_next=lambda session: None)
@@ -50,6 +51,198 @@ class UnreachableDatabase:
             if self.times > 0:
                 self.times -= 1
                 raise errors.Unavailable("the database does not answer")
+
+
+def messages(database: Database, job: Job) -> list[str]:
+    """Return the messages of a job that its attempts wrote."""
+    with database.read() as session:
+        return [event.message for event in jobs.list_events(session, job.id) if event.type == "message"]
+
+
+class Clock:
+    """Monotonic clock that goes on when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(attempt_record, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_events_are_written_once_when_their_batch_is_due(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord], hands: Clock
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    record = record_of(job, database)
+    assert record.seconds_until_due() == float("inf")
+    for text in ("first", "the secret"):
+        record.add_message(text)
+        hands.now += 0.25
+        assert messages(database, job) == []
+    for _ in range(2):
+        record.write_due_events()
+        assert messages(database, job) == ["first", "the ***"]
+        hands.now += 1.0
+    assert record.seconds_until_due() == float("inf")
+
+
+def test_full_batch_of_events_is_written_before_it_is_due(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord], hands: Clock
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    record = record_of(job, database)
+    for number in range(attempt_record._BATCH_EVENTS):
+        record.write_due_events()
+        assert messages(database, job) == []
+        record.add_message(str(number))
+    record.write_due_events()
+    assert len(messages(database, job)) == attempt_record._BATCH_EVENTS
+
+
+def test_events_wait_for_a_database_that_does_not_answer(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord], hands: Clock
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    unreachable = UnreachableDatabase(database, 1)
+    record = record_of(job, unreachable)
+    record.add_message("half done")
+    hands.now += 1.0
+    record.write_due_events()
+    assert messages(database, job) == []
+    assert record.seconds_until_due() == 0.5, "the database is not asked again at once"
+    hands.now += 0.5
+    record.write_due_events()
+    assert messages(database, job) == ["half done"]
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        (lambda record: record.succeed(lambda session: JobResult(report={})), JobState.SUCCEEDED),
+        (lambda record: record.fail("no", retry=False), JobState.FAILED),
+        (lambda record: record.cancel(), JobState.CANCELLED),
+        (lambda record: record.hand_back(), JobState.QUEUED),
+    ],
+)
+def test_events_that_are_left_are_written_with_the_end(
+    end: Callable[[AttemptRecord], None],
+    state: JobState,
+    database: Database,
+    record_of: Callable[[Job, Any], AttemptRecord],
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    record = record_of(job, database)
+    record.add_message("half done")
+    if state is JobState.CANCELLED:
+        registry.cancel(database, job)
+    end(record)
+    assert record.ended_job is not None
+    assert record.ended_job.state is state
+    assert messages(database, job) == ["half done"]
+
+
+def test_failure_is_tried_again_as_often_as_the_settings_allow(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord]
+) -> None:
+    registry.submit(database)
+    ends = []
+    for _ in range(2):
+        record = record_of(registry.claimed(database), database)
+        record.fail("the secret does not answer", retry=True)
+        assert record.ended_job is not None
+        ends.append((record.ended_job.state, record.ended_job.reason))
+    reason = "the *** does not answer"
+    assert ends == [(JobState.QUEUED, reason), (JobState.FAILED, reason)]
+
+
+def test_failure_that_cannot_succeed_is_final(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord]
+) -> None:
+    registry.submit(database)
+    record = record_of(registry.claimed(database), database)
+    record.fail("it does not fit", retry=False)
+    assert record.ended_job is not None
+    assert record.ended_job.state is JobState.FAILED
+
+
+def test_reason_to_train_alone_is_stored_without_secrets(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord]
+) -> None:
+    registry.submit(database, together=True)
+    record = record_of(registry.claimed(database), database)
+    record.hand_back(alone="the secret broke")
+    assert record.ended_job is not None
+    with database.read() as session:
+        stored = repr(
+            [*jobs.list_events(session, record.ended_job.id), *jobs.list_attempts(session, record.ended_job.id)]
+        )
+    assert "secret" not in stored
+    assert "the *** broke" in stored
+
+
+def test_cancellation_while_the_result_is_stored_cancels_the_job(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord]
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    record = record_of(job, database)
+    registry.cancel(database, job)
+    record.succeed(lambda session: JobResult(report={}))
+    assert record.ended_job is not None
+    assert record.ended_job.state is JobState.CANCELLED
+
+
+def test_result_that_the_registry_refuses_fails_the_job_for_good(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord]
+) -> None:
+    def refuse(session: Session) -> JobResult:
+        raise errors.Conflict("the name is taken")
+
+    registry.submit(database)
+    record = record_of(registry.claimed(database), database)
+    record.succeed(refuse)
+    assert record.ended_job is not None
+    assert (record.ended_job.state, record.ended_job.reason) == (JobState.FAILED, "the name is taken")
+
+
+def test_database_with_another_schema_is_not_waited_for(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord]
+) -> None:
+    @contextlib.contextmanager
+    def write() -> Iterator[Session]:
+        raise errors.SchemaMismatch("the schema is newer")
+        yield
+
+    registry.submit(database)
+    record = record_of(registry.claimed(database), SimpleNamespace(write=write))
+    with pytest.raises(errors.SchemaMismatch):
+        record.cancel()
+
+
+def test_lease_of_the_next_job_counts_from_before_it_was_claimed(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(clock, "elapsed", lambda: now[0])
+    registry.submit(database)
+    record = record_of(registry.claimed(database), database)
+    following = registry.submit(database)
+
+    def claim_slowly(session: Session) -> Job | None:
+        now[0] += 5.0
+        return claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT)
+
+    monkeypatch.setattr(record, "_claim_next", claim_slowly)
+    record.fail("it broke", retry=False)
+    assert record.next_job is not None
+    assert (record.next_job.job.id, record.next_job.requested_at) == (following.id, 1000.0)
 
 
 def test_end_that_was_undone_and_then_refused_is_not_reported(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from finch_hub.registry import attempts
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job
 from finch_hub.workers.supervision import clock
+from finch_hub.workers.supervision import lease as module
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease, Leases
 
 
@@ -98,6 +100,94 @@ def test_time_in_doubt_does_not_count_towards_the_time_limit(held: Lease, hands:
     assert held.stop_reason() is None
     hands.now += 0.1
     assert held.stop_reason() == "time_limit"
+
+
+def test_times_in_doubt_add_up(held: Lease, hands: Clock) -> None:
+    for seconds in (10.0, 20.0):
+        hands.now = held.certain_until
+        held.suspend_if_in_doubt()
+        hands.now += seconds
+        held.renew()
+    assert held.elapsed() == hands.now - 30.0
+
+
+def test_lease_counts_from_before_its_claim_or_renewal_was_sent(
+    database: Database, hands: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database, lease=3600.0)
+    in_force = settings.load(lease_seconds=60.0, heartbeat_seconds=5.0)
+    claimed = ClaimedJob(job=job, requested_at=hands.now - 3.0)
+    lease = Lease(database, claimed, in_force, stopping=threading.Event())
+    assert (lease.certain_until, lease.renew_at) == (1057.0, 1005.0)
+    renew = attempts.renew
+
+    def renew_slowly(*arguments: Any) -> Any:
+        hands.now += 2.0
+        return renew(*arguments)
+
+    monkeypatch.setattr(attempts, "renew", renew_slowly)
+    lease.renew()
+    assert (lease.certain_until, lease.renew_at) == (1060.0, 1005.0)
+
+
+def test_renewal_that_failed_is_tried_again_after_a_second(
+    held: Lease, hands: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise errors.Unavailable("the database does not answer")
+
+    monkeypatch.setattr(attempts, "renew", fail)
+    held.keep()
+    assert held.renew_at == hands.now + 1.0
+    assert held.certain_until == 1060.0
+
+
+def test_recovery_asks_again_until_the_lease_is_certain(
+    held: Lease, hands: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renew = attempts.renew
+    waits: list[float] = []
+
+    def answer_the_third_time(*arguments: Any) -> Any:
+        if len(waits) < 2:
+            raise errors.Unavailable("the database does not answer")
+        return renew(*arguments)
+
+    monkeypatch.setattr(attempts, "renew", answer_the_third_time)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=waits.append))
+    hands.now += 60.0
+    held.recover()
+    assert len(waits) == 2
+    assert not held.suspend_if_in_doubt()
+
+
+def test_worker_that_is_to_end_waits_for_the_database_during_its_grace(database: Database, hands: Clock) -> None:
+    registry.submit(database)
+    stopping = threading.Event()
+    lease = lease_of(registry.claimed(database), database, hands, stopping=stopping)
+    waits: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "time", SimpleNamespace(sleep=waits.append))
+        lease.wait_for_database(hands.now - 3600.0)
+        stopping.set()
+        lease.wait_for_database(hands.now - 20.0)
+        with pytest.raises(errors.StaleFence):
+            lease.wait_for_database(hands.now - 20.1)
+    assert len(waits) == 2
+
+
+def test_thread_suspends_the_child_of_a_lease_in_doubt(database: Database) -> None:
+    registry.submit(database)
+    hurried = settings.load().model_copy(update={"heartbeat_seconds": 30.0, "lease_seconds": 0.1})
+    leases = Leases(database, hurried, stopping=threading.Event())
+    child = FakeChild()
+    with leases.hold(ClaimedJob(job=registry.claimed(database), requested_at=clock.elapsed())) as lease:
+        lease.guard(child)
+        wait_until(lambda: child.calls == ["suspend"], "the child to be suspended")
+    assert child.calls == ["suspend", "resume"], "it serves the next job"
+    assert leases._held == frozenset()
+    leases.close()
 
 
 def test_renewal_that_came_too_late_leaves_the_lease_in_doubt(
