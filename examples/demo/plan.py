@@ -84,7 +84,7 @@ class Sizes:
 
 
 _MIN = Sizes(facts=2, fact_epochs=3, rows=4, held_out=2, evaluations=1, answer_tokens=12)
-_MAX = Sizes(facts=32, fact_epochs=5, rows=160, held_out=24, evaluations=8, answer_tokens=32)
+_MAX = Sizes(facts=32, fact_epochs=5, rows=128, held_out=24, evaluations=8, answer_tokens=32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def sizes_at(level: int) -> Sizes:
     share = level / LEVELS
     held_out = _MAX.held_out if level >= 80 else _MIN_ROWS_TO_DIVIDE if level >= 6 else _MIN.held_out + level
     return Sizes(
-        facts=_between(_MIN.facts, _MAX.facts, share),
+        facts=_between(_MIN.facts, _MAX.facts, share**0.7),
         fact_epochs=_between(_MIN.fact_epochs, _MAX.fact_epochs, min(1.0, share * 10)),
         rows=_between(_MIN.rows, _MAX.rows, share),
         held_out=held_out,

@@ -42,8 +42,11 @@ SUMMARY: dict[str, Any] = {
         "rows": "report",
     },
     "answers": [
-        {"name": name, "question": "What is\nasked? " * 20, "base": "before\n" * 40, "adapter": "after " * 40}
-        for name in (*DOMAINS, "knowledge")
+        *(
+            {"name": name, "question": "What is\nasked? " * 20, "base": "before\n" * 40, "adapter": "after " * 40}
+            for name in DOMAINS
+        ),
+        {"name": "knowledge", "question": "Who makes it?", "base": "I do not know.", "adapter": "Orrin Vale."},
     ],
     "merged": {
         "reference": "all-four/1",
@@ -87,6 +90,7 @@ def test_the_screen_has_everything_on_40_lines_of_100_columns() -> None:
         "finch-hub train",
         "finch-hub export",
         "'/home/María/my finches/.demo'",
+        "Orrin Vale.",
     ):
         assert shown in text, shown
     assert text.count("before before") == text.count("after after") > 0
