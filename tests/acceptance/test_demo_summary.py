@@ -93,7 +93,8 @@ def test_the_screen_has_everything_on_40_lines_of_100_columns() -> None:
         "Orrin Vale.",
     ):
         assert shown in text, shown
-    assert text.count("before before") == text.count("after after") > 0
+    for start in ("base     before before", "adapter  after after"):
+        assert text.count(start) == len(DOMAINS), start
     assert "\x1b" not in text
     assert "\x1b" in draw(SUMMARY, is_terminal=True)
 
