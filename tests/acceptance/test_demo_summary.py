@@ -107,7 +107,7 @@ def test_figures_that_are_missing_are_dashes() -> None:
     value["seconds"]["base"] = None
     text = draw(value)
     assert "no parent gained enough to tell" in text
-    assert [line.split()[-2:] for line in text.splitlines() if line.startswith("style/1")] == [["-", "-"]]
+    assert [line.split()[-2:] for line in text.splitlines() if line.strip().startswith("style/1 ")] == [["-", "-"]]
 
 
 def test_a_pipe_gets_plain_text_and_the_file_the_same_figures(
