@@ -1,14 +1,14 @@
 # `make` alone lists the commands. They run in .venv, which the first command that needs it sets up.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check format test test-all faults .faults-mixed .faults-sqlite .faults-postgresql demo bench docs messages lock clean
+.PHONY: help install check format test test-all faults .faults-mixed .faults-sqlite .faults-postgresql demo bench test-wheel test-lowest release-check docs messages lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 help: ## list these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## set up .venv with the locked requirements
 
@@ -56,6 +56,16 @@ demo: $(INSTALLED) ## train, compose and merge with a real model, at most ten mi
 bench: export FINCH_HOME ?= $(CURDIR)/.demo
 bench: $(INSTALLED) ## run all benchmarks, one after another
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+# Each of these installs into a new environment outside the repository, with torch from TORCH_INDEX if that is set.
+test-wheel: $(INSTALLED) ## install the wheel and its extras elsewhere, and call every command
+	$(BIN)/python -m scripts.check_package extras
+
+test-lowest: $(INSTALLED) ## install the oldest requirements elsewhere, and call every command
+	$(BIN)/python -m scripts.check_package lowest
+
+release-check: $(INSTALLED) ## build a release, check it, install it elsewhere, and call every command
+	$(BIN)/python -m scripts.check_package release
 
 docs: $(INSTALLED) ## regenerate docs/cli.md from the commands' help
 	$(BIN)/python docs/generate_cli.py

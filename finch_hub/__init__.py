@@ -6,9 +6,15 @@ Names are imported on first use, so ``import finch_hub`` costs almost nothing.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
+
+if sys.platform == "win32":
+    raise ImportError(
+        "Finch Hub does not run on Windows: it needs POSIX signals and unix sockets (use Linux, macOS or WSL 2)"
+    )
 
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel

@@ -60,3 +60,11 @@ def test_importing_the_package_loads_nothing_slow() -> None:
 )
 def test_values_settings_and_catalog_load_no_torch_no_queue_and_no_database(code: str) -> None:
     assert not loaded_after(code) & (SLOW - {"numpy"})
+
+
+@pytest.mark.parametrize("module", ["finch_hub", "finch_hub.cli.main"])
+def test_windows_is_refused_with_the_reason(module: str) -> None:
+    code = f"import sys; import os, importlib; sys.platform = 'win32'; importlib.import_module({module!r})"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("ImportError: Finch Hub does not run on Windows: it needs POSIX")
