@@ -95,14 +95,14 @@ def _draw_results(summary: Mapping[str, Any]) -> Table:
     count = facts["facts"]
     evaluated = tables.format_count(composed["evaluations"], "evaluation")
     mean = composed["mean_retention"]
-    kept = "no parent gained enough to tell" if mean is None else f"keeps {mean:.0%} of its parents' gains on average"
+    kept = "its parents gained too little to compare" if mean is None else f"keeps {mean:.0%} of the gains on average"
     steps = {name: value for name, value in summary["seconds"].items() if value is not None}
     domains = {row["domain"] for row in summary["domains"]}
     times = [f"{name} {_clock(value)}" for name, value in steps.items() if name not in domains]
     fields = {
         "facts": f"{facts['adapter']} of {count} recalled by {facts['reference']}, {facts['base']} by the base",
-        "composed": f"{composed['adapter']}: {composed['strategy']} at scale {composed['scale']:.2f}, rank "
-        f"{composed['rank']}, the best of {evaluated}; {kept}",
+        "composed": f"{composed['adapter']}, {kept}: {composed['strategy']} at {composed['scale']:.2f}, rank "
+        f"{composed['rank']}, {evaluated}",
         "merged": f"{merged['reference']}, {tables.format_bytes(merged['bytes'])}; PEFT has the same next token at "
         f"{merged['agreement']:.1%} of {merged['places']} places",
         "in": merged["out"],

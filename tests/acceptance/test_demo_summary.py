@@ -82,7 +82,7 @@ def test_the_screen_has_everything_on_40_lines_of_100_columns() -> None:
         "93%",
         "0:34",
         "9 of 12 recalled by knowledge/1, 0 by the base",
-        "regmean at scale 1.30, rank 64",
+        "regmean at 1.30, rank 64, 4 evaluations",
         "91%",
         "272.0 MB",
         "100.0% of 57 places",
@@ -106,7 +106,7 @@ def test_figures_that_are_missing_are_dashes() -> None:
     value["composition"]["mean_retention"] = None
     value["seconds"]["base"] = None
     text = draw(value)
-    assert "no parent gained enough to tell" in text
+    assert "its parents gained too little to compare" in text
     assert [line.split()[-2:] for line in text.splitlines() if line.strip().startswith("style/1 ")] == [["-", "-"]]
 
 
