@@ -59,12 +59,23 @@ def main() -> int:
             return 1
         except KeyboardInterrupt:
             print("\nInterrupted. The next run continues here. Stopping the worker …", file=sys.stderr, flush=True)
-            hub.workers.stop_own()
+            stop_worker(hub)
             return INTERRUPTED
+        except SystemExit:
+            stop_worker(hub)
+            raise
     if demo.steps.failures:
         print("\n".join(["These checks of the demo failed:", *demo.steps.failures]), file=sys.stderr)
         return 1
     return 0
+
+
+def stop_worker(hub: Hub) -> None:
+    """Stop the worker that was started on demand. It puts its job back into the queue, with a checkpoint."""
+    try:
+        hub.workers.stop_own()
+    except errors.Unavailable as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
 
 
 class Demo:
@@ -100,7 +111,7 @@ class Demo:
         with step(MERGE, "Merge the composition into a standalone model, and compare it in PEFT"):
             merged = self.merge(reference_of(composition))
         shell.heading("Stop the worker that was started on demand")
-        self.hub.workers.stop_own()
+        stop_worker(self.hub)
         shown = results.summarize(
             Results(
                 measured=measured,

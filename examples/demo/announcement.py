@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -32,7 +31,6 @@ def announce(folder: Path, *, seconds: float) -> None:
         SystemExit: the disk has too little space.
     """
     missing = {name: size for name, size in WHEELS.items() if wheels.find(name, folder / "wheels") is None}
-    index = os.environ.get("PIP_INDEX_URL", "PyPI")
     listed = ", ".join(f"{name.partition('==')[0]} {size} MB" for name, size in missing.items())
     free = shutil.disk_usage(folder).free
     print(f"takes      up to {tables.format_duration(seconds)} on two slow cores, and continues after an interruption")

@@ -35,15 +35,16 @@ class Steps:
         self.hub, self.journal, self.seconds = hub, journal, seconds
         self.failures: list[str] = []
         self._spent_before = journal.spent
+        self._found_seconds = 0.0
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[None]:
         """Show the heading of a step. Record its duration, unless an earlier run has done so."""
         shell.heading(title)
-        began = time.monotonic()
+        began, self._found_seconds = time.monotonic(), 0.0
         yield
         if self.journal.seconds(name) is None:
-            self.journal.end(name, time.monotonic() - began)
+            self.journal.end(name, max(time.monotonic() - began, self._found_seconds))
 
     @property
     def speed(self) -> Speed:
@@ -106,6 +107,11 @@ class Steps:
             else:
                 print("An earlier run has submitted this job.")
                 shell.finch_hub("jobs", "watch", found.id)
+            self._found_seconds += sum(
+                (attempt.ended_at - attempt.started_at).total_seconds()
+                for attempt in found.attempts()
+                if attempt.ended_at is not None
+            )
             return found, False
         shell.finch_hub(*words)
         found = finished_jobs.find(self.hub, kind, inputs)
