@@ -34,7 +34,8 @@ def announce(folder: Path, *, seconds: float) -> None:
     listed = ", ".join(f"{name.partition('==')[0]} {size} MB" for name, size in missing.items())
     free = shutil.disk_usage(folder).free
     print(f"takes      up to {tables.format_duration(seconds)} on two slow cores, and continues after an interruption")
-    print(f"downloads  {f'{sum(missing.values())} MB from {index}: {listed}' if missing else 'nothing'}")
+    total = f"{sum(missing.values())} MB from the index that pip uses: {listed}"
+    print(f"downloads  {total if missing else 'nothing'}")
     print(f"keeps      {_KEPT:,} MB in {folder.parent}, where {tables.format_bytes(free)} are free", flush=True)
     if missing and free < _NEEDED * 10**6:
         sys.exit(f"the demo needs {_NEEDED:,} MB in {folder.parent} (free some space, or set FINCH_HOME)")
