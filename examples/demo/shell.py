@@ -43,10 +43,17 @@ def finch_hub(*arguments: str | Path | float) -> None:
 
 
 def python(module: str, *arguments: str | Path) -> str:
-    """Show and run a module of the demo in a process of its own, and return its output."""
+    """Show and run a module of the demo in a process of its own, and return its output.
+
+    Raises:
+        SystemExit: the module failed and printed the reason.
+    """
     words = ["-m", module, *(str(argument) for argument in arguments)]
     print(f"$ python {shlex.join(words)}", flush=True)
-    return subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+    done = subprocess.run([sys.executable, *words], check=False, stdout=subprocess.PIPE, encoding="utf-8")
+    if done.returncode:
+        sys.exit(f"{module} failed with exit code {done.returncode} (run the demo again: it continues here)")
+    return done.stdout
 
 
 @contextmanager
