@@ -159,7 +159,7 @@ class CommandWalk:
     def _start_worker(self) -> subprocess.Popen[bytes]:
         """Start a worker in the background, and wait until it is active."""
         with (self._folder / "worker.log").open("wb") as log:
-            command = [self._program, "worker", "start", "--name", "walk"]
+            command = [str(self._program), "worker", "start", "--name", "walk"]
             worker = subprocess.Popen(command, cwd=self._folder, env=self._environment, stdout=log, stderr=log)
         deadline = time.monotonic() + WORKER_SECONDS
         while not any(row["state"] == "active" and row["id"] == "walk" for row in self.read("worker", "list")):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("finch_hub", "tests", "benchmarks", "examples", "docs", "migrations", ".ci")
+FOLDERS = ("finch_hub", "tests", "benchmarks", "examples", "docs", "migrations", "scripts", ".ci")
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = [file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]
 FILES = {
