@@ -97,8 +97,47 @@ def test_fail_without_retry_keeps_the_reason(database: Database) -> None:
     job = registry.fail(database, registry.claimed(database), "rank 0\0 cannot work")
     assert (job.state, job.reason) == (JobState.FAILED, "rank 0\ufffd cannot work")
     with database.read() as session:
-        assert jobs.list_events(session, job.id)[-1].data["reason"] == job.reason
-        assert jobs.list_attempts(session, job.id)[0].reason == job.reason
+        *earlier, last = jobs.list_events(session, job.id)
+        (attempt,) = jobs.list_attempts(session, job.id)
+    assert (last.level, last.data) == ("error", {"state": "failed", "attempt": 1, "reason": job.reason})
+    assert {event.level for event in earlier} == {"info"}
+    assert attempt.reason == job.reason
+    assert attempt.ended_at is not None
+    assert job.finished_at is not None
+
+
+def test_failed_attempt_that_is_tried_again_is_no_error(database: Database) -> None:
+    registry.submit(database)
+    job = registry.fail(database, registry.claimed(database), retry=registry.AT_ONCE)
+    with database.read() as session:
+        last = jobs.list_events(session, job.id)[-1]
+    assert (last.level, last.data) == ("info", {"state": "queued", "attempt": 1})
+    assert job.finished_at is None
+
+
+def test_later_attempt_keeps_the_start_of_the_first(database: Database) -> None:
+    registry.submit(database)
+    first = registry.claimed(database)
+    started = types.later(-100)
+    with database.write() as session:
+        session.execute(sa.update(tables.jobs).values(started_at=types.once(started)))
+    before = registry.get(database, first).started_at
+    registry.fail(database, first, retry=registry.AT_ONCE)
+    assert registry.claimed(database).started_at == before
+
+
+def test_second_request_to_cancel_keeps_the_time_of_the_first(database: Database) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    registry.cancel(database, job)
+    with database.write() as session:
+        session.execute(sa.update(tables.jobs).values(cancel_requested=types.later(-100)))
+    requested = sa.select(tables.jobs.c.cancel_requested)
+    with database.read() as session:
+        first = session.scalar(requested)
+    registry.cancel(database, job)
+    with database.read() as session:
+        assert session.scalar(requested) == first
 
 
 def test_fail_with_retry_waits_longer_each_time_and_then_fails(database: Database) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ def test_claimed_job_has_owner_and_lease(database: Database) -> None:
     assert job.lease_until is not None
     assert job.started_at is not None
     assert abs(job.lease_until - job.started_at - timedelta(seconds=60)) < timedelta(seconds=1)
+    with database.read() as session:
+        assert jobs.list_events(session, job.id)[-1].data == {"state": "running", "attempt": 1, "worker": "gpu-1"}
     assert registry.claim(database) is None
     assert registry.get(database, job) == job
 
@@ -45,13 +48,15 @@ def test_claim_prefers_loaded_base_to_age_but_not_to_priority(database: Database
     assert order == [urgent.id, warm.id, cold.id]
 
 
-def test_claim_takes_a_job_that_has_waited_before_loaded_bases(database: Database) -> None:
-    cold = registry.submit(database, spec=registry.train_spec(base="cold"))
-    registry.submit(database, spec=registry.train_spec(base="warm"))
+@pytest.mark.parametrize(("seconds", "first"), [(5, "warm"), (61, "cold")])
+def test_claim_takes_a_job_that_has_waited_a_minute_before_loaded_bases(
+    database: Database, seconds: float, first: str
+) -> None:
+    made = {base: registry.submit(database, spec=registry.train_spec(base=base)) for base in ("cold", "warm")}
     with database.write() as session:
-        waited = types.later(-claims.WARM_PATIENCE_SECONDS - 1)
-        session.execute(sa.update(tables.jobs).where(tables.jobs.c.id == cold.id).values(created_at=waited))
-    assert registry.claimed(database, warm_base="warm@").id == cold.id
+        cold = sa.update(tables.jobs).where(tables.jobs.c.id == made["cold"].id)
+        session.execute(cold.values(created_at=types.later(-seconds)))
+    assert registry.claimed(database, warm_base="warm@").id == made[first].id
 
 
 def test_claim_ignores_loaded_base_outside_the_window(database: Database) -> None:

@@ -6,6 +6,7 @@ from support import registry
 from finch_hub import errors
 from finch_hub.registry import datasets, values
 from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec, JobSpec
 
 
 def add(database: Database, text: str = "train", name: str | None = None) -> values.Dataset:
@@ -43,9 +44,15 @@ def test_purge_keeps_the_digest_and_a_second_add_restores_the_data_set(database:
     assert add(database) == made
 
 
-def test_purge_of_a_data_set_that_a_job_needs_is_refused(database: Database) -> None:
-    made = add(database)
-    job = registry.submit(database)
+@pytest.mark.parametrize("field", ["train", "validation", "dataset"])
+def test_purge_of_a_data_set_that_a_job_needs_is_refused(database: Database, field: str) -> None:
+    made = add(database, "held out")
+    spec: JobSpec = registry.train_spec().evolve(validation=made.digest)
+    if field == "train":
+        spec = registry.train_spec().evolve(train=made.digest)
+    elif field == "dataset":
+        spec = EvaluateSpec(dataset=made.digest, base=BaseModelSource(source="tiny"))
+    job = registry.submit(database, spec=spec)
     with pytest.raises(errors.Conflict, match=f"cannot purge .*: job {job.id} needs it"), database.write() as session:
         datasets.purge(session, made.digest)
     registry.cancel(database, job)

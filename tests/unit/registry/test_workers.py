@@ -110,3 +110,27 @@ def test_request_to_a_stopping_worker_is_refused(database: Database) -> None:
         assert workers.request_state(session, "gpu-1", "stopping").state == "stopping"
         with pytest.raises(errors.Conflict, match="is stopping"):
             workers.request_state(session, "gpu-1", "draining")
+
+
+def test_worker_is_silent_after_a_minute_and_its_slots_do_not_count(database: Database) -> None:
+    def count() -> int:
+        with database.read() as session:
+            return workers.count_slots(session)
+
+    one, other = register(database, "one", slots=2), register(database, "other", slots=3)
+    silence(database, one, 5)
+    assert ([worker.state for worker in find(database)], count()) == (["active", "active"], 5)
+    silence(database, one, 61)
+    assert ([worker.state for worker in find(database)], count()) == (["silent", "active"], 3)
+    with database.write() as session:
+        workers.mark_stopped(session, other.id, other.instance)
+    assert count() == 0
+
+
+def test_stopped_worker_was_seen_when_it_stopped(database: Database) -> None:
+    worker = register(database)
+    silence(database, worker, 50)
+    with database.write() as session:
+        workers.mark_stopped(session, worker.id, worker.instance)
+        (stopped,) = workers.find(session)
+    assert (stopped.last_seen - worker.last_seen).total_seconds() > -10
