@@ -6,14 +6,19 @@ import logging
 import os
 import re
 from typing import TYPE_CHECKING, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from finch_hub.settings import Settings
 
 _PASSWORD_IN_URL = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?!PASSWORD@)[^\s/]+(?=@)", re.IGNORECASE)
-_PASSWORD_IN_QUERY = re.compile(r"(?P<head>[?&]\w*(?:password|secret|token|key)=)[^\s&#]+", re.IGNORECASE)
-_SECRET_NAME = re.compile(r"PASSWORD|PASSWD|SECRET|TOKEN|API_KEY|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
+# Names of query parameters end with one of these words: `sslpassword`, `X-Amz-Security-Token`, `AccountKey`.
+_PASSWORD_IN_QUERY = re.compile(
+    r"(?P<head>[?&;][\w.-]*(?:password|passwd|passphrase|secret|token|key|credentials?|signature|sig)=)"
+    r"(?P<value>[^\s&;#]+)",
+    re.IGNORECASE,
+)
+_SECRET_NAME = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
 _MIN_LENGTH = 8  # shorter secrets may equal ordinary words
 
 
@@ -26,10 +31,10 @@ def redact_url(text: str) -> str:
 
 def _passwords_in(url: str) -> set[str]:
     parts = urlsplit(url)
-    found = {value for name, value in parse_qsl(parts.query) if _SECRET_NAME.search(name)}
+    values = {match["value"] for match in _PASSWORD_IN_QUERY.finditer(f"?{parts.query}")}
     if parts.password:
-        found |= {parts.password, unquote(parts.password)}
-    return found
+        values.add(parts.password)
+    return values | {unquote(value) for value in values}
 
 
 class Redactor(logging.Filter):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from finch_hub import errors
 from finch_hub.cli import main, output
+from finch_hub.workers.messaging.dispatcher import UnreachableBrokerWarning
 
 from .conftest import Run
 
@@ -103,6 +105,36 @@ def test_unexpected_error_is_printed_as_a_bug(run: Run, monkeypatch: pytest.Monk
     assert ran.status == output.INTERNAL
     assert ran.err.startswith("internal error: ZeroDivisionError: one over none\nThis is a bug")
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("debug", ["", "1"])
+@pytest.mark.parametrize("kind", [errors.Unavailable, RuntimeError], ids=["expected", "unexpected"])
+def test_password_of_a_url_is_in_no_error(
+    run: Run, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], debug: str
+) -> None:
+    def broken() -> None:
+        raise kind("no answer from redis://:correct-horse-battery@host/0")
+
+    monkeypatch.setenv("FINCH_DEBUG", debug)
+    monkeypatch.setattr(output, "open_hub", broken)
+    ran = run("bases", "list")
+    assert "redis://:***@host/0" in ran.err
+    assert "correct-horse-battery" not in ran.out + ran.err
+    assert ("Traceback" in ran.err) == bool(debug)
+
+
+@pytest.mark.parametrize("category", [UnreachableBrokerWarning, UserWarning], ids=["ours", "others"])
+def test_password_of_a_url_is_in_no_warning(run: Run, monkeypatch: pytest.MonkeyPatch, category: type[Warning]) -> None:
+    def warn() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("no answer from redis://:correct-horse-battery@host/0", category, stacklevel=1)
+        raise errors.NotFound("base", "tiny")
+
+    monkeypatch.setattr(output, "open_hub", warn)
+    ran = run("bases", "list")
+    assert "no answer from redis://:***@host/0" in ran.err
+    assert "correct-horse-battery" not in ran.out + ran.err
 
 
 def test_finch_warnings_are_one_line_on_standard_error(home: Path) -> None:

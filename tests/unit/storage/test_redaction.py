@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from finch_hub import settings
+from finch_hub.settings import Settings
 from finch_hub.storage.redaction import Redactor, redact_url
 
 SECRET = "correct-horse-battery"
@@ -17,6 +22,8 @@ SECRET = "correct-horse-battery"
         (f"no answer from rediss://u:{SECRET}@h, trying again", "no answer from rediss://u:***@h, trying again"),
         (f"redis://u:with@{SECRET}@h/0", "redis://u:***@h/0"),
         (f"postgresql://u@/db?host=/tmp&password={SECRET}&x=1", "postgresql://u@/db?host=/tmp&password=***&x=1"),
+        (f"s3://b/x?a=1;secret={SECRET};b=2", "s3://b/x?a=1;secret=***;b=2"),
+        ("https://host/x?tokenizer=small&keyspace=a", "https://host/x?tokenizer=small&keyspace=a"),
         ("redis://localhost:6379/0", "redis://localhost:6379/0"),
         ("give redis://:PASSWORD@HOST:6379/0", "give redis://:PASSWORD@HOST:6379/0"),
         ("at 12:30 write to a@b.example", "at 12:30 write to a@b.example"),
@@ -26,17 +33,58 @@ def test_passwords_of_urls_are_replaced(text: str, clean: str) -> None:
     assert redact_url(text) == clean
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["password", "sslpassword", "passwd", "passphrase", "secret", "client_secret", "token", "X-Amz-Security-Token",
+     "key", "AccountKey", "aws.access-key", "credential", "credentials", "X-Amz-Signature", "sig", "PASSWORD"],
+)  # fmt: skip
+def test_secret_parameter_of_a_url_is_replaced_there_and_elsewhere(name: str) -> None:
+    url = f"https://host/x?a=1&{name}=correct%2Dhorse-battery&b=2"
+    assert redact_url(f"no answer from {url}") == f"no answer from https://host/x?a=1&{name}=***&b=2"
+    redactor = Redactor(url)
+    for text in (SECRET, "correct%2Dhorse-battery"):
+        assert redactor.clean(f"refused {text}") == "refused ***"
+
+
+@pytest.mark.parametrize("field", [field for field in Settings.model_fields if field.endswith("_url")])
+def test_password_in_any_address_of_the_settings_is_replaced(tmp_path: Path, field: str) -> None:
+    assert field in {"database_url", "broker_url", "artifacts_url"}
+    loaded = settings.load(home=tmp_path, **{field: f"scheme://user:{SECRET}@host/place"})
+    assert Redactor.of(loaded).clean(f"refused {SECRET}") == "refused ***"
+
+
 def test_password_is_replaced_outside_of_urls_and_percent_encoded() -> None:
     redactor = Redactor("redis://:p%40ss-word-1@host/0")
     assert redactor.clean("the server refused p@ss-word-1") == "the server refused ***"
     assert redactor.clean("the server refused p%40ss-word-1") == "the server refused ***"
 
 
-def test_secret_environment_variables_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+@pytest.mark.parametrize(
+    "name",
+    ["PGPASSWORD", "MYSQL_PASSWD", "KEY_PASSPHRASE", "AWS_SECRET", "HF_TOKEN", "OPENAI_API_KEY", "APIKEY",
+     "AWS_ACCESS_KEY_ID", "GOOGLE_CREDENTIALS", "hf_token"],
+)  # fmt: skip
+def test_secret_environment_variable_is_replaced(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, SECRET)
+    assert Redactor().clean(f"signature with {SECRET} failed") == "signature with *** failed"
+
+
+def test_short_values_and_other_variables_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIN_TOKEN", "1234")
-    redactor = Redactor()
-    assert redactor.clean(f"signature with {SECRET} failed at 1234") == "signature with *** failed at 1234"
+    monkeypatch.setenv("TEAM", "the-finch-team")
+    assert Redactor().clean("the-finch-team failed at 1234") == "the-finch-team failed at 1234"
+
+
+@given(secrets=st.lists(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=8), min_size=1))
+def test_secret_is_replaced_whole_even_if_it_begins_with_another(secrets: list[str]) -> None:
+    secrets = [secret.translate(dict.fromkeys(map(ord, "<>*"), "x")) for secret in secrets]
+    secrets += [secret + "-and-more" for secret in secrets]
+    with pytest.MonkeyPatch.context() as patch:
+        for number, secret in enumerate(secrets):
+            patch.setenv(f"TOKEN_{number}", secret)
+        redactor = Redactor()
+    for secret in secrets:
+        assert redactor.clean(f"<{secret}>") == "<***>"
 
 
 def test_log_records_are_cleaned_with_their_arguments_and_tracebacks() -> None:
