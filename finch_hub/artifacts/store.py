@@ -185,7 +185,7 @@ def _open(url: str) -> tuple[Files, str]:
     except Exception as error:  # some implementations connect at once and raise errors of their own
         protocol = url.partition("://")[0]  # the rest may hold a password
         raise errors.Unavailable(f"artifact store {protocol}://…: {type(error).__name__}: {error}") from error
-    name = str(filesystem.unstrip_protocol(root))
+    name = re.sub(r"(?<=//)[^/]*@", "", str(filesystem.unstrip_protocol(root)))  # some implementations keep the user
     if isinstance(filesystem, LocalFileSystem):
         return LocalFiles(Path(root)), name
     return ObjectFiles(filesystem, root), name

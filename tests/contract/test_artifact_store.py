@@ -1,6 +1,7 @@
 """Contract of the artifact store, for every kind of storage."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from finch_hub import errors
 from finch_hub.artifacts.store import ArtifactStore, Entry
 
-Damage = Callable[[str, bytes], None]
+Damage = Callable[..., None]
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -30,13 +31,14 @@ def store(url: str, tmp_path: Path) -> ArtifactStore:
 
 @pytest.fixture
 def overwrite(url: str) -> Damage:
-    """Return a function that overwrites the blob of a digest."""
+    """Return a function that overwrites the blob of a digest, or the manifest of a tree."""
 
-    def damage(digest: str, data: bytes) -> None:
+    def damage(digest: str, data: bytes, kind: str = "blobs") -> None:
         filesystem, root = fsspec.core.url_to_fs(url)
-        path = f"{root}/blobs/{digest[:2]}/{digest}"
+        path = f"{root}/{kind}/{digest[:2]}/{digest}"
         if Path(path).exists():
             Path(path).chmod(0o644)
+        filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
         filesystem.pipe_file(path, data)
 
     return damage
@@ -74,8 +76,44 @@ def test_damaged_blob_is_refused_until_it_is_put_again(store: ArtifactStore, ove
         store.get(digest)
     with pytest.raises(errors.RefusedArtifact, match=digest):
         store.fetch_tree(tree)
+    assert list((tmp_path / "cache").iterdir()) == [], "nothing is left of the fetch"
     assert store.put(b"alpha") == digest  # a second put repairs it
     assert (store.fetch_tree(tree) / "a.txt").read_bytes() == b"alpha"
+
+
+def test_damaged_manifest_is_refused_until_the_tree_is_put_again(
+    store: ArtifactStore, overwrite: Damage, tmp_path: Path
+) -> None:
+    source = folder(tmp_path / "in", {"a.txt": b"alpha"})
+    digest = store.put_tree(source)
+    other = store.tree(store.put_tree(folder(tmp_path / "other", {"a.txt": b"beta"})))["a.txt"]
+    overwrite(digest, json.dumps({"a.txt": [other.digest, other.size]}).encode(), "trees")  # its blob is stored
+    for read in (store.tree, store.fetch_tree):
+        with pytest.raises(errors.RefusedArtifact, match=digest):
+            read(digest)
+    assert store.put_tree(source) == digest
+    assert (store.fetch_tree(digest) / "a.txt").read_bytes() == b"alpha"
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a\\b", "", ".", "a//b", "new\nline", "C:x"])
+def test_manifest_with_an_unsafe_name_writes_nothing(
+    store: ArtifactStore, overwrite: Damage, tmp_path: Path, name: str
+) -> None:
+    blob = store.put(b"evil")
+    manifest = json.dumps({name: [blob, 4]}).encode()
+    digest = hashlib.sha256(manifest).hexdigest()
+    overwrite(digest, manifest, "trees")
+    with pytest.raises(errors.RefusedArtifact, match="not a safe file name"):
+        store.fetch_tree(digest)
+    assert not [path for path in tmp_path.rglob("x") if path.is_file()]
+    assert not (tmp_path / "cache" / digest).exists()
+
+
+@pytest.mark.parametrize("end", ["/../x", "x", "\n"])
+def test_digest_with_more_behind_it_is_not_found(store: ArtifactStore, end: str) -> None:
+    digest = store.put(b"data")
+    with pytest.raises(errors.NotFound):
+        store.get(digest + end)
 
 
 def test_fetched_tree_equals_the_folder(store: ArtifactStore, tmp_path: Path) -> None:
@@ -98,9 +136,10 @@ def test_cached_folder_is_used_again_unless_it_was_changed(store: ArtifactStore,
     first = store.fetch_tree(digest)
     inode = first.stat().st_ino
     assert store.fetch_tree(digest).stat().st_ino == inode
-    (first / "a").chmod(0o644)
-    (first / "a").write_bytes(b"wrong")
-    assert (store.fetch_tree(digest) / "a").read_bytes() == b"right"
+    for wrong in (b"wrong", b"longer than right"):
+        (first / "a").chmod(0o644)
+        (first / "a").write_bytes(wrong)
+        assert (store.fetch_tree(digest) / "a").read_bytes() == b"right"
     assert [p.name for p in first.parent.iterdir()] == [digest]
 
 

@@ -86,7 +86,10 @@ def test_names_outside_the_folder_are_refused(tmp_path: Path, make: Callable[...
     assert {p.name for p in tmp_path.rglob("*")} == {archive.name}
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize(
+    "kind",
+    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE],
+)
 def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
     archive = tar_of(tmp_path / "a.tar", [("good", b""), (special(kind), b""), (special(kind, "y"), b"")])
     with pytest.raises(errors.RefusedArtifact, match="link") as refused:

@@ -210,6 +210,24 @@ def test_norm_above_the_limit_is_quarantined_and_not_refused(tmp_path: Path) -> 
     assert admit_adapter(huge, tmp_path / "3").quarantine
 
 
+@pytest.mark.parametrize(("norm", "is_quarantined"), [(9_900.0, False), (10_100.0, True)])
+@pytest.mark.parametrize("loud", [A, B])
+def test_default_limit_of_the_norm_counts_both_factors_and_the_scale(
+    tmp_path: Path, norm: float, is_quarantined: bool, loud: str
+) -> None:
+    tensors = factors()
+    actual = 2.0 * float(np.linalg.norm(tensors[A]) * np.linalg.norm(tensors[B]))
+    tensors[loud] *= norm / actual
+    assert bool(admit(tmp_path, adapter_folder(tmp_path / "in", tensors)).quarantine) == is_quarantined
+
+
+def test_norm_that_is_not_a_number_is_quarantined(tmp_path: Path) -> None:
+    """An infinite norm times zero is not a number, which is neither above a limit nor below it."""
+    huge = adapter_folder(tmp_path / "in", {A: np.full((2, 6), 1e200), B: zeros(4, 2)})
+    (reason,) = admit(tmp_path, huge).quarantine
+    assert "nan" in reason
+
+
 def quantized(group: int | None, bits: str) -> tuple[Tensors, dict[str, str]]:
     codes = np.int8 if bits == "int8" else np.uint8
     half = 1 if bits == "int8" else 2
@@ -302,6 +320,17 @@ def test_card_is_neither_read_nor_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("policy", [GatePolicy(max_bytes=50), GatePolicy(max_tensors=1)])
 def test_adapter_above_a_limit_of_the_policy_is_refused(tmp_path: Path, policy: GatePolicy) -> None:
     assert "more than" in str(refusal(tmp_path, adapter_folder(tmp_path / "in"), policy=policy))
+
+
+def test_archive_above_the_limit_of_the_policy_is_not_unpacked(tmp_path: Path) -> None:
+    folder = adapter_folder(tmp_path / "in")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as opened:
+        for file in folder.iterdir():
+            opened.write(file, file.name)
+    assert "unpacks to more than 50 bytes" in str(
+        refusal(tmp_path, tmp_path / "a.zip", policy=GatePolicy(max_bytes=50))
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "in"], "nothing is left"
 
 
 def test_missing_source_and_existing_target_are_errors(tmp_path: Path) -> None:

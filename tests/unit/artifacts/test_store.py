@@ -2,9 +2,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from finch_hub import errors
 from finch_hub.artifacts.store import ArtifactStore
@@ -28,24 +32,74 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     store.put(b"x" * 5000)
 except errors.Unavailable as error:
-    print("no space left" in str(error))
+    print(error)
 """
     run = subprocess.run([sys.executable, "-c", script, tmp_path / "store"], capture_output=True, text=True, check=True)
-    assert run.stdout == "True\n"
+    assert run.stdout.rstrip().endswith("no space left (free some space, or set FINCH_ARTIFACTS_URL to a larger store)")
     assert [p for p in (tmp_path / "store").rglob("*") if p.is_file()] == []
 
 
 def test_temporary_file_of_a_killed_writer_is_removed(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache")
     store.put(b"first")
-    old = tmp_path / "store" / "tmp" / "half"
-    old.write_bytes(b"half a blob")
-    os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
-    fresh = tmp_path / "store" / "tmp" / "fresh"
-    fresh.write_bytes(b"another writer is writing this")
+    old, fresh = (tmp_path / "store" / "tmp" / name for name in ("old", "fresh"))
+    for file, hours in ((old, 25), (fresh, 23)):  # no writer needs a day for one file
+        file.write_bytes(b"half a blob")
+        os.utime(file, (time.time() - hours * 3600,) * 2)
     store.put(b"second")
     assert not old.exists()
     assert fresh.exists()
+
+
+class Breaking(MemoryFileSystem):  # type: ignore[misc]
+    """File system whose operations raise an error of a kind of their own, as those of object stores do."""
+
+    protocol = "breaking"
+    cachable = False
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path.removeprefix("breaking://")  # keeps user and password, as that of HTTP does
+
+    class SlowDown(Exception):
+        pass
+
+    def _raise(self, *_: Any, **__: Any) -> Any:
+        raise self.SlowDown("reduce your request rate")
+
+    pipe_file = put_file = rm_file = _open = _raise
+
+
+USES: dict[str, Callable[[ArtifactStore, Path], Any]] = {
+    "put": lambda store, _: store.put(b"x"),
+    "get": lambda store, _: store.get("0" * 64),
+    "put_tree": lambda store, folder: store.put_tree(folder),
+    "tree": lambda store, _: store.tree("0" * 64),
+    "fetch_tree": lambda store, _: store.fetch_tree("0" * 64),
+    "remove": lambda store, _: store.remove("0" * 64),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_error_of_any_kind_is_unavailable(tmp_path: Path, use: Callable[[ArtifactStore, Path], Any]) -> None:
+    fsspec.register_implementation("breaking", Breaking, clobber=True)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_bytes(b"x")
+    store = ArtifactStore("breaking://user:hunter2secret@bucket/a", cache=tmp_path / "cache")
+    with pytest.raises(
+        errors.Unavailable, match=r"artifact store breaking://bucket/a: SlowDown: reduce your request rate"
+    ):
+        use(store, tmp_path / "in")
+
+
+def test_error_while_connecting_is_unavailable(tmp_path: Path) -> None:
+    class Refusing(Breaking):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise self.SlowDown("no connection")
+
+    fsspec.register_implementation("refusing", Refusing, clobber=True)
+    with pytest.raises(errors.Unavailable, match=r"artifact store refusing://…: SlowDown: no connection"):
+        ArtifactStore("refusing://user:hunter2secret@bucket", cache=tmp_path)
 
 
 def test_credentials_of_the_url_are_in_no_error(tmp_path: Path) -> None:

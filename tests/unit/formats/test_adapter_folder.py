@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,49 @@ def test_parts_beyond_low_rank_are_listed_by_field(tmp_path: Path) -> None:
             "modules_to_save": ["head.weight"],
             "embeddings": ["embed"],
         }
+
+
+def beyond_low_rank(*parts: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return tensors and config fields of an adapter that has these parts beside a plain module."""
+    ones = np.ones((2, 8), np.float32)
+    tensors: dict[str, dict[str, np.ndarray]] = {
+        "DoRA": {A.replace("lora_A.weight", "lora_magnitude_vector"): ones[0]},
+        "bias": {"base_model.model.layer.bias": ones[0]},
+        "module": {"base_model.model.head.weight": ones},
+        "embedding": {
+            "base_model.model.embed.lora_embedding_A": ones,
+            "base_model.model.embed.lora_embedding_B": ones.T.copy(),
+        },
+    }
+    config = {"fan_in_fan_out": True} if "fan_in" in parts else {}
+    made = {A: ones, B: ones.T.copy()}
+    for part in parts:
+        made |= tensors.get(part, {})
+    return made, config
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ("DoRA", "layer: vLLM does not support DoRA magnitudes"),
+        ("bias", r"layer\.bias: vLLM does not support modules stored whole"),
+        ("module", r"head\.weight: vLLM does not support modules stored whole"),
+        ("embedding", "embed: vLLM does not support updates of embeddings"),
+        ("fan_in", r"vLLM does not support weights that are \[in, out\] \(fan_in_fan_out\)"),
+    ],
+)
+def test_adapter_that_is_not_plain_is_refused_by_name(tmp_path: Path, part: str, says: str) -> None:
+    tensors, config = beyond_low_rank(part)
+    with StoredAdapter(save(tmp_path / "a", tensors, **config)) as stored, pytest.raises(errors.Incompatible) as caught:
+        stored.require_plain("vLLM")
+    (problem,) = caught.value.problems
+    assert re.search(says, str(problem))
+
+
+def test_plain_adapter_is_required_with_all_problems_at_once(tmp_path: Path) -> None:
+    with StoredAdapter(save(tmp_path / "plain", beyond_low_rank()[0], fan_in_fan_out=False)) as stored:
+        stored.require_plain("vLLM")
+    tensors, config = beyond_low_rank("DoRA", "bias", "module", "embedding", "fan_in")
+    with StoredAdapter(save(tmp_path / "a", tensors, **config)) as stored, pytest.raises(errors.Incompatible) as caught:
+        stored.require_plain("vLLM")
+    assert len(caught.value.problems) == 4, "a bias and a module are stored alike"
