@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import os
 import sys
 
@@ -13,7 +12,7 @@ from finch_hub import errors, settings
 from finch_hub.workers.embedded import code_version, home
 from finch_hub.workers.embedded import worker as home_worker
 from finch_hub.workers.hostname import find_hostname
-from finch_hub.workers.log_setup import set_up_logging
+from finch_hub.workers.log_setup import open_log, set_up_logging
 from finch_hub.workers.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -35,9 +34,7 @@ def main() -> int:
             return 0
     try:
         home_worker.write_record(loaded)
-        file = loaded.home / "logs" / "worker.log"
-        handler = logging.handlers.RotatingFileHandler(file, maxBytes=5 * 2**20, backupCount=1, encoding="utf-8")
-        set_up_logging(loaded, handler)
+        set_up_logging(loaded, open_log(loaded.home / "logs" / "worker.log"))
         worker = Worker(loaded, name=f"{find_hostname()}-home-{os.getpid()}", is_on_demand=True)
         status = worker.run()
     except errors.FinchError as error:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import logging
+import logging.handlers
+from pathlib import Path
 
 from finch_hub.settings import Settings
 from finch_hub.storage.redaction import Redactor
+
+_MAX_FILE_BYTES = 4_900_000  # below 5 MB, because the handler counts the characters of a record and not its bytes
+
+
+def open_log(file: Path) -> logging.Handler:
+    """Return a handler that writes to a file, and keeps one earlier file. Both have at most 10 MB."""
+    return logging.handlers.RotatingFileHandler(file, maxBytes=_MAX_FILE_BYTES, backupCount=1, encoding="utf-8")
 
 
 def set_up_logging(settings: Settings, handler: logging.Handler) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import psutil
 import pytest
+import sqlalchemy as sa
 from support.fleet import wait_until
 
 from finch_hub import settings as settings_module
 from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.engine.data.reading import dump_examples
-from finch_hub.registry import adapter_versions, jobs
+from finch_hub.registry import adapter_versions, jobs, tables
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.examples import Example
@@ -53,6 +54,14 @@ class Home:
     def log(self) -> str:
         return (self.settings.home / "logs" / "worker.log").read_text()
 
+    def texts(self) -> dict[str, str]:
+        """Return the text of every log file of the home and of every table, with its errors and events."""
+        found = {file.name: file.read_text(errors="replace") for file in (self.settings.home / "logs").iterdir()}
+        with self.database.read() as session:
+            for table in tables.Table.metadata.sorted_tables:
+                found[table.name] = "".join(f"{row}\n" for row in session.execute(sa.select(table)))
+        return found
+
     def processes(self) -> list[psutil.Process]:
         """Return the processes of this home: worker, children and broker."""
         found = []
@@ -82,6 +91,8 @@ def test_train_compose_and_merge_end_to_end(home: Home, tiny_folder: Path, tmp_p
         examples = tuple(Example.of_pair(f"What do {name} eat on day {n}?", f"They eat {food}.") for n in range(24))
         digest = home.artifacts.put(dump_examples(examples))
         trained.append(home.submit(TrainSpec(adapter=name, base=base, train=digest, training=TRAINING)))
+    short = TrainSpec(adapter="short", base=base, train=digest, training=TRAINING.evolve(max_length=8))
+    refused = home.submit(short)
     parents = (Parent(adapter="birds"), Parent(adapter="finches"))
     composed = home.submit(ComposeSpec(adapter="both", parents=parents, evaluations=4), depends_on=trained)
     out = tmp_path / "merged"
@@ -91,6 +102,8 @@ def test_train_compose_and_merge_end_to_end(home: Home, tiny_folder: Path, tmp_p
     for job in (*trained, composed, merged):
         ended = home.wait(job)
         assert ended.state is JobState.SUCCEEDED, ended.reason
+    reason = home.wait(refused).reason or ""
+    assert "leaves no room" in reason
     with home.database.read() as session:
         birds, both = adapter_versions.resolve(session, "birds"), adapter_versions.resolve(session, "both")
     assert birds.metrics["loss_after"] < birds.metrics["loss_before"]
@@ -107,6 +120,11 @@ def test_train_compose_and_merge_end_to_end(home: Home, tiny_folder: Path, tmp_p
     report = home.job(merged).result["report"]  # type: ignore[index]
     assert report["max_logit_difference"] < 1e-3
     assert (out / "model.safetensors").exists()
+
+    texts = home.texts()
+    assert {"worker.log", "jobs", "events", "attempts"} <= texts.keys()
+    for words in ("on day", "seeds and buds", "four insects"):
+        assert not [name for name, text in texts.items() if words in text], "no text of a data set is logged or stored"
 
     assert home.settings.home.stat().st_mode & 0o777 == 0o700
     broker = [process for process in home.processes() if process.name().startswith("valkey")]

@@ -24,6 +24,7 @@ _SPEAKERS: Mapping[str, Role] = {
     "function_call": "assistant",
     "observation": "tool",
 }
+_MAX_ROLE = 20  # characters
 
 
 class RowFormat(NamedTuple):
@@ -171,7 +172,9 @@ def _turns(value: Any, field: str, *, speaker: str, text: str, roles: Mapping[st
         name = turn.get(speaker)
         if not isinstance(name, str) or name not in roles:
             fix = f"use one of {', '.join(roles)}"
-            problems.append(errors.Problem(what=f"has the {speaker} {name!r}", where=where, fix=fix))
+            # A longer name is a text in the wrong field, and errors repeat no text of a data set.
+            shown = repr(name) if isinstance(name, str) and len(name) <= _MAX_ROLE else _kind(name)
+            problems.append(errors.Problem(what=f"has the {speaker} {shown}", where=where, fix=fix))
             continue
         content = _content(turn.get(text))
         if content is None or turn.get("tool_calls"):

@@ -222,3 +222,38 @@ def test_folder_without_data_files_names_the_suffixes(tmp_path: Path) -> None:
     write(tmp_path / "notes.txt", "hello")
     with pytest.raises(errors.InvalidDataset, match=r"has no file that can be read: \.jsonl"):
         reading.read_examples(tmp_path)
+
+
+TEXT = "the patient in room seven takes 40 mg"
+INVALID_LINES = [
+    json.dumps(row)
+    for row in (
+        TEXT,
+        [TEXT],
+        {"prompt": TEXT},
+        {"prompt": TEXT, "completion": ""},
+        {"prompt": [TEXT], "completion": TEXT},
+        {"prompt": {"text": TEXT}, "completion": 1},
+        {"messages": TEXT},
+        {"messages": [TEXT]},
+        {"messages": [{"role": TEXT, "content": "user"}]},
+        {"messages": [{"role": {"name": TEXT}, "content": "x"}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "url": TEXT}]}]},
+        {"messages": [{"role": "assistant", "content": TEXT, "tool_calls": [{"name": TEXT}]}]},
+        {"messages": [{"role": "user", "content": TEXT}]},
+        {"conversations": [{"from": TEXT, "value": "human"}]},
+        {"conversations": [{"from": "human", "value": {"text": TEXT}}]},
+        {"instruction": TEXT, "output": ["x"]},
+        {"instruction": "x", "output": TEXT, "history": [[TEXT]]},
+        {"text": [TEXT]},
+        {"text": f"{TEXT} \ud800"},
+    )
+] + [f'{{"prompt": "{TEXT}', f"{TEXT},", f'{{"text": "{TEXT}"}} {TEXT}']
+
+
+@pytest.mark.parametrize("line", INVALID_LINES)
+def test_problem_of_a_row_does_not_repeat_its_text(tmp_path: Path, line: str) -> None:
+    with pytest.raises(errors.InvalidDataset) as caught:
+        reading.read_examples(write(tmp_path / "a.jsonl", line))
+    assert "line 1" in str(caught.value)
+    assert "room seven" not in str(caught.value)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import registry
+from support.safetensors_files import PREFIX, adapter_folder, factors
+
+from finch_hub import errors, settings
+from finch_hub.registry import values
+from finch_hub.storage import publishing
+from finch_hub.storage.stores import Stores, open_stores
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[Stores]:
+    opened = open_stores(settings.load(home=tmp_path / "home"))
+    yield opened
+    opened.database.close()
+
+
+def publish(stores: Stores, folder: Path, environment: Any = None, **fields: Any) -> values.AdapterVersion:
+    """Publish a folder as the next version of the adapter birds."""
+    base = registry.add_base(stores.database)
+    description = publishing.Description(name="birds", kind="import", base=base, **fields)
+    create = publishing.publish(folder, stores, description, environment)
+    with stores.database.write() as session:
+        return create(session, base)
+
+
+def left_behind(stores: Stores) -> list[Path]:
+    """Return what publishing left in its folder for temporary files."""
+    return list((stores.settings.cache / "publish").iterdir())
+
+
+def test_version_has_the_admitted_files_with_card_and_record(stores: Stores, tmp_path: Path) -> None:
+    lineage = values.Lineage(seed=7, versions={"torch": "1"}, environment={"threads": 2})
+    source = adapter_folder(tmp_path / "in", metadata={"author": "someone"})
+    version = publish(stores, source, lineage=lineage, metrics={"loss_after": 1.5}, spec={"kind": "x"}, job_id=None)
+    folder = stores.artifacts.fetch_tree(version.digest)
+    names = {"adapter_config.json", "adapter_model.safetensors", "README.md", "finch.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert b"someone" not in (folder / "adapter_model.safetensors").read_bytes()
+    assert (folder / "README.md").read_text(encoding="utf-8") == version.card
+    record = json.loads((folder / "finch.json").read_text(encoding="utf-8"))
+    assert (version.reference, version.state, version.lineage) == ("birds/1", "ready", lineage)
+    assert (record["identity"], record["metrics"]) == (version.identity, version.metrics)
+    assert (version.metrics["rank"], version.metrics["loss_after"]) == (2, 1.5)
+    assert version.metrics["bytes"] == sum((folder / name).stat().st_size for name in names if "adapter" in name)
+    assert left_behind(stores) == []
+
+
+@pytest.mark.parametrize("state", ["ready", "below_retention"])
+def test_version_with_a_huge_norm_is_quarantined_with_the_reason(
+    stores: Stores, tmp_path: Path, state: values.VersionState
+) -> None:
+    loud = {name: tensor * np.float32(1e4) for name, tensor in factors().items()}
+    version = publish(stores, adapter_folder(tmp_path / "in", loud), state=state)
+    assert version.state == "quarantined"
+    assert "layers.0.q: the update's norm may reach" in version.metrics["quarantine"][0]
+
+
+def test_state_of_a_description_is_kept(stores: Stores, tmp_path: Path) -> None:
+    assert publish(stores, adapter_folder(tmp_path / "in"), state="below_retention").state == "below_retention"
+
+
+def test_refused_adapter_leaves_no_files(stores: Stores, tmp_path: Path) -> None:
+    wrong = factors() | {f"{PREFIX}lm_head.weight": np.zeros((3, 3), np.float32)}
+    with pytest.raises(errors.RefusedArtifact, match="is not a LoRA tensor"):
+        publish(stores, adapter_folder(tmp_path / "in", wrong))
+    assert left_behind(stores) == []
+    assert list(Path(stores.settings.artifacts).rglob("*")) == []
+
+
+def test_environment_gives_the_versions_of_the_lineage(stores: Stores, tmp_path: Path) -> None:
+    version = publish(stores, adapter_folder(tmp_path / "in"), {"torch": "9.9", "threads": 3})
+    assert version.lineage.environment == {"torch": "9.9", "threads": 3}
+    assert version.lineage.versions["torch"] == "9.9", "of the process that made the bytes"
+    assert version.lineage.versions["numpy"] == np.__version__
