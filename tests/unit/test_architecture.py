@@ -141,3 +141,76 @@ def test_every_init_is_one_sentence() -> None:
 @pytest.mark.parametrize("folder", LOOSE_FILES)
 def test_no_file_lies_beside_the_folders_that_belongs_into_one(folder: str) -> None:
     assert {file.name for file in (PACKAGE / folder).glob("*.py")} == LOOSE_FILES[folder]
+
+
+def find_unencoded(source: str) -> list[int]:
+    """Return the lines that open, read or write text in the encoding of the machine's locale."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        named = {keyword.arg: keyword.value for keyword in node.keywords}
+        match node.func:
+            case ast.Attribute(value=ast.Name(id="os"), attr="fdopen") | ast.Name(id="open"):
+                mode = node.args[1] if len(node.args) > 1 else named.get("mode", ast.Constant("r"))
+            case ast.Attribute(value=ast.Name(id="os" | "tarfile" | "gzip" | "bz2" | "lzma" | "zipfile"), attr="open"):
+                continue
+            case ast.Attribute(attr="open"):
+                mode = node.args[0] if node.args else named.get("mode", ast.Constant("r"))
+                if not (isinstance(mode, ast.Constant) and re.fullmatch("[rwxabt+]+", str(mode.value))):
+                    continue  # the method of another class, whose first argument is not a mode
+            case ast.Attribute(
+                attr="read_text" | "write_text" | "TextIOWrapper" | "FileHandler" | "RotatingFileHandler"
+            ):
+                mode = ast.Constant("r")
+            case ast.Attribute(attr="NamedTemporaryFile" | "TemporaryFile" | "SpooledTemporaryFile"):
+                mode = node.args[0] if node.args else named.get("mode", ast.Constant("w+b"))
+            case ast.Attribute(attr="run" | "Popen" | "check_output" | "check_call" | "call"):
+                if not {"text", "universal_newlines"} & set(named):
+                    continue
+                mode = ast.Constant("r")
+            case _:
+                continue
+        is_binary = isinstance(mode, ast.Constant) and "b" in str(mode.value)
+        if not is_binary and "encoding" not in named:
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_text_has_an_encoding_and_not_that_of_the_locale(file: Path) -> None:
+    assert find_unencoded(file.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open('a')",
+        "open('a', 'w')",
+        "open('a', mode='a')",
+        "path.open()",
+        "path.open('x')",
+        "path.read_text()",
+        "(folder / 'Modelfile').write_text(card)",
+        "path.read_text(errors='replace')",
+        "os.fdopen(3)",
+        "io.TextIOWrapper(stream)",
+        "logging.FileHandler('log')",
+        "logging.handlers.RotatingFileHandler(file, maxBytes=1)",
+        "tempfile.NamedTemporaryFile('w')",
+        "subprocess.run(command, text=True)",
+        "subprocess.Popen(command, universal_newlines=True)",
+    ],
+)
+def test_text_without_an_encoding_is_found(code: str) -> None:
+    assert find_unencoded(code) == [1]
+    assert find_unencoded(code[:-1] + (", " if code[-2] != "(" else "") + "encoding='utf-8')") == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["open('a', 'rb')", "path.open('xb')", "os.open(path, os.O_RDONLY)", "gzip.open('a', 'wb')", "store.open(path)",
+     "os.fdopen(3, 'wb')", "tempfile.NamedTemporaryFile()", "subprocess.run(command)", "archive.open(member.info)"],
+)  # fmt: skip
+def test_bytes_need_no_encoding(code: str) -> None:
+    assert find_unencoded(code) == []

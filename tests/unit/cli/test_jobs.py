@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import sqlalchemy as sa
 from support import registry
 
+from finch_hub.registry import tables, types
 from finch_hub.registry.database import Database
 
 from .conftest import Run
@@ -50,3 +52,14 @@ def test_job_is_shown_cancelled_retried_and_pruned(run: Run, database: Database,
     assert run("jobs", "prune").status == 2
     assert run("jobs", "prune", "--days", 1).out == "Deleted 0 jobs\n"
     assert run("jobs", "prune", "--keep", 0).out == "Deleted 1 job\n"
+
+
+def test_prune_counts_days_of_24_hours(run: Run, database: Database) -> None:
+    for hours in (23, 25):
+        job = registry.submit(database)
+        registry.cancel(database, job)
+        with database.write() as session:
+            ended = sa.update(tables.jobs).where(tables.jobs.c.id == job.id)
+            session.execute(ended.values(finished_at=types.later(-hours * 3600)))
+    assert run("jobs", "prune", "--days", 1).out == "Deleted 1 job\n"
+    assert run("jobs", "prune", "--days", 0.9).out == "Deleted 1 job\n"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from finch_hub import errors
 from finch_hub.cli import options
+from finch_hub.specs.jobs import Requirements
 
 
 @given(
@@ -26,6 +27,46 @@ def test_parse_settings_without_json_returns_text() -> None:
     assert options.parse_settings(["schedule=cosine", "text=a=b"], "--set") == {"schedule": "cosine", "text": "a=b"}
     with pytest.raises(errors.InvalidSpec, match="'=3' is not a setting"):
         options.parse_settings(["=3"], "--set")
+
+
+def requirements_of(*words: str) -> Requirements:
+    """Return the requirements that a command gets for these words."""
+    given: list[Requirements] = []
+
+    @click.command()
+    @options.requirement_options
+    def command(requirements: Requirements) -> None:
+        given.append(requirements)
+
+    command.main(list(words), standalone_mode=False)
+    return given[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1.5h", 5400), ("1d", 86_400), (" 2 H ", 7200)],
+)
+def test_time_is_read_in_its_unit(text: str, seconds: float) -> None:
+    assert requirements_of("--time-limit", text).time_limit == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("800", 800), ("800M", 800 * 2**20), ("1.5G", 3 * 2**29), ("2T", 2**41), ("16GiB", 2**34), ("16 gb", 2**34)],
+)
+def test_size_is_read_in_its_unit(text: str, count: int) -> None:
+    assert requirements_of("--memory", text).memory_bytes == count
+
+
+@pytest.mark.parametrize("option", ["--time-limit", "--memory"])
+@pytest.mark.parametrize("text", ["", "soon", "-1", "1e3", "3x", "1,5", "1 2", "nan", "1mh"])
+def test_quantity_that_is_no_number_with_a_unit_is_refused(option: str, text: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"is not a (time|size) \(write "):
+        requirements_of(option, text)
+
+
+def test_requirements_have_defaults() -> None:
+    assert requirements_of() == Requirements()
 
 
 @pytest.mark.parametrize(("text", "rank"), [("auto", "auto"), ("8", 8), ("-1", -1)])

@@ -1,0 +1,75 @@
+"""docs/operations.md: the commands for several machines run as they stand there, with addresses of real services."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import services
+from support.fleet import wait_until
+
+from finch_hub.settings import Settings
+from finch_hub.workers.messaging.broker import refuse_open_broker
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["docs/operations.md", "README.md"]
+
+
+def block(page: str) -> list[list[str]]:
+    """Return the words of each line of the page's only block that sets addresses."""
+    found = re.findall(r"^```sh\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (lines,) = (text.splitlines() for text in found if "FINCH_" in text)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_exported_variables_are_settings_and_their_values_are_accepted(
+    page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports = [words[1].partition("=") for words in block(page) if words[0] == "export"]
+    assert len(exports) == 3
+    assert {name for name, *_ in exports} <= {f"FINCH_{field.upper()}" for field in Settings.model_fields}
+    for name, _, value in exports:
+        monkeypatch.setenv(name, value)
+    given = Settings()
+    assert given.broker_url is not None
+    used = {given.database, given.broker_url.get_secret_value(), given.artifacts}
+    assert used == {value for *_, value in exports}
+    refuse_open_broker(given.broker_url.get_secret_value(), allow_insecure=False)
+
+
+def test_the_readme_gives_the_commands_of_the_page() -> None:
+    page, readme = ([words[:3] for words in block(page) if words[0] != "export"] for page in PAGES)
+    assert page == readme
+
+
+def test_the_commands_set_up_a_database_and_a_worker(postgres_url: str, valkey_url: str, tmp_path: Path) -> None:
+    upgrade, start = (words for words in block(PAGES[0]) if words[0] != "export")
+    assert (upgrade[0], start[0]) == ("finch-hub", "finch-hub")
+    databases = services.Databases(tmp_path, postgres_url)
+    url, log = databases.empty(), tmp_path / "log"
+    addresses = {"FINCH_DATABASE_URL": url, "FINCH_BROKER_URL": valkey_url, "FINCH_ARTIFACTS_URL": str(tmp_path / "a")}
+    environment = {**os.environ, **addresses, "FINCH_HOME": str(tmp_path / "home"), "FINCH_ALLOW_INSECURE": "1"}
+    command = [sys.executable, "-m", "finch_hub"]
+    try:
+        subprocess.run([*command, *upgrade[1:]], env=environment, check=True, capture_output=True)
+        with log.open("wb") as output:
+            worker = subprocess.Popen([*command, *start[1:]], env=environment, stdout=output, stderr=output)
+        try:
+            wait_until(lambda: b" ready." in log.read_bytes(), "the worker to be ready", report=log.read_text)
+            listing = [*command, "worker", "list", "--json"]
+            listed = subprocess.run(listing, env=environment, check=True, capture_output=True)
+            assert b'"gpu-1"' in listed.stdout
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(60) == 0
+        finally:
+            worker.kill()
+            worker.wait()
+    finally:
+        databases.close()
