@@ -121,22 +121,18 @@ def check_archives(sdist: Path, wheel: Path) -> None:
         raise RuntimeError(f"CHANGELOG.md has no heading for version {version}")
 
 
-def lower_bounds(*extras: str) -> list[str]:
-    """Return `name==lowest version` for each requirement but torch, with those of these extras."""
+def lower_bounds() -> list[str]:
+    """Return `name==lowest version` for each requirement but torch, with those of the extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    requirements = [*project["dependencies"], *(text for name in extras for text in _extra(project, name))]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
     bounds = []
-    for text in requirements:
+    for text in (*project["dependencies"], *(text for texts in extras.values() for text in texts)):
         found = re.match(r"([\w-]+)(?:\[\w+\])?>=([\w.]+)", text)
         if found is None:
             raise RuntimeError(f"pyproject.toml: {text} has no lower bound")
         if found[1] != "torch":
             bounds.append(f"{found[1]}=={found[2]}")
     return bounds
-
-
-def _extra(project: dict[str, dict[str, list[str]]], name: str) -> list[str]:
-    return project["optional-dependencies"][name]
 
 
 def make_bases(folder: Path) -> tuple[Path, Path]:
@@ -204,20 +200,19 @@ def main() -> None:
             print("checked the metadata and the files of both", flush=True)
         environment = Environment(folder / "environment", options.python)
         if options.check == "lowest":
-            extras = ("parquet", "postgres", "s3")
-            environment.install(f"{wheel}[{','.join(extras)}]", *lower_bounds(*extras))
+            environment.install(f"{wheel}[{','.join(EXTRAS)}]", *lower_bounds())
         else:
             environment.install(wheel)
         environment.check_isolation()
         print(run(environment.python, *_PIP, "freeze"), flush=True)
         base, gguf = make_bases(folder)
         CommandWalk(environment.program, folder / "walk").walk(base, gguf)
-        if options.check == "extras":
+        if options.check in ("extras", "lowest"):
             for extra, code in EXTRAS.items():
-                environment.install(f"{wheel}[{extra}]")
+                if options.check == "extras":
+                    environment.install(f"{wheel}[{extra}]")
                 run(environment.python, "-c", code, cwd=folder)
                 print(f"the extra {extra} imports what it promises", flush=True)
-        if options.check in ("extras", "lowest"):
             walk_shared(environment, folder, base)
     print(f"check of {options.check}: passed")
 

@@ -38,3 +38,9 @@ def test_changelog_begins_with_the_version_of_the_package() -> None:
 
 def test_readme_names_every_extra() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == PROJECT["optional-dependencies"].keys()
+
+
+def test_every_requirement_has_a_lower_bound() -> None:
+    extras = [text for texts in PROJECT["optional-dependencies"].values() for text in texts]
+    requirements = [*PROJECT["dependencies"], *extras]
+    assert [text for text in requirements if not re.match(r"[\w-]+(\[\w+\])?>=\d", text)] == []
