@@ -1,21 +1,25 @@
 # Image of a worker and of the command line. `docker compose up` builds it. See docs/operations.md.
 #
 #   docker build .                                                     for CPUs
-#   docker build --build-arg TORCH_INDEX=https://pypi.org/simple .     for NVIDIA GPUs, since PyPI's torch includes CUDA
+#   docker build --build-arg TORCH=cuda .                              for NVIDIA GPUs
 
 FROM python:3.11-slim AS build
 WORKDIR /src
-# The lock is copied first, so that a change of the code does not install torch again.
-COPY requirements.lock ./
+# The locks are copied first, so that a change of the code does not install torch again.
+COPY requirements.lock requirements-dev.lock requirements-cpu.lock requirements-cuda.lock ./
+ARG TORCH=cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN python -m venv /opt/finch \
-    && /opt/finch/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX}" "$(grep '^torch==' requirements.lock)"
+    && /opt/finch/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement requirements.lock \
+    && if [ "${TORCH}" = cpu ]; then set -- --index-url "${TORCH_INDEX}"; else set -- --require-hashes; fi \
+    && /opt/finch/bin/pip install --no-cache-dir --no-deps "$@" --requirement "requirements-${TORCH}.lock"
 COPY pyproject.toml README.md LICENSE ./
 COPY finch_hub ./finch_hub
 COPY migrations ./migrations
-# The lock constrains the versions. Packages for tests and benchmarks are not installed.
+# Only the packages of the extras are still missing. requirements-dev.lock says in which versions.
 ARG EXTRAS=postgres,s3
-RUN /opt/finch/bin/pip install --no-cache-dir --constraint requirements.lock ".[${EXTRAS}]"
+RUN sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' requirements-dev.lock > constraints.txt \
+    && /opt/finch/bin/pip install --no-cache-dir --no-build-isolation --constraint constraints.txt ".[${EXTRAS}]"
 
 FROM python:3.11-slim
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/finch finch \

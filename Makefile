@@ -1,23 +1,32 @@
 # `make` alone lists the commands. They run in .venv, which the first command that needs it sets up.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check format test test-all faults .faults-mixed .faults-sqlite .faults-postgresql demo bench test-wheel test-lowest release-check docs messages lock clean
+.PHONY: help install .use .development check format test test-all faults .faults-mixed .faults-sqlite .faults-postgresql demo bench test-wheel test-lowest release-check docs messages lock clean
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first Python on PATH that is new enough, or else python3, which the installer refuses with the reason.
+PYTHON ?= $(or $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done),python3)
+# From PyPI, torch would bring gigabytes of CUDA on Linux. With CUDA=1, make installs that.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
-INSTALLED := .venv/.installed
+# What commands need in .venv: the packages for development too, or only those of requirements.lock.
+INSTALLED := .development
+# Without site-packages, because PYTHON may be the one of a broken .venv.
+INSTALL = @command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON) is not on PATH: Finch Hub needs Python 3.11 or newer (install it, or set PYTHON)" >&2; exit 1; }; \
+	"$(PYTHON)" -S -m scripts.install --torch-index="$(TORCH_INDEX)" \
+	$(if $(CUDA),--torch=$(if $(filter-out 0,$(CUDA)),cuda,cpu)) $(if $(filter file,$(origin PYTHON)),,--exact-python)
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-install: $(INSTALLED) ## set up .venv with the locked requirements
+install: .use ## set up .venv with what running needs; CUDA=1 for NVIDIA GPUs
 
-# From the lock alone, because an unpinned torch would install gigabytes of CUDA libraries.
-$(INSTALLED): requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $@
+# Both find out what is missing, and end within a moment if nothing is.
+.use:
+	$(INSTALL)
+
+.development:
+	$(INSTALL) --development
 
 check: $(INSTALLED) ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
@@ -50,14 +59,14 @@ faults: $(INSTALLED) ## run all fault tests, with the slow ones
 
 # Demo and benchmarks use a home of their own, not ~/.finch. DEMO=--small shrinks the demo.
 demo: export FINCH_HOME ?= $(CURDIR)/.demo
-demo: $(INSTALLED) ## train, compose and merge with a real model, at most ten minutes on two cores
+demo: .use ## train, compose and merge with a real model, at most ten minutes on two cores
 	$(BIN)/python -m examples.demo $(DEMO)
 
 bench: export FINCH_HOME ?= $(CURDIR)/.demo
 bench: $(INSTALLED) ## run all benchmarks, one after another
 	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-# Each of these installs into a new environment outside the repository, with torch from TORCH_INDEX if that is set.
+# Each of these installs into a new environment outside the repository.
 test-wheel: $(INSTALLED) ## install the wheel and its extras elsewhere, and call every command
 	$(BIN)/python -m scripts.check_package extras
 
@@ -73,9 +82,14 @@ docs: $(INSTALLED) ## regenerate docs/cli.md from the commands' help
 messages: $(INSTALLED) ## regenerate the list of error texts from the source
 	PYTHONPATH=tests $(BIN)/python -m support.messages
 
-lock: ## rewrite requirements.lock from the packages in .venv
-	{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > .lock.new
-	mv .lock.new requirements.lock
+lock: $(INSTALLED) ## renew the locks after a change of pyproject.toml; UPGRADE=1 takes the newest versions
+	$(BIN)/python -m scripts.renew_locks $(if $(UPGRADE),--upgrade)
 
-clean: ## remove .venv and the demo's home
-	rm -rf .venv .demo
+# The demo's worker would otherwise run on without its files. Variables of other homes must not lead to their workers.
+clean: ## stop the demo's worker, and remove all that make and the tools have made
+	@if test -d .demo && test -x $(BIN)/finch-hub; then \
+		env -u FINCH_CONFIG -u FINCH_DATABASE_URL -u FINCH_BROKER_URL FINCH_HOME="$(CURDIR)/.demo" $(BIN)/finch-hub worker stop || true; \
+	fi
+	rm -rf .venv .venv-new .venv-old .venv.lock .demo dist build *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -40,7 +40,9 @@ def main() -> None:
     except pip_runs.InstallationFailed as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: could not set up .venv: {error} (check the folder's owner and the free space, then try again)")
+        sys.exit(
+            f"error: could not set up .venv: {error} (check the folder's owner and the free space, then try again)"
+        )
     except KeyboardInterrupt:
         sys.exit("\nerror: interrupted (run the command again: pip keeps what it has downloaded)")
 

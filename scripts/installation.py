@@ -18,6 +18,19 @@ from scripts.pip_runs import InstallationFailed, format_bytes
 
 USE_LOCK = "requirements.lock"
 DEVELOPMENT_LOCK = "requirements-dev.lock"
+# Modules that most commands import, by their package. Compiling all modules would take several times as long.
+COMPILED = {
+    "torch": "torch, torch._dynamo",
+    "transformers": "transformers.models.llama.modeling_llama, transformers.models.auto.tokenization_auto",
+    "peft": "peft",
+    "celery": "celery.app, celery.worker, kombu.transport.redis",
+    "sqlalchemy": "sqlalchemy.orm, alembic.command",
+    "gguf": "gguf",
+    "pytest": "pytest, _pytest.assertion.rewrite",
+    "hypothesis": "hypothesis",
+    "moto": "moto.server",
+    "s3fs": "s3fs",
+}
 
 
 def complete(
@@ -109,6 +122,7 @@ class _Installer:
         progress = pip_runs.Progress(target.find_packages(), names)
         pip_runs.run_together(commands, progress, held=self._held)
         self._install_project(target)
+        self._compile(target, names)
         target.write_state(replace(self._wanted, packages=target.list_packages()))
         print(f"Installed {len(names)} packages and this checkout in {time.monotonic() - started:.0f} s", flush=True)
 
@@ -125,6 +139,7 @@ class _Installer:
                     environment.remove(described)
             progress = pip_runs.Progress(target.find_packages(), names)
             pip_runs.run_together([self._lock_command(target, DEVELOPMENT_LOCK)], progress, held=self._held)
+            self._compile(target, names)
             state = replace(state, development=self._wanted.development, packages=target.list_packages())
             target.write_state(state)
         if state.project != self._wanted.project:
@@ -163,6 +178,15 @@ class _Installer:
         command = [str(target.python), "-I", *bundled, "install", "--quiet", "--no-user", "--no-deps", "--no-compile"]
         command += ["--only-binary=:all:", "--require-hashes", f"--requirement={requirements}"]
         pip_runs.run_together([command], pip_runs.Progress(target.find_packages(), set()), held=self._held)
+
+    def _compile(self, target: Environment, names: set[str] | frozenset[str]) -> None:
+        """Compile the modules that most commands import, by importing them. So a build that cannot run is found too."""
+        imports = [modules for name, modules in COMPILED.items() if name in names]
+        if imports:
+            print(f"Compiling what {', '.join(name for name in COMPILED if name in names)} import", flush=True)
+            # -I ignores PYTHONDONTWRITEBYTECODE, with which each process would compile everything again.
+            command = [str(target.python), "-I", "-W", "ignore", "-c", f"import {', '.join(imports)}"]
+            pip_runs.run_together([command], pip_runs.Progress(target.find_packages(), set()), held=self._held)
 
     def _install_project(self, target: Environment) -> None:
         """Install the checkout itself, so that its files are used where they are."""

@@ -42,7 +42,7 @@ def format_bytes(count: int) -> str:
 
 
 class PipRun:
-    """One run of `pip install`, of which a thread reads the output."""
+    """One run of pip or Python, of which a thread reads the output."""
 
     def __init__(self, command: list[str], *, held: int) -> None:
         self.activity = ""
@@ -83,7 +83,7 @@ class PipRun:
         if self.process.returncode:
             output = "".join(self._output[-25:])
             raise InstallationFailed(
-                f"pip failed:\n{output}"
+                f"{' '.join(self.process.args[2:5])} failed:\n{output}"
                 "(the lines above say why; check the network, PIP_INDEX_URL and the proxy, then run the command again)"
             )
 
@@ -153,5 +153,5 @@ def run_together(commands: list[list[str]], progress: Progress, *, held: int) ->
 def make_install_command(python: Path, *arguments: str) -> list[str]:
     """Return the command of an installation whose versions are all pinned."""
     command = [str(python), "-I", "-m", "pip", "install", "--no-user", "--no-deps", "--only-binary=:all:"]
-    # Python compiles what it imports, at the first import. Most modules are never imported.
+    # Most modules are never imported, and Python compiles the others when it imports them first.
     return [*command, "--no-compile", "--progress-bar=raw", *arguments]

@@ -73,7 +73,9 @@ class Package:
 
 def _resolve(requirements: list[str], constraints: list[str]) -> dict[str, Package]:
     """Return what pip resolves the requirements to, on PyPI and this machine."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PIP_FIND_LINKS", "PIP_CONSTRAINT")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("PIP_FIND_LINKS", "PIP_CONSTRAINT")
+    }
     environment["PIP_CONFIG_FILE"] = os.devnull
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
@@ -109,8 +111,8 @@ def _walk(
             if not is_needed or name.startswith(without):
                 continue
             if name not in packages:
-                requirement.marker = None
-                missing[name] = str(requirement)
+                extras = f"[{','.join(requirement.extras)}]" if requirement.extras else ""
+                missing[name] = f"{requirement.name}{extras}{requirement.specifier}"
                 continue
             needed.setdefault(name, set()).add(number)
             for wanted in {"", *requirement.extras}:
@@ -201,13 +203,17 @@ def main() -> None:
     cuda = ["torch", *project["project"]["optional-dependencies"]["cuda"]]
     development = [*use, *project["dependency-groups"]["dev"]]
     roots = [*development, *cuda, f"torch==={torch.version}"]
-    pinned = [] if upgrade else [
-        f"{pin.name}=={pin.version}"
-        for name in ("requirements.lock", "requirements-dev.lock", "requirements-cuda.lock")
-        if Path(name).exists()
-        for key, pin in lockfile.read(Path(name)).items()
-        if key != "torch"
-    ]
+    pinned = (
+        []
+        if upgrade
+        else [
+            f"{pin.name}=={pin.version}"
+            for name in ("requirements.lock", "requirements-dev.lock", "requirements-cuda.lock")
+            if Path(name).exists()
+            for key, pin in lockfile.read(Path(name)).items()
+            if key != "torch"
+        ]
+    )
     packages = _resolve(roots, pinned)
     while missing := _walk(packages, roots)[1]:
         known = [f"{package.name}=={package.version}" for name, package in packages.items() if name != "torch"]
