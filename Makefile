@@ -1,7 +1,7 @@
 # `make` alone lists the commands. They run in .venv, which the first command that needs it sets up.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install .use .development check format test test-all faults .faults-mixed .faults-sqlite .faults-postgresql demo bench test-wheel test-lowest release-check docs messages lock clean
+.PHONY: help install .use .development check format test test-all test-slow faults faults-sqlite faults-postgresql chaos fuzz demo bench test-wheel test-lowest release-check docs messages lock clean
 
 # The first Python on PATH that is new enough, or else python3, which the installer refuses with the reason.
 PYTHON ?= $(or $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -38,24 +38,42 @@ format: $(INSTALLED) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Tests run side by side, as many processes as cores and memory allow. PROCESSES=0 runs them in one.
+PROCESSES ?= auto
+SHARE ?= 1/1
+PYTEST = $(BIN)/pytest -q -n $(PROCESSES) --dist worksteal --share $(SHARE)
+CHAOS := tests/faults/test_chaos.py
+
 test: $(INSTALLED) ## run the tests, except slow ones
-	$(BIN)/pytest -q -m "not slow"
+	$(PYTEST) -m "not slow" --durations 20 --durations-min 5
 
 test-all: $(INSTALLED) ## run all tests
-	$(BIN)/pytest -q
+	$(PYTEST)
 
-# The fault tests wait for leases most of the time, so three groups of them run in parallel.
+test-slow: $(INSTALLED) ## run the slow tests, except fault tests
+	$(PYTEST) -m slow --ignore tests/faults
+
 faults: $(INSTALLED) ## run all fault tests, with the slow ones
-	$(MAKE) --jobs 3 .faults-mixed .faults-sqlite .faults-postgresql
+	$(PYTEST) tests/faults
 
-.faults-mixed:
-	$(BIN)/pytest -q tests/faults/test_chaos.py
+faults-sqlite: $(INSTALLED) ## run the fault tests on SQLite (SHARE=1/3 runs a third)
+	$(PYTEST) tests/faults --ignore $(CHAOS) -k sqlite
 
-.faults-sqlite:
-	$(BIN)/pytest -q tests/faults --ignore tests/faults/test_chaos.py -k sqlite
+faults-postgresql: $(INSTALLED) ## run the fault tests on PostgreSQL
+	$(PYTEST) tests/faults --ignore $(CHAOS) -k "not sqlite"
 
-.faults-postgresql:
-	$(BIN)/pytest -q tests/faults --ignore tests/faults/test_chaos.py -k "not sqlite"
+chaos: export FINCH_TEST_CHAOS_SEED = $(SEED)
+chaos: export FINCH_TEST_CHAOS_SECONDS = $(SECONDS)
+chaos: SECONDS ?= 600
+chaos: $(INSTALLED) ## run random faults for SECONDS=600; it prints its SEED
+	$(BIN)/pytest -q $(CHAOS)
+
+# The seed is printed first, so that a failure can be repeated.
+fuzz: export FINCH_TEST_EXAMPLES ?= 10
+fuzz: SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
+fuzz: $(INSTALLED) ## run the tests on random examples with ten times as many; it prints its SEED
+	@echo "make fuzz SEED=$(SEED) FINCH_TEST_EXAMPLES=$(FINCH_TEST_EXAMPLES)"
+	$(PYTEST) -m hypothesis --hypothesis-seed $(SEED)
 
 # Demo and benchmarks use a home of their own, not ~/.finch. DEMO=--small shrinks the demo.
 demo: export FINCH_HOME ?= $(CURDIR)/.demo

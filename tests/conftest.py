@@ -1,4 +1,4 @@
-"""Fixtures of all tests: own settings, tiny models, real services and databases on both engines."""
+"""Fixtures of all tests: an environment of their own, tiny models, real services and databases on both engines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
-from support import services
+from support import fuzzing, machine, services, shares
+from support.isolation import Isolation
 from support.models import tiny_base, tiny_bases, tiny_folder, tiny_folders
 
 from finch_hub.registry.database import Database
@@ -15,19 +16,50 @@ from finch_hub.registry.database import Database
 __all__ = ["tiny_base", "tiny_bases", "tiny_folder", "tiny_folders"]
 
 # How long an example takes says how busy the machine is, not whether the code is right.
-hypothesis.settings.register_profile("finch", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "finch",
+    deadline=None,
+    max_examples=fuzzing.examples(100),
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("finch")
 
 
+_ISOLATION = pytest.StashKey[Isolation]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--share", default="1/1", help="run one of several equal shares of the tests, such as 2/3")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the user's settings before any test module is imported; libraries read some of them at import."""
+    isolation = Isolation()
+    config.add_cleanup(isolation.leave)
+    config.stash[_ISOLATION] = isolation
+    if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        isolation.limit_threads(int(processes))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Answer `-n auto`."""
+    return machine.choose_processes(machine.count_cores(), machine.free_memory())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the share of the tests that `--share` names."""
+    items[:], dropped = shares.split(items, config.getoption("--share"))
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Hide the user's settings from all tests and their child processes; only `FINCH_TEST_*` stay."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in os.environ:
-            if name.startswith("FINCH_") and not name.startswith("FINCH_TEST_"):
-                patch.delenv(name)
-        patch.setenv("FINCH_HOME", str(tmp_path_factory.getbasetemp() / "home"))  # `~/.finch` may hold a finch.toml
-        yield
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail if processes, temporary files or shared memory outlive the tests of this process."""
+    yield
+    left = request.config.stash[_ISOLATION].leftovers()
+    assert not left, "left behind by the tests:\n" + "\n".join(left)
 
 
 @pytest.fixture(scope="session")

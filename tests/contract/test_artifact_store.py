@@ -10,6 +10,7 @@ import fsspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import fuzzing
 
 from finch_hub import errors
 from finch_hub.artifacts.store import ArtifactStore, Entry
@@ -51,7 +52,7 @@ def folder(at: Path, files: dict[str, bytes]) -> Path:
     return at
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=fuzzing.examples(20), deadline=None)
 @given(data=st.binary(max_size=4096))
 def test_get_returns_what_was_put(store: ArtifactStore, data: bytes) -> None:
     digest = store.put(data)

@@ -39,44 +39,42 @@ def run(words: list[str]) -> None:
     assert main.main(words) == 0, words
 
 
-@pytest.mark.usefixtures("newcomer")
-class TestInOrder:
-    """The README first, as a newcomer reads; the other pages go on in the same home."""
+def run_commands(page: str) -> None:
+    for words in commands(page):
+        run(words)
 
-    def test_the_commands_of_the_readme(self) -> None:
-        for words in commands("README.md"):
-            run(words)
-        assert (Path.cwd() / "meadow-model" / "model.safetensors").is_file()
 
-    def test_the_client_of_the_readme(self, capsys: pytest.CaptureFixture[str]) -> None:
-        (snippet,) = blocks("README.md", "python")
-        names: dict[str, Any] = {}
-        exec(compile(snippet, "README.md", "exec"), names)
+def run_snippets(page: str) -> None:
+    names: dict[str, Any] = {}
+    for snippet in blocks(page, "python"):
+        exec(compile(snippet, page, "exec"), names)
+    if "hub" in names:
         names["hub"].close()
-        assert re.search(r"birds/2 \d+\.\d+ -> \d+\.\d+", capsys.readouterr().out)
 
-    def test_the_commands_of_the_concepts(self) -> None:
-        for words in commands("docs/concepts.md"):
-            run(words)
 
-    def test_the_snippets_of_the_python_page(self, capsys: pytest.CaptureFixture[str]) -> None:
-        names: dict[str, Any] = {}
-        for snippet in blocks("docs/python.md", "python"):
-            exec(compile(snippet, "docs/python.md", "exec"), names)
-        shown = capsys.readouterr().out
-        assert "did you mean" in shown
-        kept = re.findall(r"^(\w+)/\d+ (measured|undefined) (None|-?[\d.e-]+)$", shown, re.MULTILINE)
-        assert {name for name, *_ in kept} == {"birds", "bees"}
-        assert all((status == "undefined") == (value == "None") for _, status, value in kept)
-
-    def test_the_commands_of_the_export_page(self) -> None:
-        lines = "".join(blocks("docs/export.md", "sh")).splitlines()
-        assert [line.split()[:2] for line in lines] == [["finch-hub", kind] for kind in ("merge", "quantize", "export")]
-        assert main.main(["adapters", "show", "birds/3"]) == 0, "the pages before made it"
-        for line in lines:
-            run(shlex.split(line)[1:])
-        assert (Path.cwd() / "merged" / "model.safetensors").is_file()
-        assert (Path.cwd() / "birds-gguf" / "adapter.gguf").is_file()
+@pytest.mark.usefixtures("newcomer")
+def test_pages_run_in_the_order_in_which_a_newcomer_reads_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """One test, because each page goes on in the home that the one before has left."""
+    run_commands("README.md")
+    assert (Path.cwd() / "meadow-model" / "model.safetensors").is_file()
+    capsys.readouterr()
+    run_snippets("README.md")
+    assert re.search(r"birds/2 \d+\.\d+ -> \d+\.\d+", capsys.readouterr().out)
+    run_commands("docs/concepts.md")
+    capsys.readouterr()
+    run_snippets("docs/python.md")
+    shown = capsys.readouterr().out
+    assert "did you mean" in shown
+    kept = re.findall(r"^(\w+)/\d+ (measured|undefined) (None|-?[\d.e-]+)$", shown, re.MULTILINE)
+    assert {name for name, *_ in kept} == {"birds", "bees"}
+    assert all((status == "undefined") == (value == "None") for _, status, value in kept)
+    lines = "".join(blocks("docs/export.md", "sh")).splitlines()
+    assert [line.split()[:2] for line in lines] == [["finch-hub", kind] for kind in ("merge", "quantize", "export")]
+    assert main.main(["adapters", "show", "birds/3"]) == 0, "the pages before made it"
+    for line in lines:
+        run(shlex.split(line)[1:])
+    assert (Path.cwd() / "merged" / "model.safetensors").is_file()
+    assert (Path.cwd() / "birds-gguf" / "adapter.gguf").is_file()
 
 
 def test_every_block_of_a_page_is_of_a_kind_that_a_test_runs() -> None:

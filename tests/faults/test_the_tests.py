@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,11 +29,11 @@ def test_without_the_fence_at_least_three_tests_fail(tmp_path: Path) -> None:
     assert places == 1, "this test found the fence"
     writes.write_text(unfenced)
     files = map(str, ABOUT_THE_FENCE)
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", *files]
+    paths = f"pythonpath={shlex.quote(str(ROOT / 'tests'))}"  # without the checkout's own package
+    command = [sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", "-o", paths, *files]
     ran = subprocess.run(
         [*command, "-c", str(ROOT / "pyproject.toml"), "-k", "sqlite and (lost_attempt or stopped_for_longer)"],
-        cwd=tmp_path,  # where this process and its workers look for imports first
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,  # where `python -m` looks for imports, and its children as it does
         capture_output=True,
         text=True,
     )

@@ -58,8 +58,7 @@ class Broker:
     """A Valkey on a unix socket that can be killed, flushed and started again."""
 
     def __init__(self) -> None:
-        # In /tmp, since paths of sockets must be short.
-        self._folder = tempfile.TemporaryDirectory(prefix="finch-broker-", dir="/tmp")
+        self._folder = tempfile.TemporaryDirectory(prefix="finch-broker-")
         self.socket = Path(self._folder.name) / "s"
         self.url = f"redis+socket://{self.socket}"
         self._server: ValkeyServer | None = None

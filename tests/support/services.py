@@ -41,7 +41,7 @@ class PostgresServer:
 
     def __init__(self, *, durable: bool = False, guarded: bool = False) -> None:
         self._durable = durable
-        self.folder = Path(tempfile.mkdtemp(prefix="finch-pg-", dir="/tmp"))  # short: socket paths have a limit
+        self.folder = Path(tempfile.mkdtemp(prefix="finch-pg-"))
         self.user = _NOBODY if os.geteuid() == 0 else None
         if self.user:
             shutil.chown(self.folder, self.user)
@@ -153,7 +153,7 @@ def valkey() -> Iterator[str]:
         return
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
-    with ValkeyServer(port=port) as server:
+    with tempfile.TemporaryDirectory() as folder, ValkeyServer(port=port, data_dir=Path(folder)) as server:
         yield f"{server.connection_url}/0"
 
 

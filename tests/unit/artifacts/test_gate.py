@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import fuzzing
 from support.safetensors_files import CONFIG, PREFIX, adapter_folder, arrays, factors
 
 from finch_hub import errors
@@ -350,7 +351,7 @@ def test_shapes_of_another_base_are_named(tmp_path: Path) -> None:
     assert [problem.where for problem in refused.value.problems] == ["layers.0.q", "layers.1.q"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=fuzzing.examples(80))
 @given(data=st.data())
 def test_adapter_with_changed_bytes_is_refused_or_admitted_twice(tmp_path_factory: Any, data: st.DataObject) -> None:
     """The gate raises no other error than its own, and admits an admitted adapter again."""

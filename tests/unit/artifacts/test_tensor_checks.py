@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import fuzzing
 
 from finch_hub.artifacts.tensor_checks import TensorStatistics, scan_tensor
 from finch_hub.formats.safetensors_header import TensorInfo
@@ -21,7 +22,7 @@ def as_bf16(values: np.ndarray) -> bytes:
     return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=fuzzing.examples(60))
 @given(
     values=st.lists(st.floats(allow_nan=True, allow_infinity=True, width=16), min_size=1, max_size=50),
     dtype=st.sampled_from(["F64", "F32", "F16", "BF16"]),

@@ -8,6 +8,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from support import fuzzing
 from support.safetensors_files import arrays, pack, raw, tensor
 
 from finch_hub import errors
@@ -144,7 +145,7 @@ FILES = st.dictionaries(
 TEXTS = st.dictionaries(st.text(max_size=10), st.text(max_size=20), max_size=1)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=fuzzing.examples(60))
 @given(content=FILES, metadata=TEXTS)
 def test_file_of_the_safetensors_library_is_read_and_rewritten_alike(
     tmp_path: Path, content: dict[str, Any], metadata: dict[str, str]
@@ -163,7 +164,9 @@ def test_file_of_the_safetensors_library_is_read_and_rewritten_alike(
     assert head + b"".join(tensors[name].tobytes() for name in order) == written
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=fuzzing.examples(150)
+)
 @given(data=st.data())
 def test_file_with_changed_bytes_is_read_rightly_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     """Accepted tensors lie inside the file, do not overlap, and cover it."""
@@ -174,7 +177,9 @@ def test_file_with_changed_bytes_is_read_rightly_or_refused(tmp_path: Path, data
     _read_or_refuse(tmp_path / "f")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=fuzzing.examples(100)
+)
 @given(text=st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 @example(text={"__metadata__": None})
 @example(text={"t": {"dtype": None, "shape": None, "data_offsets": None}})

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import registry
+from support import fuzzing, registry
 
 from finch_hub.registry import attempts, claims, jobs, placement, tables, types, values
 from finch_hub.registry.database import Database
@@ -84,7 +84,7 @@ capabilities = st.builds(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=fuzzing.examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(asked=st.lists(requirements, min_size=1, max_size=4), slot=capabilities)
 def test_claim_takes_exactly_the_jobs_without_misfits(
     database: Database, asked: list[Requirements], slot: values.Capabilities

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import fuzzing
 from support.updates import SHAPES, adapter, dense, dense_sum, expand, relative
 
 from finch_hub import errors
@@ -28,7 +29,7 @@ def summed(core: core_space.CoreSpace) -> dict[str, torch.Tensor]:
     return core.merge([1.0] * len(core.parents), lambda block, w: block.cores.sum(0))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=fuzzing.examples(25))
 @given(
     ranks=st.lists(st.integers(1, 8), min_size=1, max_size=4),
     missing=st.sets(st.sampled_from(sorted(SHAPES)), max_size=2),
@@ -71,7 +72,7 @@ def test_bases_of_wide_spectra_are_orthonormal() -> None:
         assert relative(dense(update), dense(wide.factors[module])) < FLOAT32
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=fuzzing.examples(20))
 @given(c=st.floats(1e-4, 1e4), seed=st.integers(0, 2**16))
 def test_scaling_a_parents_factors_changes_nothing(c: float, seed: int) -> None:
     first, second = adapter("a", seed=seed), adapter("b", seed=seed + 1)
@@ -131,7 +132,7 @@ def test_parents_without_a_common_module_are_both_kept() -> None:
     assert relative(dense(made["layers.0.q"]), dense(first.factors["layers.0.q"])) < FLOAT32
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=fuzzing.examples(20))
 @given(rank=st.integers(1, 6), seed=st.integers(0, 2**16))
 def test_truncation_error_is_the_discarded_singular_values(rank: int, seed: int) -> None:
     parents = [adapter("a", seed=seed), adapter("b", seed=seed + 1)]

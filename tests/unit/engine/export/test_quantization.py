@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from support import fuzzing
 from support.adapters import VARIANTS, logits, save_adapter
 
 from finch_hub import errors
@@ -31,7 +32,7 @@ def metrics(loss: float) -> TokenMetrics:
     return TokenMetrics(loss=loss, accuracy=0.5, tokens=10, examples=1)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=fuzzing.examples(50))
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12))
 def test_spread_keeps_the_product_and_equalizes_all_directions(seed: int, rank: int, out: int, inner: int) -> None:
     a, b = random(seed, rank, inner), random(seed + 1, out, rank)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support import fuzzing
 from support.updates import SHAPES, adapter, dense, dense_sum, expand, relative
 
 from finch_hub import errors
@@ -65,7 +66,7 @@ def parents(count: int = 3, **options: object) -> list[ParentAdapter]:
 
 
 @neutral
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=fuzzing.examples(5))
 @given(rank=st.integers(1, 8), seed=st.integers(0, 2**16))
 def test_one_parent_at_weight_1_is_unchanged(name: str, rank: int, seed: int) -> None:
     parent = adapter("a", seed=seed, rank=rank)
@@ -99,7 +100,7 @@ def test_parents_without_a_common_module_are_untouched(name: str) -> None:
 
 
 @trimming
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=fuzzing.examples(5))
 @given(order=st.permutations(range(3)), weights=st.tuples(*[st.floats(0.1, 2)] * 3), seed=st.integers(0, 99))
 def test_the_order_of_parents_does_not_matter(
     name: str, order: list[int], weights: tuple[float, float, float], seed: int
@@ -112,7 +113,7 @@ def test_the_order_of_parents_does_not_matter(
 
 
 @trimming
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=fuzzing.examples(5))
 @given(c=st.floats(0.01, 100))
 def test_scaling_a_parents_factors_changes_nothing(name: str, c: float) -> None:
     three = parents()
@@ -125,7 +126,7 @@ def test_scaling_a_parents_factors_changes_nothing(name: str, c: float) -> None:
 
 
 @trimming
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=fuzzing.examples(5))
 @given(scale=st.floats(0.05, 4))
 def test_result_is_linear_in_a_common_factor_of_the_weights(name: str, scale: float) -> None:
     core = core_space.build(parents())
@@ -178,7 +179,7 @@ def test_opposite_parents_cancel(name: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", [(linear, p.LinearParameters()), (cat, NoParameters())], ids=["linear", "cat"])
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=fuzzing.examples(10))
 @given(
     ranks=st.lists(st.integers(1, 6), min_size=2, max_size=4),
     weights=st.lists(st.floats(-2, 2), min_size=4, max_size=4),
