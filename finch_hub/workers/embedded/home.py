@@ -19,7 +19,11 @@ def exists(settings: Settings) -> bool:
 
 
 def lock(settings: Settings, name: str) -> filelock.BaseFileLock:
-    """Return a lock of the home: "broker" while the broker starts or ends, "worker" while the home's worker runs."""
+    """Return a lock of the home.
+
+    It is "broker" while the broker starts or ends, "worker" while the home's worker runs, and "end" while a client
+    requests its end.
+    """
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     return filelock.FileLock(settings.home / f"{name}.lock", mode=0o600, timeout=_LOCK_SECONDS)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
 
@@ -21,6 +20,7 @@ from finch_hub.specs.value import JsonObject
 from finch_hub.workers.embedded import broker, code_version, home
 
 _STARTING = "worker.starting"
+_ENDING = "worker.ending"
 _STARTING_SECONDS = 15.0  # that a worker may take to its lock on a busy machine
 
 
@@ -37,7 +37,7 @@ def ensure(settings: Settings, *, code: str | None = None) -> None:
     if running is not None:
         if running.get("code", code) == (code or code_version.current()):
             return
-        _signal(running, signal.SIGTERM)  # it hands its jobs back and ends, and the new worker waits for its lock
+        _request_end(running, settings)  # it hands its jobs back and ends, and the new worker waits for its lock
     starting = settings.home / _STARTING
     with contextlib.suppress(FileNotFoundError):
         if abs(time.time() - starting.stat().st_mtime) < _STARTING_SECONDS:  # the clock may have been set back
@@ -51,15 +51,17 @@ def ensure(settings: Settings, *, code: str | None = None) -> None:
 
 
 def stop(settings: Settings, *, wait: float = 60.0) -> bool:
-    """Let the home's worker hand its jobs back and end. Return whether one ran.
+    """Let the home's worker hand its jobs back and end, with its broker. Return whether one ran.
 
     Raises:
         Unavailable: the worker did not end within `wait` seconds.
     """
     running = read_record(settings)
     if running is None:
+        if settings.broker_url is None and home.exists(settings):
+            broker.stop(settings, worker="")  # left by a worker that was killed
         return False
-    _signal(running, signal.SIGTERM)
+    _request_end(running, settings)
     deadline = time.monotonic() + wait
     while read_record(settings) is not None:
         if time.monotonic() > deadline:
@@ -100,11 +102,16 @@ def write_record(settings: Settings) -> None:
     (settings.home / _STARTING).unlink(missing_ok=True)
 
 
-def _signal(worker: JsonObject, number: int) -> None:
-    with contextlib.suppress(psutil.Error, KeyError):
+def _request_end(worker: JsonObject, settings: Settings) -> None:
+    """Send SIGTERM to a worker, once whatever many clients request: at the second one it ends without waiting."""
+    requested = settings.home / _ENDING
+    with contextlib.suppress(psutil.Error, KeyError), home.lock(settings, "end"):
+        identity = f"{worker['pid']} {worker['started']}"
         process = psutil.Process(worker["pid"])
-        if abs(process.create_time() - worker["started"]) < 1:  # else another process has got its id
-            process.send_signal(number)
+        is_worker = abs(process.create_time() - worker["started"]) < 1  # else another process has got its id
+        if is_worker and not (requested.exists() and requested.read_text(encoding="utf-8") == identity):
+            requested.write_text(identity, encoding="utf-8")
+            process.terminate()
 
 
 def _as_environment(settings: Settings) -> dict[str, str]:
