@@ -17,8 +17,8 @@ class _RemoteFile(io.RawIOBase):
     def __init__(self, url: str) -> None:
         self._url = url
         self._position = 0
-        request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the URL comes from pip or the index
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+        request = urllib.request.Request(url, method="HEAD")
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
             self.size = int(answer.headers["Content-Length"])
 
     def seekable(self) -> bool:
@@ -40,8 +40,8 @@ class _RemoteFile(io.RawIOBase):
         if end <= self._position:
             return 0
         headers = {"Range": f"bytes={self._position}-{end - 1}"}
-        request = urllib.request.Request(self._url, headers=headers)  # noqa: S310
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+        request = urllib.request.Request(self._url, headers=headers)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
             if answer.status != 206:
                 raise OSError(f"{self._url} cannot be read in parts")
             data = answer.read()
