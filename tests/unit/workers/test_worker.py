@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
 from support import services
+from support.children import FakeChild
 
 from finch_hub import settings
 from finch_hub.registry import jobs, types, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.tables import jobs as table
-from finch_hub.specs.jobs import ExportSpec, Requirements
+from finch_hub.specs.jobs import ExportSpec, Job, Requirements
 from finch_hub.workers import worker as module
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.maintenance import Maintenance
@@ -139,3 +140,99 @@ def test_worker_that_is_ended_while_it_starts_leaves_no_broker(tmp_path: Path, m
         signal.signal(signal.SIGTERM, before)
     assert answered == [True]
     assert not home_broker.answers(made._settings)
+
+
+@pytest.mark.parametrize(
+    ("requirements", "is_draining", "is_left", "is_passed_on"),
+    [
+        (Requirements(), False, True, False),
+        (Requirements(labels=("big",)), False, False, True),
+        (Requirements(), True, False, True),
+    ],
+)
+def test_wake_up_for_a_job_that_the_worker_cannot_run_is_passed_on(
+    requirements: Requirements,
+    is_draining: bool,
+    is_left: bool,
+    is_passed_on: bool,
+    worker: Worker,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = worker._register()
+    with database.write() as session:
+        job = jobs.submit(session, SPEC, requirements=requirements)
+    passed: list[tuple[str, list[str]]] = []
+
+    def wake_fitting(job: Job, candidates: Sequence[values.Worker]) -> list[str]:
+        passed.append((job.id, [candidate.id for candidate in candidates]))
+        return []
+
+    monkeypatch.setattr(worker._dispatcher, "wake_fitting", wake_fitting)
+    worker._attempt_source.is_draining = is_draining
+    (slot,) = worker._slots
+    assert worker._is_left(job.id, slot) is is_left
+    assert passed == ([(job.id, [own.id])] if is_passed_on else [])
+    with database.write() as session:
+        jobs.request_cancel(session, job.id)
+    passed.clear()
+    assert not worker._is_left(job.id, slot)
+    assert not worker._is_left("no-such-job", slot)
+    assert passed == [], "nobody waits for it"
+
+
+def test_first_signal_hands_jobs_back_and_the_second_kills_the_children(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    (slot,) = worker._slots
+    warm, working = FakeChild(), FakeChild()
+    slot.child = warm  # type: ignore[assignment]
+    slot.attempt = SimpleNamespace(child=working)  # type: ignore[assignment]
+    worker._on_shutting_down("Warm")
+    assert worker._attempt_source.stopping.is_set()
+    assert (warm.calls, working.calls, ended) == ([], [], [])
+    worker._on_shutting_down("Warm")
+    assert (warm.calls, working.calls, ended) == (["kill"], ["kill"], [1])
+
+
+def test_files_of_final_jobs_are_removed_and_every_listener_is_called(
+    worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database.write() as session:
+        queued, final = (jobs.submit(session, SPEC) for _ in range(2))
+        final = jobs.request_cancel(session, final.id)
+    for job in (queued, final):
+        worker._folders.begin(job.id, 1).mkdir(parents=True)
+    heard: list[str] = []
+
+    def leave(job: Job) -> None:
+        raise SystemExit("a listener of a plugin")
+
+    listeners = {
+        "leaves": SimpleNamespace(load=lambda: leave),
+        "hears": SimpleNamespace(load=lambda: lambda job: heard.append(job.id)),
+    }
+    monkeypatch.setattr(type(worker._stores.catalog), "listeners", listeners)
+    for ended in (queued, final, None):
+        worker._ended_jobs.put(ended)
+    worker._follow_up()
+    assert heard == [queued.id, final.id]
+    assert worker._folders.jobs() == [queued.id]
+
+
+def test_slot_of_an_attempt_with_a_defect_is_free_afterwards(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    def run() -> None:
+        assert slot.attempt is attempt
+        raise ZeroDivisionError("a defect")
+
+    woken: list[bool] = []
+    worker._maintenance = SimpleNamespace(wake=lambda: woken.append(True))  # type: ignore[assignment]
+    (slot,) = worker._slots
+    following = SimpleNamespace(job=None)
+    attempt = SimpleNamespace(run=run, job_ids=["a"], child=None, next_job=following, ended_jobs=[])
+    worker._run(attempt, slot)  # type: ignore[arg-type]
+    assert (slot.attempt, slot.child, slot.next_job) == (None, None, following)
+    assert woken == [True]
+    assert "action=run job_id=a" in caplog.text

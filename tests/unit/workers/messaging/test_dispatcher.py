@@ -11,7 +11,7 @@ import pytest
 from support.fleet import Broker
 
 from finch_hub import settings
-from finch_hub.registry import jobs
+from finch_hub.registry import jobs, outbox, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import ExportSpec, Requirements
 from finch_hub.workers.messaging import dispatcher as module
@@ -110,3 +110,68 @@ def test_job_is_due_soon_after_a_failed_dispatch(
     dispatcher.close()
     assert dispatcher.dispatch_due() == 1
     assert sent(broker) == [f"['{job.id}']"]
+
+
+def register(database: Database, name: str, *, slots: int = 1, labels: tuple[str, ...] = ()) -> values.Worker:
+    with database.write() as session:
+        return workers.register(
+            session,
+            values.WorkerDescription(
+                id=name,
+                hostname="box",
+                pid=1,
+                version="1",
+                schema_revision="1",
+                slots=slots,
+                devices=(values.Device(kind="cpu", name="cpu", memory_bytes=2**40, free_bytes=2**40),) * slots,
+                labels=labels,
+            ),
+        )
+
+
+def test_wake_up_is_passed_on_to_each_slot_of_the_active_workers_that_fit(
+    broker: Broker, database: Database, dispatcher: Dispatcher
+) -> None:
+    register(database, "fits", slots=2, labels=("big",))
+    register(database, "unfit")
+    for state in ("draining", "stopping"):
+        register(database, state, labels=("big",))
+        with database.write() as session:
+            workers.request_state(session, state, state)
+    with database.write() as session:
+        job = jobs.submit(session, SPEC, requirements=Requirements(labels=("big",)))
+        candidates = workers.find(session)
+    assert dispatcher.wake_fitting(job, candidates) == ["fits"]
+    with broker.client() as client:
+        names = [worker.id for worker in candidates]
+        assert {name: client.llen(f"{KEY_PREFIX}worker.{name}") for name in names} == dict.fromkeys(names, 0) | {
+            "fits": 2
+        }
+
+
+def test_messages_are_as_many_as_the_slots_if_there_are_many_jobs(
+    broker: Broker, database: Database, dispatcher: Dispatcher
+) -> None:
+    """A slot that is awake works until no job is left."""
+    with database.write() as session:
+        many = [jobs.submit(session, SPEC) for _ in range(30)]
+        few = [jobs.submit(session, SPEC, requirements=Requirements(queue="gpu")) for _ in range(3)]
+    dispatcher.dispatch(*many, *few)
+    assert (len(sent(broker)), len(sent(broker, "gpu"))) == (16, 3), "without workers, a few are sent"
+    register(database, "one", slots=20)
+    dispatcher.dispatch(*many, *few)
+    assert (len(sent(broker)), len(sent(broker, "gpu"))) == (16 + 20, 3 + 3)
+
+
+@pytest.mark.parametrize("lease_seconds", [30.0, 90.0])
+def test_message_is_sent_again_after_a_minute_or_a_lease(
+    broker: Broker, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lease_seconds: float
+) -> None:
+    taken: list[float] = []
+    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(outbox, "take_due", lambda session, *, limit, again_seconds: taken.append(again_seconds))
+    with database.write() as session:
+        jobs.submit(session, SPEC)
+    made = Dispatcher(settings.load(home=tmp_path, broker_url=broker.url, lease_seconds=lease_seconds), database)
+    assert made.dispatch_due() == 0
+    assert taken == [min(60.0, lease_seconds)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from finch_hub import errors
 from finch_hub.engine.bases import precision
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data import reading
+from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
+from finch_hub.workers import child
 from finch_hub.workers.runs import train
 from finch_hub.workers.runs.channel import Channel
 from finch_hub.workers.runs.model_cache import BaseOrder
@@ -82,3 +85,23 @@ def test_speed_is_compared_with_the_measured_one_if_the_measurement_chose_the_dt
     parameters = report.total_parameters - report.trainable_parameters
     speed = 4 * parameters * report.tokens / report.seconds
     assert compared == ([(pytest.approx(speed), tmp_path / "cache")] if is_compared else [])
+
+
+@pytest.mark.parametrize("problem", ["none", "rows that are too long", "a damaged file", "an unknown field"])
+def test_text_of_a_dataset_is_neither_reported_nor_logged(
+    problem: str, channel: Channel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    marked = [Example.of_pair(f"Where does zyzzyva {number} live? " * 9, "zyzzyva " * 9) for number in range(12)]
+    order = order_of(tmp_path, **({"max_length": 16} if problem == "rows that are too long" else {}))
+    content = reading.dump_examples(marked)
+    if problem == "a damaged file":
+        content = content[:-9]
+    if problem == "an unknown field":
+        content = content.replace(b'{"messages"', b'{"note":"zyzzyva","messages"')
+    order.train.write_bytes(content)
+    message = {"kind": "train", "workdir": str(tmp_path / "work"), "order": order.model_dump(mode="json")}
+    with caplog.at_level(logging.DEBUG):
+        assert child.run(message, channel) is (problem == "none")
+    said = channel._messages.getvalue().decode() + caplog.text  # type: ignore[attr-defined]
+    assert '"type": "done"' in said if problem == "none" else '"type": "failed"' in said
+    assert "zyzzyva" not in said

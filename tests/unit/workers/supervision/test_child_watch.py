@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support import registry
 from support.children import FakeChild
 
 from finch_hub import settings
-from finch_hub.workers.supervision import child_watch
+from finch_hub.registry.database import Database
+from finch_hub.workers.supervision import child_watch, clock
 from finch_hub.workers.supervision.child_watch import ChildWatch
+from finch_hub.workers.supervision.lease import ClaimedJob
+from finch_hub.workers.supervision.lease import Lease as RealLease
 
 EVENT = {"type": "event", "event": {"type": "message", "message": "half done"}}
 
@@ -122,3 +127,32 @@ def test_child_that_ignores_a_stop_is_to_be_killed_after_its_grace(
     watching.lease.reason, watching.lease.step = reason, 0.5
     assert watching.run() == {"type": "stopped", "why": reason, "killed": True}
     assert grace <= watching.lease.now <= grace + 3.0
+
+
+def test_time_in_doubt_is_not_silence(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that is suspended for longer than a stall cannot report anything."""
+    now, doubts = [1000.0], [500.0, 1200.0]
+    monkeypatch.setattr(clock, "elapsed", lambda: now[0])
+    registry.submit(database, time_limit=400.0)
+    in_force = settings.load(stall_seconds=900.0, lease_seconds=60.0, heartbeat_seconds=5.0)
+    claimed = ClaimedJob(job=registry.claimed(database, lease=3600.0), requested_at=now[0])
+    lease, child, record = RealLease(database, claimed, in_force, stopping=threading.Event()), FakeChild(), Record()
+    lease.guard(child)
+
+    def resume() -> None:
+        now[0] += 30.0  # the child works on
+        if not doubts:
+            child.say(type="done", outcome={})
+
+    def suspend() -> None:
+        now[0] += doubts.pop() if doubts else 0.0  # the database does not answer
+
+    def write_due_events() -> None:
+        now[0] = lease.certain_until
+
+    monkeypatch.setattr(child, "suspend", suspend)
+    monkeypatch.setattr(child, "resume", resume)
+    monkeypatch.setattr(record, "write_due_events", write_due_events)
+    arguments: tuple[Any, ...] = (child, lease, record, in_force)
+    assert ChildWatch(*arguments, memory_limit=1000).run() == {"type": "done", "outcome": {}}
+    assert child.sent == [], "no limit was reached"
