@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,18 @@ def test_plain_text_has_labels_from_its_second_token_to_the_end_token() -> None:
     assert example.input_ids[-1] == tokenizer.eos_token_id
 
 
+def test_plain_text_that_ends_with_the_end_token_gets_no_second_one() -> None:
+    tokenizer = make_tokenizer()
+    ended = tokenize(Example(text="The finch sings." + tokenizer.eos_token), tokenizer, max_length=512)
+    unended = tokenize(Example(text="The finch sings."), tokenizer, max_length=512)
+    assert ended.input_ids.tolist() == unended.input_ids.tolist()
+
+
+def test_tokenizer_without_offsets_is_refused() -> None:
+    with pytest.raises(errors.Incompatible, match=r"no offsets.*tokenizer\.json"):
+        tokenize(TALK, SimpleNamespace(is_fast=False), max_length=512)  # type: ignore[arg-type]
+
+
 def test_long_prompt_loses_its_beginning_and_keeps_the_answer() -> None:
     tokenizer = make_tokenizer()
     pair = Example.of_pair("seeds " * 40, "In woods.")
@@ -161,6 +174,7 @@ def test_long_answer_is_cut_after_half_of_the_prompt() -> None:
     prompt = int(whole.labels.argmax())
     cut = tokenize(pair, tokenizer, max_length=prompt + 10)
     assert len(cut) == prompt + 10
+    assert cut.cut == len(whole) - len(cut)
     assert int(cut.labels.argmax()) == prompt - prompt // 2
 
 
