@@ -38,7 +38,7 @@ MEASURED_FACTS, MEASURED_STEPS = 2, 3
 MAX_CHARACTERS = 300  # of a row; longer rows teach less in the same time
 TEMPLATE_TOKENS = 16  # tokens that the chat template adds to an example
 DEFAULT_SYSTEM_TOKENS = 21  # the template's system prompt for examples that have none
-AGREEMENT = 0.97  # rounding the merged weights to bfloat16 can change the order of nearly equal logits
+AGREEMENT = 0.9  # rounding the merged weights to bfloat16 can change the order of nearly equal logits
 FACT_OPTIONS: dict[str, Word] = {"--target-modules": "all-linear", "--learning-rate": 1e-3}
 
 
@@ -299,6 +299,9 @@ class Demo:
         agreement, places = compared["agreement"], compared["places"]
         what = f"the merged model has PEFT's next token at {agreement:.1%} of {places} places"
         self.steps.check(agreement >= AGREEMENT, what)
+        error, effect = compared["error"], compared["effect"]
+        what = f"its logits differ from PEFT's by {error:.3f} on average, and those of the base by {effect:.3f}"
+        self.steps.check(error < effect / 2, what)
         size = sum(file.stat().st_size for file in out.iterdir())
         return {"reference": reference, "out": str(out), "bytes": size, **compared}
 

@@ -20,17 +20,23 @@ PROBES = (
 
 
 def main(merged: str, base: str, adapter: str) -> None:
-    """Compare the logits of the merged model with those of base and adapter in float32."""
+    """Compare the logits of the merged model with those of base and adapter in float32.
+
+    `agreement` is the share of places with the same next token. `error` is the mean difference of the logits, and
+    `effect` the mean difference that the adapter makes to the base.
+    """
     logging.disable_progress_bar()
     warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers will rename
     tokenizer = AutoTokenizer.from_pretrained(merged)
     batches = [tokenizer(probe, return_tensors="pt") for probe in PROBES]
     merged_logits = _logits(AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), batches)
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    base_logits = _logits(plain, batches)
     adapted_logits = _logits(PeftModel.from_pretrained(plain, adapter), batches)
     agreement = (merged_logits.argmax(-1) == adapted_logits.argmax(-1)).float().mean().item()
-    difference = (merged_logits - adapted_logits).abs().max().item()
-    print(json.dumps({"agreement": agreement, "difference": difference, "places": len(merged_logits)}))
+    error = (merged_logits - adapted_logits).abs().mean().item()
+    effect = (base_logits - adapted_logits).abs().mean().item()
+    print(json.dumps({"agreement": agreement, "error": error, "effect": effect, "places": len(merged_logits)}))
 
 
 def _logits(model: Any, batches: list[Any]) -> torch.Tensor:
