@@ -154,7 +154,7 @@ def test_plain_text_that_ends_with_the_end_token_gets_no_second_one() -> None:
 
 def test_tokenizer_without_offsets_is_refused() -> None:
     with pytest.raises(errors.Incompatible, match=r"no offsets.*tokenizer\.json"):
-        tokenize(TALK, SimpleNamespace(is_fast=False), max_length=512)  # type: ignore[arg-type]
+        tokenize(TALK, SimpleNamespace(is_fast=False), max_length=512)
 
 
 def test_long_prompt_loses_its_beginning_and_keeps_the_answer() -> None:
