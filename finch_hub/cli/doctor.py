@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-import os
 import platform
 import shutil
 import tempfile
@@ -77,10 +76,9 @@ def check_machine(*, torch: bool) -> list[Finding]:
 
 
 def _machine() -> Finding:
-    import psutil
+    from finch_hub.engine.machine import container
 
-    memory = psutil.virtual_memory().total
-    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    memory, cores = container.measure_main_memory(), container.count_physical_cores()
     found = f"{platform.system()} {platform.machine()}, {cores} cores, {tables.format_bytes(memory)} memory"
     advice = "add memory: training needs several gigabytes even for a small base" if memory < LEAST_MEMORY_BYTES else ""
     return Finding(about="machine", found=found, advice=advice)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from finch_hub.cli import doctor
+from finch_hub.engine.machine import container
+
 from .conftest import Run
 
 
@@ -23,6 +26,14 @@ def test_doctor_reports_the_machine_and_its_problems(run: Run, monkeypatch: pyte
     assert "does not answer" in found["broker"]["advice"]
     assert "db upgrade" in found["database"]["advice"]
     assert "sesame" not in ran.out + ran.err
+
+
+def test_doctor_reports_what_the_container_has_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "measure_main_memory", lambda: 3 * 10**9)
+    monkeypatch.setattr(container, "count_physical_cores", lambda: 3)
+    machine = doctor.check_machine(torch=False)[0]
+    assert machine.found.endswith("3 cores, 3.0 GB memory")
+    assert machine.advice.startswith("add memory")
 
 
 def test_doctor_reports_an_unusable_home_beside_everything_else(
