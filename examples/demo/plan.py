@@ -83,7 +83,7 @@ class Sizes:
         return 0.8 if self.rows >= 96 and self.held_out >= _MIN_ROWS_TO_DIVIDE and self.evaluations >= 6 else None
 
 
-_MIN = Sizes(facts=2, fact_epochs=3, rows=4, held_out=2, evaluations=1, answer_tokens=12)
+_MIN = Sizes(facts=2, fact_epochs=3, rows=4, held_out=2, evaluations=1, answer_tokens=16)
 _MAX = Sizes(facts=32, fact_epochs=5, rows=128, held_out=24, evaluations=8, answer_tokens=32)
 
 

@@ -119,9 +119,8 @@ def _draw_results(summary: Mapping[str, Any]) -> Table:
 def _draw_commands(summary: Mapping[str, Any]) -> list[Text]:
     composed, home = summary["composition"]["adapter"], shlex.quote(summary["home"])
     question = summary["answers"][-1]["question"]
-    knowledge = summary["facts"]["reference"]
     commands = (
-        f"finch-hub generate {shlex.quote(question)} --adapter {knowledge} --adapter {composed}",
+        f"finch-hub generate {shlex.quote(question)} --adapter {summary['facts']['reference']}",
         f"finch-hub train birds.jsonl --adapter birds --base {summary['base']}",
         f"finch-hub export {composed} --format gguf --out all-four-gguf",
     )
