@@ -7,8 +7,8 @@ The development environment runs it, since it builds the package and makes the t
     .venv/bin/python -m scripts.check_package lowest     installs the oldest requirements and calls every command
     .venv/bin/python -m scripts.check_package release    builds both archives, checks them, then does as `wheel`
 
-torch has the version of the development environment. It comes from TORCH_INDEX if that is set, else from where pip
-finds it.
+torch has the version of the development environment. If TORCH_INDEX can be reached, it is the build for CPUs there,
+else the one that pip finds.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ EXTRAS = {
     "postgres": "import psycopg, sqlalchemy; sqlalchemy.create_engine('postgresql+psycopg://localhost/finch')",
     "s3": "import fsspec; fsspec.filesystem('s3', anon=True)",
 }
+_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 _PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
@@ -51,9 +52,10 @@ class Environment:
         else:
             run(python, "-m", "venv", folder)
         self.python, self.program = folder / "bin" / "python", folder / "bin" / "finch-hub"
-        index = os.environ.get("TORCH_INDEX")
+        index = os.environ.get("TORCH_INDEX") or _CPU_INDEX
         version = importlib.metadata.version("torch").partition("+")[0]
-        self.install(f"torch=={version}", *(("--index-url", index) if index else ()))
+        # Beside the user's index, so that pip goes on without it. `+cpu` makes a build newer than the one without.
+        self.install(f"torch=={version}", "--extra-index-url", index, "--retries", "1")
 
     def install(self, *requirements: str | Path) -> None:
         """Install requirements with plain pip."""
