@@ -45,6 +45,13 @@ class PipRun:
     """One run of pip or Python, of which a thread reads the output."""
 
     def __init__(self, command: list[str], *, held: int) -> None:
+        self._purpose, self._advice = (
+            "pip",
+            "check the network, the proxy and PIP_INDEX_URL, then run the command again",
+        )
+        if "-c" in command:
+            self._purpose = "importing the installed packages"
+            self._advice = "install the system libraries that are missing, then run the command again"
         self.activity = ""
         self._output: list[str] = []
         # The child holds the lock of the installation too, so nobody else starts while it lives.
@@ -82,10 +89,7 @@ class PipRun:
         self._reader.join()
         if self.process.returncode:
             output = "".join(self._output[-25:])
-            raise InstallationFailed(
-                f"{' '.join(self.process.args[2:5])} failed:\n{output}"
-                "(the lines above say why; check the network, PIP_INDEX_URL and the proxy, then run the command again)"
-            )
+            raise InstallationFailed(f"{self._purpose} failed:\n{output}({self._advice})")
 
 
 class Progress:

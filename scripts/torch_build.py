@@ -60,7 +60,8 @@ def choose(root: Path, python: Path, *, kind: str, index: str) -> TorchBuild:
                 f"could not find torch {pin.version} for this Python and system:\n{reason}{other_reason}"
                 "(check the network, the proxy, PIP_INDEX_URL and TORCH_INDEX, then run the command again)"
             )
-        print(f"Could not find torch {pin.version} at {index}, so pip takes it from your package index", flush=True)
+        if index:
+            print(f"Could not find torch {pin.version} there, so pip takes it from your package index", flush=True)
     if _needs_cuda(found, root):
         build = _with_cuda(root)
         print(

@@ -35,7 +35,7 @@ class _RemoteFile(io.RawIOBase):
         self._position = start + offset
         return self._position
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         end = min(self._position + len(buffer), self.size)
         if end <= self._position:
             return 0
