@@ -102,8 +102,7 @@ def _cut(ids: NDArray[np.int64], labels: NDArray[np.bool_], max_length: int) -> 
     prompt = int(labels.argmax())
     begin = min(excess, prompt // 2)
     kept = slice(begin, begin + max_length)
-    labels = labels[kept].copy()
-    labels[0] = False
+    labels = labels[kept]
     if not labels.any():
         what = f"has {prompt:,} tokens before the first one to train on, which leaves no room in {max_length:,}"
         raise _unusable(what, "shorten the prompt or raise max_length")

@@ -39,6 +39,11 @@ def test_row_of_each_format_is_recognized_and_converted(row: dict[str, Any], nam
     assert recognized.convert(row) == CONVERSATION
 
 
+def test_row_that_fits_two_formats_is_read_in_the_first() -> None:
+    row = {"text": "raw", "prompt": "What?", "completion": "Seeds.", "messages": [QUESTION, ANSWER]}
+    assert row_formats.recognize(row, row_formats.BUILTIN).name == "messages"
+
+
 def test_text_becomes_a_plain_text_example() -> None:
     assert row_formats.convert_text({"text": "The finch sings."}) == Example(text="The finch sings.")
 

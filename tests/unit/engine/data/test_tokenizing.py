@@ -184,5 +184,6 @@ def test_every_example_without_labels_is_reported_by_number() -> None:
     with pytest.raises(errors.InvalidDataset) as caught:
         tokenize_all([good, long, good, long], tokenizer, max_length=64, subject="validation data")
     assert [problem.where for problem in caught.value.problems] == ["example 2", "example 4"]
+    assert {problem.fix for problem in caught.value.problems} == {"shorten the prompt or raise max_length"}
     assert "no room" in str(caught.value)
     assert "validation data" in str(caught.value)

@@ -98,3 +98,9 @@ def test_a_base_whose_logits_are_not_linear_is_refused(name: str, tiny_base: Bas
     setattr(tiny_base.model.config, name, 30.0)
     with pytest.raises(errors.Incompatible, match=name):
         Head(tiny_base.model)
+
+
+def test_a_base_whose_head_is_adapted_is_refused(tiny_base: Base) -> None:
+    tiny_base.model.set_output_embeddings(torch.nn.Sequential(tiny_base.model.get_output_embeddings()))
+    with pytest.raises(errors.Incompatible, match="head is adapted"):
+        Head(tiny_base.model)
