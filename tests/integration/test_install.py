@@ -231,7 +231,8 @@ def test_without_an_index_for_cpus_the_size_of_cuda_is_said_first(
     shutil.copytree(wheels[0], folder)
     (folder / "torch-2.0+cpu-py3-none-any.whl").unlink()
     checkout = Checkout(tmp_path / "checkout", folder, wheels[1])
-    output = checkout.make("install", f"TORCH_INDEX={UNREACHABLE}", PIP_NO_INDEX="0")
+    unreachable = {"PIP_NO_INDEX": "", "PIP_INDEX_URL": UNREACHABLE, "PIP_RETRIES": "0"}
+    output = checkout.make("install", f"TORCH_INDEX={UNREACHABLE}", **unreachable)
     packages = next((checkout.root / ".venv").glob("lib/python*/site-packages"))
     if sys.platform == "linux":
         assert output.index("2.5 GB to download") < output.index("[1/")
@@ -277,7 +278,8 @@ def test_clean_removes_all_that_git_ignores_but_the_users_passwords(
     tmp_path: Path, wheels: tuple[Path, dict[str, str]]
 ) -> None:
     checkout = Checkout(tmp_path / "checkout", *wheels)
-    ignored = [line.rstrip("/").replace("*", "-new") for line in (ROOT / ".gitignore").read_text().splitlines()]
+    patterns = (ROOT / ".gitignore").read_text().splitlines()
+    ignored = [line.rstrip("/").replace(".venv*", ".venv-new").replace("*", "tiny") for line in patterns]
     for name in ignored:
         (checkout.root / name).mkdir()
     before = {path.name for path in checkout.root.iterdir()} - set(ignored)
