@@ -304,8 +304,9 @@ def test_outcome_of_a_child_is_kept_until_it_is_stored(kind: Any, database: Data
 
     kind.finish = finish
     run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
-    again = attempt_at(registry.claimed(database), context, FakeChild())
-    again.run()
+    child = FakeChild()
+    child.say(**FAILED)
+    attempt_at(registry.claimed(database), context, child).run()
     assert kept == [Echo(report=Text(text="seeds")), None], "an outcome that cannot be stored is not used for ever"
 
 
