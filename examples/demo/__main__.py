@@ -47,6 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="run in one or two minutes, for CI")
     is_small = parser.parse_args().small
+    shell.watch_for_interrupts()
     with Hub() as hub, shell.signs_of_life():
         folder = hub.settings.home / "demo"
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,8 +75,8 @@ def stop_worker(hub: Hub) -> None:
     """Stop the worker that was started on demand. It puts its job back into the queue, with a checkpoint."""
     try:
         hub.workers.stop_own()
-    except errors.Unavailable as error:
-        print(f"warning: {error}", file=sys.stderr, flush=True)
+    except (errors.Unavailable, KeyboardInterrupt) as error:
+        print(f"warning: the worker may still run: {error or 'interrupted again'}", file=sys.stderr, flush=True)
 
 
 class Demo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -17,10 +18,17 @@ from finch_hub.cli.output import INTERRUPTED
 
 _SILENT_SECONDS = 8.0
 BEGAN = time.monotonic()
+_interrupted = threading.Event()
 
 
 def heading(text: str) -> None:
-    """Print the heading of a step, with the time since the start."""
+    """Print the heading of a step, with the time since the start.
+
+    Raises:
+        KeyboardInterrupt: the demo was interrupted, and went on.
+    """
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
     minutes, seconds = divmod(round(time.monotonic() - BEGAN), 60)
     print(f"\n=== {text}  [{minutes}:{seconds:02}]", flush=True)
 
@@ -36,10 +44,20 @@ def finch_hub(*arguments: str | Path | float) -> None:
     print(f"$ finch-hub {shlex.join(words)}", flush=True)
     status = command_line.main(words)
     sys.stdout.flush()
-    if status == INTERRUPTED:
+    if status == INTERRUPTED or _interrupted.is_set():
         raise KeyboardInterrupt
     if status:
         sys.exit(f"finch-hub {words[0]} failed with exit code {status} (run the demo again: it continues here)")
+
+
+def watch_for_interrupts() -> None:
+    """Remember Ctrl-C, because libraries can swallow the exception or turn it into another one."""
+
+    def interrupt(number: int, frame: object) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def python(module: str, *arguments: str | Path) -> str:

@@ -115,7 +115,7 @@ def test_after_ctrl_c_no_worker_is_left_and_the_next_run_ends(demo_home: DemoHom
     demo_home.wait_for("=== Teach", process)
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait() == 130
+    assert process.wait() == 130, demo_home.printed()
     assert "Interrupted" in demo_home.log.read_text()
     assert home_worker.read_record(demo_home.hub.settings) is None
     demo_home.finish()
