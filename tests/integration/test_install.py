@@ -231,8 +231,9 @@ def test_without_an_index_for_cpus_the_size_of_cuda_is_said_first(
     shutil.copytree(wheels[0], folder)
     (folder / "torch-2.0+cpu-py3-none-any.whl").unlink()
     checkout = Checkout(tmp_path / "checkout", folder, wheels[1])
-    unreachable = {"PIP_NO_INDEX": "", "PIP_INDEX_URL": UNREACHABLE, "PIP_RETRIES": "0"}
-    output = checkout.make("install", f"TORCH_INDEX={UNREACHABLE}", **unreachable)
+    output = checkout.make(
+        "install", f"TORCH_INDEX={UNREACHABLE}", PIP_NO_INDEX="", PIP_INDEX_URL=UNREACHABLE, PIP_RETRIES="0"
+    )
     packages = next((checkout.root / ".venv").glob("lib/python*/site-packages"))
     if sys.platform == "linux":
         assert output.index("2.5 GB to download") < output.index("[1/")
