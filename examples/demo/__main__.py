@@ -76,7 +76,7 @@ def stop_worker(hub: Hub) -> None:
     try:
         hub.workers.stop_own()
     except (errors.Unavailable, KeyboardInterrupt) as error:
-        print(f"warning: the worker may still run: {error or 'interrupted again'}", file=sys.stderr, flush=True)
+        print(f"warning: the worker may still run: {str(error) or 'interrupted again'}", file=sys.stderr, flush=True)
 
 
 class Demo:
