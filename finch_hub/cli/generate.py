@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finch_hub.cli import output
+from finch_hub.specs.generation import GenerationConfig
 
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel
@@ -43,6 +44,9 @@ def generate(
     """
     references = [adapter for adapter in adapters if adapter != BASE]
     with output.open_hub() as hub:
+        # Here too, because loading the base takes long.
+        GenerationConfig.of({name: sampling[name] for name in GenerationConfig.model_fields}, subject="generate")
+        click.echo("loading the base …", err=True)
         model = hub.generator(base, references)
         answers = {}
         for name in adapters or (BASE,):
