@@ -161,6 +161,7 @@ class CommandWalk:
         with (self._folder / "worker.log").open("wb") as log:
             command = [str(self._program), "worker", "start", "--name", "walk"]
             worker = subprocess.Popen(command, cwd=self._folder, env=self._environment, stdout=log, stderr=log)
+        self._called.append("worker start")
         deadline = time.monotonic() + WORKER_SECONDS
         while not any(row["state"] == "active" and row["id"] == "walk" for row in self.read("worker", "list")):
             if worker.poll() is not None or time.monotonic() > deadline:
