@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
+import logging
 import os
 import re
 import subprocess
@@ -157,6 +158,7 @@ def shared_services(folder: Path) -> Iterator[dict[str, str]]:
     keys = {"AWS_ACCESS_KEY_ID": "finch", "AWS_SECRET_ACCESS_KEY": "finch", "AWS_DEFAULT_REGION": "us-east-1"}
     with services.postgres() as server, services.valkey() as broker:
         databases = services.Databases(folder, server)
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request to the store
         store = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         store.start()
         try:

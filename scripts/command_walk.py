@@ -86,8 +86,8 @@ class CommandWalk:
         self.run("db", "upgrade")
         worker = self._start_worker()
         try:
-            version = self.read("train", "rows.parquet", "--adapter", "shared", "--base", base, "--epochs", "1")
-            self.run("adapters", "path", version["reference"])
+            self.run("train", "rows.parquet", "--adapter", "shared", "--base", base, "--epochs", "1")
+            self.run("adapters", "path", "shared/1")
         finally:
             self.run("worker", "drain", "walk")
             _expect(worker.wait(WORKER_SECONDS) == 0, "the drained worker exits with 0")
