@@ -45,6 +45,7 @@ def worker(database: Database, tmp_path: Path) -> Iterator[Worker]:
     made._slots.close()
     made._dispatcher.close()
     made._stores.database.close()
+    home_broker.stop(made._settings, worker=made.name)  # a dispatcher may have started it
 
 
 def make_maintenance(worker: Worker) -> Maintenance:
