@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finch_hub.cli import output
-from finch_hub.specs.generation import GenerationConfig
 
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel
@@ -42,6 +41,8 @@ def generate(
 
     The base is loaded once, and the adapters are switched. Each answer is printed while it is generated.
     """
+    from finch_hub.specs.generation import GenerationConfig  # here, because it imports pydantic
+
     references = [adapter for adapter in adapters if adapter != BASE]
     with output.open_hub() as hub:
         # Here too, because loading the base takes long.

@@ -64,7 +64,7 @@ def test_members_end_separately_and_their_lineage_has_the_size_of_the_group(work
 def test_group_whose_process_dies_is_trained_alone_without_using_up_an_attempt(
     workers: Fleet, tiny_folder: Path
 ) -> None:
-    members = submit(workers, tiny_folder, "first", "second", epochs=12)
+    members = submit(workers, tiny_folder, "first", "second", epochs=6)
     worker = workers.start()
     wait_until(lambda: all(steps_of(workers, job) > 0 for job in members), "the training to have begun")
     (child,) = psutil.Process(worker.pid).children()

@@ -22,10 +22,16 @@ THIRD = r"unfinished-step-00000030/state\.safetensors$"  # the third checkpoint,
 EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {n} seeds.") for n in range(40))
 
 
-def spec_of(workers: Fleet, base: Path) -> TrainSpec:
+def spec_of(workers: Fleet, base: Path, *, epochs: int = 12) -> TrainSpec:
     digest = workers.artifacts.put(dump_examples(EXAMPLES))
     training = TrainingConfig(
-        epochs=12, batch_size=1, learning_rate=2e-3, checkpoint_every=10, evaluate_every=100, dtype="float32", threads=1
+        epochs=epochs,
+        batch_size=1,
+        learning_rate=2e-3,
+        checkpoint_every=10,
+        evaluate_every=100,
+        dtype="float32",
+        threads=1,
     )
     return TrainSpec(adapter="finches", base=BaseModelSource(source=str(base)), train=digest, training=training)
 
@@ -37,7 +43,7 @@ def identity_of(workers: Fleet, job: str) -> str:
 
 def test_killed_child_resumes_from_its_checkpoint_bit_for_bit(workers: Fleet, tiny_folder: Path) -> None:
     workers.start(finch_test_open=f"kill:{workers.folder / 'once'}:{THIRD}")
-    spec = spec_of(workers, tiny_folder)
+    spec = spec_of(workers, tiny_folder, epochs=2)
     killed = workers.submit(spec)
     assert workers.wait(killed).state is JobState.SUCCEEDED
     assert [attempt.outcome for attempt in workers.attempts(killed)] == ["failed", "succeeded"]

@@ -179,13 +179,14 @@ def test_worker_that_is_to_end_waits_for_the_database_during_its_grace(database:
 
 def test_thread_suspends_the_child_of_a_lease_in_doubt(database: Database) -> None:
     registry.submit(database)
-    hurried = settings.load().model_copy(update={"heartbeat_seconds": 30.0, "lease_seconds": 0.1})
+    hurried = settings.load().model_copy(update={"heartbeat_seconds": 1.0, "lease_seconds": 0.1})
     leases = Leases(database, hurried, stopping=threading.Event())
     child = FakeChild()
     with leases.hold(ClaimedJob(job=registry.claimed(database), requested_at=clock.elapsed())) as lease:
         lease.guard(child)
-        wait_until(lambda: child.calls == ["suspend"], "the child to be suspended")
-    assert child.calls == ["suspend", "resume"], "it serves the next job"
+        wait_until(lambda: child.calls[:1] == ["suspend"], "the child to be suspended")
+    renewals = len(child.calls) // 2  # on a busy machine, a renewal may have come between
+    assert child.calls == ["suspend", "resume"] * max(1, renewals), "it serves the next job"
     assert leases._held == frozenset()
     leases.close()
 
