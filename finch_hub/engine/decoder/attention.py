@@ -97,7 +97,6 @@ def attention(
 
     Returns:
         [N, H, D].
-
     """
     result: Tensor = _Attention.apply(query, key, value, cos, sin, layout, scale)  # type: ignore[no-untyped-call]
     return result

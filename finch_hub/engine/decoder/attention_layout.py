@@ -24,7 +24,6 @@ class SequenceGroup:
     Attributes:
         prefix: places of the shared prefix among the N tokens, empty for none.
         sequences: places of each sequence's tokens among the N tokens.
-
     """
 
     prefix: range
@@ -65,7 +64,6 @@ class GridLayout:
         key_cells: int64 [N * K], the key of each vector; a prefix has its keys in its own sequence.
         query_shapes: (S * K, G * T) of each group.
         key_shapes: (S * K, P + T) of each group.
-
     """
 
     def __init__(self, groups: Sequence[SequenceGroup], *, heads: int, key_heads: int, device: torch.device) -> None:

@@ -88,7 +88,6 @@ def adapted_linear(x: Tensor, frozen: FrozenLinear, updates: Sequence[LowRankUpd
         x: [N, in], input that the modules share.
         frozen: weights of the modules.
         updates: terms that adapters add.
-
     """
     factors = [factor for update in updates for factor in (update.A, update.B)]
     outputs: Tensor = _AdaptedLinear.apply(x, frozen, updates, *factors)  # type: ignore[no-untyped-call]

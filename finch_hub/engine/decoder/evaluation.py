@@ -43,7 +43,6 @@ def evaluate(
 
     Raises:
         Diverged: a loss is not finite.
-
     """
     sums = torch.zeros(len(examples), dtype=torch.float64)
     correct = torch.zeros((), dtype=torch.int64)

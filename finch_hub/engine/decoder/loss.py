@@ -25,7 +25,6 @@ class Head:
 
     Raises:
         Incompatible: the logits are not a linear function of the last hidden states, or the head is adapted.
-
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -80,7 +79,6 @@ def head_losses(hidden: Tensor, head: FrozenLinear, targets: Tensor, scales: Ten
         head: language-model head, to V outputs.
         targets: int64 [L], token ids.
         scales: float32 [L], usually 1 / label tokens of the whole step.
-
     """
     losses: Tensor = _HeadLosses.apply(hidden, head, targets, scales)  # type: ignore[no-untyped-call]
     return losses

@@ -26,7 +26,6 @@ class LowRankUpdate:
         dropout: probability of dropping an input, 0 in evaluation.
         seed: seed of the dropout mask, which is drawn again in the backward pass instead of kept.
         masked_ranks: bool [rows, r], for a stack: factors that belong to another row's adapter.
-
     """
 
     rows: slice

@@ -30,7 +30,6 @@ class Directions:
         rows: [rank, in] of each module, orthonormal, in descending order of variance; empty for a module of rank 0.
         settled: inputs whose directions did not change in the last batch.
         inputs: number of different inputs; modules may share one.
-
     """
 
     rows: Mapping[str, Tensor]
@@ -60,7 +59,6 @@ def find_directions(
 
     Raises:
         TrainingFailed: the inputs of a module are not finite.
-
     """
     tokens = max(2 * round(rank * redistribution), sum(int(example.labels.sum()) for example in sample) // _BATCHES)
     loader = _loader(sample, label_tokens=tokens, device=base.device)

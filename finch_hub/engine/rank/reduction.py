@@ -54,7 +54,6 @@ def reduce_rank(
     Returns:
         The reduced adapter on the base, its metrics, and a report as JSON: `rank_pattern`, `parameters`, `spectrum`
         (singular values by module), `choices` (parameters and held-out loss of every measured threshold).
-
     """
     tolerance, budget = config.rank_tolerance, config.rank_budget
     full = adapter.weights()

@@ -20,7 +20,6 @@ class Spectrum:
 
     Attributes:
         modules: path to (U [out, r], S [r], V [in, r]), float32.
-
     """
 
     modules: Mapping[str, tuple[Tensor, Tensor, Tensor]]
@@ -94,7 +93,6 @@ def choose_threshold(
 
     Returns:
         The threshold, and all measured choices.
-
     """
     thresholds = spectrum.thresholds()
     if not thresholds:

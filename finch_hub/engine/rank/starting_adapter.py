@@ -43,7 +43,6 @@ def attach(
 
     Raises:
         InvalidSpec: the configuration names modules that the base does not have.
-
     """
     automatic = config.rank == "auto"
     if not automatic and config.init != "eva":

@@ -98,7 +98,6 @@ def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[ResumeState 
 
     Raises:
         InvalidCheckpoint: the checkpoint belongs to a different training.
-
     """
     damaged: list[str] = []
     for path in list_checkpoints(folder):

@@ -38,7 +38,6 @@ def prepare_data(
     Raises:
         InvalidDataset: the examples have nothing to learn.
         InvalidSpec: `max_length` is above the base's context.
-
     """
     if not examples:
         raise errors.InvalidDataset("there are no examples", fix="give at least one")

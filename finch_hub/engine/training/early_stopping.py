@@ -14,7 +14,6 @@ class EarlyStopping(Value):
         best_loss: lowest held-out loss, None before the first evaluation.
         best_step: step after which it was measured.
         waited: evaluations since the last improvement.
-
     """
 
     patience: int | None = None

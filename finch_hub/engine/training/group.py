@@ -141,7 +141,6 @@ def train_group(base: Base, members: Sequence[Member]) -> list[MemberResult]:
     Raises:
         InvalidSpec: the numbers of threads differ, or a member cannot be trained in a group.
         TrainingFailed: memory is too small; train the members alone.
-
     """
     threads = {member.training.threads for member in members}
     problems = [

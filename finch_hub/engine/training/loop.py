@@ -79,7 +79,6 @@ def train(
         InvalidCheckpoint: the work directory belongs to a different training.
         TrainingFailed: memory is too small for a single example.
         Interrupted: a stop was requested.
-
     """
     reporter = ProgressReporter(report, base.device)
     with use_threads(training.threads):

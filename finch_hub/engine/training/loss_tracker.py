@@ -41,7 +41,6 @@ class LossTracker:
 
         Raises:
             Diverged: a loss or gradient is not finite, or the model is worse than guessing.
-
         """
         pending, self._pending = self._pending, []
         for step in pending:

@@ -31,7 +31,6 @@ class TrainingProgress(Value):
         after: best held-out metrics since then.
         evaluated_step: step after which the latest evaluation ran.
         batch_tokens: upper bounds of a micro-batch, which fall when memory runs out.
-
     """
 
     step: int = 0
@@ -59,7 +58,6 @@ class ResumeState:
         progress: counts and measurements.
         optimizer: the adapter's parameters, their moments and step counts.
         best_parameters: parameters at the lowest held-out loss; empty before the first improvement.
-
     """
 
     progress: TrainingProgress
