@@ -37,9 +37,9 @@ class Part(NamedTuple):
 
 
 ALWAYS = (
-    Part("check", "check", 9),  # with the installation
-    Part("test", "test", 14),
-    Part("demo", "demo DEMO=--small", 6),
+    Part("check", "check", 8),  # with the installation
+    Part("test", "test", 13),
+    Part("demo", "demo DEMO=--small", 8),
 )
 CHOSEN = (
     *(Part(f"faults-sqlite-{share}", f"faults-sqlite SHARE={share}/3", 11) for share in (1, 2, 3)),
