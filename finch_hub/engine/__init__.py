@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from finch_hub.engine.composition.trial import Trial
     from finch_hub.engine.data.reading import read_examples
     from finch_hub.engine.data.splitting import split_examples
-    from finch_hub.engine.export.gguf import write as export_gguf
+    from finch_hub.engine.export.gguf import export_gguf
     from finch_hub.engine.export.merging import merge
     from finch_hub.engine.export.parameters import GGUFParameters, VLLMParameters
     from finch_hub.engine.export.quantization import quantize
-    from finch_hub.engine.export.verification import verify as verify_merge
-    from finch_hub.engine.export.vllm import write as export_vllm
+    from finch_hub.engine.export.verification import verify_merge
+    from finch_hub.engine.export.vllm import export_vllm
     from finch_hub.engine.inference.evaluators import exact_answer, held_out_loss
     from finch_hub.engine.inference.generator import GeneratorModel
     from finch_hub.engine.training.adapter import LoRAAdapter
@@ -57,39 +57,38 @@ __all__ = [
     "verify_merge",
 ]
 
-_ORIGINS = {
-    "Base": "engine.bases.base:Base",
-    "CoreSpace": "engine.composition.core_space:CoreSpace",
-    "GGUFParameters": "engine.export.parameters:GGUFParameters",
-    "GeneratorModel": "engine.inference.generator:GeneratorModel",
-    "Interrupted": "engine.training.interruption:Interrupted",
-    "LoRAAdapter": "engine.training.adapter:LoRAAdapter",
-    "Member": "engine.training.group:Member",
-    "ParentInput": "engine.composition.parents:ParentInput",
-    "StoredAdapter": "formats.adapter_folder:StoredAdapter",
-    "Trial": "engine.composition.trial:Trial",
-    "VLLMParameters": "engine.export.parameters:VLLMParameters",
-    "compose": "engine.composition.compose:compose",
-    "exact_answer": "engine.inference.evaluators:exact_answer",
-    "export_gguf": "engine.export.gguf:write",
-    "export_vllm": "engine.export.vllm:write",
-    "held_out_loss": "engine.inference.evaluators:held_out_loss",
-    "load_base": "engine.bases.base:load_base",
-    "merge": "engine.export.merging:merge",
-    "quantize": "engine.export.quantization:quantize",
-    "read_examples": "engine.data.reading:read_examples",
-    "split_examples": "engine.data.splitting:split_examples",
-    "train": "engine.training.loop:train",
-    "train_group": "engine.training.group:train_group",
-    "verify_merge": "engine.export.verification:verify",
+_MODULES = {
+    name: f"finch_hub.{module}"
+    for module, names in {
+        "engine.bases.base": ["Base", "load_base"],
+        "engine.composition.compose": ["compose"],
+        "engine.composition.core_space": ["CoreSpace"],
+        "engine.composition.parents": ["ParentInput"],
+        "engine.composition.trial": ["Trial"],
+        "engine.data.reading": ["read_examples"],
+        "engine.data.splitting": ["split_examples"],
+        "engine.export.gguf": ["export_gguf"],
+        "engine.export.merging": ["merge"],
+        "engine.export.parameters": ["GGUFParameters", "VLLMParameters"],
+        "engine.export.quantization": ["quantize"],
+        "engine.export.verification": ["verify_merge"],
+        "engine.export.vllm": ["export_vllm"],
+        "engine.inference.evaluators": ["exact_answer", "held_out_loss"],
+        "engine.inference.generator": ["GeneratorModel"],
+        "engine.training.adapter": ["LoRAAdapter"],
+        "engine.training.group": ["Member", "train_group"],
+        "engine.training.interruption": ["Interrupted"],
+        "engine.training.loop": ["train"],
+        "formats.adapter_folder": ["StoredAdapter"],
+    }.items()
+    for name in names
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ORIGINS:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = _ORIGINS[name].partition(":")
-    return getattr(importlib.import_module(f"finch_hub.{module}"), attribute)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -81,9 +81,7 @@ def finch_resolvers() -> Sequence[descriptors.Resolver]:
     """Offer the conflict resolvers."""
     return [
         descriptors.Resolver(
-            name="keep",
-            summary="Changes nothing.",
-            target="finch_hub.plugins.resolvers.keep:resolve",
+            name="keep", summary="Changes nothing.", target="finch_hub.plugins.resolvers.keep:resolve"
         ),
         descriptors.Resolver(
             name="priority",
@@ -173,33 +171,33 @@ def finch_export_formats() -> Sequence[descriptors.ExportFormat]:
         descriptors.ExportFormat(
             name="peft",
             summary="A folder in PEFT's own format.",
-            target="finch_hub.engine.export.peft:write",
+            target="finch_hub.engine.export.peft:export_peft",
             parameters=exporting.ExportParameters,
         ),
         descriptors.ExportFormat(
             name="vllm",
             summary="A PEFT folder that vLLM accepts: one rank, with the scale folded in.",
-            target="finch_hub.engine.export.vllm:write",
+            target="finch_hub.engine.export.vllm:export_vllm",
             parameters=exporting.VLLMParameters,
         ),
         descriptors.ExportFormat(
             name="gguf",
             summary="A GGUF adapter for llama.cpp, with the scale folded in.",
-            target="finch_hub.engine.export.gguf:write",
+            target="finch_hub.engine.export.gguf:export_gguf",
             parameters=exporting.GGUFParameters,
             needs_base=True,
         ),
         descriptors.ExportFormat(
             name="merged",
             summary="A standalone model folder with the adapter merged into its weights.",
-            target="finch_hub.engine.export.merging:write",
+            target="finch_hub.engine.export.merging:export_merged",
             parameters=exporting.MergedParameters,
             needs_base=True,
         ),
         descriptors.ExportFormat(
             name="ollama",
             summary="A GGUF adapter with a Modelfile for Ollama.",
-            target="finch_hub.engine.export.ollama:write",
+            target="finch_hub.engine.export.ollama:export_ollama",
             parameters=exporting.OllamaParameters,
             needs_base=True,
         ),

@@ -33,7 +33,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re
 _UNSAFE = re.compile(r"[^A-Za-z0-9_./-]")
 
 
-def write(adapter: Path, base: Path | None, out: Path, parameters: MergedParameters) -> dict[str, Any]:
+def export_merged(adapter: Path, base: Path | None, out: Path, parameters: MergedParameters) -> dict[str, Any]:
     """Write one adapter's merged model, as an export format.
 
     Raises:

@@ -13,13 +13,13 @@ from finch_hub.formats.finch_record import read_name, read_record, write_record
 KIND = "Ollama model"
 
 
-def write(adapter: Path, base: Path | None, out: Path, parameters: OllamaParameters) -> dict[str, Any]:
+def export_ollama(adapter: Path, base: Path | None, out: Path, parameters: OllamaParameters) -> dict[str, Any]:
     """Write ``Modelfile`` and ``adapter.gguf``, the input of ``ollama create NAME -f Modelfile``.
 
     The chat template is the base's. The adapter's alpha is an integer, because Ollama requires it.
 
     Raises:
-        Incompatible: see :func:`finch_hub.engine.export.gguf.write`.
+        Incompatible: see :func:`finch_hub.engine.export.gguf.export_gguf`.
         NotFound: a folder or file is missing.
         Conflict: `out` exists and may not be replaced.
         Unavailable: `out` cannot be written.

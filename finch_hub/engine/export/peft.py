@@ -18,7 +18,7 @@ from finch_hub.formats.safetensors_file import write_safetensors
 KIND = "PEFT adapter"
 
 
-def write(adapter: Path, base: Path | None, out: Path, parameters: ExportParameters) -> dict[str, Any]:
+def export_peft(adapter: Path, base: Path | None, out: Path, parameters: ExportParameters) -> dict[str, Any]:
     """Write the adapter as a folder that every PEFT reads; quantized factors become float32.
 
     Raises:

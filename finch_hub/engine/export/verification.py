@@ -42,7 +42,7 @@ class Verification(Value):
     num_positions: int
 
 
-def verify(base: Path, adapters: Sequence[tuple[Path, float]], merged: Path) -> Verification:
+def verify_merge(base: Path, adapters: Sequence[tuple[Path, float]], merged: Path) -> Verification:
     """Compare the float32 logits of a merged model with those of PEFT's own adapters.
 
     The models are loaded one after the other, so the peak is one model. The remaining difference is the rounding of the
@@ -87,7 +87,7 @@ def _dequantize(adapters: Sequence[tuple[Path, float]], scratch: Path) -> list[t
     """
     plain = []
     for number, (folder, weight) in enumerate(adapters):
-        peft_export.write(folder, None, scratch / str(number), ExportParameters())
+        peft_export.export_peft(folder, None, scratch / str(number), ExportParameters())
         plain.append((scratch / str(number), weight))
     return sorted(plain, key=lambda pair: not json.loads((pair[0] / CONFIG).read_bytes()).get("use_dora"))
 

@@ -23,7 +23,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 DEFAULT_RANK = 16
 
 
-def write(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameters) -> dict[str, Any]:
+def export_vllm(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameters) -> dict[str, Any]:
     """Write the adapter with one rank for all modules and all scales folded into B.
 
     So alpha / r is 1. Modules of a lower rank are padded with zeros to the next rank that vLLM accepts; their updates
@@ -45,8 +45,7 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameter
         rank = next((allowed for allowed in RANKS if allowed >= largest), None)
         if rank is None:
             what = f"rank {largest} is above vLLM's maximum of {RANKS[-1]}"
-            problem = errors.Problem(what=what, fix="compose it to a lower rank or merge it")
-            raise errors.Incompatible(problem, subject=str(adapter))
+            raise errors.Incompatible(what, fix="compose it to a lower rank or merge it", subject=str(adapter))
         tensors: dict[str, tuple[str, Float32]] = {}
         for path, module in stored.modules.items():
             A, B = stored.factors(path)

@@ -55,18 +55,13 @@ def execute(order: MergeOrder, channel: Channel) -> Outcome[MergeReport]:
             channel.report(NewEvent(type="progress", data={"step": done, "steps": total}))
 
     report = merging.merge(
-        base,
-        adapters,
-        out,
-        base_model=order.base.source.source,
-        replace=order.spec.replace,
-        progress=progress,
+        base, adapters, out, base_model=order.base.source.source, replace=order.spec.replace, progress=progress
     )
     if 2 * report.bytes_written * 2 < psutil.virtual_memory().available:
         channel.phase("verifying")
         from finch_hub.engine.export import verification
 
-        verified = verification.verify(base, adapters, out)
+        verified = verification.verify_merge(base, adapters, out)
         report = report.evolve(
             max_logit_difference=verified.max_logit_difference, argmax_agreement=verified.argmax_agreement
         )

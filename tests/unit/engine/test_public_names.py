@@ -14,24 +14,21 @@ from finch_hub import engine
 
 def test_namespace_is_the_export_list() -> None:
     assert sorted(engine.__all__) == engine.__all__ == engine.__dir__()
-    assert set(engine._ORIGINS) == set(engine.__all__)
+    assert set(engine._MODULES) == set(engine.__all__)
 
 
 @pytest.mark.parametrize("name", engine.__all__)
 def test_every_name_can_be_imported(name: str) -> None:
-    assert getattr(engine, name).__name__ == engine._ORIGINS[name].partition(":")[2]
+    assert getattr(engine, name).__name__ == name
 
 
 def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse(inspect.getsource(engine))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     imported = {
-        alias.asname or alias.name: f"{node.module}:{alias.name}"
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
+        alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
-    assert imported == {name: f"finch_hub.{origin}" for name, origin in engine._ORIGINS.items()}
+    assert imported == engine._MODULES
 
 
 def test_unknown_names_are_attribute_errors() -> None:

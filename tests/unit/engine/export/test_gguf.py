@@ -66,7 +66,7 @@ def distance(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
 @pytest.mark.parametrize("variant", PLAIN)
 def test_exported_update_gives_the_same_logits_in_a_gguf_base(tiny_folders: Path, tmp_path: Path, variant: str) -> None:
     adapter = save_adapter(tiny_folders, tmp_path / "adapter", **VARIANTS[variant])
-    report = gguf.write(adapter, tiny_folders, tmp_path / "out", GGUFParameters())
+    report = gguf.export_gguf(adapter, tiny_folders, tmp_path / "out", GGUFParameters())
     expected = logits(tiny_folders, [adapter])
     assert distance(logits(tiny_folders), expected) > 0.1
     assert distance(applied(tiny_folders, Path(report["file"]), tmp_path / "model"), expected) < 2e-4
@@ -80,7 +80,7 @@ def test_missing_reordering_changes_the_logits(tmp_path: Path, kv_heads: int) ->
     targets = {"q_proj": ["q_proj"], "k_proj": ["k_proj"]}
     for name, modules in targets.items():
         adapter = save_adapter(base, tmp_path / name, r=4, lora_alpha=8, target_modules=modules)
-        report = gguf.write(adapter, base, tmp_path / f"{name}-out", GGUFParameters())
+        report = gguf.export_gguf(adapter, base, tmp_path / f"{name}-out", GGUFParameters())
         expected = logits(base, [adapter])
         assert distance(applied(base, Path(report["file"]), tmp_path / f"{name}-right"), expected) < 2e-4
         assert distance(applied(base, Path(report["file"]), tmp_path / f"{name}-wrong", swap=True), expected) > 0.05
@@ -88,7 +88,7 @@ def test_missing_reordering_changes_the_logits(tmp_path: Path, kv_heads: int) ->
 
 def test_metadata_and_shapes_are_those_of_llama_cpp(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["patterns"])
-    gguf.write(adapter, tiny_folder, tmp_path / "out", GGUFParameters(name="finches"))
+    gguf.export_gguf(adapter, tiny_folder, tmp_path / "out", GGUFParameters(name="finches"))
     reader = gguf_package.GGUFReader(tmp_path / "out/adapter.gguf")
     fields = {name: reader.get_field(name).contents() for name in reader.fields if not name.startswith("GGUF.")}
     assert fields == {
@@ -108,8 +108,8 @@ def test_metadata_and_shapes_are_those_of_llama_cpp(tiny_folder: Path, tmp_path:
 
 def test_half_precision_halves_the_size_and_stays_near(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
-    full = gguf.write(adapter, tiny_folder, tmp_path / "full", GGUFParameters())
-    half = gguf.write(adapter, tiny_folder, tmp_path / "half", GGUFParameters(dtype="f16"))
+    full = gguf.export_gguf(adapter, tiny_folder, tmp_path / "full", GGUFParameters())
+    half = gguf.export_gguf(adapter, tiny_folder, tmp_path / "half", GGUFParameters(dtype="f16"))
     assert half["bytes"] < 0.6 * full["bytes"]
     exact = dict(updates(Path(full["file"])))
     for name, update in updates(Path(half["file"])):
@@ -129,7 +129,7 @@ def test_unsupported_adapter_is_refused_and_leaves_nothing(tmp_path: Path, confi
     base = save_model(next(a for a in ARCHITECTURES if a.family == "qwen2"), tmp_path / "base")
     adapter = save_adapter(base, tmp_path / "adapter", **config)
     with pytest.raises(errors.Incompatible, match=what):
-        gguf.write(adapter, base, tmp_path / "out", GGUFParameters())
+        gguf.export_gguf(adapter, base, tmp_path / "out", GGUFParameters())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 
 
@@ -139,12 +139,12 @@ def test_tied_head_and_base_that_does_not_fit_are_refused(tiny_folder: Path, tmp
     (adapter / "adapter_model.safetensors").rename(tmp_path / "all")
     _keep_only_lora(tmp_path / "all", adapter / "adapter_model.safetensors")
     with pytest.raises(errors.Incompatible, match="ties its head"):
-        gguf.write(adapter, tied, tmp_path / "out", GGUFParameters())
+        gguf.export_gguf(adapter, tied, tmp_path / "out", GGUFParameters())
     narrow = save_adapter(tied, tmp_path / "k", r=4, target_modules=["k_proj"])
     with pytest.raises(errors.Incompatible, match="merging into"):
-        gguf.write(narrow, tiny_folder, tmp_path / "out", GGUFParameters())
+        gguf.export_gguf(narrow, tiny_folder, tmp_path / "out", GGUFParameters())
     with pytest.raises(errors.Incompatible, match="needs its base"):
-        gguf.write(narrow, None, tmp_path / "out", GGUFParameters())
+        gguf.export_gguf(narrow, None, tmp_path / "out", GGUFParameters())
 
 
 def _keep_only_lora(source: Path, target: Path) -> None:
@@ -160,7 +160,7 @@ def test_mistral_is_written_as_llama(tiny_folder: Path, tmp_path: Path) -> None:
     text = (base / "config.json").read_text().replace('"model_type": "llama"', '"model_type": "mistral"')
     (base / "config.json").write_text(text)
     files = [
-        Path(gguf.write(adapter, folder, tmp_path / f"{number}", GGUFParameters())["file"])
+        Path(gguf.export_gguf(adapter, folder, tmp_path / f"{number}", GGUFParameters())["file"])
         for number, folder in enumerate((base, tiny_folder))
     ]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -173,7 +173,7 @@ def test_unknown_architecture_is_named(tiny_folder: Path, tmp_path: Path) -> Non
     text = (base / "config.json").read_text()
     (base / "config.json").write_text(text.replace('"model_type": "llama"', '"model_type": "starling"'))
     with pytest.raises(errors.Incompatible, match=r"'starling' are not known, only of llama, mistral"):
-        gguf.write(adapter, base, tmp_path / "out", GGUFParameters())
+        gguf.export_gguf(adapter, base, tmp_path / "out", GGUFParameters())
 
 
 def test_weights_too_large_for_half_precision_are_refused_by_the_adapters_name(
@@ -181,10 +181,10 @@ def test_weights_too_large_for_half_precision_are_refused_by_the_adapters_name(
 ) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "0a1b2c", **VARIANTS["plain"])
     (adapter / "finch.json").write_text('{"name": "legal"}')
-    written = gguf.write(adapter, tiny_folder, tmp_path / "named", GGUFParameters())
+    written = gguf.export_gguf(adapter, tiny_folder, tmp_path / "named", GGUFParameters())
     assert gguf_package.GGUFReader(written["file"]).get_field("general.name").contents() == "legal"
     tensors = load_file(adapter / "adapter_model.safetensors")
     save_file({name: tensor * 1e6 for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
     with pytest.raises(errors.Incompatible, match=r"legal: .*too large for f16.*f32"):
-        gguf.write(adapter, tiny_folder, tmp_path / "half", GGUFParameters(dtype="f16"))
+        gguf.export_gguf(adapter, tiny_folder, tmp_path / "half", GGUFParameters(dtype="f16"))
     assert not (tmp_path / "half").exists()

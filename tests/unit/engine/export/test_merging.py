@@ -58,10 +58,10 @@ def test_several_adapters_add_up_by_weight(tiny_folder: Path, tmp_path: Path) ->
 
 def test_merged_export_gives_the_logits_of_the_weighted_adapter(tiny_folder: Path, tmp_path: Path) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "finches", **VARIANTS["plain"])
-    merging.write(adapter, tiny_folder, tmp_path / "out", MergedParameters(weight=0.5))
+    merging.export_merged(adapter, tiny_folder, tmp_path / "out", MergedParameters(weight=0.5))
     assert_same_logits(tmp_path / "out", tiny_folder, [adapter], [0.5])
     with pytest.raises(errors.Incompatible, match="base"):
-        merging.write(adapter, None, tmp_path / "none", MergedParameters())
+        merging.export_merged(adapter, None, tmp_path / "none", MergedParameters())
 
 
 def test_plain_adapter_adds_to_the_redefinition_of_a_dora_adapter(tiny_folder: Path, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_ollama_export_holds_the_gguf_export(tiny_folders: Path, tmp_path: Path) -> None:
     made = save_adapter(tiny_folders, tmp_path / "made", **VARIANTS["patterns"])
-    ollama.write(made, tiny_folders, tmp_path / "ollama", OllamaParameters())
-    gguf.write(made, tiny_folders, tmp_path / "gguf", GGUFParameters())
+    ollama.export_ollama(made, tiny_folders, tmp_path / "ollama", OllamaParameters())
+    gguf.export_gguf(made, tiny_folders, tmp_path / "gguf", GGUFParameters())
     ours, theirs = (
         {tensor.name: tensor.data for tensor in gguf_package.GGUFReader(next(folder.glob("*.gguf"))).tensors}
         for folder in (tmp_path / "ollama", tmp_path / "gguf")
@@ -30,13 +30,13 @@ def test_ollama_export_holds_the_gguf_export(tiny_folders: Path, tmp_path: Path)
 
 def test_ollama_export_has_a_modelfile(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
     parameters = OllamaParameters(base_model="finch:135m", system="You know birds.\nBe brief.")
-    report = ollama.write(adapter, tiny_folder, tmp_path / "out", parameters)
+    report = ollama.export_ollama(adapter, tiny_folder, tmp_path / "out", parameters)
     text = 'FROM finch:135m\nADAPTER ./adapter.gguf\nSYSTEM """You know birds.\nBe brief."""\n'
     assert (tmp_path / "out/Modelfile").read_text() == text
     assert report["create"] == f"ollama create finches -f {tmp_path / 'out/Modelfile'}"
     alpha = gguf_package.GGUFReader(tmp_path / "out/adapter.gguf").get_field("adapter.lora.alpha").contents()
     assert alpha == int(alpha)
-    ollama.write(adapter, tiny_folder, tmp_path / "here", OllamaParameters())
+    ollama.export_ollama(adapter, tiny_folder, tmp_path / "here", OllamaParameters())
     assert (tmp_path / "here/Modelfile").read_text() == f"FROM {tiny_folder}\nADAPTER ./adapter.gguf\n"
 
 

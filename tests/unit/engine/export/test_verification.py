@@ -19,7 +19,7 @@ def test_right_merge_agrees_with_the_adapters(
     tiny_folder: Path, adapters: list[tuple[Path, float]], tmp_path: Path
 ) -> None:
     merging.merge(tiny_folder, adapters, tmp_path / "merged")
-    found = verification.verify(tiny_folder, adapters, tmp_path / "merged")
+    found = verification.verify_merge(tiny_folder, adapters, tmp_path / "merged")
     assert found.max_logit_difference < 1e-3
     assert found.argmax_agreement == 1.0
     assert found.num_positions > 20
@@ -33,5 +33,5 @@ def test_wrong_merge_differs_from_the_adapters(
         [(path, weight * 0.9 if path.name != "dora" else 1.0) for path, weight in adapters],
         tmp_path / "merged",
     )
-    found = verification.verify(tiny_folder, adapters, tmp_path / "merged")
+    found = verification.verify_merge(tiny_folder, adapters, tmp_path / "merged")
     assert found.max_logit_difference > 0.05
