@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from finch_hub import errors, settings
 from finch_hub.specs.events import Event
@@ -230,12 +230,7 @@ class Hub:
         return composing.plan_composition(adapters, probe=probe, stores=self._stores)
 
     def merge(
-        self,
-        adapters: Sequence[str],
-        out: str | Path,
-        *,
-        weights: Sequence[float] | None = None,
-        replace: bool = False,
+        self, adapters: Sequence[str], out: str | Path, *, weights: Sequence[float] | None = None, replace: bool = False
     ) -> JobHandle:
         """Submit the merge of adapters into their base. Its result is a model folder on the worker's disk.
 
@@ -385,9 +380,7 @@ class Hub:
         examples: Sequence[StoredExamples] = (),
         *,
         requirements: Requirements | None = None,
-        priority: int = 0,
-        depends_on: Sequence[str] = (),
-        idempotency_key: str | None = None,
+        **fields: Any,
     ) -> JobHandle:
         from finch_hub.hub.examples import register_examples
         from finch_hub.hub.jobs import JobHandle
@@ -397,13 +390,6 @@ class Hub:
         with self._stores.database.write() as session:
             for stored in examples:
                 register_examples(session, stored)
-            job = jobs.submit(
-                session,
-                spec,
-                requirements=requirements or Requirements(),
-                priority=priority,
-                depends_on=depends_on,
-                idempotency_key=idempotency_key,
-            )
+            job = jobs.submit(session, spec, requirements=requirements or Requirements(), **fields)
         dispatcher.dispatch(job)
         return JobHandle(job, self._stores, dispatcher)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import json
 import tempfile
@@ -40,22 +39,18 @@ CreateVersion = Callable[[Session, values.Base], values.AdapterVersion]
 """Creates the version of a published adapter."""
 
 
-def publish(
-    folder: Path, stores: Stores, description: Description, environment: JsonObject | None = None
-) -> CreateVersion:
+def publish(folder: Path, stores: Stores, description: Description, environment: JsonObject) -> CreateVersion:
     """Put an adapter folder through the gate and into the store, with its card and `finch.json`.
 
     Args:
-        environment: influences on the bytes, for the lineage. None keeps those of `description.lineage`.
+        environment: influences on the bytes, for the lineage.
 
     Raises:
         RefusedArtifact: the gate found a problem.
         Unavailable: the store is full or does not answer.
     """
-    if environment is not None:
-        versions = list_library_versions(stores.catalog, environment)
-        lineage = description.lineage.evolve(versions=versions, environment=environment)
-        description = dataclasses.replace(description, lineage=lineage)
+    versions = list_library_versions(stores.catalog, environment)
+    lineage = description.lineage.evolve(versions=versions, environment=environment)
     parent = stores.settings.cache / "publish"
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="publish-", dir=parent) as scratch:
@@ -65,9 +60,7 @@ def publish(
         metrics = {**description.metrics, "rank": admitted.rank, "bytes": admitted.bytes}
         if admitted.quarantine:
             metrics["quarantine"] = list(admitted.quarantine)
-        card = model_card.write(
-            description.name, description.kind, description.base.source, description.lineage, metrics
-        )
+        card = model_card.write(description.name, description.kind, description.base.source, lineage, metrics)
         (clean / "README.md").write_text(card, encoding="utf-8")
         record = {
             "format": 1,
@@ -77,7 +70,7 @@ def publish(
             "job": description.job_id,
             "base": description.base.model_dump(include={"source", "revision", "fingerprint", "architecture"}),
             "spec": description.spec,
-            "lineage": description.lineage.model_dump(mode="json"),
+            "lineage": lineage.model_dump(mode="json"),
             "metrics": metrics,
         }
         (clean / "finch.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -89,7 +82,7 @@ def publish(
         identity=admitted.identity,
         base_id=base.id,
         kind=description.kind,
-        lineage=description.lineage,
+        lineage=lineage,
         state=state,
         job_id=description.job_id,
         spec=description.spec,

@@ -26,9 +26,6 @@ def set_up_logging(settings: Settings, handler: logging.Handler) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    # The format shows none of these, so looking them up for each line would be wasted time.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging._srcfile = None  # the documented way to skip the search for the caller
     for name in ("celery.app.trace", "celery.worker.strategy", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery sets up no logging if this signal has a receiver.

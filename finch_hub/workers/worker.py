@@ -65,7 +65,7 @@ class Worker:
         self._settings, self._is_on_demand = settings, is_on_demand
         self._queues, self._labels = tuple(queues), tuple(labels)
         _check_names(name=() if name is None else (name,), queue=queues, label=labels)
-        url = settings.broker_url.get_secret_value() if settings.broker_url else home_broker.url(settings)
+        url = home_broker.url(settings)
         broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
         if settings.broker_url is not None:
             try:

@@ -52,15 +52,11 @@ def altered(hub: Hub, version: AdapterVersion, folder: Path) -> AdapterVersion:
     save_file(tensors, weights)
     for beside in ("finch.json", "README.md"):
         (folder / beside).unlink()
-    environment = {**version.lineage.environment, "instruction_set": OTHER_MACHINE}
+    environment = {**version.lineage.environment, "instruction_set": OTHER_MACHINE, "numpy": "1.0"}
     description = publishing.Description(
-        name="elsewhere",
-        kind="train",
-        base=version.base,
-        spec=version.spec,
-        lineage=version.lineage.evolve(environment=environment, versions={**version.lineage.versions, "numpy": "1.0"}),
+        name="elsewhere", kind="train", base=version.base, spec=version.spec, lineage=version.lineage
     )
-    register = publishing.publish(folder, hub._stores, description)
+    register = publishing.publish(folder, hub._stores, description, environment)
     with hub._stores.database.write() as session:
         return register(session, version.base)
 

@@ -28,7 +28,8 @@ def has_bfloat16() -> bool:
     if any(os.environ.get(name, "").lower() in values for name, values in INSTRUCTION_LIMITS.items()):
         return False
     if platform.system() == "Darwin":
-        return _ask_darwin("hw.optional.arm.FEAT_BF16") == "1"
+        ask = ["/usr/sbin/sysctl", "-n", "hw.optional.arm.FEAT_BF16"]  # older systems do not know the name
+        return subprocess.run(ask, capture_output=True, check=False).stdout.strip() == b"1"
     flags = _read_field("flags") or _read_field("Features")
     return not _BFLOAT16_FLAGS.isdisjoint(flags.split())
 
@@ -42,13 +43,3 @@ def _read_field(name: str) -> str:
         return ""
     fields = (line.partition(":") for line in lines)
     return next((value.strip() for field, _, value in fields if field.strip() == name), "")
-
-
-@functools.cache
-def _ask_darwin(name: str) -> str:
-    try:
-        return subprocess.run(
-            ["/usr/sbin/sysctl", "-n", name], capture_output=True, encoding="utf-8", check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # an older system does not know the name
-        return ""

@@ -27,7 +27,9 @@ _START_SECONDS = 20.0
 
 
 def url(settings: Settings) -> str:
-    """Return the address of the private Valkey, whether or not it runs."""
+    """Return the address of the configured broker, or else of the private Valkey, whether or not it runs."""
+    if settings.broker_url is not None:
+        return settings.broker_url.get_secret_value()
     return f"redis+socket://{_socket_path(settings)}"
 
 
@@ -119,9 +121,8 @@ def _socket_path(settings: Settings) -> Path:
             if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
                 _own_folder(path.parent)
                 return path
-    raise errors.Unavailable(
-        "cannot make a unix socket: no folder has a path that is short enough (set XDG_RUNTIME_DIR to one)"
-    )
+    what = "cannot make a unix socket: no folder has a path that is short enough (set XDG_RUNTIME_DIR to one)"
+    raise errors.Unavailable(what)
 
 
 def _own_folder(folder: Path) -> None:

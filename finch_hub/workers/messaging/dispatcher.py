@@ -177,8 +177,6 @@ class Dispatcher:
 
     @property
     def _url(self) -> str:
-        if self._settings.broker_url is not None:
-            return self._settings.broker_url.get_secret_value()
         from finch_hub.workers.embedded import broker as home_broker
 
         return home_broker.url(self._settings)

@@ -12,6 +12,7 @@ from support.safetensors_files import PREFIX, adapter_folder, factors
 
 from finch_hub import errors, settings
 from finch_hub.registry import values
+from finch_hub.specs.value import JsonObject
 from finch_hub.storage import publishing
 from finch_hub.storage.stores import Stores, open_stores
 
@@ -23,11 +24,13 @@ def stores(tmp_path: Path) -> Iterator[Stores]:
     opened.database.close()
 
 
-def publish(stores: Stores, folder: Path, environment: Any = None, **fields: Any) -> values.AdapterVersion:
+def publish(
+    stores: Stores, folder: Path, environment: JsonObject | None = None, **fields: Any
+) -> values.AdapterVersion:
     """Publish a folder as the next version of the adapter birds."""
     base = registry.add_base(stores.database)
     description = publishing.Description(name="birds", kind="import", base=base, **fields)
-    create = publishing.publish(folder, stores, description, environment)
+    create = publishing.publish(folder, stores, description, environment or {})
     with stores.database.write() as session:
         return create(session, base)
 
@@ -38,16 +41,18 @@ def left_behind(stores: Stores) -> list[Path]:
 
 
 def test_version_has_the_admitted_files_with_card_and_record(stores: Stores, tmp_path: Path) -> None:
-    lineage = values.Lineage(seed=7, versions={"torch": "1"}, environment={"threads": 2})
+    lineage = values.Lineage(seed=7)
     source = adapter_folder(tmp_path / "in", metadata={"author": "someone"})
-    version = publish(stores, source, lineage=lineage, metrics={"loss_after": 1.5}, spec={"kind": "x"}, job_id=None)
+    version = publish(stores, source, {"threads": 2}, lineage=lineage, metrics={"loss_after": 1.5}, spec={"kind": "x"})
     folder = stores.artifacts.fetch_tree(version.digest)
     names = {"adapter_config.json", "adapter_model.safetensors", "README.md", "finch.json"}
     assert {path.name for path in folder.iterdir()} == names
     assert b"someone" not in (folder / "adapter_model.safetensors").read_bytes()
     assert (folder / "README.md").read_text(encoding="utf-8") == version.card
     record = json.loads((folder / "finch.json").read_text(encoding="utf-8"))
-    assert (version.reference, version.state, version.lineage) == ("birds/1", "ready", lineage)
+    assert (version.reference, version.state, version.lineage.seed) == ("birds/1", "ready", 7)
+    assert record["lineage"] == version.lineage.model_dump(mode="json")
+    assert version.lineage.environment == {"threads": 2}
     assert (record["identity"], record["metrics"]) == (version.identity, version.metrics)
     assert (version.metrics["rank"], version.metrics["loss_after"]) == (2, 1.5)
     assert version.metrics["bytes"] == sum((folder / name).stat().st_size for name in names if "adapter" in name)
