@@ -17,10 +17,7 @@ __all__ = ["tiny_base", "tiny_bases", "tiny_folder", "tiny_folders"]
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile(
-    "finch",
-    deadline=None,
-    max_examples=fuzzing.examples(100),
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    "finch", deadline=None, max_examples=fuzzing.examples(100), suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("finch")
 

@@ -191,12 +191,7 @@ class Demo:
         began = time.monotonic()
         trained, was_trained = self.steps.find_or_train(
             taught,
-            {
-                "--adapter": KNOWLEDGE,
-                **FACT_OPTIONS,
-                "--epochs": sizes.fact_epochs,
-                "--batch-size": sizes.fact_batch,
-            },
+            {"--adapter": KNOWLEDGE, **FACT_OPTIONS, "--epochs": sizes.fact_epochs, "--batch-size": sizes.fact_batch},
             {"training.epochs": sizes.fact_epochs, "training.batch_size": sizes.fact_batch},
         )
         reference, limit = reference_of(trained), plan.FACT_ANSWER_TOKENS

@@ -80,11 +80,7 @@ class Steps:
         self.journal.end(step, seconds, self.speed.after(plan.count_units(step, sizes, tokens), working))
 
     def find_or_train(
-        self,
-        data: Path,
-        options: Mapping[str, Word],
-        inputs: Mapping[str, object],
-        validation: Path | None = None,
+        self, data: Path, options: Mapping[str, Word], inputs: Mapping[str, object], validation: Path | None = None
     ) -> tuple[JobHandle, bool]:
         """Return the finished job of a training, and whether this run has submitted it; see `find_or_run`."""
         words = [word for option in options.items() for word in option]

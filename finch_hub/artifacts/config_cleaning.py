@@ -85,8 +85,7 @@ def _parse_json(text: bytes) -> dict[str, Any]:
             raise ValueError("it is not a JSON object")
         json.dumps(parsed, ensure_ascii=False).encode()  # json.loads accepts half of a surrogate pair
     except (ValueError, RecursionError) as error:
-        problem = errors.Problem(what=f"cannot be read: {str(error)[:200]}")
-        raise errors.RefusedArtifact(problem, subject=CONFIG) from None
+        raise errors.RefusedArtifact(f"cannot be read: {str(error)[:200]}", subject=CONFIG) from None
     return parsed
 
 

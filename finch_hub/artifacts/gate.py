@@ -177,8 +177,7 @@ def _find_weights(source: Path) -> Path:
     if not source.is_dir():
         if source.suffix in _PICKLES:
             what = f"is a {source.suffix} file, a pickle, which can run code when it is loaded"
-            problem = errors.Problem(what=what, fix="save the adapter with safetensors")
-            raise errors.RefusedArtifact(problem, subject=source.name)
+            raise errors.RefusedArtifact(what, fix="save the adapter with safetensors", subject=source.name)
         return source
     pickles = sorted(path.name for path in source.iterdir() if path.suffix in _PICKLES)
     duplicates = [name for name in pickles if name.startswith("adapter_model.")]

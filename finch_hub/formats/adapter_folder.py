@@ -44,8 +44,7 @@ class StoredAdapter:
         try:
             self.config: Mapping[str, Any] = MappingProxyType(dict(json.loads(text)))
         except (ValueError, TypeError) as error:
-            problem = errors.Problem(where=str(folder / CONFIG), what=f"is not a JSON object: {error}")
-            raise errors.InvalidInput(problem) from None
+            raise errors.InvalidInput(f"is not a JSON object: {error}", where=str(folder / CONFIG)) from None
         self.file = SafetensorsFile(folder / WEIGHTS)
         try:
             self._scheme = quantized.Scheme.of(self.file.metadata)
@@ -118,10 +117,12 @@ class StoredAdapter:
         else:
             values = self.file.read(name)
         if not np.isfinite(values).all():
-            problem = errors.Problem(
-                where=name, what="holds NaN or infinity", fix="train it again at a lower learning rate"
+            raise errors.Incompatible(
+                "holds NaN or infinity",
+                where=name,
+                fix="train it again at a lower learning rate",
+                subject=str(self.folder),
             )
-            raise errors.Incompatible(problem, subject=str(self.folder))
         return values
 
     def close(self) -> None:

@@ -50,8 +50,9 @@ class ModelFiles:
     def _open(self) -> None:
         if self.config.get("quantization_config"):
             method = self.config["quantization_config"].get("quant_method", "quantized")
-            problem = errors.Problem(what=f"its weights are stored as {method}", fix="use the unquantized model")
-            raise errors.Incompatible(problem, subject=str(self.folder))
+            raise errors.Incompatible(
+                f"its weights are stored as {method}", fix="use the unquantized model", subject=str(self.folder)
+            )
         problems = _open_shards(self.folder, self.index, self.shards)
         if problems:
             raise errors.InvalidInput(problems, subject=str(self.folder))

@@ -177,9 +177,8 @@ def delete(session: Session, name: str, number: int) -> values.AdapterVersion:
     row = get_row(session, AdapterReference(name, version=number))
     if row.aliases:
         aliases = ", ".join(f"{name}@{alias.name}" for alias in row.aliases)
-        raise errors.Conflict(
-            f"cannot delete adapter {name}/{number}: it has the alias {aliases} (move or delete the alias first)"
-        )
+        what = f"cannot delete adapter {name}/{number}: it has the alias {aliases} (move or delete the alias first)"
+        raise errors.Conflict(what)
     row.deleted_at = session.scalar(sa.select(now()))
     session.flush()
     return to_value(row)

@@ -81,9 +81,8 @@ def set_alias(session: Session, name: str, alias: str, version: int, *, expected
     if expected is not None and number != expected:
         actual = f"points at {name}/{number}" if number else "does not exist"
         wanted = f"{name}/{expected}" if expected else "no such alias"
-        raise errors.AliasMoved(
-            f"alias {name}@{alias} {actual}: expected {wanted} (check the alias before you move it)"
-        )
+        what = f"alias {name}@{alias} {actual}: expected {wanted} (check the alias before you move it)"
+        raise errors.AliasMoved(what)
     if current is None:
         session.add(Alias(adapter_id=row.adapter_id, name=alias, version_id=row.id))
     else:

@@ -139,9 +139,8 @@ class Database:
             if isinstance(error, exc.IntegrityError):
                 raise errors.Conflict(f"database {self} rejected the change: {message}") from error
             if "no such table" in message or getattr(error.orig, "sqlstate", None) == "42P01":
-                raise errors.SchemaMismatch(
-                    f"database {self} has no Finch Hub tables (run `finch-hub db upgrade`)"
-                ) from error
+                what = f"database {self} has no Finch Hub tables (run `finch-hub db upgrade`)"
+                raise errors.SchemaMismatch(what) from error
             if isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError)):
                 raise  # a fault of this code, which no user can fix
             kind = errors.AccessDenied if _WRONG_PASSWORD in message else errors.Unavailable

@@ -72,8 +72,7 @@ def purge(session: Session, name: str) -> values.Dataset:
     unfinished = session.execute(sa.select(jobs.c.id, jobs.c.spec).where(jobs.c.finished_at.is_(None)))
     readers = sorted(row.id for row in unfinished if dataset.digest in map(row.spec.get, _DATASET_FIELDS))
     if readers:
-        raise errors.Conflict(
-            f"cannot purge data set {name}: job {', '.join(readers)} needs it (cancel the job or wait until it ends)"
-        )
+        what = f"cannot purge data set {name}: job {', '.join(readers)} needs it (cancel the job or wait until it ends)"
+        raise errors.Conflict(what)
     session.execute(sa.update(datasets).where(datasets.c.digest == dataset.digest).values(purged_at=now()))
     return get(session, dataset.digest)

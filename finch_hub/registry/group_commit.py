@@ -74,9 +74,8 @@ class GroupCommits:
             self.num_waiting += 1
         try:
             if not self._turn.acquire(timeout=self._patience_seconds):
-                raise errors.Unavailable(
-                    f"could not lock the database in {self._patience_seconds:g} s: another thread holds the lock"
-                )
+                what = f"could not lock the database in {self._patience_seconds:g} s: another thread holds the lock"
+                raise errors.Unavailable(what)
         finally:
             with self._counter_lock:
                 self.num_waiting -= 1
@@ -138,9 +137,8 @@ class _Group:
     def commit(self) -> None:
         try:
             if not self.is_open:
-                raise errors.Unavailable(
-                    "could not commit: SQLite rolled back the transaction together with another thread's"
-                )
+                what = "could not commit: SQLite rolled back the transaction together with another thread's"
+                raise errors.Unavailable(what)
             self._end(self._transaction.commit)
         except BaseException as error:
             self.error = error

@@ -35,9 +35,8 @@ def create_engine(url: sa.URL) -> sa.Engine:
             connect_args={name: value for name, value in _TIMEOUTS.items() if name not in url.query},
         )
     except ModuleNotFoundError as error:
-        raise errors.Unavailable(
-            f"cannot use PostgreSQL: the driver {error.name} is not installed (pip install 'finch-hub[postgres]')"
-        ) from None
+        what = f"cannot use PostgreSQL: the driver {error.name} is not installed (pip install 'finch-hub[postgres]')"
+        raise errors.Unavailable(what) from None
     # One statement inserts several rows; by default the driver sends one statement for each row.
     engine.dialect.use_insertmanyvalues_wo_returning = True
     event.listen(engine, "connect", _configure)

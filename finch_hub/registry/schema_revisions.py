@@ -52,9 +52,8 @@ def check(number: str | None, database: str) -> None:
     if number is None:
         raise errors.SchemaMismatch(f"database {database} has no tables yet (run `finch-hub db upgrade`)")
     if _is_known(number):
-        raise errors.SchemaMismatch(
-            f"database {database} has the older schema {number}: this code needs {HEAD} (run `finch-hub db upgrade`)"
-        )
+        what = f"database {database} has the older schema {number}: this code needs {HEAD} (run `finch-hub db upgrade`)"
+        raise errors.SchemaMismatch(what)
     raise errors.SchemaMismatch(
         f"database {database} has the newer schema {number}: this code needs {HEAD} (update finch-hub on this machine)"
     )

@@ -54,7 +54,4 @@ def test_a_replaced_number_has_no_record_and_is_named_by_its_successor() -> None
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name[:4])
 def test_a_record_has_context_decision_and_rejected_ways(record: Path) -> None:
     headings = re.findall(r"^## (.+)$", record.read_text(encoding="utf-8"), re.MULTILINE)
-    assert headings in (
-        ["Context", "Decision", "Rejected"],
-        ["Context", "Decision", "Measured", "Rejected"],
-    )
+    assert headings in (["Context", "Decision", "Rejected"], ["Context", "Decision", "Measured", "Rejected"])

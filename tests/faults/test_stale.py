@@ -15,8 +15,7 @@ from finch_hub.specs.jobs import JobState
 
 
 @pytest.mark.parametrize(
-    "action",
-    ["nothing", *(pytest.param(action, marks=pytest.mark.slow) for action in ("raise", "print"))],
+    "action", ["nothing", *(pytest.param(action, marks=pytest.mark.slow) for action in ("raise", "print"))]
 )
 def test_end_of_a_lost_attempt_is_refused(workers: Fleet, action: str) -> None:
     held = workers.folder / "held"

@@ -157,9 +157,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, wheels: tuple[Path, dict
     return checkout, checkout.make("install")
 
 
-def test_install_in_a_folder_with_spaces_and_accents_gives_a_command_that_runs(
-    installed: tuple[Checkout, str],
-) -> None:
+def test_install_in_a_folder_with_spaces_and_accents_gives_a_command_that_runs(installed: tuple[Checkout, str]) -> None:
     checkout, output = installed
     assert checkout.run() == "alpha 1.0\n"
     assert "[3/3]" in output
@@ -170,9 +168,7 @@ def test_install_in_a_folder_with_spaces_and_accents_gives_a_command_that_runs(
     assert checkout.make("install") == ""
 
 
-def test_commands_for_development_add_their_packages_to_the_same_environment(
-    installed: tuple[Checkout, str],
-) -> None:
+def test_commands_for_development_add_their_packages_to_the_same_environment(installed: tuple[Checkout, str]) -> None:
     checkout, _ = installed
     python = checkout.root / ".venv/bin/python"
     before = python.lstat().st_ino

@@ -180,13 +180,7 @@ class Fleet:
         return settings_module.load(**{name: value for name, value in variables.items() if value is not None})
 
     def start(
-        self,
-        name: str = "one",
-        *,
-        slots: int = 1,
-        labels: Sequence[str] = (),
-        ready: bool = True,
-        **environment: str,
+        self, name: str = "one", *, slots: int = 1, labels: Sequence[str] = (), ready: bool = True, **environment: str
     ) -> WorkerProcess:
         """Start a worker. `environment` adds variables, with names in capitals."""
         changed = {**self.environment, **{key.upper(): value for key, value in environment.items()}}

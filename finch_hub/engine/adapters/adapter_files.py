@@ -38,7 +38,7 @@ def read_adapter(path: Path) -> AdapterWeights:
     is_pickled = not file.is_file() and (path / "adapter_model.bin").exists()
     if file.suffix != ".safetensors" or is_pickled:
         what = "is not a safetensors file; pickled weights can run code"
-        raise errors.RefusedArtifact(errors.Problem(what=what, where=str(path)))
+        raise errors.RefusedArtifact(what, where=str(path))
     if not file.is_file():
         neighbors = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise errors.NotFound("adapter", str(path), neighbors)
@@ -50,9 +50,9 @@ def read_adapter(path: Path) -> AdapterWeights:
         tensors = safetensors.torch.load_file(file)
         scheme = quantized.Scheme.of(metadata)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise errors.RefusedArtifact(errors.Problem(what=f"cannot be read: {error}", where=str(path))) from error
+        raise errors.RefusedArtifact(f"cannot be read: {error}", where=str(path)) from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise errors.RefusedArtifact(errors.Problem(what="its configuration is not LoRA's", where=str(path)))
+        raise errors.RefusedArtifact("its configuration is not LoRA's", where=str(path))
     return AdapterWeights(config=config, tensors=tensors if scheme is None else _restore(tensors, scheme))
 
 

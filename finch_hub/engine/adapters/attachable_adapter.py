@@ -187,7 +187,7 @@ class AttachableAdapter:
 
     def _without_base(self, what: str) -> errors.InvalidSpec:
         fix = "give it one: LoRAAdapter(config, base=...) or LoRAAdapter.load(path, base=...)"
-        return errors.InvalidSpec(errors.Problem(what=what, fix=fix), subject=f"adapter {self.name!r}")
+        return errors.InvalidSpec(what, fix=fix, subject=f"adapter {self.name!r}")
 
     def _other_active(self, layer: LoraLayer) -> list[str]:
         return [name for name in layer.active_adapters if name != self.name]
@@ -197,7 +197,7 @@ class AttachableAdapter:
         present = {path: module for path, module in base.model.named_modules() if isinstance(module, LoraLayer)}
         if any(self.name in layer.lora_A for layer in present.values()):
             what = f"the base already has an adapter {self.name!r}"
-            raise errors.InvalidSpec(errors.Problem(what=what, fix="choose another name, or detach that adapter"))
+            raise errors.InvalidSpec(what, fix="choose another name, or detach that adapter")
         active = {path: list(layer.active_adapters) for path, layer in present.items()}
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # PEFT warns of patterns that match nothing. `target_modules.match` has checked them already.

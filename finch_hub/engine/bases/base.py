@@ -146,7 +146,7 @@ def _find_device(device: str) -> torch.device:
         torch_device = None
     if torch_device is None or (torch_device.type == "cuda" and (torch_device.index or 0) >= torch.cuda.device_count()):
         what = f"this machine has no device {device!r}"
-        raise errors.InvalidSpec(errors.Problem(what=what, fix="use auto or cpu"), subject="device")
+        raise errors.InvalidSpec(what, fix="use auto or cpu", subject="device")
     return torch_device
 
 

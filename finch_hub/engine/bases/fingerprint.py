@@ -36,8 +36,8 @@ def compute_fingerprint(folder: Path, *, cache: Path | None = None) -> str:
         raise errors.NotFound("base model", str(folder))
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
-        problem = errors.Problem(what="has no safetensors weights", fix="convert the weights to safetensors first")
-        raise errors.Incompatible(problem, subject=f"base model {folder}")
+        what, fix = "has no safetensors weights", "convert the weights to safetensors first"
+        raise errors.Incompatible(what, fix=fix, subject=f"base model {folder}")
     config = json.loads(config_file.read_bytes())
     parts: dict[str, Any] = {  # JSON that is hashed
         "config": {name: value for name, value in config.items() if name not in _VOLATILE},

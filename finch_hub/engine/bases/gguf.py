@@ -32,7 +32,7 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
     """
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
-            raise errors.Incompatible(errors.Problem(what="is not a GGUF file", where=str(file)))
+            raise errors.Incompatible("is not a GGUF file", where=str(file))
     cache.mkdir(parents=True, exist_ok=True)
     key = hashlib.sha256(f"{_VERSION}:{hash_file(file, cache=cache)}".encode()).hexdigest()[:32]
     folder = cache / f"gguf-{key}"
@@ -84,8 +84,7 @@ def _convert(file: Path, folder: Path) -> None:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     except (ValueError, KeyError, IndexError, AttributeError, RuntimeError, NotImplementedError, struct.error) as error:
-        problem = errors.Problem(what=f"transformers cannot read this GGUF: {error}", where=str(file))
-        raise errors.Incompatible(problem) from error
+        raise errors.Incompatible(f"transformers cannot read this GGUF: {error}", where=str(file)) from error
 
 
 def _stored_dtype(reader: Any) -> str:

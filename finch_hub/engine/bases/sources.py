@@ -63,13 +63,12 @@ def fetch_folder(source: BaseModelSource, *, cache: Path, progress: Progress) ->
     folder = settings.expand_home(source.source).absolute()
     if folder.is_file():
         fix = "give a folder of safetensors, a .gguf file or a Hugging Face id"
-        raise errors.Incompatible(errors.Problem(where=str(folder), what="is a file, not a base model", fix=fix))
+        raise errors.Incompatible("is a file, not a base model", where=str(folder), fix=fix)
     if not folder.is_dir():
         neighbors = [str(path) for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
         raise errors.NotFound("base model folder", str(folder), neighbors)
     if source.revision is not None:
-        problem = errors.Problem(what="a local folder has no revisions", where=str(folder), fix="omit the revision")
-        raise errors.InvalidSpec(problem)
+        raise errors.InvalidSpec("a local folder has no revisions", where=str(folder), fix="omit the revision")
     return check_folder(folder)
 
 
@@ -99,9 +98,8 @@ def fetch_hub(source: BaseModelSource, *, cache: Path, progress: Progress) -> Pa
             source.source, revision=source.revision, allow_patterns=_ALLOWED, ignore_patterns=["original/*", "onnx/*"]
         )
     except hub_errors.GatedRepoError as error:
-        raise errors.Unavailable(
-            f"could not fetch base model {name!r}: it is gated (accept its terms on huggingface.co and set HF_TOKEN)"
-        ) from error
+        what = f"could not fetch base model {name!r}: it is gated (accept its terms on huggingface.co and set HF_TOKEN)"
+        raise errors.Unavailable(what) from error
     except (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError) as error:
         raise errors.NotFound("base model", name) from error
     except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError, OSError) as error:

@@ -49,4 +49,4 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
             problem = error
     roles = ", ".join(message.role for message in messages)
     what = f"the chat template cannot render the turns {roles}: {problem}"
-    raise errors.Incompatible(errors.Problem(what=what)) from problem
+    raise errors.Incompatible(what) from problem

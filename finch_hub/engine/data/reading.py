@@ -98,8 +98,7 @@ def _convert(row: Row, formats: Sequence[row_formats.RowFormat]) -> Example:
         try:
             content.encode()
         except UnicodeEncodeError:
-            problem = errors.Problem(what="has half of a surrogate pair", fix="repair its \\u escapes")
-            raise errors.InvalidSpec(problem) from None
+            raise errors.InvalidSpec("has half of a surrogate pair", fix="repair its \\u escapes") from None
     return example
 
 

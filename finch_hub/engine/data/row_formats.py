@@ -116,7 +116,7 @@ def _listed(names: Any) -> str:
 
 
 def _invalid(what: str, *, where: str = "", fix: str = "") -> errors.InvalidSpec:
-    return errors.InvalidSpec(errors.Problem(what=what, where=where, fix=fix))
+    return errors.InvalidSpec(what, where=where, fix=fix)
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:

@@ -81,8 +81,7 @@ def tokenize(
         Incompatible: the chat template or the tokenizer cannot be used.
     """
     if not tokenizer.is_fast:
-        problem = errors.Problem(what="the tokenizer has no offsets", fix="use a base with a tokenizer.json")
-        raise errors.Incompatible(problem)
+        raise errors.Incompatible("the tokenizer has no offsets", fix="use a base with a tokenizer.json")
     if example.text is not None:
         ids = _plain_ids(example.text, tokenizer)
         labels = np.ones(len(ids), dtype=np.bool_)
@@ -110,7 +109,7 @@ def _cut(ids: NDArray[np.int64], labels: NDArray[np.bool_], max_length: int) -> 
 
 
 def _unusable(what: str, fix: str) -> errors.InvalidDataset:
-    return errors.InvalidDataset(errors.Problem(what=what, fix=fix))
+    return errors.InvalidDataset(what, fix=fix)
 
 
 def _plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:

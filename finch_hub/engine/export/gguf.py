@@ -29,7 +29,7 @@ _ARCHITECTURES = {
 }
 
 
-def write(adapter: Path, base: Path | None, out: Path, parameters: GGUFParameters) -> dict[str, Any]:
+def export_gguf(adapter: Path, base: Path | None, out: Path, parameters: GGUFParameters) -> dict[str, Any]:
     """Write ``adapter.gguf`` into the folder `out`.
 
     llama.cpp scales a tensor by alpha / rank of the tensor. PEFT's scales are folded into B. Rows of q and k are
@@ -65,8 +65,9 @@ def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFPar
         model_type = str(files.config.get("model_type"))
         if model_type not in _ARCHITECTURES:
             known = ", ".join(sorted(_ARCHITECTURES))
-            problem = errors.Problem(what=f"the GGUF names of {model_type!r} are not known, only of {known}")
-            raise errors.Incompatible(problem, subject=str(base))
+            raise errors.Incompatible(
+                f"the GGUF names of {model_type!r} are not known, only of {known}", subject=str(base)
+            )
         architecture, is_reordered = _ARCHITECTURES[model_type]
         # A file has one alpha, and llama.cpp divides it by the rank of each tensor.
         alpha = max(module.rank for module in stored.modules.values())
@@ -87,8 +88,7 @@ def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFPar
                 B = B[row_order(len(B), _num_heads(files.config, path))]
             if max(np.abs(A).max(), np.abs(B).max()) > np.finfo(dtype).max:
                 what = f"has weights too large for {parameters.dtype}"
-                problem = errors.Problem(where=path, what=what, fix="use f32")
-                raise errors.Incompatible(problem, subject=read_name(adapter))
+                raise errors.Incompatible(what, where=path, fix="use f32", subject=read_name(adapter))
             writer.add_tensor(f"{name}.weight.lora_a", A.astype(dtype))
             writer.add_tensor(f"{name}.weight.lora_b", B.astype(dtype))
         try:

@@ -62,14 +62,14 @@ def quantize(
     """
     if scheme == "auto" and objective is None:
         fix = "give an objective, or use int8 or int4"
-        problem = errors.Problem(what="auto needs held-out data", where="scheme", fix=fix)
-        raise errors.InvalidSpec(problem, subject="quantize")
+        raise errors.InvalidSpec("auto needs held-out data", where="scheme", fix=fix, subject="quantize")
     schemes: tuple[Bits, ...] = ("int4", "int8") if scheme == "auto" else (scheme,)
     candidates: list[dict[str, Any]] = []
     with StoredAdapter(adapter) as stored, tempfile.TemporaryDirectory() as scratch:
         if METADATA in stored.file.metadata:
-            problem = errors.Problem(what="is already quantized", fix="use the version that it was made from")
-            raise errors.Incompatible(problem, subject=str(adapter))
+            raise errors.Incompatible(
+                "is already quantized", fix="use the version that it was made from", subject=str(adapter)
+            )
         before = objective(adapter) if objective is not None else None
         for bits in schemes:
             chosen = Scheme(bits=bits, group=group)
@@ -104,8 +104,7 @@ def quantize(
     losses = ", ".join(f"{c['scheme']} gives {c['loss']:.4f}" for c in candidates)
     loss = before.loss if before is not None else math.nan
     what = f"no scheme keeps the held-out loss of {loss:.4f} within {tolerance:.2%}: {losses}"
-    problem = errors.Problem(what=what, fix="allow a larger tolerance or use smaller groups")
-    raise errors.Incompatible(problem, subject=str(adapter))
+    raise errors.Incompatible(what, fix="allow a larger tolerance or use smaller groups", subject=str(adapter))
 
 
 def spread(A: Float32, B: Float32) -> tuple[Float32, Float32]:

@@ -134,8 +134,7 @@ class ShardWriter:
                 finite = np.isfinite(values.sum()) or np.isfinite(values).all()  # the sum alone nearly always decides
             if not (finite and round_into(stored, values, scratch, info.dtype)):
                 fix = "lower the weights of the adapters"
-                problem = errors.Problem(where=name, what="the merged weight is not finite", fix=fix)
-                raise errors.Incompatible(problem)
+                raise errors.Incompatible("the merged weight is not finite", where=name, fix=fix)
             _write_all(fd, buffer, to + offset)
             return len(buffer)
 

@@ -80,7 +80,7 @@ class GeneratorModel:
 
     def __init__(self, base: Base | str | Path, *, cache_size: int = 16) -> None:
         if cache_size < 1:
-            raise errors.InvalidSpec(errors.Problem(what="must be at least 1", where="cache_size"))
+            raise errors.InvalidSpec("must be at least 1", where="cache_size")
         self.base = base if isinstance(base, Base) else load_base(base)
         self._router = AdapterRouter(self.base.model)
         self._cache = AdapterCache(self.base, self._router, size=cache_size)
@@ -168,7 +168,7 @@ class GeneratorModel:
         """
         name = name or self._active
         if name is None:
-            raise errors.InvalidSpec(errors.Problem(what="no adapter is active", fix="name one, or fine-tune first"))
+            raise errors.InvalidSpec("no adapter is active", fix="name one, or fine-tune first")
         self._cache.save(name, settings.expand_home(path).absolute())
 
     def switch(self, name: str | None) -> None:
@@ -239,11 +239,11 @@ class GeneratorModel:
         is_single = not isinstance(prompt, list)
         prompts: Sequence[Prompt] = prompt if isinstance(prompt, list) else [prompt]
         if stream and not is_single:
-            raise errors.InvalidSpec(errors.Problem(what="only a single prompt can be streamed", where="stream"))
+            raise errors.InvalidSpec("only a single prompt can be streamed", where="stream")
         names = self._names_of(adapter, len(prompts))
         if len(names) != len(prompts):
             what, fix = f"{len(names)} adapters for {len(prompts)} prompts", "give one for each prompt, or one for all"
-            raise errors.InvalidSpec(errors.Problem(what=what, fix=fix))
+            raise errors.InvalidSpec(what, fix=fix)
         systems = [system or self._systems.get(name or "") for name in names]
         tokens = tokenize_prompts(prompts, self.base, systems=systems)
         self._load(names)

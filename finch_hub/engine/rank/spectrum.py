@@ -73,12 +73,7 @@ class ThresholdChoice:
 
 
 def choose_threshold(
-    spectrum: Spectrum,
-    loss_at: Callable[[float], float],
-    *,
-    full_loss: float,
-    tolerance: float,
-    budget: int | None,
+    spectrum: Spectrum, loss_at: Callable[[float], float], *, full_loss: float, tolerance: float, budget: int | None
 ) -> tuple[float, list[ThresholdChoice]]:
     """Find the highest threshold whose held-out loss is at most `tolerance` above the full adapter's.
 

@@ -53,7 +53,7 @@ def attach(
         direction = max(sum(modules[path]) for path in paths)  # of any module, because it may be the strongest
         if config.rank_budget < direction:
             what = f"{config.rank_budget:,} parameters are fewer than one direction of a module takes ({direction:,})"
-            raise errors.InvalidSpec(errors.Problem(where="rank_budget", what=what, fix="raise it"))
+            raise errors.InvalidSpec(what, where="rank_budget", fix="raise it")
     # EVA's directions replace the shared A after the adapter is attached.
     plain = config.evolve(init="shared") if config.init == "eva" else config
     generous = _with_generous_rank(plain) if automatic else plain

@@ -119,11 +119,7 @@ class TrainingRun:
         step, stopping = self._progress.step, self._progress.stopping
         try:
             metrics = evaluation.evaluate(
-                self._decoder,
-                self.head,
-                self._held_out,
-                device=self.base.device,
-                before_batch=self.stop_if_requested,
+                self._decoder, self.head, self._held_out, device=self.base.device, before_batch=self.stop_if_requested
             )
         except errors.Diverged as error:
             raise self._losses.diverged(step, str(error)) from None

@@ -60,9 +60,8 @@ def explain(error: Exception, url: str) -> errors.Unavailable:
     """Return the error, with its fix, for an exception that a client of the broker raised."""
     place = urlsplit(url).hostname or "its socket"
     if any(answer in str(error) for answer in _REJECTIONS):
-        return errors.AccessDenied(
-            f"the broker at {place} rejected the login: {error} (check the password in FINCH_BROKER_URL)"
-        )
+        what = f"the broker at {place} rejected the login: {error} (check the password in FINCH_BROKER_URL)"
+        return errors.AccessDenied(what)
     fix = "check that it runs and that FINCH_BROKER_URL has its host and port"
     return errors.Unavailable(f"the broker at {place} does not answer: {error} ({fix})")
 

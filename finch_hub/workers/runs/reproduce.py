@@ -40,9 +40,7 @@ def prepare(spec: ReproduceSpec, job: Job, stores: Stores, workdir: Path) -> Rep
     version, folder = inputs.fetch_version(spec.adapter, stores)
     kind = kinds.kind_of(version.kind)
     if kind.repeat is None:
-        raise errors.Incompatible(
-            errors.Problem(what=f"a job of the kind {kind.name} makes no version that can be reproduced")
-        )
+        raise errors.Incompatible(f"a job of the kind {kind.name} makes no version that can be reproduced")
     order = kind.prepare(kind.repeat(version), job, stores, workdir)
     return ReproduceOrder(
         kind=version.kind,

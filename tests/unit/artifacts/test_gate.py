@@ -129,11 +129,7 @@ WRONG: dict[str, tuple[Tensors, dict[str, Any], str]] = {
     "an unprefixed name": (factors() | {"layers.0.k.lora_A.weight": zeros(2, 6)}, {}, "does not begin with"),
     "a module that is no target": (factors("layers.0.k"), {}, "not among the config's target_modules"),
     "a copy of the embedding": (factors() | {f"{PREFIX}e.base_layer.weight": zeros(3, 3)}, {}, "copy of the base"),
-    "DoRA that is off": (
-        factors() | {f"{PREFIX}layers.0.q.lora_magnitude_vector": zeros(4)},
-        {},
-        "does not enable it",
-    ),
+    "DoRA that is off": (factors() | {f"{PREFIX}layers.0.q.lora_magnitude_vector": zeros(4)}, {}, "does not enable it"),
     "DoRA of another size": (
         factors() | {f"{PREFIX}layers.0.q.lora_magnitude_vector": zeros(5)},
         {"use_dora": True},

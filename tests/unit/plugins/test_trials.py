@@ -21,12 +21,7 @@ def spec(count: int = 4, **fields: object) -> ComposeSpec:
 
 def test_auto_starts_with_plain_linear_at_one_over_the_root_of_the_parents(catalog: Catalog) -> None:
     labels = [(trial.label, trial.initial_scale) for trial in trials.make_trials(spec(), catalog)]
-    assert labels == [
-        ("linear", 0.5),
-        ("regmean", 1.0),
-        ("tsv", 0.7579),
-        ("calibrate then linear norm=parents", 1.0),
-    ]
+    assert labels == [("linear", 0.5), ("regmean", 1.0), ("tsv", 0.7579), ("calibrate then linear norm=parents", 1.0)]
 
 
 def test_auto_runs_the_requested_resolver_before_all_trials_but_the_baseline(catalog: Catalog) -> None:

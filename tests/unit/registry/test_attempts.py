@@ -251,11 +251,7 @@ def test_write_of_a_stale_attempt_is_refused(database: Database, since: str) -> 
 
 def snapshot(database: Database, job: Job) -> tuple[object, ...]:
     with database.read() as session:
-        return (
-            jobs.get(session, job.id),
-            jobs.list_events(session, job.id),
-            jobs.list_attempts(session, job.id),
-        )
+        return (jobs.get(session, job.id), jobs.list_events(session, job.id), jobs.list_attempts(session, job.id))
 
 
 def test_reason_of_an_earlier_attempt_is_cleared(database: Database) -> None:

@@ -63,10 +63,7 @@ def test_dtype_is_measured_at_several_moments_and_then_known(
 
 @pytest.mark.parametrize("slowed", [0, 1, 2])
 def test_load_of_a_moment_does_not_decide(probe: Probe, tmp_path: Path, slowed: int) -> None:
-    for quiet, loaded, dtype in (
-        ((1.0, 1.0), (1.0, 9.0), torch.float32),
-        ((0.5, 1.0), (9.0, 1.0), torch.bfloat16),
-    ):
+    for quiet, loaded, dtype in (((1.0, 1.0), (1.0, 9.0), torch.float32), ((0.5, 1.0), (9.0, 1.0), torch.bfloat16)):
         probe.measured_at.clear()
         probe.seconds = [quiet, quiet, quiet]
         probe.seconds[slowed] = loaded

@@ -95,9 +95,7 @@ def test_peft_chooses_the_same_modules(fields: dict[str, Any]) -> None:
     wanted = target_modules.peft_targets(config, MODULES)
     layers = target_modules.peft_layers(config)
     theirs = peft.LoraConfig(
-        target_modules=wanted,
-        exclude_modules=list(config.exclude_modules) or None,
-        layers_to_transform=layers,
+        target_modules=wanted, exclude_modules=list(config.exclude_modules) or None, layers_to_transform=layers
     )
     assert tuple(path for path in MODULES if check_target_module_exists(theirs, path)) == chosen
 

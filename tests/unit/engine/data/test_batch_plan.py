@@ -17,12 +17,7 @@ def example(ids: list[int], prompt: int) -> TokenizedExample:
     return TokenizedExample(input_ids=np.array(ids), labels=np.arange(len(ids)) >= prompt)
 
 
-@given(
-    st.lists(st.integers(1, 50), min_size=1, max_size=80),
-    st.integers(1, 5),
-    st.integers(1, 3),
-    st.booleans(),
-)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(1, 5), st.integers(1, 3), st.booleans())
 def test_plan_has_every_example_once(lengths: list[int], size: int, accumulation: int, by_length: bool) -> None:
     steps = batch_plan.plan_epoch(
         lengths, batch_size=size, accumulation=accumulation, seed=1, epoch=0, by_length=by_length

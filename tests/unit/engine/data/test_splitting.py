@@ -13,11 +13,7 @@ def examples(*numbers: int) -> list[Example]:
     return [Example.of_pair(f"What is {number}?", f"It is {number}.") for number in numbers]
 
 
-@given(
-    st.lists(st.integers(0, 30), min_size=1, max_size=60),
-    st.floats(0, 0.9),
-    st.integers(0, 5),
-)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.floats(0, 0.9), st.integers(0, 5))
 def test_split_divides_all_examples_and_keeps_copies_together(numbers: list[int], share: float, seed: int) -> None:
     data = examples(*numbers)
     train, held_out = splitting.split_examples(data, share, seed)

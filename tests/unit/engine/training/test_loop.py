@@ -144,10 +144,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_last_good_checkpoint(t
             with torch.no_grad():
                 next(iter(adapter.parameters().values())).fill_(torch.nan)
 
-    with pytest.raises(
-        errors.Diverged,
-        match=r"step 4: .* not finite .*the last good checkpoint is .*step-00000003",
-    ):
+    with pytest.raises(errors.Diverged, match=r"step 4: .* not finite .*the last good checkpoint is .*step-00000003"):
         loop.train(tiny_base, LORA, training, lessons(12), workdir=tmp_path, should_stop=poison, adapter=adapter)
 
 

@@ -28,12 +28,7 @@ def test_progress_is_reported_at_most_four_times_a_second(tiny_base: Base, monke
     monkeypatch.setattr(progress_reporter, "time", SimpleNamespace(monotonic=lambda: seconds))
     events: list[NewEvent] = []
     loop.train(
-        tiny_base,
-        LORA,
-        QUICK.evolve(validation=0),
-        lessons(40),
-        report=events.append,
-        should_stop=a_tenth_later,
+        tiny_base, LORA, QUICK.evolve(validation=0), lessons(40), report=events.append, should_stop=a_tenth_later
     )
     reported = [event.data for event in events if event.type == "progress"]
     assert [data["step"] for data in reported] == [1, 4, 7, 10, 13, 16, 19, 20]

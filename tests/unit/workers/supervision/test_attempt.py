@@ -232,13 +232,7 @@ def test_job_whose_stop_was_requested_before_it_began_gets_no_child(
 )
 @pytest.mark.parametrize("step", ["prepare", "finish"])
 def test_error_of_a_step_is_tried_again_if_that_can_help(
-    step: str,
-    error: Exception,
-    state: JobState,
-    reason: str,
-    kind: Any,
-    database: Database,
-    context: AttemptContext,
+    step: str, error: Exception, state: JobState, reason: str, kind: Any, database: Database, context: AttemptContext
 ) -> None:
     def fail(*arguments: Any) -> Any:
         raise error

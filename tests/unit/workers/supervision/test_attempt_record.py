@@ -272,10 +272,7 @@ def test_result_has_the_empty_fields_of_its_report_and_no_others(
         lambda session: JobResult(metrics={"perplexity": None}, report={"rank": None, "data": {"cut": None}})
     )
     assert record.ended_job is not None
-    assert record.ended_job.result == {
-        "metrics": {"perplexity": None},
-        "report": {"rank": None, "data": {"cut": None}},
-    }
+    assert record.ended_job.result == {"metrics": {"perplexity": None}, "report": {"rank": None, "data": {"cut": None}}}
 
 
 def test_worker_that_is_to_end_waits_for_the_database_no_longer_than_its_grace(
