@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -46,7 +46,6 @@ def create(
     spec: JsonObject | None = None,
     metrics: JsonObject | None = None,
     card: str = "",
-    tags: Iterable[str] = (),
 ) -> values.AdapterVersion:
     """Add the next version of an adapter. Its number is never reused, not even after a deletion.
 
@@ -79,7 +78,6 @@ def create(
         spec=spec or {},
         metrics=metrics or {},
         card=card,
-        tags=[Tag(name=check_name(tag, kind="tag")) for tag in sorted(set(tags))],
         **lineage.model_dump(exclude={"parents"}),
     )
     for position, parent in enumerate(lineage.parents):

@@ -23,23 +23,16 @@ WARM_PATIENCE_SECONDS = 60.0
 
 
 def claim(
-    session: Session,
-    *,
-    worker: str,
-    lease_seconds: float,
-    capabilities: Capabilities,
-    warm_base: str | None = None,
-    job_id: str | None = None,
+    session: Session, *, worker: str, lease_seconds: float, capabilities: Capabilities, warm_base: str | None = None
 ) -> Job | None:
     """Claim the best queued job that fits the slot, by priority, then loaded base, then age.
 
     Args:
         lease_seconds: duration of the claim unless it is renewed.
         warm_base: `base_key` of the base that the slot has loaded.
-        job_id: claim this job only.
     """
-    parameters = _describe_slot(capabilities) | {"warm_base": warm_base, "wanted_id": job_id}
-    statement = _claim_best(len(capabilities.queues), by_id=job_id is not None, prefer_warm=warm_base is not None)
+    parameters = _describe_slot(capabilities) | {"warm_base": warm_base}
+    statement = _claim_best(len(capabilities.queues), prefer_warm=warm_base is not None)
     return _execute(session, statement, worker, lease_seconds, parameters)
 
 
@@ -110,11 +103,8 @@ _ADD_ATTEMPT = sa.insert(attempts)
 
 
 @functools.cache
-def _claim_best(num_queues: int, *, by_id: bool, prefer_warm: bool) -> sa.Update:
-    conditions = _fits_slot(num_queues)
-    if by_id:
-        conditions.append(jobs.c.id == sa.bindparam("wanted_id"))
-    return _claim_number((_select_warmest if prefer_warm else _select_first)(conditions))
+def _claim_best(num_queues: int, *, prefer_warm: bool) -> sa.Update:
+    return _claim_number((_select_warmest if prefer_warm else _select_first)(_fits_slot(num_queues)))
 
 
 @functools.cache

@@ -39,10 +39,8 @@ def add(
     session.flush()
 
 
-def find(
-    session: Session, *, adapter: str | None = None, dataset: str | None = None, limit: int = 100
-) -> list[values.Evaluation]:
-    """Return measurements, newest first: all, those of a version, or those on the data set with that digest.
+def find(session: Session, *, adapter: str | None = None, limit: int = 100) -> list[values.Evaluation]:
+    """Return measurements, newest first: all, or those of a version.
 
     Raises:
         NotFound: the version does not exist.
@@ -62,6 +60,4 @@ def find(
     )
     if adapter is not None:
         query = query.where(Evaluation.version_id == get_row(session, adapter, deleted=True).id)
-    if dataset is not None:
-        query = query.where(Evaluation.dataset_digest == dataset)
     return [values.Evaluation(**row._mapping) for row in session.execute(query)]

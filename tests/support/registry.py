@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from finch_hub.registry import adapter_versions, adapters, attempts, bases, claims, jobs, values
+import sqlalchemy as sa
+
+from finch_hub.registry import adapter_versions, adapters, attempts, bases, claims, jobs, tables, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource, Job, MergeSpec, Parent, Requirements, TrainSpec
@@ -35,11 +38,17 @@ def submit(database: Database, **arguments: Any) -> Job:
         return jobs.submit(session, spec, requirements=Requirements(**requirements), **arguments)
 
 
-def claim(database: Database, *, worker: str = "w", lease: float = 60.0, **arguments: Any) -> Job | None:
-    """Claim for a slot that fits every job. A negative lease expires at once."""
+def claim(
+    database: Database, *, worker: str = "w", lease: float = 60.0, job_id: str | None = None, **arguments: Any
+) -> Job | None:
+    """Claim for a slot that fits every job, the best job or the one with an id. A negative lease expires at once."""
     with database.write() as session:
-        arguments.setdefault("capabilities", ANY_SLOT)
-        return claims.claim(session, worker=worker, lease_seconds=lease, **arguments)
+        if job_id is None:
+            arguments.setdefault("capabilities", ANY_SLOT)
+            return claims.claim(session, worker=worker, lease_seconds=lease, **arguments)
+        query = sa.select(tables.jobs.c.number).where(tables.jobs.c.id == job_id).with_for_update()
+        wanted = {"wanted_number": session.scalar(query)}
+        return claims._execute(session, claims._claim_number(), worker, lease, wanted)
 
 
 def claimed(database: Database, **arguments: Any) -> Job:
@@ -84,14 +93,15 @@ def add_base(database: Database, name: str = "tiny") -> values.Base:
 
 
 def add_version(
-    database: Database, name: str = "medical", base: str = "tiny", **arguments: Any
+    database: Database, name: str = "medical", base: str = "tiny", tags: Sequence[str] = (), **arguments: Any
 ) -> values.AdapterVersion:
     known = add_base(database, base)
     arguments.setdefault("digest", digest(f"tree of {name}"))
     arguments.setdefault("identity", digest(f"bytes of {name}"))
     arguments.setdefault("kind", "train")
     with database.write() as session:
-        return adapter_versions.create(session, name=name, base_id=known.id, **arguments)
+        made = adapter_versions.create(session, name=name, base_id=known.id, **arguments)
+        return adapter_versions.add_tags(session, made.reference, *tags) if tags else made
 
 
 def delete_version(database: Database, name: str, number: int) -> values.AdapterVersion:

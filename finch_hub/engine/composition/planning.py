@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -19,13 +19,7 @@ from finch_hub.engine.composition.trial import Trial
 from finch_hub.specs.reports import ConflictReport, Forecast
 
 
-def plan(
-    parents: Sequence[ParentInput],
-    trials: Sequence[Trial] = (),
-    *,
-    base: Base | None = None,
-    between: Callable[[], None] = lambda: None,
-) -> ConflictReport:
+def plan(parents: Sequence[ParentInput], trials: Sequence[Trial] = (), *, base: Base | None = None) -> ConflictReport:
     """Report the conflicts of adapters without composing them.
 
     Reasons why adapters cannot be composed are returned in `structural`, not raised. With a base and validation rows,
@@ -53,7 +47,7 @@ def plan(
         )
     if base is None or not any(parent.validation for parent in parents):
         return conflicts.diagnose(core)
-    with Measurement(base, adapters, tokenize_validation(parents, base), between=between) as measurement:
+    with Measurement(base, adapters, tokenize_validation(parents, base)) as measurement:
         measured = interference.measure(core, adapters, measurement)
         forecasts = _forecast_trials(core, trials, measured, measurement)
     return conflicts.diagnose(core, measured.ratios, measured.shifts).evolve(forecasts=forecasts)

@@ -47,7 +47,7 @@ def test_concurrent_claims_of_one_job_have_one_winner(database: Database) -> Non
     for _ in range(10):
         job = registry.submit(database)
         with ThreadPoolExecutor(5) as threads:
-            claimed = list(threads.map(lambda _: registry.claim(database, job_id=job.id), range(5)))  # noqa: B023
+            claimed = list(threads.map(lambda _: registry.claim(database), range(5)))
         assert [found.id for found in claimed if found] == [job.id]
 
 

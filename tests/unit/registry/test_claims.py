@@ -32,13 +32,6 @@ def test_claim_takes_jobs_by_priority_then_age(database: Database) -> None:
     assert [registry.claimed(database).id for _ in range(4)] == [high.id, old.id, new.id, low.id]
 
 
-def test_claim_with_id_takes_only_that_job(database: Database) -> None:
-    first, second = registry.submit(database), registry.submit(database)
-    assert registry.claimed(database, job_id=second.id).id == second.id
-    assert registry.claim(database, job_id=second.id) is None
-    assert registry.claimed(database).id == first.id
-
-
 def test_claim_prefers_loaded_base_to_age_but_not_to_priority(database: Database) -> None:
     cold, warm, urgent = (
         registry.submit(database, spec=registry.train_spec(base=base), priority=priority)

@@ -8,7 +8,7 @@ from finch_hub.registry import evaluations
 from finch_hub.registry.database import Database
 
 
-def test_measurements_are_found_by_version_and_data_set(database: Database) -> None:
+def test_measurements_are_found_by_version(database: Database) -> None:
     base = registry.add_base(database)
     registry.add_version(database)
     registry.submit(database)
@@ -33,7 +33,6 @@ def test_measurements_are_found_by_version_and_data_set(database: Database) -> N
         ]
         assert {(item.base, item.evaluator, item.job_id) for item in found} == {("tiny", "held_out_loss", job.id)}
         assert [item.metrics["loss"] for item in evaluations.find(session, adapter="medical/1")] == [2.5, 2.0]
-        assert [item.metrics["loss"] for item in evaluations.find(session, dataset=one)] == [2.0, 3.0]
         assert len(evaluations.find(session, limit=1)) == 1
         with pytest.raises(errors.NotFound, match="medical/2"):
             evaluations.find(session, adapter="medical/2")
