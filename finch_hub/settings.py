@@ -155,23 +155,17 @@ def load(**overrides: Any) -> Settings:
     """
     named = os.environ.get("FINCH_CONFIG")
     if named and not Path(named).is_file():
-        raise errors.InvalidSpec(
-            f"{named} is not a file",
-            where="FINCH_CONFIG",
-            fix="set it to a finch.toml file, or unset it",
-            subject="settings",
-        )
+        fix = "set it to a finch.toml file, or unset it"
+        raise errors.InvalidSpec(f"{named} is not a file", where="FINCH_CONFIG", fix=fix, subject="settings")
     _warn_about_misspelled()
     try:
         return Settings(**overrides)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise errors.InvalidSpec(
-            f"is not valid TOML: {error}", where="finch.toml", fix="fix that line", subject="settings"
-        ) from None
+        what = f"is not valid TOML: {error} (fix that line)"
+        raise errors.InvalidSpec(what, where="finch.toml", subject="settings") from None
     except OSError as error:
-        raise errors.InvalidSpec(
-            f"could not read the file: {error.strerror}", where="finch.toml", subject="settings"
-        ) from None
+        what = f"could not read the file: {error.strerror}"
+        raise errors.InvalidSpec(what, where="finch.toml", subject="settings") from None
     except pydantic.ValidationError as error:
         problems = problems_of(error, Settings.model_fields)
         raise errors.InvalidSpec(problems, subject="settings (FINCH_* or finch.toml)") from None

@@ -54,21 +54,19 @@ class Parent(Value):
 
 
 class JobSpec(Value):
-    """Specification of a job. Each kind has its own class.
-
-    Attributes:
-        base_key: key of the base that the job loads; None if its adapters determine the base.
-        group_key: key that jobs share if they can be trained in one step; None for other kinds.
-    """
+    """Specification of a job. Each kind has its own class."""
 
     kind: str
 
     @property
-    def base_key(self) -> str | None:  # noqa: D102 - see the class
-        return None
+    def base_key(self) -> str | None:
+        """Key of the field `base`, which the job loads; None if its adapters determine the base."""
+        base: BaseModelSource | None = getattr(self, "base", None)
+        return base.key if base is not None else None
 
     @property
-    def group_key(self) -> str | None:  # noqa: D102 - see the class
+    def group_key(self) -> str | None:
+        """Key that jobs share if they can be trained in one step; None for kinds that never are."""
         return None
 
 
@@ -84,10 +82,6 @@ class TrainSpec(JobSpec):
     system: str | None = None
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
-
-    @property
-    def base_key(self) -> str:  # noqa: D102 - see the base class
-        return self.base.key
 
     @property
     def group_key(self) -> str:  # noqa: D102 - see the base class
@@ -191,10 +185,6 @@ class EvaluateSpec(JobSpec):
     evaluator: str = "held_out_loss"
     parameters: JsonObject = pydantic.Field(default_factory=dict)
     system: str | None = None
-
-    @property
-    def base_key(self) -> str:  # noqa: D102 - see the base class
-        return self.base.key
 
 
 class ReproduceSpec(JobSpec):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors, settings
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from finch_hub.engine.bases.precision import Dtype
-
-Attention = Literal["auto", "eager", "sdpa", "flash_attention_2"]
 
 DEFAULT_CONTEXT = 2048
 """Context length in tokens of a model whose configuration has none."""
@@ -38,7 +36,6 @@ class Base:
         model: causal language model. Its parameters require no gradient.
         tokenizer: has a padding token.
         dtype: dtype of the floating-point weights.
-        attention: requested implementation. With "auto", :meth:`fit_attention` chooses it by length.
     """
 
     name: str
@@ -49,7 +46,6 @@ class Base:
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     device: torch.device
     dtype: torch.dtype
-    attention: Attention = "auto"
 
     @property
     def num_parameters(self) -> int:
@@ -63,10 +59,9 @@ class Base:
 
     def fit_attention(self, length: int) -> None:
         """Choose the attention that is fastest on this device for sequences of up to `length` tokens."""
-        if self.attention == "auto":
-            fastest = "eager" if self.device.type == "cpu" and length <= _EAGER_UP_TO else "sdpa"
-            if self.model.config._attn_implementation != fastest:
-                self.model.set_attn_implementation(fastest)
+        fastest = "eager" if self.device.type == "cpu" and length <= _EAGER_UP_TO else "sdpa"
+        if self.model.config._attn_implementation != fastest:
+            self.model.set_attn_implementation(fastest)
 
 
 def default_max_length(context: int) -> int:
@@ -80,7 +75,6 @@ def load_base(
     dtype: Dtype = "auto",
     device: str = "auto",
     cache: Path | None = None,
-    attention: Attention = "auto",
     progress: Callable[[str], None] = lambda text: None,
     fetch: Callable[..., Path] = fetch_base,
 ) -> Base:
@@ -93,7 +87,6 @@ def load_base(
         device: "auto" (CUDA if available), "cpu", "cuda", "cuda:1" …
         cache: folder for converted files, file hashes and the measured speed of dtypes; None means
             `bases` in `FINCH_HOME`.
-        attention: implementation; "auto" chooses by device and length.
         progress: called with a few words before each slow step.
         fetch: function that returns a local folder of the source, as :func:`sources.fetch_base` does.
 
@@ -111,7 +104,7 @@ def load_base(
     cache = cache if cache is not None else settings.load().home / "bases"
     torch_dtype = precision.pick_dtype(dtype, torch_device, cache=cache)
     folder = fetch(model_source, cache=cache, progress=progress)
-    implementation = attention if attention != "auto" else "eager" if torch_device.type == "cpu" else "sdpa"
+    implementation = "eager" if torch_device.type == "cpu" else "sdpa"
     quantization = _quantization(dtype, torch_dtype, torch_device)
     options = {"dtype": torch_dtype, "attn_implementation": implementation, **quantization}
     model, tokenizer = _read(folder, f"base model {model_source.source}", options)
@@ -131,7 +124,6 @@ def load_base(
         tokenizer=tokenizer,
         device=torch_device,
         dtype=torch_dtype,
-        attention=attention,
     )
 
 

@@ -40,12 +40,9 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
             raise ValueError
     except ValueError:
         # The message shows no part of the address: what looks like a port may be a part of the password.
-        raise errors.InvalidSpec(
-            "is not the address of a broker",
-            where="FINCH_BROKER_URL",
-            fix="write redis://:PASSWORD@HOST:PORT/0, and replace / # ? in the password by %2F %23 %3F",
-            subject="settings",
-        ) from None
+        what = "is not the address of a broker"
+        fix = "write redis://:PASSWORD@HOST:PORT/0, and replace / # ? in the password by %2F %23 %3F"
+        raise errors.InvalidSpec(what, where="FINCH_BROKER_URL", fix=fix, subject="settings") from None
     if allow_insecure or not parts.hostname or parts.password or _is_loopback(parts.hostname):
         return
     raise errors.InvalidSpec(

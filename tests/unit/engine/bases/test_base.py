@@ -65,12 +65,6 @@ def test_attention_follows_the_length(tiny_base: Base) -> None:
     assert tiny_base.model.config._attn_implementation == "eager"
 
 
-def test_requested_attention_stays(tiny_folder: Path, tmp_path: Path) -> None:
-    base = load_base(tiny_folder, dtype="float32", device="cpu", cache=tmp_path, attention="sdpa")
-    base.fit_attention(10)
-    assert base.model.config._attn_implementation == "sdpa"
-
-
 def test_code_of_a_model_is_not_run(copy: Path) -> None:
     rewrite(
         copy / "config.json",
