@@ -137,11 +137,7 @@ def test_learned_weights_beat_the_given_weights(parents: dict[str, ParentInput],
     start = composed(unequal, base, strategy="linear", scale=1.0).report
     for options in ({}, {"per_module": True, "orthogonalize": "both"}):
         learned = composed(
-            unequal,
-            base,
-            strategy="learned",
-            parameters={"steps": 30, "learning_rate": 0.05, **options},
-            scale=1.0,
+            unequal, base, strategy="learned", parameters={"steps": 30, "learning_rate": 0.05, **options}, scale=1.0
         ).report
         assert learned.strategy == "learned"
         assert number(learned.worst_retention) > number(start.worst_retention) + 0.1

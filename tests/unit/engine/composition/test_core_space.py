@@ -186,10 +186,7 @@ def test_wrong_shapes_and_nan_are_refused_together() -> None:
 def test_invalid_results_of_a_strategy_are_refused() -> None:
     core = core_space.build([adapter("a", seed=0), adapter("b", seed=1)])
     valid = summed(core)
-    invalid = {
-        "layers.0.q": torch.zeros(2, 2),
-        "layers.0.v": torch.full_like(valid["layers.0.v"], torch.nan),
-    }
+    invalid = {"layers.0.q": torch.zeros(2, 2), "layers.0.v": torch.full_like(valid["layers.0.v"], torch.nan)}
     with pytest.raises(errors.Incompatible) as refused:
         truncation.truncate(core, invalid)
     text = str(refused.value)

@@ -54,12 +54,7 @@ def test_sweep_stops_on_a_plateau() -> None:
 
 
 def test_points_are_ordered_by_harm_then_worst_then_mean_then_loss() -> None:
-    ordered = [
-        point(1, 0.9, 0.9, harmed=1),
-        point(1, 0.2, 0.9),
-        point(1, 0.3, 0.4),
-        point(1, 0.3, 0.8),
-    ]
+    ordered = [point(1, 0.9, 0.9, harmed=1), point(1, 0.2, 0.9), point(1, 0.3, 0.4), point(1, 0.3, 0.8)]
     assert sorted(ordered, key=lambda p: p.sort_key) == ordered
     # If no parent gained anything, the lower loss is better.
     assert point(1, None, losses=(2.0,)).sort_key > point(1, None, losses=(3.0,)).sort_key
