@@ -16,6 +16,7 @@ from finch_hub.engine.composition import parents as parent_adapters
 from finch_hub.engine.composition import peft_output
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.parents import ParentAdapter, ParentInput
+from finch_hub.engine.composition.second_moment import SecondMoment
 from finch_hub.engine.data import batches, tokenizing
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder import evaluation, loss
@@ -207,10 +208,7 @@ class Measurement:
         return torch.cat(states).float().cpu()
 
     def collect_projected_moments(
-        self,
-        update: Mapping[str, Factors] | None,
-        examples: Sequence[TokenizedExample],
-        right: Mapping[str, Tensor],
+        self, update: Mapping[str, Factors] | None, examples: Sequence[TokenizedExample], right: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the hidden states, and the second moments ``Vᵀ X Xᵀ V [q, q]`` of module inputs in bases V [in, q]."""
         moments: dict[str, Tensor] = {}
@@ -222,33 +220,27 @@ class Measurement:
         return self.run_forward(update, examples, right, add_input), moments
 
     def collect_moments(
-        self,
-        update: Mapping[str, Factors] | None,
-        examples: Sequence[TokenizedExample],
-        modules: Iterable[str],
-    ) -> dict[tuple[str, ...], Tensor]:
-        """Return the second moments ``X Xᵀ [in, in]`` of module inputs; modules that share an input share an entry."""
-        groups: list[tuple[list[str], Tensor]] = []
-        group_of: dict[str, int] = {}
+        self, update: Mapping[str, Factors] | None, examples: Sequence[TokenizedExample], modules: Iterable[str]
+    ) -> dict[str, SecondMoment]:
+        """Return the second moment of each module's inputs; modules that share an input share it."""
+        moments: dict[str, SecondMoment] = {}
         last_input: Tensor | None = None
+        last_path = ""
 
         def add_input(path: str, x: Tensor) -> None:
-            nonlocal last_input
+            nonlocal last_input, last_path
             if x is last_input:
-                if path not in group_of:
-                    group_of[path] = len(groups) - 1
-                    groups[-1][0].append(path)
+                moments[path] = moments[last_path]
                 return
-            last_input = x
-            rows = x.flatten(0, -2).float()
-            if path in group_of:
-                groups[group_of[path]][1].addmm_(rows.mT, rows)
-            else:
-                group_of[path] = len(groups)
-                groups.append(([path], rows.mT @ rows))
+            last_input, last_path = x, path
+            if path not in moments:
+                moments[path] = SecondMoment(x.shape[-1], x.device)
+            moments[path].add(x.flatten(0, -2).float())
 
         self.run_forward(update, examples, modules, add_input)
-        return {tuple(paths): total.cpu() for paths, total in groups}
+        for moment in moments.values():
+            moment.move_to_cpu()
+        return moments
 
     def _evaluate(self, examples: Sequence[TokenizedExample]) -> TokenMetrics:
         return evaluation.evaluate(

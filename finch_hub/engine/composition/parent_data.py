@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-
-import torch
-from torch import Tensor
 
 from finch_hub.engine.composition import retention
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.measurement import Measurement
+from finch_hub.engine.composition.second_moment import SecondMoment
 from finch_hub.specs.reports import TokenMetrics
 
 # Examples of each parent in one step.
 _BATCH_ROWS = 4
-# Maximum number of floats in the second moments that are computed together: 4 GiB.
-_MAX_MOMENT_FLOATS = 1 << 30
+# Maximum number of elements of the second moments that are measured together. 5/8 of each is stored: 2.5 GiB.
+_MAX_MOMENT_ELEMENTS = 1 << 30
+
+Moments = Mapping[tuple[str, ...], Sequence[SecondMoment]]
+"""Second moments of module inputs, one of each parent, by the modules that share the input."""
 
 
 class ParentData:
@@ -42,7 +44,7 @@ class ParentData:
             if b is not None and o is not None and retention.has_gained(b, o)
         }
         self.parents = tuple(self._gains)
-        self._moments: dict[tuple[int, tuple[str, ...]], dict[tuple[str, ...], Tensor]] = {}
+        self._moments: dict[tuple[int, tuple[str, ...]], Moments] = {}
 
     def gradient(self, update: Mapping[str, Factors], *, step: int, seed: int) -> tuple[float, dict[str, Factors]]:
         """Return the objective of an update on the step's mini-batch, and its gradients in the form of factors.
@@ -61,56 +63,46 @@ class ParentData:
                 value += self.measurement.backward([rows.selection[i] for i in indices], scale=scale)
         return value, self.measurement.take_gradients()
 
-    def input_moments(self, core: CoreSpace, *, rows: int) -> Iterator[dict[tuple[str, ...], Tensor]]:
-        """Yield the second moments ``X_t X_tᵀ / ‖X_t‖²`` of module inputs [T, in, in].
+    def input_moments(self, core: CoreSpace, *, rows: int) -> Iterator[Moments]:
+        """Yield the second moments ``X_t X_tᵀ`` of module inputs, one of each parent t.
 
         X_t are a module's inputs on up to `rows` rows of parent t while parent t is active. Modules that share an
-        input share an entry. A parent without rows gets the identity over `in`.
+        input share an entry. A parent without rows has no inputs.
 
-        Each yielded part holds as many modules as memory allows. If one part holds all modules, it is cached for the
-        next call.
+        Each part holds as many modules as memory allows. If one part holds all modules, it is cached.
         """
         sizes = {module: block.inputs.stacked.shape[1] for block in core.blocks for module in block.modules}
         sizes = dict(sorted(sizes.items()))
-        for part in _divide_modules(sizes, max_floats=_MAX_MOMENT_FLOATS // len(self.measurement.parents)):
-            if (moments := self._moments.get((rows, part))) is None:
-                moments = self._measure_moments(part, sizes, rows)
-                if len(part) == len(sizes):
-                    self._moments = {(rows, part): moments}
-            yield moments
+        for part in _divide_modules(sizes, max_elements=_MAX_MOMENT_ELEMENTS // len(self.measurement.parents)):
+            # No name may keep a part, because the next one needs its memory.
+            yield self._moments.get((rows, part)) or self._measure_moments(part, sizes, rows)
 
-    def _measure_moments(
-        self, part: tuple[str, ...], sizes: Mapping[str, int], rows: int
-    ) -> dict[tuple[str, ...], Tensor]:
+    def _measure_moments(self, part: tuple[str, ...], sizes: Mapping[str, int], rows: int) -> Moments:
         moments = [
             self.measurement.collect_moments(parent.factors, parent_rows.selection[:rows], part) if parent_rows else {}
             for parent, parent_rows in zip(self.measurement.parents, self.measurement.rows, strict=True)
         ]
-        # The model decides which modules share an input, so the groups are the same for all parents.
-        groups = next((groups for groups in moments if groups), {(module,): None for module in part})
-        return {
-            modules: torch.stack([_normalize(of_parent.get(modules), sizes[modules[0]]) for of_parent in moments])
-            for modules in groups
-        }
+        no_inputs = {size: SecondMoment(size) for size in set(sizes.values())}
+        groups: defaultdict[tuple[SecondMoment, ...], list[str]] = defaultdict(list)
+        for module in part:
+            groups[tuple(m.get(module, no_inputs[sizes[module]]) for m in moments)].append(module)
+        measured = {tuple(modules): of_parents for of_parents, modules in groups.items()}
+        if len(part) == len(sizes):
+            self._moments = {(rows, part): measured}
+        return measured
 
 
-def _divide_modules(sizes: Mapping[str, int], *, max_floats: int) -> Iterator[tuple[str, ...]]:
-    """Divide modules, in their order, into parts whose squared sizes add up to `max_floats` or less."""
+def _divide_modules(sizes: Mapping[str, int], *, max_elements: int) -> Iterator[tuple[str, ...]]:
+    """Divide modules, in their order, into parts whose squared sizes add up to `max_elements` or less."""
     part: list[str] = []
-    floats = 0
+    elements = 0
     for module, size in sizes.items():
-        if part and floats + size**2 > max_floats:
+        if part and elements + size**2 > max_elements:
             yield tuple(part)
-            part, floats = [], 0
+            part, elements = [], 0
         part.append(module)
-        floats += size**2
+        elements += size**2
     yield tuple(part)
-
-
-def _normalize(moment: Tensor | None, size: int) -> Tensor:
-    """Return a moment with trace 1."""
-    trace = 0.0 if moment is None else float(moment.trace())
-    return torch.eye(size) / size if moment is None or trace <= 0 else moment / trace
 
 
 def _draw_mini_batch(count: int, step: int, key: str) -> list[int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from finch_hub.engine.composition.core_space import CoreSpace
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.parent_data import ParentData
+from finch_hub.engine.composition.second_moment import SecondMoment
 from finch_hub.engine.numerics import concurrency
 from finch_hub.plugins.strategies import linear, tsv
 from finch_hub.plugins.strategies.parameters import LinearParameters, RegmeanParameters, TsvParameters
@@ -35,11 +36,25 @@ def merge(
     """
     w = torch.tensor(weights, dtype=torch.float64)
     priors = _compute_priors(core, weights, parameters)
-    merged: dict[str, Factors] = {}
+    merged = _allocate(core)
     for moments in parent_data.input_moments(core, rows=parameters.rows):
         parts = [(group, G) for modules, G in moments.items() for group in _group_by_parents(core, modules)]
-        fits = concurrency.map_in_threads(lambda part: _fit(core, part[0], w, part[1], parameters.ridge, priors), parts)
-        merged |= {module: update for fitted in fits for module, update in fitted.items()}
+        concurrency.map_in_threads(lambda part: _fit(core, *part, w, parameters.ridge, priors, merged), parts)
+        del moments, parts  # the next part needs their memory
+    return merged
+
+
+def _allocate(core: CoreSpace) -> dict[str, Factors]:
+    """Allocate all factors, before the large matrices of the fits.
+
+    Factors that lie between freed matrices divide the free memory into pieces too small for the next ones.
+    """
+    merged: dict[str, Factors] = {}
+    for block in core.blocks:
+        n, p = block.cores.shape[1:3]
+        B = torch.empty(n, block.outputs.stacked.shape[1], p)
+        A = torch.empty(n, p, block.inputs.stacked.shape[1])
+        merged |= {module: Factors(B=b, A=a) for module, b, a in zip(block.modules, B, A, strict=True)}
     return merged
 
 
@@ -61,33 +76,38 @@ def _group_by_parents(core: CoreSpace, modules: Iterable[str]) -> list[list[str]
 
 
 def _fit(
-    core: CoreSpace, modules: Sequence[str], w: Tensor, moments: Tensor, ridge: float, priors: Mapping[str, Tensor]
-) -> dict[str, Factors]:
-    """Solve for modules with the same parents and the same inputs, from their moments [T, in, in]."""
-    spaces = [core.modules[module] for module in modules]
-    present = list(spaces[0].present)
+    core: CoreSpace,
+    modules: Sequence[str],
+    moments: Sequence[SecondMoment],
+    w: Tensor,
+    ridge: float,
+    priors: Mapping[str, Tensor],
+    merged: Mapping[str, Factors],
+) -> None:
+    """Solve for modules with the same parents and the same inputs, and write to their factors."""
+    spaces = {module: core.modules[module] for module in modules}
+    present = list(spaces[modules[0]].present)
     if len(present) == 1:
-        (t,) = present
-        factors = [
-            Factors(B=space.left @ (w[t] * space.cores[t]).float(), A=space.right.mT.clone()) for space in spaces
-        ]
-        return dict(zip(modules, factors, strict=True))
-    size = moments.shape[-1]
+        for module, space in spaces.items():
+            merged[module].B.copy_(space.left)
+            merged[module].A.copy_(w[present] * space.cores[present[0]] @ space.right.double().mT)
+        return
+    size = len(spaces[modules[0]].right)
     total = torch.zeros(size, size, dtype=torch.float64)
     total.diagonal().add_(ridge / size * float(w[present].abs().sum()))
-    targets = [ridge / size * priors[m] @ space.right.double().mT for m, space in zip(modules, spaces, strict=True)]
+    targets = {module: ridge / size * priors[module] @ space.right.double().mT for module, space in spaces.items()}
     for t in present:
-        G = moments[t].double()
+        G = moments[t].normalized()
         total.add_(G, alpha=float(w[t].abs()))
-        for space, target in zip(spaces, targets, strict=True):
-            target.addmm_(w[t] * space.cores[t], space.right.double().mT @ G)
+        for module, space in spaces.items():
+            targets[module].addmm_(w[t] * space.cores[t], space.right.double().mT @ G)
+        del G  # the next matrix needs its memory
     # If all weights are zero, the matrix is zero and cannot be inverted.
     total.diagonal().clamp_(min=torch.finfo(torch.float64).tiny)
-    root = torch.linalg.cholesky(total)
+    total = torch.linalg.cholesky(total)
     level = w[present].abs().mean()
-    fitted: dict[str, Factors] = {}
-    for module, space, target in zip(modules, spaces, targets, strict=True):
-        K = torch.cholesky_solve(target.mT, root).mT
+    for module, target in targets.items():
+        K = torch.cholesky_solve(target.mT, total).mT
         order = torch.linalg.eigh(target @ K.mT).eigenvectors.flip(-1)
-        fitted[module] = Factors(B=space.left @ order.float(), A=(level * (order.mT @ K)).float())
-    return fitted
+        torch.matmul(spaces[module].left, order.float(), out=merged[module].B)
+        merged[module].A.copy_(level * (order.mT @ K))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ import torch
 from numpy.typing import NDArray
 from support.adapters import VARIANTS, save_adapter
 from support.updates import dense, relative
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.composition import core_space, truncation
@@ -20,6 +25,7 @@ from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.measurement import Measurement, ValidationRows, tokenize_validation
 from finch_hub.engine.composition.parent_data import ParentData
 from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, read_parent
+from finch_hub.engine.composition.second_moment import SecondMoment
 from finch_hub.engine.data import batches
 from finch_hub.plugins.strategies import regmean, tsv
 from finch_hub.plugins.strategies.parameters import RegmeanParameters, TsvParameters
@@ -149,7 +155,7 @@ def test_modules_with_the_same_inputs_share_their_moments(
     adapters: list[ParentAdapter], parent_data: ParentData
 ) -> None:
     (moments,) = parent_data.input_moments(core_space.build(adapters), rows=PARAMETERS.rows)
-    attention = tuple(f"model.layers.0.self_attn.{name}_proj" for name in "qkv")
+    attention = tuple(f"model.layers.0.self_attn.{name}_proj" for name in "kqv")
     assert attention in moments
     assert len(moments) == 4 * 2  # of a layer: attention, its output, gate and up, down
 
@@ -159,12 +165,70 @@ def test_moments_beyond_the_memory_limit_are_measured_in_parts(
 ) -> None:
     core = core_space.build(adapters)
     whole = regmean.merge(core, (1.0,) * 3, PARAMETERS, seed=0, parent_data=parent_data)
-    monkeypatch.setattr(parent_data_module, "_MAX_MOMENT_FLOATS", 1)
+    monkeypatch.setattr(parent_data_module, "_MAX_MOMENT_ELEMENTS", 1)
     parts_of = [modules for part in parent_data.input_moments(core, rows=PARAMETERS.rows) for modules in part]
     assert parts_of == [(module,) for module in core.modules]
     parts = regmean.merge(core, (1.0,) * 3, PARAMETERS, seed=0, parent_data=parent_data)
     for module, update in whole.items():
         assert relative(dense(parts[module]), dense(update)) < 1e-6
+
+
+class MemoryCount(TorchDispatchMode):
+    """Bytes of the tensors that this thread's operations made and that are still in use, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {storage._cdata for storage in storages_in((args, kwargs))}
+        result = function(*args, **(kwargs or {}))
+        for storage in storages_in(result):
+            if storage._cdata not in given:  # otherwise it is a view
+                self._storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self._storages = {key: entry for key, entry in self._storages.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._storages.values()))
+        return result
+
+
+def storages_in(values: Any) -> list[torch.UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+
+
+def test_moments_take_less_memory_than_their_matrices(adapters: list[ParentAdapter], parent_data: ParentData) -> None:
+    core = core_space.build(adapters)
+    with MemoryCount() as memory:
+        (moments,) = parent_data.input_moments(core, rows=PARAMETERS.rows)
+    matrices = sum(4 * len(adapters) * len(core.modules[group[0]].right) ** 2 for group in moments)
+    assert matrices / 2 < memory.peak < 0.9 * matrices  # with the hidden states of one example
+
+
+def test_one_part_of_the_moments_is_in_memory(
+    adapters: list[ParentAdapter], parent_data: ParentData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = core_space.build(adapters)
+    monkeypatch.setattr(parent_data_module, "_MAX_MOMENT_ELEMENTS", 1)
+    collect = parent_data.measurement.collect_moments
+    alive: list[int] = []
+
+    def count_and_collect(*args: Any) -> Any:
+        alive.append(sum(type(found) is SecondMoment for found in gc.get_objects()))
+        return collect(*args)
+
+    monkeypatch.setattr(parent_data.measurement, "collect_moments", count_and_collect)
+    gc.collect()  # moments of other tests
+    regmean.merge(core, (1.0,) * 3, PARAMETERS, seed=0, parent_data=parent_data)
+    assert alive == [0, 1, 2] * len(core.modules)
+
+
+def test_factors_do_not_lie_between_the_matrices_of_the_fits(
+    adapters: list[ParentAdapter], parent_data: ParentData
+) -> None:
+    core = core_space.build(adapters)
+    made = regmean.merge(core, (1.0,) * 3, PARAMETERS, seed=0, parent_data=parent_data)
+    pieces = {factor.untyped_storage().data_ptr() for update in made.values() for factor in (update.A, update.B)}
+    assert len(pieces) == 2 * len(core.blocks) < 2 * len(made)
 
 
 def test_module_of_one_parent_keeps_that_parents_update(
