@@ -52,6 +52,16 @@ class Environment:
         found = self.find_packages().glob("*.dist-info/RECORD")
         return tuple(sorted(path.parent.name for path in found))
 
+    def escape_paths(self) -> None:
+        """Write the paths to other folders with ASCII characters only.
+
+        Before version 3.13, Python reads them in the encoding of the locale, and does not start if it cannot.
+        """
+        for file in self.find_packages().glob("*.pth"):
+            if not (content := file.read_bytes()).isascii():
+                lines = [f"import sys; sys.path.append({line!a})" for line in content.decode().splitlines()]
+                file.write_text("\n".join(lines) + "\n", encoding="ascii")
+
     def read_version(self) -> str | None:
         """Return the version of its interpreter, or None if it does not run."""
         program = "import sys; print('%d.%d' % sys.version_info[:2])"

@@ -194,3 +194,4 @@ class _Installer:
         command = pip_runs.make_install_command(target.python, "--no-build-isolation", f"--editable={self._root}")
         progress = pip_runs.Progress(target.find_packages(), {lockfile.normalize(project)})
         pip_runs.run_together([command], progress, held=self._held)
+        target.escape_paths()

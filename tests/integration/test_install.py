@@ -143,9 +143,12 @@ class Checkout:
         assert (process.returncode == 0) == (code == 0), output
         return output
 
-    def run(self) -> str:
+    def run(self, **variables: str) -> str:
         """Return what the installed command prints."""
-        return subprocess.run([self.root / ".venv/bin/tiny-hub"], capture_output=True, text=True, check=True).stdout
+        command = [self.root / ".venv/bin/tiny-hub"]
+        return subprocess.run(
+            command, env={**os.environ, **variables}, capture_output=True, text=True, check=True
+        ).stdout
 
     def list_leftovers(self) -> list[str]:
         return sorted(path.name for path in self.root.glob(".venv*") if path.name not in (".venv", ".venv.lock"))
@@ -160,6 +163,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, wheels: tuple[Path, dict
 def test_install_in_a_folder_with_spaces_and_accents_gives_a_command_that_runs(installed: tuple[Checkout, str]) -> None:
     checkout, output = installed
     assert checkout.run() == "alpha 1.0\n"
+    assert checkout.run(LC_ALL="C") == "alpha 1.0\n"
     assert "[3/3]" in output
     assert "on disk" in output
     assert checkout.list_leftovers() == []
