@@ -15,7 +15,7 @@ from finch_hub.specs.reports import TokenMetrics
 
 # Examples of each parent in one step.
 _BATCH_ROWS = 4
-# Maximum number of elements of the second moments that are measured together. 5/8 of each is stored: 2.5 GiB.
+# Maximum number of elements of the second moments that are measured together. 9/16 of each is stored: 2.3 GiB.
 _MAX_MOMENT_ELEMENTS = 1 << 30
 
 Moments = Mapping[tuple[str, ...], Sequence[SecondMoment]]

@@ -7,8 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
-# Block rows of the lower triangle: 5/8 of the matrix is stored. More would store less, in more and smaller products.
-_NUM_BLOCKS = 4
+# Block rows of the lower triangle: 9/16 of the matrix is stored. More would store less, in more and smaller products.
+_NUM_BLOCKS = 8
 
 
 class SecondMoment:
