@@ -75,14 +75,14 @@ fuzz: $(INSTALLED) ## run the tests on random examples with ten times as many; i
 	@echo "make fuzz SEED=$(SEED) FINCH_TEST_EXAMPLES=$(FINCH_TEST_EXAMPLES)"
 	$(PYTEST) -m hypothesis --hypothesis-seed $(SEED)
 
-# Demo and benchmarks use a home of their own, not ~/.finch. DEMO=--small shrinks the demo.
-demo: export FINCH_HOME ?= $(CURDIR)/.demo
-demo: .use ## train, compose and merge with a real model, at most ten minutes on two cores
-	$(BIN)/python -m examples.demo $(DEMO)
+# Demo and benchmarks use a home of their own, whatever hub the user's variables lead to.
+IN_DEMO_HOME = env -u FINCH_CONFIG -u FINCH_DATABASE_URL -u FINCH_BROKER_URL -u FINCH_ARTIFACTS_URL FINCH_HOME="$(CURDIR)/.demo"
 
-bench: export FINCH_HOME ?= $(CURDIR)/.demo
+demo: .use ## train, compose and merge with a real model, at most ten minutes on two cores (DEMO=--small: less)
+	@$(IN_DEMO_HOME) $(BIN)/python -m examples.demo $(DEMO)
+
 bench: $(INSTALLED) ## run all benchmarks, one after another
-	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $$(grep -l __main__ benchmarks/*.py); do echo "== $$file"; $(IN_DEMO_HOME) $(BIN)/python $$file || exit 1; done
 
 # Each of these installs into a new environment outside the repository.
 test-wheel: $(INSTALLED) ## install the wheel and its extras elsewhere, and call every command
@@ -103,11 +103,9 @@ messages: $(INSTALLED) ## regenerate the list of error texts from the source
 lock: $(INSTALLED) ## renew the locks after a change of pyproject.toml; UPGRADE=1 takes the newest versions
 	$(BIN)/python -m scripts.renew_locks $(if $(UPGRADE),--upgrade)
 
-# The demo's worker would otherwise run on without its files. Variables of other homes must not lead to their workers.
+# The demo's worker would otherwise run on without its files.
 clean: ## stop the demo's worker, and remove all that make and the tools have made
-	@if test -d .demo && test -x $(BIN)/finch-hub; then \
-		env -u FINCH_CONFIG -u FINCH_DATABASE_URL -u FINCH_BROKER_URL FINCH_HOME="$(CURDIR)/.demo" $(BIN)/finch-hub worker stop || true; \
-	fi
+	@if test -d .demo && test -x $(BIN)/finch-hub; then $(IN_DEMO_HOME) $(BIN)/finch-hub worker stop || true; fi
 	rm -rf .venv .venv-new .venv-old .venv.lock .demo dist build *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -38,4 +38,4 @@ def announce(folder: Path, *, seconds: float) -> None:
     print(f"downloads  {total if missing else 'nothing'}")
     print(f"keeps      {_KEPT:,} MB in {folder.parent}, where {tables.format_bytes(free)} are free", flush=True)
     if missing and free < _NEEDED * 10**6:
-        sys.exit(f"the demo needs {_NEEDED:,} MB in {folder.parent} (free some space, or set FINCH_HOME)")
+        sys.exit(f"the demo needs {_NEEDED:,} MB in {folder.parent} (free some space, then run the demo again)")
