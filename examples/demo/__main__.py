@@ -56,7 +56,7 @@ def main() -> int:
                 demo = Demo(hub, folder, is_small=is_small)
                 demo.run()
         except filelock.Timeout:
-            print(f"another demo is running in {folder} (wait for it, or set FINCH_HOME)", file=sys.stderr)
+            print(f"another demo is running in {folder} (wait until it has ended)", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("\nInterrupted. The next run continues here. Stopping the worker …", file=sys.stderr, flush=True)
@@ -118,6 +118,7 @@ class Demo:
                 measured=measured,
                 facts=facts,
                 trained=trained,
+                all_rows={domain: len(rows) for domain, rows in self.rows.items()},
                 composition=composition,
                 answers=answered,
                 merged=merged,

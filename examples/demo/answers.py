@@ -25,9 +25,9 @@ def generate(
 ) -> list[dict[str, str]]:
     """Generate all answers in one batch, in which each row has an adapter of its own or none."""
     adapters = [references[question.name] for question in questions]
-    print(f">>> model = hub.generator({base!r}, {adapters})")
-    print(">>> model.generate(2 * questions, adapter=[None, …, *adapters], …)", flush=True)
+    print(f">>> model = hub.generator({base!r}, {adapters})", flush=True)
     model = hub.generator(base, adapters)
+    print(">>> model.generate(2 * questions, adapter=[None, …, *adapters], …)", flush=True)
     prompts: list[Prompt] = [
         (
             *([Message(role="system", content=question.system)] if question.system else []),
@@ -36,6 +36,8 @@ def generate(
         for question in questions
     ]
     texts = model.generate(2 * prompts, adapter=[*[None] * len(prompts), *adapters], max_new_tokens=max_new_tokens)
+    tokenizer = model.base.tokenizer
+    texts = [f"{text} …" if len(tokenizer.encode(text)) >= max_new_tokens else text for text in texts]  # cut answers
     pairs = zip(questions, texts[: len(prompts)], texts[len(prompts) :], strict=True)
     return [
         {"name": question.name, "question": question.text, "base": before, "adapter": after}

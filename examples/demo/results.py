@@ -20,6 +20,7 @@ class Results:
     measured: TrainingReport
     facts: Mapping[str, Any]
     trained: Mapping[str, JobHandle]
+    all_rows: Mapping[str, int]
     composition: JobHandle
     answers: Sequence[Mapping[str, str]]
     merged: Mapping[str, Any]
@@ -40,6 +41,7 @@ def summarize(results: Results, steps: Steps) -> dict[str, Any]:
                 "domain": domain,
                 "adapter": adapter,
                 "rows": report.data.examples,
+                "all_rows": results.all_rows[domain],
                 "held_out": report.data.validation_examples,
                 "loss_before": report.before.loss if report.before else None,
                 "loss_after": report.after.loss if report.after else None,

@@ -32,6 +32,8 @@ def show(summary: Mapping[str, Any]) -> None:
     console = Console(width=width, highlight=False, markup=False)
     console.width = min(console.width, COLUMNS)
     console.print(draw(summary))
+    for text in _draw_commands(summary):
+        console.print(text, soft_wrap=True)  # a line break would end the command
 
 
 def draw(summary: Mapping[str, Any]) -> RenderableType:
@@ -46,21 +48,21 @@ def draw(summary: Mapping[str, Any]) -> RenderableType:
         Text(),
         _draw_results(summary),
         Text(),
-        *_draw_commands(summary),
     )
 
 
 def _draw_domains(summary: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("adapter")
-    for column in ("rows", "held-out loss before", "after", "change", f"kept by {summary['composition']['adapter']}"):
+    kept = f"kept by {summary['composition']['adapter']}"
+    for column in ("rows", "held out", "loss on these before", "after", "change", kept, "time"):
         table.add_column(column, justify="right")
-    table.add_column("time", justify="right")
     for row in summary["domains"]:
         before, after = row["loss_before"], row["loss_after"]
         table.add_row(
             row["adapter"],
-            str(row["rows"]),
+            f"{row['rows']} of {row['all_rows']}",
+            str(row["held_out"]),
             f"{before:.3f}",
             f"{after:.3f}",
             f"{after / before - 1:+.0%}",
@@ -119,13 +121,15 @@ def _draw_results(summary: Mapping[str, Any]) -> Table:
 def _draw_commands(summary: Mapping[str, Any]) -> list[Text]:
     composed, home = summary["composition"]["adapter"], shlex.quote(summary["home"])
     question = summary["answers"][-1]["question"]
+    domain = summary["domains"][0]["domain"]
+    data = f'"$FINCH_HOME"/demo/rows/{domain}.jsonl'  # all rows of a domain
     commands = (
         f"finch-hub generate {shlex.quote(question)} --adapter {summary['facts']['reference']}",
-        f"finch-hub train birds.jsonl --adapter birds --base {summary['base']}",
-        f"finch-hub export {composed} --format gguf --out all-four-gguf",
+        f"finch-hub train {data} --adapter {domain} --base {summary['base']} --preset {domain} --epochs 1",
+        f'finch-hub export {composed} --format gguf --out "$FINCH_HOME"/all-four-gguf',
     )
     texts = (f"To go on: . .venv/bin/activate && export FINCH_HOME={home}", *(f"  {command}" for command in commands))
-    return [Text(text, overflow="fold") for text in texts]
+    return [Text(text) for text in texts]
 
 
 def _clock(seconds: float | None) -> str:
