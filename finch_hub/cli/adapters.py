@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from finch_hub import errors
@@ -73,10 +75,12 @@ def lineage(reference: str, as_json: bool) -> None:
 
 @adapters.command()
 @click.argument("reference")
-def path(reference: str) -> None:
+@output.json_option
+def path(reference: str, as_json: bool) -> None:
     """Print a local folder with a version's files in PEFT's format."""
     with output.open_hub() as hub:
-        click.echo(hub.adapters.folder(reference))
+        folder = str(hub.adapters.folder(reference))
+    click.echo(json.dumps({"folder": folder}) if as_json else folder)  # in one line, however long
 
 
 @adapters.command()

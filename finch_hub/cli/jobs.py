@@ -56,14 +56,14 @@ def show(job_id: str, as_json: bool) -> None:
     with output.open_hub() as hub:
         handle = hub.jobs.get(job_id)
         job, attempts = handle.refresh(), handle.attempts()
-        result = (handle.result(), handle.report()) if job.state == "succeeded" else None
+        report = handle.report() if job.state == "succeeded" else None
         is_queued = job.state == "queued"
         obstacles = handle.obstacles() if is_queued else {}
         is_unattended = is_queued and handle.is_unattended()
     value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles}
     output.emit(value, as_json, lambda: _draw_job(job, attempts, obstacles, is_unattended))
-    if result is not None and not as_json:
-        tables.console().print(reports.draw_result(*result))
+    if report is not None and not as_json:
+        tables.console().print(reports.draw_report(report))
 
 
 @jobs.command()
@@ -79,7 +79,7 @@ def watch(job_id: str, after: int, as_json: bool) -> None:
                 click.echo(event.model_dump_json())
         else:
             following.watch(handle, after=after)
-        handle.result()
+        handle.report()  # raises the error of a job without one
 
 
 @jobs.command()
@@ -149,6 +149,7 @@ def _draw_job(
         "about": _summarize(job),
         "state": job.state.value + cancelling,
         "reason": job.reason,
+        "made": (job.result or {}).get("adapter"),
         "submitted": job.created_at,
         "started": job.started_at,
         "ended": job.finished_at,

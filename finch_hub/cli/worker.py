@@ -56,14 +56,15 @@ def list_(as_json: bool) -> None:
 
 
 @worker.command()
-def health() -> int:
+@output.json_option
+def health(as_json: bool) -> int:
     """Exit with 0 if a worker runs on this host, else with 1. Meant for containers and services."""
     from finch_hub import settings
     from finch_hub.workers.hostname import find_hostname
     from finch_hub.workers.supervision import health as module
 
     names = module.find_living(settings.load(), find_hostname())
-    click.echo(" ".join(names) or "no worker runs on this host")
+    output.emit({"workers": names}, as_json, lambda: " ".join(names) or "no worker runs on this host")
     return 0 if names else 1
 
 
