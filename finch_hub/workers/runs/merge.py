@@ -52,7 +52,7 @@ def execute(order: MergeOrder, channel: Channel) -> Outcome[MergeReport]:
         nonlocal last
         if time.monotonic() - last >= _REPORT_SECONDS:
             last = time.monotonic()
-            channel.report(NewEvent(type="progress", data={"step": done, "steps": total}))
+            channel.report(NewEvent.phase(f"merging: {done / total:.0%} written"))
 
     report = merging.merge(
         base, adapters, out, base_model=order.base.source.source, replace=order.spec.replace, progress=progress
