@@ -110,6 +110,7 @@ def stop(settings: Settings, *, worker: str) -> None:
             names = {connection["name"] for connection in client.client_list()} - {client_name(worker)}
             if not any(name.startswith(client_name()) for name in names):
                 client.shutdown(nosave=True)
+                shutil.rmtree(_socket_path(settings).parent, ignore_errors=True)
 
 
 def _socket_path(settings: Settings) -> Path:
