@@ -137,11 +137,9 @@ class StoredAdapter:
 
     def _find_modules(self) -> tuple[Mapping[str, LoRAModule], Mapping[str, str]]:
         tensors = self.file.tensors
-        shapes = (
-            {name: info.shape for name, info in tensors.items()}
-            if self._scheme is None
-            else self._scheme.logical_shapes(tensors)
-        )
+        shapes = {name: info.shape for name, info in tensors.items()}
+        if self._scheme is not None:
+            shapes = self._scheme.logical_shapes(tensors)
         self.names = tuple(shapes)
         found = find_modules(shapes, self.config)
         problems = [*peft_config.unsupported_variants(self.config), *found.problems]

@@ -75,7 +75,7 @@ def _advise(pairs: Sequence[PairConflict], shifts: Sequence[HiddenShift], shared
             f"no cosine is below {_MIN_COSINE}, no norm ratio is below {_MIN_NORM_RATIO}",
             f"no shift is above {_MAX_SHIFT}, no direction holds more than {_MAX_SHARED_ENERGY} of the energy",
         )
-        return "merge", (", ".join(limits),)
+        return "compose", (", ".join(limits),)
     return advised[0][0], tuple(reason for _, reason in advised)
 
 

@@ -36,11 +36,6 @@ class Directions:
     settled: int
     inputs: int
 
-    @property
-    def ranks(self) -> dict[str, int]:
-        """Rank of each module; it may be 0."""
-        return {path: len(rows) for path, rows in self.rows.items()}
-
 
 def find_directions(
     base: Base, paths: Sequence[str], sample: Sequence[TokenizedExample], *, rank: int, redistribution: float = 1.0

@@ -70,7 +70,7 @@ def attach(
         f"EVA: the directions of {found.settled} of {found.inputs} inputs settled in {eva.PASSES} passes over a sample"
     )
     if automatic:
-        ranks = {path: max(size, _LEAST_RANK) for path, size in found.ranks.items()}
+        ranks = {path: max(len(rows), _LEAST_RANK) for path, rows in found.rows.items()}
         generous = with_ranks(generous, ranks, usual=GENEROUS_RANK, alpha=generous.alpha)
     adapter = AttachableAdapter(generous, base, seed=seed)
     if config.init == "eva":

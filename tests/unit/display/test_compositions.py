@@ -18,13 +18,13 @@ def pair(module: str = "", **changes: Any) -> PairConflict:
 def test_conflicts_show_pairs_worst_modules_and_advice(drawn: Drawn) -> None:
     modules = tuple(pair(f"layers.{n}.q_proj", sign_conflict=n / 20) for n in range(20))
     report = ConflictReport(
-        parents=("law/1", "style/2"), pairs=(pair(),), modules=modules, advice="merge", reasons=("they hardly meet",)
+        parents=("law/1", "style/2"), pairs=(pair(),), modules=modules, advice="compose", reasons=("they hardly meet",)
     )
     text = drawn(compositions.draw_conflicts(report))
     assert "law/1 + style/2" in text
     assert "layers.19.q_proj" in text
     assert "layers.0.q_proj" not in text
-    assert "advice: merge" in text
+    assert "advice: compose" in text
     assert "they hardly meet" in text
 
 

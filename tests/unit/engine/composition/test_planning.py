@@ -127,4 +127,4 @@ def test_advice_is_for_the_most_serious_conflict(pair: PairConflict, shift: floa
 
 def test_parents_without_a_common_module_get_the_advice_to_merge() -> None:
     core = core_space.CoreSpace(parents=("a", "b"), digests=("0", "1"), blocks=())
-    assert conflicts.diagnose(core).advice == "merge"
+    assert conflicts.diagnose(core).advice == "compose"

@@ -49,7 +49,7 @@ def test_an_automatic_rank_is_divided_by_eva_and_starts_from_the_shared_a(
     sizes = {path: module.rank for path, module in modules.items()}
     adapter.detach()
     found = eva.find_directions(tiny_base, list(sizes), examples, rank=24, redistribution=64 / 48)
-    assert sizes == {path: max(size, starting_adapter._LEAST_RANK) for path, size in found.ranks.items()}
+    assert sizes == {path: max(len(rows), starting_adapter._LEAST_RANK) for path, rows in found.rows.items()}
     assert len(set(sizes.values())) > 2
     assert {module.scale for module in modules.values()} == {2.0}
     for path, module in modules.items():
