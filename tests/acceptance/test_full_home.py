@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,10 @@ from finch_hub.errors import Unavailable
 from finch_hub.specs.examples import Example
 
 # A file system of four megabytes that only these processes see. They end by being killed with the namespace.
-SMALL = "set -e; mount -t tmpfs -o size=4m none {home}; . {script}"
+SMALL = 'set -e; mount -t tmpfs -o size=4m none "$FINCH_HOME"; . "$0"'
 UNAVAILABLE = exit_code(Unavailable(""))
-FINCH = f"{sys.executable} -m finch_hub"
-FILL = "dd if=/dev/zero of=$FINCH_HOME/filler bs=4k 2>/dev/null || true"
+FINCH = f"{shlex.quote(sys.executable)} -m finch_hub"
+FILL = 'dd if=/dev/zero of="$FINCH_HOME"/filler bs=4k 2>/dev/null || true'
 
 
 def in_a_small_home(folder: Path, *commands: str) -> list[subprocess.CompletedProcess[str]]:
@@ -29,12 +30,12 @@ def in_a_small_home(folder: Path, *commands: str) -> list[subprocess.CompletedPr
     home.mkdir()
     lines = []
     for number, command in enumerate(commands):
-        kept = folder / str(number)
+        kept = shlex.quote(str(folder / str(number)))
         lines.append(f"{command} >{kept}.out 2>{kept}.err && echo 0 >{kept}.status || echo $? >{kept}.status")
     script.write_text("\n".join(lines))
     environment = {**os.environ, "FINCH_HOME": str(home)}
     inside = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c"]
-    done = subprocess.run([*inside, SMALL.format(home=home, script=script)], env=environment, capture_output=True)
+    done = subprocess.run([*inside, SMALL, script], env=environment, capture_output=True)
     if done.returncode:
         pytest.skip(f"this machine lets nobody mount a file system: {done.stderr.decode().strip()}")
     return [
@@ -67,13 +68,13 @@ def test_a_full_home_refuses_with_advice_and_loses_nothing(tmp_path: Path) -> No
     listed = f"{FINCH} datasets list --json"
     _, before, _, *refused, _, added, after = in_a_small_home(
         tmp_path,
-        f"{FINCH} datasets add {few}",
+        f"{FINCH} datasets add {shlex.quote(str(few))}",
         listed,
         FILL,
-        f"{FINCH} datasets add {data}",
+        f"{FINCH} datasets add {shlex.quote(str(data))}",
         listed,
-        "rm $FINCH_HOME/filler",
-        f"{FINCH} datasets add {data}",
+        'rm "$FINCH_HOME"/filler',
+        f"{FINCH} datasets add {shlex.quote(str(data))}",
         listed,
     )
     assert len(refused) == 2

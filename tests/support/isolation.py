@@ -124,7 +124,13 @@ def _is_of_sockets(folder: Path) -> bool:
 
 
 def _shared_memory() -> set[str]:
-    return {path.name for path in _SHARED_MEMORY.iterdir()} if _SHARED_MEMORY.is_dir() else set()
+    """Return the names of the segments whose processes this user can inspect."""
+    names = set()
+    for path in _SHARED_MEMORY.iterdir() if _SHARED_MEMORY.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            if os.getuid() in (0, path.stat().st_uid):
+                names.add(path.name)
+    return names
 
 
 def _command(process: psutil.Process) -> str:
