@@ -46,6 +46,8 @@ def ensure(settings: Settings) -> None:
     with home.lock(settings, "broker"):
         if answers(settings):
             return
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        _check_folder(path.parent)
         with contextlib.suppress(FileNotFoundError):
             path.unlink()  # left by a server that was killed
         log = settings.home / "logs" / "valkey.log"
@@ -116,19 +118,19 @@ def stop(settings: Settings, *, worker: str) -> None:
 def _socket_path(settings: Settings) -> Path:
     """Return the path of the socket, in the user's runtime folder. A home's path may be too long for a socket."""
     name = f"finch-{os.getuid()}-{hashlib.sha256(str(settings.home).encode()).hexdigest()[:12]}"
-    for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - see _own_folder
+    for parent in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"):  # noqa: S108 - see _check_folder
         if parent and Path(parent).is_dir():
             path = Path(parent) / name / _SOCKET
             if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
-                _own_folder(path.parent)
+                if path.parent.exists():
+                    _check_folder(path.parent)
                 return path
     what = "cannot make a unix socket: no folder has a path that is short enough (set XDG_RUNTIME_DIR to one)"
     raise errors.Unavailable(what)
 
 
-def _own_folder(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     """Check that only the user may enter the folder. In /tmp another user may have made it first."""
-    folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
         fix = "remove it, or set XDG_RUNTIME_DIR"
