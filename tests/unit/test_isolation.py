@@ -33,6 +33,25 @@ def test_a_test_and_its_children_see_no_setting_of_the_user() -> None:
     assert set(ran.stdout.split()) == expected
 
 
+@pytest.mark.parametrize("target", ["demo", "bench", "clean"])
+def test_demo_and_benchmarks_never_work_in_the_hub_of_the_user(target: str, tmp_path: Path) -> None:
+    """The shell of the user leads to a hub in use. Each command gets a program that prints its settings instead."""
+    for folder in (".demo", "benchmarks", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "benchmarks" / "speed.py").write_text("if __name__ == '__main__': ...", encoding="utf-8")
+    for name in ("python", "finch-hub"):
+        (tmp_path / ".venv/bin" / name).write_text("#!/bin/sh\nenv | grep ^FINCH_\n", encoding="utf-8")
+        (tmp_path / ".venv/bin" / name).chmod(0o755)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\t$(INSTALL)", "\t@true")
+    (tmp_path / "Makefile").write_text(makefile, encoding="utf-8")
+    shell = {f"FINCH_{name}": "in-use" for name in ("HOME", "CONFIG", "DATABASE_URL", "BROKER_URL", "ARTIFACTS_URL")}
+    ran = subprocess.run(
+        ["make", target], cwd=tmp_path, env={**os.environ, **shell}, check=True, capture_output=True, text=True
+    )
+    seen = {line for line in ran.stdout.splitlines() if line.startswith("FINCH_") and "FINCH_TEST_" not in line}
+    assert seen == {f"FINCH_HOME={tmp_path}/.demo"}
+
+
 def test_exported_variables_and_files_of_the_user_are_neither_read_nor_written(tmp_path: Path) -> None:
     """Runs tests of the command line, the hub and a worker as an operator would whose shell has a hub in use."""
     trap, broken = tmp_path / "the user's", "this is no TOML"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from support import registry
 
+from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.registry.database import Database
 
 from .conftest import Run
@@ -27,3 +30,13 @@ def test_adapters_are_listed_tagged_aliased_and_deleted(run: Run, database: Data
     assert run("adapters", "alias", "medical", "best", "--delete").out == "Deleted alias medical@best\n"
     assert run("adapters", "delete", "medical/1").out == "Deleted medical/1. Its number will not be reused.\n"
     assert run("adapters", "alias", "medical/2", "latest").status == 2
+
+
+def test_folder_of_a_version_is_printed_in_one_line(run: Run, database: Database, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "adapter_config.json").touch()
+    store = ArtifactStore(str(home / "artifacts"), cache=home / "cache" / "artifacts")
+    registry.add_version(database, "medical", digest=store.put_tree(tmp_path / "files"))
+    (folder,) = run("adapters", "path", "medical").out.splitlines()
+    assert Path(folder, "adapter_config.json").is_file()
+    assert run("adapters", "path", "medical", "--json").json == {"folder": folder}

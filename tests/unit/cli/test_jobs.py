@@ -54,6 +54,21 @@ def test_job_is_shown_cancelled_retried_and_pruned(run: Run, database: Database,
     assert run("jobs", "prune", "--keep", 0).out == "Deleted 1 job\n"
 
 
+def test_job_whose_version_was_deleted_is_shown(run: Run, database: Database) -> None:
+    registry.add_version(database, "medical")
+    job = run("quantize", "medical", "--detach", "--json").json
+    registry.add_version(database, "medical", digest=registry.digest("2"))
+    report = {"scheme": "int8", "group": 64, "bytes_before": 200, "bytes_after": 100, "relative_error": 0.004}
+    registry.succeed(database, registry.claimed(database, job_id=job["id"]), adapter="medical/2", report=report)
+    registry.delete_version(database, "medical", 2)
+    shown = run("jobs", "show", job["id"])
+    assert shown.status == 0, shown.err
+    assert "medical/2" in shown.out
+    assert "100 B (50%)" in shown.out
+    assert run("jobs", "show", job["id"], "--json").json["result"]["adapter"] == "medical/2"
+    assert run("jobs", "watch", job["id"]).status == 0
+
+
 def test_prune_counts_days_of_24_hours(run: Run, database: Database) -> None:
     for hours in (23, 25):
         job = registry.submit(database)

@@ -38,3 +38,4 @@ def test_health_exits_with_0_only_if_a_worker_runs_here(run: Run, database: Data
     assert run("worker", "health")[:2] == (1, "no worker runs on this host\n")
     enter_worker(database)
     assert run("worker", "health")[:2] == (0, "gpu-1\n")
+    assert run("worker", "health", "--json").json == {"workers": ["gpu-1"]}
