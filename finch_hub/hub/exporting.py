@@ -43,9 +43,11 @@ def check_merge(
 
 
 def _check_output_folder(out: str | Path, collector: ProblemCollector, *, replace: bool) -> str:
-    """Return the absolute path, since a worker runs in another folder. Collect a problem if it exists already."""
+    """Return the absolute path, since a worker runs in another folder. Collect a problem if it is taken."""
     path = settings.expand_home(out).absolute()
-    if path.exists() and not replace:
+    if path.is_file():
+        collector.add(errors.Problem(where=str(path), what="is a file", fix="choose a folder that does not exist yet"))
+    elif path.exists() and not replace:
         fix = "choose another folder, or replace the earlier result with replace or --replace"
         collector.add(errors.Problem(where=str(path), what="exists already", fix=fix))
     return str(path)

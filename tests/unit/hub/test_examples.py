@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finch_hub import Example, Hub
+import pytest
+
+from finch_hub import Example, Hub, errors
 
 from .conftest import train_spec
 
@@ -18,3 +20,9 @@ def test_data_accepts_pairs_mappings_examples_and_stored_names(hub: Hub, data: P
     hub.datasets.add(data, name="birds-data")
     by_name = train_spec(hub, "birds-data", base=tiny_folder, validation=0.0)
     assert by_name.train == train_spec(hub, data, base=tiny_folder, validation=0.0).train
+
+
+def test_empty_text_is_not_the_current_folder(hub: Hub, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data.parent)
+    with pytest.raises(errors.NotFound, match="no data file or data set ''"):
+        hub.datasets.add("")

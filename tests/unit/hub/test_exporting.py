@@ -25,6 +25,18 @@ def test_merge_to_an_existing_folder_or_of_two_bases_is_refused(hub: Hub, tmp_pa
 
 
 @pytest.mark.usefixtures("versions")
+@pytest.mark.parametrize("replace", [False, True])
+def test_file_is_no_place_for_a_result(hub: Hub, tmp_path: Path, replace: bool) -> None:
+    (tmp_path / "birds.jsonl").touch()
+    for submit in (
+        lambda: hub.merge(["medical"], tmp_path / "birds.jsonl", replace=replace),
+        lambda: hub.export("medical", tmp_path / "birds.jsonl", parameters={"replace": replace}),
+    ):
+        with pytest.raises(errors.InvalidSpec, match="is a file"):
+            submit()
+
+
+@pytest.mark.usefixtures("versions")
 def test_export_reports_adapter_and_format_together(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidSpec) as raised:
         hub.export("medicla", tmp_path / "out", format="vlm")
