@@ -87,13 +87,14 @@ def _draw_candidates(candidates: Sequence[Candidate]) -> RenderableType:
             c.strategy if c.resolver == "keep" else f"{c.resolver}, {c.strategy}",
             _format_parameters(c.parameters) or "-",
             f"{c.scale:.3g}",
+            " ".join(f"{weight:.3g}" for weight in c.weights),
             format_number(c.worst),
             format_number(c.mean),
         )
         for c in best_first
     ]
     title = "Candidates, with the worst and mean retention"
-    return draw_table(("strategy", "parameters", "scale", "worst", "mean"), rows, title=title)
+    return draw_table(("strategy", "parameters", "scale", "weights", "worst", "mean"), rows, title=title)
 
 
 def _severity(pair: PairConflict) -> float:

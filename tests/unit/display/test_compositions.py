@@ -48,7 +48,7 @@ def test_composition_shows_retention_and_candidates(drawn: Drawn) -> None:
             Retention(parent="style/2", status="unmeasured"),
         ),
         candidates=(
-            Candidate(strategy="linear", scale=0.5, losses=(2.3, None), worst=0.7, mean=0.7),
+            Candidate(strategy="linear", scale=0.5, weights=(1.25, 0.8), losses=(2.3, None), worst=0.7, mean=0.7),
             Candidate(strategy="tsv", scale=0.8, losses=(2.1, None), worst=0.9, mean=0.9),
         ),
         below_retention=("law/1",),
@@ -59,5 +59,6 @@ def test_composition_shows_retention_and_candidates(drawn: Drawn) -> None:
     assert ["law/1", "3.000", "2.000", "2.100", "2.300", "0.900", "12"] in lines
     assert any(line[:1] == ["style/2"] and "unmeasured" in line for line in lines)
     assert text.index("tsv") < text.index("linear ")
+    assert ["linear", "-", "0.5", "1.25", "0.8", "0.700", "0.700"] in lines
     assert "below the requested retention: law/1" in text
     assert "advice: keep law/1 apart and switch" in text
