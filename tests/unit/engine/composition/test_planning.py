@@ -112,7 +112,7 @@ def conflict(**values: float) -> PairConflict:
 @pytest.mark.parametrize(
     ("pair", "shift", "shared", "advice"),
     [
-        (conflict(), 0.5, 0.2, "merge"),
+        (conflict(), 0.5, 0.2, "compose"),
         (conflict(norm_ratio=0.1), 0.5, 0.2, "reweight"),
         (conflict(cosine=-0.8), 0.5, 0.2, "resolve with priority"),
         (conflict(), 0.5, 0.9, "resolve with calibrate"),
