@@ -76,7 +76,8 @@ fuzz: $(INSTALLED) ## run the tests on random examples with ten times as many; i
 	$(PYTEST) -m hypothesis --hypothesis-seed $(SEED)
 
 # Demo and benchmarks use a home of their own, whatever hub the user's variables lead to.
-IN_DEMO_HOME = env -u FINCH_CONFIG -u FINCH_DATABASE_URL -u FINCH_BROKER_URL -u FINCH_ARTIFACTS_URL FINCH_HOME="$(CURDIR)/.demo"
+DEMO_HOME := $(CURDIR)/.demo
+IN_DEMO_HOME = env -u FINCH_CONFIG -u FINCH_DATABASE_URL -u FINCH_BROKER_URL -u FINCH_ARTIFACTS_URL FINCH_HOME="$(DEMO_HOME)"
 
 demo: .use ## train, compose and merge with a real model, at most ten minutes on two cores (DEMO=--small: less)
 	@$(IN_DEMO_HOME) $(BIN)/python -m examples.demo $(DEMO)

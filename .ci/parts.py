@@ -71,14 +71,12 @@ def available(parts: tuple[Part, ...], makefile: str) -> tuple[Part, ...]:
 def run(part: Part, commit: str) -> int:
     """Run a part and return its exit status. End it, with what it started, if its time is over."""
     words = part.command.format(seed=seed_of(commit)).split()
-    home = tempfile.mkdtemp(prefix="finch-ci-")  # of the demo, which would keep the user's own
+    home = tempfile.mkdtemp(prefix="finch-ci-")  # of the demo, which would continue in that of the checkout
     started = time.monotonic()
     print(f"== {part.name}: make {' '.join(words)} (at most {part.minutes:g} minutes)", flush=True)
     # Without the variables of a `make` that runs this: they would change the output, and the number of processes.
     environment = {name: value for name, value in os.environ.items() if name not in _OF_MAKE}
-    process = subprocess.Popen(
-        ["make", *words], cwd=ROOT, env={**environment, "FINCH_HOME": home}, start_new_session=True
-    )
+    process = subprocess.Popen(["make", *words, f"DEMO_HOME={home}"], cwd=ROOT, env=environment, start_new_session=True)
     try:
         status = process.wait(part.minutes * 60)
     except subprocess.TimeoutExpired:

@@ -106,7 +106,7 @@ def test_the_first_part_that_fails_ends_the_run_and_names_its_repetition(
 def test_a_part_by_hand_runs_alone_with_the_seed_of_its_commit(
     ci: ModuleType, tree: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tree / "Makefile").write_text("chaos:\n\t@echo $(SEED) $(SECONDS) $$FINCH_HOME\n", encoding="utf-8")
+    (tree / "Makefile").write_text("chaos:\n\t@echo $(SEED) $(SECONDS) $(DEMO_HOME)\n", encoding="utf-8")
     assert ci.main(["--part", "chaos", "--commit", "abc"]) == 0
     out = capfd.readouterr().out
     found = re.search(r"^(\d+) (\d+) (/.+)$", out, re.MULTILINE)
