@@ -100,19 +100,21 @@ def client_name(worker: str = "") -> str:
 
 def stop(settings: Settings, *, worker: str) -> None:
     """End the private Valkey, if it runs, unless a worker other than this one is connected to it."""
-    with home.lock(settings, "broker") if home.exists(settings) else contextlib.nullcontext():
-        if not answers(settings):
-            return
-        import redis
+    path = _socket_path(settings)
+    with home.lock(settings, "broker") if settings.home.is_dir() else contextlib.nullcontext():
+        if answers(settings):
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
 
-        with (
-            redis.Redis(unix_socket_path=str(_socket_path(settings)), socket_timeout=5) as client,
-            contextlib.suppress(redis.ConnectionError),
-        ):
-            names = {connection["name"] for connection in client.client_list()} - {client_name(worker)}
-            if not any(name.startswith(client_name()) for name in names):
+            once = Retry(NoBackoff(), 0)  # a second SHUTDOWN would find no broker
+            client = redis.Redis(unix_socket_path=str(path), socket_timeout=5, retry=once)
+            with client, contextlib.suppress(redis.ConnectionError):
+                names = {connection["name"] for connection in client.client_list()} - {client_name(worker)}
+                if any(name.startswith(client_name()) for name in names):
+                    return
                 client.shutdown(nosave=True)
-                shutil.rmtree(_socket_path(settings).parent, ignore_errors=True)
+        shutil.rmtree(path.parent, ignore_errors=True)
 
 
 def _socket_path(settings: Settings) -> Path:
