@@ -58,9 +58,11 @@ class Environment:
         Before version 3.13, Python reads them in the encoding of the locale, and does not start if it cannot.
         """
         for file in self.find_packages().glob("*.pth"):
-            if not (content := file.read_bytes()).isascii():
-                lines = [f"import sys; sys.path.append({line!a})" for line in content.decode().splitlines()]
-                file.write_text("\n".join(lines) + "\n", encoding="ascii")
+            lines = file.read_bytes().splitlines()
+            for number, line in enumerate(lines):
+                if not line.isascii():
+                    lines[number] = f"import os, sys; sys.path.append(os.fsdecode({line!r}))".encode()
+            file.write_bytes(b"\n".join([*lines, b""]))
 
     def read_version(self) -> str | None:
         """Return the version of its interpreter, or None if it does not run."""

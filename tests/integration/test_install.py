@@ -164,6 +164,7 @@ def test_install_in_a_folder_with_spaces_and_accents_gives_a_command_that_runs(i
     checkout, output = installed
     assert checkout.run() == "alpha 1.0\n"
     assert checkout.run(LC_ALL="C") == "alpha 1.0\n"
+    assert checkout.run(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0") == "alpha 1.0\n"
     assert "[3/3]" in output
     assert "on disk" in output
     assert checkout.list_leftovers() == []
