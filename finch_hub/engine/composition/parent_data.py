@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +75,7 @@ class ParentData:
         sizes = {module: block.inputs.stacked.shape[1] for block in core.blocks for module in block.modules}
         sizes = dict(sorted(sizes.items()))
         for part in _divide_modules(sizes, max_elements=_MAX_MOMENT_ELEMENTS // len(self.measurement.parents)):
-            # No name may keep a part, because the next one needs its memory.
+            # No variable may refer to a part here, because the next one needs its memory.
             yield self._moments.get((rows, part)) or self._measure_moments(part, sizes, rows)
 
     def _measure_moments(self, part: tuple[str, ...], sizes: Mapping[str, int], rows: int) -> Moments:
@@ -82,10 +83,10 @@ class ParentData:
             self.measurement.collect_moments(parent.factors, parent_rows.selection[:rows], part) if parent_rows else {}
             for parent, parent_rows in zip(self.measurement.parents, self.measurement.rows, strict=True)
         ]
-        no_inputs = {size: SecondMoment(size) for size in set(sizes.values())}
+        no_inputs = functools.cache(SecondMoment)
         groups: defaultdict[tuple[SecondMoment, ...], list[str]] = defaultdict(list)
         for module in part:
-            groups[tuple(m.get(module, no_inputs[sizes[module]]) for m in moments)].append(module)
+            groups[tuple(m.get(module) or no_inputs(sizes[module]) for m in moments)].append(module)
         measured = {tuple(modules): of_parents for of_parents, modules in groups.items()}
         if len(part) == len(sizes):
             self._moments = {(rows, part): measured}

@@ -28,7 +28,7 @@ class SecondMoment:
             block.addmm_(inputs[:, rows].mT, inputs[:, : rows.stop])
 
     def move_to_cpu(self) -> None:
-        """Free the device's memory."""
+        """Move the sums from their device to main memory."""
         self._blocks = [block.cpu() for block in self._blocks]
 
     def normalized(self) -> Tensor:
@@ -39,4 +39,4 @@ class SecondMoment:
             moment[rows, : rows.stop] = block
             moment[: rows.start, rows] = block[:, : rows.start].mT
         trace = float(moment.trace())
-        return moment.div_(trace) if trace > 0 else torch.eye(size, dtype=torch.float64) / size
+        return torch.eye(size, dtype=torch.float64) / size if trace == 0 else moment.div_(trace)

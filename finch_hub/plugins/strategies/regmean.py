@@ -45,10 +45,7 @@ def merge(
 
 
 def _allocate(core: CoreSpace) -> dict[str, Factors]:
-    """Allocate all factors, before the large matrices of the fits.
-
-    Factors that lie between freed matrices divide the free memory into pieces too small for the next ones.
-    """
+    """Allocate all factors before the fits: between freed matrices, they would leave memory in useless pieces."""
     merged: dict[str, Factors] = {}
     for block in core.blocks:
         n, p = block.cores.shape[1:3]

@@ -125,6 +125,6 @@ def test_advice_is_for_the_most_serious_conflict(pair: PairConflict, shift: floa
     assert reasons
 
 
-def test_parents_without_a_common_module_get_the_advice_to_merge() -> None:
+def test_parents_without_a_common_module_get_the_advice_to_compose() -> None:
     core = core_space.CoreSpace(parents=("a", "b"), digests=("0", "1"), blocks=())
     assert conflicts.diagnose(core).advice == "compose"

@@ -17,7 +17,7 @@ def test_moment_equals_the_dense_sum(size: int) -> None:
     dense = inputs.double().mT @ inputs.double()
     found = moment.normalized()
     torch.testing.assert_close(found, dense / dense.trace(), rtol=1e-5, atol=1e-7)
-    assert torch.equal(found, found.mT)
+    torch.testing.assert_close(found, found.mT)
 
 
 @pytest.mark.parametrize("size", [64, 100, 576])
@@ -28,3 +28,9 @@ def test_less_than_the_matrix_is_stored(size: int) -> None:
 
 def test_moment_without_inputs_is_the_identity() -> None:
     assert torch.equal(SecondMoment(5).normalized(), torch.eye(5, dtype=torch.float64) / 5)
+
+
+def test_inputs_that_are_not_finite_are_not_taken_for_none() -> None:
+    moment = SecondMoment(5)
+    moment.add(torch.full((2, 5), torch.nan))
+    assert moment.normalized().isnan().all()
