@@ -37,7 +37,10 @@ def generate(
     ]
     texts = model.generate(2 * prompts, adapter=[*[None] * len(prompts), *adapters], max_new_tokens=max_new_tokens)
     tokenizer = model.base.tokenizer
-    texts = [f"{text} …" if len(tokenizer.encode(text)) >= max_new_tokens else text for text in texts]  # cut answers
+    texts = [
+        f"{text} …" if len(tokenizer.encode(text, add_special_tokens=False)) >= max_new_tokens else text
+        for text in texts
+    ]  # cut answers
     pairs = zip(questions, texts[: len(prompts)], texts[len(prompts) :], strict=True)
     return [
         {"name": question.name, "question": question.text, "base": before, "adapter": after}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from finch_hub import errors
@@ -80,7 +78,7 @@ def path(reference: str, as_json: bool) -> None:
     """Print a local folder with a version's files in PEFT's format."""
     with output.open_hub() as hub:
         folder = str(hub.adapters.folder(reference))
-    click.echo(json.dumps({"folder": folder}) if as_json else folder)  # in one line, however long
+    output.emit({"folder": folder}, as_json, lambda: folder)
 
 
 @adapters.command()

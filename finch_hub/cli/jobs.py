@@ -79,7 +79,7 @@ def watch(job_id: str, after: int, as_json: bool) -> None:
                 click.echo(event.model_dump_json())
         else:
             following.watch(handle, after=after)
-        handle.report()  # raises the error of a job without one
+        handle.report()  # raises the error of a job that has none
 
 
 @jobs.command()
@@ -142,6 +142,7 @@ def _summarize(job: Job) -> str:
 def _draw_job(
     job: Job, attempts: Sequence[Attempt], obstacles: Mapping[str, list[str]], is_unattended: bool
 ) -> RenderableType:
+    result = job.result or {}
     cancelling = ", cancellation requested" if job.cancel_requested and not job.finished_at else ""
     fields = {
         "job": job.id,
@@ -149,7 +150,7 @@ def _draw_job(
         "about": _summarize(job),
         "state": job.state.value + cancelling,
         "reason": job.reason,
-        "made": (job.result or {}).get("adapter"),
+        "made": " ".join(result[key] for key in ("adapter", "state") if result.get(key)) or None,
         "submitted": job.created_at,
         "started": job.started_at,
         "ended": job.finished_at,

@@ -66,11 +66,12 @@ def json_option(command: Command) -> Command:
 
 
 def emit(value: Any, as_json: bool, draw: Callable[[], Any]) -> None:
-    """Print the value as JSON, or the result of `draw`."""
+    """Print the value as JSON, or the result of `draw`. A text is not wrapped, since it may be a path."""
     if as_json:
         click.echo(json.dumps(tables.to_json(value), indent=2, ensure_ascii=False))
     else:
-        tables.console().print(draw())
+        drawn = draw()
+        tables.console().print(drawn, soft_wrap=isinstance(drawn, str))
 
 
 def suggest(purpose: str, command: str, as_json: bool = False) -> None:

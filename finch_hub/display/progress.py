@@ -106,7 +106,7 @@ def draw_event(event: Event) -> RenderableType:
     data = event.data
     if event.type == "progress":
         step, steps = data.get("step"), data.get("steps")
-        return f"  step {step}{f'/{steps}' if steps else ''}  {format_progress(data)}".rstrip()
+        return f"  {data.get('unit', 'step')} {step}{f'/{steps}' if steps else ''}  {format_progress(data)}".rstrip()
     if event.type == "metrics" and not event.message:
         metrics = {name: value for name, value in data.items() if not isinstance(value, (list, tuple, dict))}
         return "  " + "  ".join(f"{name} {tables.format_value(value)}" for name, value in metrics.items())

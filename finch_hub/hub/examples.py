@@ -42,7 +42,7 @@ def read_examples(
     if not isinstance(data, str | Path):
         return examples_of(data)
     path = settings.expand_home(data)
-    if str(data) and path.exists():  # an empty text is no path to the current folder
+    if str(data) and path.exists():  # an empty text does not mean the current folder
         known_formats = [
             row_formats.RowFormat(name=name, fields=descriptor.recognizes, convert=descriptor.load())
             for name, descriptor in stores.catalog.dataset_formats.items()

@@ -20,8 +20,6 @@ from finch_hub.workers.runs.model_cache import BaseOrder
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
-_REPORT_SECONDS = 1.0
-
 
 class MergeOrder(Value):
     """What the child needs to merge, with the folders of the parents."""
@@ -50,9 +48,10 @@ def execute(order: MergeOrder, channel: Channel) -> Outcome[MergeReport]:
 
     def progress(done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last >= _REPORT_SECONDS:
+        if time.monotonic() - last >= 1.0:
             last = time.monotonic()
-            channel.report(NewEvent.phase(f"merging: {done / total:.0%} written"))
+            megabytes = {"unit": "MB", "step": done // 10**6, "steps": total // 10**6}
+            channel.report(NewEvent(type="progress", data=megabytes))
 
     report = merging.merge(
         base, adapters, out, base_model=order.base.source.source, replace=order.spec.replace, progress=progress

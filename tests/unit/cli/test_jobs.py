@@ -59,11 +59,12 @@ def test_job_whose_version_was_deleted_is_shown(run: Run, database: Database) ->
     job = run("quantize", "medical", "--detach", "--json").json
     registry.add_version(database, "medical", digest=registry.digest("2"))
     report = {"scheme": "int8", "group": 64, "bytes_before": 200, "bytes_after": 100, "relative_error": 0.004}
-    registry.succeed(database, registry.claimed(database, job_id=job["id"]), adapter="medical/2", report=report)
+    claimed = registry.claimed(database, job_id=job["id"])
+    registry.succeed(database, claimed, adapter="medical/2", state="quarantined", report=report)
     registry.delete_version(database, "medical", 2)
     shown = run("jobs", "show", job["id"])
     assert shown.status == 0, shown.err
-    assert "medical/2" in shown.out
+    assert "medical/2 quarantined" in shown.out
     assert "100 B (50%)" in shown.out
     assert run("jobs", "show", job["id"], "--json").json["result"]["adapter"] == "medical/2"
     assert run("jobs", "watch", job["id"]).status == 0

@@ -22,6 +22,7 @@ def test_progress_is_drawn_as_one_line() -> None:
         event("progress", step=3, steps=10, epoch=0.3, loss=2.51234, tokens_per_second=1234.5, seconds_left=95)
     )
     assert line == "  step 3/10  epoch 0.30  loss 2.512  1,234 tokens/s  1:35 min left"
+    assert progress.draw_event(event("progress", unit="MB", step=33, steps=269)) == "  MB 33/269"
 
 
 @pytest.mark.parametrize(
