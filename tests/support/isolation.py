@@ -73,7 +73,7 @@ class Isolation:
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        found += [f"{path} in the temporary folder" for path in self._temporary.iterdir()]
+        found += [f"{path} in the temporary folder" for path in self._temporary.iterdir() if not _is_of_sockets(path)]
         return found + [f"shared memory {name}" for name in self._orphaned_memory()]
 
     def leave(self) -> None:
@@ -116,6 +116,11 @@ def is_hidden(name: str) -> bool:
     if name.startswith("FINCH_TEST_"):
         return False
     return name.startswith(_HIDDEN_PREFIXES) or name in _HIDDEN or name.lower() in _HIDDEN
+
+
+def _is_of_sockets(folder: Path) -> bool:
+    """Return whether this is the folder of a private broker that was killed. It stays until its home is used again."""
+    return folder.name.startswith(f"finch-{os.getuid()}-")
 
 
 def _shared_memory() -> set[str]:
