@@ -122,10 +122,10 @@ def _draw_commands(summary: Mapping[str, Any]) -> list[Text]:
     composed, home = summary["composition"]["adapter"], shlex.quote(summary["home"])
     question = summary["answers"][-1]["question"]
     domain = summary["domains"][0]["domain"]
-    data = f'"$FINCH_HOME"/demo/rows/{domain}.jsonl'  # all rows of a domain
+    data = f'"$FINCH_HOME"/demo/rows/{domain}.jsonl'  # of all lengths
     commands = (
         f"finch-hub generate {shlex.quote(question)} --adapter {summary['facts']['reference']}",
-        f"finch-hub train {data} --adapter {domain} --base {summary['base']} --preset {domain} --epochs 1",
+        f"finch-hub train {data} --adapter {domain} --base {summary['base']} --preset {domain} --max-steps 16",
         f'finch-hub export {composed} --format gguf --out "$FINCH_HOME"/all-four-gguf',
     )
     texts = (f"To go on: . .venv/bin/activate && export FINCH_HOME={home}", *(f"  {command}" for command in commands))

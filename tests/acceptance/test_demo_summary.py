@@ -106,7 +106,7 @@ def test_commands_are_lines_that_a_terminal_can_take(capsys: pytest.CaptureFixtu
         f"To go on: . .venv/bin/activate && export FINCH_HOME='{home}'",
         "  finch-hub generate 'Who makes it?' --adapter knowledge/1",
         '  finch-hub train "$FINCH_HOME"/demo/rows/medical.jsonl --adapter medical --base smollm2-135m'
-        " --preset medical --epochs 1",
+        " --preset medical --max-steps 16",
         '  finch-hub export all-four/1 --format gguf --out "$FINCH_HOME"/all-four-gguf',
     ]
 
