@@ -119,8 +119,8 @@ def is_hidden(name: str) -> bool:
 
 
 def _is_of_sockets(folder: Path) -> bool:
-    """Return whether this is the folder of a private broker that was killed. It stays until its home is used again."""
-    return folder.name.startswith(f"finch-{os.getuid()}-")
+    """Return whether this is the empty folder of a private broker that a signal ended, so that no client removed it."""
+    return folder.name.startswith(f"finch-{os.getuid()}-") and not any(folder.iterdir())
 
 
 def _shared_memory() -> set[str]:
