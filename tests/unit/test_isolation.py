@@ -81,6 +81,7 @@ def test_exported_variables_and_files_of_the_user_are_neither_read_nor_written(t
             "PIP_INDEX_URL": f"http://{address}/simple",
             "PGHOST": address,
             "TMPDIR": str(temporary),
+            "MAKEFLAGS": "n --eval=trap: -- DEMO_HOME=trap",
             **{f"XDG_{kind}_HOME": str(trap / kind) for kind in ("CACHE", "CONFIG", "DATA", "STATE")},
             **{f"{kind}_proxy": f"http://{address}" for kind in ("http", "https", "all")},
         }
@@ -89,6 +90,8 @@ def test_exported_variables_and_files_of_the_user_are_neither_read_nor_written(t
             "unit/cli/test_jobs.py",
             "unit/hub/test_evaluating.py",
             "unit/workers/supervision/test_slots.py",
+            "unit/test_ci.py",
+            "unit/test_isolation.py::test_demo_and_benchmarks_never_work_in_the_hub_of_the_user",
             "unit/test_isolation.py::test_a_test_and_its_children_see_no_setting_of_the_user",
         )
         options = ("-q", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-p", "no:cacheprovider", "-p", "no:xdist")
@@ -118,6 +121,8 @@ def test_exported_variables_and_files_of_the_user_are_neither_read_nor_written(t
         ("HF_HUB_OFFLINE", True),
         ("PGHOST", True),
         ("AWS_PROFILE", True),
+        ("MAKEFLAGS", True),
+        ("MFLAGS", True),
         ("PATH", False),
         ("LC_ALL", False),
     ],
