@@ -122,7 +122,7 @@ def _draw_commands(summary: Mapping[str, Any]) -> list[Text]:
     composed, home = summary["composition"]["adapter"], shlex.quote(summary["home"])
     question = summary["answers"][-1]["question"]
     domain = summary["domains"][0]["domain"]
-    data = f'"$FINCH_HOME"/demo/rows/{domain}.jsonl'  # of all lengths
+    data = f'"$FINCH_HOME"/demo/rows/{domain}.jsonl'  # also the long rows, which the demo leaves out
     commands = (
         f"finch-hub generate {shlex.quote(question)} --adapter {summary['facts']['reference']}",
         f"finch-hub train {data} --adapter {domain} --base {summary['base']} --preset {domain} --max-steps 16",

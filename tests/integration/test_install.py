@@ -122,7 +122,7 @@ class Checkout:
         (root / "check.mk").write_text("include Makefile\nready: .development\n")
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "FINCH_", "MAKE"))}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("FINCH_")}
         settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": self.wheels.as_uri()}
         given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
         settings |= {"PYTHON": sys.executable, "TORCH_INDEX": "", **given, **variables}

@@ -18,10 +18,12 @@ import finch_hub
 
 ROOT = Path(__file__).parents[2]
 
-# What users, their shells and their tools set. `FINCH_TEST_*` are for the tests. A `make` that runs the tests passes
-# its own variables on to those that the tests run.
-_HIDDEN_PREFIXES = ("FINCH_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "XDG_", "PIP_", "PG", "AWS_", "MAKE")
-_HIDDEN = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "MFLAGS")
+# What users, their shells and their tools set. `FINCH_TEST_*` are for the tests.
+_HIDDEN_PREFIXES = (
+    "FINCH_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "XDG_", "PIP_", "PG", "AWS_",
+    "MAKE", "MFLAGS", "GNUMAKEFLAGS",  # the options of a `make` reach every other one below it
+)  # fmt: skip
+_HIDDEN = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 _MARKER = "FINCH_TEST_SESSION"
 _MAX_PARENT = 40  # bytes; the path of a unix socket below has at most 107
 _END_SECONDS = 15.0

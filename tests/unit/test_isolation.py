@@ -81,7 +81,8 @@ def test_exported_variables_and_files_of_the_user_are_neither_read_nor_written(t
             "PIP_INDEX_URL": f"http://{address}/simple",
             "PGHOST": address,
             "TMPDIR": str(temporary),
-            "MAKEFLAGS": "n --eval=trap: -- DEMO_HOME=trap",
+            "MAKEFLAGS": "n -- DEMO_HOME=trap",  # `n`: print the commands, and run none
+            "GNUMAKEFLAGS": "-n",
             **{f"XDG_{kind}_HOME": str(trap / kind) for kind in ("CACHE", "CONFIG", "DATA", "STATE")},
             **{f"{kind}_proxy": f"http://{address}" for kind in ("http", "https", "all")},
         }
@@ -123,6 +124,7 @@ def test_exported_variables_and_files_of_the_user_are_neither_read_nor_written(t
         ("AWS_PROFILE", True),
         ("MAKEFLAGS", True),
         ("MFLAGS", True),
+        ("GNUMAKEFLAGS", True),
         ("PATH", False),
         ("LC_ALL", False),
     ],
