@@ -179,6 +179,7 @@ class Base(Table):
     name: Mapped[str] = mapped_column(sa.String(512), index=True)
     source: Mapped[Text]
     revision: Mapped[str | None] = mapped_column(sa.String(255))
+    public_id: Mapped[str | None] = mapped_column(sa.String(200))  # on the Hugging Face Hub, as a user gave it
     fingerprint: Mapped[Digest] = mapped_column(unique=True)
     architecture: Mapped[str] = mapped_column(sa.String(96))
     parameters: Mapped[Count]
@@ -249,7 +250,7 @@ class AdapterVersion(Table):
 
     __table_args__ = (
         sa.UniqueConstraint("adapter_id", "number"),
-        sa.CheckConstraint("state IN ('ready', 'quarantined', 'below_retention')", name="state"),
+        sa.CheckConstraint("state IN ('ready', 'quarantined', 'below_retention', 'unchecked')", name="state"),
     )
 
 

@@ -13,7 +13,7 @@ from finch_hub.specs.value import JsonObject, Value
 
 DeviceKind = Literal["cpu", "cuda"]
 VersionKind = Literal["train", "compose", "import", "quantize"]
-VersionState = Literal["ready", "quarantined", "below_retention"]
+VersionState = Literal["ready", "quarantined", "below_retention", "unchecked"]
 
 
 class Capabilities(Value):
