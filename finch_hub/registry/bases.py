@@ -27,6 +27,8 @@ def add(session: Session, base: BaseDescription, *, rename: bool = False, replac
         _free_name(session, base.name, base.fingerprint, replace=replace)
     session.execute(insert_new(session, bases, "fingerprint").values(base.model_dump()))
     changes = base.model_dump(include={"source", "revision", "path", *(["name"] if rename else [])})
+    if base.public_id is not None:  # otherwise an earlier one stays
+        changes["public_id"] = base.public_id
     session.execute(sa.update(bases).where(bases.c.fingerprint == base.fingerprint).values(changes))
     return get(session, base.fingerprint)
 

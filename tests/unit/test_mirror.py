@@ -51,7 +51,6 @@ EXERCISED_IN = {
     "registry/tables": "integration/registry/test_migrations.py",
     "registry/transitions": "integration/registry/test_protocol.py",
     "registry/values": "unit/registry/test_jobs.py",
-    "specs/bases": "unit/registry/test_bases.py",
     "specs/evaluation": "unit/engine/inference/test_evaluators.py",
     "specs/events": "unit/registry/test_jobs.py",
     "specs/generation": "unit/engine/inference/test_generator.py",

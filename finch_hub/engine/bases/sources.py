@@ -6,19 +6,17 @@ Each source has a function that recognizes it by the text, and a function that f
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from finch_hub import errors, settings
 from finch_hub.formats import model_files
 from finch_hub.formats.peft_names import CONFIG
+from finch_hub.specs.bases import is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 
 Progress = Callable[[str], None]
 
-# Rule of huggingface.co: one or two parts of letters, digits and . _ -
-_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Files of a causal language model. Pickled weights and code are never downloaded.
 _ALLOWED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
@@ -51,11 +49,6 @@ def is_folder(source: str) -> bool:
 def is_gguf(source: str) -> bool:
     """Tell whether the text names a GGUF file, by its suffix."""
     return source.lower().endswith(".gguf")
-
-
-def is_hub_id(source: str) -> bool:
-    """Tell whether the text has the form of a Hugging Face repository id."""
-    return bool(_HUB_ID.fullmatch(source)) and ".." not in source and "--" not in source
 
 
 def fetch_folder(source: BaseModelSource, *, cache: Path, progress: Progress) -> Path:
