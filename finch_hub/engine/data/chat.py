@@ -1,52 +1,260 @@
-"""Rendering of conversations as text, the same way for training and for generation.
+"""Chat template of a tokenizer: it renders conversations, the same way for training, evaluation and generation.
 
-:mod:`finch_hub.engine.data.tokenizing` turns the text into tokens, and marks those to learn.
+:mod:`finch_hub.engine.data.turns` finds the assistant's turns in the text, and
+:mod:`finch_hub.engine.data.tokenizing` turns it into tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import datetime
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finch_hub import errors
-from finch_hub.specs.examples import Message
+from finch_hub.specs.examples import Example, Message
+from finch_hub.specs.value import JsonObject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Templates that write today's date get this one: a text must not change from training to generation, and a lineage
+# must replay to the same bytes. It is the date that Llama 3.1's template falls back to.
+_TODAY = datetime.datetime(2024, 7, 26, 12, tzinfo=datetime.UTC)
+_DATE_CODES = "aAbBdeHIjmMpSyY"
+_MARKER = "\ue000answer\ue001"
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation: bool) -> str:
-    """Render a conversation with the tokenizer's chat template.
 
-    Without a template, turns are joined by newlines. If a template refuses the system role, the system prompt goes
-    before the first user turn. Templates with a switch for reasoning have it off.
+class Conversation(NamedTuple):
+    """What a template renders.
 
-    Args:
-        tokenizer: tokenizer of the base.
-        messages: at least one turn.
-        generation: whether the text ends with the header of an assistant turn, so that the model answers.
-
-    Raises:
-        Incompatible: the template cannot render these turns, for example because their roles do not alternate.
+    Attributes:
+        thinking: whether the assistant reasons before it answers, for templates that have a switch for it.
     """
-    if tokenizer.chat_template is None:
-        return "\n".join(message.content for message in messages) + ("\n" if generation else "")
-    turns = list(messages)
-    attempts = [turns]
-    if turns[0].role == "system" and len(turns) > 1 and turns[1].role == "user":
-        attempts.append([Message(role="user", content=f"{turns[0].content}\n\n{turns[1].content}"), *turns[2:]])
-    for attempt in attempts:
+
+    messages: tuple[Message, ...]
+    tools: tuple[JsonObject, ...] = ()
+    documents: tuple[JsonObject, ...] = ()
+    thinking: bool = False
+
+    @classmethod
+    def of(cls, example: Example, system: str | None = None) -> Conversation:
+        """Return the conversation of an example, led by this system turn unless it has one."""
+        thinking = any(has_reasoning(message) for message in example.messages)
+        return cls(with_system(example.messages, system), example.tools, example.documents, thinking)
+
+
+class Ending(NamedTuple):
+    """End of an assistant turn.
+
+    Attributes:
+        text: what the template writes after the last assistant turn.
+        token: the token in it that ends the turn, if it is one that the tokenizer adds to its vocabulary.
+    """
+
+    text: str
+    token: str | None
+
+
+def has_reasoning(message: Message) -> bool:
+    """Return whether an assistant turn has reasoning, in its field or in the text."""
+    return message.role == "assistant" and bool(message.reasoning or "</think>" in message.content)
+
+
+def with_system(messages: Sequence[Message], system: str | None) -> tuple[Message, ...]:
+    """Return the turns, with this system turn first unless they begin with one."""
+    if not system or (messages and messages[0].role == "system"):
+        return tuple(messages)
+    return (Message(role="system", content=system), *messages)
+
+
+class ChatTemplate:
+    """Chat template of a tokenizer.
+
+    Without a template, turns are joined by newlines. If a template refuses the system role or leaves its text out, the
+    system prompt goes before the first user turn. Templates that write today's date always get the same one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the tokenizer has no template."""
+        return self.tokenizer.chat_template is None
+
+    @functools.cached_property
+    def has_system_role(self) -> bool:
+        """Whether the template writes system turns."""
+        probe = (Message(role="system", content=_MARKER), Message(role="user", content="?"))
         try:
-            return str(
-                tokenizer.apply_chat_template(
-                    [{"role": turn.role, "content": turn.content} for turn in attempt],
-                    tokenize=False,
-                    add_generation_prompt=generation,
-                    enable_thinking=False,
-                )
-            )
+            return _MARKER in self._apply(Conversation(probe), probe, generation=True)
+        except Exception:  # a template is a program that can raise any exception
+            return False
+
+    @functools.cached_property
+    def ending(self) -> Ending:
+        """End of an assistant turn."""
+        probe = Conversation((Message(role="user", content="?"), Message(role="assistant", content=_MARKER)))
+        try:
+            text = self.render(probe, generation=False).rpartition(_MARKER)[2]
+        except errors.Incompatible:
+            text = ""
+        token = self.added_tokens.search(text) if self.added_tokens else None
+        return Ending(text, token[0] if token else None)
+
+    @functools.cached_property
+    def stop_tokens(self) -> frozenset[int]:
+        """Ids of the tokens that end an assistant turn: the template's, and the tokenizer's end-of-text token."""
+        token, eos = self.ending.token, self.tokenizer.eos_token_id
+        ids = (eos, None if token is None else self.tokenizer.convert_tokens_to_ids(token))
+        return frozenset(int(one) for one in ids if one is not None)
+
+    @functools.cached_property
+    def added_tokens(self) -> re.Pattern[str] | None:
+        """Pattern of the tokens that are added to the vocabulary, special or not, as templates use them."""
+        texts = {str(token) for token in self.tokenizer.added_tokens_decoder.values()}
+        texts.update(self.tokenizer.all_special_tokens)
+        texts = {text for text in texts if text.strip()}
+        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True)))) if texts else None
+
+    def render(self, conversation: Conversation, *, generation: bool) -> str:
+        """Render a conversation.
+
+        Args:
+            conversation: at least one turn.
+            generation: whether the text ends with the header of an assistant turn, so that the model answers.
+
+        Raises:
+            Incompatible: the template cannot render these turns, for example because their roles do not alternate.
+        """
+        if self.is_missing:
+            _check_plain(conversation)
+            return "\n".join(message.content for message in conversation.messages) + ("\n" if generation else "")
+        messages = conversation.messages
+        if messages[0].role == "system" and not self.has_system_role:
+            messages = fold_system(messages)
+        try:
+            return self._apply(conversation, messages, generation=generation)
         except Exception as error:  # a template is a program that can raise any exception
-            problem = error
-    roles = ", ".join(message.role for message in messages)
-    what = f"the chat template cannot render the turns {roles}: {problem}"
-    raise errors.Incompatible(what) from problem
+            roles = ", ".join(message.role for message in messages[:8]) + (", …" if len(messages) > 8 else "")
+            what = f"the chat template cannot render the turns {roles}: {error}"
+            raise errors.Incompatible(what) from error
+
+    def prompt(self, conversation: Conversation) -> str:
+        """Render the turns up to where the model continues: the text before its answer in a training.
+
+        Some templates begin the answer in the prompt of a generation, but not before the answers of a conversation.
+        Then the prompt is what a training has.
+
+        Raises:
+            Incompatible: the template cannot render these turns.
+        """
+        prompt = self.render(conversation, generation=True)
+        answer = Message(role="assistant", content=_MARKER, reasoning=_MARKER if conversation.thinking else None)
+        try:
+            answered = self.render(conversation._replace(messages=(*conversation.messages, answer)), generation=False)
+        except errors.Incompatible:
+            return prompt
+        before, found, _ = answered.partition(_MARKER)
+        return prompt if not found or before.startswith(prompt) else before
+
+    def begin(self, tokens: list[int]) -> list[int]:
+        """Return the tokens of a text, after the special tokens with which the tokenizer begins one."""
+        before = self._begin
+        return tokens if tokens[: len(before)] == before else before + tokens
+
+    @functools.cached_property
+    def _begin(self) -> list[int]:
+        plain = list(self.tokenizer("a", add_special_tokens=False)["input_ids"])
+        full = list(self.tokenizer("a")["input_ids"])
+        starts = range(len(full) - len(plain) + 1)
+        return full[: next((start for start in starts if full[start : start + len(plain)] == plain), 0)]
+
+    def _apply(self, conversation: Conversation, messages: Sequence[Message], *, generation: bool) -> str:
+        tools = list(conversation.tools) or None
+        template = self._template(has_tools=tools is not None)
+        for to_call in (dict, _with_text_arguments):
+            try:
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        [_to_turn(message, to_call) for message in messages],
+                        tools=tools,
+                        documents=list(conversation.documents) or None,
+                        chat_template=template,
+                        tokenize=False,
+                        add_generation_prompt=generation,
+                        enable_thinking=conversation.thinking,
+                    )
+                )
+            except Exception:
+                # Some templates expect the arguments of a call as JSON text.
+                if to_call is _with_text_arguments or not any(message.tool_calls for message in messages):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _template(self, *, has_tools: bool) -> str:
+        """Return the text of the template, in which the date is fixed."""
+        template = str(self.tokenizer.get_chat_template(None, [{}] if has_tools else None))
+        if "strftime_now" not in template:
+            return template
+        return f"{_DATE_MACRO}\n{template}"  # transformers removes the newline after a block
+
+
+def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the turns with the leading system prompt in the first user turn, if that follows."""
+    system, *rest = messages
+    if not rest or rest[0].role != "user":
+        return tuple(messages)
+    return (rest[0].evolve(content=f"{system.content}\n\n{rest[0].content}"), *rest[1:])
+
+
+def _to_turn(message: Message, to_call: Any) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    optional = {"name": message.name, "tool_call_id": message.tool_call_id, "reasoning_content": message.reasoning}
+    turn.update({name: value for name, value in optional.items() if value is not None})
+    if message.tool_calls:
+        turn["tool_calls"] = [to_call(call) for call in message.tool_calls]
+    return turn
+
+
+def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call.get("function", {}))
+    if not isinstance(function.get("arguments", ""), str):
+        function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": function}
+
+
+def _check_plain(conversation: Conversation) -> None:
+    """Refuse what only a template can write."""
+    parts = {
+        "tools": conversation.tools,
+        "documents": conversation.documents,
+        "tool_calls": [m for m in conversation.messages if m.tool_calls],
+        "reasoning_content": [m for m in conversation.messages if m.reasoning],
+    }
+    fix = "remove it from the data, or use a base with a chat template"
+    problems = [
+        errors.Problem(where=name, what="cannot be written: the base has no chat template", fix=fix)
+        for name, part in parts.items()
+        if part
+    ]
+    if problems:
+        raise errors.Incompatible(problems)
+
+
+def _date_macro() -> str:
+    """Return a macro that replaces the function with which templates write today's date."""
+
+    def replacements() -> Iterator[str]:
+        for code in _DATE_CODES:
+            value = _TODAY.strftime(f"%{code}")
+            yield f"replace('%{code}', '{value}')"
+            yield f"replace('%-{code}', '{value.lstrip('0') or '0'}')"
+
+    return "{% macro strftime_now(format) %}{{ format | " + " | ".join(replacements()) + " }}{% endmacro %}"
+
+
+_DATE_MACRO = _date_macro()

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import default_max_length
+from finch_hub.engine.data.chat import Conversation
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.inference.generator import GeneratorModel
 from finch_hub.engine.inference.prompts import Prompt
 from finch_hub.specs.evaluation import AnswerParameters, LossParameters
-from finch_hub.specs.examples import Example, Message
+from finch_hub.specs.examples import Example
 
 _ANSWER_TOKENS = 64  # at least, so that a short answer can stand in a sentence
 _BATCH = 16
@@ -53,7 +54,7 @@ def exact_answer(
         InvalidDataset: examples without a prompt or an answer, all of them by number.
     """
     parameters = parameters or AnswerParameters()
-    questions: list[tuple[Message, ...]] = []
+    questions: list[Conversation] = []
     expected: list[str] = []
     lengths: list[int] = []
     problems: list[errors.Problem] = []
@@ -64,14 +65,16 @@ def exact_answer(
             fix = "give a prompt and its completion"
             problems.append(errors.Problem(where=f"example {number}", what=what, fix=fix))
             continue
-        questions.append(example.messages[: turns[-1]])
+        conversation = Conversation.of(example)
+        questions.append(conversation._replace(messages=conversation.messages[: turns[-1]]))
         answer = example.messages[turns[-1]].content
         expected.append(_words(answer))
         lengths.append(len(model.base.tokenizer(answer)["input_ids"]))
     if problems:
         raise errors.InvalidDataset(problems, subject="evaluation data")
     # A batch is as slow as its longest row, so prompts of similar length share a batch.
-    order = sorted(range(len(questions)), key=lambda row: sum(len(message.content) for message in questions[row]))
+    lengths_of = [sum(len(message.content) for message in question.messages) for question in questions]
+    order = sorted(range(len(questions)), key=lengths_of.__getitem__)
     right = 0
     for begin in range(0, len(order), _BATCH):
         rows = order[begin : begin + _BATCH]

@@ -72,7 +72,7 @@ def prepare(spec: EvaluateSpec, job: Job, stores: Stores, workdir: Path) -> Eval
 def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     """Evaluate the base, then each adapter."""
     channel.phase("importing")
-    from finch_hub.engine.data.tokenizing import with_system
+    from finch_hub.engine.data.chat import with_system
     from finch_hub.engine.inference.generator import GeneratorModel
 
     evaluator = channel.catalog.evaluators[order.spec.evaluator]
