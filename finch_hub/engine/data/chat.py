@@ -1,6 +1,6 @@
 """Chat template of a tokenizer: it renders conversations, the same way for training, evaluation and generation.
 
-:mod:`finch_hub.engine.data.turns` finds the assistant's turns in the text, and
+:mod:`finch_hub.engine.data.rendered` finds the assistant's turns in the text, and
 :mod:`finch_hub.engine.data.tokenizing` turns it into tokens.
 """
 
@@ -46,16 +46,18 @@ class Conversation(NamedTuple):
         return cls(with_system(example.messages, system), example.tools, example.documents, thinking)
 
 
-class Ending(NamedTuple):
-    """End of an assistant turn.
+class Frame(NamedTuple):
+    """What a template writes around an answer, after the prompt of a generation.
 
     Attributes:
-        text: what the template writes after the last assistant turn.
-        token: the token in it that ends the turn, if it is one that the tokenizer adds to its vocabulary.
+        before: text before the answer, such as a blank or the name of a channel.
+        after: text after the answer of the last turn.
+        end: the token in `after` that ends the turn, if it is one that the tokenizer adds to its vocabulary.
     """
 
-    text: str
-    token: str | None
+    before: str
+    after: str
+    end: str | None
 
 
 def has_reasoning(message: Message) -> bool:
@@ -95,20 +97,21 @@ class ChatTemplate:
             return False
 
     @functools.cached_property
-    def ending(self) -> Ending:
-        """End of an assistant turn."""
-        probe = Conversation((Message(role="user", content="?"), Message(role="assistant", content=_MARKER)))
+    def frame(self) -> Frame:
+        """What the template writes around an answer."""
+        question, answer = Message(role="user", content="?"), Message(role="assistant", content=_MARKER)
         try:
-            text = self.render(probe, generation=False).rpartition(_MARKER)[2]
+            prompt = self.render(Conversation((question,)), generation=True)
+            before, _, after = self.render(Conversation((question, answer)), generation=False).partition(_MARKER)
         except errors.Incompatible:
-            text = ""
-        token = self.added_tokens.search(text) if self.added_tokens else None
-        return Ending(text, token[0] if token else None)
+            return Frame("", "", None)
+        end = self.added_tokens.search(after) if self.added_tokens else None
+        return Frame(before.removeprefix(prompt) if before.startswith(prompt) else "", after, end[0] if end else None)
 
     @functools.cached_property
     def stop_tokens(self) -> frozenset[int]:
         """Ids of the tokens that end an assistant turn: the template's, and the tokenizer's end-of-text token."""
-        token, eos = self.ending.token, self.tokenizer.eos_token_id
+        token, eos = self.frame.end, self.tokenizer.eos_token_id
         ids = (eos, None if token is None else self.tokenizer.convert_tokens_to_ids(token))
         return frozenset(int(one) for one in ids if one is not None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from finch_hub import errors
 from finch_hub.engine.data import length_limit
 from finch_hub.engine.data.chat import ChatTemplate, Conversation
-from finch_hub.engine.data.turns import render_turns
+from finch_hub.engine.data.rendered import render_turns
 from finch_hub.specs.examples import Example
 
 if TYPE_CHECKING:
@@ -197,15 +197,11 @@ def _tokenize_text(text: str, template: ChatTemplate) -> TokenizedExample:
 
 def _tokenize_conversation(conversation: Conversation, template: ChatTemplate) -> TokenizedExample:
     rendered = render_turns(template, conversation)
-    encoded = template.tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = np.array(encoded["input_ids"], dtype=np.int64)
-    begins, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+    learned = {index: turn for index, turn in rendered.turns.items() if conversation.messages[index].learn}
+    ids, begins, ends = _encode(rendered.text, [turn.begin for turn in learned.values()], template.tokenizer)
     labels = np.zeros(len(ids), dtype=np.bool_)
     last = max(i for i, message in enumerate(conversation.messages) if message.role == "assistant")
-    for index, turn in rendered.turns.items():
-        if not conversation.messages[index].learn:
-            continue
-        # A token that overlaps the turn belongs to it: byte-level tokens contain the blank before a word.
+    for index, turn in learned.items():
         first, stop = int(np.searchsorted(ends, turn.begin, side="right")), int(np.searchsorted(begins, turn.end))
         labels[first:stop] = True
         if index == last and not turn.is_ended and template.tokenizer.eos_token_id is not None:
@@ -217,3 +213,27 @@ def _tokenize_conversation(conversation: Conversation, template: ChatTemplate) -
         ids = np.concatenate([np.array(before, dtype=np.int64), ids])
         labels = np.concatenate([np.zeros(len(before), dtype=np.bool_), labels])
     return _finish(ids, labels, rendered.changes)
+
+
+def _encode(
+    text: str, borders: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return token ids with begin and end of each token in the text, int64 [length] each.
+
+    At a border a generation begins, so its prompt is a text of its own there. If a token goes across a border, the text
+    is divided, unless the tokenizer then writes another text: SentencePiece puts a blank before each one.
+    """
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = np.array(encoded["input_ids"], dtype=np.int64)
+    begins, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+    for border in borders:
+        number = int(np.searchsorted(ends, border, side="right"))
+        if number < len(ids) and begins[number] < border:
+            parts = [_encode(part, [], tokenizer) for part in (text[:border], text[border:])]
+            divided = np.concatenate([part[0] for part in parts])
+            if tokenizer.decode(divided.tolist()) == tokenizer.decode(ids.tolist()):
+                rest = _encode(text[border:], [other - border for other in borders if other > border], tokenizer)
+                joined = zip(parts[0], (rest[0], rest[1] + border, rest[2] + border), strict=True)
+                ids, begins, ends = (np.concatenate(pair) for pair in joined)
+                break
+    return ids, begins, ends
