@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from finch_hub import errors
 from finch_hub.engine.data.chat import ChatTemplate, Conversation, fold_system
 from finch_hub.specs.examples import Message
+from finch_hub.specs.value import JsonObject
 
 # Templates look for such tags in a turn, as for </think>. They stay, and the text between them becomes markers.
 _TAG = re.compile(r"(<[^<>\s]{1,32}>)")
@@ -68,12 +69,16 @@ def render_turns(template: ChatTemplate, conversation: Conversation) -> Rendered
             conversation = conversation._replace(messages=folded)
     text = template.render(conversation, generation=False)
     _check_fields(template, conversation, text)
-    marked = _Marked.of(template, conversation, lambda message: True)
+    marked = _Marked.of(template, conversation)
     spans = marked.locate(text)
     changes += _describe_changes(conversation.messages, marked, spans, text)
     if spans is None:
         # Some templates look into system and user turns, for example for /no_think.
-        marked = _Marked.of(template, conversation, lambda message: message.role == "assistant")
+        marked = _Marked.of(template, conversation, only_assistant=True)
+        spans = marked.locate(text)
+    if spans is None:
+        # Some know tools by their names.
+        marked = _Marked.of(template, conversation, only_assistant=True, has_calls=False)
         spans = marked.locate(text)
     if spans is None:
         raise errors.Incompatible(
@@ -110,18 +115,22 @@ class _Marked:
     block: int = 0
 
     @classmethod
-    def of(cls, template: ChatTemplate, conversation: Conversation, is_marked: Callable[[Message], bool]) -> _Marked:
+    def of(
+        cls, template: ChatTemplate, conversation: Conversation, *, only_assistant: bool = False, has_calls: bool = True
+    ) -> _Marked:
+        """Put markers in a conversation and render it; `has_calls` marks the names of called tools too."""
         marked = cls(template=template, conversation=conversation, block=_unused_block(conversation.messages))
-        messages = tuple(
-            message.evolve(
-                content=marked._mark(index, message.content, is_reasoning=False),
-                reasoning=message.reasoning and marked._mark(index, message.reasoning, is_reasoning=True),
+        messages = list(conversation.messages)
+        for index, message in enumerate(messages):
+            if only_assistant and message.role != "assistant":
+                continue
+            reasoning = message.reasoning and marked._mark(index, message.reasoning, is_reasoning=True)
+            content = marked._mark(index, message.content)
+            calls = tuple(marked._mark_call(index, call) for call in message.tool_calls) if has_calls else None
+            messages[index] = message.evolve(
+                content=content, reasoning=reasoning, tool_calls=message.tool_calls if calls is None else calls
             )
-            if is_marked(message)
-            else message
-            for index, message in enumerate(conversation.messages)
-        )
-        marked.conversation = conversation._replace(messages=messages)
+        marked.conversation = conversation._replace(messages=tuple(messages))
         marked.between, marked.found = marked.split(template.render(marked.conversation, generation=False))
         return marked
 
@@ -150,7 +159,14 @@ class _Marked:
             place = end + len(after)
         return spans if place == len(text) else None
 
-    def _mark(self, message: int, text: str, *, is_reasoning: bool) -> str:
+    def _mark_call(self, message: int, call: JsonObject) -> JsonObject:
+        function = call.get("function")
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str):
+            return call
+        return {**call, "function": {**function, "name": self._mark(message, name)}}
+
+    def _mark(self, message: int, text: str, *, is_reasoning: bool = False) -> str:
         """Return the text with a marker for each run between tags. White space around a run stays."""
         parts = _TAG.split(text)
         if len(parts) > 2 * _MAX_TAGS:
@@ -238,10 +254,15 @@ class _Finder:
 
     def _ask_template(self, index: int, before: str, after: str | None) -> _Edges | None:
         header = self._tail(index, generation=True)
-        begin = len(header) if header is not None and before.startswith(header) else len(before)
+        if header is None or header.startswith(before):
+            begin = len(before)
+        elif before.startswith(header):
+            begin = len(header)
+        else:
+            begin = self._shortened_header(index, before, header)
         tail = self._tail(index + 1, generation=False)
         if after is None:
-            if header is None or tail is None or not before.startswith(header):
+            if header is None or tail is None:
                 return None
             shared = before[: _count_shared(before, tail)]
             if len(shared) < begin:
@@ -253,6 +274,20 @@ class _Finder:
         tail = self._template.frame.after if tail is None else tail
         end, is_ended = self._end(after[: _count_shared(after, tail)], after, tail, index)
         return _Edges(begin=begin, end=end, is_ended=is_ended)
+
+    def _shortened_header(self, index: int, before: str, header: str) -> int:
+        """Return the length of the header of a turn that has only the beginning of a generation's header."""
+        ended = self._tail(index, generation=False)
+        shared = before[: _count_shared(before, header)]
+        if ended is None or not shared.startswith(ended):
+            return len(before)
+        added = self._template.added_tokens
+        borders = [
+            len(ended),
+            shared.rfind("\n") + 1,
+            *(match.end() for match in (added.finditer(shared) if added else ())),
+        ]
+        return max(borders)
 
     def _tail(self, count: int, *, generation: bool) -> str | None:
         """Return what the template writes after the last marker of the first turns, or None if it refuses them."""
