@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import pydantic
 
-from finch_hub import errors
 from finch_hub.specs.value import JsonObject, Value
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -75,39 +74,5 @@ class Example(Value):
         return cls(messages=tuple(turns))
 
 
-Pairs = Iterable["Example | tuple[str, str] | Mapping[str, Any]"]
-
-
-def examples_of(items: Pairs) -> tuple[Example, ...]:
-    """Convert items to examples.
-
-    Args:
-        items: examples, (prompt, completion) pairs, or mappings with these keys or with `messages`.
-
-    Raises:
-        InvalidDataset: some items are invalid; each problem names a position, counted from 1.
-    """
-    examples: list[Example] = []
-    problems: list[errors.Problem] = []
-    for number, item in enumerate(items, start=1):
-        try:
-            if isinstance(item, Example):
-                examples.append(item)
-            elif isinstance(item, Mapping) and "prompt" in item and "completion" in item:
-                examples.append(Example.of_pair(item["prompt"], item["completion"], item.get("system")))
-            elif isinstance(item, Mapping):
-                examples.append(Example.of(dict(item)))
-            else:
-                prompt, completion = item
-                examples.append(Example.of_pair(prompt, completion))
-        except errors.InvalidSpec as error:
-            what = "; ".join(problem.what for problem in error.problems)
-            problems.append(errors.Problem(where=f"example {number}", what=what))
-        except (TypeError, ValueError):
-            reason = "is not a (prompt, completion) pair"
-            problems.append(errors.Problem(where=f"example {number}", what=reason, fix="give two strings"))
-    if not examples and not problems:
-        problems.append(errors.Problem(what="there are no examples", fix="give at least one example"))
-    if problems:
-        raise errors.InvalidDataset(problems, subject="examples")
-    return tuple(examples)
+Rows = Iterable[Any]
+"""Rows as values: examples, (prompt, completion) pairs, mappings of columns, or a table of them."""

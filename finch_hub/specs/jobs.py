@@ -10,7 +10,9 @@ from typing import Annotated, Literal, TypedDict
 import pydantic
 
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
+from finch_hub.specs.reading import ReadingOptions
 from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig, TrainingOptions
 from finch_hub.specs.value import JsonObject, Value
 
@@ -71,7 +73,13 @@ class JobSpec(Value):
 
 
 class TrainSpec(JobSpec):
-    """Train an adapter on a data set. `train` and `validation` are digests of stored examples."""
+    """Train an adapter on a data set.
+
+    Attributes:
+        train: digest of the stored examples.
+        validation: digest of stored held-out examples; None holds out a share of `train`.
+        reading: how the rows of the data were read; None for examples that were stored before.
+    """
 
     kind: Literal["train"] = "train"
     adapter: AdapterName
@@ -82,14 +90,15 @@ class TrainSpec(JobSpec):
     system: str | None = None
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
+    reading: ReadingReport | None = None
 
     @property
     def group_key(self) -> str:  # noqa: D102 - see the base class
         return f"{self.base.key} {self.training.dtype} {self.training.threads}"
 
 
-class TrainOptions(LoRAOptions, TrainingOptions, total=False):
-    """Settings of `Hub.train` that win over the preset's."""
+class TrainOptions(LoRAOptions, TrainingOptions, ReadingOptions, total=False):
+    """Options of `Hub.train`: settings that win over the preset's, and how rows are read."""
 
 
 class ComposeSpec(JobSpec):

@@ -32,10 +32,41 @@ class TokenMetrics(Value):
         return float("inf") if self.loss > 700 else 2.718281828459045**self.loss
 
 
+class ReadingReport(Value):
+    """How the rows of a data set became examples.
+
+    Attributes:
+        rows: number of rows in the data.
+        left_out: rows that cannot be used.
+        without_weight: rows that were left out because their weight is 0.
+        problems: why rows cannot be used, at most 20.
+        unused: columns and fields of turns that have no meaning here, with the number of rows that have them.
+        recognized: what was recognized, such as the encoding of a file.
+    """
+
+    rows: int
+    left_out: int = 0
+    without_weight: int = 0
+    problems: tuple[str, ...] = ()
+    unused: dict[str, int] = pydantic.Field(default_factory=dict)
+    recognized: tuple[str, ...] = ()
+
+
 class DataReport(Value):
     """Statistics of a tokenized data set, before the first step.
 
     Lengths are in tokens. `steps` and `seconds` are the estimate for the requested training on this device.
+
+    Attributes:
+        truncated: training examples that were cut to the maximum length.
+        left_out: examples that could not be tokenized, such as those whose prompt leaves no room for an answer.
+        problems: why they could not, at most 20.
+        changes: what the chat template drops or changes, with the number of examples.
+        duplicates: training examples that repeat an earlier one.
+        overlap: validation examples that are also in the training data.
+        shared_prompts: validation examples whose prompt is also in the training data.
+        near_duplicates: validation examples that differ from a training example in few words.
+        reading: how the rows were read; None if they were given as examples.
     """
 
     examples: int
@@ -46,8 +77,14 @@ class DataReport(Value):
     length_max: int
     length_p95: int
     truncated: int = 0
+    left_out: int = 0
+    problems: tuple[str, ...] = ()
+    changes: dict[str, int] = pydantic.Field(default_factory=dict)
     duplicates: int = 0
     overlap: int = 0
+    shared_prompts: int = 0
+    near_duplicates: int = 0
+    reading: ReadingReport | None = None
     shared_prefix_tokens: int = 0
     steps: int = 0
     seconds: float | None = None

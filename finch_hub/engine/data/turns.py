@@ -1,381 +1,283 @@
-"""Place of each assistant turn in a rendered conversation.
-
-Most templates do not mark what the model generates, some change earlier turns (Qwen3's drops the reasoning of all but
-the last), and a turn's text can be anywhere in the others. So the conversation is rendered once more with markers
-instead of its texts. What is between the markers is the template's own, and what replaces them are the turns. Where an
-answer begins and ends is then asked of the template: by the prompt of a generation before the turn, and by the
-conversation that ends with it.
-"""
+"""Turns of conversations, in the forms that people write them, as messages. Free of torch."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from finch_hub import errors
-from finch_hub.engine.data.chat import ChatTemplate, Conversation, fold_system
-from finch_hub.specs.examples import Message
+from finch_hub.engine.data import json_values
+from finch_hub.specs.examples import Message, Role
+from finch_hub.specs.value import JsonObject
 
-# Templates look for such tags in a turn, as for </think>. They stay, and the text between them becomes markers.
-_TAG = re.compile(r"(<[^<>\s]{1,32}>)")
-_MAX_TAGS = 64
-_BLOCKS = [*range(0xE000, 0xF8F4, 12), *range(0xF0000, 0xFFFF0, 12), *range(0x100000, 0x10FFF0, 12)]
-
-
-class Turn(NamedTuple):
-    """Characters of an assistant turn, from where generation begins to the end of its end-of-turn token.
-
-    Attributes:
-        is_ended: whether the template ends the turn with a token of its own.
-    """
-
-    begin: int
-    end: int
-    is_ended: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class RenderedConversation:
-    """Text of a conversation.
-
-    Attributes:
-        turns: assistant turns by their index, as far as the template writes them.
-        changes: what the template drops, changes or moves, in words.
-    """
-
-    text: str
-    turns: Mapping[int, Turn]
-    changes: tuple[str, ...] = ()
+# OpenAI renamed "system" to "developer" in 2024. Chat templates of open models know only the old name.
+_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
+}
+# Turns of LLaMA-Factory and ms-swift whose text is the JSON of a call.
+_CALL_ROLES = ("function_call", "tool_call")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_MAX_ROLE = 20  # characters
+_CALL_FORM = 'write {"name": …, "arguments": {…}}'
 
 
-def render_turns(template: ChatTemplate, conversation: Conversation) -> RenderedConversation:
-    """Render a conversation and find its assistant turns.
+def read_turns(value: Any, where: str) -> tuple[list[Message], set[str]]:
+    """Read a list of turns, its JSON text, or an object of lists, as `datasets` stores a sequence of objects.
 
-    The number of renderings depends on how many kinds of neighbors the turns have, and not on the number of turns.
+    Returns:
+        The messages, and the names of fields that have no meaning here.
 
     Raises:
-        Incompatible: the template cannot render these turns, leaves out what answers rest on (tools, documents, tool
-            turns, all reasoning), or writes an answer so that its place cannot be told.
+        InvalidSpec: some turns cannot be read; contains a problem for each.
     """
-    changes = []
-    if conversation.messages[0].role == "system" and not template.has_system_role and not template.is_missing:
-        folded = fold_system(conversation.messages)
-        if folded != conversation.messages:
-            changes.append("the system prompt is put into the first user turn, since the template has no system role")
-            conversation = conversation._replace(messages=folded)
-    text = template.render(conversation, generation=False)
-    _check_fields(template, conversation, text)
-    marked = _Marked.of(template, conversation, lambda message: True)
-    spans = marked.locate(text)
-    changes += _describe_changes(conversation.messages, marked, spans, text)
-    if spans is None:
-        # Some templates look into system and user turns, for example for /no_think.
-        marked = _Marked.of(template, conversation, lambda message: message.role == "assistant")
-        spans = marked.locate(text)
-    if spans is None:
-        raise errors.Incompatible(
-            "the chat template writes the turns in a way in which the answers cannot be told from the rest",
-            fix="use a base with another template, or give rows as text",
-        )
-    changes += _find_control_tokens(template, conversation.messages)
-    return RenderedConversation(
-        text=text, turns=_Finder(template, marked, spans).turns(text), changes=tuple(dict.fromkeys(changes))
-    )
-
-
-class _Piece(NamedTuple):
-    """Text that a marker stands for."""
-
-    message: int
-    text: str
-    is_reasoning: bool = False
-
-
-@dataclass(kw_only=True)
-class _Marked:
-    """A conversation with markers, and its rendering: `between[0] marker between[1] marker … between[-1]`.
-
-    Attributes:
-        found: index of the piece of each marker in the rendering.
-    """
-
-    template: ChatTemplate
-    conversation: Conversation
-    pieces: list[_Piece] = field(default_factory=list)
-    between: list[str] = field(default_factory=list)
-    found: list[int] = field(default_factory=list)
-    block: int = 0
-
-    @classmethod
-    def of(cls, template: ChatTemplate, conversation: Conversation, is_marked: Callable[[Message], bool]) -> _Marked:
-        marked = cls(template=template, conversation=conversation, block=_unused_block(conversation.messages))
-        messages = tuple(
-            message.evolve(
-                content=marked._mark(index, message.content, is_reasoning=False),
-                reasoning=message.reasoning and marked._mark(index, message.reasoning, is_reasoning=True),
-            )
-            if is_marked(message)
-            else message
-            for index, message in enumerate(conversation.messages)
-        )
-        marked.conversation = conversation._replace(messages=messages)
-        marked.between, marked.found = marked.split(template.render(marked.conversation, generation=False))
-        return marked
-
-    def split(self, text: str) -> tuple[list[str], list[int]]:
-        """Divide a rendering into the texts between markers, and the indices of their pieces."""
-        first = self.block
-        pattern = f"{chr(first)}([{chr(first + 2)}-{chr(first + 11)}]+){chr(first + 1)}"
-        parts = re.split(pattern, text)
-        return parts[::2], [int("".join(str(ord(digit) - first - 2) for digit in part)) for part in parts[1::2]]
-
-    def locate(self, text: str) -> list[tuple[int, int]] | None:
-        """Return begin and end of what replaces each marker in the text, or None if the texts do not correspond."""
-        spans: list[tuple[int, int]] = []
-        place = len(self.between[0])
-        if not text.startswith(self.between[0]):
-            return None
-        for number, (piece, after) in enumerate(zip(self.found, self.between[1:], strict=True), start=1):
-            end = place + len(self.pieces[piece].text)
-            is_last = number == len(self.found)
-            if not text.startswith(self.pieces[piece].text + after, place):
-                # The template has changed this piece, so what follows it shows its end.
-                end = len(text) - len(after) if is_last else text.find(after, place) if after else -1
-            if end < place or not text.startswith(after, end):
-                return None
-            spans.append((place, end))
-            place = end + len(after)
-        return spans if place == len(text) else None
-
-    def _mark(self, message: int, text: str, *, is_reasoning: bool) -> str:
-        """Return the text with a marker for each run between tags. White space around a run stays."""
-        parts = _TAG.split(text)
-        if len(parts) > 2 * _MAX_TAGS:
-            parts = [text]
-        marked = []
-        for number, part in enumerate(parts):
-            core = part.strip()
-            if number % 2 or not core:
-                marked.append(part)
-                continue
-            begin = part.index(core)
-            marked += [part[:begin], self.marker(len(self.pieces)), part[begin + len(core) :]]
-            self.pieces.append(_Piece(message, core, is_reasoning))
-        return "".join(marked)
-
-    def marker(self, number: int) -> str:
-        digits = "".join(chr(self.block + 2 + int(digit)) for digit in str(number))
-        return f"{chr(self.block)}{digits}{chr(self.block + 1)}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Edges:
-    """What a template writes around an assistant turn: offsets in the texts before and after its markers."""
-
-    begin: int
-    end: int
-    is_ended: bool
-
-
-class _Finder:
-    """Finds where generation begins and ends for each assistant turn."""
-
-    def __init__(self, template: ChatTemplate, marked: _Marked, spans: Sequence[tuple[int, int]]) -> None:
-        self._template, self._marked = template, marked
-        self._spans = spans  # begin and end of what replaces each marker
-        self._edges: dict[tuple[str, str | None, bool], _Edges | None] = {}
-        self._owners = [marked.pieces[piece].message for piece in marked.found]
-
-    def turns(self, text: str) -> dict[int, Turn]:
-        places: dict[int, list[int]] = {}
-        for place, owner in enumerate(self._owners):
-            places.setdefault(owner, []).append(place)
-        turns: dict[int, Turn] = {}
-        previous = -1  # last place of the turns before
-        for index, message in enumerate(self._marked.conversation.messages):
-            own = places.get(index, [])
-            if message.role == "assistant":
-                turn = self._find(index, own, previous, text)
-                if turn is not None:
-                    turns[index] = turn
-            previous = max([previous, *own])
-        return turns
-
-    def _find(self, index: int, own: list[int], previous: int, text: str) -> Turn | None:
-        message = self._marked.conversation.messages[index]
-        if own:
-            first, last = own[0], own[-1]
-            if len(own) != last - first + 1 or len({self._marked.found[place] for place in own}) != len(own):
-                if not message.learn:
-                    return None
-                what = f"the chat template writes turn {index + 1} in several places, so that it cannot be learned"
-                raise errors.Incompatible(what, fix="use a base with another template")
-            before, after = self._marked.between[first], self._marked.between[last + 1]
-            edges = self._find_edges(index, before, after)
-            if edges is None:
-                return None
-            begin = self._spans[first][0] - len(before) + edges.begin
-            return Turn(begin, self._spans[last][1] + edges.end, edges.is_ended)
-        # The turn has no text. It is between the turns around it, if the template writes it.
-        if previous + 1 < len(self._owners) and self._owners[previous + 1] < index:
-            return None
-        between = self._marked.between[previous + 1]
-        edges = self._find_edges(index, between, None)
-        if edges is None:
-            return None
-        start = self._spans[previous][1] if previous >= 0 else 0
-        return Turn(start + edges.begin, start + edges.end, edges.is_ended)
-
-    def _find_edges(self, index: int, before: str, after: str | None) -> _Edges | None:
-        """Return the edges of a turn. `after` is None for a turn without text."""
-        key = (before, after, index == len(self._marked.conversation.messages) - 1)
-        if key not in self._edges:
-            self._edges[key] = self._ask_template(index, before, after)
-        return self._edges[key]
-
-    def _ask_template(self, index: int, before: str, after: str | None) -> _Edges | None:
-        header = self._tail(index, generation=True)
-        begin = len(header) if header is not None and before.startswith(header) else len(before)
-        tail = self._tail(index + 1, generation=False)
-        if after is None:
-            if header is None or tail is None or not before.startswith(header):
-                return None
-            shared = before[: _count_shared(before, tail)]
-            if len(shared) < begin:
-                return None
-            end, is_ended = self._end(shared[begin:], before[begin:], tail[begin:], index)
-            return _Edges(begin=begin, end=begin + end, is_ended=is_ended)
-        tail = self._template.ending.text if tail is None else tail
-        end, is_ended = self._end(after[: _count_shared(after, tail)], after, tail, index)
-        return _Edges(begin=begin, end=end, is_ended=is_ended)
-
-    def _tail(self, count: int, *, generation: bool) -> str | None:
-        """Return what the template writes after the last marker of the first turns, or None if it refuses them."""
-        if count == 0:
-            return None
-        messages = self._marked.conversation.messages[:count]
+    value = parse_list(value)
+    if isinstance(value, Mapping) and value:
+        columns = {name: column for name, column in value.items() if isinstance(column, (list, tuple))}
+        if len({len(column) for column in columns.values()}) == 1:
+            value = [dict(zip(columns, turn, strict=True)) for turn in zip(*columns.values(), strict=True)]
+    if not isinstance(value, (list, tuple)):
+        raise errors.InvalidSpec(f"is {describe(value)} instead of a list of turns", where=where)
+    messages: list[Message] = []
+    unused: set[str] = set()
+    problems: list[errors.Problem] = []
+    for number, turn in enumerate(value, start=1):
         try:
-            text = self._template.render(self._marked.conversation._replace(messages=messages), generation=generation)
-        except errors.Incompatible:
-            return None
-        return self._marked.split(text)[0][-1]
-
-    def _end(self, shared: str, after: str, tail: str, index: int) -> tuple[int, bool]:
-        """Return where a turn ends in the text after it, and whether a token ends it.
-
-        Args:
-            shared: what is after the turn whether it is the last one or not.
-            after: what is after the turn here.
-            tail: what is after the turn if it is the last one.
-        """
-        added = self._template.added_tokens
-        token = self._template.ending.token
-        if token is not None and (place := shared.find(token)) >= 0:
-            return place + len(token), True
-        found = list(added.finditer(shared)) if added else []
-        if found:
-            has_calls = bool(self._marked.conversation.messages[index].tool_calls)
-            return found[-1 if has_calls else 0].end(), True
-        # Some templates end the last turn with another token than the others (<|return|> and <|end|> of gpt-oss).
-        if added and added.match(tail.lstrip()) and (own := added.match(after.lstrip())):
-            return len(after) - len(after.lstrip()) + own.end(), True
-        end = tail.rstrip()
-        return (len(end), False) if end and shared.startswith(end) else (0, False)
-
-
-def _check_fields(template: ChatTemplate, conversation: Conversation, text: str) -> None:
-    """Refuse a template that does not write what the answers rest on."""
-    problems = []
-    messages = conversation.messages
-    without_calls = tuple(message.evolve(tool_calls=()) for message in messages)
-    without_reasoning = tuple(message.evolve(reasoning=None) for message in messages)
-    variants: dict[str, Conversation] = {}
-    if conversation.tools:
-        variants["tools"] = conversation._replace(tools=())
-    if conversation.documents:
-        variants["documents"] = conversation._replace(documents=())
-    if without_calls != messages:
-        variants["tool_calls"] = conversation._replace(messages=without_calls)
-    if without_reasoning != messages:
-        variants["reasoning_content"] = conversation._replace(messages=without_reasoning)
-    for name, variant in variants.items():
-        try:
-            is_written = template.render(variant, generation=False) != text
-        except errors.Incompatible:
-            is_written = True
-        if not is_written:
-            fix = f"remove {name} from the data, or use a base whose template writes it"
-            problems.append(errors.Problem(where=name, what="is not written by the chat template", fix=fix))
+            messages.append(_read_turn(turn, unused))
+        except errors.InvalidSpec as error:
+            for problem in error.problems:
+                place = f"{where}, turn {number}"
+                problems.append(errors.Problem(what=problem.what, where=place, fix=problem.fix))
     if problems:
-        raise errors.Incompatible(problems)
+        raise errors.InvalidSpec(problems)
+    return messages, unused
 
 
-def _describe_changes(
-    messages: Sequence[Message], marked: _Marked, spans: Sequence[tuple[int, int]] | None, text: str
-) -> Iterator[str]:
-    """Yield what the template drops, changes or moves, in words that are equal for all rows."""
-    counts = Counter(marked.found)
-    rendered = "".join(
-        part
-        for number, between in enumerate(marked.between)
-        for part in (between, marked.marker(marked.found[number]) if number < len(marked.found) else "")
+def read_tools(value: Any, where: str) -> tuple[JsonObject, ...]:
+    """Read schemas of tools, or their JSON text, in the form of OpenAI. Anthropic's form is converted.
+
+    Raises:
+        InvalidSpec: a tool has no name, or its parameters are not an object.
+    """
+    value = parse_list(value)
+    value = [value] if isinstance(value, Mapping) else value
+    if not isinstance(value, (list, tuple)):
+        raise errors.InvalidSpec(f"is {describe(value)} instead of a list of tools", where=where)
+    return tuple(_read_tool(tool, f"{where}, item {number}") for number, tool in enumerate(value, start=1))
+
+
+def read_documents(value: Any, where: str) -> tuple[JsonObject, ...]:
+    """Read documents, or their JSON text. A text becomes a document without a title.
+
+    Raises:
+        InvalidSpec: a document is neither an object nor a text.
+    """
+    value = parse_list(value)
+    if not isinstance(value, (list, tuple)):
+        raise errors.InvalidSpec(f"is {describe(value)} instead of a list of documents", where=where)
+    documents: list[JsonObject] = []
+    for number, document in enumerate(value, start=1):
+        if isinstance(document, str):
+            documents.append({"title": "", "text": document})
+        elif isinstance(document, Mapping):
+            documents.append(json_values.order_keys(json_values.clean(document)))
+        else:
+            what = f"is {describe(document)} instead of a document"
+            raise errors.InvalidSpec(what, where=f"{where}, item {number}", fix='write {"title": …, "text": …}')
+    return tuple(documents)
+
+
+def read_weight(value: Any) -> bool:
+    """Return whether a turn or row of this weight is learned.
+
+    Raises:
+        InvalidSpec: the weight is neither 0 nor 1.
+    """
+    if isinstance(value, (int, float)) and value in (0, 1):
+        return bool(value)
+    shown = value if isinstance(value, (int, float)) else describe(value)
+    raise errors.InvalidSpec(f"has the weight {shown}", fix="use 0 or 1; other weights are not supported")
+
+
+def parse_list(value: Any) -> Any:
+    """Return what a JSON text holds, and other values as they are. pandas writes lists in CSV as Python does."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json_values.parse(value)
+    except ValueError:
+        return json_values.parse_literal(value)
+
+
+def describe(value: object) -> str:
+    """Return the kind of a value. Errors repeat no text of a data set."""
+    return "null" if value is None else type(value).__name__
+
+
+def _read_turn(turn: Any, unused: set[str]) -> Message:
+    """Return the message of a turn, and add the fields without a meaning to `unused`."""
+    if not isinstance(turn, Mapping):
+        raise errors.InvalidSpec(f"is {describe(turn)} instead of an object")
+    fields = json_values.drop_nulls(turn)
+    speaker = _take(fields, "role", "from")
+    role = _ROLES.get(speaker.strip().lower()) if isinstance(speaker, str) else None
+    if role is None:
+        # A longer name is a text in the wrong field.
+        shown = repr(speaker) if isinstance(speaker, str) and len(speaker) <= _MAX_ROLE else describe(speaker)
+        raise errors.InvalidSpec(f"has the role {shown}", fix="use system, user, assistant or tool")
+    content = _take(fields, "content", "value")
+    weight, learn = _take(fields, "weight"), _take(fields, "learn")
+    is_learned = (weight is None or read_weight(weight)) and learn is not False
+    calls: tuple[JsonObject, ...] = ()
+    reasoning: str | None = None
+    tool_call_id: str | None = None
+    if role == "assistant":
+        if speaker.strip().lower() in _CALL_ROLES:
+            calls, content = _read_calls(content), ""
+        calls += _read_calls(_take(fields, "tool_calls")) + _read_calls(_take(fields, "function_call"))
+        reasoning = _read_reasoning(fields)
+        if isinstance(content, (list, tuple)):
+            content, reasoning = _split_thinking(content, reasoning)
+    elif fields.get("tool_calls") or fields.get("function_call"):
+        raise errors.InvalidSpec(f"has calls of tools in a turn of the role {role}", fix="give them to the assistant")
+    if role == "tool":
+        tool_call_id = _take_text(fields, "tool_call_id")
+        if content is not None and not isinstance(content, (str, list, tuple)):
+            content = json.dumps(json_values.clean(content), ensure_ascii=False)  # results of tools are often objects
+    name = _take_text(fields, "name")
+    text = _read_content(content, may_be_absent=bool(calls or reasoning))
+    unused.update(str(field) for field, value in fields.items() if value not in ("", [], {}, ()))
+    return Message(
+        role=role,
+        content=text,
+        learn=is_learned or role != "assistant",
+        reasoning=reasoning,
+        tool_calls=calls,
+        name=name,
+        tool_call_id=tool_call_id,
     )
-    owned: dict[int, list[int]] = {}
-    for number, piece in enumerate(marked.pieces):
-        owned.setdefault(piece.message, []).append(number)
-    altered = {
-        marked.pieces[piece].message
-        for piece, (begin, end) in zip(marked.found, spans or (), strict=False)
-        if text[begin:end] != marked.pieces[piece].text
-    }
-    for index, message in enumerate(messages):
-        numbers = owned.get(index, [])
-        spoken = [number for number in numbers if not marked.pieces[number].is_reasoning]
-        thought = [number for number in numbers if marked.pieces[number].is_reasoning]
-        if thought and not all(counts[number] for number in thought):
-            yield "the reasoning of earlier turns is dropped"
-        if not spoken:
-            continue
-        content = marked.conversation.messages[index].content
-        if not any(counts[number] for number in spoken):
-            if message.role == "tool":
-                fix = "remove tool turns from the data, or use a base whose template writes them"
-                raise errors.Incompatible("tool turns are not written by the chat template", fix=fix)
-            yield f"{message.role} turns are dropped"
-        elif not all(counts[number] for number in spoken):
-            yield f"{message.role} turns are written in part, for example without their reasoning"
-        elif index in altered or (content.strip() not in rendered):
-            yield f"the text of {message.role} turns is changed"
-        elif content not in rendered:
-            yield f"white space around {message.role} turns is removed"
-        if any(counts[number] > 1 for number in spoken):
-            yield f"{message.role} turns are written more than once"
-    order = [marked.pieces[piece].message for piece in dict.fromkeys(marked.found)]
-    if order != sorted(order):
-        yield "the turns are written in another order"
 
 
-def _find_control_tokens(template: ChatTemplate, messages: Sequence[Message]) -> Iterator[str]:
-    token = template.ending.token
-    if token is not None and any(token in message.content for message in messages):
-        yield f"turns contain {token}, which ends a turn"
+def _take(fields: dict[str, Any], *names: str) -> Any:
+    """Remove the first of these fields that is there, and return its value."""
+    return next((fields.pop(name) for name in names if name in fields), None)
 
 
-def _unused_block(messages: Sequence[Message]) -> int:
-    """Return the first of twelve private characters that no turn contains."""
-    used = {
-        ord(character)
-        for message in messages
-        for character in set(message.content) | set(message.reasoning or "")
-        if character >= "\ue000"
-    }
-    return next(block for block in _BLOCKS if used.isdisjoint(range(block, block + 12)))
+def _take_text(fields: dict[str, Any], name: str) -> str | None:
+    value = _take(fields, name)
+    if value is not None and not isinstance(value, str):
+        raise errors.InvalidSpec(f"has {describe(value)} instead of a text in {name!r}")
+    return value or None
 
 
-def _count_shared(first: str, second: str) -> int:
-    """Return the number of characters that both texts begin with."""
-    pairs = zip(first, second, strict=False)
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+def _read_reasoning(fields: dict[str, Any]) -> str | None:
+    for name in _REASONING:
+        if (text := _take_text(fields, name)) and text.strip():
+            return text
+    return None
+
+
+def _split_thinking(parts: Sequence[Any], reasoning: str | None) -> tuple[Any, str | None]:
+    """Return the parts of a content without those that hold reasoning, and the reasoning."""
+    is_thinking = [isinstance(part, Mapping) and part.get("type") in ("thinking", "reasoning") for part in parts]
+    texts = [
+        next((part[name] for name in ("thinking", "reasoning", "text") if isinstance(part.get(name), str)), "")
+        for part, is_thought in zip(parts, is_thinking, strict=True)
+        if is_thought
+    ]
+    rest = [part for part, is_thought in zip(parts, is_thinking, strict=True) if not is_thought]
+    return rest or None, "".join(texts) or reasoning
+
+
+def _read_content(value: Any, *, may_be_absent: bool) -> str:
+    """Return a text, or the joined texts of OpenAI's content parts."""
+    if isinstance(value, str):
+        return value
+    if value is None and may_be_absent:
+        return ""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise errors.InvalidSpec(f"has {describe(value) if value else 'nothing'} instead of a text in 'content'")
+    texts = []
+    for part in value:
+        fields = json_values.drop_nulls(part) if isinstance(part, Mapping) else {}
+        kind = fields.get("type", "text")
+        if kind not in _TEXT_PARTS or not isinstance(fields.get("text"), str) or any("image" in f for f in fields):
+            shown = repr(kind) if isinstance(kind, str) and len(kind) <= _MAX_ROLE else describe(kind)
+            what = f"has a part of the type {shown} without a text" if kind in _TEXT_PARTS else f"has a part {shown}"
+            raise errors.InvalidSpec(f"{what} in 'content'", fix="only texts can be learned; remove the row")
+        texts.append(fields["text"])
+    return "".join(texts)
+
+
+def _read_calls(value: Any) -> tuple[JsonObject, ...]:
+    """Return calls of tools in OpenAI's form, with arguments as objects."""
+    if value is None or value in ("", [], {}):
+        return ()
+    value = parse_list(value)
+    calls = [value] if isinstance(value, Mapping) else value
+    if not isinstance(calls, (list, tuple)):
+        raise errors.InvalidSpec(f"has a call of a tool that is not JSON but {describe(calls)}", fix=_CALL_FORM)
+    return tuple(_read_call(call) for call in calls)
+
+
+def _read_call(call: Any) -> JsonObject:
+    call = parse_list(call)
+    envelope = json_values.drop_nulls(call) if isinstance(call, Mapping) else {}
+    function = envelope.pop("function", None)
+    if isinstance(function, Mapping):
+        function = json_values.drop_nulls(function)
+    else:
+        function = {name: envelope.pop(name) for name in ("name", "arguments", "parameters") if name in envelope}
+    name, arguments = function.get("name"), _take(function, "arguments", "parameters")
+    if not isinstance(name, str) or not name:
+        raise errors.InvalidSpec("has a call of a tool without a name", fix=_CALL_FORM)
+    if isinstance(arguments, str):
+        try:
+            arguments = json_values.parse(arguments) if arguments.strip() else {}
+        except ValueError:
+            arguments = "text"
+    else:
+        arguments = json_values.clean(arguments)
+    arguments = {} if arguments is None else arguments
+    if not isinstance(arguments, Mapping):
+        what = "has arguments of a call that are not a JSON object"
+        raise errors.InvalidSpec(what, fix=_CALL_FORM)
+    ordered: JsonObject = json_values.order_keys(
+        {**json_values.clean(envelope), "type": "function", "function": {**json_values.clean(function)}}
+    )
+    ordered["function"]["arguments"] = dict(arguments)
+    return ordered
+
+
+def _read_tool(tool: Any, where: str) -> JsonObject:
+    tool = parse_list(tool)
+    envelope = json_values.clean(tool) if isinstance(tool, Mapping) else {}
+    function = envelope.pop("function", None)
+    if not isinstance(function, Mapping):
+        function, envelope = {key: value for key, value in envelope.items() if key != "type"}, {}
+    if "input_schema" in function:
+        function["parameters"] = function.pop("input_schema")
+    if isinstance(function.get("parameters"), str):
+        function["parameters"] = parse_list(function["parameters"])
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        what = f"is {describe(tool)} without a name"
+        raise errors.InvalidSpec(what, where=where, fix='write {"type": "function", "function": {"name": …}}')
+    if not isinstance(function.get("parameters", {}), Mapping):
+        what = f"has {describe(function['parameters'])} instead of an object in 'parameters'"
+        raise errors.InvalidSpec(what, where=where)
+    ordered: JsonObject = json_values.order_keys({**envelope, "type": "function", "function": function})
+    return ordered

@@ -18,13 +18,14 @@ from finch_hub.engine.inference.decoding import TextStream, decode
 from finch_hub.engine.inference.prompts import Prompt, tokenize_prompts
 from finch_hub.engine.inference.routing import AdapterRouter, Plan
 from finch_hub.engine.training import loop
-from finch_hub.engine.training.adapter import replace_settings
+from finch_hub.engine.training.adapter import read_rows, replace_settings
 from finch_hub.engine.training.interruption import ShouldStop
 from finch_hub.engine.training.resume_state import BatchTokens
 from finch_hub.specs.events import Report
-from finch_hub.specs.examples import Pairs, examples_of
+from finch_hub.specs.examples import Rows
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
@@ -101,15 +102,16 @@ class GeneratorModel:
 
     def fine_tune(
         self,
-        examples: Pairs,
+        examples: str | Path | Rows,
         lora_config: LoRAConfig | None = None,
         epochs: int | None = None,
         learning_rate: float | None = None,
         *,
         name: str = "fine-tuned",
-        validation: Pairs | None = None,
+        validation: str | Path | Rows | None = None,
         training: TrainingConfig | None = None,
         system: str | None = None,
+        reading: ReadingConfig | None = None,
         **options: Unpack[LoopOptions],
     ) -> TrainingReport:
         """Train a new adapter on examples, and switch to it.
@@ -126,13 +128,14 @@ class GeneratorModel:
             InvalidSpec: the configuration cannot work on this base.
             InvalidDataset, TrainingFailed: as in :meth:`finch_hub.LoRAAdapter.train`.
         """
-        rows = examples_of(examples)
+        new_training = replace_settings(training, epochs=epochs, learning_rate=learning_rate)
+        rows = read_rows(examples, reading, new_training)
         trained = loop.train(
             self.base,
             lora_config or LoRAConfig(),
-            replace_settings(training, epochs=epochs, learning_rate=learning_rate),
+            new_training,
             rows,
-            None if validation is None else examples_of(validation),
+            None if validation is None else read_rows(validation, reading, new_training),
             system=system,
             **options,
         )
