@@ -127,12 +127,13 @@ def loss_and_gradients(
     import torch
 
     from finch_hub.engine.data.batches import pack
-    from finch_hub.engine.decoder.loss import Head, head_losses
+    from finch_hub.engine.decoder.decoder import make_head
+    from finch_hub.engine.decoder.loss import head_losses
 
     batch = pack(examples, share_prefix=share_prefix)
     scales = torch.full(batch.targets.shape, 1.0 / sum(int(example.labels.sum()) for example in examples))
     hidden = decoder.hidden_states(batch, seed=seed)
-    loss = head_losses(hidden, Head(base.model).linear, batch.targets, scales).sum()
+    loss = head_losses(hidden, make_head(base), batch.targets, scales).sum()
     loss.backward()
     return float(loss.detach()), gradients(adapter)
 

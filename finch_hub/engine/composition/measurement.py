@@ -20,8 +20,7 @@ from finch_hub.engine.composition.second_moment import SecondMoment
 from finch_hub.engine.data import batches, tokenizing
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder import evaluation, loss
-from finch_hub.engine.decoder.decoder import choose_decoder
-from finch_hub.engine.decoder.loss import Head
+from finch_hub.engine.decoder.decoder import choose_decoder, make_head
 from finch_hub.engine.decoder.padded import PaddedDecoder
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import TokenMetrics
@@ -50,14 +49,20 @@ class ValidationRows:
 
 
 def divide(examples: Sequence[TokenizedExample]) -> ValidationRows:
-    """Divide rows between a search and its report; every second row goes to the search."""
+    """Divide rows between a search and its report; every second distinct row goes to the search.
+
+    Copies of a row go where the row goes, so that no row of the report was searched on.
+    """
     rows = tuple(examples)
-    if len(rows) < _MIN_ROWS_TO_DIVIDE:
+    numbers: dict[bytes, int] = {}
+    groups = [numbers.setdefault(row.input_ids.tobytes() + row.labels.tobytes(), len(numbers)) for row in rows]
+    if len(numbers) < _MIN_ROWS_TO_DIVIDE:
         return ValidationRows(selection=rows, report=rows, is_divided=False)
-    taken = set(range(0, min(len(rows), 2 * _MAX_SELECTION_ROWS), 2))
-    rest = tuple(row for i, row in enumerate(rows) if i not in taken)
+    is_searched = [group % 2 == 0 and group < 2 * _MAX_SELECTION_ROWS for group in groups]
+    selection = [row for row, is_taken in zip(rows, is_searched, strict=True) if is_taken]
+    report = [row for row, is_taken in zip(rows, is_searched, strict=True) if not is_taken]
     return ValidationRows(
-        selection=tuple(rows[i] for i in sorted(taken)), report=rest[:_MAX_REPORT_ROWS], is_divided=True
+        selection=tuple(selection[:_MAX_SELECTION_ROWS]), report=tuple(report[:_MAX_REPORT_ROWS]), is_divided=True
     )
 
 
@@ -119,7 +124,7 @@ class Measurement:
         self._layers = attachable_adapter.AttachableAdapter(config, base, name=_NAME)
         self._decoder = choose_decoder(base)
         self._padded_decoder = PaddedDecoder(base.model)  # runs the model's own forward, so that hooks see all inputs
-        self._head = Head(base.model)
+        self._head = make_head(base)
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +168,7 @@ class Measurement:
         """Add the gradients of ``scale * mean token loss`` to those of the active update; return the scaled loss."""
         batch = batches.pack(examples, share_prefix=self._decoder.can_share_prefix).to(self.base.device)
         scales = torch.full(batch.targets.shape, scale / len(batch.targets), device=self.base.device)
-        value = loss.head_losses(self._decoder.hidden_states(batch), self._head.linear, batch.targets, scales).sum()
+        value = loss.head_losses(self._decoder.hidden_states(batch), self._head, batch.targets, scales).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
 

@@ -14,8 +14,7 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.report import make_data_report
 from finch_hub.engine.decoder import evaluation
-from finch_hub.engine.decoder.decoder import Decoder
-from finch_hub.engine.decoder.loss import Head
+from finch_hub.engine.decoder.decoder import Decoder, describe_forward, make_head
 from finch_hub.engine.decoder.packed_layer import AdapterBatch
 from finch_hub.engine.training import checkpoint, environment, schedule
 from finch_hub.engine.training.data import TrainingData
@@ -30,6 +29,7 @@ from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
 _CHECKPOINT_SECONDS = 30.0
+_SHOWN_PROBLEMS = 3
 
 
 class TrainingRun:
@@ -57,17 +57,26 @@ class TrainingRun:
         if problems := schedule.find_problems(training, examples=len(data.train_set), held_out=len(data.held_out)):
             raise errors.InvalidSpec(problems, subject="training")
         self.base, self.adapter, self.training, self.reporter = base, adapter, training, reporter
-        self.head = Head(base.model)
+        self.head = make_head(base)
         # The adapters of a group are all on the base. Alone, other enabled adapters act too, as in an evaluation.
         only = adapter.name if members > 1 else None
         self.batches = StepBatches(data.train_set, training, decoder, device=base.device, adapter=only)
         self._decoder, self._held_out = decoder, data.held_out
         self._workdir, self._should_stop = workdir, should_stop
         self._data_report = make_data_report(
-            data.examples, data.validation, data.train_set, steps=self.batches.steps, seconds=None
+            data.examples,
+            data.validation,
+            data.train_set,
+            left_out=data.left_out,
+            changes=data.changes,
+            steps=self.batches.steps,
         )
         self._warmup = schedule.count_warmup_steps(training, self.batches.steps)
-        self._environment = {**environment.describe(base), "members": members}
+        self._environment = {
+            **environment.describe(base),
+            "forward": describe_forward(decoder, self.head),
+            "members": members,
+        }
         self._identity = checkpoint.identify_training(base, adapter, training, data, self._environment)
         self._optimizer = FlatAdamW(adapter.parameters(), training)
         self._losses = LossTracker(vocabulary=self.head.vocabulary, workdir=workdir)
@@ -96,6 +105,12 @@ class TrainingRun:
         """Report the data and the estimated duration, before the first step."""
         self._data_report = self._data_report.evolve(seconds=seconds)
         self.reporter.report_value("data", self._data_report)
+        report = self._data_report
+        if report.left_out:
+            problems = "; ".join(report.problems[:_SHOWN_PROBLEMS])
+            self.reporter.warn(f"{report.left_out:,} examples are left out, since they cannot be used: {problems}")
+        for change, count in report.changes.items():
+            self.reporter.warn(f"the chat template changes {count:,} examples: {change}")
         self.reporter.report_phase("training")
 
     @property
@@ -127,7 +142,7 @@ class TrainingRun:
         if step == 0:
             self._progress = self._progress.evolve(before=metrics, evaluated_step=step)
             return
-        if stopping.is_improvement(metrics.loss):
+        if stopping.is_best(metrics.loss):
             self._best_parameters = self._optimizer.copy_parameters()
             self._progress = self._progress.evolve(after=metrics)
         self._progress = self._progress.evolve(
