@@ -59,6 +59,8 @@ def draw_interim(data: Mapping[str, Any]) -> RenderableType:
             "truncated": report.truncated,
             "repeated": report.duplicates,
             "also in the validation examples": report.overlap,
+            "validation examples with a prompt that is trained on": report.shared_prompts,
+            "validation examples that nearly equal a trained one": report.near_duplicates,
         }
         parts += [f"{count} {oddity}" for oddity, count in oddities.items() if count]
         estimate = f", about {report.seconds:.0f} s" if report.seconds else ""

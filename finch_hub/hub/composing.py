@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from finch_hub.hub.problems import ProblemCollector
 from finch_hub.plugins import trials
 from finch_hub.registry import adapter_versions, jobs, values
 from finch_hub.specs.jobs import BaseModelSource, ComposeOptions, ComposeSpec, Parent
+from finch_hub.specs.reading import DataWarning
 from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.storage.shared_rows import find_shared_rows
 
 if TYPE_CHECKING:
     from finch_hub.specs.examples import Example
@@ -40,6 +43,7 @@ def check_composition(
     versions = _resolve_parents(parents, stores, collector, pending=pending)
     _check_combinable(versions, collector)
     _check_low_rank(versions, stores, collector)
+    _warn_of_shared_rows(versions, stores)
     # A placeholder stands in for a refused name or parent, so that the other fields are checked too.
     name = "refused"
     with collector.collect():
@@ -67,6 +71,7 @@ def plan_composition(references: Sequence[str], *, probe: bool, stores: Stores) 
     parents = _pair_with_weights(references, None, collector)
     versions = _resolve_parents(parents, stores, collector)
     collector.raise_problems()
+    _warn_of_shared_rows(versions, stores)
 
     from finch_hub.engine.composition import planning
     from finch_hub.engine.composition.parents import ParentInput
@@ -129,7 +134,7 @@ def _resolve_parents(
         for parent in parents:
             if AdapterReference.parse(parent.adapter).name not in pending:
                 with collector.collect():
-                    versions.append(adapter_versions.resolve(session, parent.adapter))
+                    versions.append(adapter_versions.resolve_usable(session, parent.adapter))
     return tuple(versions)
 
 
@@ -159,6 +164,11 @@ def _check_low_rank(versions: Sequence[values.AdapterVersion], stores: Stores, c
         ]
     if problems:
         collector.add(errors.Incompatible(problems, subject="these adapters cannot be composed"))
+
+
+def _warn_of_shared_rows(versions: Sequence[values.AdapterVersion], stores: Stores) -> None:
+    for sentence in find_shared_rows(versions, stores):
+        warnings.warn(sentence, DataWarning, stacklevel=3)
 
 
 def _validation_examples(version: values.AdapterVersion, stores: Stores) -> tuple[Example, ...]:

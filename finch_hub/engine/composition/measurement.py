@@ -49,14 +49,15 @@ class ValidationRows:
 
 
 def divide(examples: Sequence[TokenizedExample]) -> ValidationRows:
-    """Divide rows between a search and its report; every second distinct row goes to the search.
+    """Divide rows between a search and its report; every second prompt goes to the search.
 
-    Copies of a row go where the row goes, so that no row of the report was searched on.
+    Rows with one prompt, and copies, stay together. If there are few prompts, only copies do.
     """
     rows = tuple(examples)
-    numbers: dict[bytes, int] = {}
-    groups = [numbers.setdefault(row.input_ids.tobytes() + row.labels.tobytes(), len(numbers)) for row in rows]
-    if len(numbers) < _MIN_ROWS_TO_DIVIDE:
+    groups = _number([_prompt_bytes(row) for row in rows])
+    if len(set(groups)) < _MIN_ROWS_TO_DIVIDE:
+        groups = _number([row.input_ids.tobytes() for row in rows])
+    if len(set(groups)) < _MIN_ROWS_TO_DIVIDE:
         return ValidationRows(selection=rows, report=rows, is_divided=False)
     is_searched = [group % 2 == 0 and group < 2 * _MAX_SELECTION_ROWS for group in groups]
     selection = [row for row, is_taken in zip(rows, is_searched, strict=True) if is_taken]
@@ -64,6 +65,18 @@ def divide(examples: Sequence[TokenizedExample]) -> ValidationRows:
     return ValidationRows(
         selection=tuple(selection[:_MAX_SELECTION_ROWS]), report=tuple(report[:_MAX_REPORT_ROWS]), is_divided=True
     )
+
+
+def _number(keys: Sequence[bytes]) -> list[int]:
+    """Return the same number for equal keys, counted in their order."""
+    numbers: dict[bytes, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def _prompt_bytes(row: TokenizedExample) -> bytes:
+    """Return the tokens before the first one that is learned. A row that is learned whole is its own prompt."""
+    length = int(row.labels.argmax())
+    return row.input_ids[: length if length > 1 else None].tobytes()
 
 
 def tokenize_validation(parents: Sequence[ParentInput], base: Base) -> list[ValidationRows | None]:

@@ -35,11 +35,12 @@ class ParentOrder(Value):
 
 
 class ComposeOrder(Value):
-    """What the child needs to compose."""
+    """What the child needs to compose. `advice` is known before the composition."""
 
     spec: ComposeSpec
     parents: tuple[ParentOrder, ...]
     base: BaseOrder
+    advice: tuple[str, ...] = ()
 
 
 class ComposeOutcome(AdapterOutcome[CompositionReport]):
@@ -50,6 +51,8 @@ class ComposeOutcome(AdapterOutcome[CompositionReport]):
 
 def prepare(spec: ComposeSpec, job: Job, stores: Stores, workdir: Path) -> ComposeOrder:
     """Fetch the parents and their held-out examples."""
+    from finch_hub.storage.shared_rows import find_shared_rows
+
     trials.check_strategy(spec, stores.catalog)
     trials.check_resolver(spec, stores.catalog)
     fetched = [(*inputs.fetch_version(parent.adapter, stores), parent.weight) for parent in spec.parents]
@@ -65,7 +68,8 @@ def prepare(spec: ComposeSpec, job: Job, stores: Stores, workdir: Path) -> Compo
         for number, (version, folder, weight) in enumerate(fetched)
     ]
     base = model_cache.order_base_of(fetched[0][0].base, stores)
-    return ComposeOrder(spec=spec, parents=tuple(parents), base=base)
+    advice = find_shared_rows([version for version, _, _ in fetched], stores)
+    return ComposeOrder(spec=spec, parents=tuple(parents), base=base, advice=advice)
 
 
 def execute(order: ComposeOrder, channel: Channel) -> ComposeOutcome:
@@ -94,7 +98,7 @@ def execute(order: ComposeOrder, channel: Channel) -> ComposeOutcome:
         adapter=channel.workdir / "adapter",
         environment=environment.describe(base),
         parents=tuple(ParentVersion(reference=parent.name, weight=parent.weight) for parent in parents),
-        report=composed.report,
+        report=composed.report.evolve(advice=(*order.advice, *composed.report.advice)),
     )
 
 

@@ -199,12 +199,13 @@ def _save(
         trained.adapter.save(channel.workdir / "adapter")
     finally:
         trained.adapter.detach()
+    data = trained.report.data.evolve(reading=order.spec.reading)
     return TrainOutcome(
         adapter=channel.workdir / "adapter",
         environment=trained.report.environment,
         validation=channel.workdir / "validation.jsonl" if validation else None,
         validation_examples=len(validation),
-        report=trained.report,
+        report=trained.report.evolve(data=data),
         base=model_cache.describe_base(base, order.base),
     )
 
