@@ -24,6 +24,7 @@ MAX_RATIO = 200
 """Unpacked bytes for each packed byte; weights hardly shrink, and JSON not that much."""
 _HARMLESS_BYTES = 2**20  # any ratio is allowed below
 _CHUNK_BYTES = 2**20
+_WINDOWS = 0  # the system that made a zip
 _MAX_READ = 2**26  # tarfile reads extended headers at once, at their declared size
 _OPENERS: Mapping[str, Callable[..., Any]] = {
     ".tar": open,
@@ -32,6 +33,7 @@ _OPENERS: Mapping[str, Callable[..., Any]] = {
     ".tar.bz2": bz2.open,
     ".tar.xz": lzma.open,
 }
+_SYSTEM_FILES = frozenset({".DS_Store", "Icon", "Thumbs.db", "desktop.ini", "ehthumbs.db"})
 
 
 def is_archive(path: Path) -> bool:
@@ -39,8 +41,21 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith((".zip", *_OPENERS))
 
 
-def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
-    """Unpack an archive into a new folder and return the folder.
+class Unpacked(NamedTuple):
+    """The folder of an archive's files, and the names of what macOS and Windows left in it, which is not unpacked."""
+
+    folder: Path
+    leftovers: tuple[str, ...]
+
+
+def is_leftover(name: str) -> bool:
+    """Tell whether macOS or Windows left a file of this path in a folder or archive."""
+    parts = name.split("/")
+    return "__MACOSX" in parts or parts[-1].startswith("._") or parts[-1].rstrip("\r") in _SYSTEM_FILES
+
+
+def unpack(archive: Path, into: Path, *, max_bytes: int) -> Unpacked:
+    """Unpack an archive into a new folder.
 
     Raises:
         RefusedArtifact: with every entry that is a link or device, is encrypted, has a repeated name or lies outside
@@ -51,6 +66,8 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
     damage = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
     try:
         with kind(archive, allowance) as (members, opened):
+            leftovers = sorted({member.name.split("/")[0] for member in members if is_leftover(member.name)})
+            members = [member for member in members if not is_leftover(member.name)]
             _check(archive, members, allowance)
             into.mkdir(parents=True)
             for member in members:
@@ -65,7 +82,7 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
         shutil.rmtree(into, ignore_errors=True)
         what = f"cannot be unpacked: {type(error).__name__}: {error}"
         raise errors.RefusedArtifact(what, subject=archive.name) from None
-    return into
+    return Unpacked(into, tuple(leftovers))
 
 
 class _Member(NamedTuple):
@@ -117,12 +134,14 @@ def _zip(archive: Path, _: _Allowance) -> Iterator[Any]:
 
 def _zip_member(info: zipfile.ZipInfo) -> _Member:
     kind = stat.S_IFMT(info.external_attr >> 16)
-    fault = _fault_of_name(info.orig_filename)
+    # Old tools of Windows write its own separator, against the format.
+    path = info.orig_filename.replace("\\", "/") if info.create_system == _WINDOWS else info.orig_filename
+    fault = _fault_of_name(path)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         fault = "is a link or a device"
     elif info.flag_bits & 1:
         fault = "is encrypted"
-    return _Member(_normal(info.filename), info.file_size, info.is_dir(), fault, info)
+    return _Member(_normal(path.partition("\0")[0]), info.file_size, path.endswith("/"), fault, info)
 
 
 @contextmanager

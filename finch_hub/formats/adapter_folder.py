@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from finch_hub import errors
-from finch_hub.formats import peft_config, quantized
+from finch_hub.formats import config_fields, quantized
 from finch_hub.formats.float_conversion import Float32
 from finch_hub.formats.lora_modules import LoRAModule, find_modules
 from finch_hub.formats.peft_names import CONFIG, PREFIX, WEIGHTS
 from finch_hub.formats.safetensors_file import SafetensorsFile
+
+_SAME = 1e-5
+"""Relative difference of two updates that are equal but for rounding to float32."""
 
 
 class StoredAdapter:
@@ -142,7 +145,7 @@ class StoredAdapter:
             shapes = self._scheme.logical_shapes(tensors)
         self.names = tuple(shapes)
         found = find_modules(shapes, self.config)
-        problems = [*peft_config.unsupported_variants(self.config), *found.problems]
+        problems = [*config_fields.find_unsupported(self.config), *found.problems]
         problems += [
             errors.Problem(where=module.bias, what="is a bias of B, which is not supported")
             for module in found.modules.values()
@@ -157,6 +160,34 @@ class StoredAdapter:
             for name in found.others
         }
         return MappingProxyType(found.modules), MappingProxyType(replaced)
+
+
+def have_equal_updates(first: StoredAdapter, second: StoredAdapter) -> bool:
+    """Tell whether two adapters change a base alike, up to rounding, however their scales and ranks are stored."""
+    if first.modules.keys() != second.modules.keys() or first.replaced.keys() != second.replaced.keys():
+        return False
+    pairs = [(first.magnitude(path), second.magnitude(path)) for path in first.modules]
+    pairs += [(first.tensor(name), second.tensor(second.replaced[key])) for key, name in first.replaced.items()]
+    if not all(_is_same(one, other) for one, other in pairs):
+        return False
+    return all(_is_same_product(first, second, path) for path in first.modules)
+
+
+def _is_same(one: Float32 | None, other: Float32 | None) -> bool:
+    return one is other if one is None or other is None else np.array_equal(one, other)
+
+
+def _is_same_product(first: StoredAdapter, second: StoredAdapter, path: str) -> bool:
+    (A, B), (other_a, other_b) = first.factors(path), second.factors(path)
+    scale, other_scale = first.modules[path].scale, second.modules[path].scale
+    if (len(B), A.shape[1]) != (len(other_b), other_a.shape[1]):
+        return False
+    # ‖B A − B' A'‖² of the stacked factors, whose products are never formed.
+    left = np.concatenate([B * np.float64(scale), -other_b * np.float64(other_scale)], axis=1)
+    right = np.concatenate([A, other_a], axis=0).astype(np.float64)
+    rank = B.shape[1]
+    overlaps = (left.T @ left) * (right @ right.T)
+    return float(overlaps.sum()) <= _SAME**2 * float(overlaps[:rank, :rank].sum())
 
 
 def shorten(names: Sequence[str], count: int) -> str:

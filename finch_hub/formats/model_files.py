@@ -12,7 +12,7 @@ from finch_hub import errors
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.peft_names import CONFIG
 from finch_hub.formats.safetensors_file import SafetensorsFile
-from finch_hub.formats.safetensors_header import TensorInfo
+from finch_hub.formats.safetensors_header import TensorInfo, read_safetensors_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -103,6 +103,25 @@ class ModelFiles:
         self.close()
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that transformers loads from a model's folder, in the order of their names.
+
+    A folder may hold others, such as the same weights in the format of another library.
+    """
+    index = _read_index(folder)
+    return [folder / name for name in _shard_names(index)] if index or (folder / SINGLE).is_file() else []
+
+
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors that transformers loads from a model's folder, by name.
+
+    Raises:
+        RefusedArtifact: a file is damaged.
+    """
+    headers = (read_safetensors_header(file) for file in weight_files(folder))
+    return {name: info.shape for header in headers for name, info in header.tensors.items()}
+
+
 def find_damage(folder: Path) -> list[errors.Problem]:
     """Return the problems of a model's shards: missing, truncated, or in contradiction to their index.
 
@@ -121,11 +140,10 @@ def _open_shards(
     folder: Path, index: Mapping[str, Any] | None, shards: dict[str, SafetensorsFile]
 ) -> list[errors.Problem]:
     """Open all valid shards and return the problems of the others."""
-    names = sorted(set(index["weight_map"].values())) if index else [SINGLE]
     problems: list[errors.Problem] = []
-    for name in names:
+    for name in _shard_names(index):
         try:
-            shards[name] = SafetensorsFile(folder / Path(name).name)
+            shards[name] = SafetensorsFile(folder / name)
         except errors.NotFound:
             what = "the weights are missing" if index is None else "this shard of the index is missing"
             problems.append(errors.Problem(where=name, what=what, fix="fetch the model again, as safetensors"))
@@ -138,8 +156,13 @@ def _open_shards(
     return problems
 
 
+def _shard_names(index: Mapping[str, Any] | None) -> list[str]:
+    return sorted({Path(name).name for name in index["weight_map"].values()}) if index else [SINGLE]
+
+
 def _read_index(folder: Path) -> Mapping[str, Any] | None:
-    if not (folder / INDEX).exists():
+    """Return the index of the shards, None for a single file, which transformers prefers to shards."""
+    if (folder / SINGLE).is_file() or not (folder / INDEX).exists():
         return None
     index = _read_json(folder / INDEX)
     if not isinstance(index.get("weight_map"), dict):

@@ -1,4 +1,4 @@
-"""Meaning of PEFT's `adapter_config.json`: ranks, scales, targets, and fields that change LoRA's arithmetic."""
+"""Meaning of PEFT's `adapter_config.json`: ranks, scales, targets, and parts beyond low-rank updates."""
 
 from __future__ import annotations
 
@@ -11,14 +11,6 @@ from typing import Any, TypeVar
 from finch_hub import errors
 
 _T = TypeVar("_T")
-HARMLESS_INITS = ("gaussian", "eva", "orthogonal")
-"""Initializations that leave the base's weights alone; PiSSA, OLoRA, CorDA, LoftQ and others move a part of them."""
-VARIANTS = (
-    "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias", "megatron_config",
-    "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config",
-)  # fmt: skip
-"""Fields that change LoRA's arithmetic beyond rank, scale, rsLoRA and DoRA."""
-
 # Parts of an adapter beyond low-rank updates, by field: the value without them, the problem and the fix.
 _BEYOND_LOW_RANK: dict[str, tuple[object, str, str]] = {
     "use_dora": (
@@ -30,14 +22,14 @@ _BEYOND_LOW_RANK: dict[str, tuple[object, str, str]] = {
     "modules_to_save": (
         None,
         "replaces whole modules of the base (modules_to_save, or trained embeddings)",
-        "keep it apart and switch",
+        "merge it into its base instead",
     ),
 }
 
 
 def config_text(config: Mapping[str, Any]) -> str:
-    """Return a config as the text of its file."""
-    return json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
+    """Return a config as the text of its file, in which patterns keep their order."""
+    return json.dumps(dict(sorted(config.items())), indent=2) + "\n"
 
 
 def ranks_and_scales(config: Mapping[str, Any], paths: Collection[str]) -> dict[str, tuple[int, float]]:
@@ -86,19 +78,6 @@ def beyond_low_rank(config: Mapping[str, Any], places: Mapping[str, str] | None 
         for field, (absent, what, fix) in _BEYOND_LOW_RANK.items()
         if where.get(field) or (config.get(field) or absent) != absent
     )
-
-
-def unsupported_variants(config: Mapping[str, Any]) -> Iterable[errors.Problem]:
-    """Yield what makes an adapter more than LoRA with rsLoRA and DoRA."""
-    if config.get("peft_type") != "LORA":
-        yield errors.Problem(where="peft_type", what=f"is {config.get('peft_type')!r}, not 'LORA'")
-    init = config.get("init_lora_weights")
-    if init not in (None, True, False, *HARMLESS_INITS):
-        fix = "convert it with PEFT (path_initial_model_for_weight_conversion)"
-        yield errors.Problem(where="init_lora_weights", what=f"{init!r} changes the base's weights", fix=fix)
-    for field in VARIANTS:
-        if config.get(field):
-            yield errors.Problem(where=field, what="changes LoRA's arithmetic in an unsupported way")
 
 
 def _ends_of(path: str) -> list[str]:

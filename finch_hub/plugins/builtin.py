@@ -172,7 +172,7 @@ def finch_export_formats() -> Sequence[descriptors.ExportFormat]:
             name="peft",
             summary="A folder in PEFT's own format.",
             target="finch_hub.engine.export.peft:export_peft",
-            parameters=exporting.ExportParameters,
+            parameters=exporting.PEFTParameters,
         ),
         descriptors.ExportFormat(
             name="vllm",

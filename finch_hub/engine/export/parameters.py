@@ -21,15 +21,24 @@ class ExportParameters(Value):
     replace: bool = False
 
 
-class VLLMParameters(ExportParameters):
+class PEFTParameters(ExportParameters):
+    """Parameters of a PEFT folder.
+
+    Attributes:
+        base_model: the base's name in the config and the card; None keeps the name in the adapter's config. Jobs take
+            the base's repository id.
+    """
+
+    base_model: Line | None = None
+
+
+class VLLMParameters(PEFTParameters):
     """Parameters of an export to vLLM.
 
     Attributes:
         base_model: the base's name on the server, which the adapter must have; None keeps the name in the adapter's
-            config.
+            config. Jobs take the base's repository id.
     """
-
-    base_model: Line | None = None
 
 
 class GGUFParameters(ExportParameters):

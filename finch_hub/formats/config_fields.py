@@ -1,0 +1,99 @@
+"""Fields of PEFT's `adapter_config.json`: which of them may be set, and which are refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from finch_hub import errors
+from finch_hub.formats.peft_names import CONFIG
+
+HARMLESS_INITS = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Initializations that leave the base's weights alone; PiSSA, OLoRA, CorDA, LoftQ and others move a part of them."""
+SUPPORTED = frozenset({
+    "alpha_pattern", "base_model_name_or_path", "bias", "exclude_modules", "fan_in_fan_out", "init_lora_weights",
+    "layers_pattern", "layers_to_transform", "lora_alpha", "lora_bias", "lora_dropout", "modules_to_save", "peft_type",
+    "r", "rank_pattern", "revision", "target_modules", "task_type", "use_dora", "use_rslora",
+})  # fmt: skip
+"""Fields that readers use or check."""
+
+# What every PEFT writes, and what its readers of the weights do not need. Nobody has to be told of it.
+_USUAL = frozenset({"inference_mode", "peft_version", "qalora_group_size", "runtime_config"})
+_USUAL_VALUES = {"megatron_core": "megatron.core"}
+# Fields of other trainers and of older versions that only describe the training or the file.
+_DESCRIPTIVE = frozenset({
+    "author", "auto_mapping", "base_model_class", "batch_size", "comment", "created_at", "dataset", "datasets",
+    "description", "dtype", "epochs", "eva_config", "gradient_checkpointing", "language", "learning_rate",
+    "library_name", "license", "load_in_4bit", "load_in_8bit", "lora_dtype", "loraplus_lr_ratio", "lorap_emb_lr",
+    "lorap_lr_ratio", "lr", "lr_scheduler_type", "max_length", "max_seq_length", "merge_weights", "model_type", "name",
+    "notes", "num_train_epochs", "optimizer", "parent_library", "pipeline_tag", "quantization_config", "random_state",
+    "seed", "tags", "timestamp", "torch_dtype", "trainer", "use_gradient_checkpointing", "version", "warmup_ratio",
+    "weight_decay",
+})  # fmt: skip
+_CHANGES_ARITHMETIC = "it changes what the adapter computes in a way that is not supported"
+_VARIANTS = (
+    "alora_invocation_tokens", "arrow_config", "enable_lora", "ensure_weight_tying", "kasa_config",
+    "layer_replication", "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora",
+    "use_qalora", "velora_config",
+)  # fmt: skip
+_REASONS = {
+    **dict.fromkeys(_VARIANTS, _CHANGES_ARITHMETIC),
+    "auto_map": "it names code to run",
+    "megatron_config": "it names code to run",
+    "megatron_core": "it names code to run",
+    "corda_config": "it names files to read, and such an adapter needs its own changed base",
+    "lora_ga_config": "it names files to read, and such an adapter needs its own changed base",
+    "loftq_config": "such an adapter needs its own changed base",
+}
+
+
+def find_unsupported(config: Mapping[str, Any]) -> Iterator[errors.Problem]:
+    """Yield what makes a config more than LoRA with rsLoRA and DoRA, by name.
+
+    A field without a value changes nothing, whatever its name. A field with a value must be known.
+    """
+    if config.get("peft_type") != "LORA":
+        value = shorten(config["peft_type"]) if "peft_type" in config else "missing"
+        fix = f"save the adapter with PEFT as LoRA; {CONFIG} of MLX and others is another format"
+        yield errors.Problem(where="peft_type", what=f"is {value}, not 'LORA'", fix=fix)
+    init = config.get("init_lora_weights")
+    if init not in HARMLESS_INITS or (isinstance(init, int) and not isinstance(init, bool)):
+        fix = "convert it with PEFT (path_initial_model_for_weight_conversion) and import the result"
+        what = f"is {shorten(init)}, which changes the base's weights"
+        yield errors.Problem(where="init_lora_weights", what=what, fix=fix)
+    if config.get("lora_bias"):
+        fix = "train it with lora_bias=False"
+        yield errors.Problem(where="lora_bias", what="adds a bias to B, which nothing here can use", fix=fix)
+    for field, value in sorted(config.items()):
+        if field not in SUPPORTED and not is_empty(value) and not _is_harmless(field, value):
+            why = _REASONS.get(field)
+            what = "is unknown" if why is None else f"is {shorten(value)}"
+            fix = why or f"{_CHANGES_ARITHMETIC}, or may do so: delete it if it only describes the training"
+            yield errors.Problem(where=field[:60], what=what, fix=fix)
+
+
+def find_ignored(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields with a value that no reader uses, without those that every PEFT writes."""
+    return {
+        field: value
+        for field, value in sorted(config.items())
+        if field not in SUPPORTED | _USUAL and not is_empty(value) and _USUAL_VALUES.get(field) != value
+    }
+
+
+def is_empty(value: Any) -> bool:
+    """Tell whether a field has no value: null, false, or a text, list or table without one."""
+    if isinstance(value, dict):
+        return all(map(is_empty, value.values()))
+    return value is None or value is False or value in ("", [])
+
+
+def shorten(value: Any) -> str:
+    """Return a value as a short text for errors."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _is_harmless(field: str, value: Any) -> bool:
+    is_private = field.startswith("_") or field.endswith("_version")
+    return field in _USUAL | _DESCRIPTIVE or is_private or _USUAL_VALUES.get(field) == value
