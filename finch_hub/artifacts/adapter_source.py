@@ -77,7 +77,7 @@ def _find_in(root: Path, shown: str, leftovers: Sequence[str]) -> AdapterSource:
     chosen = _choose(folders, shown)
     if chosen is None:
         return _single_file(root, files, shown, leftovers)
-    beside = [_first(file) for file in files if not file.is_relative_to(chosen)]
+    beside = [_beside(file, chosen) for file in files if not file.is_relative_to(chosen)]
     return _at(root / chosen, f"{shown}: {chosen.as_posix()}", [*_names_in(root / chosen), *beside, *leftovers])
 
 
@@ -98,7 +98,7 @@ def _single_file(root: Path, files: Sequence[Path], shown: str, leftovers: Seque
     """Return the only safetensors file of a folder without a config, whose metadata may hold one."""
     weights = [file for file in files if file.suffix == ".safetensors"]
     if len(weights) == 1 and weights[0].name != WEIGHTS:
-        others = [_first(file) for file in files if file != weights[0]]
+        others = [_beside(file, weights[0]) for file in files if file != weights[0]]
         return AdapterSource(
             shown=f"{shown}: {weights[0].as_posix()}",
             weights=root / weights[0],
@@ -134,8 +134,10 @@ def _names_in(folder: Path) -> list[str]:
     return [f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir()]
 
 
-def _first(file: Path) -> str:
-    return file.parts[0] if len(file.parts) == 1 else f"{file.parts[0]}/"
+def _beside(file: Path, chosen: Path) -> str:
+    """Return the file, or its folder that lies beside the chosen path."""
+    shared = len(os.path.commonprefix([file.parts, chosen.parts])) + 1
+    return "/".join(file.parts[:shared]) + ("/" if len(file.parts) > shared else "")
 
 
 def _walk(root: Path) -> list[Path]:

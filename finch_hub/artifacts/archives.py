@@ -66,7 +66,7 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Unpacked:
     damage = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
     try:
         with kind(archive, allowance) as (members, opened):
-            leftovers = sorted({member.name.split("/")[0] for member in members if is_leftover(member.name)})
+            leftovers = sorted({_shorten(member.name) for member in members if is_leftover(member.name)})
             members = [member for member in members if not is_leftover(member.name)]
             _check(archive, members, allowance)
             into.mkdir(parents=True)
@@ -190,6 +190,10 @@ class _Bounded(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+
+def _shorten(name: str) -> str:
+    return "__MACOSX/" if "__MACOSX" in name.split("/") else name
 
 
 def _normal(name: str) -> str:

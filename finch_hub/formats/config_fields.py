@@ -22,13 +22,13 @@ _USUAL = frozenset({"inference_mode", "peft_version", "qalora_group_size", "runt
 _USUAL_VALUES = {"megatron_core": "megatron.core"}
 # Fields of other trainers and of older versions that only describe the training or the file.
 _DESCRIPTIVE = frozenset({
-    "author", "auto_mapping", "base_model_class", "batch_size", "comment", "created_at", "dataset", "datasets",
-    "description", "dtype", "epochs", "eva_config", "gradient_checkpointing", "language", "learning_rate",
+    "author", "auto_mapping", "axolotl_version", "base_model_class", "batch_size", "comment", "created_at", "dataset",
+    "datasets", "description", "dtype", "epochs", "eva_config", "gradient_checkpointing", "language", "learning_rate",
     "library_name", "license", "load_in_4bit", "load_in_8bit", "lora_dtype", "loraplus_lr_ratio", "lorap_emb_lr",
     "lorap_lr_ratio", "lr", "lr_scheduler_type", "max_length", "max_seq_length", "merge_weights", "model_type", "name",
     "notes", "num_train_epochs", "optimizer", "parent_library", "pipeline_tag", "quantization_config", "random_state",
-    "seed", "tags", "timestamp", "torch_dtype", "trainer", "use_gradient_checkpointing", "version", "warmup_ratio",
-    "weight_decay",
+    "seed", "tags", "timestamp", "torch_dtype", "torch_version", "trainer", "transformers_version", "trl_version",
+    "unsloth_version", "use_gradient_checkpointing", "warmup_ratio", "weight_decay",
 })  # fmt: skip
 _CHANGES_ARITHMETIC = "it changes what the adapter computes in a way that is not supported"
 _VARIANTS = (
@@ -95,5 +95,5 @@ def shorten(value: Any) -> str:
 
 
 def _is_harmless(field: str, value: Any) -> bool:
-    is_private = field.startswith("_") or field.endswith("_version")
+    is_private = field.startswith("_")
     return field in _USUAL | _DESCRIPTIVE or is_private or _USUAL_VALUES.get(field) == value

@@ -9,7 +9,7 @@ from finch_hub.formats.peft_names import PREFIX
 
 # Wrappers around a model or its layers, which its parameters' names repeat: torch.compile, FSDP, checkpointing, DDP.
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_OUTER = re.compile(r"(?:module\.)?(?:base_model\.model\.|base_model\.(?=model\.|lm_head\.|layers\.))?")
+_OUTER = re.compile(r"^(?:module\.(?=base_model\.))?base_model\.model\.")
 # The adapter's name within a tensor's name: PEFT has removed it since 0.3, raw state dicts have it.
 _NAMED = (
     (re.compile(r"\.(lora_[AB])\.(?!weight$|bias$)[^.]+\.(weight|bias)$"), r".\1.\2"),
@@ -25,11 +25,11 @@ _TEXT_CONTAINERS = frozenset({"text_model", "transformer"})
 
 def canonical_name(name: str) -> str:
     """Return the name that PEFT writes today for a tensor: with its prefix, without wrappers and an adapter's name."""
-    inner = _WRAPPERS.sub("", name)
-    while (shorter := _OUTER.sub("", inner, count=1)) != inner:
-        inner = shorter
-    for pattern, replacement in _NAMED:
-        inner = pattern.sub(replacement, inner)
+    inner, before = name, ""
+    while inner != before:
+        before, inner = inner, _OUTER.sub("", _WRAPPERS.sub("", inner))
+        for pattern, replacement in _NAMED:
+            inner = pattern.sub(replacement, inner)
     return PREFIX + inner
 
 
