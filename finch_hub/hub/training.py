@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.bases import memory, target_modules, weight_shapes
+from finch_hub.engine.bases import memory, module_layout, target_modules, weight_shapes
 from finch_hub.engine.data import splitting
+from finch_hub.engine.data.chat import has_reasoning
 from finch_hub.engine.training import schedule
 from finch_hub.hub.bases import Bases
 from finch_hub.hub.examples import (
@@ -30,6 +31,7 @@ from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig
 
 if TYPE_CHECKING:
+    from finch_hub.formats.base_layout import BaseLayout
     from finch_hub.plugins.descriptors import Preset
     from finch_hub.storage.stores import Stores
 
@@ -68,10 +70,12 @@ def check_training(
         _check_together(lora, training, collector)
     source = BaseModelSource(source=str(base) or "?", revision=revision)
     folder: Path | None = None
+    layout: BaseLayout | None = None
     with collector.collect():
         source, folder = Bases(stores).resolve(base, revision)
         if folder is not None:
-            target_modules.match(lora, weight_shapes.read_linear_modules(folder))
+            layout = module_layout.read_layout(folder, name=str(base), cache=stores.bases)
+            target_modules.match(lora, layout)
     train: tuple[Example, ...] = ()
     held_out: tuple[Example, ...] = ()
     report: ReadingReport | None = None
@@ -103,10 +107,11 @@ def check_training(
         system=system if system is not None else chosen.system if chosen else None,
         lora=lora,
         training=training,
+        thinking=any(has_reasoning(message) for example in train for message in example.messages),
         reading=report,
     )
-    shape = weight_shapes.read_base_shape(folder) if folder is not None and not requirements.memory_bytes else None
-    if shape is not None:
+    shape = weight_shapes.read_base_shape(folder, layout) if folder is not None and layout is not None else None
+    if shape is not None and not requirements.memory_bytes:
         longest, cuda = _max_tokens((*train, *held_out)), requirements.device != "cpu"
         estimate = memory.estimate_training_memory(shape, lora, training, longest=longest, cuda=cuda)
         requirements = requirements.evolve(memory_bytes=estimate.total)

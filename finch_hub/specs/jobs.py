@@ -78,6 +78,7 @@ class TrainSpec(JobSpec):
     Attributes:
         train: digest of the stored examples.
         validation: digest of stored held-out examples; None holds out a share of `train`.
+        thinking: whether answers have reasoning, so that prompts to the adapter ask for it.
         reading: how the rows of the data were read; None for examples that were stored before.
     """
 
@@ -90,6 +91,7 @@ class TrainSpec(JobSpec):
     system: str | None = None
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
+    thinking: bool = False
     reading: ReadingReport | None = None
 
     @property

@@ -9,6 +9,9 @@ import pydantic
 
 from finch_hub.specs.value import JsonObject, Value
 
+HIGH_FORGETTING = 0.25
+"""Nats per token from which a job warns of forgetting; `docs/decisions` has the measurements behind it."""
+
 
 class TokenMetrics(Value):
     """Quality over the label tokens of a data set.
@@ -95,6 +98,40 @@ class DataReport(Value):
         return 1 - self.label_tokens / self.tokens
 
 
+class Forgetting(Value):
+    """How far a model moved from its base on general prompts, which its data has nothing to do with.
+
+    The figures are the mean of ``KL(p_base || p_model)`` over the tokens of fixed answers, in nats per token.
+
+    Attributes:
+        before: figure before the job: 0 for a new adapter, the largest of the parents for a composition.
+        after: figure of the adapter that the job made.
+        tokens: number of tokens that were compared.
+        prompts: number of the set of prompts; figures of different sets cannot be compared.
+    """
+
+    before: float
+    after: float
+    tokens: int
+    prompts: int
+
+    @property
+    def is_high(self) -> bool:
+        """Whether the model may have lost abilities that its data does not show."""
+        return self.after > HIGH_FORGETTING and self.after > self.before
+
+    @property
+    def warning(self) -> str:
+        """What to tell users, empty if there is nothing to say."""
+        if not self.is_high:
+            return ""
+        return (
+            f"on general prompts the model moved by {self.after:.2f} nats per token from its base, more than "
+            f"{HIGH_FORGETTING:g}: it may have lost other abilities; train less, with a lower learning rate, or mix "
+            "general examples in"
+        )
+
+
 class TrainingReport(Value):
     """Report of a training: held-out quality before and after, and the environment."""
 
@@ -110,6 +147,7 @@ class TrainingReport(Value):
     trainable_parameters: int
     total_parameters: int
     data: DataReport
+    forgetting: Forgetting | None = None
     environment: JsonObject = pydantic.Field(default_factory=dict)
     rank: JsonObject | None = None
 
@@ -235,6 +273,7 @@ class CompositionReport(CompositionMethod):
         rows: "report" for rows that the search did not use, "selection" if there were too few to divide, or "none".
         evaluations: evaluations of the search, without the final measurement.
         won_by: worst retention minus that of the best plain linear, on the same rows; None if not measured.
+        forgetting: distance of the result from the base on general prompts; None without a base.
         below_retention: parents whose retention is below the requested minimum.
     """
 
@@ -245,6 +284,7 @@ class CompositionReport(CompositionMethod):
     candidates: tuple[Candidate, ...] = ()
     evaluations: int = 0
     won_by: float | None = None
+    forgetting: Forgetting | None = None
     seconds: float = 0.0
     below_retention: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()

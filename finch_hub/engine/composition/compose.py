@@ -107,12 +107,21 @@ def compose(
             conflicts=diagnosis,
             config=peft_output.common_config(adapters),
         )
-        if base is None or not any(rows):
+        if base is None:
             composed = _compose_unmeasured(task)
         else:
             with Measurement(base, adapters, rows, between=between) as measurement:
-                composed = _compose_measured(task, measurement, report)
+                composed = _compose_measured(task, measurement, report) if any(rows) else _compose_unmeasured(task)
+                composed = _with_forgetting(composed, measurement, report)
     return replace(composed, report=composed.report.evolve(seconds=time.monotonic() - started))
+
+
+def _with_forgetting(composed: Composed, measurement: Measurement, report: Report) -> Composed:
+    """Return the composition with its distance from the base on general prompts in the report."""
+    report(NewEvent.phase("measuring forgetting"))
+    forgetting = measurement.measure_forgetting(composed.factors)
+    advice = composed.report.advice + ((forgetting.warning,) if forgetting and forgetting.warning else ())
+    return replace(composed, report=composed.report.evolve(forgetting=forgetting, advice=advice))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,9 @@ from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder import evaluation, loss
 from finch_hub.engine.decoder.decoder import choose_decoder, make_head
 from finch_hub.engine.decoder.padded import PaddedDecoder
+from finch_hub.engine.forgetting.divergence import GeneralDivergence
 from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.reports import TokenMetrics
+from finch_hub.specs.reports import Forgetting, TokenMetrics
 
 _NAME = "measured-composition"
 # Fewer rows are not divided, because both halves would be too small to measure anything.
@@ -162,6 +163,20 @@ class Measurement:
         return tuple(
             self.measure(parent.factors, on_report=on_report, only=t)[t] for t, parent in enumerate(self.parents)
         )
+
+    def measure_forgetting(self, update: Mapping[str, Factors]) -> Forgetting | None:
+        """Compare an update with the parents on general prompts; None if the base cannot render or hold them."""
+        self.activate(None)
+        try:
+            general = GeneralDivergence(self.base, self._decoder)
+        except errors.InvalidDataset:
+            return None
+        figures = []
+        for one in (*(parent.factors for parent in self.parents), update):
+            self._between()
+            self.activate(one)
+            figures.append(general.measure(self._decoder))
+        return general.report(max(figures[:-1]), figures[-1])
 
     def activate(self, update: Mapping[str, Factors] | None) -> None:
         """Replace the active update; None leaves the bare base."""

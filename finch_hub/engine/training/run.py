@@ -14,8 +14,10 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.report import make_data_report
 from finch_hub.engine.decoder import evaluation
-from finch_hub.engine.decoder.decoder import Decoder, describe_forward, make_head
+from finch_hub.engine.decoder.decoder import Decoder, choose_decoder, describe_forward, make_head
+from finch_hub.engine.decoder.packed import PackedDecoder
 from finch_hub.engine.decoder.packed_layer import AdapterBatch
+from finch_hub.engine.forgetting.divergence import GeneralDivergence
 from finch_hub.engine.training import checkpoint, environment, schedule
 from finch_hub.engine.training.data import TrainingData
 from finch_hub.engine.training.early_stopping import EarlyStopping
@@ -25,7 +27,7 @@ from finch_hub.engine.training.optimizer import FlatAdamW
 from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens, ResumeState, TrainingProgress
 from finch_hub.engine.training.step_batches import StepBatches
-from finch_hub.specs.reports import TrainingReport
+from finch_hub.specs.reports import Forgetting, TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
 _CHECKPOINT_SECONDS = 30.0
@@ -59,8 +61,8 @@ class TrainingRun:
         self.base, self.adapter, self.training, self.reporter = base, adapter, training, reporter
         self.head = make_head(base)
         # The adapters of a group are all on the base. Alone, other enabled adapters act too, as in an evaluation.
-        only = adapter.name if members > 1 else None
-        self.batches = StepBatches(data.train_set, training, decoder, device=base.device, adapter=only)
+        self._only = adapter.name if members > 1 else None
+        self.batches = StepBatches(data.train_set, training, decoder, device=base.device, adapter=self._only)
         self._decoder, self._held_out = decoder, data.held_out
         self._workdir, self._should_stop = workdir, should_stop
         self._data_report = make_data_report(
@@ -100,6 +102,13 @@ class TrainingRun:
         self._optimizer.load_state_dict(state.optimizer)
         self._best_parameters = tuple(tensor.to(self.base.device) for tensor in state.best_parameters)
         self.reporter.report_phase(f"resumed after step {state.progress.step}")
+
+    def measure_start(self) -> None:
+        """Measure how far an adapter that was trained before is from the base on general prompts."""
+        is_trained = any(bool(part.any()) for name, part in self.adapter.parameters().items() if ".lora_B." in name)
+        if is_trained and self._progress.step == 0:
+            divergence = self._measure_forgetting()
+            self._progress = self._progress.evolve(divergence=divergence.after if divergence else 0.0)
 
     def announce(self, seconds: float | None) -> None:
         """Report the data and the estimated duration, before the first step."""
@@ -243,6 +252,9 @@ class TrainingRun:
         progress = self._progress
         if progress.before and progress.after and progress.after.loss >= progress.before.loss:
             self.reporter.warn("the held-out loss did not fall: the adapter is no better than the base on this data")
+        forgetting = self._measure_forgetting()
+        if forgetting is not None and forgetting.warning:
+            self.reporter.warn(forgetting.warning)
         trainable = self.adapter.trainable_parameters
         return TrainingReport(
             steps=progress.step,
@@ -257,8 +269,28 @@ class TrainingRun:
             trainable_parameters=trainable,
             total_parameters=self.base.num_parameters + trainable,
             data=self._data_report,
+            forgetting=forgetting,
             environment={**self._environment, "batch_tokens": progress.batch_tokens},
         )
+
+    def _measure_forgetting(self) -> Forgetting | None:
+        """Compare the model with its base on general prompts; None if the base cannot render or hold them."""
+        self.reporter.report_phase("measuring forgetting")
+        try:
+            if self._only is not None:
+                general = GeneralDivergence(self.base, PackedDecoder(self.base.model, adapter=""))
+                after = general.measure(PackedDecoder(self.base.model, adapter=self._only))
+            else:
+                decoder = choose_decoder(self.base)
+                self.adapter.disable()
+                try:
+                    general = GeneralDivergence(self.base, decoder)
+                finally:
+                    self.adapter.enable()
+                after = general.measure(decoder)
+        except errors.InvalidDataset:
+            return None
+        return general.report(self._progress.divergence, after)
 
     def close(self) -> None:
         """Release the optimizer's memory and turn dropout off; the adapter's parameters get memory of their own."""

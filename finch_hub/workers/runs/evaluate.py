@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
 BASE = "base"
-"""Name of the base without adapter among the results."""
+"""Name of the base without adapter among the results. A second one, for another system prompt, begins with it."""
 
 
 class Subject(Value):
@@ -33,7 +34,7 @@ class Subject(Value):
 
 
 class EvaluateOrder(Value):
-    """What the child needs to evaluate. The subjects are the base, then the adapters."""
+    """What the child needs to evaluate. The subjects are the base, once for each system prompt, then the adapters."""
 
     spec: EvaluateSpec
     base: BaseOrder
@@ -50,7 +51,7 @@ class EvaluateOutcome(Outcome[EvaluationReport]):
 def prepare(spec: EvaluateSpec, job: Job, stores: Stores, workdir: Path) -> EvaluateOrder:
     """Fetch adapters and examples, and check evaluator and parameters."""
     stores.catalog.evaluators[spec.evaluator].parse(spec.parameters)
-    subjects = [Subject(name=BASE, system=spec.system)]
+    subjects: list[Subject] = []
     for reference in spec.adapters:
         version, folder = inputs.fetch_version(reference, stores)
         subjects.append(
@@ -64,9 +65,17 @@ def prepare(spec: EvaluateSpec, job: Job, stores: Stores, workdir: Path) -> Eval
     return EvaluateOrder(
         spec=spec,
         base=model_cache.order_base(spec.base, stores),
-        subjects=tuple(subjects),
+        subjects=(*_bases_of(subjects, spec.system), *subjects),
         examples=inputs.fetch_examples(spec.dataset, workdir / "dataset.jsonl", stores),
     )
+
+
+def _bases_of(adapters: Sequence[Subject], system: str | None) -> list[Subject]:
+    """Return the base once for each system prompt, so that each adapter is compared on the same tokens."""
+    prompts: dict[str | None, str] = {}
+    for adapter in adapters:
+        prompts.setdefault(adapter.system, f"{BASE} with the system prompt of {adapter.name}" if prompts else BASE)
+    return [Subject(name=name, system=prompt) for prompt, name in (prompts or {system: BASE}).items()]
 
 
 def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
@@ -114,7 +123,7 @@ def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Store
                 dataset=report.dataset,
                 evaluator=report.evaluator,
                 metrics=metrics,
-                adapter=None if name == BASE else name,
+                adapter=None if name.split(" ")[0] == BASE else name,
                 job_id=job.id,
             )
         return outcome.record(session)

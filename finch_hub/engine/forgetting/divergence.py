@@ -1,0 +1,78 @@
+"""Divergence of a model from its base over general prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from finch_hub.engine.bases.base import Base
+from finch_hub.engine.data.batches import Batch, pack
+from finch_hub.engine.data.tokenizing import tokenize_data
+from finch_hub.engine.decoder.decoder import Decoder, make_head
+from finch_hub.engine.forgetting.general_prompts import GENERAL_EXAMPLES, VERSION
+from finch_hub.specs.reports import Forgetting
+
+_MAX_LENGTH = 256
+_BATCH_EXAMPLES = 8
+_LOGIT_ROWS = 64
+
+
+class GeneralDivergence:
+    """Divergence of a base with adapters from the base alone, over general prompts.
+
+    It is the mean of ``KL(p_base || p_model)`` over the tokens of fixed answers to fixed prompts, in nats per token:
+    about 0 where the model still continues general texts as its base does.
+
+    Args:
+        base: loaded base, whose enabled adapters must all belong to the reference.
+        decoder: forward pass of the reference.
+
+    Attributes:
+        tokens: number of tokens that are compared.
+
+    Raises:
+        InvalidDataset: the base cannot be measured, for example since its context is shorter than the prompts.
+    """
+
+    def __init__(self, base: Base, decoder: Decoder) -> None:
+        length = min(base.context, _MAX_LENGTH)
+        examples = tokenize_data(GENERAL_EXAMPLES, base.tokenizer, max_length=length, max_left_out=1.0).examples
+        examples.sort(key=len)  # so that a decoder that pads has little to pad
+        base.fit_attention(max(map(len, examples), default=1))
+        self._device, self._head = base.device, make_head(base)
+        self._batches = [
+            pack(examples[begin : begin + _BATCH_EXAMPLES], share_prefix=decoder.can_share_prefix)
+            for begin in range(0, len(examples), _BATCH_EXAMPLES)
+        ]
+        self.tokens = sum(len(batch.targets) for batch in self._batches)
+        self._reference = [self._hidden(decoder, batch) for batch in self._batches]
+
+    @torch.no_grad()
+    def measure(self, decoder: Decoder) -> float:
+        """Return the divergence of the model as it is now, in nats per token."""
+        total = torch.zeros((), dtype=torch.float64)
+        for batch, reference in zip(self._batches, self._reference, strict=True):
+            for base, model in _chunks(reference, self._hidden(decoder, batch)):
+                base_log = self._log_probabilities(base)
+                model_log = self._log_probabilities(model)
+                total += (base_log.exp() * (base_log - model_log)).sum(dtype=torch.float64).cpu()
+        return max(0.0, float(total / max(1, self.tokens)))  # rounding can make it negative
+
+    def report(self, before: float, after: float) -> Forgetting:
+        """Return the report of a job that changed the divergence from `before` to `after`."""
+        return Forgetting(before=before, after=after, tokens=self.tokens, prompts=VERSION)
+
+    @torch.no_grad()
+    def _hidden(self, decoder: Decoder, batch: Batch) -> Tensor:
+        moved = batch.to(self._device)
+        decoder.cache_frozen_states([moved])
+        return decoder.hidden_states(moved)
+
+    def _log_probabilities(self, hidden: Tensor) -> Tensor:
+        return torch.log_softmax(self._head.logits(hidden).float(), dim=-1)
+
+
+def _chunks(first: Tensor, second: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from zip(first.split(_LOGIT_ROWS), second.split(_LOGIT_ROWS), strict=True)
