@@ -88,17 +88,18 @@ class InvalidInput(FinchError):
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         self.subject = subject
         lines = [str(problem) for problem in self.problems[:_MAX_SHOWN]]
-        kinds = collections.Counter(kinds) if kinds is not None else count_kinds(self.problems)
-        if more := kinds.total() - len(lines):
-            counts = [f"{count:,} × {kind}" for kind, count in kinds.most_common(_MAX_KINDS)]
-            counts += ["…"] if len(kinds) > _MAX_KINDS else []
+        total = sum(kinds.values()) if kinds is not None else len(self.problems)
+        if more := total - len(lines):
+            counted = collections.Counter(kinds) if kinds is not None else count_kinds(self.problems)
+            counts = [f"{count:,} × {kind}" for kind, count in counted.most_common(_MAX_KINDS)]
+            counts += ["…"] if len(counted) > _MAX_KINDS else []
             lines.append(f"… and {more:,} more; all by kind: {'; '.join(counts)}")
         if not subject:
             text = "\n".join(lines)
         elif len(lines) == 1:
             text = f"{subject}: {lines[0]}"
         else:
-            text = "\n".join([f"{subject}: {kinds.total():,} problems", *(f"  {line}" for line in lines)])
+            text = "\n".join([f"{subject}: {total:,} problems", *(f"  {line}" for line in lines)])
         super().__init__(text)
 
 

@@ -76,6 +76,9 @@ def check_training(
         if folder is not None:
             layout = module_layout.read_layout(folder, name=str(base), cache=stores.bases)
             target_modules.match(lora, layout)
+            if requirements.together and target_modules.names_head(lora, layout):
+                what = "an adapter of the head cannot be combined with together"
+                collector.add(errors.Problem(where="together", what=what, fix="remove together, or the head"))
     train: tuple[Example, ...] = ()
     held_out: tuple[Example, ...] = ()
     report: ReadingReport | None = None

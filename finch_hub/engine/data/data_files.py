@@ -33,7 +33,7 @@ SUFFIXES = tuple(_SUFFIX_FORMATS)
 _COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 _ADVICE = {
     "a spreadsheet": ("save it as CSV", ".xlsx .xls .xlsm .xlsb .ods .numbers"),
-    "a document": ("copy its texts into a CSV or JSON Lines file", ".docx .doc .odt .rtf .pdf .pptx .html .htm .md"),
+    "a document": ("copy its texts into a CSV or JSON Lines file", ".docx .doc .odt .rtf .pdf .pptx"),
     "an archive": ("unpack it and name the folder or file", ".zip .tar .tgz .7z .rar"),
     "a pickle, which can run code": ("save the rows as Parquet or JSON Lines", ".pkl .pickle .pt .pth .npy .npz"),
     "a database": ("export the rows as CSV or Parquet", ".db .sqlite .sqlite3 .duckdb"),
@@ -61,7 +61,7 @@ class DataFile:
     Attributes:
         stream: decompressed content, seekable, at its beginning.
         format: format of the content.
-        compression: name of the compression; empty without one.
+        compression: name of a compression that the file's name does not tell; empty without one.
     """
 
     stream: BinaryIO
@@ -86,13 +86,21 @@ def open_file(path: Path | str, file_format: FileFormat | None = None) -> Iterat
             stream = _decompress(stream, compression, decompress, stack)
         name = "" if path == STDIN else Path(path).name.lower()
         yield DataFile(
-            stream=stream, format=_recognize_format(_peek(stream), name, file_format), compression=compression
+            stream=stream,
+            format=_recognize_format(_peek(stream), name, file_format),
+            compression="" if name.endswith(_COMPRESSED) else compression,
         )
 
 
 def is_data_file(path: Path) -> bool:
     """Tell whether the suffix of a file is that of a format that can be read."""
     return _suffix_of(path.name.lower()) in SUFFIXES
+
+
+def is_unreadable(path: Path) -> bool:
+    """Tell whether a file probably holds data in a format that cannot be read."""
+    suffix = _suffix_of(path.name.lower())
+    return suffix == ".txt" or any(suffix in suffixes.split() for _, suffixes in _ADVICE.values())
 
 
 def _suffix_of(name: str) -> str:

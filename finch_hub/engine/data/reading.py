@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal, Unpack
 
 from finch_hub import errors
 from finch_hub.engine.data import arrow_rows, csv_rows, json_rows, json_values, python_rows, row_formats, text_encoding
-from finch_hub.engine.data.data_files import STDIN, SUFFIXES, DataFile, is_data_file, open_file
+from finch_hub.engine.data.data_files import STDIN, SUFFIXES, DataFile, is_data_file, is_unreadable, open_file
 from finch_hub.engine.data.row import Row
 from finch_hub.engine.data.row_collector import ReadData, RowCollector
 from finch_hub.specs.examples import Example, Rows
@@ -134,7 +134,7 @@ def _add_file(collector: RowCollector, file: Path | str, config: ReadingConfig, 
     try:
         with open_file(file, config.file_format) as data:
             if data.compression:
-                collector.recognized.append(f"{prefix}decompressed ({data.compression})")
+                collector.recognized.append(f"{prefix}decompressed as {data.compression}")
             collector.add_all(_read_rows(data, config, collector.recognized, prefix), prefix)
     except errors.InvalidDataset as error:
         for problem in error.problems:
@@ -187,14 +187,11 @@ def _list_files(folder: Path) -> list[Path]:
 
 
 def _tell_unread(collector: RowCollector, folder: Path, files: Sequence[Path]) -> None:
-    """Tell which files of a folder were not read, and refuse a folder without data files."""
+    """Tell which files of a folder could not be read, and refuse a folder without data files."""
     if not files:
         what = f"has no file that can be read: {', '.join(SUFFIXES)}"
         collector.fail(errors.Problem(what=what, fix="name a file, or a folder with such files"))
-    taken = set(files)
-    rest = [
-        str(file.relative_to(folder)) for file in _list_files(folder) if file not in taken and not _is_metadata(file)
-    ]
+    rest = [str(file.relative_to(folder)) for file in _list_files(folder) if is_unreadable(file)]
     if files and rest:
         named = ", ".join(rest[:_MAX_NAMED]) + (f" and {len(rest) - _MAX_NAMED} more" * (len(rest) > _MAX_NAMED))
         collector.recognized.append(f"files that were not read: {named}")

@@ -160,7 +160,7 @@ class RowCollector:
             ]
             self._leave_out(problems)
             return
-        self._unused.update(tracked.unused)
+        self._unused.update(tracked.unused | self._find_replaced(value))
         if example is None:
             self._without_weight += 1
         else:
@@ -176,6 +176,11 @@ class RowCollector:
             return Mismatch(f"has no column {missing[0]!r}", f"did you mean {' or '.join(near)}?" if near else "")
         rest = {name: value for name, value in row.items() if name not in self._columns.values()}
         return {**rest, **{name: row[column] for name, column in self._columns.items()}}
+
+    def _find_replaced(self, row: Mapping[str, Any]) -> set[str]:
+        """Return the columns with the names of fields for which another column is configured."""
+        replaced = self._columns.keys() - set(self._columns.values())
+        return {field for field in replaced if row.get(field)}
 
     def _leave_out(self, problems: Sequence[errors.Problem], lines: int = 1) -> None:
         self._left_out += lines

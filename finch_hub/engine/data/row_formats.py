@@ -85,7 +85,10 @@ def convert_prompt_completion(row: Mapping[str, Any]) -> Example | None:
     prompt, completion = row["prompt"], row["completion"]
     if not isinstance(prompt, (list, tuple)) and not isinstance(completion, (list, tuple)):
         return _make_example(row, _make_pair(row, "prompt", "completion"))
-    context = [message.evolve(learn=False) for message in _read_turns(row, "prompt")]
+    context = [
+        message.evolve(learn=False) if message.role == "assistant" else message
+        for message in _read_turns(row, "prompt")
+    ]
     return _make_example(row, [*context, *_read_turns(row, "completion")])
 
 

@@ -24,5 +24,5 @@ def test_data_accepts_pairs_mappings_examples_and_stored_names(hub: Hub, data: P
 
 def test_empty_text_is_not_the_current_folder(hub: Hub, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data.parent)
-    with pytest.raises(errors.NotFound, match="no data file or data set ''"):
+    with pytest.raises(errors.InvalidDataset, match="no data is named"):
         hub.datasets.add("")
