@@ -152,7 +152,7 @@ class Adapters:
 
         check_name(name)
         registered = Bases(self._stores).get(base)
-        layout = _read_layout(registered)
+        layout = _read_layout(registered, self._stores)
         with tempfile.TemporaryDirectory(dir=self._stores.settings.home, prefix="import-") as scratch:
             admitted = gate.admit_adapter(settings.expand_home(source), Path(scratch) / "adapter", base=layout)
             known = self._find_known(admitted, registered)
@@ -185,7 +185,7 @@ class Adapters:
         version = self.get(reference)
         if version.state != "unchecked":
             return version
-        layout = _read_layout(version.base)
+        layout = _read_layout(version.base, self._stores)
         if layout is None:
             raise errors.Unavailable(
                 f"could not check adapter {version.reference}: the files of base {version.base.name} are not on this"
@@ -218,13 +218,13 @@ class Adapters:
             return exported if have_equal_updates(original, copy) else None
 
 
-def _read_layout(base: values.Base) -> BaseLayout | None:
+def _read_layout(base: values.Base, stores: Stores) -> BaseLayout | None:
     """Return the modules of a base, None if its files are not on this machine."""
     if base.path is None or not (Path(base.path) / "config.json").is_file():
         return None
     from finch_hub.engine.bases.module_layout import read_layout
 
-    return read_layout(Path(base.path), name=base.name)
+    return read_layout(Path(base.path), name=base.name, cache=stores.bases)
 
 
 def _lineage_of(known: values.AdapterVersion | None) -> values.Lineage:

@@ -18,6 +18,7 @@ EXERCISED_IN = {
     "cli/following": "unit/cli/test_main.py",
     "cli/output": "unit/cli/test_main.py",
     "cli/quantize": "unit/cli/test_jobs.py",
+    "engine/bases/layout_builder": "unit/engine/bases/test_module_layout.py",
     "engine/bases/json_cache": "unit/engine/bases/test_fingerprint.py",
     "engine/bases/transformers_logging": "unit/engine/bases/test_base.py",
     "engine/composition/basis": "unit/engine/composition/test_core_space.py",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.layout_builder import describe_model
 from finch_hub.formats.lora_modules import find_modules
 
 
@@ -90,16 +91,14 @@ def check_fit(weights: AdapterWeights, base: Base) -> None:
         Incompatible: one problem for each module that is missing or has another shape.
     """
     problems = []
+    shapes = describe_model(base.model, name=base.name).linear
     for path, module in weights.modules.items():
-        try:
-            target = base.model.get_submodule(path)
-        except AttributeError:
+        shape = shapes.get(path)
+        adapter_shape = (module.B.shape[0], module.A.shape[1])
+        if shape is None:
             problems.append(errors.Problem(where=path, what="the base has no such module"))
-            continue
-        shape = [getattr(target, "out_features", None), getattr(target, "in_features", None)]
-        adapter_shape = [module.B.shape[0], module.A.shape[1]]
-        if shape != adapter_shape:
-            what = f"the adapter has shape {adapter_shape}, the base {shape}"
+        elif shape != adapter_shape:
+            what = f"the adapter has shape {list(adapter_shape)}, the base {list(shape)}"
             problems.append(errors.Problem(where=path, what=what))
     if problems:
         raise errors.Incompatible(problems, subject=f"adapter for a base other than {base.name}")

@@ -1,55 +1,87 @@
-"""Modules of a base as transformers builds them, without its weights."""
+"""Modules of a base as transformers builds them, read without torch if the checkpoint tells them."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from finch_hub import errors
+from finch_hub.engine.bases.json_cache import JsonCache
 from finch_hub.formats.base_layout import BaseLayout
+from finch_hub.formats.model_files import read_shapes
+
+# In these families, the names in the checkpoint are those in memory, and every matrix but the embedding is a linear
+# module. A test compares them with transformers.
+PLAIN_FAMILIES = frozenset(
+    {
+        "cohere", "gemma2", "gemma3_text", "granite", "llama", "mistral", "olmo2", "phi", "phi3", "qwen2", "qwen3",
+        "smollm3", "starcoder2",
+    }
+)  # fmt: skip
+_EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
+_CACHE_FILE = "layouts.json"
 
 
-def read_layout(folder: Path, *, name: str) -> BaseLayout:
+def read_layout(folder: Path, *, name: str, cache: Path | None = None) -> BaseLayout:
     """Return the modules of the base in a folder.
 
-    The names of a checkpoint do not tell them: experts are stored one by one and fused in memory, a model without its
-    head is stored without the prefix of its layers, and a tied head is not stored. So the model is built, on torch's
-    device without memory.
+    The names of a checkpoint do not always tell them: experts are stored one by one and fused in memory, and a model
+    without its head is stored without the prefix of its layers. Then transformers builds the model in a process of its
+    own, without memory for weights. That takes seconds, once for each configuration.
 
     Args:
         name: name of the base in errors.
+        cache: folder in which the layouts that transformers built are stored; None stores nothing.
 
     Raises:
         Incompatible: transformers cannot build the model.
+        RefusedArtifact: a weight file is damaged.
     """
-    import torch
-    import transformers
-    from transformers.pytorch_utils import Conv1D
+    config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+    layout = _read_checkpoint(folder, config) or _ask_transformers(folder, name, cache)
+    return replace(layout, name=name, folder=folder)
 
-    from finch_hub.engine.bases.transformers_logging import quiet_transformers
 
-    try:
-        with quiet_transformers(), torch.device("meta"):
-            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError, AttributeError) as error:
-        text = (str(error).strip() or repr(error)).splitlines()[0]
-        raise errors.Incompatible(f"transformers cannot build it: {text}", subject=f"base model {name}") from error
-    linear: dict[str, tuple[int, int]] = {}
-    embeddings: dict[str, tuple[int, int]] = {}
-    transposed = set()
-    for path, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            linear[path] = (module.out_features, module.in_features)
-        elif isinstance(module, Conv1D):
-            linear[path] = (module.weight.shape[1], module.weight.shape[0])
-            transposed.add(path)
-        elif isinstance(module, torch.nn.Embedding):
-            embeddings[path] = (module.num_embeddings, module.embedding_dim)
+def _read_checkpoint(folder: Path, config: Mapping[str, Any]) -> BaseLayout | None:
+    """Return the layout of a plain family, None if the checkpoint does not tell it."""
+    if config.get("model_type") not in PLAIN_FAMILIES or config.get("quantization_config"):
+        return None
+    shapes = {name: shape for name, shape in read_shapes(folder).items() if not name.endswith(".inv_freq")}
+    embedding = shapes.get(f"{_EMBEDDING}.weight")
+    if embedding is None or not all(name.startswith(("model.", f"{_HEAD}.")) for name in shapes):
+        return None
+    shapes.setdefault(f"{_HEAD}.weight", embedding)  # a tied head is not stored
+    matrices = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2}
     return BaseLayout(
-        name=name,
-        linear=linear,
-        transposed=frozenset(transposed),
-        embeddings=embeddings,
-        parameters={key: tuple(tensor.shape) for key, tensor in model.state_dict().items()},
-        folder=folder,
+        name="",
+        linear={path: (rows, columns) for path, (rows, columns) in matrices.items() if path != _EMBEDDING},
+        embeddings={_EMBEDDING: (embedding[0], embedding[1])},
+        parameters=shapes,
+        head=_HEAD,
+        model_type=str(config["model_type"]),
     )
+
+
+def _ask_transformers(folder: Path, name: str, cache: Path | None) -> BaseLayout:
+    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    key = f"1:{importlib.metadata.version('transformers')}:{config}"
+    layouts = JsonCache(cache, _CACHE_FILE)
+    found: Any = layouts.get(key)
+    if found is None:
+        command = [sys.executable, "-m", "finch_hub.engine.bases.layout_builder", str(folder)]
+        built = subprocess.run(command, capture_output=True, check=False, encoding="utf-8", errors="replace")
+        if built.returncode != 0:
+            last = (built.stderr.strip() or "it was killed").splitlines()[-1]
+            raise errors.Incompatible(f"transformers cannot build it: {last}", subject=f"base model {name}")
+        found = json.loads(built.stdout)
+        if "problem" in found:
+            raise errors.Incompatible(found["problem"], subject=f"base model {name}")
+        layouts.put(key, found)
+    return BaseLayout.of_json(found)

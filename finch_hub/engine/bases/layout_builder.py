@@ -1,0 +1,75 @@
+"""Layout of a model in memory, and of a base that transformers builds without its weights.
+
+Run as a module with a folder, it prints the layout as JSON. A process of its own keeps torch out of its caller.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.pytorch_utils import Conv1D
+
+from finch_hub import errors
+from finch_hub.engine.bases.transformers_logging import quiet_transformers
+from finch_hub.formats.base_layout import BaseLayout
+
+
+def describe_model(model: Any, *, name: str) -> BaseLayout:
+    """Return the modules and parameters of a model, without those of PEFT's layers in it."""
+    linear: dict[str, tuple[int, int]] = {}
+    embeddings: dict[str, tuple[int, int]] = {}
+    transposed, head = set(), None
+    output = model.get_output_embeddings()
+    layers = dict(model.named_modules())
+    wrappers = [path for path, module in layers.items() if hasattr(module, "base_layer")]
+    for path, module in layers.items():
+        if any(path.startswith(f"{wrapper}.") for wrapper in wrappers):
+            continue
+        if module is output:
+            head = path
+        own = getattr(module, "base_layer", module)
+        if isinstance(own, torch.nn.Linear):
+            linear[path] = (own.out_features, own.in_features)
+        elif isinstance(own, Conv1D):
+            linear[path] = (own.weight.shape[1], own.weight.shape[0])
+            transposed.add(path)
+        elif isinstance(own, torch.nn.Embedding):
+            embeddings[path] = (own.num_embeddings, own.embedding_dim)
+    parameters = {key.replace(".base_layer.", "."): tuple(value.shape) for key, value in model.state_dict().items()}
+    return BaseLayout(
+        name=name,
+        linear=linear,
+        transposed=frozenset(transposed),
+        embeddings=embeddings,
+        parameters={key: shape for key, shape in parameters.items() if ".lora_" not in key},
+        head=head,
+        model_type=str(model.config.model_type),
+    )
+
+
+def build_layout(folder: Path, *, name: str) -> BaseLayout:
+    """Return the layout of the base in a folder, from a model on torch's device without memory.
+
+    Raises:
+        Incompatible: transformers cannot build the model.
+    """
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError, AttributeError, TypeError) as error:
+        text = (str(error).strip() or repr(error)).splitlines()[0]
+        raise errors.Incompatible(f"transformers cannot build it: {text}", subject=f"base model {name}") from error
+    return describe_model(model, name=name)
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(json.dumps(build_layout(Path(sys.argv[1]), name="").to_json()))
+    except errors.Incompatible as problem:
+        sys.stdout.write(json.dumps({"problem": problem.problems[0].what}))
