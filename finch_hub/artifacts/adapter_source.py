@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -136,7 +137,8 @@ def _names_in(folder: Path) -> list[str]:
 
 def _beside(file: Path, chosen: Path) -> str:
     """Return the file, or its folder that lies beside the chosen path."""
-    shared = len(os.path.commonprefix([file.parts, chosen.parts])) + 1
+    pairs = zip(file.parts, chosen.parts, strict=False)
+    shared = 1 + len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
     return "/".join(file.parts[:shared]) + ("/" if len(file.parts) > shared else "")
 
 

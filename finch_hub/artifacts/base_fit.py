@@ -21,6 +21,7 @@ from finch_hub.formats.safetensors_header import FLOATS, NUMPY_CODES, TensorInfo
 _COPY = ".base_layer."
 _VOCABULARY = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 _ROWS = 4096  # compared at once
+_SHOWN = 20
 # Relative rounding of a copy that was saved in another dtype than the base's.
 _ROUNDING = {"BF16": 2.0**-8, "F16": 2.0**-10, "F32": 2.0**-23, "F64": 0.0}
 
@@ -53,13 +54,16 @@ def find_misfits(
     Args:
         others: shapes of the tensors that the adapter stores whole, by their names in the base's state dict.
     """
+    missing = 0
     for path, module in modules.items():
         found = base.embeddings if module.embedding else base.linear
         shape = found.get(path)
         # The factors of an embedding have the shapes of the transposed weight.
         own = (module.inputs, module.outputs) if module.embedding else (module.outputs, module.inputs)
         if shape is None:
-            yield _missing(path, found, base)
+            missing += 1
+            # To find similar names takes long, and nobody reads them for thousands of modules.
+            yield _missing(path, found if missing <= _SHOWN else (), base)
         elif shape != own:
             yield _misshaped(path, own, shape)
         elif module.magnitude is not None and (module.embedding or path in base.transposed):
@@ -68,7 +72,7 @@ def find_misfits(
     for name, whole in others.items():
         known = base.parameters.get(name)
         if known is None:
-            yield _missing(name, base.parameters, base)
+            yield _missing(name, (), base)
         elif known != whole:
             yield _misshaped(name, whole, known)
     if not base.transposed.isdisjoint(modules) and not (modules.keys() & base.linear.keys()) <= base.transposed:
@@ -86,6 +90,14 @@ def find_copies(file: SafetensorsFile, names: Mapping[str, str], base: BaseLayou
         return set()
     with ModelFiles(base.folder) as files:
         return {stored for stored, name in names.items() if _is_copy(file, stored, files, name)}
+
+
+def describe_change(name: str, shape: tuple[int, ...], base: BaseLayout) -> errors.Problem:
+    """Return the problem of a copy of a base's weight that has another shape or other values."""
+    if shape != base.parameters[name]:
+        return _misshaped(name, shape, base.parameters[name])
+    what = "is a copy of the base's own weights, but differs from this base's"
+    return errors.Problem(where=name, what=what, fix="name the base that it was trained on")
 
 
 def fit_config(config: dict[str, Any], old: Mapping[str, tuple[int, float]], paths: Mapping[str, str]) -> None:

@@ -19,6 +19,7 @@ from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.lora_modules import LoRAModule
 from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS, split_name
+from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.formats.safetensors_header import (
     FLOATS,
     SafetensorsHeader,
@@ -135,9 +136,10 @@ def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: G
         scheme = quantized.Scheme.of(header.metadata)
     except errors.Incompatible as error:
         raise errors.RefusedArtifact(error.problems, subject=source.shown) from None
-    named = tensor_names.name_tensors(header.tensors, config, is_pinned=is_pinned, base=base)
-    if base is not None:
-        named = tensor_names.drop_copies(named, source.weights, config, base)
+    with SafetensorsFile(source.weights) as file:
+        named = tensor_names.name_tensors(file, config, is_pinned=is_pinned, base=base)
+        if base is not None:
+            named = tensor_names.drop_copies(named, file, config, base)
     tensors = {new: header.tensors[old] for old, new in named.names.items()}
     modules, problems = tensor_checks.check_tensors(tensors, config, scheme)
     problems = [*named.problems, *problems]

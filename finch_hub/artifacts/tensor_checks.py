@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -34,14 +34,7 @@ def check_tensors(
 
     Problems are an A without its B, a rank other than the config's, and a shape or dtype that no factor has. Another is
     a tensor that is neither LoRA's nor of a module that the config trains.
-
-    Raises:
-        RefusedArtifact: the config has too many patterns for this many modules.
     """
-    paths = {split_name(name)[0] for name in tensors}
-    for field in ("rank_pattern", "alpha_pattern"):
-        if len(config[field]) * len(paths) > _MAX_PATTERN_MATCHES:
-            raise errors.RefusedArtifact("has too many patterns", where=field, subject=CONFIG)
     shapes = {name: info.shape for name, info in tensors.items()}
     problems: list[errors.Problem] = []
     if scheme is not None:
@@ -69,6 +62,17 @@ def check_tensors(
             if path not in targets
         ]
     return found.modules, problems
+
+
+def check_number_of_patterns(config: Mapping[str, Any], paths: Collection[str]) -> None:
+    """Check that a config's patterns can be matched with this many modules in reasonable time.
+
+    Raises:
+        RefusedArtifact: they are too many.
+    """
+    for field in ("rank_pattern", "alpha_pattern"):
+        if len(config[field]) * len(paths) > _MAX_PATTERN_MATCHES:
+            raise errors.RefusedArtifact("has too many patterns", where=field, subject=CONFIG)
 
 
 def scan_tensor(path: Path, info: TensorInfo) -> TensorStatistics:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from finch_hub import errors
-from finch_hub.artifacts import base_fit
+from finch_hub.artifacts import base_fit, tensor_checks
 from finch_hub.formats import peft_config, quantized
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.foreign_names import canonical_name, describe_renaming
 from finch_hub.formats.peft_names import split_name
 from finch_hub.formats.safetensors_file import SafetensorsFile
-from finch_hub.formats.safetensors_header import TensorInfo
 
 _COPY = ".base_layer.weight"
+_UNUSED = ".original_module."  # the base's own module beside one that is stored whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,42 +36,48 @@ class NamedTensors:
 
 
 def name_tensors(
-    tensors: Mapping[str, TensorInfo], config: dict[str, Any], *, is_pinned: bool, base: BaseLayout | None
+    file: SafetensorsFile, config: dict[str, Any], *, is_pinned: bool, base: BaseLayout | None
 ) -> NamedTensors:
     """Return the tensors under the names that PEFT writes today, and change the config's module names to fit.
 
     Args:
         is_pinned: whether the config names no modules, so that the file's tensors tell them.
         base: modules of the base, whose names may differ from those of the model that was trained.
+
+    Raises:
+        RefusedArtifact: the config has too many patterns for this many modules.
     """
-    scales = quantized.scales_of(tensors)
-    canonical = {name: canonical_name(name) for name in tensors if name not in scales}
-    fitted = (
-        {name: name for name in canonical.values()}
-        if base is None
-        else base_fit.rename_to_base(canonical.values(), base)
-    )
-    names = {name: fitted[canonical[name]] for name in canonical}
+    scales = quantized.scales_of(file.tensors)
+    canonical = {name: canonical_name(name) for name in file.tensors if name not in scales and _UNUSED not in name}
+    fitted = {name: name for name in canonical.values()}
+    if base is not None:
+        fitted = base_fit.rename_to_base(fitted, base)
+    names = {name: fitted[new] for name, new in canonical.items()}
     notes: list[str] = []
     if example := describe_renaming(names):
         notes.append(f"tensors have the names of PEFT and of the base: {example}")
     paths = {split_name(old)[0]: split_name(new)[0] for old, new in fitted.items() if split_name(old)[1] is not None}
+    tensor_checks.check_number_of_patterns(config, paths)
     if is_pinned:
         base_fit.pin_targets(config, paths)
         notes.append("target_modules is missing or a costly pattern: it names the modules of the file instead")
     if any(old != new for old, new in paths.items()):
         base_fit.fit_config(config, peft_config.ranks_and_scales(config, paths), paths)
-    taken: dict[str, str] = {}
     problems = []
-    for old, new in names.items():
-        if (other := taken.setdefault(new, old)) != old:
-            problems.append(errors.Problem(where=old, what=f"is the same tensor as {other}"))
+    taken: dict[str, str] = {}
+    for old, new in sorted(names.items()):
+        if (other := taken.setdefault(new, old)) == old:
+            continue
+        if _is_same(file, old, other):
+            del names[old]
+        else:
+            problems.append(errors.Problem(where=old, what=f"is the same tensor as {other}, with other values"))
     for name in sorted(scales, key=len):  # a scale of a scale is refused later, by its name
         names[name] = names[name.removesuffix(quantized.SCALE)] + quantized.SCALE
     return NamedTensors(names=names, notes=tuple(notes), problems=tuple(problems))
 
 
-def drop_copies(named: NamedTensors, weights: Path, config: dict[str, Any], base: BaseLayout) -> NamedTensors:
+def drop_copies(named: NamedTensors, file: SafetensorsFile, config: dict[str, Any], base: BaseLayout) -> NamedTensors:
     """Leave out copies of the base's own weights, and announce other whole tensors in the config.
 
     PEFT stores the embeddings beside an adapter that adapts them, or if the vocabulary was resized.
@@ -80,23 +86,30 @@ def drop_copies(named: NamedTensors, weights: Path, config: dict[str, Any], base
     wholes: dict[str, str] = {}
     for old, new in named.names.items():
         path, part = split_name(new)
-        is_bias = path.endswith(".bias") and config["bias"] != "none"
-        if part is None and not is_bias and not any(module in f".{path}" for module in saved):
+        is_announced = any(module in f".{path}" for module in saved) and not path.endswith(_COPY)
+        if part is None and not is_announced and not (path.endswith(".bias") and config["bias"] != "none"):
             wholes[old] = path.replace(_COPY, ".weight")
     wholes = {old: name for old, name in wholes.items() if name in base.parameters}
     if not wholes:
         return named
-    with SafetensorsFile(weights) as file:
-        copies = base_fit.find_copies(file, wholes, base)
-    notes = [*named.notes]
-    names = {old: new for old, new in named.names.items() if old not in copies}
+    copies = base_fit.find_copies(file, wholes, base)
+    notes, problems = [*named.notes], [*named.problems]
     if copies:
-        notes.append(
-            f"copies of the base's own weights are left out: {', '.join(sorted(wholes[old] for old in copies))}"
-        )
-    changed = sorted(wholes[old] for old in wholes.keys() - copies if not names[old].endswith(_COPY))
-    if changed:
-        modules = {name.removesuffix(".weight").removesuffix(".bias") for name in changed}
+        left_out = ", ".join(sorted(wholes[old] for old in copies))
+        notes.append(f"copies of the base's own weights are left out: {left_out}")
+    others = {old: wholes[old] for old in sorted(wholes.keys() - copies)}
+    changed = [old for old in others if old.endswith(_COPY)]
+    problems += [base_fit.describe_change(others[old], file.tensors[old].shape, base) for old in changed]
+    if modules := {
+        name.removesuffix(".weight").removesuffix(".bias") for old, name in others.items() if old not in changed
+    }:
         config["modules_to_save"] = sorted({*(config["modules_to_save"] or ()), *modules})
         notes.append(f"modules_to_save names modules that are stored whole: {', '.join(sorted(modules))}")
-    return dataclasses.replace(named, names=names, notes=tuple(notes))
+    names = {old: new for old, new in named.names.items() if old not in copies and old not in changed}
+    return NamedTensors(names=names, notes=tuple(notes), problems=tuple(problems))
+
+
+def _is_same(file: SafetensorsFile, first: str, second: str) -> bool:
+    one, other = file.tensors[first], file.tensors[second]
+    same_form = (one.dtype, one.shape) == (other.dtype, other.shape)
+    return same_form and np.array_equal(file.read_stored(first), file.read_stored(second))
