@@ -99,11 +99,12 @@ def compose(
         core = core_space.build(adapters)
         diagnosis = conflicts.diagnose(core)
         report(NewEvent(type="report", data={"name": "conflicts", "report": diagnosis.model_dump(mode="json")}))
+        weights = tuple(parent.weight for parent in parents)
         task = _Task(
             spec=spec,
             trials=trials,
-            weights=tuple(parent.weight for parent in parents),
-            composer=Composer(core=core, rank=spec.rank, seed=mix_seed(spec.seed, adapters)),
+            weights=weights,
+            composer=Composer(core=core, weights=weights, rank=spec.rank, seed=mix_seed(spec.seed, adapters)),
             conflicts=diagnosis,
             config=peft_output.common_config(adapters),
         )
@@ -134,6 +135,11 @@ class _Task:
     composer: Composer
     conflicts: ConflictReport
     config: Mapping[str, Any]
+
+    @property
+    def scale(self) -> float | None:
+        """Requested scale, or 1 if parents have no module in common and no scale changes anything; None: search it."""
+        return self.spec.scale if self.spec.scale is not None or self.composer.has_common_modules else 1.0
 
     def finish(self, trial: Trial, scale: float, weights: tuple[float, ...], lines: tuple[Retention, ...]) -> Composed:
         """Compose with the chosen settings, and report them."""
@@ -217,11 +223,11 @@ def _compose_unmeasured(task: _Task) -> Composed:
         fix = "give the parents validation data and a base, or choose another strategy"
         raise errors.InvalidSpec(what, where="strategy", fix=fix, subject="composition")
     lines = tuple(Retention(parent=parent, status="unmeasured") for parent in task.conflicts.parents)
-    composed = task.finish(trial, spec.scale or trial.initial_scale, task.weights, lines)
+    composed = task.finish(trial, task.scale or trial.initial_scale, task.weights, lines)
     advice = ["nothing was measured: no parent has validation rows, or there is no base"]
     if composed.report.below_retention:
         advice.append("the minimum retention is not known to hold for any parent")
-    if not spec.scale:
+    if not task.scale:
         advice.append("the scale is an estimate from other adapters")
     return replace(composed, report=composed.report.evolve(advice=tuple(advice)))
 
@@ -258,11 +264,11 @@ def _search_points(search: Search, task: _Task) -> tuple[Point, Point]:
     """Spend the budget; return the best plain linear point and the best point of the requested trials."""
     spec, weights, baseline = task.spec, task.weights, task.trials[0]
     requested = task.trials if spec.strategy == "auto" else task.trials[-1:]
-    if spec.scale is not None:
-        requested = requested[: spec.evaluations]
-        linear = search.measure(baseline, spec.scale, weights)
+    if task.scale is not None:
+        requested = requested[: spec.evaluations if task.composer.has_common_modules else 1]
+        linear = search.measure(baseline, task.scale, weights)
         search.linear_retention = linear.retention
-        points = [search.measure(trial, spec.scale, weights) for trial in requested]
+        points = [search.measure(trial, task.scale, weights) for trial in requested]
         return linear, max(points, key=lambda p: p.sort_key)
     search.sweep([baseline], weights, budget=max(1, spec.evaluations // 4))
     search.linear_retention = search.find_best(baseline).retention

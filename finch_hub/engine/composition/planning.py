@@ -65,8 +65,8 @@ def _forecast_trials(
     core: core_space.CoreSpace, trials: Sequence[Trial], measured: Interference, measurement: Measurement
 ) -> tuple[Forecast, ...]:
     """Return a forecast of each trial at equal weights, the best worst parent first."""
-    composer = Composer(core=core, rank=None, seed=0)
     weights = (1.0,) * len(core.parents)
+    composer = Composer(core=core, weights=weights, rank=None, seed=0)
     matches: dict[str, tuple[OutputMatch | None, ...]] = {}
     for trial in (trial for trial in trials if not trial.needs_data):
         _, merged = composer.merge(trial, weights)

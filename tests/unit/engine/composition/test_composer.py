@@ -22,7 +22,7 @@ def test_each_trial_and_weights_are_merged_once() -> None:
         return core.merge(weights, lambda block, w: torch.einsum("t,tnpq->npq", w, block.cores))
 
     core = core_space.build([updates.adapter("a", seed=0), updates.adapter("b", seed=1)])
-    composer = Composer(core=core, rank=None, seed=0)
+    composer = Composer(core=core, weights=(1.0, 1.0), rank=None, seed=0)
     trial = Trial(strategy="sum", merge=merge, parameters=NoParameters())
     first = composer.compose(trial, 1.0, (1.0, 1.0))
     half = composer.compose(trial, 0.5, (1.0, 1.0))
