@@ -74,6 +74,11 @@ def draw_composition(report: CompositionReport) -> Group:
         parts.append(_draw_candidates(report.candidates))
     if report.mean_retention is not None:
         parts.append(f"retention: mean {report.mean_retention:.3f}, worst {report.worst_retention:.3f}")
+    if report.forgetting is not None:
+        parts.append(
+            f"forgetting: {report.forgetting.after:.3f} nats per token from the base on general prompts "
+            f"(the parents: up to {report.forgetting.before:.3f})"
+        )
     if report.below_retention:
         parts.append(f"below the requested retention: {', '.join(report.below_retention)}")
     parts.extend(f"advice: {line}" for line in report.advice)

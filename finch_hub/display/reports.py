@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from finch_hub.specs.reports import (
         Change,
         EvaluationReport,
+        Forgetting,
         MergeReport,
         QuantizationReport,
         ReproductionReport,
@@ -61,6 +62,7 @@ def draw_interim(data: Mapping[str, Any]) -> RenderableType:
             "also in the validation examples": report.overlap,
             "validation examples with a prompt that is trained on": report.shared_prompts,
             "validation examples that nearly equal a trained one": report.near_duplicates,
+            "left out": report.left_out,
         }
         parts += [f"{count} {oddity}" for oddity, count in oddities.items() if count]
         estimate = f", about {report.seconds:.0f} s" if report.seconds else ""
@@ -76,6 +78,7 @@ def draw_training(report: TrainingReport) -> RenderableType:
         {
             "held-out loss": format_loss_change(report.before, report.after),
             "accuracy": _format_accuracy_change(report.before, report.after),
+            "forgetting": format_forgetting(report.forgetting),
             "steps": f"{report.steps} ({report.epochs:.3g} epochs{', stopped early' if report.stopped_early else ''})",
             "tokens": f"{report.tokens:,} in {report.seconds:.0f} s ({speed:,.0f}/s)",
             "trainable": f"{trainable:,} of {total:,} parameters ({trainable / max(total, 1):.2%})",
@@ -154,6 +157,14 @@ def format_loss_change(before: TokenMetrics | None, after: TokenMetrics | None) 
         return None
     examples = format_count(after.examples, "example")
     return f"{before.loss:.3f} -> {after.loss:.3f} ({after.loss / before.loss - 1:+.1%}, {examples})"
+
+
+def format_forgetting(report: Forgetting | None) -> str | None:
+    """Format the distance from the base on general prompts, None without a measurement."""
+    if report is None:
+        return None
+    change = f"{report.before:.3f} -> {report.after:.3f}" if report.before else f"{report.after:.3f}"
+    return f"{change} nats per token from the base on general prompts"
 
 
 def _format_accuracy_change(before: TokenMetrics | None, after: TokenMetrics | None) -> str | None:
