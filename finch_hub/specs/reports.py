@@ -116,6 +116,11 @@ class Forgetting(Value):
     prompts: int
 
     @property
+    def metrics(self) -> dict[str, float]:
+        """Figures among the metrics of a version."""
+        return {"forgetting_before": self.before, "forgetting_after": self.after}
+
+    @property
     def is_high(self) -> bool:
         """Whether the model may have lost abilities that its data does not show."""
         return self.after > HIGH_FORGETTING and self.after > self.before

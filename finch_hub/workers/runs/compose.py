@@ -109,6 +109,7 @@ def finish(spec: ComposeSpec, job: Job, outcome: ComposeOutcome, stores: Stores)
 
     with stores.database.read() as session:
         base = adapter_versions.resolve_files(session, outcome.parents[0].reference).base
+    forgetting = outcome.report.forgetting
     description = publishing.Description(
         name=spec.adapter,
         kind="compose",
@@ -116,7 +117,10 @@ def finish(spec: ComposeSpec, job: Job, outcome: ComposeOutcome, stores: Stores)
         job_id=job.id,
         spec=spec.model_dump(mode="json"),
         lineage=values.Lineage(parents=outcome.parents, seed=spec.seed),
-        metrics={name: getattr(outcome.report, name) for name in _METRICS},
+        metrics={
+            **{name: getattr(outcome.report, name) for name in _METRICS},
+            **(forgetting.metrics if forgetting else {}),
+        },
         state="below_retention" if outcome.report.below_retention else "ready",
     )
     create_version = publishing.publish(outcome.adapter, stores, description, outcome.environment)

@@ -251,7 +251,7 @@ def _metrics(report: TrainingReport) -> JsonObject:
             metrics[f"loss_{name}"] = quality.loss
             metrics[f"accuracy_{name}"] = quality.accuracy
             metrics[f"perplexity_{name}"] = quality.perplexity if quality.loss < 700 else None
-    return metrics
+    return metrics | (report.forgetting.metrics if report.forgetting else {})
 
 
 def _repeat(version: AdapterVersion) -> TrainSpec:
