@@ -38,7 +38,6 @@ EXERCISED_IN = {
     "engine/export/merge_plan": "unit/engine/export/test_merging.py",
     "engine/export/parameters": "unit/engine/export/test_ollama.py",
     "engine/export/shard_writer": "unit/engine/export/test_merging.py",
-    "engine/inference/prompts": "unit/engine/inference/test_generator.py",
     "engine/training/duration": "unit/engine/training/test_data.py",
     "engine/training/environment": "acceptance/test_reproduction.py",
     "engine/training/interruption": "unit/engine/training/test_loop.py",

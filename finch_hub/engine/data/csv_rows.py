@@ -6,7 +6,7 @@ import collections
 import csv
 import io
 from collections.abc import Iterator
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from finch_hub import errors
 from finch_hub.engine.data.row import MAX_LINE, Row, read_lines
@@ -16,27 +16,30 @@ _SAMPLE = 2**16  # characters
 _UNDECODED = "\udcff"  # stands for a line that could not be read, so that its row is still counted and reported
 
 
-def recognize_delimiter(stream: TextIO) -> str:
+class Delimiter(NamedTuple):
+    """The character between the columns, and the name to tell users; empty if there is one column."""
+
+    character: str
+    label: str = ""
+
+
+def recognize_delimiter(stream: TextIO) -> Delimiter:
     """Return the character between the columns; the stream is at its beginning afterwards.
 
-    It is the one with which most rows have as many fields as the header, which must have two or more.
+    It is the one with which the header has several fields, and most rows have as many.
     """
     sample = stream.read(_SAMPLE).lstrip("\ufeff")
     stream.seek(0)
     if sample[:4].lower() == "sep=" and sample[4:5].strip("\r\n"):
-        return sample[4]  # Excel writes the delimiter in a line before the header
+        return Delimiter(sample[4], _NAMES.get(sample[4], repr(sample[4])))  # from Excel's line before the header
     is_cut = len(sample) == _SAMPLE
     scores = {}
     for delimiter in _NAMES:
         widths = _measure_widths(sample, delimiter, is_cut=is_cut)
         share = widths.count(widths[0]) / len(widths) if widths else 0
         scores[delimiter] = (widths[0] > 1, round(share, 1), widths[0]) if widths else (False, 0, 0)
-    return max(scores, key=lambda delimiter: scores[delimiter])  # a comma, if nothing speaks for another one
-
-
-def name_delimiter(delimiter: str) -> str:
-    """Return the name of a delimiter for users."""
-    return _NAMES.get(delimiter, repr(delimiter))
+    best = max(scores, key=lambda delimiter: scores[delimiter])  # a comma, if nothing speaks for another one
+    return Delimiter(best, _NAMES[best] if scores[best][0] else "")
 
 
 def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:

@@ -151,11 +151,11 @@ def _read_rows(data: DataFile, config: ReadingConfig, recognized: list[str], pre
         if data.format in ("jsonl", "json"):
             yield from json_rows.read_json(stream, prefers_document=data.format == "json")
             return
-        usual = "\t" if data.format == "tsv" else ","
-        delimiter = config.delimiter or csv_rows.recognize_delimiter(stream)
-        if delimiter not in (usual, config.delimiter):
-            name = csv_rows.name_delimiter(delimiter)
-            recognized.append(f"{prefix}columns are separated by the {name} (--delimiter names another character)")
+        delimiter = config.delimiter
+        if delimiter is None:
+            delimiter, label = csv_rows.recognize_delimiter(stream)
+            if label not in ("", "tab" if data.format == "tsv" else "comma"):
+                recognized.append(f"{prefix}columns are separated by the {label} (--delimiter names another character)")
         yield from csv_rows.read_csv(stream, delimiter)
 
 

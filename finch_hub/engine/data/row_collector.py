@@ -125,13 +125,13 @@ class RowCollector:
             left_out=self._left_out,
             without_weight=self._without_weight,
             problems=tuple(map(str, problems[:_MAX_SHOWN])),
-            unused=dict(self._unused.most_common()),
+            unused=dict(sorted(self._unused.items(), key=lambda item: (-item[1], item[0]))),
             recognized=tuple(self.recognized),
         )
         if self._failures or self._left_out > allowed or not self._examples:
             self._refuse(problems)
         if self._config.strict:
-            self._refuse_unused()
+            self._refuse_unused(report)
         return ReadData(examples=tuple(self._examples), report=report, notes=tuple(self._make_notes(report, problems)))
 
     def _add(self, value: Mapping[str, Any], where: str) -> None:
@@ -232,10 +232,10 @@ class RowCollector:
             subject += f": {self._left_out:,} of {self._rows:,} rows cannot be used, and max_bad_rows allows {limit}"
         raise errors.InvalidDataset(problems, subject=subject, kinds=kinds)
 
-    def _refuse_unused(self) -> None:
+    def _refuse_unused(self, report: ReadingReport) -> None:
         problems = [
             errors.Problem(where=name, what=f"is not used, in {count:,} rows", fix="remove it")
-            for name, count in self._unused.most_common()
+            for name, count in report.unused.items()
         ]
         if self._without_weight:
             what = f"is 0 in {self._without_weight:,} rows, which would be left out"

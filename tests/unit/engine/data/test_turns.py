@@ -174,7 +174,7 @@ def test_text_parts_of_a_content_are_joined() -> None:
 )
 def test_content_with_a_part_that_is_not_text_is_refused_as_a_whole(part: Any) -> None:
     """A model must not learn the answer to a question about an image that it does not see."""
-    with pytest.raises(errors.InvalidSpec, match="turn 1: has a part .* in 'content'"):
+    with pytest.raises(errors.InvalidSpec, match=r"turn 1: has a part .* in 'content'"):
         read({"role": "user", "content": [{"type": "text", "text": "What is this?"}, part]})
 
 
@@ -246,8 +246,7 @@ roles = st.sampled_from(["user", "assistant", "tool", "function_call", "system",
 def test_turns_of_any_json_are_read_or_refused(given_turns: list[dict[str, Any]]) -> None:
     try:
         messages, unused_fields = turns.read_turns(given_turns, "messages")
-    except errors.InvalidSpec as error:
-        assert all(problem.where.startswith("messages") for problem in error.problems)
-    else:
-        assert len(messages) == len(given_turns)
-        assert unused_fields <= {name for turn in given_turns for name in turn}
+    except errors.InvalidSpec:
+        return
+    assert len(messages) == len(given_turns)
+    assert unused_fields <= {name for turn in given_turns for name in turn}
