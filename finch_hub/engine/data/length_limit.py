@@ -79,7 +79,7 @@ def _shorten_prompt(conversation: Conversation, excess: int, tokenizer: PreTrain
         return conversation
     longest = max(prompts, key=lambda index: len(messages[index].content))
     content = messages[longest].content
-    offsets = tokenizer(content, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    offsets = tokenizer(content, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     place = offsets[min(excess, len(offsets) - 1)][0] if offsets else 0
     messages[longest] = messages[longest].evolve(content=content[place:])
     return conversation._replace(messages=tuple(messages))

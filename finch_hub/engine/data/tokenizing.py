@@ -187,10 +187,11 @@ def _finish(ids: NDArray[np.int64], labels: NDArray[np.bool_], changes: tuple[st
 
 
 def _tokenize_text(text: str, template: ChatTemplate) -> TokenizedExample:
-    ids = template.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = template.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     tokens = template.begin(list(ids))
-    if tokens[-1:] != [template.tokenizer.eos_token_id] and template.tokenizer.eos_token_id is not None:
-        tokens.append(template.tokenizer.eos_token_id)
+    end = template.tokenizer.eos_token_id
+    if end is not None and (not tokens or tokens[-1] not in template.stop_tokens):
+        tokens.append(end)
     labels = np.ones(len(tokens), dtype=np.bool_)
     return _finish(np.array(tokens, dtype=np.int64), labels)
 
@@ -223,7 +224,7 @@ def _encode(
     At a border a generation begins, so its prompt is a text of its own there. If a token goes across a border, the text
     is divided, unless the tokenizer then writes another text: SentencePiece puts a blank before each one.
     """
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids = np.array(encoded["input_ids"], dtype=np.int64)
     begins, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
     for border in borders:

@@ -37,7 +37,7 @@ def tokenize_prompts(
             problems.append(errors.Problem(where=f"prompt {number}", what="is empty"))
             continue
         text = template.prompt(conversation._replace(messages=with_system(conversation.messages, system)))
-        tokens = list(base.tokenizer(text, add_special_tokens=False)["input_ids"])
+        tokens = list(base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         if template.is_missing:
             tokens = template.begin(tokens)
         if len(tokens) >= base.context:
