@@ -18,7 +18,8 @@ from finch_hub.formats.peft_names import PREFIX, split_name
 from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.formats.safetensors_header import FLOATS, NUMPY_CODES, TensorInfo
 
-_COPY = ".base_layer."
+COPY = ".base_layer."
+"""Part of the name of a base's own weight in a module that an adapter adapts."""
 _VOCABULARY = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 _ROWS = 4096  # compared at once
 _SHOWN = 20
@@ -39,10 +40,11 @@ def rename_to_base(names: Iterable[str], base: BaseLayout) -> dict[str, str]:
         if part is not None:
             suffix = name.removeprefix(PREFIX).removeprefix(path)
             renamed[name] = f"{PREFIX}{rename_module(path)}{suffix}"
+        elif COPY in path:
+            module, _, rest = path.partition(COPY)
+            renamed[name] = f"{PREFIX}{rename_module(module)}{COPY}{rest}"
         else:
-            plain = path.replace(_COPY, ".")
-            new = rename_parameter(plain)
-            renamed[name] = name if new == plain else PREFIX + new
+            renamed[name] = PREFIX + rename_parameter(path)
     return renamed
 
 

@@ -141,10 +141,15 @@ def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: G
         if base is not None:
             named = tensor_names.drop_copies(named, file, config, base)
     tensors = {new: header.tensors[old] for old, new in named.names.items()}
+    notes = [*named.notes, *tensor_names.drop_announcements(config, tensors)]
     modules, problems = tensor_checks.check_tensors(tensors, config, scheme)
     problems = [*named.problems, *problems]
     if base is not None and not problems:
-        _check_fit(modules, tensors, config, scheme, base, source.shown)
+        _check_fit(modules, tensors, scheme, base, source.shown)
+        is_transposed = not base.transposed.isdisjoint(modules)
+        if config["fan_in_fan_out"] != is_transposed:
+            config["fan_in_fan_out"] = is_transposed
+            notes.append(f"fan_in_fan_out is {str(is_transposed).lower()}, as the base stores its weights")
 
     (into / CONFIG).write_bytes(config_cleaning.canonical_json(config))
     metadata = {key: value for key, value in header.metadata.items() if key in ("format", quantized.METADATA)}
@@ -167,29 +172,28 @@ def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: G
         quarantine=tuple(_find_large_updates(modules, norms, copied.tensors, scheme, policy)),
         ignored_fields=ignored_fields,
         ignored_files=source.leftovers,
-        notes=named.notes,
-        origin=_read_origin(source, identity),
+        notes=tuple(notes),
+        origin=_read_origin(source, identity, is_changed=bool(notes)),
     )
 
 
 def _check_fit(
     modules: Mapping[str, LoRAModule],
     tensors: Mapping[str, TensorInfo],
-    config: dict[str, Any],
     scheme: quantized.Scheme | None,
     base: BaseLayout,
     shown: str,
 ) -> None:
-    """Check that an adapter fits its base, and state in its config how the base stores its weights.
+    """Check that an adapter fits its base.
 
     Raises:
         Incompatible: with every part that does not fit.
     """
     shapes = {name: info.shape for name, info in tensors.items()} if scheme is None else scheme.logical_shapes(tensors)
-    others = {split_name(name)[0]: shape for name, shape in shapes.items() if split_name(name)[1] is None}
+    wholes = {split_name(name)[0]: shape for name, shape in shapes.items() if split_name(name)[1] is None}
+    others = {path.replace(base_fit.COPY, "."): shape for path, shape in wholes.items()}
     if problems := list(base_fit.find_misfits(modules, others, base)):
         raise errors.Incompatible(problems, subject=shown)
-    config["fan_in_fan_out"] = not base.transposed.isdisjoint(modules)
 
 
 def _read_config(source: AdapterSource, header: SafetensorsHeader) -> bytes:
@@ -204,8 +208,11 @@ def _read_config(source: AdapterSource, header: SafetensorsHeader) -> bytes:
         return stream.read(config_cleaning.MAX_BYTES + 1)
 
 
-def _read_origin(source: AdapterSource, identity: str) -> str:
+def _read_origin(source: AdapterSource, identity: str, *, is_changed: bool) -> str:
     """Return the identity that a record names: the adapter's own, or that of the adapter which was exported.
+
+    Args:
+        is_changed: whether the adapter was brought to another form, which has another identity.
 
     Raises:
         RefusedArtifact: the adapter's own identity is not true, or the record cannot be read.
@@ -218,12 +225,12 @@ def _read_origin(source: AdapterSource, identity: str) -> str:
             declared, exported = record.get("identity"), record.get("adapter")
         except (ValueError, RecursionError, AttributeError):
             raise errors.RefusedArtifact("is not a JSON object", where=RECORD) from None
-    if declared not in (None, identity):
+    if declared not in (None, identity) and not is_changed:
         what = f"declares the identity {str(declared)[:64]}, but the files have {identity}"
         fix = f"the files were changed; delete {RECORD} to import them"
         raise errors.RefusedArtifact(what, where=RECORD, fix=fix)
     origin = exported.get("identity") if isinstance(exported, dict) else None
-    return identity if declared is not None else str(origin or "")
+    return str(declared or origin or "")
 
 
 def _write_weights(source: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], target: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,24 @@ def drop_copies(named: NamedTensors, file: SafetensorsFile, config: dict[str, An
         notes.append(f"modules_to_save names modules that are stored whole: {', '.join(sorted(modules))}")
     names = {old: new for old, new in named.names.items() if old not in copies and old not in changed}
     return NamedTensors(names=names, notes=tuple(notes), problems=tuple(problems))
+
+
+def drop_announcements(config: dict[str, Any], names: Iterable[str]) -> list[str]:
+    """Leave out what a config announces and a file does not have, such as biases of a base without any.
+
+    Returns:
+        Sentences that say what was left out.
+    """
+    paths = [split_name(name)[0] for name in names if split_name(name)[1] is None]
+    saved = [module for module in config["modules_to_save"] or () if any(f".{module}." in f".{path}" for path in paths)]
+    notes = []
+    if len(saved) < len(config["modules_to_save"] or ()):
+        config["modules_to_save"] = saved or None
+        notes.append("modules_to_save names only modules that the file has")
+    if config["bias"] != "none" and not any(path.endswith(".bias") for path in paths):
+        config["bias"] = "none"
+        notes.append("bias is none, since the file has no biases")
+    return notes
 
 
 def _is_same(file: SafetensorsFile, first: str, second: str) -> bool:
