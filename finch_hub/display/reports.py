@@ -76,7 +76,7 @@ def draw_training(report: TrainingReport) -> RenderableType:
     speed = report.tokens / max(report.seconds, 1e-9)
     return draw_fields(
         {
-            "held-out loss": format_loss_change(report.before, report.after),
+            "held-out loss": format_loss_change(report.before, report.after, evaluations=report.evaluations),
             "accuracy": _format_accuracy_change(report.before, report.after),
             "forgetting": format_forgetting(report.forgetting),
             "steps": f"{report.steps} ({report.epochs:.3g} epochs{', stopped early' if report.stopped_early else ''})",
@@ -151,12 +151,17 @@ def _draw_changes(changes: Sequence[Change], *, title: str) -> RenderableType:
     return draw_table(("", "original", "reproduced"), rows, title=title)
 
 
-def format_loss_change(before: TokenMetrics | None, after: TokenMetrics | None) -> str | None:
-    """Format the change of the held-out loss, None without both measurements."""
+def format_loss_change(before: TokenMetrics | None, after: TokenMetrics | None, *, evaluations: int = 0) -> str | None:
+    """Format the change of the held-out loss, None without both measurements.
+
+    Args:
+        evaluations: number of evaluations of which `after` is the best one.
+    """
     if before is None or after is None:
         return None
     examples = format_count(after.examples, "example")
-    return f"{before.loss:.3f} -> {after.loss:.3f} ({after.loss / before.loss - 1:+.1%}, {examples})"
+    choice = f", the best of {evaluations} evaluations" if evaluations > 1 else ""
+    return f"{before.loss:.3f} -> {after.loss:.3f} ({after.loss / before.loss - 1:+.1%}, {examples}{choice})"
 
 
 def format_forgetting(report: Forgetting | None) -> str | None:

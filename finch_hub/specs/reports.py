@@ -138,7 +138,13 @@ class Forgetting(Value):
 
 
 class TrainingReport(Value):
-    """Report of a training: held-out quality before and after, and the environment."""
+    """Report of a training: held-out quality before and after, and the environment.
+
+    Attributes:
+        after: best held-out metrics. They chose the adapter, so on new rows it is a little worse.
+        best_step: step of this evaluation.
+        evaluations: number of evaluations among which it is the best.
+    """
 
     steps: int
     epochs: float
@@ -148,6 +154,7 @@ class TrainingReport(Value):
     before: TokenMetrics | None = None
     after: TokenMetrics | None = None
     best_step: int | None = None
+    evaluations: int = 0
     stopped_early: bool = False
     trainable_parameters: int
     total_parameters: int
@@ -209,10 +216,30 @@ class Forecast(Value):
     kept: tuple[float | None, ...]
 
 
+class RowDivision(Value):
+    """Numbers of a parent's validation rows that choose a composition, and that report it.
+
+    Attributes:
+        selection: rows on which a search chooses the strategy, the scale and the weights.
+        report: rows on which retention is reported.
+        is_divided: whether no row is in both parts. Otherwise both parts are all rows.
+    """
+
+    parent: str
+    selection: int
+    report: int
+    is_divided: bool
+
+
 class ConflictReport(Value):
-    """Conflicts between parents, found before their composition."""
+    """Conflicts between parents, found before their composition.
+
+    Attributes:
+        rows: division of the validation rows of each parent that has any; empty if nothing is measured.
+    """
 
     parents: tuple[str, ...]
+    rows: tuple[RowDivision, ...] = ()
     structural: tuple[str, ...] = ()
     modules: tuple[PairConflict, ...] = ()
     pairs: tuple[PairConflict, ...] = ()

@@ -18,6 +18,7 @@ class EarlyStopping(Value):
         best_step: step after which it was measured.
         reference_loss: last loss that counted as improvement.
         waited: evaluations since then.
+        evaluations: number of evaluations, of which the best one was chosen.
     """
 
     patience: int | None = None
@@ -26,6 +27,7 @@ class EarlyStopping(Value):
     best_step: int | None = None
     reference_loss: float | None = None
     waited: int = 0
+    evaluations: int = 0
 
     @property
     def is_due(self) -> bool:
@@ -39,6 +41,7 @@ class EarlyStopping(Value):
     def add_evaluation(self, loss: float, step: int) -> EarlyStopping:
         """Return the state after an evaluation."""
         best = self.evolve(best_loss=loss, best_step=step) if self.is_best(loss) else self
+        best = best.evolve(evaluations=self.evaluations + 1)
         reference = self.best_loss if self.reference_loss is None else self.reference_loss
         if reference is None or loss < reference - self.min_improvement:
             return best.evolve(reference_loss=loss, waited=0)

@@ -265,6 +265,7 @@ class TrainingRun:
             before=progress.before,
             after=progress.after,
             best_step=progress.stopping.best_step,
+            evaluations=progress.stopping.evaluations,
             stopped_early=progress.stopping.is_due and progress.step < self.batches.steps,
             trainable_parameters=trainable,
             total_parameters=self.base.num_parameters + trainable,
