@@ -117,8 +117,9 @@ def load_change(contributions: Sequence[Contribution], shape: tuple[int, ...]) -
 
 
 def _is_transposed(adapter: StoredAdapter, module: LoRAModule) -> bool:
-    """Tell whether the base's weight is ``[in, out]``, as embeddings and GPT-2's layers are."""
-    return module.embedding or bool(adapter.config.get("fan_in_fan_out"))
+    """Tell whether the base's weight is ``[in, out]``, as embeddings and GPT-2's layers are, but not its head."""
+    is_head = f"{module.path}.weight" == HEAD
+    return module.embedding or (bool(adapter.config.get("fan_in_fan_out")) and not is_head)
 
 
 def _contributions(adapter: StoredAdapter, weight: float) -> list[tuple[str, tuple[int, ...], Contribution]]:
