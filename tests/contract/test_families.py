@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ def test_a_handed_back_training_resumes_to_the_same_bytes(stage: Stage, tmp_path
             should_stop=lambda: "hand_back" if next(calls) == 2 else None,
         )  # fmt: skip
     resumed = loop.train(base, stage.config, TRAINING, ROWS, workdir=tmp_path)
-    assert {name: True for name in stage.weights} == {
+    assert dict.fromkeys(stage.weights, True) == {
         name: torch.equal(tensor, stage.weights[name]) for name, tensor in resumed.adapter.weights().tensors.items()
     }
 
