@@ -15,7 +15,7 @@ from finch_hub.engine.bases.base import Base
 from finch_hub.engine.composition import conflicts, core_space, peft_output, retention, truncation
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.measurement import Measurement, ValidationRows, tokenize_validation
+from finch_hub.engine.composition.measurement import Measurement, ValidationRows, count_rows, tokenize_validation
 from finch_hub.engine.composition.parent_data import ParentData
 from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, check_parents, mix_seed, read_parents
 from finch_hub.engine.composition.point import Point
@@ -98,6 +98,8 @@ def compose(
         report(NewEvent.phase("core space"))
         core = core_space.build(adapters)
         diagnosis = conflicts.diagnose(core)
+        if rows:
+            diagnosis = diagnosis.evolve(rows=count_rows(core.parents, rows))
         report(NewEvent(type="report", data={"name": "conflicts", "report": diagnosis.model_dump(mode="json")}))
         weights = tuple(parent.weight for parent in parents)
         task = _Task(

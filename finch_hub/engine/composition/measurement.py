@@ -24,7 +24,7 @@ from finch_hub.engine.decoder.decoder import choose_decoder, make_head
 from finch_hub.engine.decoder.padded import PaddedDecoder
 from finch_hub.engine.forgetting.divergence import GeneralDivergence
 from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.reports import Forgetting, TokenMetrics
+from finch_hub.specs.reports import Forgetting, RowDivision, TokenMetrics
 
 _NAME = "measured-composition"
 # Fewer rows are not divided, because both halves would be too small to measure anything.
@@ -101,6 +101,15 @@ def tokenize_validation(parents: Sequence[ParentInput], base: Base) -> list[Vali
         else None
         for parent in parents
     ]
+
+
+def count_rows(names: Sequence[str], rows: Sequence[ValidationRows | None]) -> tuple[RowDivision, ...]:
+    """Return the numbers of rows of each parent that has any."""
+    return tuple(
+        RowDivision(parent=name, selection=len(r.selection), report=len(r.report), is_divided=r.is_divided)
+        for name, r in zip(names, rows, strict=True)
+        if r is not None
+    )
 
 
 class Measurement:

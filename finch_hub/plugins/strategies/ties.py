@@ -13,10 +13,15 @@ from finch_hub.plugins.strategies.parameters import TiesParameters
 
 
 def merge(core: CoreSpace, weights: tuple[float, ...], parameters: TiesParameters, *, seed: int) -> dict[str, Tensor]:
-    """Return, for each entry, the mean over the trimmed parents whose value has the elected sign."""
+    """Return, for each entry, the mean over the trimmed parents whose value has the elected sign.
+
+    The weights multiply the trimmed values before the election, so a larger weight is a larger vote. PEFT elects the
+    signs without the weights. With equal weights both are the paper's TIES.
+    """
 
     def merge_block(block: Block, w: Tensor) -> Tensor:
-        trimmed = trim(block.cores[list(block.present)], parameters.density)
+        present = list(block.present)
+        trimmed = trim(linalg.zero_rounding_errors(block.cores[present], block.norms[present]), parameters.density)
         return average_agreeing(w.view(-1, 1, 1, 1) * trimmed)
 
     return core.merge(weights, merge_block)
