@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.4, 2.0])
     parser.add_argument("--rank", type=int, help="rank of all combinations (default: the sum of the parents' ranks)")
     parser.add_argument("--forecast", action="store_true", help="correlate forecasts with retention too")
-    parser.add_argument("--skip-peft", action="store_true", help="measure no PEFT types")
+    parser.add_argument("--peft", nargs="*", default=PEFT, help="types of PEFT to measure")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     base = harness.load_base(args)
@@ -267,11 +267,9 @@ def compare(base: Base, adapted: Sequence[ParentInput], options: argparse.Namesp
             trial = trials.make_trials(requested, catalog)[-1]
             make = partial(composer.compose, trial, weights=weights)
             results["ours"].append(retentions.best(trial.label, options.scales, make, needs_data=trial.needs_data))
-        if not options.skip_peft:
-            model = harness.load_base(options).model
-            for kind in PEFT:
-                combined = peft_combination(model, adapted, kind, rank)
-                results["peer"].append(retentions.best(f"PEFT {kind}", options.scales, partial(scaled, combined)))
+        for kind in options.peft:
+            combined = peft_combination(harness.load_base(options).model, adapted, kind, rank)
+            results["peer"].append(retentions.best(f"PEFT {kind}", options.scales, partial(scaled, combined)))
     correlations = forecasts(base, adapted, options.scales) if options.forecast else {}
     for name, value in correlations.items():
         print(f"  Spearman of {name} with the worst retention of pairs: {value:+.2f}", flush=True)
