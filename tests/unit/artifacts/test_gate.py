@@ -391,3 +391,9 @@ def test_adapter_with_changed_bytes_is_refused_or_admitted_twice(tmp_path_factor
         assert not (root / "out").exists()
     else:
         assert admit_adapter(first.folder, root / "again").identity == first.identity
+    try:
+        fitted = admit_adapter(folder, root / "fitted", base=BASE)
+    except (errors.RefusedArtifact, errors.Incompatible):
+        assert not (root / "fitted").exists()
+    else:
+        assert admit_adapter(fitted.folder, root / "fitted-again", base=BASE).identity == fitted.identity

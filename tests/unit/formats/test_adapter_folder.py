@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from support.adapters import VARIANTS, save_adapter
 from transformers import AutoModelForCausalLM
 
 from finch_hub import errors
-from finch_hub.formats.adapter_folder import StoredAdapter
+from finch_hub.engine.export.parameters import VLLMParameters
+from finch_hub.engine.export.vllm import export_vllm
+from finch_hub.formats.adapter_folder import StoredAdapter, have_equal_updates
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 
 A, B = "base_model.model.layer.lora_A.weight", "base_model.model.layer.lora_B.weight"
@@ -161,3 +164,32 @@ def test_plain_adapter_is_required_with_all_problems_at_once(tmp_path: Path) -> 
     with StoredAdapter(save(tmp_path / "a", tensors, **config)) as stored, pytest.raises(errors.Incompatible) as caught:
         stored.require_plain("vLLM")
     assert len(caught.value.problems) == 4, "a bias and a module are stored alike"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_updates_are_equal_however_scales_and_ranks_are_stored(tiny_folder: Path, tmp_path: Path, variant: str) -> None:
+    made = save_adapter(tiny_folder, tmp_path / "made", **VARIANTS[variant])
+    other = save_adapter(tiny_folder, tmp_path / "other", seed=1, **VARIANTS[variant])
+    copy = tmp_path / "copy"
+    if variant == "dora":
+        shutil.copytree(made, copy)
+    else:
+        export_vllm(made, None, copy, VLLMParameters())
+    with StoredAdapter(made) as first, StoredAdapter(copy) as second, StoredAdapter(other) as third:
+        assert have_equal_updates(first, second)
+        assert have_equal_updates(second, first)
+        assert not have_equal_updates(first, third)
+
+
+def test_update_that_differs_a_little_or_lacks_a_module_is_another(tiny_folder: Path, tmp_path: Path) -> None:
+    made = save_adapter(tiny_folder, tmp_path / "made", **VARIANTS["plain"])
+    changed, fewer = (Path(shutil.copytree(made, tmp_path / name)) for name in ("changed", "fewer"))
+    tensors = {name: tensor.numpy() for name, tensor in load_file(made / WEIGHTS).items()}
+    first = min(tensors)
+    save_file({**tensors, first: tensors[first] * np.float32(1.001)}, changed / WEIGHTS)
+    path = first.partition(".lora_")[0]
+    save_file({name: t for name, t in tensors.items() if not name.startswith(path)}, fewer / WEIGHTS)
+    with StoredAdapter(made) as original:
+        for folder in (changed, fewer):
+            with StoredAdapter(folder) as other:
+                assert not have_equal_updates(original, other)
