@@ -69,16 +69,16 @@ def render_turns(template: ChatTemplate, conversation: Conversation) -> Rendered
             conversation = conversation._replace(messages=folded)
     text = template.render(conversation, generation=False)
     _check_fields(template, conversation, text)
-    marked = _Marked.of(template, conversation)
+    marked = _Marked.of(template, conversation, text)
     spans = marked.locate(text)
     changes += _describe_changes(conversation.messages, marked, spans, text)
     if spans is None:
         # Some templates look into system and user turns, for example for /no_think.
-        marked = _Marked.of(template, conversation, only_assistant=True)
+        marked = _Marked.of(template, conversation, text, only_assistant=True)
         spans = marked.locate(text)
     if spans is None:
         # Some know tools by their names.
-        marked = _Marked.of(template, conversation, only_assistant=True, has_calls=False)
+        marked = _Marked.of(template, conversation, text, only_assistant=True, has_calls=False)
         spans = marked.locate(text)
     if spans is None:
         raise errors.Incompatible(
@@ -87,7 +87,7 @@ def render_turns(template: ChatTemplate, conversation: Conversation) -> Rendered
         )
     changes += _find_control_tokens(template, conversation.messages)
     return RenderedConversation(
-        text=text, turns=_Finder(template, marked, spans).turns(text), changes=tuple(dict.fromkeys(changes))
+        text=text, turns=_Finder(template, marked, spans).turns(), changes=tuple(dict.fromkeys(changes))
     )
 
 
@@ -116,10 +116,22 @@ class _Marked:
 
     @classmethod
     def of(
-        cls, template: ChatTemplate, conversation: Conversation, *, only_assistant: bool = False, has_calls: bool = True
+        cls,
+        template: ChatTemplate,
+        conversation: Conversation,
+        text: str,
+        *,
+        only_assistant: bool = False,
+        has_calls: bool = True,
     ) -> _Marked:
-        """Put markers in a conversation and render it; `has_calls` marks the names of called tools too."""
-        marked = cls(template=template, conversation=conversation, block=_unused_block(conversation.messages))
+        """Put markers in a conversation whose rendering is `text`, and render it.
+
+        Args:
+            only_assistant: whether only the assistant's turns get markers.
+            has_calls: whether the names of called tools get markers too.
+        """
+        block = _unused_block(text, conversation.messages)
+        marked = cls(template=template, conversation=conversation, block=block)
         messages = list(conversation.messages)
         for index, message in enumerate(messages):
             if only_assistant and message.role != "assistant":
@@ -151,7 +163,9 @@ class _Marked:
             end = place + len(self.pieces[piece].text)
             is_last = number == len(self.found)
             if not text.startswith(self.pieces[piece].text + after, place):
-                # The template has changed this piece, so what follows it shows its end.
+                # The template has changed this piece, so what follows it shows its end, unless the piece contains it.
+                if after.strip() and after.strip().casefold() in self.pieces[piece].text.casefold():
+                    return None
                 end = len(text) - len(after) if is_last else text.find(after, place) if after else -1
             if end < place or not text.startswith(after, end):
                 return None
@@ -183,6 +197,7 @@ class _Marked:
         return "".join(marked)
 
     def marker(self, number: int) -> str:
+        """Return the marker of a piece."""
         digits = "".join(chr(self.block + 2 + int(digit)) for digit in str(number))
         return f"{chr(self.block)}{digits}{chr(self.block + 1)}"
 
@@ -205,7 +220,8 @@ class _Finder:
         self._edges: dict[tuple[str, str | None, bool], _Edges | None] = {}
         self._owners = [marked.pieces[piece].message for piece in marked.found]
 
-    def turns(self, text: str) -> dict[int, Turn]:
+    def turns(self) -> dict[int, Turn]:
+        """Return the assistant turns that the template writes, by their index."""
         places: dict[int, list[int]] = {}
         for place, owner in enumerate(self._owners):
             places.setdefault(owner, []).append(place)
@@ -214,13 +230,13 @@ class _Finder:
         for index, message in enumerate(self._marked.conversation.messages):
             own = places.get(index, [])
             if message.role == "assistant":
-                turn = self._find(index, own, previous, text)
+                turn = self._find(index, own, previous)
                 if turn is not None:
                     turns[index] = turn
             previous = max([previous, *own])
         return turns
 
-    def _find(self, index: int, own: list[int], previous: int, text: str) -> Turn | None:
+    def _find(self, index: int, own: list[int], previous: int) -> Turn | None:
         message = self._marked.conversation.messages[index]
         if own:
             first, last = own[0], own[-1]
@@ -264,7 +280,7 @@ class _Finder:
         if after is None:
             if header is None or tail is None:
                 return None
-            shared = before[: _count_shared(before, tail)]
+            shared = _shared(before, tail)
             if len(shared) < begin:
                 return None
             lead = self._template.frame.before
@@ -272,13 +288,13 @@ class _Finder:
             end, is_ended = self._end(shared[place:], before[place:], tail[place:], index)
             return _Edges(begin=begin, end=place + end, is_ended=is_ended)
         tail = self._template.frame.after if tail is None else tail
-        end, is_ended = self._end(after[: _count_shared(after, tail)], after, tail, index)
+        end, is_ended = self._end(_shared(after, tail), after, tail, index)
         return _Edges(begin=begin, end=end, is_ended=is_ended)
 
     def _shortened_header(self, index: int, before: str, header: str) -> int:
         """Return the length of the header of a turn that has only the beginning of a generation's header."""
         ended = self._tail(index, generation=False)
-        shared = before[: _count_shared(before, header)]
+        shared = _shared(before, header)
         if ended is None or not shared.startswith(ended):
             return len(before)
         added = self._template.added_tokens
@@ -401,18 +417,14 @@ def _find_control_tokens(template: ChatTemplate, messages: Sequence[Message]) ->
         yield f"turns contain {token}, which ends a turn"
 
 
-def _unused_block(messages: Sequence[Message]) -> int:
-    """Return the first of twelve private characters that no turn contains."""
-    used = {
-        ord(character)
-        for message in messages
-        for character in set(message.content) | set(message.reasoning or "")
-        if character >= "\ue000"
-    }
+def _unused_block(text: str, messages: Sequence[Message]) -> int:
+    """Return the first of twelve private characters that neither the rendering nor a turn contains."""
+    texts = [text, *(part for message in messages for part in (message.content, message.reasoning or ""))]
+    used = {ord(character) for part in texts for character in set(part) if character >= "\ue000"}
     return next(block for block in _BLOCKS if used.isdisjoint(range(block, block + 12)))
 
 
-def _count_shared(first: str, second: str) -> int:
-    """Return the number of characters that both texts begin with."""
-    pairs = zip(first, second, strict=False)
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+def _shared(first: str, second: str) -> str:
+    """Return the characters that both texts begin with."""
+    count = min(len(first), len(second))
+    return first[: next((place for place in range(count) if first[place] != second[place]), count)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -54,7 +52,9 @@ class GeneralDivergence:
         """Return the divergence of the model as it is now, in nats per token."""
         total = torch.zeros((), dtype=torch.float64)
         for batch, reference in zip(self._batches, self._reference, strict=True):
-            for base, model in _chunks(reference, self._hidden(decoder, batch)):
+            hidden = self._hidden(decoder, batch)
+            for begin in range(0, len(hidden), _LOGIT_ROWS):
+                base, model = (states[begin : begin + _LOGIT_ROWS] for states in (reference, hidden))
                 base_log = self._log_probabilities(base)
                 model_log = self._log_probabilities(model)
                 total += (base_log.exp() * (base_log - model_log)).sum(dtype=torch.float64).cpu()
@@ -72,7 +72,3 @@ class GeneralDivergence:
 
     def _log_probabilities(self, hidden: Tensor) -> Tensor:
         return torch.log_softmax(self._head.logits(hidden).float(), dim=-1)
-
-
-def _chunks(first: Tensor, second: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    yield from zip(first.split(_LOGIT_ROWS), second.split(_LOGIT_ROWS), strict=True)

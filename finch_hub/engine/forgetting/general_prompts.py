@@ -16,7 +16,7 @@ _PAIRS = (
     ("What do plants need to grow?", "Plants need light, water, air and minerals from the soil."),
     ("How does a bicycle stay upright?", "It is steered into each fall, which puts it back under its rider."),
     ("Which is heavier, a kilogram of iron or a kilogram of wool?", "Neither: both weigh one kilogram."),
-    ("Explain what a database index is for.", "It lets a database find rows by a value without reading the whole table."),
+    ("Explain what a database index is for.", "It lets a database find rows without reading the whole table."),
     # Counting and logic.
     ("What is 17 plus 26?", "17 plus 26 is 43."),
     ("A train leaves at 9:40 and arrives at 11:05. How long does it take?", "It takes 1 hour and 25 minutes."),

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 def reference(base: Base) -> float:
     """Return the divergence of the base's enabled adapters by transformers' own forward, one example at a time."""
-    adapter_logits, base_logits = [], []
+    adapter_logits: list[torch.Tensor] = []
+    base_logits: list[torch.Tensor] = []
     for example in tokenize_all(GENERAL_EXAMPLES, base.tokenizer, max_length=256):
         ids = torch.from_numpy(example.input_ids)[None]
         places = torch.from_numpy(example.labels.nonzero()[0]) - 1
