@@ -108,8 +108,16 @@ def weight_files(folder: Path) -> list[Path]:
 
     A folder may hold others, such as the same weights in the format of another library.
     """
-    index = _read_index(folder)
-    return [folder / name for name in _shard_names(index)] if index or (folder / SINGLE).is_file() else []
+    return [folder / name for name in weight_names(folder) if name != SINGLE or (folder / SINGLE).is_file()]
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Return the names of the weight files that belong to the other files of a model's folder.
+
+    Raises:
+        InvalidInput: the index cannot be read.
+    """
+    return _shard_names(_read_index(folder))
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

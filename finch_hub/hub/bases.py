@@ -16,6 +16,7 @@ from finch_hub.registry import bases, values
 from finch_hub.specs.bases import MAX_ID, BaseDescription, is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.specs.references import check_name
+from finch_hub.storage.base_registration import find_earlier_fingerprint
 
 if TYPE_CHECKING:
     from finch_hub.engine.bases.base import Base as LoadedBase
@@ -76,8 +77,11 @@ class Bases:
             parameters=weight_shapes.count_parameters(folder),
             path=str(folder),
         )
+        earlier = find_earlier_fingerprint(description, self._stores)
         with self._stores.database.write() as session:
-            return bases.add(session, description, rename=name is not None, replace=replace)
+            return bases.add(
+                session, description, rename=name is not None, replace=replace, earlier_fingerprint=earlier
+            )
 
     def get(self, name: str) -> values.Base:
         """Return the base with this name or fingerprint.

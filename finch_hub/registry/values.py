@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
@@ -116,7 +116,7 @@ class Base(BaseDescription):
     """A registered base model."""
 
     id: int
-    fingerprint: Digest
+    fingerprint: Annotated[str, pydantic.StringConstraints(pattern=r"^([0-9]+:)?[0-9a-f]{60,64}$")]
     created_at: datetime
 
 

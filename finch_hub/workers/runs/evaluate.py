@@ -89,7 +89,9 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     base = channel.bases.load(order.base, say=channel.phase)
     for subject in order.subjects:
         if subject.fingerprint is not None:
-            model_cache.check_fingerprint(base.fingerprint, subject.fingerprint, subject.name, base.name)
+            model_cache.check_fingerprint(
+                base.folder, subject.fingerprint, subject.name, base.name, cache=order.base.cache
+            )
     rows = inputs.read_examples(order.examples)
     model = GeneratorModel(base)
     results: dict[str, JsonObject] = {}
@@ -111,11 +113,13 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
 def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Stores) -> Record:
     """Register the figures of the base and of each adapter."""
     from finch_hub.registry import bases, evaluations
+    from finch_hub.storage.base_registration import find_earlier_fingerprint
 
     report = outcome.report
+    earlier = find_earlier_fingerprint(outcome.base, stores)
 
     def record(session: Session) -> JobResult:
-        base = bases.add(session, outcome.base)
+        base = bases.add(session, outcome.base, earlier_fingerprint=earlier)
         for name, metrics in report.results.items():
             evaluations.add(
                 session,

@@ -214,6 +214,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
     """Store the adapter and the held-out examples, and register the version with both."""
     from finch_hub.registry import bases, datasets, values
     from finch_hub.storage import publishing
+    from finch_hub.storage.base_registration import find_earlier_fingerprint
 
     validation, held_out = spec.validation, b""
     if validation is None and outcome.validation is not None:
@@ -229,6 +230,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
         metrics=_metrics(outcome.report),
     )
     create_version = publishing.publish(outcome.adapter, stores, description, outcome.environment)
+    earlier = find_earlier_fingerprint(outcome.base, stores)
 
     def record(session: Session) -> JobResult:
         if held_out:
@@ -239,7 +241,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
                 examples=outcome.validation_examples,
                 size=len(held_out),
             )
-        return outcome.result_of(create_version(session, bases.add(session, outcome.base)))
+        return outcome.result_of(create_version(session, bases.add(session, outcome.base, earlier_fingerprint=earlier)))
 
     return record
 

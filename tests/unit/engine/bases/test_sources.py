@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from finch_hub import errors
 from finch_hub.engine.bases import sources
@@ -74,6 +75,7 @@ def test_damaged_shards_are_named_before_anything_is_loaded(tiny_folder: Path, t
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(errors.Incompatible, match=r"model.safetensors: .*\(fetch or copy it again\)"):
         sources.check_folder(folder)
+    weights.unlink()
     index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(errors.Incompatible) as caught:
@@ -90,8 +92,25 @@ def test_file_that_is_not_a_base_is_refused(tmp_path: Path) -> None:
 def test_adapter_folder_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(errors.Incompatible, match="is an adapter"):
+    with pytest.raises(errors.Incompatible, match=r"holds an adapter beside the model \(adapter_config.json\)"):
         fetch(folder, tmp_path)
+    (folder / "config.json").unlink()
+    with pytest.raises(errors.Incompatible, match="is an adapter, not a base model"):
+        fetch(folder, tmp_path)
+
+
+def test_folder_without_the_weights_that_transformers_loads_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    with pytest.raises(errors.Incompatible, match="has no safetensors weights"):
+        fetch(folder, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tekken.json", "spiece.model", "vocab.txt"])
+def test_every_kind_of_tokenizer_counts_as_one(name: str, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    (folder / "tokenizer.json").rename(folder / name)
+    assert fetch(folder, tmp_path) == folder
 
 
 def test_hub_without_an_answer_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,3 +136,48 @@ def test_hub_model_in_the_cache_is_found_offline(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     folder = fetch("finch/tiny", tmp_path, revision="v1")
     assert folder == repository / "snapshots" / commit
+
+
+@pytest.mark.parametrize("is_sharded", [True, False])
+def test_only_the_files_that_transformers_loads_are_downloaded(
+    is_sharded: bool, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository as publishers leave it; the names that the Hugging Face Hub would match are matched here."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    repository = Path(shutil.copytree(tiny_folder, tmp_path / "repository"))
+    weights = ["model.safetensors"]
+    if is_sharded:
+        weights = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+        tensors = load_file(repository / "model.safetensors")
+        names = sorted(tensors)
+        halves = [names[: len(names) // 2], names[len(names) // 2 :]]
+        for shard, half in zip(weights, halves, strict=True):
+            save_file({name: tensors[name] for name in half}, repository / shard, {"format": "pt"})
+        weight_map = {name: shard for shard, half in zip(weights, halves, strict=True) for name in half}
+        (repository / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        (repository / "model.safetensors").unlink()
+    extras = ["consolidated.safetensors", "original/model.safetensors", "onnx/config.json", "pytorch_model.bin", "a.py"]
+    for extra in extras:
+        (repository / extra).parent.mkdir(exist_ok=True)
+        (repository / extra).write_bytes(b"not needed")
+    (repository / "additional_chat_templates").mkdir()
+    (repository / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    commit, asked = tmp_path / "snapshots" / ("c" * 40), []
+
+    def snapshot_download(name: str, *, revision: str | None, **patterns: list[str]) -> str:
+        asked.append(revision)
+        everything = [str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()]
+        for file in filter_repo_objects(everything, **patterns):
+            (commit / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(repository / file, commit / file)
+        return str(commit)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert fetch("finch/tiny", tmp_path, revision="main") == commit
+    assert asked == ["main", "c" * 40]
+    found = {str(path.relative_to(commit)) for path in commit.rglob("*") if path.is_file()}
+    assert {file for file in found if file.endswith(".safetensors")} == set(weights)
+    assert "additional_chat_templates/tools.jinja" in found
+    assert found.isdisjoint(extras)
