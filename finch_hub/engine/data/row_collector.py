@@ -149,7 +149,7 @@ class RowCollector:
         tracked = TrackedRow(row)
         try:
             example = row_format.convert(tracked)
-            if not self._is_named:
+            if not self._is_named and "label" in row:
                 row_formats.check_label(tracked)
             if example is not None:
                 _check_texts(example)

@@ -16,7 +16,7 @@ from finch_hub.specs.examples import Example, Message
 Convert = Callable[[Mapping[str, Any]], Example | None]
 
 _PREFERENCES = ("chosen", "rejected", "rejected_response", "kto_tag")
-_MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+_MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 _SYSTEM = ("system", "system_prompt")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
@@ -211,7 +211,7 @@ def _make_example(row: Mapping[str, Any], messages: Sequence[Message]) -> Exampl
 
 def _check_row(row: Mapping[str, Any]) -> None:
     """Refuse rows whose answers rest on more than texts."""
-    if media := [name for name in _MEDIA if row.get(name)]:
+    if media := sorted(name for name in _MEDIA & row.keys() if row.get(name)):
         what = f"has {media[0]}, which a language model does not see"
         raise errors.InvalidSpec(what, fix="remove the row, or the column if the texts do not need it")
 

@@ -161,20 +161,19 @@ def _read_turn(turn: Any, unused: set[str]) -> Message:
     name = _take_text(fields, "name")
     text = _read_content(content, may_be_absent=bool(calls or reasoning))
     unused.update(str(field) for field, value in fields.items() if value not in ("", [], {}, ()))
-    return Message(
-        role=role,
-        content=text,
-        learn=is_learned or role != "assistant",
-        reasoning=reasoning,
-        tool_calls=calls,
-        name=name,
-        tool_call_id=tool_call_id,
-    )
+    given: JsonObject = {"reasoning": reasoning, "tool_calls": calls, "name": name, "tool_call_id": tool_call_id}
+    given = {field: value for field, value in given.items() if value}  # each field that is set takes memory
+    if role == "assistant" and not is_learned:
+        given["learn"] = False
+    return Message(role=role, content=text, **given)
 
 
 def _take(fields: dict[str, Any], *names: str) -> Any:
     """Remove the first of these fields that is there, and return its value."""
-    return next((fields.pop(name) for name in names if name in fields), None)
+    for name in names:
+        if name in fields:
+            return fields.pop(name)
+    return None
 
 
 def _take_text(fields: dict[str, Any], name: str) -> str | None:
