@@ -252,12 +252,15 @@ def _compose_measured(task: _Task, measurement: Measurement, report: Report) -> 
     chosen, lines, won_by = _measure_final(task, measurement, linear, best)
     composed = task.finish(chosen.trial, chosen.scale, chosen.weights, lines)
     is_divided = all(rows.is_divided for rows in measurement.rows if rows is not None)
+    advice = retention.advise(lines, composed.report.below_retention, is_divided=is_divided)
+    if chosen != best:
+        advice += (f"{best.trial.label} won the search, but plain linear is better on the report rows and was chosen",)
     evidence = composed.report.evolve(
         rows="report" if is_divided else "selection",
         candidates=tuple(point.to_candidate() for point in search.points),
         evaluations=len(search.points),
         won_by=won_by,
-        advice=retention.advise(lines, composed.report.below_retention, is_divided=is_divided),
+        advice=advice,
     )
     return replace(composed, report=evidence)
 
