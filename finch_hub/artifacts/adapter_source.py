@@ -64,8 +64,7 @@ def find_adapter(source: Path, scratch: Path, *, max_bytes: int) -> AdapterSourc
         what = f"is a {source.suffix} archive, which is not supported"
         raise errors.RefusedArtifact(what, fix="make a .zip or .tar.gz of it", subject=source.name)
     if name.endswith(".gguf"):
-        what, fix = "is a GGUF file, which has no config of PEFT", "import the PEFT folder that it was made from"
-        raise errors.RefusedArtifact(what, fix=fix, subject=source.name)
+        raise _gguf(source.name)
     return AdapterSource(shown=source.name, weights=source, config=None, record=None, leftovers=())
 
 
@@ -107,10 +106,17 @@ def _single_file(root: Path, files: Sequence[Path], shown: str, leftovers: Seque
             record=None,
             leftovers=tuple(sorted({*others, *leftovers})),
         )
+    if any(file.suffix == ".gguf" for file in files):
+        raise _gguf(shown)
     pickles = sorted(file.name for file in files if file.suffix in _PICKLES)
     found = f"; it has the pickle {', '.join(pickles[:_SHOWN])}, which can run code" if pickles else ""
     fix = f"give a folder with {CONFIG} and {WEIGHTS}, as PEFT saves an adapter"
     raise errors.RefusedArtifact(f"has no {CONFIG}{found}", fix=fix, subject=shown)
+
+
+def _gguf(shown: str) -> errors.RefusedArtifact:
+    what, fix = "is a GGUF adapter, which has no config of PEFT", "import the PEFT folder that it was made from"
+    return errors.RefusedArtifact(what, fix=fix, subject=shown)
 
 
 def _at(folder: Path, shown: str, beside: Sequence[str]) -> AdapterSource:

@@ -125,10 +125,13 @@ class Adapters:
     def limits(self, reference: str) -> dict[str, tuple[str, ...]]:
         """Return the operations that cannot use the version, by the part of the adapter that they do not support."""
         from finch_hub.formats.adapter_folder import StoredAdapter
-        from finch_hub.formats.operations import find_limits
+        from finch_hub.formats.operations import OPERATIONS, find_limits
 
-        with StoredAdapter(self.folder(reference)) as adapter:
-            return find_limits(adapter)
+        try:
+            with StoredAdapter(self.folder(reference)) as adapter:
+                return find_limits(adapter)
+        except errors.Incompatible as error:  # an earlier hub stored it
+            return {f"{problem.where} that {problem.what}".strip(): OPERATIONS for problem in error.problems}
 
     def import_(self, source: str | Path, *, name: str, base: str) -> values.AdapterVersion:
         """Import an adapter as a new version after checking its files, and holding it against its base.
@@ -152,7 +155,7 @@ class Adapters:
 
         check_name(name)
         registered = Bases(self._stores).get(base)
-        layout = _read_layout(registered, self._stores)
+        layout = self._read_layout(registered)
         with tempfile.TemporaryDirectory(dir=self._stores.settings.home, prefix="import-") as scratch:
             admitted = gate.admit_adapter(settings.expand_home(source), Path(scratch) / "adapter", base=layout)
             known = self._find_known(admitted, registered)
@@ -185,7 +188,7 @@ class Adapters:
         version = self.get(reference)
         if version.state != "unchecked":
             return version
-        layout = _read_layout(version.base, self._stores)
+        layout = self._read_layout(version.base)
         if layout is None:
             raise errors.Unavailable(
                 f"could not check adapter {version.reference}: the files of base {version.base.name} are not on this"
@@ -202,6 +205,14 @@ class Adapters:
             state: values.VersionState = "quarantined" if admitted.quarantine else "ready"
             return adapter_versions.end_check(session, version.reference, state)
 
+    def _read_layout(self, base: values.Base) -> BaseLayout | None:
+        """Return the modules of a base, None if its files are not on this machine."""
+        if base.path is None or not (Path(base.path) / "config.json").is_file():
+            return None
+        from finch_hub.engine.bases.module_layout import read_layout
+
+        return read_layout(Path(base.path), name=base.name, cache=self._stores.bases)
+
     def _find_known(self, admitted: AdmittedAdapter, base: values.Base) -> values.AdapterVersion | None:
         """Return the version that an import is, by its bytes or by what its record names and its updates confirm."""
         from finch_hub.formats.adapter_folder import StoredAdapter, have_equal_updates
@@ -216,15 +227,6 @@ class Adapters:
         folder = self._stores.artifacts.fetch_tree(exported.digest)
         with StoredAdapter(folder) as original, StoredAdapter(admitted.folder) as copy:
             return exported if have_equal_updates(original, copy) else None
-
-
-def _read_layout(base: values.Base, stores: Stores) -> BaseLayout | None:
-    """Return the modules of a base, None if its files are not on this machine."""
-    if base.path is None or not (Path(base.path) / "config.json").is_file():
-        return None
-    from finch_hub.engine.bases.module_layout import read_layout
-
-    return read_layout(Path(base.path), name=base.name, cache=stores.bases)
 
 
 def _lineage_of(known: values.AdapterVersion | None) -> values.Lineage:

@@ -41,6 +41,7 @@ EXERCISED_IN = {
     "engine/training/duration": "unit/engine/training/test_data.py",
     "engine/training/environment": "acceptance/test_reproduction.py",
     "engine/training/interruption": "unit/engine/training/test_loop.py",
+    "formats/base_layout": "unit/engine/bases/test_module_layout.py",
     "formats/safetensors_file": "unit/formats/test_model_files.py",
     "hub/workers": "acceptance/test_embedded.py",
     "plugins/builtin": "contract/test_builtin_offers.py",

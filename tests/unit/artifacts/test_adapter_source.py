@@ -143,6 +143,12 @@ def test_file_of_another_format_is_refused_by_name_with_what_to_do(tmp_path: Pat
         admit_adapter(tmp_path / name, tmp_path / "admitted")
 
 
+def test_export_for_llama_cpp_is_refused_with_what_to_import_instead(tmp_path: Path) -> None:
+    put(tmp_path / "in", "adapter.gguf", "Modelfile", "finch.json")
+    with pytest.raises(errors.RefusedArtifact, match="in: is a GGUF adapter.*import the PEFT folder"):
+        admit_adapter(tmp_path / "in", tmp_path / "admitted")
+
+
 def test_archive_of_a_mac_with_real_double_files_is_admitted(tmp_path: Path) -> None:
     """As Finder packs a folder: each file has a double with attributes, in a folder of its own or beside it."""
     folder = adapter_folder(tmp_path / "birds")

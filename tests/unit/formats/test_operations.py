@@ -69,15 +69,19 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_family(named("gpt2"), tmp_path_factory.mktemp("bases") / "gpt2", tie_word_embeddings=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+HEAD = "updates of the head"  # of a head of its own, which every operation knows
+
+
+@pytest.mark.parametrize("kind", [*KINDS, HEAD])
 def test_operation_refuses_what_the_statement_says_and_nothing_else(
     tiny_folder: Path, gpt2: Path, tmp_path: Path, kind: str
 ) -> None:
     base = gpt2 if "Conv1D" in kind else tiny_folder
     if "biases" in kind:
         base = save_model(ARCHITECTURES[2], tmp_path / "base")  # Qwen2, whose q, k and v have biases
-    adapter = save_adapter(base, tmp_path / "adapter", **KINDS[kind])
-    if "embeddings" in kind:
+    shape = {**SHAPE, "target_modules": ["q_proj", "lm_head"]} if kind == HEAD else KINDS[kind]
+    adapter = save_adapter(base, tmp_path / "adapter", **shape)
+    if "embeddings" in kind or kind == HEAD:
         adapter = admit_adapter(adapter, tmp_path / "admitted", base=read_layout(base, name="tiny")).folder
     with StoredAdapter(adapter) as stored:
         limits = find_limits(stored)
