@@ -145,7 +145,7 @@ def test_file_of_another_format_is_refused_by_name_with_what_to_do(tmp_path: Pat
 
 def test_export_for_llama_cpp_is_refused_with_what_to_import_instead(tmp_path: Path) -> None:
     put(tmp_path / "in", "adapter.gguf", "Modelfile", "finch.json")
-    with pytest.raises(errors.RefusedArtifact, match="in: is a GGUF adapter.*import the PEFT folder"):
+    with pytest.raises(errors.RefusedArtifact, match=r"in: is a GGUF adapter.*import the PEFT folder"):
         admit_adapter(tmp_path / "in", tmp_path / "admitted")
 
 

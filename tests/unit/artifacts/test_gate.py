@@ -81,6 +81,26 @@ def test_identity_depends_on_the_meaning_and_not_on_the_form(tmp_path: Path) -> 
     assert admit_adapter(alpha, tmp_path / "d").identity != plain.identity
 
 
+# Made by the first version. Lineage and reproductions compare identities, so no later version may change them.
+IDENTITIES = {
+    "plain": ({}, "733dfe099ab8b5823bfa1a97c5e4a01404ba699d63c6539c3f5ef90843c337b8"),
+    "patterns": (
+        {"rank_pattern": {"q": 2, "v": 3}, "alpha_pattern": {"q": 7}, "use_rslora": True},
+        "18bc32b8a3fa594d5952669bc5157f0dd4eca37d7b22e83db1b525cbea468af7",
+    ),
+    "of a named base": (
+        {"base_model_name_or_path": "/x", "revision": "main", "task_type": None},
+        "32130be2c4f1e3992db53ce371401c60cd92a9962c00a89205a43ffb3f6b392d",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "identity"), IDENTITIES.values(), ids=IDENTITIES)
+def test_identity_is_that_of_the_first_version(tmp_path: Path, config: dict[str, Any], identity: str) -> None:
+    tensors = {A: np.arange(12, dtype=np.float32).reshape(2, 6), B: np.arange(8, dtype=np.float32).reshape(4, 2)}
+    assert admit(tmp_path, adapter_folder(tmp_path / "in", tensors, config)).identity == identity
+
+
 def test_single_file_has_its_config_in_the_metadata(tmp_path: Path) -> None:
     folder = admit_adapter(adapter_folder(tmp_path / "in"), tmp_path / "folder")
     (tmp_path / "one.safetensors").write_bytes(
