@@ -111,7 +111,8 @@ class ComposeSpec(JobSpec):
         strategy: name of a strategy plugin, or "auto", which measures several and keeps the best.
         parameters: parameters of the strategy, checked against its schema.
         resolver: name of a conflict-resolver plugin, which runs before the strategy.
-        scale: factor of the composed update; None searches it on the parents' validation sets, if there are any.
+        scale: factor of modules that several parents change, or of a single adapter; None searches it on the parents'
+            validation sets, if there are any.
         rank: rank of the result; None keeps the strategy's rank, "auto" reduces it by energy.
         evaluations: maximum number of held-out evaluations of the search; one of them measures plain linear.
         min_retention: least retention of each parent, below which the version is registered as `below_retention`.

@@ -271,7 +271,8 @@ class CompositionMethod(Value):
     """A way to compose parents: the strategy that follows the resolver, and the weights of the parents.
 
     Attributes:
-        scale: factor of the whole update, besides the weights.
+        scale: factor of modules that several parents change, besides the weights.
+        weights: weights there. A module that only one parent changes has its given weight.
     """
 
     strategy: str
