@@ -104,7 +104,7 @@ def test_announced_biases_of_a_base_without_biases_do_not_prevent_a_composition(
     hub.bases.add(tiny_folder, name="tiny")
     made = save_adapter(tiny_folder, tmp_path / "made", r=4, target_modules=["q_proj"], bias="all")
     hub.import_adapter(made, name="biased", base="tiny")
-    assert hub.compose(["biased"], adapter="all").spec.adapter == "all"
+    assert hub.compose(["biased"], adapter="all").spec.model_dump()["adapter"] == "all"
 
 
 def test_plan_compares_every_pair_without_a_job(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
