@@ -110,15 +110,27 @@ def _suffix_of(name: str) -> str:
 
 
 def _open_stream(path: Path | str, stack: contextlib.ExitStack) -> BinaryIO:
-    if path != STDIN:
-        return stack.enter_context(Path(path).open("rb"))
-    if sys.stdin is None or sys.stdin.isatty():
-        fix = "pipe a file into the command, or name a file"
-        raise errors.InvalidDataset("is a terminal, which has no data", fix=fix)
+    """Return a seekable stream: the file itself, or a copy of what comes through a pipe."""
+    if path == STDIN:
+        if sys.stdin is None or sys.stdin.isatty():
+            fix = "pipe a file into the command, or name a file"
+            raise errors.InvalidDataset("is a terminal, which has no data", fix=fix)
+        stream: BinaryIO = sys.stdin.buffer
+    else:
+        stream = _open_path(Path(path), stack)
+        if stream.seekable():
+            return stream
     copy = _make_temporary(stack)
-    shutil.copyfileobj(sys.stdin.buffer, copy)
+    shutil.copyfileobj(stream, copy)
     copy.seek(0)
     return copy
+
+
+def _open_path(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
+    try:
+        return stack.enter_context(path.open("rb"))
+    except OSError as error:
+        raise errors.InvalidDataset(f"cannot be opened: {error.strerror}", fix="check its permissions") from None
 
 
 def _make_temporary(stack: contextlib.ExitStack) -> BinaryIO:

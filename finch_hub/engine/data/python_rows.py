@@ -54,6 +54,8 @@ def _iterate(items: Any) -> Iterable[Any]:
     elif hasattr(items, "to_batches"):  # Arrow
         for batch in items.to_batches(max_chunksize=_CHUNK_ROWS):
             yield from batch.to_pylist()
+    elif hasattr(items, "to_pylist"):
+        yield from items.to_pylist()
     elif hasattr(items, "iloc") and hasattr(items, "columns"):  # pandas
         if not items.columns.is_unique:
             raise errors.InvalidDataset("has two columns of one name", fix="rename one of them", subject="examples")

@@ -160,7 +160,7 @@ class RowCollector:
             ]
             self._leave_out(problems)
             return
-        self._unused.update(tracked.unused | self._find_replaced(value))
+        self._unused.update(map(str, tracked.unused | self._find_replaced(value)))
         if example is None:
             self._without_weight += 1
         else:

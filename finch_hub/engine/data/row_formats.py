@@ -183,7 +183,7 @@ def list_columns(columns: Sequence[object]) -> str:
 
     Long names are cut, because a table without a header has texts of the data in their place.
     """
-    names = [str(name) for name in columns[:_MAX_COLUMNS]]
+    names = [" ".join(str(name).split()) for name in columns[:_MAX_COLUMNS]]
     shown = [name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…" for name in names]
     return ", ".join(shown + ["…"] * (len(columns) > _MAX_COLUMNS)) or "(none)"
 

@@ -139,7 +139,7 @@ def _read_turn(turn: Any, unused: set[str]) -> Message:
         # A longer name is a text in the wrong field.
         shown = repr(speaker) if isinstance(speaker, str) and len(speaker) <= _MAX_ROLE else describe(speaker)
         raise errors.InvalidSpec(f"has the role {shown}", fix="use system, user, assistant or tool")
-    content = _take(fields, "content", "value")
+    content = _take(fields, "content", "value", "parts", "text")
     weight, learn = _take(fields, "weight"), _take(fields, "learn")
     is_learned = (weight is None or read_weight(weight)) and learn is not False
     calls: tuple[JsonObject, ...] = ()

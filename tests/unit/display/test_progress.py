@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_data_report_is_drawn_as_one_line() -> None:
 
 def test_row_counter_tells_long_reads_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     count = progress.RowCounter()
     for seconds, rows in ((1.0, 10_000), (progress.PLAIN_SECONDS, 20_000), (1.0, 30_000), (9.0, 1_040_000)):
         now[0] += seconds

@@ -6,7 +6,9 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow
@@ -113,6 +115,21 @@ def test_terminal_as_standard_input_is_refused(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(sys, "stdin", stdin)
         with pytest.raises(errors.InvalidDataset, match="is a terminal"), data_files.open_file("-"):
             pass
+
+
+def test_named_pipe_is_read_like_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(gzip.compress(b"[{}]")))
+    writer.start()
+    with data_files.open_file(tmp_path / "pipe") as data:
+        assert (data.format, data.stream.read()) == ("jsonl", b"[{}]")
+    writer.join()
+
+
+def test_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "a.jsonl")
+    with pytest.raises(errors.InvalidDataset, match="cannot be opened"), data_files.open_file(tmp_path / "a.jsonl"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def test_one_object_is_one_row() -> None:
 
 
 def test_lists_that_are_no_rows_stay_in_their_object() -> None:
-    for value in ({"data": [1, 2]}, {"data": []}, {"data": [A], "rows": [B]}, {"data": {"a": 1}}):
+    values: list[Any] = [{"data": [1, 2]}, {"data": []}, {"data": [A], "rows": [B]}, {"data": {"a": 1}}]
+    for value in values:
         assert [row.value for row in rows_of(json.dumps(value))] == [value]
 
 

@@ -19,7 +19,7 @@ def test_text_that_is_not_one_json_value_is_refused(text: str) -> None:
 
 
 def test_nulls_of_objects_are_dropped_at_any_depth_and_those_of_lists_stay() -> None:
-    value = {"a": None, "b": {"c": float("nan"), "d": [{"e": None}, None, 0]}, "f": "", "g": []}
+    value: dict[str, Any] = {"a": None, "b": {"c": float("nan"), "d": [{"e": None}, None, 0]}, "f": "", "g": []}
     assert json_values.clean(value) == {"b": {"d": [{}, None, 0]}, "f": "", "g": []}
     assert json_values.drop_nulls(value).keys() == {"b", "f", "g"}
 

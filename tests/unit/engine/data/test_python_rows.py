@@ -93,6 +93,7 @@ def values_of(items: Any) -> list[Any]:
         PolarsLike(ROWS),
         DatasetLike(ROWS),
         pyarrow.Table.from_pylist(ROWS),
+        pyarrow.RecordBatch.from_pylist(ROWS),
         [("a", "b"), ["c", "d"]],
     ],
 )

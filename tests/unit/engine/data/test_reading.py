@@ -64,7 +64,7 @@ def test_parquet_and_arrow_files_are_read(tmp_path: Path) -> None:
     assert reading.read_examples(write_arrow(tmp_path / "b.arrow", ROWS)) == EXAMPLES
 
 
-UNIONS = {
+UNIONS: dict[str, list[dict[str, Any]]] = {
     "formats": [
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
         {"prompt": "c", "completion": "d"},
@@ -376,6 +376,13 @@ def test_format_is_honored_for_python_rows() -> None:
         assert reading.read_examples(rows, formats=formats) == EXAMPLES[:1]
     with pytest.warns(DataWarning, match="q"):
         assert reading.read_examples(rows, formats=formats, format="text") == (Example(text="whole"),)
+
+
+def test_names_of_columns_need_not_be_texts() -> None:
+    rows = [{"prompt": "a", "completion": "b", 3: "c", None: "d"}]
+    with pytest.warns(DataWarning, match=r"not used: 3 \(1 rows\), None \(1 rows\)"):
+        assert reading.read_examples(rows) == (Example.of_pair("a", "b"),)
+    assert "the columns are 1, 2" in problems_of([{1: "a", 2: "b"}])[0].what
 
 
 def test_invalid_python_rows_are_reported_with_their_positions() -> None:

@@ -266,3 +266,4 @@ def test_names_of_columns_are_cut_in_messages() -> None:
     assert len(listed) < 200
     assert listed.endswith(", …")
     assert row_formats.list_columns([]) == "(none)"
+    assert row_formats.list_columns(["a\n b", 3]) == "a b, 3"

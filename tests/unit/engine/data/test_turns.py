@@ -188,6 +188,13 @@ def test_learn_of_the_canonical_form_is_honored() -> None:
     assert not read({"role": "assistant", "content": "21", "learn": False})[0].learn
 
 
+def test_turns_of_gemini_are_read() -> None:
+    question, answer = read(
+        {"role": "user", "parts": [{"text": "Warm?"}]}, {"role": "model", "parts": [{"text": "No."}]}
+    )
+    assert [(m.role, m.content) for m in (question, answer)] == [("user", "Warm?"), ("assistant", "No.")]
+
+
 def test_fields_without_a_meaning_are_named() -> None:
     assert unused(id="7", meta={"a": 1}, refusal=None, annotations=[], audio="") == {"id", "meta"}
     assert unused(tool_calls=[], function_call=None, name="", weight=1) == set()
