@@ -96,7 +96,9 @@ def compose(
         composed = _compose_single(parents[0], adapters[0], spec, base, rows, between)
     else:
         report(NewEvent.phase("core space"))
-        core = core_space.build(adapters)
+        # A parent of weight 0 is measured, but takes no part.
+        active = [a if p.weight else replace(a, factors={}) for a, p in zip(adapters, parents, strict=True)]
+        core = core_space.build(active)
         diagnosis = conflicts.diagnose(core)
         if rows:
             diagnosis = diagnosis.evolve(rows=count_rows(core.parents, rows))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import models
 from support.adapters import VARIANTS, save_adapter
-from support.updates import peft_deltas, relative
+from support.updates import dense, peft_deltas, relative
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base, load_base
@@ -390,6 +390,16 @@ def test_parents_without_a_common_module_are_both_kept_whole(
     # No scale and no strategy changes anything, so nothing is searched.
     assert result.report.evaluations <= (2 if is_measured else 0)
     assert not any("estimate" in line for line in result.report.advice)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "tsv", "ties", "cat"])
+def test_parent_of_weight_0_takes_no_part(strategy: str, parents: dict[str, ParentInput]) -> None:
+    weighted = {name: dataclasses.replace(p, weight={"eats": 0.0, "lives": 0.8}[name]) for name, p in parents.items()}
+    made = composed(weighted, strategy=strategy).factors
+    own = read_parent(parents["lives"].folder, "lives").factors
+    assert set(made) == set(own)
+    for module, update in own.items():
+        assert relative(dense(made[module]), 0.8 * dense(update)) < 1e-5
 
 
 def test_report_counts_the_rows_that_choose_and_the_rows_that_report(
