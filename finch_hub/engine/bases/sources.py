@@ -12,7 +12,7 @@ from pathlib import Path
 from finch_hub import errors, settings
 from finch_hub.formats import model_files
 from finch_hub.formats.peft_names import CONFIG
-from finch_hub.specs.bases import is_hub_id
+from finch_hub.specs.bases import is_hub_id as is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 
 Progress = Callable[[str], None]
