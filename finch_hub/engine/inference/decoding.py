@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -43,7 +44,8 @@ def decode(
         yield from _decode_batch(base, prompts, limits, config, samplers, route)
         return
     for row, prompt in enumerate(prompts):
-        for token in _decode_row(base, prompt, limits[row], config, samplers[row], lambda row=row: route([row])):
+        alone = functools.partial(route, [row])
+        for token in _decode_row(base, prompt, limits[row], config, samplers[row], alone):
             yield row, token
 
 
@@ -110,6 +112,7 @@ def _decode_row(
     model, ends = base.model, end_tokens(base)
     can_cache, switch = "past_key_values" in _parameters(model), switch_length(model)
     reset_rope(model)
+    _forget_states(model)
     ids = torch.tensor(prompt, device=base.device)
     cache, num_cached = DynamicCache(config=model.config), 0
     for _ in range(limit):
@@ -125,6 +128,17 @@ def _decode_row(
             return
         yield token
         ids = torch.cat([ids, chosen.to(base.device)])
+
+
+def _forget_states(model: PreTrainedModel) -> None:
+    """Remove the states of an earlier input, which RecurrentGemma keeps in its modules.
+
+    It continues from them if a prompt has one token only.
+    """
+    for module in model.modules():
+        for name in ("conv1d_state", "recurrent_states"):
+            if isinstance(getattr(module, name, None), Tensor):
+                setattr(module, name, None)
 
 
 def _next_logits(

@@ -11,6 +11,7 @@ from support import registry
 
 from finch_hub import Hub, errors, settings
 from finch_hub.engine.bases import fingerprint
+from finch_hub.registry import adapter_versions, bases
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.workers.runs import model_cache
@@ -30,11 +31,11 @@ def earlier(hub: Hub, tiny_folder: Path) -> str:
     location = {"source": str(tiny_folder), "path": str(tiny_folder)}
     database = Database(hub.settings.database)
     with database.write() as session:
-        registry.bases.add(session, registry.describe_base("tiny", fingerprint=first, **location))
-        registry.bases.add(session, registry.describe_base("other"))
-        tiny = registry.bases.get(session, "tiny")
+        bases.add(session, registry.describe_base("tiny", fingerprint=first, **location))
+        bases.add(session, registry.describe_base("other"))
+        tiny = bases.get(session, "tiny")
         digests = {"digest": registry.digest("files"), "identity": registry.digest("bytes")}
-        registry.adapter_versions.create(session, name="medical", base_id=tiny.id, kind="train", **digests)
+        adapter_versions.create(session, name="medical", base_id=tiny.id, kind="train", **digests)
     database.close()
     return first
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from support.families import make_model, named
@@ -15,7 +17,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max
 @pytest.mark.parametrize(
     ("fields", "expected"), [({}, False), ({"rope_parameters": YARN}, False), ({"rope_parameters": DYNAMIC}, True)]
 )
-def test_only_dynamic_positions_and_longrope_depend_on_the_length(fields: dict[str, object], expected: bool) -> None:
+def test_only_dynamic_positions_and_longrope_depend_on_the_length(fields: dict[str, Any], expected: bool) -> None:
     assert rope.depends_on_length(make_model(named("llama"), **fields)) is expected
     assert rope.depends_on_length(make_model(named("longrope")))
     assert not rope.depends_on_length(make_model(named("gemma3")))  # a kind of position for each kind of layer
