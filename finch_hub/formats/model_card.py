@@ -35,6 +35,8 @@ def write_card(record: Mapping[str, Any], base: str) -> str:
         lines += ["| measured | value |", "|---|---|"]
         lines += [f"| {k} | {f'{v:.4g}' if isinstance(v, float) else v} |" for k, v in shown.items()]
         lines.append("")
+    if record["kind"] == "train" and "loss_after" in metrics:
+        lines += ["The rows of `loss_after` also chose the checkpoint, so the figure is a little too low.", ""]
     if lineage.get("parents"):
         lines += ["## Made from", ""]
         lines += [f"- `{parent['reference']}`, weight {parent['weight']:g}" for parent in lineage["parents"]]

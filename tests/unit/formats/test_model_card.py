@@ -43,3 +43,10 @@ def test_card_shows_numbers_and_parents() -> None:
     assert "| rank | 8 |\n| share | 0.1235 |\n" in card
     assert "stopped_early" not in card
     assert "- `seeds/1`, weight 0.5\n- `buds/2`, weight 1\n" in card
+
+
+def test_card_of_a_training_says_that_its_rows_chose_the_checkpoint() -> None:
+    sentence = "The rows of `loss_after` also chose the checkpoint"
+    assert sentence in make_card(metrics={"loss_after": 1.5})
+    assert sentence not in make_card(kind="quantize", metrics={"loss_after": 1.5})
+    assert sentence not in make_card(metrics={"rank": 8})
