@@ -155,8 +155,6 @@ def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: Probl
 def _max_tokens(examples: Sequence[Example]) -> int:
     """Return an upper estimate of the longest example's tokens. Few tokens are shorter than three bytes."""
     return max(
-        len((example.text or "").encode()) // 3
-        + sum(len(message.content.encode()) // 3 + 16 for message in example.messages)
-        + 32
+        len(example.model_dump_json(exclude_defaults=True).encode()) // 3 + 16 * len(example.messages) + 32
         for example in examples
     )

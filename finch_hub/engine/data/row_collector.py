@@ -154,11 +154,7 @@ class RowCollector:
             if example is not None:
                 _check_texts(example)
         except errors.InvalidSpec as error:
-            problems = [
-                errors.Problem(what=f"{p.where} {p.what}" if p.where else p.what, where=where, fix=p.fix)
-                for p in error.problems
-            ]
-            self._leave_out(problems)
+            self._leave_out([self._place(problem, where) for problem in error.problems])
             return
         self._unused.update(map(str, tracked.unused | self._find_replaced(value)))
         if example is None:
@@ -177,6 +173,15 @@ class RowCollector:
         rest = {name: value for name, value in row.items() if name not in self._columns.values()}
         return {**rest, **{name: row[column] for name, column in self._columns.items()}}
 
+    def _place(self, problem: errors.Problem, where: str) -> errors.Problem:
+        """Return the problem of a row at its place, with the names of the user's columns."""
+        field, rest = re.match(r"(\w*)(.*)", problem.where, re.DOTALL).groups()  # type: ignore[union-attr]
+        part = self._columns.get(field, field) + rest
+        what = problem.what
+        for name, column in self._columns.items():
+            what = what.replace(f"'{name}'", repr(column))
+        return errors.Problem(what=f"{part} {what}".lstrip(), where=where, fix=problem.fix)
+
     def _find_replaced(self, row: Mapping[str, Any]) -> set[str]:
         """Return the columns with the names of fields for which another column is configured."""
         replaced = self._columns.keys() - set(self._columns.values())
@@ -189,7 +194,7 @@ class RowCollector:
 
     def _mismatch(self, mismatch: Mismatch, row: Mapping[str, Any], where: str) -> None:
         if not mismatch.is_of_columns:
-            self._leave_out([errors.Problem(what=mismatch.what, where=where, fix=mismatch.fix)])
+            self._leave_out([self._place(errors.Problem(what=mismatch.what, fix=mismatch.fix), where)])
             return
         self._left_out += 1
         rows = self._mismatched.setdefault(mismatch.what, _MismatchedRows(mismatch, where, row))

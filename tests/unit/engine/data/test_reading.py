@@ -343,6 +343,14 @@ def test_named_column_that_is_absent_is_told_once(tmp_path: Path) -> None:
     assert problem.fix == "did you mean customer_message?"
 
 
+def test_problems_name_the_columns_of_the_user() -> None:
+    rows: list[dict[str, Any]] = [{"q": "a", "a": "b"}, {"q": None, "a": "b"}, {"q": 3, "a": "b"}, {"q": "a", "a": " "}]
+    found = problems_of(rows, prompt_column="q", completion_column="a")
+    assert [problem.what for problem in found] == ["has an empty 'q'", "q is int instead of a text", "a is empty"]
+    talks = [{"dialog": [{"role": "bot"}]}]
+    assert problems_of(talks, messages_column="dialog")[0].what == "dialog, turn 1 has the role 'bot'"
+
+
 def test_named_columns_win_over_columns_of_formats() -> None:
     row = {"prompt": "draft", "question": "a", "completion": "b", "chosen": "c", "rejected": "d", "system": "s"}
     with pytest.warns(DataWarning, match=r"not used: completion \(1 rows\), prompt \(1 rows\), rej"):
