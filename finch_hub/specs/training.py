@@ -19,7 +19,8 @@ class TrainingConfig(Value):
         loraplus_ratio: B's learning rate over A's (LoRA+, arXiv 2402.12354); 1 is plain LoRA.
         batch_size: examples in a micro-batch.
         gradient_accumulation: micro-batches in an optimizer step; gradients are normalized over all its label tokens.
-        batch_tokens: maximum number of padded tokens in a micro-batch; larger ones are split, with the same results.
+        batch_tokens: maximum number of padded tokens in a micro-batch; larger ones are split. Without dropout, results
+            differ only by rounding. Dropout then drops other inputs, as with another seed.
         max_length: maximum number of tokens of an example; longer ones lose the left end of the prompt, and are
             reported. None means the base's context, at most 2,048.
         schedule: shape of the learning rate after warm-up.
@@ -44,7 +45,8 @@ class TrainingConfig(Value):
         gradient_checkpointing: recompute activations instead of keeping them.
         packing: concatenate the examples of a batch instead of padding them, if the engine has a decoder for the base
             (Llama, Mistral, Qwen2 and Qwen3 on a CPU). Each example still attends to itself only.
-        share_prefix: compute the common prefix of a packed batch once, which does not change results.
+        share_prefix: compute the common prefix of a packed batch once. Without dropout, results differ only by rounding.
+            With dropout, the examples of a batch also share what is dropped of their prefix.
         threads: CPU threads, on which results depend; None means one for each physical core that the process may use.
     """
 
