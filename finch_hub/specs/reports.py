@@ -9,7 +9,7 @@ import pydantic
 
 from finch_hub.specs.value import JsonObject, Value
 
-HIGH_FORGETTING = 0.25
+HIGH_FORGETTING = 0.5
 """Nats per token from which a job warns of forgetting; `docs/decisions` has the measurements behind it."""
 
 
