@@ -131,9 +131,8 @@ def ties(parents: DenseParents, weights: Sequence[float], *, density: float, mas
         for at in order[math.ceil(density * rows * columns) :]:
             cores[t][at] = 0
     for at in np.ndindex(rows, columns):
-        values = [w * cores[t][at] for t, w in enumerate(weights)]
-        elected = np.sign(sum(values))
-        agreeing = [value for value in values if value != 0 and np.sign(value) == elected]
+        elected = np.sign(sum(cores[t][at] for t in range(T)))
+        agreeing = [w * cores[t][at] for t, w in enumerate(weights) if np.sign(cores[t][at]) == elected != 0]
         merged[at] = np.mean(agreeing) if agreeing else 0
     return U @ merged @ V.T
 

@@ -36,7 +36,7 @@ def merge(core: CoreSpace, weights: tuple[float, ...], parameters: DareParameter
             ]
             kept = kept * torch.stack(masks) / (1 - parameters.drop)
         if parameters.elect:
-            return ties.average_agreeing(w.view(-1, 1, 1, 1) * ties.trim(kept, parameters.density))
+            return ties.average_agreeing(ties.trim(kept, parameters.density), w)
         return linear.sum_weighted(kept, w)
 
     return core.merge(weights, merge_block)

@@ -100,21 +100,22 @@ def cores_of(core: CoreSpace) -> dict[str, list[Tensor]]:
     return {path: list(space.cores) for path, space in core.modules.items()}
 
 
+@pytest.mark.parametrize("weights", [EQUAL, (3.0, 1.0, 0.2), (1.0, -2.0, 0.5)])
 @pytest.mark.parametrize("density", [0.25, 0.5, 1.0])
-def test_ties_equals_pefts_ties_on_the_cores(density: float) -> None:
+def test_ties_equals_pefts_ties_on_the_cores(density: float, weights: tuple[float, ...]) -> None:
     core = core_space.build(parents_of(adapted({"a": 2, "b": 2, "c": 4})))
-    made = ties.merge(core, EQUAL, p.TiesParameters(density=density), seed=0)
+    made = ties.merge(core, weights, p.TiesParameters(density=density), seed=0)
     for path, cores in cores_of(core).items():
         assert (density * cores[0].numel()).is_integer()  # PEFT rounds the number of entries down
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            expected = merge_utils.ties(cores, torch.ones(3, dtype=torch.float64), density)
+            expected = merge_utils.ties(cores, torch.tensor(weights, dtype=torch.float64), density)
         assert torch.allclose(made[path], expected, atol=1e-9)
 
 
 def test_ties_equals_pefts_ties_svd_where_core_and_weight_have_the_same_entries() -> None:
     # Each factor has one entry in a column, so the singular vectors are coordinates and the cores are permuted weights.
-    lora = adapted()
+    lora, weights = adapted(), (0.7, 1.5, 0.4)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for layer in layers_of(lora).values():
@@ -125,8 +126,8 @@ def test_ties_equals_pefts_ties_svd_where_core_and_weight_have_the_same_entries(
                     places = torch.randperm(min(rows, 5), generator=generator)[:rank]
                     matrix[places, range(rank)] = torch.randn(rank, generator=generator, dtype=torch.float64)
     core = core_space.build(parents_of(lora))
-    made = truncation.truncate(core, ties.merge(core, EQUAL, p.TiesParameters(density=1.0), seed=0))
-    found = combine_with_peft(lora, EQUAL, "ties_svd", density=1.0, svd_rank=6, svd_full_matrices=False)
+    made = truncation.truncate(core, ties.merge(core, weights, p.TiesParameters(density=1.0), seed=0))
+    found = combine_with_peft(lora, weights, "ties_svd", density=1.0, svd_rank=6, svd_full_matrices=False)
     for path, expected in found.items():
         assert relative(dense(made[path]), expected) < 1e-5
 
