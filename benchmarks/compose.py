@@ -7,7 +7,7 @@ weights (210 linear modules), so nothing is downloaded. The adapters are random,
 changes the amount of work. The second part takes single modules with the shapes of a 7B model, as many as PEFT can
 combine in about a minute.
 
-    python benchmarks/compose.py [--repeat 3]
+    python benchmarks/compose.py [--repeat 3] [--layers 30]
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ PARENTS = ("a", "b", "c")
 WEIGHTS = (0.5, 0.3, 0.4)
 
 
-def smollm2() -> nn.Module:
-    """Return a Llama with the layers of SmolLM2-135M and a vocabulary of 64. Only the layers matter here."""
+def smollm2(layers: int) -> nn.Module:
+    """Return a Llama with layers of SmolLM2-135M and a vocabulary of 64. Only the layers matter here."""
     config = transformers.LlamaConfig(
         vocab_size=64,
         hidden_size=576,
         intermediate_size=1536,
-        num_hidden_layers=30,
+        num_hidden_layers=layers,
         num_attention_heads=9,
         num_key_value_heads=3,
         head_dim=64,
@@ -188,10 +188,12 @@ def main() -> None:
     """Print a table and a last line of JSON."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--repeat", type=int, default=3, help="runs of each side; the fastest counts")
-    repeat = arguments.parse_args().repeat
+    arguments.add_argument("--layers", type=int, default=30, help="layers of the model, of seven modules each")
+    options = arguments.parse_args()
+    repeat = options.repeat
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    lora = adapted(smollm2(), "all-linear")
+    lora = adapted(smollm2(options.layers), "all-linear")
     adapters = parents_of(lora)
     print(f"three adapters of rank {RANK} on {len(adapters[0].factors)} modules, {torch.get_num_threads()} threads")
     print(f"{'':28}{'seconds':>10}{'PEFT':>10}{'ratio':>8}{'error':>9}{'PEFT':>9}")
