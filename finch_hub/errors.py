@@ -32,7 +32,7 @@ from __future__ import annotations
 import collections
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -63,6 +63,22 @@ def count_kinds(problems: Iterable[Problem]) -> collections.Counter[str]:
     return collections.Counter(re.sub(r"[0-9][0-9,.]*", "N", problem.what.partition(":")[0]) for problem in problems)
 
 
+def list_problems(problems: Sequence[Problem], kinds: Mapping[str, int] | None = None) -> list[str]:
+    """Return a line for each of the first problems, and one that counts all by kind if there are more.
+
+    Args:
+        kinds: number of all problems of each kind; None counts `problems`.
+    """
+    lines = [str(problem) for problem in problems[:_MAX_SHOWN]]
+    counted = collections.Counter(kinds) if kinds is not None else None
+    if more := (counted.total() if counted is not None else len(problems)) - len(lines):
+        counted = counted if counted is not None else count_kinds(problems)
+        counts = [f"{count:,} × {kind}" for kind, count in counted.most_common(_MAX_KINDS)]
+        counts += ["…"] if len(counted) > _MAX_KINDS else []
+        lines.append(f"… and {more:,} more; all by kind: {'; '.join(counts)}")
+    return lines
+
+
 class FinchError(Exception):
     """Base of all errors that Finch Hub raises on purpose. The text is for the user."""
 
@@ -87,13 +103,8 @@ class InvalidInput(FinchError):
             problems = Problem(what=problems, where=where, fix=fix)
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         self.subject = subject
-        lines = [str(problem) for problem in self.problems[:_MAX_SHOWN]]
+        lines = list_problems(self.problems, kinds)
         total = sum(kinds.values()) if kinds is not None else len(self.problems)
-        if more := total - len(lines):
-            counted = collections.Counter(kinds) if kinds is not None else count_kinds(self.problems)
-            counts = [f"{count:,} × {kind}" for kind, count in counted.most_common(_MAX_KINDS)]
-            counts += ["…"] if len(counted) > _MAX_KINDS else []
-            lines.append(f"… and {more:,} more; all by kind: {'; '.join(counts)}")
         if not subject:
             text = "\n".join(lines)
         elif len(lines) == 1:

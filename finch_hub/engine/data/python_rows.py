@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from finch_hub import errors
+from finch_hub.engine.data import arrow_rows
 from finch_hub.engine.data.row import Row
 from finch_hub.specs.examples import Example
 
@@ -53,9 +54,9 @@ def _iterate(items: Any) -> Iterable[Any]:
         yield from items.iter_rows(named=True)
     elif hasattr(items, "to_batches"):  # Arrow
         for batch in items.to_batches(max_chunksize=_CHUNK_ROWS):
-            yield from batch.to_pylist()
+            yield from arrow_rows.to_rows(batch)
     elif hasattr(items, "to_pylist"):
-        yield from items.to_pylist()
+        yield from arrow_rows.to_rows(items)
     elif hasattr(items, "iloc") and hasattr(items, "columns"):  # pandas
         if not items.columns.is_unique:
             raise errors.InvalidDataset("has two columns of one name", fix="rename one of them", subject="examples")

@@ -230,12 +230,16 @@ class RowCollector:
         if not problems:
             what, fix = "has no row to learn: all have the weight 0", "give at least one example"
             raise errors.InvalidDataset(what, fix=fix, subject=self._subject)
-        kinds = errors.count_kinds(problems[: len(problems) - len(self._problems)]) + self._kinds
         subject = self._subject
         if not self._failures and self._examples:
             limit = "none" if self._config.strict else f"{self._config.max_bad_rows:.3g} of them"
             subject += f": {self._left_out:,} of {self._rows:,} rows cannot be used, and max_bad_rows allows {limit}"
-        raise errors.InvalidDataset(problems, subject=subject, kinds=kinds)
+        raise errors.InvalidDataset(problems, subject=subject, kinds=self._count_kinds(problems))
+
+    def _count_kinds(self, problems: Sequence[errors.Problem]) -> collections.Counter[str]:
+        """Count all problems by kind, also those that were not kept."""
+        of_columns = problems[: len(problems) - len(self._problems)]
+        return errors.count_kinds(of_columns) + self._kinds
 
     def _refuse_unused(self, report: ReadingReport) -> None:
         problems = [
@@ -251,10 +255,8 @@ class RowCollector:
     def _make_notes(self, report: ReadingReport, problems: Sequence[errors.Problem]) -> Iterable[str]:
         yield from (f"{self._subject}: {text}" for text in report.recognized)
         if report.left_out:
-            lines = [f"\n  {problem}" for problem in report.problems]
-            more = len(problems) - len(lines)
-            lines += [f"\n  … and {more:,} more"] if more > 0 else []
-            yield f"{self._subject}: left out {report.left_out:,} of {report.rows:,} rows:{''.join(lines)}"
+            lines = errors.list_problems(problems, self._count_kinds(problems))
+            yield "\n  ".join([f"{self._subject}: left out {report.left_out:,} of {report.rows:,} rows:", *lines])
         if report.without_weight:
             yield f"{self._subject}: left out {report.without_weight:,} of {report.rows:,} rows, whose weight is 0"
         if report.unused:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 
 import pyarrow
 import pytest
-from pyarrow import ipc, parquet
+from pyarrow import feather, ipc, parquet
 
 from finch_hub import errors
 from finch_hub.engine.data import arrow_rows
@@ -54,6 +55,21 @@ def test_text_that_is_not_utf8_is_reported_by_its_row() -> None:
     rows = list(arrow_rows.read_arrow(content, is_parquet=False))
     assert [(row.where, row.problem) for row in rows if row.value is None] == [("row 2", "is not UTF-8")]
     assert [row.value for row in rows if row.value is not None] == [{"text": "a"}, {"text": "b"}]
+
+
+def test_columns_of_json_are_parsed() -> None:
+    """`datasets` 5 stores lists of objects with different fields as lists of JSON."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
+    texts = pyarrow.array([json.dumps(turn) for turn in turns], pyarrow.json_())
+    messages = pyarrow.ListArray.from_arrays([0, 2, 2], texts)
+    table = pyarrow.table({"messages": messages, "meta": texts, "text": ["[1]", "x"]})
+    expected = [{"messages": turns, "meta": turns[0], "text": "[1]"}, {"messages": [], "meta": turns[1], "text": "x"}]
+    for write, is_parquet in ((parquet.write_table, True), (feather.write_feather, False)):
+        content = io.BytesIO()
+        write(table, content)
+        content.seek(0)
+        assert [row.value for row in arrow_rows.read_arrow(content, is_parquet=is_parquet)] == expected
+    assert [row for batch in table.to_batches() for row in arrow_rows.to_rows(batch)] == expected
 
 
 def test_damaged_file_is_refused() -> None:

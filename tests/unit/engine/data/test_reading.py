@@ -266,6 +266,15 @@ def test_thousands_of_problems_are_one_list_of_twenty_with_counts(tmp_path: Path
     )
 
 
+def test_rows_that_are_left_out_are_counted_by_kind_too(tmp_path: Path) -> None:
+    lines = [LINES[0]] * 1000 + ["{bad", '{"prompt": " ", "completion": "x"}'] * 20
+    with pytest.warns(DataWarning, match="left out 40 of 1,040 rows:") as warned:
+        reading.read_examples(write(tmp_path / "a.jsonl", *lines))
+    shown = str(warned[0].message).splitlines()
+    assert (len(shown), shown[1][:11]) == (22, "  line 1001")
+    assert shown[-1] == "  … and 20 more; all by kind: 20 × is not JSON; 20 × prompt is empty"
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_columns_and_fields_without_a_meaning_are_named(strict: bool, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "a", "id": 7}, {"role": "assistant", "content": "b", "mood": ""}]
