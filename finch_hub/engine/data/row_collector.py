@@ -156,6 +156,12 @@ class RowCollector:
         except errors.InvalidSpec as error:
             self._leave_out([self._place(problem, where) for problem in error.problems])
             return
+        except Exception as error:  # a plugin's converter can raise any exception, whose text may be of the data
+            if row_format in row_formats.BUILTIN:
+                raise
+            what = f"cannot be converted: format {row_format.name} raised {type(error).__name__}"
+            self._leave_out([errors.Problem(what=what, where=where)])
+            return
         self._unused.update(map(str, tracked.unused | self._find_replaced(value)))
         if example is None:
             self._without_weight += 1

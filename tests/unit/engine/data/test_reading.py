@@ -518,6 +518,14 @@ def test_format_of_a_plugin_is_used_like_a_built_in_one(tmp_path: Path) -> None:
     assert (data.examples, data.report.unused) == (EXAMPLES[:1], {"n": 1})
 
 
+def test_row_on_which_a_plugin_fails_is_left_out_without_its_text() -> None:
+    quiz = row_formats.RowFormat("quiz", frozenset({"q"}), lambda row: Example.of_pair(row["q"], row["a"]))
+    rows = [{"q": "What does a finch eat?", "a": "Seeds."}] * 20 + [{"q": "the patient in room seven"}]
+    with pytest.warns(DataWarning, match="example 21: cannot be converted: format quiz raised KeyError") as warned:
+        assert len(reading.read_examples(rows, formats=(quiz,))) == 20
+    assert "room seven" not in str(warned[0].message)
+
+
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 calls = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), st.integers(), max_size=3).map(
     lambda arguments: {"type": "function", "function": {"name": "f", "arguments": arguments}}
