@@ -421,7 +421,7 @@ def _unused_block(text: str, messages: Sequence[Message]) -> int:
     """Return the first of twelve private characters that neither the rendering nor a turn contains."""
     texts = [text, *(part for message in messages for part in (message.content, message.reasoning or ""))]
     used = {ord(character) for part in texts for character in set(part) if character >= "\ue000"}
-    return next(block for block in _BLOCKS if used.isdisjoint(range(block, block + 12)))
+    return next(int(block) for block in _BLOCKS if used.isdisjoint(range(block, block + 12)))
 
 
 def _shared(first: str, second: str) -> str:

@@ -100,7 +100,9 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
         channel.phase(f"measuring {name}")
         if subject.folder is not None:
             model.load_lora(subject.folder, name)
-        examples = [row.evolve(messages=with_system(row.messages, subject.system)) if row.messages else row for row in rows]
+        examples = [
+            row.evolve(messages=with_system(row.messages, subject.system)) if row.messages else row for row in rows
+        ]
         results[name] = dict(kernel(model, examples, parameters))
         figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in results[name].items())
         channel.report(NewEvent(type="metrics", message=f"{name}: {figures}", data={"name": name, **results[name]}))
