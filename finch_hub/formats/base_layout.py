@@ -18,6 +18,7 @@ class BaseLayout:
         transposed: paths of the linear modules whose weight is [in, out] (Conv1D).
         embeddings: shape (rows, width) of every embedding by path.
         parameters: shape of every parameter by its name in the state dict.
+        fused: parameters that hold the matrices of several experts, and are no modules.
         head: path of the language-model head; None if the model has none.
         model_type: name of the architecture in transformers.
         folder: with the files of the base, to compare copies of its weights; None compares nothing.
@@ -28,6 +29,7 @@ class BaseLayout:
     transposed: frozenset[str] = frozenset()
     embeddings: Mapping[str, tuple[int, int]]
     parameters: Mapping[str, tuple[int, ...]]
+    fused: tuple[str, ...] = ()
     head: str | None = None
     model_type: str = ""
     folder: Path | None = None
@@ -36,16 +38,6 @@ class BaseLayout:
     def inner_linear(self) -> dict[str, tuple[int, int]]:
         """Shape (out, in) of every linear module except the language-model head."""
         return {path: shape for path, shape in self.linear.items() if path != self.head}
-
-    @property
-    def fused(self) -> tuple[str, ...]:
-        """Parameters that hold the matrices of several experts, and are no modules."""
-        modules = {*self.linear, *self.embeddings}
-        return tuple(
-            name
-            for name, shape in self.parameters.items()
-            if len(shape) == 3 and ".experts." in name and name.removesuffix(".weight") not in modules
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the layout as JSON values, without its folder."""
@@ -56,4 +48,6 @@ class BaseLayout:
         """Return the layout of these JSON values."""
         shapes = ("linear", "embeddings", "parameters")
         tuples = {key: {name: tuple(shape) for name, shape in values[key].items()} for key in shapes}
-        return cls(**{**values, **tuples, "transposed": frozenset(values["transposed"])})
+        return cls(
+            **{**values, **tuples, "transposed": frozenset(values["transposed"]), "fused": tuple(values["fused"])}
+        )

@@ -48,7 +48,7 @@ class Stage:
         self.family, self.base_folder, self.adapter_folder = family, folder / "base", folder / "adapter"
         save_family(family, self.base_folder)
         base = self.load()
-        self.config = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear", exclude_modules=_excluded(family))
+        self.config = LoRAConfig(rank=4, alpha=8.0, target_modules=family.targets, exclude_modules=_excluded(family))
         whole = loop.train(base, self.config, TRAINING, ROWS)
         whole.adapter.save(self.adapter_folder)
         self.report = whole.report

@@ -25,6 +25,7 @@ class Family:
     kind: str
     forward: str = "own"
     fields: dict[str, Any] = field(default_factory=dict)
+    targets: str = "all-linear"
     plain: bool = True  # its configuration has the usual field names
 
 
@@ -43,7 +44,7 @@ FAMILIES = (
     Family(name="mistral", kind="Mistral", forward="packed", fields={"sliding_window": None}),
     Family(name="qwen2", kind="Qwen2", forward="packed"),
     Family(name="qwen3", kind="Qwen3", forward="packed"),
-    Family(name="qwen3-moe", kind="Qwen3Moe", fields=_MOE),
+    Family(name="qwen3-moe", kind="Qwen3Moe", targets="attention", fields=_MOE),
     Family(name="gemma2", kind="Gemma2", fields={"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 16}),
     Family(
         name="gemma3", kind="Gemma3", fields={"config": "Gemma3TextConfig", "sliding_window": 16,

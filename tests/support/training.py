@@ -41,10 +41,12 @@ def adapted(base: Base, *, name: str = "default", seed: int = 0, dropout: float 
     import torch
 
     from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
+    from finch_hub.engine.bases.layout_builder import describe_model
 
+    targets = "attention" if describe_model(base.model, name=base.name).fused else "all-linear"
     # PEFT refuses this name in models with Mamba layers.
     excluded = ("out_proj",) if base.model.config.model_type == "falcon_h1" else ()
-    config = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear", exclude_modules=excluded, dropout=dropout)
+    config = LoRAConfig(rank=4, alpha=8.0, target_modules=targets, exclude_modules=excluded, dropout=dropout)
     adapter = AttachableAdapter(config, base, name=name)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -23,7 +23,7 @@ def describe_model(model: Any, *, name: str) -> BaseLayout:
     """Return the modules and parameters of a model, without those of PEFT's layers in it."""
     linear: dict[str, tuple[int, int]] = {}
     embeddings: dict[str, tuple[int, int]] = {}
-    transposed, head = set(), None
+    transposed, fused, head = set(), [], None
     output = model.get_output_embeddings()
     layers = dict(model.named_modules())
     wrappers = [path for path, module in layers.items() if hasattr(module, "base_layer")]
@@ -40,6 +40,8 @@ def describe_model(model: Any, *, name: str) -> BaseLayout:
             transposed.add(path)
         elif isinstance(own, torch.nn.Embedding):
             embeddings[path] = (own.num_embeddings, own.embedding_dim)
+        elif "expert" in f"{path} {type(own).__name__}".lower():  # convolutions and gates have three dimensions, too
+            fused += [f"{path}.{key}" for key, value in own.named_parameters(recurse=False) if value.ndim == 3]
     parameters = {key.replace(".base_layer.", "."): tuple(value.shape) for key, value in model.state_dict().items()}
     return BaseLayout(
         name=name,
@@ -47,6 +49,7 @@ def describe_model(model: Any, *, name: str) -> BaseLayout:
         transposed=frozenset(transposed),
         embeddings=embeddings,
         parameters={key: shape for key, shape in parameters.items() if ".lora_" not in key},
+        fused=tuple(fused),
         head=head,
         model_type=str(model.config.model_type),
     )

@@ -58,6 +58,8 @@ def _read_checkpoint(folder: Path, config: Mapping[str, Any]) -> BaseLayout | No
     if embedding is None or not all(name.startswith(("model.", f"{_HEAD}.")) for name in shapes):
         return None
     shapes.setdefault(f"{_HEAD}.weight", embedding)  # a tied head is not stored
+    if any(len(shape) > 2 for shape in shapes.values()):
+        return None
     matrices = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if len(shape) == 2}
     return BaseLayout(
         name="",
@@ -71,7 +73,7 @@ def _read_checkpoint(folder: Path, config: Mapping[str, Any]) -> BaseLayout | No
 
 def _ask_transformers(folder: Path, name: str, cache: Path | None) -> BaseLayout:
     config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
-    key = f"1:{importlib.metadata.version('transformers')}:{config}"
+    key = f"2:{importlib.metadata.version('transformers')}:{config}"
     layouts = JsonCache(cache, _CACHE_FILE)
     found: Any = layouts.get(key)
     if found is None:

@@ -71,11 +71,6 @@ def names_head(config: LoRAConfig, layout: BaseLayout) -> bool:
     return is_name and layout.head is not None and bool(match_targets(targets, [layout.head]))
 
 
-def left_out(config: LoRAConfig, layout: BaseLayout) -> tuple[str, ...]:
-    """Return the names of parameters that "all-linear" leaves out, as PEFT does: the fused matrices of experts."""
-    return tuple(sorted({_short(name) for name in layout.fused})) if config.target_modules == "all-linear" else ()
-
-
 def peft_targets(config: LoRAConfig, layout: BaseLayout) -> list[str] | str:
     """Return PEFT's `target_modules` for the same modules.
 
@@ -134,6 +129,8 @@ def _match_targets(
 ) -> set[str]:
     field = "target_modules"
     if targets == "all-linear":
+        if layout.fused:  # PEFT adapts these parameters too
+            problems.append(_fused("'all-linear' includes experts", names, layout))
         return set(layout.inner_linear)
     if isinstance(targets, str):
         if targets in _BLOCKS:

@@ -12,8 +12,6 @@ import torch
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.bases.layout_builder import describe_model
-from finch_hub.engine.bases.target_modules import left_out
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder.decoder import Decoder, choose_decoder
 from finch_hub.engine.decoder.forward_check import check_forward
@@ -86,8 +84,6 @@ def train(
     reporter = ProgressReporter(report, base.device)
     with use_threads(training.threads):
         data = prepare_data(base, training, examples, validation, system=system, reporter=reporter)
-        if adapter is None and (names := left_out(config, describe_model(base.model, name=base.name))):
-            reporter.warn(f"all-linear leaves out the experts, which are fused in this base: {', '.join(names)}")
         finds_rank = adapter is None and config.rank == "auto"
         if finds_rank:
             starting_adapter.check_data(data.train_set, data.held_out)

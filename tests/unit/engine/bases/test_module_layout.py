@@ -6,9 +6,12 @@ import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
+import torch
+import transformers
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 from safetensors.torch import load_file, save_file
 from support.families import FAMILIES, Family, make_model, named, save_family
@@ -36,7 +39,10 @@ def test_every_plain_family_is_compared_with_transformers() -> None:
     assert {make_model(family).config.model_type for family in FAMILIES} >= PLAIN_FAMILIES
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+DENSE = [family for family in FAMILIES if family.name != "qwen3-moe"]
+
+
+@pytest.mark.parametrize("family", DENSE, ids=lambda family: family.name)
 def test_all_linear_picks_what_peft_picks(family: Family) -> None:
     model = make_model(family)
     layout = describe_model(model, name="")
@@ -44,6 +50,33 @@ def test_all_linear_picks_what_peft_picks(family: Family) -> None:
     excluded = ("out_proj",) if family.name == "falcon-h1" else ()
     chosen = target_modules.match(LoRAConfig(target_modules="all-linear", exclude_modules=excluded), layout)
     assert set(chosen) == {path for path in theirs if not path.endswith(excluded or ("?",))}
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own
+def test_all_linear_of_experts_is_refused_since_peft_adapts_them_too() -> None:
+    config = peft.LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
+    theirs = peft.get_peft_model(make_model(named("qwen3-moe")), config).peft_config["default"]
+    layout = describe_model(make_model(named("qwen3-moe")), name="")
+    assert {name.rsplit(".", 1)[1] for name in layout.fused} <= set(theirs.target_parameters)
+    with pytest.raises(errors.InvalidSpec, match="'all-linear' includes experts"):
+        target_modules.match(LoRAConfig(target_modules="all-linear"), layout)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "expected"),
+    [
+        ("GraniteMoe", {"num_local_experts": 4}, True),
+        ("Mixtral", {"num_local_experts": 4}, True),
+        ("Mamba", {"state_size": 4}, False),  # its convolution has three dimensions, too
+    ],
+)
+def test_fused_parameters_are_found_by_their_modules(kind: str, fields: dict[str, Any], expected: bool) -> None:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1}
+    size = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32}
+    with torch.device("meta"):
+        config = getattr(transformers, f"{kind}Config")(**size, **heads, **fields)
+        model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    assert bool(describe_model(model, name="").fused) is expected
 
 
 @pytest.mark.parametrize("name", ["qwen3-moe"])

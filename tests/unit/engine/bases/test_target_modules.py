@@ -24,9 +24,7 @@ from finch_hub.specs.lora import LoRAConfig
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 BLOCKS = [*(f"self_attn.{name}" for name in ATTENTION), *(f"mlp.{name}" for name in MLP)]
 MODULES = [*(f"model.layers.{layer}.{name}" for layer in range(3) for name in BLOCKS), "lm_head"]
-FUSED = {
-    f"model.layers.{layer}.mlp.experts.{name}": (4, 8, 8) for layer in range(2) for name in ("up_proj", "down_proj")
-}
+FUSED = [f"model.layers.{layer}.mlp.experts.{name}" for layer in range(2) for name in ("up_proj", "down_proj")]
 
 
 def layout_of(modules: Iterable[str], **fields: Any) -> BaseLayout:
@@ -64,18 +62,15 @@ def test_embeddings_are_refused(wanted: Any) -> None:
         match(target_modules=wanted)
 
 
-@pytest.mark.parametrize("wanted", ["mlp", ("up_proj",), ("q_proj", "gate_proj")])
+@pytest.mark.parametrize("wanted", ["all-linear", "mlp", ("up_proj",), ("q_proj", "gate_proj")])
 def test_experts_are_refused_with_what_exists(wanted: Any) -> None:
     attention = [path for path in MODULES if "mlp" not in path]
-    layout = layout_of(attention, parameters=FUSED)
+    layout = layout_of(attention, fused=tuple(FUSED))
     with pytest.raises(
         errors.InvalidSpec, match=r"fused \(mlp.experts.down_proj, mlp.experts.up_proj\).*name some of k_proj"
     ):
         target_modules.match(LoRAConfig(target_modules=wanted), layout)
-    assert target_modules.match(LoRAConfig(target_modules="all-linear"), layout) == tuple(attention[:-1])
-    left_out = target_modules.left_out(LoRAConfig(target_modules="all-linear"), layout)
-    assert left_out == ("mlp.experts.down_proj", "mlp.experts.up_proj")
-    assert not target_modules.left_out(LoRAConfig(target_modules="attention"), layout)
+    assert target_modules.match(LoRAConfig(target_modules="attention"), layout) == tuple(attention[:-1])
 
 
 def test_modules_that_peft_refuses_are_refused_unless_excluded() -> None:
