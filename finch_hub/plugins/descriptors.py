@@ -129,8 +129,8 @@ class Resolver(Configurable):
 class DatasetFormat(Runnable):
     """Format of the rows of a data set.
 
-    The target is ``convert(row) -> Example | None``. It raises `errors.InvalidSpec` for an invalid row, and returns None
-    to leave out a row. Null columns are not in the row. Columns that it does not read are reported.
+    The target is ``convert(row) -> Example``. It raises `errors.InvalidSpec` for an invalid row, and returns None to
+    leave out a row. Null columns are not in the row. Columns that it does not read are reported.
 
     Attributes:
         recognizes: names of fields. A row that has all of them is read in this format.
