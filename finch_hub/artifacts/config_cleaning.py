@@ -25,8 +25,8 @@ class CleanConfig(NamedTuple):
     Attributes:
         fields: describe a LoRA adapter, and none of them names code, files or machines.
         ignored: fields that had a value and do not change what the adapter computes.
-        is_pinned: whether `target_modules` must become the paths of the file's modules: it is missing, or a regular
-            expression that could take too long.
+        is_pinned: whether `target_modules` must become the paths of the file's modules: it is missing, does not name
+            all of them, or is a regular expression that could take too long.
     """
 
     fields: dict[str, Any]
@@ -52,9 +52,9 @@ def clean_config(text: bytes) -> CleanConfig:
     raw = _parse_json(text)
     problems: list[errors.Problem] = []
     values: dict[str, Any] = {"base_model_name_or_path": None, "inference_mode": True, "init_lora_weights": True}
-    is_pinned = raw.get("target_modules") is None or any(
-        isinstance(raw.get(field), str) and _is_costly(raw[field], "target") for field in _PLACES[:2]
-    )
+    is_costly = any(isinstance(raw.get(field), str) and _is_costly(raw[field], "target") for field in _PLACES[:2])
+    # With tied weights, PEFT adapts modules that target_modules does not name.
+    is_pinned = raw.get("target_modules") is None or is_costly or raw.get("ensure_weight_tying") is True
     if is_pinned:  # the paths of the file's modules say the same
         raw |= dict.fromkeys(_PLACES)
     for field, (default, check) in _KEPT.items():

@@ -60,7 +60,9 @@ def name_tensors(
     tensor_checks.check_number_of_patterns(config, paths)
     if is_pinned:
         base_fit.pin_targets(config, paths)
-        notes.append("target_modules is missing or a costly pattern: it names the modules of the file instead")
+        notes.append(
+            "target_modules has the modules of the file, since its own value is missing, too costly or not all"
+        )
     if any(old != new for old, new in paths.items()):
         base_fit.fit_config(config, peft_config.ranks_and_scales(config, paths), paths)
     problems = []

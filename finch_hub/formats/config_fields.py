@@ -20,21 +20,22 @@ SUPPORTED = frozenset({
 # What every PEFT writes, and what its readers of the weights do not need. Nobody has to be told of it.
 _USUAL = frozenset({"inference_mode", "peft_version", "qalora_group_size", "runtime_config"})
 _USUAL_VALUES = {"megatron_core": "megatron.core"}
-# Fields of other trainers and of older versions that only describe the training or the file.
+# Fields of other trainers and of older versions that only describe the training or the file. PEFT stores both of two
+# tied modules, so that nobody has to know that they were trained as one.
 _DESCRIPTIVE = frozenset({
-    "author", "auto_mapping", "axolotl_version", "base_model_class", "batch_size", "comment", "created_at", "dataset",
-    "datasets", "description", "dtype", "epochs", "eva_config", "gradient_checkpointing", "language", "learning_rate",
-    "library_name", "license", "load_in_4bit", "load_in_8bit", "lora_dtype", "loraplus_lr_ratio", "lorap_emb_lr",
-    "lorap_lr_ratio", "lr", "lr_scheduler_type", "max_length", "max_seq_length", "merge_weights", "model_type", "name",
-    "notes", "num_train_epochs", "optimizer", "parent_library", "pipeline_tag", "quantization_config", "random_state",
-    "seed", "tags", "timestamp", "torch_dtype", "torch_version", "trainer", "transformers_version", "trl_version",
-    "unsloth_version", "use_gradient_checkpointing", "warmup_ratio", "weight_decay",
+    "author", "auto_mapping", "axolotl_version", "base_model_class", "batch_size", "comment", "created_at",
+    "dataset", "datasets", "description", "dtype", "ensure_weight_tying", "epochs", "eva_config",
+    "gradient_checkpointing", "language", "learning_rate", "library_name", "license", "load_in_4bit",
+    "load_in_8bit", "lora_dtype", "lorap_emb_lr", "lorap_lr_ratio", "loraplus_lr_ratio", "lr", "lr_scheduler_type",
+    "max_length", "max_seq_length", "merge_weights", "model_type", "name", "notes", "num_train_epochs", "optimizer",
+    "parent_library", "pipeline_tag", "quantization_config", "random_state", "seed", "tags", "timestamp",
+    "torch_dtype", "torch_version", "trainer", "transformers_version", "trl_version", "unsloth_version",
+    "use_gradient_checkpointing", "warmup_ratio", "weight_decay",
 })  # fmt: skip
 _CHANGES_ARITHMETIC = "it changes what the adapter computes in a way that is not supported"
 _VARIANTS = (
-    "alora_invocation_tokens", "arrow_config", "enable_lora", "ensure_weight_tying", "kasa_config",
-    "layer_replication", "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora",
-    "use_qalora", "velora_config",
+    "alora_invocation_tokens", "arrow_config", "enable_lora", "kasa_config", "layer_replication",
+    "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config",
 )  # fmt: skip
 _REASONS = {
     **dict.fromkeys(_VARIANTS, _CHANGES_ARITHMETIC),

@@ -142,7 +142,6 @@ def test_what_other_trainers_write_answers_as_in_peft(
         ({"some_gate": "tanh"}, "some_gate"),
         ({"use_qalora": True}, "use_qalora"),
         ({"kasa_config": {"beta": 0.1}}, "kasa_config"),
-        ({"ensure_weight_tying": True}, "ensure_weight_tying"),
         ({"model_key_mapping": {"a": "b"}}, "model_key_mapping"),
     ],
 )
@@ -231,6 +230,26 @@ def test_saved_embeddings_that_changed_are_whole_modules(
     admitted = admit_adapter(sent, tmp_path / "admitted", base=layout)
     assert json.loads((admitted.folder / CONFIG).read_text())["modules_to_save"] == ["lm_head"]
     assert_merges_as_in_peft(tiny_folder, admitted, logits(tiny_folder, [sent]), tmp_path / "merged")
+
+
+VOCABULARY: dict[str, dict[str, Any]] = {
+    "saved embeddings": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "saved head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "both saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    "adapted embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
+    "adapted head": {"target_modules": ["q_proj", "lm_head"]},
+    "both adapted": {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+}
+
+
+@pytest.mark.parametrize("tying", [False, True])
+@pytest.mark.parametrize("shape", VOCABULARY.values(), ids=VOCABULARY)
+@pytest.mark.parametrize("tied", [True, False])
+def test_trained_vocabulary_merges_as_in_peft(tmp_path: Path, shape: dict[str, Any], tied: bool, tying: bool) -> None:
+    base = save_family(named("llama"), tmp_path / "base", tie_word_embeddings=tied)
+    made = save_adapter(base, tmp_path / "made", r=4, lora_alpha=8, ensure_weight_tying=tying, **shape)
+    admitted = admit_adapter(made, tmp_path / "admitted", base=read_layout(base, name="tiny"))
+    assert_merges_as_in_peft(base, admitted, logits(base, [made]), tmp_path / "merged")
 
 
 def resized(base: Path, folder: Path, **shape: Any) -> Path:

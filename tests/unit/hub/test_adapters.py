@@ -133,7 +133,7 @@ def test_import_says_what_it_ignored_and_changed(hub: Hub, base: Path, tmp_path:
     found = hub.import_adapter(made, name="guest", base="tiny").spec["import"]
     assert list(found["ignored_fields"]) == ["auto_mapping"]
     assert found["ignored_files"] == ["README.md", "'caf\\udce9'", "optimizer.pt"]
-    assert "target_modules is missing" in found["notes"][0]
+    assert "target_modules has the modules of the file" in found["notes"][0]
 
 
 def test_limits_name_the_operations_that_cannot_use_a_version(hub: Hub, base: Path, tmp_path: Path) -> None:
