@@ -79,6 +79,8 @@ OTHERS = {
     "hub/test_typed_options",
     "plugins/resolvers/test_resolvers",
     "plugins/strategies/test_strategies",
+    "plugins/test_peft_oracle",
+    "plugins/test_resolved_strategies",
     "test_architecture",
     "test_ci",
     "test_containers",
