@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import csv
 import io
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
@@ -49,7 +50,12 @@ def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:
         InvalidDataset: the header cannot be used.
     """
     csv.field_size_limit(MAX_LINE)  # the default limit is lower than that of a line
-    reader = csv.reader(_decoded_lines(stream), delimiter=delimiter, strict=True)
+    lines = _decoded_lines(stream)
+    header_line = next(lines, "")
+    # People write a blank after each delimiter. Then a quote after the blank begins a quoted text.
+    is_spaced = 0 < header_line.count(delimiter) == header_line.count(f"{delimiter} ")
+    all_lines = itertools.chain([header_line], lines)
+    reader = csv.reader(all_lines, delimiter=delimiter, strict=True, skipinitialspace=is_spaced)
     header: list[str] | None = None
     while True:
         before = reader.line_num

@@ -272,8 +272,9 @@ class RowCollector:
 
 def _looks_like_turns(value: object) -> bool:
     if isinstance(value, str):
-        return value.startswith('[{"')
-    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping)
+        return value.startswith(('[{"role"', '[{"from"'))
+    first = value[0] if isinstance(value, (list, tuple)) and value else None
+    return isinstance(first, Mapping) and not {"role", "from"}.isdisjoint(first)
 
 
 def _check_texts(example: Example) -> None:

@@ -76,6 +76,11 @@ def test_blank_rows_and_columns_of_spreadsheets_are_passed_over() -> None:
     assert values_of(text, ";") == [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
 
 
+def test_blank_after_each_delimiter_of_the_header_is_no_part_of_the_texts() -> None:
+    assert values_of('prompt, completion\n"a, b", "c"\n') == [{"prompt": "a, b", "completion": "c"}]
+    assert values_of("prompt,completion\na, c\n") == [{"prompt": "a", "completion": " c"}]
+
+
 def test_row_with_other_fields_than_the_header_is_reported_by_its_line() -> None:
     rows = rows_of("prompt,completion\na,b\nonly one\na,b,c\nd,e\n")
     assert [(row.where, row.value is None) for row in rows] == [

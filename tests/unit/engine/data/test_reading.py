@@ -328,11 +328,12 @@ def test_columns_that_fit_nothing_are_told_once_with_the_command_that_names_them
         (["question", "b"], "--prompt-column question --completion-column b"),
         (["User message", "Bot"], "--prompt-column 'User message' --completion-column Bot"),
         (["a", "b", "c"], "--prompt-column COLUMN --completion-column COLUMN"),
+        (["train", "test"], "--prompt-column COLUMN --completion-column COLUMN"),
         (["prompt", "response"], "--prompt-column prompt --completion-column response"),
     ],
 )
 def test_command_that_names_columns_guesses_them(columns: list[str], options: str, tmp_path: Path) -> None:
-    file = write(tmp_path / "a.jsonl", *[json.dumps(dict.fromkeys(columns, "x"))] * 3)
+    file = write(tmp_path / "a.jsonl", *[json.dumps(dict.fromkeys(columns, [{"x": 1}]))] * 3)
     (problem,) = problems_of(file)
     assert problem.fix.endswith(options)
 
