@@ -81,7 +81,6 @@ class RowCollector:
         self._formats = [row_format for row_format in formats if named in (None, row_format.name)]
         if not self._formats:
             raise errors.NotFound("dataset format", str(named), [row_format.name for row_format in formats])
-        self._is_named = named is not None
         self._progress = progress
         self._recognized_formats: dict[tuple[str, ...], RowFormat | Mismatch] = {}
         self._examples: list[Example] = []
@@ -149,8 +148,6 @@ class RowCollector:
         tracked = TrackedRow(row)
         try:
             example = row_format.convert(tracked)
-            if not self._is_named and "label" in row:
-                row_formats.check_label(tracked)
             if example is not None:
                 _check_texts(example)
         except errors.InvalidSpec as error:

@@ -150,10 +150,10 @@ def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat
     for row_format in formats:
         if row_format.fields <= names:
             # A single format is one that the user has named.
-            is_clear = len(formats) == 1 or not _preferences(names - row_format.fields)
-            return row_format if is_clear else _describe_preferences(names)
-    if _preferences(names):
-        return _describe_preferences(names)
+            found = [] if len(formats) == 1 else _find_preferences(row, names - row_format.fields)
+            return _describe_preferences(found) if found else row_format
+    if found := _find_preferences(row, names):
+        return _describe_preferences(found)
     nearest = max(formats, key=lambda row_format: len(row_format.fields & names), default=None)
     if nearest is None or not nearest.fields & row.keys():
         return Mismatch("fits no format")
@@ -164,15 +164,19 @@ def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat
     return Mismatch(f"has no {listed}", f"{nearest.name} rows need {list_columns(sorted(nearest.fields))}")
 
 
-def _preferences(names: Iterable[str]) -> list[str]:
-    return [name for name in _PREFERENCES if name in names]
+def _find_preferences(row: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Return the columns by which a row says how good its answers are. A label that is true or false is one of KTO."""
+    found = [name for name in _PREFERENCES if name in names]
+    label = row["label"] if "label" in names else None
+    is_of_kto = isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false"))
+    return [*found, "label"] if is_of_kto else found
 
 
-def _describe_preferences(names: frozenset[str]) -> Mismatch:
-    fix = "keep the rows to learn and remove the column"
-    if "chosen" in names:
+def _describe_preferences(found: Sequence[str]) -> Mismatch:
+    fix = "keep the rows to learn and remove the column, or name the format"
+    if "chosen" in found:
         fix = "to learn the chosen answers, add --completion-column chosen, or --messages-column chosen"
-    return Mismatch(f"has {' and '.join(_preferences(names))}: preferences are not trained on", fix)
+    return Mismatch(f"has {' and '.join(found)}: preferences are not trained on", fix)
 
 
 _MAX_COLUMNS, _MAX_NAME = 20, 40
@@ -214,14 +218,6 @@ def _check_row(row: Mapping[str, Any]) -> None:
     if media := sorted(name for name in _MEDIA & row.keys() if row.get(name)):
         what = f"has {media[0]}, which a language model does not see"
         raise errors.InvalidSpec(what, fix="remove the row, or the column if the texts do not need it")
-
-
-def check_label(row: TrackedRow) -> None:
-    """Refuse a row with an unused column that tells whether its answer is good, as of KTO."""
-    label = dict.get(row, "label") if "label" in row.unused else None
-    if isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false")):
-        what = "has a label that is true or false, as rows of preferences have"
-        raise errors.InvalidSpec(what, fix="keep the rows to learn and remove the column, or name the format")
 
 
 def _read_system(row: Mapping[str, Any]) -> str | None:

@@ -333,7 +333,7 @@ def test_columns_that_fit_nothing_are_told_once_with_the_command_that_names_them
     ],
 )
 def test_command_that_names_columns_guesses_them(columns: list[str], options: str, tmp_path: Path) -> None:
-    file = write(tmp_path / "a.jsonl", *[json.dumps(dict.fromkeys(columns, [{"x": 1}]))] * 3)
+    file = write(tmp_path / "a.jsonl", *[json.dumps({name: [{"x": 1}] for name in columns})] * 3)
     (problem,) = problems_of(file)
     assert problem.fix.endswith(options)
 
@@ -368,11 +368,18 @@ def test_named_columns_win_over_columns_of_formats() -> None:
     assert examples == (Example.of_pair("a", "c", "s"),)
 
 
-def test_rows_of_preferences_are_refused_once_with_what_to_do(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.jsonl", *[json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})] * 40)
-    (problem,) = problems_of(file)
+@pytest.mark.parametrize(
+    ("row", "fix"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "--completion-column chosen"),
+        ({"prompt": "a", "completion": "b", "label": True}, "keep the rows to learn"),
+        ({"instruction": "a", "output": "b", "kto_tag": False}, "keep the rows to learn"),
+    ],
+)
+def test_rows_of_preferences_are_refused_once_with_what_to_do(row: dict[str, Any], fix: str, tmp_path: Path) -> None:
+    (problem,) = problems_of(write(tmp_path / "a.jsonl", *[json.dumps(row)] * 40))
     assert "preferences are not trained on" in problem.what
-    assert "--completion-column chosen" in problem.fix
+    assert fix in problem.fix
 
 
 def test_python_rows_are_the_same_data_set_as_their_file(tmp_path: Path) -> None:

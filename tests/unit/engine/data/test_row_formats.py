@@ -93,18 +93,21 @@ def test_format_of_a_plugin_may_read_preferences() -> None:
 
 
 @pytest.mark.parametrize("label", [True, False, "true", "False"])
-def test_label_of_an_answer_is_refused(label: object) -> None:
-    tracked = TrackedRow({**PAIR, "label": label})
-    row_formats.convert_prompt_completion(tracked)
-    with pytest.raises(errors.InvalidSpec, match="label that is true or false"):
-        row_formats.check_label(tracked)
+def test_label_of_an_answer_is_refused_unless_the_format_is_named(label: object) -> None:
+    row = {**PAIR, "label": label}
+    mismatch = row_formats.recognize(row, row_formats.BUILTIN)
+    assert isinstance(mismatch, Mismatch)
+    assert mismatch.what == "has label: preferences are not trained on"
+    named = row_formats.BUILTIN[1]
+    assert row_formats.recognize(row, [named]) == named
 
 
 @pytest.mark.parametrize("label", [1, "spam", None])
 def test_label_of_another_kind_is_an_unused_column(label: object) -> None:
     tracked = TrackedRow({**PAIR, "label": label})
-    row_formats.convert_prompt_completion(tracked)
-    row_formats.check_label(tracked)
+    recognized = row_formats.recognize({**PAIR, "label": label}, row_formats.BUILTIN)
+    assert isinstance(recognized, RowFormat)
+    recognized.convert(tracked)
     assert tracked.unused == {"label"}
 
 
