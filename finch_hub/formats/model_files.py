@@ -16,6 +16,7 @@ from finch_hub.formats.safetensors_header import TensorInfo, read_safetensors_he
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_CONV1D_FAMILIES = frozenset({"gpt2", "openai-gpt"})
 
 
 class ModelFiles:
@@ -70,6 +71,11 @@ class ModelFiles:
             return name
         fits = [known for known in self.shard_of if known.endswith("." + name) or name.endswith("." + known)]
         return fits[0] if len(fits) == 1 else None
+
+    @property
+    def has_conv1d(self) -> bool:
+        """Whether the layers have weights [in, out], in transformers' Conv1D modules."""
+        return self.config.get("model_type") in _CONV1D_FAMILIES
 
     @property
     def is_tied(self) -> bool:

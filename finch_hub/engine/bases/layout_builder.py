@@ -32,7 +32,7 @@ def describe_model(model: Any, *, name: str) -> BaseLayout:
             continue
         if module is output:
             head = path
-        own = getattr(module, "base_layer", module)
+        own: Any = getattr(module, "base_layer", module)
         if isinstance(own, torch.nn.Linear):
             linear[path] = (own.out_features, own.in_features)
         elif isinstance(own, Conv1D):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.families import named, save_family
 
 from finch_hub import Hub, JobState, Requirements, errors, settings
 from finch_hub.specs.jobs import TrainSpec
@@ -98,6 +99,41 @@ def test_module_names_are_checked_if_the_base_is_local(hub: Hub, data: Path, tin
         hub.train(data, adapter="birds", base=tiny_folder, target_modules=("q_porj",))
     # The worker checks a base that must be downloaded first.
     hub.train(data, adapter="birds", base="owner/model", target_modules=("q_porj",))
+
+
+@pytest.mark.parametrize(
+    ("family", "wanted", "message"),
+    [
+        (
+            "qwen3-moe",
+            "all-linear",
+            r"experts of this base are fused \(mlp.experts.down_proj, mlp.experts.gate_up_proj\)",
+        ),
+        ("qwen3-moe", "mlp", r"name some of k_proj, lm_head, o_proj, q_proj, v_proj"),
+        ("qwen3-moe", ("gate_proj",), "'gate_proj' names no linear module: the experts"),
+        ("gpt2", ("q_proj",), r"did you mean c_proj\?"),
+        ("gpt2", ("wte",), "'wte' is an embedding"),
+        ("phi3", ("q_proj", "o_proj"), "'q_proj' names no linear module"),
+        ("falcon-h1", "all-linear", "PEFT does not adapt 'out_proj'"),
+        ("llama", ("embed_tokens",), "'embed_tokens' is an embedding"),
+    ],
+)
+def test_targets_that_the_base_in_memory_lacks_are_refused_at_submission(
+    family: str, wanted: str | tuple[str, ...], message: str, hub: Hub, data: Path, tmp_path: Path
+) -> None:
+    base = save_family(named(family), tmp_path / family)
+    with pytest.raises(errors.InvalidSpec, match=message):
+        hub.train(data, adapter="birds", base=base, target_modules=wanted)
+    assert hub.jobs.find() == []
+
+
+def test_the_head_is_a_target_but_not_of_a_group(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    targets = ("q_proj", "lm_head")
+    assert train_spec(hub, data, base=tiny_folder, target_modules=targets).lora.target_modules == targets
+    with pytest.raises(errors.InvalidSpec, match="adapter of the head cannot be combined with together"):
+        hub.train(
+            data, adapter="birds", base=tiny_folder, target_modules=targets, requirements=Requirements(together=True)
+        )
 
 
 def test_early_stopping_without_validation_is_refused(hub: Hub, data: Path, tiny_folder: Path) -> None:

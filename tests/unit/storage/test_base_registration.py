@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import registry
@@ -34,7 +35,7 @@ def earlier(hub: Hub, tiny_folder: Path) -> str:
         bases.add(session, registry.describe_base("tiny", fingerprint=first, **location))
         bases.add(session, registry.describe_base("other"))
         tiny = bases.get(session, "tiny")
-        digests = {"digest": registry.digest("files"), "identity": registry.digest("bytes")}
+        digests: dict[str, Any] = {"digest": registry.digest("files"), "identity": registry.digest("bytes")}
         adapter_versions.create(session, name="medical", base_id=tiny.id, kind="train", **digests)
     database.close()
     return first

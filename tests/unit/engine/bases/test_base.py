@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base, load_base
@@ -35,6 +36,20 @@ def test_loaded_base_is_frozen_and_evaluating(tiny_bases: Base) -> None:
     assert tiny_bases.tokenizer.pad_token is not None
     assert tiny_bases.num_parameters == tiny_bases.model.num_parameters()
     assert tiny_bases.context == 512
+
+
+def test_folder_as_publishers_leave_it_is_loaded_as_in_transformers(copy: Path) -> None:
+    """Code that is named and missing, no generation configuration, and files of other tokenizers."""
+    expected = transformers.AutoModelForCausalLM.from_pretrained(copy, dtype=torch.float32).eval()
+    (copy / "generation_config.json").unlink()
+    rewrite(copy / "config.json", auto_map={"AutoConfig": "configuration_x.X", "AutoModelForCausalLM": "modeling_x.X"})
+    rewrite(copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_x.X", None]})
+    for name in ("tokenizer.model", "vocab.json", "merges.txt"):
+        (copy / name).write_bytes(b"of another tokenizer")
+    base = load(copy)
+    with torch.no_grad():
+        torch.testing.assert_close(base.model(IDS).logits, expected(IDS).logits)
+    assert base.tokenizer.decode(base.tokenizer("A finch eats.")["input_ids"]) == "A finch eats."
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.families import FAMILIES, Family, named, save_family
@@ -14,6 +15,7 @@ from support.training import adapted, assert_close, lessons, reference
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base, load_base
+from finch_hub.engine.bases.rope import reset_rope
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
 from finch_hub.engine.decoder.decoder import choose_decoder, make_head
@@ -74,6 +76,25 @@ def test_the_loss_of_a_row_does_not_depend_on_its_batch(family: Family, load: Lo
     alone = [measure(base, [row]).loss for row in rows]
     assert measure(base, rows).example_losses == pytest.approx(alone, rel=1e-5)
     assert measure(base, rows[::-1]).example_losses == pytest.approx(alone[::-1], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["longrope", "dynamic"])
+def test_a_long_neighbor_or_an_earlier_row_does_not_set_the_positions_of_a_short_one(name: str, load: Load) -> None:
+    """Rows of 10, 30 and 60 tokens in a model that was first trained on 16."""
+    dynamic = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    changes = {"rope_parameters": dynamic, "max_position_embeddings": 16} if name == "dynamic" else {}
+    base = load("llama" if name == "dynamic" else name, **changes)
+    ids = np.arange(20, 80)
+    rows = [TokenizedExample(input_ids=ids[:size], labels=np.arange(size) > 0) for size in (10, 60, 30)]
+    alone = []
+    for row in rows:
+        reset_rope(base.model)
+        labels = torch.from_numpy(row.input_ids)[None]
+        with torch.no_grad():
+            alone.append(float(base.model(input_ids=labels, labels=labels).loss))
+    assert measure(base, rows).example_losses == pytest.approx(alone, rel=1e-5)
+    assert measure(base, rows[::-1]).example_losses == pytest.approx(alone[::-1], rel=1e-5)
+    assert not isinstance(choose_decoder(base), PackedDecoder)
 
 
 @pytest.mark.parametrize(
