@@ -151,7 +151,8 @@ def _next_logits(
         "logits_to_keep": torch.tensor([-1], device=tokens.device),
         "past_key_values": cache,
     }
-    known = {name: value for name, value in options.items() if name in _parameters(model)}
+    parameters = _parameters(model)
+    known = {name: value for name, value in options.items() if name in parameters}
     output = model(input_ids=tokens, attention_mask=mask, use_cache=cache is not None, **known)
     logits: Tensor = output.logits[:, -1]
     return logits
