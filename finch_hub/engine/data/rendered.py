@@ -59,7 +59,7 @@ def render_turns(template: ChatTemplate, conversation: Conversation) -> Rendered
 
     Raises:
         Incompatible: the template cannot render these turns, leaves out what answers rest on (tools, documents, tool
-            turns, all reasoning), or writes an answer so that its place cannot be told.
+            turns, all reasoning), or writes an answer so that its place is unclear.
     """
     changes = []
     if conversation.messages[0].role == "system" and not template.has_system_role and not template.is_missing:
@@ -82,7 +82,7 @@ def render_turns(template: ChatTemplate, conversation: Conversation) -> Rendered
         spans = marked.locate(text)
     if spans is None:
         raise errors.Incompatible(
-            "the chat template writes the turns in a way in which the answers cannot be told from the rest",
+            "the chat template changes the turns so that the answers cannot be found in its text",
             fix="use a base with another template, or give rows as text",
         )
     changes += _find_control_tokens(template, conversation.messages)
