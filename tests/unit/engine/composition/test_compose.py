@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import models
@@ -392,6 +393,25 @@ def test_parents_without_a_common_module_are_both_kept_whole(
     assert not any("estimate" in line for line in result.report.advice)
 
 
+@pytest.mark.parametrize("strategy", ["linear", "cat"])
+def test_sum_of_parents_with_other_scales_ranks_and_dtypes_is_that_of_peft(
+    strategy: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    # PEFT's own combination of such parents loses their scale (peft#3761) or cannot be loaded again (peft#3737).
+    variants = {"rslora": {}, "patterns": {}, "plain": {"bf16": True}}
+    mixed = {}
+    for seed, (name, options) in enumerate(variants.items()):
+        save_adapter(tiny_folder, tmp_path / name, seed=seed, **VARIANTS[name], **options)
+        mixed[name] = ParentInput(name=name, folder=tmp_path / name, weight=1.0 + seed)
+    composed(mixed, strategy=strategy, scale=1.0).save(tmp_path / "sum")
+    own = {name: peft_deltas(tiny_folder, p.folder) for name, p in mixed.items()}
+    found = peft_deltas(tiny_folder, tmp_path / "sum")
+    assert set(found) == {module for deltas in own.values() for module in deltas}
+    for module, delta in found.items():
+        expected = sum(p.weight * own[name].get(module, np.zeros_like(delta)) for name, p in mixed.items())
+        assert relative(delta, np.asarray(expected)) < 1e-5
+
+
 @pytest.mark.parametrize("strategy", ["auto", "tsv", "ties", "cat"])
 def test_parent_of_weight_0_takes_no_part(strategy: str, parents: dict[str, ParentInput]) -> None:
     weighted = {name: dataclasses.replace(p, weight={"eats": 0.0, "lives": 0.8}[name]) for name, p in parents.items()}
@@ -400,6 +420,27 @@ def test_parent_of_weight_0_takes_no_part(strategy: str, parents: dict[str, Pare
     assert set(made) == set(own)
     for module, update in own.items():
         assert relative(dense(made[module]), 0.8 * dense(update)) < 1e-5
+
+
+def test_plain_linear_that_is_better_on_the_report_rows_is_chosen_and_the_advice_says_so(
+    parents: dict[str, ParentInput], base: Base, tmp_path: Path
+) -> None:
+    # A parent of both subjects, whose rows ask of them in turns. So the search sees one subject, the report the other.
+    composed(parents, strategy="linear", scale=1.0).save(tmp_path / "both")
+    rows = [make(i) for i in range(40, 60) for make in SUBJECTS.values()]
+    both = [
+        ParentInput(name="both", folder=tmp_path / "both", validation=rows),
+        dataclasses.replace(parents["lives"], validation=()),
+    ]
+    eats = read_parent(parents["eats"].folder, "eats").factors
+    spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": p.name} for p in both], "scale": 1.0})
+    linear = trials.make_trials(spec, catalog.load_catalog())[0]
+    flattering = dataclasses.replace(linear, strategy="flattering", merge=lambda *_, **__: eats)
+    report = compose(both, spec, [linear, flattering], base=base).report
+    searched = {point.strategy: number(point.worst) for point in report.candidates}
+    assert searched["flattering"] > searched["linear"]
+    assert (report.strategy, report.won_by) == ("linear", 0.0)
+    assert any("flattering won the search, but plain linear is better" in line for line in report.advice)
 
 
 def test_report_counts_the_rows_that_choose_and_the_rows_that_report(
