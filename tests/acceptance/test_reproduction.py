@@ -15,6 +15,7 @@ from support.adapters import save_adapter
 from finch_hub import Hub, ReproductionReport, errors
 from finch_hub.cli import main
 from finch_hub.registry.values import AdapterVersion
+from finch_hub.specs.reading import DataWarning
 from finch_hub.storage import publishing
 
 OTHER_MACHINE = "an instruction set that no processor reports"
