@@ -174,17 +174,17 @@ class Measurement:
         )
 
     def measure_forgetting(self, update: Mapping[str, Factors]) -> Forgetting | None:
-        """Compare an update with the parents on general prompts; None if the base cannot render or hold them."""
+        """Compare an update with the parents on general prompts; None if there are no figures."""
         self.activate(None)
+        figures: list[float] = []
         try:
             general = GeneralDivergence(self.base, self._decoder)
-        except errors.InvalidDataset:
+            for factors in (*(parent.factors for parent in self.parents), update):
+                self._between()
+                self.activate(factors)
+                figures.append(general.measure(self._decoder))
+        except (errors.InvalidDataset, errors.Diverged):
             return None
-        figures = []
-        for one in (*(parent.factors for parent in self.parents), update):
-            self._between()
-            self.activate(one)
-            figures.append(general.measure(self._decoder))
         return general.report(max(figures[:-1]), figures[-1])
 
     def activate(self, update: Mapping[str, Factors] | None) -> None:

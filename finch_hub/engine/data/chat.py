@@ -10,7 +10,7 @@ import datetime
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finch_hub import errors
@@ -177,26 +177,37 @@ class ChatTemplate:
         return full[: next((start for start in starts if full[start : start + len(plain)] == plain), 0)]
 
     def _apply(self, conversation: Conversation, messages: Sequence[Message], *, generation: bool) -> str:
+        try:
+            text = self._apply_once(conversation, messages, dict, generation=generation)
+        except Exception:
+            if not any(message.tool_calls for message in messages):
+                raise
+        else:
+            if not any(_is_shown_by_python(call, text) for message in messages for call in message.tool_calls):
+                return text
+        # The template expects the arguments of a call as JSON text.
+        return self._apply_once(conversation, messages, _with_text_arguments, generation=generation)
+
+    def _apply_once(
+        self,
+        conversation: Conversation,
+        messages: Sequence[Message],
+        to_call: Callable[[JsonObject], JsonObject],
+        *,
+        generation: bool,
+    ) -> str:
         tools = list(conversation.tools) or None
-        template = self._template(has_tools=tools is not None)
-        for to_call in (dict, _with_text_arguments):
-            try:
-                return str(
-                    self.tokenizer.apply_chat_template(
-                        [_to_turn(message, to_call) for message in messages],
-                        tools=tools,
-                        documents=list(conversation.documents) or None,
-                        chat_template=template,
-                        tokenize=False,
-                        add_generation_prompt=generation,
-                        enable_thinking=conversation.thinking,
-                    )
-                )
-            except Exception:
-                # Some templates expect the arguments of a call as JSON text.
-                if to_call is _with_text_arguments or not any(message.tool_calls for message in messages):
-                    raise
-        raise AssertionError("unreachable")
+        return str(
+            self.tokenizer.apply_chat_template(
+                [_to_turn(message, to_call) for message in messages],
+                tools=tools,
+                documents=list(conversation.documents) or None,
+                chat_template=self._template(has_tools=tools is not None),
+                tokenize=False,
+                add_generation_prompt=generation,
+                enable_thinking=conversation.thinking,
+            )
+        )
 
     def _template(self, *, has_tools: bool) -> str:
         """Return the text of the template, in which the date is fixed."""
@@ -214,13 +225,19 @@ def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
     return (rest[0].evolve(content=f"{system.content}\n\n{rest[0].content}"), *rest[1:])
 
 
-def _to_turn(message: Message, to_call: Any) -> dict[str, Any]:
+def _to_turn(message: Message, to_call: Callable[[JsonObject], JsonObject]) -> dict[str, Any]:
     turn: dict[str, Any] = {"role": message.role, "content": message.content}
     optional = {"name": message.name, "tool_call_id": message.tool_call_id, "reasoning_content": message.reasoning}
     turn.update({name: value for name, value in optional.items() if value is not None})
     if message.tool_calls:
         turn["tool_calls"] = [to_call(call) for call in message.tool_calls]
     return turn
+
+
+def _is_shown_by_python(call: JsonObject, text: str) -> bool:
+    """Tell whether a template wrote the arguments of a call as Python shows them: {'city': 'Paris'}."""
+    arguments = call.get("function", {}).get("arguments")
+    return isinstance(arguments, (dict, list)) and bool(arguments) and str(arguments) in text
 
 
 def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _drop(conversation: Conversation, starts: Sequence[int], number: int) -> Con
 
 def _shorten_prompt(conversation: Conversation, excess: int, tokenizer: PreTrainedTokenizerBase) -> Conversation:
     messages = list(conversation.messages)
-    prompts = [i for i, message in enumerate(messages) if message.role != "assistant"]
+    prompts = [i for i, message in enumerate(messages) if message.role not in ("assistant", "system")]
     if not prompts:
         return conversation
     longest = max(prompts, key=lambda index: len(messages[index].content))

@@ -21,14 +21,16 @@ def make_data_report(
     validation: Sequence[Example],
     tokenized: Sequence[TokenizedExample],
     *,
-    left_out: Sequence[errors.Problem] = (),
+    lost: int,
+    left_out: Sequence[errors.Problem],
     changes: Mapping[str, int],
     steps: int,
 ) -> DataReport:
     """Return the report of training examples that take at most `steps`.
 
     Args:
-        left_out: problems of the examples that could not be tokenized.
+        lost: number of the examples that could not be tokenized.
+        left_out: their problems.
         changes: what the chat template drops or changes, with the number of examples.
     """
     lengths = np.array([len(example) for example in tokenized])
@@ -41,7 +43,7 @@ def make_data_report(
         length_max=int(lengths.max()),
         length_p95=int(np.percentile(lengths, 95, method="higher")),
         truncated=sum(example.cut > 0 for example in tokenized),
-        left_out=len({problem.where for problem in left_out}),
+        left_out=lost,
         problems=tuple(str(problem) for problem in left_out[:_MAX_PROBLEMS]),
         changes=dict(changes),
         duplicates=splitting.count_duplicates(examples),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +20,7 @@ from finch_hub.specs.examples import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_PROGRESS_ROWS = 1000
+_PROGRESS_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,12 +49,14 @@ class TokenizedData:
 
     Attributes:
         examples: in the order of the data, without those that cannot be used.
-        left_out: a problem for each example that cannot be used, by its number from 1.
+        left_out: problems of the examples that cannot be used, by their numbers from 1.
+        lost: number of these examples.
         changes: what the chat template drops or changes, in words, with the number of each such example, from 1.
     """
 
     examples: list[TokenizedExample] = field(default_factory=list)
     left_out: list[errors.Problem] = field(default_factory=list)
+    lost: int = 0
     changes: dict[str, list[int]] = field(default_factory=dict)
 
 
@@ -64,8 +68,9 @@ def tokenize_all(
     max_length: int,
     subject: str = "data",
 ) -> tuple[TokenizedExample, ...]:
-    """Tokenize every example that can be used, in order; see :func:`tokenize_data`."""
-    return tuple(tokenize_data(examples, tokenizer, system=system, max_length=max_length, subject=subject).examples)
+    """Tokenize every example, in order. One that cannot be used is an error; see :func:`tokenize_data`."""
+    data = tokenize_data(examples, tokenizer, system=system, max_length=max_length, subject=subject, max_left_out=0.0)
+    return tuple(data.examples)
 
 
 def tokenize_data(
@@ -84,18 +89,22 @@ def tokenize_data(
     Args:
         max_left_out: largest share of examples that may be left out.
         is_strict: whether examples that are left out, or that the chat template changes, are refused.
-        progress: called with the number of examples that are done, now and then.
+        progress: called with the number of examples so far, every few seconds.
 
     Raises:
         InvalidDataset: too many examples cannot be used, or none can; has a problem for each, by its number from 1.
     """
     template = ChatTemplate(tokenizer)
     data = TokenizedData()
-    number = 0
+    number, reported = 0, time.monotonic()
     for number, example in enumerate(examples, start=1):
+        if time.monotonic() - reported > _PROGRESS_SECONDS:
+            progress(number)
+            reported = time.monotonic()
         try:
             tokenized = tokenize(example, template, system=system, max_length=max_length)
         except errors.InvalidInput as error:
+            data.lost += 1
             where = f"example {number}"
             data.left_out += [
                 errors.Problem(where=" ".join(filter(None, (where, problem.where))), what=problem.what, fix=problem.fix)
@@ -105,10 +114,7 @@ def tokenize_data(
         data.examples.append(tokenized)
         for change in tokenized.changes:
             data.changes.setdefault(change, []).append(number)
-        if number % _PROGRESS_ROWS == 0:
-            progress(number)
-    lost = number - len(data.examples)
-    if lost and (is_strict or not data.examples or lost > max_left_out * number):
+    if data.lost and (is_strict or not data.examples or data.lost > max_left_out * number):
         raise errors.InvalidDataset(data.left_out, subject=subject)
     if is_strict and data.changes:
         raise errors.InvalidDataset(
@@ -221,20 +227,26 @@ def _encode(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return token ids with begin and end of each token in the text, int64 [length] each.
 
-    At a border a generation begins, so its prompt is a text of its own there. If a token goes across a border, the text
-    is divided, unless the tokenizer then writes another text: SentencePiece puts a blank before each one.
+    At a border a generation begins, so its prompt is a text of its own there. If tokens go across borders, the text is
+    divided there, unless the tokenizer then writes another text: SentencePiece puts a blank before each one.
     """
+    whole = _encode_part(text, 0, tokenizer)
+    ids, begins, ends = whole
+    numbers = np.searchsorted(ends, borders, side="right")
+    crossed = sorted({b for b, n in zip(borders, numbers, strict=True) if n < len(ids) and begins[n] < b})
+    if not crossed:
+        return whole
+    parts = [_encode_part(text[first:last], first, tokenizer) for first, last in pairwise([0, *crossed, len(text)])]
+    divided = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    new_ids, new_begins, new_ends = divided
+    is_same = tokenizer.decode(new_ids.tolist()) == tokenizer.decode(ids.tolist())
+    return (new_ids, new_begins, new_ends) if is_same else whole
+
+
+def _encode_part(
+    text: str, place: int, tokenizer: PreTrainedTokenizerBase
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return token ids with begin and end of each token, counted from where the text is in a longer one."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids = np.array(encoded["input_ids"], dtype=np.int64)
     begins, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-    for border in borders:
-        number = int(np.searchsorted(ends, border, side="right"))
-        if number < len(ids) and begins[number] < border:
-            parts = [_encode(part, [], tokenizer) for part in (text[:border], text[border:])]
-            divided = np.concatenate([part[0] for part in parts])
-            if tokenizer.decode(divided.tolist()) == tokenizer.decode(ids.tolist()):
-                rest = _encode(text[border:], [other - border for other in borders if other > border], tokenizer)
-                joined = zip(parts[0], (rest[0], rest[1] + border, rest[2] + border), strict=True)
-                ids, begins, ends = (np.concatenate(pair) for pair in joined)
-                break
-    return ids, begins, ends
+    return np.array(encoded["input_ids"], dtype=np.int64), begins + place, ends + place

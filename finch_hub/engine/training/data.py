@@ -21,7 +21,8 @@ class TrainingData:
     """Training and validation examples, as given and tokenized.
 
     Attributes:
-        left_out: problems of the examples that cannot be used, which are not among the tokenized ones.
+        lost: number of the examples that cannot be used, which are not among the tokenized ones.
+        left_out: their problems.
         changes: what the chat template drops or changes, with the number of examples.
     """
 
@@ -29,6 +30,7 @@ class TrainingData:
     validation: Sequence[Example]
     train_set: Sequence[TokenizedExample]
     held_out: Sequence[TokenizedExample]
+    lost: int = 0
     left_out: Sequence[errors.Problem] = ()
     changes: Mapping[str, int] = field(default_factory=dict)
 
@@ -66,10 +68,16 @@ def prepare_data(
         is_strict=training.strict,
     )
     total = len(examples) + len(validation)
-    train = tokenize(examples, progress=lambda done: reporter.report_phase(f"tokenizing: {done:,} of {total:,}"))
+
+    def report_progress(done: int) -> None:
+        reporter.report_phase(f"tokenizing: {done:,} of {total:,}")
+
+    train = tokenize(examples, progress=report_progress)
     held_out = TokenizedData()
     if validation:
-        held_out = tokenize(validation, subject="validation data")
+        held_out = tokenize(
+            validation, subject="validation data", progress=lambda done: report_progress(len(examples) + done)
+        )
     base.fit_attention(max(len(example) for example in (*train.examples, *held_out.examples)))
     changes: Counter[str] = Counter()
     for data in (train, held_out):
@@ -79,6 +87,7 @@ def prepare_data(
         validation=validation,
         train_set=train.examples,
         held_out=held_out.examples,
+        lost=train.lost + held_out.lost,
         left_out=[*train.left_out, *(replace(lost, where=f"validation {lost.where}") for lost in held_out.left_out)],
         changes=changes,
     )

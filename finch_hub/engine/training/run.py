@@ -69,6 +69,7 @@ class TrainingRun:
             data.examples,
             data.validation,
             data.train_set,
+            lost=data.lost,
             left_out=data.left_out,
             changes=data.changes,
             steps=self.batches.steps,
@@ -290,6 +291,9 @@ class TrainingRun:
                     self.adapter.enable()
                 after = general.measure(decoder)
         except errors.InvalidDataset:
+            return None
+        except errors.Diverged as error:
+            self.reporter.warn(f"forgetting was not measured: {error}")
             return None
         return general.report(self._progress.divergence, after)
 
