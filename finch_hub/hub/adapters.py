@@ -169,7 +169,7 @@ class Adapters:
                 base=registered,
                 state=state,
                 lineage=_lineage_of(known),
-                spec={"system": known.spec.get("system") if known else None, "import": _describe_import(admitted)},
+                spec={**(known.prompting if known else {}), "import": _describe_import(admitted)},
             )
             register = publishing.publish(folder, self._stores, description, environment={})
         with self._stores.database.write() as session:

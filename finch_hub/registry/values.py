@@ -183,6 +183,11 @@ class AdapterVersion(Value):
         """Reference of the version, such as `name/3`."""
         return f"{self.name}/{self.number}"
 
+    @property
+    def prompting(self) -> JsonObject:
+        """What prompts to the adapter must have, for versions made from this one: `system` and `thinking`."""
+        return {"system": self.spec.get("system"), "thinking": bool(self.spec.get("thinking"))}
+
 
 class VersionFiles(Value):
     """Digest of a version's files, and its base: all that most jobs need."""

@@ -19,9 +19,10 @@ from support.families import named, save_family
 from finch_hub import Hub, settings
 from finch_hub.engine.export import quantization
 from finch_hub.registry.values import AdapterVersion, Lineage, ParentVersion
-from finch_hub.specs.jobs import ExportSpec
+from finch_hub.specs.jobs import ExportSpec, QuantizeSpec
 from finch_hub.storage import publishing
 from finch_hub.workers.runs import export as export_job
+from finch_hub.workers.runs import quantize as quantize_job
 
 HELD_OUT = "a" * 64
 
@@ -40,7 +41,7 @@ def publish(hub: Hub, folder: Path, name: str = "birds") -> AdapterVersion:
         kind="train",
         base=base,
         lineage=Lineage(validation_digest=HELD_OUT, seed=7),
-        spec={"system": "Sing."},
+        spec={"system": "Sing.", "thinking": True},
     )
     register = publishing.publish(folder, hub._stores, description, {})
     with hub._stores.database.write() as session:
@@ -62,7 +63,7 @@ def assert_is(imported: AdapterVersion, original: AdapterVersion) -> None:
     assert imported.identity == original.identity
     assert imported.lineage.parents == (ParentVersion(reference=original.reference),)
     assert imported.lineage.validation_digest == original.lineage.validation_digest
-    assert imported.spec["system"] == original.spec.get("system")
+    assert imported.prompting == original.prompting == {"system": "Sing.", "thinking": True}
     assert imported.state == "ready"
 
 
@@ -90,6 +91,20 @@ def test_export_of_a_quantized_version_is_imported_as_that_version(hub: Hub, tin
     for format_name in ("peft", "vllm"):
         folder = export(hub, "small/1", format_name, tmp_path / format_name)
         assert_is(hub.import_adapter(folder, name=format_name, base="tiny"), small)
+
+
+def test_quantized_version_is_prompted_as_its_parent(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
+    hub.bases.add(tiny_folder, name="tiny")
+    parent = publish(hub, save_adapter(tiny_folder, tmp_path / "made", **VARIANTS["plain"]))
+    report = quantization.quantize(hub.adapters.folder("birds"), tmp_path / "small", scheme="int8")
+    outcome = quantize_job.QuantizeOutcome(
+        adapter=tmp_path / "small", environment={}, parent=parent.reference, report=report
+    )
+    job: Any = SimpleNamespace(id=None)
+    record = quantize_job.finish(QuantizeSpec(adapter="birds/1", scheme="int8"), job, outcome, hub._stores)
+    with hub._stores.database.write() as session:
+        record(session)
+    assert hub.adapters.get("birds/2").prompting == parent.prompting
 
 
 def test_changed_export_is_an_adapter_of_its_own(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Store
         kind="quantize",
         base=parent.base,
         job_id=job.id,
-        spec=spec.model_dump(mode="json") | {"system": parent.spec.get("system")},
+        spec=spec.model_dump(mode="json") | parent.prompting,
         lineage=parent.lineage.evolve(parents=(values.ParentVersion(reference=parent.reference),)),
         metrics=metrics,
     )
@@ -119,7 +119,7 @@ def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Store
 
 
 def _repeat(version: AdapterVersion) -> QuantizeSpec:
-    # The system prompt stands beside the specification's own fields.
+    # What prompts must have stands beside the specification's own fields.
     return KIND.spec_of({name: version.spec[name] for name in QuantizeSpec.model_fields if name in version.spec})
 
 
