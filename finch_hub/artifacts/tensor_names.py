@@ -75,7 +75,9 @@ def name_tensors(
         else:
             problems.append(errors.Problem(where=old, what=f"is the same tensor as {other}, with other values"))
     for name in sorted(scales, key=len):  # a scale of a scale is refused later, by its name
-        names[name] = names[name.removesuffix(quantized.SCALE)] + quantized.SCALE
+        scaled = names.get(name.removesuffix(quantized.SCALE))
+        if scaled is not None:  # otherwise its tensor was left out
+            names[name] = scaled + quantized.SCALE
     return NamedTensors(names=names, notes=tuple(notes), problems=tuple(problems))
 
 

@@ -9,6 +9,7 @@ from support.safetensors_files import CONFIG, PREFIX, arrays, factors
 
 from finch_hub import errors
 from finch_hub.artifacts.tensor_names import NamedTensors, drop_announcements, name_tensors
+from finch_hub.formats.quantized import SCALE
 from finch_hub.formats.safetensors_file import SafetensorsFile
 
 FIELDS: dict[str, Any] = {
@@ -51,6 +52,19 @@ def test_second_tensor_of_one_name_is_left_out_only_if_it_is_equal(tmp_path: Pat
 def test_module_of_the_base_beside_a_saved_one_is_left_out(tmp_path: Path) -> None:
     own = {f"{PREFIX}head.original_module.weight": np.ones((3, 3), np.float32)}
     assert name(tmp_path, factors() | own, dict(FIELDS)).names.keys() == factors().keys()
+
+
+@pytest.mark.parametrize(
+    ("kept", "left_out"),
+    [((), "head.original_module.weight"), (("head.modules_to_save.weight",), "head.weight")],
+    ids=["unused", "second of one name"],
+)
+def test_scale_of_a_tensor_that_is_left_out_is_left_out(kept: tuple[str, ...], left_out: str, tmp_path: Path) -> None:
+    wholes = {f"{PREFIX}{name}": np.ones((3, 3), np.float32) for name in (*kept, left_out)}
+    scale = {f"{PREFIX}{left_out}{SCALE}": np.ones(3, np.float32)}
+    named = name(tmp_path, factors() | wholes | scale, {**FIELDS, "modules_to_save": ["head"]})
+    assert f"{PREFIX}{left_out}{SCALE}" not in named.names
+    assert len(named.names) == len(factors()) + len(kept)
 
 
 def test_too_many_patterns_are_refused_before_they_are_matched(tmp_path: Path) -> None:
