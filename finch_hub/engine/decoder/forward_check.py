@@ -88,19 +88,19 @@ def _compare(base: Base) -> ForwardCheck:
     unit = torch.finfo(hidden.dtype).eps
     exact, rounded = _LEAST_TOLERANCE + unit, _LEAST_TOLERANCE + 16 * unit
     remarks = []
-    if is_linear and _error(Head(model, is_linear=True).logits(hidden), logits) > exact:
+    if is_linear and not _error(Head(model, is_linear=True).logits(hidden), logits) <= exact:
         is_linear = False
         remarks.append(f"the logits of {kind} are not the product of its head, so its own forward computes them")
-    if not is_linear and _error(Head(model, is_linear=False).logits(hidden), logits) > exact:
+    if not is_linear and not _error(Head(model, is_linear=False).logits(hidden), logits) <= exact:
         what = f"the logits of {kind} do not follow from its last hidden states"
         raise errors.Incompatible(what, subject=f"base model {base.name}")
     loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
     means = torch.stack([part.mean() for part in torch.split(loss, [len(row) - 1 for row in rows])])
-    if _error(means, losses.float()) > exact:
+    if not _error(means, losses.float()) <= exact:
         what = f"the loss of {kind} is not the cross-entropy of its logits"
         raise errors.Incompatible(what, subject=f"base model {base.name}")
     batch = pack(rows, share_prefix=False).to(base.device)
-    interact = interact or _error(PaddedDecoder(model).hidden_states(batch), hidden) > rounded
+    interact = interact or not _error(PaddedDecoder(model).hidden_states(batch), hidden) <= rounded
     if interact:
         remarks.append(f"rows of one batch change each other in {kind}, so each row is computed alone")
     is_packed = can_pack and _error(PackedDecoder(model).hidden_states(batch), hidden) <= rounded
@@ -140,7 +140,7 @@ def _own_forward(model: Any, rows: Sequence[TokenizedExample], device: torch.dev
 
 
 def _error(found: Tensor, expected: Tensor) -> float:
-    """Return the norm of the difference, relative to the norm of the expected values."""
+    """Return the norm of the difference, relative to the norm of the expected values; NaN if a value is."""
     return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 

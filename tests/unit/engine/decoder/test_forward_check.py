@@ -132,6 +132,23 @@ def test_a_change_that_no_setting_names_is_found(load: Load) -> None:
     assert not isinstance(choose_decoder(base), PackedDecoder)
 
 
+def test_not_a_number_is_no_agreement(load: Load) -> None:
+    base = load("llama")
+    decoder = base.model.get_decoder()
+    own = decoder.forward
+
+    def forward(*arguments: Any, **options: Any) -> Any:
+        output = own(*arguments, **options)
+        if len(output.last_hidden_state) > 1:
+            output.last_hidden_state[-1] = float("nan")
+        return output
+
+    decoder.forward = forward
+    check = check_forward(base)
+    assert check.rows_interact
+    assert "rows of one batch change each other" in check.remark
+
+
 def test_logits_that_do_not_follow_from_the_last_hidden_states_are_refused(load: Load) -> None:
     base = load("llama")
     own = base.model.forward
