@@ -90,7 +90,7 @@ def read_data(
     for file in files:
         _add_file(collector, file, config, f"{file.relative_to(path)} " if len(files) > 1 else "")
     if path.is_dir():
-        _tell_unread(collector, path, files)
+        _tell_unread(collector, path, files, split, config)
     return collector.finish()
 
 
@@ -168,14 +168,23 @@ def _decode(stream: BinaryIO, config: ReadingConfig, recognized: list[str], pref
 
 
 def _find_files(path: Path, split: Split) -> list[Path]:
-    """Return the data files of a split. All files are in the train split of a folder without split names."""
+    """Return the data files of a split, which their names tell. Without files named train, those without a split are.
+
+    If all files are of one split, they are the train split, whatever its name.
+    """
     if not path.is_dir():
         return [path]
-    files = [file for file in _list_files(path) if is_data_file(file) and not _is_metadata(file)]
+    files = _list_data_files(path)
     splits = {file: _split_of(file.relative_to(path)) for file in files}
-    if "train" in splits.values():
-        return [file for file in files if splits[file] == split]
-    return files if split == "train" else []
+    names = set(splits.values())
+    if len(names) < 2:
+        return files if split == "train" else []
+    wanted = None if split == "train" and "train" not in names else split
+    return [file for file in files if splits[file] == wanted]
+
+
+def _list_data_files(folder: Path) -> list[Path]:
+    return [file for file in _list_files(folder) if is_data_file(file) and not _is_metadata(file)]
 
 
 def _list_files(folder: Path) -> list[Path]:
@@ -186,15 +195,33 @@ def _list_files(folder: Path) -> list[Path]:
     )
 
 
-def _tell_unread(collector: RowCollector, folder: Path, files: Sequence[Path]) -> None:
-    """Tell which files of a folder could not be read, and refuse a folder without data files."""
-    if not files:
+def _tell_unread(
+    collector: RowCollector, folder: Path, files: Sequence[Path], split: Split, config: ReadingConfig
+) -> None:
+    """Tell which files of a folder were not read, and refuse a folder without files of the split."""
+    others = [file.relative_to(folder) for file in _list_data_files(folder) if file not in files]
+    if not files and others:
+        what = f"has no file of the {split} split, only {_list_names(others)}"
+        collector.fail(errors.Problem(what=what, fix="name the file to read"))
+    elif not files:
         what = f"has no file that can be read: {', '.join(SUFFIXES)}"
         collector.fail(errors.Problem(what=what, fix="name a file, or a folder with such files"))
-    rest = [str(file.relative_to(folder)) for file in _list_files(folder) if is_unreadable(file)]
+    elif split == "train":
+        # The validation split is read by itself; only a file without a split is one that users may miss.
+        missed = [file for file in others if _split_of(file) is None]
+        if others:
+            collector.recognized.append(f"files that are not of the train split: {_list_names(others)}")
+        if missed and config.strict:
+            what = f"has files that are of no split, and would not be read: {_list_names(missed)}"
+            collector.fail(errors.Problem(what=what, fix="begin their names with train, validation or test"))
+    rest = [file.relative_to(folder) for file in _list_files(folder) if is_unreadable(file)]
     if files and rest:
-        named = ", ".join(rest[:_MAX_NAMED]) + (f" and {len(rest) - _MAX_NAMED} more" * (len(rest) > _MAX_NAMED))
-        collector.recognized.append(f"files that were not read: {named}")
+        collector.recognized.append(f"files that were not read: {_list_names(rest)}")
+
+
+def _list_names(files: Sequence[Path]) -> str:
+    more = f" and {len(files) - _MAX_NAMED} more" if len(files) > _MAX_NAMED else ""
+    return ", ".join(map(str, files[:_MAX_NAMED])) + more
 
 
 def _split_of(file: Path) -> str | None:

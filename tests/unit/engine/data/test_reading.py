@@ -134,7 +134,7 @@ def test_read_of_a_folder_takes_the_train_split_without_metadata_files(tmp_path:
     write(tmp_path / "data" / "test-00000-of-00001.jsonl", json.dumps({"prompt": "p", "completion": "c"}))
     write(tmp_path / "dataset_info.json", "{}")
     write(tmp_path / "README.md", "# Finches")
-    assert reading.read_examples(tmp_path) == EXAMPLES
+    assert reading.read_data(tmp_path).examples == EXAMPLES
     assert not reading.has_validation(tmp_path)
 
 
@@ -146,14 +146,19 @@ def test_read_of_a_folder_takes_its_validation_split(name: str, tmp_path: Path) 
     write(tmp_path / "train.jsonl", LINES[1])
     assert reading.has_validation(tmp_path)
     assert reading.read_examples(tmp_path, split="validation") == EXAMPLES[:1]
-    assert reading.read_examples(tmp_path) == EXAMPLES[1:]
+    assert reading.read_data(tmp_path).examples == EXAMPLES[1:]
 
 
 @pytest.mark.parametrize(
     ("names", "train", "validation"),
     [
-        (["birds", "validation"], ["birds", "validation"], []),  # without a name "train" there are no splits
-        (["dev", "hr", "ops"], ["dev", "hr", "ops"], []),
+        (["birds", "validation"], ["birds"], ["validation"]),
+        (["birds", "test"], ["birds"], []),
+        (["a/rows", "b/rows", "val/rows"], ["a/rows", "b/rows"], ["val/rows"]),
+        (["dev", "hr", "ops"], ["hr", "ops"], ["dev"]),
+        (["validation", "validation_2"], ["validation", "validation_2"], []),  # one split is all there is
+        (["test"], ["test"], []),
+        (["birds", "bees"], ["bees", "birds"], []),
         (["dev/train", "dev/validation"], ["dev/train"], ["dev/validation"]),
         (["train/a", "train/val"], ["train/a"], ["train/val"]),
         (["train", "test", "evaluation"], ["train"], []),
@@ -168,12 +173,30 @@ def test_every_file_of_a_folder_is_in_at_most_one_split(
         write(tmp_path / f"{name}.jsonl", json.dumps({"prompt": name, "completion": "c"}))
 
     def read(split: reading.Split) -> list[str]:
-        return [example.messages[0].content for example in reading.read_examples(tmp_path, split=split)]
+        return [example.messages[0].content for example in reading.read_data(tmp_path, split=split).examples]
 
     assert read("train") == train
     assert reading.has_validation(tmp_path) == bool(validation)
     if validation:
         assert read("validation") == validation
+
+
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("train", "more", "test"):
+        write(tmp_path / f"{name}.jsonl", *LINES)
+    with pytest.warns(DataWarning, match="files that are not of the train split: more.jsonl, test.jsonl"):
+        assert reading.read_examples(tmp_path) == EXAMPLES
+    (problem,) = problems_of(tmp_path, strict=True)
+    assert problem.what == "has files that are of no split, and would not be read: more.jsonl"
+    (tmp_path / "more.jsonl").unlink()
+    assert reading.read_data(tmp_path, ReadingConfig(strict=True)).examples == EXAMPLES
+
+
+def test_folder_of_several_splits_without_one_to_train_on_is_refused(tmp_path: Path) -> None:
+    for name in ("validation", "test"):
+        write(tmp_path / f"{name}.jsonl", *LINES)
+    (problem,) = problems_of(tmp_path)
+    assert problem.what == "has no file of the train split, only test.jsonl, validation.jsonl"
 
 
 def test_folder_holds_files_of_several_formats_and_hidden_files(tmp_path: Path) -> None:
@@ -198,7 +221,7 @@ def test_folders_that_datasets_saves_are_read(tmp_path: Path) -> None:
         write(folder / "dataset_info.json", "{}")
         write(folder / "state.json", '{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
     write(tmp_path / "birds" / "dataset_dict.json", '{"splits": ["train", "validation", "test"]}')
-    assert reading.read_examples(tmp_path / "birds") == EXAMPLES[:1]
+    assert reading.read_data(tmp_path / "birds").examples == EXAMPLES[:1]
     assert reading.read_examples(tmp_path / "birds", split="validation") == EXAMPLES[1:]
     assert reading.read_examples(tmp_path / "birds" / "test") == EXAMPLES[1:]
 
