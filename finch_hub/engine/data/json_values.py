@@ -5,9 +5,14 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from finch_hub import errors
+
+MAX_DEPTH = 64
+"""Deepest nesting of what is stored. Readers of JSON have limits of their own, from 128 on."""
 _MAX_LITERAL = 2**20  # characters; Python's parser takes hundreds of bytes for each
 # Arrow gives all objects of a column one order of keys. Schemas and calls get the order in which they are documented,
 # so that a table and its JSON Lines are one data set. Names of parameters keep their own order.
@@ -50,13 +55,30 @@ def drop_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
     return {name: field for name, field in value.items() if not is_null(field)}
 
 
-def clean(value: Any) -> Any:
-    """Return a value whose objects, at any depth, have no nulls. Arrow fills absent keys with nulls."""
+def clean(value: Any, *, keeps_nulls: bool = False) -> Any:
+    """Return a value of JSON whose objects, at any depth, have no nulls. Arrow fills absent keys with nulls.
+
+    Raises:
+        InvalidSpec: the value is not JSON, or is nested too deeply.
+    """
+    return _clean(value, keeps_nulls, MAX_DEPTH)
+
+
+def _clean(value: Any, keeps_nulls: bool, depth: int) -> Any:
+    if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if depth == 0:
+        raise errors.InvalidSpec(f"is nested more than {MAX_DEPTH} deep", fix="write the inner part as a text")
     if isinstance(value, Mapping):
-        return {name: clean(field) for name, field in value.items() if not is_null(field)}
+        for name in value:
+            if not isinstance(name, str):
+                raise errors.InvalidSpec(f"has a key that is {type(name).__name__}", fix="write keys as texts")
+        fields = value if keeps_nulls else drop_nulls(value)
+        return {name: _clean(field, keeps_nulls, depth - 1) for name, field in fields.items()}
     if isinstance(value, (list, tuple)):
-        return [clean(item) for item in value]
-    return value
+        return [_clean(item, keeps_nulls, depth - 1) for item in value]
+    shown = value if isinstance(value, float) else type(value).__name__
+    raise errors.InvalidSpec(f"holds {shown}, which is not JSON", fix="write it as a text")
 
 
 def order_keys(value: Any, *, are_names: bool = False) -> Any:

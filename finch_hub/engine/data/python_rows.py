@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from finch_hub import errors
-from finch_hub.engine.data import arrow_rows
+from finch_hub.engine.data import arrow_rows, json_values
 from finch_hub.engine.data.row import Row
 from finch_hub.specs.examples import Example
 
 _CHUNK_ROWS = 1024
+_MAX_DEPTH = 2 * json_values.MAX_DEPTH  # what is deeper is refused later, and may hold itself
 _SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev")}
 _FORMS = "give pairs, mappings, examples, or a table"
 
@@ -69,14 +70,14 @@ def _iterate(items: Any) -> Iterable[Any]:
         raise errors.InvalidDataset(what, fix=_FORMS, subject="examples")
 
 
-def _to_plain(value: Any) -> Any:
+def _to_plain(value: Any, depth: int = _MAX_DEPTH) -> Any:
     """Return a value of Python's own types, with None for values that tables use for absent ones."""
-    if value is None or isinstance(value, (str, bool, int, float)):
+    if value is None or isinstance(value, (str, bool, int, float)) or not depth:
         return value
     if isinstance(value, Mapping):
-        return {name: _to_plain(field) for name, field in value.items()}
+        return {name: _to_plain(field, depth - 1) for name, field in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_to_plain(item) for item in value]
+        return [_to_plain(item, depth - 1) for item in value]
     if hasattr(value, "tolist"):  # arrays of NumPy and torch
-        return _to_plain(value.tolist())
+        return _to_plain(value.tolist(), depth - 1)
     return None if type(value).__name__ in ("NAType", "NaTType") else value

@@ -21,6 +21,7 @@ from finch_hub.specs.reports import ReadingReport
 _PROGRESS_ROWS = 10_000
 _MAX_KEPT = 1_000  # problems; all are counted
 _MAX_SHOWN = 20
+_MAX_UNUSED = 100  # columns
 # Parts of names that columns of questions and answers have.
 _PROMPT_WORDS = re.compile("prompt|question|query|instruction|input|user|human|customer|request|frage|pregunta")
 _ANSWER_WORDS = re.compile(
@@ -82,7 +83,6 @@ class RowCollector:
         if not self._formats:
             raise errors.NotFound("dataset format", str(named), [row_format.name for row_format in formats])
         self._progress = progress
-        self._recognized_formats: dict[tuple[str, ...], RowFormat | Mismatch] = {}
         self._examples: list[Example] = []
         self._rows = self._without_weight = 0
         self._failures: list[errors.Problem] = []
@@ -99,7 +99,7 @@ class RowCollector:
             if self._rows % _PROGRESS_ROWS < row.lines:
                 self._progress(self._rows)
             if isinstance(row.value, Example):
-                self._examples.append(row.value)
+                self._add_example(row.value, prefix + row.where)
             elif row.value is None:
                 self._leave_out([errors.Problem(what=row.problem, where=prefix + row.where, fix=row.fix)], row.lines)
             else:
@@ -117,15 +117,18 @@ class RowCollector:
         """
         if not self._rows and not self._failures:
             self.fail(errors.Problem(what="has no rows", fix="give at least one example"))
-        problems = [*self._failures, *map(self._describe, self._mismatched.values()), *self._problems]
+        found = [*self._failures, *map(self._describe, self._mismatched.values()), *self._problems]
+        problems = [
+            errors.Problem(what=_printable(p.what), where=_printable(p.where), fix=_printable(p.fix)) for p in found
+        ]
         allowed = 0.0 if self._config.strict else self._config.max_bad_rows * self._rows
         report = ReadingReport(
             rows=self._rows,
             left_out=self._left_out,
             without_weight=self._without_weight,
             problems=tuple(map(str, problems[:_MAX_SHOWN])),
-            unused=dict(sorted(self._unused.items(), key=lambda item: (-item[1], item[0]))),
-            recognized=tuple(self.recognized),
+            unused=dict(sorted(self._unused.items(), key=lambda item: (-item[1], item[0]))[:_MAX_UNUSED]),
+            recognized=tuple(map(_printable, self.recognized)),
         )
         if self._failures or self._left_out > allowed or not self._examples:
             self._refuse(problems)
@@ -138,18 +141,15 @@ class RowCollector:
         if isinstance(renamed, Mismatch):
             self._mismatch(renamed, value, where)
             return
-        row = json_values.drop_nulls(renamed)
-        key = tuple(row)
-        row_format = self._recognized_formats.get(key) or row_formats.recognize(renamed, self._formats)
+        row_format = row_formats.recognize(renamed, self._formats)
         if isinstance(row_format, Mismatch):
             self._mismatch(row_format, value, where)
             return
-        self._recognized_formats[key] = row_format
-        tracked = TrackedRow(row)
+        tracked = TrackedRow(json_values.drop_nulls(renamed))
         try:
             example = row_format.convert(tracked)
             if example is not None:
-                _check_texts(example)
+                _check(example)
         except errors.InvalidSpec as error:
             self._leave_out([self._place(problem, where) for problem in error.problems])
             return
@@ -159,11 +159,25 @@ class RowCollector:
             what = f"cannot be converted: format {row_format.name} raised {type(error).__name__}"
             self._leave_out([errors.Problem(what=what, where=where)])
             return
-        self._unused.update(map(str, tracked.unused | self._find_replaced(value)))
+        self._count_unused(tracked.unused | self._find_replaced(value))
         if example is None:
             self._without_weight += 1
         else:
             self._examples.append(example)
+
+    def _add_example(self, example: Example, where: str) -> None:
+        try:
+            _check(example)
+        except errors.InvalidSpec as error:
+            self._leave_out([errors.Problem(what=p.what, where=where, fix=p.fix) for p in error.problems])
+        else:
+            self._examples.append(example)
+
+    def _count_unused(self, names: Iterable[str]) -> None:
+        """Count columns that were not used. Rows can have a column each, so the later ones are not kept."""
+        for name in map(_printable, names):
+            if name in self._unused or len(self._unused) < _MAX_KEPT:
+                self._unused[name] += 1
 
     def _rename(self, row: Mapping[str, Any]) -> Mapping[str, Any] | Mismatch:
         """Return the row with the configured columns under the names of fields."""
@@ -210,7 +224,7 @@ class RowCollector:
         where = rows.where if rows.count == 1 else f"{rows.where} and {rows.count - 1:,} more rows"
         columns = list(rows.columns)
         what = f"{rows.mismatch.what}; the columns are {row_formats.list_columns(columns)}"
-        is_settled = bool(self._columns) or "preferences" in what
+        is_settled = bool(self._columns) or rows.mismatch.is_readable
         fix = rows.mismatch.fix if is_settled else self._suggest_columns(columns, rows.row)
         return errors.Problem(what=what, where=where, fix=fix)
 
@@ -242,7 +256,12 @@ class RowCollector:
     def _count_kinds(self, problems: Sequence[errors.Problem]) -> collections.Counter[str]:
         """Count all problems by kind, also those that were not kept."""
         of_columns = problems[: len(problems) - len(self._problems)]
-        return errors.count_kinds(of_columns) + self._kinds
+        counts = errors.count_kinds(of_columns) + self._kinds
+        if counts.total() > _MAX_SHOWN:  # the kinds are shown, so that each row counts
+            for rows in self._mismatched.values():
+                (kind,) = errors.count_kinds([self._describe(rows)])
+                counts[kind] += rows.count - 1
+        return counts
 
     def _refuse_unused(self, report: ReadingReport) -> None:
         problems = [
@@ -274,16 +293,24 @@ def _looks_like_turns(value: object) -> bool:
     return isinstance(first, Mapping) and not {"role", "from"}.isdisjoint(first)
 
 
-def _check_texts(example: Example) -> None:
-    """Refuse half of a surrogate pair, which JSON can write and no file can hold."""
+def _printable(text: object) -> str:
+    """Return a text with escapes for what terminals and databases do not take: zero bytes and half surrogates."""
+    return str(text).replace("\0", "\\0").encode(errors="backslashreplace").decode()
+
+
+def _check(example: Example) -> None:
+    """Refuse what cannot be stored: what is not JSON, and half of a surrogate pair, which only JSON can write."""
     try:
         (example.text or "").encode()
         for message in example.messages:
             message.content.encode()
             if message.reasoning or message.tool_calls or message.name or message.tool_call_id:
-                extra = (message.reasoning, message.tool_calls, message.name, message.tool_call_id)
-                json.dumps(extra, ensure_ascii=False).encode()
+                _check_json((message.reasoning, message.tool_calls, message.name, message.tool_call_id))
         if example.tools or example.documents:
-            json.dumps((example.tools, example.documents), ensure_ascii=False).encode()
+            _check_json((example.tools, example.documents))
     except UnicodeEncodeError:
         raise errors.InvalidSpec("has half of a surrogate pair", fix="repair its \\u escapes") from None
+
+
+def _check_json(value: Any) -> None:
+    json.dumps(json_values.clean(value, keeps_nulls=True), ensure_ascii=False).encode()

@@ -18,7 +18,6 @@ Convert = Callable[[Mapping[str, Any]], Example | None]
 _PREFERENCES = ("chosen", "rejected", "rejected_response", "kto_tag")
 _MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 _SYSTEM = ("system", "system_prompt")
-_REASONING = ("reasoning_content", "reasoning", "thinking")
 
 
 class RowFormat(NamedTuple):
@@ -137,11 +136,13 @@ class Mismatch(NamedTuple):
 
     Attributes:
         is_of_columns: whether other rows with these columns have the same problem.
+        is_readable: whether rows of these columns could be read, so that no other columns are suggested.
     """
 
     what: str
     fix: str = ""
     is_of_columns: bool = True
+    is_readable: bool = False
 
 
 def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat | Mismatch:
@@ -176,7 +177,7 @@ def _describe_preferences(found: Sequence[str]) -> Mismatch:
     fix = "keep the rows to learn and remove the column, or name the format"
     if "chosen" in found:
         fix = "to learn the chosen answers, add --completion-column chosen, or --messages-column chosen"
-    return Mismatch(f"has {' and '.join(found)}: preferences are not trained on", fix)
+    return Mismatch(f"has {' and '.join(found)}: preferences are not trained on", fix, is_readable=True)
 
 
 _MAX_COLUMNS, _MAX_NAME = 20, 40
@@ -244,7 +245,7 @@ def _make_pair(row: Mapping[str, Any], prompt: str, completion: str) -> list[Mes
     ]
     if problems:
         raise errors.InvalidSpec(problems)
-    reasoning = next((_text(row, name) for name in _REASONING if row.get(name)), None)
+    reasoning = next((_text(row, name) for name in turns.REASONING if row.get(name)), None)
     answer = {"reasoning": reasoning} if reasoning and reasoning.strip() else {}
     return [Message(role="user", content=texts[prompt]), Message(role="assistant", content=texts[completion], **answer)]
 

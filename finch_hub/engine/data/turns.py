@@ -30,7 +30,9 @@ _ROLES: Mapping[str, Role] = {
 }
 # Turns of LLaMA-Factory and ms-swift whose text is the JSON of a call.
 _CALL_ROLES = ("function_call", "tool_call")
-_REASONING = ("reasoning_content", "reasoning", "thinking")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Fields that hold what an assistant thought."""
+_WEIGHTS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _MAX_ROLE = 20  # characters
 _CALL_FORM = 'write {"name": …, "arguments": {…}}'
@@ -94,7 +96,7 @@ def read_documents(value: Any, where: str) -> tuple[JsonObject, ...]:
         if isinstance(document, str):
             documents.append({"title": "", "text": document})
         elif isinstance(document, Mapping):
-            documents.append(json_values.order_keys(json_values.clean(document)))
+            documents.append(json_values.order_keys(_clean(document, f"{where}, item {number}")))
         else:
             what = f"is {describe(document)} instead of a document"
             raise errors.InvalidSpec(what, where=f"{where}, item {number}", fix='write {"title": …, "text": …}')
@@ -107,6 +109,8 @@ def read_weight(value: Any) -> bool:
     Raises:
         InvalidSpec: the weight is neither 0 nor 1.
     """
+    if isinstance(value, str):  # a cell of CSV
+        value = _WEIGHTS.get(value.strip(), value)
     if isinstance(value, (int, float)) and value in (0, 1):
         return bool(value)
     shown = value if isinstance(value, (int, float)) else describe(value)
@@ -141,6 +145,8 @@ def _read_turn(turn: Any, unused: set[str]) -> Message:
         raise errors.InvalidSpec(f"has the role {shown}", fix="use system, user, assistant or tool")
     content = _take(fields, "content", "value", "parts", "text")
     weight, learn = _take(fields, "weight"), _take(fields, "learn")
+    if learn is not None and not isinstance(learn, bool):
+        raise errors.InvalidSpec(f"has {describe(learn)} in 'learn'", fix="use true or false")
     is_learned = (weight is None or read_weight(weight)) and learn is not False
     calls: tuple[JsonObject, ...] = ()
     reasoning: str | None = None
@@ -168,6 +174,16 @@ def _read_turn(turn: Any, unused: set[str]) -> Message:
     return Message(role=role, content=text, **given)
 
 
+def _clean(value: Any, where: str, *, keeps_nulls: bool = False) -> Any:
+    """Return the JSON of an item, whose problems name its place."""
+    try:
+        return json_values.clean(value, keeps_nulls=keeps_nulls)
+    except errors.InvalidSpec as error:
+        raise errors.InvalidSpec(
+            [errors.Problem(what=problem.what, where=where, fix=problem.fix) for problem in error.problems]
+        ) from None
+
+
 def _take(fields: dict[str, Any], *names: str) -> Any:
     """Remove the first of these fields that is there, and return its value."""
     for name in names:
@@ -184,7 +200,7 @@ def _take_text(fields: dict[str, Any], name: str) -> str | None:
 
 
 def _read_reasoning(fields: dict[str, Any]) -> str | None:
-    for name in _REASONING:
+    for name in REASONING:
         if (text := _take_text(fields, name)) and text.strip():
             return text
     return None
@@ -212,7 +228,7 @@ def _read_content(value: Any, *, may_be_absent: bool) -> str:
         raise errors.InvalidSpec(f"has {describe(value) if value else 'nothing'} instead of a text in 'content'")
     texts = []
     for part in value:
-        fields = json_values.drop_nulls(part) if isinstance(part, Mapping) else {}
+        fields = json_values.clean(part) if isinstance(part, Mapping) else {}
         kind = fields.get("type", "text")
         if kind not in _TEXT_PARTS or not isinstance(fields.get("text"), str) or any("image" in f for f in fields):
             shown = repr(kind) if isinstance(kind, str) and len(kind) <= _MAX_ROLE else describe(kind)
@@ -246,7 +262,7 @@ def _read_call(call: Any) -> JsonObject:
         raise errors.InvalidSpec("has a call of a tool without a name", fix=_CALL_FORM)
     if isinstance(arguments, str):
         try:
-            arguments = json_values.parse(arguments) if arguments.strip() else {}
+            arguments = json_values.clean(json_values.parse(arguments), keeps_nulls=True) if arguments.strip() else {}
         except ValueError:
             arguments = "text"
     else:
@@ -264,14 +280,14 @@ def _read_call(call: Any) -> JsonObject:
 
 def _read_tool(tool: Any, where: str) -> JsonObject:
     tool = parse_list(tool)
-    envelope = json_values.clean(tool) if isinstance(tool, Mapping) else {}
+    envelope = _clean(tool, where) if isinstance(tool, Mapping) else {}
     function = envelope.pop("function", None)
     if not isinstance(function, Mapping):
         function, envelope = {key: value for key, value in envelope.items() if key != "type"}, {}
     if "input_schema" in function:
         function["parameters"] = function.pop("input_schema")
     if isinstance(function.get("parameters"), str):
-        function["parameters"] = parse_list(function["parameters"])
+        function["parameters"] = _clean(parse_list(function["parameters"]), where, keeps_nulls=True)
     if not isinstance(function.get("name"), str) or not function["name"]:
         what = f"is {describe(tool)} without a name"
         raise errors.InvalidSpec(what, where=where, fix='write {"type": "function", "function": {"name": …}}')

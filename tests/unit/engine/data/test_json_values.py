@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
 import json
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finch_hub import errors
 from finch_hub.engine.data import json_values
 
 
@@ -68,3 +71,41 @@ def test_list_of_python_is_read_and_code_is_not_run() -> None:
     assert json_values.parse_literal("[{'a': \"it's\", 'b': None}]") == [{"a": "it's", "b": None}]
     for text in ("[print(1)]", "[1", "hello", "[" * 10_000, "{'a': 1}"):
         assert json_values.parse_literal(text) == text
+
+
+def nest(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = {"a": value} if depth % 2 else [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [65, 300, 900, 20_000])
+def test_deep_nesting_is_refused(depth: int) -> None:
+    assert json_values.clean(nest(64)) == nest(64)
+    with pytest.raises(errors.InvalidSpec, match="is nested more than 64 deep"):
+        json_values.clean(nest(depth))
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (datetime.datetime(2024, 1, 1), "holds datetime, which is not JSON"),
+        (datetime.timedelta(1), "holds timedelta"),
+        (b"a", "holds bytes"),
+        ({1}, "holds set"),
+        (decimal.Decimal(1), "holds Decimal"),
+        (float("inf"), "holds inf"),
+        ({5: 1}, "has a key that is int"),
+        ({None: 1}, "has a key that is NoneType"),
+    ],
+)
+def test_what_is_not_json_is_refused(value: Any, what: str) -> None:
+    for outer in (value, [value], {"a": {"b": value}}):
+        with pytest.raises(errors.InvalidSpec, match=what):
+            json_values.clean(outer)
+
+
+def test_nulls_are_kept_if_wanted() -> None:
+    assert json_values.clean({"a": None, "b": [None]}, keeps_nulls=True) == {"a": None, "b": [None]}
+    assert json_values.clean({"a": None, "b": [None]}) == {"b": [None]}

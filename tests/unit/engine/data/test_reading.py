@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import datetime
 import gzip
 import io
 import json
@@ -663,3 +664,82 @@ def test_problem_of_a_row_does_not_repeat_its_text(tmp_path: Path, line: str) ->
         reading.read_examples(write(tmp_path / "a.jsonl", line))
     assert "line 1" in str(caught.value) or "item 1" in str(caught.value)
     assert "room seven" not in str(caught.value)
+
+
+def test_rows_of_examples_are_checked_like_other_rows() -> None:
+    deep: Any = {}
+    for _ in range(300):
+        deep = {"a": deep}
+    good = Example.of_pair("a", "b")
+    turns = good.messages
+    examples = [
+        good,
+        Example.of_pair("a", "\ud800"),
+        Example(text="\udfff"),
+        Example(messages=turns, tools=({"name": datetime.date(2024, 1, 1)},)),
+        Example(messages=turns, documents=(deep,)),
+        Example(messages=(turns[0], turns[1].evolve(tool_calls=({"id": b"x"},)))),
+        Example(messages=turns, documents=({"title": "\ud800"},)),
+    ]
+    data = reading.read_data(examples, ReadingConfig(max_bad_rows=1.0))
+    assert data.examples == (good,)
+    assert data.report.left_out == 6
+    assert data.report.problems[0].startswith("example 2: has half of a surrogate pair")
+
+
+@pytest.mark.parametrize("depth", [60, 65, 100, 190, 300, 900])
+def test_what_is_stored_can_be_read_again(depth: int) -> None:
+    deep: Any = {}
+    for _ in range(depth - 2):
+        deep = {"a": deep}
+    call = {"role": "assistant", "tool_calls": [{"name": "a", "arguments": deep}]}
+    rows = [
+        {"prompt": "a", "completion": "b"},
+        {"prompt": "a", "completion": "b", "documents": [deep]},
+        {"prompt": "a", "completion": "b", "tools": [{"name": "c", "parameters": deep}]},
+        {"messages": [{"role": "user", "content": "a"}, call]},
+    ]
+    data = reading.read_data(rows, ReadingConfig(max_bad_rows=1.0))
+    assert reading.load_examples(reading.dump_examples(data.examples)) == data.examples
+    assert len(data.examples) == (4 if depth == 60 else 1)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_label_of_an_answer_is_found_in_each_row(order: int) -> None:
+    rows = [{"prompt": "a", "completion": "b", "label": label} for label in (1, False, "class 2")][::order]
+    data = reading.read_data(rows, ReadingConfig(max_bad_rows=1.0))
+    assert (len(data.examples), data.report.left_out) == (2, 1)
+
+
+def test_names_of_unused_columns_are_bounded_and_can_be_stored() -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": "a", "completion": "b", "id\0": 1, "id\ud800": 1, f"key {number}": 1} for number in range(3_000)
+    ]
+    unused = reading.read_data(rows).report.unused
+    assert len(unused) == 100
+    assert list(unused.items())[:2] == [("id\\0", 3_000), ("id\\ud800", 3_000)]
+
+
+def test_names_of_columns_in_problems_can_be_stored() -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "a", "completion": "b"}, {"x\0": 1, "y\udc80": 1}]
+    (problem,) = reading.read_data(rows, ReadingConfig(max_bad_rows=1.0)).report.problems
+    assert "the columns are x\\0, y\\udc80" in problem
+
+
+def test_rows_of_a_mismatch_are_counted_one_by_one(tmp_path: Path) -> None:
+    rows = [{"x": "a"}] * 300 + [{"prompt": "a", "completion": ""}] * 30 + ROWS
+    with pytest.raises(errors.InvalidDataset, match="300 × fits no format"):
+        reading.read_data(write(tmp_path / "a.jsonl", *map(json.dumps, rows)))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_weights_of_a_table_are_honored(suffix: str, tmp_path: Path) -> None:
+    if suffix == "csv":
+        file = write(tmp_path / "a.csv", "prompt,completion,weight", "a,b,0", "c,d,1", "e,f,1.0", "g,h,0.0", "i,j,")
+    else:
+        weights = zip("acegi", "bdfhj", ("0", "1", "1.0", "0.0", None), strict=True)
+        rows = [json.dumps({"prompt": a, "completion": b, "weight": weight}) for a, b, weight in weights]
+        file = write(tmp_path / "a.jsonl", *rows)
+    data = reading.read_data(file)
+    assert [example.messages[0].content for example in data.examples] == ["c", "e", "i"]
+    assert data.report.without_weight == 2

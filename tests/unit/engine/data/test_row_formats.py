@@ -223,11 +223,11 @@ def test_reasoning_column_precedes_the_completion(column: str) -> None:
 
 @pytest.mark.parametrize("row", [PAIR, {"messages": [QUESTION, ANSWER]}, {"text": "The finch sings."}])
 def test_weight_of_a_row_is_honored_or_refused(row: dict[str, Any]) -> None:
-    for one in (1, 1.0, True):
+    for one in (1, 1.0, True, "1"):
         assert convert({**row, "weight": one}) == convert(row)
-    for zero in (0, 0.0, False):
+    for zero in (0, 0.0, False, "0.0"):
         assert convert({**row, "weight": zero}) is None
-    for other in (0.5, 2, -1, "1"):
+    for other in (0.5, 2, -1, "2"):
         with pytest.raises(errors.InvalidSpec, match="has the weight"):
             convert({**row, "weight": other})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_null_in_the_json_text_of_arguments_is_kept() -> None:
         ({"role": "assistant", "content": 21}, "has int instead of a text"),
         ({"role": "assistant", "content": "a", "weight": 0.5}, "has the weight 0.5"),
         ({"role": "user", "content": "a", "weight": 2}, "has the weight 2"),
-        ({"role": "assistant", "content": "a", "weight": "1"}, "has the weight str"),
+        ({"role": "assistant", "content": "a", "weight": "1x"}, "has the weight str"),
         ({"role": "assistant", "content": "a", "reasoning_content": ["b"]}, "list instead of a text in 'reasoning_c"),
         ({"role": "tool", "content": "a", "tool_call_id": 3}, "int instead of a text in 'tool_call_id'"),
         ("hello", "is str instead of an object"),
@@ -257,3 +258,56 @@ def test_turns_of_any_json_are_read_or_refused(given_turns: list[dict[str, Any]]
         return
     assert len(messages) == len(given_turns)
     assert unused_fields <= {name for turn in given_turns for name in turn}
+
+
+@pytest.mark.parametrize("learn", [0, 1, "false", "true", 0.0, []])
+def test_learn_that_is_no_boolean_is_refused(learn: object) -> None:
+    with pytest.raises(errors.InvalidSpec, match="in 'learn'"):
+        read({"role": "assistant", "content": "21", "learn": learn})
+
+
+@pytest.mark.parametrize(
+    ("weight", "learn"), [("0", False), ("1", True), ("0.0", False), ("1.0", True), (" 1 ", True), (False, False)]
+)
+def test_weight_of_a_cell_is_honored(weight: object, learn: bool) -> None:
+    assert turns.read_weight(weight) is learn
+
+
+@pytest.mark.parametrize("weight", ["0.5", "2", "", "yes", "-1", 0.5, "nan"])
+def test_other_weights_are_refused(weight: object) -> None:
+    with pytest.raises(errors.InvalidSpec, match="has the weight"):
+        turns.read_weight(weight)
+
+
+@pytest.mark.parametrize("odd", [datetime.date(2024, 1, 1), b"x", {5: 1}, {1}])
+def test_nested_fields_that_are_not_json_are_refused(odd: object) -> None:
+    call = {"name": "get_weather", "arguments": {"day": odd}}
+    for turn in (
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "assistant", "tool_calls": [{"id": odd, "function": {"name": "a", "arguments": {}}}]},
+        {"role": "tool", "content": {"day": odd}},
+        {"role": "user", "content": [{"type": "text", "text": "x", "extra": odd}]},
+    ):
+        with pytest.raises(errors.InvalidSpec, match="messages, turn 1"):
+            read(turn)
+    for reader, item in (
+        (turns.read_tools, {"name": "a", "parameters": {"enum": [odd]}}),
+        (turns.read_documents, {"text": "a", "day": odd}),
+    ):
+        with pytest.raises(errors.InvalidSpec, match="x, item 1"):
+            reader([item], "x")
+
+
+@pytest.mark.parametrize("form", [json.dumps, lambda value: value])
+@pytest.mark.parametrize("depth", [70, 300, 900])
+def test_nested_fields_that_are_deep_are_refused(depth: int, form: Any) -> None:
+    deep: Any = {}
+    for _ in range(depth):
+        deep = {"a": deep}
+    call = {"name": "get_weather", "arguments": form(deep)}
+    with pytest.raises(errors.InvalidSpec):
+        read({"role": "assistant", "tool_calls": [call]})
+    with pytest.raises(errors.InvalidSpec):
+        turns.read_tools([{"name": "a", "parameters": form(deep)}], "tools")
+    with pytest.raises(errors.InvalidSpec):
+        turns.read_documents(form([deep]), "documents")
