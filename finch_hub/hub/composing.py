@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
 from finch_hub.engine.data import reading
@@ -50,7 +50,13 @@ def check_composition(
         name = check_name(adapter)
     spec: ComposeSpec | None = None
     with collector.collect():
-        spec = ComposeSpec(adapter=name, parents=parents or (Parent(adapter="refused"),), **options)
+        spec = ComposeSpec(
+            adapter=name,
+            parents=parents or (Parent(adapter="refused"),),
+            system=_common(versions, "system"),
+            thinking=bool(_common(versions, "thinking")),
+            **options,
+        )
     if spec is not None:
         for check in (trials.check_strategy, trials.check_resolver):
             with collector.collect():
@@ -63,6 +69,12 @@ def check_composition(
             collector.add(errors.Problem(where="rank", what=what, fix=fix))
     collector.raise_problems()
     return spec
+
+
+def _common(versions: Sequence[values.AdapterVersion], field: str) -> Any:
+    """Return the field of the specifications of all versions, None if they differ."""
+    found = {version.spec.get(field) for version in versions}
+    return found.pop() if len(found) == 1 else None
 
 
 def plan_composition(references: Sequence[str], *, probe: bool, stores: Stores) -> ConflictReport:

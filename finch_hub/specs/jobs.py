@@ -117,6 +117,8 @@ class ComposeSpec(JobSpec):
         evaluations: maximum number of held-out evaluations of the search; one of them measures plain linear.
         min_retention: least retention of each parent, below which the version is registered as `below_retention`.
         seed: seed of random strategies, combined with the parents' hashes.
+        system: system prompt of prompts to the result: that of the parents, if all have the same.
+        thinking: whether prompts to the result ask for reasoning, as those to all parents do.
     """
 
     kind: Literal["compose"] = "compose"
@@ -131,6 +133,8 @@ class ComposeSpec(JobSpec):
     evaluations: pydantic.PositiveInt = 16
     min_retention: float | None = pydantic.Field(default=None, le=1)
     seed: pydantic.NonNegativeInt = 0
+    system: str | None = None
+    thinking: bool = False
 
 
 class ComposeOptions(TypedDict, total=False):

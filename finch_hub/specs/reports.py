@@ -223,12 +223,14 @@ class RowDivision(Value):
         selection: rows on which a search chooses the strategy, the scale and the weights.
         report: rows on which retention is reported.
         is_divided: whether no row is in both parts. Otherwise both parts are all rows.
+        left_out: rows that cannot be measured, for example since their prompt is too long.
     """
 
     parent: str
     selection: int
     report: int
     is_divided: bool
+    left_out: int = 0
 
 
 class ConflictReport(Value):
@@ -368,11 +370,16 @@ class QuantizationReport(Value):
 
 
 class EvaluationReport(Value):
-    """Metrics of an evaluator for the base (named "base") and each adapter."""
+    """Metrics of an evaluator for the base (named "base") and each adapter.
+
+    Attributes:
+        bases: names of the results without adapter. Adapters with another system prompt have a base of their own.
+    """
 
     evaluator: str
     dataset: str
     results: dict[str, JsonObject]
+    bases: tuple[str, ...] = ("base",)
 
 
 class Change(Value):

@@ -45,7 +45,7 @@ class TrainingConfig(Value):
         gradient_checkpointing: recompute activations instead of keeping them.
         packing: concatenate the examples of a batch instead of padding them, if the engine has a decoder for the base
             (Llama, Mistral, Qwen2 and Qwen3 on a CPU). Each example still attends to itself only.
-        share_prefix: compute the common prefix of a packed batch once. Without dropout, results differ only by rounding.
+        share_prefix: compute the common prefix of a packed batch once. Without dropout, only rounding differs.
             With dropout, the examples of a batch also share what is dropped of their prefix.
         threads: CPU threads, on which results depend; None means one for each physical core that the process may use.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -42,11 +42,13 @@ class ValidationRows:
         selection: rows that a search measures.
         report: rows that only the report measures.
         is_divided: whether the two parts have no row in common. Otherwise both hold all rows.
+        left_out: number of rows that cannot be measured.
     """
 
     selection: tuple[TokenizedExample, ...]
     report: tuple[TokenizedExample, ...]
     is_divided: bool
+    left_out: int = 0
 
 
 def divide(examples: Sequence[TokenizedExample]) -> ValidationRows:
@@ -84,29 +86,28 @@ def tokenize_validation(parents: Sequence[ParentInput], base: Base) -> list[Vali
     """Tokenize and divide the validation rows of each parent, as its training did; None for a parent without rows.
 
     Raises:
-        InvalidDataset: rows of a parent leave nothing to predict; it names all of them.
+        InvalidDataset: too many rows of a parent leave nothing to predict; contains all of them.
     """
-    length = min(base.context, _MAX_LENGTH)
-    return [
-        divide(
-            tokenizing.tokenize_all(
-                parent.validation,
-                base.tokenizer,
-                system=parent.system,
-                max_length=length,
-                subject=f"validation rows of {parent.name}",
-            )
-        )
-        if parent.validation
-        else None
-        for parent in parents
-    ]
+    return [_tokenize_rows(parent, base) if parent.validation else None for parent in parents]
+
+
+def _tokenize_rows(parent: ParentInput, base: Base) -> ValidationRows:
+    data = tokenizing.tokenize_data(
+        parent.validation,
+        base.tokenizer,
+        system=parent.system,
+        max_length=min(base.context, _MAX_LENGTH),
+        subject=f"validation rows of {parent.name}",
+    )
+    return replace(divide(data.examples), left_out=data.lost)
 
 
 def count_rows(names: Sequence[str], rows: Sequence[ValidationRows | None]) -> tuple[RowDivision, ...]:
     """Return the numbers of rows of each parent that has any."""
     return tuple(
-        RowDivision(parent=name, selection=len(r.selection), report=len(r.report), is_divided=r.is_divided)
+        RowDivision(
+            parent=name, selection=len(r.selection), report=len(r.report), is_divided=r.is_divided, left_out=r.left_out
+        )
         for name, r in zip(names, rows, strict=True)
         if r is not None
     )

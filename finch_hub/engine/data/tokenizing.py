@@ -20,6 +20,8 @@ from finch_hub.specs.examples import Example
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MAX_LEFT_OUT = 0.05
+"""Share of examples that may be left out if nothing else is said."""
 _PROGRESS_SECONDS = 2.0
 
 
@@ -80,7 +82,7 @@ def tokenize_data(
     system: str | None = None,
     max_length: int,
     subject: str = "data",
-    max_left_out: float = 0.05,
+    max_left_out: float = MAX_LEFT_OUT,
     is_strict: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> TokenizedData:

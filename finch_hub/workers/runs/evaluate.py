@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
 BASE = "base"
-"""Name of the base without adapter among the results. A second one, for another system prompt, begins with it."""
+"""Name of the base without adapter among the results."""
 
 
 class Subject(Value):
@@ -108,7 +108,12 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
         channel.report(NewEvent(type="metrics", message=f"{name}: {figures}", data={"name": name, **results[name]}))
         if subject.folder is not None:
             model.unload(name)  # without its last adapter the base is unchanged for the next job
-    report = EvaluationReport(evaluator=order.spec.evaluator, dataset=order.spec.dataset, results=results)
+    report = EvaluationReport(
+        evaluator=order.spec.evaluator,
+        dataset=order.spec.dataset,
+        results=results,
+        bases=tuple(subject.name for subject in order.subjects if subject.folder is None),
+    )
     return EvaluateOutcome(report=report, base=model_cache.describe_base(base, order.base))
 
 
@@ -128,8 +133,8 @@ def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Store
                 base_id=base.id,
                 dataset=report.dataset,
                 evaluator=report.evaluator,
-                metrics=metrics,
-                adapter=None if name.split(" ")[0] == BASE else name,
+                metrics=metrics if name in (BASE, *adapters) else {**metrics, "measured_as": name},
+                adapter=name if name in adapters else None,
                 job_id=job.id,
             )
         return outcome.record(session)

@@ -59,20 +59,22 @@ def execute(order: QuantizeOrder, channel: Channel) -> QuantizeOutcome:
     if order.validation is not None:
         from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
         from finch_hub.engine.bases.base import default_max_length
-        from finch_hub.engine.data.tokenizing import tokenize_all
+        from finch_hub.engine.data.tokenizing import tokenize_data
         from finch_hub.engine.decoder import evaluation
 
         base = channel.bases.load(order.base, say=channel.phase)
         examples = inputs.read_examples(order.validation)
-        tokenized = tokenize_all(
+        data = tokenize_data(
             examples, base.tokenizer, system=order.system, max_length=default_max_length(base.context)
         )
+        if data.lost:
+            channel.phase(f"measuring without {data.lost:,} of {len(examples):,} examples, which cannot be used")
 
         def measure(folder: Path) -> TokenMetrics:
             channel.stop_here()
             adapter = AttachableAdapter.load(folder, base)
             try:
-                return evaluation.measure(base, tokenized)
+                return evaluation.measure(base, data.examples)
             finally:
                 adapter.detach()
 

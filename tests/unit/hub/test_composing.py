@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from support.adapters import save_adapter
 from support.models import ARCHITECTURES, save_model
 
 from finch_hub import Hub, JobState, errors
+from finch_hub.hub import composing
 from finch_hub.registry import adapter_versions, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import ComposeSpec, TrainSpec
@@ -23,6 +25,22 @@ def test_compose_passes_weights_and_options_to_the_job(hub: Hub) -> None:
     assert isinstance(spec, ComposeSpec)
     assert [(p.adapter, p.weight) for p in spec.parents] == [("medical", 1.0), ("legal/1", 0.5)]
     assert (spec.strategy, spec.rank, spec.resolver) == ("tsv", 12, "keep")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "system", "thinking"),
+    [
+        ({"system": "Be brief.", "thinking": True}, {"system": "Be brief.", "thinking": True}, "Be brief.", True),
+        ({"system": "Be brief.", "thinking": True}, {"system": "Be kind."}, None, False),
+        ({}, {}, None, False),
+    ],
+)
+def test_a_composition_has_the_prompt_that_all_parents_have(
+    first: dict[str, Any], second: dict[str, Any], system: str | None, thinking: bool
+) -> None:
+    versions: Any = [SimpleNamespace(spec=first), SimpleNamespace(spec=second)]
+    assert composing._common(versions, "system") == system
+    assert bool(composing._common(versions, "thinking")) == thinking
 
 
 @pytest.mark.usefixtures("versions")

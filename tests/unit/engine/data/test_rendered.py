@@ -242,6 +242,13 @@ def test_calls_of_tools_are_learned_with_their_end(family: Family) -> None:
     assert "four" not in call
 
 
+def test_arguments_of_calls_are_json_whatever_a_template_does_with_them() -> None:
+    template = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}CALL {{ c.function.arguments }}"
+    template += "{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}{% endif %}"
+    text = render_turns(ChatTemplate(make_tokenizer(template)), Conversation(CALLING)).text
+    assert 'CALL {"nest": "hedge", "number": 4}' in text
+
+
 @pytest.mark.parametrize(
     ("family", "messages", "fields", "named"),
     [

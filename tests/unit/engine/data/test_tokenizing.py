@@ -192,6 +192,38 @@ def test_long_conversation_loses_its_earliest_exchanges() -> None:
     assert labeled_text(cut, tokenizer)[0].startswith("seeds 3")
 
 
+def test_a_long_system_prompt_is_never_cut() -> None:
+    system = "seeds " * 60
+    pair = Example.of_pair("What does it eat in the morning?", "Buds.", system)
+    template = ChatTemplate(make_tokenizer())
+    whole = tokenize(pair, template, max_length=512)
+    cut = tokenize(pair, template, max_length=len(whole) - 2)
+    assert template.tokenizer.decode(cut.input_ids.tolist()).startswith(f"<|im_start|>system\n{system}<|im_end|>")
+    with pytest.raises(errors.InvalidDataset, match="leaves no room"):
+        tokenize(pair, template, max_length=40)
+
+
+def test_an_example_is_counted_once_whatever_it_lacks() -> None:
+    call = {"type": "function", "function": {"name": "eat", "arguments": {}}}
+    answer = Message(role="assistant", content="Seeds.", reasoning="hm", tool_calls=(call,))
+    lacking = Example(messages=(TALK.messages[0], answer), tools=(call,), documents=({"title": "", "text": "b"},))
+    data = tokenize_data([TALK] * 30 + [lacking], make_tokenizer(), max_length=512)
+    assert data.lost == 1
+    assert len(data.left_out) == 4
+    assert {problem.where.split()[1] for problem in data.left_out} == {"31"}
+
+
+def test_answers_that_begin_inside_tokens_are_divided_in_one_pass() -> None:
+    turns = tuple(
+        Message.model_validate({"role": role, "content": content})
+        for _ in range(200)
+        for role, content in (("user", "eat?"), ("assistant", "\nseeds"))
+    )
+    tokenizer = make_tokenizer("{% for m in messages %}{{ m.role + ':\n' + m.content + '\n' }}{% endfor %}")
+    example = tokenize(Example(messages=turns), ChatTemplate(tokenizer), max_length=100_000)
+    assert len(labeled_text(example, tokenizer)) == 200
+
+
 def test_few_examples_that_cannot_be_used_are_left_out() -> None:
     good, long = Example.of_pair("What?", "Seeds."), Example.of_pair("seeds " * 200, "Yes.")
     rows = [good] * 30 + [long] + [good] * 9
