@@ -17,6 +17,9 @@ from finch_hub.formats.safetensors_header import TensorInfo, read_safetensors_he
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _CONV1D_FAMILIES = frozenset({"gpt2", "openai-gpt"})
+# Fields of a config that are used before transformers checks it.
+_TEXT_FIELDS = ("model_type",)
+_TABLE_FIELDS = ("quantization_config", "text_config")
 
 
 class ModelFiles:
@@ -36,7 +39,7 @@ class ModelFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config = _read_json(folder / "config.json")
+        self.config = read_config(folder)
         self.index = _read_index(folder)
         self.shards: dict[str, SafetensorsFile] = {}
         try:
@@ -109,10 +112,32 @@ class ModelFiles:
         self.close()
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a model's `config.json`, whose fields that name the model are well formed.
+
+    Raises:
+        NotFound: there is none.
+        InvalidInput: it is not a JSON object, or a field has another type; all problems at once.
+    """
+    config = _read_json(folder / "config.json")
+    wrong = {name: "a text" for name in _TEXT_FIELDS if not isinstance(config.get(name), str | None)}
+    wrong |= {name: "a table" for name in _TABLE_FIELDS if not isinstance(config.get(name), dict | None)}
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        wrong["architectures"] = "a list of names"
+    if wrong:
+        problems = [errors.Problem(where=name, what=f"is not {kind}") for name, kind in wrong.items()]
+        raise errors.InvalidInput(problems, subject=str(folder / "config.json"))
+    return config
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that transformers loads from a model's folder, in the order of their names.
 
     A folder may hold others, such as the same weights in the format of another library.
+
+    Raises:
+        InvalidInput: the index cannot be read.
     """
     return [folder / name for name in weight_names(folder) if name != SINGLE or (folder / SINGLE).is_file()]
 
@@ -179,17 +204,20 @@ def _read_index(folder: Path) -> Mapping[str, Any] | None:
     if (folder / SINGLE).is_file() or not (folder / INDEX).exists():
         return None
     index = _read_json(folder / INDEX)
-    if not isinstance(index.get("weight_map"), dict):
+    shards = index.get("weight_map")
+    if not isinstance(shards, dict):
         raise errors.InvalidInput("has no weight_map", where=str(folder / INDEX))
+    if wrong := sorted(tensor for tensor, name in shards.items() if not (isinstance(name, str) and Path(name).name)):
+        raise errors.InvalidInput(f"names no file for {wrong[0]}", where=str(folder / INDEX))
     return index
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except OSError:
         raise errors.NotFound("model file", str(path)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise errors.InvalidInput(f"is not JSON: {error}", where=str(path)) from None
     if not isinstance(data, dict):
         raise errors.InvalidInput("is not a JSON object", where=str(path))

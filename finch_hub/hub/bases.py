@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from finch_hub import errors, settings
 from finch_hub.engine.bases import weight_shapes
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
+from finch_hub.formats.model_files import read_config
 from finch_hub.plugins.catalog import BUILTIN
 from finch_hub.registry import bases, values
 from finch_hub.specs.bases import MAX_ID, BaseDescription, is_hub_id
@@ -66,14 +66,13 @@ class Bases:
         folder = fetch_base(model_source, self._stores, progress=progress)
         progress("computing the fingerprint")
         digest = compute_fingerprint(folder, cache=self._stores.bases)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         description = BaseDescription(
             name=name or model_source.source,
             source=model_source.source,
             revision=model_source.revision,
             public_id=public_id,
             fingerprint=digest,
-            architecture=str((config.get("architectures") or ["unknown"])[0]),
+            architecture=(read_config(folder).get("architectures") or ["unknown"])[0],
             parameters=weight_shapes.count_parameters(folder),
             path=str(folder),
         )

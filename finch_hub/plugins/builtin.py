@@ -158,7 +158,7 @@ def finch_base_sources() -> Sequence[descriptors.BaseSource]:
         descriptors.BaseSource(
             name="hub",
             summary="A model on the Hugging Face Hub, by id and revision.",
-            matches="finch_hub.engine.bases.sources:is_hub_id",
+            matches="finch_hub.specs.bases:is_hub_id",
             target="finch_hub.engine.bases.sources:fetch_hub",
         ),
     ]

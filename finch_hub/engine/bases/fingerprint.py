@@ -49,8 +49,9 @@ def compute_fingerprint(folder: Path, *, cache: Path | None = None) -> str:
     Raises:
         NotFound: the folder has no `config.json`.
         Incompatible: the folder has no safetensors weights.
+        InvalidInput: its config or the index of its weights is damaged.
     """
-    config = _read_config(folder)
+    config = model_files.read_config(folder)
     files = [folder / name for name in _TOKENIZER_FILES]
     if not (folder / "tokenizer.json").is_file():
         files += [folder / name for name in _VOCABULARIES]
@@ -70,9 +71,9 @@ def compute_first_fingerprint(folder: Path, *, cache: Path | None = None) -> str
     """Return the fingerprint of the first scheme, which covered all safetensors files of the folder.
 
     Raises:
-        NotFound, Incompatible: as from :func:`compute_fingerprint`.
+        NotFound, Incompatible, InvalidInput: as from :func:`compute_fingerprint`.
     """
-    config = _read_config(folder)
+    config = model_files.read_config(folder)
     files = [folder / name for name in _FIRST_TOKENIZER_FILES]
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
@@ -95,17 +96,10 @@ def compute_like(fingerprint: str, folder: Path, *, cache: Path | None = None) -
     """Return the fingerprint of a folder in the scheme of another fingerprint, so that the two can be compared.
 
     Raises:
-        NotFound, Incompatible: as from :func:`compute_fingerprint`.
+        NotFound, Incompatible, InvalidInput: as from :func:`compute_fingerprint`.
     """
     compute = compute_first_fingerprint if is_first_scheme(fingerprint) else compute_fingerprint
     return compute(folder, cache=cache)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise errors.NotFound("base model", str(folder))
-    return dict(json.loads(file.read_bytes()))
 
 
 def _no_weights(folder: Path) -> errors.Incompatible:

@@ -15,7 +15,7 @@ from typing import Any
 from finch_hub import errors
 from finch_hub.engine.bases.json_cache import JsonCache
 from finch_hub.formats.base_layout import BaseLayout
-from finch_hub.formats.model_files import read_shapes
+from finch_hub.formats.model_files import read_config, read_shapes
 
 # In these families, the names in the checkpoint are those in memory, and every matrix but the embedding is a linear
 # module. A test compares them with transformers.
@@ -43,8 +43,9 @@ def read_layout(folder: Path, *, name: str, cache: Path | None = None) -> BaseLa
     Raises:
         Incompatible: transformers cannot build the model.
         RefusedArtifact: a weight file is damaged.
+        InvalidInput: the config or the index of the weights is damaged.
     """
-    config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+    config = read_config(folder)
     layout = _read_checkpoint(folder, config) or _ask_transformers(folder, name, cache)
     return replace(layout, name=name, folder=folder)
 

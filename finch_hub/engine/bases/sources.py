@@ -12,7 +12,7 @@ from pathlib import Path
 from finch_hub import errors, settings
 from finch_hub.formats import model_files
 from finch_hub.formats.peft_names import CONFIG
-from finch_hub.specs.bases import is_hub_id as is_hub_id
+from finch_hub.specs.bases import is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 
 Progress = Callable[[str], None]
@@ -127,14 +127,21 @@ def check_folder(folder: Path) -> Path:
         problems.append(errors.Problem(what="is an adapter, not a base model", fix="name the base it was trained on"))
     elif not has_config:
         problems.append(errors.Problem(what="has no config.json", fix="give the folder of a transformers model"))
-    if not model_files.weight_files(folder):
+    weights: list[Path] | None = None
+    try:
+        if has_config:
+            model_files.read_config(folder)
+        weights = model_files.weight_files(folder)
+    except errors.InvalidInput as error:
+        problems += error.problems
+    if weights == []:
         pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
         if pickled:
             what = f"has pickled weights only ({pickled[0]}), which can run code"
             problems.append(errors.Problem(what=what, fix="convert to safetensors"))
         else:
             problems.append(errors.Problem(what="has no safetensors weights"))
-    else:
+    elif weights:
         problems += model_files.find_damage(folder)
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         fix = "put the model's tokenizer.json beside its weights"

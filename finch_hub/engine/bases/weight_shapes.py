@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import DEFAULT_CONTEXT
 from finch_hub.formats.base_layout import BaseLayout
-from finch_hub.formats.model_files import read_shapes
+from finch_hub.formats.model_files import read_config, read_shapes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +40,8 @@ class BaseShape:
 def read_base_shape(folder: Path, layout: BaseLayout) -> BaseShape | None:
     """Return the shape of the base in a folder, or None if its files do not contain all of it."""
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
-        config = config.get("text_config", config)
+        config = read_config(folder)
+        config = config.get("text_config") or config
         hidden = int(config.get("hidden_size") or config["n_embd"])
         return BaseShape(
             parameters=count_parameters(folder),
@@ -55,7 +53,7 @@ def read_base_shape(folder: Path, layout: BaseLayout) -> BaseShape | None:
             layers=int(config.get("num_hidden_layers") or config["n_layer"]),
             context=int(config.get("max_position_embeddings") or config.get("n_positions") or DEFAULT_CONTEXT),
         )
-    except (OSError, ValueError, KeyError, TypeError, errors.RefusedArtifact):
+    except (ValueError, KeyError, TypeError, OverflowError, errors.NotFound, errors.InvalidInput):
         return None
 
 

@@ -125,6 +125,20 @@ def test_truncated_weights_are_refused(copy: Path) -> None:
         load(copy)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "{bad"),
+        ("tokenizer.json", '{"model": 5}'),
+        ("config.json", '{"model_type": "llama", "hidden_size": "x"}'),
+    ],
+)
+def test_damaged_files_are_a_problem_of_the_base(copy: Path, name: str, content: str) -> None:
+    (copy / name).write_text(content)
+    with pytest.raises(errors.Incompatible, match="transformers cannot load it"):
+        load_base(copy, device="cpu")
+
+
 def test_load_writes_nothing_to_the_terminal(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     capfd.readouterr()
     load(tiny_folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from finch_hub import errors
 from finch_hub.engine.bases import sources
+from finch_hub.engine.bases.fingerprint import compute_fingerprint, compute_first_fingerprint
+from finch_hub.engine.bases.module_layout import read_layout
+from finch_hub.engine.bases.weight_shapes import read_base_shape
+from finch_hub.formats import model_files
+from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.specs.bases import is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 
@@ -83,6 +89,44 @@ def test_damaged_shards_are_named_before_anything_is_loaded(tiny_folder: Path, t
     with pytest.raises(errors.Incompatible) as caught:
         sources.check_folder(folder)
     assert [problem.where for problem in caught.value.problems] == list(index["weight_map"].values())
+
+
+DAMAGED = {
+    "cut off": ("config.json", '{"model_type": "llama"', "is not JSON"),
+    "not UTF-8": ("config.json", b"\xff\xfe{}", "is not JSON"),
+    "nested": ("config.json", "[" * 100_000, "is not JSON"),
+    "list": ("config.json", "[1]", "is not a JSON object"),
+    "type": ("config.json", '{"model_type": ["llama"]}', "model_type: is not a text"),
+    "architectures": ("config.json", '{"architectures": {"LlamaForCausalLM": 1}}', "architectures: is not a list"),
+    "quantization": ("config.json", '{"quantization_config": "gptq"}', "quantization_config: is not a table"),
+    "index": (model_files.INDEX, '{"weight_map"', "is not JSON"),
+    "shard": (model_files.INDEX, '{"weight_map": {"a": 5}}', "names no file for a"),
+    "shard without a name": (model_files.INDEX, '{"weight_map": {"a": ""}}', "names no file for a"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_json_is_a_problem_of_the_base_wherever_it_is_read(
+    damage: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    name, content, expected = DAMAGED[damage]
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    if name == model_files.INDEX:
+        (folder / model_files.SINGLE).unlink()
+    readers: list[Callable[[], object]] = [
+        lambda: fetch(folder, tmp_path),
+        lambda: compute_fingerprint(folder),
+        lambda: compute_first_fingerprint(folder),
+        lambda: read_layout(folder, name="tiny"),
+        lambda: model_files.ModelFiles(folder),
+    ]
+    if name == model_files.INDEX:
+        del readers[2]  # the first scheme hashes all weights of the folder, and reads no index
+    for read in readers:
+        with pytest.raises(errors.InvalidInput, match=expected):
+            read()
+    assert read_base_shape(folder, BaseLayout(name="", linear={}, embeddings={}, parameters={})) is None
 
 
 def test_file_that_is_not_a_base_is_refused(tmp_path: Path) -> None:
