@@ -52,12 +52,20 @@ class Frame(NamedTuple):
     Attributes:
         before: text before the answer, such as a blank or the name of a channel.
         after: text after the answer of the last turn.
-        end: the token in `after` that ends the turn, if it is one that the tokenizer adds to its vocabulary.
+        ends: the tokens in `after` that end the turn, one directly after the other, if the tokenizer adds such tokens
+            to its vocabulary.
+        middle: the token that ends a turn before other turns, if it is another one.
     """
 
     before: str
     after: str
-    end: str | None
+    ends: tuple[str, ...] = ()
+    middle: str | None = None
+
+    @property
+    def end(self) -> str | None:
+        """The last token of the end of a turn."""
+        return self.ends[-1] if self.ends else None
 
 
 def has_reasoning(message: Message) -> bool:
@@ -90,11 +98,30 @@ class ChatTemplate:
     @functools.cached_property
     def has_system_role(self) -> bool:
         """Whether the template writes system turns."""
-        probe = (Message(role="system", content=_MARKER), Message(role="user", content="?"))
+        asked = (Message(role="system", content=_MARKER), Message(role="user", content="?"))
+        answered = (*asked, Message(role="assistant", content="!"))
         try:
-            return _MARKER in self._apply(Conversation(probe), probe, generation=True)
+            return all(
+                _MARKER in self._apply(Conversation(turns), turns, generation=turns is asked)
+                for turns in (asked, answered)
+            )
         except Exception:  # a template is a program that can raise any exception
             return False
+
+    @functools.cached_property
+    def _empty_content(self) -> str | None:
+        """Content of a turn that only calls tools: none for templates that write calls only then."""
+        call = {"type": "function", "function": {"name": _MARKER, "arguments": {}}}
+        probe = (Message(role="user", content="?"), Message(role="assistant", content="", tool_calls=(call,)))
+
+        def is_written(empty: str | None) -> bool:
+            try:
+                text = self._apply_once(Conversation(probe), probe, dict, empty=empty, generation=False)
+            except Exception:  # a template is a program that can raise any exception
+                return False
+            return _MARKER in text
+
+        return None if not is_written("") and is_written(None) else ""
 
     @functools.cached_property
     def frame(self) -> Frame:
@@ -104,16 +131,44 @@ class ChatTemplate:
             prompt = self.render(Conversation((question,)), generation=True)
             before, _, after = self.render(Conversation((question, answer)), generation=False).partition(_MARKER)
         except errors.Incompatible:
-            return Frame("", "", None)
-        end = self.added_tokens.search(after) if self.added_tokens else None
-        return Frame(before.removeprefix(prompt) if before.startswith(prompt) else "", after, end[0] if end else None)
+            return Frame("", "")
+        if after and prompt.endswith(after):  # the template always writes the header of the next answer
+            after = ""
+        lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
+        return Frame(lead, after, self._first_tokens(after), self._find_middle_end())
+
+    def _first_tokens(self, text: str) -> tuple[str, ...]:
+        """Return the first added token in a text, and those directly after it."""
+        if self.added_tokens is None or (first := self.added_tokens.search(text)) is None:
+            return ()
+        found = [first]
+        while following := self.added_tokens.match(text, found[-1].end()):
+            found.append(following)
+        return tuple(token[0] for token in found)
+
+    def _find_middle_end(self) -> str | None:
+        """Return the token that ends an answer before a question, None if the question's header follows directly."""
+        question, answer = Message(role="user", content=_MARKER), Message(role="assistant", content="!")
+        try:
+            header, _, _ = self.render(Conversation((question,)), generation=False).partition(_MARKER)
+            _, _, after = self.render(Conversation((question, answer, question)), generation=False).partition("!")
+        except errors.Incompatible:
+            return None
+        between = after.partition(_MARKER)[0]
+        first = self.added_tokens.match(between.lstrip()) if self.added_tokens else None
+        if first is None:
+            return None
+        rest = between.lstrip()[first.end() :]
+        before = header.removesuffix(between).strip() if header.endswith(between) else ""
+        is_after_text = bool(before) and (self.added_tokens is None or self.added_tokens.sub("", before).strip() != "")
+        is_before_header = not header.endswith(between) and bool(rest.strip()) and header.endswith(rest)
+        return first[0] if is_after_text or is_before_header else None
 
     @functools.cached_property
     def stop_tokens(self) -> frozenset[int]:
         """Ids of the tokens that end an assistant turn: the template's, and the tokenizer's end-of-text token."""
-        token, eos = self.frame.end, self.tokenizer.eos_token_id
-        ids = (eos, None if token is None else self.tokenizer.convert_tokens_to_ids(token))
-        return frozenset(int(one) for one in ids if one is not None)
+        ids = [self.tokenizer.eos_token_id, *map(self.tokenizer.convert_tokens_to_ids, self.frame.ends)]
+        return frozenset(int(token) for token in ids if token is not None)
 
     @functools.cached_property
     def added_tokens(self) -> re.Pattern[str] | None:
@@ -122,6 +177,12 @@ class ChatTemplate:
         texts.update(self.tokenizer.all_special_tokens)
         texts = {text for text in texts if text.strip()}
         return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True)))) if texts else None
+
+    def find_all(self, pattern: re.Pattern[str]) -> list[str]:
+        """Return the different matches of a pattern in the text of the template, in order."""
+        template = self.tokenizer.chat_template
+        texts = template.values() if isinstance(template, dict) else [template or ""]
+        return list(dict.fromkeys(found for text in texts for found in pattern.findall(text)))
 
     def render(self, conversation: Conversation, *, generation: bool) -> str:
         """Render a conversation.
@@ -156,12 +217,15 @@ class ChatTemplate:
             Incompatible: the template cannot render these turns.
         """
         prompt = self.render(conversation, generation=True)
-        answer = Message(role="assistant", content=_MARKER, reasoning=_MARKER if conversation.thinking else None)
+        marker = _MARKER
+        while any(marker in message.content for message in conversation.messages):
+            marker += _MARKER[-1]
+        answer = Message(role="assistant", content=marker, reasoning=marker if conversation.thinking else None)
         try:
             answered = self.render(conversation._replace(messages=(*conversation.messages, answer)), generation=False)
         except errors.Incompatible:
             return prompt
-        before, found, _ = answered.partition(_MARKER)
+        before, found, _ = answered.partition(marker)
         return prompt if not found or before.startswith(prompt) else before
 
     def begin(self, tokens: list[int]) -> list[int]:
@@ -177,16 +241,18 @@ class ChatTemplate:
         return full[: next((start for start in starts if full[start : start + len(plain)] == plain), 0)]
 
     def _apply(self, conversation: Conversation, messages: Sequence[Message], *, generation: bool) -> str:
+        has_calls = any(message.tool_calls for message in messages)
+        empty = self._empty_content if has_calls else ""
         try:
-            text = self._apply_once(conversation, messages, dict, generation=generation)
+            text = self._apply_once(conversation, messages, dict, empty=empty, generation=generation)
         except Exception:
-            if not any(message.tool_calls for message in messages):
+            if not has_calls:
                 raise
         else:
             if not any(_is_shown_by_python(call, text) for message in messages for call in message.tool_calls):
                 return text
         # The template expects the arguments of a call as JSON text.
-        return self._apply_once(conversation, messages, _with_text_arguments, generation=generation)
+        return self._apply_once(conversation, messages, _with_text_arguments, empty=empty, generation=generation)
 
     def _apply_once(
         self,
@@ -194,12 +260,13 @@ class ChatTemplate:
         messages: Sequence[Message],
         to_call: Callable[[JsonObject], JsonObject],
         *,
+        empty: str | None,
         generation: bool,
     ) -> str:
         tools = list(conversation.tools) or None
         return str(
             self.tokenizer.apply_chat_template(
-                [_to_turn(message, to_call) for message in messages],
+                [_to_turn(message, to_call, empty) for message in messages],
                 tools=tools,
                 documents=list(conversation.documents) or None,
                 chat_template=self._template(has_tools=tools is not None),
@@ -225,8 +292,9 @@ def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
     return (rest[0].evolve(content=f"{system.content}\n\n{rest[0].content}"), *rest[1:])
 
 
-def _to_turn(message: Message, to_call: Callable[[JsonObject], JsonObject]) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+def _to_turn(message: Message, to_call: Callable[[JsonObject], JsonObject], empty: str | None) -> dict[str, Any]:
+    content = empty if message.tool_calls and not message.content else message.content
+    turn: dict[str, Any] = {"role": message.role, "content": content}
     optional = {"name": message.name, "tool_call_id": message.tool_call_id, "reasoning_content": message.reasoning}
     turn.update({name: value for name, value in optional.items() if value is not None})
     if message.tool_calls:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from finch_hub import errors
+from finch_hub.artifacts.archives import DAMAGE
 from finch_hub.specs.reading import FileFormat
 
 STDIN = "-"
@@ -183,7 +184,7 @@ def _decompress(
                     what = f"decompresses to more than {_MAX_EXPANSION} times its size, as damaged or hostile files do"
                     raise errors.InvalidDataset(what, fix="decompress it yourself if you trust it")
                 copy.write(chunk)
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+    except DAMAGE as error:
         what = f"cannot be decompressed with {name}: {error}"
         raise errors.InvalidDataset(what, fix="the file is damaged or not complete; copy it again") from None
     copy.seek(0)

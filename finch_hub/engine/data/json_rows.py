@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from finch_hub import errors
@@ -13,15 +14,17 @@ from finch_hub.engine.data.row import MAX_LINE, Row, read_lines
 _CHUNK = 2**16  # characters
 # Fields of a document in which people put the list of rows.
 _WRAPPERS = ("data", "rows", "examples", "items", "records", "instances")
+_LENIENT = json.JSONDecoder(parse_int=len)  # finds the end of values that cannot be used
 _LIST_FIX = "write one list of objects, or one object a line"
 
 
-def read_json(stream: TextIO, *, prefers_document: bool) -> Iterator[Row]:
+def read_json(stream: TextIO, *, prefers_document: bool, is_row: Callable[[Mapping[str, Any]], bool]) -> Iterator[Row]:
     """Yield the rows of JSON Lines, of a list of objects, or of an object that holds such a list.
 
     Args:
         stream: text, at its beginning.
         prefers_document: whether a text is one document if its first line is not a whole object.
+        is_row: tells whether an object is a row, also if it holds a list of objects.
 
     Raises:
         InvalidDataset: a document is not JSON; the rows before the place were yielded.
@@ -29,22 +32,34 @@ def read_json(stream: TextIO, *, prefers_document: bool) -> Iterator[Row]:
     lines = (text for _, text, _ in read_lines(stream) if text is None or text.strip())
     first, second = next(lines, ""), next(lines, "")
     stream.seek(0)
-    is_document = prefers_document if first is None else _is_document(first.strip(), second == "", prefers_document)
+    is_document = prefers_document
+    if first is not None:
+        second = "…" if second is None else second.strip()  # too long a line
+        is_document = _is_document(first.strip(), second, prefers_document, is_row)
     if not is_document and first is None:
         is_document = stream.read(_CHUNK).lstrip("\ufeff \t\r\n").startswith("[")  # one line can hold a long list
         stream.seek(0)
-    return _read_document(stream) if is_document else _read_lines(stream)
+    return _read_document(stream, is_row) if is_document else _read_lines(stream)
 
 
-def _is_document(first: str, is_only: bool, prefers_document: bool) -> bool:
-    """Tell by its first line whether a text is one document, rather than an object a line."""
-    if not first.startswith("{"):
-        return first.startswith("[") or (prefers_document and first != "")
+def _is_document(first: str, second: str, prefers_document: bool, is_row: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Tell by its first lines whether a text is one document, rather than an object a line."""
+    if first.startswith("["):
+        return True
+    value = _parse_object(first.removesuffix(","))
+    if value is not None:
+        return not second and _find_wrapped(value, is_row) is not None
+    if first.endswith(("{", "[", ",", ":")) or _parse_object(second) is None:
+        return (prefers_document and first != "") or first == "{"
+    return False  # an object a line, of which the first is damaged
+
+
+def _parse_object(text: str) -> Mapping[str, Any] | None:
     try:
-        value = json_values.parse(first.removesuffix(","))
+        value = json_values.parse(text)
     except ValueError:
-        return prefers_document or first == "{"
-    return is_only and _find_wrapped(value) is not None
+        return None
+    return value if isinstance(value, Mapping) else None
 
 
 def _read_lines(stream: TextIO) -> Iterator[Row]:
@@ -72,6 +87,8 @@ def _parse_line(text: str, where: str) -> Row:
 
 
 def _to_row(value: Any, where: str) -> Row:
+    if isinstance(value, ValueError):
+        return Row(where, None, f"is not JSON: {_describe(value)}", _LIST_FIX)
     if isinstance(value, Mapping):
         return Row(where, value)
     return Row(where, None, f"is a {type(value).__name__}, not an object", 'write {"prompt": …, "completion": …}')
@@ -84,7 +101,7 @@ def _describe(error: ValueError) -> str:
     return f"{message} at column {column}" if column else message
 
 
-def _read_document(stream: TextIO) -> Iterator[Row]:
+def _read_document(stream: TextIO, is_row: Callable[[Mapping[str, Any]], bool]) -> Iterator[Row]:
     """Yield the items of one list, or the objects of a text of several objects, or the rows that an object holds."""
     values = _Values(stream)
     if values.skip() == "[":
@@ -99,7 +116,7 @@ def _read_document(stream: TextIO) -> Iterator[Row]:
         return
     first = values.parse("item 1", None)
     if not values.skip(separators=","):
-        rows = _find_wrapped(first)
+        rows = _find_wrapped(first, is_row)
         yield from (_to_row(row, f"item {number}") for number, row in enumerate(rows or [first], start=1))
         return
     yield _to_row(first, "item 1")
@@ -109,9 +126,9 @@ def _read_document(stream: TextIO) -> Iterator[Row]:
             return
 
 
-def _find_wrapped(value: Any) -> list[Any] | None:
+def _find_wrapped(value: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> list[Any] | None:
     """Return the list of rows that an object holds beside other fields, such as its version."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or is_row(value):
         return None
     found = [value[name] for name in _WRAPPERS if isinstance(value.get(name), list)]
     is_wrapper = len(found) == 1 and found[0] and all(isinstance(row, Mapping) for row in found[0])
@@ -143,7 +160,7 @@ class _Values:
         self._begin += 1
 
     def parse(self, where: str, max_length: int | None) -> Any:
-        """Parse the next value.
+        """Parse the next value. A value that is JSON but cannot be used is returned as its `ValueError`.
 
         Raises:
             InvalidDataset: it is not JSON.
@@ -153,12 +170,20 @@ class _Values:
                 value, end = json_values.DECODER.raw_decode(self._text, self._begin)
             except RecursionError:
                 raise errors.InvalidDataset("is nested too deeply", where=where) from None
-            except ValueError as error:
+            except json.JSONDecodeError as error:
                 is_too_long = max_length is not None and len(self._text) - self._begin > max_length
                 if is_too_long or not self._read():
                     what = f"is not JSON: {_describe(error)}"
                     raise errors.InvalidDataset(what, where=where, fix=_LIST_FIX) from None
                 continue
+            except ValueError as error:  # an object has a key twice, or a number has thousands of digits
+                value = error
+                try:
+                    _, end = _LENIENT.raw_decode(self._text, self._begin)
+                except json.JSONDecodeError:
+                    if not self._read():
+                        raise errors.InvalidDataset(f"is not JSON: {error}", where=where, fix=_LIST_FIX) from None
+                    continue
             self._begin, self._chunk = end, _CHUNK
             return value
 

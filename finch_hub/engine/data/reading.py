@@ -135,28 +135,39 @@ def _add_file(collector: RowCollector, file: Path | str, config: ReadingConfig, 
         with open_file(file, config.file_format) as data:
             if data.compression:
                 collector.recognized.append(f"{prefix}decompressed as {data.compression}")
-            collector.add_all(_read_rows(data, config, collector.recognized, prefix), prefix)
+            collector.add_all(_read_rows(data, config, collector, prefix), prefix)
     except errors.InvalidDataset as error:
         for problem in error.problems:
             where = f"{prefix}{problem.where}".strip()
             collector.fail(errors.Problem(what=problem.what, where=where, fix=problem.fix))
 
 
-def _read_rows(data: DataFile, config: ReadingConfig, recognized: list[str], prefix: str) -> Iterator[Row]:
+def _read_rows(data: DataFile, config: ReadingConfig, collector: RowCollector, prefix: str) -> Iterator[Row]:
     """Yield the rows of a file, and add what was recognized about it."""
     if data.format in ("parquet", "arrow"):
         yield from arrow_rows.read_arrow(data.stream, is_parquet=data.format == "parquet")
         return
-    with _decode(data.stream, config, recognized, prefix) as stream:
-        if data.format in ("jsonl", "json"):
-            yield from json_rows.read_json(stream, prefers_document=data.format == "json")
-            return
-        delimiter = config.delimiter
-        if delimiter is None:
-            delimiter, label = csv_rows.recognize_delimiter(stream)
-            if label not in ("", "tab" if data.format == "tsv" else "comma"):
-                recognized.append(f"{prefix}columns are separated by the {label} (--delimiter names another character)")
-        yield from csv_rows.read_csv(stream, delimiter)
+    with _decode(data.stream, config, collector.recognized, prefix) as stream:
+        try:
+            yield from _read_text(stream, data.format, config, collector, prefix)
+        except UnicodeError:
+            what, fix = f"is not {stream.encoding.upper()}", "name its encoding with --encoding"
+            raise errors.InvalidDataset(what, fix=fix) from None
+
+
+def _read_text(
+    stream: io.TextIOWrapper, file_format: str, config: ReadingConfig, collector: RowCollector, prefix: str
+) -> Iterator[Row]:
+    if file_format in ("jsonl", "json"):
+        yield from json_rows.read_json(stream, prefers_document=file_format == "json", is_row=collector.fits)
+        return
+    delimiter = config.delimiter
+    if delimiter is None:
+        delimiter, label = csv_rows.recognize_delimiter(stream)
+        if label not in ("", "tab" if file_format == "tsv" else "comma"):
+            told = f"{prefix}columns are separated by the {label} (--delimiter names another character)"
+            collector.recognized.append(told)
+    yield from csv_rows.read_csv(stream, delimiter)
 
 
 def _decode(stream: BinaryIO, config: ReadingConfig, recognized: list[str], prefix: str) -> io.TextIOWrapper:

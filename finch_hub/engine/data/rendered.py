@@ -20,8 +20,8 @@ from finch_hub.engine.data.chat import ChatTemplate, Conversation, fold_system
 from finch_hub.specs.examples import Message
 from finch_hub.specs.value import JsonObject
 
-# Templates look for such tags in a turn, as for </think>. They stay, and the text between them becomes markers.
-_TAG = re.compile(r"(<[^<>\s]{1,32}>)")
+# Templates look for some tags in a turn, as for </think>. Those stay, and the text between them becomes markers.
+_TAG = re.compile(r"<[^<>\s]{1,32}>")
 _MAX_TAGS = 64
 _BLOCKS = [*range(0xE000, 0xF8F4, 12), *range(0xF0000, 0xFFFF0, 12), *range(0x100000, 0x10FFF0, 12)]
 
@@ -86,9 +86,13 @@ def render_turns(template: ChatTemplate, conversation: Conversation) -> Rendered
             fix="use a base with another template, or give rows as text",
         )
     changes += _find_control_tokens(template, conversation.messages)
-    return RenderedConversation(
-        text=text, turns=_Finder(template, marked, spans).turns(), changes=tuple(dict.fromkeys(changes))
-    )
+    turns = _Finder(template, marked, spans).turns()
+    for index, message in enumerate(conversation.messages):
+        content = message.content.strip()
+        if message.role == "assistant" and message.learn and content and index not in turns and content in text:
+            what = f"the place of turn {index + 1} in the text of the chat template is unclear"
+            raise errors.Incompatible(what, fix="use a base with another template")
+    return RenderedConversation(text=text, turns=turns, changes=tuple(dict.fromkeys(changes)))
 
 
 class _Piece(NamedTuple):
@@ -113,6 +117,7 @@ class _Marked:
     between: list[str] = field(default_factory=list)
     found: list[int] = field(default_factory=list)
     block: int = 0
+    tags: re.Pattern[str] | None = None
 
     @classmethod
     def of(
@@ -131,7 +136,9 @@ class _Marked:
             has_calls: whether the names of called tools get markers too.
         """
         block = _unused_block(text, conversation.messages)
-        marked = cls(template=template, conversation=conversation, block=block)
+        tags = template.find_all(_TAG)
+        pattern = re.compile(f"({'|'.join(map(re.escape, tags))})") if tags else None
+        marked = cls(template=template, conversation=conversation, block=block, tags=pattern)
         messages = list(conversation.messages)
         for index, message in enumerate(messages):
             if only_assistant and message.role != "assistant":
@@ -182,7 +189,7 @@ class _Marked:
 
     def _mark(self, message: int, text: str, *, is_reasoning: bool = False) -> str:
         """Return the text with a marker for each run between tags. White space around a run stays."""
-        parts = _TAG.split(text)
+        parts = self.tags.split(text) if self.tags else [text]
         if len(parts) > 2 * _MAX_TAGS:
             parts = [text]
         marked = []
@@ -218,6 +225,7 @@ class _Finder:
         self._template, self._marked = template, marked
         self._spans = spans  # begin and end of what replaces each marker
         self._edges: dict[tuple[str, str | None, bool], _Edges | None] = {}
+        self._begins: dict[tuple[str, int | None], int] = {}
         self._owners = [marked.pieces[piece].message for piece in marked.found]
 
     def turns(self) -> dict[int, Turn]:
@@ -263,22 +271,36 @@ class _Finder:
 
     def _find_edges(self, index: int, before: str, after: str | None) -> _Edges | None:
         """Return the edges of a turn. `after` is None for a turn without text."""
-        key = (before, after, index == len(self._marked.conversation.messages) - 1)
+        messages = self._marked.conversation.messages
+        end = self._template.frame.end
+        if after is not None and messages[index].tool_calls and end and after.count(end) == 1:
+            # The arguments of calls differ from turn to turn, and asking the template for each one would be slow.
+            return _Edges(begin=self._find_begin(index, before), end=after.find(end) + len(end), is_ended=True)
+        # Turns without text can be neighbors between the same texts.
+        key = (before, f"{index}" if after is None else after, index == len(messages) - 1)
         if key not in self._edges:
             self._edges[key] = self._ask_template(index, before, after)
         return self._edges[key]
 
+    def _find_begin(self, index: int, before: str, *, is_empty: bool = False) -> int:
+        """Return where generation begins in the text before a turn."""
+        # The text before a turn without text goes on after it.
+        key = (before, index if is_empty else None)
+        if key not in self._begins:
+            header = self._tail(index, generation=True)
+            if header is None or header.startswith(before):
+                self._begins[key] = len(before)
+            elif before.startswith(header):
+                self._begins[key] = len(header)
+            else:
+                self._begins[key] = self._shortened_header(index, before, header)
+        return self._begins[key]
+
     def _ask_template(self, index: int, before: str, after: str | None) -> _Edges | None:
-        header = self._tail(index, generation=True)
-        if header is None or header.startswith(before):
-            begin = len(before)
-        elif before.startswith(header):
-            begin = len(header)
-        else:
-            begin = self._shortened_header(index, before, header)
+        begin = self._find_begin(index, before, is_empty=after is None)
         tail = self._tail(index + 1, generation=False)
         if after is None:
-            if header is None or tail is None:
+            if begin == len(before) or tail is None:
                 return None
             shared = _shared(before, tail)
             if len(shared) < begin:
@@ -325,16 +347,17 @@ class _Finder:
             tail: what is after the turn if it is the last one.
         """
         added = self._template.added_tokens
-        token = self._template.frame.end
-        if token is not None and (place := shared.find(token)) >= 0:
-            return place + len(token), True
+        frame = self._template.frame
+        # The arguments of a call can contain anything.
+        has_calls = bool(self._marked.conversation.messages[index].tool_calls)
+        if frame.end and (place := (shared.rfind if has_calls else shared.find)(frame.end)) >= 0:
+            return place + len(frame.end), True
         found = list(added.finditer(shared)) if added else []
         if found:
-            has_calls = bool(self._marked.conversation.messages[index].tool_calls)
             return found[-1 if has_calls else 0].end(), True
         # Some templates end the last turn with another token than the others (<|return|> and <|end|> of gpt-oss).
-        if added and added.match(tail.lstrip()) and (own := added.match(after.lstrip())):
-            return len(after) - len(after.lstrip()) + own.end(), True
+        if frame.middle and after.lstrip().startswith(frame.middle):
+            return len(after) - len(after.lstrip()) + len(frame.middle), True
         end = tail.rstrip()
         return (len(end), False) if end and shared.startswith(end) else (0, False)
 
@@ -362,6 +385,16 @@ def _check_fields(template: ChatTemplate, conversation: Conversation, text: str)
         if not is_written:
             fix = f"remove {name} from the data, or use a base whose template writes it"
             problems.append(errors.Problem(where=name, what="is not written by the chat template", fix=fix))
+    written = {
+        "tools": [tool.get("function", tool).get("name", "") for tool in conversation.tools],
+        "documents": [str(document.get("text", "")).strip() for document in conversation.documents],
+    }
+    known = {problem.where for problem in problems}
+    for name, texts in written.items():
+        if name not in known and (lost := sum(part not in text for part in texts)):
+            fix = f"give fewer {name}, or use a base whose template writes all of them"
+            what = f"{lost} of {len(texts)} are not written by the chat template"
+            problems.append(errors.Problem(where=name, what=what, fix=fix))
     if problems:
         raise errors.Incompatible(problems)
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TextIO
 
 from finch_hub.specs.examples import Example
 
 MAX_LINE = 4 * 2**20
 """Longest line that is read, in characters. It holds a million words, so a longer line is a damaged file."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A cell that cannot be read, and why. Only rows that need it are left out."""
+
+    reason: str
 
 
 class Row(NamedTuple):

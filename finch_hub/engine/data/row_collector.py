@@ -105,6 +105,12 @@ class RowCollector:
             else:
                 self._add(row.value, prefix + row.where)
 
+    def fits(self, value: Mapping[str, Any]) -> bool:
+        """Tell whether a value has the columns of a row that can be read."""
+        renamed = self._rename(value)
+        found = renamed if isinstance(renamed, Mismatch) else row_formats.recognize(renamed, self._formats)
+        return not isinstance(found, Mismatch) or found.is_readable
+
     def fail(self, problem: errors.Problem) -> None:
         """Add a problem that keeps a whole file from being read."""
         self._failures.append(problem)

@@ -8,6 +8,7 @@ from typing import Any
 
 from finch_hub import errors
 from finch_hub.engine.data import json_values
+from finch_hub.engine.data.row import Unreadable
 from finch_hub.specs.examples import Message, Role
 from finch_hub.specs.value import JsonObject
 
@@ -129,6 +130,8 @@ def parse_list(value: Any) -> Any:
 
 def describe(value: object) -> str:
     """Return the kind of a value. Errors repeat no text of a data set."""
+    if isinstance(value, Unreadable):
+        return f"unreadable, because it {value.reason},"
     return "null" if value is None else type(value).__name__
 
 

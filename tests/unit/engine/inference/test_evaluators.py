@@ -44,7 +44,7 @@ def test_held_out_loss_measures_the_active_adapter(model: GeneratorModel) -> Non
 
 
 def test_a_few_rows_that_are_too_long_are_left_out_and_counted(model: GeneratorModel) -> None:
-    rows = [*BIRDS * 6, Example.of_pair("seeds " * 700, "Buds.")]
+    rows = [*BIRDS * 6, Example.of_pair("seeds " * 1500, "Buds.")]
     assert evaluators.held_out_loss(model, rows)["left_out"] == 1
     found = evaluators.exact_answer(model, rows, AnswerParameters(max_new_tokens=1))
     assert (found["left_out"], found["examples"]) == (1, 24)
