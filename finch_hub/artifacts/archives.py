@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import importlib
 import io
 import lzma
 import shutil
@@ -13,7 +15,6 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -22,6 +23,11 @@ from finch_hub import errors
 MAX_FILES = 1000
 MAX_RATIO = 200
 """Unpacked bytes for each packed byte; weights hardly shrink, and JSON not that much."""
+DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error)
+DAMAGE += (EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+"""What readers of compressed files raise if a file is damaged, has an unknown compression or a password."""
+with contextlib.suppress(ImportError):  # Python has zstd since 3.14
+    DAMAGE += (importlib.import_module("compression.zstd").ZstdError,)
 _HARMLESS_BYTES = 2**20  # any ratio is allowed below
 _CHUNK_BYTES = 2**20
 _WINDOWS = 0  # the system that made a zip
@@ -63,7 +69,6 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Unpacked:
     """
     allowance = _Allowance(archive, max_bytes)
     kind = _zip if archive.name.lower().endswith(".zip") else _tar
-    damage = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
     try:
         with kind(archive, allowance) as (members, opened):
             leftovers = sorted({_shorten(member.name) for member in members if is_leftover(member.name)})
@@ -78,7 +83,7 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Unpacked:
                         while chunk := stream.read(_CHUNK_BYTES):
                             allowance.spend(len(chunk))
                             out.write(chunk)
-    except (*damage, NotImplementedError, RuntimeError) as error:  # the last two: unknown compression, a password
+    except DAMAGE as error:
         shutil.rmtree(into, ignore_errors=True)
         what = f"cannot be unpacked: {type(error).__name__}: {error}"
         raise errors.RefusedArtifact(what, subject=archive.name) from None
@@ -126,7 +131,7 @@ def _check(archive: Path, members: Sequence[_Member], allowance: _Allowance) -> 
     allowance.check(sum(member.size for member in members))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _zip(archive: Path, _: _Allowance) -> Iterator[Any]:
     with zipfile.ZipFile(archive) as opened:
         yield [_zip_member(info) for info in opened.infolist()], lambda member: opened.open(member.info)
@@ -144,7 +149,7 @@ def _zip_member(info: zipfile.ZipInfo) -> _Member:
     return _Member(_normal(path.partition("\0")[0]), info.file_size, path.endswith("/"), fault, info)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _tar(archive: Path, allowance: _Allowance) -> Iterator[Any]:
     opener = next(opener for suffix, opener in _OPENERS.items() if archive.name.lower().endswith(suffix))
     with opener(archive, "rb") as unpacked, tarfile.open(fileobj=_Bounded(unpacked, allowance), mode="r:") as opened:

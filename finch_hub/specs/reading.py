@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Any, Literal, TypedDict
 
 import pydantic
@@ -9,6 +10,8 @@ import pydantic
 from finch_hub.specs.value import Value
 
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"]
+# Python has them for domains and for its source, and readers of files fail on them.
+_NOT_OF_FILES = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"})
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 
 
@@ -52,11 +55,14 @@ class ReadingConfig(Value):
     def _is_text_encoding(cls, value: str | None) -> str | None:
         if value is not None:
             try:
+                codec = codecs.lookup(value)
                 b"a".decode(value)
             except UnicodeError:
                 pass  # one byte is not a whole character in every encoding
-            except LookupError:
+            except (LookupError, ValueError):
                 raise ValueError(f"{value!r} is not a known encoding; use utf-8, utf-16 or cp1252") from None
+            if codec.name.replace("_", "-") in _NOT_OF_FILES:
+                raise ValueError(f"{value!r} is not an encoding of files; use utf-8, utf-16 or cp1252")
         return value
 
     @pydantic.field_validator("delimiter", mode="before")

@@ -147,3 +147,19 @@ def test_any_text_is_read_or_reported(text: str, delimiter: str) -> None:
     except errors.InvalidDataset:
         return
     assert all(row.value is not None or row.problem for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        (",prompt,,completion", ["column 1", "prompt", "column 3", "completion"]),
+        ("prompt,,completion,,x", ["prompt", "column 2", "completion", "column 4", "x"]),
+        (",column 1,a", ["column 1_", "column 1", "a"]),
+        ("a,,b", ["a", "column 2", "b"]),
+    ],
+)
+def test_columns_without_a_name_keep_their_cells(header: str, names: list[str]) -> None:
+    cells = [str(number) for number in range(len(names))]
+    stream = io.TextIOWrapper(io.BytesIO(f"{header}\n{','.join(cells)}\n".encode()), "utf-8", newline="")
+    (row,) = csv_rows.read_csv(stream, ",")
+    assert row.value == dict(zip(names, cells, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -10,6 +11,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
@@ -149,3 +151,17 @@ def test_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 def test_names_of_data_files_are_known(name: str, is_data: bool, is_unreadable: bool) -> None:
     assert data_files.is_data_file(Path(name)) == is_data
     assert data_files.is_unreadable(Path(name)) == is_unreadable
+
+
+@pytest.mark.parametrize(
+    "compress", [gzip.compress, bz2.compress, lzma.compress, lambda content: pyarrow.compress(content, "zstd", True)]
+)
+def test_each_damage_of_a_compressed_file_is_refused_or_read(compress: Any, tmp_path: Path) -> None:
+    content = "".join(f'{{"text": "{number * 7919}"}}\n' for number in range(60)).encode()
+    packed = compress(content)
+    file = tmp_path / "a.jsonl"
+    for place in range(6, len(packed), max(1, len(packed) // 150)):
+        for damaged in (packed[:place], packed[:place] + bytes([packed[place] ^ 0x55]) + packed[place + 1 :]):
+            file.write_bytes(damaged)
+            with contextlib.suppress(errors.InvalidDataset), data_files.open_file(file) as data:
+                assert data.stream.readable()

@@ -21,7 +21,9 @@ LINES = f"{json.dumps(A)}\n{json.dumps(B)}\n"
 def rows_of(text: str | bytes, *, prefers_document: bool = False) -> list[Row]:
     content = text if isinstance(text, bytes) else text.encode(errors="surrogateescape")
     stream = io.TextIOWrapper(io.BytesIO(content), "utf-8", errors="surrogateescape", newline="")
-    return list(json_rows.read_json(stream, prefers_document=prefers_document))
+    return list(
+        json_rows.read_json(stream, prefers_document=prefers_document, is_row=lambda value: A.keys() <= value.keys())
+    )
 
 
 @pytest.mark.parametrize("prefers_document", [False, True])
@@ -153,3 +155,53 @@ def test_any_text_is_read_or_reported(text: str, prefers_document: bool) -> None
     except errors.InvalidDataset:
         return
     assert all(row.value is not None or row.problem for row in rows)
+
+
+@pytest.mark.parametrize("damaged", ['{"prompt": "a", "prompt": "b", "completion": "c"}', '{"n": ' + "1" * 5_000 + "}"])
+@pytest.mark.parametrize("form", ["[%s]", "[\n%s\n]", "%s"])
+def test_item_that_cannot_be_used_is_one_row(damaged: str, form: str) -> None:
+    items = [json.dumps(A)] * 3
+    for place in range(4):
+        text = form % ",\n".join([*items[:place], damaged, *items[place:]])
+        rows = rows_of(text, prefers_document=True)
+        assert [row.value for row in rows] == [A] * place + [None] + [A] * (3 - place)
+        assert rows[place].problem.startswith("is not JSON")
+
+
+def test_item_that_cannot_be_used_may_be_longer_than_what_is_read_at_once() -> None:
+    damaged = '{"a": {"k": 1, "k": 2}, "text": "' + "x" * 200_000 + '"}'
+    rows = rows_of(f"[{json.dumps(A)}, {damaged}, {json.dumps(B)}]")
+    assert [row.value for row in rows] == [A, None, B]
+    with pytest.raises(errors.InvalidDataset, match="item 1"):
+        rows_of('[{"a": {"k": 1, "k": 2}, "text": "')
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        '{"prompt": "a", "completion": "b"',
+        '{"prompt": "a", "comple',
+        "{'prompt': 'a'}",
+        "prompt: a",
+        '{"prompt": "a" "completion": "b"}',
+        '{"a": 1, "a": 2}',
+    ],
+)
+def test_first_line_that_is_damaged_is_one_row(damaged: str) -> None:
+    for prefers_document in (True, False):
+        rows = rows_of(f"{damaged}\n{LINES}", prefers_document=prefers_document)
+        assert [row.value for row in rows] == [None, A, B]
+
+
+def test_first_line_of_an_object_with_its_rows_in_lines_is_no_row() -> None:
+    for begin in ('{"data": [', '{"version": 1, "data": [', '{"version": 1,\n"data": [', '{"version": 1, "data":\n['):
+        text = begin + "\n" + json.dumps(A) + ",\n" + json.dumps(B) + "\n]}"
+        assert [row.value for row in rows_of(text, prefers_document=True)] == [A, B]
+
+
+@pytest.mark.parametrize("name", ["data", "rows", "examples", "items", "records", "instances"])
+def test_row_with_a_list_of_objects_is_a_row(name: str) -> None:
+    row = {**A, name: [{"x": 1}, {"x": 2}]}
+    for text in (json.dumps(row), json.dumps(row, indent=1), json.dumps([row])):
+        for prefers_document in (False, True):
+            assert [found.value for found in rows_of(text, prefers_document=prefers_document)] == [row]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import datetime
 import gzip
 import io
@@ -743,3 +744,64 @@ def test_weights_of_a_table_are_honored(suffix: str, tmp_path: Path) -> None:
     data = reading.read_data(file)
     assert [example.messages[0].content for example in data.examples] == ["c", "e", "i"]
     assert data.report.without_weight == 2
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv"])
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [
+        ("é,prompt\n".encode("utf-16")[:-1], None),  # ends inside a character
+        ("\ud800".encode("utf-16", "surrogatepass"), None),
+        ("é,b\n".encode("utf-32")[:-2], None),
+        ("prompt,completion\né,b\n".encode(), "utf-16"),
+        ("prompt,completion\né,b\n".encode(), "utf-32"),
+        ("prompt,completion\né,b\n".encode(), "utf-32-be"),
+        ("prompt,completion\né,b.".encode(), "utf-16-le"),
+    ],
+)
+def test_file_that_is_not_in_its_encoding_is_refused(
+    suffix: str, content: bytes, encoding: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / f"a.{suffix}"
+    file.write_bytes(content)
+    options = {"encoding": encoding} if encoding else {}
+    with pytest.raises(errors.InvalidDataset, match=r"is not UTF-(16|32)"):
+        reading.read_examples(file, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["idna", "punycode", "undefined", "unicode_escape", "raw-unicode-escape", "base64", "rot13", "utf-9", "a\0", ""],
+)
+def test_codec_that_no_file_has_is_refused(encoding: str) -> None:
+    with pytest.raises(errors.InvalidSpec, match=r"is not (a known encoding|an encoding of files)"):
+        ReadingConfig(encoding=encoding)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-7", "gb18030", "shift_jis", "iso2022_jp", "UTF8", "hz"])
+def test_encodings_of_files_can_be_named(encoding: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", *LINES, encoding=encoding)
+    assert reading.read_data(file, ReadingConfig(encoding=encoding)).examples == EXAMPLES
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb18030", "utf-7", "shift_jis", "iso2022_jp", "hz", "cp037"])
+@given(content=st.binary(max_size=60))
+def test_any_bytes_are_read_or_refused_in_a_named_encoding(encoding: str, content: bytes) -> None:
+    for file_format in ("jsonl", "json", "csv"):
+        config = ReadingConfig(encoding=encoding, file_format=file_format)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+            with contextlib.suppress(errors.InvalidDataset):
+                reading.read_data("-", config)
+
+
+def test_row_with_a_list_of_objects_beside_its_texts_is_a_row(tmp_path: Path) -> None:
+    row = {"prompt": "a", "completion": "b", "items": [{"x": 1}]}
+    for suffix in ("json", "jsonl"):
+        data = reading.read_data(write(tmp_path / f"a.{suffix}", json.dumps(row)))
+        assert data.examples == (Example.of_pair("a", "b"),)
+        assert data.report.unused == {"items": 1}
+    renamed = {"q": "a", "a": "b", "data": [{"x": 1}]}
+    config = ReadingConfig(prompt_column="q", completion_column="a")
+    file = write(tmp_path / "b.jsonl", json.dumps(renamed))
+    assert reading.read_data(file, config).examples == (Example.of_pair("a", "b"),)
