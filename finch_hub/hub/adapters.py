@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finch_hub import errors, settings
 from finch_hub.hub.bases import Bases
 from finch_hub.registry import adapter_versions, adapters, evaluations, values
+from finch_hub.registry.storable import make_storable
 from finch_hub.specs.references import AdapterReference, check_name
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from finch_hub.formats.base_layout import BaseLayout
     from finch_hub.specs.value import JsonObject
     from finch_hub.storage.stores import Stores
-
-_MAX_VALUE = 200  # characters of a value that an import left out
 
 
 class Adapters:
@@ -238,13 +236,9 @@ def _lineage_of(known: values.AdapterVersion | None) -> values.Lineage:
 def _describe_import(admitted: AdmittedAdapter) -> JsonObject:
     """Return what was left out and changed, for people."""
     return {
-        "ignored_fields": {_plain(name): _plain(value) for name, value in admitted.ignored_fields.items()},
-        "ignored_files": [_plain(name) for name in admitted.ignored_files],
+        "ignored_fields": {
+            make_storable(name): make_storable(value) for name, value in admitted.ignored_fields.items()
+        },
+        "ignored_files": [make_storable(name) for name in admitted.ignored_files],
         "notes": list(admitted.notes),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Return a value of a third-party file as every database can store it: short, and without control characters."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return value if len(text) <= _MAX_VALUE and text.isprintable() else ascii(text[:_MAX_VALUE])

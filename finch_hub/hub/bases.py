@@ -13,6 +13,7 @@ from finch_hub.engine.bases.fingerprint import compute_fingerprint
 from finch_hub.formats.model_files import read_config
 from finch_hub.plugins.catalog import BUILTIN
 from finch_hub.registry import bases, values
+from finch_hub.registry.storable import make_storable
 from finch_hub.specs.bases import MAX_ID, BaseDescription, is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.specs.references import check_name
@@ -72,7 +73,7 @@ class Bases:
             revision=model_source.revision,
             public_id=public_id,
             fingerprint=digest,
-            architecture=(read_config(folder).get("architectures") or ["unknown"])[0],
+            architecture=make_storable((read_config(folder).get("architectures") or ["unknown"])[0]),
             parameters=weight_shapes.count_parameters(folder),
             path=str(folder),
         )

@@ -91,7 +91,7 @@ def test_damaged_shards_are_named_before_anything_is_loaded(tiny_folder: Path, t
     assert [problem.where for problem in caught.value.problems] == list(index["weight_map"].values())
 
 
-DAMAGED = {
+DAMAGED: dict[str, tuple[str, str | bytes, str]] = {
     "cut off": ("config.json", '{"model_type": "llama"', "is not JSON"),
     "not UTF-8": ("config.json", b"\xff\xfe{}", "is not JSON"),
     "nested": ("config.json", "[" * 100_000, "is not JSON"),
