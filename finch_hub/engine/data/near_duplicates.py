@@ -25,29 +25,51 @@ _WORD = re.compile(r"\w+")
 def count_near_duplicates(train: Sequence[Example], validation: Sequence[Example]) -> int:
     """Count the validation examples of which a training example has nearly the same words, but is not equal.
 
-    Case and punctuation do not matter, and system prompts are not compared. Each example is hashed once, so the time is
-    linear.
+    Case and punctuation do not matter, and system prompts are not compared. Each example is hashed once, and compared a
+    limited number of times, so the time is linear.
     """
     texts = [_list_words(example) for example in validation]
-    index: collections.defaultdict[tuple[int, ...], set[int]] = collections.defaultdict(set)
-    for number, words in enumerate(texts):
-        for band in _make_bands(words):
-            index[band].add(number)
-    remaining = dict.fromkeys(range(len(texts)), _MAX_CANDIDATES)
+    index = _Index(texts)
+    compared: collections.Counter[int] = collections.Counter()
     exact: set[int] = set()
     near: set[int] = set()
-    for example in train if index else ():
+    for example in train:
+        if not index:
+            break
         words = _list_words(example)
-        candidates = {number for band in _make_bands(words) for number in index.get(band, ())}
-        for number in candidates & remaining.keys():
+        for number in index.find(words):
             if words == texts[number]:
                 exact.add(number)
             elif _share(words, texts[number]) >= _MIN_SHARE:
                 near.add(number)
-            remaining[number] -= 1
-            if number in exact or number in near or not remaining[number]:
-                del remaining[number]
+            compared[number] += 1
+            if number in exact or number in near or compared[number] == _MAX_CANDIDATES:
+                index.remove(number)
     return len(near - exact)
+
+
+class _Index:
+    """Numbers of texts by their bands. Texts that are settled are removed, so that no later text finds them."""
+
+    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
+        self._bands = [_make_bands(words) for words in texts]
+        self._numbers: dict[tuple[int, ...], dict[int, None]] = {}
+        for number, bands in enumerate(self._bands):
+            for band in bands:
+                self._numbers.setdefault(band, {})[number] = None
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers)
+
+    def find(self, words: Sequence[str]) -> list[int]:
+        """Return the numbers of the texts that have a band in common with a text."""
+        return list(dict.fromkeys(number for band in _make_bands(words) for number in self._numbers.get(band, ())))
+
+    def remove(self, number: int) -> None:
+        for band in self._bands[number]:
+            del self._numbers[band][number]
+            if not self._numbers[band]:
+                del self._numbers[band]
 
 
 def _list_words(example: Example) -> list[str]:

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from finch_hub.engine.data import near_duplicates
 from finch_hub.engine.data.near_duplicates import count_near_duplicates
 from finch_hub.specs.examples import Example
 
@@ -60,3 +61,25 @@ def test_texts_without_blanks_are_compared_by_characters() -> None:
 def test_long_instruction_that_all_rows_share_is_found_in_linear_time() -> None:
     rows = [Example.of_pair(f"{' '.join(WORDS[:300])} {n}", "a") for n in range(300)]
     assert count_near_duplicates(rows[:200], rows[200:]) == 100
+
+
+@pytest.mark.parametrize("answers", ["yes no maybe", "finch", "same"])
+def test_texts_that_are_found_grow_with_the_validation_rows_only(answers: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prompt with short answers gives all rows the same bands."""
+    found = 0
+    find = near_duplicates._Index.find
+
+    def count(index: near_duplicates._Index, words: list[str]) -> list[int]:
+        nonlocal found
+        numbers = find(index, words)
+        found += len(numbers)
+        return numbers
+
+    monkeypatch.setattr(near_duplicates._Index, "find", count)
+    prompt = " ".join(WORDS[:200])
+    choices = answers.split()
+    rows = [
+        Example.of_pair(prompt, f"{choices[n % len(choices)]} {n if answers == 'finch' else ''}") for n in range(3_000)
+    ]
+    count_near_duplicates(rows[:2_000], rows[2_000:])
+    assert 1_000 <= found <= 20 * 1_000
