@@ -55,12 +55,14 @@ class Frame(NamedTuple):
         ends: the tokens in `after` that end the turn, one directly after the other, if the tokenizer adds such tokens
             to its vocabulary.
         middle: the token that ends a turn before other turns, if it is another one.
+        header: header of the next answer, if the template writes it whether an answer is asked for or not.
     """
 
     before: str
     after: str
     ends: tuple[str, ...] = ()
     middle: str | None = None
+    header: str = ""
 
     @property
     def end(self) -> str | None:
@@ -132,9 +134,9 @@ class ChatTemplate:
             before, _, after = self.render(Conversation((question, answer)), generation=False).partition(_MARKER)
         except errors.Incompatible:
             return Frame("", "")
-        if after and prompt.endswith(after):  # the template always writes the header of the next answer
-            after = ""
         lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
+        if after and prompt.endswith(after):
+            return Frame(lead, "", header=after)
         return Frame(lead, after, self._first_tokens(after), self._find_middle_end())
 
     def _first_tokens(self, text: str) -> tuple[str, ...]:

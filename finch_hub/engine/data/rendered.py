@@ -86,6 +86,10 @@ def render_turns(template: ChatTemplate, conversation: Conversation) -> Rendered
             fix="use a base with another template, or give rows as text",
         )
     changes += _find_control_tokens(template, conversation.messages)
+    if any(message.name for message in conversation.messages):
+        nameless = tuple(message.evolve(name=None) for message in conversation.messages)
+        if template.render(conversation._replace(messages=nameless), generation=False) == text:
+            changes.append("names of speakers and of tools in their turns are dropped")
     turns = _Finder(template, marked, spans).turns()
     for index, message in enumerate(conversation.messages):
         content = message.content.strip()
@@ -348,6 +352,8 @@ class _Finder:
         """
         added = self._template.added_tokens
         frame = self._template.frame
+        if frame.header and shared.startswith(frame.header):
+            return 0, False
         # The arguments of a call can contain anything.
         has_calls = bool(self._marked.conversation.messages[index].tool_calls)
         if frame.end and (place := (shared.rfind if has_calls else shared.find)(frame.end)) >= 0:
@@ -432,7 +438,7 @@ def _describe_changes(
                 raise errors.Incompatible("tool turns are not written by the chat template", fix=fix)
             yield f"{message.role} turns are dropped"
         elif not all(counts[number] for number in spoken):
-            yield f"{message.role} turns are written in part, for example without their reasoning"
+            yield f"{message.role} turns are written in part"
         elif index in altered or (content.strip() not in rendered):
             yield f"the text of {message.role} turns is changed"
         elif content not in rendered:

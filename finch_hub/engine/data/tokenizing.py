@@ -15,7 +15,7 @@ from finch_hub import errors
 from finch_hub.engine.data import length_limit
 from finch_hub.engine.data.chat import ChatTemplate, Conversation
 from finch_hub.engine.data.rendered import render_turns
-from finch_hub.specs.examples import Example
+from finch_hub.specs.examples import Example, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -163,6 +163,20 @@ def tokenize(
     return _cut_right(whole, max_length)
 
 
+def tokenize_prompt(conversation: Conversation, template: ChatTemplate) -> list[int]:
+    """Return the tokens of a conversation up to the answer that comes next: those that a training has before it.
+
+    Raises:
+        Incompatible: the chat template cannot render the conversation, or does not write its tools or documents.
+    """
+    text = template.prompt(conversation)
+    answer = Message(role="assistant", content="!")
+    answered = render_turns(template, conversation._replace(messages=(*conversation.messages, answer)))
+    begins = [turn.begin for turn in answered.turns.values() if turn.begin < len(text)]
+    ids, _, _ = _encode(text, begins if answered.text.startswith(text) else [], template.tokenizer)
+    return template.begin(ids.tolist()) if template.is_missing else ids.tolist()
+
+
 def _measure(example: TokenizedExample) -> length_limit.Measure:
     return length_limit.Measure(tokens=len(example), prompt=int(example.labels.argmax()))
 
@@ -207,7 +221,7 @@ def _tokenize_text(text: str, template: ChatTemplate) -> TokenizedExample:
 def _tokenize_conversation(conversation: Conversation, template: ChatTemplate) -> TokenizedExample:
     rendered = render_turns(template, conversation)
     learned = {index: turn for index, turn in rendered.turns.items() if conversation.messages[index].learn}
-    ids, begins, ends = _encode(rendered.text, [turn.begin for turn in learned.values()], template.tokenizer)
+    ids, begins, ends = _encode(rendered.text, [turn.begin for turn in rendered.turns.values()], template.tokenizer)
     labels = np.zeros(len(ids), dtype=np.bool_)
     last = max(i for i, message in enumerate(conversation.messages) if message.role == "assistant")
     for index, turn in learned.items():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.chat import ChatTemplate, Conversation, with_system
+from finch_hub.engine.data.tokenizing import tokenize_prompt
 from finch_hub.specs.examples import Message
 
 Prompt = str | tuple[Message, ...] | Conversation
@@ -25,7 +27,8 @@ def tokenize_prompts(
         thinking: whether to ask for reasoning, for each prompt; see :class:`Conversation`.
 
     Raises:
-        InvalidSpec: no prompts, or prompts that are empty or fill the model's context, all of them by number.
+        InvalidSpec: no prompts, or prompts that are empty, fill the model's context or do not fit the chat template,
+            all of them by number.
     """
     if not prompts:
         raise errors.InvalidSpec("there are no prompts", fix="give at least one")
@@ -36,10 +39,12 @@ def tokenize_prompts(
         if not any(turn.content.strip() for turn in conversation.messages):
             problems.append(errors.Problem(where=f"prompt {number}", what="is empty"))
             continue
-        text = template.prompt(conversation._replace(messages=with_system(conversation.messages, system)))
-        tokens = list(base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        if template.is_missing:
-            tokens = template.begin(tokens)
+        conversation = conversation._replace(messages=with_system(conversation.messages, system))
+        try:
+            tokens = tokenize_prompt(conversation, template)
+        except errors.Incompatible as error:
+            problems += [replace(problem, where=f"prompt {number}") for problem in error.problems]
+            continue
         if len(tokens) >= base.context:
             what = f"has {len(tokens)} tokens, but the model's context is {base.context}"
             problems.append(errors.Problem(where=f"prompt {number}", what=what, fix="shorten it"))

@@ -302,6 +302,126 @@ def test_an_answer_that_is_written_twice_is_refused_if_it_is_learned() -> None:
     assert render_turns(template, Conversation((TALK[0], TALK[1].evolve(learn=False)))).turns == {}
 
 
+def ask_template(body: str, *special: str, eos: str = "</s>", bos: str | None = None) -> ChatTemplate:
+    return ChatTemplate(tokenizer_of(Family(name=body[:9], template=body, eos=eos, bos=bos, special=special)))
+
+
+def texts_of(template: ChatTemplate, *messages: Message, **fields: Any) -> list[str]:
+    """Return the text of each answer as it is learned."""
+    rendered = render_turns(template, Conversation(messages, **fields))
+    return [rendered.text[turn.begin : turn.end] for turn in rendered.turns.values()]
+
+
+@families
+def test_answers_of_tags_only_are_learned(family: Family) -> None:
+    talk = [TALK[0], TALK[1].evolve(content="<yes>"), TALK[2].evolve(content=""), TALK[3].evolve(content="<no>")]
+    expected = [f"{family.lead}<yes>{family.end}".rstrip(), f"{family.lead}<no>{family.end}".rstrip()]
+    learned = [text.rstrip() for text in texts_of(template_of(family), *talk)]
+    assert learned[0] == expected[0]
+    assert learned[1].removesuffix(family.ends[1]).rstrip().startswith(f"{family.lead}<no>")
+
+
+def test_the_header_of_the_next_turn_is_not_the_end_of_an_answer() -> None:
+    template = ask_template(
+        "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}",
+        "<|user|>",
+        "<|assistant|>",
+        "<|system|>",
+    )
+    assert texts_of(template, *TALK) == ["Seeds and buds.", "In woods.</s>"]
+    assert texts_of(template, *TALK[:2], TALK[1]) == ["Seeds and buds.", "Seeds and buds.</s>"]
+
+
+def test_a_header_that_is_always_written_is_not_the_end_of_an_answer() -> None:
+    template = ask_template(
+        "{% for m in messages %}{{ {'user': '<u>', 'assistant': '<a>'}[m.role] + m.content }}{% endfor %}{{ '<a>' }}",
+        "<u>",
+        "<a>",
+    )
+    assert template.frame.end is None
+    example = tokenize(Example(messages=TALK), template, max_length=512)
+    assert learned_texts(example, template.tokenizer) == ["Seeds and buds.", "In woods.</s>"]
+
+
+def test_a_system_prompt_that_only_a_prompt_has_goes_into_the_first_question() -> None:
+    template = ask_template(
+        "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}"
+        "{% else %}{% set turns = messages %}{% endif %}{{ bos_token }}{% for m in turns %}"
+        "{% if m.role == 'user' %}{{ '[INST]' + (system + ' ' if loop.last and system is defined else '') }}"
+        "{{ m.content + '[/INST]' }}{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}",
+        "[INST]",
+        "[/INST]",
+        bos="<s>",
+    )
+    assert not template.has_system_role
+    assert SYSTEM.content in template.prompt(Conversation((SYSTEM, TALK[0])))
+    assert SYSTEM.content in template.render(Conversation((SYSTEM, *TALK)), generation=False)
+
+
+def test_calls_that_are_written_only_without_content_are_learned() -> None:
+    template = ask_template(
+        "{% for m in messages %}{% if m.role == 'assistant' and m.content is none or m.content is undefined %}"
+        "{{ '<a>' }}{% for c in m.tool_calls %}{{ c.function.name + c.function.arguments | tojson }}{% endfor %}"
+        "{{ '</s>' }}{% else %}{{ '<' + m.role[0] + '>' + m.content + '</s>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<a>' }}{% endif %}",
+        "<u>",
+        "<a>",
+        "<t>",
+    )
+    assert texts_of(template, *CALLING)[0] == 'count_eggs{"nest": "hedge", "number": 4}</s>'
+
+
+def test_an_end_of_two_tokens_is_learned_whole() -> None:
+    template = ask_template(
+        "{% for m in messages %}{{ '<t>' + m.role + '<m>' + m.content }}"
+        "{{ ('<r>' if m.role == 'assistant' else '') + '<e>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<t>assistant<m>' }}{% endif %}",
+        "<t>",
+        "<m>",
+        "<r>",
+        "<e>",
+    )
+    assert texts_of(template, *TALK) == ["Seeds and buds.<r><e>", "In woods.<r><e>"]
+    assert {template.tokenizer.convert_tokens_to_ids(token) for token in ("<r>", "<e>")} <= template.stop_tokens
+
+
+def test_arguments_with_the_end_of_a_turn_do_not_end_it() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": "a<|im_end|>b"}}}
+    calling = (CALLING[0], CALLING[1].evolve(tool_calls=(call,)), *CALLING[2:])
+    assert texts_of(template_of(QWEN_2_5), *calling)[0].endswith('a<|im_end|>b"}}\n</tool_call><|im_end|>')
+
+
+def test_names_that_are_dropped_are_said() -> None:
+    rendered = render(CHATML, TALK[0].evolve(name="Alice"), TALK[1])
+    assert rendered.changes == ("names of speakers and of tools in their turns are dropped",)
+
+
+@pytest.mark.parametrize("field", ["tools", "documents"])
+def test_a_template_that_writes_only_the_first_of_several_is_refused(field: str) -> None:
+    template = ask_template(CHATML.template + "{{ (tools or documents)[0] | tojson if tools or documents else '' }}")
+    several = {
+        "tools": (TOOL, {"type": "function", "function": {"name": "fly"}}),
+        "documents": ({"title": "a", "text": "They fly."}, {"title": "b", "text": "They sing."}),
+    }
+    with pytest.raises(errors.Incompatible, match=f"{field}: 1 of 2"):
+        render_turns(template, Conversation(TALK, **{field: several[field]}))
+
+
+def test_work_for_calls_grows_with_the_length_of_a_conversation_and_not_faster() -> None:
+    work = []
+    for exchanges in (25, 50):
+        template = Counting(tokenizer_of(QWEN_2_5))
+        messages = []
+        for number in range(exchanges):
+            call = {"type": "function", "function": {"name": "eggs", "arguments": {"nest": number}}}
+            answer = TALK[1].evolve(content=f"<b{number}>eggs")
+            messages += [TALK[0], CALLING[1].evolve(tool_calls=(call,)), CALLING[2], answer]
+        render_turns(template, Conversation(tuple(messages)))
+        work.append(template.characters)
+    assert work[1] < 2.2 * work[0]
+
+
 class Counting(ChatTemplate):
     """A template that counts the characters that it renders."""
 

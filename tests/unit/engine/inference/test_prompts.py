@@ -51,6 +51,17 @@ def test_a_prompt_has_the_tokens_of_a_training(template: str | None, tiny_base: 
     assert (prompt[0] == first, prompt.count(first)) == ((True, 1) if template is None else (False, 0))
 
 
+def test_a_prompt_after_an_answer_that_begins_inside_a_token_has_the_tokens_of_a_training(tiny_base: Base) -> None:
+    turns = [Message(role="user", content="q"), Message(role="assistant", content="    return 1")] * 2
+    example = tokenize(Example(messages=tuple(turns)), ChatTemplate(tiny_base.tokenizer), max_length=512)
+    unlearned = [turns[0], turns[1].evolve(learn=False), *turns[2:]]
+    same = tokenize(Example(messages=tuple(unlearned)), ChatTemplate(tiny_base.tokenizer), max_length=512)
+    assert same.input_ids.tolist() == example.input_ids.tolist()
+    (prompt,) = tokenize_prompts([tuple(turns[:-1])], tiny_base, systems=[None], thinking=[False])
+    assert example.input_ids[: len(prompt)].tolist() == prompt
+    assert int(same.labels.argmax()) == len(prompt)
+
+
 def test_a_text_that_begins_with_the_first_token_gets_no_second_one(tiny_base: Base) -> None:
     template = ChatTemplate(begun(None))
     plain, rendered = (
