@@ -43,7 +43,6 @@ def check_composition(
     versions = _resolve_parents(parents, stores, collector, pending=pending)
     _check_combinable(versions, collector)
     _check_low_rank(versions, stores, collector)
-    _warn_of_shared_rows(versions, stores)
     # A placeholder stands in for a refused name or parent, so that the other fields are checked too.
     name = "refused"
     with collector.collect():
@@ -68,6 +67,7 @@ def check_composition(
             fix = f"use {sum(ranks)} or less; a higher rank adds only zeros"
             collector.add(errors.Problem(where="rank", what=what, fix=fix))
     collector.raise_problems()
+    _warn_of_shared_rows(versions, stores)
     return spec
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from finch_hub import errors
 from finch_hub.registry.values import AdapterVersion
@@ -12,25 +13,26 @@ from finch_hub.storage.stores import Stores
 def find_shared_rows(versions: Sequence[AdapterVersion], stores: Stores) -> tuple[str, ...]:
     """Return a sentence for each version whose held-out rows another version was trained on.
 
-    Rows are compared as they are stored. Versions whose data was purged are not compared.
+    Rows are compared as they are stored. Held-out rows are kept in memory, and training data is read row by row.
+    Versions whose data was purged or cannot be read are not compared.
     """
-    held_out = [_read_rows(version.lineage.validation_digest, stores) for version in versions]
+    held_out = [frozenset(_read_rows(version.lineage.validation_digest, stores)) for version in versions]
     sentences = []
     for trained in {version.lineage.train_digest for version in versions} - {None}:
-        rows = _read_rows(trained, stores)
-        for version, validation in zip(versions, held_out, strict=True):
-            others = [v.reference for v in versions if v is not version and v.lineage.train_digest == trained]
-            if others and (shared := sum(row in rows for row in validation)):
-                what = (
-                    f"{shared:,} of {len(validation):,} held-out rows of {version.reference} are in the training data"
-                )
+        others = [
+            [v.reference for v in versions if v is not version and v.lineage.train_digest == trained]
+            for version in versions
+        ]
+        wanted = [rows if names else frozenset() for rows, names in zip(held_out, others, strict=True)]
+        found: set[bytes] = set().union(*wanted).intersection(_read_rows(trained, stores)) if any(wanted) else set()
+        for version, rows, names in zip(versions, wanted, others, strict=True):
+            if shared := len(rows & found):
+                what = f"{shared:,} of {len(rows):,} held-out rows of {version.reference} are in the training data"
                 fix = "train them with one validation file, or with the same seed and share"
-                sentences.append(f"{what} of {' and '.join(others)}, so its retention is too high ({fix})")
+                sentences.append(f"{what} of {' and '.join(names)}, so its retention is too high ({fix})")
     return tuple(sorted(sentences))
 
 
-def _read_rows(digest: str | None, stores: Stores) -> frozenset[bytes]:
-    try:
-        return frozenset(stores.artifacts.get(digest).splitlines()) if digest else frozenset()
-    except errors.NotFound:
-        return frozenset()
+def _read_rows(digest: str | None, stores: Stores) -> Iterator[bytes]:
+    with contextlib.suppress(errors.FinchError):  # an advice must not stop what it is about
+        yield from stores.artifacts.read_lines(digest) if digest else ()

@@ -62,3 +62,22 @@ def test_purged_data_is_not_compared(stores: Stores) -> None:
     assert len(find_shared_rows([first, second], stores)) == 1
     stores.artifacts.remove(second.lineage.train_digest or "")
     assert find_shared_rows([first, second], stores) == ()
+
+
+def test_data_that_cannot_be_read_is_not_compared(stores: Stores, tmp_path: Path) -> None:
+    first, second = add(stores, "birds", ROWS[:5], ROWS[5:]), add(stores, "bees", ROWS[5:])
+    digest = second.lineage.train_digest or ""
+    (blob,) = [path for path in tmp_path.rglob("*") if path.is_file() and path.name == digest]
+    blob.chmod(0o600)
+    blob.write_bytes(b"damaged")
+    assert find_shared_rows([first, second], stores) == ()
+    blob.unlink()
+    blob.mkdir()  # the store raises Unavailable
+    assert find_shared_rows([first, second], stores) == ()
+
+
+def test_training_data_is_read_row_by_row(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(type(stores.artifacts), "get")
+    first, second = add(stores, "birds", ROWS[:5], ROWS[5:]), add(stores, "bees", ROWS[5:])
+    (sentence,) = find_shared_rows([first, second], stores)
+    assert sentence.startswith("95 of 95 held-out rows of birds/1")
