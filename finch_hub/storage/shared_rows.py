@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from finch_hub import errors
 from finch_hub.registry.values import AdapterVersion
@@ -16,7 +16,7 @@ def find_shared_rows(versions: Sequence[AdapterVersion], stores: Stores) -> tupl
     Rows are compared as they are stored. Held-out rows are kept in memory, and training data is read row by row.
     Versions whose data was purged or cannot be read are not compared.
     """
-    held_out = [frozenset(_read_rows(version.lineage.validation_digest, stores)) for version in versions]
+    held_out = [_read_rows(version.lineage.validation_digest, stores) for version in versions]
     sentences = []
     for trained in {version.lineage.train_digest for version in versions} - {None}:
         others = [
@@ -24,7 +24,7 @@ def find_shared_rows(versions: Sequence[AdapterVersion], stores: Stores) -> tupl
             for version in versions
         ]
         wanted = [rows if names else frozenset() for rows, names in zip(held_out, others, strict=True)]
-        found: set[bytes] = set().union(*wanted).intersection(_read_rows(trained, stores)) if any(wanted) else set()
+        found = _read_rows(trained, stores, among=frozenset().union(*wanted)) if any(wanted) else frozenset()
         for version, rows, names in zip(versions, wanted, others, strict=True):
             if shared := len(rows & found):
                 what = f"{shared:,} of {len(rows):,} held-out rows of {version.reference} are in the training data"
@@ -33,6 +33,11 @@ def find_shared_rows(versions: Sequence[AdapterVersion], stores: Stores) -> tupl
     return tuple(sorted(sentences))
 
 
-def _read_rows(digest: str | None, stores: Stores) -> Iterator[bytes]:
+def _read_rows(digest: str | None, stores: Stores, among: frozenset[bytes] | None = None) -> frozenset[bytes]:
+    """Return the rows of a data set, or those of them that are among others. There are none if it cannot be read."""
+    if digest is None:
+        return frozenset()
+    lines = stores.artifacts.read_lines(digest)
     with contextlib.suppress(errors.FinchError):  # an advice must not stop what it is about
-        yield from stores.artifacts.read_lines(digest) if digest else ()
+        return frozenset(lines) if among is None else among.intersection(lines)
+    return frozenset()
