@@ -71,13 +71,13 @@ def _choose_groups(groups: Sequence[str], keys: Sequence[str], target: int, seed
 
 def _key(example: Example) -> str:
     """Return a hash that is equal for examples that differ only in whitespace."""
-    return _hash([*map(_normalize, example.messages)] or [("text", _collapse(example.text or ""))])
+    return _hash([*map(_normalize, example.messages)] or [("text", _collapse(example.text or ""))], example)
 
 
 def _prompt_key(example: Example) -> str:
     """Return a hash of the turns before the first one that is learned. A text is its own prompt."""
     prompt = itertools.takewhile(lambda message: message.role != "assistant" or not message.learn, example.messages)
-    return _hash([*map(_normalize, prompt)]) if example.messages else _key(example)
+    return _hash([*map(_normalize, prompt)], example) if example.messages else _key(example)
 
 
 def _normalize(message: Message) -> tuple[str, ...]:
@@ -91,5 +91,7 @@ def _collapse(text: str) -> str:
     return " ".join(text.split())
 
 
-def _hash(turns: Sequence[tuple[str, ...]]) -> str:
-    return hashlib.sha256(repr(turns).encode(errors="surrogatepass")).hexdigest()
+def _hash(turns: Sequence[tuple[str, ...]], example: Example) -> str:
+    """Return a hash of turns with the tools and documents on which the answers of the example rest."""
+    beside = json.dumps([example.tools, example.documents], sort_keys=True) if example.tools or example.documents else ""
+    return hashlib.sha256(f"{turns!r}{beside}".encode(errors="surrogatepass")).hexdigest()

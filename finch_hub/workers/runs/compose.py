@@ -69,6 +69,8 @@ def prepare(spec: ComposeSpec, job: Job, stores: Stores, workdir: Path) -> Compo
     ]
     base = model_cache.order_base_of(fetched[0][0].base, stores)
     advice = find_shared_rows([version for version, _, _ in fetched], stores)
+    if len({version.spec.get("system") for version, _, _ in fetched}) > 1:
+        advice += ("the parents have different system prompts, so prompts to the result have none of their own",)
     return ComposeOrder(spec=spec, parents=tuple(parents), base=base, advice=advice)
 
 

@@ -74,8 +74,11 @@ def _bases_of(adapters: Sequence[Subject], system: str | None) -> list[Subject]:
     """Return the base once for each system prompt, so that each adapter is compared on the same tokens."""
     prompts: dict[str | None, str] = {}
     for adapter in adapters:
-        prompts.setdefault(adapter.system, f"{BASE} with the system prompt of {adapter.name}" if prompts else BASE)
-    return [Subject(name=name, system=prompt) for prompt, name in (prompts or {system: BASE}).items()]
+        name = f"{BASE} with the system prompt of {adapter.name}" if adapter.system else f"{BASE} without system prompt"
+        prompts.setdefault(adapter.system, name)
+    if len(prompts) < 2:
+        prompts = {prompt: BASE for prompt in prompts or (system,)}
+    return [Subject(name=name, system=prompt) for prompt, name in prompts.items()]
 
 
 def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:

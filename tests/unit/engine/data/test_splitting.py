@@ -121,3 +121,13 @@ def test_calls_and_reasoning_distinguish_examples() -> None:
     variants = [answer(), answer(reasoning="c"), answer(tool_calls=[call]), answer(reasoning="c", tool_calls=[call])]
     assert splitting.count_duplicates(variants) == 0
     assert splitting.count_duplicates(variants * 2) == 4
+
+
+def test_rows_that_rest_on_other_documents_or_tools_are_not_copies() -> None:
+    pair = Example.of_pair("Is it true?", "yes")
+    documents = [pair.evolve(documents=({"title": "", "text": f"It is {number}."},)) for number in range(5)]
+    tools = [pair.evolve(tools=({"type": "function", "function": {"name": f"f{number}"}},)) for number in range(5)]
+    rows = [pair, *documents, *tools]
+    assert splitting.count_duplicates(rows) == 0
+    assert splitting.count_shared_prompts(documents[:2], documents[2:]) == 0
+    assert len(splitting.split_examples(rows, 0.2, 0)[1]) == 2

@@ -28,12 +28,12 @@ def names_of(*systems: str | None, own: str | None = None) -> dict[str, str | No
 
 
 def test_the_base_is_measured_once_for_each_system_prompt() -> None:
-    other = f"{BASE} with the system prompt of birds/2"
     assert names_of(own="Be brief.") == {BASE: "Be brief."}
     assert names_of("Be brief.", "Be brief.") == {BASE: "Be brief."}
     assert names_of(None, None) == {BASE: None}
-    assert names_of("Be brief.", None, "Be brief.") == {BASE: "Be brief.", other: None}
-    assert names_of(None, "Be brief.") == {BASE: None, other: "Be brief."}
+    first, none = f"{BASE} with the system prompt of birds/1", f"{BASE} without system prompt"
+    assert names_of("Be brief.", None, "Be brief.") == {first: "Be brief.", none: None}
+    assert names_of(None, "Be brief.") == {none: None, f"{BASE} with the system prompt of birds/2": "Be brief."}
 
 
 @pytest.mark.parametrize("evaluator", ["held_out_loss", "exact_answer"])
