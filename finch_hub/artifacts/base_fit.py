@@ -69,7 +69,7 @@ def find_misfits(
         elif shape != own:
             yield _misshaped(path, own, shape)
         elif module.magnitude is not None and (module.embedding or path in base.transposed):
-            what = "is DoRA of a weight that is [in, out] (Conv1D or an embedding), which nothing here can use"
+            what = "is DoRA of a weight that is [in, out] (Conv1D or an embedding), which is not supported"
             yield errors.Problem(where=path, what=what, fix="train it without DoRA")
     for name, whole in others.items():
         known = base.parameters.get(name)

@@ -129,7 +129,7 @@ class Adapters:
             with StoredAdapter(self.folder(reference)) as adapter:
                 return find_limits(adapter)
         except errors.Incompatible as error:  # an earlier hub stored it
-            return {f"{problem.where} that {problem.what}".strip(): OPERATIONS for problem in error.problems}
+            return {f"a problem with {p.where or 'its files'}: it {p.what}": OPERATIONS for p in error.problems}
 
     def import_(self, source: str | Path, *, name: str, base: str) -> values.AdapterVersion:
         """Import an adapter as a new version after checking its files, and holding it against its base.

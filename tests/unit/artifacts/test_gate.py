@@ -154,7 +154,7 @@ WRONG: dict[str, tuple[Tensors, dict[str, Any], str]] = {
     "LoRA bias": (
         factors() | {f"{PREFIX}layers.0.q.lora_B.bias": zeros(4)},
         {"lora_bias": True},
-        "adds a bias to B, which nothing here can use",
+        "adds a bias to B, which is not supported",
     ),
     "a module that is no target": (factors("layers.0.k"), {}, "not among the config's target_modules"),
     "a copy of the embedding": (factors() | {f"{PREFIX}e.base_layer.weight": zeros(3, 3)}, {}, "copy of the base"),

@@ -15,6 +15,8 @@ from support.adapters import save_adapter
 from support.models import ARCHITECTURES, save_model
 
 from finch_hub import Hub, errors
+from finch_hub.display.adapters import format_import
+from finch_hub.registry import adapter_versions
 from finch_hub.workers.runs import inputs
 
 
@@ -148,6 +150,23 @@ def test_limits_name_the_operations_that_cannot_use_a_version(hub: Hub, base: Pa
     (operations,) = hub.adapters.limits("head").values()
     assert "generate" in operations
     assert "merge" not in operations
+
+
+def test_limits_of_an_adapter_that_an_earlier_hub_stored(hub: Hub, base: Path, tmp_path: Path) -> None:
+    """A later gate would refuse it."""
+    registered = hub.bases.add(base, name="tiny")
+    made = save_adapter(base, tmp_path / "made", **SHAPE)
+    config = json.loads((made / "adapter_config.json").read_text())
+    (made / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": "pissa"}))
+    digest = hub._stores.artifacts.put_tree(made)
+    with hub._stores.database.write() as session:
+        version = adapter_versions.create(
+            session, name="old", digest=digest, identity=digest, base_id=registered.id, kind="import"
+        )
+    assert format_import(version, hub.adapters.limits("old"))[0].startswith(
+        "It has a problem with init_lora_weights: it is 'pissa', which changes the base's weights,"
+        " so it cannot be used by: generate"
+    )
 
 
 def test_import_for_another_base_is_refused(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
