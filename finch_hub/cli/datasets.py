@@ -22,16 +22,17 @@ def datasets() -> None:
 @datasets.command()
 @click.argument("data", type=click.Path(allow_dash=True))
 @click.option("--name", help="Name of the data set.")
+@click.option("--system", help="System prompt of the examples that have none. It is stored with them.")
 @options.reading_options
 @output.json_option
-def add(data: str, name: str | None, reading: ReadingOptions, as_json: bool) -> None:
+def add(data: str, name: str | None, system: str | None, reading: ReadingOptions, as_json: bool) -> None:
     """Check a data set and store it. Warnings name rows that are left out and columns that are not used.
 
     DATA is a file, a folder of files, or - for standard input: JSON Lines, JSON, CSV, TSV, Parquet or Arrow, also
     compressed.
     """
     with output.open_hub() as hub:
-        dataset = hub.datasets.add(data, name=name, progress=progress.RowCounter(), **reading)
+        dataset = hub.datasets.add(data, name=name, system=system, progress=progress.RowCounter(), **reading)
     label = _label(dataset)
     output.emit(dataset, as_json, lambda: f"Added data set {label}: {tables.format_count(dataset.examples, 'example')}")
     output.suggest("Train an adapter on it", f"train {label} --adapter NAME --base BASE", as_json)

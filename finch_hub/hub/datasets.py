@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
+from finch_hub.engine.data.chat import with_system
 from finch_hub.hub.examples import (
     DataSource,
     Progress,
@@ -38,6 +39,7 @@ class Datasets:
         data: DataSource,
         *,
         name: str | None = None,
+        system: str | None = None,
         progress: Progress | None = None,
         **options: Unpack[ReadingOptions],
     ) -> AddedDataset:
@@ -48,6 +50,7 @@ class Datasets:
         Args:
             data: a file or folder, "-" for standard input, or rows: (prompt, completion) pairs, mappings, examples, an
                 iterator or a table of them.
+            system: system prompt of the examples that have none. It is stored with them.
             progress: called with the number of rows that were read, every few thousand rows.
             options: fields of `ReadingConfig`: row format, names of columns, encoding and others.
 
@@ -58,7 +61,11 @@ class Datasets:
             check_name(name, kind="data set")
         config = complete_options(options, self._stores)
         found = read_examples(data, self._stores, config, progress=progress)
-        stored = store_examples(found.examples, self._stores, format_name=config.format)
+        examples = tuple(
+            example.evolve(messages=with_system(example.messages, system)) if example.messages else example
+            for example in found.examples
+        )
+        stored = store_examples(examples, self._stores, format_name=config.format)
         with self._stores.database.write() as session:
             dataset = register_examples(session, stored, name=name)
         return AddedDataset(**dict(dataset), reading=found.report)

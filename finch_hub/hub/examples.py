@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors, settings
-from finch_hub.engine.data import reading, row_formats
+from finch_hub.engine.data import data_files, reading, row_formats
 from finch_hub.engine.data.row_collector import ReadData
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example, Rows
@@ -18,6 +18,8 @@ from finch_hub.specs.reports import ReadingReport
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
     from finch_hub.storage.stores import Stores
+
+_LIMITS = {"max_bad_rows", "strict"}  # options that hold for rows of any source
 
 DataSource = str | Path | Rows
 """A file or folder, "-" for standard input, the name or digest of a stored data set, or the rows themselves."""
@@ -51,8 +53,8 @@ def read_examples(
         Conflict: the data set was purged.
     """
     source = settings.expand_home(data) if isinstance(data, str | Path) and str(data) not in ("", "-") else data
-    if isinstance(source, Path) and not source.exists():
-        return _load_stored(str(data), source, stores)
+    if isinstance(source, Path) and not data_files.exists(source):
+        return _load_stored(str(data), source, stores, config)
     known_formats = [
         row_formats.RowFormat(name=name, fields=descriptor.recognizes, convert=descriptor.load())
         for name, descriptor in stores.catalog.dataset_formats.items()
@@ -73,15 +75,19 @@ def complete_options(options: Mapping[str, object], stores: Stores) -> ReadingCo
     return ReadingConfig.of({"max_bad_rows": stores.settings.max_bad_rows, **options}, subject="the data")
 
 
-def _load_stored(name: str, path: Path, stores: Stores) -> ReadData:
+def _load_stored(name: str, path: Path, stores: Stores, config: ReadingConfig) -> ReadData:
     try:
         with stores.database.read() as session:
             dataset = datasets.get(session, name)
     except errors.NotFound as error:
-        siblings = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise errors.NotFound("data file or data set", name, [*siblings, *error.near]) from None
+        known = [*data_files.list_neighbors(path), *error.near]
+        raise errors.NotFound("data file or data set", name, known) from None
     if dataset.purged_at is not None:
         raise errors.Conflict(f"data set {name} was purged: only its hash and figures are left")
+    given = [field for field, value in config.model_dump(exclude=_LIMITS).items() if value is not None]
+    if given:
+        what, fix = f"is stored, so that {' and '.join(given)} cannot change how it is read", "leave them out"
+        raise errors.InvalidDataset(what, fix=fix, subject=name)
     examples = reading.load_examples(stores.artifacts.get(dataset.digest))
     return ReadData(examples=examples, report=ReadingReport(rows=len(examples)))
 

@@ -88,7 +88,7 @@ def check_training(
     if validation is not None:
         with collector.collect():
             held_out = read_examples(validation, stores, reading, progress=progress).examples
-    elif "validation" not in overrides and has_validation(data):
+    elif train and "validation" not in overrides and has_validation(data):
         with collector.collect():
             held_out = read_examples(data, stores, reading, split="validation", progress=progress).examples
     elif train and training.validation:

@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import importlib
 import lzma
+import os
 import shutil
 import sys
 import tempfile
@@ -91,6 +92,18 @@ def open_file(path: Path | str, file_format: FileFormat | None = None) -> Iterat
             format=_recognize_format(_peek(stream), name, file_format),
             compression="" if name.endswith(_COMPRESSED) else compression,
         )
+
+
+def exists(path: Path) -> bool:
+    """Tell whether a path exists. One that the system refuses, such as a too long name, does not."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises an OSError
+
+
+def list_neighbors(path: Path) -> list[str]:
+    """Return the paths of the files beside a path, for errors; none if the folder cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return [str(path.parent / other.name) for other in path.parent.iterdir()]
+    return []
 
 
 def is_data_file(path: Path) -> bool:

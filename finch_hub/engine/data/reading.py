@@ -12,7 +12,16 @@ from typing import BinaryIO, Literal, Unpack
 
 from finch_hub import errors
 from finch_hub.engine.data import arrow_rows, csv_rows, json_rows, json_values, python_rows, row_formats, text_encoding
-from finch_hub.engine.data.data_files import STDIN, SUFFIXES, DataFile, is_data_file, is_unreadable, open_file
+from finch_hub.engine.data.data_files import (
+    STDIN,
+    SUFFIXES,
+    DataFile,
+    exists,
+    is_data_file,
+    is_unreadable,
+    list_neighbors,
+    open_file,
+)
 from finch_hub.engine.data.row import Row
 from finch_hub.engine.data.row_collector import ReadData, RowCollector
 from finch_hub.specs.examples import Example, Rows
@@ -82,9 +91,8 @@ def read_data(
         _add_file(collector, STDIN, config, "")
         return collector.finish()
     path = Path(source)
-    if not path.exists():
-        neighbors = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise errors.NotFound("data file", str(path), neighbors)
+    if not exists(path):
+        raise errors.NotFound("data file", str(path), list_neighbors(path))
     collector = RowCollector(str(path), config, formats, progress)
     files = _find_files(path, split)
     for file in files:
@@ -104,7 +112,7 @@ def has_validation(source: str | Path | Rows) -> bool:
     """Tell whether the data is a folder, or a mapping of splits, with a validation split."""
     if isinstance(source, (str, Path)):
         path = Path(source)
-        return path.is_dir() and bool(_find_files(path, "validation"))
+        return exists(path) and path.is_dir() and bool(_find_files(path, "validation"))
     return python_rows.select_split(source, "validation") is not None
 
 

@@ -70,3 +70,9 @@ def test_standard_input_is_added(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 def test_data_without_a_name_is_refused(run: Run) -> None:
     refused = run("datasets", "add", "")
     assert (refused.status, refused.err) == (2, "error: no data is named (name a file, a folder or a data set)\n")
+
+
+def test_system_prompt_of_the_examples_that_have_none_is_given(run: Run, data: Path) -> None:
+    without = run("datasets", "add", data, "--json").json
+    given = run("datasets", "add", data, "--system", "Chirp.", "--json").json
+    assert (given["examples"], given["bytes"] > without["bytes"]) == (10, True)

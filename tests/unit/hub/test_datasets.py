@@ -60,3 +60,11 @@ def test_stored_data_set_can_be_named_again(hub: Hub, data: Path) -> None:
     first = hub.datasets.add(data)
     again = hub.datasets.add(first.digest, name="birds-data")
     assert (again.digest, again.name, again.reading.rows) == (first.digest, "birds-data", 20)
+
+
+def test_system_prompt_is_stored_with_the_examples_that_have_none(hub: Hub) -> None:
+    own = {"prompt": "a", "completion": "b", "system": "Sing."}
+    rows = [own, {"prompt": "a", "completion": "b"}, {"text": "c"}]
+    given = hub.datasets.add(rows, system="Chirp.")
+    assert given.digest == hub.datasets.add([own, {**own, "system": "Chirp."}, {"text": "c"}]).digest
+    assert given.digest != hub.datasets.add(rows).digest
