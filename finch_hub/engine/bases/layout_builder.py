@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,7 @@ def describe_model(model: Any, *, name: str) -> BaseLayout:
     embeddings: dict[str, tuple[int, int]] = {}
     transposed, fused, head = set(), [], None
     output = model.get_output_embeddings()
-    layers = dict(model.named_modules())
-    wrappers = [path for path, module in layers.items() if hasattr(module, "base_layer")]
-    for path, module in layers.items():
-        if any(path.startswith(f"{wrapper}.") for wrapper in wrappers):
-            continue
+    for path, module in _walk(model, "", set()):
         if module is output:
             head = path
         own: Any = getattr(module, "base_layer", module)
@@ -53,6 +50,17 @@ def describe_model(model: Any, *, name: str) -> BaseLayout:
         head=head,
         model_type=str(model.config.model_type),
     )
+
+
+def _walk(module: torch.nn.Module, path: str, seen: set[torch.nn.Module]) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Yield each module once, as `named_modules` does, but nothing inside of PEFT's layers."""
+    if module in seen:
+        return
+    seen.add(module)
+    yield path, module
+    if not hasattr(module, "base_layer"):
+        for name, child in module.named_children():
+            yield from _walk(child, f"{path}.{name}" if path else name, seen)
 
 
 def build_layout(folder: Path, *, name: str) -> BaseLayout:

@@ -79,6 +79,19 @@ def test_fused_parameters_are_found_by_their_modules(kind: str, fields: dict[str
     assert bool(describe_model(model, name="").fused) is expected
 
 
+@pytest.mark.parametrize("family", [named("llama"), named("gpt2")], ids=lambda family: family.name)
+def test_attached_adapters_do_not_change_the_layout(family: Family) -> None:
+    model = make_model(family)
+    plain = describe_model(model, name="")
+    config = peft.LoraConfig(target_modules=list(plain.inner_linear), fan_in_fan_out=bool(plain.transposed))
+    for adapter in ("first", "second"):
+        peft.tuners.lora.LoraModel(model, config, adapter)
+        del model.peft_config
+    found = describe_model(model, name="")
+    assert found == plain
+    assert list(found.linear) == list(plain.linear)
+
+
 @pytest.mark.parametrize("name", ["qwen3-moe"])
 def test_transformers_is_asked_once_in_a_process_of_its_own(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
