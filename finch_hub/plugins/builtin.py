@@ -173,12 +173,14 @@ def finch_export_formats() -> Sequence[descriptors.ExportFormat]:
             summary="A folder in PEFT's own format.",
             target="finch_hub.engine.export.peft:export_peft",
             parameters=exporting.PEFTParameters,
+            base_model="label",
         ),
         descriptors.ExportFormat(
             name="vllm",
             summary="A PEFT folder that vLLM accepts: one rank, with the scale folded in.",
             target="finch_hub.engine.export.vllm:export_vllm",
             parameters=exporting.VLLMParameters,
+            base_model="label",
         ),
         descriptors.ExportFormat(
             name="gguf",
@@ -193,6 +195,7 @@ def finch_export_formats() -> Sequence[descriptors.ExportFormat]:
             target="finch_hub.engine.export.merging:export_merged",
             parameters=exporting.MergedParameters,
             needs_base=True,
+            base_model="hub_id",
         ),
         descriptors.ExportFormat(
             name="ollama",

@@ -18,8 +18,10 @@ from support.families import named, save_family
 
 from finch_hub import Hub, settings
 from finch_hub.engine.export import quantization
+from finch_hub.plugins.descriptors import ExportFormat
 from finch_hub.registry.values import AdapterVersion, Lineage, ParentVersion
 from finch_hub.specs.jobs import ExportSpec, QuantizeSpec
+from finch_hub.specs.value import Value
 from finch_hub.storage import publishing
 from finch_hub.workers.runs import export as export_job
 from finch_hub.workers.runs import quantize as quantize_job
@@ -163,6 +165,28 @@ def test_files_name_the_base_by_its_id_and_never_by_a_path(hub: Hub, tiny_folder
     assert base_named_by(export(hub, "birds/1", "vllm", tmp_path / "mine", base_model="mine")) == "mine"
     merged = export(hub, "birds/1", "merged", tmp_path / "merged")
     assert "base_model: birds/finch-1b" in (merged / "README.md").read_text(encoding="utf-8")
+
+
+class Named(Value):
+    """Parameters of a plugin's format."""
+
+    base_model: str | None = None
+
+
+@pytest.mark.parametrize(("field", "expected"), [("label", "birds/tiny"), ("hub_id", "birds/tiny"), (None, None)])
+def test_format_of_a_plugin_gets_the_name_of_the_base_if_it_asks_for_it(
+    field: Any, expected: str | None, hub: Hub, tiny_folder: Path, tmp_path: Path
+) -> None:
+    hub.bases.add(tiny_folder, name="tiny", public_id="birds/tiny")
+    publish(hub, save_adapter(tiny_folder, tmp_path / "made", **VARIANTS["plain"]))
+    odd = ExportFormat(name="odd", summary="Odd.", target="odd:write", parameters=Named, base_model=field)
+    own = hub._stores
+    catalog = SimpleNamespace(export_formats={"odd": odd})
+    stores: Any = SimpleNamespace(database=own.database, artifacts=own.artifacts, catalog=catalog)
+    job: Any = SimpleNamespace(fence=1)
+    for given, becomes in ((None, expected), ("mine", "mine")):
+        spec = ExportSpec(adapter="birds/1", format="odd", out="out", parameters={"base_model": given})
+        assert export_job.prepare(spec, job, stores, tmp_path).spec.parameters == {"base_model": becomes}
 
 
 def test_auto_class_of_peft_loads_an_export_by_the_id_of_its_base(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.export.parameters import MergedParameters, PEFTParameters
 from finch_hub.specs.jobs import ExportSpec, Job
 from finch_hub.specs.reports import ExportReport
 from finch_hub.specs.value import Value
@@ -37,10 +36,8 @@ def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> Export
     if job.fence > 1 and "replace" in format_.parameters.model_fields:
         parameters = parameters.evolve(replace=True)
     base, (folder,) = inputs.fetch_files([spec.adapter], stores)
-    if isinstance(parameters, PEFTParameters) and parameters.base_model is None:
-        parameters = parameters.evolve(base_model=base.label)
-    elif isinstance(parameters, MergedParameters) and parameters.base_model is None:
-        parameters = parameters.evolve(base_model=base.hub_id)
+    if format_.base_model is not None and parameters.model_dump()["base_model"] is None:
+        parameters = parameters.evolve(base_model=getattr(base, format_.base_model))
     return ExportOrder(
         spec=spec.evolve(parameters=parameters.model_dump(mode="json")),
         adapter=folder,
