@@ -38,8 +38,3 @@ def find_limits(adapter: StoredAdapter) -> dict[str, tuple[str, ...]]:
     if adapter.config.get("fan_in_fan_out"):
         parts.append("updates of Conv1D modules")
     return {part: UNSUPPORTED[part] for part in parts}
-
-
-def describe_limits(limits: Mapping[str, tuple[str, ...]]) -> str:
-    """Return the limits as one text, empty without any."""
-    return "; ".join(f"{part}: not in {', '.join(operations)}" for part, operations in limits.items())

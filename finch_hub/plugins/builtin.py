@@ -179,7 +179,7 @@ def finch_export_formats() -> Sequence[descriptors.ExportFormat]:
             name="vllm",
             summary="A PEFT folder that vLLM accepts: one rank, with the scale folded in.",
             target="finch_hub.engine.export.vllm:export_vllm",
-            parameters=exporting.VLLMParameters,
+            parameters=exporting.PEFTParameters,
             base_model="label",
         ),
         descriptors.ExportFormat(

@@ -79,9 +79,7 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             "kind": description.kind,
             "identity": admitted.identity,
             "job": description.job_id,
-            "base": description.base.model_dump(
-                include={"source", "revision", "public_id", "fingerprint", "architecture"}
-            ),
+            "base": description.base.model_dump(include=_BASE_FIELDS),
             "spec": description.spec,
             "lineage": lineage.model_dump(mode="json"),
             "metrics": metrics,

@@ -22,23 +22,14 @@ class ExportParameters(Value):
 
 
 class PEFTParameters(ExportParameters):
-    """Parameters of a PEFT folder.
+    """Parameters of a PEFT folder, also of one for vLLM.
 
     Attributes:
-        base_model: the base's name in the config and the card; None keeps the name in the adapter's config. Jobs take
-            the base's repository id.
+        base_model: the base's name in the config and the card, and on the server of vLLM; None keeps the name in the
+            adapter's config. Jobs take the base's repository id.
     """
 
     base_model: Line | None = None
-
-
-class VLLMParameters(PEFTParameters):
-    """Parameters of an export to vLLM.
-
-    Attributes:
-        base_model: the base's name on the server, which the adapter must have; None keeps the name in the adapter's
-            config. Jobs take the base's repository id.
-    """
 
 
 class GGUFParameters(ExportParameters):

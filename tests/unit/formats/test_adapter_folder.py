@@ -17,7 +17,7 @@ from support.adapters import VARIANTS, save_adapter
 from transformers import AutoModelForCausalLM
 
 from finch_hub import errors
-from finch_hub.engine.export.parameters import VLLMParameters
+from finch_hub.engine.export.parameters import PEFTParameters
 from finch_hub.engine.export.vllm import export_vllm
 from finch_hub.formats.adapter_folder import StoredAdapter, have_equal_updates
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
@@ -174,7 +174,7 @@ def test_updates_are_equal_however_scales_and_ranks_are_stored(tiny_folder: Path
     if variant == "dora":
         shutil.copytree(made, copy)
     else:
-        export_vllm(made, None, copy, VLLMParameters())
+        export_vllm(made, None, copy, PEFTParameters())
     with StoredAdapter(made) as first, StoredAdapter(copy) as second, StoredAdapter(other) as third:
         assert have_equal_updates(first, second)
         assert have_equal_updates(second, first)

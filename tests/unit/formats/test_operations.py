@@ -58,7 +58,7 @@ RUN: dict[str, Callable[[Path, Path, Path], object]] = {
     "quantize": lambda base, adapter, out: quantization.quantize(adapter, out, scheme="int8"),
     "export peft": lambda base, adapter, out: peft.export_peft(adapter, base, out, options.PEFTParameters()),
     "export merged": lambda base, adapter, out: merging.export_merged(adapter, base, out, options.MergedParameters()),
-    "export vllm": lambda base, adapter, out: vllm.export_vllm(adapter, base, out, options.VLLMParameters()),
+    "export vllm": lambda base, adapter, out: vllm.export_vllm(adapter, base, out, options.PEFTParameters()),
     "export gguf": lambda base, adapter, out: gguf.export_gguf(adapter, base, out, options.GGUFParameters()),
     "export ollama": lambda base, adapter, out: ollama.export_ollama(adapter, base, out, options.OllamaParameters()),
 }
