@@ -43,9 +43,13 @@ def read_examples(
     config: ReadingConfig,
     *,
     split: reading.Split = "train",
+    also_read: reading.Split | None = None,
     progress: Progress | None = None,
 ) -> ReadData:
     """Return the examples of a data source, and warn of everything about the data that users should know.
+
+    Args:
+        also_read: split of a folder that the caller reads too, so that its files do not count as left out.
 
     Raises:
         NotFound: there is no such file, data set or format.
@@ -60,7 +64,12 @@ def read_examples(
         for name, descriptor in stores.catalog.dataset_formats.items()
     ]
     found = reading.read_data(
-        source, config, formats=known_formats, split=split, progress=progress or (lambda rows: None)
+        source,
+        config,
+        formats=known_formats,
+        split=split,
+        also_read=also_read,
+        progress=progress or (lambda rows: None),
     )
     reading.warn(found)
     return found

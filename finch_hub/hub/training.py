@@ -10,6 +10,7 @@ from finch_hub import errors
 from finch_hub.engine.bases import memory, module_layout, target_modules, weight_shapes
 from finch_hub.engine.data import splitting
 from finch_hub.engine.data.chat import has_reasoning
+from finch_hub.engine.data.reading import Split
 from finch_hub.engine.training import schedule
 from finch_hub.hub.bases import Bases
 from finch_hub.hub.examples import (
@@ -82,13 +83,16 @@ def check_training(
     train: tuple[Example, ...] = ()
     held_out: tuple[Example, ...] = ()
     report: ReadingReport | None = None
+    is_split = False
     with collector.collect():
-        found = read_examples(data, stores, reading, progress=progress)
+        is_split = validation is None and "validation" not in overrides and has_validation(data)
+        also_read: Split | None = "validation" if is_split else None
+        found = read_examples(data, stores, reading, also_read=also_read, progress=progress)
         train, report = found.examples, found.report
     if validation is not None:
         with collector.collect():
             held_out = read_examples(validation, stores, reading, progress=progress).examples
-    elif train and "validation" not in overrides and has_validation(data):
+    elif is_split:
         with collector.collect():
             held_out = read_examples(data, stores, reading, split="validation", progress=progress).examples
     elif train and training.validation:

@@ -61,6 +61,7 @@ def read_data(
     *,
     formats: Sequence[row_formats.RowFormat] = row_formats.BUILTIN,
     split: Split = "train",
+    also_read: Split | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> ReadData:
     """Read a file, a folder of files, standard input, or rows of Python values.
@@ -73,6 +74,7 @@ def read_data(
         config: how rows are read; None recognizes everything.
         formats: row formats. Each row is read in the first format whose fields it has.
         split: split of a folder, or of a mapping of splits.
+        also_read: split that the caller reads too, so that its files do not count as left out.
         progress: called with the number of rows so far, every few thousand rows.
 
     Raises:
@@ -98,7 +100,7 @@ def read_data(
     for file in files:
         _add_file(collector, file, config, f"{file.relative_to(path)} " if len(files) > 1 else "")
     if path.is_dir():
-        _tell_unread(collector, path, files, split, config)
+        _tell_unread(collector, path, files, (split, also_read), config)
     return collector.finish()
 
 
@@ -215,21 +217,24 @@ def _list_files(folder: Path) -> list[Path]:
 
 
 def _tell_unread(
-    collector: RowCollector, folder: Path, files: Sequence[Path], split: Split, config: ReadingConfig
+    collector: RowCollector,
+    folder: Path,
+    files: Sequence[Path],
+    splits: tuple[Split, Split | None],
+    config: ReadingConfig,
 ) -> None:
-    """Tell which files of a folder were not read, and refuse a folder without files of the split."""
+    """Tell which files of a folder were not read, and refuse a folder without files of the first split."""
     others = [file.relative_to(folder) for file in _list_data_files(folder) if file not in files]
     if not files and others:
-        what = f"has no file of the {split} split, only {_list_names(others)}"
+        what = f"has no file of the {splits[0]} split, only {_list_names(others)}"
         collector.fail(errors.Problem(what=what, fix="name the file to read"))
     elif not files:
         what = f"has no file that can be read: {', '.join(SUFFIXES)}"
         collector.fail(errors.Problem(what=what, fix="name a file, or a folder with such files"))
-    elif split == "train":
-        # The validation split is read by itself; only a file without a split is one that users may miss.
+    elif splits[0] == "train":
+        if unread := [file for file in others if _split_of(file) is None or _split_of(file) not in splits]:
+            collector.recognized.append(f"files that are not of the train split: {_list_names(unread)}")
         missed = [file for file in others if _split_of(file) is None]
-        if others:
-            collector.recognized.append(f"files that are not of the train split: {_list_names(others)}")
         if missed and config.strict:
             what = f"has files that are of no split, and would not be read: {_list_names(missed)}"
             collector.fail(errors.Problem(what=what, fix="begin their names with train, validation or test"))
