@@ -14,12 +14,10 @@ from finch_hub.formats.float_conversion import Float32, to_float32
 from finch_hub.formats.foreign_names import make_renaming
 from finch_hub.formats.lora_modules import LoRAModule
 from finch_hub.formats.model_files import ModelFiles
-from finch_hub.formats.peft_names import PREFIX, split_name
+from finch_hub.formats.peft_names import BASE_LAYER, PREFIX, split_name
 from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.formats.safetensors_header import FLOATS, NUMPY_CODES, TensorInfo
 
-COPY = ".base_layer."
-"""Part of the name of a base's own weight in a module that an adapter adapts."""
 _VOCABULARY = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 _ROWS = 4096  # compared at once
 _SHOWN = 20
@@ -40,9 +38,9 @@ def rename_to_base(names: Iterable[str], base: BaseLayout) -> dict[str, str]:
         if part is not None:
             suffix = name.removeprefix(PREFIX).removeprefix(path)
             renamed[name] = f"{PREFIX}{rename_module(path)}{suffix}"
-        elif COPY in path:
-            module, _, rest = path.partition(COPY)
-            renamed[name] = f"{PREFIX}{rename_module(module)}{COPY}{rest}"
+        elif BASE_LAYER in path:
+            module, _, rest = path.partition(BASE_LAYER)
+            renamed[name] = f"{PREFIX}{rename_module(module)}{BASE_LAYER}{rest}"
         else:
             renamed[name] = PREFIX + rename_parameter(path)
     return renamed

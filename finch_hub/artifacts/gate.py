@@ -18,7 +18,7 @@ from finch_hub.formats import quantized
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.lora_modules import LoRAModule
-from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS, split_name
+from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, CONFIG_KEY, WEIGHTS, split_name
 from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.formats.safetensors_header import (
     FLOATS,
@@ -191,7 +191,7 @@ def _check_fit(
     """
     shapes = {name: info.shape for name, info in tensors.items()} if scheme is None else scheme.logical_shapes(tensors)
     wholes = {split_name(name)[0]: shape for name, shape in shapes.items() if split_name(name)[1] is None}
-    others = {path.replace(base_fit.COPY, "."): shape for path, shape in wholes.items()}
+    others = {path.replace(BASE_LAYER, "."): shape for path, shape in wholes.items()}
     if problems := list(base_fit.find_misfits(modules, others, base)):
         raise errors.Incompatible(problems, subject=shown)
 

@@ -13,7 +13,7 @@ from finch_hub import errors
 from finch_hub.formats import lora_modules, peft_config, quantized
 from finch_hub.formats.float_conversion import to_float32
 from finch_hub.formats.lora_modules import LoRAModule
-from finch_hub.formats.peft_names import CONFIG, PREFIX, split_name
+from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, PREFIX, split_name
 from finch_hub.formats.safetensors_header import FLOATS, NUMPY_CODES, TensorInfo
 
 _MAX_PATTERN_MATCHES = 5_000_000  # more would take minutes
@@ -119,14 +119,14 @@ def _check_vectors(
 def _is_expected(name: str, config: Mapping[str, Any]) -> bool:
     """Tell whether the config says that a tensor which is not LoRA's was trained whole."""
     path = f".{name.removeprefix(PREFIX)}"
-    if path.endswith(".base_layer.weight"):
+    if path.endswith(f"{BASE_LAYER}weight"):
         return False
     saved = any(f".{module}." in path for module in config["modules_to_save"] or ())
     return saved or (path.endswith(".bias") and config["bias"] != "none")
 
 
 def _unexpected(name: str) -> errors.Problem:
-    if not name.endswith(".base_layer.weight"):
+    if not name.endswith(f"{BASE_LAYER}weight"):
         return _problem(name, "is not a LoRA tensor and not of a module in modules_to_save")
     fix = "save it with save_embedding_layers=False, or train the embedding through modules_to_save"
     return errors.Problem(where=name, what="is a copy of the base's own weights", fix=fix)

@@ -13,10 +13,10 @@ from finch_hub.artifacts import base_fit, tensor_checks
 from finch_hub.formats import peft_config, quantized
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.foreign_names import canonical_name, describe_renaming
-from finch_hub.formats.peft_names import split_name
+from finch_hub.formats.peft_names import BASE_LAYER, split_name
 from finch_hub.formats.safetensors_file import SafetensorsFile
 
-_COPY = ".base_layer.weight"
+_COPY = f"{BASE_LAYER}weight"
 _UNUSED = ".original_module."  # the base's own module beside one that is stored whole
 
 

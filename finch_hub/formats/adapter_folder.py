@@ -14,7 +14,7 @@ from finch_hub import errors
 from finch_hub.formats import config_fields, quantized
 from finch_hub.formats.float_conversion import Float32
 from finch_hub.formats.lora_modules import LoRAModule, find_modules
-from finch_hub.formats.peft_names import CONFIG, PREFIX, WEIGHTS
+from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, PREFIX, WEIGHTS
 from finch_hub.formats.safetensors_file import SafetensorsFile
 
 _SAME = 1e-5
@@ -156,7 +156,7 @@ class StoredAdapter:
         if problems:
             raise errors.Incompatible(problems, subject=str(self.folder))
         replaced = {
-            name.removeprefix(PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", "."): name
+            name.removeprefix(PREFIX).replace(BASE_LAYER, ".").replace(".modules_to_save.", "."): name
             for name in found.others
         }
         return MappingProxyType(found.modules), MappingProxyType(replaced)

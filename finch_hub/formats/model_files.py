@@ -16,6 +16,10 @@ from finch_hub.formats.safetensors_header import TensorInfo, read_safetensors_he
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+SLOW_VOCABULARIES = (
+    "sentencepiece.bpe.model", "spiece.model", "tiktoken.model", "tokenizer.model", "vocab.json", "vocab.txt",
+)  # fmt: skip
+"""Vocabularies of models without tokenizer.json. Beside it, they are not loaded."""
 _CONV1D_FAMILIES = frozenset({"gpt2", "openai-gpt"})
 # Fields of a config that are used before transformers checks it.
 _TEXT_FIELDS = ("model_type",)

@@ -23,11 +23,6 @@ _TOKENIZER_FILES = (
     "added_tokens.json", "chat_template.jinja", "special_tokens_map.json", "tekken.json", "tokenizer.json",
     "tokenizer_config.json",
 )  # fmt: skip
-# Vocabularies of models without tokenizer.json. Beside it, they are not loaded.
-_VOCABULARIES = (
-    "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tiktoken.model", "tokenizer.model", "vocab.json",
-    "vocab.txt",
-)  # fmt: skip
 _FIRST_VOLATILE = frozenset({"_name_or_path", "transformers_version"})
 _FIRST_TOKENIZER_FILES = (
     "added_tokens.json", "chat_template.jinja", "merges.txt", "special_tokens_map.json", "spiece.model",
@@ -54,7 +49,7 @@ def compute_fingerprint(folder: Path, *, cache: Path | None = None) -> str:
     config = model_files.read_config(folder)
     files = [folder / name for name in _TOKENIZER_FILES]
     if not (folder / "tokenizer.json").is_file():
-        files += [folder / name for name in _VOCABULARIES]
+        files += [folder / name for name in ("merges.txt", *model_files.SLOW_VOCABULARIES)]
     files += sorted((folder / "additional_chat_templates").glob("*.jinja"))
     weights = model_files.weight_files(folder)
     if not weights:

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from finch_hub import errors
 from finch_hub.engine.bases.transformers_logging import quiet_transformers
 from finch_hub.formats.base_layout import BaseLayout
+from finch_hub.formats.peft_names import BASE_LAYER
 
 
 def describe_model(model: Any, *, name: str) -> BaseLayout:
@@ -39,7 +40,7 @@ def describe_model(model: Any, *, name: str) -> BaseLayout:
             embeddings[path] = (own.num_embeddings, own.embedding_dim)
         elif "expert" in f"{path} {type(own).__name__}".lower():  # convolutions and gates have three dimensions, too
             fused += [f"{path}.{key}" for key, value in own.named_parameters(recurse=False) if value.ndim == 3]
-    parameters = {key.replace(".base_layer.", "."): tuple(value.shape) for key, value in model.state_dict().items()}
+    parameters = {key.replace(BASE_LAYER, "."): tuple(value.shape) for key, value in model.state_dict().items()}
     return BaseLayout(
         name=name,
         linear=linear,

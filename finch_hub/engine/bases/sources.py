@@ -21,10 +21,7 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # Small files of a causal language model, in the repository's root. Pickled weights and code are never downloaded.
 _SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 _FOLDERS = ["*/*.json", "*/*.txt", "*/*.model"]
-_VOCABULARIES = (
-    "tokenizer.json", "tokenizer.model", "tekken.json", "tiktoken.model", "spiece.model", "sentencepiece.bpe.model",
-    "vocab.json", "vocab.txt",
-)  # fmt: skip
+_VOCABULARIES = ("tokenizer.json", "tekken.json", *model_files.SLOW_VOCABULARIES)
 
 
 def fetch_base(source: BaseModelSource, *, cache: Path, progress: Progress = lambda text: None) -> Path:
