@@ -14,6 +14,7 @@ from finch_hub import errors
 from finch_hub.formats import config_fields, quantized
 from finch_hub.formats.float_conversion import Float32
 from finch_hub.formats.lora_modules import LoRAModule, find_modules
+from finch_hub.formats.peft_config import BEYOND_LOW_RANK
 from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, PREFIX, WEIGHTS
 from finch_hub.formats.safetensors_file import SafetensorsFile
 
@@ -71,10 +72,7 @@ class StoredAdapter:
         return None if name is None else self.tensor(name).reshape(-1)
 
     def beyond_low_rank(self) -> dict[str, list[str]]:
-        """Return the modules and tensors beyond low-rank updates of linear modules, by the config's field.
-
-        Adapted embeddings have no field of their own; their key is "embeddings".
-        """
+        """Return the modules and tensors beyond low-rank updates, by the keys of `peft_config.BEYOND_LOW_RANK`."""
         return {
             "use_dora": [path for path, module in self.modules.items() if module.magnitude is not None],
             "bias": [name for name in self.replaced if name.endswith("bias")],
@@ -91,13 +89,11 @@ class StoredAdapter:
         Raises:
             Incompatible: the adapter has DoRA magnitudes, biases, whole modules or embeddings; all of it at once.
         """
-        beyond = self.beyond_low_rank()
-        unsupported = {
-            "DoRA magnitudes": beyond["use_dora"],
-            "updates of embeddings": beyond["embeddings"],
-            "modules stored whole (modules_to_save, or trained biases)": beyond["modules_to_save"] + beyond["bias"],
+        places = {
+            BEYOND_LOW_RANK[field].name: shorten(sorted(names), 2)
+            for field, names in self.beyond_low_rank().items()
+            if names
         }
-        places = {what: shorten(sorted(names), 2) for what, names in unsupported.items() if names}
         if self.config.get("fan_in_fan_out"):
             places["weights that are [in, out] (fan_in_fan_out)"] = ""
         if places:

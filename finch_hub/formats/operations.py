@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from finch_hub.formats.adapter_folder import StoredAdapter
+from finch_hub.formats.peft_config import BEYOND_LOW_RANK
 
 OPERATIONS = (
     "generate", "evaluate", "compose", "merge", "quantize", "export peft", "export merged", "export vllm",
@@ -16,25 +17,19 @@ _OTHER_FORMATS = ("export vllm", "export gguf", "export ollama")
 _WEIGHTS_ONLY = ("generate", "evaluate", "compose", *_OTHER_FORMATS)
 UNSUPPORTED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "DoRA magnitudes": ("compose", *_OTHER_FORMATS),
-        "whole modules (modules_to_save)": _WEIGHTS_ONLY,
-        "trained biases": _WEIGHTS_ONLY,
-        "updates of embeddings": _WEIGHTS_ONLY,
+        BEYOND_LOW_RANK["use_dora"].name: ("compose", *_OTHER_FORMATS),
+        BEYOND_LOW_RANK["modules_to_save"].name: _WEIGHTS_ONLY,
+        BEYOND_LOW_RANK["bias"].name: _WEIGHTS_ONLY,
+        BEYOND_LOW_RANK["embeddings"].name: _WEIGHTS_ONLY,
         "updates of Conv1D modules": _OTHER_FORMATS,
     }
 )
 """Operations that refuse an adapter, by its part."""
-_FIELDS = {
-    "use_dora": "DoRA magnitudes",
-    "modules_to_save": "whole modules (modules_to_save)",
-    "bias": "trained biases",
-    "embeddings": "updates of embeddings",
-}
 
 
 def find_limits(adapter: StoredAdapter) -> dict[str, tuple[str, ...]]:
     """Return the operations that refuse an adapter, by the part that they cannot use."""
-    parts = [_FIELDS[field] for field, places in adapter.beyond_low_rank().items() if places]
+    parts = [BEYOND_LOW_RANK[field].name for field, places in adapter.beyond_low_rank().items() if places]
     if adapter.config.get("fan_in_fan_out"):
         parts.append("updates of Conv1D modules")
     return {part: UNSUPPORTED[part] for part in parts}

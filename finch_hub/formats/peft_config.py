@@ -6,25 +6,42 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 from finch_hub import errors
 
 _T = TypeVar("_T")
-# Parts of an adapter beyond low-rank updates, by field: the value without them, the problem and the fix.
-_BEYOND_LOW_RANK: dict[str, tuple[object, str, str]] = {
-    "use_dora": (
-        False,
-        "has DoRA magnitudes, which rescale the base's weights and do not add up",
-        "keep it apart and switch",
-    ),
-    "bias": ("none", "trained biases of the base", "train with bias='none'"),
-    "modules_to_save": (
-        None,
-        "replaces whole modules of the base (modules_to_save, or trained embeddings)",
-        "merge it into its base instead",
-    ),
-}
+
+
+class _Part(NamedTuple):
+    """A part of an adapter beyond low-rank updates: its name, the field without it, and why no sum can hold it."""
+
+    name: str
+    absent: object
+    what: str
+    fix: str
+
+
+BEYOND_LOW_RANK = MappingProxyType(
+    {
+        "use_dora": _Part(
+            "DoRA magnitudes",
+            False,
+            "has DoRA magnitudes, which rescale the base's weights and do not add up",
+            "keep it apart and switch",
+        ),
+        "bias": _Part("trained biases", "none", "trained biases of the base", "train with bias='none'"),
+        "modules_to_save": _Part(
+            "whole modules (modules_to_save)",
+            None,
+            "replaces whole modules of the base (modules_to_save, or trained embeddings)",
+            "merge it into its base instead",
+        ),
+        "embeddings": _Part("updates of embeddings", None, "adapts an embedding", "train it on linear modules only"),
+    }
+)
+"""Parts of an adapter beyond low-rank updates of linear modules, by field. No field announces adapted embeddings."""
 
 
 def config_text(config: Mapping[str, Any]) -> str:
@@ -75,7 +92,7 @@ def beyond_low_rank(config: Mapping[str, Any], places: Mapping[str, str] | None 
     where = places or {}
     return tuple(
         errors.Problem(where=where.get(field, ""), what=what, fix=fix)
-        for field, (absent, what, fix) in _BEYOND_LOW_RANK.items()
+        for field, (_, absent, what, fix) in BEYOND_LOW_RANK.items()
         if where.get(field) or (config.get(field) or absent) != absent
     )
 

@@ -85,7 +85,7 @@ def test_rank_is_padded_to_the_next_allowed_one_and_reported(tiny_folder: Path, 
     ("config", "what"),
     [
         (VARIANTS["dora"], "DoRA magnitudes"),
-        ({"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "stored whole"),
+        ({"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "does not support whole modules"),
     ],
 )
 def test_unsupported_adapter_is_refused(tiny_folder: Path, tmp_path: Path, config: dict[str, Any], what: str) -> None:
@@ -101,5 +101,5 @@ def test_adapter_with_only_whole_modules_is_refused(tiny_folder: Path, tmp_path:
     )
     file = adapter / "adapter_model.safetensors"
     save_file({name: t for name, t in load_file(file).items() if "lm_head" in name}, file)
-    with pytest.raises(errors.Incompatible, match="stored whole"):
+    with pytest.raises(errors.Incompatible, match="does not support whole modules"):
         vllm.export_vllm(adapter, None, tmp_path / "out", PEFTParameters())
