@@ -49,13 +49,8 @@ def check_composition(
         name = check_name(adapter)
     spec: ComposeSpec | None = None
     with collector.collect():
-        spec = ComposeSpec(
-            adapter=name,
-            parents=parents or (Parent(adapter="refused"),),
-            system=_common(versions, "system"),
-            thinking=bool(_common(versions, "thinking")),
-            **options,
-        )
+        prompts = {"system": _common(versions, "system"), "thinking": bool(_common(versions, "thinking"))}
+        spec = ComposeSpec(adapter=name, parents=parents or (Parent(adapter="refused"),), **{**prompts, **options})
     if spec is not None:
         for check in (trials.check_strategy, trials.check_resolver):
             with collector.collect():

@@ -149,6 +149,8 @@ class ComposeOptions(TypedDict, total=False):
     evaluations: int
     min_retention: float | None
     seed: int
+    system: str | None
+    thinking: bool
 
 
 class MergeSpec(JobSpec):
