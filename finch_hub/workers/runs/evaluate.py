@@ -126,6 +126,7 @@ def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Store
     from finch_hub.storage.base_registration import find_earlier_fingerprint
 
     report = outcome.report
+    adapters = report.results.keys() - set(report.bases)
     earlier = find_earlier_fingerprint(outcome.base, stores)
 
     def record(session: Session) -> JobResult:
