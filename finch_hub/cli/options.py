@@ -158,7 +158,10 @@ _READING_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
             "help": "Largest share of the rows that may be left out.  [default: 0.05, or that of the settings]",
         },
     ),
-    ("--strict", {"is_flag": True, "help": "Refuse data of which a row, a column or a part of a turn would be left out."}),
+    (
+        "--strict",
+        {"is_flag": True, "help": "Refuse data of which a row, a column or a part of a turn would be left out."},
+    ),
 )
 
 

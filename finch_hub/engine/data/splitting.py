@@ -93,5 +93,7 @@ def _collapse(text: str) -> str:
 
 def _hash(turns: Sequence[tuple[str, ...]], example: Example) -> str:
     """Return a hash of turns with the tools and documents on which the answers of the example rest."""
-    beside = json.dumps([example.tools, example.documents], sort_keys=True) if example.tools or example.documents else ""
+    beside = (
+        json.dumps([example.tools, example.documents], sort_keys=True) if example.tools or example.documents else ""
+    )
     return hashlib.sha256(f"{turns!r}{beside}".encode(errors="surrogatepass")).hexdigest()

@@ -77,7 +77,7 @@ def _bases_of(adapters: Sequence[Subject], system: str | None) -> list[Subject]:
         name = f"{BASE} with the system prompt of {adapter.name}" if adapter.system else f"{BASE} without system prompt"
         prompts.setdefault(adapter.system, name)
     if len(prompts) < 2:
-        prompts = {prompt: BASE for prompt in prompts or (system,)}
+        prompts = dict.fromkeys(prompts or (system,), BASE)
     return [Subject(name=name, system=prompt) for prompt, name in prompts.items()]
 
 

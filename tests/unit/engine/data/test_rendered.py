@@ -400,12 +400,12 @@ def test_names_that_are_dropped_are_said() -> None:
 @pytest.mark.parametrize("field", ["tools", "documents"])
 def test_a_template_that_writes_only_the_first_of_several_is_refused(field: str) -> None:
     template = ask_template(CHATML.template + "{{ (tools or documents)[0] | tojson if tools or documents else '' }}")
-    several: dict[str, tuple[dict[str, Any], ...]] = {
+    several: Any = {
         "tools": (TOOL, {"type": "function", "function": {"name": "fly"}}),
         "documents": ({"title": "a", "text": "They fly."}, {"title": "b", "text": "They sing."}),
     }
     with pytest.raises(errors.Incompatible, match=f"{field}: 1 of 2"):
-        render_turns(template, Conversation(TALK)._replace(**{field: several[field]}))
+        render_turns(template, Conversation(TALK, **{field: several[field]}))
 
 
 def test_work_for_calls_grows_with_the_length_of_a_conversation_and_not_faster() -> None:
