@@ -1,7 +1,7 @@
 """Held-out loss of one adapter, and of eight on one base, against `evaluate` of transformers' Trainer.
 
-The peer has its best settings: bfloat16 weights, plain attention, batches by length, only the loss kept. For eight
-adapters, both sides run eight times on a base that stays loaded, with their adapters loaded before.
+The peer has its best settings: the faster dtype of this processor, plain attention, batches by length, only the loss
+kept. For eight adapters, both sides run eight times on a base that stays loaded, with their adapters loaded before.
 
     python benchmarks/evaluate.py [--held-out 64] [--repeat 3]
 

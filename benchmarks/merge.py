@@ -1,9 +1,9 @@
 """Merging an adapter into its base: the whole process, against PEFT's load, `merge_and_unload` and save.
 
 Each run is a process of its own, from its first import to the written model. Finch Hub and PEFT take turns, and medians
-are shown. The bases are SmolLM2-135M-Instruct (or `--base`), and a synthetic base with the layers of a 7B Llama in
-several shards. Finch Hub flushes its files to the disk, and PEFT does not. So the plain copy is timed with and without
-a flush.
+are shown. PEFT computes in bfloat16 and in float32, both written as bfloat16, and its faster dtype counts. The bases
+are SmolLM2-135M-Instruct (or `--base`), and a synthetic base with the layers of a 7B Llama in several shards. Finch Hub
+flushes its files to the disk, and PEFT does not. So the plain copy is timed with and without a flush.
 
     python benchmarks/merge.py
 
@@ -37,9 +37,10 @@ import sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 base, adapter, out = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
-PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(out)
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.{dtype})
+PeftModel.from_pretrained(model, adapter).merge_and_unload().to(torch.bfloat16).save_pretrained(out)
 """
+PEER_DTYPES = ("bfloat16", "float32")
 OURS = """
 import sys
 from pathlib import Path
@@ -154,27 +155,31 @@ def copy(base: Path, out: Path, *, flush: bool) -> float:
 def compare(name: str, base: Path, work: Path, repeats: int) -> dict[str, Any]:
     """Measure one base and print its row."""
     adapter = make_adapter(base, work / f"{name}-adapter")
-    sides: dict[str, list[tuple[float, int]]] = {"ours": [], "peer": []}
+    scripts = {"ours": OURS, **{dtype: PEER.format(dtype=dtype) for dtype in PEER_DTYPES}}
+    sides: dict[str, list[tuple[float, int]]] = {side: [] for side in scripts}
     copies: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(repeats):
-        for side, script in (("ours", OURS), ("peer", PEER)):
+        for side, script in scripts.items():
             sides[side].append(run(script, base, adapter, work / "out"))
         for flush, seconds in copies.items():
             seconds.append(copy(base, work / "out", flush=flush))
     shutil.rmtree(work / "out")
-    ours, peer = (statistics.median(seconds for seconds, _ in sides[side]) for side in ("ours", "peer"))
-    peaks = {side: max(peak for _, peak in runs) for side, runs in sides.items()}
+    medians = {side: statistics.median(seconds for seconds, _ in runs) for side, runs in sides.items()}
+    dtype = min(PEER_DTYPES, key=lambda name: medians[name])
+    ours, peer = medians["ours"], medians[dtype]
+    peaks = {"ours": max(peak for _, peak in sides["ours"]), "peer": max(peak for _, peak in sides[dtype])}
     plain, flushed = (statistics.median(copies[flush]) for flush in (False, True))
     size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
     print(
         f"{name:<12}{size / 1e6:>9.0f}{ours:>9.2f}{peer:>9.2f}{peer / ours:>8.1f}x{peaks['ours'] / 1e6:>9.0f}"
-        f"{peaks['peer'] / 1e6:>9.0f}{plain:>9.2f}{flushed:>9.2f}{flushed / ours:>9.0%}",
+        f"{peaks['peer'] / 1e6:>9.0f}{plain:>9.2f}{flushed:>9.2f}{flushed / ours:>9.0%}  {dtype}",
         flush=True,
     )
     return {
         "bytes": size,
         "ours": ours,
         "peer": peer,
+        "peer_dtype": dtype,
         "ratio": peer / ours,
         "peak_ours": peaks["ours"],
         "peak_peer": peaks["peer"],

@@ -1,13 +1,16 @@
 """Share of each parent's gain that a composition keeps, for the strategies here and PEFT's combination types.
 
-Adapters of several domains (see `parents.py`) are composed with equal weights over the same scales, which are chosen on
-the same selection rows. The figures are measured on other rows. `auto` has its own budget of evaluations. `--forecast`
-adds the Spearman correlation of the plan's forecast, and of every measure of conflict, with the retention of pairs.
+Adapters of several domains (see `parents.py`) are composed with equal weights. All results have the same rank, by
+default the sum of the parents' ranks. A strategy that takes no data gives one update from the adapters alone. Other
+strategies also read the selection rows. Each strategy and each PEFT type is measured at the same scales, and `auto` has
+as many evaluations. The selection rows choose the scale, and also the best type of each kind. The figures are measured
+on other rows. `--forecast` adds the Spearman correlation of the plan's forecast, and of every measure of conflict, with
+the retention of pairs.
 
     python benchmarks/retention.py [--base FOLDER] [--data FOLDER] [--adapters FOLDER] [--foreign]
 
-Prints tables and a last line of JSON: `ours` is the worst parent of `auto`, `peer` is that of PEFT's best type, and
-`ratio` is ours / peer.
+Prints tables and a last line of JSON: `ours` is the worst parent of the best strategy without data, `peer` is that of
+PEFT's best type, and `ratio` is ours / peer. `auto` is the worst parent of `auto`, which reads data.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import harness
 import parents
@@ -49,16 +53,24 @@ OURS: tuple[tuple[str, dict[str, object], str], ...] = (
     ("tsv", {}, "keep"),
     ("regmean", {}, "keep"),
 )
-PEFT = ("svd", "cat", "linear", "ties_svd", "dare_ties_svd", "ties", "magnitude_prune")
+# The types with `_svd` can have any rank. The others have the parents' rank (`linear`) or the sum of the ranks (`cat`).
+PEFT = ("svd", "cat", "linear", "ties_svd", "dare_linear_svd", "dare_ties_svd", "magnitude_prune_svd")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """A combination at its best scale: each parent's retention on the report rows."""
+    """A combination at its best scale: each parent's retention on the report rows.
+
+    Attributes:
+        chosen_at: retention of the worst parent on the selection rows, which chose the scale.
+        needs_data: whether the update itself depends on the selection rows.
+    """
 
     name: str
     scale: float
     kept: tuple[float, ...]
+    chosen_at: float
+    needs_data: bool
 
     @property
     def worst(self) -> float:
@@ -90,12 +102,21 @@ class RetentionMeasurement:
         shares = map(retention.compute, self.base[on_report], self.own[on_report], measured)
         return require_defined(shares)
 
-    def best(self, name: str, scales: Sequence[float], make: Callable[[float], Mapping[str, Factors]]) -> SweepResult:
+    def best(
+        self,
+        name: str,
+        scales: Sequence[float],
+        make: Callable[[float], Mapping[str, Factors]],
+        *,
+        needs_data: bool = False,
+    ) -> SweepResult:
         """Sweep the scales on the selection rows. Return the retention of the best scale on the report rows."""
-        points = [(scale, self.kept(make(scale), on_report=False)) for scale in scales]
-        scale, _ = max(points, key=lambda point: min(point[1]))
-        result = SweepResult(name=name, scale=scale, kept=self.kept(make(scale), on_report=True))
-        print(f"  {name:34}{scale:7.2f}{result.mean:8.3f}{result.worst:8.3f}", flush=True)
+        worst, scale = max((min(self.kept(make(scale), on_report=False)), scale) for scale in scales)
+        update = make(scale)
+        result = SweepResult(
+            name=name, scale=scale, kept=self.kept(update, on_report=True), chosen_at=worst, needs_data=needs_data
+        )
+        print_row(name, needs_data, max(f.rank for f in update.values()), scale, result.kept, f"{worst:.3f} searched")
         return result
 
     def parent_data(self) -> ParentData:
@@ -103,8 +124,15 @@ class RetentionMeasurement:
         return ParentData(self.measurement, base=self.base[False], own=self.own[False])
 
 
-def peft_combination(model: PreTrainedModel, adapted: Sequence[ParentInput], kind: str) -> dict[str, Factors]:
-    """Return the factors of PEFT's `add_weighted_adapter` with every weight at 1.
+def print_row(name: str, needs_data: bool, rank: int, scale: float, kept: Sequence[float], note: str) -> None:
+    kind = "yes" if needs_data else "no"
+    print(f"  {name:34}{kind:>5}{rank:6}{scale:7.2f}{statistics.fmean(kept):8.3f}{min(kept):8.3f}  {note}", flush=True)
+
+
+def peft_combination(
+    model: PreTrainedModel, adapted: Sequence[ParentInput], kind: str, rank: int
+) -> dict[str, Factors]:
+    """Return the factors of PEFT's `add_weighted_adapter` with every weight at 1, cut to a rank if the type can be cut.
 
     With equal weights, every type is homogeneous in them: trimming goes by rank, and signs stay. So another scale is a
     factor of the result.
@@ -113,7 +141,9 @@ def peft_combination(model: PreTrainedModel, adapted: Sequence[ParentInput], kin
     combined = peft.PeftModel.from_pretrained(model, adapted[0].folder, adapter_name=names[0])
     for parent in adapted[1:]:
         combined.load_adapter(parent.folder, adapter_name=parent.name)
-    options = {} if kind in ("svd", "cat", "linear") else {"density": 0.5}
+    options: dict[str, Any] = {} if kind in ("svd", "cat", "linear") else {"density": 0.5}
+    if kind.endswith("svd"):
+        options |= {"svd_rank": rank, "svd_full_matrices": False}  # the same update as with full matrices, but sooner
     combined.base_model.add_weighted_adapter(names, [1.0] * len(names), "sum", combination_type=kind, **options)
     factors = {}
     for path, layer in combined.base_model.model.named_modules():
@@ -149,7 +179,7 @@ def forecasts(base: Base, adapted: Sequence[ParentInput], scales: Sequence[float
         adapters = read_parents(two)
         core = core_space.build(adapters)
         spec = ComposeSpec.of({"adapter": "pair", "parents": [{"adapter": parent.name} for parent in two]})
-        composer = Composer(core=core, rank=None, seed=0)
+        composer = Composer(core=core, weights=(1.0, 1.0), rank=None, seed=0)
         with Measurement(base, adapters, tokenize_validation(two, base)) as measurement:
             retentions = RetentionMeasurement(measurement)
             probed = interference.measure(core, adapters, measurement)
@@ -185,11 +215,10 @@ def forecasts(base: Base, adapted: Sequence[ParentInput], scales: Sequence[float
 
 def main() -> None:
     parser = parents.make_parser(__doc__ or "")
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 0.65, 0.8, 1.0])
-    parser.add_argument("--rank", type=int, help="rank of all combinations (default: what each strategy gives)")
-    parser.add_argument("--evaluations", type=int, default=16, help="evaluations of auto")
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.4, 2.0])
+    parser.add_argument("--rank", type=int, help="rank of all combinations (default: the sum of the parents' ranks)")
     parser.add_argument("--forecast", action="store_true", help="correlate forecasts with retention too")
-    parser.add_argument("--skip-peft", action="store_true", help="measure no PEFT types")
+    parser.add_argument("--peft", nargs="*", default=PEFT, help="types of PEFT to measure")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     base = harness.load_base(args)
@@ -205,50 +234,62 @@ def compare(base: Base, adapted: Sequence[ParentInput], options: argparse.Namesp
     core = core_space.build(adapters)
     report = conflicts.diagnose(core)
     overlap = statistics.fmean(pair.input_overlap for pair in report.pairs)
-    print(f"{len(adapted)} parents, {len(core.modules)} modules; their A overlap by {overlap:.2f}")
+    rank = options.rank or sum(adapter.rank for adapter in adapters)
     spec = ComposeSpec.of(
-        {"adapter": "all", "parents": [{"adapter": p.name} for p in adapted], "evaluations": options.evaluations}
-        | ({"rank": options.rank} if options.rank else {})
+        {
+            "adapter": "all",
+            "parents": [{"adapter": p.name} for p in adapted],
+            "evaluations": len(options.scales),
+            "rank": options.rank,
+        }
     )
     composed = compose(adapted, spec, trials.make_trials(spec, catalog), base=base)
     auto = require_defined(line.retention for line in composed.report.retention)
-    print(f"  {'':34}{'scale':>7}{'mean':>8}{'worst':>8}")
-    print(
-        f"  {'auto: ' + composed.report.strategy + ' ' + str(composed.report.parameters.get('sides', '')):34}"
-        f"{composed.report.scale:7.2f}{statistics.fmean(auto):8.3f}{min(auto):8.3f}"
-        f"  {composed.report.evaluations} evaluations, {composed.report.seconds:.0f} s",
-        flush=True,
-    )
-    own_results: list[SweepResult] = []
-    peer_results: list[SweepResult] = []
+    results: dict[str, list[SweepResult]] = {"ours": [], "peer": []}
     with Measurement(base, adapters, tokenize_validation(adapted, base)) as measurement:
+        counts = ", ".join(
+            f"{name} {len(rows.selection)} and {len(rows.report)}"
+            for name, rows in zip(core.parents, measurement.rows, strict=True)
+            if rows is not None
+        )
+        print(f"{len(adapted)} parents, {len(core.modules)} modules; their A overlap by {overlap:.2f}")
+        print(f"rows that choose the scale and rows that are reported: {counts}")
+        print(f"{len(options.scales)} evaluations of each line")
+        print(f"  {'':34}{'data':>5}{'rank':>6}{'scale':>7}{'mean':>8}{'worst':>8}")
+        name = f"auto: {composed.report.strategy} {composed.report.parameters.get('sides', '')}"
+        note = f"{composed.report.evaluations} evaluations, {composed.report.seconds:.0f} s"
+        print_row(name, True, composed.report.rank, composed.report.scale, auto, note)
         retentions = RetentionMeasurement(measurement)
-        composer = Composer(core=core, rank=options.rank, seed=mix_seed(0, adapters))
+        composer = Composer(core=core, weights=weights, rank=options.rank, seed=mix_seed(0, adapters))
         composer.parent_data = retentions.parent_data()
         for strategy, parameters, resolver in OURS:
-            requested = spec.evolve(strategy=strategy, parameters=parameters, resolver=resolver, rank=None)
+            requested = spec.evolve(strategy=strategy, parameters=parameters, resolver=resolver)
             trial = trials.make_trials(requested, catalog)[-1]
             make = partial(composer.compose, trial, weights=weights)
-            own_results.append(retentions.best(trial.label, options.scales, make))
-        if not options.skip_peft:
-            model = harness.load_base(options).model
-            for kind in PEFT:
-                combined = peft_combination(model, adapted, kind)
-                peer_results.append(retentions.best(f"PEFT {kind}", options.scales, partial(scaled, combined)))
+            results["ours"].append(retentions.best(trial.label, options.scales, make, needs_data=trial.needs_data))
+        for kind in options.peft:
+            combined = peft_combination(harness.load_base(options).model, adapted, kind, rank)
+            results["peer"].append(retentions.best(f"PEFT {kind}", options.scales, partial(scaled, combined)))
     correlations = forecasts(base, adapted, options.scales) if options.forecast else {}
     for name, value in correlations.items():
         print(f"  Spearman of {name} with the worst retention of pairs: {value:+.2f}", flush=True)
-    peer = max((f.worst for f in peer_results), default=float("nan"))
+    # The selection rows choose the type, as they chose its scale.
+    best = {
+        side: max((f for f in found if not f.needs_data), key=lambda f: f.chosen_at, default=None)
+        for side, found in results.items()
+    }
+    ours, peer = (float("nan") if f is None else f.worst for f in best.values())
     line = {
         "name": "retention",
-        "ours": round(min(auto), 3),
+        "ours": round(ours, 3),
         "peer": round(peer, 3),
-        "ratio": round(min(auto) / peer, 3),
-        "ours_mean": round(statistics.fmean(auto), 3),
-        "peer_mean": round(max((f.mean for f in peer_results), default=float("nan")), 3),
+        "ratio": round(ours / peer, 3),
+        "best": {side: f.name for side, f in best.items() if f is not None},
+        "auto": round(min(auto), 3),
+        "auto_mean": round(statistics.fmean(auto), 3),
         "strategy": composed.report.strategy,
-        "rank": composed.report.rank,
-        "linear_worst": round(next(f.worst for f in own_results if f.name == "linear"), 3),
+        "rank": rank,
+        "linear_worst": round(next(f.worst for f in results["ours"] if f.name == "linear"), 3),
         "spearman": {name: round(value, 2) for name, value in correlations.items()},
     }
     print(json.dumps(line))

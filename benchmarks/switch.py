@@ -2,13 +2,14 @@
 
 Switching is measured against PEFT's `load_adapter` and `set_adapter` on the same adapters in memory. PEFT takes longer
 for each adapter the more it has, so it holds as many as it can load within half a minute. The mixed batch is measured
-against the same prompts one adapter at a time. The sides take turns, and medians are shown. Adapters are random, on all
-linear modules.
+against PEFT's own mixed batch, `generate` with `adapter_names`, in the same dtype. It is also measured against the same
+prompts one adapter at a time. The sides take turns, and medians are shown. Adapters are random, on all linear modules.
 
     python benchmarks/switch.py
 
-Prints a table and a last line of JSON: `ours` and `peer` are seconds of the mixed batch and of one adapter at a time,
-and `ratio` is peer / ours. `switch_…` and `load_…` are seconds of one switch or load, of Finch Hub and of PEFT.
+Prints a table and a last line of JSON: `ours` and `peer` are seconds of the mixed batch, of Finch Hub and of PEFT, and
+`ratio` is peer / ours. `one_at_a_time` is of Finch Hub. `equal` and `equal_peft` count the answers that equal those of
+the mixed batch. `switch_…` and `load_…` are seconds of one switch or load, of Finch Hub and of PEFT.
 """
 
 from __future__ import annotations
@@ -92,6 +93,34 @@ def measure_peft(base: Base, folders: list[Path], order: list[str]) -> tuple[lis
         return loads, [seconds_of(partial(model.set_adapter, name)) for name in names]
 
 
+def make_peft_batch(base: Base, folders: list[Path], of_rows: list[str], tokens: int) -> Callable[[], list[str]]:
+    """Return PEFT's greedy answers to all prompts in one batch, on its own model."""
+    fresh = load_base(base.folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.PeftModel.from_pretrained(fresh.model, folders[0], adapter_name=folders[0].name)
+        for folder in folders[1:]:
+            model.load_adapter(folder, folder.name, low_cpu_mem_usage=True)
+    model.eval()
+    tokenizer = fresh.tokenizer
+    conversations = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    texts = tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True)
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+
+    def generate() -> list[str]:
+        with torch.inference_mode():
+            ids = model.generate(
+                **inputs,
+                adapter_names=of_rows,
+                max_new_tokens=tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        return list(tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+
+    return generate
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", help="folder, GGUF file or Hugging Face id (default: SmolLM2-135M-Instruct)")
@@ -122,7 +151,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         model = GeneratorModel(base)
-        names = [model.load_lora(folder) for folder in make_adapters(base, Path(scratch), count=8, rank=16)]
+        folders = make_adapters(base, Path(scratch), count=8, rank=16)
+        names = [model.load_lora(folder) for folder in folders]
         of_rows = [names[row % len(names)] for row in range(len(PROMPTS))]
 
         def mixed() -> list[str]:
@@ -139,15 +169,32 @@ def main() -> None:
                     answers[row] = answer
             return answers
 
-        same = sum(ours == theirs for ours, theirs in zip(mixed(), one_at_a_time(), strict=True))  # this also warms up
-        times: dict[str, list[float]] = {"ours": [], "peer": []}
+        sides = {
+            "ours": mixed,
+            "peer": make_peft_batch(base, folders, of_rows, options.tokens),
+            "one_at_a_time": one_at_a_time,
+        }
+        answers = {side: work() for side, work in sides.items()}  # this also warms up
+        times: dict[str, list[float]] = {side: [] for side in sides}
         for _ in range(options.repeats):
-            times["ours"].append(seconds_of(mixed))
-            times["peer"].append(seconds_of(one_at_a_time))
-    ours, peer = (statistics.median(times[side]) for side in ("ours", "peer"))
-    print(f"{len(PROMPTS)} prompts on {len(names)} adapters, up to {options.tokens} tokens each, seconds")
-    print(f"mixed {ours:.2f}, one adapter at a time {peer:.2f}: {peer / ours:.1f}x; {same} answers are equal")
-    print(json.dumps({"name": "switch", "ours": ours, "peer": peer, "ratio": peer / ours, "equal": same, **found}))
+            for side, work in sides.items():
+                times[side].append(seconds_of(work))
+    medians = {side: statistics.median(taken) for side, taken in times.items()}
+    equal = {side: sum(map(str.__eq__, answers["ours"], answers[side])) for side in sides}
+    print(f"{len(PROMPTS)} prompts on {len(names)} adapters, up to {options.tokens} tokens each, {base.dtype}, seconds")
+    for side, name in (("ours", "mixed"), ("peer", "PEFT's adapter_names"), ("one_at_a_time", "one adapter at a time")):
+        ratio = medians[side] / medians["ours"]
+        print(f"{name:<24}{medians[side]:8.2f}{ratio:7.1f}x  {equal[side]} answers equal those of the mixed batch")
+    line = {
+        "name": "switch",
+        "ours": medians["ours"],
+        "peer": medians["peer"],
+        "ratio": medians["peer"] / medians["ours"],
+        "one_at_a_time": medians["one_at_a_time"],
+        "equal": equal["one_at_a_time"],
+        "equal_peft": equal["peer"],
+    }
+    print(json.dumps(line | found))
 
 
 if __name__ == "__main__":

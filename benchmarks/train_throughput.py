@@ -2,8 +2,8 @@
 
 All sides train the same rank-16 adapter on the same tokens with the same batches of examples, epochs, learning rate
 and schedule. They are measured on the same held-out rows in the same way. `trainer` and `trl` have their best settings:
-bfloat16 weights, plain attention, batches by length, fused AdamW, losses on completions only. `default` is Trainer and
-PEFT with default settings: float32, torch's attention, random batches.
+weights in the dtype that is faster on this processor, plain attention, batches by length, fused AdamW, losses on
+completions only. `default` is Trainer and PEFT with default settings: float32, torch's attention, random batches.
 
 The first run installs TRL into FINCH_HOME/benchmarks.
 

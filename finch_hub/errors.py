@@ -29,8 +29,10 @@
 
 from __future__ import annotations
 
+import collections
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -52,7 +54,29 @@ def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
     return tuple(difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5))
 
 
-_MAX_SHOWN = 100  # problems in the text of an error; a file may have thousands
+_MAX_SHOWN = 20  # problems in the text of an error; a file may have thousands
+_MAX_KINDS = 10
+
+
+def count_kinds(problems: Iterable[Problem]) -> collections.Counter[str]:
+    """Count problems that differ only in their numbers and in what follows a colon."""
+    return collections.Counter(re.sub(r"[0-9][0-9,.]*", "N", problem.what.partition(":")[0]) for problem in problems)
+
+
+def list_problems(problems: Sequence[Problem], kinds: Mapping[str, int] | None = None) -> list[str]:
+    """Return a line for each of the first problems, and one that counts all by kind if there are more.
+
+    Args:
+        kinds: number of all problems of each kind; None counts `problems`.
+    """
+    lines = [str(problem) for problem in problems[:_MAX_SHOWN]]
+    counted = collections.Counter(kinds) if kinds is not None else None
+    if more := (counted.total() if counted is not None else len(problems)) - len(lines):
+        counted = counted if counted is not None else count_kinds(problems)
+        counts = [f"{count:,} × {kind}" for kind, count in counted.most_common(_MAX_KINDS)]
+        counts += ["…"] if len(counted) > _MAX_KINDS else []
+        lines.append(f"… and {more:,} more; all by kind: {'; '.join(counts)}")
+    return lines
 
 
 class FinchError(Exception):
@@ -62,25 +86,31 @@ class FinchError(Exception):
 class InvalidInput(FinchError):
     """A request has invalid values; `problems` contains all that were found.
 
-    A single problem can be given as its text, with `where` and `fix`.
+    A single problem can be given as its text, with `where` and `fix`. `kinds` counts all problems if `problems` has
+    the first ones only.
     """
 
     def __init__(
-        self, problems: str | Problem | Iterable[Problem], *, where: str = "", fix: str = "", subject: str = ""
+        self,
+        problems: str | Problem | Iterable[Problem],
+        *,
+        where: str = "",
+        fix: str = "",
+        subject: str = "",
+        kinds: Mapping[str, int] | None = None,
     ) -> None:
         if isinstance(problems, str):
             problems = Problem(what=problems, where=where, fix=fix)
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         self.subject = subject
-        lines = [str(problem) for problem in self.problems[:_MAX_SHOWN]]
-        if more := len(self.problems) - len(lines):
-            lines.append(f"… and {more:,} more")
+        lines = list_problems(self.problems, kinds)
+        total = sum(kinds.values()) if kinds is not None else len(self.problems)
         if not subject:
             text = "\n".join(lines)
         elif len(lines) == 1:
             text = f"{subject}: {lines[0]}"
         else:
-            text = "\n".join([f"{subject}: {len(self.problems):,} problems", *(f"  {line}" for line in lines)])
+            text = "\n".join([f"{subject}: {total:,} problems", *(f"  {line}" for line in lines)])
         super().__init__(text)
 
 

@@ -43,6 +43,7 @@ class Settings(pydantic_settings.BaseSettings):
         stall_seconds: time without a report after which a child process is stopped.
         grace_seconds: time for a child process to write a checkpoint and exit when its worker stops.
         warm_seconds: time for which a child process without work keeps its base loaded.
+        max_bad_rows: largest share of a data set's rows that may be left out, unless a command says otherwise.
         memory_bytes: main memory for one child process; None means nine tenths of the machine or container.
         gang_size: maximum number of jobs that are trained in one step; 1 trains each job alone.
         history_days: age in days after which ended jobs and their events are deleted; None keeps all.
@@ -70,6 +71,7 @@ class Settings(pydantic_settings.BaseSettings):
     stall_seconds: float = pydantic.Field(default=900.0, gt=0)
     grace_seconds: float = pydantic.Field(default=20.0, gt=0)
     warm_seconds: float = pydantic.Field(default=120.0, ge=0)
+    max_bad_rows: float = pydantic.Field(default=0.05, ge=0, le=1)
     memory_bytes: pydantic.PositiveInt | None = None
     gang_size: int = pydantic.Field(default=8, ge=1)
     history_days: float | None = pydantic.Field(default=None, gt=0)

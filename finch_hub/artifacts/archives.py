@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
+import importlib
 import io
 import lzma
 import shutil
@@ -13,7 +15,6 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -22,8 +23,14 @@ from finch_hub import errors
 MAX_FILES = 1000
 MAX_RATIO = 200
 """Unpacked bytes for each packed byte; weights hardly shrink, and JSON not that much."""
+DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error)
+DAMAGE += (EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
+"""What readers of compressed files raise if a file is damaged, has an unknown compression or a password."""
+with contextlib.suppress(ImportError):  # Python has zstd since 3.14
+    DAMAGE += (importlib.import_module("compression.zstd").ZstdError,)
 _HARMLESS_BYTES = 2**20  # any ratio is allowed below
 _CHUNK_BYTES = 2**20
+_WINDOWS = 0  # the system that made a zip
 _MAX_READ = 2**26  # tarfile reads extended headers at once, at their declared size
 _OPENERS: Mapping[str, Callable[..., Any]] = {
     ".tar": open,
@@ -32,6 +39,7 @@ _OPENERS: Mapping[str, Callable[..., Any]] = {
     ".tar.bz2": bz2.open,
     ".tar.xz": lzma.open,
 }
+_SYSTEM_FILES = frozenset({".DS_Store", "Icon", "Thumbs.db", "desktop.ini", "ehthumbs.db"})
 
 
 def is_archive(path: Path) -> bool:
@@ -39,8 +47,21 @@ def is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith((".zip", *_OPENERS))
 
 
-def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
-    """Unpack an archive into a new folder and return the folder.
+class Unpacked(NamedTuple):
+    """The folder of an archive's files, and the names of what macOS and Windows left in it, which is not unpacked."""
+
+    folder: Path
+    leftovers: tuple[str, ...]
+
+
+def is_leftover(name: str) -> bool:
+    """Tell whether macOS or Windows left a file of this path in a folder or archive."""
+    parts = name.split("/")
+    return "__MACOSX" in parts or parts[-1].startswith("._") or parts[-1].rstrip("\r") in _SYSTEM_FILES
+
+
+def unpack(archive: Path, into: Path, *, max_bytes: int) -> Unpacked:
+    """Unpack an archive into a new folder.
 
     Raises:
         RefusedArtifact: with every entry that is a link or device, is encrypted, has a repeated name or lies outside
@@ -48,9 +69,10 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
     """
     allowance = _Allowance(archive, max_bytes)
     kind = _zip if archive.name.lower().endswith(".zip") else _tar
-    damage = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError, ValueError)
     try:
         with kind(archive, allowance) as (members, opened):
+            leftovers = sorted({_shorten(member.name) for member in members if is_leftover(member.name)})
+            members = [member for member in members if not is_leftover(member.name)]
             _check(archive, members, allowance)
             into.mkdir(parents=True)
             for member in members:
@@ -61,11 +83,11 @@ def unpack(archive: Path, into: Path, *, max_bytes: int) -> Path:
                         while chunk := stream.read(_CHUNK_BYTES):
                             allowance.spend(len(chunk))
                             out.write(chunk)
-    except (*damage, NotImplementedError, RuntimeError) as error:  # the last two: unknown compression, a password
+    except DAMAGE as error:
         shutil.rmtree(into, ignore_errors=True)
         what = f"cannot be unpacked: {type(error).__name__}: {error}"
         raise errors.RefusedArtifact(what, subject=archive.name) from None
-    return into
+    return Unpacked(into, tuple(leftovers))
 
 
 class _Member(NamedTuple):
@@ -109,7 +131,7 @@ def _check(archive: Path, members: Sequence[_Member], allowance: _Allowance) -> 
     allowance.check(sum(member.size for member in members))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _zip(archive: Path, _: _Allowance) -> Iterator[Any]:
     with zipfile.ZipFile(archive) as opened:
         yield [_zip_member(info) for info in opened.infolist()], lambda member: opened.open(member.info)
@@ -117,15 +139,17 @@ def _zip(archive: Path, _: _Allowance) -> Iterator[Any]:
 
 def _zip_member(info: zipfile.ZipInfo) -> _Member:
     kind = stat.S_IFMT(info.external_attr >> 16)
-    fault = _fault_of_name(info.orig_filename)
+    # Old tools of Windows write its own separator, against the format.
+    path = info.orig_filename.replace("\\", "/") if info.create_system == _WINDOWS else info.orig_filename
+    fault = _fault_of_name(path)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         fault = "is a link or a device"
     elif info.flag_bits & 1:
         fault = "is encrypted"
-    return _Member(_normal(info.filename), info.file_size, info.is_dir(), fault, info)
+    return _Member(_normal(path.partition("\0")[0]), info.file_size, path.endswith("/"), fault, info)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _tar(archive: Path, allowance: _Allowance) -> Iterator[Any]:
     opener = next(opener for suffix, opener in _OPENERS.items() if archive.name.lower().endswith(suffix))
     with opener(archive, "rb") as unpacked, tarfile.open(fileobj=_Bounded(unpacked, allowance), mode="r:") as opened:
@@ -171,6 +195,10 @@ class _Bounded(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+
+def _shorten(name: str) -> str:
+    return "__MACOSX/" if "__MACOSX" in name.split("/") else name
 
 
 def _normal(name: str) -> str:

@@ -5,16 +5,33 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from finch_hub import errors
-from finch_hub.formats.peft_config import HARMLESS_INITS, VARIANTS
+from finch_hub.formats import config_fields
+from finch_hub.formats.config_fields import shorten
 from finch_hub.formats.peft_names import CONFIG
 
 MAX_BYTES = 2**20
 _MAX_RANK = 1024
 _MAX_PATTERN = 256
 _MAX_REPEATS = {"pattern": 2, "target": 6}
+_PLACES = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+
+
+class CleanConfig(NamedTuple):
+    """A cleaned config.
+
+    Attributes:
+        fields: describe a LoRA adapter, and none of them names code, files or machines.
+        ignored: fields that had a value and do not change what the adapter computes.
+        is_pinned: whether `target_modules` must become the paths of the file's modules: it is missing, does not name
+            all of them, or is a regular expression that could take too long.
+    """
+
+    fields: dict[str, Any]
+    ignored: dict[str, Any]
+    is_pinned: bool
 
 
 def canonical_json(values: Mapping[str, Any]) -> bytes:
@@ -25,47 +42,37 @@ def canonical_json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(dict(sorted(values.items())), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def clean_config(text: bytes) -> dict[str, Any]:
-    """Return the fields of a config that describe a LoRA adapter.
-
-    None of them names code, files or machines. Other fields must be empty or have PEFT's default value. They are
-    dropped, since a reader restores them.
+def clean_config(text: bytes) -> CleanConfig:
+    """Return the fields of a config that describe a LoRA adapter, and those that do not.
 
     Raises:
-        RefusedArtifact: with every field that names code or files, has an invalid value or is of another adapter type.
+        RefusedArtifact: with every field that names code or files, has an invalid value, changes the arithmetic in a
+            way that is not supported, or has a value and is unknown.
     """
     raw = _parse_json(text)
     problems: list[errors.Problem] = []
     values: dict[str, Any] = {"base_model_name_or_path": None, "inference_mode": True, "init_lora_weights": True}
+    is_costly = any(isinstance(raw.get(field), str) and _is_costly(raw[field], "target") for field in _PLACES[:2])
+    # With tied weights, PEFT adapts modules that target_modules does not name.
+    is_pinned = raw.get("target_modules") is None or is_costly or raw.get("ensure_weight_tying") is True
+    if is_pinned:  # the paths of the file's modules say the same
+        raw |= dict.fromkeys(_PLACES)
     for field, (default, check) in _KEPT.items():
-        value = raw.pop(field, default)
-        if value is None and default is not _REQUIRED:
+        value = raw.get(field, default)
+        if value is None:
             value = default
-        rule = check(value) if value != default or default is _REQUIRED else None
+        rule = check(value) if value != default else None
         if rule is not None:
-            what = "is missing" if value is _REQUIRED else f"is {_shorten(value)}"
-            problems.append(errors.Problem(where=field, what=f"{what}; {rule}"))
+            problems.append(errors.Problem(where=field, what=f"is {shorten(value)}; {rule}"))
         else:
             values[field] = default if value == default else _canonical(value)
-    init = raw.pop("init_lora_weights", True)
-    if not isinstance(init, bool) and init not in HARMLESS_INITS:
-        fix = "convert it with PEFT (path_initial_model_for_weight_conversion) and import the result"
-        what = f"is {_shorten(init)}, which changes the base's weights"
-        problems.append(errors.Problem(where="init_lora_weights", what=what, fix=fix))
     for field in ("base_model_name_or_path", "revision"):
-        if not isinstance(name := raw.pop(field, None), str | None):
-            problems.append(errors.Problem(where=field, what=f"is {_shorten(name)}; it must be a text"))
-    for field in _IGNORED:
-        raw.pop(field, None)
-    for field, value in sorted(raw.items()):
-        if value is None or value is False or value in ({}, []) or (field, value) == _MEGATRON_DEFAULT:
-            continue
-        why = _REFUSED.get(field)
-        what = "is unknown" if why is None else f"is {_shorten(value)}; only PEFT's default is allowed"
-        problems.append(errors.Problem(where=field[:60], what=what, fix=why or _ANY_REASON))
+        if not isinstance(name := raw.get(field), str | None):
+            problems.append(errors.Problem(where=field, what=f"is {shorten(name)}; it must be a text"))
+    problems += config_fields.find_unsupported(raw)
     if problems:
         raise errors.RefusedArtifact(problems, subject=CONFIG)
-    return values
+    return CleanConfig(values, config_fields.find_ignored(raw), is_pinned)
 
 
 def _parse_json(text: bytes) -> dict[str, Any]:
@@ -96,11 +103,6 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, dict):  # keep the order, since the first pattern that matches counts
         return {key: _canonical(entry) for key, entry in value.items()}
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 # Each check returns the rule that a value breaks, or None.
@@ -144,21 +146,24 @@ def _check_patterns(check: _Check) -> _Check:
 
 
 def _check_regex(text: str, kind: str) -> str | None:
-    """Accept regular expressions that cannot take exponential time: few repeats, and none of a group."""
-    repeats = len(re.findall(r"(?<!\\)[*+{]", text))
-    if len(text) > _MAX_PATTERN * (4 if kind == "target" else 1) or repeats > _MAX_REPEATS[kind]:
-        return f"{_shorten(text)} is too long or has more than {_MAX_REPEATS[kind]} repeats"
-    if re.search(r"\)\s*[*+?{]|\\[1-9]|\(\?(?![:!=])", text):
-        return f"{_shorten(text)} repeats a group or refers to one"
+    if _is_costly(text, kind):
+        return f"{shorten(text)} is too long, has more than {_MAX_REPEATS[kind]} repeats, or repeats a group"
     try:
         re.compile(text)
     except (re.error, RecursionError, OverflowError):
-        return f"{_shorten(text)} is not a regular expression"
+        return f"{shorten(text)} is not a regular expression"
     return None
 
 
+def _is_costly(text: str, kind: str) -> bool:
+    """Tell whether a regular expression may take exponential time: many repeats, or one of a group."""
+    repeats = len(re.findall(r"(?<!\\)[*+{]", text))
+    is_long = len(text) > _MAX_PATTERN * (4 if kind == "target" else 1)
+    refers = re.search(r"\)\s*[*+?{]|\\[1-9]|\(\?(?![:!=])", text)
+    return is_long or repeats > _MAX_REPEATS[kind] or refers is not None
+
+
 _MODULE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_REQUIRED = object()
 _check_boolean = _one_of(False, True)
 _check_rank = _rule(
     f"it must be an integer from 1 to {_MAX_RANK}", lambda value: type(value) is int and 1 <= value <= _MAX_RANK
@@ -174,12 +179,12 @@ _TASKS = ("CAUSAL_LM", "SEQ_CLS", "SEQ_2_SEQ_LM", "TOKEN_CLS", "QUESTION_ANS", "
 
 # Every stored field: PEFT's default and the check of other values.
 _KEPT: dict[str, tuple[Any, _Check]] = {
-    "peft_type": (_REQUIRED, _one_of("LORA")),
+    "peft_type": ("LORA", lambda value: None),  # another type is refused with all unsupported fields
     "task_type": (None, _one_of(*_TASKS)),
     "r": (8, _check_rank),
     "lora_alpha": (8, _check_positive),
     "lora_dropout": (0.0, _check_fraction),
-    "target_modules": (_REQUIRED, _check_targets),
+    "target_modules": (None, _check_targets),
     "exclude_modules": (None, _check_modules),
     "modules_to_save": (None, _check_names),
     "bias": ("none", _one_of("none", "all", "lora_only")),
@@ -191,21 +196,4 @@ _KEPT: dict[str, tuple[Any, _Check]] = {
     "layers_pattern": (None, _check_prefixes),
     "rank_pattern": ({}, _check_patterns(_check_rank)),
     "alpha_pattern": ({}, _check_patterns(_check_positive)),
-}
-
-# These fields tell how training began and which PEFT wrote the file. No reader of the weights needs them.
-_IGNORED = ("inference_mode", "peft_version", "eva_config", "runtime_config", "qalora_group_size")
-
-# Fields of PEFT that name code or files or change the arithmetic, with the reason for refusing other values.
-_ANY_REASON = "it would change what the adapter means or what loading it does"
-_MEGATRON_DEFAULT = ("megatron_core", "megatron.core")
-_REFUSED = {
-    **dict.fromkeys((*VARIANTS, "ensure_weight_tying"), _ANY_REASON),
-    "auto_map": "it names code to run",
-    "auto_mapping": "it names code to run; set task_type to CAUSAL_LM and auto_mapping to null",
-    "megatron_config": "it names code to run",
-    "megatron_core": "it names code to run",
-    "corda_config": "it names files to read",
-    "lora_ga_config": "it names files to read",
-    "loftq_config": "such an adapter needs its own changed base",
 }

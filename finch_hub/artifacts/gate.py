@@ -9,13 +9,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from finch_hub import errors
-from finch_hub.artifacts import archives, config_cleaning, tensor_checks
+from finch_hub.artifacts import adapter_source, base_fit, config_cleaning, tensor_checks, tensor_names
+from finch_hub.artifacts.adapter_source import AdapterSource
 from finch_hub.formats import quantized
+from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.lora_modules import LoRAModule
-from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
+from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, CONFIG_KEY, WEIGHTS, split_name
+from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.formats.safetensors_header import (
     FLOATS,
     SafetensorsHeader,
@@ -25,8 +29,6 @@ from finch_hub.formats.safetensors_header import (
     write_safetensors_header,
 )
 
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-_SHOWN = 50
 _MAX_RECORD_BYTES = 2**22
 
 
@@ -54,15 +56,21 @@ class AdmittedAdapter:
         folder: holds only the cleaned config and the weights in canonical order.
         identity: hash of these two files; equal adapters have equal identities.
         modules: adapted modules by their path in the base.
-        bytes: size of the two files.
         quarantine: reasons not to serve the adapter; empty if there are none.
+        ignored_fields: fields of the source's config that had a value and are not in the cleaned one.
+        ignored_files: names of the files and folders beside it that were not read.
+        notes: sentences that say what else of the source was changed or left out.
+        origin: identity that its record names; not checked, and empty without a record.
     """
 
     folder: Path
     identity: str
     modules: Mapping[str, LoRAModule]
-    bytes: int
     quarantine: tuple[str, ...]
+    ignored_fields: Mapping[str, Any]
+    ignored_files: tuple[str, ...]
+    notes: tuple[str, ...]
+    origin: str
 
     @property
     def rank(self) -> int:
@@ -70,17 +78,21 @@ class AdmittedAdapter:
         return max(module.rank for module in self.modules.values())
 
 
-def admit_adapter(source: Path, into: Path, *, policy: GatePolicy = GatePolicy()) -> AdmittedAdapter:
+def admit_adapter(
+    source: Path, into: Path, *, base: BaseLayout | None = None, policy: GatePolicy = GatePolicy()
+) -> AdmittedAdapter:
     """Check an adapter and write the cleaned one.
 
     Args:
         source: a PEFT folder, a zip or tar archive of one, or one safetensors file with the config in its metadata.
-            No path or link in it is followed.
+            Folder and archive may have the adapter somewhere inside. No path or link in it is followed.
         into: folder to make; it is removed if the adapter is refused.
+        base: modules of the base, against which the adapter is held; None if they are not known here.
         policy: limits.
 
     Raises:
         RefusedArtifact: with every problem found.
+        Incompatible: the adapter does not fit the base, with every problem found.
         NotFound: the source does not exist.
         Conflict: `into` exists.
     """
@@ -90,63 +102,58 @@ def admit_adapter(source: Path, into: Path, *, policy: GatePolicy = GatePolicy()
         raise errors.Conflict(f"the path {into} already exists")
     into.mkdir(parents=True)
     try:
-        if not archives.is_archive(source):
-            return _admit(source, into, policy)
         with tempfile.TemporaryDirectory(dir=into.parent, prefix=".unpacked-") as scratch:
-            folder = archives.unpack(source, Path(scratch) / "files", max_bytes=policy.max_bytes)
-            return _admit(_find_adapter(folder), into, policy)
+            found = adapter_source.find_adapter(source, Path(scratch) / "files", max_bytes=policy.max_bytes)
+            return _admit(found, into, base, policy)
     except BaseException:
         shutil.rmtree(into, ignore_errors=True)
         raise
 
 
 def adapter_identity(folder: Path) -> str:
-    """Return the hash of an adapter's config and weights."""
-    digests = []
-    for name in (CONFIG, WEIGHTS):
-        with (folder / name).open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    """Return the hash of an adapter's config and weights.
+
+    The name of the base is left out: it can be given later, or change.
+    """
+    config = {**json.loads((folder / CONFIG).read_bytes()), "base_model_name_or_path": None}
+    with (folder / WEIGHTS).open("rb") as stream:
+        weights = hashlib.file_digest(stream, "sha256").hexdigest()
+    digests = [hashlib.sha256(config_cleaning.canonical_json(config)).hexdigest(), weights]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def check_shapes(modules: Mapping[str, LoRAModule], base: Mapping[str, tuple[int, int]], *, name: str) -> None:
-    """Check that an adapter fits a base of these module shapes, [out, in] by path.
-
-    Raises:
-        Incompatible: with every module that the base lacks or has in another shape.
-    """
-    problems = []
-    for path, module in modules.items():
-        shape = base.get(path)
-        if shape is None:
-            problems.append(errors.Problem(where=path, what="is not a linear module of the base"))
-        elif shape != (module.outputs, module.inputs):
-            what = f"is {[module.outputs, module.inputs]} in the adapter, {list(shape)} in the base"
-            problems.append(errors.Problem(where=path, what=what, fix="name the base that it was trained on"))
-    if problems:
-        raise errors.Incompatible(_shorten(problems), subject=f"adapter and base {name}")
-
-
-def _admit(source: Path, into: Path, policy: GatePolicy) -> AdmittedAdapter:
-    weights = _find_weights(source)
-    header = read_safetensors_header(weights)
-    config = config_cleaning.clean_config(_read_config(source, header))
+def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: GatePolicy) -> AdmittedAdapter:
+    header = read_safetensors_header(source.weights)
+    config, ignored_fields, is_pinned = config_cleaning.clean_config(_read_config(source, header))
     problems: list[errors.Problem] = []
     if header.size > policy.max_bytes:
         problems.append(errors.Problem(what=f"has {header.size} bytes, more than {policy.max_bytes}"))
     if len(header.tensors) > policy.max_tensors:
         problems.append(errors.Problem(what=f"has {len(header.tensors)} tensors, more than {policy.max_tensors}"))
     if problems:
-        raise errors.RefusedArtifact(problems, subject=weights.name)
+        raise errors.RefusedArtifact(problems, subject=source.shown)
     try:
         scheme = quantized.Scheme.of(header.metadata)
     except errors.Incompatible as error:
-        raise errors.RefusedArtifact(error.problems, subject=weights.name) from None
-    modules, problems = tensor_checks.check_tensors(header.tensors, config, scheme)
+        raise errors.RefusedArtifact(error.problems, subject=source.shown) from None
+    with SafetensorsFile(source.weights) as file:
+        named = tensor_names.name_tensors(file, config, is_pinned=is_pinned, base=base)
+        if base is not None:
+            named = tensor_names.drop_copies(named, file, config, base)
+    tensors = {new: header.tensors[old] for old, new in named.names.items()}
+    notes = [*named.notes, *tensor_names.drop_announcements(config, tensors)]
+    modules, problems = tensor_checks.check_tensors(tensors, config, scheme)
+    problems = [*named.problems, *problems]
+    if base is not None and not problems:
+        _check_fit(modules, tensors, scheme, base, source.shown)
+        is_transposed = not base.transposed.isdisjoint(modules)
+        if config["fan_in_fan_out"] != is_transposed:
+            config["fan_in_fan_out"] = is_transposed
+            notes.append(f"fan_in_fan_out is {str(is_transposed).lower()}, as the base stores its weights")
 
     (into / CONFIG).write_bytes(config_cleaning.canonical_json(config))
     metadata = {key: value for key, value in header.metadata.items() if key in ("format", quantized.METADATA)}
-    _write_weights(weights, header, metadata, into / WEIGHTS)
+    _write_weights(source.weights, tensors, metadata, into / WEIGHTS)
     # The copy is scanned and stored, so that a source that changes meanwhile cannot pass unscanned.
     copied = read_safetensors_header(into / WEIGHTS)
     norms: dict[str, float] = {}
@@ -156,76 +163,82 @@ def _admit(source: Path, into: Path, policy: GatePolicy) -> AdmittedAdapter:
             if nonfinite:
                 problems.append(errors.Problem(where=name, what=f"has {nonfinite} entries that are NaN or infinite"))
     if problems:
-        raise errors.RefusedArtifact(_shorten(problems), subject=weights.name)
+        raise errors.RefusedArtifact(problems, subject=source.shown)
     identity = adapter_identity(into)
-    _check_record(source, identity)
     return AdmittedAdapter(
         folder=into,
         identity=identity,
         modules=modules,
-        bytes=sum((into / name).stat().st_size for name in (CONFIG, WEIGHTS)),
         quarantine=tuple(_find_large_updates(modules, norms, copied.tensors, scheme, policy)),
+        ignored_fields=ignored_fields,
+        ignored_files=source.leftovers,
+        notes=tuple(notes),
+        origin=_read_origin(source, identity, is_changed=bool(notes)),
     )
 
 
-def _find_weights(source: Path) -> Path:
-    """Return the safetensors file of a folder, or the file itself.
+def _check_fit(
+    modules: Mapping[str, LoRAModule],
+    tensors: Mapping[str, TensorInfo],
+    scheme: quantized.Scheme | None,
+    base: BaseLayout,
+    shown: str,
+) -> None:
+    """Check that an adapter fits its base.
 
     Raises:
-        RefusedArtifact: the file is missing, or the folder has a pickle of the same name.
+        Incompatible: with every part that does not fit.
     """
-    if not source.is_dir():
-        if source.suffix in _PICKLES:
-            what = f"is a {source.suffix} file, a pickle, which can run code when it is loaded"
-            raise errors.RefusedArtifact(what, fix="save the adapter with safetensors", subject=source.name)
-        return source
-    pickles = sorted(path.name for path in source.iterdir() if path.suffix in _PICKLES)
-    duplicates = [name for name in pickles if name.startswith("adapter_model.")]
-    if duplicates or not (source / WEIGHTS).exists():
-        found = f"; it has the pickle {', '.join(duplicates or pickles)}, which can run code" if pickles else ""
-        what = f"has {'a second form of its weights' if (source / WEIGHTS).exists() else f'no {WEIGHTS}'}{found}"
-        fix = f"save the adapter with safetensors, as {WEIGHTS} alone"
-        raise errors.RefusedArtifact(what, fix=fix, subject=str(source))
-    return source / WEIGHTS
+    shapes = {name: info.shape for name, info in tensors.items()} if scheme is None else scheme.logical_shapes(tensors)
+    wholes = {split_name(name)[0]: shape for name, shape in shapes.items() if split_name(name)[1] is None}
+    others = {path.replace(BASE_LAYER, "."): shape for path, shape in wholes.items()}
+    if problems := list(base_fit.find_misfits(modules, others, base)):
+        raise errors.Incompatible(problems, subject=shown)
 
 
-def _read_config(source: Path, header: SafetensorsHeader) -> bytes:
-    if not source.is_dir():
+def _read_config(source: AdapterSource, header: SafetensorsHeader) -> bytes:
+    if source.config is None:
         text = header.metadata.get(CONFIG_KEY)
         if text is None:
             what = f"has no config: its metadata have no {CONFIG_KEY!r}"
             fix = f"give a folder with {CONFIG} and the weights as {WEIGHTS}"
-            raise errors.RefusedArtifact(what, fix=fix, subject=source.name)
+            raise errors.RefusedArtifact(what, fix=fix, subject=source.shown)
         return text.encode()
-    with open_regular_file(source / CONFIG) as stream:
+    with open_regular_file(source.config) as stream:
         return stream.read(config_cleaning.MAX_BYTES + 1)
 
 
-def _check_record(source: Path, identity: str) -> None:
-    """Check that the identity in a folder's record, if it has one, is true.
+def _read_origin(source: AdapterSource, identity: str, *, is_changed: bool) -> str:
+    """Return the identity that a record names: the adapter's own, or that of the adapter which was exported.
+
+    Args:
+        is_changed: whether the adapter was brought to another form, which has another identity.
 
     Raises:
-        RefusedArtifact: it is not, or the record cannot be read.
+        RefusedArtifact: the adapter's own identity is not true, or the record cannot be read.
     """
-    if not source.is_dir() or not (source / RECORD).exists():
-        return
-    with open_regular_file(source / RECORD) as stream:
+    if source.record is None:
+        return ""
+    with open_regular_file(source.record) as stream:
         try:
-            declared = json.loads(stream.read(_MAX_RECORD_BYTES)).get("identity")
+            record = json.loads(stream.read(_MAX_RECORD_BYTES))
+            declared, exported = record.get("identity"), record.get("adapter")
         except (ValueError, RecursionError, AttributeError):
             raise errors.RefusedArtifact("is not a JSON object", where=RECORD) from None
-    if declared not in (None, identity):
+    if declared not in (None, identity) and not is_changed:
         what = f"declares the identity {str(declared)[:64]}, but the files have {identity}"
         fix = f"the files were changed; delete {RECORD} to import them"
         raise errors.RefusedArtifact(what, where=RECORD, fix=fix)
+    origin = exported.get("identity") if isinstance(exported, dict) else None
+    return str(declared or origin or "")
 
 
-def _write_weights(source: Path, header: SafetensorsHeader, metadata: Mapping[str, str], target: Path) -> None:
-    head, order = write_safetensors_header(header.tensors, metadata)
+def _write_weights(source: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], target: Path) -> None:
+    head, order = write_safetensors_header(tensors, metadata)
     with source.open("rb") as stream, target.open("xb") as copy:
         copy.write(head)
         for name in order:
-            copy.writelines(tensor_checks.read_blocks(stream, header.tensors[name]))
+            copy.writelines(tensor_checks.read_blocks(stream, tensors[name]))
 
 
 def _find_large_updates(
@@ -244,14 +257,3 @@ def _find_large_updates(
                 norm *= scheme.bound_norm(name, tensors[name], norms[name + quantized.SCALE])
         if not norm <= policy.max_update_norm:
             yield f"{path}: the update's norm may reach {norm:.3g}, above the limit of {policy.max_update_norm:g}"
-
-
-def _find_adapter(folder: Path) -> Path:
-    """Return the folder with the config: an archive's folder, or the only folder in it."""
-    inside = [path for path in folder.iterdir() if path.is_dir()]
-    return inside[0] if not (folder / CONFIG).exists() and len(inside) == 1 else folder
-
-
-def _shorten(problems: list[errors.Problem]) -> list[errors.Problem]:
-    more = len(problems) - _SHOWN
-    return problems[:_SHOWN] + ([errors.Problem(what=f"… and {more} more")] if more > 0 else [])

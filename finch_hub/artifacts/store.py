@@ -70,6 +70,20 @@ class ArtifactStore:
         self._check(digest, hashlib.sha256(data).hexdigest(), what=f"blob {digest}")
         return data
 
+    def read_lines(self, digest: str) -> Iterator[bytes]:
+        """Yield the lines of a blob, with their ends; only one is in memory.
+
+        Raises:
+            NotFound: no blob has this digest.
+            RefusedArtifact: the stored bytes have changed; all lines were yielded.
+        """
+        found = hashlib.sha256()
+        with self._opened(_blob(digest), digest) as stream, self._translate_errors():
+            for line in stream:
+                found.update(line)
+                yield line
+        self._check(digest, found.hexdigest(), what=f"blob {digest}")
+
     def put_tree(self, folder: Path) -> str:
         """Store every file of a folder, subfolders included, and return the tree's digest.
 

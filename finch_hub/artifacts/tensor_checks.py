@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -13,7 +13,7 @@ from finch_hub import errors
 from finch_hub.formats import lora_modules, peft_config, quantized
 from finch_hub.formats.float_conversion import to_float32
 from finch_hub.formats.lora_modules import LoRAModule
-from finch_hub.formats.peft_names import CONFIG, PREFIX, split_name
+from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, PREFIX, split_name
 from finch_hub.formats.safetensors_header import FLOATS, NUMPY_CODES, TensorInfo
 
 _MAX_PATTERN_MATCHES = 5_000_000  # more would take minutes
@@ -34,14 +34,7 @@ def check_tensors(
 
     Problems are an A without its B, a rank other than the config's, and a shape or dtype that no factor has. Another is
     a tensor that is neither LoRA's nor of a module that the config trains.
-
-    Raises:
-        RefusedArtifact: the config has too many patterns for this many modules.
     """
-    paths = {split_name(name)[0] for name in tensors}
-    for field in ("rank_pattern", "alpha_pattern"):
-        if len(config[field]) * len(paths) > _MAX_PATTERN_MATCHES:
-            raise errors.RefusedArtifact("has too many patterns", where=field, subject=CONFIG)
     shapes = {name: info.shape for name, info in tensors.items()}
     problems: list[errors.Problem] = []
     if scheme is not None:
@@ -69,6 +62,17 @@ def check_tensors(
             if path not in targets
         ]
     return found.modules, problems
+
+
+def check_number_of_patterns(config: Mapping[str, Any], paths: Collection[str]) -> None:
+    """Check that a config's patterns can be matched with this many modules in reasonable time.
+
+    Raises:
+        RefusedArtifact: they are too many.
+    """
+    for field in ("rank_pattern", "alpha_pattern"):
+        if len(config[field]) * len(paths) > _MAX_PATTERN_MATCHES:
+            raise errors.RefusedArtifact("has too many patterns", where=field, subject=CONFIG)
 
 
 def scan_tensor(path: Path, info: TensorInfo) -> TensorStatistics:
@@ -115,14 +119,14 @@ def _check_vectors(
 def _is_expected(name: str, config: Mapping[str, Any]) -> bool:
     """Tell whether the config says that a tensor which is not LoRA's was trained whole."""
     path = f".{name.removeprefix(PREFIX)}"
-    if path.endswith(".base_layer.weight"):
+    if path.endswith(f"{BASE_LAYER}weight"):
         return False
     saved = any(f".{module}." in path for module in config["modules_to_save"] or ())
     return saved or (path.endswith(".bias") and config["bias"] != "none")
 
 
 def _unexpected(name: str) -> errors.Problem:
-    if not name.endswith(".base_layer.weight"):
+    if not name.endswith(f"{BASE_LAYER}weight"):
         return _problem(name, "is not a LoRA tensor and not of a module in modules_to_save")
     fix = "save it with save_embedding_layers=False, or train the embedding through modules_to_save"
     return errors.Problem(where=name, what="is a copy of the base's own weights", fix=fix)

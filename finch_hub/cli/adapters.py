@@ -7,7 +7,7 @@ import click
 from finch_hub import errors
 from finch_hub.cli import following, output
 from finch_hub.display import tables
-from finch_hub.display.adapters import draw_lineage, draw_version, format_evidence
+from finch_hub.display.adapters import draw_lineage, draw_version, format_evidence, format_import
 
 
 @click.group()
@@ -44,9 +44,11 @@ def show(reference: str, as_json: bool) -> None:
     with output.open_hub() as hub:
         version = hub.adapters.get(reference)
         folder = str(hub.adapters.folder(version.reference))
+        limits = hub.adapters.limits(version.reference)
         evaluations = hub.adapters.evaluations(version.reference)
-    value = {**tables.to_json(version), "folder": folder, "evaluations": tables.to_json(evaluations)}
-    output.emit(value, as_json, lambda: draw_version(version, folder, evaluations))
+    value = {**tables.to_json(version), "folder": folder, "limits": limits}
+    value["evaluations"] = tables.to_json(evaluations)
+    output.emit(value, as_json, lambda: draw_version(version, folder, evaluations, limits))
 
 
 @adapters.command()
@@ -135,12 +137,29 @@ def reproduce(reference: str, detach: bool, quiet: bool, as_json: bool) -> None:
 def import_(source: str, name: str, base: str, as_json: bool) -> None:
     """Import an adapter after checking its files.
 
-    SOURCE is a PEFT folder, a .safetensors file, or a zip or tar archive of either. Pickle files are refused.
+    SOURCE is a PEFT folder, a .safetensors file, or a zip or tar archive of either. Pickle files are not read. The
+    adapter is held against its base. If the files of the base are not on this machine, the version is unchecked.
     """
     with output.open_hub() as hub:
         version = hub.import_adapter(source, name=name, base=base)
-    output.emit(version, as_json, lambda: f"Imported {version.reference} ({version.state})")
-    output.suggest("Show it", f"adapters show {version.reference}", as_json)
+        limits = hub.adapters.limits(version.reference)
+    lines = [f"Imported {version.reference} ({version.state})", *format_import(version, limits)]
+    output.emit(version, as_json, lambda: "\n".join(lines))
+    next_step = "check" if version.state == "unchecked" else "show"
+    output.suggest(f"{next_step.capitalize()} it", f"adapters {next_step} {version.reference}", as_json)
+
+
+@adapters.command()
+@click.argument("reference")
+@output.json_option
+def check(reference: str, as_json: bool) -> None:
+    """Hold an unchecked version against its base.
+
+    A version is unchecked if the files of its base were not on the machine that imported it. Run this where they are.
+    """
+    with output.open_hub() as hub:
+        version = hub.adapters.check(reference)
+    output.emit(version, as_json, lambda: f"Checked {version.reference} ({version.state})")
 
 
 @adapters.command()

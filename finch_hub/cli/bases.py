@@ -18,10 +18,13 @@ def bases() -> None:
 @bases.command()
 @click.argument("source")
 @click.option("--name", help="Name of the base.  [default: SOURCE]")
+@click.option("--id", "public_id", help="Hugging Face id of the model, which exported adapters name as their base.")
 @click.option("--revision", help="Revision of a Hugging Face model.")
 @click.option("--replace", is_flag=True, help="Take the name from another base that has it.")
 @output.json_option
-def add(source: str, name: str | None, revision: str | None, replace: bool, as_json: bool) -> None:
+def add(
+    source: str, name: str | None, public_id: str | None, revision: str | None, replace: bool, as_json: bool
+) -> None:
     """Fetch a base model and register it.
 
     SOURCE is a folder of safetensors, a GGUF file, or a Hugging Face id. A GGUF file is converted once. Code that comes
@@ -29,7 +32,7 @@ def add(source: str, name: str | None, revision: str | None, replace: bool, as_j
     """
     with output.open_hub() as hub:
         show = functools.partial(click.echo, err=True)
-        base = hub.bases.add(source, name=name, revision=revision, replace=replace, progress=show)
+        base = hub.bases.add(source, name=name, public_id=public_id, revision=revision, replace=replace, progress=show)
     summary = f"{base.architecture}, {base.parameters:,} parameters, in {base.path}"
     output.emit(base, as_json, lambda: f"Added base {base.name}: {summary}")
     output.suggest("Train an adapter for it", f"train DATA --adapter NAME --base {base.name}", as_json)
@@ -41,6 +44,9 @@ def list_(as_json: bool) -> None:
     """List the base models."""
     with output.open_hub() as hub:
         bases = hub.bases.find()
-    rows = [(b.name, b.architecture, f"{b.parameters:,}", b.fingerprint[:12], b.source, b.created_at) for b in bases]
-    columns = ("base", "architecture", "parameters", "fingerprint", "source", "added")
+    rows = [
+        (b.name, b.hub_id, b.architecture, f"{b.parameters:,}", b.fingerprint[:12], b.source, b.created_at)
+        for b in bases
+    ]
+    columns = ("base", "id", "architecture", "parameters", "fingerprint", "source", "added")
     output.emit(bases, as_json, lambda: tables.draw_table(columns, rows))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @options.settings_option("--parameter", "parameters", "Strategy parameter.")
 @click.option("--resolver", help="Conflict resolver plugin, run before the strategy.  [default: keep]")
 @options.settings_option("--resolver-parameter", "resolver_parameters", "Resolver parameter.")
-@click.option("--scale", type=float, help="Factor of the composed update.  [default: the best of several]")
+@click.option("--scale", type=float, help="Factor where several adapters meet.  [default: the best of several]")
 @click.option("--rank", type=options.Rank(), help="Rank of the result.  [default: the strategy's]")
 @click.option("--evaluations", type=int, help="Maximum number of held-out evaluations in the search.")
 @click.option("--min-retention", type=float, help="Retention that each adapter must reach for the result to be ready.")

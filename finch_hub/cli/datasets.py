@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub.cli import options, output
-from finch_hub.display import tables
+from finch_hub.display import progress, tables
 
 if TYPE_CHECKING:
     from finch_hub.registry.values import Dataset
+    from finch_hub.specs.reading import ReadingOptions
 
 
 @click.group()
@@ -19,14 +20,19 @@ def datasets() -> None:
 
 
 @datasets.command()
-@click.argument("data", type=click.Path())
+@click.argument("data", type=click.Path(allow_dash=True))
 @click.option("--name", help="Name of the data set.")
-@options.row_format
+@click.option("--system", help="System prompt of the examples that have none. It is stored with them.")
+@options.reading_options
 @output.json_option
-def add(data: str, name: str | None, format_name: str | None, as_json: bool) -> None:
-    """Check a data set and store it. Errors name every invalid line."""
+def add(data: str, name: str | None, system: str | None, reading: ReadingOptions, as_json: bool) -> None:
+    """Check a data set and store it. Warnings name rows that are left out and columns that are not used.
+
+    DATA is a file, a folder of files, or - for standard input: JSON Lines, JSON, CSV, TSV, Parquet or Arrow, also
+    compressed.
+    """
     with output.open_hub() as hub:
-        dataset = hub.datasets.add(data, name=name, format=format_name)
+        dataset = hub.datasets.add(data, name=name, system=system, progress=progress.RowCounter(), **reading)
     label = _label(dataset)
     output.emit(dataset, as_json, lambda: f"Added data set {label}: {tables.format_count(dataset.examples, 'example')}")
     output.suggest("Train an adapter on it", f"train {label} --adapter NAME --base BASE", as_json)

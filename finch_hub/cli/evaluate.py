@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub.cli import following, options
+from finch_hub.display import progress
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
     from finch_hub.hub.jobs import JobHandle
+    from finch_hub.specs.reading import ReadingOptions
 
 
 @click.command("eval")
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--system", help="System prompt of rows that have none.  [default: the one that each adapter was trained with]"
 )
-@options.row_format
+@options.reading_options
 @following.job_command
 def evaluate(
     hub: Hub,
@@ -32,7 +34,7 @@ def evaluate(
     evaluator: str,
     parameters: tuple[str, ...],
     system: str | None,
-    format_name: str | None,
+    reading: ReadingOptions,
 ) -> JobHandle:
     """Measure the base and adapters on a data set."""
     return hub.evaluate(
@@ -42,5 +44,6 @@ def evaluate(
         evaluator=evaluator,
         parameters=options.parse_settings(parameters, "--parameter"),
         system=system,
-        format=format_name,
+        progress=progress.RowCounter(),
+        **reading,
     )

@@ -16,7 +16,6 @@ from finch_hub import errors
 _TIME_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SIZE_UNITS = {"": 1, "m": 2**20, "g": 2**30, "t": 2**40}
 
-row_format = click.option("--format", "format_name", help="Row format.  [default: recognized by each row's fields]")
 after = click.option("--after", "depends_on", multiple=True, metavar="JOB", help="Job to wait for. Can be repeated.")
 
 
@@ -118,6 +117,52 @@ def requirement_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         added = option(added)
     return added
+
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options for how rows are read. The command gets them as one mapping, `reading`."""
+    names = [option for option, _ in _READING_OPTIONS]
+    fields = [name.removeprefix("--").replace("-", "_") for name in names]
+
+    @functools.wraps(command)
+    def with_reading(**options: Any) -> Any:
+        reading = drop_unset(**{name: options.pop(name) for name in fields})
+        if not reading["strict"]:
+            del reading["strict"]  # so that a call without the option equals one without the flag
+        return command(reading=reading, **options)
+
+    added: Callable[..., Any] = with_reading
+    for name, settings in reversed(_READING_OPTIONS):
+        added = click.option(name, **settings)(added)
+    return added
+
+
+# Repeated from `ReadingConfig`, so that `--help` does not import it.
+FILE_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "arrow")
+_READING_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("--format", {"help": "Row format.  [default: recognized by each row's columns]"}),
+    ("--prompt-column", {"metavar": "NAME", "help": "Column of the prompts."}),
+    ("--completion-column", {"metavar": "NAME", "help": "Column of the completions."}),
+    ("--messages-column", {"metavar": "NAME", "help": "Column of the conversations."}),
+    ("--encoding", {"help": "Encoding of text files, such as cp1252.  [default: recognized]"}),
+    ("--delimiter", {"help": 'Character between the columns of a CSV file, or "tab".  [default: recognized]'}),
+    (
+        "--file-format",
+        {"type": click.Choice(FILE_FORMATS), "help": "Format of the files.  [default: that of their names]"},
+    ),
+    (
+        "--max-bad-rows",
+        {
+            "type": float,
+            "metavar": "SHARE",
+            "help": "Largest share of the rows that may be left out.  [default: 0.05, or that of the settings]",
+        },
+    ),
+    (
+        "--strict",
+        {"is_flag": True, "help": "Refuse data of which a row, a column or a part of a turn would be left out."},
+    ),
+)
 
 
 def parse_validation(text: str | None) -> str | float | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finch_hub.cli import following, options
+from finch_hub.display import progress
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     "[default: the folder's validation split, or the preset's share]",
 )
 @click.option("--system", help="System prompt of the examples that have none.")
-@options.row_format
+@options.reading_options
 @click.option("--epochs", type=int, help="Passes over the data.")
 @click.option("--learning-rate", type=float, help="Peak of the learning rate schedule.")
 @click.option("--batch-size", type=int, help="Examples in one micro-batch.")
@@ -54,7 +55,7 @@ def train(
     preset: str | None,
     validation: str | None,
     system: str | None,
-    format_name: str | None,
+    reading: dict[str, Any],
     target_modules: str | None,
     settings: tuple[str, ...],
     priority: int,
@@ -65,8 +66,8 @@ def train(
 ) -> JobHandle:
     """Train an adapter on a data set.
 
-    DATA is the name of a stored data set, or a JSONL, CSV or Parquet file, or a folder of them. Rows have prompt and
-    completion, messages, Alpaca, ShareGPT or text fields.
+    DATA is the name of a stored data set, a JSON Lines, CSV or Parquet file, a folder of them, or - for standard input.
+    Rows have prompt and completion, messages, Alpaca, ShareGPT or text fields.
     """
     modules: tuple[str, ...] | str | None = None
     if target_modules is not None:
@@ -81,11 +82,12 @@ def train(
         preset=preset,
         validation=options.parse_validation(validation),
         system=system,
-        format=format_name,
         requirements=requirements,
         priority=priority,
         depends_on=depends_on,
         idempotency_key=idempotency_key,
+        progress=progress.RowCounter(),
+        **reading,
         **options.drop_unset(target_modules=modules, **overrides),
         **options.parse_settings(settings, "--set", reserved=reserved),
     )

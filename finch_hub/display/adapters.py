@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
     from finch_hub.registry.values import AdapterVersion, Ancestry, Evaluation
 
+_SHOWN = 12  # files that an import left out
 
-def draw_version(version: AdapterVersion, folder: str, evaluations: Sequence[Evaluation]) -> Table:
+
+def draw_version(
+    version: AdapterVersion, folder: str, evaluations: Sequence[Evaluation], limits: Mapping[str, Sequence[str]]
+) -> Table:
     """Draw one version with its lineage, metrics and evaluations."""
     lineage = version.lineage
     data = f"{(lineage.train_digest or '')[:12]}, held out {(lineage.validation_digest or '-')[:12]}"
@@ -30,12 +34,21 @@ def draw_version(version: AdapterVersion, folder: str, evaluations: Sequence[Eva
             "seed": lineage.seed,
             "aliases": version.aliases or None,
             "tags": version.tags or None,
+            "limits": "\n".join(_format_limits(limits)) or None,
+            "imported": "\n".join(_format_origin(version)) or None,
             "metrics": _format_metrics(version.metrics),
             "evaluations": "\n".join(f"{e.evaluator} {_format_metrics(e.metrics)}" for e in evaluations) or None,
             "identity": version.identity,
             "folder": folder,
         }
     )
+
+
+def format_import(version: AdapterVersion, limits: Mapping[str, Sequence[str]]) -> list[str]:
+    """Format what an import left out, changed and found, and what cannot use the adapter, a line each."""
+    parents = ", ".join(parent.reference for parent in version.lineage.parents)
+    known = [f"It is the same adapter as {parents}"] if parents else []
+    return [*known, *_format_origin(version), *(f"It has {line}" for line in _format_limits(limits))]
 
 
 def draw_lineage(ancestry: Ancestry, weight: float | None = None) -> Tree:
@@ -60,6 +73,21 @@ def format_evidence(version: AdapterVersion) -> str:
     if "relative_error" in metrics:
         return f"{metrics.get('scheme')}, error {metrics['relative_error']:.2%}"
     return "-"
+
+
+def _format_limits(limits: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{part}, so it cannot be used by: {', '.join(operations)}" for part, operations in limits.items()]
+
+
+def _format_origin(version: AdapterVersion) -> list[str]:
+    found = version.spec.get("import") or {}
+    fields = [f"{name} ({format_value(value)})" for name, value in found.get("ignored_fields", {}).items()]
+    lines = [f"Ignored fields of its config: {', '.join(fields)}"] if fields else []
+    files: list[str] = found.get("ignored_files", [])
+    if files:
+        more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+        lines.append(f"Ignored files beside it: {', '.join(files[:_SHOWN])}{more}")
+    return [*lines, *(f"Changed: {note}" for note in found.get("notes", []))]
 
 
 def _format_metrics(metrics: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from finch_hub.display.tables import draw_table, format_number, group
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
-    from finch_hub.specs.reports import Candidate, CompositionReport, ConflictReport, PairConflict
+    from finch_hub.specs.reports import Candidate, CompositionReport, ConflictReport, PairConflict, RowDivision
 
 WORST_MODULES = 8
 
@@ -24,9 +24,11 @@ def draw_conflicts(report: ConflictReport) -> Group:
         rows = [(shift.first, shift.second, shift.shift) for shift in report.hidden_shifts]
         title = "Shift of the hidden states on inputs of one adapter when another is added"
         parts.append(draw_table(("inputs of", "added", "shift"), rows, title=title))
+    if report.rows:
+        parts.append(_draw_rows(report.rows))
     if report.forecasts:
         forecasts = [(f.strategy, f.scale, *(format_number(kept, 2) for kept in f.kept)) for f in report.forecasts]
-        title = "Forecast of the share of its gain that each parent keeps"
+        title = "Forecast of the share of its gain that each parent keeps, from the rows that a search uses"
         parts.append(draw_table(("strategy", "scale", *report.parents), forecasts, title=title))
     if report.structural:
         parts.append("cannot be composed:\n" + "\n".join(f"  {reason}" for reason in report.structural))
@@ -70,14 +72,27 @@ def draw_composition(report: CompositionReport) -> Group:
         f"scale {report.scale:.3g}, rank {report.rank}, {report.evaluations} evaluations in {report.seconds:.1f} s",
         draw_table(columns, rows, title="Held-out loss on each parent's validation set, and its retention"),
     ]
+    if report.conflicts.rows:
+        parts.append(_draw_rows(report.conflicts.rows))
     if report.candidates:
         parts.append(_draw_candidates(report.candidates))
     if report.mean_retention is not None:
         parts.append(f"retention: mean {report.mean_retention:.3f}, worst {report.worst_retention:.3f}")
+    if report.forgetting is not None:
+        parts.append(
+            f"forgetting: {report.forgetting.after:.3f} nats per token from the base on general prompts "
+            f"(the parents: up to {report.forgetting.before:.3f})"
+        )
     if report.below_retention:
         parts.append(f"below the requested retention: {', '.join(report.below_retention)}")
     parts.extend(f"advice: {line}" for line in report.advice)
     return group(parts)
+
+
+def _draw_rows(rows: Sequence[RowDivision]) -> RenderableType:
+    cells = [(r.parent, r.selection, r.report, "other rows" if r.is_divided else "the same rows") for r in rows]
+    title = "Validation rows: a search chooses on the first number, and retention is reported on the second"
+    return draw_table(("parent", "search", "report", "reported on"), cells, title=title)
 
 
 def _draw_candidates(candidates: Sequence[Candidate]) -> RenderableType:
@@ -93,7 +108,7 @@ def _draw_candidates(candidates: Sequence[Candidate]) -> RenderableType:
         )
         for c in best_first
     ]
-    title = "Candidates, with the worst and mean retention"
+    title = "Candidates, with the worst and mean retention on the rows of the search"
     return draw_table(("strategy", "parameters", "scale", "weights", "worst", "mean"), rows, title=title)
 
 

@@ -101,6 +101,19 @@ class LiveView(View):
         self._bar.console.print(line)
 
 
+class RowCounter:
+    """Display of the number of rows that were read. Short reads show nothing."""
+
+    def __init__(self) -> None:
+        self._shown_at = time.monotonic()
+
+    def __call__(self, rows: int) -> None:
+        """Write the number of rows, unless a line was written a moment ago."""
+        if time.monotonic() - self._shown_at >= PLAIN_SECONDS:
+            self._shown_at = time.monotonic()
+            tables.console(stderr=True).print(f"- read {rows:,} rows")
+
+
 def draw_event(event: Event) -> RenderableType:
     """Draw an event, mostly as one line. An event that tells people nothing is drawn empty."""
     data = event.data

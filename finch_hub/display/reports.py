@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from finch_hub.specs.reports import (
         Change,
         EvaluationReport,
+        Forgetting,
         MergeReport,
         QuantizationReport,
         ReproductionReport,
@@ -59,6 +60,9 @@ def draw_interim(data: Mapping[str, Any]) -> RenderableType:
             "truncated": report.truncated,
             "repeated": report.duplicates,
             "also in the validation examples": report.overlap,
+            "validation examples with a prompt that is trained on": report.shared_prompts,
+            "validation examples that nearly equal a trained one": report.near_duplicates,
+            "left out": report.left_out,
         }
         parts += [f"{count} {oddity}" for oddity, count in oddities.items() if count]
         estimate = f", about {report.seconds:.0f} s" if report.seconds else ""
@@ -72,8 +76,9 @@ def draw_training(report: TrainingReport) -> RenderableType:
     speed = report.tokens / max(report.seconds, 1e-9)
     return draw_fields(
         {
-            "held-out loss": format_loss_change(report.before, report.after),
+            "held-out loss": format_loss_change(report.before, report.after, evaluations=report.evaluations),
             "accuracy": _format_accuracy_change(report.before, report.after),
+            "forgetting": format_forgetting(report.forgetting),
             "steps": f"{report.steps} ({report.epochs:.3g} epochs{', stopped early' if report.stopped_early else ''})",
             "tokens": f"{report.tokens:,} in {report.seconds:.0f} s ({speed:,.0f}/s)",
             "trainable": f"{trainable:,} of {total:,} parameters ({trainable / max(total, 1):.2%})",
@@ -146,12 +151,25 @@ def _draw_changes(changes: Sequence[Change], *, title: str) -> RenderableType:
     return draw_table(("", "original", "reproduced"), rows, title=title)
 
 
-def format_loss_change(before: TokenMetrics | None, after: TokenMetrics | None) -> str | None:
-    """Format the change of the held-out loss, None without both measurements."""
+def format_loss_change(before: TokenMetrics | None, after: TokenMetrics | None, *, evaluations: int = 0) -> str | None:
+    """Format the change of the held-out loss, None without both measurements.
+
+    Args:
+        evaluations: number of evaluations of which `after` is the best one.
+    """
     if before is None or after is None:
         return None
     examples = format_count(after.examples, "example")
-    return f"{before.loss:.3f} -> {after.loss:.3f} ({after.loss / before.loss - 1:+.1%}, {examples})"
+    choice = f", the best of {evaluations} evaluations" if evaluations > 1 else ""
+    return f"{before.loss:.3f} -> {after.loss:.3f} ({after.loss / before.loss - 1:+.1%}, {examples}{choice})"
+
+
+def format_forgetting(report: Forgetting | None) -> str | None:
+    """Format the distance from the base on general prompts, None without a measurement."""
+    if report is None:
+        return None
+    change = f"{report.before:.3f} -> {report.after:.3f}" if report.before else f"{report.after:.3f}"
+    return f"{change} nats per token from the base on general prompts"
 
 
 def _format_accuracy_change(before: TokenMetrics | None, after: TokenMetrics | None) -> str | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finch_hub.engine.data.splitting import split_examples
     from finch_hub.engine.export.gguf import export_gguf
     from finch_hub.engine.export.merging import merge
-    from finch_hub.engine.export.parameters import GGUFParameters, VLLMParameters
+    from finch_hub.engine.export.parameters import GGUFParameters, PEFTParameters
     from finch_hub.engine.export.quantization import quantize
     from finch_hub.engine.export.verification import verify_merge
     from finch_hub.engine.export.vllm import export_vllm
@@ -38,10 +38,10 @@ __all__ = [
     "Interrupted",
     "LoRAAdapter",
     "Member",
+    "PEFTParameters",
     "ParentInput",
     "StoredAdapter",
     "Trial",
-    "VLLMParameters",
     "compose",
     "exact_answer",
     "export_gguf",
@@ -69,7 +69,7 @@ _MODULES = {
         "engine.data.splitting": ["split_examples"],
         "engine.export.gguf": ["export_gguf"],
         "engine.export.merging": ["merge"],
-        "engine.export.parameters": ["GGUFParameters", "VLLMParameters"],
+        "engine.export.parameters": ["GGUFParameters", "PEFTParameters"],
         "engine.export.quantization": ["quantize"],
         "engine.export.verification": ["verify_merge"],
         "engine.export.vllm": ["export_vllm"],

@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from finch_hub import errors
-from finch_hub.formats import peft_config, quantized
+from finch_hub.formats import config_fields, quantized
 from finch_hub.formats.float_conversion import Float32
 from finch_hub.formats.lora_modules import LoRAModule, find_modules
-from finch_hub.formats.peft_names import CONFIG, PREFIX, WEIGHTS
+from finch_hub.formats.peft_config import BEYOND_LOW_RANK
+from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, PREFIX, WEIGHTS
 from finch_hub.formats.safetensors_file import SafetensorsFile
+
+_SAME = 1e-5
+"""Relative difference of two updates that are equal but for rounding to float32."""
 
 
 class StoredAdapter:
@@ -68,10 +72,7 @@ class StoredAdapter:
         return None if name is None else self.tensor(name).reshape(-1)
 
     def beyond_low_rank(self) -> dict[str, list[str]]:
-        """Return the modules and tensors beyond low-rank updates of linear modules, by the config's field.
-
-        Adapted embeddings have no field of their own; their key is "embeddings".
-        """
+        """Return the modules and tensors beyond low-rank updates, by the keys of `peft_config.BEYOND_LOW_RANK`."""
         return {
             "use_dora": [path for path, module in self.modules.items() if module.magnitude is not None],
             "bias": [name for name in self.replaced if name.endswith("bias")],
@@ -88,13 +89,11 @@ class StoredAdapter:
         Raises:
             Incompatible: the adapter has DoRA magnitudes, biases, whole modules or embeddings; all of it at once.
         """
-        beyond = self.beyond_low_rank()
-        unsupported = {
-            "DoRA magnitudes": beyond["use_dora"],
-            "updates of embeddings": beyond["embeddings"],
-            "modules stored whole (modules_to_save, or trained biases)": beyond["modules_to_save"] + beyond["bias"],
+        places = {
+            BEYOND_LOW_RANK[field].name: shorten(sorted(names), 2)
+            for field, names in self.beyond_low_rank().items()
+            if names
         }
-        places = {what: shorten(sorted(names), 2) for what, names in unsupported.items() if names}
         if self.config.get("fan_in_fan_out"):
             places["weights that are [in, out] (fan_in_fan_out)"] = ""
         if places:
@@ -142,7 +141,7 @@ class StoredAdapter:
             shapes = self._scheme.logical_shapes(tensors)
         self.names = tuple(shapes)
         found = find_modules(shapes, self.config)
-        problems = [*peft_config.unsupported_variants(self.config), *found.problems]
+        problems = [*config_fields.find_unsupported(self.config), *found.problems]
         problems += [
             errors.Problem(where=module.bias, what="is a bias of B, which is not supported")
             for module in found.modules.values()
@@ -153,10 +152,38 @@ class StoredAdapter:
         if problems:
             raise errors.Incompatible(problems, subject=str(self.folder))
         replaced = {
-            name.removeprefix(PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", "."): name
+            name.removeprefix(PREFIX).replace(BASE_LAYER, ".").replace(".modules_to_save.", "."): name
             for name in found.others
         }
         return MappingProxyType(found.modules), MappingProxyType(replaced)
+
+
+def have_equal_updates(first: StoredAdapter, second: StoredAdapter) -> bool:
+    """Tell whether two adapters change a base alike, up to rounding, however their scales and ranks are stored."""
+    if first.modules.keys() != second.modules.keys() or first.replaced.keys() != second.replaced.keys():
+        return False
+    pairs = [(first.magnitude(path), second.magnitude(path)) for path in first.modules]
+    pairs += [(first.tensor(name), second.tensor(second.replaced[key])) for key, name in first.replaced.items()]
+    if not all(_is_same(one, other) for one, other in pairs):
+        return False
+    return all(_is_same_product(first, second, path) for path in first.modules)
+
+
+def _is_same(one: Float32 | None, other: Float32 | None) -> bool:
+    return one is other if one is None or other is None else np.array_equal(one, other)
+
+
+def _is_same_product(first: StoredAdapter, second: StoredAdapter, path: str) -> bool:
+    (A, B), (other_a, other_b) = first.factors(path), second.factors(path)
+    scale, other_scale = first.modules[path].scale, second.modules[path].scale
+    if (len(B), A.shape[1]) != (len(other_b), other_a.shape[1]):
+        return False
+    # ‖B A − B' A'‖² of the stacked factors, whose products are never formed.
+    left = np.concatenate([B * np.float64(scale), -other_b * np.float64(other_scale)], axis=1)
+    right = np.concatenate([A, other_a], axis=0).astype(np.float64)
+    rank = B.shape[1]
+    overlaps = (left.T @ left) * (right @ right.T)
+    return float(overlaps.sum()) <= _SAME**2 * float(overlaps[:rank, :rank].sum())
 
 
 def shorten(names: Sequence[str], count: int) -> str:

@@ -12,10 +12,18 @@ from finch_hub import errors
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.peft_names import CONFIG
 from finch_hub.formats.safetensors_file import SafetensorsFile
-from finch_hub.formats.safetensors_header import TensorInfo
+from finch_hub.formats.safetensors_header import TensorInfo, read_safetensors_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+SLOW_VOCABULARIES = (
+    "sentencepiece.bpe.model", "spiece.model", "tiktoken.model", "tokenizer.model", "vocab.json", "vocab.txt",
+)  # fmt: skip
+"""Vocabularies of models without tokenizer.json. Beside it, they are not loaded."""
+_CONV1D_FAMILIES = frozenset({"gpt2", "openai-gpt"})
+# Fields of a config that are used before transformers checks it.
+_TEXT_FIELDS = ("model_type",)
+_TABLE_FIELDS = ("quantization_config", "text_config")
 
 
 class ModelFiles:
@@ -35,7 +43,7 @@ class ModelFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config = _read_json(folder / "config.json")
+        self.config = read_config(folder)
         self.index = _read_index(folder)
         self.shards: dict[str, SafetensorsFile] = {}
         try:
@@ -72,6 +80,11 @@ class ModelFiles:
         return fits[0] if len(fits) == 1 else None
 
     @property
+    def has_conv1d(self) -> bool:
+        """Whether the layers have weights [in, out], in transformers' Conv1D modules."""
+        return self.config.get("model_type") in _CONV1D_FAMILIES
+
+    @property
     def is_tied(self) -> bool:
         """Whether the language-model head is the embedding matrix."""
         return bool(self.config.get("tie_word_embeddings", "lm_head.weight" not in self.shard_of))
@@ -103,6 +116,55 @@ class ModelFiles:
         self.close()
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a model's `config.json`, whose fields that name the model are well formed.
+
+    Raises:
+        NotFound: there is none.
+        InvalidInput: it is not a JSON object, or a field has another type; all problems at once.
+    """
+    config = _read_json(folder / "config.json")
+    wrong = {name: "a text" for name in _TEXT_FIELDS if not isinstance(config.get(name), str | None)}
+    wrong |= {name: "a table" for name in _TABLE_FIELDS if not isinstance(config.get(name), dict | None)}
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        wrong["architectures"] = "a list of names"
+    if wrong:
+        problems = [errors.Problem(where=name, what=f"is not {kind}") for name, kind in wrong.items()]
+        raise errors.InvalidInput(problems, subject=str(folder / "config.json"))
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that transformers loads from a model's folder, in the order of their names.
+
+    A folder may hold others, such as the same weights in the format of another library.
+
+    Raises:
+        InvalidInput: the index cannot be read.
+    """
+    return [folder / name for name in weight_names(folder) if name != SINGLE or (folder / SINGLE).is_file()]
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Return the names of the weight files that belong to the other files of a model's folder.
+
+    Raises:
+        InvalidInput: the index cannot be read.
+    """
+    return _shard_names(_read_index(folder))
+
+
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors that transformers loads from a model's folder, by name.
+
+    Raises:
+        RefusedArtifact: a file is damaged.
+    """
+    headers = (read_safetensors_header(file) for file in weight_files(folder))
+    return {name: info.shape for header in headers for name, info in header.tensors.items()}
+
+
 def find_damage(folder: Path) -> list[errors.Problem]:
     """Return the problems of a model's shards: missing, truncated, or in contradiction to their index.
 
@@ -121,11 +183,10 @@ def _open_shards(
     folder: Path, index: Mapping[str, Any] | None, shards: dict[str, SafetensorsFile]
 ) -> list[errors.Problem]:
     """Open all valid shards and return the problems of the others."""
-    names = sorted(set(index["weight_map"].values())) if index else [SINGLE]
     problems: list[errors.Problem] = []
-    for name in names:
+    for name in _shard_names(index):
         try:
-            shards[name] = SafetensorsFile(folder / Path(name).name)
+            shards[name] = SafetensorsFile(folder / name)
         except errors.NotFound:
             what = "the weights are missing" if index is None else "this shard of the index is missing"
             problems.append(errors.Problem(where=name, what=what, fix="fetch the model again, as safetensors"))
@@ -138,21 +199,29 @@ def _open_shards(
     return problems
 
 
+def _shard_names(index: Mapping[str, Any] | None) -> list[str]:
+    return sorted({Path(name).name for name in index["weight_map"].values()}) if index else [SINGLE]
+
+
 def _read_index(folder: Path) -> Mapping[str, Any] | None:
-    if not (folder / INDEX).exists():
+    """Return the index of the shards, None for a single file, which transformers prefers to shards."""
+    if (folder / SINGLE).is_file() or not (folder / INDEX).exists():
         return None
     index = _read_json(folder / INDEX)
-    if not isinstance(index.get("weight_map"), dict):
+    shards = index.get("weight_map")
+    if not isinstance(shards, dict):
         raise errors.InvalidInput("has no weight_map", where=str(folder / INDEX))
+    if wrong := sorted(tensor for tensor, name in shards.items() if not (isinstance(name, str) and Path(name).name)):
+        raise errors.InvalidInput(f"names no file for {wrong[0]}", where=str(folder / INDEX))
     return index
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
     except OSError:
         raise errors.NotFound("model file", str(path)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise errors.InvalidInput(f"is not JSON: {error}", where=str(path)) from None
     if not isinstance(data, dict):
         raise errors.InvalidInput("is not a JSON object", where=str(path))

@@ -1,4 +1,4 @@
-"""Meaning of PEFT's `adapter_config.json`: ranks, scales, targets, and fields that change LoRA's arithmetic."""
+"""Meaning of PEFT's `adapter_config.json`: ranks, scales, targets, and parts beyond low-rank updates."""
 
 from __future__ import annotations
 
@@ -6,38 +6,47 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 from finch_hub import errors
 
 _T = TypeVar("_T")
-HARMLESS_INITS = ("gaussian", "eva", "orthogonal")
-"""Initializations that leave the base's weights alone; PiSSA, OLoRA, CorDA, LoftQ and others move a part of them."""
-VARIANTS = (
-    "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "lora_bias", "megatron_config",
-    "monteclora_config", "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config",
-)  # fmt: skip
-"""Fields that change LoRA's arithmetic beyond rank, scale, rsLoRA and DoRA."""
 
-# Parts of an adapter beyond low-rank updates, by field: the value without them, the problem and the fix.
-_BEYOND_LOW_RANK: dict[str, tuple[object, str, str]] = {
-    "use_dora": (
-        False,
-        "has DoRA magnitudes, which rescale the base's weights and do not add up",
-        "keep it apart and switch",
-    ),
-    "bias": ("none", "trained biases of the base", "train with bias='none'"),
-    "modules_to_save": (
-        None,
-        "replaces whole modules of the base (modules_to_save, or trained embeddings)",
-        "keep it apart and switch",
-    ),
-}
+
+class _Part(NamedTuple):
+    """A part of an adapter beyond low-rank updates: its name, the field without it, and why no sum can hold it."""
+
+    name: str
+    absent: object
+    what: str
+    fix: str
+
+
+BEYOND_LOW_RANK = MappingProxyType(
+    {
+        "use_dora": _Part(
+            "DoRA magnitudes",
+            False,
+            "has DoRA magnitudes, which rescale the base's weights and do not add up",
+            "keep it apart and switch",
+        ),
+        "bias": _Part("trained biases", "none", "trained biases of the base", "train with bias='none'"),
+        "modules_to_save": _Part(
+            "whole modules (modules_to_save)",
+            None,
+            "replaces whole modules of the base (modules_to_save, or trained embeddings)",
+            "merge it into its base instead",
+        ),
+        "embeddings": _Part("updates of embeddings", None, "adapts an embedding", "train it on linear modules only"),
+    }
+)
+"""Parts of an adapter beyond low-rank updates of linear modules, by field. No field announces adapted embeddings."""
 
 
 def config_text(config: Mapping[str, Any]) -> str:
-    """Return a config as the text of its file."""
-    return json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
+    """Return a config as the text of its file, in which patterns keep their order."""
+    return json.dumps(dict(sorted(config.items())), indent=2) + "\n"
 
 
 def ranks_and_scales(config: Mapping[str, Any], paths: Collection[str]) -> dict[str, tuple[int, float]]:
@@ -83,22 +92,9 @@ def beyond_low_rank(config: Mapping[str, Any], places: Mapping[str, str] | None 
     where = places or {}
     return tuple(
         errors.Problem(where=where.get(field, ""), what=what, fix=fix)
-        for field, (absent, what, fix) in _BEYOND_LOW_RANK.items()
+        for field, (_, absent, what, fix) in BEYOND_LOW_RANK.items()
         if where.get(field) or (config.get(field) or absent) != absent
     )
-
-
-def unsupported_variants(config: Mapping[str, Any]) -> Iterable[errors.Problem]:
-    """Yield what makes an adapter more than LoRA with rsLoRA and DoRA."""
-    if config.get("peft_type") != "LORA":
-        yield errors.Problem(where="peft_type", what=f"is {config.get('peft_type')!r}, not 'LORA'")
-    init = config.get("init_lora_weights")
-    if init not in (None, True, False, *HARMLESS_INITS):
-        fix = "convert it with PEFT (path_initial_model_for_weight_conversion)"
-        yield errors.Problem(where="init_lora_weights", what=f"{init!r} changes the base's weights", fix=fix)
-    for field in VARIANTS:
-        if config.get(field):
-            yield errors.Problem(where=field, what="changes LoRA's arithmetic in an unsupported way")
 
 
 def _ends_of(path: str) -> list[str]:

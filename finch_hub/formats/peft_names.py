@@ -10,6 +10,8 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG_KEY = "adapter_config"
 """Metadata key for the config of an adapter in a single file."""
 PREFIX = "base_model.model."
+BASE_LAYER = ".base_layer."
+"""Part of the names of the base's own tensors in a module that PEFT adapts."""
 
 Part = Literal["A", "B", "bias", "embedding_A", "embedding_B", "magnitude"]
 SUFFIXES: MappingProxyType[Part, str] = MappingProxyType(

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors, settings
-from finch_hub.engine.bases import weight_shapes
 from finch_hub.hub.bases import Bases
 from finch_hub.registry import adapter_versions, adapters, evaluations, values
+from finch_hub.registry.storable import make_storable
 from finch_hub.specs.references import AdapterReference, check_name
 
 if TYPE_CHECKING:
+    from finch_hub.artifacts.gate import AdmittedAdapter
+    from finch_hub.formats.base_layout import BaseLayout
+    from finch_hub.specs.value import JsonObject
     from finch_hub.storage.stores import Stores
 
 
@@ -107,8 +110,32 @@ class Adapters:
         with self._stores.database.write() as session:
             return adapter_versions.delete(session, parsed.name, parsed.version)
 
+    def get_usable(self, reference: str) -> values.AdapterVersion:
+        """Return the version that the reference names, to be used.
+
+        Raises:
+            NotFound: there is no such adapter, version or alias; offers similar names.
+            Conflict: the version is unchecked.
+        """
+        with self._stores.database.read() as session:
+            return adapter_versions.resolve_usable(session, reference)
+
+    def limits(self, reference: str) -> dict[str, tuple[str, ...]]:
+        """Return the operations that cannot use the version, by the part of the adapter that they do not support."""
+        from finch_hub.formats.adapter_folder import StoredAdapter
+        from finch_hub.formats.operations import OPERATIONS, find_limits
+
+        try:
+            with StoredAdapter(self.folder(reference)) as adapter:
+                return find_limits(adapter)
+        except errors.Incompatible as error:  # an earlier hub stored it
+            return {f"a problem with {p.where or 'its files'}: it {p.what}": OPERATIONS for p in error.problems}
+
     def import_(self, source: str | Path, *, name: str, base: str) -> values.AdapterVersion:
-        """Import an adapter as a new version after checking its files.
+        """Import an adapter as a new version after checking its files, and holding it against its base.
+
+        If the files of the base are not on this machine, the version is `unchecked`, until `check` is called where they
+        are. Bytes that the hub has already are linked to their version.
 
         Args:
             source: a PEFT folder, one safetensors file, or an archive of either. No code in it runs, and no link in it
@@ -126,12 +153,92 @@ class Adapters:
 
         check_name(name)
         registered = Bases(self._stores).get(base)
+        layout = self._read_layout(registered)
         with tempfile.TemporaryDirectory(dir=self._stores.settings.home, prefix="import-") as scratch:
-            admitted = gate.admit_adapter(settings.expand_home(source), Path(scratch) / "adapter")
-            if registered.path and Path(registered.path).is_dir():
-                shapes = weight_shapes.read_linear_modules(Path(registered.path))
-                gate.check_shapes(admitted.modules, shapes, name=registered.name)
-            description = publishing.Description(name=name, kind="import", base=registered)
-            register = publishing.publish(admitted.folder, self._stores, description, environment={})
+            admitted = gate.admit_adapter(settings.expand_home(source), Path(scratch) / "adapter", base=layout)
+            known = self._find_known(admitted, registered)
+            folder = self._stores.artifacts.fetch_tree(known.digest) if known is not None else admitted.folder
+            state: values.VersionState = "ready" if layout is not None else "unchecked"
+            if known is not None and known.state != "unchecked":
+                state = known.state
+            description = publishing.Description(
+                name=name,
+                kind="import",
+                base=registered,
+                state=state,
+                lineage=_lineage_of(known),
+                spec={**(known.prompting if known else {}), "import": _describe_import(admitted)},
+            )
+            register = publishing.publish(folder, self._stores, description, environment={})
         with self._stores.database.write() as session:
             return register(session, registered)
+
+    def check(self, reference: str) -> values.AdapterVersion:
+        """Hold an unchecked version against its base, and make it ready if it fits.
+
+        Raises:
+            NotFound: there is no such version.
+            Unavailable: the files of the base are not on this machine.
+            Incompatible: the adapter does not fit the base, with everything that is wrong. It stays unchecked.
+        """
+        from finch_hub.artifacts import gate
+
+        version = self.get(reference)
+        if version.state != "unchecked":
+            return version
+        layout = self._read_layout(version.base)
+        if layout is None:
+            raise errors.Unavailable(
+                f"could not check adapter {version.reference}: the files of base {version.base.name} are not on this"
+                " machine (run `finch-hub bases add` with them first)"
+            )
+        with tempfile.TemporaryDirectory(dir=self._stores.settings.home, prefix="import-") as scratch:
+            folder = self._stores.artifacts.fetch_tree(version.digest)
+            admitted = gate.admit_adapter(folder, Path(scratch) / "adapter", base=layout)
+        if admitted.identity != version.identity:
+            what = f"fits base {version.base.name} only under other names: {'; '.join(admitted.notes)}"
+            fix = "import its files again, now that the base is here"
+            raise errors.Incompatible(what, where=version.reference, fix=fix)
+        with self._stores.database.write() as session:
+            state: values.VersionState = "quarantined" if admitted.quarantine else "ready"
+            return adapter_versions.end_check(session, version.reference, state)
+
+    def _read_layout(self, base: values.Base) -> BaseLayout | None:
+        """Return the modules of a base, None if its files are not on this machine."""
+        if base.path is None or not (Path(base.path) / "config.json").is_file():
+            return None
+        from finch_hub.engine.bases.module_layout import read_layout
+
+        return read_layout(Path(base.path), name=base.name, cache=self._stores.bases)
+
+    def _find_known(self, admitted: AdmittedAdapter, base: values.Base) -> values.AdapterVersion | None:
+        """Return the version that an import is, by its bytes or by what its record names and its updates confirm."""
+        from finch_hub.formats.adapter_folder import StoredAdapter, have_equal_updates
+
+        with self._stores.database.read() as session:
+            known = adapter_versions.find_by_identity(session, admitted.identity, base.id)
+            if known is not None or not admitted.origin:
+                return known
+            exported = adapter_versions.find_by_identity(session, admitted.origin, base.id)
+        if exported is None:
+            return None
+        folder = self._stores.artifacts.fetch_tree(exported.digest)
+        with StoredAdapter(folder) as original, StoredAdapter(admitted.folder) as copy:
+            return exported if have_equal_updates(original, copy) else None
+
+
+def _lineage_of(known: values.AdapterVersion | None) -> values.Lineage:
+    if known is None:
+        return values.Lineage()
+    return known.lineage.evolve(parents=(values.ParentVersion(reference=known.reference),))
+
+
+def _describe_import(admitted: AdmittedAdapter) -> JsonObject:
+    """Return what was left out and changed, for people."""
+    return {
+        "ignored_fields": {
+            make_storable(name): make_storable(value) for name, value in admitted.ignored_fields.items()
+        },
+        "ignored_files": [make_storable(name) for name in admitted.ignored_files],
+        "notes": list(admitted.notes),
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +10,14 @@ from typing import TYPE_CHECKING
 from finch_hub import errors, settings
 from finch_hub.engine.bases import weight_shapes
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
+from finch_hub.formats.model_files import read_config
 from finch_hub.plugins.catalog import BUILTIN
 from finch_hub.registry import bases, values
-from finch_hub.specs.bases import BaseDescription
+from finch_hub.registry.storable import make_storable
+from finch_hub.specs.bases import MAX_ID, BaseDescription, is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.specs.references import check_name
+from finch_hub.storage.base_registration import find_earlier_fingerprint
 
 if TYPE_CHECKING:
     from finch_hub.engine.bases.base import Base as LoadedBase
@@ -33,6 +35,7 @@ class Bases:
         source: str | Path,
         *,
         name: str | None = None,
+        public_id: str | None = None,
         revision: str | None = None,
         replace: bool = False,
         progress: Callable[[str], None] = lambda text: None,
@@ -42,6 +45,8 @@ class Bases:
         Args:
             source: a folder, a GGUF file, a Hugging Face id, or a plugin's source.
             name: name of the base; None takes the source.
+            public_id: repository id on the Hugging Face Hub, which configs and cards of adapters name. None takes a
+                source that is one, or keeps the id that was given earlier.
             revision: revision of a Hugging Face id.
             replace: whether to take the name from another base that has it.
             progress: called with a few words before each slow step.
@@ -50,26 +55,33 @@ class Bases:
             NotFound: there is no such source.
             Incompatible: it holds no usable model.
             InvalidReference: the name is not well formed.
+            InvalidSpec: the repository id is not well formed.
             Conflict: another base has that name.
         """
         if name is not None:
             check_name(name, kind="base")
+        if public_id is not None and not (len(public_id) <= MAX_ID and is_hub_id(public_id)):
+            what = f"{public_id!r} is not a repository id of the Hugging Face Hub"
+            raise errors.InvalidSpec(what, where="id", fix="give it as owner/name")
         model_source = source_of(source, revision)
         folder = fetch_base(model_source, self._stores, progress=progress)
         progress("computing the fingerprint")
         digest = compute_fingerprint(folder, cache=self._stores.bases)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         description = BaseDescription(
             name=name or model_source.source,
             source=model_source.source,
             revision=model_source.revision,
+            public_id=public_id,
             fingerprint=digest,
-            architecture=str((config.get("architectures") or ["unknown"])[0]),
+            architecture=make_storable((read_config(folder).get("architectures") or ["unknown"])[0]),
             parameters=weight_shapes.count_parameters(folder),
             path=str(folder),
         )
+        earlier = find_earlier_fingerprint(description, self._stores)
         with self._stores.database.write() as session:
-            return bases.add(session, description, rename=name is not None, replace=replace)
+            return bases.add(
+                session, description, rename=name is not None, replace=replace, earlier_fingerprint=earlier
+            )
 
     def get(self, name: str) -> values.Base:
         """Return the base with this name or fingerprint.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
 from finch_hub.engine.data import reading
@@ -15,7 +16,9 @@ from finch_hub.hub.problems import ProblemCollector
 from finch_hub.plugins import trials
 from finch_hub.registry import adapter_versions, jobs, values
 from finch_hub.specs.jobs import BaseModelSource, ComposeOptions, ComposeSpec, Parent
+from finch_hub.specs.reading import DataWarning
 from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.storage.shared_rows import find_shared_rows
 
 if TYPE_CHECKING:
     from finch_hub.specs.examples import Example
@@ -46,7 +49,8 @@ def check_composition(
         name = check_name(adapter)
     spec: ComposeSpec | None = None
     with collector.collect():
-        spec = ComposeSpec(adapter=name, parents=parents or (Parent(adapter="refused"),), **options)
+        prompts = {"system": _common(versions, "system"), "thinking": bool(_common(versions, "thinking"))}
+        spec = ComposeSpec(adapter=name, parents=parents or (Parent(adapter="refused"),), **{**prompts, **options})
     if spec is not None:
         for check in (trials.check_strategy, trials.check_resolver):
             with collector.collect():
@@ -58,7 +62,14 @@ def check_composition(
             fix = f"use {sum(ranks)} or less; a higher rank adds only zeros"
             collector.add(errors.Problem(where="rank", what=what, fix=fix))
     collector.raise_problems()
+    _warn_of_shared_rows(versions, stores)
     return spec
+
+
+def _common(versions: Sequence[values.AdapterVersion], field: str) -> Any:
+    """Return the field of the specifications of all versions, None if they differ."""
+    found = {version.spec.get(field) for version in versions}
+    return found.pop() if len(found) == 1 else None
 
 
 def plan_composition(references: Sequence[str], *, probe: bool, stores: Stores) -> ConflictReport:
@@ -67,6 +78,7 @@ def plan_composition(references: Sequence[str], *, probe: bool, stores: Stores) 
     parents = _pair_with_weights(references, None, collector)
     versions = _resolve_parents(parents, stores, collector)
     collector.raise_problems()
+    _warn_of_shared_rows(versions, stores)
 
     from finch_hub.engine.composition import planning
     from finch_hub.engine.composition.parents import ParentInput
@@ -129,7 +141,7 @@ def _resolve_parents(
         for parent in parents:
             if AdapterReference.parse(parent.adapter).name not in pending:
                 with collector.collect():
-                    versions.append(adapter_versions.resolve(session, parent.adapter))
+                    versions.append(adapter_versions.resolve_usable(session, parent.adapter))
     return tuple(versions)
 
 
@@ -159,6 +171,11 @@ def _check_low_rank(versions: Sequence[values.AdapterVersion], stores: Stores, c
         ]
     if problems:
         collector.add(errors.Incompatible(problems, subject="these adapters cannot be composed"))
+
+
+def _warn_of_shared_rows(versions: Sequence[values.AdapterVersion], stores: Stores) -> None:
+    for sentence in find_shared_rows(versions, stores):
+        warnings.warn(sentence, DataWarning, stacklevel=3)
 
 
 def _validation_examples(version: values.AdapterVersion, stores: Stores) -> tuple[Example, ...]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from finch_hub import errors
 from finch_hub.hub.bases import Bases
 from finch_hub.hub.composing import resolve_adapters
-from finch_hub.hub.examples import DataSource, StoredExamples, read_examples, store_examples
+from finch_hub.hub.examples import DataSource, Progress, StoredExamples, complete_options, read_examples, store_examples
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec
 
 if TYPE_CHECKING:
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.examples import Example
+    from finch_hub.specs.reading import ReadingOptions
     from finch_hub.storage.stores import Stores
 
 _UNKNOWN = BaseModelSource(source="unknown")  # never used: a collected problem comes with it
@@ -30,7 +31,8 @@ def check_evaluation(
     evaluator: str,
     parameters: Mapping[str, object],
     system: str | None,
-    format_name: str | None,
+    options: ReadingOptions,
+    progress: Progress | None,
     stores: Stores,
 ) -> tuple[EvaluateSpec, StoredExamples]:
     """Check a request for an evaluation, store its examples and return its specification; see `Hub.evaluate`."""
@@ -40,12 +42,12 @@ def check_evaluation(
     source, versions = resolve_base_and_adapters(base, adapters, stores, collector)
     examples: tuple[Example, ...] = ()
     with collector.collect():
-        examples = read_examples(data, stores, format_name=format_name)
+        examples = read_examples(data, stores, complete_options(options, stores), progress=progress).examples
     collector.raise_problems()
     system_prompts = {version.spec.get("system") for version in versions}
     if system is None and len(system_prompts) == 1:
         system = system_prompts.pop()
-    stored = store_examples(examples, stores, format_name=format_name)
+    stored = store_examples(examples, stores, format_name=options.get("format"))
     spec = EvaluateSpec(
         base=source,
         adapters=tuple(version.reference for version in versions),

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors, settings
-from finch_hub.engine.data import reading, row_formats
+from finch_hub.engine.data import data_files, reading, row_formats
+from finch_hub.engine.data.row_collector import ReadData
 from finch_hub.registry import datasets, values
-from finch_hub.specs.examples import Example, Pairs, examples_of
+from finch_hub.specs.examples import Example, Rows
+from finch_hub.specs.reading import ReadingConfig
+from finch_hub.specs.reports import ReadingReport
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
     from finch_hub.storage.stores import Stores
 
-DataSource = str | Path | Pairs
-"""A file or folder, the name or digest of a stored data set, or the examples themselves."""
+_LIMITS = {"max_bad_rows", "strict"}  # options that hold for rows of any source
+
+DataSource = str | Path | Rows
+"""A file or folder, "-" for standard input, the name or digest of a stored data set, or the rows themselves."""
+Progress = Callable[[int], None]
+"""Called with the number of rows that were read, every few thousand rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,38 +38,72 @@ class StoredExamples:
 
 
 def read_examples(
-    data: DataSource, stores: Stores, *, format_name: str | None = None, split: reading.Split = "train"
-) -> tuple[Example, ...]:
-    """Return the examples of a data source.
+    data: DataSource,
+    stores: Stores,
+    config: ReadingConfig,
+    *,
+    split: reading.Split = "train",
+    also_read: reading.Split | None = None,
+    progress: Progress | None = None,
+) -> ReadData:
+    """Return the examples of a data source, and warn of everything about the data that users should know.
+
+    Args:
+        also_read: split of a folder that the caller reads too, so that its files do not count as left out.
 
     Raises:
         NotFound: there is no such file, data set or format.
-        InvalidDataset: with one problem for each line or item that cannot be used.
+        InvalidDataset: the data cannot be read, or too many rows cannot be used; contains their problems.
         Conflict: the data set was purged.
     """
-    if not isinstance(data, str | Path):
-        return examples_of(data)
-    path = settings.expand_home(data)
-    if str(data) and path.exists():  # an empty text does not mean the current folder
-        known_formats = [
-            row_formats.RowFormat(name=name, fields=descriptor.recognizes, convert=descriptor.load())
-            for name, descriptor in stores.catalog.dataset_formats.items()
-        ]
-        return reading.read_examples(path, formats=known_formats, format_name=format_name, split=split)
+    source = settings.expand_home(data) if isinstance(data, str | Path) and str(data) not in ("", "-") else data
+    if isinstance(source, Path) and not data_files.exists(source):
+        return _load_stored(str(data), source, stores, config)
+    known_formats = [
+        row_formats.RowFormat(name=name, fields=descriptor.recognizes, convert=descriptor.load())
+        for name, descriptor in stores.catalog.dataset_formats.items()
+    ]
+    found = reading.read_data(
+        source,
+        config,
+        formats=known_formats,
+        split=split,
+        also_read=also_read,
+        progress=progress or (lambda rows: None),
+    )
+    reading.warn(found)
+    return found
+
+
+def complete_options(options: Mapping[str, object], stores: Stores) -> ReadingConfig:
+    """Return the options of reading, with the limit of the settings unless another one is given.
+
+    Raises:
+        InvalidSpec: some options are invalid.
+    """
+    return ReadingConfig.of({"max_bad_rows": stores.settings.max_bad_rows, **options}, subject="the data")
+
+
+def _load_stored(name: str, path: Path, stores: Stores, config: ReadingConfig) -> ReadData:
     try:
         with stores.database.read() as session:
-            dataset = datasets.get(session, str(data))
+            dataset = datasets.get(session, name)
     except errors.NotFound as error:
-        siblings = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise errors.NotFound("data file or data set", str(data), [*siblings, *error.near]) from None
+        known = [*data_files.list_neighbors(path), *error.near]
+        raise errors.NotFound("data file or data set", name, known) from None
     if dataset.purged_at is not None:
-        raise errors.Conflict(f"data set {data} was purged: only its hash and figures are left")
-    return reading.load_examples(stores.artifacts.get(dataset.digest))
+        raise errors.Conflict(f"data set {name} was purged: only its hash and figures are left")
+    given = [field for field, value in config.model_dump(exclude=_LIMITS).items() if value is not None]
+    if given:
+        what, fix = f"is stored, so that {' and '.join(given)} cannot change how it is read", "leave them out"
+        raise errors.InvalidDataset(what, fix=fix, subject=name)
+    examples = reading.load_examples(stores.artifacts.get(dataset.digest))
+    return ReadData(examples=examples, report=ReadingReport(rows=len(examples)))
 
 
 def has_validation(data: DataSource) -> bool:
-    """Tell whether the data is a folder with a validation split of its own."""
-    return isinstance(data, str | Path) and reading.has_validation(settings.expand_home(data))
+    """Tell whether the data is a folder, or a mapping of splits, with a validation split of its own."""
+    return reading.has_validation(settings.expand_home(data) if isinstance(data, str | Path) else data)
 
 
 def store_examples(examples: tuple[Example, ...], stores: Stores, *, format_name: str | None = None) -> StoredExamples:

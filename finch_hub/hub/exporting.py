@@ -23,7 +23,7 @@ def check_export(
     collector = ProblemCollector("this export")
     reference = adapter
     with collector.collect(), stores.database.read() as session:
-        reference = adapter_versions.resolve(session, adapter).reference
+        reference = adapter_versions.resolve_usable(session, adapter).reference
     with collector.collect():
         stores.catalog.export_formats[format_name].parse(parameters)
     folder = _check_output_folder(out, collector, replace=bool(parameters.get("replace")))

@@ -18,13 +18,14 @@ from finch_hub.specs.jobs import (
     Requirements,
     TrainOptions,
 )
+from finch_hub.specs.reading import ReadingOptions
 
 if TYPE_CHECKING:
     from finch_hub.engine.inference.generator import GeneratorModel
     from finch_hub.hub.adapters import Adapters
     from finch_hub.hub.bases import Bases
     from finch_hub.hub.datasets import Datasets
-    from finch_hub.hub.examples import DataSource, StoredExamples
+    from finch_hub.hub.examples import DataSource, Progress, StoredExamples
     from finch_hub.hub.jobs import JobHandle, Jobs
     from finch_hub.hub.workers import Workers
     from finch_hub.plugins.catalog import Catalog
@@ -127,17 +128,18 @@ class Hub:
         preset: str | None = None,
         validation: DataSource | float | None = None,
         system: str | None = None,
-        format: str | None = None,  # noqa: A002
         requirements: Requirements | None = None,
         priority: int = 0,
         depends_on: Sequence[str] = (),
         idempotency_key: str | None = None,
+        progress: Progress | None = None,
         **overrides: Unpack[TrainOptions],
     ) -> JobHandle:
         """Submit the training of one adapter. Its result is a new version of `adapter`.
 
         Args:
-            data: a file or folder, the name of a stored data set, or (prompt, completion) pairs, mappings or examples.
+            data: a file or folder, "-" for standard input, the name of a stored data set, or rows: (prompt, completion)
+                pairs, mappings, examples, an iterator or a table of them.
             adapter: name of the adapter, which need not exist.
             base: a registered base, a folder, a GGUF file, a Hugging Face id, or a plugin's source.
             revision: revision of a Hugging Face id.
@@ -145,13 +147,14 @@ class Hub:
             validation: validation data in the same forms, or the share of `data` to hold out. None takes the validation
                 split of a folder that has one, otherwise the preset's share.
             system: system prompt of the examples that have none; overrides the preset's.
-            format: row format; None recognizes the format of each row by its fields.
             requirements: requirements for the slot that runs the job. If they ask for no memory and the base is on this
                 machine, memory is estimated.
             priority: priority of the job; higher ones start first.
             depends_on: ids of jobs that must succeed first.
             idempotency_key: key under which a second submission returns the first job.
-            overrides: fields of `LoRAConfig` and `TrainingConfig`, which override the preset's.
+            progress: called with the number of rows that were read, every few thousand rows.
+            overrides: fields of `LoRAConfig` and `TrainingConfig`, which override the preset's, and of `ReadingConfig`,
+                which say how rows are read.
 
         Raises:
             InvalidInput: with everything that is wrong with the request; nothing is stored then.
@@ -167,9 +170,9 @@ class Hub:
             preset=preset,
             validation=validation,
             system=system,
-            format_name=format,
             overrides=overrides,
             requirements=requirements or Requirements(),
+            progress=progress,
             stores=self._stores,
         )
         return self._submit(
@@ -253,8 +256,9 @@ class Hub:
         Raises:
             InvalidSpec: with every option that cannot work.
             NotFound: there is no such adapter.
+            Conflict: the version is unchecked.
         """
-        return self._submit(QuantizeSpec(adapter=self.adapters.get(adapter).reference, **options))
+        return self._submit(QuantizeSpec(adapter=self.adapters.get_usable(adapter).reference, **options))
 
     def reproduce(self, adapter: str) -> JobHandle:
         """Submit the reproduction of a version. Its result is a `ReproductionReport`, and no version is made.
@@ -311,7 +315,8 @@ class Hub:
         evaluator: str = "held_out_loss",
         parameters: Mapping[str, object] | None = None,
         system: str | None = None,
-        format: str | None = None,  # noqa: A002
+        progress: Progress | None = None,
+        **options: Unpack[ReadingOptions],
     ) -> JobHandle:
         """Submit the evaluation of a base and its adapters on a data set. Its result is an `EvaluationReport`.
 
@@ -322,7 +327,8 @@ class Hub:
             evaluator: name of an evaluator plugin.
             system: system prompt of the examples that have none. None takes the prompt that each adapter was trained
                 with, and for the base the prompt that all adapters share.
-            format: row format; None recognizes the format of each row by its fields.
+            progress: called with the number of rows that were read, every few thousand rows.
+            options: fields of `ReadingConfig`, which say how rows are read.
 
         Raises:
             InvalidInput: with everything that is wrong with the request.
@@ -337,7 +343,8 @@ class Hub:
             evaluator=evaluator,
             parameters=parameters or {},
             system=system,
-            format_name=format,
+            options=options,
+            progress=progress,
             stores=self._stores,
         )
         return self._submit(spec, [examples])

@@ -26,6 +26,7 @@ def load_generator(base: str | Path | None, adapters: Sequence[str], *, device: 
     model = GeneratorModel(load_base(source, stores, device=device))
     for reference, version in zip(adapters, versions, strict=True):
         folder = stores.artifacts.fetch_tree(version.digest)
-        model.load_lora(folder, name=reference, system=version.spec.get("system"))
+        spec = version.spec
+        model.load_lora(folder, name=reference, system=spec.get("system"), thinking=bool(spec.get("thinking")))
     model.switch(None)
     return model

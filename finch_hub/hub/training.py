@@ -7,19 +7,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.bases import memory, target_modules, weight_shapes
+from finch_hub.engine.bases import memory, module_layout, target_modules, weight_shapes
 from finch_hub.engine.data import splitting
+from finch_hub.engine.data.chat import has_reasoning
+from finch_hub.engine.data.reading import Split
 from finch_hub.engine.training import schedule
 from finch_hub.hub.bases import Bases
-from finch_hub.hub.examples import DataSource, StoredExamples, has_validation, read_examples, store_examples
+from finch_hub.hub.examples import (
+    DataSource,
+    Progress,
+    StoredExamples,
+    complete_options,
+    has_validation,
+    read_examples,
+    store_examples,
+)
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
 from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig
+from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.references import check_name
+from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig
 
 if TYPE_CHECKING:
+    from finch_hub.formats.base_layout import BaseLayout
     from finch_hub.plugins.descriptors import Preset
     from finch_hub.storage.stores import Stores
 
@@ -33,9 +46,9 @@ def check_training(
     preset: str | None,
     validation: DataSource | float | None,
     system: str | None,
-    format_name: str | None,
     overrides: Mapping[str, object],
     requirements: Requirements,
+    progress: Progress | None,
     stores: Stores,
 ) -> tuple[TrainSpec, tuple[StoredExamples, ...], Requirements]:
     """Check a request for a training, store its examples and return its specification; see `Hub.train`.
@@ -50,25 +63,38 @@ def check_training(
         chosen = stores.catalog.presets[preset] if preset is not None else None
     if isinstance(validation, float | int):
         overrides, validation = {**overrides, "validation": validation}, None
-    lora, training = _apply_overrides(chosen, overrides, collector)
+    reading = ReadingConfig()
+    with collector.collect():
+        reading = complete_options({k: v for k, v in overrides.items() if k in ReadingConfig.model_fields}, stores)
+    lora, training = _apply_overrides(chosen, {"max_bad_rows": reading.max_bad_rows, **overrides}, collector)
     if requirements.together:
         _check_together(lora, training, collector)
     source = BaseModelSource(source=str(base) or "?", revision=revision)
     folder: Path | None = None
+    layout: BaseLayout | None = None
     with collector.collect():
         source, folder = Bases(stores).resolve(base, revision)
         if folder is not None:
-            target_modules.match(lora, weight_shapes.read_linear_modules(folder))
+            layout = module_layout.read_layout(folder, name=str(base), cache=stores.bases)
+            target_modules.match(lora, layout)
+            if requirements.together and target_modules.names_head(lora, layout):
+                what = "an adapter of the head cannot be combined with together"
+                collector.add(errors.Problem(where="together", what=what, fix="remove together, or the head"))
     train: tuple[Example, ...] = ()
     held_out: tuple[Example, ...] = ()
+    report: ReadingReport | None = None
+    is_split = False
     with collector.collect():
-        train = read_examples(data, stores, format_name=format_name)
+        is_split = validation is None and "validation" not in overrides and has_validation(data)
+        also_read: Split | None = "validation" if is_split else None
+        found = read_examples(data, stores, reading, also_read=also_read, progress=progress)
+        train, report = found.examples, found.report
     if validation is not None:
         with collector.collect():
-            held_out = read_examples(validation, stores, format_name=format_name)
-    elif "validation" not in overrides and has_validation(data):
+            held_out = read_examples(validation, stores, reading, progress=progress).examples
+    elif is_split:
         with collector.collect():
-            held_out = read_examples(data, stores, format_name=format_name, split="validation")
+            held_out = read_examples(data, stores, reading, split="validation", progress=progress).examples
     elif train and training.validation:
         train, held_out = splitting.split_examples(train, training.validation, training.seed)
     if train:
@@ -78,7 +104,7 @@ def check_training(
             what = f"rank auto needs {LEAST_HELD_OUT} validation examples, found {len(held_out)}"
             collector.add(errors.Problem(where="rank", what=what, fix="add validation examples or set a number"))
     collector.raise_problems()
-    stored = tuple(store_examples(part, stores, format_name=format_name) for part in (train, held_out) if part)
+    stored = tuple(store_examples(part, stores, format_name=reading.format) for part in (train, held_out) if part)
     spec = TrainSpec(
         adapter=adapter,
         base=source,
@@ -88,9 +114,11 @@ def check_training(
         system=system if system is not None else chosen.system if chosen else None,
         lora=lora,
         training=training,
+        thinking=any(has_reasoning(message) for example in train for message in example.messages),
+        reading=report,
     )
-    shape = weight_shapes.read_base_shape(folder) if folder is not None and not requirements.memory_bytes else None
-    if shape is not None:
+    shape = weight_shapes.read_base_shape(folder, layout) if folder is not None and layout is not None else None
+    if shape is not None and not requirements.memory_bytes:
         longest, cuda = _max_tokens((*train, *held_out)), requirements.device != "cpu"
         estimate = memory.estimate_training_memory(shape, lora, training, longest=longest, cuda=cuda)
         requirements = requirements.evolve(memory_bytes=estimate.total)
@@ -100,7 +128,7 @@ def check_training(
 def _apply_overrides(
     preset: Preset | None, overrides: Mapping[str, object], collector: ProblemCollector
 ) -> tuple[LoRAConfig, TrainingConfig]:
-    known = [*LoRAConfig.model_fields, *TrainingConfig.model_fields]
+    known = [*LoRAConfig.model_fields, *TrainingConfig.model_fields, *ReadingConfig.model_fields]
     for name in sorted(overrides.keys() - set(known)):
         near = errors.near(name, known)
         fix = f"did you mean {' or '.join(near)}?" if near else "see LoRAConfig and TrainingConfig"
@@ -131,8 +159,6 @@ def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: Probl
 def _max_tokens(examples: Sequence[Example]) -> int:
     """Return an upper estimate of the longest example's tokens. Few tokens are shorter than three bytes."""
     return max(
-        len((example.text or "").encode()) // 3
-        + sum(len(message.content.encode()) // 3 + 16 for message in example.messages)
-        + 32
+        len(example.model_dump_json(exclude_defaults=True).encode()) // 3 + 16 * len(example.messages) + 32
         for example in examples
     )

@@ -158,7 +158,7 @@ def finch_base_sources() -> Sequence[descriptors.BaseSource]:
         descriptors.BaseSource(
             name="hub",
             summary="A model on the Hugging Face Hub, by id and revision.",
-            matches="finch_hub.engine.bases.sources:is_hub_id",
+            matches="finch_hub.specs.bases:is_hub_id",
             target="finch_hub.engine.bases.sources:fetch_hub",
         ),
     ]
@@ -172,13 +172,15 @@ def finch_export_formats() -> Sequence[descriptors.ExportFormat]:
             name="peft",
             summary="A folder in PEFT's own format.",
             target="finch_hub.engine.export.peft:export_peft",
-            parameters=exporting.ExportParameters,
+            parameters=exporting.PEFTParameters,
+            base_model="label",
         ),
         descriptors.ExportFormat(
             name="vllm",
             summary="A PEFT folder that vLLM accepts: one rank, with the scale folded in.",
             target="finch_hub.engine.export.vllm:export_vllm",
-            parameters=exporting.VLLMParameters,
+            parameters=exporting.PEFTParameters,
+            base_model="label",
         ),
         descriptors.ExportFormat(
             name="gguf",
@@ -193,6 +195,7 @@ def finch_export_formats() -> Sequence[descriptors.ExportFormat]:
             target="finch_hub.engine.export.merging:export_merged",
             parameters=exporting.MergedParameters,
             needs_base=True,
+            base_model="hub_id",
         ),
         descriptors.ExportFormat(
             name="ollama",

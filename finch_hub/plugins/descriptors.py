@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
@@ -129,7 +129,8 @@ class Resolver(Configurable):
 class DatasetFormat(Runnable):
     """Format of the rows of a data set.
 
-    The target is ``convert(row) -> Example``. It raises `errors.InvalidSpec` for an invalid row.
+    The target is ``convert(row) -> Example``. It raises `errors.InvalidSpec` for an invalid row, and returns None to
+    leave out a row. Null columns are not in the row. Columns that it does not read are reported.
 
     Attributes:
         recognizes: names of fields. A row that has all of them is read in this format.
@@ -162,9 +163,18 @@ class ExportFormat(Configurable):
 
     Attributes:
         needs_base: whether the target needs the files of the base.
+        base_model: what a parameter `base_model` without a value becomes in jobs: the `label` of the base in configs
+            and cards, or its `hub_id` on the Hugging Face Hub, which it may not have. None leaves it alone.
     """
 
     needs_base: bool = False
+    base_model: Literal["label", "hub_id"] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _has_base_model(self) -> Self:
+        if self.base_model is not None and "base_model" not in self.parameters.model_fields:
+            raise ValueError("base_model is set, but the parameters have no field base_model")
+        return self
 
 
 class Evaluator(Configurable):

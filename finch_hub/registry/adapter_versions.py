@@ -98,18 +98,31 @@ def resolve(session: Session, reference: AdapterReference | str) -> values.Adapt
     return to_value(get_row(session, reference))
 
 
-def resolve_files(session: Session, text: str) -> values.VersionFiles:
-    """Return files and base of the version that `resolve` returns, at a fraction of the cost.
+def resolve_usable(session: Session, reference: AdapterReference | str) -> values.AdapterVersion:
+    """Return the version that `resolve` returns, to be used.
 
     Raises:
         NotFound: the adapter, version or alias does not exist.
-        Conflict: the reference is a bare name, and the adapter has no ready version.
+        Conflict: the version is unchecked, or the reference is a bare name, and the adapter has no ready version.
+    """
+    version = resolve(session, reference)
+    _require_checked(version.reference, version.state, version.base.name)
+    return version
+
+
+def resolve_files(session: Session, text: str) -> values.VersionFiles:
+    """Return files and base of the version that `resolve_usable` returns, at a fraction of the cost.
+
+    Raises:
+        NotFound: the adapter, version or alias does not exist.
+        Conflict: the version is unchecked, or the reference is a bare name, and the adapter has no ready version.
     """
     reference = AdapterReference.parse(text)
     row = session.execute(_select_files(_key_of(reference)), _parameters(reference)).one_or_none()
     if row is None:
         raise _explain_missing(session, reference)
     base = values.Base(**{name: getattr(row, f"base_{name}") for name in values.Base.model_fields})
+    _require_checked(f"{row.name}/{row.number}", row.state, base.name)
     return values.VersionFiles(reference=f"{row.name}/{row.number}", digest=row.digest, base=base)
 
 
@@ -124,6 +137,28 @@ def find(session: Session, name: str) -> list[values.AdapterVersion]:
     if not rows:
         raise _adapter_not_found(session, name)
     return [to_value(row) for row in rows]
+
+
+def find_by_identity(session: Session, identity: str, base_id: int) -> values.AdapterVersion | None:
+    """Return the first version of a base with these bytes, None if there is none."""
+    query = select_versions().where(
+        AdapterVersion.identity == identity, AdapterVersion.base_id == base_id, AdapterVersion.deleted_at.is_(None)
+    )
+    row = session.scalars(query.order_by(AdapterVersion.id).limit(1)).first()
+    return None if row is None else to_value(row)
+
+
+def end_check(session: Session, reference: str, state: values.VersionState) -> values.AdapterVersion:
+    """Give an unchecked version another state, after its adapter was held against its base.
+
+    Raises:
+        NotFound: the version does not exist.
+    """
+    row = get_row(session, reference)
+    if row.state == "unchecked":
+        row.state = state
+        session.flush()
+    return to_value(row)
 
 
 def add_tags(session: Session, reference: str, *names: str) -> values.AdapterVersion:
@@ -264,7 +299,7 @@ def _select_one(key: _Key, *, deleted: bool) -> sa.Select[AdapterVersion]:
 
 @functools.cache
 def _select_files(key: _Key) -> sa.Select[Any]:
-    columns = [_versions.c.number, _versions.c.digest, _adapters.c.name]
+    columns = [_versions.c.number, _versions.c.digest, _versions.c.state, _adapters.c.name]
     base = [_bases.c[name].label(f"base_{name}") for name in values.Base.model_fields]
     joined = _versions.join(_adapters, _adapters.c.id == _versions.c.adapter_id)
     query = sa.select(*columns, *base).select_from(joined.join(_bases, _bases.c.id == _versions.c.base_id))
@@ -302,10 +337,19 @@ def _explain_missing(session: Session, reference: AdapterReference) -> errors.Fi
             sa.select(Alias.name).join(Adapter, Adapter.id == Alias.adapter_id).where(Adapter.name == name)
         )
         return errors.NotFound("alias", str(reference), [f"{name}@{alias}" for alias in [*known, LATEST]])
-    return errors.Conflict(
-        f"adapter {name} has no ready version: {name}/{rows[0].number} is {rows[0].state}"
-        f" (write {name}/{rows[0].number} to use it anyway)"
-    )
+    newest = f"{name}/{rows[0].number}"
+    advice = f"write {newest} to use it anyway"
+    if rows[0].state == "unchecked":
+        advice = f"run `finch-hub adapters check {newest}` where the files of its base are"
+    return errors.Conflict(f"adapter {name} has no ready version: {newest} is {rows[0].state} ({advice})")
+
+
+def _require_checked(reference: str, state: str, base: str) -> None:
+    if state == "unchecked":
+        raise errors.Conflict(
+            f"adapter {reference} is unchecked: the files of its base {base} were not there when it was imported"
+            f" (run `finch-hub adapters check {reference}` where they are)"
+        )
 
 
 def _adapter_not_found(session: Session, name: str) -> errors.NotFound:

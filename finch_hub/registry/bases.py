@@ -13,20 +13,33 @@ from finch_hub.specs.bases import BaseDescription
 bases = tables.Base.__table__
 
 
-def add(session: Session, base: BaseDescription, *, rename: bool = False, replace: bool = False) -> values.Base:
+def add(
+    session: Session,
+    base: BaseDescription,
+    *,
+    rename: bool = False,
+    replace: bool = False,
+    earlier_fingerprint: str | None = None,
+) -> values.Base:
     """Register a base, or update the location of a known base with that fingerprint.
 
     Args:
+        earlier_fingerprint: of the same files in an earlier scheme. A base that has it gets the new one.
         rename: the name was chosen by a user, so a known base takes it. A chosen name belongs to one base only.
         replace: take the chosen name from another base, whose fingerprint then becomes its name.
 
     Raises:
         Conflict: another base has the chosen name.
     """
+    if earlier_fingerprint is not None and base.fingerprint not in fingerprints(session):
+        is_earlier = bases.c.fingerprint == earlier_fingerprint
+        session.execute(sa.update(bases).where(is_earlier).values(fingerprint=base.fingerprint))
     if rename:
         _free_name(session, base.name, base.fingerprint, replace=replace)
     session.execute(insert_new(session, bases, "fingerprint").values(base.model_dump()))
     changes = base.model_dump(include={"source", "revision", "path", *(["name"] if rename else [])})
+    if base.public_id is not None:  # otherwise an earlier one stays
+        changes["public_id"] = base.public_id
     session.execute(sa.update(bases).where(bases.c.fingerprint == base.fingerprint).values(changes))
     return get(session, base.fingerprint)
 
@@ -57,6 +70,11 @@ def get(session: Session, name: str) -> values.Base:
     if row is None:
         raise errors.NotFound("base", name, session.scalars(sa.select(bases.c.name)))
     return values.Base(**row._mapping)
+
+
+def fingerprints(session: Session) -> frozenset[str]:
+    """Return the fingerprints of all bases."""
+    return frozenset(session.scalars(sa.select(bases.c.fingerprint)))
 
 
 def find(session: Session) -> list[values.Base]:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_colu
 
 from finch_hub.registry import values
 from finch_hub.registry.types import BigId, Instant, Json, Prose, now
+from finch_hub.specs.bases import MAX_ID
 from finch_hub.specs.jobs import JobState
 from finch_hub.specs.value import JsonObject
 
@@ -179,6 +180,7 @@ class Base(Table):
     name: Mapped[str] = mapped_column(sa.String(512), index=True)
     source: Mapped[Text]
     revision: Mapped[str | None] = mapped_column(sa.String(255))
+    public_id: Mapped[str | None] = mapped_column(sa.String(MAX_ID))  # on the Hugging Face Hub, as a user gave it
     fingerprint: Mapped[Digest] = mapped_column(unique=True)
     architecture: Mapped[str] = mapped_column(sa.String(96))
     parameters: Mapped[Count]
@@ -249,7 +251,7 @@ class AdapterVersion(Table):
 
     __table_args__ = (
         sa.UniqueConstraint("adapter_id", "number"),
-        sa.CheckConstraint("state IN ('ready', 'quarantined', 'below_retention')", name="state"),
+        sa.CheckConstraint("state IN ('ready', 'quarantined', 'below_retention', 'unchecked')", name="state"),
     )
 
 

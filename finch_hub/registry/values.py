@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
@@ -13,7 +13,7 @@ from finch_hub.specs.value import JsonObject, Value
 
 DeviceKind = Literal["cpu", "cuda"]
 VersionKind = Literal["train", "compose", "import", "quantize"]
-VersionState = Literal["ready", "quarantined", "below_retention"]
+VersionState = Literal["ready", "quarantined", "below_retention", "unchecked"]
 
 
 class Capabilities(Value):
@@ -116,7 +116,7 @@ class Base(BaseDescription):
     """A registered base model."""
 
     id: int
-    fingerprint: Digest
+    fingerprint: Annotated[str, pydantic.StringConstraints(pattern=r"^([0-9]+:)?[0-9a-f]{60,64}$")]
     created_at: datetime
 
 
@@ -182,6 +182,11 @@ class AdapterVersion(Value):
     def reference(self) -> str:
         """Reference of the version, such as `name/3`."""
         return f"{self.name}/{self.number}"
+
+    @property
+    def prompting(self) -> JsonObject:
+        """What prompts to the adapter must have, for versions made from this one: `system` and `thinking`."""
+        return {"system": self.spec.get("system"), "thinking": bool(self.spec.get("thinking"))}
 
 
 class VersionFiles(Value):

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from finch_hub.specs.value import Value
+
+MAX_ID = 200
+"""Characters of a repository id."""
+# Rule of huggingface.co: one or two parts of letters, digits and . _ -
+_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+def is_hub_id(text: str) -> bool:
+    """Tell whether the text has the form of a repository id of the Hugging Face Hub."""
+    return bool(_HUB_ID.fullmatch(text)) and ".." not in text and "--" not in text
 
 
 class BaseDescription(Value):
@@ -10,6 +23,7 @@ class BaseDescription(Value):
 
     Attributes:
         source: folder, GGUF file or repository id.
+        public_id: repository id that a user gave for it; None for none.
         fingerprint: hash of its configuration, tokenizer and weights.
         architecture: class of the model, as its configuration names it.
         parameters: number of its weights.
@@ -19,7 +33,18 @@ class BaseDescription(Value):
     name: str
     source: str
     revision: str | None = None
+    public_id: str | None = None
     fingerprint: str
     architecture: str
     parameters: int
     path: str | None = None
+
+    @property
+    def hub_id(self) -> str | None:
+        """Repository id that others know the base by: the one that was given, or the source. None if it has none."""
+        return self.public_id or (self.source if is_hub_id(self.source) else None)
+
+    @property
+    def label(self) -> str:
+        """Name of the base in files for others: its repository id, otherwise its name, and never a path."""
+        return self.hub_id or Path(self.name).name

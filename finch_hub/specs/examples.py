@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import pydantic
 
-from finch_hub import errors
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import JsonObject, Value
 
 Role = Literal["system", "user", "assistant", "tool"]
 
 
 class Message(Value):
-    """A turn of a conversation. An assistant turn with `learn` off is context without loss."""
+    """A turn of a conversation.
+
+    Attributes:
+        learn: whether an assistant turn is learned; otherwise it is context without loss.
+        reasoning: what an assistant thought before it answered (`reasoning_content`).
+        tool_calls: calls of an assistant in OpenAI's form, their arguments as objects:
+            ``{"type": "function", "function": {"name", "arguments"}}``.
+        name: name of the tool that a tool turn comes from, or of the speaker.
+        tool_call_id: call that a tool turn answers.
+    """
 
     role: Role
     content: str
     learn: bool = True
+    reasoning: str | None = None
+    tool_calls: tuple[JsonObject, ...] = ()
+    name: str | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the turn has no text, no reasoning and no tool call."""
+        return not (self.content.strip() or (self.reasoning or "").strip() or self.tool_calls)
 
 
 class Example(Value):
     """A conversation whose assistant turns are learned, or a plain text.
 
     Exactly one of `messages` and `text` is set.
+
+    Attributes:
+        tools: JSON schemas of the tools that the assistant may call, in OpenAI's form.
+        documents: documents that the answers rest on, each with `title` and `text`.
     """
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
+    tools: tuple[JsonObject, ...] = ()
+    documents: tuple[JsonObject, ...] = ()
 
     @pydantic.model_validator(mode="after")
     def _can_be_learned(self) -> Example:
@@ -37,7 +60,7 @@ class Example(Value):
                 raise ValueError("has both messages and text")
             if not self.text.strip():
                 raise ValueError("text is empty")
-        elif not any(m.role == "assistant" and m.learn and m.content.strip() for m in self.messages):
+        elif not any(m.role == "assistant" and m.learn and not m.is_empty for m in self.messages):
             raise ValueError("has no assistant turn with text, so that there is nothing to learn")
         elif not any(m.role in ("user", "system") and m.content.strip() for m in self.messages):
             raise ValueError("has no prompt: no user or system turn with text")
@@ -51,39 +74,5 @@ class Example(Value):
         return cls(messages=tuple(turns))
 
 
-Pairs = Iterable["Example | tuple[str, str] | Mapping[str, Any]"]
-
-
-def examples_of(items: Pairs) -> tuple[Example, ...]:
-    """Convert items to examples.
-
-    Args:
-        items: examples, (prompt, completion) pairs, or mappings with these keys or with `messages`.
-
-    Raises:
-        InvalidDataset: some items are invalid; each problem names a position, counted from 1.
-    """
-    examples: list[Example] = []
-    problems: list[errors.Problem] = []
-    for number, item in enumerate(items, start=1):
-        try:
-            if isinstance(item, Example):
-                examples.append(item)
-            elif isinstance(item, Mapping) and "prompt" in item and "completion" in item:
-                examples.append(Example.of_pair(item["prompt"], item["completion"], item.get("system")))
-            elif isinstance(item, Mapping):
-                examples.append(Example.of(dict(item)))
-            else:
-                prompt, completion = item
-                examples.append(Example.of_pair(prompt, completion))
-        except errors.InvalidSpec as error:
-            what = "; ".join(problem.what for problem in error.problems)
-            problems.append(errors.Problem(where=f"example {number}", what=what))
-        except (TypeError, ValueError):
-            reason = "is not a (prompt, completion) pair"
-            problems.append(errors.Problem(where=f"example {number}", what=reason, fix="give two strings"))
-    if not examples and not problems:
-        problems.append(errors.Problem(what="there are no examples", fix="give at least one example"))
-    if problems:
-        raise errors.InvalidDataset(problems, subject="examples")
-    return tuple(examples)
+Rows = Iterable[Any]
+"""Rows as values: examples, (prompt, completion) pairs, mappings of columns, or a table of them."""

@@ -10,7 +10,9 @@ from typing import Annotated, Literal, TypedDict
 import pydantic
 
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
+from finch_hub.specs.reading import ReadingOptions
 from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig, TrainingOptions
 from finch_hub.specs.value import JsonObject, Value
 
@@ -71,7 +73,14 @@ class JobSpec(Value):
 
 
 class TrainSpec(JobSpec):
-    """Train an adapter on a data set. `train` and `validation` are digests of stored examples."""
+    """Train an adapter on a data set.
+
+    Attributes:
+        train: digest of the stored examples.
+        validation: digest of stored held-out examples; None holds out a share of `train`.
+        thinking: whether answers have reasoning, so that prompts to the adapter ask for it.
+        reading: how the rows of the data were read; None for examples that were stored before.
+    """
 
     kind: Literal["train"] = "train"
     adapter: AdapterName
@@ -82,14 +91,16 @@ class TrainSpec(JobSpec):
     system: str | None = None
     lora: LoRAConfig = LoRAConfig()
     training: TrainingConfig = TrainingConfig()
+    thinking: bool = False
+    reading: ReadingReport | None = None
 
     @property
     def group_key(self) -> str:  # noqa: D102 - see the base class
         return f"{self.base.key} {self.training.dtype} {self.training.threads}"
 
 
-class TrainOptions(LoRAOptions, TrainingOptions, total=False):
-    """Settings of `Hub.train` that win over the preset's."""
+class TrainOptions(LoRAOptions, TrainingOptions, ReadingOptions, total=False):
+    """Options of `Hub.train`: settings that win over the preset's, and how rows are read."""
 
 
 class ComposeSpec(JobSpec):
@@ -100,11 +111,14 @@ class ComposeSpec(JobSpec):
         strategy: name of a strategy plugin, or "auto", which measures several and keeps the best.
         parameters: parameters of the strategy, checked against its schema.
         resolver: name of a conflict-resolver plugin, which runs before the strategy.
-        scale: factor of the composed update; None searches it on the parents' validation sets, if there are any.
+        scale: factor of modules that several parents change, or of a single adapter; None searches it on the parents'
+            validation sets, if there are any.
         rank: rank of the result; None keeps the strategy's rank, "auto" reduces it by energy.
         evaluations: maximum number of held-out evaluations of the search; one of them measures plain linear.
         min_retention: least retention of each parent, below which the version is registered as `below_retention`.
         seed: seed of random strategies, combined with the parents' hashes.
+        system: system prompt of prompts to the result: that of the parents, if all have the same.
+        thinking: whether prompts to the result ask for reasoning, as those to all parents do.
     """
 
     kind: Literal["compose"] = "compose"
@@ -119,6 +133,8 @@ class ComposeSpec(JobSpec):
     evaluations: pydantic.PositiveInt = 16
     min_retention: float | None = pydantic.Field(default=None, le=1)
     seed: pydantic.NonNegativeInt = 0
+    system: str | None = None
+    thinking: bool = False
 
 
 class ComposeOptions(TypedDict, total=False):
@@ -133,6 +149,8 @@ class ComposeOptions(TypedDict, total=False):
     evaluations: int
     min_retention: float | None
     seed: int
+    system: str | None
+    thinking: bool
 
 
 class MergeSpec(JobSpec):

@@ -9,6 +9,9 @@ import pydantic
 
 from finch_hub.specs.value import JsonObject, Value
 
+HIGH_FORGETTING = 0.5
+"""Nats per token from which a job warns of forgetting; `docs/decisions` has the measurements behind it."""
+
 
 class TokenMetrics(Value):
     """Quality over the label tokens of a data set.
@@ -32,10 +35,41 @@ class TokenMetrics(Value):
         return float("inf") if self.loss > 700 else 2.718281828459045**self.loss
 
 
+class ReadingReport(Value):
+    """How the rows of a data set became examples.
+
+    Attributes:
+        rows: number of rows in the data.
+        left_out: rows that cannot be used.
+        without_weight: rows that were left out because their weight is 0.
+        problems: why rows cannot be used, at most 20.
+        unused: columns and fields of turns that have no meaning here, with the number of rows that have them.
+        recognized: what was recognized, such as the encoding of a file.
+    """
+
+    rows: int
+    left_out: int = 0
+    without_weight: int = 0
+    problems: tuple[str, ...] = ()
+    unused: dict[str, int] = pydantic.Field(default_factory=dict)
+    recognized: tuple[str, ...] = ()
+
+
 class DataReport(Value):
     """Statistics of a tokenized data set, before the first step.
 
     Lengths are in tokens. `steps` and `seconds` are the estimate for the requested training on this device.
+
+    Attributes:
+        truncated: training examples that were cut to the maximum length.
+        left_out: examples that could not be tokenized, such as those whose prompt leaves no room for an answer.
+        problems: why they could not, at most 20.
+        changes: what the chat template drops or changes, with the number of examples.
+        duplicates: training examples that repeat an earlier one.
+        overlap: validation examples that are also in the training data.
+        shared_prompts: validation examples whose prompt is also in the training data.
+        near_duplicates: validation examples that differ from a training example in few words.
+        reading: how the rows were read; None if they were given as examples.
     """
 
     examples: int
@@ -46,8 +80,14 @@ class DataReport(Value):
     length_max: int
     length_p95: int
     truncated: int = 0
+    left_out: int = 0
+    problems: tuple[str, ...] = ()
+    changes: dict[str, int] = pydantic.Field(default_factory=dict)
     duplicates: int = 0
     overlap: int = 0
+    shared_prompts: int = 0
+    near_duplicates: int = 0
+    reading: ReadingReport | None = None
     shared_prefix_tokens: int = 0
     steps: int = 0
     seconds: float | None = None
@@ -58,8 +98,53 @@ class DataReport(Value):
         return 1 - self.label_tokens / self.tokens
 
 
+class Forgetting(Value):
+    """How far a model moved from its base on general prompts, which its data has nothing to do with.
+
+    The figures are the mean of ``KL(p_base || p_model)`` over the tokens of fixed answers, in nats per token.
+
+    Attributes:
+        before: figure before the job: 0 for a new adapter, the largest of the parents for a composition.
+        after: figure of the adapter that the job made.
+        tokens: number of tokens that were compared.
+        prompts: number of the set of prompts; figures of different sets cannot be compared.
+    """
+
+    before: float
+    after: float
+    tokens: int
+    prompts: int
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures among the metrics of a version."""
+        return {"forgetting_before": self.before, "forgetting_after": self.after}
+
+    @property
+    def is_high(self) -> bool:
+        """Whether the model may have lost abilities that its data does not show."""
+        return self.after > HIGH_FORGETTING and self.after > self.before
+
+    @property
+    def warning(self) -> str:
+        """What to tell users, empty if there is nothing to say."""
+        if not self.is_high:
+            return ""
+        return (
+            f"on general prompts the model moved by {self.after:.2f} nats per token from its base, more than "
+            f"{HIGH_FORGETTING:g}: it may have lost other abilities; train less, with a lower learning rate, or mix "
+            "general examples in"
+        )
+
+
 class TrainingReport(Value):
-    """Report of a training: held-out quality before and after, and the environment."""
+    """Report of a training: held-out quality before and after, and the environment.
+
+    Attributes:
+        after: best held-out metrics. They chose the adapter, so on new rows it is a little worse.
+        best_step: step of this evaluation.
+        evaluations: number of evaluations among which it is the best.
+    """
 
     steps: int
     epochs: float
@@ -69,10 +154,12 @@ class TrainingReport(Value):
     before: TokenMetrics | None = None
     after: TokenMetrics | None = None
     best_step: int | None = None
+    evaluations: int = 0
     stopped_early: bool = False
     trainable_parameters: int
     total_parameters: int
     data: DataReport
+    forgetting: Forgetting | None = None
     environment: JsonObject = pydantic.Field(default_factory=dict)
     rank: JsonObject | None = None
 
@@ -129,10 +216,32 @@ class Forecast(Value):
     kept: tuple[float | None, ...]
 
 
+class RowDivision(Value):
+    """Numbers of a parent's validation rows that choose a composition, and that report it.
+
+    Attributes:
+        selection: rows on which a search chooses the strategy, the scale and the weights.
+        report: rows on which retention is reported.
+        is_divided: whether no row is in both parts. Otherwise both parts are all rows.
+        left_out: rows that cannot be measured, for example since their prompt is too long.
+    """
+
+    parent: str
+    selection: int
+    report: int
+    is_divided: bool
+    left_out: int = 0
+
+
 class ConflictReport(Value):
-    """Conflicts between parents, found before their composition."""
+    """Conflicts between parents, found before their composition.
+
+    Attributes:
+        rows: division of the validation rows of each parent that has any; empty if nothing is measured.
+    """
 
     parents: tuple[str, ...]
+    rows: tuple[RowDivision, ...] = ()
     structural: tuple[str, ...] = ()
     modules: tuple[PairConflict, ...] = ()
     pairs: tuple[PairConflict, ...] = ()
@@ -164,7 +273,8 @@ class CompositionMethod(Value):
     """A way to compose parents: the strategy that follows the resolver, and the weights of the parents.
 
     Attributes:
-        scale: factor of the whole update, besides the weights.
+        scale: factor of modules that several parents change, besides the weights.
+        weights: weights there. A module that only one parent changes has its given weight.
     """
 
     strategy: str
@@ -198,6 +308,7 @@ class CompositionReport(CompositionMethod):
         rows: "report" for rows that the search did not use, "selection" if there were too few to divide, or "none".
         evaluations: evaluations of the search, without the final measurement.
         won_by: worst retention minus that of the best plain linear, on the same rows; None if not measured.
+        forgetting: distance of the result from the base on general prompts; None without a base.
         below_retention: parents whose retention is below the requested minimum.
     """
 
@@ -208,6 +319,7 @@ class CompositionReport(CompositionMethod):
     candidates: tuple[Candidate, ...] = ()
     evaluations: int = 0
     won_by: float | None = None
+    forgetting: Forgetting | None = None
     seconds: float = 0.0
     below_retention: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
@@ -258,11 +370,16 @@ class QuantizationReport(Value):
 
 
 class EvaluationReport(Value):
-    """Metrics of an evaluator for the base (named "base") and each adapter."""
+    """Metrics of an evaluator for the base (named "base") and each adapter.
+
+    Attributes:
+        bases: names of the results without adapter. Adapters with another system prompt have a base of their own.
+    """
 
     evaluator: str
     dataset: str
     results: dict[str, JsonObject]
+    bases: tuple[str, ...] = ("base",)
 
 
 class Change(Value):

@@ -19,7 +19,8 @@ class TrainingConfig(Value):
         loraplus_ratio: B's learning rate over A's (LoRA+, arXiv 2402.12354); 1 is plain LoRA.
         batch_size: examples in a micro-batch.
         gradient_accumulation: micro-batches in an optimizer step; gradients are normalized over all its label tokens.
-        batch_tokens: maximum number of padded tokens in a micro-batch; larger ones are split, with the same results.
+        batch_tokens: maximum number of padded tokens in a micro-batch; larger ones are split. Without dropout, results
+            differ only by rounding. Dropout then drops other inputs, as with another seed.
         max_length: maximum number of tokens of an example; longer ones lose the left end of the prompt, and are
             reported. None means the base's context, at most 2,048.
         schedule: shape of the learning rate after warm-up.
@@ -32,7 +33,11 @@ class TrainingConfig(Value):
         evaluate_every: steps between evaluations of the held-out loss, or a share of an epoch below 1; None means once
             an epoch.
         patience: evaluations without improvement after which the training stops; None never stops early.
-        min_improvement: smallest decrease of the held-out loss that counts as improvement, in nats per token.
+        min_improvement: decrease of the held-out loss that counts as improvement for patience, in nats per token. The
+            best parameters are those of the lowest loss, whatever this is.
+        strict: refuse data with rows that cannot be used, columns that are not used, or turns that the chat template
+            changes.
+        max_bad_rows: largest share of the rows that may be left out because they cannot be used, 0 to 1.
         checkpoint_every: steps between checkpoints; None means about 30 seconds.
         keep_checkpoints: number of checkpoints that are kept besides the best.
         dtype: type of the base's weights; the adapter is always float32. "auto" uses bfloat16 where the device is fast
@@ -40,7 +45,8 @@ class TrainingConfig(Value):
         gradient_checkpointing: recompute activations instead of keeping them.
         packing: concatenate the examples of a batch instead of padding them, if the engine has a decoder for the base
             (Llama, Mistral, Qwen2 and Qwen3 on a CPU). Each example still attends to itself only.
-        share_prefix: compute the common prefix of a packed batch once, which does not change results.
+        share_prefix: compute the common prefix of a packed batch once. Without dropout, only rounding differs.
+            With dropout, the examples of a batch also share what is dropped of their prefix.
         threads: CPU threads, on which results depend; None means one for each physical core that the process may use.
     """
 
@@ -62,6 +68,8 @@ class TrainingConfig(Value):
     evaluate_every: pydantic.PositiveInt | Annotated[float, pydantic.Field(gt=0, lt=1)] | None = None
     patience: pydantic.PositiveInt | None = None
     min_improvement: float = pydantic.Field(default=0.0, ge=0)
+    strict: bool = False
+    max_bad_rows: float = pydantic.Field(default=0.05, ge=0, le=1)
     checkpoint_every: pydantic.PositiveInt | None = None
     keep_checkpoints: pydantic.PositiveInt = 2
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"] = "auto"
@@ -72,7 +80,10 @@ class TrainingConfig(Value):
 
 
 class TrainingOptions(TypedDict, total=False):
-    """Fields of `TrainingConfig` as keyword arguments, without `validation`, which `Hub.train` takes in more forms."""
+    """Fields of `TrainingConfig` as keyword arguments.
+
+    `Hub.train` takes `validation` in more forms, and `strict` and `max_bad_rows` with the options of reading.
+    """
 
     epochs: int
     max_steps: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import tempfile
@@ -9,21 +10,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from finch_hub import errors
 from finch_hub.artifacts import gate
+from finch_hub.artifacts.config_cleaning import canonical_json
+from finch_hub.formats.finch_record import RECORD
+from finch_hub.formats.model_card import write_card
+from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.plugins.catalog import Catalog
-from finch_hub.registry import adapter_versions, values
+from finch_hub.registry import adapter_versions, bases, values
 from finch_hub.registry.database import Session
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.value import JsonObject
-from finch_hub.storage import model_card
+from finch_hub.storage.base_registration import find_earlier_fingerprint
 from finch_hub.storage.stores import Stores
 
 _LIBRARIES = ("finch-hub", "torch", "transformers", "peft", "safetensors", "tokenizers", "numpy")
 
+_BASE_FIELDS = {"source", "revision", "public_id", "fingerprint", "architecture"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """An adapter that is to become a version. The gate may change its state to quarantined."""
+    """An adapter that is to become a version. The gate may change its state to quarantined, unless it is unchecked."""
 
     name: str
     kind: values.VersionKind
@@ -49,6 +57,7 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
         RefusedArtifact: the gate found a problem.
         Unavailable: the store is full or does not answer.
     """
+    described = _find_registered(description.base, stores)
     versions = list_library_versions(stores.catalog, environment)
     lineage = description.lineage.evolve(versions=versions, environment=environment)
     parent = stores.settings.cache / "publish"
@@ -56,24 +65,28 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
     with tempfile.TemporaryDirectory(prefix="publish-", dir=parent) as scratch:
         clean = Path(scratch) / "adapter"
         admitted = gate.admit_adapter(folder, clean)
-        state = "quarantined" if admitted.quarantine else description.state
-        metrics = {**description.metrics, "rank": admitted.rank, "bytes": admitted.bytes}
+        _name_base(clean / CONFIG, described)
+        size = sum((clean / name).stat().st_size for name in (CONFIG, WEIGHTS))
+        state = description.state
+        if admitted.quarantine and state != "unchecked":
+            state = "quarantined"
+        metrics = {**description.metrics, "rank": admitted.rank, "bytes": size}
         if admitted.quarantine:
             metrics["quarantine"] = list(admitted.quarantine)
-        card = model_card.write(description.name, description.kind, description.base.source, lineage, metrics)
-        (clean / "README.md").write_text(card, encoding="utf-8")
         record = {
             "format": 1,
             "name": description.name,
             "kind": description.kind,
             "identity": admitted.identity,
             "job": description.job_id,
-            "base": description.base.model_dump(include={"source", "revision", "fingerprint", "architecture"}),
+            "base": description.base.model_dump(include=_BASE_FIELDS),
             "spec": description.spec,
             "lineage": lineage.model_dump(mode="json"),
             "metrics": metrics,
         }
-        (clean / "finch.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        card = write_card(record, described.label)
+        (clean / "README.md").write_text(card, encoding="utf-8")
+        (clean / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         digest = stores.artifacts.put_tree(clean)
     return lambda session, base: adapter_versions.create(
         session,
@@ -89,6 +102,23 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
         metrics=metrics,
         card=card,
     )
+
+
+def _find_registered(base: BaseDescription, stores: Stores) -> BaseDescription:
+    """Return a base with the name and the id that users gave it; jobs know its files only."""
+    with contextlib.suppress(errors.NotFound), stores.database.read() as session:
+        return bases.get(session, base.fingerprint)
+    earlier = find_earlier_fingerprint(base, stores)
+    if earlier is None:
+        return base
+    with stores.database.read() as session:
+        return bases.get(session, earlier)
+
+
+def _name_base(config: Path, base: BaseDescription) -> None:
+    """Let a config name its base as others know it. The identity of an adapter does not depend on it."""
+    fields = {**json.loads(config.read_bytes()), "base_model_name_or_path": base.label}
+    config.write_bytes(canonical_json(fields))
 
 
 def list_library_versions(catalog: Catalog, environment: JsonObject) -> dict[str, str]:

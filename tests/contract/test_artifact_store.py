@@ -59,12 +59,15 @@ def test_get_returns_what_was_put(store: ArtifactStore, data: bytes) -> None:
     assert digest == hashlib.sha256(data).hexdigest()
     assert store.put(data) == digest
     assert store.get(digest) == data
+    assert b"".join(store.read_lines(digest)) == data
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, "", "../../etc/passwd", "F" * 64, "a" * 63])
 def test_unknown_digest_is_not_found(store: ArtifactStore, digest: str) -> None:
     with pytest.raises(errors.NotFound):
         store.get(digest)
+    with pytest.raises(errors.NotFound):
+        list(store.read_lines(digest))
     with pytest.raises(errors.NotFound):
         store.fetch_tree(digest)
 
@@ -75,6 +78,8 @@ def test_damaged_blob_is_refused_until_it_is_put_again(store: ArtifactStore, ove
     overwrite(digest, b"alphb")
     with pytest.raises(errors.RefusedArtifact, match=digest):
         store.get(digest)
+    with pytest.raises(errors.RefusedArtifact, match=digest):
+        list(store.read_lines(digest))
     with pytest.raises(errors.RefusedArtifact, match=digest):
         store.fetch_tree(tree)
     assert list((tmp_path / "cache").iterdir()) == [], "nothing is left of the fetch"

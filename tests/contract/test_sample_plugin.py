@@ -112,7 +112,7 @@ def test_dataset_format_is_recognized_by_its_fields(catalog: Catalog, tmp_path: 
 
 
 def test_base_source_fetches_once(catalog: Catalog, tiny_folder: Path, tmp_path: Path) -> None:
-    from finch_hub.engine.bases import weight_shapes
+    from finch_hub.formats.model_files import read_shapes
 
     archive = tmp_path / "model.zip"
     with zipfile.ZipFile(archive, "w") as opened:
@@ -124,7 +124,7 @@ def test_base_source_fetches_once(catalog: Catalog, tiny_folder: Path, tmp_path:
     folder = fetch(source, cache=tmp_path / "cache", progress=messages.append)
     assert fetch(source, cache=tmp_path / "cache", progress=messages.append) == folder
     assert messages == ["unpacking model.zip"]
-    assert weight_shapes.read_linear_modules(folder) == weight_shapes.read_linear_modules(tiny_folder)
+    assert read_shapes(folder) == read_shapes(tiny_folder)
 
 
 def test_base_source_and_row_format_reach_the_hub(

@@ -41,8 +41,12 @@ def adapted(base: Base, *, name: str = "default", seed: int = 0, dropout: float 
     import torch
 
     from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
+    from finch_hub.engine.bases.layout_builder import describe_model
 
-    config = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear", dropout=dropout)
+    targets = "attention" if describe_model(base.model, name=base.name).fused else "all-linear"
+    # PEFT refuses this name in models with Mamba layers.
+    excluded = ("out_proj",) if base.model.config.model_type == "falcon_h1" else ()
+    config = LoRAConfig(rank=4, alpha=8.0, target_modules=targets, exclude_modules=excluded, dropout=dropout)
     adapter = AttachableAdapter(config, base, name=name)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -127,12 +131,13 @@ def loss_and_gradients(
     import torch
 
     from finch_hub.engine.data.batches import pack
-    from finch_hub.engine.decoder.loss import Head, head_losses
+    from finch_hub.engine.decoder.decoder import make_head
+    from finch_hub.engine.decoder.loss import head_losses
 
     batch = pack(examples, share_prefix=share_prefix)
     scales = torch.full(batch.targets.shape, 1.0 / sum(int(example.labels.sum()) for example in examples))
     hidden = decoder.hidden_states(batch, seed=seed)
-    loss = head_losses(hidden, Head(base.model).linear, batch.targets, scales).sum()
+    loss = head_losses(hidden, make_head(base), batch.targets, scales).sum()
     loss.backward()
     return float(loss.detach()), gradients(adapter)
 

@@ -24,11 +24,22 @@ def test_text_contains_all_problems_with_place_and_fix() -> None:
     assert str(error) == "data.jsonl: 2 problems\n  line 3: is no JSON (quote the keys)\n  line 9: is empty"
 
 
-def test_text_shows_at_most_a_hundred_problems() -> None:
-    error = errors.InvalidDataset([errors.Problem(what=f"line {n}") for n in range(3000)], subject="data.jsonl")
+def test_text_shows_twenty_problems_and_counts_all_by_kind() -> None:
+    problems = [errors.Problem(what=f"has {n} tokens: too many", where=f"line {n}") for n in range(3000)]
+    error = errors.InvalidDataset([*problems, errors.Problem(what="is empty")], subject="data.jsonl")
     lines = str(error).splitlines()
-    assert (lines[0], len(lines), lines[-1]) == ("data.jsonl: 3,000 problems", 102, "  … and 2,900 more")
-    assert len(error.problems) == 3000
+    assert (lines[0], len(lines)) == ("data.jsonl: 3,001 problems", 22)
+    assert lines[-1] == "  … and 2,981 more; all by kind: 3,000 × has N tokens; 1 × is empty"
+    assert len(error.problems) == 3001
+
+
+def test_counts_of_kinds_include_problems_that_the_error_does_not_hold() -> None:
+    error = errors.InvalidDataset(errors.Problem(what="is empty"), subject="a.csv", kinds={"is empty": 7, "is long": 2})
+    assert str(error).splitlines() == [
+        "a.csv: 9 problems",
+        "  is empty",
+        "  … and 8 more; all by kind: 7 × is empty; 2 × is long",
+    ]
 
 
 def test_not_found_offers_similar_names() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finch_hub import errors, settings
 from finch_hub.engine.adapters.weights import AdapterWeights
-from finch_hub.formats import quantized
+from finch_hub.formats import config_fields, quantized
 from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
@@ -31,7 +31,8 @@ def read_adapter(path: Path) -> AdapterWeights:
 
     Raises:
         NotFound: the folder or file does not exist.
-        RefusedArtifact: the weights are pickled, the file is damaged, or the configuration is not LoRA's.
+        RefusedArtifact: the weights are pickled, the file is damaged, or the configuration is not that of
+            a LoRA with rsLoRA or DoRA.
     """
     path = settings.expand_home(path)
     file = path / WEIGHTS if path.is_dir() else path
@@ -51,8 +52,10 @@ def read_adapter(path: Path) -> AdapterWeights:
         scheme = quantized.Scheme.of(metadata)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise errors.RefusedArtifact(f"cannot be read: {error}", where=str(path)) from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise errors.RefusedArtifact("its configuration is not LoRA's", where=str(path))
+    if not isinstance(config, dict):
+        raise errors.RefusedArtifact("its configuration is not a JSON object", where=str(path))
+    if problems := list(config_fields.find_unsupported(config)):
+        raise errors.RefusedArtifact(problems, subject=f"configuration of {path.name}")
     return AdapterWeights(config=config, tensors=tensors if scheme is None else _restore(tensors, scheme))
 
 

@@ -17,6 +17,7 @@ from finch_hub.engine.adapters.adapter_files import read_adapter, write_adapter
 from finch_hub.engine.adapters.weights import AdapterWeights, check_fit
 from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.base import Base, load_base
+from finch_hub.engine.bases.layout_builder import describe_model
 from finch_hub.formats.peft_names import tensor_name
 from finch_hub.specs.lora import LoRAConfig
 
@@ -54,9 +55,10 @@ class AttachableAdapter:
             return
         _check_needs_no_data(config)
         loaded = base if isinstance(base, Base) else load_base(base)
-        modules = linear_modules(loaded.model)
-        self._fields = peft_fields.from_lora_config(config, loaded, modules)
-        self._attach(loaded, target_modules.match(config, modules))
+        layout = describe_model(loaded.model, name=loaded.name)
+        paths = target_modules.match(config, layout)
+        self._fields = peft_fields.from_lora_config(config, loaded, layout, paths)
+        self._attach(loaded, paths)
         label = initialization.SHARED if config.init != "random" else f"random {seed}"
         with torch.no_grad():
             for path, layer in self.layers.items():
@@ -218,16 +220,6 @@ class AttachableAdapter:
         for path, layer in {**present, **self.layers}.items():
             own = [self.name] if path in self.layers else []
             layer.set_adapter([*active.get(path, []), *own])
-
-
-def linear_modules(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return path and shape (out, in) of every linear module except the language-model head."""
-    shapes: dict[str, tuple[int, int]] = {}
-    for path, module in model.named_modules():
-        is_inside_layer = ".base_layer" in path or ".lora_" in path
-        if isinstance(module, (nn.Linear, LoraLayer)) and not is_inside_layer and not target_modules.is_embedding(path):
-            shapes[path] = (module.out_features, module.in_features)
-    return shapes
 
 
 def _check_needs_no_data(config: LoRAConfig) -> None:

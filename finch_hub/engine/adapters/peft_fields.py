@@ -11,23 +11,25 @@ import peft
 
 from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.base import Base
+from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.peft_names import CONFIG
 from finch_hub.specs.lora import LoRAConfig, UnusualValueWarning
 
 
-def from_lora_config(config: LoRAConfig, base: Base, paths: Iterable[str]) -> dict[str, Any]:
-    """Return PEFT's fields as plain JSON values, for a base with linear modules at these paths."""
+def from_lora_config(config: LoRAConfig, base: Base, layout: BaseLayout, paths: Iterable[str]) -> dict[str, Any]:
+    """Return PEFT's fields as plain JSON values, for the modules at these paths."""
     fields = peft.LoraConfig(
         r=target_modules.default_rank(config),
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=target_modules.peft_targets(config, paths),
+        target_modules=target_modules.peft_targets(config, layout),
         exclude_modules=list(config.exclude_modules) or None,
         layers_to_transform=target_modules.peft_layers(config),
         rank_pattern=dict(config.rank_pattern),
         alpha_pattern=dict(config.alpha_pattern),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
+        fan_in_fan_out=not layout.transposed.isdisjoint(paths),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base.name,
         revision=base.revision,

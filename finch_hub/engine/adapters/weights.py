@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from finch_hub import errors
+from finch_hub.artifacts.base_fit import find_misfits
 from finch_hub.engine.bases.base import Base
-from finch_hub.formats.lora_modules import find_modules
+from finch_hub.engine.bases.layout_builder import describe_model
+from finch_hub.formats.lora_modules import LoRAModule, find_modules
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +51,8 @@ class AdapterWeights:
     tensors: dict[str, Tensor] = field(repr=False)
 
     @cached_property
-    def modules(self) -> dict[str, ModuleWeights]:
-        """Weights of each adapted linear module, by the module's path in the model.
+    def names(self) -> Mapping[str, LoRAModule]:
+        """Names of the tensors of each adapted linear module, with its rank and scale, by the module's path.
 
         Raises:
             Incompatible: the adapter changes embeddings, biases or whole modules, an A or B is missing, or a rank
@@ -67,6 +70,15 @@ class AdapterWeights:
             problems.append(errors.Problem(what="holds no tensors"))
         if problems:
             raise errors.Incompatible(problems, subject="adapter")
+        return found.modules
+
+    @cached_property
+    def modules(self) -> dict[str, ModuleWeights]:
+        """Weights of each adapted linear module, by the module's path in the model.
+
+        Raises:
+            Incompatible: as from :attr:`names`.
+        """
         return {
             path: ModuleWeights(
                 A=self.tensors[module.a],
@@ -74,7 +86,7 @@ class AdapterWeights:
                 scale=module.scale,
                 magnitude=None if module.magnitude is None else self.tensors[module.magnitude],
             )
-            for path, module in found.modules.items()
+            for path, module in self.names.items()
         }
 
     @property
@@ -87,19 +99,8 @@ def check_fit(weights: AdapterWeights, base: Base) -> None:
     """Check that the base has every module of the adapter, in the adapter's shape.
 
     Raises:
-        Incompatible: one problem for each module that is missing or has another shape.
+        Incompatible: one problem for each module that does not fit.
     """
-    problems = []
-    for path, module in weights.modules.items():
-        try:
-            target = base.model.get_submodule(path)
-        except AttributeError:
-            problems.append(errors.Problem(where=path, what="the base has no such module"))
-            continue
-        shape = [getattr(target, "out_features", None), getattr(target, "in_features", None)]
-        adapter_shape = [module.B.shape[0], module.A.shape[1]]
-        if shape != adapter_shape:
-            what = f"the adapter has shape {adapter_shape}, the base {shape}"
-            problems.append(errors.Problem(where=path, what=what))
-    if problems:
+    layout = describe_model(base.model, name=base.name)
+    if problems := list(find_misfits(weights.names, {}, layout)):
         raise errors.Incompatible(problems, subject=f"adapter for a base other than {base.name}")

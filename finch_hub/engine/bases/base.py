@@ -159,7 +159,6 @@ def _quantization(dtype: Dtype, compute_dtype: torch.dtype, device: torch.device
 
 
 def _read(folder: Path, subject: str, options: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    import safetensors
     import transformers
 
     from finch_hub.engine.bases.transformers_logging import quiet_transformers
@@ -171,7 +170,9 @@ def _read(folder: Path, subject: str, options: dict[str, Any]) -> tuple[PreTrain
             model, loading_info = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, use_safetensors=True, output_loading_info=True, **local, **options
             )
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError, safetensors.SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged tokenizer.json raises a bare Exception, a damaged config nearly anything
         raise errors.Incompatible(_explain(error), subject=subject) from error
     problems = []
     for kind in ("missing", "mismatched"):

@@ -52,7 +52,7 @@ def estimate_training_memory(
     tokens = training.batch_size * longest
     if training.batch_tokens is not None:
         tokens = max(longest, min(tokens, training.batch_tokens))
-    trained = target_modules.count_adapter_parameters(lora, shape.modules)
+    trained = target_modules.count_adapter_parameters(lora, shape.layout)
     # Parameters, gradients, both moments, the best parameters so far, and the copy for a checkpoint.
     optimizer = 4 * trained * 8
     # A layer keeps for its backward pass: two inputs and their norms, queries, keys, values, attention weights and
@@ -69,7 +69,7 @@ def estimate_training_memory(
     weights = shape.parameters * width
     if not cuda and training.packing:
         # One copy of the weights for forward products, one for backward products.
-        prepared = 2 * sum(out * into for out, into in shape.modules.values()) * width
+        prepared = 2 * sum(out * into for out, into in shape.layout.inner_linear.values()) * width
         weights += prepared if prepared <= PREPACKED_BYTES else 0
     if not cuda:
         head = 2 * shape.vocabulary * shape.hidden * width

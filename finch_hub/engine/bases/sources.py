@@ -6,22 +6,22 @@ Each source has a function that recognizes it by the text, and a function that f
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from finch_hub import errors, settings
 from finch_hub.formats import model_files
 from finch_hub.formats.peft_names import CONFIG
+from finch_hub.specs.bases import is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 
 Progress = Callable[[str], None]
 
-# Rule of huggingface.co: one or two parts of letters, digits and . _ -
-_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-# Files of a causal language model. Pickled weights and code are never downloaded.
-_ALLOWED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
+# Small files of a causal language model, in the repository's root. Pickled weights and code are never downloaded.
+_SMALL_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+_FOLDERS = ["*/*.json", "*/*.txt", "*/*.model"]
+_VOCABULARIES = ("tokenizer.json", "tekken.json", *model_files.SLOW_VOCABULARIES)
 
 
 def fetch_base(source: BaseModelSource, *, cache: Path, progress: Progress = lambda text: None) -> Path:
@@ -53,11 +53,6 @@ def is_gguf(source: str) -> bool:
     return source.lower().endswith(".gguf")
 
 
-def is_hub_id(source: str) -> bool:
-    """Tell whether the text has the form of a Hugging Face repository id."""
-    return bool(_HUB_ID.fullmatch(source)) and ".." not in source and "--" not in source
-
-
 def fetch_folder(source: BaseModelSource, *, cache: Path, progress: Progress) -> Path:
     """Return the folder itself after checking that it holds a usable model."""
     folder = settings.expand_home(source.source).absolute()
@@ -84,9 +79,10 @@ def fetch_gguf(source: BaseModelSource, *, cache: Path, progress: Progress) -> P
 
 
 def fetch_hub(source: BaseModelSource, *, cache: Path, progress: Progress) -> Path:
-    """Download a repository of the Hugging Face Hub into its own cache: safetensors weights only, no code.
+    """Download a repository of the Hugging Face Hub into its own cache: the files that transformers loads, no code.
 
-    The environment variables `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` apply.
+    The weights are those of the commit that the small files are of. The name of the folder is this commit. The
+    environment variables `HF_HOME`, `HF_TOKEN` and `HF_HUB_OFFLINE` apply.
     """
     import huggingface_hub
     from huggingface_hub import errors as hub_errors
@@ -95,8 +91,10 @@ def fetch_hub(source: BaseModelSource, *, cache: Path, progress: Progress) -> Pa
     progress(f"fetching {name} from the Hugging Face Hub")
     try:
         folder = huggingface_hub.snapshot_download(
-            source.source, revision=source.revision, allow_patterns=_ALLOWED, ignore_patterns=["original/*", "onnx/*"]
+            source.source, revision=source.revision, allow_patterns=_SMALL_FILES, ignore_patterns=_FOLDERS
         )
+        weights = model_files.weight_names(Path(folder))
+        huggingface_hub.snapshot_download(source.source, revision=Path(folder).name, allow_patterns=weights)
     except hub_errors.GatedRepoError as error:
         what = f"could not fetch base model {name!r}: it is gated (accept its terms on huggingface.co and set HF_TOKEN)"
         raise errors.Unavailable(what) from error
@@ -117,20 +115,32 @@ def check_folder(folder: Path) -> Path:
         Incompatible: one problem for each thing that is missing or damaged.
     """
     problems = []
-    if (folder / CONFIG).is_file():
+    has_config = (folder / "config.json").is_file()
+    if (folder / CONFIG).is_file() and has_config:
+        # transformers would load the base that the adapter names, and then the adapter.
+        what, fix = f"holds an adapter beside the model ({CONFIG})", "move the adapter's files to another folder"
+        problems.append(errors.Problem(what=what, fix=fix))
+    elif (folder / CONFIG).is_file():
         problems.append(errors.Problem(what="is an adapter, not a base model", fix="name the base it was trained on"))
-    elif not (folder / "config.json").is_file():
+    elif not has_config:
         problems.append(errors.Problem(what="has no config.json", fix="give the folder of a transformers model"))
-    if not any(folder.glob("*.safetensors")):
+    weights: list[Path] | None = None
+    try:
+        if has_config:
+            model_files.read_config(folder)
+        weights = model_files.weight_files(folder)
+    except errors.InvalidInput as error:
+        problems += error.problems
+    if weights == []:
         pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
         if pickled:
             what = f"has pickled weights only ({pickled[0]}), which can run code"
             problems.append(errors.Problem(what=what, fix="convert to safetensors"))
         else:
             problems.append(errors.Problem(what="has no safetensors weights"))
-    else:
+    elif weights:
         problems += model_files.find_damage(folder)
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
         fix = "put the model's tokenizer.json beside its weights"
         problems.append(errors.Problem(what="has no tokenizer", fix=fix))
     if problems:

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from finch_hub import errors
+from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.peft_config import match_patterns, match_targets
 from finch_hub.specs.lora import LoRAConfig
 
-# Matrices that are looked up by token or position, or tied to such a matrix.
-_EMBEDDINGS = frozenset({"embed_tokens", "embed_positions", "embed_in", "embed_out", "wte", "wpe", "lm_head"})
 _BLOCKS = {
-    "attention": re.compile(r"(^|\.)(self_attn|self_attention|attention|attn)\."),
-    "mlp": re.compile(r"(^|\.)(mlp|feed_forward|ffn)\."),
+    "attention": re.compile(r"(^|\.)(self_attn|self_attention|attention|attn|temporal_block)\."),
+    "mlp": re.compile(r"(^|\.)(mlp|mlp_block|feed_forward|ffn)\."),
 }
+# PEFT refuses these modules in models with Mamba layers, whose kernels read the weights without calling the modules.
+_MAMBA_TYPES = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
+_MAMBA_MODULES = frozenset({"out_proj", "conv1d"})
 _SHORT_NAMES = ("all-linear", *_BLOCKS)
 _LAYER = re.compile(r".*?\.[^.]*\.(\d+)\.")  # as in PEFT, the first number in the path is the layer's
 
 
-def is_embedding(path: str) -> bool:
-    """Tell whether the module is an embedding or the language-model head."""
-    return _name_of(path) in _EMBEDDINGS
-
-
-def match(config: LoRAConfig, modules: Iterable[str]) -> tuple[str, ...]:
-    """Return the paths of the modules that the configuration names, in the given order.
+def match(config: LoRAConfig, layout: BaseLayout) -> tuple[str, ...]:
+    """Return the paths of the modules that the configuration names, in the order of the base.
 
     Raises:
-        InvalidSpec: one problem for each name, pattern or layer that matches nothing, with similar names.
+        InvalidSpec: one problem for each name, pattern or layer that matches nothing, with similar names, and for each
+            module that cannot be adapted.
     """
-    paths = [path for path in modules if not is_embedding(path)]
+    paths = list(layout.linear)
     names = {_name_of(path) for path in paths}
     problems: list[errors.Problem] = []
-    chosen = _match_targets(config.target_modules, paths, names, problems)
+    chosen = _match_targets(config.target_modules, layout, paths, names, problems)
     excluded = set(match_targets(config.exclude_modules, paths))
     problems += [
         _unknown(name, "exclude_modules", names) for name in config.exclude_modules if not match_targets([name], paths)
@@ -52,6 +50,7 @@ def match(config: LoRAConfig, modules: Iterable[str]) -> tuple[str, ...]:
             problems.append(errors.Problem(what=what, where="layers_to_transform", fix="omit it, or name other layers"))
         chosen = in_layers
     targets = tuple(path for path in paths if path in chosen and path not in excluded)
+    problems += _find_unsupported(config, targets, layout)
     for field in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(config, field):
             if not _is_pattern(pattern):
@@ -65,21 +64,28 @@ def match(config: LoRAConfig, modules: Iterable[str]) -> tuple[str, ...]:
     return targets
 
 
-def peft_targets(config: LoRAConfig, modules: Iterable[str]) -> list[str] | str:
+def names_head(config: LoRAConfig, layout: BaseLayout) -> bool:
+    """Return whether the configuration names the language-model head."""
+    targets = config.target_modules
+    is_name = isinstance(targets, tuple) or (targets not in _SHORT_NAMES and _is_pattern(targets))
+    return is_name and layout.head is not None and bool(match_targets(targets, [layout.head]))
+
+
+def peft_targets(config: LoRAConfig, layout: BaseLayout) -> list[str] | str:
     """Return PEFT's `target_modules` for the same modules.
 
     Short names become module names. A regular expression stays, unless layers are given: PEFT accepts layers only with
     names, so the result is the full paths.
     """
-    paths = [path for path in modules if not is_embedding(path)]
+    paths = list(layout.linear)
     if isinstance(config.target_modules, tuple):
         return sorted(set(config.target_modules))
     if config.target_modules in _SHORT_NAMES:
-        chosen = _match_targets(config.target_modules, paths, set(), [])
+        chosen = _match_targets(config.target_modules, layout, paths, set(), [])
         names = {_name_of(path) for path in chosen}
         # If another block has modules of the same names, only full paths are unambiguous.
         return sorted(names if chosen == {path for path in paths if _name_of(path) in names} else chosen)
-    return config.target_modules if config.layers_to_transform is None else sorted(match(config, paths))
+    return config.target_modules if config.layers_to_transform is None else sorted(match(config, layout))
 
 
 def peft_layers(config: LoRAConfig) -> list[int] | None:
@@ -98,13 +104,13 @@ def ranks_of(config: LoRAConfig, paths: Iterable[str]) -> dict[str, int]:
     return match_patterns(config.rank_pattern, paths, default_rank(config))
 
 
-def count_adapter_parameters(config: LoRAConfig, shapes: Mapping[str, tuple[int, int]]) -> int:
-    """Return the number of trainable parameters for modules of these shapes (out, in).
+def count_adapter_parameters(config: LoRAConfig, layout: BaseLayout) -> int:
+    """Return the number of trainable parameters on this base.
 
     Raises:
         InvalidSpec: as from :func:`match`.
     """
-    ranks = ranks_of(config, match(config, shapes))
+    ranks, shapes = ranks_of(config, match(config, layout)), layout.linear
     return sum(rank * sum(shapes[path]) + (shapes[path][0] if config.use_dora else 0) for path, rank in ranks.items())
 
 
@@ -115,34 +121,81 @@ def layer_of(path: str) -> int | None:
 
 
 def _match_targets(
-    targets: tuple[str, ...] | str, paths: list[str], names: set[str], problems: list[errors.Problem]
+    targets: tuple[str, ...] | str,
+    layout: BaseLayout,
+    paths: list[str],
+    names: set[str],
+    problems: list[errors.Problem],
 ) -> set[str]:
+    field = "target_modules"
     if targets == "all-linear":
-        return set(paths)
+        if layout.fused:  # PEFT adapts these parameters too
+            problems.append(_fused("'all-linear' includes experts", names, layout))
+        return set(layout.inner_linear)
     if isinstance(targets, str):
         if targets in _BLOCKS:
             chosen = {path for path in paths if _BLOCKS[targets].search(path)}
             what = "has no modules in this architecture"
+            if any(_BLOCKS[targets].search(name) for name in layout.fused):
+                problems.append(_fused(f"{targets!r} includes experts", names, layout))
+                return chosen
         elif _is_pattern(targets):
             chosen, what = set(match_targets(targets, paths)), "matches no whole module path"
+            problems += [_embedding(path, names) for path in match_targets(targets, layout.embeddings)]
         else:
-            problems.append(errors.Problem(what=f"{targets!r} is not a regular expression", where="target_modules"))
+            problems.append(errors.Problem(what=f"{targets!r} is not a regular expression", where=field))
             return set()
-        if not chosen:
-            problems.append(_unknown(targets, "target_modules", names, what=what))
+        if not chosen and not problems:
+            problems.append(_unknown(targets, field, names, what=what))
         return chosen
     for name in targets:
-        if is_embedding(name):
-            what = "is the embedding or head, which adapters do not change"
-            problems.append(_unknown(name, "target_modules", names, what=what))
+        if match_targets([name], layout.embeddings):
+            problems.append(_embedding(name, names))
+        elif not match_targets([name], paths) and layout.fused and "proj" in name:
+            problems.append(_fused(f"{name!r} names no linear module", names, layout))
         elif not match_targets([name], paths):
-            problems.append(_unknown(name, "target_modules", names))
+            problems.append(_unknown(name, field, names))
     return set(match_targets(targets, paths))
+
+
+def _find_unsupported(config: LoRAConfig, targets: Iterable[str], layout: BaseLayout) -> list[errors.Problem]:
+    """Return problems of modules that PEFT, or a merge, cannot change."""
+    problems = []
+    if layout.model_type in _MAMBA_TYPES:
+        refused = sorted({_name_of(path) for path in targets} & _MAMBA_MODULES)
+        problems += [
+            errors.Problem(
+                what=f"PEFT does not adapt {name!r} in this architecture ({layout.model_type})",
+                where="target_modules",
+                fix=f"add exclude_modules={name}",
+            )
+            for name in refused
+        ]
+    if config.use_dora and not layout.transposed.isdisjoint(targets):
+        what = "DoRA is not supported on the Conv1D modules of this base, whose weights are [in, out]"
+        problems.append(errors.Problem(what=what, where="use_dora", fix="turn it off"))
+    return problems
+
+
+def _embedding(name: str, names: set[str]) -> errors.Problem:
+    what = "is an embedding, which adapters do not change"
+    return _unknown(_name_of(name), "target_modules", names, what=what)
+
+
+def _fused(what: str, names: set[str], layout: BaseLayout) -> errors.Problem:
+    fused = ", ".join(sorted({_short(name) for name in layout.fused}))
+    reason = f"{what}: the experts of this base are fused ({fused}), and adapters do not change them"
+    return errors.Problem(what=reason, where="target_modules", fix=f"name some of {', '.join(sorted(names))}")
 
 
 def _unknown(name: str, field: str, names: set[str], *, what: str = "names no linear module") -> errors.Problem:
     near = errors.near(name, names | set(_SHORT_NAMES)) or tuple(sorted(names))
     return errors.Problem(what=f"{name!r} {what}", where=field, fix=f"did you mean {', '.join(near)}?")
+
+
+def _short(parameter: str) -> str:
+    """Return the last names of a parameter, without the number of its layer."""
+    return ".".join(parameter.split(".")[-3:])
 
 
 def _name_of(path: str) -> str:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import DEFAULT_CONTEXT
-from finch_hub.engine.bases.target_modules import is_embedding
-from finch_hub.formats.safetensors_header import read_shapes
+from finch_hub.formats.base_layout import BaseLayout
+from finch_hub.formats.model_files import read_config, read_shapes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +18,7 @@ class BaseShape:
 
     Attributes:
         parameters: number of all weights.
-        modules: shape (out, in) of every linear module, by its path.
+        layout: modules as transformers builds them.
         hidden: width of the hidden states.
         inner: width of the inner states of an MLP.
         heads: number of query heads.
@@ -31,7 +28,7 @@ class BaseShape:
     """
 
     parameters: int
-    modules: Mapping[str, tuple[int, int]]
+    layout: BaseLayout
     hidden: int
     inner: int
     heads: int
@@ -40,33 +37,24 @@ class BaseShape:
     context: int
 
 
-def read_base_shape(folder: Path) -> BaseShape | None:
+def read_base_shape(folder: Path, layout: BaseLayout) -> BaseShape | None:
     """Return the shape of the base in a folder, or None if its files do not contain all of it."""
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
-        config = config.get("text_config", config)
-        hidden = int(config["hidden_size"])
+        config = read_config(folder)
+        config = config.get("text_config") or config
+        hidden = int(config.get("hidden_size") or config["n_embd"])
         return BaseShape(
             parameters=count_parameters(folder),
-            modules=read_linear_modules(folder),
+            layout=layout,
             hidden=hidden,
-            inner=int(config.get("intermediate_size") or 4 * hidden),
-            heads=int(config["num_attention_heads"]),
+            inner=int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden),
+            heads=int(config.get("num_attention_heads") or config["n_head"]),
             vocabulary=int(config["vocab_size"]),
-            layers=int(config["num_hidden_layers"]),
-            context=int(config.get("max_position_embeddings") or DEFAULT_CONTEXT),
+            layers=int(config.get("num_hidden_layers") or config["n_layer"]),
+            context=int(config.get("max_position_embeddings") or config.get("n_positions") or DEFAULT_CONTEXT),
         )
-    except (OSError, ValueError, KeyError, TypeError, errors.RefusedArtifact):
+    except (ValueError, KeyError, TypeError, OverflowError, errors.NotFound, errors.InvalidInput):
         return None
-
-
-def read_linear_modules(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return path and shape (out, in) of every linear module except the language-model head."""
-    return {
-        name.removesuffix(".weight"): (shape[0], shape[1])
-        for name, shape in read_shapes(folder).items()
-        if name.endswith(".weight") and len(shape) == 2 and not is_embedding(name.removesuffix(".weight"))
-    }
 
 
 def count_parameters(folder: Path) -> int:

@@ -15,7 +15,7 @@ from finch_hub.engine.bases.base import Base
 from finch_hub.engine.composition import conflicts, core_space, peft_output, retention, truncation
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.factors import Factors
-from finch_hub.engine.composition.measurement import Measurement, ValidationRows, tokenize_validation
+from finch_hub.engine.composition.measurement import Measurement, ValidationRows, count_rows, tokenize_validation
 from finch_hub.engine.composition.parent_data import ParentData
 from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, check_parents, mix_seed, read_parents
 from finch_hub.engine.composition.point import Point
@@ -96,23 +96,37 @@ def compose(
         composed = _compose_single(parents[0], adapters[0], spec, base, rows, between)
     else:
         report(NewEvent.phase("core space"))
-        core = core_space.build(adapters)
+        # A parent of weight 0 is measured, but takes no part.
+        active = [a if p.weight else replace(a, factors={}) for a, p in zip(adapters, parents, strict=True)]
+        core = core_space.build(active)
         diagnosis = conflicts.diagnose(core)
+        if rows:
+            diagnosis = diagnosis.evolve(rows=count_rows(core.parents, rows))
         report(NewEvent(type="report", data={"name": "conflicts", "report": diagnosis.model_dump(mode="json")}))
+        weights = tuple(parent.weight for parent in parents)
         task = _Task(
             spec=spec,
             trials=trials,
-            weights=tuple(parent.weight for parent in parents),
-            composer=Composer(core=core, rank=spec.rank, seed=mix_seed(spec.seed, adapters)),
+            weights=weights,
+            composer=Composer(core=core, weights=weights, rank=spec.rank, seed=mix_seed(spec.seed, adapters)),
             conflicts=diagnosis,
             config=peft_output.common_config(adapters),
         )
-        if base is None or not any(rows):
+        if base is None:
             composed = _compose_unmeasured(task)
         else:
             with Measurement(base, adapters, rows, between=between) as measurement:
-                composed = _compose_measured(task, measurement, report)
+                composed = _compose_measured(task, measurement, report) if any(rows) else _compose_unmeasured(task)
+                composed = _with_forgetting(composed, measurement, report)
     return replace(composed, report=composed.report.evolve(seconds=time.monotonic() - started))
+
+
+def _with_forgetting(composed: Composed, measurement: Measurement, report: Report) -> Composed:
+    """Return the composition with its distance from the base on general prompts in the report."""
+    report(NewEvent.phase("measuring forgetting"))
+    forgetting = measurement.measure_forgetting(composed.factors)
+    advice = composed.report.advice + ((forgetting.warning,) if forgetting and forgetting.warning else ())
+    return replace(composed, report=composed.report.evolve(forgetting=forgetting, advice=advice))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +139,11 @@ class _Task:
     composer: Composer
     conflicts: ConflictReport
     config: Mapping[str, Any]
+
+    @property
+    def scale(self) -> float | None:
+        """Requested scale, or 1 if parents have no module in common and no scale changes anything; None: search it."""
+        return self.spec.scale if self.spec.scale is not None or self.composer.has_common_modules else 1.0
 
     def finish(self, trial: Trial, scale: float, weights: tuple[float, ...], lines: tuple[Retention, ...]) -> Composed:
         """Compose with the chosen settings, and report them."""
@@ -208,11 +227,11 @@ def _compose_unmeasured(task: _Task) -> Composed:
         fix = "give the parents validation data and a base, or choose another strategy"
         raise errors.InvalidSpec(what, where="strategy", fix=fix, subject="composition")
     lines = tuple(Retention(parent=parent, status="unmeasured") for parent in task.conflicts.parents)
-    composed = task.finish(trial, spec.scale or trial.initial_scale, task.weights, lines)
+    composed = task.finish(trial, task.scale or trial.initial_scale, task.weights, lines)
     advice = ["nothing was measured: no parent has validation rows, or there is no base"]
     if composed.report.below_retention:
         advice.append("the minimum retention is not known to hold for any parent")
-    if not spec.scale:
+    if not task.scale:
         advice.append("the scale is an estimate from other adapters")
     return replace(composed, report=composed.report.evolve(advice=tuple(advice)))
 
@@ -235,12 +254,15 @@ def _compose_measured(task: _Task, measurement: Measurement, report: Report) -> 
     chosen, lines, won_by = _measure_final(task, measurement, linear, best)
     composed = task.finish(chosen.trial, chosen.scale, chosen.weights, lines)
     is_divided = all(rows.is_divided for rows in measurement.rows if rows is not None)
+    advice = retention.advise(lines, composed.report.below_retention, is_divided=is_divided)
+    if chosen != best:
+        advice += (f"{best.trial.label} won the search, but plain linear is better on the report rows and was chosen",)
     evidence = composed.report.evolve(
         rows="report" if is_divided else "selection",
         candidates=tuple(point.to_candidate() for point in search.points),
         evaluations=len(search.points),
         won_by=won_by,
-        advice=retention.advise(lines, composed.report.below_retention, is_divided=is_divided),
+        advice=advice,
     )
     return replace(composed, report=evidence)
 
@@ -249,11 +271,11 @@ def _search_points(search: Search, task: _Task) -> tuple[Point, Point]:
     """Spend the budget; return the best plain linear point and the best point of the requested trials."""
     spec, weights, baseline = task.spec, task.weights, task.trials[0]
     requested = task.trials if spec.strategy == "auto" else task.trials[-1:]
-    if spec.scale is not None:
-        requested = requested[: spec.evaluations]
-        linear = search.measure(baseline, spec.scale, weights)
+    if task.scale is not None:
+        requested = requested[: spec.evaluations if task.composer.has_common_modules else 1]
+        linear = search.measure(baseline, task.scale, weights)
         search.linear_retention = linear.retention
-        points = [search.measure(trial, spec.scale, weights) for trial in requested]
+        points = [search.measure(trial, task.scale, weights) for trial in requested]
         return linear, max(points, key=lambda p: p.sort_key)
     search.sweep([baseline], weights, budget=max(1, spec.evaluations // 4))
     search.linear_retention = search.find_best(baseline).retention

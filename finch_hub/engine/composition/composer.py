@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
 
 from finch_hub import errors
 from finch_hub.engine.composition import truncation
-from finch_hub.engine.composition.core_space import CoreSpace
+from finch_hub.engine.composition.core_space import Block, CoreSpace
 from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.parent_data import ParentData
 from finch_hub.engine.composition.trial import MergedUpdate, Trial
@@ -20,11 +24,16 @@ _Merged = tuple[CoreSpace, Mapping[str, MergedUpdate]]
 class Composer:
     """Computation of composed updates, with a cache of merged core spaces.
 
+    A module that only one parent changes gets that parent's update times its given weight, whatever the trial, the
+    scale and the weights of a search are.
+
     Attributes:
+        weights: given weights of the parents.
         parent_data: data for strategies that need them.
     """
 
     core: CoreSpace
+    weights: tuple[float, ...]
     rank: Rank
     seed: int
     parent_data: ParentData | None = None
@@ -38,9 +47,16 @@ class Composer:
             PluginError: a kernel raised.
         """
         resolved, merged = self.merge(trial, weights)
-        return truncation.truncate(
-            resolved, {module: _scale(update, scale) for module, update in merged.items()}, self.rank
-        )
+        scaled = {
+            module: update if module in self._lone_updates else _scale(update, scale)
+            for module, update in merged.items()
+        }
+        return truncation.truncate(resolved, scaled, self.rank)
+
+    @property
+    def has_common_modules(self) -> bool:
+        """Whether several parents change one module."""
+        return any(len(block.present) > 1 for block in self.core.blocks)
 
     def merge(self, trial: Trial, weights: tuple[float, ...]) -> _Merged:
         """Return the resolved core space and the strategy's update of each module, at scale 1."""
@@ -53,12 +69,34 @@ class Composer:
         data = {"parent_data": self.parent_data} if trial.needs_data else {}
         try:
             resolved = trial.resolve(self.core, trial.resolver_parameters)
-            return resolved, trial.merge(resolved, weights, trial.parameters, seed=self.seed, **data)
+            merged = trial.merge(resolved, weights, trial.parameters, seed=self.seed, **data)
+            return self._restore_lone_blocks(resolved), {**merged, **self._lone_updates}
         except errors.FinchError:
             raise
         except (Exception, SystemExit) as error:
             what = f"{trial.label} failed: {type(error).__name__}: {error}"
             raise errors.PluginError(what) from error
+
+    @cached_property
+    def _lone_blocks(self) -> tuple[Block, ...]:
+        return tuple(block for block in self.core.blocks if len(block.present) == 1)
+
+    @cached_property
+    def _lone_updates(self) -> Mapping[str, MergedUpdate]:
+        """Weighted update of each module that only one parent changes."""
+        return {
+            module: self.weights[t] * M
+            for block in self._lone_blocks
+            for t in block.present
+            for module, M in zip(block.modules, block.cores[t], strict=True)
+        }
+
+    def _restore_lone_blocks(self, resolved: CoreSpace) -> CoreSpace:
+        """Return a resolved core space with the original blocks of `_lone_updates`; a plugin can replace the bases."""
+        masks = (torch.tensor([m not in self._lone_updates for m in block.modules]) for block in resolved.blocks)
+        parts = [block.select(mask) for block, mask in zip(resolved.blocks, masks, strict=True)]
+        blocks = (*(part for part in parts if part.modules), *self._lone_blocks)
+        return dataclasses.replace(resolved, blocks=blocks)
 
 
 def _scale(update: MergedUpdate, scale: float) -> MergedUpdate:

@@ -51,8 +51,9 @@ class Block:
         modules: paths of the n modules.
         outputs: U [n, out, p] with the spectrum of the balanced ``[B_1 … B_T]``.
         inputs: V [n, in, q] with the spectrum of the balanced ``[A_1; …; A_T]``.
-        cores: M [T, n, p, q], float64; zero for a parent that does not adapt these modules.
-        ranks: upper bound of the rank of each parent's update; 0 for a parent that does not adapt these modules.
+        cores: M [T, n, p, q], float64; zero for a parent that does not change these modules.
+        ranks: upper bound of the rank of each parent's update; 0 for a parent that does not change these modules.
+        norms: Frobenius norm [T, n] of each parent's own update. It stays when a resolver changes the cores.
     """
 
     modules: tuple[str, ...]
@@ -60,10 +61,11 @@ class Block:
     inputs: Basis
     cores: Tensor
     ranks: tuple[int, ...]
+    norms: Tensor
 
     @property
     def present(self) -> tuple[int, ...]:
-        """Positions of the parents that adapt these modules."""
+        """Positions of the parents that change these modules."""
         return tuple(t for t, rank in enumerate(self.ranks) if rank)
 
     def svds(self, rank: int | None = None) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -80,6 +82,7 @@ class Block:
             outputs=self.outputs.select(mask, self.cores.shape[-2]),
             inputs=self.inputs.select(mask, self.cores.shape[-1]),
             cores=self.cores[:, mask],
+            norms=self.norms[:, mask],
         )
 
 
@@ -111,7 +114,7 @@ class CoreSpace:
     def merge(self, weights: Sequence[float], merge: Callable[[Block, Tensor], Tensor]) -> dict[str, Tensor]:
         """Apply ``merge(block, weights [T']) -> M [n, p, q]`` to every block, with the weights of present parents.
 
-        If only one parent adapts a module, there is no conflict. The result is then that parent's core times its
+        If only one parent changes a module, there is no conflict. The result is then that parent's core times its
         weight, without a call of `merge`.
         """
 
@@ -127,7 +130,7 @@ class CoreSpace:
     def map(
         self, resolve: Callable[[Block], Tensor], *, modules: Sequence[str] = (), rank_grows: bool = False
     ) -> CoreSpace:
-        """Replace the cores of every block that several parents adapt by ``resolve(block) -> cores [T, n, p, q]``.
+        """Replace the cores of every block that several parents change by ``resolve(block) -> cores [T, n, p, q]``.
 
         If `modules` has regular expressions, only modules whose path matches one of them (anywhere) change.
         `rank_grows` says that the new cores can have a higher rank than the old ones.
@@ -203,7 +206,8 @@ def build(adapters: Sequence[ParentAdapter]) -> CoreSpace:
 def _project(modules: tuple[str, ...], adapters: Sequence[ParentAdapter], ranks: tuple[int, ...]) -> list[Block] | None:
     """Project modules of equal shape and ranks; return None if their factors hold NaN or infinity.
 
-    Each numerical rank of the modules gets a block.
+    Modules get a block together if their numerical ranks are equal, and if the same parents change them. A parent
+    whose update of a module is zero does not change it. If all updates are zero, all parents count.
     """
     present = [adapter for adapter, rank in zip(adapters, ranks, strict=True) if rank]
     B = torch.stack([torch.cat([a.factors[m].B for a in present], dim=1) for m in modules]).float()
@@ -218,11 +222,15 @@ def _project(modules: tuple[str, ...], adapters: Sequence[ParentAdapter], ranks:
             X[:, part, part], Y[:, part, part] = _compute_balance(gram_B[:, part, part], gram_A[:, part, part])
     outputs, left = basis.orthonormalize(B, gram_B, X)
     inputs, right = basis.orthonormalize(A, gram_A, Y)
+    is_changed = torch.stack([X[:, part, part].any(-1).any(-1) for part in slices if part is not None], dim=1)
+    is_changed |= ~is_changed.any(dim=1, keepdim=True)
     counts = torch.stack([(outputs.values > 0).sum(-1), (inputs.values > 0).sum(-1)], dim=1)
+    keys = torch.cat([counts, is_changed], dim=1)
     blocks: list[Block] = []
-    for count in torch.unique(counts, dim=0):
-        mask = (counts == count).all(dim=1)
-        p, q = (max(1, int(c)) for c in count)
+    for key in torch.unique(keys, dim=0):
+        mask = (keys == key).all(dim=1)
+        p, q = (max(1, int(count)) for count in key[:2])
+        changed = iter(key[2:].tolist())
         L, R = left[mask, :p], right[mask, :q]
         cores = torch.zeros(len(ranks), len(L), p, q, dtype=L.dtype)
         for t, part in enumerate(slices):
@@ -234,7 +242,8 @@ def _project(modules: tuple[str, ...], adapters: Sequence[ParentAdapter], ranks:
                 outputs=outputs.select(mask, p),
                 inputs=inputs.select(mask, q),
                 cores=cores,
-                ranks=tuple(min(rank, p, q) for rank in ranks),
+                ranks=tuple(min(rank, p, q) if rank and next(changed) else 0 for rank in ranks),
+                norms=cores.norm(dim=(-2, -1)),
             )
         )
     return blocks

@@ -21,12 +21,16 @@ class OutputMatch:
     """Comparison of an update's outputs with a parent's own outputs, on the parent's inputs; sums over the modules.
 
     Attributes:
-        common: ``Σ ⟨ΔW X_t, ΔW_t X_t⟩ / Σ ‖ΔW_t X_t‖²``.
-        energy: ``Σ ‖ΔW X_t‖² / Σ ‖ΔW_t X_t‖²``.
+        common: ``Σ ⟨ΔW X_t, ΔW_t X_t⟩ / Σ ‖ΔW_t X_t‖²``, with the upper sum over modules that several parents change.
+        energy: ``Σ ‖ΔW X_t‖² / Σ ‖ΔW_t X_t‖²``, with the upper sum over the same modules.
+        unscaled_common: `common` over the modules that one parent changes, which no scale changes.
+        unscaled_energy: `energy` over these modules.
     """
 
     common: float
     energy: float
+    unscaled_common: float = 0.0
+    unscaled_energy: float = 0.0
 
     def forecast_retention(self, scale: float, penalty: float) -> float:
         """Return the forecast retention of ``scale ΔW``.
@@ -35,13 +39,13 @@ class OutputMatch:
         the parent: the retention is ``2a - a²``. Across them every unit of energy costs `penalty`. It differs from 1,
         because the loss curves less in directions that were not trained.
         """
-        along = scale * self.common
-        across = max(0.0, scale**2 * self.energy - along**2)
+        along = scale * self.common + self.unscaled_common
+        across = max(0.0, scale**2 * self.energy + self.unscaled_energy - along**2)
         return 2 * along - along**2 - penalty * across
 
     def fit_penalty(self, kept: float) -> float:
         """Return the penalty, at least 0, for which the forecast at scale 1 equals the measured retention `kept`."""
-        across = self.energy - self.common**2
+        across = self.energy + self.unscaled_energy - (self.common + self.unscaled_common) ** 2
         return max(0.0, self.forecast_retention(1.0, 0.0) - kept) / across if across > 0 else 0.0
 
 
@@ -51,14 +55,28 @@ def match_outputs(
     """Compare merged matrices M [p, q] with each parent; None for a parent without rows or with zero outputs."""
     matches: list[OutputMatch | None] = []
     for t, parent_moments in enumerate(moments):
-        own = common = energy = 0.0
+        own = 0.0
+        common, energy = [0.0, 0.0], [0.0, 0.0]
         for module, K in (parent_moments or {}).items():
             space = core.modules[module]
             outputs = merged[module] @ K
             own += float((space.cores[t] @ K * space.cores[t]).sum())
-            common += float((outputs * space.cores[t]).sum())
-            energy += float((outputs * merged[module]).sum())
-        matches.append(OutputMatch(common=common / own, energy=energy / own) if own > 0 else None)
+            is_unscaled = len(space.present) == 1
+            common[is_unscaled] += float((outputs * space.cores[t]).sum())
+            energy[is_unscaled] += float((outputs * merged[module]).sum())
+        if own <= 0:
+            matches.append(None)
+            continue
+        scaled_common, unscaled_common = (value / own for value in common)
+        scaled_energy, unscaled_energy = (value / own for value in energy)
+        matches.append(
+            OutputMatch(
+                common=scaled_common,
+                energy=scaled_energy,
+                unscaled_common=unscaled_common,
+                unscaled_energy=unscaled_energy,
+            )
+        )
     return tuple(matches)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -20,11 +20,11 @@ from finch_hub.engine.composition.second_moment import SecondMoment
 from finch_hub.engine.data import batches, tokenizing
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder import evaluation, loss
-from finch_hub.engine.decoder.decoder import choose_decoder
-from finch_hub.engine.decoder.loss import Head
+from finch_hub.engine.decoder.decoder import choose_decoder, make_head
 from finch_hub.engine.decoder.padded import PaddedDecoder
+from finch_hub.engine.forgetting.divergence import GeneralDivergence
 from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.reports import TokenMetrics
+from finch_hub.specs.reports import Forgetting, RowDivision, TokenMetrics
 
 _NAME = "measured-composition"
 # Fewer rows are not divided, because both halves would be too small to measure anything.
@@ -42,46 +42,75 @@ class ValidationRows:
         selection: rows that a search measures.
         report: rows that only the report measures.
         is_divided: whether the two parts have no row in common. Otherwise both hold all rows.
+        left_out: number of rows that cannot be measured.
     """
 
     selection: tuple[TokenizedExample, ...]
     report: tuple[TokenizedExample, ...]
     is_divided: bool
+    left_out: int = 0
 
 
 def divide(examples: Sequence[TokenizedExample]) -> ValidationRows:
-    """Divide rows between a search and its report; every second row goes to the search."""
+    """Divide rows between a search and its report; every second prompt goes to the search.
+
+    Rows with one prompt, and copies, stay together. If there are few prompts, only copies do.
+    """
     rows = tuple(examples)
-    if len(rows) < _MIN_ROWS_TO_DIVIDE:
+    groups = _number([_prompt_bytes(row) for row in rows])
+    if len(set(groups)) < _MIN_ROWS_TO_DIVIDE:
+        groups = _number([row.input_ids.tobytes() for row in rows])
+    if len(set(groups)) < _MIN_ROWS_TO_DIVIDE:
         return ValidationRows(selection=rows, report=rows, is_divided=False)
-    taken = set(range(0, min(len(rows), 2 * _MAX_SELECTION_ROWS), 2))
-    rest = tuple(row for i, row in enumerate(rows) if i not in taken)
+    is_searched = [group % 2 == 0 and group < 2 * _MAX_SELECTION_ROWS for group in groups]
+    selection = [row for row, is_taken in zip(rows, is_searched, strict=True) if is_taken]
+    report = [row for row, is_taken in zip(rows, is_searched, strict=True) if not is_taken]
     return ValidationRows(
-        selection=tuple(rows[i] for i in sorted(taken)), report=rest[:_MAX_REPORT_ROWS], is_divided=True
+        selection=tuple(selection[:_MAX_SELECTION_ROWS]), report=tuple(report[:_MAX_REPORT_ROWS]), is_divided=True
     )
+
+
+def _number(keys: Sequence[bytes]) -> list[int]:
+    """Return the same number for equal keys, counted in their order."""
+    numbers: dict[bytes, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def _prompt_bytes(row: TokenizedExample) -> bytes:
+    """Return the tokens before the first one that is learned. A row that is learned whole is its own prompt."""
+    length = int(row.labels.argmax())
+    return row.input_ids[: length if length > 1 else None].tobytes()
 
 
 def tokenize_validation(parents: Sequence[ParentInput], base: Base) -> list[ValidationRows | None]:
     """Tokenize and divide the validation rows of each parent, as its training did; None for a parent without rows.
 
     Raises:
-        InvalidDataset: rows of a parent leave nothing to predict; it names all of them.
+        InvalidDataset: too many rows of a parent leave nothing to predict; contains all of them.
     """
-    length = min(base.context, _MAX_LENGTH)
-    return [
-        divide(
-            tokenizing.tokenize_all(
-                parent.validation,
-                base.tokenizer,
-                system=parent.system,
-                max_length=length,
-                subject=f"validation rows of {parent.name}",
-            )
+    return [_tokenize_rows(parent, base) if parent.validation else None for parent in parents]
+
+
+def _tokenize_rows(parent: ParentInput, base: Base) -> ValidationRows:
+    data = tokenizing.tokenize_data(
+        parent.validation,
+        base.tokenizer,
+        system=parent.system,
+        max_length=min(base.context, _MAX_LENGTH),
+        subject=f"validation rows of {parent.name}",
+    )
+    return replace(divide(data.examples), left_out=data.lost)
+
+
+def count_rows(names: Sequence[str], rows: Sequence[ValidationRows | None]) -> tuple[RowDivision, ...]:
+    """Return the numbers of rows of each parent that has any."""
+    return tuple(
+        RowDivision(
+            parent=name, selection=len(r.selection), report=len(r.report), is_divided=r.is_divided, left_out=r.left_out
         )
-        if parent.validation
-        else None
-        for parent in parents
-    ]
+        for name, r in zip(names, rows, strict=True)
+        if r is not None
+    )
 
 
 class Measurement:
@@ -119,7 +148,7 @@ class Measurement:
         self._layers = attachable_adapter.AttachableAdapter(config, base, name=_NAME)
         self._decoder = choose_decoder(base)
         self._padded_decoder = PaddedDecoder(base.model)  # runs the model's own forward, so that hooks see all inputs
-        self._head = Head(base.model)
+        self._head = make_head(base)
 
     def __enter__(self) -> Self:
         return self
@@ -145,6 +174,20 @@ class Measurement:
             self.measure(parent.factors, on_report=on_report, only=t)[t] for t, parent in enumerate(self.parents)
         )
 
+    def measure_forgetting(self, update: Mapping[str, Factors]) -> Forgetting | None:
+        """Compare an update with the parents on general prompts; None if there are no figures."""
+        self.activate(None)
+        figures: list[float] = []
+        try:
+            general = GeneralDivergence(self.base, self._decoder)
+            for factors in (*(parent.factors for parent in self.parents), update):
+                self._between()
+                self.activate(factors)
+                figures.append(general.measure(self._decoder))
+        except (errors.InvalidDataset, errors.Diverged):
+            return None
+        return general.report(max(figures[:-1]), figures[-1])
+
     def activate(self, update: Mapping[str, Factors] | None) -> None:
         """Replace the active update; None leaves the bare base."""
         if update is None:
@@ -163,7 +206,7 @@ class Measurement:
         """Add the gradients of ``scale * mean token loss`` to those of the active update; return the scaled loss."""
         batch = batches.pack(examples, share_prefix=self._decoder.can_share_prefix).to(self.base.device)
         scales = torch.full(batch.targets.shape, scale / len(batch.targets), device=self.base.device)
-        value = loss.head_losses(self._decoder.hidden_states(batch), self._head.linear, batch.targets, scales).sum()
+        value = loss.head_losses(self._decoder.hidden_states(batch), self._head, batch.targets, scales).sum()
         value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
 

@@ -152,8 +152,4 @@ def mix_seed(seed: int, adapters: Sequence[ParentAdapter]) -> int:
 def _find_structural_problems(stored: adapter_folder.StoredAdapter) -> tuple[errors.Problem, ...]:
     """Name the parts that are not low-rank updates of linear modules, because a sum would drop them."""
     places = {field: adapter_folder.shorten(names, 3) for field, names in stored.beyond_low_rank().items()}
-    problems = peft_config.beyond_low_rank(stored.config, places)
-    if not places["embeddings"]:
-        return problems
-    fix = "train it on linear modules only"
-    return (*problems, errors.Problem(where=places["embeddings"], what="adapts an embedding", fix=fix))
+    return peft_config.beyond_low_rank(stored.config, places)

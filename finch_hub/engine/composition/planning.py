@@ -13,7 +13,7 @@ from finch_hub.engine.composition import conflicts, core_space, forecast, interf
 from finch_hub.engine.composition.composer import Composer
 from finch_hub.engine.composition.forecast import OutputMatch
 from finch_hub.engine.composition.interference import Interference
-from finch_hub.engine.composition.measurement import Measurement, tokenize_validation
+from finch_hub.engine.composition.measurement import Measurement, count_rows, tokenize_validation
 from finch_hub.engine.composition.parents import ParentAdapter, ParentInput, check_parents, read_parents
 from finch_hub.engine.composition.trial import Trial
 from finch_hub.specs.reports import ConflictReport, Forecast
@@ -50,7 +50,8 @@ def plan(parents: Sequence[ParentInput], trials: Sequence[Trial] = (), *, base: 
     with Measurement(base, adapters, tokenize_validation(parents, base)) as measurement:
         measured = interference.measure(core, adapters, measurement)
         forecasts = _forecast_trials(core, trials, measured, measurement)
-    return conflicts.diagnose(core, measured.ratios, measured.shifts).evolve(forecasts=forecasts)
+        rows = count_rows(core.parents, measurement.rows)
+    return conflicts.diagnose(core, measured.ratios, measured.shifts).evolve(forecasts=forecasts, rows=rows)
 
 
 @contextlib.contextmanager
@@ -65,8 +66,8 @@ def _forecast_trials(
     core: core_space.CoreSpace, trials: Sequence[Trial], measured: Interference, measurement: Measurement
 ) -> tuple[Forecast, ...]:
     """Return a forecast of each trial at equal weights, the best worst parent first."""
-    composer = Composer(core=core, rank=None, seed=0)
     weights = (1.0,) * len(core.parents)
+    composer = Composer(core=core, weights=weights, rank=None, seed=0)
     matches: dict[str, tuple[OutputMatch | None, ...]] = {}
     for trial in (trial for trial in trials if not trial.needs_data):
         _, merged = composer.merge(trial, weights)

@@ -1,52 +1,350 @@
-"""Rendering of conversations as text, the same way for training and for generation.
+"""Chat template of a tokenizer: it renders conversations, the same way for training, evaluation and generation.
 
-:mod:`finch_hub.engine.data.tokenizing` turns the text into tokens, and marks those to learn.
+:mod:`finch_hub.engine.data.rendered` finds the assistant's turns in the text, and
+:mod:`finch_hub.engine.data.tokenizing` turns it into tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import datetime
+import functools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finch_hub import errors
-from finch_hub.specs.examples import Message
+from finch_hub.specs.examples import Example, Message
+from finch_hub.specs.value import JsonObject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Templates that write today's date get this one: a text must not change from training to generation, and a lineage
+# must replay to the same bytes. It is the date that Llama 3.1's template falls back to.
+_TODAY = datetime.datetime(2024, 7, 26, 12, tzinfo=datetime.UTC)
+_DATE_CODES = "aAbBdeHIjmMpSyY"
+_MARKER = "\ue000answer\ue001"
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation: bool) -> str:
-    """Render a conversation with the tokenizer's chat template.
 
-    Without a template, turns are joined by newlines. If a template refuses the system role, the system prompt goes
-    before the first user turn. Templates with a switch for reasoning have it off.
+class Conversation(NamedTuple):
+    """What a template renders.
 
-    Args:
-        tokenizer: tokenizer of the base.
-        messages: at least one turn.
-        generation: whether the text ends with the header of an assistant turn, so that the model answers.
-
-    Raises:
-        Incompatible: the template cannot render these turns, for example because their roles do not alternate.
+    Attributes:
+        thinking: whether the assistant reasons before it answers, for templates that have a switch for it.
     """
-    if tokenizer.chat_template is None:
-        return "\n".join(message.content for message in messages) + ("\n" if generation else "")
-    turns = list(messages)
-    attempts = [turns]
-    if turns[0].role == "system" and len(turns) > 1 and turns[1].role == "user":
-        attempts.append([Message(role="user", content=f"{turns[0].content}\n\n{turns[1].content}"), *turns[2:]])
-    for attempt in attempts:
+
+    messages: tuple[Message, ...]
+    tools: tuple[JsonObject, ...] = ()
+    documents: tuple[JsonObject, ...] = ()
+    thinking: bool = False
+
+    @classmethod
+    def of(cls, example: Example, system: str | None = None) -> Conversation:
+        """Return the conversation of an example, led by this system turn unless it has one."""
+        thinking = any(has_reasoning(message) for message in example.messages)
+        return cls(with_system(example.messages, system), example.tools, example.documents, thinking)
+
+
+class Frame(NamedTuple):
+    """What a template writes around an answer, after the prompt of a generation.
+
+    Attributes:
+        before: text before the answer, such as a blank or the name of a channel.
+        after: text after the answer of the last turn.
+        ends: the tokens in `after` that end the turn, one directly after the other, if the tokenizer adds such tokens
+            to its vocabulary.
+        middle: the token that ends a turn before other turns, if it is another one.
+        header: header of the next answer, if the template writes it whether an answer is asked for or not.
+    """
+
+    before: str
+    after: str
+    ends: tuple[str, ...] = ()
+    middle: str | None = None
+    header: str = ""
+
+    @property
+    def end(self) -> str | None:
+        """The last token of the end of a turn."""
+        return self.ends[-1] if self.ends else None
+
+
+def has_reasoning(message: Message) -> bool:
+    """Return whether an assistant turn has reasoning, in its field or in the text."""
+    return message.role == "assistant" and bool(message.reasoning or "</think>" in message.content)
+
+
+def with_system(messages: Sequence[Message], system: str | None) -> tuple[Message, ...]:
+    """Return the turns, with this system turn first unless they begin with one."""
+    if not system or (messages and messages[0].role == "system"):
+        return tuple(messages)
+    return (Message(role="system", content=system), *messages)
+
+
+class ChatTemplate:
+    """Chat template of a tokenizer.
+
+    Without a template, turns are joined by newlines. If a template refuses the system role or leaves its text out, the
+    system prompt goes before the first user turn. Templates that write today's date always get the same one.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the tokenizer has no template."""
+        return self.tokenizer.chat_template is None
+
+    @functools.cached_property
+    def has_system_role(self) -> bool:
+        """Whether the template writes system turns."""
+        asked = (Message(role="system", content=_MARKER), Message(role="user", content="?"))
+        answered = (*asked, Message(role="assistant", content="!"))
         try:
-            return str(
-                tokenizer.apply_chat_template(
-                    [{"role": turn.role, "content": turn.content} for turn in attempt],
-                    tokenize=False,
-                    add_generation_prompt=generation,
-                    enable_thinking=False,
-                )
+            return all(
+                _MARKER in self._apply(Conversation(turns), turns, generation=turns is asked)
+                for turns in (asked, answered)
             )
+        except Exception:  # a template is a program that can raise any exception
+            return False
+
+    @functools.cached_property
+    def _empty_content(self) -> str | None:
+        """Content of a turn that only calls tools: none for templates that write calls only then."""
+        call = {"type": "function", "function": {"name": _MARKER, "arguments": {}}}
+        probe = (Message(role="user", content="?"), Message(role="assistant", content="", tool_calls=(call,)))
+
+        def is_written(empty: str | None) -> bool:
+            try:
+                text = self._apply_once(Conversation(probe), probe, dict, empty=empty, generation=False)
+            except Exception:  # a template is a program that can raise any exception
+                return False
+            return _MARKER in text
+
+        return None if not is_written("") and is_written(None) else ""
+
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """What the template writes around an answer."""
+        question, answer = Message(role="user", content="?"), Message(role="assistant", content=_MARKER)
+        try:
+            prompt = self.render(Conversation((question,)), generation=True)
+            before, _, after = self.render(Conversation((question, answer)), generation=False).partition(_MARKER)
+        except errors.Incompatible:
+            return Frame("", "")
+        lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
+        if after and prompt.endswith(after):
+            return Frame(lead, "", header=after)
+        return Frame(lead, after, self._first_tokens(after), self._find_middle_end())
+
+    def _first_tokens(self, text: str) -> tuple[str, ...]:
+        """Return the first added token in a text, and those directly after it."""
+        if self.added_tokens is None or (first := self.added_tokens.search(text)) is None:
+            return ()
+        found = [first]
+        while following := self.added_tokens.match(text, found[-1].end()):
+            found.append(following)
+        return tuple(token[0] for token in found)
+
+    def _find_middle_end(self) -> str | None:
+        """Return the token that ends an answer before a question, None if the question's header follows directly."""
+        question, answer = Message(role="user", content=_MARKER), Message(role="assistant", content="!")
+        try:
+            header, _, _ = self.render(Conversation((question,)), generation=False).partition(_MARKER)
+            _, _, after = self.render(Conversation((question, answer, question)), generation=False).partition("!")
+        except errors.Incompatible:
+            return None
+        between = after.partition(_MARKER)[0]
+        first = self.added_tokens.match(between.lstrip()) if self.added_tokens else None
+        if first is None:
+            return None
+        rest = between.lstrip()[first.end() :]
+        before = header.removesuffix(between).strip() if header.endswith(between) else ""
+        is_after_text = bool(before) and (self.added_tokens is None or self.added_tokens.sub("", before).strip() != "")
+        is_before_header = not header.endswith(between) and bool(rest.strip()) and header.endswith(rest)
+        return first[0] if is_after_text or is_before_header else None
+
+    @functools.cached_property
+    def stop_tokens(self) -> frozenset[int]:
+        """Ids of the tokens that end an assistant turn: the template's, and the tokenizer's end-of-text token."""
+        ids = [self.tokenizer.eos_token_id, *map(self.tokenizer.convert_tokens_to_ids, self.frame.ends)]
+        return frozenset(int(token) for token in ids if token is not None)
+
+    @functools.cached_property
+    def added_tokens(self) -> re.Pattern[str] | None:
+        """Pattern of the tokens that are added to the vocabulary, special or not, as templates use them."""
+        texts = {str(token) for token in self.tokenizer.added_tokens_decoder.values()}
+        texts.update(self.tokenizer.all_special_tokens)
+        texts = {text for text in texts if text.strip()}
+        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True)))) if texts else None
+
+    def find_all(self, pattern: re.Pattern[str]) -> list[str]:
+        """Return the different matches of a pattern in the text of the template, in order."""
+        template = self.tokenizer.chat_template
+        texts = template.values() if isinstance(template, dict) else [template or ""]
+        return list(dict.fromkeys(found for text in texts for found in pattern.findall(text)))
+
+    def render(self, conversation: Conversation, *, generation: bool) -> str:
+        """Render a conversation.
+
+        Args:
+            conversation: at least one turn.
+            generation: whether the text ends with the header of an assistant turn, so that the model answers.
+
+        Raises:
+            Incompatible: the template cannot render these turns, for example because their roles do not alternate.
+        """
+        if self.is_missing:
+            _check_plain(conversation)
+            return "\n".join(message.content for message in conversation.messages) + ("\n" if generation else "")
+        messages = conversation.messages
+        if messages[0].role == "system" and not self.has_system_role:
+            messages = fold_system(messages)
+        try:
+            return self._apply(conversation, messages, generation=generation)
         except Exception as error:  # a template is a program that can raise any exception
-            problem = error
-    roles = ", ".join(message.role for message in messages)
-    what = f"the chat template cannot render the turns {roles}: {problem}"
-    raise errors.Incompatible(what) from problem
+            roles = ", ".join(message.role for message in messages[:8]) + (", …" if len(messages) > 8 else "")
+            what = f"the chat template cannot render the turns {roles}: {error}"
+            raise errors.Incompatible(what) from error
+
+    def prompt(self, conversation: Conversation) -> str:
+        """Render the turns up to where the model continues: the text before its answer in a training.
+
+        Some templates begin the answer in the prompt of a generation, but not before the answers of a conversation.
+        Then the prompt is what a training has.
+
+        Raises:
+            Incompatible: the template cannot render these turns.
+        """
+        prompt = self.render(conversation, generation=True)
+        marker = _MARKER
+        while any(marker in message.content for message in conversation.messages):
+            marker += _MARKER[-1]
+        answer = Message(role="assistant", content=marker, reasoning=marker if conversation.thinking else None)
+        try:
+            answered = self.render(conversation._replace(messages=(*conversation.messages, answer)), generation=False)
+        except errors.Incompatible:
+            return prompt
+        before, found, _ = answered.partition(marker)
+        return prompt if not found or before.startswith(prompt) else before
+
+    def begin(self, tokens: list[int]) -> list[int]:
+        """Return the tokens of a text, after the special tokens with which the tokenizer begins one."""
+        before = self._begin
+        return tokens if tokens[: len(before)] == before else before + tokens
+
+    @functools.cached_property
+    def _begin(self) -> list[int]:
+        plain = list(self.tokenizer("a", add_special_tokens=False)["input_ids"])
+        full = list(self.tokenizer("a")["input_ids"])
+        starts = range(len(full) - len(plain) + 1)
+        return full[: next((start for start in starts if full[start : start + len(plain)] == plain), 0)]
+
+    def _apply(self, conversation: Conversation, messages: Sequence[Message], *, generation: bool) -> str:
+        has_calls = any(message.tool_calls for message in messages)
+        empty = self._empty_content if has_calls else ""
+        try:
+            text = self._apply_once(conversation, messages, dict, empty=empty, generation=generation)
+        except Exception:
+            if not has_calls:
+                raise
+        else:
+            if not any(_is_shown_by_python(call, text) for message in messages for call in message.tool_calls):
+                return text
+        # The template expects the arguments of a call as JSON text.
+        return self._apply_once(conversation, messages, _with_text_arguments, empty=empty, generation=generation)
+
+    def _apply_once(
+        self,
+        conversation: Conversation,
+        messages: Sequence[Message],
+        to_call: Callable[[JsonObject], JsonObject],
+        *,
+        empty: str | None,
+        generation: bool,
+    ) -> str:
+        tools = list(conversation.tools) or None
+        return str(
+            self.tokenizer.apply_chat_template(
+                [_to_turn(message, to_call, empty) for message in messages],
+                tools=tools,
+                documents=list(conversation.documents) or None,
+                chat_template=self._template(has_tools=tools is not None),
+                tokenize=False,
+                add_generation_prompt=generation,
+                enable_thinking=conversation.thinking,
+            )
+        )
+
+    def _template(self, *, has_tools: bool) -> str:
+        """Return the text of the template, in which the date is fixed."""
+        template = str(self.tokenizer.get_chat_template(None, [{}] if has_tools else None))
+        if "strftime_now" not in template:
+            return template
+        return f"{_DATE_MACRO}\n{template}"  # transformers removes the newline after a block
+
+
+def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the turns with the leading system prompt in the first user turn, if that follows."""
+    system, *rest = messages
+    if not rest or rest[0].role != "user":
+        return tuple(messages)
+    return (rest[0].evolve(content=f"{system.content}\n\n{rest[0].content}"), *rest[1:])
+
+
+def _to_turn(message: Message, to_call: Callable[[JsonObject], JsonObject], empty: str | None) -> dict[str, Any]:
+    content = empty if message.tool_calls and not message.content else message.content
+    turn: dict[str, Any] = {"role": message.role, "content": content}
+    optional = {"name": message.name, "tool_call_id": message.tool_call_id, "reasoning_content": message.reasoning}
+    turn.update({name: value for name, value in optional.items() if value is not None})
+    if message.tool_calls:
+        turn["tool_calls"] = [to_call(call) for call in message.tool_calls]
+    return turn
+
+
+def _is_shown_by_python(call: JsonObject, text: str) -> bool:
+    """Tell whether a template wrote the arguments of a call as Python shows them: {'city': 'Paris'}."""
+    arguments = call.get("function", {}).get("arguments")
+    return isinstance(arguments, (dict, list)) and bool(arguments) and str(arguments) in text
+
+
+def _with_text_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call.get("function", {}))
+    if not isinstance(function.get("arguments", ""), str):
+        function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": function}
+
+
+def _check_plain(conversation: Conversation) -> None:
+    """Refuse what only a template can write."""
+    parts = {
+        "tools": conversation.tools,
+        "documents": conversation.documents,
+        "tool_calls": [m for m in conversation.messages if m.tool_calls],
+        "reasoning_content": [m for m in conversation.messages if m.reasoning],
+    }
+    fix = "remove it from the data, or use a base with a chat template"
+    problems = [
+        errors.Problem(where=name, what="cannot be written: the base has no chat template", fix=fix)
+        for name, part in parts.items()
+        if part
+    ]
+    if problems:
+        raise errors.Incompatible(problems)
+
+
+def _date_macro() -> str:
+    """Return a macro that replaces the function with which templates write today's date."""
+
+    def replacements() -> Iterator[str]:
+        for code in _DATE_CODES:
+            value = _TODAY.strftime(f"%{code}")
+            yield f"replace('%{code}', '{value}')"
+            yield f"replace('%-{code}', '{value.lstrip('0') or '0'}')"
+
+    return "{% macro strftime_now(format) %}{{ format | " + " | ".join(replacements()) + " }}{% endmacro %}"
+
+
+_DATE_MACRO = _date_macro()

@@ -1,17 +1,31 @@
-"""Datasets read from files, and stored in canonical form. Free of torch."""
+"""Data sets read from files and from Python values, and stored in canonical form. Free of torch."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, Unpack
 
 from finch_hub import errors
-from finch_hub.engine.data import row_formats
-from finch_hub.engine.data.row_readers import SUFFIXES, Row, read_rows
-from finch_hub.specs.examples import Example
+from finch_hub.engine.data import arrow_rows, csv_rows, json_rows, json_values, python_rows, row_formats, text_encoding
+from finch_hub.engine.data.data_files import (
+    STDIN,
+    SUFFIXES,
+    DataFile,
+    exists,
+    is_data_file,
+    is_unreadable,
+    list_neighbors,
+    open_file,
+)
+from finch_hub.engine.data.row import Row
+from finch_hub.engine.data.row_collector import ReadData, RowCollector
+from finch_hub.specs.examples import Example, Rows
+from finch_hub.specs.reading import DataWarning, ReadingConfig, ReadingOptions
 
 Split = Literal["train", "validation"]
 # Names of `datasets`: a file's or folder's name starts with the split, and the next character is not a letter.
@@ -22,67 +36,91 @@ _SPLITS = re.compile(
 )
 # JSON files that `datasets` and the Hub write beside the data.
 _METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"})
+_MAX_NAMED = 5
 
 
 def read_examples(
-    path: Path,
+    source: str | Path | Rows,
     *,
     formats: Sequence[row_formats.RowFormat] = row_formats.BUILTIN,
-    format_name: str | None = None,
     split: Split = "train",
+    **options: Unpack[ReadingOptions],
 ) -> tuple[Example, ...]:
-    """Read a JSONL, JSON, CSV or Parquet file, or a folder of them.
+    """Return the examples of files or rows. What was left out or not used is a `DataWarning`.
+
+    The arguments and errors are those of :func:`read_data`, the options those of `ReadingConfig`.
+    """
+    data = read_data(source, ReadingConfig(**options), formats=formats, split=split)
+    warn(data)
+    return data.examples
+
+
+def read_data(
+    source: str | Path | Rows,
+    config: ReadingConfig | None = None,
+    *,
+    formats: Sequence[row_formats.RowFormat] = row_formats.BUILTIN,
+    split: Split = "train",
+    also_read: Split | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> ReadData:
+    """Read a file, a folder of files, standard input, or rows of Python values.
+
+    A row that cannot be used is left out and reported. If too many rows cannot be used, the data is refused.
 
     Args:
-        path: file, or folder as the Hugging Face Hub and `datasets` lay it out.
+        source: file, folder as the Hugging Face Hub and `datasets` lay it out, or "-" for standard input; otherwise
+            rows: (prompt, completion) pairs, mappings with the columns of a format, examples, or a table of them.
+        config: how rows are read; None recognizes everything.
         formats: row formats. Each row is read in the first format whose fields it has.
-        format_name: name of the one format to use; None recognizes the format of each row.
-        split: split of the folder.
+        split: split of a folder, or of a mapping of splits.
+        also_read: split that the caller reads too, so that its files do not count as left out.
+        progress: called with the number of rows so far, every few thousand rows.
 
     Raises:
         NotFound: the path or the format does not exist.
-        InvalidDataset: one problem for each invalid row, by its line number.
+        InvalidDataset: the data cannot be read, or too many rows cannot be used; contains their problems.
     """
-    if not path.exists():
-        neighbors = [str(path.parent / other.name) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise errors.NotFound("data file", str(path), neighbors)
-    allowed = [row_format for row_format in formats if format_name in (None, row_format.name)]
-    if format_name is not None and not allowed:
-        raise errors.NotFound("dataset format", format_name, [row_format.name for row_format in formats])
-    examples: list[Example] = []
-    problems: list[errors.Problem] = []
+    config = config or ReadingConfig()
+    if not isinstance(source, (str, Path)):
+        collector = RowCollector("examples", config, formats, progress)
+        collector.add_all(python_rows.read_items(python_rows.select_split(source, split)))
+        return collector.finish()
+    if not str(source):
+        raise errors.InvalidDataset("no data is named", fix="name a file, a folder or a data set")
+    if source == STDIN:
+        collector = RowCollector("standard input", config, formats, progress)
+        _add_file(collector, STDIN, config, "")
+        return collector.finish()
+    path = Path(source)
+    if not exists(path):
+        raise errors.NotFound("data file", str(path), list_neighbors(path))
+    collector = RowCollector(str(path), config, formats, progress)
     files = _find_files(path, split)
     for file in files:
-        prefix = f"{file.relative_to(path)} " if len(files) > 1 else ""
-        for row in read_rows(file):
-            try:
-                examples.append(_convert(row, allowed))
-            except errors.InvalidSpec as error:
-                for problem in error.problems:
-                    what = f"{problem.where} {problem.what}" if problem.where else problem.what
-                    problems.append(errors.Problem(what=what, where=prefix + row.where, fix=problem.fix))
-    if not files:
-        what = f"has no file that can be read: {', '.join(SUFFIXES)}"
-        problems.append(errors.Problem(what=what, fix="name a file, or a folder with such files"))
-    elif not examples and not problems:
-        problems.append(errors.Problem(what="has no rows", fix="give at least one example"))
-    if problems:
-        raise errors.InvalidDataset(problems, subject=str(path))
-    return tuple(examples)
+        _add_file(collector, file, config, f"{file.relative_to(path)} " if len(files) > 1 else "")
+    if path.is_dir():
+        _tell_unread(collector, path, files, (split, also_read), config)
+    return collector.finish()
 
 
-def has_validation(path: Path) -> bool:
-    """Tell whether the path is a folder with a validation split."""
-    return path.is_dir() and bool(_find_files(path, "validation"))
+def warn(data: ReadData) -> None:
+    """Issue a `DataWarning` for everything about the data that users should know."""
+    for text in data.notes:
+        warnings.warn(text, DataWarning, stacklevel=3)
+
+
+def has_validation(source: str | Path | Rows) -> bool:
+    """Tell whether the data is a folder, or a mapping of splits, with a validation split."""
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        return exists(path) and path.is_dir() and bool(_find_files(path, "validation"))
+    return python_rows.select_split(source, "validation") is not None
 
 
 def dump_examples(examples: Iterable[Example]) -> bytes:
-    """Return examples in canonical form, whose hash identifies a dataset: JSONL, sorted keys, no defaults."""
-    lines = (
-        json.dumps(example.model_dump(exclude_defaults=True), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        for example in examples
-    )
-    return "".join(f"{line}\n" for line in lines).encode()
+    """Return examples in canonical form, whose hash identifies a dataset: JSONL, one order of keys, no defaults."""
+    return b"".join(_dump_example(example) for example in examples)
 
 
 def load_examples(data: bytes) -> tuple[Example, ...]:
@@ -90,27 +128,124 @@ def load_examples(data: bytes) -> tuple[Example, ...]:
     return tuple(Example.of(line) for line in data.splitlines())
 
 
-def _convert(row: Row, formats: Sequence[row_formats.RowFormat]) -> Example:
-    if row.value is None:
-        raise errors.InvalidSpec(row.problem, fix=row.fix)
-    example = row_formats.recognize(row.value, formats).convert(row.value)
-    for content in (example.text or "", *(message.content for message in example.messages)):
+def _dump_example(example: Example) -> bytes:
+    fields = example.model_dump(exclude_defaults=True)
+    # Schemas and calls are dumped in the order in which templates render them.
+    for name in ("tools", "documents"):
+        if name in fields:
+            fields[name] = json_values.order_keys(list(fields[name]))
+    if messages := fields.get("messages"):
+        fields["messages"] = [dict(sorted(message.items())) for message in messages]
+    return f"{json.dumps(dict(sorted(fields.items())), ensure_ascii=False, separators=(',', ':'))}\n".encode()
+
+
+def _add_file(collector: RowCollector, file: Path | str, config: ReadingConfig, prefix: str) -> None:
+    """Add the rows of a file. What keeps a file from being read is a problem of all data."""
+    try:
+        with open_file(file, config.file_format) as data:
+            if data.compression:
+                collector.recognized.append(f"{prefix}decompressed as {data.compression}")
+            collector.add_all(_read_rows(data, config, collector, prefix), prefix)
+    except errors.InvalidDataset as error:
+        for problem in error.problems:
+            where = f"{prefix}{problem.where}".strip()
+            collector.fail(errors.Problem(what=problem.what, where=where, fix=problem.fix))
+
+
+def _read_rows(data: DataFile, config: ReadingConfig, collector: RowCollector, prefix: str) -> Iterator[Row]:
+    """Yield the rows of a file, and add what was recognized about it."""
+    if data.format in ("parquet", "arrow"):
+        yield from arrow_rows.read_arrow(data.stream, is_parquet=data.format == "parquet")
+        return
+    with _decode(data.stream, config, collector.recognized, prefix) as stream:
         try:
-            content.encode()
-        except UnicodeEncodeError:
-            raise errors.InvalidSpec("has half of a surrogate pair", fix="repair its \\u escapes") from None
-    return example
+            yield from _read_text(stream, data.format, config, collector, prefix)
+        except UnicodeError:
+            what, fix = f"is not {stream.encoding.upper()}", "name its encoding with --encoding"
+            raise errors.InvalidDataset(what, fix=fix) from None
+
+
+def _read_text(
+    stream: io.TextIOWrapper, file_format: str, config: ReadingConfig, collector: RowCollector, prefix: str
+) -> Iterator[Row]:
+    if file_format in ("jsonl", "json"):
+        yield from json_rows.read_json(stream, prefers_document=file_format == "json", is_row=collector.fits)
+        return
+    delimiter = config.delimiter
+    if delimiter is None:
+        delimiter, label = csv_rows.recognize_delimiter(stream)
+        if label not in ("", "tab" if file_format == "tsv" else "comma"):
+            told = f"{prefix}columns are separated by the {label} (--delimiter names another character)"
+            collector.recognized.append(told)
+    yield from csv_rows.read_csv(stream, delimiter)
+
+
+def _decode(stream: BinaryIO, config: ReadingConfig, recognized: list[str], prefix: str) -> io.TextIOWrapper:
+    encoding = text_encoding.TextEncoding(config.encoding) if config.encoding else text_encoding.recognize(stream)
+    if encoding.label:
+        recognized.append(f"{prefix}read as {encoding.label} (--encoding names another encoding)")
+    # Undecodable bytes become half surrogates, by which readers find the damaged lines.
+    return io.TextIOWrapper(stream, encoding=encoding.codec, errors="surrogateescape", newline="")
 
 
 def _find_files(path: Path, split: Split) -> list[Path]:
-    """Return the data files of a split. All files are in the train split of a folder without split names."""
-    if path.is_file():
+    """Return the data files of a split, which their names tell. Without files named train, those without a split are.
+
+    If all files are of one split, they are the train split, whatever its name.
+    """
+    if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and not _is_metadata(file))
+    files = _list_data_files(path)
     splits = {file: _split_of(file.relative_to(path)) for file in files}
-    if "train" in splits.values():
-        return [file for file in files if splits[file] == split]
-    return files if split == "train" else []
+    names = set(splits.values())
+    if len(names) < 2:
+        return files if split == "train" else []
+    wanted = None if split == "train" and "train" not in names else split
+    return [file for file in files if splits[file] == wanted]
+
+
+def _list_data_files(folder: Path) -> list[Path]:
+    return [file for file in _list_files(folder) if is_data_file(file) and not _is_metadata(file)]
+
+
+def _list_files(folder: Path) -> list[Path]:
+    """Return the files of a folder without those that systems and editors hide."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(
+        file for file in files if not any(part.startswith((".", "__MACOSX")) for part in file.relative_to(folder).parts)
+    )
+
+
+def _tell_unread(
+    collector: RowCollector,
+    folder: Path,
+    files: Sequence[Path],
+    splits: tuple[Split, Split | None],
+    config: ReadingConfig,
+) -> None:
+    """Tell which files of a folder were not read, and refuse a folder without files of the first split."""
+    others = [file.relative_to(folder) for file in _list_data_files(folder) if file not in files]
+    if not files and others:
+        what = f"has no file of the {splits[0]} split, only {_list_names(others)}"
+        collector.fail(errors.Problem(what=what, fix="name the file to read"))
+    elif not files:
+        what = f"has no file that can be read: {', '.join(SUFFIXES)}"
+        collector.fail(errors.Problem(what=what, fix="name a file, or a folder with such files"))
+    elif splits[0] == "train":
+        if unread := [file for file in others if _split_of(file) is None or _split_of(file) not in splits]:
+            collector.recognized.append(f"files that are not of the train split: {_list_names(unread)}")
+        missed = [file for file in others if _split_of(file) is None]
+        if missed and config.strict:
+            what = f"has files that are of no split, and would not be read: {_list_names(missed)}"
+            collector.fail(errors.Problem(what=what, fix="begin their names with train, validation or test"))
+    rest = [file.relative_to(folder) for file in _list_files(folder) if is_unreadable(file)]
+    if files and rest:
+        collector.recognized.append(f"files that were not read: {_list_names(rest)}")
+
+
+def _list_names(files: Sequence[Path]) -> str:
+    more = f" and {len(files) - _MAX_NAMED} more" if len(files) > _MAX_NAMED else ""
+    return ", ".join(map(str, files[:_MAX_NAMED])) + more
 
 
 def _split_of(file: Path) -> str | None:

@@ -1,30 +1,23 @@
 """Row formats of datasets. Free of torch, so that data is checked at submit.
 
-A converter takes one row and returns its example. It raises `InvalidSpec` with every problem of the row.
+A converter takes one row, without its null columns, and returns its example. It returns None for a row that asks to be
+left out, and raises `InvalidSpec` with every problem of the row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from finch_hub import errors
-from finch_hub.specs.examples import Example, Message, Role
+from finch_hub.engine.data import json_values, turns
+from finch_hub.specs.examples import Example, Message
 
-Convert = Callable[[Mapping[str, Any]], Example]
+Convert = Callable[[Mapping[str, Any]], Example | None]
 
-# OpenAI renamed "system" to "developer" in 2024. Chat templates of open models know only the old name.
-_ROLES: Mapping[str, Role] = {**{role: role for role in get_args(Role)}, "developer": "system"}
-_SPEAKERS: Mapping[str, Role] = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-}
-_MAX_ROLE = 20  # characters
+_PREFERENCES = ("chosen", "rejected", "rejected_response", "kto_tag")
+_MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
+_SYSTEM = ("system", "system_prompt")
 
 
 class RowFormat(NamedTuple):
@@ -35,53 +28,98 @@ class RowFormat(NamedTuple):
     convert: Convert
 
 
-def convert_messages(row: Mapping[str, Any]) -> Example:
+class TrackedRow(dict[str, Any]):
+    """A row that knows which of its columns a converter has read.
+
+    Attributes:
+        used: columns that were read.
+        unused_in_turns: fields of turns that have no meaning here, with their column.
+    """
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        super().__init__(row)
+        self.used: set[str] = set()
+        self.unused_in_turns: set[str] = set()
+
+    @property
+    def unused(self) -> set[str]:
+        """Columns that were not read, and fields of turns without a meaning. Empty texts and lists do not count."""
+        columns = {name for name, value in super().items() if name not in self.used and value not in ("", [], {}, ())}
+        return columns | self.unused_in_turns
+
+    def __getitem__(self, name: str) -> Any:
+        self.used.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value of a column, which counts as read."""
+        self.used.add(name)
+        return super().get(name, default)
+
+    def __iter__(self) -> Iterator[str]:
+        self.used.update(super().keys())
+        return super().__iter__()
+
+    def items(self) -> Any:
+        """Return the columns with their values, which all count as read."""
+        self.used.update(super().keys())
+        return super().items()
+
+    def values(self) -> Any:
+        """Return the values of the columns, which all count as read."""
+        self.used.update(super().keys())
+        return super().values()
+
+
+def convert_messages(row: Mapping[str, Any]) -> Example | None:
     """Convert OpenAI's and TRL's ``{"messages": [{"role", "content"}, …]}``.
 
     An assistant turn with ``"weight": 0`` is context and not trained on, as in OpenAI's fine-tuning format.
     """
-    return Example(messages=tuple(_turns(row["messages"], "messages", speaker="role", text="content", roles=_ROLES)))
+    return _make_example(row, _read_turns(row, "messages"))
 
 
-def convert_prompt_completion(row: Mapping[str, Any]) -> Example:
+def convert_prompt_completion(row: Mapping[str, Any]) -> Example | None:
     """Convert ``{"prompt", "completion"}``: two texts, or two lists of messages. Only the second one is trained on."""
     prompt, completion = row["prompt"], row["completion"]
     if not isinstance(prompt, (list, tuple)) and not isinstance(completion, (list, tuple)):
-        return _make_pair(_text(row, "prompt"), _text(row, "completion"), row.get("system"))
-    context = _turns(prompt, "prompt", speaker="role", text="content", roles=_ROLES)
-    answer = _turns(completion, "completion", speaker="role", text="content", roles=_ROLES)
-    return Example(messages=tuple([turn.evolve(learn=False) for turn in context] + answer))
+        return _make_example(row, _make_pair(row, "prompt", "completion"))
+    context = [
+        message.evolve(learn=False) if message.role == "assistant" else message
+        for message in _read_turns(row, "prompt")
+    ]
+    return _make_example(row, [*context, *_read_turns(row, "completion")])
 
 
-def convert_alpaca(row: Mapping[str, Any]) -> Example:
+def convert_alpaca(row: Mapping[str, Any]) -> Example | None:
     """Convert Alpaca's ``{"instruction", "input", "output"}``. `input` can be missing or empty.
 
     A `history` of earlier questions and answers, ``[["…", "…"], …]``, is trained on, as in LLaMA-Factory.
     """
-    instruction, output = _text(row, "instruction"), _text(row, "output")
+    question, answer = _make_pair(row, "instruction", "output")
     details = _text(row, "input") if row.get("input") else ""
-    prompt = f"{instruction}\n\n{details}" if details.strip() else instruction
-    pair = _make_pair(prompt, output, row.get("system"), names=("instruction", "output"))
-    *system, question, answer = pair.messages
+    if details.strip():
+        question = question.evolve(content=f"{question.content}\n\n{details}")
     earlier = [
         Message(role=role, content=content)
         for round_ in _history(row.get("history") or ())
         for role, content in zip(("user", "assistant"), round_, strict=True)
     ]
-    return Example(messages=(*system, *earlier, question, answer))
+    return _make_example(row, [*earlier, question, answer])
 
 
-def convert_sharegpt(row: Mapping[str, Any]) -> Example:
-    """Convert ShareGPT's ``{"conversations": [{"from", "value"}, …]}``, with an optional `system`."""
-    turns = _turns(row["conversations"], "conversations", speaker="from", text="value", roles=_SPEAKERS)
-    if row.get("system"):
-        turns = [Message(role="system", content=_text(row, "system")), *turns]
-    return Example(messages=tuple(turns))
+def convert_sharegpt(row: Mapping[str, Any]) -> Example | None:
+    """Convert ShareGPT's ``{"conversations": [{"from", "value"}, …]}``.
+
+    A turn of `function_call` holds the JSON of a call, and `observation` its result, as in LLaMA-Factory.
+    """
+    return _make_example(row, _read_turns(row, "conversations"))
 
 
-def convert_text(row: Mapping[str, Any]) -> Example:
+def convert_text(row: Mapping[str, Any]) -> Example | None:
     """Convert ``{"text"}``, which is trained on whole."""
-    return Example(text=_text(row, "text"))
+    _check_row(row)
+    return Example(text=_text(row, "text")) if turns.read_weight(row.get("weight", 1)) else None
 
 
 BUILTIN: tuple[RowFormat, ...] = (
@@ -93,108 +131,142 @@ BUILTIN: tuple[RowFormat, ...] = (
 )
 
 
-def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat:
-    """Return the first format whose fields are all in the row.
+class Mismatch(NamedTuple):
+    """Why the columns of a row cannot be read, and what to do about it.
 
-    Raises:
-        InvalidSpec: no format fits. The error names the missing fields of the nearest format.
+    Attributes:
+        is_of_columns: whether other rows with these columns have the same problem.
+        is_readable: whether rows of these columns could be read, so that no other columns are suggested.
     """
-    names = row.keys()
+
+    what: str
+    fix: str = ""
+    is_of_columns: bool = True
+    is_readable: bool = False
+
+
+def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat | Mismatch:
+    """Return the first format whose fields are all in the row and not null, or why there is none."""
+    names = frozenset(name for name, value in row.items() if not json_values.is_null(value))
     for row_format in formats:
         if row_format.fields <= names:
-            return row_format
+            # A single format is one that the user has named.
+            found = [] if len(formats) == 1 else _find_preferences(row, names - row_format.fields)
+            return _describe_preferences(found) if found else row_format
+    if found := _find_preferences(row, names):
+        return _describe_preferences(found)
     nearest = max(formats, key=lambda row_format: len(row_format.fields & names), default=None)
-    if nearest is not None and nearest.fields & names:
-        missing = " and ".join(repr(name) for name in sorted(nearest.fields - names))
-        raise _invalid(f"has no {missing}", fix=f"{nearest.name} rows need {_listed(nearest.fields)}")
-    known = "; ".join(f"{row_format.name}: {_listed(row_format.fields)}" for row_format in formats)
-    raise _invalid(f"has only the fields {_listed(names)}, which fit no format", fix=f"known formats: {known}")
+    if nearest is None or not nearest.fields & row.keys():
+        return Mismatch("fits no format")
+    missing = sorted(nearest.fields - names)
+    listed = " and ".join(repr(name) for name in missing)
+    if nearest.fields <= row.keys():
+        return Mismatch(f"has an empty {listed}", "give both texts" if len(nearest.fields) > 1 else "", False)
+    return Mismatch(f"has no {listed}", f"{nearest.name} rows need {list_columns(sorted(nearest.fields))}")
 
 
-def _listed(names: Any) -> str:
-    return ", ".join(sorted(str(name) for name in names)) or "(none)"
+def _find_preferences(row: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Return the columns by which a row says how good its answers are. A label that is true or false is one of KTO."""
+    found = [name for name in _PREFERENCES if name in names]
+    label = row["label"] if "label" in names else None
+    is_of_kto = isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false"))
+    return [*found, "label"] if is_of_kto else found
 
 
-def _invalid(what: str, *, where: str = "", fix: str = "") -> errors.InvalidSpec:
-    return errors.InvalidSpec(what, where=where, fix=fix)
+def _describe_preferences(found: Sequence[str]) -> Mismatch:
+    fix = "keep the rows to learn and remove the column, or name the format"
+    if "chosen" in found:
+        fix = "to learn the chosen answers, add --completion-column chosen, or --messages-column chosen"
+    return Mismatch(f"has {' and '.join(found)}: preferences are not trained on", fix, is_readable=True)
+
+
+_MAX_COLUMNS, _MAX_NAME = 20, 40
+
+
+def list_columns(columns: Sequence[object]) -> str:
+    """Return names of columns as a text.
+
+    Long names are cut, because a table without a header has texts of the data in their place.
+    """
+    names = [" ".join(str(name).split()) for name in columns[:_MAX_COLUMNS]]
+    shown = [name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…" for name in names]
+    return ", ".join(shown + ["…"] * (len(columns) > _MAX_COLUMNS)) or "(none)"
+
+
+def _make_example(row: Mapping[str, Any], messages: Sequence[Message]) -> Example | None:
+    """Return the example of a conversation with what other columns say about it. None: its weight is 0."""
+    _check_row(row)
+    if not turns.read_weight(row.get("weight", 1)):
+        return None
+    system = _read_system(row)
+    if system and messages and messages[0].role == "system" and messages[0].content != system:
+        raise errors.InvalidSpec("is given beside a system turn", where="system", fix="keep one of the two")
+    if system and not (messages and messages[0].role == "system"):
+        messages = [Message(role="system", content=system), *messages]
+    tools, functions = row.get("tools"), row.get("functions")
+    if tools and functions:
+        raise errors.InvalidSpec("are given beside tools", where="functions", fix="keep one of the two")
+    fields: dict[str, Any] = {}
+    if tools or functions:
+        fields["tools"] = turns.read_tools(tools or functions, "tools" if tools else "functions")
+    if documents := row.get("documents"):
+        fields["documents"] = turns.read_documents(documents, "documents")
+    return Example(messages=tuple(messages), **fields)
+
+
+def _check_row(row: Mapping[str, Any]) -> None:
+    """Refuse rows whose answers rest on more than texts."""
+    if media := sorted(name for name in _MEDIA & row.keys() if row.get(name)):
+        what = f"has {media[0]}, which a language model does not see"
+        raise errors.InvalidSpec(what, fix="remove the row, or the column if the texts do not need it")
+
+
+def _read_system(row: Mapping[str, Any]) -> str | None:
+    for name in _SYSTEM:
+        if row.get(name):
+            return _text(row, name).strip() and _text(row, name)
+    return None
+
+
+def _read_turns(row: Mapping[str, Any], field: str) -> list[Message]:
+    messages, unused = turns.read_turns(row[field], field)
+    if isinstance(row, TrackedRow):
+        row.unused_in_turns.update(f"{field}[].{name}" for name in unused)
+    return messages
+
+
+def _make_pair(row: Mapping[str, Any], prompt: str, completion: str) -> list[Message]:
+    """Return the turns of a prompt and its completion, with the reasoning before the completion."""
+    texts = {name: _text(row, name) for name in (prompt, completion)}
+    problems = [
+        errors.Problem(what="is empty", where=name, fix="give both texts")
+        for name, text in texts.items()
+        if not text.strip()
+    ]
+    if problems:
+        raise errors.InvalidSpec(problems)
+    reasoning = next((_text(row, name) for name in turns.REASONING if row.get(name)), None)
+    answer = {"reasoning": reasoning} if reasoning and reasoning.strip() else {}
+    return [Message(role="user", content=texts[prompt]), Message(role="assistant", content=texts[completion], **answer)]
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:
     value = row[field]
     if not isinstance(value, str):
-        raise _invalid(f"is {_kind(value)} instead of a text", where=field)
+        fix = "write it as a text" if isinstance(value, (int, float)) else ""
+        raise errors.InvalidSpec(f"is {turns.describe(value)} instead of a text", where=field, fix=fix)
     return value
-
-
-def _kind(value: object) -> str:
-    return "null" if value is None else type(value).__name__
 
 
 def _history(value: Any) -> list[tuple[str, str]]:
     """Read earlier rounds of a conversation: one question and one answer each."""
+    value = turns.parse_list(value)
     rounds = []
-    for number, turns in enumerate(value if isinstance(value, Sequence) else [value], start=1):
-        match turns:
+    for number, texts in enumerate(value if isinstance(value, (list, tuple)) else [value], start=1):
+        match texts:
             case [str(question), str(answer)]:
                 rounds.append((question, answer))
             case _:
                 what = "is not a pair of texts"
-                raise _invalid(what, where=f"history, round {number}", fix='write [["…", "…"], …]')
+                raise errors.InvalidSpec(what, where=f"history, round {number}", fix='write [["…", "…"], …]')
     return rounds
-
-
-def _make_pair(
-    prompt: str, completion: str, system: Any, *, names: tuple[str, str] = ("prompt", "completion")
-) -> Example:
-    problems = [
-        errors.Problem(what="is empty", where=name, fix="give both texts")
-        for name, value in zip(names, (prompt, completion), strict=True)
-        if not value.strip()
-    ]
-    if system is not None and not isinstance(system, str):
-        problems.append(errors.Problem(what=f"is {_kind(system)} instead of a text", where="system"))
-    if problems:
-        raise errors.InvalidSpec(problems)
-    return Example.of_pair(prompt, completion, system)
-
-
-def _turns(value: Any, field: str, *, speaker: str, text: str, roles: Mapping[str, Role]) -> list[Message]:
-    """Read a list of turns, and raise every problem of the list at once."""
-    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
-        raise _invalid(f"is {_kind(value)} instead of a list of turns", where=field)
-    turns: list[Message] = []
-    problems: list[errors.Problem] = []
-    for number, turn in enumerate(value, start=1):
-        where = f"{field}, turn {number}"
-        if not isinstance(turn, Mapping):
-            problems.append(errors.Problem(what=f"is {_kind(turn)} instead of an object", where=where))
-            continue
-        name = turn.get(speaker)
-        if not isinstance(name, str) or name not in roles:
-            fix = f"use one of {', '.join(roles)}"
-            # A longer name is a text in the wrong field, and errors repeat no text of a data set.
-            shown = repr(name) if isinstance(name, str) and len(name) <= _MAX_ROLE else _kind(name)
-            problems.append(errors.Problem(what=f"has the {speaker} {shown}", where=where, fix=fix))
-            continue
-        content = _content(turn.get(text))
-        if content is None or turn.get("tool_calls"):
-            what = f"has no text in {text!r}" if content is None else "has tool_calls"
-            fix = "write the model's output as text, tool calls too"
-            problems.append(errors.Problem(what=what, where=where, fix=fix))
-            continue
-        role = roles[name]
-        turns.append(Message(role=role, content=content, learn=role != "assistant" or bool(turn.get("weight", 1))))
-    if problems:
-        raise errors.InvalidSpec(problems)
-    return turns
-
-
-def _content(value: Any) -> str | None:
-    """Return a text, or the joined texts of OpenAI's content parts. Return None for other values."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Sequence) and not isinstance(value, bytes) and value:
-        parts = [part["text"] for part in value if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
-        if len(parts) == len(value):
-            return "".join(parts)
-    return None

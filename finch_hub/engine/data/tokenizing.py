@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finch_hub import errors
-from finch_hub.engine.data import chat
+from finch_hub.engine.data import length_limit
+from finch_hub.engine.data.chat import ChatTemplate, Conversation
+from finch_hub.engine.data.rendered import render_turns
 from finch_hub.specs.examples import Example, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MAX_LEFT_OUT = 0.05
+"""Share of examples that may be left out if nothing else is said."""
+_PROGRESS_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,182 +33,236 @@ class TokenizedExample:
         input_ids: int64 [length].
         labels: whether each token has loss, bool [length]. The first token has none, because no token predicts it.
         cut: number of tokens that were removed to fit the maximum length.
+        changes: what the chat template drops or changes in the example, in words.
     """
 
     input_ids: NDArray[np.int64]
     labels: NDArray[np.bool_]
     cut: int = 0
+    changes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
 
-def with_system(example: Example, system: str | None) -> tuple[Message, ...]:
-    """Return the turns, with this system turn first unless the example has a system turn."""
-    if not system or example.messages[0].role == "system":
-        return example.messages
-    return (Message(role="system", content=system), *example.messages)
+@dataclass(kw_only=True, eq=False)
+class TokenizedData:
+    """Token ids of a data set.
+
+    Attributes:
+        examples: in the order of the data, without those that cannot be used.
+        left_out: problems of the examples that cannot be used, by their numbers from 1.
+        lost: number of these examples.
+        changes: what the chat template drops or changes, in words, with the number of each such example, from 1.
+    """
+
+    examples: list[TokenizedExample] = field(default_factory=list)
+    left_out: list[errors.Problem] = field(default_factory=list)
+    lost: int = 0
+    changes: dict[str, list[int]] = field(default_factory=dict)
 
 
 def tokenize_all(
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     tokenizer: PreTrainedTokenizerBase,
     *,
     system: str | None = None,
     max_length: int,
     subject: str = "data",
 ) -> tuple[TokenizedExample, ...]:
-    """Tokenize every example, in order.
+    """Tokenize every example, in order. One that cannot be used is an error; see :func:`tokenize_data`."""
+    data = tokenize_data(examples, tokenizer, system=system, max_length=max_length, subject=subject, max_left_out=0.0)
+    return tuple(data.examples)
+
+
+def tokenize_data(
+    examples: Iterable[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    system: str | None = None,
+    max_length: int,
+    subject: str = "data",
+    max_left_out: float = MAX_LEFT_OUT,
+    is_strict: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> TokenizedData:
+    """Tokenize examples. Those that cannot be used are left out.
+
+    Args:
+        max_left_out: largest share of examples that may be left out.
+        is_strict: whether examples that are left out, or that the chat template changes, are refused.
+        progress: called with the number of examples so far, every few seconds.
 
     Raises:
-        InvalidDataset: one problem for each example without a label, by its number from 1.
+        InvalidDataset: too many examples cannot be used, or none can; has a problem for each, by its number from 1.
     """
-    tokenized: list[TokenizedExample] = []
-    problems: list[errors.Problem] = []
+    template = ChatTemplate(tokenizer)
+    data = TokenizedData()
+    number, reported = 0, time.monotonic()
     for number, example in enumerate(examples, start=1):
+        if time.monotonic() - reported > _PROGRESS_SECONDS:
+            progress(number)
+            reported = time.monotonic()
         try:
-            tokenized.append(tokenize(example, tokenizer, system=system, max_length=max_length))
+            tokenized = tokenize(example, template, system=system, max_length=max_length)
         except errors.InvalidInput as error:
+            data.lost += 1
             where = f"example {number}"
-            problems += [errors.Problem(where=where, what=problem.what, fix=problem.fix) for problem in error.problems]
-    if problems:
-        raise errors.InvalidDataset(problems, subject=subject)
-    return tuple(tokenized)
+            data.left_out += [
+                errors.Problem(where=" ".join(filter(None, (where, problem.where))), what=problem.what, fix=problem.fix)
+                for problem in error.problems
+            ]
+            continue
+        data.examples.append(tokenized)
+        for change in tokenized.changes:
+            data.changes.setdefault(change, []).append(number)
+    if data.lost and (is_strict or not data.examples or data.lost > max_left_out * number):
+        raise errors.InvalidDataset(data.left_out, subject=subject)
+    if is_strict and data.changes:
+        raise errors.InvalidDataset(
+            [
+                errors.Problem(where=f"example {rows[0]}", what=f"{change} (in {len(rows):,} examples)")
+                for change, rows in data.changes.items()
+            ],
+            subject=subject,
+        )
+    return data
 
 
 def tokenize(
-    example: Example, tokenizer: PreTrainedTokenizerBase, *, system: str | None = None, max_length: int
+    example: Example, template: ChatTemplate, *, system: str | None = None, max_length: int
 ) -> TokenizedExample:
     """Tokenize one example.
 
-    A long example loses up to half of the tokens before its first label, from the left, then tokens from the right.
-    Tokens after the last label affect nothing and are removed.
+    A long conversation loses its earliest exchanges, then the beginning of its longest prompt, up to half of the tokens
+    before the first label, then tokens from the right. Tokens after the last label affect nothing and are removed.
 
     Raises:
         InvalidDataset: no label remains.
         Incompatible: the chat template or the tokenizer cannot be used.
     """
-    if not tokenizer.is_fast:
+    if not template.tokenizer.is_fast:
         raise errors.Incompatible("the tokenizer has no offsets", fix="use a base with a tokenizer.json")
     if example.text is not None:
-        ids = _plain_ids(example.text, tokenizer)
-        labels = np.ones(len(ids), dtype=np.bool_)
+        whole = _tokenize_text(example.text, template)
     else:
-        ids, labels = _conversation_ids(with_system(example, system), tokenizer)
-    labels[0] = False
-    if not labels.any():
-        raise _unusable("has no token to train on", "give the assistant's turn some text")
-    end = int(labels.nonzero()[0][-1]) + 1
-    return _cut(ids[:end], labels[:end], max_length)
+        conversation = Conversation.of(example, system)
+        whole = _tokenize_conversation(conversation, template)
+        if len(whole) > max_length:
+            shorter = length_limit.shorten(
+                conversation,
+                lambda shorter: _measure(_tokenize_conversation(shorter, template)),
+                template.tokenizer,
+                max_length=max_length,
+            )
+            cut = len(whole)
+            whole = _tokenize_conversation(shorter, template)
+            whole = TokenizedExample(
+                input_ids=whole.input_ids, labels=whole.labels, cut=cut - len(whole), changes=whole.changes
+            )
+    return _cut_right(whole, max_length)
 
 
-def _cut(ids: NDArray[np.int64], labels: NDArray[np.bool_], max_length: int) -> TokenizedExample:
-    excess = len(ids) - max_length
+def tokenize_prompt(conversation: Conversation, template: ChatTemplate) -> list[int]:
+    """Return the tokens of a conversation up to the answer that comes next: those that a training has before it.
+
+    Raises:
+        Incompatible: the chat template cannot render the conversation, or does not write its tools or documents.
+    """
+    text = template.prompt(conversation)
+    answer = Message(role="assistant", content="!")
+    answered = render_turns(template, conversation._replace(messages=(*conversation.messages, answer)))
+    begins = [turn.begin for turn in answered.turns.values() if turn.begin < len(text)]
+    ids, _, _ = _encode(text, begins if answered.text.startswith(text) else [], template.tokenizer)
+    return template.begin(ids.tolist()) if template.is_missing else ids.tolist()
+
+
+def _measure(example: TokenizedExample) -> length_limit.Measure:
+    return length_limit.Measure(tokens=len(example), prompt=int(example.labels.argmax()))
+
+
+def _cut_right(example: TokenizedExample, max_length: int) -> TokenizedExample:
+    excess = len(example) - max_length
     if excess <= 0:
-        return TokenizedExample(input_ids=ids, labels=labels)
-    prompt = int(labels.argmax())
-    begin = min(excess, prompt // 2)
-    kept = slice(begin, begin + max_length)
-    labels = labels[kept]
+        return example
+    labels = example.labels[:max_length]
     if not labels.any():
+        prompt = int(example.labels.argmax())
         what = f"has {prompt:,} tokens before the first one to train on, which leaves no room in {max_length:,}"
         raise _unusable(what, "shorten the prompt or raise max_length")
-    return TokenizedExample(input_ids=ids[kept], labels=labels, cut=excess)
+    return TokenizedExample(
+        input_ids=example.input_ids[:max_length], labels=labels, cut=example.cut + excess, changes=example.changes
+    )
 
 
 def _unusable(what: str, fix: str) -> errors.InvalidDataset:
     return errors.InvalidDataset(what, fix=fix)
 
 
-def _plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
-    ids = list(tokenizer(text)["input_ids"])
-    if tokenizer.eos_token_id is not None and ids[-1:] != [tokenizer.eos_token_id]:
-        ids.append(tokenizer.eos_token_id)
-    return np.array(ids, dtype=np.int64)
+def _finish(ids: NDArray[np.int64], labels: NDArray[np.bool_], changes: tuple[str, ...] = ()) -> TokenizedExample:
+    """Return the example up to its last label."""
+    labels[:1] = False
+    if not labels.any():
+        raise _unusable("has no token to train on", "give the assistant's turn some text")
+    end = int(labels.nonzero()[0][-1]) + 1
+    return TokenizedExample(input_ids=ids[:end], labels=labels[:end], changes=changes)
 
 
-def _conversation_ids(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    text = chat.render(tokenizer, messages, generation=False)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = np.array(encoded["input_ids"], dtype=np.int64)
-    begins, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-    special = np.isin(ids, tokenizer.all_special_ids)
+def _tokenize_text(text: str, template: ChatTemplate) -> TokenizedExample:
+    ids = template.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    tokens = template.begin(list(ids))
+    end = template.tokenizer.eos_token_id
+    if end is not None and (not tokens or tokens[-1] not in template.stop_tokens):
+        tokens.append(end)
+    labels = np.ones(len(tokens), dtype=np.bool_)
+    return _finish(np.array(tokens, dtype=np.int64), labels)
+
+
+def _tokenize_conversation(conversation: Conversation, template: ChatTemplate) -> TokenizedExample:
+    rendered = render_turns(template, conversation)
+    learned = {index: turn for index, turn in rendered.turns.items() if conversation.messages[index].learn}
+    ids, begins, ends = _encode(rendered.text, [turn.begin for turn in rendered.turns.values()], template.tokenizer)
     labels = np.zeros(len(ids), dtype=np.bool_)
-    last = max(i for i, message in enumerate(messages) if message.role == "assistant")
-    for index, (begin, end) in _find_assistant_turns(messages, tokenizer, text).items():
-        if not messages[index].learn:
-            continue
-        # A token that overlaps the turn belongs to it: byte-level tokens contain the blank before a word.
-        inside = (ends > begin) & (begins < end)
-        labels |= inside
-        after = int(np.searchsorted(begins, end))
-        while after < len(ids) and not special[after] and not text[begins[after] : ends[after]].strip():
-            after += 1
-        if after < len(ids) and special[after]:
-            labels[inside.argmax() : after + 1] = True
-        elif index == last and tokenizer.eos_token_id is not None:
+    last = max(i for i, message in enumerate(conversation.messages) if message.role == "assistant")
+    for index, turn in learned.items():
+        first, stop = int(np.searchsorted(ends, turn.begin, side="right")), int(np.searchsorted(begins, turn.end))
+        labels[first:stop] = True
+        if index == last and not turn.is_ended and template.tokenizer.eos_token_id is not None:
             # The template has no end-of-turn token, so the model learns to stop by the end-of-text token.
-            stop = int(inside.nonzero()[0][-1]) + 1
-            ids = np.append(ids[:stop], tokenizer.eos_token_id)
+            ids = np.append(ids[:stop], template.tokenizer.eos_token_id)
             labels = np.append(labels[:stop], True)
-    return ids, labels
+    before = template.begin([]) if template.is_missing else []
+    if before:
+        ids = np.concatenate([np.array(before, dtype=np.int64), ids])
+        labels = np.concatenate([np.zeros(len(before), dtype=np.bool_), labels])
+    return _finish(ids, labels, rendered.changes)
 
 
-def _find_assistant_turns(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, text: str
-) -> dict[int, tuple[int, int]]:
-    """Return begin and end of each assistant turn in the rendered text, by the turn's index.
+def _encode(
+    text: str, borders: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return token ids with begin and end of each token in the text, int64 [length] each.
 
-    A turn begins after its header, where generation starts, so the model also learns what a template puts before the
-    content. The turn is found by rendering the conversation with other content in this turn: the text that both
-    renderings share before and after is not the turn. Simpler ways fail. Templates can change earlier turns (Qwen3's
-    drops the reasoning of all turns but the last), and most do not mark what the model generates.
+    At a border a generation begins, so its prompt is a text of its own there. If tokens go across borders, the text is
+    divided there, unless the tokenizer then writes another text: SentencePiece puts a blank before each one.
     """
-    headers = _headers(messages, tokenizer)
-    spans: dict[int, tuple[int, int]] = {}
-    previous_end = 0
-    for index, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
-        replaced = message.evolve(content=_absent_character(message.content))
-        turns = [*messages[:index], replaced, *messages[index + 1 :]]
-        changed = chat.render(tokenizer, turns, generation=False)
-        begin = _count_shared(text, changed)
-        end = len(text) - _count_shared(text[begin:][::-1], changed[begin:][::-1])
-        for header in headers:
-            start = text.rfind(header, previous_end, begin)
-            if start >= 0:
-                begin = start + len(header)
-                break
-        spans[index] = (begin, end)
-        previous_end = end
-    return spans
+    whole = _encode_part(text, 0, tokenizer)
+    ids, begins, ends = whole
+    numbers = np.searchsorted(ends, borders, side="right")
+    crossed = sorted({b for b, n in zip(borders, numbers, strict=True) if n < len(ids) and begins[n] < b})
+    if not crossed:
+        return whole
+    parts = [_encode_part(text[first:last], first, tokenizer) for first, last in pairwise([0, *crossed, len(text)])]
+    divided = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    new_ids, new_begins, new_ends = divided
+    is_same = tokenizer.decode(new_ids.tolist()) == tokenizer.decode(ids.tolist())
+    return (new_ids, new_begins, new_ends) if is_same else whole
 
 
-def _headers(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the template's header of an assistant turn, and its beginnings that end a line, the longest first.
-
-    A template can shorten the header: if it drops the turn's reasoning, or if the turn has reasoning of its own.
-    """
-    first = next(i for i, message in enumerate(messages) if message.role == "assistant")
-    question = messages[:first] or [Message(role="user", content="")]
-    without = chat.render(tokenizer, question, generation=False)
-    with_prompt = chat.render(tokenizer, question, generation=True)
-    if not with_prompt.startswith(without):
-        return []
-    header = with_prompt.removeprefix(without)
-    ends = {index + 1 for index, character in enumerate(header) if character == "\n"} | {len(header)}
-    return [header[:end] for end in sorted(ends, reverse=True) if end]
-
-
-def _count_shared(first: str, second: str) -> int:
-    """Return the number of characters that both texts begin with."""
-    pairs = zip(first, second, strict=False)
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
-
-
-def _absent_character(content: str) -> str:
-    """Return a character of the private use area that is not in the content."""
-    return next(character for character in map(chr, range(0xE000, 0xF900)) if character not in content)
+def _encode_part(
+    text: str, place: int, tokenizer: PreTrainedTokenizerBase
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return token ids with begin and end of each token, counted from where the text is in a longer one."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    begins, ends = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+    return np.array(encoded["input_ids"], dtype=np.int64), begins + place, ends + place

@@ -13,7 +13,7 @@ from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batch_plan import LEAST_TOKENS
 from finch_hub.engine.data.batches import Batch, pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
-from finch_hub.engine.decoder.decoder import Decoder, choose_decoder
+from finch_hub.engine.decoder.decoder import Decoder, choose_decoder, make_head
 from finch_hub.engine.decoder.loss import Head, token_losses
 from finch_hub.engine.numerics.concurrency import MAX_TASKS, run_in_parallel
 from finch_hub.specs.reports import TokenMetrics
@@ -25,7 +25,7 @@ _BATCH_TOKENS = 2048
 def measure(base: Base, examples: Sequence[TokenizedExample]) -> TokenMetrics:
     """Evaluate the base with its enabled adapters; see :func:`evaluate`."""
     base.fit_attention(max(len(example) for example in examples))
-    return evaluate(choose_decoder(base), Head(base.model), examples, device=base.device)
+    return evaluate(choose_decoder(base), make_head(base), examples, device=base.device)
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def evaluate(
 
 @torch.no_grad()
 def _token_losses(decoder: Decoder, head: Head, batch: Batch) -> tuple[Tensor, Tensor]:
-    return token_losses(decoder.hidden_states(batch), head.linear, batch.targets)
+    return token_losses(decoder.hidden_states(batch), head, batch.targets)
 
 
 def _divide_into_batches(examples: Sequence[TokenizedExample], ways: int) -> list[list[int]]:

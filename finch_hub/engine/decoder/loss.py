@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from finch_hub import errors
 from finch_hub.engine.bases.memory import LOGIT_ROWS
 from finch_hub.engine.decoder.frozen_linear import FrozenLinear, can_prepack, get_frozen_linear
+from finch_hub.engine.decoder.own_head import OwnHead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,26 +20,25 @@ if TYPE_CHECKING:
 class Head:
     """Language-model head.
 
-    Attributes:
-        linear: product from [L, d] to [L, V].
-        vocabulary: V, number of tokens.
+    Its logits are the product of one linear module, or those of the model's own forward.
 
-    Raises:
-        Incompatible: the logits are not a linear function of the last hidden states, or the head is adapted.
+    Args:
+        is_linear: whether the logits are this product; see :mod:`finch_hub.engine.decoder.forward_check`.
+
+    Attributes:
+        linear: product from [L, d] to [L, V]; None if the model's own forward computes the logits.
+        vocabulary: V, number of tokens.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        module = model.get_output_embeddings()
-        scaled = [
-            name
-            for name in ("final_logit_softcapping", "logits_scaling", "logit_scale")
-            if getattr(model.config, name, None) not in (None, 1.0)
-        ]
-        if type(module) is not nn.Linear or scaled:
-            reason = f"its configuration sets {scaled[0]}" if scaled else "its language-model head is adapted"
-            raise errors.Incompatible(f"the base cannot be trained: {reason}")
-        self.linear = get_frozen_linear([module], is_prepacked=can_prepack([module]))
+    def __init__(self, model: PreTrainedModel, *, is_linear: bool) -> None:
+        module: Any = model.get_output_embeddings()
+        self.linear = get_frozen_linear([module], is_prepacked=can_prepack([module])) if is_linear else None
         self.vocabulary = len(module.weight)
+        self._own = OwnHead(model)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits [n, V] of hidden states [n, d]."""
+        return self._own.logits(hidden) if self.linear is None else self.linear.forward(hidden)
 
 
 class _HeadLosses(torch.autograd.Function):
@@ -48,7 +48,7 @@ class _HeadLosses(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: FrozenLinear, targets: Tensor, scales: Tensor) -> Tensor:
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         likelihoods = scales.new_empty(len(targets))
-        buffer = _probability_buffer(targets, head)
+        buffer = _probability_buffer(targets, sum(head.sizes))
         for rows in _chunks(len(targets)):
             target = targets[rows, None]
             probabilities = _softmax(head.forward(hidden[rows]), buffer)
@@ -69,7 +69,7 @@ class _HeadLosses(torch.autograd.Function):
         return gradient, None, None, None
 
 
-def head_losses(hidden: Tensor, head: FrozenLinear, targets: Tensor, scales: Tensor) -> Tensor:
+def head_losses(hidden: Tensor, head: Head, targets: Tensor, scales: Tensor) -> Tensor:
     """Return ``scale * cross-entropy`` of each token, float32 [L].
 
     A backward pass must start from the sum of the losses.
@@ -80,20 +80,29 @@ def head_losses(hidden: Tensor, head: FrozenLinear, targets: Tensor, scales: Ten
         targets: int64 [L], token ids.
         scales: float32 [L], usually 1 / label tokens of the whole step.
     """
-    losses: Tensor = _HeadLosses.apply(hidden, head, targets, scales)  # type: ignore[no-untyped-call]
-    return losses
+    losses: Tensor
+    if head.linear is not None:
+        losses = _HeadLosses.apply(hidden, head.linear, targets, scales)  # type: ignore[no-untyped-call]
+        return losses
+
+    def compute(rows: Tensor, target: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(head.logits(rows).float(), target, reduction="none")
+
+    # Logits are computed again in the backward pass: those of all tokens would not fit into memory.
+    chunks = [checkpoint(compute, hidden[rows], targets[rows], use_reentrant=False) for rows in _chunks(len(targets))]
+    return torch.cat(chunks) * scales
 
 
 @torch.no_grad()
-def token_losses(hidden: Tensor, head: FrozenLinear, targets: Tensor) -> tuple[Tensor, Tensor]:
+def token_losses(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return the cross-entropy of each token (float32 [L]) and whether its logit was the largest (bool [L]).
 
     It uses ``log p_t = z_t - z_max + log p_max``: ``p_max >= 1 / V`` cannot underflow, but ``p_t`` can.
     """
     losses, correct = [], []
-    buffer = _probability_buffer(targets, head)
+    buffer = _probability_buffer(targets, head.vocabulary)
     for rows in _chunks(len(targets)):
-        logits = head.forward(hidden[rows])
+        logits = head.logits(hidden[rows])
         probabilities = _softmax(logits, buffer)
         # argmax takes seven times as long as amax, and differs only where several logits are the largest.
         best = logits.amax(dim=-1, keepdim=True)
@@ -114,9 +123,9 @@ def _chunks(count: int) -> Iterator[slice]:
         yield slice(count * place // number, count * (place + 1) // number)
 
 
-def _probability_buffer(targets: Tensor, head: FrozenLinear) -> Tensor:
+def _probability_buffer(targets: Tensor, vocabulary: int) -> Tensor:
     """Return float32 memory for one chunk, which all chunks reuse: allocating it again for each would be slow."""
-    shape = (min(LOGIT_ROWS, len(targets)), sum(head.sizes))
+    shape = (min(LOGIT_ROWS, len(targets)), vocabulary)
     return torch.empty(shape, dtype=torch.float32, device=targets.device)
 
 

@@ -12,6 +12,7 @@ from peft.tuners.lora import Linear as LoRALinear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from finch_hub.engine.bases.rope import depends_on_length
 from finch_hub.engine.data.batches import Batch, pack
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder.attention_layout import GridLayout, group_sequences
@@ -59,13 +60,19 @@ class PackedDecoder:
         It does for the plain families in full attention, without hooks, which change what a module computes. Adapters
         must be plain LoRA, because the magnitude of DoRA is not implemented here.
         """
+        if not cls.fits_architecture(model):
+            return False
+        return all(_is_plain(module) for layer in model.get_decoder().layers for module in layer.modules())
+
+    @classmethod
+    def fits_architecture(cls, model: PreTrainedModel) -> bool:
+        """Return whether this decoder is made for the model's layers and positions."""
         config = model.config
         is_plain = type(model).__name__ in _FAMILIES and config.hidden_act == "silu" and not config.attention_dropout
         is_sliding = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
         is_windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-        if not is_plain or is_sliding or is_windowed:
-            return False
-        return all(_is_plain(module) for layer in model.get_decoder().layers for module in layer.modules())
+        # The longest sequence of a packed batch would decide the positions of the others.
+        return is_plain and not (is_sliding or is_windowed or depends_on_length(model))
 
     def hidden_states(self, batch: Batch, *, seed: int | None = None) -> Tensor:
         """Return the final hidden states [L, d] at the batch's sources."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from finch_hub.engine.bases.rope import reset_rope
 from finch_hub.engine.data.batches import Batch
 
 if TYPE_CHECKING:
@@ -15,21 +16,35 @@ if TYPE_CHECKING:
 
 
 class PaddedDecoder:
-    """Decoder that runs the model's own forward; correct for every architecture and every PEFT layer."""
+    """Decoder that runs the model's own forward; correct for every architecture and every PEFT layer.
+
+    With `one_by_one`, each row is a batch of its own, for models in which the rows of a batch change each other.
+    """
 
     is_padded = True
     can_share_prefix = False
     is_thread_safe = False
 
-    def __init__(self, model: PreTrainedModel, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, gradient_checkpointing: bool = False, one_by_one: bool = False
+    ) -> None:
         self._body: nn.Module = model.get_decoder()
         self._model = model
+        self._one_by_one = one_by_one
         self._gradient_checkpointing = gradient_checkpointing
 
     def hidden_states(self, batch: Batch, *, seed: int | None = None) -> Tensor:
         """Return the final hidden states [L, d] at the batch's sources."""
         if batch.prefix:
             raise ValueError("a padded batch has no shared prefix")
+        self._set_mode(is_training=seed is not None)
+        if seed is not None:
+            torch.manual_seed(seed)
+        states = self._compute_alone(batch) if self._one_by_one else self._compute_together(batch)
+        return states[batch.sources]
+
+    def _compute_together(self, batch: Batch) -> Tensor:
+        """Return the final hidden states [N, d] of all tokens, computed as rows of one length."""
         device = batch.input_ids.device
         rows, longest = len(batch.lengths), max(batch.lengths)
         # The places of the tokens are computed on the host: a copy from the device would wait for it.
@@ -42,13 +57,19 @@ class PaddedDecoder:
         mask = None
         if min(batch.lengths) < longest:
             mask = torch.zeros_like(ids).index_fill_(0, places, 1).view(rows, longest)
-        self._set_mode(is_training=seed is not None)
-        if seed is not None:
-            torch.manual_seed(seed)
-        output: Tensor = self._body(
-            input_ids=ids.view(rows, longest), attention_mask=mask, use_cache=False
-        ).last_hidden_state
-        return output.flatten(0, 1)[places[batch.sources]]
+        return self._compute(ids.view(rows, longest), mask).flatten(0, 1)[places]
+
+    def _compute_alone(self, batch: Batch) -> Tensor:
+        """Return the final hidden states [N, d] of all tokens, computed one example at a time."""
+        states = []
+        for begin, end in batch.spans:
+            reset_rope(self._model)
+            states.append(self._compute(batch.input_ids[None, begin:end], None)[0])
+        return torch.cat(states)
+
+    def _compute(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        output: Tensor = self._body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return output
 
     def cache_frozen_states(self, batches: Sequence[Batch]) -> None:
         """Do nothing: the model's own forward computes all layers."""

@@ -26,12 +26,14 @@ class Contribution:
         adapter: open folder of the adapter.
         weight: factor of the update.
         module: of the update; None for a replacement.
+        is_transposed: whether the base's weight is [in, out], as embeddings and GPT-2's layers are.
         replacement: state-dict name of the replacement.
     """
 
     adapter: StoredAdapter
     weight: float
     module: LoRAModule | None = None
+    is_transposed: bool = False
     replacement: str = ""
 
     @property
@@ -55,7 +57,7 @@ def plan_merge(
     plan: dict[str, list[Contribution]] = {}
     problems: list[errors.Problem] = []
     for adapter, weight in adapters:
-        for name, shape, contribution in _contributions(adapter, weight):
+        for name, shape, contribution in _contributions(adapter, weight, files):
             tensor = files.find(name)
             is_tied_head = tensor is None and name == HEAD and files.is_tied
             source = files.embedding if is_tied_head else tensor
@@ -68,7 +70,7 @@ def plan_merge(
                 problems.append(_problem(adapter, name, f"is {list(shape)}, the base's {list(info.shape)}"))
             elif info.dtype not in _WRITABLE:
                 problems.append(_problem(adapter, name, f"the base stores it as {info.dtype}, nothing can be added"))
-            elif contribution.module and contribution.module.magnitude and _is_transposed(adapter, contribution.module):
+            elif contribution.module and contribution.module.magnitude and contribution.is_transposed:
                 problems.append(_problem(adapter, name, "DoRA on weights that are [in, out] is not supported"))
             elif contribution.is_redefinition and weight != 1.0:
                 what = f"redefines the base's weight, and {weight:g} times that is not defined"
@@ -95,7 +97,7 @@ def load_change(contributions: Sequence[Contribution], shape: tuple[int, ...]) -
         if module is None:
             redefine = _replacing(contribution, shape[0])
             continue
-        left, right = _scaled_factors(adapter, module)
+        left, right = _scaled_factors(contribution, module)
         magnitude = adapter.magnitude(module.path)
         if magnitude is not None:
             redefine = _decomposing(left, right, magnitude)
@@ -116,17 +118,17 @@ def load_change(contributions: Sequence[Contribution], shape: tuple[int, ...]) -
     return change
 
 
-def _is_transposed(adapter: StoredAdapter, module: LoRAModule) -> bool:
-    """Tell whether the base's weight is ``[in, out]``, as embeddings and GPT-2's layers are."""
-    return module.embedding or bool(adapter.config.get("fan_in_fan_out"))
-
-
-def _contributions(adapter: StoredAdapter, weight: float) -> list[tuple[str, tuple[int, ...], Contribution]]:
+def _contributions(
+    adapter: StoredAdapter, weight: float, files: ModelFiles
+) -> list[tuple[str, tuple[int, ...], Contribution]]:
     """Return name, shape and content of everything that an adapter changes."""
     contributions: list[tuple[str, tuple[int, ...], Contribution]] = []
     for path, module in adapter.modules.items():
-        shape = (module.outputs, module.inputs)[:: -1 if _is_transposed(adapter, module) else 1]
-        contributions.append((f"{path}.weight", shape, Contribution(adapter=adapter, weight=weight, module=module)))
+        # The base decides and not the config: PEFT writes fan_in_fan_out=false if it adapts the head beside Conv1D.
+        is_transposed = module.embedding or (files.has_conv1d and f"{path}.weight" != HEAD)
+        contribution = Contribution(adapter=adapter, weight=weight, module=module, is_transposed=is_transposed)
+        shape = (module.outputs, module.inputs)[:: -1 if is_transposed else 1]
+        contributions.append((f"{path}.weight", shape, contribution))
     for name, stored in adapter.replaced.items():
         shape = adapter.file.tensors[stored].shape
         contributions.append((name, shape, Contribution(adapter=adapter, weight=weight, replacement=name)))
@@ -137,10 +139,10 @@ def _problem(adapter: StoredAdapter, where: str, what: str, fix: str = "") -> er
     return errors.Problem(where=f"{adapter.folder.name}: {where}", what=what, fix=fix)
 
 
-def _scaled_factors(adapter: StoredAdapter, module: LoRAModule) -> tuple[Float32, Float32]:
+def _scaled_factors(contribution: Contribution, module: LoRAModule) -> tuple[Float32, Float32]:
     """Return left ``[rows, r]`` with the scale and right ``[r, columns]``, oriented as the weight."""
-    a, b = adapter.factors(module.path)
-    left, right = (a.T, b.T) if _is_transposed(adapter, module) else (b, a)
+    a, b = contribution.adapter.factors(module.path)
+    left, right = (a.T, b.T) if contribution.is_transposed else (b, a)
     return np.ascontiguousarray(left) * np.float32(module.scale), np.ascontiguousarray(right)
 
 

@@ -149,14 +149,22 @@ def _write_companions(
         target = folder / inside
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(files.folder / inside, target)
-    if untie:
-        config = {**files.config, "tie_word_embeddings": False}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    _rewrite(folder / "config.json", {"tie_word_embeddings": False} if untie else {})
+    if (folder / "tokenizer_config.json").is_file():
+        _rewrite(folder / "tokenizer_config.json", {})
     if files.index is not None:
         metadata = {**(files.index.get("metadata") or {}), "total_size": total}
         weight_map = dict(sorted((name, shard) for shard, tensors in shards.items() for name in tensors))
         index = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2)
         (folder / INDEX).write_text(index + "\n", encoding="utf-8")
+
+
+def _rewrite(file: Path, changes: Mapping[str, Any]) -> None:
+    """Apply changes to a JSON file, and remove the names of code, which is not copied and would be looked for."""
+    before = json.loads(file.read_bytes())
+    after = {name: value for name, value in {**before, **changes}.items() if name != "auto_map"}
+    if after != before:
+        file.write_text(json.dumps(after, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_card(folder: Path, base: str, adapters: Sequence[Mapping[str, Any]], public: str | None) -> None:

@@ -21,12 +21,12 @@ class ExportParameters(Value):
     replace: bool = False
 
 
-class VLLMParameters(ExportParameters):
-    """Parameters of an export to vLLM.
+class PEFTParameters(ExportParameters):
+    """Parameters of a PEFT folder, also of one for vLLM.
 
     Attributes:
-        base_model: the base's name on the server, which the adapter must have; None keeps the name in the adapter's
-            config.
+        base_model: the base's name in the config and the card, and on the server of vLLM; None keeps the name in the
+            adapter's config. Jobs take the base's repository id.
     """
 
     base_model: Line | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finch_hub.engine.bases.transformers_logging import quiet_transformers
 from finch_hub.engine.export import peft as peft_export
-from finch_hub.engine.export.parameters import ExportParameters
+from finch_hub.engine.export.parameters import PEFTParameters
 from finch_hub.formats.peft_names import CONFIG
 from finch_hub.specs.value import Value
 
@@ -87,7 +87,7 @@ def _dequantize(adapters: Sequence[tuple[Path, float]], scratch: Path) -> list[t
     """
     plain = []
     for number, (folder, weight) in enumerate(adapters):
-        peft_export.export_peft(folder, None, scratch / str(number), ExportParameters())
+        peft_export.export_peft(folder, None, scratch / str(number), PEFTParameters())
         plain.append((scratch / str(number), weight))
     return sorted(plain, key=lambda pair: not json.loads((pair[0] / CONFIG).read_bytes()).get("use_dora"))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from finch_hub import errors
-from finch_hub.engine.export.parameters import VLLMParameters
+from finch_hub.engine.export.parameters import PEFTParameters
 from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.atomic_writes import atomic_folder
 from finch_hub.formats.finch_record import read_record, write_record
@@ -23,7 +23,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 DEFAULT_RANK = 16
 
 
-def export_vllm(adapter: Path, base: Path | None, out: Path, parameters: VLLMParameters) -> dict[str, Any]:
+def export_vllm(adapter: Path, base: Path | None, out: Path, parameters: PEFTParameters) -> dict[str, Any]:
     """Write the adapter with one rank for all modules and all scales folded into B.
 
     So alpha / r is 1. Modules of a lower rank are padded with zeros to the next rank that vLLM accepts; their updates

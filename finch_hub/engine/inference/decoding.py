@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from finch_hub.engine.bases.rope import depends_on_length, reset_rope, switch_length
+from finch_hub.engine.data.chat import ChatTemplate
 from finch_hub.specs.generation import GenerationConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from finch_hub.engine.bases.base import Base
 
@@ -26,14 +30,44 @@ def decode(
 ) -> Iterator[tuple[int, int]]:
     """Continue each prompt until an end token or the length limit. Yield (row, token) in the order of the tokens.
 
-    Rows that have ended leave the batch. A row's tokens depend on its seed and not on the other rows, except where the
-    rounding, which depends on the batch's shape, decides between equal logits.
+    A row's tokens depend on its seed and not on the other rows, except where the rounding, which depends on the batch's
+    shape, decides between equal logits. If the rows of a batch would change each other, they are computed one by one.
 
     Args:
         prompts: token ids of each row, at least one.
         seeds: seed of each row, only used with a temperature.
         route: function that returns the context in which the model computes these rows, numbered as in `prompts`.
     """
+    limits = [min(config.max_new_tokens, base.context - len(prompt)) for prompt in prompts]
+    samplers = [torch.Generator().manual_seed(seed) for seed in seeds]
+    if _can_share_batch(base.model):
+        yield from _decode_batch(base, prompts, limits, config, samplers, route)
+        return
+    for row, prompt in enumerate(prompts):
+        alone = functools.partial(route, [row])
+        for token in _decode_row(base, prompt, limits[row], config, samplers[row], alone):
+            yield row, token
+
+
+def _can_share_batch(model: PreTrainedModel) -> bool:
+    """Return whether rows of different lengths can be computed together, and leave their batch at different times.
+
+    States of recurrent layers see the padding, and their cache cannot drop rows.
+    """
+    layers = DynamicCache(config=model.config).layers
+    has_attention_only = not any(hasattr(layer, "recurrent_states") for layer in layers)
+    return has_attention_only and "past_key_values" in _parameters(model) and not depends_on_length(model)
+
+
+def _decode_batch(
+    base: Base,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    config: GenerationConfig,
+    samplers: Sequence[torch.Generator],
+    route: Route,
+) -> Iterator[tuple[int, int]]:
+    """Continue all prompts together. Rows that have ended leave the batch."""
     lengths = [len(prompt) for prompt in prompts]
     width = max(lengths)
     pad = base.tokenizer.pad_token_id
@@ -41,30 +75,20 @@ def decode(
     tokens = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=base.device)
     mask = torch.tensor([[0] * (width - n) + [1] * n for n in lengths], device=base.device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    limit = min(config.max_new_tokens, base.context - width)
     ends = end_tokens(base)
-    samplers = [torch.Generator().manual_seed(seed) for seed in seeds]
-    # With a slice instead of a tensor, the head would copy its weight for every row (torch 2.13, CPU).
-    last = torch.tensor([-1], device=base.device)
     cache = DynamicCache(config=base.model.config)
     rows = list(range(len(prompts)))
-    for step in range(limit):
+    for step in range(max(limits)):
         with torch.no_grad(), route(rows):
-            output = base.model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=last,
-            )
-        chosen = _choose(output.logits[:, -1], config, [samplers[row] for row in rows])
+            logits = _next_logits(base.model, tokens, positions, mask, cache)
+        chosen = _choose(logits, config, [samplers[row] for row in rows])
         kept = []
         for index, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
-            if token not in ends:
-                kept.append(index)
+            if token not in ends and step < limits[row]:
                 yield row, token
-        if not kept or step + 1 == limit:
+                if step + 1 < limits[row]:
+                    kept.append(index)
+        if not kept:
             return
         if len(kept) < len(rows):
             indices = torch.tensor(kept, device=base.device)
@@ -76,11 +100,74 @@ def decode(
         positions = positions[:, -1:] + 1
 
 
+def _decode_row(
+    base: Base,
+    prompt: Sequence[int],
+    limit: int,
+    config: GenerationConfig,
+    sampler: torch.Generator,
+    route: Callable[[], AbstractContextManager[None]],
+) -> Iterator[int]:
+    """Continue one prompt."""
+    model, ends = base.model, end_tokens(base)
+    can_cache, switch = "past_key_values" in _parameters(model), switch_length(model)
+    reset_rope(model)
+    _forget_states(model)
+    ids = torch.tensor(prompt, device=base.device)
+    cache, num_cached = DynamicCache(config=model.config), 0
+    for _ in range(limit):
+        if not can_cache or (switch is not None and num_cached <= switch < len(ids)):
+            cache, num_cached = DynamicCache(config=model.config), 0
+        positions = torch.arange(num_cached, len(ids), device=base.device)
+        with torch.no_grad(), route():
+            logits = _next_logits(model, ids[None, num_cached:], positions[None], None, cache if can_cache else None)
+        num_cached = len(ids)
+        chosen = _choose(logits, config, [sampler])
+        token = int(chosen)
+        if token in ends:
+            return
+        yield token
+        ids = torch.cat([ids, chosen.to(base.device)])
+
+
+def _forget_states(model: PreTrainedModel) -> None:
+    """Remove the states of an earlier input, which RecurrentGemma keeps in its modules.
+
+    It continues from them if a prompt has one token only.
+    """
+    for module in model.modules():
+        for name in ("conv1d_state", "recurrent_states"):
+            if isinstance(getattr(module, name, None), Tensor):
+                setattr(module, name, None)
+
+
+def _next_logits(
+    model: PreTrainedModel, tokens: Tensor, positions: Tensor, mask: Tensor | None, cache: DynamicCache | None
+) -> Tensor:
+    """Return the logits [rows, vocabulary] of the token after the last column."""
+    options: dict[str, Any] = {
+        "position_ids": positions,
+        # With a slice instead of a tensor, the head would copy its weight for every row (torch 2.13, CPU).
+        "logits_to_keep": torch.tensor([-1], device=tokens.device),
+        "past_key_values": cache,
+    }
+    parameters = _parameters(model)
+    known = {name: value for name, value in options.items() if name in parameters}
+    output = model(input_ids=tokens, attention_mask=mask, use_cache=cache is not None, **known)
+    logits: Tensor = output.logits[:, -1]
+    return logits
+
+
+def _parameters(model: PreTrainedModel) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(model.forward).parameters
+
+
 def end_tokens(base: Base) -> frozenset[int]:
-    """Return the tokens that end an answer, from the tokenizer and the model's generation configuration."""
+    """Return the tokens that end an answer, from the chat template, the tokenizer and the generation configuration."""
     configured = getattr(base.model.generation_config, "eos_token_id", None)
     configured_tokens = configured if isinstance(configured, (list, tuple)) else [configured]
-    return frozenset(int(token) for token in (base.tokenizer.eos_token_id, *configured_tokens) if token is not None)
+    stop_tokens = ChatTemplate(base.tokenizer).stop_tokens
+    return stop_tokens | {int(token) for token in configured_tokens if token is not None}
 
 
 def _choose(logits: Tensor, config: GenerationConfig, samplers: Sequence[torch.Generator]) -> Tensor:

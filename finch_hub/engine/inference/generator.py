@@ -12,18 +12,20 @@ import torch
 
 from finch_hub import errors, settings
 from finch_hub.engine.bases.base import Base, load_base
+from finch_hub.engine.data.chat import has_reasoning
 from finch_hub.engine.inference.adapter_cache import AdapterCache
 from finch_hub.engine.inference.decoding import TextStream, decode
 from finch_hub.engine.inference.prompts import Prompt, tokenize_prompts
 from finch_hub.engine.inference.routing import AdapterRouter, Plan
 from finch_hub.engine.training import loop
-from finch_hub.engine.training.adapter import replace_settings
+from finch_hub.engine.training.adapter import read_rows, replace_settings
 from finch_hub.engine.training.interruption import ShouldStop
 from finch_hub.engine.training.resume_state import BatchTokens
 from finch_hub.specs.events import Report
-from finch_hub.specs.examples import Pairs, examples_of
+from finch_hub.specs.examples import Rows
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
@@ -85,6 +87,7 @@ class GeneratorModel:
         self._router = AdapterRouter(self.base.model)
         self._cache = AdapterCache(self.base, self._router, size=cache_size)
         self._systems: dict[str, str | None] = {}
+        self._thinking: set[str] = set()  # adapters that were trained on reasoning
         self._active: str | None = None
 
     @property
@@ -99,15 +102,16 @@ class GeneratorModel:
 
     def fine_tune(
         self,
-        examples: Pairs,
+        examples: str | Path | Rows,
         lora_config: LoRAConfig | None = None,
         epochs: int | None = None,
         learning_rate: float | None = None,
         *,
         name: str = "fine-tuned",
-        validation: Pairs | None = None,
+        validation: str | Path | Rows | None = None,
         training: TrainingConfig | None = None,
         system: str | None = None,
+        reading: ReadingConfig | None = None,
         **options: Unpack[LoopOptions],
     ) -> TrainingReport:
         """Train a new adapter on examples, and switch to it.
@@ -124,28 +128,32 @@ class GeneratorModel:
             InvalidSpec: the configuration cannot work on this base.
             InvalidDataset, TrainingFailed: as in :meth:`finch_hub.LoRAAdapter.train`.
         """
+        new_training = replace_settings(training, epochs=epochs, learning_rate=learning_rate)
+        rows = read_rows(examples, reading, new_training)
         trained = loop.train(
             self.base,
             lora_config or LoRAConfig(),
-            replace_settings(training, epochs=epochs, learning_rate=learning_rate),
-            examples_of(examples),
-            None if validation is None else examples_of(validation),
+            new_training,
+            rows,
+            None if validation is None else read_rows(validation, reading, new_training),
             system=system,
             **options,
         )
         trained.adapter.detach()
         self._cache.add(name, trained.adapter.weights())
-        self._systems[name] = system
-        self._active = name
+        self._register(name, system=system, thinking=any(has_reasoning(m) for row in rows for m in row.messages))
         return trained.report
 
-    def load_lora(self, path: str | Path, name: str | None = None, *, system: str | None = None) -> str:
+    def load_lora(
+        self, path: str | Path, name: str | None = None, *, system: str | None = None, thinking: bool = False
+    ) -> str:
         """Load an adapter from a PEFT folder or a `.safetensors` file, switch to it, and return its name.
 
         Args:
             path: folder or file of the adapter.
             name: name of the adapter; None takes the name of the folder or file. It replaces one of the same name.
             system: system prompt of its training, for prompts that have none.
+            thinking: whether it was trained on reasoning, so that its prompts ask for reasoning.
 
         Raises:
             NotFound: the file does not exist.
@@ -155,8 +163,7 @@ class GeneratorModel:
         path = settings.expand_home(path).absolute()
         name = name or (path.stem if path.suffix == ".safetensors" else path.name)
         self._cache.add_file(name, path)
-        self._systems[name] = system
-        self._active = name
+        self._register(name, system=system, thinking=thinking)
         return name
 
     def save_lora(self, path: str | Path, name: str | None = None) -> None:
@@ -181,6 +188,7 @@ class GeneratorModel:
         """Remove an adapter. If it was active, the base alone is active."""
         self._cache.remove(name)
         del self._systems[name]
+        self._thinking.discard(name)
         if self._active == name:
             self._active = None
 
@@ -245,7 +253,8 @@ class GeneratorModel:
             what, fix = f"{len(names)} adapters for {len(prompts)} prompts", "give one for each prompt, or one for all"
             raise errors.InvalidSpec(what, fix=fix)
         systems = [system or self._systems.get(name or "") for name in names]
-        tokens = tokenize_prompts(prompts, self.base, systems=systems)
+        thinking = [name in self._thinking for name in names]
+        tokens = tokenize_prompts(prompts, self.base, systems=systems, thinking=thinking)
         self._load(names)
         pieces = self._generate(tokens, names, config, torch.seed() if seed is None else seed)
         if stream:
@@ -281,6 +290,13 @@ class GeneratorModel:
         for row, text in enumerate(texts):
             if piece := text.end():
                 yield row, piece
+
+    def _register(self, name: str, *, system: str | None, thinking: bool) -> None:
+        self._systems[name] = system
+        self._thinking.discard(name)
+        if thinking:
+            self._thinking.add(name)
+        self._active = name
 
     def _names_of(self, adapter: AdapterChoice | Sequence[str | None], rows: int) -> list[str | None]:
         if adapter is ACTIVE:

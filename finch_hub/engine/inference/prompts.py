@@ -3,39 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.data import chat
+from finch_hub.engine.data.chat import ChatTemplate, Conversation, with_system
+from finch_hub.engine.data.tokenizing import tokenize_prompt
 from finch_hub.specs.examples import Message
 
-Prompt = str | tuple[Message, ...]
-"""A user's turn, or a conversation. A list of prompts is a batch."""
+Prompt = str | tuple[Message, ...] | Conversation
+"""A user's turn, or a conversation, also with tools. A list of prompts is a batch."""
 
 
-def tokenize_prompts(prompts: Sequence[Prompt], base: Base, *, systems: Sequence[str | None]) -> list[list[int]]:
+def tokenize_prompts(
+    prompts: Sequence[Prompt], base: Base, *, systems: Sequence[str | None], thinking: Sequence[bool]
+) -> list[list[int]]:
     """Render each prompt with the chat template, led by its system prompt unless it has one, and tokenize it.
 
+    The bytes are those that a training has before its answers.
+
+    Args:
+        systems: system prompt of each prompt that has none.
+        thinking: whether to ask for reasoning, for each prompt; see :class:`Conversation`.
+
     Raises:
-        InvalidSpec: no prompts, or prompts that are empty or fill the model's context, all of them by number.
+        InvalidSpec: no prompts, or prompts that are empty, fill the model's context or do not fit the chat template,
+            all of them by number.
     """
     if not prompts:
         raise errors.InvalidSpec("there are no prompts", fix="give at least one")
+    template = ChatTemplate(base.tokenizer)
     tokenized, problems = [], []
-    for number, (prompt, system) in enumerate(zip(prompts, systems, strict=True), start=1):
-        turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
-        if system and turns and turns[0].role != "system":
-            turns.insert(0, Message(role="system", content=system))
-        if not any(turn.content.strip() for turn in turns):
+    for number, (prompt, system, is_thinking) in enumerate(zip(prompts, systems, thinking, strict=True), start=1):
+        conversation = _to_conversation(prompt, thinking=is_thinking)
+        if not any(turn.content.strip() for turn in conversation.messages):
             problems.append(errors.Problem(where=f"prompt {number}", what="is empty"))
             continue
-        text = chat.render(base.tokenizer, turns, generation=True)
-        # A chat template has written the special tokens already. Without a template, the tokenizer adds its own.
-        tokens = base.tokenizer(text, add_special_tokens=base.tokenizer.chat_template is None)["input_ids"]
+        conversation = conversation._replace(messages=with_system(conversation.messages, system))
+        try:
+            tokens = tokenize_prompt(conversation, template)
+        except errors.Incompatible as error:
+            problems += [replace(problem, where=f"prompt {number}") for problem in error.problems]
+            continue
         if len(tokens) >= base.context:
             what = f"has {len(tokens)} tokens, but the model's context is {base.context}"
             problems.append(errors.Problem(where=f"prompt {number}", what=what, fix="shorten it"))
-        tokenized.append(list(tokens))
+        tokenized.append(tokens)
     if problems:
         raise errors.InvalidSpec(problems, subject="prompts")
     return tokenized
+
+
+def _to_conversation(prompt: Prompt, *, thinking: bool) -> Conversation:
+    if isinstance(prompt, Conversation):
+        return prompt
+    turns = (Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt)
+    return Conversation(turns, thinking=thinking)

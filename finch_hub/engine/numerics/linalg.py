@@ -52,6 +52,14 @@ def projector(matrix: Tensor) -> Tensor:
     return basis @ basis.mT
 
 
+def zero_rounding_errors(cores: Tensor, norms: Tensor) -> Tensor:
+    """Return cores [T, n, p, q] whose rounding errors are 0, relative to the parents' norms [T, n].
+
+    A vote counts signs, so a rounding error would count as much as a real value.
+    """
+    return cores.masked_fill(cores.abs() <= TOLERANCE * norms[..., None, None], 0.0)
+
+
 def elect_sign(cores: Tensor) -> Tensor:
     """Return the sign of the sum over the parents, [n, p, q] from cores [T, n, p, q].
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from finch_hub import errors
-from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter, linear_modules
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.layout_builder import describe_model
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.rank import eva
 from finch_hub.formats.peft_names import tensor_name
@@ -47,8 +48,8 @@ def attach(
     automatic = config.rank == "auto"
     if not automatic and config.init != "eva":
         return AttachableAdapter(config, base, seed=seed)
-    modules = linear_modules(base.model)
-    paths = target_modules.match(config, modules)
+    layout = describe_model(base.model, name=base.name)
+    paths, modules = target_modules.match(config, layout), layout.linear
     if config.rank_budget is not None:
         direction = max(sum(modules[path]) for path in paths)  # of any module, because it may be the strongest
         if config.rank_budget < direction:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
+from finch_hub.engine.data import reading as data_reading
 from finch_hub.engine.training import loop
-from finch_hub.specs.examples import Pairs, examples_of
+from finch_hub.specs.examples import Example, Rows
+from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
@@ -17,38 +21,52 @@ class LoRAAdapter(AttachableAdapter):
 
     def train(
         self,
-        examples: Pairs,
+        examples: str | Path | Rows,
         epochs: int | None = None,
         lr: float | None = None,
         *,
-        validation: Pairs | None = None,
+        validation: str | Path | Rows | None = None,
         training: TrainingConfig | None = None,
         system: str | None = None,
+        reading: ReadingConfig | None = None,
     ) -> TrainingReport:
         """Train the adapter further, and leave it enabled on its base.
 
         Args:
-            examples: (prompt, completion) pairs, mappings with these keys or with `messages`, or examples.
+            examples: rows or files, as :func:`finch_hub.engine.read_examples` takes them.
             epochs: passes over the examples; None takes the value of `training`.
             lr: peak learning rate; None takes the value of `training`.
             validation: held-out examples; None splits off the share that `training` gives.
             training: all other settings.
             system: system prompt of the examples that have none.
+            reading: how rows are read; None recognizes their columns.
 
         Raises:
             InvalidSpec: the adapter has no base.
-            InvalidDataset: examples that cannot be used, all of them by their position.
+            InvalidDataset: too many rows cannot be used; contains all of them by their position.
             TrainingFailed: training started and could not continue.
         """
+        base = self.require_base("train")
+        training = replace_settings(training, epochs=epochs, learning_rate=lr)
         return loop.train(
-            self.require_base("train"),
+            base,
             self.config,
-            replace_settings(training, epochs=epochs, learning_rate=lr),
-            examples_of(examples),
-            None if validation is None else examples_of(validation),
+            training,
+            read_rows(examples, reading, training),
+            None if validation is None else read_rows(validation, reading, training),
             system=system,
             adapter=self,
         ).report
+
+
+def read_rows(
+    source: str | Path | Rows, reading: ReadingConfig | None, training: TrainingConfig
+) -> tuple[Example, ...]:
+    """Return the examples of rows or files. What was left out or not used is a `DataWarning`."""
+    limits = ReadingConfig(max_bad_rows=training.max_bad_rows, strict=training.strict)
+    data = data_reading.read_data(source, reading or limits)
+    data_reading.warn(data)
+    return data.examples
 
 
 def replace_settings(training: TrainingConfig | None, **changes: float | None) -> TrainingConfig:

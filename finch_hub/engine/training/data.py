@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base, default_max_length
 from finch_hub.engine.data import splitting
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
+from finch_hub.engine.data.tokenizing import TokenizedData, TokenizedExample, tokenize_data
 from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.specs.examples import Example
 from finch_hub.specs.training import TrainingConfig
@@ -16,12 +18,21 @@ from finch_hub.specs.training import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingData:
-    """Training and validation examples, as given and tokenized."""
+    """Training and validation examples, as given and tokenized.
+
+    Attributes:
+        lost: number of the examples that cannot be used, which are not among the tokenized ones.
+        left_out: their problems.
+        changes: what the chat template drops or changes, with the number of examples.
+    """
 
     examples: Sequence[Example]
     validation: Sequence[Example]
     train_set: Sequence[TokenizedExample]
     held_out: Sequence[TokenizedExample]
+    lost: int = 0
+    left_out: Sequence[errors.Problem] = ()
+    changes: Mapping[str, int] = field(default_factory=dict)
 
 
 def prepare_data(
@@ -48,7 +59,35 @@ def prepare_data(
     if validation is None:
         examples, validation = splitting.split_examples(examples, training.validation, training.seed)
     length = training.max_length or default_max_length(base.context)
-    train_set = tokenize_all(examples, base.tokenizer, system=system, max_length=length)
-    held_out = tokenize_all(validation, base.tokenizer, system=system, max_length=length, subject="validation data")
-    base.fit_attention(max(len(example) for example in (*train_set, *held_out)))
-    return TrainingData(examples=examples, validation=validation, train_set=train_set, held_out=held_out)
+    tokenize = functools.partial(
+        tokenize_data,
+        tokenizer=base.tokenizer,
+        system=system,
+        max_length=length,
+        max_left_out=training.max_bad_rows,
+        is_strict=training.strict,
+    )
+    total = len(examples) + len(validation)
+
+    def report_progress(done: int) -> None:
+        reporter.report_phase(f"tokenizing: {done:,} of {total:,}")
+
+    train = tokenize(examples, progress=report_progress)
+    held_out = TokenizedData()
+    if validation:
+        held_out = tokenize(
+            validation, subject="validation data", progress=lambda done: report_progress(len(examples) + done)
+        )
+    base.fit_attention(max(len(example) for example in (*train.examples, *held_out.examples)))
+    changes: Counter[str] = Counter()
+    for data in (train, held_out):
+        changes.update({change: len(rows) for change, rows in data.changes.items()})
+    return TrainingData(
+        examples=examples,
+        validation=validation,
+        train_set=train.examples,
+        held_out=held_out.examples,
+        lost=train.lost + held_out.lost,
+        left_out=[*train.left_out, *(replace(lost, where=f"validation {lost.where}") for lost in held_out.left_out)],
+        changes=changes,
+    )

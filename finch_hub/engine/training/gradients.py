@@ -84,7 +84,7 @@ def _compute_gradients(
         torch.full(part.batch.targets.shape, 1.0 / runs[place].label_tokens(), device=targets.device)
         for place, part in group
     ]
-    losses = head_losses(torch.cat(hidden), runs[0].head.linear, targets, torch.cat(scales))
+    losses = head_losses(torch.cat(hidden), runs[0].head, targets, torch.cat(scales))
     places = sorted({place for place, _ in group})
     parameters = [parameter for place in places for parameter in runs[place].adapter.parameters().values()]
     gradients = torch.autograd.grad(losses.sum(), parameters, allow_unused=True)

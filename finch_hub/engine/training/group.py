@@ -13,7 +13,10 @@ from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
+from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.layout_builder import describe_model
+from finch_hub.engine.decoder.decoder import can_pack
 from finch_hub.engine.decoder.packed import PackedDecoder
 from finch_hub.engine.numerics.threads import use_threads
 from finch_hub.engine.training import loop
@@ -122,10 +125,12 @@ class _MemberTraining:
 
 
 def can_join(base: Base, config: LoRAConfig, training: TrainingConfig) -> bool:
-    """Return whether a training group can have this job: packed rows, plain LoRA, no recomputation, no EVA."""
+    """Return whether a training group can have this job: packed rows, plain LoRA below the head, no EVA."""
     is_plain = config.rank != "auto" and config.init != "eva" and not config.use_dora
     is_packed = training.packing and not training.gradient_checkpointing
-    return is_plain and is_packed and base.device.type == "cpu" and PackedDecoder.supports(base.model)
+    if not (is_plain and is_packed and can_pack(base)):
+        return False
+    return not target_modules.names_head(config, describe_model(base.model, name=base.name))
 
 
 def train_group(base: Base, members: Sequence[Member]) -> list[MemberResult]:

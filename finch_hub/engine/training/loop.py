@@ -14,6 +14,7 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenizing import TokenizedExample
 from finch_hub.engine.decoder.decoder import Decoder, choose_decoder
+from finch_hub.engine.decoder.forward_check import check_forward
 from finch_hub.engine.numerics.threads import use_threads
 from finch_hub.engine.rank import reduction, starting_adapter
 from finch_hub.engine.training.data import prepare_data
@@ -96,6 +97,8 @@ def train(
                 gradient_checkpointing=training.gradient_checkpointing,
                 repeated_examples=(*data.train_set, *data.held_out) if training.epochs > 1 else (),
             )
+            if remark := check_forward(base).remark:
+                reporter.report_message(remark)
             run = TrainingRun(
                 base,
                 attached,
@@ -110,6 +113,7 @@ def train(
             try:
                 if resume:
                     run.resume()
+                run.measure_start()
                 (seconds,) = estimate_seconds(decoder, [run])
                 run.announce(seconds)
                 while begin_step(run):

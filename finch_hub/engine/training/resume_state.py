@@ -28,6 +28,7 @@ class TrainingProgress(Value):
         first_loss: loss of the first step.
         stopping: state of early stopping.
         before: held-out metrics before the first step.
+        divergence: divergence from the base on general prompts before the first step; see `Forgetting`.
         after: best held-out metrics since then.
         evaluated_step: step after which the latest evaluation ran.
         batch_tokens: upper bounds of a micro-batch, which fall when memory runs out.
@@ -42,6 +43,7 @@ class TrainingProgress(Value):
     first_loss: float | None = None
     stopping: EarlyStopping = EarlyStopping()
     before: TokenMetrics | None = None
+    divergence: float = 0.0
     after: TokenMetrics | None = None
     evaluated_step: int | None = None
     batch_tokens: BatchTokens = ()

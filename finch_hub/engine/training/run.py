@@ -14,9 +14,10 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.report import make_data_report
 from finch_hub.engine.decoder import evaluation
-from finch_hub.engine.decoder.decoder import Decoder
-from finch_hub.engine.decoder.loss import Head
+from finch_hub.engine.decoder.decoder import Decoder, choose_decoder, describe_forward, make_head
+from finch_hub.engine.decoder.packed import PackedDecoder
 from finch_hub.engine.decoder.packed_layer import AdapterBatch
+from finch_hub.engine.forgetting.divergence import GeneralDivergence
 from finch_hub.engine.training import checkpoint, environment, schedule
 from finch_hub.engine.training.data import TrainingData
 from finch_hub.engine.training.early_stopping import EarlyStopping
@@ -26,10 +27,11 @@ from finch_hub.engine.training.optimizer import FlatAdamW
 from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens, ResumeState, TrainingProgress
 from finch_hub.engine.training.step_batches import StepBatches
-from finch_hub.specs.reports import TrainingReport
+from finch_hub.specs.reports import Forgetting, TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
 _CHECKPOINT_SECONDS = 30.0
+_SHOWN_PROBLEMS = 3
 
 
 class TrainingRun:
@@ -57,17 +59,27 @@ class TrainingRun:
         if problems := schedule.find_problems(training, examples=len(data.train_set), held_out=len(data.held_out)):
             raise errors.InvalidSpec(problems, subject="training")
         self.base, self.adapter, self.training, self.reporter = base, adapter, training, reporter
-        self.head = Head(base.model)
+        self.head = make_head(base)
         # The adapters of a group are all on the base. Alone, other enabled adapters act too, as in an evaluation.
-        only = adapter.name if members > 1 else None
-        self.batches = StepBatches(data.train_set, training, decoder, device=base.device, adapter=only)
+        self._only = adapter.name if members > 1 else None
+        self.batches = StepBatches(data.train_set, training, decoder, device=base.device, adapter=self._only)
         self._decoder, self._held_out = decoder, data.held_out
         self._workdir, self._should_stop = workdir, should_stop
         self._data_report = make_data_report(
-            data.examples, data.validation, data.train_set, steps=self.batches.steps, seconds=None
+            data.examples,
+            data.validation,
+            data.train_set,
+            lost=data.lost,
+            left_out=data.left_out,
+            changes=data.changes,
+            steps=self.batches.steps,
         )
         self._warmup = schedule.count_warmup_steps(training, self.batches.steps)
-        self._environment = {**environment.describe(base), "members": members}
+        self._environment = {
+            **environment.describe(base),
+            "forward": describe_forward(decoder, self.head),
+            "members": members,
+        }
         self._identity = checkpoint.identify_training(base, adapter, training, data, self._environment)
         self._optimizer = FlatAdamW(adapter.parameters(), training)
         self._losses = LossTracker(vocabulary=self.head.vocabulary, workdir=workdir)
@@ -92,10 +104,23 @@ class TrainingRun:
         self._best_parameters = tuple(tensor.to(self.base.device) for tensor in state.best_parameters)
         self.reporter.report_phase(f"resumed after step {state.progress.step}")
 
+    def measure_start(self) -> None:
+        """Measure how far an adapter that was trained before is from the base on general prompts."""
+        is_trained = any(bool(part.any()) for name, part in self.adapter.parameters().items() if ".lora_B." in name)
+        if is_trained and self._progress.step == 0:
+            divergence = self._measure_forgetting()
+            self._progress = self._progress.evolve(divergence=divergence.after if divergence else 0.0)
+
     def announce(self, seconds: float | None) -> None:
         """Report the data and the estimated duration, before the first step."""
         self._data_report = self._data_report.evolve(seconds=seconds)
         self.reporter.report_value("data", self._data_report)
+        report = self._data_report
+        if report.left_out:
+            problems = "; ".join(report.problems[:_SHOWN_PROBLEMS])
+            self.reporter.warn(f"{report.left_out:,} examples are left out, since they cannot be used: {problems}")
+        for change, count in report.changes.items():
+            self.reporter.warn(f"the chat template changes {count:,} examples: {change}")
         self.reporter.report_phase("training")
 
     @property
@@ -127,7 +152,7 @@ class TrainingRun:
         if step == 0:
             self._progress = self._progress.evolve(before=metrics, evaluated_step=step)
             return
-        if stopping.is_improvement(metrics.loss):
+        if stopping.is_best(metrics.loss):
             self._best_parameters = self._optimizer.copy_parameters()
             self._progress = self._progress.evolve(after=metrics)
         self._progress = self._progress.evolve(
@@ -228,6 +253,9 @@ class TrainingRun:
         progress = self._progress
         if progress.before and progress.after and progress.after.loss >= progress.before.loss:
             self.reporter.warn("the held-out loss did not fall: the adapter is no better than the base on this data")
+        forgetting = self._measure_forgetting()
+        if forgetting is not None and forgetting.warning:
+            self.reporter.warn(forgetting.warning)
         trainable = self.adapter.trainable_parameters
         return TrainingReport(
             steps=progress.step,
@@ -238,12 +266,36 @@ class TrainingRun:
             before=progress.before,
             after=progress.after,
             best_step=progress.stopping.best_step,
+            evaluations=progress.stopping.evaluations,
             stopped_early=progress.stopping.is_due and progress.step < self.batches.steps,
             trainable_parameters=trainable,
             total_parameters=self.base.num_parameters + trainable,
             data=self._data_report,
+            forgetting=forgetting,
             environment={**self._environment, "batch_tokens": progress.batch_tokens},
         )
+
+    def _measure_forgetting(self) -> Forgetting | None:
+        """Compare the model with its base on general prompts; None if the base cannot render or hold them."""
+        self.reporter.report_phase("measuring forgetting")
+        try:
+            if self._only is not None:
+                general = GeneralDivergence(self.base, PackedDecoder(self.base.model, adapter=""))
+                after = general.measure(PackedDecoder(self.base.model, adapter=self._only))
+            else:
+                decoder = choose_decoder(self.base)
+                self.adapter.disable()
+                try:
+                    general = GeneralDivergence(self.base, decoder)
+                finally:
+                    self.adapter.enable()
+                after = general.measure(decoder)
+        except errors.InvalidDataset:
+            return None
+        except errors.Diverged as error:
+            self.reporter.warn(f"forgetting was not measured: {error}")
+            return None
+        return general.report(self._progress.divergence, after)
 
     def close(self) -> None:
         """Release the optimizer's memory and turn dropout off; the adapter's parameters get memory of their own."""

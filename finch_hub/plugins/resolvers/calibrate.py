@@ -13,7 +13,7 @@ def resolve(core: CoreSpace, parameters: ResolverParameters) -> CoreSpace:
 
     σ are the singular values of the balanced ``[B_1 … B_T]``. Its left singular vectors are the core space's left
     basis U. So Pico's ``B_t ← B_t + U (α - 1) Uᵀ B_t`` multiplies the rows of every M_t by α. Pico also rescales the
-    merged update to the parents' mean norm; `linear` does so with ``norm="parents"``.
+    merged update to the mean norm of the uncalibrated parents; `linear` does so with ``norm="parents"``.
     """
 
     def resolve_block(block: Block) -> Tensor:

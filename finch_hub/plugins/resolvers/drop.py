@@ -13,10 +13,11 @@ def resolve(core: CoreSpace, parameters: DropParameters) -> CoreSpace:
     """Set values with the minority sign to zero, or all values of an entry whose signs differ."""
 
     def resolve_block(block: Block) -> Tensor:
+        values = linalg.zero_rounding_errors(block.cores, block.norms)
         if parameters.losers:
-            kept = block.cores.sign() * linalg.elect_sign(block.cores) >= 0
+            kept = values.sign() * linalg.elect_sign(values) >= 0
         else:
-            kept = ~((block.cores > 0).any(0) & (block.cores < 0).any(0)).expand_as(block.cores)
+            kept = ~((values > 0).any(0) & (values < 0).any(0)).expand_as(values)
         return block.cores * kept
 
     return core.map(resolve_block, modules=parameters.modules, rank_grows=True)

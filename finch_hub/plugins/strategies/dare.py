@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from finch_hub.engine.composition.core_space import Block, CoreSpace
+from finch_hub.engine.numerics import linalg
 from finch_hub.plugins.strategies import linear, ties
 from finch_hub.plugins.strategies.parameters import DareParameters
 
@@ -23,7 +24,10 @@ def merge(core: CoreSpace, weights: tuple[float, ...], parameters: DareParameter
     """
 
     def merge_block(block: Block, w: Tensor) -> Tensor:
-        kept = block.cores[list(block.present)]
+        present = list(block.present)
+        kept = block.cores[present]
+        if parameters.elect:
+            kept = linalg.zero_rounding_errors(kept, block.norms[present])
         if parameters.drop:
             p, q = kept.shape[-2:]
             masks = [
@@ -32,7 +36,7 @@ def merge(core: CoreSpace, weights: tuple[float, ...], parameters: DareParameter
             ]
             kept = kept * torch.stack(masks) / (1 - parameters.drop)
         if parameters.elect:
-            return ties.average_agreeing(w.view(-1, 1, 1, 1) * ties.trim(kept, parameters.density))
+            return ties.average_agreeing(ties.trim(kept, parameters.density), w)
         return linear.sum_weighted(kept, w)
 
     return core.merge(weights, merge_block)

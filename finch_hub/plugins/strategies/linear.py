@@ -14,9 +14,9 @@ def merge(core: CoreSpace, weights: tuple[float, ...], parameters: LinearParamet
     """Return ``Σ_t w_t M_t``; its truncation is the truncated SVD of the dense sum ``Σ_t w_t ΔW_t``."""
 
     def merge_block(block: Block, w: Tensor) -> Tensor:
-        parents = block.cores[list(block.present)]
-        total = sum_weighted(parents, w)
-        return rescale(total, parents, w) if parameters.norm == "parents" else total
+        present = list(block.present)
+        total = sum_weighted(block.cores[present], w)
+        return rescale(total, block.norms[present], w) if parameters.norm == "parents" else total
 
     return core.merge(weights, merge_block)
 
@@ -27,9 +27,9 @@ def sum_weighted(cores: Tensor, weights: Tensor) -> Tensor:
     return total
 
 
-def rescale(total: Tensor, cores: Tensor, weights: Tensor) -> Tensor:
-    """Scale each module's sum to the mean norm of the weighted parents; a sum of zero stays zero."""
-    target = (weights.abs().view(-1, 1, 1, 1) * cores).norm(dim=(-2, -1), keepdim=True).mean(0)
+def rescale(total: Tensor, norms: Tensor, weights: Tensor) -> Tensor:
+    """Scale each module's sum [n, p, q] to the mean of the weighted parents' norms [T, n]; a sum of zero stays zero."""
+    target = (weights.abs().unsqueeze(-1) * norms).mean(0).view(-1, 1, 1)
     norm = total.norm(dim=(-2, -1), keepdim=True)
     scaled: Tensor = total * target * linalg.inverse(torch.where(norm > linalg.TOLERANCE * target, norm, 0.0))
     return scaled

@@ -13,8 +13,8 @@ class LinearParameters(Value):
     """Parameters of the weighted sum (task arithmetic, arXiv 2212.04089).
 
     Attributes:
-        norm: ``"sum"`` keeps the norm of the weighted sum. ``"parents"`` scales each module's update to the parents'
-            mean norm, as Pico does after `calibrate`.
+        norm: ``"sum"`` keeps the norm of the weighted sum. ``"parents"`` scales each module's update to the mean norm
+            of the parents' own updates, before any resolver, as Pico does after `calibrate`.
     """
 
     norm: Literal["sum", "parents"] = "sum"

@@ -13,11 +13,15 @@ from finch_hub.plugins.strategies.parameters import TiesParameters
 
 
 def merge(core: CoreSpace, weights: tuple[float, ...], parameters: TiesParameters, *, seed: int) -> dict[str, Tensor]:
-    """Return, for each entry, the mean over the trimmed parents whose value has the elected sign."""
+    """Return, for each entry, the mean of the weighted values of the trimmed parents with the elected sign.
+
+    The weights do not count in the election, as in PEFT. The paper has no weights.
+    """
 
     def merge_block(block: Block, w: Tensor) -> Tensor:
-        trimmed = trim(block.cores[list(block.present)], parameters.density)
-        return average_agreeing(w.view(-1, 1, 1, 1) * trimmed)
+        present = list(block.present)
+        trimmed = trim(linalg.zero_rounding_errors(block.cores[present], block.norms[present]), parameters.density)
+        return average_agreeing(trimmed, w)
 
     return core.merge(weights, merge_block)
 
@@ -37,7 +41,8 @@ def trim(cores: Tensor, density: float) -> Tensor:
     return (flat * mask).view_as(cores)
 
 
-def average_agreeing(cores: Tensor) -> Tensor:
-    """Average the values of each entry that have the elected sign; zero if no value has it."""
-    agreeing = (cores.sign() == linalg.elect_sign(cores)) & (cores != 0)
-    return (cores * agreeing).sum(0) / agreeing.sum(0).clamp(min=1)
+def average_agreeing(cores: Tensor, weights: Tensor) -> Tensor:
+    """Average the weighted values of each entry that have the elected sign; zero if no value has it."""
+    is_agreeing = (cores.sign() == linalg.elect_sign(cores)) & (cores != 0)
+    agreeing = torch.einsum("t,tnpq->npq", weights, cores * is_agreeing)
+    return agreeing / is_agreeing.sum(0).clamp(min=1)

@@ -31,8 +31,10 @@ def orthogonalize_triplets(block: Block, parameters: TsvParameters) -> tuple[Ten
     V = torch.cat([Vh.mT for _, _, Vh in svds], dim=-1)
     S = torch.cat([S for _, S, _ in svds], dim=-1)
     owners = torch.cat([torch.full((S.shape[-1],), t) for t, (_, S, _) in enumerate(svds)])
-    # If a singular value is a rounding error, its vectors are arbitrary. They must not displace the real ones.
-    is_real = torch.cat([S[..., :1] * linalg.TOLERANCE < S for _, S, _ in svds], dim=-1).unsqueeze(-2)
+    # If a singular value is a rounding error, its vectors are arbitrary. They must not displace the real ones. The
+    # limit follows the parent's own norm, because a resolver can leave nothing of a parent but rounding errors.
+    limits = linalg.TOLERANCE * block.norms[list(block.present)].unsqueeze(-1)
+    is_real = torch.cat([limit < S for limit, (_, S, _) in zip(limits, svds, strict=True)], dim=-1).unsqueeze(-2)
     if parameters.sides in ("left", "both"):
         U = linalg.polar(U * is_real)
     if parameters.sides in ("right", "both"):

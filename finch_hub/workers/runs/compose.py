@@ -35,11 +35,12 @@ class ParentOrder(Value):
 
 
 class ComposeOrder(Value):
-    """What the child needs to compose."""
+    """What the child needs to compose. `advice` is known before the composition."""
 
     spec: ComposeSpec
     parents: tuple[ParentOrder, ...]
     base: BaseOrder
+    advice: tuple[str, ...] = ()
 
 
 class ComposeOutcome(AdapterOutcome[CompositionReport]):
@@ -50,6 +51,8 @@ class ComposeOutcome(AdapterOutcome[CompositionReport]):
 
 def prepare(spec: ComposeSpec, job: Job, stores: Stores, workdir: Path) -> ComposeOrder:
     """Fetch the parents and their held-out examples."""
+    from finch_hub.storage.shared_rows import find_shared_rows
+
     trials.check_strategy(spec, stores.catalog)
     trials.check_resolver(spec, stores.catalog)
     fetched = [(*inputs.fetch_version(parent.adapter, stores), parent.weight) for parent in spec.parents]
@@ -65,7 +68,10 @@ def prepare(spec: ComposeSpec, job: Job, stores: Stores, workdir: Path) -> Compo
         for number, (version, folder, weight) in enumerate(fetched)
     ]
     base = model_cache.order_base_of(fetched[0][0].base, stores)
-    return ComposeOrder(spec=spec, parents=tuple(parents), base=base)
+    advice = find_shared_rows([version for version, _, _ in fetched], stores)
+    if len({version.spec.get("system") for version, _, _ in fetched}) > 1:
+        advice += ("the parents have different system prompts, so prompts to the result have none of their own",)
+    return ComposeOrder(spec=spec, parents=tuple(parents), base=base, advice=advice)
 
 
 def execute(order: ComposeOrder, channel: Channel) -> ComposeOutcome:
@@ -94,7 +100,7 @@ def execute(order: ComposeOrder, channel: Channel) -> ComposeOutcome:
         adapter=channel.workdir / "adapter",
         environment=environment.describe(base),
         parents=tuple(ParentVersion(reference=parent.name, weight=parent.weight) for parent in parents),
-        report=composed.report,
+        report=composed.report.evolve(advice=(*order.advice, *composed.report.advice)),
     )
 
 
@@ -105,6 +111,7 @@ def finish(spec: ComposeSpec, job: Job, outcome: ComposeOutcome, stores: Stores)
 
     with stores.database.read() as session:
         base = adapter_versions.resolve_files(session, outcome.parents[0].reference).base
+    forgetting = outcome.report.forgetting
     description = publishing.Description(
         name=spec.adapter,
         kind="compose",
@@ -112,7 +119,10 @@ def finish(spec: ComposeSpec, job: Job, outcome: ComposeOutcome, stores: Stores)
         job_id=job.id,
         spec=spec.model_dump(mode="json"),
         lineage=values.Lineage(parents=outcome.parents, seed=spec.seed),
-        metrics={name: getattr(outcome.report, name) for name in _METRICS},
+        metrics={
+            **{name: getattr(outcome.report, name) for name in _METRICS},
+            **(forgetting.metrics if forgetting else {}),
+        },
         state="below_retention" if outcome.report.below_retention else "ready",
     )
     create_version = publishing.publish(outcome.adapter, stores, description, outcome.environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ class Subject(Value):
 
 
 class EvaluateOrder(Value):
-    """What the child needs to evaluate. The subjects are the base, then the adapters."""
+    """What the child needs to evaluate. The subjects are the base, once for each system prompt, then the adapters."""
 
     spec: EvaluateSpec
     base: BaseOrder
@@ -50,7 +51,7 @@ class EvaluateOutcome(Outcome[EvaluationReport]):
 def prepare(spec: EvaluateSpec, job: Job, stores: Stores, workdir: Path) -> EvaluateOrder:
     """Fetch adapters and examples, and check evaluator and parameters."""
     stores.catalog.evaluators[spec.evaluator].parse(spec.parameters)
-    subjects = [Subject(name=BASE, system=spec.system)]
+    subjects: list[Subject] = []
     for reference in spec.adapters:
         version, folder = inputs.fetch_version(reference, stores)
         subjects.append(
@@ -64,15 +65,26 @@ def prepare(spec: EvaluateSpec, job: Job, stores: Stores, workdir: Path) -> Eval
     return EvaluateOrder(
         spec=spec,
         base=model_cache.order_base(spec.base, stores),
-        subjects=tuple(subjects),
+        subjects=(*_bases_of(subjects, spec.system), *subjects),
         examples=inputs.fetch_examples(spec.dataset, workdir / "dataset.jsonl", stores),
     )
+
+
+def _bases_of(adapters: Sequence[Subject], system: str | None) -> list[Subject]:
+    """Return the base once for each system prompt, so that each adapter is compared on the same tokens."""
+    prompts: dict[str | None, str] = {}
+    for adapter in adapters:
+        name = f"{BASE} with the system prompt of {adapter.name}" if adapter.system else f"{BASE} without system prompt"
+        prompts.setdefault(adapter.system, name)
+    if len(prompts) < 2:
+        prompts = dict.fromkeys(prompts or (system,), BASE)
+    return [Subject(name=name, system=prompt) for prompt, name in prompts.items()]
 
 
 def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     """Evaluate the base, then each adapter."""
     channel.phase("importing")
-    from finch_hub.engine.data.tokenizing import with_system
+    from finch_hub.engine.data.chat import with_system
     from finch_hub.engine.inference.generator import GeneratorModel
 
     evaluator = channel.catalog.evaluators[order.spec.evaluator]
@@ -80,7 +92,9 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     base = channel.bases.load(order.base, say=channel.phase)
     for subject in order.subjects:
         if subject.fingerprint is not None:
-            model_cache.check_fingerprint(base.fingerprint, subject.fingerprint, subject.name, base.name)
+            model_cache.check_fingerprint(
+                base.folder, subject.fingerprint, subject.name, base.name, cache=order.base.cache
+            )
     rows = inputs.read_examples(order.examples)
     model = GeneratorModel(base)
     results: dict[str, JsonObject] = {}
@@ -89,32 +103,42 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
         channel.phase(f"measuring {name}")
         if subject.folder is not None:
             model.load_lora(subject.folder, name)
-        examples = [row.evolve(messages=with_system(row, subject.system)) if row.messages else row for row in rows]
+        examples = [
+            row.evolve(messages=with_system(row.messages, subject.system)) if row.messages else row for row in rows
+        ]
         results[name] = dict(kernel(model, examples, parameters))
         figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in results[name].items())
         channel.report(NewEvent(type="metrics", message=f"{name}: {figures}", data={"name": name, **results[name]}))
         if subject.folder is not None:
             model.unload(name)  # without its last adapter the base is unchanged for the next job
-    report = EvaluationReport(evaluator=order.spec.evaluator, dataset=order.spec.dataset, results=results)
+    report = EvaluationReport(
+        evaluator=order.spec.evaluator,
+        dataset=order.spec.dataset,
+        results=results,
+        bases=tuple(subject.name for subject in order.subjects if subject.folder is None),
+    )
     return EvaluateOutcome(report=report, base=model_cache.describe_base(base, order.base))
 
 
 def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Stores) -> Record:
     """Register the figures of the base and of each adapter."""
     from finch_hub.registry import bases, evaluations
+    from finch_hub.storage.base_registration import find_earlier_fingerprint
 
     report = outcome.report
+    adapters = report.results.keys() - set(report.bases)
+    earlier = find_earlier_fingerprint(outcome.base, stores)
 
     def record(session: Session) -> JobResult:
-        base = bases.add(session, outcome.base)
+        base = bases.add(session, outcome.base, earlier_fingerprint=earlier)
         for name, metrics in report.results.items():
             evaluations.add(
                 session,
                 base_id=base.id,
                 dataset=report.dataset,
                 evaluator=report.evaluator,
-                metrics=metrics,
-                adapter=None if name == BASE else name,
+                metrics=metrics if name in (BASE, *adapters) else {**metrics, "measured_as": name},
+                adapter=name if name in adapters else None,
                 job_id=job.id,
             )
         return outcome.record(session)

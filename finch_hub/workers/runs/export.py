@@ -36,6 +36,8 @@ def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> Export
     if job.fence > 1 and "replace" in format_.parameters.model_fields:
         parameters = parameters.evolve(replace=True)
     base, (folder,) = inputs.fetch_files([spec.adapter], stores)
+    if format_.base_model is not None and parameters.model_dump()["base_model"] is None:
+        parameters = parameters.evolve(base_model=getattr(base, format_.base_model))
     return ExportOrder(
         spec=spec.evolve(parameters=parameters.model_dump(mode="json")),
         adapter=folder,

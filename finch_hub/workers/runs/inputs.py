@@ -21,11 +21,12 @@ def fetch_version(reference: str, stores: Stores) -> tuple[values.AdapterVersion
 
     Raises:
         NotFound: there is no such version, or its files are gone.
+        Conflict: the version is unchecked.
     """
     from finch_hub.registry import adapter_versions
 
     with stores.database.read() as session:
-        version = adapter_versions.resolve(session, reference)
+        version = adapter_versions.resolve_usable(session, reference)
     return version, stores.artifacts.fetch_tree(version.digest)
 
 

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 class MergeOrder(Value):
-    """What the child needs to merge, with the folders of the parents."""
+    """What the child needs to merge, with the folders of the parents and the repository id of the base."""
 
     spec: MergeSpec
     base: BaseOrder
+    base_id: str | None
     folders: tuple[Path, ...]
 
 
@@ -34,7 +35,9 @@ def prepare(spec: MergeSpec, job: Job, stores: Stores, workdir: Path) -> MergeOr
     base, folders = inputs.fetch_files([parent.adapter for parent in spec.parents], stores)
     # An earlier attempt of this job may have published the folder without telling it.
     spec = spec.evolve(replace=spec.replace or job.fence > 1)
-    return MergeOrder(spec=spec, base=model_cache.order_base_of(base, stores), folders=tuple(folders))
+    return MergeOrder(
+        spec=spec, base=model_cache.order_base_of(base, stores), base_id=base.hub_id, folders=tuple(folders)
+    )
 
 
 def execute(order: MergeOrder, channel: Channel) -> Outcome[MergeReport]:
@@ -53,9 +56,7 @@ def execute(order: MergeOrder, channel: Channel) -> Outcome[MergeReport]:
             megabytes = {"unit": "MB", "step": done // 10**6, "steps": total // 10**6}
             channel.report(NewEvent(type="progress", data=megabytes))
 
-    report = merging.merge(
-        base, adapters, out, base_model=order.base.source.source, replace=order.spec.replace, progress=progress
-    )
+    report = merging.merge(base, adapters, out, base_model=order.base_id, replace=order.spec.replace, progress=progress)
     if 2 * report.bytes_written * 2 < psutil.virtual_memory().available:
         channel.phase("verifying")
         from finch_hub.engine.export import verification

@@ -63,8 +63,7 @@ def fetch_base(order: BaseOrder, *, say: Callable[[str], None]) -> Path:
     fetch = load_target(order.fetch, offered_by=f"base source of {order.source.source!r}")
     folder = Path(fetch(order.source, cache=order.cache, progress=say))
     if order.fingerprint is not None:
-        found = fingerprint.compute_fingerprint(folder, cache=order.cache)
-        check_fingerprint(found, order.fingerprint, "adapter", order.source.source)
+        check_fingerprint(folder, order.fingerprint, "adapter", order.source.source, cache=order.cache)
     return folder
 
 
@@ -93,7 +92,7 @@ class BaseModelCache:
             and (self.key, self._dtype) == (order.source.key, dtype)
             # Its files may have been replaced since. Hashes are cached by size and time, so this is cheap.
             and fingerprint.compute_fingerprint(self._base.folder, cache=order.cache) == self._base.fingerprint
-            and order.fingerprint in (None, self._base.fingerprint)
+            and (order.fingerprint is None or _has_fingerprint(self._base, order.fingerprint, order.cache))
         ):
             return self._base
         self.clear()
@@ -124,12 +123,17 @@ def describe_base(base: Base, order: BaseOrder) -> BaseDescription:
     )
 
 
-def check_fingerprint(found: str, expected: str, adapter: str, base: str) -> None:
-    """Check that a base has the files that an adapter was made for.
+def _has_fingerprint(base: Base, expected: str, cache: Path) -> bool:
+    return expected in (base.fingerprint, fingerprint.compute_like(expected, base.folder, cache=cache))
+
+
+def check_fingerprint(folder: Path, expected: str, adapter: str, base: str, *, cache: Path) -> None:
+    """Check that the folder of a base has the files that an adapter was made for.
 
     Raises:
         Incompatible: the fingerprints differ.
     """
+    found = fingerprint.compute_like(expected, folder, cache=cache)
     if found != expected:
         raise errors.Incompatible(
             f"was made for a base with the fingerprint {expected[:12]}…, but {base} has {found[:12]}…",

@@ -59,20 +59,20 @@ def execute(order: QuantizeOrder, channel: Channel) -> QuantizeOutcome:
     if order.validation is not None:
         from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
         from finch_hub.engine.bases.base import default_max_length
-        from finch_hub.engine.data.tokenizing import tokenize_all
+        from finch_hub.engine.data.tokenizing import tokenize_data
         from finch_hub.engine.decoder import evaluation
 
         base = channel.bases.load(order.base, say=channel.phase)
         examples = inputs.read_examples(order.validation)
-        tokenized = tokenize_all(
-            examples, base.tokenizer, system=order.system, max_length=default_max_length(base.context)
-        )
+        data = tokenize_data(examples, base.tokenizer, system=order.system, max_length=default_max_length(base.context))
+        if data.lost:
+            channel.phase(f"measuring without {data.lost:,} of {len(examples):,} examples, which cannot be used")
 
         def measure(folder: Path) -> TokenMetrics:
             channel.stop_here()
             adapter = AttachableAdapter.load(folder, base)
             try:
-                return evaluation.measure(base, tokenized)
+                return evaluation.measure(base, data.examples)
             finally:
                 adapter.detach()
 
@@ -110,7 +110,7 @@ def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Store
         kind="quantize",
         base=parent.base,
         job_id=job.id,
-        spec=spec.model_dump(mode="json") | {"system": parent.spec.get("system")},
+        spec=spec.model_dump(mode="json") | parent.prompting,
         lineage=parent.lineage.evolve(parents=(values.ParentVersion(reference=parent.reference),)),
         metrics=metrics,
     )
@@ -119,7 +119,7 @@ def finish(spec: QuantizeSpec, job: Job, outcome: QuantizeOutcome, stores: Store
 
 
 def _repeat(version: AdapterVersion) -> QuantizeSpec:
-    # The system prompt stands beside the specification's own fields.
+    # What prompts must have stands beside the specification's own fields.
     return KIND.spec_of({name: version.spec[name] for name in QuantizeSpec.model_fields if name in version.spec})
 
 

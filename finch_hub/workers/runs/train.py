@@ -199,12 +199,13 @@ def _save(
         trained.adapter.save(channel.workdir / "adapter")
     finally:
         trained.adapter.detach()
+    data = trained.report.data.evolve(reading=order.spec.reading)
     return TrainOutcome(
         adapter=channel.workdir / "adapter",
         environment=trained.report.environment,
         validation=channel.workdir / "validation.jsonl" if validation else None,
         validation_examples=len(validation),
-        report=trained.report,
+        report=trained.report.evolve(data=data),
         base=model_cache.describe_base(base, order.base),
     )
 
@@ -213,6 +214,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
     """Store the adapter and the held-out examples, and register the version with both."""
     from finch_hub.registry import bases, datasets, values
     from finch_hub.storage import publishing
+    from finch_hub.storage.base_registration import find_earlier_fingerprint
 
     validation, held_out = spec.validation, b""
     if validation is None and outcome.validation is not None:
@@ -228,6 +230,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
         metrics=_metrics(outcome.report),
     )
     create_version = publishing.publish(outcome.adapter, stores, description, outcome.environment)
+    earlier = find_earlier_fingerprint(outcome.base, stores)
 
     def record(session: Session) -> JobResult:
         if held_out:
@@ -238,7 +241,7 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
                 examples=outcome.validation_examples,
                 size=len(held_out),
             )
-        return outcome.result_of(create_version(session, bases.add(session, outcome.base)))
+        return outcome.result_of(create_version(session, bases.add(session, outcome.base, earlier_fingerprint=earlier)))
 
     return record
 
@@ -250,7 +253,7 @@ def _metrics(report: TrainingReport) -> JsonObject:
             metrics[f"loss_{name}"] = quality.loss
             metrics[f"accuracy_{name}"] = quality.accuracy
             metrics[f"perplexity_{name}"] = quality.perplexity if quality.loss < 700 else None
-    return metrics
+    return metrics | (report.forgetting.metrics if report.forgetting else {})
 
 
 def _repeat(version: AdapterVersion) -> TrainSpec:

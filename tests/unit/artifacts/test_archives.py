@@ -50,7 +50,7 @@ def test_regular_files_are_unpacked(tmp_path: Path, name: str) -> None:
     make = zip_of if name.lower().endswith("zip") else tar_of
     archive = make(tmp_path / name, list(FILES.items()))
     assert is_archive(archive)
-    folder = unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+    folder = unpack(archive, tmp_path / "out", max_bytes=LIMIT).folder
     assert {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == FILES
 
 
@@ -59,7 +59,7 @@ def test_tar_of_a_folder_is_unpacked(tmp_path: Path) -> None:
     (tmp_path / "in" / "a").write_bytes(b"1")
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.add(tmp_path / "in", arcname=".")
-    assert (unpack(tmp_path / "a.tar", tmp_path / "out", max_bytes=LIMIT) / "a").read_bytes() == b"1"
+    assert (unpack(tmp_path / "a.tar", tmp_path / "out", max_bytes=LIMIT).folder / "a").read_bytes() == b"1"
 
 
 UNSAFE_NAMES = [
@@ -160,7 +160,7 @@ def test_archive_above_the_limit_is_refused(tmp_path: Path) -> None:
 def test_damaged_archive_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     try:
-        folder = unpack(tmp_path / name, tmp_path / "out", max_bytes=LIMIT)
+        folder = unpack(tmp_path / name, tmp_path / "out", max_bytes=LIMIT).folder
     except errors.RefusedArtifact:
         assert not (tmp_path / "out").exists()
     else:
@@ -185,3 +185,43 @@ def test_encrypted_zip_is_refused(tmp_path: Path) -> None:
     archive.write_bytes(content)
     with pytest.raises(errors.RefusedArtifact, match="encrypted"):
         unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+
+
+@pytest.mark.parametrize(
+    "leftover",
+    ["__MACOSX/a/._weights", "a/._weights", "a/.DS_Store", "a/Icon\r", "Thumbs.db", "a/desktop.ini", "._../x:y"],
+)
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_leftovers_of_systems_are_not_unpacked(tmp_path: Path, make: Callable[..., Path], leftover: str) -> None:
+    archive = make(tmp_path / f"a.{make.__name__[:3]}", [("a/weights", b"1"), (leftover, b"2")])
+    if leftover == "._../x:y":  # only the last part of a path makes a leftover of it
+        with pytest.raises(errors.RefusedArtifact):
+            unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+        return
+    unpacked = unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+    assert [p.name for p in unpacked.folder.rglob("*") if p.is_file()] == ["weights"]
+    assert len(unpacked.leftovers) == 1
+
+
+def test_links_among_the_leftovers_are_not_made(tmp_path: Path) -> None:
+    archive = tar_of(tmp_path / "a.tar", [("a", b"1"), (special(tarfile.SYMTYPE, "__MACOSX/._a"), b"")])
+    unpacked = unpack(archive, tmp_path / "out", max_bytes=LIMIT)
+    assert [p.name for p in unpacked.folder.rglob("*")] == ["a"]
+
+
+def entry_of_windows(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo("x")
+    info.create_system, info.filename = 0, name  # ZipInfo itself would change the name on Windows
+    return info
+
+
+def test_separators_of_old_windows_tools_are_read(tmp_path: Path) -> None:
+    archive = zip_of(tmp_path / "a.zip", [(entry_of_windows("birds\\adapter_config.json"), b"{}")])
+    folder = unpack(archive, tmp_path / "out", max_bytes=LIMIT).folder
+    assert (folder / "birds" / "adapter_config.json").read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize("name", ["..\\x", "C:\\x", "\\x", "a\\..\\..\\x"])
+def test_separators_of_windows_lead_out_of_no_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(errors.RefusedArtifact):
+        unpack(zip_of(tmp_path / "a.zip", [(entry_of_windows(name), b"")]), tmp_path / "out", max_bytes=LIMIT)

@@ -17,7 +17,7 @@ REFUSED: dict[str, Any] = {
     "r": [0, -1, 2.5, True, "8", 10**6, [8]],
     "lora_alpha": [0, -1, "16", True, 1e300],
     "lora_dropout": [1, -0.1, "0", True],
-    "target_modules": [[], None, "", ["../q"], [1], {"q": 1}, "(a+)+$", "(", "a" * 2000, r"(q)\1", "(?P<x>q)", "(?i)q"],
+    "target_modules": [[], "", ["../q"], [1], {"q": 1}, "("],
     "exclude_modules": [["a b"], "(", {}],
     "modules_to_save": ["lm_head", ["lm head"], [None]],
     "bias": ["some", True],
@@ -30,7 +30,11 @@ REFUSED: dict[str, Any] = {
     "init_lora_weights": ["pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", {"a": 1}, 7],
     "base_model_name_or_path": [7, ["x"]],
     "auto_map": [{"AutoConfig": "evil--evil.Evil"}],
-    "auto_mapping": [{"base_model_class": "X", "parent_library": "evil"}],
+    "lora_bias": [True],
+    "enable_lora": [[True, False, True]],
+    "use_bdlora": [{"nblocks": 2}],
+    "layer_gates": [{"a": [1]}],
+    "beta": [0, 1.5],
     "megatron_config": [{"a": 1}],
     "megatron_core": ["evil.core"],
     "corda_config": [{"cache_file": "/etc/passwd"}],
@@ -57,11 +61,29 @@ PEFT_DEFAULTS: dict[str, Any] = {
     "some_field_of_a_later_version": None,
     "some_table_of_a_later_version": {},
     "some_switch_of_a_later_version": False,
+    "some_text_of_a_later_version": "",
+    "some_options_of_a_later_version": {"path": None, "steps": []},
+    "enable_lora": None,
+    "use_original_init": False,
+}
+# What other trainers and older versions add, and what only describes the training.
+IGNORED: dict[str, Any] = {
+    "auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "evil", "unsloth_fixed": True},
+    "eva_config": {"rho": 2.0, "tau": 0.99},
+    "_from_model_config": True,
+    "merge_weights": True,
+    "transformers_version": "5.0",
+    "unsloth_version": "2026.9.4",
+    "lora_dtype": "float32",
+    "lorap_emb_lr": 1e-06,
+    "torch_dtype": "bfloat16",
+    "max_seq_length": 2048,
+    "random_state": 3407,
 }
 
 
 def cleaned(**fields: Any) -> dict[str, Any]:
-    return clean_config(json.dumps({**CONFIG, **fields}).encode())
+    return clean_config(json.dumps({**CONFIG, **fields}).encode()).fields
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in REFUSED.items() for value in values])
@@ -79,11 +101,48 @@ def test_all_problems_are_reported_at_once() -> None:
     assert len(refused.value.problems) == 6
 
 
-@pytest.mark.parametrize("missing", ["peft_type", "target_modules"])
-def test_missing_field_is_refused(missing: str) -> None:
-    text = json.dumps({key: value for key, value in CONFIG.items() if key != missing}).encode()
-    with pytest.raises(errors.RefusedArtifact, match="is missing"):
+def test_missing_type_is_refused() -> None:
+    text = json.dumps({key: value for key, value in CONFIG.items() if key != "peft_type"}).encode()
+    with pytest.raises(errors.RefusedArtifact, match="peft_type: is missing"):
         clean_config(text)
+
+
+@pytest.mark.parametrize("field", IGNORED)
+def test_field_that_changes_no_result_is_listed_and_not_kept(field: str) -> None:
+    found = clean_config(json.dumps({**CONFIG, field: IGNORED[field]}).encode())
+    assert (found.fields, found.ignored) == (cleaned(), {field: IGNORED[field]})
+
+
+def test_defaults_of_genuine_configs_are_not_listed() -> None:
+    assert clean_config(json.dumps({**CONFIG, **PEFT_DEFAULTS, "eva_config": None}).encode()).ignored == {}
+
+
+UNSLOTH = (
+    r"(?:.*?(?:language|text).*?(?:self_attn|attention|mlp).*?(?:q_proj|v_proj).*?)"
+    r"|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attention|mlp)\.(?:(?:q_proj|v_proj)))"
+)
+VISION = r"(?:.*?(?:vision|image|visual|patch).*?(?:self_attn|mlp).*?(?:q_proj).*?)|" + UNSLOTH
+COSTLY = ["(a+)+$", "a" * 2000, r"(q)\1", "(?P<x>q)", "(?i)q", VISION]
+
+
+@pytest.mark.parametrize("targets", [None, *COSTLY])
+def test_modules_are_told_by_the_file_where_the_config_cannot(targets: str | None) -> None:
+    text = json.dumps({**CONFIG, "target_modules": targets, "exclude_modules": ["k"], "layers_pattern": "h"}).encode()
+    found = clean_config(text)
+    assert found.is_pinned
+    fields = ("target_modules", "exclude_modules", "layers_pattern")
+    assert [found.fields[field] for field in fields] == [None] * 3
+    without = json.dumps({key: value for key, value in CONFIG.items() if key != "target_modules"}).encode()
+    assert clean_config(without).is_pinned
+
+
+def test_costly_exclusion_is_replaced_by_the_modules_of_the_file() -> None:
+    assert clean_config(json.dumps({**CONFIG, "exclude_modules": "(k+)+"}).encode()).is_pinned
+
+
+def test_pattern_of_unsloth_is_kept() -> None:
+    found = clean_config(json.dumps({**CONFIG, "target_modules": UNSLOTH}).encode())
+    assert (found.fields["target_modules"], found.is_pinned) == (UNSLOTH, False)
 
 
 @pytest.mark.parametrize(
@@ -119,27 +178,27 @@ def test_name_of_the_base_is_not_stored() -> None:
 
 
 def test_configs_of_one_meaning_have_one_form() -> None:
-    first = clean_config(
+    first, _, _ = clean_config(
         json.dumps({**CONFIG, "lora_alpha": 4, "target_modules": ["q", "v"], "lora_dropout": 0}).encode()
     )
-    second = clean_config(
+    second, _, _ = clean_config(
         json.dumps(
             {"target_modules": ["v", "q"], **CONFIG, "lora_alpha": 4.0, "lora_dropout": 0.0, "bias": "none"}
             | {"target_modules": ["v", "q"]}
         ).encode()
     )
     assert canonical_json(first) == canonical_json(second)
-    assert clean_config(canonical_json(first)) == first
+    assert clean_config(canonical_json(first)).fields == first
 
 
 @given(config=st.dictionaries(st.sampled_from(sorted(REFUSED)), st.none() | st.booleans() | st.integers() | st.text()))
 def test_any_config_is_cleaned_or_refused(config: dict[str, Any]) -> None:
     text = json.dumps({**CONFIG, **config}).encode()
     try:
-        first = clean_config(text)
+        first = clean_config(text).fields
     except errors.RefusedArtifact:
         return
-    assert canonical_json(clean_config(canonical_json(first))) == canonical_json(first)
+    assert canonical_json(clean_config(canonical_json(first)).fields) == canonical_json(first)
 
 
 @pytest.mark.parametrize("pattern", [".*a.*", "(?:a|b)c*d*", "[a-z]*[a-z]*x"])
@@ -152,5 +211,5 @@ def test_worst_accepted_pattern_is_fast(pattern: str) -> None:
 
 def test_order_of_patterns_is_kept_since_the_first_match_counts() -> None:
     config = cleaned(rank_pattern={"q": 8, "layers.1.q": 4})
-    again = clean_config(canonical_json(config))
+    again = clean_config(canonical_json(config)).fields
     assert match_patterns(again["rank_pattern"], ["layers.1.q"], 2) == {"layers.1.q": 8}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from support import registry
+from support.adapters import save_adapter
 
 from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.registry.database import Database
@@ -40,3 +42,29 @@ def test_folder_of_a_version_is_printed_in_one_line(run: Run, database: Database
     (folder,) = run("adapters", "path", "medical").out.splitlines()
     assert Path(folder, "adapter_config.json").is_file()
     assert run("adapters", "path", "medical", "--json").json == {"folder": folder}
+
+
+def test_import_says_what_it_left_out_and_a_check_ends_the_state_unchecked(
+    run: Run, tiny_folder: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    made = save_adapter(base, tmp_path / "made", r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    (made / "optimizer.pt").write_bytes(b"x")
+    assert run("bases", "add", base, "--name", "tiny", "--id", "birds/tiny").status == 0
+    assert run("bases", "add", base, "--id", "not an id").status == 2
+    shutil.move(base, tmp_path / "away")
+    shown = run("adapters", "import", made, "--name", "guest", "--base", "tiny").out.splitlines()
+    assert shown[0] == "Imported guest/1 (unchecked)"
+    assert "Ignored files beside it: README.md, optimizer.pt" in shown
+    assert shown[-1].startswith("It has whole modules (modules_to_save), so it cannot be used by: generate, evaluate")
+    refused = run("export", "guest/1", "--out", tmp_path / "out")
+    assert (refused.status, "adapters check guest/1" in refused.err) == (4, True)
+    shutil.move(tmp_path / "away", base)
+    assert run("adapters", "check", "guest/1").out == "Checked guest/1 (ready)\n"
+    again = run("adapters", "import", made, "--name", "again", "--base", "tiny").out
+    assert "It is the same adapter as guest/1" in again
+    drawn = run("adapters", "show", "again").out
+    assert "optimizer.pt" in drawn
+    described = run("adapters", "show", "again", "--json").json
+    assert "merge" not in described["limits"]["whole modules (modules_to_save)"]
+    assert described["spec"]["import"]["ignored_files"] == ["README.md", "optimizer.pt"]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from finch_hub.registry.database import Database
 
 from .conftest import Run, enter_worker
+
+# The command line shows these warnings, which are errors in tests.
+pytestmark = pytest.mark.filterwarnings("default::finch_hub.specs.reading.DataWarning")
 
 
 def test_train_passes_every_option_to_the_job(run: Run, data: Path, tiny_folder: Path) -> None:
@@ -59,3 +64,15 @@ def test_submit_without_a_fitting_worker_warns(run: Run, database: Database, dat
     ran = run("train", data, "--adapter", "birds", "--base", tiny_folder, "--detach", "--queue", "night")
     assert ran.status == 0
     assert "worker gpu-1 cannot run this job: it does not serve queue 'night'" in ran.err
+
+
+def test_options_of_reading_reach_the_data(run: Run, tmp_path: Path, tiny_folder: Path) -> None:
+    file = tmp_path / "tickets.txt"
+    file.write_bytes("frage|antwort\nWo?|Köln.\nWann?|Heute.\n".encode("latin-1"))
+    columns = ("--prompt-column", "frage", "--completion-column", "antwort", "--max-bad-rows", 0.2)
+    train = ("train", file, "--adapter", "birds", "--base", tiny_folder, "--detach", "--json", "--strict")
+    job = run(*train, *columns, "--encoding", "latin-1", "--delimiter", "|", "--file-format", "csv").json
+    assert job["spec"]["training"]["max_bad_rows"] == 0.2
+    assert job["spec"]["training"]["strict"]
+    assert job["spec"]["reading"]["rows"] == 2
+    assert len(run("datasets", "list", "--json").json) == 2

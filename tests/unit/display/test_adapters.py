@@ -46,7 +46,7 @@ def test_evidence_is_that_of_the_kind(metrics: dict[str, Any], evidence: str) ->
 
 def test_version_shows_lineage_metrics_and_evaluations(drawn: Drawn) -> None:
     lineage = values.Lineage(train_digest="a" * 64, seed=7)
-    text = drawn(adapters.draw_version(make_version("birds", lineage=lineage, metrics={"rank": 16}), "/folder", []))
+    text = drawn(adapters.draw_version(make_version("birds", lineage=lineage, metrics={"rank": 16}), "/folder", [], {}))
     for shown in ("birds/1", "LlamaForCausalLM", "aaaaaaaaaaaa, held out -", "rank 16", "/folder"):
         assert shown in text
     assert "evaluations" not in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finch_hub.display import compositions
-from finch_hub.specs.reports import Candidate, CompositionReport, ConflictReport, PairConflict, Retention
+from finch_hub.specs.reports import Candidate, CompositionReport, ConflictReport, PairConflict, Retention, RowDivision
 
 from .conftest import Drawn
 
@@ -62,3 +62,16 @@ def test_composition_shows_retention_and_candidates(drawn: Drawn) -> None:
     assert ["linear", "-", "0.5", "1.25", "0.8", "0.700", "0.700"] in lines
     assert "below the requested retention: law/1" in text
     assert "advice: keep law/1 apart and switch" in text
+
+
+def test_plans_and_compositions_show_the_rows_that_choose_and_report(drawn: Drawn) -> None:
+    rows = (
+        RowDivision(parent="law/1", selection=12, report=30, is_divided=True),
+        RowDivision(parent="style/2", selection=7, report=7, is_divided=False),
+    )
+    conflicts = ConflictReport(parents=("law/1", "style/2"), rows=rows)
+    report = CompositionReport(strategy="tsv", scale=0.8, rank=64, conflicts=conflicts)
+    for text in (drawn(compositions.draw_conflicts(conflicts)), drawn(compositions.draw_composition(report))):
+        lines = [line.split() for line in text.splitlines()]
+        assert ["law/1", "12", "30", "other", "rows"] in lines
+        assert ["style/2", "7", "7", "the", "same", "rows"] in lines

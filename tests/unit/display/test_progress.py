@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,3 +90,13 @@ def test_data_report_is_drawn_as_one_line() -> None:
         "  20 training examples, 4 for validation, 1,000 tokens (25% learned), 50 tokens per example, 80 at most, "
         "1 truncated, 2 repeated; 6 steps, about 12 s"
     )
+
+
+def test_row_counter_tells_long_reads_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    count = progress.RowCounter()
+    for seconds, rows in ((1.0, 10_000), (progress.PLAIN_SECONDS, 20_000), (1.0, 30_000), (9.0, 1_040_000)):
+        now[0] += seconds
+        count(rows)
+    assert capsys.readouterr().err.splitlines() == ["- read 20,000 rows", "- read 1,040,000 rows"]

@@ -7,6 +7,7 @@ from finch_hub.specs.reports import (
     Change,
     EvaluationReport,
     ExportReport,
+    Forgetting,
     MergeReport,
     ReproductionReport,
     TensorDifference,
@@ -29,7 +30,15 @@ def test_merge_evaluation_and_unknown_reports_are_drawn(drawn: Drawn) -> None:
     assert "3.2" in text
     before, after = (TokenMetrics(loss=loss, accuracy=0.5, tokens=10, examples=5) for loss in (2.0, 1.5))
     assert reports.format_loss_change(before, after) == "2.000 -> 1.500 (-25.0%, 5 examples)"
+    assert "the best of 4 evaluations" in (reports.format_loss_change(before, after, evaluations=4) or "")
     assert "out" in drawn(reports.draw_report(ExportReport(format="vllm", out="/x")))
+
+
+def test_forgetting_is_drawn_as_a_distance_from_the_base() -> None:
+    new = Forgetting(before=0.0, after=0.05, tokens=400, prompts=1)
+    assert reports.format_forgetting(new) == "0.050 nats per token from the base on general prompts"
+    assert (reports.format_forgetting(new.evolve(before=0.01)) or "").startswith("0.010 -> 0.050 nats")
+    assert reports.format_forgetting(None) is None
 
 
 def test_reproduction_shows_identity_or_differences_and_causes(drawn: Drawn) -> None:

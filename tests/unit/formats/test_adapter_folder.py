@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from support.adapters import VARIANTS, save_adapter
 from transformers import AutoModelForCausalLM
 
 from finch_hub import errors
-from finch_hub.formats.adapter_folder import StoredAdapter
+from finch_hub.engine.export.parameters import PEFTParameters
+from finch_hub.engine.export.vllm import export_vllm
+from finch_hub.formats.adapter_folder import StoredAdapter, have_equal_updates
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 
 A, B = "base_model.model.layer.lora_A.weight", "base_model.model.layer.lora_B.weight"
@@ -140,8 +143,8 @@ def beyond_low_rank(*parts: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     ("part", "says"),
     [
         ("DoRA", "layer: vLLM does not support DoRA magnitudes"),
-        ("bias", r"layer\.bias: vLLM does not support modules stored whole"),
-        ("module", r"head\.weight: vLLM does not support modules stored whole"),
+        ("bias", r"layer\.bias: vLLM does not support trained biases"),
+        ("module", r"head\.weight: vLLM does not support whole modules"),
         ("embedding", "embed: vLLM does not support updates of embeddings"),
         ("fan_in", r"vLLM does not support weights that are \[in, out\] \(fan_in_fan_out\)"),
     ],
@@ -160,4 +163,33 @@ def test_plain_adapter_is_required_with_all_problems_at_once(tmp_path: Path) -> 
     tensors, config = beyond_low_rank("DoRA", "bias", "module", "embedding", "fan_in")
     with StoredAdapter(save(tmp_path / "a", tensors, **config)) as stored, pytest.raises(errors.Incompatible) as caught:
         stored.require_plain("vLLM")
-    assert len(caught.value.problems) == 4, "a bias and a module are stored alike"
+    assert len(caught.value.problems) == 5
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_updates_are_equal_however_scales_and_ranks_are_stored(tiny_folder: Path, tmp_path: Path, variant: str) -> None:
+    made = save_adapter(tiny_folder, tmp_path / "made", **VARIANTS[variant])
+    other = save_adapter(tiny_folder, tmp_path / "other", seed=1, **VARIANTS[variant])
+    copy = tmp_path / "copy"
+    if variant == "dora":
+        shutil.copytree(made, copy)
+    else:
+        export_vllm(made, None, copy, PEFTParameters())
+    with StoredAdapter(made) as first, StoredAdapter(copy) as second, StoredAdapter(other) as third:
+        assert have_equal_updates(first, second)
+        assert have_equal_updates(second, first)
+        assert not have_equal_updates(first, third)
+
+
+def test_update_that_differs_a_little_or_lacks_a_module_is_another(tiny_folder: Path, tmp_path: Path) -> None:
+    made = save_adapter(tiny_folder, tmp_path / "made", **VARIANTS["plain"])
+    changed, fewer = (Path(shutil.copytree(made, tmp_path / name)) for name in ("changed", "fewer"))
+    tensors = {name: tensor.numpy() for name, tensor in load_file(made / WEIGHTS).items()}
+    first = min(tensors)
+    save_file({**tensors, first: tensors[first] * np.float32(1.001)}, changed / WEIGHTS)
+    path = first.partition(".lora_")[0]
+    save_file({name: t for name, t in tensors.items() if not name.startswith(path)}, fewer / WEIGHTS)
+    with StoredAdapter(made) as original:
+        for folder in (changed, fewer):
+            with StoredAdapter(folder) as other:
+                assert not have_equal_updates(original, other)

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from finch_hub import errors
-from finch_hub.formats.model_files import ModelFiles
+from finch_hub.formats.model_files import ModelFiles, read_shapes, weight_files
 
 
 def save(folder: Path, names: Iterable[str], **config: object) -> Path:
@@ -64,3 +64,17 @@ def test_companions_are_data_without_weights_code_and_records(tmp_path: Path) ->
         (tmp_path / name).write_text("{}")
     with ModelFiles(tmp_path) as files:
         assert [str(path) for path in files.companions()] == ["LICENSE.md", "config.json", "tokenizer.json"]
+
+
+def test_the_single_file_is_preferred_to_shards_as_in_transformers(tmp_path: Path) -> None:
+    save(tmp_path, ["q.weight"])
+    save_file({"k.weight": np.ones((3, 3), np.float32)}, tmp_path / "part.safetensors")
+    save_file({"ema.weight": np.ones((4, 4), np.float32)}, tmp_path / "ema.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"k.weight": "part.safetensors"}}')
+    assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]
+    assert read_shapes(tmp_path) == {"q.weight": (2, 2)}
+    (tmp_path / "model.safetensors").unlink()
+    assert weight_files(tmp_path) == [tmp_path / "part.safetensors"]
+    assert read_shapes(tmp_path) == {"k.weight": (3, 3)}
+    (tmp_path / "model.safetensors.index.json").unlink()
+    assert weight_files(tmp_path) == []

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from support.adapters import save_adapter
 from support.models import ARCHITECTURES, save_model
 
 from finch_hub import Hub, errors
+from finch_hub.display.adapters import format_import
+from finch_hub.registry import adapter_versions
+from finch_hub.workers.runs import inputs
 
 
 @pytest.mark.usefixtures("versions")
@@ -30,6 +38,135 @@ def test_import_of_a_peft_adapter_makes_a_ready_version(hub: Hub, tiny_folder: P
     model = hub.generator(adapters=["guest"])
     assert model.adapters == ("guest",)
     assert model.active is None
+
+
+SHAPE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+
+
+def put_away(folder: Path) -> Path:
+    """Move a base's folder away, as if it were on another machine."""
+    return Path(shutil.move(folder, folder.with_name("away")))
+
+
+@pytest.fixture
+def base(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny base, which can be moved."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+
+
+def test_import_without_the_bases_files_is_unchecked_and_refused_until_it_is_checked(
+    hub: Hub, base: Path, tmp_path: Path
+) -> None:
+    hub.bases.add(base, name="tiny", public_id="birds/tiny")
+    made = save_adapter(base, tmp_path / "made", **SHAPE)
+    away = put_away(base)
+    version = hub.import_adapter(made, name="guest", base="tiny")
+    assert version.state == "unchecked"
+    operations: list[Callable[[str], object]] = [
+        lambda name: hub.generator(adapters=[name]),
+        lambda name: hub.evaluate([("a", "b")], [name]),
+        lambda name: hub.compose([name], adapter="both"),
+        lambda name: hub.plan([name]),
+        lambda name: hub.merge([name], tmp_path / "merged"),
+        lambda name: hub.quantize(name),
+        lambda name: hub.export(name, tmp_path / "out"),
+        lambda name: hub.adapters.set_alias(name, "best"),
+    ]
+    for operation in operations:
+        with pytest.raises(errors.Conflict, match=r"guest/1 is unchecked|guest@best"):
+            operation("guest/1")
+    with pytest.raises(errors.Conflict, match="adapters check guest/1"):
+        hub.export("guest", tmp_path / "out")
+    with pytest.raises(errors.Unavailable, match="not on this machine"):
+        hub.adapters.check("guest/1")
+    shutil.move(away, base)
+    checked = hub.adapters.check("guest/1")
+    assert (checked.state, checked.identity, checked.digest) == ("ready", version.identity, version.digest)
+    assert hub.adapters.check("guest").state == "ready", "once more changes nothing"
+    assert hub.generator(adapters=["guest"]).adapters == ("guest",)
+
+
+def test_worker_refuses_an_unchecked_version(hub: Hub, base: Path, tmp_path: Path) -> None:
+    """A job that was submitted earlier may find another version under the name."""
+    hub.bases.add(base, name="tiny")
+    made = save_adapter(base, tmp_path / "made", **SHAPE)
+    put_away(base)
+    reference = hub.import_adapter(made, name="guest", base="tiny").reference
+    with pytest.raises(errors.Conflict, match="unchecked"):
+        inputs.fetch_version(reference, hub._stores)
+    with pytest.raises(errors.Conflict, match="unchecked"):
+        inputs.fetch_files([reference], hub._stores)
+
+
+def test_unchecked_version_that_does_not_fit_stays_unchecked(hub: Hub, base: Path, tmp_path: Path) -> None:
+    other = save_model(ARCHITECTURES[3], tmp_path / "other", layers=3)
+    made = save_adapter(other, tmp_path / "made", **SHAPE)
+    hub.bases.add(base, name="tiny")
+    away = put_away(base)
+    hub.import_adapter(made, name="guest", base="tiny")
+    shutil.move(away, base)
+    with pytest.raises(errors.Incompatible, match="base tiny"):
+        hub.adapters.check("guest/1")
+    assert hub.adapters.get("guest/1").state == "unchecked"
+
+
+def test_unchecked_version_with_other_names_is_to_be_imported_again(hub: Hub, base: Path, tmp_path: Path) -> None:
+    made = save_adapter(base, tmp_path / "made", **SHAPE)
+    file = made / "adapter_model.safetensors"
+    tensors = {name.replace("model.model.", "model.language_model.model."): t for name, t in load_file(file).items()}
+    save_file(tensors, file, {"format": "pt"})
+    hub.bases.add(base, name="tiny")
+    away = put_away(base)
+    hub.import_adapter(made, name="guest", base="tiny")
+    shutil.move(away, base)
+    with pytest.raises(errors.Incompatible, match="import its files again"):
+        hub.adapters.check("guest/1")
+    assert hub.import_adapter(made, name="guest", base="tiny").state == "ready"
+
+
+def test_import_says_what_it_ignored_and_changed(hub: Hub, base: Path, tmp_path: Path) -> None:
+    hub.bases.add(base, name="tiny")
+    made = save_adapter(base, tmp_path / "made", **SHAPE)
+    config = json.loads((made / "adapter_config.json").read_text())
+    mapping = {"base_model_class": "Evil", "parent_library": "evil\x00"}
+    changed = {**config, "target_modules": None, "auto_mapping": mapping, "notes": {"a": ["\x00"]}}
+    (made / "adapter_config.json").write_text(json.dumps(changed)[:-1] + ', "learning_rate": 1e999}')
+    (made / "optimizer.pt").write_bytes(b"x")
+    (made / os.fsdecode(b"caf\xe9")).write_bytes(b"x")
+    found = hub.import_adapter(made, name="guest", base="tiny").spec["import"]
+    assert list(found["ignored_fields"]) == ["auto_mapping", "learning_rate", "notes"]
+    json.dumps(found, allow_nan=False)
+    assert "\\u0000" not in json.dumps(found)
+    assert found["ignored_files"] == ["README.md", "'caf\\udce9'", "optimizer.pt"]
+    assert "target_modules has the modules of the file" in found["notes"][0]
+
+
+def test_limits_name_the_operations_that_cannot_use_a_version(hub: Hub, base: Path, tmp_path: Path) -> None:
+    hub.bases.add(base, name="tiny")
+    for name, saved in (("plain", None), ("head", ["lm_head"])):
+        made = save_adapter(base, tmp_path / name, **{**SHAPE, "modules_to_save": saved})
+        assert hub.import_adapter(made, name=name, base="tiny").state == "ready"
+    assert hub.adapters.limits("plain") == {}
+    (operations,) = hub.adapters.limits("head").values()
+    assert "generate" in operations
+    assert "merge" not in operations
+
+
+def test_limits_of_an_adapter_that_an_earlier_hub_stored(hub: Hub, base: Path, tmp_path: Path) -> None:
+    """A later gate would refuse it."""
+    registered = hub.bases.add(base, name="tiny")
+    made = save_adapter(base, tmp_path / "made", **SHAPE)
+    config = json.loads((made / "adapter_config.json").read_text())
+    (made / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": "pissa"}))
+    digest = hub._stores.artifacts.put_tree(made)
+    with hub._stores.database.write() as session:
+        version = adapter_versions.create(
+            session, name="old", digest=digest, identity=digest, base_id=registered.id, kind="import"
+        )
+    assert format_import(version, hub.adapters.limits("old"))[0].startswith(
+        "It has a problem with init_lora_weights: it is 'pissa', which changes the base's weights,"
+        " so it cannot be used by: generate"
+    )
 
 
 def test_import_for_another_base_is_refused(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:

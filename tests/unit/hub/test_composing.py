@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support import registry
 from support.adapters import save_adapter
+from support.models import ARCHITECTURES, save_model
 
 from finch_hub import Hub, JobState, errors
+from finch_hub.hub import composing
 from finch_hub.registry import adapter_versions, values
 from finch_hub.registry.database import Database
-from finch_hub.specs.jobs import ComposeSpec
+from finch_hub.specs.jobs import ComposeSpec, TrainSpec
+from finch_hub.specs.reading import DataWarning
 
 
 @pytest.mark.usefixtures("versions")
@@ -21,6 +25,22 @@ def test_compose_passes_weights_and_options_to_the_job(hub: Hub) -> None:
     assert isinstance(spec, ComposeSpec)
     assert [(p.adapter, p.weight) for p in spec.parents] == [("medical", 1.0), ("legal/1", 0.5)]
     assert (spec.strategy, spec.rank, spec.resolver) == ("tsv", 12, "keep")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "system", "thinking"),
+    [
+        ({"system": "Be brief.", "thinking": True}, {"system": "Be brief.", "thinking": True}, "Be brief.", True),
+        ({"system": "Be brief.", "thinking": True}, {"system": "Be kind."}, None, False),
+        ({}, {}, None, False),
+    ],
+)
+def test_a_composition_has_the_prompt_that_all_parents_have(
+    first: dict[str, Any], second: dict[str, Any], system: str | None, thinking: bool
+) -> None:
+    versions: Any = [SimpleNamespace(spec=first), SimpleNamespace(spec=second)]
+    assert composing._common(versions, "system") == system
+    assert bool(composing._common(versions, "thinking")) == thinking
 
 
 @pytest.mark.usefixtures("versions")
@@ -81,10 +101,11 @@ def test_compose_waits_for_adapters_of_unfinished_jobs(hub: Hub, tiny_folder: Pa
     assert waiting.state is JobState.WAITING
 
 
-def test_compose_of_dora_and_biases_is_refused(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
-    hub.bases.add(tiny_folder, name="tiny")
+def test_compose_of_dora_and_biases_is_refused(hub: Hub, tmp_path: Path) -> None:
+    base = save_model(ARCHITECTURES[2], tmp_path / "base")  # Qwen2, whose q has a bias
+    hub.bases.add(base, name="tiny")
     for name, more in (("plain", {}), ("dora", {"use_dora": True}), ("biased", {"bias": "lora_only"})):
-        made = save_adapter(tiny_folder, tmp_path / name, r=4, lora_alpha=8, target_modules=["q_proj"], **more)
+        made = save_adapter(base, tmp_path / name, r=4, lora_alpha=8, target_modules=["q_proj"], **more)
         hub.import_adapter(made, name=name, base="tiny")
     with pytest.raises(errors.Incompatible) as raised:
         hub.compose(["plain", "dora", "biased"], adapter="all")
@@ -93,6 +114,15 @@ def test_compose_of_dora_and_biases_is_refused(hub: Hub, tiny_folder: Path, tmp_
     assert "biased/1: trained biases" in text
     assert "plain" not in text
     assert hub.jobs.find() == []
+
+
+def test_announced_biases_of_a_base_without_biases_do_not_prevent_a_composition(
+    hub: Hub, tiny_folder: Path, tmp_path: Path
+) -> None:
+    hub.bases.add(tiny_folder, name="tiny")
+    made = save_adapter(tiny_folder, tmp_path / "made", r=4, target_modules=["q_proj"], bias="all")
+    hub.import_adapter(made, name="biased", base="tiny")
+    assert hub.compose(["biased"], adapter="all").spec.model_dump()["adapter"] == "all"
 
 
 def test_plan_compares_every_pair_without_a_job(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
@@ -148,3 +178,18 @@ def test_plan_with_probe_measures_interference_on_held_out_examples(
     assert light.interference is None
     assert probed.interference is not None
     assert probed.sign_conflict == pytest.approx(light.sign_conflict)
+
+
+def test_compose_warns_of_rows_that_another_parent_was_trained_on(
+    hub: Hub, database: Database, tiny_folder: Path, data: Path
+) -> None:
+    for name, seed in (("birds", 1), ("bees", 2)):
+        spec = hub.train(data, adapter=name, base=tiny_folder, validation=0.3, seed=seed).spec
+        assert isinstance(spec, TrainSpec)
+        lineage = values.Lineage(train_digest=spec.train, validation_digest=spec.validation)
+        registry.add_version(database, name, lineage=lineage, metrics={"rank": 4})
+    with pytest.warns(DataWarning) as warned:
+        hub.compose(["birds", "bees"], adapter="both")
+    texts = [str(warning.message) for warning in warned]
+    assert len(texts) == 2
+    assert "of 6 held-out rows of birds/1 are in the training data of bees/1" in texts[1]

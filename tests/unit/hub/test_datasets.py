@@ -1,4 +1,4 @@
-"""Data sets: purging."""
+"""Data sets: added, with everything about their rows that users should know, and purged."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from finch_hub import Hub, errors
+from finch_hub import Hub, errors, settings
 from finch_hub.engine.data import reading
 from finch_hub.specs.jobs import TrainSpec
+from finch_hub.specs.reading import DataWarning
 
 
 def test_training_on_a_purged_data_set_is_refused(hub: Hub, data: Path, tiny_folder: Path) -> None:
@@ -28,3 +29,42 @@ def test_purge_of_a_data_set_that_a_job_needs_is_refused(hub: Hub, data: Path, t
     assert isinstance(handle.spec, TrainSpec)
     with pytest.raises(errors.Conflict, match=handle.id):
         hub.datasets.purge(handle.spec.train)
+
+
+def test_add_tells_what_was_left_out_and_not_used(hub: Hub, tmp_path: Path) -> None:
+    file = tmp_path / "tickets.csv"
+    rows = "".join(f"{n};Où est {n} ?;Là-bas.\n" for n in range(40))
+    file.write_bytes(f"id;question;reply\n{rows}40;Où ?;\n".encode("cp1252"))
+    with pytest.warns(DataWarning) as warned:
+        dataset = hub.datasets.add(file, name="tickets", prompt_column="question", completion_column="reply")
+    assert (dataset.examples, dataset.name) == (40, "tickets")
+    assert (dataset.reading.rows, dataset.reading.left_out, dataset.reading.unused) == (41, 1, {"id": 40})
+    assert len(dataset.reading.recognized) == 2
+    texts = "\n".join(str(warning.message) for warning in warned)
+    for needle in ("Windows-1252", "semicolon", "line 42: has an empty 'reply'", "id (40 rows)"):
+        assert needle in texts
+    with pytest.raises(errors.InvalidDataset, match="max_bad_rows allows none"):
+        hub.datasets.add(file, prompt_column="question", completion_column="reply", strict=True)
+
+
+def test_limit_of_rows_that_are_left_out_comes_from_the_settings(tmp_path: Path, valkey_url: str) -> None:
+    rows = [("a", "b")] * 9 + [("a", "")]
+    with Hub(settings.load(home=tmp_path / "home", broker_url=valkey_url, max_bad_rows=0.1)) as hub:
+        with pytest.warns(DataWarning, match="left out 1 of 10 rows"):
+            assert hub.datasets.add(rows).examples == 9
+        with pytest.raises(errors.InvalidDataset, match="example 10"):
+            hub.datasets.add(rows, max_bad_rows=0.05)
+
+
+def test_stored_data_set_can_be_named_again(hub: Hub, data: Path) -> None:
+    first = hub.datasets.add(data)
+    again = hub.datasets.add(first.digest, name="birds-data")
+    assert (again.digest, again.name, again.reading.rows) == (first.digest, "birds-data", 20)
+
+
+def test_system_prompt_is_stored_with_the_examples_that_have_none(hub: Hub) -> None:
+    own = {"prompt": "a", "completion": "b", "system": "Sing."}
+    rows = [own, {"prompt": "a", "completion": "b"}, {"text": "c"}]
+    given = hub.datasets.add(rows, system="Chirp.")
+    assert given.digest == hub.datasets.add([own, {**own, "system": "Chirp."}, {"text": "c"}]).digest
+    assert given.digest != hub.datasets.add(rows).digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,5 +25,42 @@ def test_data_accepts_pairs_mappings_examples_and_stored_names(hub: Hub, data: P
 
 def test_empty_text_is_not_the_current_folder(hub: Hub, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data.parent)
-    with pytest.raises(errors.NotFound, match="no data file or data set ''"):
+    with pytest.raises(errors.InvalidDataset, match="no data is named"):
         hub.datasets.add("")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5_000, "a/" * 3_000, "a\0b", "file.jsonl/x", "~nobody-here/x"])
+def test_name_that_no_file_can_have_is_not_found(hub: Hub, data: Path, tiny_folder: Path, name: str) -> None:
+    with pytest.raises(errors.NotFound):
+        hub.datasets.add(name)
+    with pytest.raises(errors.NotFound):
+        hub.datasets.add(str(data / name))
+    with pytest.raises(errors.NotFound):
+        hub.train(name, adapter="birds", base=tiny_folder)
+    with pytest.raises(errors.NotFound):
+        hub.train(data, adapter="birds", base=tiny_folder, validation=name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "text"},
+        {"prompt_column": "q"},
+        {"messages_column": "q"},
+        {"encoding": "cp1252"},
+        {"delimiter": ";"},
+        {"file_format": "csv"},
+    ],
+)
+def test_options_of_reading_are_refused_for_stored_data(hub: Hub, data: Path, options: dict[str, Any]) -> None:
+    hub.datasets.add(data, name="birds-data")
+    (option,) = options
+    with pytest.raises(errors.InvalidDataset, match=f"birds-data: is stored, so that {option} cannot change"):
+        hub.datasets.add("birds-data", **options)
+    assert hub.datasets.add("birds-data", strict=True, max_bad_rows=0.0).examples == 20
+
+
+def test_mapping_without_a_training_split_is_one_problem_among_others(hub: Hub, tiny_folder: Path) -> None:
+    with pytest.raises(errors.InvalidInput, match="is a mapping of test") as caught:
+        hub.train({"test": [("a", "b")]}, adapter="not a name", base=tiny_folder)
+    assert len(caught.value.problems) == 2

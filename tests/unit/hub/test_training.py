@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.families import named, save_family
 
-from finch_hub import Hub, JobState, Requirements, errors
+from finch_hub import Hub, JobState, Requirements, errors, settings
 from finch_hub.specs.jobs import TrainSpec
+from finch_hub.specs.reading import DataWarning
 
 from .conftest import train_spec
 
@@ -48,7 +50,10 @@ def test_folder_uses_its_validation_split_unless_a_share_is_given(
     data.rename(folder / "train.jsonl")
     (folder / "validation.jsonl").write_text('{"prompt": "Who sings?", "completion": "The finch."}')
     own = train_spec(hub, folder, base=tiny_folder)
-    share = train_spec(hub, folder, base=tiny_folder, validation=0.25)
+    with pytest.warns(DataWarning, match=r"files that are not of the train split: validation\.jsonl"):
+        share = train_spec(hub, folder, base=tiny_folder, validation=0.25)
+    with pytest.warns(DataWarning, match=r"files that are not of the train split: validation\.jsonl"):
+        assert hub.datasets.add(folder).digest == own.train
     examples = {dataset.digest: dataset.examples for dataset in hub.datasets.find()}
     assert (examples[own.train], examples[own.validation or ""]) == (20, 1)
     assert (examples[share.train], examples[share.validation or ""]) == (15, 5)
@@ -99,6 +104,41 @@ def test_module_names_are_checked_if_the_base_is_local(hub: Hub, data: Path, tin
     hub.train(data, adapter="birds", base="owner/model", target_modules=("q_porj",))
 
 
+@pytest.mark.parametrize(
+    ("family", "wanted", "message"),
+    [
+        (
+            "qwen3-moe",
+            "all-linear",
+            r"experts of this base are fused \(mlp.experts.down_proj, mlp.experts.gate_up_proj\)",
+        ),
+        ("qwen3-moe", "mlp", r"name some of k_proj, lm_head, o_proj, q_proj, v_proj"),
+        ("qwen3-moe", ("gate_proj",), "'gate_proj' names no linear module: the experts"),
+        ("gpt2", ("q_proj",), r"did you mean c_proj\?"),
+        ("gpt2", ("wte",), "'wte' is an embedding"),
+        ("phi3", ("q_proj", "o_proj"), "'q_proj' names no linear module"),
+        ("falcon-h1", "all-linear", "PEFT does not adapt 'out_proj'"),
+        ("llama", ("embed_tokens",), "'embed_tokens' is an embedding"),
+    ],
+)
+def test_targets_that_the_base_in_memory_lacks_are_refused_at_submission(
+    family: str, wanted: str | tuple[str, ...], message: str, hub: Hub, data: Path, tmp_path: Path
+) -> None:
+    base = save_family(named(family), tmp_path / family)
+    with pytest.raises(errors.InvalidSpec, match=message):
+        hub.train(data, adapter="birds", base=base, target_modules=wanted)
+    assert hub.jobs.find() == []
+
+
+def test_the_head_is_a_target_but_not_of_a_group(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    targets = ("q_proj", "lm_head")
+    assert train_spec(hub, data, base=tiny_folder, target_modules=targets).lora.target_modules == targets
+    with pytest.raises(errors.InvalidSpec, match="adapter of the head cannot be combined with together"):
+        hub.train(
+            data, adapter="birds", base=tiny_folder, target_modules=targets, requirements=Requirements(together=True)
+        )
+
+
 def test_early_stopping_without_validation_is_refused(hub: Hub, data: Path, tiny_folder: Path) -> None:
     with pytest.raises(errors.InvalidSpec, match="patience"):
         hub.train(data, adapter="birds", base=tiny_folder, validation=0.0, patience=2)
@@ -131,3 +171,52 @@ def test_settings_that_rule_out_together_are_refused(hub: Hub, data: Path, tiny_
     assert [problem.where for problem in caught.value.problems] == ["together", "together"]
     assert "use_dora" in str(caught.value)
     assert hub.train(data, adapter="birds", base=tiny_folder, requirements=together).refresh().requirements.together
+
+
+def test_options_of_reading_reach_the_data_and_the_job(hub: Hub, tiny_folder: Path) -> None:
+    rows = [{"q": f"Question {n}?", "a": f"Answer {n}.", "id": n} for n in range(39)] + [{"q": "", "a": "x", "id": 1}]
+    columns = {"prompt_column": "q", "completion_column": "a"}
+    with pytest.warns(DataWarning):
+        spec = train_spec(hub, rows, base=tiny_folder, validation=0.0, max_bad_rows=0.5, **columns)
+    pairs = [(row["q"], row["a"]) for row in rows[:39]]
+    assert spec.train == train_spec(hub, pairs, base=tiny_folder, validation=0.0).train
+    assert spec.training.max_bad_rows == 0.5
+    assert spec.reading is not None
+    assert (spec.reading.rows, spec.reading.left_out, spec.reading.unused) == (40, 1, {"id": 39})
+    with pytest.raises(errors.InvalidDataset, match="id: is not used, in 39 rows"):
+        train_spec(hub, rows[:39], base=tiny_folder, strict=True, **columns)
+    assert train_spec(hub, pairs, base=tiny_folder, strict=True).training.strict
+
+
+def test_limit_of_the_settings_reaches_the_job(tiny_folder: Path, tmp_path: Path, valkey_url: str) -> None:
+    with Hub(settings.load(home=tmp_path / "home", broker_url=valkey_url, max_bad_rows=0.2)) as hub:
+        assert train_spec(hub, [("a", "b"), ("c", "d")], base=tiny_folder).training.max_bad_rows == 0.2
+
+
+def test_validation_file_has_the_same_columns(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("train", "held_out"):
+        (tmp_path / f"{name}.csv").write_text(f"q;a\n{name}?;Yes.\n", encoding="utf-8")
+    with pytest.warns(DataWarning, match="semicolon"):
+        spec = train_spec(
+            hub,
+            tmp_path / "train.csv",
+            base=tiny_folder,
+            validation=tmp_path / "held_out.csv",
+            prompt_column="q",
+            completion_column="a",
+        )
+    assert {d.digest: d.examples for d in hub.datasets.find()} == {spec.train: 1, spec.validation: 1}
+
+
+def test_mapping_of_splits_brings_its_validation_data(hub: Hub, tiny_folder: Path) -> None:
+    splits = {"train": [("a", "b"), ("c", "d")], "validation": [("e", "f")], "test": [("g", "h")]}
+    spec = train_spec(hub, splits, base=tiny_folder)
+    assert {d.digest: d.examples for d in hub.datasets.find()} == {spec.train: 2, spec.validation: 1}
+
+
+def test_problems_of_the_data_are_told_beside_those_of_other_options(hub: Hub, tiny_folder: Path) -> None:
+    with pytest.raises(errors.InvalidInput) as caught:
+        hub.train([{"x": "a"}], adapter="birds", base=tiny_folder, rank=0, delimiter=";;", encoding="utf9")
+    text = str(caught.value)
+    for needle in ("rank", "';;' is not one character", "'utf9' is not a known encoding", "fits no format"):
+        assert needle in text

@@ -11,6 +11,7 @@ import pytest
 
 from finch_hub.specs.jobs import ComposeOptions, ComposeSpec, QuantizeOptions, QuantizeSpec
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
+from finch_hub.specs.reading import ReadingConfig, ReadingOptions
 from finch_hub.specs.training import TrainingConfig, TrainingOptions
 from finch_hub.specs.value import Value
 
@@ -21,7 +22,8 @@ ROOT = Path(__file__).parents[3]
     ("options", "value", "parameters"),
     [
         (LoRAOptions, LoRAConfig, set()),
-        (TrainingOptions, TrainingConfig, {"validation"}),
+        (TrainingOptions, TrainingConfig, {"validation", "max_bad_rows", "strict"}),
+        (ReadingOptions, ReadingConfig, set()),
         (ComposeOptions, ComposeSpec, {"kind", "adapter", "parents"}),
         (QuantizeOptions, QuantizeSpec, {"kind", "adapter"}),
     ],

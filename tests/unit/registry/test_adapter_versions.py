@@ -124,3 +124,50 @@ def test_deleted_version_stays_in_the_lineage_of_others(database: Database) -> N
         registry.list_versions(database, "a")
     with database.read() as session:
         assert [parent.version for parent in adapter_versions.get_ancestry(session, "b").parents] == [gone]
+
+
+def test_unchecked_version_is_shown_and_not_used(database: Database) -> None:
+    registry.add_version(database, state="unchecked")
+    assert registry.resolve(database, "medical/1").state == "unchecked"
+    with database.read() as session:
+        for use in (adapter_versions.resolve_usable, adapter_versions.resolve_files):
+            with pytest.raises(errors.Conflict, match=r"medical/1 is unchecked: .*base tiny.*adapters check medical/1"):
+                use(session, "medical/1")
+        with pytest.raises(errors.Conflict, match=r"no ready version: medical/1 is unchecked .run .*adapters check"):
+            adapter_versions.resolve(session, "medical")
+
+
+@pytest.mark.parametrize("state", ["ready", "quarantined", "below_retention"])
+def test_checked_version_is_used(database: Database, state: values.VersionState) -> None:
+    registry.add_version(database, state=state)
+    with database.read() as session:
+        assert adapter_versions.resolve_usable(session, "medical/1").state == state
+        assert adapter_versions.resolve_files(session, "medical/1").reference == "medical/1"
+
+
+def test_check_ends_the_state_unchecked_and_no_other(database: Database) -> None:
+    registry.add_version(database, state="unchecked")
+    registry.add_version(database, state="quarantined")
+    with database.write() as session:
+        assert adapter_versions.end_check(session, "medical/1", "ready").state == "ready"
+        assert adapter_versions.end_check(session, "medical/2", "ready").state == "quarantined"
+    assert registry.resolve(database, "medical").reference == "medical/1"
+
+
+def test_identity_finds_the_first_version_of_a_base_that_is_not_deleted(database: Database) -> None:
+    same = registry.digest("bytes")
+    registry.add_version(database, identity=registry.digest("others"))
+    for name in ("medical", "legal", "medical"):
+        registry.add_version(database, name, identity=same)
+    base = registry.add_base(database)
+
+    def find(identity: str, base_id: int) -> str | None:
+        with database.read() as session:
+            found = adapter_versions.find_by_identity(session, identity, base_id)
+        return None if found is None else found.reference
+
+    assert find(same, base.id) == "medical/2"
+    registry.delete_version(database, "medical", 2)
+    assert find(same, base.id) == "legal/1"
+    assert find(same, registry.add_base(database, "other").id) is None
+    assert find(registry.digest("nobody's"), base.id) is None

@@ -41,3 +41,10 @@ def test_name_of_several_bases_means_the_newest(database: Database) -> None:
         assert bases.get(session, registry.digest("tiny")).parameters == 135_000_000
         with pytest.raises(errors.NotFound, match=r"no base 'tniy' .did you mean 'tiny'"):
             bases.get(session, "tniy")
+
+
+def test_public_id_is_changed_by_another_and_kept_without_one(database: Database) -> None:
+    registry.add_base(database, "tiny")
+    for given, kept in (("birds/tiny", "birds/tiny"), (None, "birds/tiny"), ("birds/finch-1b", "birds/finch-1b")):
+        with database.write() as session:
+            assert bases.add(session, registry.describe_base("tiny", public_id=given)).public_id == kept

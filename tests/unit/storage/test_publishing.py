@@ -11,7 +11,8 @@ from support import registry
 from support.safetensors_files import PREFIX, adapter_folder, factors
 
 from finch_hub import errors, settings
-from finch_hub.registry import values
+from finch_hub.artifacts.gate import adapter_identity
+from finch_hub.registry import bases, values
 from finch_hub.specs.value import JsonObject
 from finch_hub.storage import publishing
 from finch_hub.storage.stores import Stores, open_stores
@@ -86,3 +87,33 @@ def test_environment_gives_the_versions_of_the_lineage(stores: Stores, tmp_path:
     assert version.lineage.environment == {"torch": "9.9", "threads": 3}
     assert version.lineage.versions["torch"] == "9.9", "of the process that made the bytes"
     assert version.lineage.versions["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize("public_id", [None, "birds/finch-1b"])
+def test_files_have_the_name_and_the_id_that_users_gave_the_base(
+    stores: Stores, tmp_path: Path, public_id: str | None
+) -> None:
+    """A job describes the base by its files: its name is the source, which may be a path."""
+    fields = {"source": "/home/ana/models/tiny", "path": "/home/ana/models/tiny"}
+    with stores.database.write() as session:
+        base = bases.add(session, registry.describe_base("tiny", public_id=public_id, **fields), rename=True)
+    described = registry.describe_base("/home/ana/models/tiny", fingerprint=base.fingerprint, **fields)
+    description = publishing.Description(name="birds", kind="train", base=described)
+    create = publishing.publish(adapter_folder(tmp_path / "in"), stores, description, {})
+    with stores.database.write() as session:
+        version = create(session, base)
+    folder = stores.artifacts.fetch_tree(version.digest)
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == (public_id or "tiny")
+    assert (f'base_model: "{public_id}"' in version.card) == (public_id is not None)
+    assert "/home/ana" not in version.card
+    assert adapter_identity(folder) == version.identity
+
+
+def test_base_that_is_not_registered_yet_is_named_by_the_end_of_its_path(stores: Stores, tmp_path: Path) -> None:
+    described = registry.describe_base("/home/ana/models/tiny", source="/home/ana/models/tiny", path="/nowhere")
+    description = publishing.Description(name="birds", kind="train", base=described)
+    create = publishing.publish(adapter_folder(tmp_path / "in"), stores, description, {})
+    with stores.database.write() as session:
+        version = create(session, bases.add(session, described))
+    assert "A LoRA adapter for `tiny`" in version.card

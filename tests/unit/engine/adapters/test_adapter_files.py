@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -83,10 +85,37 @@ def test_read_of_a_damaged_file_is_refused(folder: Path) -> None:
         read_adapter(folder)
 
 
-def test_read_of_another_adapter_type_is_refused(folder: Path) -> None:
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "IA3"}))
-    with pytest.raises(errors.RefusedArtifact, match="is not LoRA's"):
-        read_adapter(folder)
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"peft_type": "IA3"}, "'IA3', not 'LORA'"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: is 'pissa', which changes the base"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights: is 'olora'"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens: is"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication: is"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora: is"),
+        ({"target_parameters": ["experts.down_proj"]}, "target_parameters: is"),
+        ({"trainable_token_indices": [3]}, "trainable_token_indices: is"),
+        ({"gate_function": "tanh"}, "gate_function: is unknown, and may change"),
+    ],
+)
+@pytest.mark.parametrize("form", ["folder", "file", "quantized"])
+def test_read_of_an_adapter_with_other_arithmetic_is_refused(
+    folder: Path, tmp_path: Path, form: str, fields: dict[str, Any], says: str
+) -> None:
+    path = folder
+    if form == "quantized":
+        path = tmp_path / "packed"
+        quantization.quantize(folder, path, scheme="int8")
+    config = json.loads((path / "adapter_config.json").read_text()) | fields
+    if form == "file":
+        path = tmp_path / "one.safetensors"
+        held = read_adapter(folder)
+        path.write_bytes(to_bytes(held.tensors, {"adapter_config": json.dumps(config)}))
+    else:
+        (path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(errors.RefusedArtifact, match=re.escape(says)):
+        read_adapter(path)
 
 
 def test_read_restores_a_quantized_adapter(folder: Path, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.adapters import VARIANTS, save_adapter
+from support.families import named, save_family
 
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
@@ -230,9 +232,19 @@ def test_load_onto_another_base_is_refused(tiny_base: Base, tmp_path: Path) -> N
     with pytest.raises(errors.Incompatible) as caught:
         AttachableAdapter.load(folder, tiny_base)
     assert len(caught.value.problems) == 3
-    assert "layers.2.self_attn.k_proj: the base has no such module" in str(caught.value)
-    assert "layers.0.self_attn.k_proj: the adapter has shape [64, 64], the base [32, 64]" in str(caught.value)
+    assert "layers.2.self_attn.k_proj: is not in base" in str(caught.value)
+    assert "layers.0.self_attn.k_proj: is [64, 64] in the adapter, [32, 64] in the base" in str(caught.value)
     assert dict(tiny_base.model.named_modules()) == modules
+
+
+def test_load_of_dora_of_weights_that_are_in_out_is_refused(tmp_path: Path) -> None:
+    """The gate and every loader hold an adapter against its base alike."""
+    base = load_base(save_family(named("gpt2"), tmp_path / "base"), device="cpu")
+    options: dict[str, Any] = {"r": 4, "target_modules": ["c_attn"], "fan_in_fan_out": True}
+    AttachableAdapter.load(save_adapter(base.folder, tmp_path / "plain", **options), base).detach()
+    dora = save_adapter(base.folder, tmp_path / "dora", use_dora=True, **options)
+    with pytest.raises(errors.Incompatible, match=r"is DoRA of a weight that is \[in, out\]"):
+        AttachableAdapter.load(dora, base)
 
 
 def test_load_of_more_than_linear_modules_is_refused(tiny_base: Base, tmp_path: Path) -> None:

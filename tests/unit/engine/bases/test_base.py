@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base, load_base
@@ -35,6 +36,20 @@ def test_loaded_base_is_frozen_and_evaluating(tiny_bases: Base) -> None:
     assert tiny_bases.tokenizer.pad_token is not None
     assert tiny_bases.num_parameters == tiny_bases.model.num_parameters()
     assert tiny_bases.context == 512
+
+
+def test_folder_as_publishers_leave_it_is_loaded_as_in_transformers(copy: Path) -> None:
+    """Code that is named and missing, no generation configuration, and files of other tokenizers."""
+    expected = transformers.AutoModelForCausalLM.from_pretrained(copy, dtype=torch.float32).eval()
+    (copy / "generation_config.json").unlink()
+    rewrite(copy / "config.json", auto_map={"AutoConfig": "configuration_x.X", "AutoModelForCausalLM": "modeling_x.X"})
+    rewrite(copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["tokenization_x.X", None]})
+    for name in ("tokenizer.model", "vocab.json", "merges.txt"):
+        (copy / name).write_bytes(b"of another tokenizer")
+    base = load(copy)
+    with torch.no_grad():
+        torch.testing.assert_close(base.model(IDS).logits, expected(IDS).logits)
+    assert base.tokenizer.decode(base.tokenizer("A finch eats.")["input_ids"]) == "A finch eats."
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -108,6 +123,20 @@ def test_truncated_weights_are_refused(copy: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(errors.Incompatible, match="its tensors end at byte"):
         load(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "{bad"),
+        ("tokenizer.json", '{"model": 5}'),
+        ("config.json", '{"model_type": "llama", "hidden_size": "x"}'),
+    ],
+)
+def test_damaged_files_are_a_problem_of_the_base(copy: Path, name: str, content: str) -> None:
+    (copy / name).write_text(content)
+    with pytest.raises(errors.Incompatible, match="transformers cannot load it"):
+        load_base(copy, device="cpu")
 
 
 def test_load_writes_nothing_to_the_terminal(tiny_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from support.models import DEFAULT, save_model
 
 from finch_hub import errors
-from finch_hub.engine.bases.fingerprint import compute_fingerprint, hash_file
+from finch_hub.engine.bases.base import load_base
+from finch_hub.engine.bases.fingerprint import (
+    compute_fingerprint,
+    compute_first_fingerprint,
+    compute_like,
+    hash_file,
+    is_first_scheme,
+)
 
 
 @pytest.fixture
@@ -43,6 +51,54 @@ def test_every_part_of_the_model_changes_the_fingerprint(tiny_folder: Path, copy
     found.add(compute_fingerprint(copy))
     found.add(compute_fingerprint(save_model(DEFAULT, tmp_path / "other", seed=1)))
     assert len(found) == 6
+
+
+def test_files_that_transformers_does_not_load_do_not_change_it(tiny_folder: Path, copy: Path) -> None:
+    """Such as people find in repositories: weights of other libraries, pickled ones, and vocabularies."""
+    shutil.copyfile(copy / "model.safetensors", copy / "consolidated.safetensors")
+    shutil.copyfile(copy / "model.safetensors", copy / "ema.safetensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "missing.safetensors"}}))
+    for name in ("pytorch_model.bin", "optimizer.pt", "tokenizer.model", "vocab.json", "merges.txt", "modeling_x.py"):
+        (copy / name).write_bytes(b"other")
+    for folder in ("original", "onnx", "adapter"):
+        (copy / folder).mkdir()
+        (copy / folder / "model.safetensors").write_bytes(b"other")
+    rewrite(copy / "config.json", auto_map={"AutoModelForCausalLM": "modeling_x.X"})
+    assert compute_fingerprint(copy) == compute_fingerprint(tiny_folder)
+    base, plain = (load_base(folder, dtype="float32", device="cpu", cache=copy) for folder in (copy, tiny_folder))
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(base.model.state_dict()[name], tensor)
+    assert base.tokenizer.get_vocab() == plain.tokenizer.get_vocab()
+    assert base.tokenizer("A finch eats.")["input_ids"] == plain.tokenizer("A finch eats.")["input_ids"]
+
+
+def test_files_that_transformers_loads_change_it(copy: Path) -> None:
+    found = {compute_fingerprint(copy)}
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    found.add(compute_fingerprint(copy))
+    (copy / "tokenizer.json").rename(copy / "vocab.json")  # now the vocabulary is loaded
+    found.add(compute_fingerprint(copy))
+    (copy / "vocab.json").write_text("{}")
+    found.add(compute_fingerprint(copy))
+    assert len(found) == 4
+
+
+def test_fingerprint_of_the_first_scheme_can_be_computed_again(tiny_folder: Path, copy: Path) -> None:
+    """A constant of files that an earlier version saw: their fingerprint must stay what it was."""
+    for file in copy.iterdir():
+        file.unlink()
+    (copy / "config.json").write_text('{"model_type": "llama", "_name_or_path": "elsewhere"}')
+    (copy / "tokenizer.json").write_text("{}")
+    (copy / "tokenizer.model").write_bytes(b"words")
+    (copy / "model.safetensors").write_bytes(b"weights")
+    (copy / "consolidated.safetensors").write_bytes(b"the same weights")
+    assert compute_first_fingerprint(copy) == "e247ced9853986c15a4cb700705cf327e7e7c86ba660339468204afe5a3c95da"
+    assert is_first_scheme(compute_first_fingerprint(copy))
+    assert compute_like("0" * 64, copy) == compute_first_fingerprint(copy)
+    assert compute_like("2:0", copy) == compute_fingerprint(copy)
+    assert compute_fingerprint(copy).startswith("2:")
+    assert len(compute_fingerprint(copy)) == 64  # as wide as the column of the registry
 
 
 def test_large_files_are_read_once(copy: Path, tmp_path: Path) -> None:

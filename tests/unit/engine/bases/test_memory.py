@@ -12,7 +12,7 @@ import pytest
 from support import trained_once
 from support.models import make_tokenizer
 
-from finch_hub.engine.bases import memory, weight_shapes
+from finch_hub.engine.bases import memory, module_layout, weight_shapes
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
@@ -79,7 +79,7 @@ def test_estimate_is_near_the_measured_peak(base: Path, case: str) -> None:
     ran = subprocess.run([sys.executable, trained_once.__file__, *words], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     measured = json.loads(ran.stdout)
-    shape = weight_shapes.read_base_shape(base)
+    shape = weight_shapes.read_base_shape(base, module_layout.read_layout(base, name=""))
     assert shape is not None
     estimate = memory.estimate_training_memory(
         shape, LoRAConfig(**lora), TrainingConfig(**training), longest=measured["longest"]

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from finch_hub import errors
 from finch_hub.engine.bases import sources
+from finch_hub.engine.bases.fingerprint import compute_fingerprint, compute_first_fingerprint
+from finch_hub.engine.bases.module_layout import read_layout
+from finch_hub.engine.bases.weight_shapes import read_base_shape
+from finch_hub.formats import model_files
+from finch_hub.formats.base_layout import BaseLayout
+from finch_hub.specs.bases import is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 
 
@@ -39,7 +48,7 @@ def test_folder_is_used_in_place(tiny_folder: Path, tmp_path: Path, monkeypatch:
     ],
 )
 def test_form_of_the_text_decides_the_source(source: str, kind: str, tmp_path: Path) -> None:
-    tests = {"gguf": sources.is_gguf, "folder": sources.is_folder, "hub": sources.is_hub_id}
+    tests = {"gguf": sources.is_gguf, "folder": sources.is_folder, "hub": is_hub_id}
     assert next((name for name, matches in tests.items() if matches(source)), "") == kind
 
 
@@ -74,11 +83,50 @@ def test_damaged_shards_are_named_before_anything_is_loaded(tiny_folder: Path, t
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(errors.Incompatible, match=r"model.safetensors: .*\(fetch or copy it again\)"):
         sources.check_folder(folder)
+    weights.unlink()
     index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(errors.Incompatible) as caught:
         sources.check_folder(folder)
     assert [problem.where for problem in caught.value.problems] == list(index["weight_map"].values())
+
+
+DAMAGED: dict[str, tuple[str, str | bytes, str]] = {
+    "cut off": ("config.json", '{"model_type": "llama"', "is not JSON"),
+    "not UTF-8": ("config.json", b"\xff\xfe{}", "is not JSON"),
+    "nested": ("config.json", "[" * 100_000, "is not JSON"),
+    "list": ("config.json", "[1]", "is not a JSON object"),
+    "type": ("config.json", '{"model_type": ["llama"]}', "model_type: is not a text"),
+    "architectures": ("config.json", '{"architectures": {"LlamaForCausalLM": 1}}', "architectures: is not a list"),
+    "quantization": ("config.json", '{"quantization_config": "gptq"}', "quantization_config: is not a table"),
+    "index": (model_files.INDEX, '{"weight_map"', "is not JSON"),
+    "shard": (model_files.INDEX, '{"weight_map": {"a": 5}}', "names no file for a"),
+    "shard without a name": (model_files.INDEX, '{"weight_map": {"a": ""}}', "names no file for a"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_json_is_a_problem_of_the_base_wherever_it_is_read(
+    damage: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    name, content, expected = DAMAGED[damage]
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    if name == model_files.INDEX:
+        (folder / model_files.SINGLE).unlink()
+    readers: list[Callable[[], object]] = [
+        lambda: fetch(folder, tmp_path),
+        lambda: compute_fingerprint(folder),
+        lambda: compute_first_fingerprint(folder),
+        lambda: read_layout(folder, name="tiny"),
+        lambda: model_files.ModelFiles(folder),
+    ]
+    if name == model_files.INDEX:
+        del readers[2]  # the first scheme hashes all weights of the folder, and reads no index
+    for read in readers:
+        with pytest.raises(errors.InvalidInput, match=expected):
+            read()
+    assert read_base_shape(folder, BaseLayout(name="", linear={}, embeddings={}, parameters={})) is None
 
 
 def test_file_that_is_not_a_base_is_refused(tmp_path: Path) -> None:
@@ -90,8 +138,25 @@ def test_file_that_is_not_a_base_is_refused(tmp_path: Path) -> None:
 def test_adapter_folder_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(errors.Incompatible, match="is an adapter"):
+    with pytest.raises(errors.Incompatible, match=r"holds an adapter beside the model \(adapter_config.json\)"):
         fetch(folder, tmp_path)
+    (folder / "config.json").unlink()
+    with pytest.raises(errors.Incompatible, match="is an adapter, not a base model"):
+        fetch(folder, tmp_path)
+
+
+def test_folder_without_the_weights_that_transformers_loads_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+    with pytest.raises(errors.Incompatible, match="has no safetensors weights"):
+        fetch(folder, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tekken.json", "spiece.model", "vocab.txt"])
+def test_every_kind_of_tokenizer_counts_as_one(name: str, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    (folder / "tokenizer.json").rename(folder / name)
+    assert fetch(folder, tmp_path) == folder
 
 
 def test_hub_without_an_answer_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,3 +182,48 @@ def test_hub_model_in_the_cache_is_found_offline(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     folder = fetch("finch/tiny", tmp_path, revision="v1")
     assert folder == repository / "snapshots" / commit
+
+
+@pytest.mark.parametrize("is_sharded", [True, False])
+def test_only_the_files_that_transformers_loads_are_downloaded(
+    is_sharded: bool, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository as publishers leave it; the names that the Hugging Face Hub would match are matched here."""
+    import huggingface_hub
+    from huggingface_hub.utils._paths import filter_repo_objects
+
+    repository = Path(shutil.copytree(tiny_folder, tmp_path / "repository"))
+    weights = ["model.safetensors"]
+    if is_sharded:
+        weights = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+        tensors = load_file(repository / "model.safetensors")
+        names = sorted(tensors)
+        halves = [names[: len(names) // 2], names[len(names) // 2 :]]
+        for shard, half in zip(weights, halves, strict=True):
+            save_file({name: tensors[name] for name in half}, repository / shard, {"format": "pt"})
+        weight_map = {name: shard for shard, half in zip(weights, halves, strict=True) for name in half}
+        (repository / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        (repository / "model.safetensors").unlink()
+    extras = ["consolidated.safetensors", "original/model.safetensors", "onnx/config.json", "pytorch_model.bin", "a.py"]
+    for extra in extras:
+        (repository / extra).parent.mkdir(exist_ok=True)
+        (repository / extra).write_bytes(b"not needed")
+    (repository / "additional_chat_templates").mkdir()
+    (repository / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    commit, asked = tmp_path / "snapshots" / ("c" * 40), []
+
+    def snapshot_download(name: str, *, revision: str | None, **patterns: Any) -> str:
+        asked.append(revision)
+        everything = [str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()]
+        for file in filter_repo_objects(everything, **patterns):
+            (commit / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(repository / file, commit / file)
+        return str(commit)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert fetch("finch/tiny", tmp_path, revision="main") == commit
+    assert asked == ["main", "c" * 40]
+    found = {str(path.relative_to(commit)) for path in commit.rglob("*") if path.is_file()}
+    assert {file for file in found if file.endswith(".safetensors")} == set(weights)
+    assert "additional_chat_templates/tools.jinja" in found
+    assert found.isdisjoint(extras)

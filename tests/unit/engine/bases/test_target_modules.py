@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peft
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peft.tuners.tuners_utils import check_target_module_exists
+from peft.tuners.tuners_utils import _check_lora_target_modules_mamba, check_target_module_exists
 from support.models import DEFAULT, save_model
 
 from finch_hub import errors
-from finch_hub.engine.bases import target_modules, weight_shapes
+from finch_hub.engine.bases import target_modules
+from finch_hub.engine.bases.module_layout import read_layout
+from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.specs.lora import LoRAConfig
 
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 BLOCKS = [*(f"self_attn.{name}" for name in ATTENTION), *(f"mlp.{name}" for name in MLP)]
 MODULES = [*(f"model.layers.{layer}.{name}" for layer in range(3) for name in BLOCKS), "lm_head"]
+FUSED = [f"model.layers.{layer}.mlp.experts.{name}" for layer in range(2) for name in ("up_proj", "down_proj")]
+
+
+def layout_of(modules: Iterable[str], **fields: Any) -> BaseLayout:
+    embeddings = {"model.embed_tokens": (9, 8)}
+    linear = dict.fromkeys(modules, (8, 8))
+    return BaseLayout(
+        **{"name": "", "linear": linear, "embeddings": embeddings, "parameters": {}, "head": "lm_head", **fields}
+    )
+
+
+LAYOUT = layout_of(MODULES)
 
 
 def match(**fields: Any) -> tuple[str, ...]:
-    return target_modules.match(LoRAConfig(**fields), MODULES)
+    return target_modules.match(LoRAConfig(**fields), LAYOUT)
 
 
 def test_short_names_stand_for_blocks() -> None:
@@ -31,9 +48,62 @@ def test_short_names_stand_for_blocks() -> None:
     assert match(target_modules="all-linear") == tuple(MODULES[:-1])
 
 
-def test_head_is_never_adapted() -> None:
-    with pytest.raises(errors.InvalidSpec, match="embedding or head"):
-        match(target_modules=("lm_head",))
+def test_head_is_adapted_only_by_its_name() -> None:
+    assert match(target_modules=("lm_head",)) == ("lm_head",)
+    assert match(target_modules=r".*\.q_proj|lm_head")[-1] == "lm_head"
+    assert "lm_head" not in match(target_modules="all-linear")
+
+
+@pytest.mark.parametrize(
+    "wanted", [("embed_tokens",), ("q_proj", "model.embed_tokens"), r".*embed.*", r".*(q_proj|tokens)"]
+)
+def test_embeddings_are_refused(wanted: Any) -> None:
+    with pytest.raises(errors.InvalidSpec, match="'embed_tokens' is an embedding"):
+        match(target_modules=wanted)
+
+
+@pytest.mark.parametrize("wanted", ["all-linear", "mlp", ("up_proj",), ("q_proj", "gate_proj")])
+def test_experts_are_refused_with_what_exists(wanted: Any) -> None:
+    attention = [path for path in MODULES if "mlp" not in path]
+    layout = layout_of(attention, fused=tuple(FUSED))
+    with pytest.raises(
+        errors.InvalidSpec, match=r"fused \(mlp.experts.down_proj, mlp.experts.up_proj\).*name some of k_proj"
+    ):
+        target_modules.match(LoRAConfig(target_modules=wanted), layout)
+    assert target_modules.match(LoRAConfig(target_modules="attention"), layout) == tuple(attention[:-1])
+
+
+def test_modules_that_peft_refuses_are_refused_unless_excluded() -> None:
+    layout = layout_of([*MODULES, "model.layers.0.mamba.out_proj"], model_type="falcon_h1")
+    for wanted in ("all-linear", ("q_proj", "out_proj")):
+        with pytest.raises(errors.InvalidSpec, match=r"PEFT does not adapt 'out_proj'.*exclude_modules=out_proj"):
+            target_modules.match(LoRAConfig(target_modules=wanted), layout)
+        config = LoRAConfig(target_modules=wanted, exclude_modules=("out_proj",))
+        assert not any("out_proj" in path for path in target_modules.match(config, layout))
+
+
+def test_names_and_families_that_peft_refuses_are_ours() -> None:
+    """PEFT has them inside of a function, so the function is asked about all of them and a few others."""
+    for family in (*target_modules._MAMBA_TYPES, "llama", "recurrent_gemma"):
+        for name in (*target_modules._MAMBA_MODULES, "in_proj"):
+            model: Any = SimpleNamespace(config=SimpleNamespace(model_type=family))
+            is_refused = family in target_modules._MAMBA_TYPES and name in target_modules._MAMBA_MODULES
+            with pytest.raises(ValueError, match=name) if is_refused else nullcontext():
+                _check_lora_target_modules_mamba(peft.LoraConfig(), model, name)
+
+
+def test_the_head_is_named_only_by_names_and_patterns() -> None:
+    is_named = {"lm_head": True, ".*(q_proj|head)": True, "all-linear": False, "(": False, ".*q_proj": False}
+    for wanted, expected in is_named.items():
+        assert target_modules.names_head(LoRAConfig(target_modules=wanted), LAYOUT) is expected
+    assert target_modules.names_head(LoRAConfig(target_modules=("q_proj", "lm_head")), LAYOUT)
+    assert not target_modules.names_head(LoRAConfig(target_modules=("q_proj",)), LAYOUT)
+
+
+def test_dora_on_transposed_weights_is_refused() -> None:
+    layout = layout_of(["transformer.h.0.c_fc"], transposed=frozenset({"transformer.h.0.c_fc"}))
+    with pytest.raises(errors.InvalidSpec, match="DoRA is not supported on the Conv1D"):
+        target_modules.match(LoRAConfig(target_modules="all-linear", use_dora=True), layout)
 
 
 def test_every_unknown_name_is_reported_with_similar_names() -> None:
@@ -57,7 +127,7 @@ def test_every_unknown_name_is_reported_with_similar_names() -> None:
 @pytest.mark.parametrize("wanted", [r".*\.(q|k)_pro", "(", "attention"])
 def test_patterns_that_match_nothing_are_refused(wanted: str) -> None:
     with pytest.raises(errors.InvalidSpec, match="target_modules"):
-        target_modules.match(LoRAConfig(target_modules=wanted), ["transformer.h.0.c_fc"])
+        target_modules.match(LoRAConfig(target_modules=wanted), layout_of(["transformer.h.0.c_fc"]))
 
 
 def test_excluding_everything_is_refused() -> None:
@@ -89,10 +159,10 @@ CONFIGS = st.fixed_dictionaries(
 def test_peft_chooses_the_same_modules(fields: dict[str, Any]) -> None:
     config = LoRAConfig(**fields)
     try:
-        chosen = target_modules.match(config, MODULES)
+        chosen = target_modules.match(config, LAYOUT)
     except errors.InvalidSpec:
         return
-    wanted = target_modules.peft_targets(config, MODULES)
+    wanted = target_modules.peft_targets(config, LAYOUT)
     layers = target_modules.peft_layers(config)
     theirs = peft.LoraConfig(
         target_modules=wanted, exclude_modules=list(config.exclude_modules) or None, layers_to_transform=layers
@@ -101,18 +171,18 @@ def test_peft_chooses_the_same_modules(fields: dict[str, Any]) -> None:
 
 
 def test_names_shared_by_two_blocks_become_full_paths() -> None:
-    modules = [
+    layout = layout_of(
         f"transformer.h.{layer}.{name}" for layer in range(2) for name in ("attn.c_proj", "mlp.c_proj", "mlp.c_fc")
-    ]
+    )
     config = LoRAConfig(target_modules="attention")
-    assert target_modules.peft_targets(config, modules) == [f"transformer.h.{layer}.attn.c_proj" for layer in range(2)]
-    assert target_modules.peft_targets(LoRAConfig(target_modules="all-linear"), modules) == ["c_fc", "c_proj"]
+    assert target_modules.peft_targets(config, layout) == [f"transformer.h.{layer}.attn.c_proj" for layer in range(2)]
+    assert target_modules.peft_targets(LoRAConfig(target_modules="all-linear"), layout) == ["c_fc", "c_proj"]
 
 
 def test_parameters_are_counted_from_shapes_alone(tmp_path: Path) -> None:
-    shapes = weight_shapes.read_linear_modules(save_model(DEFAULT, tmp_path))
+    layout = read_layout(save_model(DEFAULT, tmp_path), name="")
     config = LoRAConfig(rank=4, target_modules=("q_proj", "v_proj"), rank_pattern={r"layers\.1\.self_attn\.v_proj": 7})
     # Two layers; q is 64 by 64, v 32 by 64.
-    plain = target_modules.count_adapter_parameters(config, shapes)
+    plain = target_modules.count_adapter_parameters(config, layout)
     assert plain == 2 * 4 * 128 + 4 * 96 + 7 * 96
-    assert target_modules.count_adapter_parameters(config.evolve(use_dora=True), shapes) == plain + 2 * (64 + 32)
+    assert target_modules.count_adapter_parameters(config.evolve(use_dora=True), layout) == plain + 2 * (64 + 32)

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import models
 from support.adapters import VARIANTS, save_adapter
+from support.updates import dense, peft_deltas, relative
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base, load_base
@@ -24,7 +26,7 @@ from finch_hub.specs.events import NewEvent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import ComposeSpec
 from finch_hub.specs.lora import LoRAConfig
-from finch_hub.specs.reports import Retention
+from finch_hub.specs.reports import Retention, RowDivision
 from finch_hub.specs.training import TrainingConfig
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -217,7 +219,8 @@ def test_events_report_phases_conflicts_and_points(parents: dict[str, ParentInpu
     spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": n} for n in parents], "evaluations": 2})
     tried = trials.make_trials(spec, catalog.load_catalog())
     compose(list(parents.values()), spec, tried, base=base, report=events.append)
-    assert [e.data["name"] for e in events if e.type == "phase"][-2:] == ["search", "measure the composition"]
+    phases = [e.data["name"] for e in events if e.type == "phase"]
+    assert phases[-3:] == ["search", "measure the composition", "measuring forgetting"]
     assert [e.data["name"] for e in events if e.type == "report"] == ["conflicts"]
     assert sum(e.type == "message" for e in events) == 2
 
@@ -358,3 +361,99 @@ def test_plan_forecasts_the_retention_of_strategies(parents: dict[str, ParentInp
     # Plain linear was measured at scale 1, so its forecast at a near scale is accurate.
     report = composed(parents, base, strategy="linear", scale=found["linear"].scale).report
     assert report.worst_retention == pytest.approx(min(k for k in found["linear"].kept if k is not None), abs=0.2)
+
+
+@pytest.fixture(scope="module")
+def apart(base: Base, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ParentInput]:
+    """Two random adapters without a common module, with enough rows to divide."""
+    folder = tmp_path_factory.mktemp("apart")
+    found = {}
+    for seed, (name, modules) in enumerate({"queries": ["q_proj"], "values": ["v_proj"]}.items()):
+        save_adapter(base.folder, folder / name, seed=seed, r=4, lora_alpha=8, target_modules=modules)
+        rows = [Example.of_pair(f"What does finch {i} eat?", f"{NUMBERS[i % 8]} seeds.") for i in range(20)]
+        found[name] = ParentInput(name=name, folder=folder / name, validation=rows)
+    return found
+
+
+@pytest.mark.parametrize("fields", [{}, {"strategy": "ties"}, {"strategy": "dare", "scale": 0.3}, {"strategy": "cat"}])
+@pytest.mark.parametrize("is_measured", [False, True])
+def test_parents_without_a_common_module_are_both_kept_whole(
+    apart: dict[str, ParentInput], base: Base, fields: dict[str, Any], is_measured: bool, tmp_path: Path
+) -> None:
+    result = composed(apart, base if is_measured else None, **fields)
+    result.save(tmp_path / "both")
+    deltas = peft_deltas(base.folder, tmp_path / "both")
+    expected = {module: delta for p in apart.values() for module, delta in peft_deltas(base.folder, p.folder).items()}
+    assert set(deltas) == set(expected)
+    for module, delta in expected.items():
+        assert relative(deltas[module], delta) < 1e-5
+    assert result.report.scale == fields.get("scale", 1.0)
+    # No scale and no strategy changes anything, so nothing is searched.
+    assert result.report.evaluations <= (2 if is_measured else 0)
+    assert not any("estimate" in line for line in result.report.advice)
+
+
+@pytest.mark.parametrize("strategy", ["linear", "cat"])
+def test_sum_of_parents_with_other_scales_ranks_and_dtypes_is_that_of_peft(
+    strategy: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    # PEFT's own combination of such parents loses their scale (peft#3761) or cannot be loaded again (peft#3737).
+    variants = {"rslora": {}, "patterns": {}, "plain": {"bf16": True}}
+    mixed = {}
+    for seed, (name, options) in enumerate(variants.items()):
+        save_adapter(tiny_folder, tmp_path / name, seed=seed, **VARIANTS[name], **options)
+        mixed[name] = ParentInput(name=name, folder=tmp_path / name, weight=1.0 + seed)
+    composed(mixed, strategy=strategy, scale=1.0).save(tmp_path / "sum")
+    own = {name: peft_deltas(tiny_folder, p.folder) for name, p in mixed.items()}
+    found = peft_deltas(tiny_folder, tmp_path / "sum")
+    assert set(found) == {module for deltas in own.values() for module in deltas}
+    for module, delta in found.items():
+        expected = sum(p.weight * own[name].get(module, np.zeros_like(delta)) for name, p in mixed.items())
+        assert relative(delta, np.asarray(expected)) < 1e-5
+
+
+@pytest.mark.parametrize("strategy", ["auto", "tsv", "ties", "cat"])
+def test_parent_of_weight_0_takes_no_part(strategy: str, parents: dict[str, ParentInput]) -> None:
+    weighted = {name: dataclasses.replace(p, weight={"eats": 0.0, "lives": 0.8}[name]) for name, p in parents.items()}
+    made = composed(weighted, strategy=strategy).factors
+    own = read_parent(parents["lives"].folder, "lives").factors
+    assert set(made) == set(own)
+    for module, update in own.items():
+        assert relative(dense(made[module]), 0.8 * dense(update)) < 1e-5
+
+
+def test_plain_linear_that_is_better_on_the_report_rows_is_chosen_and_the_advice_says_so(
+    parents: dict[str, ParentInput], base: Base, tmp_path: Path
+) -> None:
+    # A parent of both subjects, whose rows ask of them in turns. So the search sees one subject, the report the other.
+    composed(parents, strategy="linear", scale=1.0).save(tmp_path / "both")
+    rows = [make(i) for i in range(40, 60) for make in SUBJECTS.values()]
+    both = [
+        ParentInput(name="both", folder=tmp_path / "both", validation=rows),
+        dataclasses.replace(parents["lives"], validation=()),
+    ]
+    eats = read_parent(parents["eats"].folder, "eats").factors
+    spec = ComposeSpec.of({"adapter": "x", "parents": [{"adapter": p.name} for p in both], "scale": 1.0})
+    linear = trials.make_trials(spec, catalog.load_catalog())[0]
+    flattering = dataclasses.replace(linear, strategy="flattering", merge=lambda *_, **__: eats)
+    report = compose(both, spec, [linear, flattering], base=base).report
+    searched = {point.strategy: number(point.worst) for point in report.candidates}
+    assert searched["flattering"] > searched["linear"]
+    assert (report.strategy, report.won_by) == ("linear", 0.0)
+    assert any("flattering won the search, but plain linear is better" in line for line in report.advice)
+
+
+def test_report_counts_the_rows_that_choose_and_the_rows_that_report(
+    parents: dict[str, ParentInput], base: Base
+) -> None:
+    mixed = {
+        "eats": dataclasses.replace(parents["eats"], validation=parents["eats"].validation[:5]),
+        "lives": parents["lives"],
+    }
+    rows = composed(mixed, base, evaluations=1).report.conflicts.rows
+    assert rows == (
+        RowDivision(parent="eats", selection=5, report=5, is_divided=False),
+        RowDivision(parent="lives", selection=10, report=10, is_divided=True),
+    )
+    assert plan(list(mixed.values()), base=base).rows == rows
+    assert composed(mixed).report.conflicts.rows == plan(list(mixed.values())).rows == ()

@@ -29,7 +29,9 @@ def test_forecast_with_penalty_one_is_the_squared_error_of_dense_outputs() -> No
         error = energy = 0.0
         for module, inputs in X.items():
             own = dense(parent.factors[module]) if module in parent.factors else np.zeros(updates.SHAPES[module])
-            error += np.square((scale * dense_sum(parents, (1.0, 1.0), module) - own) @ inputs).sum()
+            # Only the first parent has layers.1.q, so no scale applies there.
+            factor = 1.0 if module == "layers.1.q" else scale
+            error += np.square((factor * dense_sum(parents, (1.0, 1.0), module) - own) @ inputs).sum()
             energy += np.square(own @ inputs).sum()
         assert match is not None
         assert match.forecast_retention(scale, 1.0) == pytest.approx(1 - error / energy, rel=1e-4)
@@ -46,6 +48,10 @@ def test_penalty_fits_the_measured_retention() -> None:
     )
     assert loud.forecast_retention(1.0, 0.1) == pytest.approx(0.8)
     assert loud.forecast_retention(0.5, 0.1) == pytest.approx(2 * 0.5 - 0.25 - 0.1 * 0.5)
+    # Half of the loud update lies in modules without a scale.
+    half = OutputMatch(common=0.5, energy=1.5, unscaled_common=0.5, unscaled_energy=1.5)
+    assert half.fit_penalty(0.8) == pytest.approx(0.1)
+    assert half.forecast_retention(0.5, 0.1) == pytest.approx(2 * 0.75 - 0.75**2 - 0.1 * (0.375 + 1.5 - 0.75**2))
 
 
 def test_best_scale_maximizes_the_worst_parent() -> None:

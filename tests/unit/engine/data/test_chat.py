@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from support.models import CHATML, THINKING, make_tokenizer
 
 from finch_hub import errors
-from finch_hub.engine.data.chat import render
+from finch_hub.engine.data.chat import ChatTemplate, Conversation
 from finch_hub.specs.examples import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 SYSTEM = Message(role="system", content="You know birds.")
 USER = Message(role="user", content="What does it eat?")
 ANSWER = Message(role="assistant", content="Seeds.")
+
+
+def render(tokenizer: PreTrainedTokenizerFast, *messages: Message, generation: bool) -> str:
+    return ChatTemplate(tokenizer).render(Conversation(messages), generation=generation)
+
 
 NO_SYSTEM = (
     "{% for message in messages %}"
@@ -22,7 +32,7 @@ NO_SYSTEM = (
 
 
 def test_template_is_applied() -> None:
-    assert render(make_tokenizer(CHATML), [SYSTEM, USER], generation=True) == (
+    assert render(make_tokenizer(CHATML), SYSTEM, USER, generation=True) == (
         "<|im_start|>system\nYou know birds.<|im_end|>\n"
         "<|im_start|>user\nWhat does it eat?<|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -32,21 +42,21 @@ def test_template_is_applied() -> None:
 def test_generation_prompt_is_the_beginning_of_the_training_text() -> None:
     for template in (CHATML, THINKING):
         tokenizer = make_tokenizer(template)
-        prompt = render(tokenizer, [SYSTEM, USER], generation=True)
-        assert render(tokenizer, [SYSTEM, USER, ANSWER], generation=False).startswith(prompt)
+        prompt = render(tokenizer, SYSTEM, USER, generation=True)
+        assert render(tokenizer, SYSTEM, USER, ANSWER, generation=False).startswith(prompt)
 
 
 def test_template_without_a_system_role_gets_the_text_in_the_user_turn() -> None:
-    text = render(make_tokenizer(NO_SYSTEM), [SYSTEM, USER, ANSWER], generation=False)
+    text = render(make_tokenizer(NO_SYSTEM), SYSTEM, USER, ANSWER, generation=False)
     assert text == "[user]You know birds.\n\nWhat does it eat?[assistant]Seeds."
 
 
 def test_error_of_a_template_is_reported() -> None:
     with pytest.raises(errors.Incompatible, match="turns user, system: System role not supported"):
-        render(make_tokenizer(NO_SYSTEM), [USER, SYSTEM], generation=False)
+        render(make_tokenizer(NO_SYSTEM), USER, SYSTEM, generation=False)
 
 
 def test_turns_become_lines_without_a_template() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
-    assert render(tokenizer, [SYSTEM, USER], generation=True) == "You know birds.\nWhat does it eat?\n"
+    assert render(tokenizer, SYSTEM, USER, generation=True) == "You know birds.\nWhat does it eat?\n"

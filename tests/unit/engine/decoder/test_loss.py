@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from support.training import adapted, gradients, lessons, random_tensor
 from torch import Tensor
 
-from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenizing import tokenize_all
-from finch_hub.engine.decoder.frozen_linear import FrozenLinear, get_frozen_linear
+from finch_hub.engine.decoder.frozen_linear import get_frozen_linear
 from finch_hub.engine.decoder.loss import Head, head_losses, token_losses
 from finch_hub.engine.decoder.padded import PaddedDecoder
 
 
-def head_of(weight: Tensor, bias: Tensor | None, *, is_prepacked: bool) -> FrozenLinear:
-    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-    linear.weight.data = weight
-    if bias is not None:
-        linear.bias.data = bias
-    return get_frozen_linear([linear], is_prepacked=is_prepacked)
+class LinearModel(torch.nn.Module):
+    """Model that is a head, without layers."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        self.head.weight.data = weight
+        if bias is not None:
+            self.head.bias.data = bias
+
+    def get_output_embeddings(self) -> torch.nn.Linear:
+        return self.head
+
+    def get_decoder(self) -> torch.nn.Module:
+        return self
+
+
+def head_of(weight: Tensor, bias: Tensor | None, *, is_prepacked: bool) -> Head:
+    model: Any = LinearModel(weight, bias)
+    head = Head(model, is_linear=True)
+    head.linear = get_frozen_linear([model.head], is_prepacked=is_prepacked)
+    return head
 
 
 @pytest.mark.parametrize("biased", [True, False])
@@ -81,26 +97,11 @@ def test_float16_gradients_do_not_vanish_in_a_step_of_ten_thousand_label_tokens(
         for name, parameter in tiny_base.model.named_parameters():
             if ".lora_" not in name:
                 parameter.data = parameter.data.to(dtype)
-        head = Head(tiny_base.model)
+        head = Head(tiny_base.model, is_linear=True)
         hidden = PaddedDecoder(tiny_base.model).hidden_states(batch)
         scales = torch.full(batch.targets.shape, 1e-4)
-        head_losses(hidden, head.linear, batch.targets, scales).sum().backward()
+        head_losses(hidden, head, batch.targets, scales).sum().backward()
         found[dtype] = torch.cat([gradient.flatten() for gradient in gradients(adapter).values()])
     exact = found.pop(torch.float32)
     errors = {dtype: float((gradient - exact).norm() / exact.norm()) for dtype, gradient in found.items()}
     assert errors[torch.float16] < errors[torch.bfloat16] < 0.1
-
-
-@pytest.mark.parametrize("name", ["final_logit_softcapping", "logits_scaling", "logit_scale"])
-def test_a_base_whose_logits_are_not_linear_is_refused(name: str, tiny_base: Base) -> None:
-    setattr(tiny_base.model.config, name, 1.0)
-    Head(tiny_base.model)
-    setattr(tiny_base.model.config, name, 30.0)
-    with pytest.raises(errors.Incompatible, match=name):
-        Head(tiny_base.model)
-
-
-def test_a_base_whose_head_is_adapted_is_refused(tiny_base: Base) -> None:
-    tiny_base.model.set_output_embeddings(torch.nn.Sequential(tiny_base.model.get_output_embeddings()))
-    with pytest.raises(errors.Incompatible, match="head is adapted"):
-        Head(tiny_base.model)

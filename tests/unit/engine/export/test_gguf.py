@@ -120,7 +120,7 @@ def test_half_precision_halves_the_size_and_stays_near(tiny_folder: Path, tmp_pa
     ("config", "what"),
     [
         (VARIANTS["dora"], "DoRA magnitudes"),
-        ({"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "stored whole"),
+        ({"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "does not support whole modules"),
         ({"r": 4, "target_modules": ["q_proj"], "bias": "lora_only"}, "trained biases"),
         ({"r": 4, "target_modules": ["embed_tokens"]}, "embeddings"),
     ],

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.adapters import VARIANTS, logits, save_adapter
+from support.families import named, save_family
 from support.models import ARCHITECTURES, save_model
 from transformers import AutoModelForCausalLM
 
@@ -46,6 +48,37 @@ def test_merged_model_gives_the_adapters_logits(tiny_folders: Path, tmp_path: Pa
     assert_same_logits(tmp_path / "merged", tiny_folders, [adapter], [1.0])
     assert report.modules == len(StoredAdapter(adapter).modules)
     assert leftovers(tmp_path) == ["adapter", "merged"]
+
+
+def test_merged_model_names_no_code(tiny_folder: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_folder, tmp_path / "base")
+    for name, known in (("config.json", "AutoModelForCausalLM"), ("tokenizer_config.json", "AutoTokenizer")):
+        content = json.loads((base / name).read_bytes())
+        (base / name).write_text(json.dumps({**content, "auto_map": {known: "owner/code--modeling_x.X"}}))
+    shutil.copyfile(base / "model.safetensors", base / "consolidated.safetensors")
+    (base / "modeling_x.py").write_text("raise SystemExit")
+    adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["plain"])
+    merging.merge(base, [(adapter, 1.0)], tmp_path / "merged")
+    for name in ("config.json", "tokenizer_config.json"):
+        assert "auto_map" not in json.loads((tmp_path / "merged" / name).read_bytes())
+    assert not {"modeling_x.py", "consolidated.safetensors"} & {path.name for path in (tmp_path / "merged").iterdir()}
+    assert_same_logits(tmp_path / "merged", tiny_folder, [adapter], [1.0])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_checkpoint_without_its_prefix_is_merged_with_its_head(family: str, tmp_path: Path) -> None:
+    """As models without their head are saved; the head is tied, and an adapter unties it."""
+    base = save_family(named(family), tmp_path / "base", tie_word_embeddings=True)
+    prefix = {"llama": "model.", "gpt2": "transformer."}[family]
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in load_file(base / "model.safetensors").items()}
+    targets = {"llama": ["q_proj", "lm_head"], "gpt2": ["c_attn", "c_proj", "lm_head"]}[family]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, of the tied head and of GPT-2's linear module among Conv1D
+        adapter = save_adapter(base, tmp_path / "adapter", r=4, target_modules=targets, fan_in_fan_out=family == "gpt2")
+        bare = shutil.copytree(base, tmp_path / "bare")
+        save_file(tensors, bare / "model.safetensors", {"format": "pt"})
+        merging.merge(bare, [(adapter, 1.0)], tmp_path / "merged")
+        assert_same_logits(tmp_path / "merged", base, [adapter], [1.0])
 
 
 def test_several_adapters_add_up_by_weight(tiny_folder: Path, tmp_path: Path) -> None:

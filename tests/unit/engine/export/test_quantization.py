@@ -15,7 +15,7 @@ from support.adapters import VARIANTS, logits, save_adapter
 from finch_hub import errors
 from finch_hub.engine.adapters import adapter_files
 from finch_hub.engine.export import peft, quantization
-from finch_hub.engine.export.parameters import ExportParameters
+from finch_hub.engine.export.parameters import PEFTParameters
 from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.peft_names import WEIGHTS
 from finch_hub.formats.quantized import Scheme
@@ -69,7 +69,7 @@ def test_squared_distance_equals_the_dense_one(seed: int) -> None:
 def test_quantized_adapter_acts_nearly_as_the_original(tiny_folder: Path, tmp_path: Path, variant: str) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS[variant])
     report = quantization.quantize(adapter, tmp_path / "small", scheme="int8", group=16)
-    peft.export_peft(tmp_path / "small", None, tmp_path / "plain", ExportParameters())
+    peft.export_peft(tmp_path / "small", None, tmp_path / "plain", PEFTParameters())
     before = logits(tiny_folder, [adapter])
     for ours, theirs in zip(logits(tiny_folder, [tmp_path / "plain"]), before, strict=True):
         torch.testing.assert_close(ours, theirs, atol=0.1, rtol=0.05)

@@ -11,7 +11,7 @@ from support.adapters import VARIANTS, logits, save_adapter
 
 from finch_hub import errors
 from finch_hub.engine.export import vllm
-from finch_hub.engine.export.parameters import VLLMParameters
+from finch_hub.engine.export.parameters import PEFTParameters
 
 
 def problems_of_vllm(folder: Path, *, max_rank: int) -> list[str]:
@@ -32,7 +32,7 @@ def problems_of_vllm(folder: Path, *, max_rank: int) -> list[str]:
 
 
 def assert_right(base: Path, adapter: Path, out: Path) -> None:
-    report = vllm.export_vllm(adapter, None, out, VLLMParameters(base_model="birds/finch-1"))
+    report = vllm.export_vllm(adapter, None, out, PEFTParameters(base_model="birds/finch-1"))
     assert problems_of_vllm(out, max_rank=8) == []
     assert report["rank"] == 8
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == "birds/finch-1"
@@ -54,7 +54,7 @@ def test_export_is_right_on_every_architecture(tiny_folders: Path, tmp_path: Pat
 def test_reader_without_patterns_gets_every_scale(tiny_folder: Path, tmp_path: Path) -> None:
     """vLLM scales every module by the config's alpha / r, so that must be the whole scale."""
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **VARIANTS["patterns"])
-    vllm.export_vllm(adapter, None, tmp_path / "out", VLLMParameters())
+    vllm.export_vllm(adapter, None, tmp_path / "out", PEFTParameters())
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert config["lora_alpha"] == config["r"]
     assert config["rank_pattern"] == config["alpha_pattern"] == {}
@@ -74,24 +74,24 @@ def test_rank_is_padded_to_the_next_allowed_one_and_reported(tiny_folder: Path, 
         (300, 320, "--max-lora-rank 320"),
     ):
         adapter = save_adapter(tiny_folder, tmp_path / f"{rank}", r=rank, target_modules=["q_proj"])
-        report = vllm.export_vllm(adapter, None, tmp_path / f"{rank}-out", VLLMParameters())
+        report = vllm.export_vllm(adapter, None, tmp_path / f"{rank}-out", PEFTParameters())
         assert (report["rank"], report["serve"]) == (allowed, serve)
     adapter = save_adapter(tiny_folder, tmp_path / "513", r=513, target_modules=["q_proj"])
     with pytest.raises(errors.Incompatible, match="rank 513 is above"):
-        vllm.export_vllm(adapter, None, tmp_path / "out", VLLMParameters())
+        vllm.export_vllm(adapter, None, tmp_path / "out", PEFTParameters())
 
 
 @pytest.mark.parametrize(
     ("config", "what"),
     [
         (VARIANTS["dora"], "DoRA magnitudes"),
-        ({"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "stored whole"),
+        ({"r": 4, "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "does not support whole modules"),
     ],
 )
 def test_unsupported_adapter_is_refused(tiny_folder: Path, tmp_path: Path, config: dict[str, Any], what: str) -> None:
     adapter = save_adapter(tiny_folder, tmp_path / "adapter", **config)
     with pytest.raises(errors.Incompatible, match=what):
-        vllm.export_vllm(adapter, None, tmp_path / "out", VLLMParameters())
+        vllm.export_vllm(adapter, None, tmp_path / "out", PEFTParameters())
     assert not (tmp_path / "out").exists()
 
 
@@ -101,5 +101,5 @@ def test_adapter_with_only_whole_modules_is_refused(tiny_folder: Path, tmp_path:
     )
     file = adapter / "adapter_model.safetensors"
     save_file({name: t for name, t in load_file(file).items() if "lm_head" in name}, file)
-    with pytest.raises(errors.Incompatible, match="stored whole"):
-        vllm.export_vllm(adapter, None, tmp_path / "out", VLLMParameters())
+    with pytest.raises(errors.Incompatible, match="does not support whole modules"):
+        vllm.export_vllm(adapter, None, tmp_path / "out", PEFTParameters())

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.families import named, save_family
 from support.models import make_tokenizer
 
-from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.engine.inference.decoding import TextStream, _choose, decode, end_tokens
 from finch_hub.specs.generation import GenerationConfig
 
@@ -70,6 +73,63 @@ def test_answer_ends_with_the_context(tiny_base: Base) -> None:
     prompt = [50] * (tiny_base.context - 3)
     tiny_base.model.generation_config.eos_token_id = None
     assert len(collect(tiny_base, [prompt], GenerationConfig(max_new_tokens=50))[0]) <= 3
+
+
+def test_each_row_has_the_room_that_it_has_alone(tiny_base: Base) -> None:
+    """A context of 64, and prompts of 13 and 60 tokens."""
+    tiny_base.model.config.max_position_embeddings = 64
+    tiny_base.model.generation_config.eos_token_id = None
+    config = GenerationConfig(max_new_tokens=100)
+    prompts = [[11] * 13, [40] * 60, [7] * 64]
+    together = collect(tiny_base, prompts, config)
+    assert together == [collect(tiny_base, [prompt], config)[0] for prompt in prompts]
+    assert [len(answer) for answer in together[1:]] == [4, 0]
+    assert len(together[0]) > 4
+
+
+@pytest.mark.parametrize("name", ["falcon-h1", "recurrent-gemma", "longrope", "gemma3", "gpt2"])
+def test_rows_that_end_at_different_times_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    """Recurrent states, positions that depend on the length, a sliding window, and learned positions."""
+    base = load_base(save_family(named(name), tmp_path), dtype="float32", device="cpu", cache=tmp_path)
+    config = GenerationConfig(max_new_tokens=8)
+    free = collect(base, PROMPTS[:3], config)
+    base.model.generation_config.eos_token_id = free[1][3]
+    together = collect(base, PROMPTS[:3], config)
+    assert len(together[1]) < len(free[1])
+    for prompt, found in zip(PROMPTS, together, strict=False):
+        assert collect(base, [prompt], config) == [found]
+        base.model(input_ids=torch.tensor([prompt]), use_cache=False)  # clears states that RecurrentGemma keeps
+        theirs = base.model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=8, do_sample=False,
+            eos_token_id=sorted(end_tokens(base)), pad_token_id=base.tokenizer.pad_token_id,
+        )[0, len(prompt) :].tolist()  # fmt: skip
+        assert found == [token for token in theirs if token not in end_tokens(base)]
+
+
+def test_an_input_is_computed_again_where_transformers_does(tmp_path: Path) -> None:
+    """Phi 3 computes the whole input again when it becomes longer than the model was first trained on."""
+    changes = {"rope_parameters": named("longrope").fields["rope_parameters"], "original_max_position_embeddings": 16}
+    folder = save_family(named("phi3"), tmp_path, **changes)
+    base = load_base(folder, dtype="float32", device="cpu", cache=tmp_path)
+    prompt = list(range(30, 40))
+    theirs = base.model.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=20, do_sample=False,
+        eos_token_id=sorted(end_tokens(base)), pad_token_id=base.tokenizer.pad_token_id,
+    )[0, len(prompt) :].tolist()  # fmt: skip
+    assert collect(base, [prompt], GenerationConfig(max_new_tokens=20))[0] == theirs
+
+
+def test_a_model_without_a_cache_or_positions_is_decoded(tiny_base: Base) -> None:
+    """Its forward lacks what others have, so the whole input is computed for every token."""
+    expected = collect(tiny_base, PROMPTS, GenerationConfig(max_new_tokens=5))
+    own = tiny_base.model.forward
+
+    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, use_cache: bool = False) -> Any:
+        assert not use_cache
+        return own(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+
+    tiny_base.model.forward = forward
+    assert collect(tiny_base, PROMPTS, GenerationConfig(max_new_tokens=5)) == expected
 
 
 def test_samples_depend_on_their_seed_and_not_on_other_rows(tiny_base: Base) -> None:

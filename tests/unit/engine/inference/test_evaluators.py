@@ -43,6 +43,17 @@ def test_held_out_loss_measures_the_active_adapter(model: GeneratorModel) -> Non
     assert found["perplexity"] == pytest.approx(torch.tensor(found["loss"]).exp().item(), rel=1e-5)
 
 
+def test_a_few_rows_that_are_too_long_are_left_out_and_counted(model: GeneratorModel) -> None:
+    rows = [*BIRDS * 6, Example.of_pair("seeds " * 1500, "Buds.")]
+    assert evaluators.held_out_loss(model, rows)["left_out"] == 1
+    found = evaluators.exact_answer(model, rows, AnswerParameters(max_new_tokens=1))
+    assert (found["left_out"], found["examples"]) == (1, 24)
+    assert "left_out" not in evaluators.held_out_loss(model, rows[:4])
+    for evaluate in (evaluators.held_out_loss, evaluators.exact_answer):
+        with pytest.raises(errors.InvalidDataset, match="example 3"):
+            evaluate(model, rows[-3:])
+
+
 def test_answer_with_the_expected_words_is_right(model: GeneratorModel) -> None:
     prompts = ["What does a finch eat?", "Where does it live?", "Sing!"]
     answers = [str(model.generate(prompt, max_new_tokens=64)) for prompt in prompts]

@@ -7,8 +7,8 @@ import torch
 from support.training import lessons
 
 from finch_hub import errors
-from finch_hub.engine.adapters.attachable_adapter import linear_modules
 from finch_hub.engine.bases.base import Base
+from finch_hub.engine.bases.layout_builder import describe_model
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.rank import eva
 
@@ -37,7 +37,7 @@ def test_eva_finds_orthonormal_directions_of_the_inputs(tiny_base: Base) -> None
 
 def test_eva_redistributes_ranks(tiny_base: Base) -> None:
     examples = tokenize_all(lessons(32), tiny_base.tokenizer, max_length=512)
-    paths = list(linear_modules(tiny_base.model))
+    paths = list(describe_model(tiny_base.model, name="").inner_linear)
     found = eva.find_directions(tiny_base, paths, examples, rank=4, redistribution=2.0)
     ranks = [len(rows) for rows in found.rows.values()]
     assert sum(ranks) == 4 * len(paths)

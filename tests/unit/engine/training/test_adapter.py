@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.training.adapter import LoRAAdapter
+from finch_hub.engine.training.adapter import LoRAAdapter, read_rows
+from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.reading import DataWarning, ReadingConfig
 from finch_hub.specs.training import TrainingConfig
 
 
@@ -31,3 +35,21 @@ def test_train_without_a_base_says_how_to_get_one() -> None:
     adapter = LoRAAdapter(LoRAConfig())
     with pytest.raises(errors.InvalidSpec, match=r"cannot train: it has no base.*LoRAAdapter\(config, base=\.\.\.\)"):
         adapter.train([("a", "b")], epochs=1, lr=1e-3)
+
+
+def test_rows_are_read_as_the_training_and_the_user_say(tmp_path: Path) -> None:
+    rows = [{"q": "a", "r": "b", "id": 1}] * 9 + [{"q": "a", "r": ""}]
+    columns = ReadingConfig(prompt_column="q", completion_column="r", max_bad_rows=0.1)
+    with pytest.warns(DataWarning, match="id"), pytest.warns(DataWarning, match="left out 1 of 10 rows"):
+        examples = read_rows(rows, columns, TrainingConfig())
+    assert examples == (Example.of_pair("a", "b"),) * 9
+    pairs = [(row["q"], row["r"]) for row in rows]
+    with pytest.raises(errors.InvalidDataset, match=r"allows 0\.05 of them"):
+        read_rows(pairs, None, TrainingConfig())
+    with pytest.warns(DataWarning, match="left out 1 of 10 rows"):
+        assert read_rows(pairs, None, TrainingConfig(max_bad_rows=0.1)) == examples
+    with pytest.raises(errors.InvalidDataset, match="allows none"):
+        read_rows(pairs, None, TrainingConfig(max_bad_rows=0.1, strict=True))
+    (tmp_path / "a.csv").write_text("prompt;completion\na;b\n", encoding="utf-8")
+    with pytest.warns(DataWarning, match="semicolon"):
+        assert read_rows(tmp_path / "a.csv", None, TrainingConfig()) == examples[:1]

@@ -139,15 +139,13 @@ def test_regmean_scales_with_weights_and_ignores_factor_scaling(
 def test_parent_without_rows_uses_identity_moments(
     tiny_base: Base, adapters: list[ParentAdapter], rows: list[ValidationRows | None]
 ) -> None:
-    two = [
-        adapters[0],
-        ParentAdapter.of("zero", {m: Factors(B=0 * f.B, A=f.A) for m, f in adapters[0].factors.items()}),
-    ]
+    tiny = {m: Factors(B=1e-6 * f.B, A=f.A) for m, f in adapters[0].factors.items()}
+    two = [adapters[0], ParentAdapter.of("tiny", tiny)]
     with Measurement(tiny_base, two, [rows[0], None]) as measurement:
         parent_data = ParentData(measurement, base=measurement.measure(None), own=measurement.measure_parents())
         core = core_space.build(two)
         made = regmean.merge(core, (1.0, 1.0), RegmeanParameters(ridge=1e-9), seed=0, parent_data=parent_data)
-    # The zero parent pulls all directions to zero equally, so the other parent keeps most on its own inputs.
+    # The tiny parent pulls all directions to zero equally, so the other parent keeps most on its own inputs.
     assert 0 < np.linalg.norm(dense(made[Q])) < np.linalg.norm(dense(two[0].factors[Q]))
 
 

@@ -246,15 +246,6 @@ def test_ties_equals_the_dense_implementation(density: float) -> None:
         assert made[module].any()
 
 
-def test_ties_weights_after_trimming() -> None:
-    core = core_space.build(parents())
-    made = ties.merge(core, (3.0, 1.0, 0.2), p.TiesParameters(density=0.4), seed=0)
-    for module, space in core.modules.items():
-        kept = ties.trim(torch.stack(space.cores), 0.4)
-        weighted = kept.numpy() * np.array([3.0, 1.0, 0.2])[:, None, None]
-        assert np.allclose(made[module].numpy(), dense_ties(weighted, 1.0), atol=1e-9)
-
-
 def test_dare_equals_the_dense_implementation_and_keeps_the_mean() -> None:
     adapters = parents(2)
     core = core_space.build(adapters)

@@ -18,6 +18,7 @@ from finch_hub.engine.data import reading
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
+from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig
 from finch_hub.workers import child
 from finch_hub.workers.runs import train
@@ -105,3 +106,11 @@ def test_text_of_a_dataset_is_neither_reported_nor_logged(
     said = channel._messages.getvalue().decode() + caplog.text  # type: ignore[attr-defined]
     assert '"type": "done"' in said if problem == "none" else '"type": "failed"' in said
     assert "zyzzyva" not in said
+
+
+def test_report_says_how_the_rows_were_read(channel: Channel, tmp_path: Path) -> None:
+    order = order_of(tmp_path, max_steps=1)
+    reading_report = ReadingReport(rows=14, left_out=2, unused={"id": 12})
+    outcome = train.execute(order.evolve(spec=order.spec.evolve(reading=reading_report)), channel)
+    assert outcome.report.data.reading == reading_report
+    assert outcome.report.data.examples == 12

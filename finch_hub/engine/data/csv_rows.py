@@ -1,0 +1,124 @@
+"""Rows of tables in text files: CSV with any delimiter, and TSV."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import io
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple, TextIO
+
+from finch_hub import errors
+from finch_hub.engine.data.row import MAX_LINE, Row, read_lines
+
+_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
+_SAMPLE = 2**16  # characters
+_UNDECODED = "\udcff"  # stands for a line that could not be read, so that its row is still counted and reported
+
+
+class Delimiter(NamedTuple):
+    """The character between the columns, and the name to tell users; empty if there is one column."""
+
+    character: str
+    label: str = ""
+
+
+def recognize_delimiter(stream: TextIO) -> Delimiter:
+    """Return the character between the columns; the stream is at its beginning afterwards.
+
+    It is the one with which the header has several fields, and most rows have as many.
+    """
+    sample = stream.read(_SAMPLE).lstrip("\ufeff")
+    stream.seek(0)
+    if sample[:4].lower() == "sep=" and sample[4:5].strip("\r\n"):
+        return Delimiter(sample[4], _NAMES.get(sample[4], repr(sample[4])))  # from Excel's line before the header
+    is_cut = len(sample) == _SAMPLE
+    scores = {}
+    for delimiter in _NAMES:
+        widths = _measure_widths(sample, delimiter, is_cut=is_cut)
+        share = widths.count(widths[0]) / len(widths) if widths else 0
+        scores[delimiter] = (widths[0] > 1, round(share, 1), widths[0]) if widths else (False, 0, 0)
+    best = max(scores, key=lambda delimiter: scores[delimiter])  # a comma, if nothing speaks for another one
+    return Delimiter(best, _NAMES[best] if scores[best][0] else "")
+
+
+def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:
+    """Yield the rows of a table. A cell is a text; an empty cell is null.
+
+    Raises:
+        InvalidDataset: the header cannot be used.
+    """
+    csv.field_size_limit(MAX_LINE)  # the default limit is lower than that of a line
+    lines = _decoded_lines(stream)
+    header_line = next(lines, "")
+    # People write a blank after each delimiter. Then a quote after the blank begins a quoted text.
+    is_spaced = 0 < header_line.count(delimiter) == header_line.count(f"{delimiter} ")
+    all_lines = itertools.chain([header_line], lines)
+    reader = csv.reader(all_lines, delimiter=delimiter, strict=True, skipinitialspace=is_spaced)
+    header: list[str] | None = None
+    while True:
+        before = reader.line_num
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # An unclosed quote is noticed at the end of the file, but the row began earlier.
+            first, last = before + 1, max(reader.line_num, before + 1)
+            where = f"line {last}" if first == last else f"lines {first} to {last}"
+            fix = 'close its quotes, and write " within them as ""'
+            yield Row(where, None, f"is not CSV: {error}", fix, last - first + 1)
+            continue
+        if not any(cell.strip() for cell in cells):
+            continue  # spreadsheets write rows without cells at the end
+        where = f"line {reader.line_num}"
+        if any(_UNDECODED in cell for cell in cells):
+            yield Row(where, None, f"is not {stream.encoding.upper()}, or longer than {MAX_LINE:,} characters")
+        elif header is None:
+            if before == 0 and cells[0].lower().startswith("sep="):
+                continue
+            header = _check_header(cells)
+        elif any(cell.strip() for cell in cells[len(header) :]) or len(cells) < len(header):
+            yield Row(where, None, f"has {len(cells)} fields, but the header has {len(header)}", "quote its texts")
+        else:
+            yield Row(where, {name: cell or None for name, cell in zip(header, cells, strict=False)})
+
+
+def _check_header(cells: list[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    counts = collections.Counter(name for name in names if name)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise errors.InvalidDataset(f"has the column {twice[0]} twice", where="line 1", fix="rename one of them")
+    while names and not names[-1]:
+        names.pop()  # a delimiter at the end of each line makes a column without a name
+    for place, name in enumerate(names):  # columns without a name must not replace each other
+        if not name:
+            names[place] = next(new for new in _number_names(place + 1) if new not in names)
+    return names
+
+
+def _number_names(number: int) -> Iterator[str]:
+    name = f"column {number}"
+    while True:
+        yield name
+        name += "_"
+
+
+def _decoded_lines(stream: TextIO) -> Iterator[str]:
+    for _, text, _ in read_lines(stream):
+        yield f"{_UNDECODED}\n" if text is None else text
+
+
+def _measure_widths(sample: str, delimiter: str, *, is_cut: bool) -> list[int]:
+    """Return the number of fields of each row of a sample, the header first."""
+    widths = []
+    reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        try:
+            if row := next(reader):
+                widths.append(len(row))
+        except StopIteration:
+            return widths[:-1] if is_cut and len(widths) > 1 else widths
+        except csv.Error:
+            widths.append(0)

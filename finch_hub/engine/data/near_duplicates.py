@@ -1,0 +1,106 @@
+"""Examples that differ from others in few words."""
+
+from __future__ import annotations
+
+import collections
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterator, Sequence
+
+from finch_hub.specs.examples import Example
+
+# A shingle is a run of words. Texts are compared by the share of shingles that they have in common.
+_SHINGLE_WORDS = 3
+_MIN_SHARE = 0.8
+# Each example has a few bands of smallest hashes; similar texts have a band in common. Of texts that share 0.8 of their
+# shingles, 4 of 5 are found, and of texts that share 0.9, nearly all.
+_BANDS, _BAND_SIZE = 3, 4
+_BINS = _BANDS * _BAND_SIZE
+_MAX_WORDS = 512  # the first and last ones of a longer text
+_MAX_CANDIDATES = 20  # of a validation example; many rows can have one long instruction in common
+_WORD = re.compile(r"\w+")
+
+
+def count_near_duplicates(train: Sequence[Example], validation: Sequence[Example]) -> int:
+    """Count the validation examples of which a training example has nearly the same words, but is not equal.
+
+    Case and punctuation do not matter, and system prompts are not compared. Each example is hashed once, and compared a
+    limited number of times, so the time is linear.
+    """
+    texts = [_list_words(example) for example in validation]
+    index = _Index(texts)
+    compared: collections.Counter[int] = collections.Counter()
+    exact: set[int] = set()
+    near: set[int] = set()
+    for example in train:
+        if not index:
+            break
+        words = _list_words(example)
+        for number in index.find(words):
+            if words == texts[number]:
+                exact.add(number)
+            elif _share(words, texts[number]) >= _MIN_SHARE:
+                near.add(number)
+            compared[number] += 1
+            if number in exact or number in near or compared[number] == _MAX_CANDIDATES:
+                index.remove(number)
+    return len(near - exact)
+
+
+class _Index:
+    """Numbers of texts by their bands. Texts that are settled are removed, so that no later text finds them."""
+
+    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
+        self._bands = [_make_bands(words) for words in texts]
+        self._numbers: dict[tuple[int, ...], dict[int, None]] = {}
+        for number, bands in enumerate(self._bands):
+            for band in bands:
+                self._numbers.setdefault(band, {})[number] = None
+
+    def __bool__(self) -> bool:
+        return bool(self._numbers)
+
+    def find(self, words: Sequence[str]) -> list[int]:
+        """Return the numbers of the texts that have a band in common with a text."""
+        return list(dict.fromkeys(number for band in _make_bands(words) for number in self._numbers.get(band, ())))
+
+    def remove(self, number: int) -> None:
+        for band in self._bands[number]:
+            del self._numbers[band][number]
+            if not self._numbers[band]:
+                del self._numbers[band]
+
+
+def _list_words(example: Example) -> list[str]:
+    """Return the words that are compared. A text without blanks between words is compared by its characters."""
+    turns = [message.content for message in example.messages if message.role != "system"]
+    text = unicodedata.normalize("NFKC", " ".join(turns) or example.text or "").casefold()
+    words = _WORD.findall(text)
+    if sum(map(len, words)) > 20 * len(words):
+        words = list("".join(words))
+    return words if len(words) <= _MAX_WORDS else words[: _MAX_WORDS // 2] + words[-_MAX_WORDS // 2 :]
+
+
+def _shingle_hashes(words: Sequence[str]) -> Iterator[int]:
+    hashes = [zlib.crc32(word.encode(errors="surrogatepass")) for word in words]
+    hashes += [0] * (_SHINGLE_WORDS - len(hashes))  # a shorter text is one shingle
+    for first, second, third in zip(hashes, hashes[1:], hashes[2:], strict=False):
+        yield ((first * 0x9E3779B1 ^ second) * 0x85EBCA77 ^ third) & 0xFFFFFFFF
+
+
+def _make_bands(words: Sequence[str]) -> list[tuple[int, ...]]:
+    """Return the smallest hashes of the shingles in each bin, a few bins a band (one permutation hashing)."""
+    smallest = [-1] * _BINS
+    for value in _shingle_hashes(words):
+        position = value % _BINS
+        if smallest[position] < 0 or value < smallest[position]:
+            smallest[position] = value
+    bands = [(band, *smallest[band * _BAND_SIZE : (band + 1) * _BAND_SIZE]) for band in range(_BANDS)]
+    return [band for band in bands if max(band[1:]) >= 0]
+
+
+def _share(first: Sequence[str], second: Sequence[str]) -> float:
+    """Return the Jaccard index of the shingles of two texts."""
+    a, b = set(_shingle_hashes(first)), set(_shingle_hashes(second))
+    return len(a & b) / len(a | b)

@@ -1,0 +1,83 @@
+"""Rows that a program gives: sequences, iterators, tables of pandas, polars and Arrow, data sets of `datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from finch_hub import errors
+from finch_hub.engine.data import arrow_rows, json_values
+from finch_hub.engine.data.row import Row
+from finch_hub.specs.examples import Example
+
+_CHUNK_ROWS = 1024
+_MAX_DEPTH = 2 * json_values.MAX_DEPTH  # what is deeper is refused later, and may hold itself
+_SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev")}
+_FORMS = "give pairs, mappings, examples, or a table"
+
+
+def read_items(items: Any) -> Iterator[Row]:
+    """Yield the rows of a collection, each with its position, counted from 1.
+
+    Raises:
+        InvalidDataset: the collection has no rows.
+    """
+    for number, item in enumerate(_iterate(items), start=1):
+        where = f"example {number}"
+        if isinstance(item, Example):
+            yield Row(where, item)
+        elif isinstance(item, Mapping):
+            yield Row(where, _to_plain(item))
+        elif isinstance(item, (list, tuple)) and len(item) == 2:
+            yield Row(where, {"prompt": _to_plain(item[0]), "completion": _to_plain(item[1])})
+        else:
+            what = f"is {type(item).__name__}, not a (prompt, completion) pair or a mapping"
+            yield Row(where, None, what, "give two strings, or a mapping of columns")
+
+
+def select_split(data: Any, split: str) -> Any:
+    """Return a split of a mapping of splits, such as a `DatasetDict`; None if it has no such split.
+
+    Raises:
+        InvalidDataset: the mapping has no split for training.
+    """
+    if not isinstance(data, Mapping):
+        return data if split == "train" else None
+    if "train" not in data:
+        what = f"is a mapping of {', '.join(map(str, list(data)[:5]))}, not a collection of rows"
+        raise errors.InvalidDataset(what, fix="give a list of rows, or one split of the mapping", subject="examples")
+    return next((data[name] for name in _SPLITS[split] if name in data), None)
+
+
+def _iterate(items: Any) -> Iterable[Any]:
+    """Yield rows. Libraries of tables are known by their methods, so that none of them is needed."""
+    if hasattr(items, "iter_rows"):  # polars
+        yield from items.iter_rows(named=True)
+    elif hasattr(items, "to_batches"):  # Arrow
+        for batch in items.to_batches(max_chunksize=_CHUNK_ROWS):
+            yield from arrow_rows.to_rows(batch)
+    elif hasattr(items, "to_pylist"):
+        yield from arrow_rows.to_rows(items)
+    elif hasattr(items, "iloc") and hasattr(items, "columns"):  # pandas
+        if not items.columns.is_unique:
+            raise errors.InvalidDataset("has two columns of one name", fix="rename one of them", subject="examples")
+        for begin in range(0, len(items), _CHUNK_ROWS):
+            yield from items.iloc[begin : begin + _CHUNK_ROWS].to_dict("records")
+    elif isinstance(items, Iterable) and not isinstance(items, (str, bytes)):
+        yield from items
+    else:
+        what = f"is {type(items).__name__}, which has no rows"
+        raise errors.InvalidDataset(what, fix=_FORMS, subject="examples")
+
+
+def _to_plain(value: Any, depth: int = _MAX_DEPTH) -> Any:
+    """Return a value of Python's own types, with None for values that tables use for absent ones."""
+    if value is None or isinstance(value, (str, bool, int, float)) or not depth:
+        return value
+    if isinstance(value, Mapping):
+        return {name: _to_plain(field, depth - 1) for name, field in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_plain(item, depth - 1) for item in value]
+    if hasattr(value, "tolist"):  # arrays of NumPy and torch
+        return _to_plain(value.tolist(), depth - 1)
+    return None if type(value).__name__ in ("NAType", "NaTType") else value

@@ -1,0 +1,322 @@
+"""Collection of rows as examples, with everything that was left out or not used."""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from finch_hub import errors
+from finch_hub.engine.data import json_values, row_formats
+from finch_hub.engine.data.row import Row
+from finch_hub.engine.data.row_formats import Mismatch, RowFormat, TrackedRow
+from finch_hub.specs.examples import Example
+from finch_hub.specs.reading import ReadingConfig
+from finch_hub.specs.reports import ReadingReport
+
+_PROGRESS_ROWS = 10_000
+_MAX_KEPT = 1_000  # problems; all are counted
+_MAX_SHOWN = 20
+_MAX_UNUSED = 100  # columns
+# Parts of names that columns of questions and answers have.
+_PROMPT_WORDS = re.compile("prompt|question|query|instruction|input|user|human|customer|request|frage|pregunta")
+_ANSWER_WORDS = re.compile(
+    "completion|answer|response|reply|output|assistant|agent|bot|solution|target|antwort|respuesta"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadData:
+    """Examples of a data set, and how its rows became examples.
+
+    Attributes:
+        notes: what users should know, a sentence each; a problem of a row is a line of its own.
+    """
+
+    examples: tuple[Example, ...]
+    report: ReadingReport
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _MismatchedRows:
+    """Rows whose columns cannot be read for one reason. They are reported once."""
+
+    mismatch: Mismatch
+    where: str
+    row: Mapping[str, Any]
+    count: int = 0
+    columns: dict[str, None] = field(default_factory=dict)  # in the order of their appearance
+
+
+class RowCollector:
+    """Collector of rows that converts them to examples.
+
+    Args:
+        subject: name of the data in errors.
+        config: how rows are read.
+        formats: row formats. Each row is read in the first format whose fields it has.
+        progress: called with the number of rows so far.
+
+    Attributes:
+        recognized: what was recognized, for the report.
+
+    Raises:
+        NotFound: there is no format of the configured name.
+    """
+
+    def __init__(
+        self, subject: str, config: ReadingConfig, formats: Sequence[RowFormat], progress: Callable[[int], None]
+    ) -> None:
+        self.recognized: list[str] = []
+        self._subject = subject
+        self._config = config
+        self._columns = config.columns
+        named = config.format
+        if named is None and self._columns:
+            named = "messages" if config.messages_column else "prompt_completion"
+        self._formats = [row_format for row_format in formats if named in (None, row_format.name)]
+        if not self._formats:
+            raise errors.NotFound("dataset format", str(named), [row_format.name for row_format in formats])
+        self._progress = progress
+        self._examples: list[Example] = []
+        self._rows = self._without_weight = 0
+        self._failures: list[errors.Problem] = []
+        self._problems: list[errors.Problem] = []
+        self._left_out = 0
+        self._kinds: collections.Counter[str] = collections.Counter()
+        self._mismatched: dict[str, _MismatchedRows] = {}
+        self._unused: collections.Counter[str] = collections.Counter()
+
+    def add_all(self, rows: Iterable[Row], prefix: str = "") -> None:
+        """Add rows; the prefix names their file."""
+        for row in rows:
+            self._rows += row.lines
+            if self._rows % _PROGRESS_ROWS < row.lines:
+                self._progress(self._rows)
+            if isinstance(row.value, Example):
+                self._add_example(row.value, prefix + row.where)
+            elif row.value is None:
+                self._leave_out([errors.Problem(what=row.problem, where=prefix + row.where, fix=row.fix)], row.lines)
+            else:
+                self._add(row.value, prefix + row.where)
+
+    def fits(self, value: Mapping[str, Any]) -> bool:
+        """Tell whether a value has the columns of a row that can be read."""
+        renamed = self._rename(value)
+        found = renamed if isinstance(renamed, Mismatch) else row_formats.recognize(renamed, self._formats)
+        return not isinstance(found, Mismatch) or found.is_readable
+
+    def fail(self, problem: errors.Problem) -> None:
+        """Add a problem that keeps a whole file from being read."""
+        self._failures.append(problem)
+
+    def finish(self) -> ReadData:
+        """Return the data.
+
+        Raises:
+            InvalidDataset: a file cannot be read, or too many rows cannot be used.
+        """
+        if not self._rows and not self._failures:
+            self.fail(errors.Problem(what="has no rows", fix="give at least one example"))
+        found = [*self._failures, *map(self._describe, self._mismatched.values()), *self._problems]
+        problems = [
+            errors.Problem(what=_printable(p.what), where=_printable(p.where), fix=_printable(p.fix)) for p in found
+        ]
+        allowed = 0.0 if self._config.strict else self._config.max_bad_rows * self._rows
+        report = ReadingReport(
+            rows=self._rows,
+            left_out=self._left_out,
+            without_weight=self._without_weight,
+            problems=tuple(map(str, problems[:_MAX_SHOWN])),
+            unused=dict(sorted(self._unused.items(), key=lambda item: (-item[1], item[0]))[:_MAX_UNUSED]),
+            recognized=tuple(map(_printable, self.recognized)),
+        )
+        if self._failures or self._left_out > allowed or not self._examples:
+            self._refuse(problems)
+        if self._config.strict:
+            self._refuse_unused(report)
+        return ReadData(examples=tuple(self._examples), report=report, notes=tuple(self._make_notes(report, problems)))
+
+    def _add(self, value: Mapping[str, Any], where: str) -> None:
+        renamed = self._rename(value)
+        if isinstance(renamed, Mismatch):
+            self._mismatch(renamed, value, where)
+            return
+        row_format = row_formats.recognize(renamed, self._formats)
+        if isinstance(row_format, Mismatch):
+            self._mismatch(row_format, value, where)
+            return
+        tracked = TrackedRow(json_values.drop_nulls(renamed))
+        try:
+            example = row_format.convert(tracked)
+            if example is not None:
+                _check(example)
+        except errors.InvalidSpec as error:
+            self._leave_out([self._place(problem, where) for problem in error.problems])
+            return
+        except Exception as error:  # a plugin's converter can raise any exception, whose text may be of the data
+            if row_format in row_formats.BUILTIN:
+                raise
+            what = f"cannot be converted: format {row_format.name} raised {type(error).__name__}"
+            self._leave_out([errors.Problem(what=what, where=where)])
+            return
+        self._count_unused(tracked.unused | self._find_replaced(value))
+        if example is None:
+            self._without_weight += 1
+        else:
+            self._examples.append(example)
+
+    def _add_example(self, example: Example, where: str) -> None:
+        try:
+            _check(example)
+        except errors.InvalidSpec as error:
+            self._leave_out([errors.Problem(what=p.what, where=where, fix=p.fix) for p in error.problems])
+        else:
+            self._examples.append(example)
+
+    def _count_unused(self, names: Iterable[str]) -> None:
+        """Count columns that were not used. Rows can have a column each, so the later ones are not kept."""
+        for name in map(_printable, names):
+            if name in self._unused or len(self._unused) < _MAX_KEPT:
+                self._unused[name] += 1
+
+    def _rename(self, row: Mapping[str, Any]) -> Mapping[str, Any] | Mismatch:
+        """Return the row with the configured columns under the names of fields."""
+        if not self._columns:
+            return row
+        missing = [column for column in self._columns.values() if column not in row]
+        if missing:
+            near = errors.near(missing[0], map(str, row))
+            return Mismatch(f"has no column {missing[0]!r}", f"did you mean {' or '.join(near)}?" if near else "")
+        rest = {name: value for name, value in row.items() if name not in self._columns.values()}
+        return {**rest, **{name: row[column] for name, column in self._columns.items()}}
+
+    def _place(self, problem: errors.Problem, where: str) -> errors.Problem:
+        """Return the problem of a row at its place, with the names of the user's columns."""
+        field, rest = re.match(r"(\w*)(.*)", problem.where, re.DOTALL).groups()  # type: ignore[union-attr]
+        part = self._columns.get(field, field) + rest
+        what = problem.what
+        for name, column in self._columns.items():
+            what = what.replace(f"'{name}'", repr(column))
+        return errors.Problem(what=f"{part} {what}".lstrip(), where=where, fix=problem.fix)
+
+    def _find_replaced(self, row: Mapping[str, Any]) -> set[str]:
+        """Return the columns with the names of fields for which another column is configured."""
+        replaced = self._columns.keys() - set(self._columns.values())
+        return {field for field in replaced if row.get(field)}
+
+    def _leave_out(self, problems: Sequence[errors.Problem], lines: int = 1) -> None:
+        self._left_out += lines
+        self._kinds.update(errors.count_kinds(problems))
+        self._problems += problems[: _MAX_KEPT - len(self._problems)]
+
+    def _mismatch(self, mismatch: Mismatch, row: Mapping[str, Any], where: str) -> None:
+        if not mismatch.is_of_columns:
+            self._leave_out([self._place(errors.Problem(what=mismatch.what, fix=mismatch.fix), where)])
+            return
+        self._left_out += 1
+        rows = self._mismatched.setdefault(mismatch.what, _MismatchedRows(mismatch, where, row))
+        rows.count += 1
+        if len(rows.columns) < _MAX_KEPT:
+            rows.columns.update(dict.fromkeys(map(str, row)))
+
+    def _describe(self, rows: _MismatchedRows) -> errors.Problem:
+        """Return one problem for all rows of a mismatch, with the command that names their columns."""
+        where = rows.where if rows.count == 1 else f"{rows.where} and {rows.count - 1:,} more rows"
+        columns = list(rows.columns)
+        what = f"{rows.mismatch.what}; the columns are {row_formats.list_columns(columns)}"
+        is_settled = bool(self._columns) or rows.mismatch.is_readable
+        fix = rows.mismatch.fix if is_settled else self._suggest_columns(columns, rows.row)
+        return errors.Problem(what=what, where=where, fix=fix)
+
+    def _suggest_columns(self, columns: Sequence[str], row: Mapping[str, Any]) -> str:
+        turns = [name for name, value in row.items() if _looks_like_turns(value)]
+        prompt = next((name for name in columns if _PROMPT_WORDS.search(name.lower())), None)
+        rest = [name for name in columns if name != prompt]
+        answer = next((name for name in rest if _ANSWER_WORDS.search(name.lower())), None)
+        if len(columns) == 2 and prompt != answer:  # one is known, so that the other column is the other text
+            prompt = prompt or next(name for name in columns if name != answer)
+            answer = answer or next(name for name in columns if name != prompt)
+        named = {"prompt": prompt or "COLUMN", "completion": answer or "COLUMN"}
+        named = {"messages": str(turns[0])} if turns else named
+        options = " ".join(f"--{name}-column {shlex.quote(column)}" for name, column in named.items())
+        if self._subject in ("examples", "standard input"):
+            return f"name the columns: {', '.join(f'{name}_column={column!r}' for name, column in named.items())}"
+        return f"name the columns: finch-hub datasets add {shlex.quote(self._subject)} {options}"
+
+    def _refuse(self, problems: Sequence[errors.Problem]) -> None:
+        if not problems:
+            what, fix = "has no row to learn: all have the weight 0", "give at least one example"
+            raise errors.InvalidDataset(what, fix=fix, subject=self._subject)
+        subject = self._subject
+        if not self._failures and self._examples:
+            limit = "none" if self._config.strict else f"{self._config.max_bad_rows:.3g} of them"
+            subject += f": {self._left_out:,} of {self._rows:,} rows cannot be used, and max_bad_rows allows {limit}"
+        raise errors.InvalidDataset(problems, subject=subject, kinds=self._count_kinds(problems))
+
+    def _count_kinds(self, problems: Sequence[errors.Problem]) -> collections.Counter[str]:
+        """Count all problems by kind, also those that were not kept."""
+        of_columns = problems[: len(problems) - len(self._problems)]
+        counts = errors.count_kinds(of_columns) + self._kinds
+        if counts.total() > _MAX_SHOWN:  # the kinds are shown, so that each row counts
+            for rows in self._mismatched.values():
+                (kind,) = errors.count_kinds([self._describe(rows)])
+                counts[kind] += rows.count - 1
+        return counts
+
+    def _refuse_unused(self, report: ReadingReport) -> None:
+        problems = [
+            errors.Problem(where=name, what=f"is not used, in {count:,} rows", fix="remove it")
+            for name, count in report.unused.items()
+        ]
+        if self._without_weight:
+            what = f"is 0 in {self._without_weight:,} rows, which would be left out"
+            problems.append(errors.Problem(where="weight", what=what, fix="remove them"))
+        if problems:
+            raise errors.InvalidDataset(problems, subject=f"{self._subject}, read strictly")
+
+    def _make_notes(self, report: ReadingReport, problems: Sequence[errors.Problem]) -> Iterable[str]:
+        yield from (f"{self._subject}: {text}" for text in report.recognized)
+        if report.left_out:
+            lines = errors.list_problems(problems, self._count_kinds(problems))
+            yield "\n  ".join([f"{self._subject}: left out {report.left_out:,} of {report.rows:,} rows:", *lines])
+        if report.without_weight:
+            yield f"{self._subject}: left out {report.without_weight:,} of {report.rows:,} rows, whose weight is 0"
+        if report.unused:
+            named = ", ".join(f"{name} ({count:,} rows)" for name, count in list(report.unused.items())[:_MAX_SHOWN])
+            yield f"{self._subject}: columns and fields that are not used: {named}"
+
+
+def _looks_like_turns(value: object) -> bool:
+    if isinstance(value, str):
+        return value.startswith(('[{"role"', '[{"from"'))
+    first = value[0] if isinstance(value, (list, tuple)) and value else None
+    return isinstance(first, Mapping) and not {"role", "from"}.isdisjoint(first)
+
+
+def _printable(text: object) -> str:
+    """Return a text with escapes for what terminals and databases do not take: zero bytes and half surrogates."""
+    return str(text).replace("\0", "\\0").encode(errors="backslashreplace").decode()
+
+
+def _check(example: Example) -> None:
+    """Refuse what cannot be stored: what is not JSON, and half of a surrogate pair, which only JSON can write."""
+    try:
+        (example.text or "").encode()
+        for message in example.messages:
+            message.content.encode()
+            if message.reasoning or message.tool_calls or message.name or message.tool_call_id:
+                _check_json((message.reasoning, message.tool_calls, message.name, message.tool_call_id))
+        if example.tools or example.documents:
+            _check_json((example.tools, example.documents))
+    except UnicodeEncodeError:
+        raise errors.InvalidSpec("has half of a surrogate pair", fix="repair its \\u escapes") from None
+
+
+def _check_json(value: Any) -> None:
+    json.dumps(json_values.clean(value, keeps_nulls=True), ensure_ascii=False).encode()

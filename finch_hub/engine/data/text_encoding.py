@@ -1,0 +1,125 @@
+"""Recognition of the encoding of a text file."""
+
+from __future__ import annotations
+
+import codecs
+from typing import BinaryIO, NamedTuple
+
+from finch_hub import errors
+
+_CHUNK = 2**20
+_SAMPLE_BYTES = 2**16
+_MAX_LINE = 2**22
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig", "UTF-8"),
+    (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32", "UTF-32"),
+    (codecs.BOM_UTF16_LE, "utf-16", "UTF-16"),
+    (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
+)
+# Characters of Windows-1252 that can stand before a letter. Others there show that the encoding is another one.
+_BEFORE_LETTERS = frozenset("‘’“”„‚«»‹›¿¡–—´`·°ºª§€£¥\u00a0\u00ad©®×±µ…•")
+_INSIDE_WORDS = frozenset("’‘´`·–—\u00ad\u00a0")
+# A text in a Latin alphabet has fewer letters with accents than this.
+_MAX_ACCENTED = 0.4
+
+
+class TextEncoding(NamedTuple):
+    """An encoding by the name of its codec, and the name to tell users; empty for UTF-8, which needs no telling."""
+
+    codec: str
+    label: str = ""
+
+
+def recognize(stream: BinaryIO) -> TextEncoding:
+    """Return the encoding of the text in a seekable stream, which is at its beginning afterwards.
+
+    A byte-order mark names its encoding. Zero bytes between letters mean UTF-16 or UTF-32. A text that is UTF-8 but for
+    a few lines is UTF-8. Otherwise each character has one byte, and Windows-1252, of which Latin-1 is a part, is taken
+    if the result looks like a text.
+
+    Raises:
+        InvalidDataset: the encoding cannot be recognized.
+    """
+    head = stream.read(_CHUNK)
+    stream.seek(0)
+    for mark, codec, label in _BOMS:
+        if head.startswith(mark):
+            return TextEncoding(codec, "" if codec == "utf-8-sig" else label)
+    if b"\0" in head:
+        return _recognize_by_zeros(head)
+    is_utf8 = _is_utf8(stream)
+    stream.seek(0)
+    if is_utf8:
+        return TextEncoding("utf-8")
+    num_valid, num_invalid, sample = _sample_lines(stream)
+    stream.seek(0)
+    if num_valid > num_invalid // 20:
+        return TextEncoding("utf-8")  # its damaged lines are reported one by one
+    if not _looks_western(sample):
+        what = "is not UTF-8, and its encoding cannot be recognized"
+        raise errors.InvalidDataset(what, fix="name it with --encoding, such as cp1250, cp1251, gb18030 or shift_jis")
+    return TextEncoding("cp1252", "Windows-1252 (Latin-1)")
+
+
+def _recognize_by_zeros(head: bytes) -> TextEncoding:
+    """Return the encoding of a text without a mark by the places of its zero bytes."""
+    size = len(head) - len(head) % 4
+    zeros = [head[place:size:4].count(0) for place in range(4)]
+    most = size // 4 * 0.6
+    if min(zeros[1:]) > most:
+        return TextEncoding("utf-32-le", "UTF-32")
+    if min(zeros[:3]) > most:
+        return TextEncoding("utf-32-be", "UTF-32")
+    if min(zeros[1], zeros[3]) > most:
+        return TextEncoding("utf-16-le", "UTF-16")
+    if min(zeros[0], zeros[2]) > most:
+        return TextEncoding("utf-16-be", "UTF-16")
+    fix = "name its encoding with --encoding, or its format with --file-format"
+    raise errors.InvalidDataset("has zero bytes, so it is not a text file", fix=fix)
+
+
+def _is_utf8(stream: BinaryIO) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while chunk := stream.read(_CHUNK):
+            decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _sample_lines(stream: BinaryIO) -> tuple[int, int, bytes]:
+    """Count the lines that are UTF-8 beyond ASCII and those that are not UTF-8, and return a sample of the latter."""
+    valid = invalid = 0
+    sample = bytearray()
+    while line := stream.readline(_MAX_LINE):
+        if line.isascii():
+            continue
+        try:
+            line.decode()
+            valid += 1
+        except UnicodeDecodeError:
+            invalid += 1
+            if len(sample) < _SAMPLE_BYTES:
+                sample += line[:_SAMPLE_BYTES]
+    return valid, invalid, bytes(sample)
+
+
+def _looks_western(sample: bytes) -> bool:
+    """Tell whether bytes are a text in Windows-1252, with typographic marks at their usual places."""
+    try:
+        text = sample.decode("cp1252")
+    except UnicodeDecodeError:
+        return False
+    letters = sum(character.isalpha() for character in text)
+    accented = sum(character.isalpha() and not character.isascii() for character in text)
+    marks = odd = 0
+    for before, character, after in zip(f" {text}", text, f"{text[1:]} ", strict=False):
+        if character.isascii():
+            continue
+        marks += 1
+        if not character.isalpha() and after.isalpha():
+            odd += character not in (_INSIDE_WORDS if before.isalpha() else _BEFORE_LETTERS)
+    return accented <= _MAX_ACCENTED * letters and odd <= 0.05 * marks

@@ -1,0 +1,301 @@
+"""Turns of conversations, in the forms that people write them, as messages. Free of torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from finch_hub import errors
+from finch_hub.engine.data import json_values
+from finch_hub.engine.data.row import Unreadable
+from finch_hub.specs.examples import Message, Role
+from finch_hub.specs.value import JsonObject
+
+# OpenAI renamed "system" to "developer" in 2024. Chat templates of open models know only the old name.
+_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
+}
+# Turns of LLaMA-Factory and ms-swift whose text is the JSON of a call.
+_CALL_ROLES = ("function_call", "tool_call")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Fields that hold what an assistant thought."""
+_WEIGHTS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
+_TEXT_PARTS = ("text", "input_text", "output_text")
+_MAX_ROLE = 20  # characters
+_CALL_FORM = 'write {"name": …, "arguments": {…}}'
+
+
+def read_turns(value: Any, where: str) -> tuple[list[Message], set[str]]:
+    """Read a list of turns, its JSON text, or an object of lists, as `datasets` stores a sequence of objects.
+
+    Returns:
+        The messages, and the names of fields that have no meaning here.
+
+    Raises:
+        InvalidSpec: some turns cannot be read; contains a problem for each.
+    """
+    value = parse_list(value)
+    if isinstance(value, Mapping) and value:
+        columns = {name: column for name, column in value.items() if isinstance(column, (list, tuple))}
+        if len({len(column) for column in columns.values()}) == 1:
+            value = [dict(zip(columns, turn, strict=True)) for turn in zip(*columns.values(), strict=True)]
+    if not isinstance(value, (list, tuple)):
+        raise errors.InvalidSpec(f"is {describe(value)} instead of a list of turns", where=where)
+    messages: list[Message] = []
+    unused: set[str] = set()
+    problems: list[errors.Problem] = []
+    for number, turn in enumerate(value, start=1):
+        try:
+            messages.append(_read_turn(turn, unused))
+        except errors.InvalidSpec as error:
+            for problem in error.problems:
+                place = f"{where}, turn {number}"
+                problems.append(errors.Problem(what=problem.what, where=place, fix=problem.fix))
+    if problems:
+        raise errors.InvalidSpec(problems)
+    return messages, unused
+
+
+def read_tools(value: Any, where: str) -> tuple[JsonObject, ...]:
+    """Read schemas of tools, or their JSON text, in the form of OpenAI. Anthropic's form is converted.
+
+    Raises:
+        InvalidSpec: a tool has no name, or its parameters are not an object.
+    """
+    value = parse_list(value)
+    value = [value] if isinstance(value, Mapping) else value
+    if not isinstance(value, (list, tuple)):
+        raise errors.InvalidSpec(f"is {describe(value)} instead of a list of tools", where=where)
+    return tuple(_read_tool(tool, f"{where}, item {number}") for number, tool in enumerate(value, start=1))
+
+
+def read_documents(value: Any, where: str) -> tuple[JsonObject, ...]:
+    """Read documents, or their JSON text. A text becomes a document without a title.
+
+    Raises:
+        InvalidSpec: a document is neither an object nor a text.
+    """
+    value = parse_list(value)
+    if not isinstance(value, (list, tuple)):
+        raise errors.InvalidSpec(f"is {describe(value)} instead of a list of documents", where=where)
+    documents: list[JsonObject] = []
+    for number, document in enumerate(value, start=1):
+        if isinstance(document, str):
+            documents.append({"title": "", "text": document})
+        elif isinstance(document, Mapping):
+            documents.append(json_values.order_keys(_clean(document, f"{where}, item {number}")))
+        else:
+            what = f"is {describe(document)} instead of a document"
+            raise errors.InvalidSpec(what, where=f"{where}, item {number}", fix='write {"title": …, "text": …}')
+    return tuple(documents)
+
+
+def read_weight(value: Any) -> bool:
+    """Return whether a turn or row of this weight is learned.
+
+    Raises:
+        InvalidSpec: the weight is neither 0 nor 1.
+    """
+    if isinstance(value, str):  # a cell of CSV
+        value = _WEIGHTS.get(value.strip(), value)
+    if isinstance(value, (int, float)) and value in (0, 1):
+        return bool(value)
+    shown = value if isinstance(value, (int, float)) else describe(value)
+    raise errors.InvalidSpec(f"has the weight {shown}", fix="use 0 or 1; other weights are not supported")
+
+
+def parse_list(value: Any) -> Any:
+    """Return what a JSON text holds, and other values as they are. pandas writes lists in CSV as Python does."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json_values.parse(value)
+    except ValueError:
+        return json_values.parse_literal(value)
+
+
+def describe(value: object) -> str:
+    """Return the kind of a value. Errors repeat no text of a data set."""
+    if isinstance(value, Unreadable):
+        return f"unreadable, because it {value.reason},"
+    return "null" if value is None else type(value).__name__
+
+
+def _read_turn(turn: Any, unused: set[str]) -> Message:
+    """Return the message of a turn, and add the fields without a meaning to `unused`."""
+    if not isinstance(turn, Mapping):
+        raise errors.InvalidSpec(f"is {describe(turn)} instead of an object")
+    fields = json_values.drop_nulls(turn)
+    speaker = _take(fields, "role", "from")
+    role = _ROLES.get(speaker.strip().lower()) if isinstance(speaker, str) else None
+    if role is None:
+        # A longer name is a text in the wrong field.
+        shown = repr(speaker) if isinstance(speaker, str) and len(speaker) <= _MAX_ROLE else describe(speaker)
+        raise errors.InvalidSpec(f"has the role {shown}", fix="use system, user, assistant or tool")
+    content = _take(fields, "content", "value", "parts", "text")
+    weight, learn = _take(fields, "weight"), _take(fields, "learn")
+    if learn is not None and not isinstance(learn, bool):
+        raise errors.InvalidSpec(f"has {describe(learn)} in 'learn'", fix="use true or false")
+    is_learned = (weight is None or read_weight(weight)) and learn is not False
+    calls: tuple[JsonObject, ...] = ()
+    reasoning: str | None = None
+    tool_call_id: str | None = None
+    if role == "assistant":
+        if speaker.strip().lower() in _CALL_ROLES:
+            calls, content = _read_calls(content), ""
+        calls += _read_calls(_take(fields, "tool_calls")) + _read_calls(_take(fields, "function_call"))
+        reasoning = _read_reasoning(fields)
+        if isinstance(content, (list, tuple)):
+            content, reasoning = _split_thinking(content, reasoning)
+    elif fields.get("tool_calls") or fields.get("function_call"):
+        raise errors.InvalidSpec(f"has calls of tools in a turn of the role {role}", fix="give them to the assistant")
+    if role == "tool":
+        tool_call_id = _take_text(fields, "tool_call_id")
+        if content is not None and not isinstance(content, (str, list, tuple)):
+            content = json.dumps(json_values.clean(content), ensure_ascii=False)  # results of tools are often objects
+    name = _take_text(fields, "name")
+    text = _read_content(content, may_be_absent=bool(calls or reasoning))
+    unused.update(str(field) for field, value in fields.items() if value not in ("", [], {}, ()))
+    given: JsonObject = {"reasoning": reasoning, "tool_calls": calls, "name": name, "tool_call_id": tool_call_id}
+    given = {field: value for field, value in given.items() if value}  # each field that is set takes memory
+    if role == "assistant" and not is_learned:
+        given["learn"] = False
+    return Message(role=role, content=text, **given)
+
+
+def _clean(value: Any, where: str, *, keeps_nulls: bool = False) -> Any:
+    """Return the JSON of an item, whose problems name its place."""
+    try:
+        return json_values.clean(value, keeps_nulls=keeps_nulls)
+    except errors.InvalidSpec as error:
+        raise errors.InvalidSpec(
+            [errors.Problem(what=problem.what, where=where, fix=problem.fix) for problem in error.problems]
+        ) from None
+
+
+def _take(fields: dict[str, Any], *names: str) -> Any:
+    """Remove the first of these fields that is there, and return its value."""
+    for name in names:
+        if name in fields:
+            return fields.pop(name)
+    return None
+
+
+def _take_text(fields: dict[str, Any], name: str) -> str | None:
+    value = _take(fields, name)
+    if value is not None and not isinstance(value, str):
+        raise errors.InvalidSpec(f"has {describe(value)} instead of a text in {name!r}")
+    return value or None
+
+
+def _read_reasoning(fields: dict[str, Any]) -> str | None:
+    for name in REASONING:
+        if (text := _take_text(fields, name)) and text.strip():
+            return text
+    return None
+
+
+def _split_thinking(parts: Sequence[Any], reasoning: str | None) -> tuple[Any, str | None]:
+    """Return the parts of a content without those that hold reasoning, and the reasoning."""
+    is_thinking = [isinstance(part, Mapping) and part.get("type") in ("thinking", "reasoning") for part in parts]
+    texts = [
+        next((part[name] for name in ("thinking", "reasoning", "text") if isinstance(part.get(name), str)), "")
+        for part, is_thought in zip(parts, is_thinking, strict=True)
+        if is_thought
+    ]
+    rest = [part for part, is_thought in zip(parts, is_thinking, strict=True) if not is_thought]
+    return rest or None, "".join(texts) or reasoning
+
+
+def _read_content(value: Any, *, may_be_absent: bool) -> str:
+    """Return a text, or the joined texts of OpenAI's content parts."""
+    if isinstance(value, str):
+        return value
+    if value is None and may_be_absent:
+        return ""
+    if not isinstance(value, (list, tuple)) or not value:
+        raise errors.InvalidSpec(f"has {describe(value) if value else 'nothing'} instead of a text in 'content'")
+    texts = []
+    for part in value:
+        fields = json_values.clean(part) if isinstance(part, Mapping) else {}
+        kind = fields.get("type", "text")
+        if kind not in _TEXT_PARTS or not isinstance(fields.get("text"), str) or any("image" in f for f in fields):
+            shown = repr(kind) if isinstance(kind, str) and len(kind) <= _MAX_ROLE else describe(kind)
+            what = f"has a part of the type {shown} without a text" if kind in _TEXT_PARTS else f"has a part {shown}"
+            raise errors.InvalidSpec(f"{what} in 'content'", fix="only texts can be learned; remove the row")
+        texts.append(fields["text"])
+    return "".join(texts)
+
+
+def _read_calls(value: Any) -> tuple[JsonObject, ...]:
+    """Return calls of tools in OpenAI's form, with arguments as objects."""
+    if value is None or value in ("", [], {}):
+        return ()
+    value = parse_list(value)
+    calls = [value] if isinstance(value, Mapping) else value
+    if not isinstance(calls, (list, tuple)):
+        raise errors.InvalidSpec(f"has a call of a tool that is not JSON but {describe(calls)}", fix=_CALL_FORM)
+    return tuple(_read_call(call) for call in calls)
+
+
+def _read_call(call: Any) -> JsonObject:
+    call = parse_list(call)
+    envelope = json_values.drop_nulls(call) if isinstance(call, Mapping) else {}
+    function = envelope.pop("function", None)
+    if isinstance(function, Mapping):
+        function = json_values.drop_nulls(function)
+    else:
+        function = {name: envelope.pop(name) for name in ("name", "arguments", "parameters") if name in envelope}
+    name, arguments = function.get("name"), _take(function, "arguments", "parameters")
+    if not isinstance(name, str) or not name:
+        raise errors.InvalidSpec("has a call of a tool without a name", fix=_CALL_FORM)
+    if isinstance(arguments, str):
+        try:
+            arguments = json_values.clean(json_values.parse(arguments), keeps_nulls=True) if arguments.strip() else {}
+        except ValueError:
+            arguments = "text"
+    else:
+        arguments = json_values.clean(arguments)
+    arguments = {} if arguments is None else arguments
+    if not isinstance(arguments, Mapping):
+        what = "has arguments of a call that are not a JSON object"
+        raise errors.InvalidSpec(what, fix=_CALL_FORM)
+    ordered: JsonObject = json_values.order_keys(
+        {**json_values.clean(envelope), "type": "function", "function": {**json_values.clean(function)}}
+    )
+    ordered["function"]["arguments"] = dict(arguments)
+    return ordered
+
+
+def _read_tool(tool: Any, where: str) -> JsonObject:
+    tool = parse_list(tool)
+    envelope = _clean(tool, where) if isinstance(tool, Mapping) else {}
+    function = envelope.pop("function", None)
+    if not isinstance(function, Mapping):
+        function, envelope = {key: value for key, value in envelope.items() if key != "type"}, {}
+    if "input_schema" in function:
+        function["parameters"] = function.pop("input_schema")
+    if isinstance(function.get("parameters"), str):
+        function["parameters"] = _clean(parse_list(function["parameters"]), where, keeps_nulls=True)
+    if not isinstance(function.get("name"), str) or not function["name"]:
+        what = f"is {describe(tool)} without a name"
+        raise errors.InvalidSpec(what, where=where, fix='write {"type": "function", "function": {"name": …}}')
+    if not isinstance(function.get("parameters", {}), Mapping):
+        what = f"has {describe(function['parameters'])} instead of an object in 'parameters'"
+        raise errors.InvalidSpec(what, where=where)
+    ordered: JsonObject = json_values.order_keys({**envelope, "type": "function", "function": function})
+    return ordered

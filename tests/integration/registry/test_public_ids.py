@@ -1,0 +1,66 @@
+"""Migration 0004, on a hub with rows: no row is lost, and references between them stay."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from sqlalchemy import exc
+
+from finch_hub.registry import schema_revisions, tables
+from finch_hub.registry.database import Database
+
+VERSIONS, BASES = tables.AdapterVersion.__table__, tables.Base.__table__
+
+
+def read_rows(connection: sa.Connection) -> dict[str, list[str]]:
+    """Return all rows of all tables that revision 0003 has, without the new column."""
+    return {
+        table.name: sorted(
+            map(str, connection.execute(sa.select(*(c for c in table.c if c.name != "public_id"))).all())
+        )
+        for table in tables.Table.metadata.sorted_tables
+    }
+
+
+@pytest.fixture
+def database(old_hub: sa.Engine) -> Database:
+    """The same hub, opened as the product does: with foreign keys on."""
+    return Database(old_hub.url.render_as_string(hide_password=False), allow_insecure=True)
+
+
+def test_upgrade_and_downgrade_keep_every_row(old_hub: sa.Engine, database: Database) -> None:
+    with old_hub.begin() as connection:
+        command.upgrade(schema_revisions.config(connection), "0003")
+        before = read_rows(connection)
+    database.upgrade()
+    with database.write() as session:
+        connection = session.connection()
+        assert read_rows(connection) == before
+        assert before["lineage"]
+        assert before["aliases"]
+        assert before["evaluations"]
+        number = connection.scalar(sa.select(sa.func.min(VERSIONS.c.id)))
+        connection.execute(sa.update(VERSIONS).where(VERSIONS.c.id == number).values(state="unchecked"))
+        connection.execute(sa.update(BASES).values(public_id="birds/finch-1b"))
+    with database.write() as session:
+        connection = session.connection()
+        command.downgrade(schema_revisions.config(connection), "0003")
+        assert connection.scalar(sa.select(VERSIONS.c.state).where(VERSIONS.c.id == number)) == "quarantined"
+        connection.execute(sa.update(VERSIONS).where(VERSIONS.c.id == number).values(state="ready"))
+        assert read_rows(connection) == before
+    database.close()
+
+
+def test_references_are_still_checked_after_the_upgrade(database: Database) -> None:
+    database.upgrade()
+    with pytest.raises(exc.IntegrityError), database._engine.begin() as connection:
+        connection.execute(sa.delete(VERSIONS))
+    database.close()
+
+
+def test_states_are_still_checked_after_the_upgrade(database: Database) -> None:
+    database.upgrade()
+    with pytest.raises(exc.IntegrityError), database._engine.begin() as connection:
+        connection.execute(sa.update(VERSIONS).values(state="unknown"))
+    database.close()

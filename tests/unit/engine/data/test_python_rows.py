@@ -1,0 +1,152 @@
+"""Rows that a program gives, in the forms of libraries that are not installed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+
+from finch_hub import errors
+from finch_hub.engine.data import python_rows
+from finch_hub.specs.examples import Example
+
+ROWS = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
+
+
+class Columns(list[str]):
+    @property
+    def is_unique(self) -> bool:
+        return len(set(self)) == len(self)
+
+
+class PandasLike:
+    """The methods of a pandas.DataFrame that matter. Iterating over it gives names of columns."""
+
+    def __init__(self, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
+        self._rows = rows
+        self.columns = Columns(columns or list(rows[0]))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    @property
+    def iloc(self) -> PandasLike:
+        return self
+
+    def __getitem__(self, rows: slice) -> PandasLike:
+        return PandasLike(self._rows[rows], self.columns)
+
+    def to_dict(self, orient: str) -> list[dict[str, Any]]:
+        assert orient == "records"
+        return self._rows
+
+
+class PolarsLike:
+    """The methods of a polars.DataFrame that matter."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+
+    def iter_rows(self, *, named: bool) -> Iterator[dict[str, Any]]:
+        assert named
+        return iter(self._rows)
+
+
+class DatasetLike:
+    """The methods of a datasets.Dataset that matter. Its first axis are rows by number."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: int) -> dict[str, Any]:
+        return self._rows[key]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self._rows)
+
+
+class NAType:
+    """The class of pandas.NA."""
+
+
+def values_of(items: Any) -> list[Any]:
+    return [row.value for row in python_rows.read_items(items)]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        ROWS,
+        tuple(ROWS),
+        iter(ROWS),
+        (row for row in ROWS),
+        PandasLike(ROWS),
+        PolarsLike(ROWS),
+        DatasetLike(ROWS),
+        pyarrow.Table.from_pylist(ROWS),
+        pyarrow.RecordBatch.from_pylist(ROWS),
+        [("a", "b"), ["c", "d"]],
+    ],
+)
+def test_collections_of_every_kind_hold_the_same_rows(table: Any) -> None:
+    assert values_of(table) == ROWS
+
+
+def test_long_table_of_pandas_is_read_in_parts() -> None:
+    rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(2500)]
+    assert values_of(PandasLike(rows)) == rows
+
+
+def test_values_of_libraries_become_those_of_python() -> None:
+    turns = np.array([{"role": "user", "content": np.str_("a"), "weight": np.int64(1), "name": None}], dtype=object)
+    (value,) = values_of([{"messages": turns, "score": np.float32(0.5), "id": NAType(), "ids": np.arange(2)}])
+    assert value == {
+        "messages": [{"role": "user", "content": "a", "weight": 1, "name": None}],
+        "score": 0.5,
+        "id": None,
+        "ids": [0, 1],
+    }
+    assert type(value["messages"][0]["weight"]) is int
+
+
+def test_examples_stay_as_they_are() -> None:
+    example = Example.of_pair("a", "b")
+    assert values_of([example])[0] is example
+
+
+@pytest.mark.parametrize("item", [3, "ab", b"ab", ("a", "b", "c"), None, {"a"}])
+def test_item_that_is_no_row_is_reported_by_its_position(item: Any) -> None:
+    first, second = python_rows.read_items([("a", "b"), item])
+    assert (first.problem, second.where, second.value) == ("", "example 2", None)
+    assert type(item).__name__ in second.problem
+
+
+@pytest.mark.parametrize("items", [3, None, b"rows", object()])
+def test_value_without_rows_is_refused(items: Any) -> None:
+    with pytest.raises(errors.InvalidDataset, match="which has no rows"):
+        list(python_rows.read_items(items))
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    with pytest.raises(errors.InvalidDataset, match="two columns of one name"):
+        list(python_rows.read_items(PandasLike(ROWS, ["prompt", "prompt"])))
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
+def test_splits_of_a_mapping_are_selected_by_name(name: str) -> None:
+    splits = {"train": ROWS[:1], name: ROWS[1:]}
+    assert python_rows.select_split(splits, "train") == ROWS[:1]
+    assert python_rows.select_split(splits, "validation") == ROWS[1:]
+    assert python_rows.select_split({"train": ROWS}, "validation") is None
+    assert python_rows.select_split(ROWS, "validation") is None
+    with pytest.raises(errors.InvalidDataset, match="mapping of test"):
+        python_rows.select_split({"test": ROWS}, "train")

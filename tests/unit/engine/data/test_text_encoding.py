@@ -1,0 +1,104 @@
+"""Recognition of the encoding of a text file."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finch_hub import errors
+from finch_hub.engine.data import text_encoding
+
+GERMAN = "Frage;Antwort\nWo ist mein Paket – „seit“ Dienstag?;Es kommt am 3. März für 5 €, Grüße.\n"
+FRENCH = "Où est l’œuvre ?;« Là-bas », à côté de l'été, 20 °C.\n"
+SPANISH = "¿Dónde está el niño?;¡Aquí está, señor! 1ª vez, 3½ €\n"
+PORTUGUESE = "Não há informações?;Não, à noite há só pão.\n"
+
+
+def recognize(content: bytes) -> str:
+    stream = io.BytesIO(content)
+    encoding = text_encoding.recognize(stream)
+    assert stream.tell() == 0
+    return encoding.codec
+
+
+@pytest.mark.parametrize("text", [GERMAN, FRENCH, SPANISH, PORTUGUESE])
+@pytest.mark.parametrize(
+    ("encoding", "codec"),
+    [
+        ("utf-8", "utf-8"),
+        ("utf-8-sig", "utf-8-sig"),
+        ("utf-16", "utf-16"),
+        ("utf-16-le", "utf-16-le"),
+        ("utf-16-be", "utf-16-be"),
+        ("utf-32", "utf-32"),
+        ("utf-32-le", "utf-32-le"),
+        ("utf-32-be", "utf-32-be"),
+        ("cp1252", "cp1252"),
+    ],
+)
+def test_encoding_of_a_western_text_is_recognized(text: str, encoding: str, codec: str) -> None:
+    content = (text * 3).encode(encoding)
+    assert recognize(content) == codec
+    assert content.decode(codec) == text * 3
+
+
+def test_latin1_is_read_as_its_superset() -> None:
+    content = "Grüße aus Köln".encode("latin-1")
+    assert recognize(content) == "cp1252"
+    assert text_encoding.recognize(io.BytesIO(content)).label == "Windows-1252 (Latin-1)"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-be", "utf-32-be"])
+def test_mark_of_the_other_byte_order_is_recognized(encoding: str) -> None:
+    mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else codecs.BOM_UTF32_BE
+    content = mark + GERMAN.encode(encoding)
+    assert content.decode(recognize(content)) == GERMAN
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Где моя посылка?;Она придёт завтра.\n", "cp1251"),
+        ("Где моя посылка?;Она придёт завтра.\n", "koi8-r"),
+        ("我的包裹在哪里？;明天到。\n", "gb18030"),
+        ("荷物はどこですか?;明日届きます。\n", "shift_jis"),
+        ("소포는 어디에 있나요?;내일 도착합니다.\n", "euc_kr"),
+        ("Που είναι το δέμα μου;Θα έρθει αύριο.\n", "cp1253"),
+        ("Gdzie jest moja paczka, łódź i żółw?;Będzie jutro, dziękuję.\n", "cp1250"),
+        ("Wo ist mein Päckchen für München?;Schöne Grüße, es kommt früh.\n", "cp850"),
+    ],
+)
+def test_encoding_that_cannot_be_told_is_refused_with_the_option_that_names_it(text: str, encoding: str) -> None:
+    with pytest.raises(errors.InvalidDataset, match="--encoding"):
+        recognize((text * 5).encode(encoding))
+
+
+def test_few_damaged_lines_do_not_change_the_encoding() -> None:
+    lines = ["Grüße aus Köln".encode()] * 30 + ["Grüße aus Köln".encode("latin-1")]
+    assert recognize(b"\n".join(lines)) == "utf-8"
+    assert recognize(b"\n".join(reversed(lines))) == "utf-8"
+
+
+def test_replacement_character_of_a_text_is_utf8() -> None:
+    assert recognize("It is shown as \ufffd.".encode()) == "utf-8"
+
+
+def test_character_across_two_chunks_is_utf8() -> None:
+    assert recognize(b"x" * (text_encoding._CHUNK - 1) + "ü".encode()) == "utf-8"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50))
+def test_any_utf8_is_read_as_it_is(text: str) -> None:
+    content = ("ask;answer\n" + text.replace("\0", "")).encode()
+    assert content.decode(recognize(content)) == content.decode()
+
+
+@given(st.binary(max_size=50))
+def test_any_bytes_are_recognized_or_refused(content: bytes) -> None:
+    with contextlib.suppress(errors.InvalidDataset):
+        codecs.lookup(recognize(content))

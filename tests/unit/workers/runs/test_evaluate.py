@@ -1,0 +1,68 @@
+"""Subjects of an evaluation: the base sees the same tokens as each adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.training import lessons
+
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
+from finch_hub.engine.data.reading import dump_examples
+from finch_hub.plugins import catalog
+from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec
+from finch_hub.specs.lora import LoRAConfig
+from finch_hub.workers.runs import evaluate
+from finch_hub.workers.runs.evaluate import BASE, EvaluateOrder, Subject
+from finch_hub.workers.runs.model_cache import BaseOrder
+
+if TYPE_CHECKING:
+    from finch_hub.engine.bases.base import Base
+
+
+def names_of(*systems: str | None, own: str | None = None) -> dict[str, str | None]:
+    adapters = [Subject(name=f"birds/{number}", system=system) for number, system in enumerate(systems, start=1)]
+    return {subject.name: subject.system for subject in evaluate._bases_of(adapters, own)}
+
+
+def test_the_base_is_measured_once_for_each_system_prompt() -> None:
+    assert names_of(own="Be brief.") == {BASE: "Be brief."}
+    assert names_of("Be brief.", "Be brief.") == {BASE: "Be brief."}
+    assert names_of(None, None) == {BASE: None}
+    first, none = f"{BASE} with the system prompt of birds/1", f"{BASE} without system prompt"
+    assert names_of("Be brief.", None, "Be brief.") == {first: "Be brief.", none: None}
+    assert names_of(None, "Be brief.") == {none: None, f"{BASE} with the system prompt of birds/2": "Be brief."}
+
+
+@pytest.mark.parametrize("evaluator", ["held_out_loss", "exact_answer"])
+def test_an_adapter_that_changes_nothing_has_the_figures_of_the_base(
+    evaluator: str, tiny_base: Base, tmp_path: Path
+) -> None:
+    untrained = AttachableAdapter(LoRAConfig(rank=4, target_modules=("q_proj",)), tiny_base)
+    untrained.detach()
+    untrained.save(tmp_path / "untrained")
+    (tmp_path / "rows.jsonl").write_bytes(dump_examples(lessons(6)))
+    adapters = [
+        Subject(name=f"birds/{number}", system=system, folder=tmp_path / "untrained")
+        for number, system in enumerate((None, "You are a helpful assistant who knows birds."), start=1)
+    ]
+    source = BaseModelSource(source=tiny_base.name)
+    order = EvaluateOrder(
+        spec=EvaluateSpec(base=source, adapters=("birds/1", "birds/2"), dataset="0" * 64, evaluator=evaluator),
+        base=BaseOrder(source=source, fetch="finch_hub.engine.bases.sources:fetch_base", cache=tmp_path),
+        subjects=(*evaluate._bases_of(adapters, None), *adapters),
+        examples=tmp_path / "rows.jsonl",
+    )
+    channel: Any = SimpleNamespace(
+        phase=lambda text: None,
+        report=lambda event: None,
+        catalog=catalog.load_catalog(entry_points=False),
+        bases=SimpleNamespace(load=lambda order, say: tiny_base),
+    )
+    results = evaluate.execute(order, channel).report.results
+    first, second, *measured = results.values()
+    assert measured == [pytest.approx(first, rel=1e-5), pytest.approx(second, rel=1e-5)]
+    if evaluator == "held_out_loss":
+        assert first["loss"] != second["loss"]
