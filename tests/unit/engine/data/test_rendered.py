@@ -441,3 +441,11 @@ def test_work_grows_with_the_length_of_a_conversation_and_not_faster(family: Fam
         render_turns(template, Conversation(TALK[:2] * exchanges))
         work.append(template.characters)
     assert work[1] < 2.2 * work[0]
+
+
+def test_a_conversation_of_all_private_characters_is_refused() -> None:
+    private = "".join(map(chr, [*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE)]))
+    with pytest.raises(errors.Incompatible, match="private characters"):
+        render(CHATML, TALK[0].evolve(content=private), TALK[1])
+    few = TALK[0].evolve(content=private[:20_000])
+    assert render(CHATML, few, TALK[1]).turns[1].is_ended
