@@ -142,5 +142,5 @@ def _unused_block(text: str, messages: Sequence[Message]) -> int:
     used = {ord(character) for part in texts for character in set(part) if character >= "\ue000"}
     for block in _BLOCKS:
         if used.isdisjoint(range(block, block + 12)):
-            return block
+            return int(block)
     raise errors.Incompatible("the turns contain too many of Unicode's private characters", fix="remove them")
