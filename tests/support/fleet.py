@@ -43,11 +43,12 @@ _OPEN_TRANSACTIONS = (
     " AND state LIKE 'idle in transaction%' AND now() - state_change > interval '0.05 seconds'"
 )
 _START = """
-import logging, sys
+import faulthandler, logging, sys
 from finch_hub import settings
 from finch_hub.workers.log_setup import set_up_logging
 from finch_hub.workers.worker import Worker
 
+faulthandler.enable()
 loaded = settings.load()
 set_up_logging(loaded, logging.StreamHandler())
 sys.exit(Worker(loaded, name=sys.argv[1], slots=int(sys.argv[2]), labels=sys.argv[3:]).run())
@@ -336,7 +337,7 @@ class Fleet:
 
     def check_nothing_left(self) -> None:
         """Check that no process of the fleet runs after its workers have ended."""
-        wait_until(lambda: not self.processes(), "all processes to end", 15.0, lambda: str(self.processes()))
+        wait_until(lambda: not self.processes(), "all processes to end", 15.0, self._describe_left)
 
     def close(self) -> None:
         for worker in self.workers:
@@ -391,6 +392,15 @@ class Fleet:
                 )
             self._probe_adapter = version.reference
         return self._probe_adapter
+
+    def _describe_left(self) -> str:
+        """Return the processes that are left, and the stacks of the workers among them, which this ends."""
+        left = [worker for worker in self.workers if worker.poll() is None]
+        described = str(self.processes())
+        for worker in left:
+            worker.send(signal.SIGABRT)
+            worker.wait()
+        return "\n".join([described, *(f"--- {worker.name}\n{worker.text[-8000:]}" for worker in left)])
 
     def _logs(self) -> str:
         return "\n".join(f"--- {worker.name}\n{worker.text[-4000:]}" for worker in self.workers)
