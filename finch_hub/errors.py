@@ -49,6 +49,11 @@ class Problem:
         return f"{text} ({self.fix})" if self.fix else text
 
 
+def shorten(text: str) -> str:
+    """Return a text that a user gave, without the middle of one that is longer than a name or path."""
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT // 2]}…{text[-_MAX_TEXT // 2 :]}"
+
+
 def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
     """Return up to three known names that resemble a name, best first."""
     return tuple(difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5))
@@ -56,6 +61,7 @@ def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
 
 _MAX_SHOWN = 20  # problems in the text of an error; a file may have thousands
 _MAX_KINDS = 10
+_MAX_TEXT = 300  # characters of a name or path
 
 
 def count_kinds(problems: Iterable[Problem]) -> collections.Counter[str]:
@@ -142,7 +148,7 @@ class NotFound(FinchError):
         self.name = name
         self.near = near(name, known)
         hint = f" (did you mean {' or '.join(map(repr, self.near))}?)" if self.near else ""
-        super().__init__(f"there is no {kind} {name!r}{hint}")
+        super().__init__(f"there is no {kind} {shorten(name)!r}{hint}")
 
 
 class Conflict(FinchError):

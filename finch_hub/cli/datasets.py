@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +11,7 @@ from finch_hub.cli import options, output
 from finch_hub.display import progress, tables
 
 if TYPE_CHECKING:
+    from finch_hub.hub.datasets import AddedDataset
     from finch_hub.registry.values import Dataset
     from finch_hub.specs.reading import ReadingOptions
 
@@ -22,20 +24,25 @@ def datasets() -> None:
 @datasets.command()
 @click.argument("data", type=click.Path(allow_dash=True))
 @click.option("--name", help="Name of the data set.")
+@click.option("--replace", is_flag=True, help="Move the name from the data set that has it.")
 @click.option("--system", help="System prompt of the examples that have none. It is stored with them.")
 @options.reading_options
 @output.json_option
-def add(data: str, name: str | None, system: str | None, reading: ReadingOptions, as_json: bool) -> None:
+def add(data: str, name: str | None, replace: bool, system: str | None, reading: ReadingOptions, as_json: bool) -> None:
     """Check a data set and store it. Warnings name rows that are left out and columns that are not used.
 
     DATA is a file, a folder of files, or - for standard input: JSON Lines, JSON, CSV, TSV, Parquet or Arrow, also
-    compressed.
+    compressed. The validation split of a folder becomes a data set of its own.
     """
     with output.open_hub() as hub:
-        dataset = hub.datasets.add(data, name=name, system=system, progress=progress.RowCounter(), **reading)
-    label = _label(dataset)
-    output.emit(dataset, as_json, lambda: f"Added data set {label}: {tables.format_count(dataset.examples, 'example')}")
-    output.suggest("Train an adapter on it", f"train {label} --adapter NAME --base BASE", as_json)
+        dataset = hub.datasets.add(
+            data, name=name, replace=replace, system=system, progress=progress.RowCounter(), **reading
+        )
+    parts = [dataset] if dataset.validation is None else [dataset, dataset.validation]
+    output.emit(dataset, as_json, lambda: "\n".join(map(_describe, parts)))
+    train, *held_out = map(_argument, parts)
+    validation = f" --validation {held_out[0]}" if held_out else ""
+    output.suggest("Train an adapter on it", f"train {train}{validation} --adapter NAME --base BASE", as_json)
 
 
 @datasets.command("list")
@@ -65,3 +72,17 @@ def purge(name: str) -> None:
 
 def _label(dataset: Dataset) -> str:
     return dataset.name or dataset.digest[:12]
+
+
+def _argument(dataset: Dataset) -> str:
+    """Return the argument that names a data set, also if a file of the working directory has its name."""
+    return _label(dataset) if not Path(_label(dataset)).exists() else dataset.digest[:12]
+
+
+def _describe(added: AddedDataset) -> str:
+    count = tables.format_count(added.examples, "example")
+    if added.moved_from is not None:
+        return f"Moved the name {added.name} from data set {added.moved_from[:12]} to {added.digest[:12]}: {count}"
+    if not added.is_new:
+        return f"Data set {_label(added)} was stored before: {count}"
+    return f"Added data set {_label(added)}: {count}"

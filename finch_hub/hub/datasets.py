@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace as replace_fields
 from typing import TYPE_CHECKING, Unpack
 
 from finch_hub.engine.data.chat import with_system
+from finch_hub.engine.data.reading import Split
 from finch_hub.hub.examples import (
     DataSource,
     Progress,
+    StoredExamples,
     complete_options,
+    has_validation,
     read_examples,
     register_examples,
     store_examples,
 )
 from finch_hub.registry import datasets, values
+from finch_hub.specs.examples import Example
 from finch_hub.specs.reading import ReadingOptions
 from finch_hub.specs.references import check_name
 from finch_hub.specs.reports import ReadingReport
 
 if TYPE_CHECKING:
+    from finch_hub.registry.database import Session
     from finch_hub.storage.stores import Stores
 
 
 class AddedDataset(values.Dataset):
-    """A stored data set, and how its rows were read."""
+    """A stored data set, and how its rows were read.
+
+    Attributes:
+        is_new: whether these examples were not stored before.
+        moved_from: digest of the data set that had the name before.
+        validation: the validation split of a folder or mapping of splits, which is a data set of its own.
+    """
 
     reading: ReadingReport
+    is_new: bool = True
+    moved_from: str | None = None
+    validation: AddedDataset | None = None
 
 
 class Datasets:
@@ -40,35 +56,49 @@ class Datasets:
         *,
         name: str | None = None,
         system: str | None = None,
+        replace: bool = False,
         progress: Progress | None = None,
         **options: Unpack[ReadingOptions],
     ) -> AddedDataset:
         """Check a data set and store it.
 
-        Rows that cannot be used, and columns without a meaning, are told as a `DataWarning` and in the result.
+        Rows that cannot be used, and columns without a meaning, are told as a `DataWarning` and in the result. The
+        validation split of a folder, or of a mapping of splits, becomes a second data set, `NAME-validation`.
 
         Args:
             data: a file or folder, "-" for standard input, or rows: (prompt, completion) pairs, mappings, examples, an
-                iterator or a table of them.
+                iterator or a table of them. The name or digest of a stored data set gives it a name.
+            name: name of the data set. The same examples can be added again under their name.
+            replace: whether a name that other examples have moves to these.
             system: system prompt of the examples that have none. It is stored with them.
             progress: called with the number of rows that were read, every few thousand rows.
             options: fields of `ReadingConfig`: row format, names of columns, encoding and others.
 
         Raises:
             InvalidDataset: the data cannot be read, or too many rows cannot be used; contains their problems.
+            Conflict: the name is that of other examples, or the examples have another name.
         """
-        if name is not None:
-            check_name(name, kind="data set")
+        splits: tuple[Split, ...] = ("train", "validation") if has_validation(data) else ("train",)
+        names = (name, f"{name}-validation")[: len(splits)] if name is not None else (None, None)
+        for part_name in filter(None, names):
+            check_name(part_name, kind="data set")
         config = complete_options(options, self._stores)
-        found = read_examples(data, self._stores, config, progress=progress)
-        examples = tuple(
-            example.evolve(messages=with_system(example.messages, system)) if example.messages else example
-            for example in found.examples
-        )
-        stored = store_examples(examples, self._stores, format_name=config.format)
+        also_read: Split | None = splits[-1] if len(splits) > 1 else None
+        found = [
+            read_examples(
+                data, self._stores, config, split=split, also_read=also_read, prefers_file=True, progress=progress
+            )
+            for split in splits
+        ]
+        if system is not None:
+            found = [replace_fields(part, examples=_with_system(part.examples, system)) for part in found]
+        parts = [store_examples(part.examples, self._stores, format_name=config.format) for part in found]
         with self._stores.database.write() as session:
-            dataset = register_examples(session, stored, name=name)
-        return AddedDataset(**dict(dataset), reading=found.report)
+            added = [
+                _register(session, stored, split=split, name=part_name, replace=replace, report=part.report)
+                for stored, split, part_name, part in zip(parts, splits, names, found, strict=False)
+            ]
+        return added[0].model_copy(update={"validation": added[1]}) if len(added) > 1 else added[0]
 
     def get(self, name: str) -> values.Dataset:
         """Return the data set with this name or with a digest that begins with it.
@@ -95,3 +125,26 @@ class Datasets:
             purged = datasets.purge(session, name)
         self._stores.artifacts.remove(purged.digest)
         return purged
+
+
+def _register(
+    session: Session, stored: StoredExamples, *, split: Split, name: str | None, replace: bool, report: ReadingReport
+) -> AddedDataset:
+    known = datasets.find_digest(session, stored.digest)
+    if split == "validation" and known is not None and known.name and not replace:
+        name = known.name  # a validation split may have been added by itself
+    holder = datasets.find_named(session, name) if name is not None else None
+    dataset = register_examples(session, stored, name=name, replace=replace)
+    return AddedDataset(
+        **dict(dataset),
+        reading=report,
+        is_new=known is None or known.purged_at is not None,
+        moved_from=holder.digest if holder is not None and holder.digest != dataset.digest else None,
+    )
+
+
+def _with_system(examples: Iterable[Example], system: str) -> tuple[Example, ...]:
+    return tuple(
+        example.evolve(messages=with_system(example.messages, system)) if example.messages else example
+        for example in examples
+    )

@@ -44,14 +44,17 @@ def read_examples(
     *,
     split: reading.Split = "train",
     also_read: reading.Split | None = None,
+    prefers_file: bool = False,
     progress: Progress | None = None,
 ) -> ReadData:
     """Return the examples of a data source, and warn of everything about the data that users should know.
 
     Args:
         also_read: split of a folder that the caller reads too, so that its files do not count as left out.
+        prefers_file: whether a name is that of a file if there is also a stored data set of that name.
 
     Raises:
+        InvalidReference: a name is both that of a file and of a stored data set.
         NotFound: there is no such file, data set or format.
         InvalidDataset: the data cannot be read, or too many rows cannot be used; contains their problems.
         Conflict: the data set was purged.
@@ -59,6 +62,8 @@ def read_examples(
     source = settings.expand_home(data) if isinstance(data, str | Path) and str(data) not in ("", "-") else data
     if isinstance(source, Path) and not data_files.exists(source):
         return _load_stored(str(data), source, stores, config)
+    if isinstance(data, str) and not prefers_file and "/" not in data and data == str(source):
+        _check_one_meaning(data, stores)
     known_formats = [
         row_formats.RowFormat(name=name, fields=descriptor.recognizes, convert=descriptor.load())
         for name, descriptor in stores.catalog.dataset_formats.items()
@@ -82,6 +87,16 @@ def complete_options(options: Mapping[str, object], stores: Stores) -> ReadingCo
         InvalidSpec: some options are invalid.
     """
     return ReadingConfig.of({"max_bad_rows": stores.settings.max_bad_rows, **options}, subject="the data")
+
+
+def _check_one_meaning(name: str, stores: Stores) -> None:
+    """Refuse the name of a file or folder in the working directory that is also that of a stored data set."""
+    with stores.database.read() as session:
+        stored = datasets.find_named(session, name)
+    if stored is not None:
+        what = f"is both a stored data set and a {'folder' if Path(name).is_dir() else 'file'} of this directory"
+        fix = f"write ./{name} for what is in the directory, or {stored.digest[:12]} for the stored data set"
+        raise errors.InvalidReference(what, where=name, fix=fix)
 
 
 def _load_stored(name: str, path: Path, stores: Stores, config: ReadingConfig) -> ReadData:
@@ -117,8 +132,20 @@ def store_examples(examples: tuple[Example, ...], stores: Stores, *, format_name
     )
 
 
-def register_examples(session: Session, stored: StoredExamples, *, name: str | None = None) -> values.Dataset:
-    """Register stored examples as a data set."""
+def register_examples(
+    session: Session, stored: StoredExamples, *, name: str | None = None, replace: bool = False
+) -> values.Dataset:
+    """Register stored examples as a data set.
+
+    Raises:
+        Conflict: the name is that of other examples, or the examples have another name.
+    """
     return datasets.add(
-        session, digest=stored.digest, format=stored.format, examples=stored.examples, size=stored.bytes, name=name
+        session,
+        digest=stored.digest,
+        format=stored.format,
+        examples=stored.examples,
+        size=stored.bytes,
+        name=name,
+        replace=replace,
     )

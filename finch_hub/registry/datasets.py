@@ -23,8 +23,18 @@ def add(
     examples: int,
     size: int = 0,
     name: str | None = None,
+    replace: bool = False,
 ) -> values.Dataset:
-    """Register a stored data set. A known data set keeps its name if `name` is None."""
+    """Register a stored data set. A known data set keeps its name if `name` is None.
+
+    Args:
+        replace: whether a name that is taken moves to this data set, and another name that it has is dropped.
+
+    Raises:
+        Conflict: the name is that of other examples, or the data set has another name.
+    """
+    if name is not None:
+        _free_name(session, name, digest=digest, examples=examples, replace=replace)
     session.execute(
         insert_new(session, datasets, "digest").values(
             digest=digest, format=format, examples=examples, bytes=size, name=name
@@ -35,22 +45,51 @@ def add(
     return get(session, digest)
 
 
+def _free_name(session: Session, name: str, *, digest: str, examples: int, replace: bool) -> None:
+    """Refuse a name that stands for other examples, or take it from them."""
+    holder = find_named(session, name)
+    if holder is not None and holder.digest != digest and not replace:
+        what = f"data set {name} already has {holder.examples:,} other examples ({holder.digest[:12]})"
+        fix = f"choose another name, or move the name to these {examples:,} ({digest[:12]}) with --replace"
+        raise errors.Conflict(f"{what}: a name stands for one data set ({fix})")
+    same = find_digest(session, digest)
+    if same is not None and same.name not in (None, name) and same.purged_at is None and not replace:
+        what = f"these examples are already stored as data set {same.name} ({digest[:12]})"
+        raise errors.Conflict(f"{what}: a data set has one name (use that name, or rename it with --replace)")
+    session.execute(sa.update(datasets).where(datasets.c.name == name, datasets.c.digest != digest).values(name=None))
+
+
+def find_named(session: Session, name: str) -> values.Dataset | None:
+    """Return the data set with that name whose text is still there, the newest of them."""
+    return _first(session, datasets.c.name == name, datasets.c.purged_at.is_(None))
+
+
+def find_digest(session: Session, digest: str) -> values.Dataset | None:
+    """Return the data set with that whole digest."""
+    return _first(session, datasets.c.digest == digest)
+
+
+def _first(session: Session, *conditions: sa.ColumnElement[bool]) -> values.Dataset | None:
+    query = sa.select(*_COLUMNS).where(*conditions).order_by(datasets.c.id.desc()).limit(1)
+    row = session.execute(query).one_or_none()
+    return values.Dataset(**row._mapping) if row is not None else None
+
+
 def get(session: Session, name: str) -> values.Dataset:
-    """Return the data set with that digest, or the newest data set with that name.
+    """Return the data set with that name or digest.
 
     Eight or more characters of the digest are enough.
 
     Raises:
         NotFound: no data set has that digest or name.
     """
-    wanted = sa.or_(datasets.c.digest == name, datasets.c.name == name)
-    if len(name) >= 8:
-        wanted |= datasets.c.digest.startswith(name, autoescape=True)
-    row = session.execute(sa.select(*_COLUMNS).where(wanted).order_by(datasets.c.id.desc()).limit(1)).one_or_none()
-    if row is None:
+    found = find_named(session, name) or _first(session, sa.or_(datasets.c.digest == name, datasets.c.name == name))
+    if found is None and len(name) >= 8:
+        found = _first(session, datasets.c.digest.startswith(name, autoescape=True))
+    if found is None:
         known = session.execute(sa.select(datasets.c.name, datasets.c.digest)).all()
         raise errors.NotFound("data set", name, [text for pair in known for text in pair if text])
-    return values.Dataset(**row._mapping)
+    return found
 
 
 def find(session: Session, *, limit: int = 100) -> list[values.Dataset]:

@@ -27,7 +27,7 @@ def check_name(name: str, *, kind: str = "adapter") -> str:
     if not _NAME.fullmatch(name) or ".." in name:
         foreign = next((character for character in name if not character.isascii()), None)
         reason = f": it contains {unicodedata.name(foreign, repr(foreign))}" if foreign else ""
-        problem = f"{name!r} is not a valid name{reason}"
+        problem = f"{errors.shorten(name)!r} is not a valid name{reason}"
         fix = "use 1 to 96 ASCII letters, digits and . _ - , with a letter or digit at both ends"
         raise errors.InvalidReference(problem, where=kind, fix=fix)
     if name.split(".")[0].lower() in _RESERVED:

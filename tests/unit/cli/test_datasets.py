@@ -63,8 +63,50 @@ def test_standard_input_is_added(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
          ("--messages-column", "dialog")),
     ):  # fmt: skip
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-        assert run("datasets", "add", "-", "--name", "piped", *options).out == "Added data set piped: 1 example\n"
+        told = run("datasets", "add", "-", "--name", "piped", *options).out
+        assert told in ("Added data set piped: 1 example\n", "Data set piped was stored before: 1 example\n")
     assert len(run("datasets", "list", "--json").json) == 1
+
+
+def test_name_moves_to_other_examples_only_if_that_is_asked_for(run: Run, data: Path) -> None:
+    run("datasets", "add", data, "--name", "birds")
+    first = run("datasets", "list", "--json").json[0]["digest"]
+    assert run("datasets", "add", data, "--name", "birds").out == "Data set birds was stored before: 10 examples\n"
+    with data.open("a", encoding="utf-8") as stream:
+        stream.write('{"prompt": "Who?", "completion": "The wren."}\n')
+    refused = run("datasets", "add", data, "--name", "birds")
+    assert refused.status == 4
+    assert f"data set birds already has 10 other examples ({first[:12]})" in refused.err
+    assert "--replace" in refused.err
+    moved = run("datasets", "add", data, "--name", "birds", "--replace")
+    second = next(found["digest"] for found in run("datasets", "list", "--json").json if found["name"] == "birds")
+    assert moved.out == f"Moved the name birds from data set {first[:12]} to {second[:12]}: 11 examples\n"
+    assert first != second
+
+
+def test_suggested_command_names_a_stored_set_beside_a_folder_of_its_name(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mails"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for split, texts in (("train", "abc"), ("validation", "de")):
+        rows = "".join(f'{{"prompt": "{text}", "completion": "x"}}\n' for text in texts)
+        (folder / f"{split}.jsonl").write_text(rows)
+    for expected in ("Added data set {}: {}", "Data set {} was stored before: {}"):
+        added = run("datasets", "add", "mails", "--name", "mails")
+        counts = (("mails", "3 examples"), ("mails-validation", "2 examples"))
+        assert added.out.splitlines() == [expected.format(*count) for count in counts]
+    words = added.err.partition("finch-hub train ")[2].split()
+    assert words[1:3] == ["--validation", "mails-validation"]
+    assert run("datasets", "add", words[0], "--name", "mails").out.startswith("Data set mails was stored before")
+    refused = run("train", "mails", "--adapter", "a", "--base", "no-base")
+    assert "mails: is both a stored data set and a folder of this directory (write ./mails" in refused.err
+
+
+@pytest.mark.parametrize("words", [("x" * 5_000,), ("data.jsonl", "--name", "x" * 5_000)])
+def test_long_names_are_refused_in_short(run: Run, data: Path, words: tuple[str, ...]) -> None:
+    assert len(run("datasets", "add", *words).err) < 600
 
 
 def test_data_without_a_name_is_refused(run: Run) -> None:

@@ -11,6 +11,8 @@ from finch_hub.engine.data import reading
 from finch_hub.specs.jobs import TrainSpec
 from finch_hub.specs.reading import DataWarning
 
+from .conftest import train_spec
+
 
 def test_training_on_a_purged_data_set_is_refused(hub: Hub, data: Path, tiny_folder: Path) -> None:
     dataset = hub.datasets.add(data, name="birds-data")
@@ -68,3 +70,79 @@ def test_system_prompt_is_stored_with_the_examples_that_have_none(hub: Hub) -> N
     given = hub.datasets.add(rows, system="Chirp.")
     assert given.digest == hub.datasets.add([own, {**own, "system": "Chirp."}, {"text": "c"}]).digest
     assert given.digest != hub.datasets.add(rows).digest
+
+
+def test_name_stands_for_one_data_set(hub: Hub) -> None:
+    first = hub.datasets.add([("a", "b")], name="pairs")
+    assert (first.is_new, hub.datasets.add([("a", "b")], name="pairs").is_new) == (True, False)
+    with pytest.raises(errors.Conflict, match="data set pairs already has 1 other examples"):
+        hub.datasets.add([("c", "d")], name="pairs")
+    with pytest.raises(errors.Conflict, match="already stored as data set pairs"):
+        hub.datasets.add([("a", "b")], name="couples")
+    assert hub.datasets.get("pairs").digest == first.digest
+    moved = hub.datasets.add([("c", "d")], name="pairs", replace=True)
+    assert (hub.datasets.get("pairs").digest, moved.moved_from) == (moved.digest, first.digest)
+    assert hub.datasets.get(first.digest).name is None
+    assert hub.datasets.add([("c", "d")], name="couples", replace=True).name == "couples"
+    with pytest.raises(errors.NotFound):
+        hub.datasets.get("pairs")
+
+
+def test_name_of_a_purged_data_set_is_free(hub: Hub) -> None:
+    hub.datasets.add([("a", "b")], name="pairs")
+    hub.datasets.purge("pairs")
+    again = hub.datasets.add([("c", "d")], name="pairs")
+    assert hub.datasets.get("pairs") == hub.datasets.get(again.digest)
+
+
+def test_name_that_looks_like_a_digest_is_found_before_the_digest(hub: Hub) -> None:
+    first = hub.datasets.add([("a", "b")])
+    second = hub.datasets.add([("c", "d")], name=f"{first.digest[:8]}")
+    assert hub.datasets.get(first.digest[:8]).digest == second.digest
+    assert hub.datasets.get(first.digest[:9]).digest == first.digest
+
+
+def test_both_splits_of_a_mapping_or_folder_are_stored(hub: Hub, tmp_path: Path) -> None:
+    train, held_out = [{"prompt": "a", "completion": "b"}], [{"prompt": "c", "completion": "d"}]
+    added = hub.datasets.add({"train": train, "validation": held_out}, name="pairs", system="Sing.")
+    assert added.validation is not None
+    assert (added.name, added.validation.name) == ("pairs", "pairs-validation")
+    assert added.validation.digest == hub.datasets.add(held_out, system="Sing.").digest
+    for number, name in enumerate(("dev", "valid.csv", "val", "validation-00000-of-00001.jsonl")):
+        folder = tmp_path / str(number)
+        (folder / "data").mkdir(parents=True)
+        rows = "prompt,completion\na,b\n" if name.endswith("csv") else '{"prompt": "a", "completion": "b"}\n'
+        (folder / "data" / "train.jsonl").write_text('{"prompt": "x", "completion": "y"}\n')
+        (folder / "data" / (name if "." in name else f"{name}.jsonl")).write_text(rows)
+        validation = hub.datasets.add(folder).validation
+        assert validation is not None
+        assert validation.examples == 1
+
+
+def test_validation_split_that_has_a_name_keeps_it(hub: Hub) -> None:
+    hub.datasets.add([("c", "d")], name="held-out")
+    added = hub.datasets.add({"train": [("a", "b")], "validation": [("c", "d")]}, name="pairs")
+    assert added.validation is not None
+    assert added.validation.name == "held-out"
+
+
+def test_name_of_a_file_and_of_a_stored_data_set_is_refused(
+    hub: Hub, data: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = hub.datasets.add([(f"{n}", "b") for n in range(20)], name="data.jsonl")
+    monkeypatch.chdir(data.parent)
+    for refused in (
+        lambda: hub.train("data.jsonl", adapter="birds", base=tiny_folder),
+        lambda: hub.train([("a", "b")], validation="data.jsonl", adapter="birds", base=tiny_folder),
+        lambda: hub.evaluate("data.jsonl", base=tiny_folder),
+    ):
+        with pytest.raises(
+            errors.InvalidInput, match=r"data.jsonl: is both .* \(write \./data.jsonl .* or [0-9a-f]{12}"
+        ):
+            refused()
+    for name in ("./data.jsonl", data, Path("data.jsonl")):
+        assert train_spec(hub, name, base=tiny_folder).train != stored.digest
+    assert train_spec(hub, stored.digest[:12], base=tiny_folder, validation=0.0).train == stored.digest
+    hub.datasets.add("data.jsonl", name="data.jsonl", replace=True)
+    hub.datasets.purge("data.jsonl")
+    hub.train("data.jsonl", adapter="birds", base=tiny_folder)  # only the file is left

@@ -52,8 +52,8 @@ def test_folder_uses_its_validation_split_unless_a_share_is_given(
     own = train_spec(hub, folder, base=tiny_folder)
     with pytest.warns(DataWarning, match=r"files that are not of the train split: validation\.jsonl"):
         share = train_spec(hub, folder, base=tiny_folder, validation=0.25)
-    with pytest.warns(DataWarning, match=r"files that are not of the train split: validation\.jsonl"):
-        assert hub.datasets.add(folder).digest == own.train
+    added = hub.datasets.add(folder)
+    assert (added.digest, added.validation and added.validation.digest) == (own.train, own.validation)
     examples = {dataset.digest: dataset.examples for dataset in hub.datasets.find()}
     assert (examples[own.train], examples[own.validation or ""]) == (20, 1)
     assert (examples[share.train], examples[share.validation or ""]) == (15, 5)

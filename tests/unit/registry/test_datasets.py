@@ -19,7 +19,9 @@ def add(database: Database, text: str = "train", name: str | None = None) -> val
 def test_data_set_is_identified_by_its_digest(database: Database) -> None:
     first = add(database, name="medical")
     assert add(database) == first
-    assert add(database, name="health") == first.evolve(name="health")
+    assert add(database, name="medical") == first
+    with pytest.raises(errors.Conflict, match="already stored as data set medical"):
+        add(database, name="health")
     other = add(database, "validation")
     with database.read() as session:
         assert [found.digest for found in datasets.find(session)] == [other.digest, first.digest]
