@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from finch_hub.formats import peft_config
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.float_conversion import Float32, to_float32
 from finch_hub.formats.foreign_names import make_renaming
-from finch_hub.formats.lora_modules import LoRAModule
+from finch_hub.formats.lora_modules import LoRAModule, describe_left_out
 from finch_hub.formats.model_files import ModelFiles
 from finch_hub.formats.peft_names import BASE_LAYER, PREFIX, split_name
 from finch_hub.formats.safetensors_file import SafetensorsFile
@@ -47,14 +47,19 @@ def rename_to_base(names: Iterable[str], base: BaseLayout) -> dict[str, str]:
 
 
 def find_misfits(
-    modules: Mapping[str, LoRAModule], others: Mapping[str, tuple[int, ...]], base: BaseLayout
+    modules: Mapping[str, LoRAModule],
+    others: Mapping[str, tuple[int, ...]],
+    config: Mapping[str, Any],
+    base: BaseLayout,
 ) -> Iterator[errors.Problem]:
-    """Yield every part of an adapter that this base does not have, or has in another shape.
+    """Yield every part of an adapter that this base does not have, has in another shape, or does not let adapt.
 
     Args:
         others: shapes of the tensors that the adapter stores whole, by their names in the base's state dict.
     """
     missing = 0
+    if base.head in modules and peft_config.is_all_linear(config.get("target_modules")):
+        yield describe_left_out(base.head, "target_modules=all-linear")
     for path, module in modules.items():
         found = base.embeddings if module.embedding else base.linear
         shape = found.get(path)
@@ -108,7 +113,7 @@ def fit_config(config: dict[str, Any], old: Mapping[str, tuple[int, float]], pat
         paths: new path of each module by its old path.
     """
     targets = config["target_modules"]
-    if targets != "all-linear" and len(peft_config.match_targets(targets, paths.values())) < len(paths):
+    if not peft_config.is_all_linear(targets) and peft_config.find_left_out(config, list(paths.values())):
         pin_targets(config, paths.values())
     new = peft_config.ranks_and_scales(config, paths.values())
     if any(new[paths[path]] != meant for path, meant in old.items()):
@@ -121,6 +126,13 @@ def pin_targets(config: dict[str, Any], paths: Iterable[str]) -> None:
     """Let a config name its modules by their whole paths."""
     places = dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern"))
     config.update({**places, "target_modules": sorted(paths)})
+
+
+def find_absent(modules: Collection[str], config: Mapping[str, Any], base: BaseLayout) -> list[str]:
+    """Return the modules of a base that a config picks, and of which an adapter has no tensors."""
+    is_all_linear = peft_config.is_all_linear(config.get("target_modules"))
+    known = base.inner_linear if is_all_linear else [*base.linear, *base.embeddings]
+    return [path for path in peft_config.pick_modules(config, known) if path not in modules]
 
 
 def _missing(path: str, known: Iterable[str], base: BaseLayout) -> errors.Problem:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from finch_hub import errors
-from finch_hub.formats import config_fields
+from finch_hub.formats import config_fields, peft_config
 from finch_hub.formats.config_fields import shorten
 from finch_hub.formats.peft_names import CONFIG
 
@@ -52,11 +52,15 @@ def clean_config(text: bytes) -> CleanConfig:
     raw = _parse_json(text)
     problems: list[errors.Problem] = []
     values: dict[str, Any] = {"base_model_name_or_path": None, "inference_mode": True, "init_lora_weights": True}
-    is_costly = any(isinstance(raw.get(field), str) and _is_costly(raw[field], "target") for field in _PLACES[:2])
+    unsupported = list(config_fields.find_unsupported(raw))
+    costly = [field for field in _PLACES[:2] if isinstance(raw.get(field), str) and _is_costly(raw[field], "target")]
     # With tied weights, PEFT adapts modules that target_modules does not name.
-    is_pinned = raw.get("target_modules") is None or is_costly or raw.get("ensure_weight_tying") is True
-    if is_pinned:  # the paths of the file's modules say the same
-        raw |= dict.fromkeys(_PLACES)
+    is_tied = raw.get("ensure_weight_tying") is True
+    is_pinned = raw.get("target_modules") is None or bool(costly) or is_tied
+    raw |= dict.fromkeys(_PLACES if is_tied else costly)
+    if peft_config.is_all_linear(raw.get("target_modules")):
+        raw["target_modules"] = peft_config.ALL_LINEAR
+    ignored = config_fields.find_ignored(raw)
     for field, (default, check) in _KEPT.items():
         value = raw.get(field, default)
         if value is None:
@@ -69,10 +73,13 @@ def clean_config(text: bytes) -> CleanConfig:
     for field in ("base_model_name_or_path", "revision"):
         if not isinstance(name := raw.get(field), str | None):
             problems.append(errors.Problem(where=field, what=f"is {shorten(name)}; it must be a text"))
-    problems += config_fields.find_unsupported(raw)
+    problems += unsupported
     if problems:
         raise errors.RefusedArtifact(problems, subject=CONFIG)
-    return CleanConfig(values, config_fields.find_ignored(raw), is_pinned)
+    if values["layers_pattern"] and values["layers_to_transform"] in (None, []):
+        # It says nothing without layers, and PEFT does not read such a config.
+        ignored["layers_pattern"], values["layers_pattern"] = values["layers_pattern"], None
+    return CleanConfig(values, ignored, is_pinned)
 
 
 def _parse_json(text: bytes) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from finch_hub import errors
 from finch_hub.artifacts import adapter_source, base_fit, config_cleaning, tensor_checks, tensor_names
 from finch_hub.artifacts.adapter_source import AdapterSource
 from finch_hub.formats import quantized
+from finch_hub.formats.adapter_folder import shorten
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.lora_modules import LoRAModule
@@ -145,7 +146,10 @@ def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: G
     modules, problems = tensor_checks.check_tensors(tensors, config, scheme)
     problems = [*named.problems, *problems]
     if base is not None and not problems:
-        _check_fit(modules, tensors, scheme, base, source.shown)
+        _check_fit(modules, tensors, config, scheme, base, source.shown)
+        if absent := base_fit.find_absent(modules, config, base):
+            base_fit.pin_targets(config, modules)
+            notes.append(f"target_modules names only modules that the file has, not {shorten(absent, 4)}")
         is_transposed = not base.transposed.isdisjoint(modules)
         if config["fan_in_fan_out"] != is_transposed:
             config["fan_in_fan_out"] = is_transposed
@@ -180,6 +184,7 @@ def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: G
 def _check_fit(
     modules: Mapping[str, LoRAModule],
     tensors: Mapping[str, TensorInfo],
+    config: Mapping[str, Any],
     scheme: quantized.Scheme | None,
     base: BaseLayout,
     shown: str,
@@ -192,7 +197,7 @@ def _check_fit(
     shapes = {name: info.shape for name, info in tensors.items()} if scheme is None else scheme.logical_shapes(tensors)
     wholes = {split_name(name)[0]: shape for name, shape in shapes.items() if split_name(name)[1] is None}
     others = {path.replace(BASE_LAYER, "."): shape for path, shape in wholes.items()}
-    if problems := list(base_fit.find_misfits(modules, others, base)):
+    if problems := list(base_fit.find_misfits(modules, others, config, base)):
         raise errors.Incompatible(problems, subject=shown)
 
 

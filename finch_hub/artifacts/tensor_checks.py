@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from finch_hub import errors
-from finch_hub.formats import lora_modules, peft_config, quantized
+from finch_hub.formats import lora_modules, quantized
 from finch_hub.formats.float_conversion import to_float32
 from finch_hub.formats.lora_modules import LoRAModule
 from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, PREFIX, split_name
@@ -54,13 +54,6 @@ def check_tensors(
         problems.append(errors.Problem(what="holds no LoRA factors"))
     for module in found.modules.values():
         problems += _check_vectors(module, shapes, config)
-    if config["target_modules"] != "all-linear":  # only the base knows which modules are linear
-        targets = set(peft_config.match_targets(config["target_modules"], found.modules))
-        problems += [
-            _problem(path, "is not among the config's target_modules, so no reader would load it")
-            for path in found.modules
-            if path not in targets
-        ]
     return found.modules, problems
 
 
@@ -70,8 +63,8 @@ def check_number_of_patterns(config: Mapping[str, Any], paths: Collection[str]) 
     Raises:
         RefusedArtifact: they are too many.
     """
-    for field in ("rank_pattern", "alpha_pattern"):
-        if len(config[field]) * len(paths) > _MAX_PATTERN_MATCHES:
+    for field in ("rank_pattern", "alpha_pattern", "layers_pattern", "modules_to_save"):
+        if len(config.get(field) or ()) * len(paths) > _MAX_PATTERN_MATCHES:
             raise errors.RefusedArtifact("has too many patterns", where=field, subject=CONFIG)
 
 

@@ -13,7 +13,8 @@ from finch_hub.artifacts import base_fit, tensor_checks
 from finch_hub.formats import peft_config, quantized
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.foreign_names import canonical_name, describe_renaming
-from finch_hub.formats.peft_names import BASE_LAYER, split_name
+from finch_hub.formats.lora_modules import describe_left_out
+from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, split_name
 from finch_hub.formats.safetensors_file import SafetensorsFile
 
 _COPY = f"{BASE_LAYER}weight"
@@ -45,7 +46,7 @@ def name_tensors(
         base: modules of the base, whose names may differ from those of the model that was trained.
 
     Raises:
-        RefusedArtifact: the config has too many patterns for this many modules.
+        RefusedArtifact: the config has too many patterns for this many modules, or leaves out some of them.
     """
     scales = quantized.scales_of(file.tensors)
     canonical = {name: canonical_name(name) for name in file.tensors if name not in scales and _UNUSED not in name}
@@ -58,6 +59,12 @@ def name_tensors(
         notes.append(f"tensors have the names of PEFT and of the base: {example}")
     paths = {split_name(old)[0]: split_name(new)[0] for old, new in fitted.items() if split_name(old)[1] is not None}
     tensor_checks.check_number_of_patterns(config, paths)
+    # PEFT reads the config with the names of the file, or with those of this base.
+    left_out = peft_config.find_left_out(config, paths)
+    remaining = peft_config.find_left_out(config, [paths[old] for old in left_out])
+    problems = [describe_left_out(old, field) for old, field in left_out.items() if paths[old] in remaining]
+    if problems:
+        raise errors.RefusedArtifact(problems, subject=CONFIG)
     if is_pinned:
         base_fit.pin_targets(config, paths)
         notes.append(
@@ -65,7 +72,6 @@ def name_tensors(
         )
     if any(old != new for old, new in paths.items()):
         base_fit.fit_config(config, peft_config.ranks_and_scales(config, paths), paths)
-    problems = []
     taken: dict[str, str] = {}
     for old, new in sorted(names.items()):
         if (other := taken.setdefault(new, old)) == old:

@@ -85,6 +85,10 @@ def find_unsupported(config: Mapping[str, Any]) -> Iterator[errors.Problem]:
     if config.get("lora_bias"):
         fix = "train it with lora_bias=False"
         yield errors.Problem(where="lora_bias", what="adds a bias to B, which is not supported", fix=fix)
+    for field in ("layers_to_transform", "layers_pattern"):
+        if isinstance(config.get("target_modules"), str) and not is_empty(config.get(field)):
+            what = f"is {shorten(config[field])}, which PEFT does not read if target_modules is one text"
+            yield errors.Problem(where=field, what=what, fix="list the names of the modules in target_modules")
     for field, value in sorted(config.items()):
         if field not in SUPPORTED and not is_empty(value) and not _is_harmless(field, value):
             if field in _REASONS:

@@ -50,7 +50,10 @@ class LoRATensors(NamedTuple):
 
 
 def find_modules(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> LoRATensors:
-    """Sort tensors, given by name and logical shape, into the modules of a config."""
+    """Sort tensors, given by name and logical shape, into the modules of a config.
+
+    A module that the config leaves out is a problem, because PEFT would ignore its tensors.
+    """
     parts: dict[str, dict[Part, str]] = {}
     others: list[str] = []
     problems: list[errors.Problem] = []
@@ -69,7 +72,14 @@ def find_modules(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
             problems.append(found)
         else:
             modules[path] = found
+    problems += [describe_left_out(path, field) for path, field in peft_config.find_left_out(config, modules).items()]
     return LoRATensors(modules, tuple(others), tuple(problems))
+
+
+def describe_left_out(path: str, field: str) -> errors.Problem:
+    """Return the problem of a module that has tensors, but is left out by a field of the config."""
+    what = f"has tensors, but {field} in the config leaves it out, so that no reader would load them"
+    return errors.Problem(where=path, what=what, fix=f"correct {field}, or save the adapter without these tensors")
 
 
 def _make_module(

@@ -1,17 +1,19 @@
-"""Meaning of PEFT's `adapter_config.json`: ranks, scales, targets, and parts beyond low-rank updates."""
+"""Meaning of PEFT's `adapter_config.json`: ranks, scales, modules, and parts beyond low-rank updates."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 from finch_hub import errors
 
 _T = TypeVar("_T")
+ALL_LINEAR = "all-linear"
+"""Value of `target_modules` for all linear modules but the language-model head."""
 
 
 class _Part(NamedTuple):
@@ -80,6 +82,61 @@ def match_targets(targets: str | Collection[str], paths: Iterable[str]) -> list[
         return [path for path in paths if re.fullmatch(targets, path)]
     names = set(targets)
     return [path for path in paths if not names.isdisjoint(_ends_of(path))]
+
+
+def pick_modules(config: Mapping[str, Any], paths: Iterable[str]) -> list[str]:
+    """Return the paths of the modules that PEFT adapts with this config.
+
+    Args:
+        paths: of modules that PEFT can adapt. With "all-linear", or without `target_modules`, all of them are targets.
+    """
+    candidates = list(paths)
+    left_out = find_left_out(config, candidates)
+    return [path for path in candidates if path not in left_out]
+
+
+def find_left_out(config: Mapping[str, Any], paths: Collection[str]) -> dict[str, str]:
+    """Return the paths that PEFT does not adapt with this config, with the field that leaves each out."""
+    targets = config.get("target_modules")
+    has_all = targets is None or is_all_linear(targets)
+    chosen = set(paths if has_all else match_targets(targets, paths))
+    exact = set() if has_all or isinstance(targets, str) else chosen.intersection(targets)  # in all layers, as in PEFT
+    excluded = set(match_targets(config.get("exclude_modules") or (), paths))
+    saved = [re.compile(rf"(^|.*\.){name}($|\..*)") for name in config.get("modules_to_save") or ()]
+    is_in_layers = _layer_rule(config)
+    left_out = {}
+    for path in paths:
+        if path in excluded:
+            left_out[path] = "exclude_modules"
+        elif any(regex.match(path) for regex in saved):
+            left_out[path] = "modules_to_save"
+        elif path not in chosen:
+            left_out[path] = "target_modules"
+        elif path not in exact and not is_in_layers(path):
+            left_out[path] = "layers_to_transform"
+    return left_out
+
+
+def is_all_linear(targets: Any) -> bool:
+    """Tell whether `target_modules` means all linear modules but the language-model head."""
+    return isinstance(targets, str) and targets.lower() == ALL_LINEAR
+
+
+def _layer_rule(config: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Return a function that tells whether a path is in the layers of a config, counted as in PEFT."""
+    layers, patterns = config.get("layers_to_transform"), config.get("layers_pattern") or ()
+    if layers is None or layers == []:
+        return lambda path: True
+    indices = {layers} if isinstance(layers, int) else set(layers)
+    names = [patterns] if isinstance(patterns, str) else patterns
+    # The first number is the layer's. Later ones count experts.
+    regexes = [re.compile(rf"(?:^|.*?\.){name}\.(\d+)\.") for name in names] or [re.compile(r".*?\.[^.]*\.(\d+)\.")]
+
+    def is_in_layers(path: str) -> bool:
+        found = next(filter(None, (regex.match(path) for regex in regexes)), None)
+        return found is not None and int(found[1]) in indices
+
+    return is_in_layers
 
 
 def beyond_low_rank(config: Mapping[str, Any], places: Mapping[str, str] | None = None) -> tuple[errors.Problem, ...]:

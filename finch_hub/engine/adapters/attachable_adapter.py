@@ -75,7 +75,7 @@ class AttachableAdapter:
             Incompatible: the adapter does not fit the base.
         """
         weights = read_adapter(Path(path))
-        adapter = cls(peft_fields.to_lora_config(weights.config), name=name)
+        adapter = cls(peft_fields.to_lora_config(weights.config, weights.names), name=name)
         adapter._fields = weights.config
         adapter._weights = weights
         if base is not None:

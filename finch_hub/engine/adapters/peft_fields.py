@@ -38,11 +38,17 @@ def from_lora_config(config: LoRAConfig, base: Base, layout: BaseLayout, paths: 
     return dict(json.loads(json.dumps(fields.to_dict(), default=sorted)))  # PEFT keeps names in sets
 
 
-def to_lora_config(fields: Mapping[str, Any]) -> LoRAConfig:
-    """Return the configuration that PEFT's fields describe, without warnings about unusual values."""
-    targets = fields.get("target_modules")
+def to_lora_config(fields: Mapping[str, Any], paths: Iterable[str]) -> LoRAConfig:
+    """Return the configuration that PEFT's fields describe, without warnings about unusual values.
+
+    Args:
+        paths: of the adapted modules. They stand for fields that the configuration does not have.
+    """
+    targets = fields.get("target_modules") or tuple(paths)
     layers = fields.get("layers_to_transform")
     excluded = fields.get("exclude_modules") or ()
+    if isinstance(excluded, str) or fields.get("layers_pattern"):
+        targets, excluded, layers = tuple(paths), (), None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnusualValueWarning)
         return LoRAConfig.of(
@@ -50,8 +56,8 @@ def to_lora_config(fields: Mapping[str, Any]) -> LoRAConfig:
                 "rank": fields.get("r", 8),
                 "alpha": fields.get("lora_alpha", 8),
                 "dropout": fields.get("lora_dropout") or 0.0,
-                "target_modules": targets if isinstance(targets, str) else tuple(targets or ()),
-                "exclude_modules": (excluded,) if isinstance(excluded, str) else tuple(excluded),
+                "target_modules": targets if isinstance(targets, str) else tuple(targets),
+                "exclude_modules": tuple(excluded),
                 "layers_to_transform": (layers,) if isinstance(layers, int) else layers,
                 "rank_pattern": fields.get("rank_pattern") or {},
                 "alpha_pattern": fields.get("alpha_pattern") or {},

@@ -102,5 +102,5 @@ def check_fit(weights: AdapterWeights, base: Base) -> None:
         Incompatible: one problem for each module that does not fit.
     """
     layout = describe_model(base.model, name=base.name)
-    if problems := list(find_misfits(weights.names, {}, layout)):
+    if problems := list(find_misfits(weights.names, {}, weights.config, layout)):
         raise errors.Incompatible(problems, subject=f"adapter for a base other than {base.name}")

@@ -37,7 +37,7 @@ def lora(path: str, outputs: int = 4, inputs: int = 6) -> Shapes:
 
 def misfits(shapes: Shapes, others: Shapes | None = None) -> list[str]:
     modules = find_modules(shapes, {"r": 2}).modules
-    return [str(problem) for problem in find_misfits(modules, others or {}, BASE)]
+    return [str(problem) for problem in find_misfits(modules, others or {}, {}, BASE)]
 
 
 @pytest.mark.parametrize(

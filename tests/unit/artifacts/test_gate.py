@@ -156,7 +156,7 @@ WRONG: dict[str, tuple[Tensors, dict[str, Any], str]] = {
         {"lora_bias": True},
         "adds a bias to B, which is not supported",
     ),
-    "a module that is no target": (factors("layers.0.k"), {}, "not among the config's target_modules"),
+    "a module that is no target": (factors("layers.0.k"), {}, "target_modules in the config leaves it out"),
     "a copy of the embedding": (factors() | {f"{PREFIX}e.base_layer.weight": zeros(3, 3)}, {}, "copy of the base"),
     "DoRA that is off": (factors() | {f"{PREFIX}layers.0.q.lora_magnitude_vector": zeros(4)}, {}, "does not enable it"),
     "DoRA of another size": (

@@ -31,7 +31,7 @@ def test_usual_names_stay_and_nothing_is_said(tmp_path: Path) -> None:
 
 
 def test_pinned_config_names_the_modules_of_the_file(tmp_path: Path) -> None:
-    config = {**FIELDS, "exclude_modules": ["k"]}
+    config = {**FIELDS, "target_modules": None, "exclude_modules": ["k"]}
     name(tmp_path, factors("layers.1.q") | factors("layers.0.v"), config, is_pinned=True)
     assert (config["target_modules"], config["exclude_modules"]) == (["layers.0.v", "layers.1.q"], None)
 
