@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from finch_hub import errors
 from finch_hub.artifacts import archives
@@ -17,6 +17,7 @@ from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _OTHER_ARCHIVES = (".rar", ".7z", ".zst", ".tar.zst")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_. -]{1,100}")
 _MAX_DEPTH = 8
 _SHOWN = 12
 
@@ -40,22 +41,38 @@ class AdapterSource:
     leftovers: tuple[str, ...]
 
 
+class _Files(NamedTuple):
+    """Files of one adapter as in `AdapterSource`, by their paths in a folder or archive."""
+
+    shown: str
+    weights: PurePosixPath
+    config: PurePosixPath | None
+    record: PurePosixPath | None
+    leftovers: tuple[str, ...]
+
+
 def find_adapter(source: Path, scratch: Path, *, max_bytes: int) -> AdapterSource:
     """Find the only adapter of a source. No path or link in it is followed.
 
     Args:
-        source: a PEFT folder, a folder or archive with one somewhere inside, or one safetensors file.
+        source: a PEFT folder or its config or weights, a folder or archive with one somewhere inside, or one
+            safetensors file.
         scratch: folder that does not exist yet, for the files of an archive.
-        max_bytes: of an archive, unpacked.
+        max_bytes: of the files of an archive, unpacked.
 
     Raises:
         RefusedArtifact: there is no adapter, there are several, or its weights are a pickle.
     """
     if archives.is_archive(source):
-        unpacked = archives.unpack(source, scratch, max_bytes=max_bytes)
-        return _find_in(unpacked.folder, source.name, unpacked.leftovers)
+        return _extract(source, scratch, max_bytes)
+    if source.name == CONFIG or (source.name == WEIGHTS and (source.parent / CONFIG).is_file()):
+        source = source.parent
     if source.is_dir():
-        return _find_in(source, source.name or str(source), ())
+        found = _find(_walk(source), source.name or str(source), f"import the folder of one of them, in {source}")
+        config, record = (None if path is None else source / path for path in (found.config, found.record))
+        return AdapterSource(
+            shown=found.shown, weights=source / found.weights, config=config, record=record, leftovers=found.leftovers
+        )
     name = source.name.lower()
     if name.endswith(_PICKLES):
         what = f"is a {source.suffix} file, a pickle, which can run code when it is loaded"
@@ -68,50 +85,83 @@ def find_adapter(source: Path, scratch: Path, *, max_bytes: int) -> AdapterSourc
     return AdapterSource(shown=source.name, weights=source, config=None, record=None, leftovers=())
 
 
-def _find_in(root: Path, shown: str, leftovers: Sequence[str]) -> AdapterSource:
-    """Find the adapter in a folder or below it."""
-    if (root / CONFIG).exists():
-        return _at(root, shown, [*(_names_in(root)), *leftovers])
-    files = _walk(root)
-    folders = [file.parent for file in files if file.name == CONFIG]
-    chosen = _choose(folders, shown)
+def _extract(source: Path, scratch: Path, max_bytes: int) -> AdapterSource:
+    """Write the files of an archive's adapter to a folder, each under a plain name, and nothing else."""
+    with archives.open_archive(source, max_bytes=max_bytes) as archive:
+        names = {PurePosixPath(name): name for name in archive.files}
+        # Names in an archive may be longer than a file system allows, or have no form in it.
+        files = [path for path in names if len(path.parts) <= _MAX_DEPTH + 1]
+        found = _find(files, source.name, "unpack it, and import the folder of one of them")
+        scratch.mkdir(parents=True)
+        is_plain = _PLAIN_NAME.fullmatch(found.weights.name) is not None
+        weights = scratch / (found.weights.name if is_plain else WEIGHTS)
+        config = scratch / CONFIG if found.config is not None else None
+        record = scratch / RECORD if found.record is not None else None
+        pairs = ((found.weights, weights), (found.config, config), (found.record, record))
+        archive.extract({names[path]: target for path, target in pairs if path is not None and target is not None})
+        leftovers = tuple(sorted({*found.leftovers, *map(_printable, archive.leftovers)}))
+    return AdapterSource(shown=found.shown, weights=weights, config=config, record=record, leftovers=leftovers)
+
+
+def _find(files: Sequence[PurePosixPath], shown: str, fix_of_several: str) -> _Files:
+    """Find the only adapter among files.
+
+    Args:
+        shown: name of their folder or archive in messages.
+        fix_of_several: what to do if they are of several adapters.
+    """
+    chosen = _choose([file.parent for file in files if file.name == CONFIG], shown, fix_of_several)
     if chosen is None:
-        return _single_file(root, files, shown, leftovers)
-    beside = [_beside(file, chosen) for file in files if not file.is_relative_to(chosen)]
-    return _at(root / chosen, f"{shown}: {chosen.as_posix()}", [*_names_in(root / chosen), *beside, *leftovers])
+        return _single_file(files, shown)
+    inside = {chosen / CONFIG, chosen / WEIGHTS, chosen / RECORD}.intersection(files)
+    own = [file.name for file in files if file.parent == chosen]
+    if chosen.parts:
+        shown = f"{shown}: {_printable(chosen.as_posix())}"
+    if chosen / WEIGHTS not in inside:
+        fix = f"save the adapter with safetensors, as {WEIGHTS}"
+        raise errors.RefusedArtifact(f"has no {WEIGHTS}{_describe_pickles(own)}", fix=fix, subject=shown)
+    return _Files(
+        shown=shown,
+        weights=chosen / WEIGHTS,
+        config=chosen / CONFIG,
+        record=chosen / RECORD if chosen / RECORD in inside else None,
+        leftovers=_leftovers(files, inside, chosen),
+    )
 
 
-def _choose(folders: Sequence[Path], shown: str) -> Path | None:
+def _choose(folders: Sequence[PurePosixPath], shown: str, fix: str) -> PurePosixPath | None:
     """Return the folder of the only adapter. Checkpoints and folders inside of another adapter's do not count."""
     finished = [folder for folder in folders if not any(map(_CHECKPOINT.fullmatch, folder.parts))] or folders
-    outer = [
-        folder for folder in finished if not any(folder != other and folder.is_relative_to(other) for other in finished)
-    ]
+    known = set(finished)
+    outer = [folder for folder in finished if known.isdisjoint(folder.parents)]
     if len(outer) > 1:
-        names = sorted(folder.as_posix() for folder in outer)
+        names = sorted(_printable(folder.as_posix()) for folder in outer)
         what = f"holds {len(outer)} adapters: {', '.join(names[:_SHOWN])}{'…' if len(names) > _SHOWN else ''}"
-        raise errors.RefusedArtifact(what, fix="unpack it, and import the folder of one of them", subject=shown)
+        raise errors.RefusedArtifact(what, fix=fix, subject=shown)
     return outer[0] if outer else None
 
 
-def _single_file(root: Path, files: Sequence[Path], shown: str, leftovers: Sequence[str]) -> AdapterSource:
+def _single_file(files: Sequence[PurePosixPath], shown: str) -> _Files:
     """Return the only safetensors file of a folder without a config, whose metadata may hold one."""
     weights = [file for file in files if file.suffix == ".safetensors"]
     if len(weights) == 1 and weights[0].name != WEIGHTS:
-        others = [_beside(file, weights[0]) for file in files if file != weights[0]]
-        return AdapterSource(
-            shown=f"{shown}: {weights[0].as_posix()}",
-            weights=root / weights[0],
+        return _Files(
+            shown=f"{shown}: {_printable(weights[0].as_posix())}",
+            weights=weights[0],
             config=None,
             record=None,
-            leftovers=tuple(sorted({*others, *leftovers})),
+            leftovers=_leftovers(files, {weights[0]}, weights[0].parent),
         )
     if any(file.suffix == ".gguf" for file in files):
         raise _gguf(shown)
-    pickles = sorted(file.name for file in files if file.suffix in _PICKLES)
-    found = f"; it has the pickle {', '.join(pickles[:_SHOWN])}, which can run code" if pickles else ""
+    found = _describe_pickles([file.name for file in files])
     fix = f"give a folder with {CONFIG} and {WEIGHTS}, as PEFT saves an adapter"
     raise errors.RefusedArtifact(f"has no {CONFIG}{found}", fix=fix, subject=shown)
+
+
+def _describe_pickles(names: Sequence[str]) -> str:
+    pickles = sorted(_printable(name) for name in names if name.endswith(_PICKLES))
+    return f"; it has the pickle {', '.join(pickles[:_SHOWN])}, which can run code" if pickles else ""
 
 
 def _gguf(shown: str) -> errors.RefusedArtifact:
@@ -119,40 +169,35 @@ def _gguf(shown: str) -> errors.RefusedArtifact:
     return errors.RefusedArtifact(what, fix=fix, subject=shown)
 
 
-def _at(folder: Path, shown: str, beside: Sequence[str]) -> AdapterSource:
-    """Return the files of a PEFT folder."""
-    weights = folder / WEIGHTS
-    if not weights.exists():
-        pickles = sorted(name for name in beside if name.endswith(_PICKLES))
-        found = f"; it has the pickle {', '.join(pickles[:_SHOWN])}, which can run code" if pickles else ""
-        fix = f"save the adapter with safetensors, as {WEIGHTS}"
-        raise errors.RefusedArtifact(f"has no {WEIGHTS}{found}", fix=fix, subject=shown)
-    record = folder / RECORD
-    return AdapterSource(
-        shown=shown,
-        weights=weights,
-        config=folder / CONFIG,
-        record=record if record.exists() else None,
-        leftovers=tuple(sorted(set(beside) - {CONFIG, WEIGHTS, RECORD})),
-    )
+def _leftovers(files: Sequence[PurePosixPath], used: set[PurePosixPath], folder: PurePosixPath) -> tuple[str, ...]:
+    """Return the files that are not used, or the outermost of their folders in which nothing is used.
+
+    Args:
+        folder: of the used files. Names of what lies in it have no folder.
+    """
+    return tuple(sorted({_printable(_beside(file, folder)) for file in files if file not in used}))
 
 
-def _names_in(folder: Path) -> list[str]:
-    return [f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir()]
-
-
-def _beside(file: Path, chosen: Path) -> str:
-    """Return the file, or its folder that lies beside the chosen path."""
-    pairs = zip(file.parts, chosen.parts, strict=False)
-    shared = 1 + len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+def _beside(file: PurePosixPath, folder: PurePosixPath) -> str:
+    if file == folder:  # an archive can have a file and a folder of one name
+        return file.as_posix()
+    if file.is_relative_to(folder):
+        first, *rest = file.relative_to(folder).parts
+        return f"{first}/" if rest else first
+    shared = next(n for n, part in enumerate(file.parts) if n >= len(folder.parts) or part != folder.parts[n]) + 1
     return "/".join(file.parts[:shared]) + ("/" if len(file.parts) > shared else "")
 
 
-def _walk(root: Path) -> list[Path]:
+def _printable(name: str) -> str:
+    """Return a name with escapes for what cannot be printed."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def _walk(root: Path) -> list[PurePosixPath]:
     """Return the paths of the files below a folder, as many as an archive may have."""
-    files: list[Path] = []
+    files: list[PurePosixPath] = []
     for folder, folders, names in os.walk(root):
-        inside = Path(folder).relative_to(root)
+        inside = PurePosixPath(Path(folder).relative_to(root).as_posix())
         is_deepest = len(inside.parts) >= _MAX_DEPTH
         folders[:] = [] if is_deepest else sorted(name for name in folders if not archives.is_leftover(name))
         files += [inside / name for name in sorted(names) if not archives.is_leftover(name)]

@@ -1,4 +1,4 @@
-"""Unpacking of untrusted zip and tar archives: regular files only, inside the folder, within limits."""
+"""Reading of untrusted zip and tar archives: only the files that are needed, under names of our own, within limits."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import gzip
 import importlib
 import io
 import lzma
-import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from finch_hub import errors
+from finch_hub.formats.safetensors_header import LFS_FIX, LFS_POINTER, open_regular_file
 
-MAX_FILES = 1000
+MAX_FILES = 100_000
 MAX_RATIO = 200
 """Unpacked bytes for each packed byte; weights hardly shrink, and JSON not that much."""
 DAMAGE: tuple[type[Exception], ...] = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error)
@@ -28,30 +29,20 @@ DAMAGE += (EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
 """What readers of compressed files raise if a file is damaged, has an unknown compression or a password."""
 with contextlib.suppress(ImportError):  # Python has zstd since 3.14
     DAMAGE += (importlib.import_module("compression.zstd").ZstdError,)
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 _HARMLESS_BYTES = 2**20  # any ratio is allowed below
 _CHUNK_BYTES = 2**20
 _WINDOWS = 0  # the system that made a zip
 _MAX_READ = 2**26  # tarfile reads extended headers at once, at their declared size
-_OPENERS: Mapping[str, Callable[..., Any]] = {
-    ".tar": open,
-    ".tar.gz": gzip.open,
-    ".tgz": gzip.open,
-    ".tar.bz2": bz2.open,
-    ".tar.xz": lzma.open,
-}
+# The first bytes decide, since many a gzip archive is named .tar.
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+_OPENERS: Mapping[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _SYSTEM_FILES = frozenset({".DS_Store", "Icon", "Thumbs.db", "desktop.ini", "ehthumbs.db"})
 
 
 def is_archive(path: Path) -> bool:
-    """Tell by its name whether a file is an archive that `unpack` knows."""
-    return path.is_file() and path.name.lower().endswith((".zip", *_OPENERS))
-
-
-class Unpacked(NamedTuple):
-    """The folder of an archive's files, and the names of what macOS and Windows left in it, which is not unpacked."""
-
-    folder: Path
-    leftovers: tuple[str, ...]
+    """Tell by its name whether a file is an archive that `open_archive` knows."""
+    return path.is_file() and path.name.lower().endswith(SUFFIXES)
 
 
 def is_leftover(name: str) -> bool:
@@ -60,47 +51,99 @@ def is_leftover(name: str) -> bool:
     return "__MACOSX" in parts or parts[-1].startswith("._") or parts[-1].rstrip("\r") in _SYSTEM_FILES
 
 
-def unpack(archive: Path, into: Path, *, max_bytes: int) -> Unpacked:
-    """Unpack an archive into a new folder.
-
-    Raises:
-        RefusedArtifact: with every entry that is a link or device, is encrypted, has a repeated name or lies outside
-            the folder. Also if the archive has too many files, unpacks to too many bytes, or is damaged.
-    """
-    allowance = _Allowance(archive, max_bytes)
-    kind = _zip if archive.name.lower().endswith(".zip") else _tar
-    try:
-        with kind(archive, allowance) as (members, opened):
-            leftovers = sorted({_shorten(member.name) for member in members if is_leftover(member.name)})
-            members = [member for member in members if not is_leftover(member.name)]
-            _check(archive, members, allowance)
-            into.mkdir(parents=True)
-            for member in members:
-                if not member.is_folder:
-                    target = into / member.name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    with opened(member) as stream, target.open("xb") as out:
-                        while chunk := stream.read(_CHUNK_BYTES):
-                            allowance.spend(len(chunk))
-                            out.write(chunk)
-    except DAMAGE as error:
-        shutil.rmtree(into, ignore_errors=True)
-        what = f"cannot be unpacked: {type(error).__name__}: {error}"
-        raise errors.RefusedArtifact(what, subject=archive.name) from None
-    return Unpacked(into, tuple(leftovers))
-
-
-class _Member(NamedTuple):
-    """An entry of an archive; `fault` is the reason to refuse it, or empty."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Member:
+    """An entry of an archive; `fault` is the reason not to read it, or empty."""
 
     name: str
     size: int
-    is_folder: bool
     fault: str
     info: Any
 
 
-class _Allowance:
+class Archive:
+    """An open archive.
+
+    Attributes:
+        files: names of its files, also of links and others that cannot be extracted.
+        leftovers: names of what macOS and Windows left in it.
+    """
+
+    def __init__(self, path: Path, members: list[_Member], read: Callable[[Any], IO[bytes]], limit: _Limit) -> None:
+        outside = [
+            errors.Problem(where=repr(m.name), what="lies outside the folder") for m in members if _is_outside(m)
+        ]
+        if len(members) > MAX_FILES:
+            outside.append(errors.Problem(what=f"has more than {MAX_FILES} entries"))
+        if outside:
+            raise errors.RefusedArtifact(outside[:MAX_FILES], subject=path.name)
+        kept = [member for member in members if not is_leftover(member.name)]
+        self.files = tuple(dict.fromkeys(member.name for member in kept))
+        self.leftovers = tuple(sorted({_shorten(member.name) for member in members if is_leftover(member.name)}))
+        self._path, self._read, self._limit = path, read, limit
+        self._members = {member.name: member for member in kept}
+        self._times = Counter(member.name for member in kept)
+
+    def extract(self, targets: Mapping[str, Path]) -> None:
+        """Write some files to new paths.
+
+        Args:
+            targets: path for each name.
+
+        Raises:
+            RefusedArtifact: with every file that is a link or device, is encrypted, or is in the archive twice. Also if
+                they have too many bytes, or the archive is damaged.
+        """
+        members = [self._members[name] for name in targets]
+        problems = [errors.Problem(where=repr(m.name), what=m.fault) for m in members if m.fault]
+        problems += [errors.Problem(where=repr(n), what="is in it twice") for n in targets if self._times[n] > 1]
+        if problems:
+            raise errors.RefusedArtifact(problems, subject=self._path.name)
+        self._limit.check(sum(member.size for member in members))
+        for member in members:
+            with self._read(member.info) as stream, targets[member.name].open("xb") as out:
+                while chunk := stream.read(_CHUNK_BYTES):
+                    self._limit.spend(len(chunk))
+                    out.write(chunk)
+
+
+@contextlib.contextmanager
+def open_archive(path: Path, *, max_bytes: int) -> Iterator[Archive]:
+    """Open an archive and read the names of its files.
+
+    Args:
+        max_bytes: of the files that are extracted.
+
+    Raises:
+        RefusedArtifact: with every entry that lies outside the folder. Also if the archive has too many files, unpacks
+            to too many bytes, or is damaged. Damage may be found while the archive is open.
+    """
+    limit = _Limit(path, max_bytes)
+    with open_regular_file(path) as stream:
+        start = stream.read(len(LFS_POINTER))
+    if start == LFS_POINTER:
+        raise errors.RefusedArtifact("is a pointer of Git LFS, not the file itself", fix=LFS_FIX, subject=path.name)
+    opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
+    is_zip = start.startswith(_ZIP) or (opener is None and path.name.lower().endswith(".zip"))
+    try:
+        with _zip(path, limit) if is_zip else _tar(path, opener or open, limit) as archive:
+            yield archive
+    except DAMAGE as error:
+        what, fix = _describe_damage(error, is_zip=start.startswith(_ZIP))
+        raise errors.RefusedArtifact(f"cannot be unpacked: {what}", fix=fix, subject=path.name) from None
+
+
+def _describe_damage(error: Exception, *, is_zip: bool) -> tuple[str, str]:
+    """Return what is wrong with an archive, and what to do. The text names no file, which may be a temporary one."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror, ""
+    signs = ["unexpected end", "truncated", *(["not a zip file"] if is_zip else [])]
+    if isinstance(error, EOFError) or any(sign in str(error) for sign in signs):
+        return "it ends too early, so that a part is missing", "copy or download it again"
+    return f"{type(error).__name__}: {error}", ""
+
+
+class _Limit:
     """Limit of the bytes that an archive may unpack to, whatever it declares."""
 
     def __init__(self, archive: Path, max_bytes: int) -> None:
@@ -120,71 +163,72 @@ class _Allowance:
             raise errors.RefusedArtifact(what, subject=self._archive.name)
 
 
-def _check(archive: Path, members: Sequence[_Member], allowance: _Allowance) -> None:
-    problems = [errors.Problem(where=repr(member.name), what=member.fault) for member in members if member.fault]
-    repeated = [name for name, times in Counter(member.name for member in members).items() if times > 1]
-    problems += [errors.Problem(where=repr(name), what="is in it twice") for name in repeated]
-    if len(members) > MAX_FILES:
-        problems.append(errors.Problem(what=f"has {len(members)} entries, more than {MAX_FILES}"))
-    if problems:
-        raise errors.RefusedArtifact(problems[:MAX_FILES], subject=archive.name)
-    allowance.check(sum(member.size for member in members))
-
-
 @contextlib.contextmanager
-def _zip(archive: Path, _: _Allowance) -> Iterator[Any]:
-    with zipfile.ZipFile(archive) as opened:
-        yield [_zip_member(info) for info in opened.infolist()], lambda member: opened.open(member.info)
+def _zip(path: Path, limit: _Limit) -> Iterator[Archive]:
+    with zipfile.ZipFile(path) as opened:
+        members = [_zip_member(info) for info in opened.infolist()]
+        yield Archive(path, [member for member in members if member is not None], opened.open, limit)
 
 
-def _zip_member(info: zipfile.ZipInfo) -> _Member:
+def _zip_member(info: zipfile.ZipInfo) -> _Member | None:
     kind = stat.S_IFMT(info.external_attr >> 16)
     # Old tools of Windows write its own separator, against the format.
     path = info.orig_filename.replace("\\", "/") if info.create_system == _WINDOWS else info.orig_filename
-    fault = _fault_of_name(path)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+    if path.endswith("/"):
+        return None
+    fault = "is encrypted" if info.flag_bits & 1 else ""
+    if kind not in (0, stat.S_IFREG):
         fault = "is a link or a device"
-    elif info.flag_bits & 1:
-        fault = "is encrypted"
-    return _Member(_normal(path.partition("\0")[0]), info.file_size, path.endswith("/"), fault, info)
+    return _Member(name=path.removeprefix("./"), size=info.file_size, fault=fault, info=info)
 
 
 @contextlib.contextmanager
-def _tar(archive: Path, allowance: _Allowance) -> Iterator[Any]:
-    opener = next(opener for suffix, opener in _OPENERS.items() if archive.name.lower().endswith(suffix))
-    with opener(archive, "rb") as unpacked, tarfile.open(fileobj=_Bounded(unpacked, allowance), mode="r:") as opened:
+def _tar(path: Path, opener: Callable[..., Any], limit: _Limit) -> Iterator[Archive]:
+    with opener(path, "rb") as unpacked, tarfile.open(fileobj=_Bounded(unpacked, limit), mode="r:") as opened:
         members = []
         for info in opened:
-            members.append(_tar_member(info))
+            if not info.isdir():
+                members.append(_tar_member(info))
             if len(members) > MAX_FILES:
                 break
-        yield [member for member in members if member.name != "."], lambda member: opened.extractfile(member.info)
+
+        if opener is open and len(members) <= MAX_FILES:
+            # tarfile takes a part of a header for the end. Compressed streams raise an error themselves.
+            unpacked.seek(opened.offset)
+            if 0 < len(unpacked.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+                raise EOFError
+
+        def read(info: tarfile.TarInfo) -> IO[bytes]:
+            stream = opened.extractfile(info)
+            if stream is None:
+                raise AssertionError("only regular files are read")
+            return stream
+
+        yield Archive(path, members, read, limit)
 
 
 def _tar_member(info: tarfile.TarInfo) -> _Member:
-    fault = _fault_of_name(info.name)
-    if not (info.isreg() or info.isdir()) or info.issparse():
-        fault = "is a link, a device or has holes"
-    return _Member(_normal(info.name), info.size, info.isdir(), fault, info)
+    fault = "" if info.isreg() and not info.issparse() else "is a link, a device or has holes"
+    return _Member(name=info.name.removeprefix("./"), size=info.size, fault=fault, info=info)
 
 
 class _Bounded(io.RawIOBase):
-    """An unpacked stream that refuses reads and seeks beyond the allowance."""
+    """An unpacked stream that refuses reads and seeks beyond the limit."""
 
-    def __init__(self, stream: IO[bytes], allowance: _Allowance) -> None:
+    def __init__(self, stream: IO[bytes], limit: _Limit) -> None:
         self._stream = stream
-        self._allowance = allowance
+        self._limit = limit
 
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _MAX_READ:
-            self._allowance.check(self._allowance.limit + 1)
+            self._limit.check(self._limit.limit + 1)
         data = self._stream.read(size)
-        self._allowance.check(self.tell() // 2)  # headers and padding are not counted as files
+        self._limit.check(self.tell() // 2)  # headers and padding are not counted as files
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
         if whence == io.SEEK_SET:
-            self._allowance.check(offset // 2)  # a compressed stream unpacks everything that it skips
+            self._limit.check(offset // 2)  # a compressed stream unpacks everything that it skips
         return self._stream.seek(offset, whence)
 
     def tell(self) -> int:
@@ -201,14 +245,5 @@ def _shorten(name: str) -> str:
     return "__MACOSX/" if "__MACOSX" in name.split("/") else name
 
 
-def _normal(name: str) -> str:
-    return name.removeprefix("./").rstrip("/") or "."
-
-
-def _fault_of_name(name: str) -> str:
-    parts = _normal(name).split("/")
-    if name.startswith("/") or ".." in parts or "" in parts:
-        return "lies outside the folder"
-    if not name.isprintable() or set(name) & set('\\:*?"<>|') or max(map(len, parts)) > 255:
-        return "has a name that is unsafe on some systems"
-    return ""
+def _is_outside(member: _Member) -> bool:
+    return member.name.startswith("/") or ".." in member.name.split("/")

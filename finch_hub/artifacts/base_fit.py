@@ -58,7 +58,7 @@ def find_misfits(
         others: shapes of the tensors that the adapter stores whole, by their names in the base's state dict.
     """
     missing = 0
-    if base.head in modules and peft_config.is_all_linear(config.get("target_modules")):
+    if base.head is not None and base.head in modules and peft_config.is_all_linear(config.get("target_modules")):
         yield describe_left_out(base.head, "target_modules=all-linear")
     for path, module in modules.items():
         found = base.embeddings if module.embedding else base.linear

@@ -11,6 +11,7 @@ from finch_hub import errors
 from finch_hub.formats import config_fields, peft_config
 from finch_hub.formats.config_fields import shorten
 from finch_hub.formats.peft_names import CONFIG
+from finch_hub.formats.safetensors_header import LFS_FIX, LFS_POINTER
 
 MAX_BYTES = 2**20
 _MAX_RANK = 1024
@@ -91,6 +92,8 @@ def _parse_json(text: bytes) -> dict[str, Any]:
     def refuse(name: str) -> float:
         raise ValueError(f"{name} is not JSON")
 
+    if text.startswith(LFS_POINTER):
+        raise errors.RefusedArtifact("is a pointer of Git LFS, not the file itself", fix=LFS_FIX, subject=CONFIG)
     try:
         if len(text) > MAX_BYTES:
             raise ValueError(f"it has {len(text)} bytes, more than {MAX_BYTES}")

@@ -98,9 +98,8 @@ def pick_modules(config: Mapping[str, Any], paths: Iterable[str]) -> list[str]:
 def find_left_out(config: Mapping[str, Any], paths: Collection[str]) -> dict[str, str]:
     """Return the paths that PEFT does not adapt with this config, with the field that leaves each out."""
     targets = config.get("target_modules")
-    has_all = targets is None or is_all_linear(targets)
-    chosen = set(paths if has_all else match_targets(targets, paths))
-    exact = set() if has_all or isinstance(targets, str) else chosen.intersection(targets)  # in all layers, as in PEFT
+    chosen = set(paths if targets is None or is_all_linear(targets) else match_targets(targets, paths))
+    exact = frozenset(() if targets is None or isinstance(targets, str) else targets)  # in all layers, as in PEFT
     excluded = set(match_targets(config.get("exclude_modules") or (), paths))
     saved = [re.compile(rf"(^|.*\.){name}($|\..*)") for name in config.get("modules_to_save") or ()]
     is_in_layers = _layer_rule(config)

@@ -16,16 +16,24 @@ from finch_hub.formats import config_fields, quantized
 from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
-from finch_hub.formats.safetensors_header import TensorInfo, write_safetensors_header
+from finch_hub.formats.safetensors_header import LFS_FIX, LFS_POINTER, TensorInfo, write_safetensors_header
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
 }  # fmt: skip
+_ARCHIVE = ("is an archive", "unpack it, or import it into a hub")
+_FORMS = {
+    ".gguf": ("is a GGUF adapter, which has no config of PEFT", "load the PEFT folder that it was made from"),
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"), _ARCHIVE),
+}
+"""Files that are no adapter that can be loaded, by their suffix: what they are, and what to do."""
 
 
 def read_adapter(path: Path) -> AdapterWeights:
     """Read an adapter from a PEFT folder, or from one `.safetensors` file with the configuration in its metadata.
+
+    The config or the weights of a PEFT folder name that folder.
 
     The tensors keep the dtype that they are stored in. Quantized tensors are restored as float32.
 
@@ -35,14 +43,22 @@ def read_adapter(path: Path) -> AdapterWeights:
             a LoRA with rsLoRA or DoRA.
     """
     path = settings.expand_home(path)
+    if path.name == CONFIG or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
+        path = path.parent
     file = path / WEIGHTS if path.is_dir() else path
     is_pickled = not file.is_file() and (path / "adapter_model.bin").exists()
+    if file.suffix in _FORMS:
+        what, fix = _FORMS[file.suffix]
+        raise errors.RefusedArtifact(what, where=str(path), fix=fix)
     if file.suffix != ".safetensors" or is_pickled:
         what = "is not a safetensors file; pickled weights can run code"
-        raise errors.RefusedArtifact(what, where=str(path))
+        raise errors.RefusedArtifact(what, where=str(path), fix="save the adapter with safetensors")
     if not file.is_file():
         neighbors = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise errors.NotFound("adapter", str(path), neighbors)
+    with file.open("rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise errors.RefusedArtifact("is a pointer of Git LFS, not the file itself", where=str(file), fix=LFS_FIX)
     try:
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = dict(opened.metadata() or {})

@@ -136,6 +136,120 @@ def test_message_names_no_temporary_folder(
     assert str(tmp_path) not in text
 
 
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "run 12:30/train.log",
+        "a\u00a0note.txt",
+        "caf\udce9.txt",
+        "n" * 255,
+        "/".join(["deep" * 20] * 8) + "/x",
+        "what?.md",
+    ],
+)
+def test_names_beside_the_adapter_refuse_no_archive(tmp_path: Path, suffix: str, extra: str) -> None:
+    adapter_folder(tmp_path / "in/birds")
+    source = archive(tmp_path / "in", suffix)
+    if suffix == ".zip":
+        with zipfile.ZipFile(source, "a") as packed:
+            packed.writestr(extra.replace("\udce9", "e"), b"1")
+    else:
+        with tarfile.open(source) as packed:
+            members = [(info, packed.extractfile(info)) for info in packed if info.isreg()]
+            with tarfile.open(tmp_path / "more.tar", "w") as tar:
+                for info, content in members:
+                    tar.addfile(info, content)
+                tar.addfile(tarfile.TarInfo(extra))
+        source = (tmp_path / "more.tar").rename(source)
+    admitted = admit(source)
+    (ignored,) = admitted.ignored_files
+    assert ignored.isprintable()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_beside_the_adapter_are_ignored_and_said(tmp_path: Path, kind: bytes) -> None:
+    folder = adapter_folder(tmp_path / "in")
+    with tarfile.open(tmp_path / "sent.tar.gz", "w:gz") as packed:
+        packed.add(folder, "birds")
+        link = tarfile.TarInfo("birds/wandb/latest-run")
+        link.type, link.linkname = kind, "run-20260101"
+        packed.addfile(link)
+    assert admit(tmp_path / "sent.tar.gz").ignored_files == ("wandb/",)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_link_in_place_of_a_file_of_the_adapter_is_refused(tmp_path: Path, name: str) -> None:
+    folder = adapter_folder(tmp_path / "in")
+    (tmp_path / "secret").write_bytes((folder / name).read_bytes())
+    (folder / name).unlink()
+    (folder / name).symlink_to(tmp_path / "secret")
+    with tarfile.open(tmp_path / "sent.tar.gz", "w:gz") as packed:
+        packed.add(folder, "birds")
+    with pytest.raises(errors.RefusedArtifact, match=f"birds/{name}.*is a link"):
+        admit_adapter(tmp_path / "sent.tar.gz", tmp_path / "admitted")
+
+
+def test_file_beside_a_folder_of_its_name_does_no_harm(tmp_path: Path) -> None:
+    folder = adapter_folder(tmp_path / "in")
+    with zipfile.ZipFile(tmp_path / "sent.zip", "w") as packed:
+        packed.writestr("ad", b"1")
+        for file in folder.iterdir():
+            packed.write(file, f"ad/{file.name}")
+    assert admit(tmp_path / "sent.zip").ignored_files == ("ad",)
+
+
+def test_thousands_of_logs_beside_the_adapter_are_ignored(tmp_path: Path) -> None:
+    folder = adapter_folder(tmp_path / "in/zebra")
+    put(tmp_path / "in", *(f"logs/{n}.txt" for n in range(1500)))
+    assert admit(tmp_path / "in").ignored_files == ("logs/",)
+    shutil.rmtree(tmp_path / "admitted")
+    assert admit(archive(tmp_path / "in", ".tar.gz")).ignored_files == ("logs/",)
+    assert folder.is_dir()
+
+
+def test_long_name_of_a_single_file_in_an_archive_does_no_harm(tmp_path: Path) -> None:
+    content = arrays(factors(), {"adapter_config": json.dumps(CONFIG), "format": "pt"})
+    with zipfile.ZipFile(tmp_path / "sent.zip", "w") as packed:
+        packed.writestr("b" * 300 + ".safetensors", content)
+    assert admit(tmp_path / "sent.zip").ignored_files == ()
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_file_in_a_folder_of_peft_names_the_folder(tmp_path: Path, name: str) -> None:
+    expected = admit_adapter(adapter_folder(tmp_path / "plain"), tmp_path / "same").identity
+    folder = adapter_folder(tmp_path / "in/birds")
+    put(folder, "notes.txt")
+    admitted = admit_adapter(folder / name, tmp_path / "admitted")
+    assert (admitted.identity, admitted.ignored_files) == (expected, ("notes.txt",))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("suffix", [".zip", ""])
+def test_pointer_of_git_lfs_is_refused_with_what_to_do(tmp_path: Path, suffix: str, name: str) -> None:
+    folder = adapter_folder(tmp_path / "in")
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
+    source = archive(folder, suffix) if suffix else folder
+    with pytest.raises(errors.RefusedArtifact, match=f"{name}: is a pointer of Git LFS.*git lfs pull"):
+        admit_adapter(source, tmp_path / "admitted")
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar"])
+def test_archive_that_was_cut_off_is_refused_with_what_to_do(tmp_path: Path, suffix: str) -> None:
+    adapter_folder(tmp_path / "in")
+    source = archive(tmp_path / "in", suffix)
+    content = source.read_bytes().rstrip(b"\0")
+    source.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(errors.RefusedArtifact, match=r"ends too early.*download it again"):
+        admit_adapter(source, tmp_path / "admitted")
+
+
+def test_gguf_adapter_in_an_archive_is_refused_with_what_to_import_instead(tmp_path: Path) -> None:
+    put(tmp_path / "in", "out/birds-f16.gguf")
+    with pytest.raises(errors.RefusedArtifact, match=r"sent.zip: is a GGUF adapter.*import the PEFT folder"):
+        admit_adapter(archive(tmp_path / "in", ".zip"), tmp_path / "admitted")
+
+
 @pytest.mark.parametrize("name", ["a.rar", "a.7z", "a.tar.zst", "adapter.gguf"])
 def test_file_of_another_format_is_refused_by_name_with_what_to_do(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"Rar!" * 10)

@@ -14,10 +14,12 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 from support.adapters import VARIANTS, save_adapter
+from support.safetensors_files import adapter_folder
 
 from finch_hub import errors
 from finch_hub.engine.adapters.adapter_files import read_adapter, to_bytes, write_adapter
 from finch_hub.engine.export import quantization
+from finch_hub.formats.peft_names import WEIGHTS
 
 
 @pytest.fixture
@@ -135,3 +137,31 @@ def test_bytes_are_read_by_the_safetensors_library(folder: Path) -> None:
     tensors = read_adapter(folder).tensors
     again = safetensors.torch.load(to_bytes(tensors, {"b": "1", "a": "2"}))
     assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_file_in_a_folder_of_peft_names_the_folder(tmp_path: Path, name: str) -> None:
+    folder = adapter_folder(tmp_path / "birds")
+    assert read_adapter(folder / name).config == read_adapter(folder).config
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("birds.gguf", "is a GGUF adapter.*load the PEFT folder"),
+        ("birds.tar.gz", "is an archive.*unpack it"),
+        ("birds.zip", "is an archive.*unpack it"),
+        ("birds.bin", "is not a safetensors file.*save the adapter with safetensors"),
+    ],
+)
+def test_file_of_another_form_is_refused_with_what_to_do(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(errors.RefusedArtifact, match=says):
+        read_adapter(tmp_path / name)
+
+
+def test_pointer_of_git_lfs_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    folder = adapter_folder(tmp_path / "birds")
+    (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
+    with pytest.raises(errors.RefusedArtifact, match=r"pointer of Git LFS.*git lfs pull"):
+        read_adapter(folder)
