@@ -61,23 +61,54 @@ def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
 
 _MAX_SHOWN = 20  # problems in the text of an error; a file may have thousands
 _MAX_KINDS = 10
+_MIN_GROUP = 4  # problems of one text that become one
 _MAX_TEXT = 300  # characters of a name or path
 
 
 def count_kinds(problems: Iterable[Problem]) -> collections.Counter[str]:
     """Count problems that differ only in their numbers and in what follows a colon."""
-    return collections.Counter(re.sub(r"[0-9][0-9,.]*", "N", problem.what.partition(":")[0]) for problem in problems)
+    return collections.Counter(
+        re.sub(r"(?<![\w.-])[0-9][0-9,.]*", "N", problem.what.partition(":")[0]) for problem in problems
+    )
+
+
+def group_problems(problems: Iterable[Problem]) -> list[tuple[Problem, int]]:
+    """Return problems with their numbers, in which many of one text are one that names the first places."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((problem.what, problem.fix), []).append(problem)
+    found: list[tuple[Problem, int]] = []
+    for group in groups.values():
+        if len(group) < _MIN_GROUP or not all(problem.where for problem in group):
+            found += [(problem, 1) for problem in group]
+            continue
+        more = f" and {len(group) - _MAX_SHOWN:,} more" if len(group) > _MAX_SHOWN else ""
+        where = _list_places([problem.where for problem in group[:_MAX_SHOWN]]) + more
+        found.append((Problem(what=group[0].what, where=where, fix=group[0].fix), len(group)))
+    return found
+
+
+def _list_places(places: Sequence[str]) -> str:
+    """Return places as one text: "lines 2, 5, 7" if they differ in their numbers only."""
+    kinds, _, numbers = zip(*(place.rpartition(" ") for place in places), strict=True)
+    if len(set(kinds)) == 1 and kinds[0] and all(number.isdecimal() for number in numbers):
+        return f"{kinds[0]}s {', '.join(numbers)}"
+    return ", ".join(places)
 
 
 def list_problems(problems: Sequence[Problem], kinds: Mapping[str, int] | None = None) -> list[str]:
     """Return a line for each of the first problems, and one that counts all by kind if there are more.
 
+    Many problems of one text have one line, which names the first places.
+
     Args:
         kinds: number of all problems of each kind; None counts `problems`.
     """
-    lines = [str(problem) for problem in problems[:_MAX_SHOWN]]
+    grouped = group_problems(problems)
+    lines = [str(problem) for problem, _ in grouped[:_MAX_SHOWN]]
     counted = collections.Counter(kinds) if kinds is not None else None
-    if more := (counted.total() if counted is not None else len(problems)) - len(lines):
+    shown = sum(count for _, count in grouped[:_MAX_SHOWN])
+    if more := (counted.total() if counted is not None else len(problems)) - shown:
         counted = counted if counted is not None else count_kinds(problems)
         counts = [f"{count:,} × {kind}" for kind, count in counted.most_common(_MAX_KINDS)]
         counts += ["…"] if len(counted) > _MAX_KINDS else []

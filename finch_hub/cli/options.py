@@ -121,22 +121,22 @@ def requirement_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for how rows are read. The command gets them as one mapping, `reading`."""
-    names = [option for option, _ in _READING_OPTIONS]
-    fields = [name.removeprefix("--").replace("-", "_") for name in names]
+    fields = {name: _FIELDS.get(name, name.removeprefix("--").replace("-", "_")) for name, _ in _READING_OPTIONS}
 
     @functools.wraps(command)
     def with_reading(**options: Any) -> Any:
-        reading = drop_unset(**{name: options.pop(name) for name in fields})
-        if not reading["strict"]:
-            del reading["strict"]  # so that a call without the option equals one without the flag
+        # Without flags that are off, a call without an option equals one of Python without the argument.
+        reading = {name: value for name in fields.values() if (value := options.pop(name)) not in (None, False, ())}
         return command(reading=reading, **options)
 
     added: Callable[..., Any] = with_reading
     for name, settings in reversed(_READING_OPTIONS):
-        added = click.option(name, **settings)(added)
+        added = click.option(name, fields[name], **settings)(added)
     return added
 
 
+# Options that can be repeated are one field.
+_FIELDS = {"--ignore-column": "ignore_columns"}
 # Repeated from `ReadingConfig`, so that `--help` does not import it.
 FILE_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "arrow")
 _READING_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -144,6 +144,10 @@ _READING_OPTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("--prompt-column", {"metavar": "NAME", "help": "Column of the prompts."}),
     ("--completion-column", {"metavar": "NAME", "help": "Column of the completions."}),
     ("--messages-column", {"metavar": "NAME", "help": "Column of the conversations."}),
+    (
+        "--ignore-column",
+        {"multiple": True, "metavar": "NAME", "help": "Column to leave out on purpose. Can be repeated."},
+    ),
     ("--encoding", {"help": "Encoding of text files, such as cp1252.  [default: recognized]"}),
     ("--delimiter", {"help": 'Character between the columns of a CSV file, or "tab".  [default: recognized]'}),
     (

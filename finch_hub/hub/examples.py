@@ -60,6 +60,8 @@ def read_examples(
         Conflict: the data set was purged.
     """
     source = settings.expand_home(data) if isinstance(data, str | Path) and str(data) not in ("", "-") else data
+    if isinstance(data, str) and data_files.ADDRESS.match(data):
+        raise errors.InvalidDataset("is an address, which is not read", fix=data_files.ADDRESS_FIX, subject=data)
     if isinstance(source, Path) and not data_files.exists(source):
         return _load_stored(str(data), source, stores, config)
     if isinstance(data, str) and not prefers_file and "/" not in data and data == str(source):
@@ -108,7 +110,7 @@ def _load_stored(name: str, path: Path, stores: Stores, config: ReadingConfig) -
         raise errors.NotFound("data file or data set", name, known) from None
     if dataset.purged_at is not None:
         raise errors.Conflict(f"data set {name} was purged: only its hash and figures are left")
-    given = [field for field, value in config.model_dump(exclude=_LIMITS).items() if value is not None]
+    given = [field for field, value in config.model_dump(exclude=_LIMITS).items() if value not in (None, ())]
     if given:
         what, fix = f"is stored, so that {' and '.join(given)} cannot change how it is read", "leave them out"
         raise errors.InvalidDataset(what, fix=fix, subject=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 import pydantic
@@ -27,6 +28,7 @@ class ReadingConfig(Value):
         prompt_column: column that is read as `prompt`.
         completion_column: column that is read as `completion`.
         messages_column: column that is read as `messages`.
+        ignore_columns: columns that are left out on purpose, as if the rows did not have them. The report lists them.
         encoding: encoding of text files, such as "cp1252".
         delimiter: character between the columns of CSV files.
         file_format: format of the files, whatever their names.
@@ -38,6 +40,7 @@ class ReadingConfig(Value):
     prompt_column: str | None = pydantic.Field(default=None, min_length=1)
     completion_column: str | None = pydantic.Field(default=None, min_length=1)
     messages_column: str | None = pydantic.Field(default=None, min_length=1)
+    ignore_columns: tuple[str, ...] = ()
     encoding: str | None = None
     delimiter: str | None = None
     file_format: FileFormat | None = None
@@ -49,6 +52,11 @@ class ReadingConfig(Value):
         """Names of columns, by the field that they are read as."""
         named = {"prompt": self.prompt_column, "completion": self.completion_column, "messages": self.messages_column}
         return {field: column for field, column in named.items() if column is not None}
+
+    @pydantic.field_validator("ignore_columns", mode="before")
+    @classmethod
+    def _is_list_of_names(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @pydantic.field_validator("encoding")
     @classmethod
@@ -77,6 +85,10 @@ class ReadingConfig(Value):
     def _has_one_kind_of_columns(self) -> ReadingConfig:
         if self.messages_column and (self.prompt_column or self.completion_column):
             raise ValueError("messages_column cannot be combined with prompt_column or completion_column")
+        if self.prompt_column is not None and self.prompt_column == self.completion_column:
+            raise ValueError(f"prompt_column and completion_column are both {self.prompt_column!r}; name two columns")
+        if both := sorted(set(self.columns.values()) & set(self.ignore_columns)):
+            raise ValueError(f"{both[0]!r} is named as a column to read and in ignore_columns; keep one of the two")
         return self
 
 
@@ -87,6 +99,7 @@ class ReadingOptions(TypedDict, total=False):
     prompt_column: str | None
     completion_column: str | None
     messages_column: str | None
+    ignore_columns: Sequence[str]
     encoding: str | None
     delimiter: str | None
     file_format: FileFormat | None

@@ -44,6 +44,7 @@ class ReadingReport(Value):
         without_weight: rows that were left out because their weight is 0.
         problems: why rows cannot be used, at most 20.
         unused: columns and fields of turns that have no meaning here, with the number of rows that have them.
+        ignored: columns and fields that were left out on purpose, with the number of rows that have them.
         recognized: what was recognized, such as the encoding of a file.
     """
 
@@ -52,6 +53,7 @@ class ReadingReport(Value):
     without_weight: int = 0
     problems: tuple[str, ...] = ()
     unused: dict[str, int] = pydantic.Field(default_factory=dict)
+    ignored: dict[str, int] = pydantic.Field(default_factory=dict)
     recognized: tuple[str, ...] = ()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
 from finch_hub import errors
-from finch_hub.engine.data.row import MAX_LINE, Row, read_lines
+from finch_hub.engine.data.row import ENCODING_FIX, MAX_LINE, Row, read_lines
 
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 _SAMPLE = 2**16  # characters
@@ -41,6 +41,21 @@ def recognize_delimiter(stream: TextIO) -> Delimiter:
         scores[delimiter] = (widths[0] > 1, round(share, 1), widths[0]) if widths else (False, 0, 0)
     best = max(scores, key=lambda delimiter: scores[delimiter])  # a comma, if nothing speaks for another one
     return Delimiter(best, _NAMES[best] if scores[best][0] else "")
+
+
+def check_delimiter(stream: TextIO, delimiter: str) -> None:
+    """Refuse a delimiter that the header does not have, if it has another; the stream is at its beginning afterwards.
+
+    Raises:
+        InvalidDataset: the columns are separated by another character.
+    """
+    header = next((line for line in iter(stream.readline, "") if line.strip()), "")
+    stream.seek(0)
+    found = recognize_delimiter(stream)
+    if found.label and delimiter not in header and found.character in header:
+        what = f"has no {_NAMES.get(delimiter, repr(delimiter))} in its first line"
+        fix = f"leave out --delimiter: the columns are separated by the {found.label}"
+        raise errors.InvalidDataset(what, fix=fix)
 
 
 def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:
@@ -74,13 +89,17 @@ def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:
             continue  # spreadsheets write rows without cells at the end
         where = f"line {reader.line_num}"
         if any(_UNDECODED in cell for cell in cells):
-            yield Row(where, None, f"is not {stream.encoding.upper()}, or longer than {MAX_LINE:,} characters")
+            what = f"is not {stream.encoding.upper()}, or longer than {MAX_LINE:,} characters"
+            yield Row(where, None, what, ENCODING_FIX)
         elif header is None:
             if before == 0 and cells[0].lower().startswith("sep="):
                 continue
             header = _check_header(cells)
         elif any(cell.strip() for cell in cells[len(header) :]) or len(cells) < len(header):
-            yield Row(where, None, f"has {len(cells)} fields, but the header has {len(header)}", "quote its texts")
+            fix = f"quote texts that contain {_NAMES.get(delimiter, repr(delimiter))} or a line break"
+            if len(cells) < len(header):
+                fix = "add the missing fields, or quote a text that goes over several lines"
+            yield Row(where, None, f"has {len(cells)} fields, but the header has {len(header)}", fix)
         else:
             yield Row(where, {name: cell or None for name, cell in zip(header, cells, strict=False)})
 

@@ -8,6 +8,7 @@ import gzip
 import importlib
 import lzma
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -31,6 +32,8 @@ _SUFFIX_FORMATS: dict[str, FileFormat] = {
     ".arrow": "arrow",
     ".feather": "arrow",
 }
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+ADDRESS_FIX = "download the file and name it, or give the rows in Python"
 SUFFIXES = tuple(_SUFFIX_FORMATS)
 _COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 _ADVICE = {

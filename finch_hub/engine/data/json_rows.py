@@ -9,12 +9,12 @@ from typing import Any, TextIO
 
 from finch_hub import errors
 from finch_hub.engine.data import json_values
-from finch_hub.engine.data.row import MAX_LINE, Row, read_lines
+from finch_hub.engine.data.row import ENCODING_FIX, MAX_LINE, Row, read_lines
 
 _CHUNK = 2**16  # characters
 # Fields of a document in which people put the list of rows.
 _WRAPPERS = ("data", "rows", "examples", "items", "records", "instances")
-_LENIENT = json.JSONDecoder(parse_int=len)  # finds the end of values that cannot be used
+_MAX_TRIED = 20  # rows of a list, to tell whether it holds rows
 _LIST_FIX = "write one list of objects, or one object a line"
 
 
@@ -48,7 +48,7 @@ def _is_document(first: str, second: str, prefers_document: bool, is_row: Callab
         return True
     value = _parse_object(first.removesuffix(","))
     if value is not None:
-        return not second and _find_wrapped(value, is_row) is not None
+        return not second and find_wrapped(value, is_row) is not None
     if first.endswith(("{", "[", ",", ":")) or _parse_object(second) is None:
         return (prefers_document and first != "") or first == "{"
     return False  # an object a line, of which the first is damaged
@@ -66,7 +66,8 @@ def _read_lines(stream: TextIO) -> Iterator[Row]:
     blank: list[int] = []
     for number, text, problem in read_lines(stream):
         if text is None:
-            yield Row(f"line {number}", None, problem, "write one JSON object a line, in UTF-8")
+            fix = "write one JSON object a line" if problem.startswith("is longer") else ENCODING_FIX
+            yield Row(f"line {number}", None, problem, fix)
         elif not text.strip():
             blank.append(number)
         else:
@@ -116,23 +117,41 @@ def _read_document(stream: TextIO, is_row: Callable[[Mapping[str, Any]], bool]) 
         return
     first = values.parse("item 1", None)
     if not values.skip(separators=","):
-        rows = _find_wrapped(first, is_row)
-        yield from (_to_row(row, f"item {number}") for number, row in enumerate(rows or [first], start=1))
+        found = _find_lists(first, is_row)
+        if len(found) > 1:
+            what = f"has several lists of rows: {' and '.join(map(repr, found))}"
+            raise errors.InvalidDataset(what, fix="write each to a file of its own")
+        rows = next(iter(found.values()), [first])
+        yield from (_to_row(json_values.find_damage(row), f"item {n}") for n, row in enumerate(rows, start=1))
         return
-    yield _to_row(first, "item 1")
+    yield _to_row(json_values.find_damage(first), "item 1")
     for number in itertools.count(2):
         yield _to_row(values.parse(f"item {number}", MAX_LINE), f"item {number}")
         if not values.skip(separators=","):
             return
 
 
-def _find_wrapped(value: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> list[Any] | None:
+def find_wrapped(value: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> list[Any] | None:
     """Return the list of rows that an object holds beside other fields, such as its version."""
+    found = _find_lists(value, is_row)
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def _find_lists(value: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> dict[str, list[Any]]:
+    """Return the lists of rows in an object that is not a row: lists of a usual name, or with a readable row."""
     if not isinstance(value, Mapping) or is_row(value):
-        return None
-    found = [value[name] for name in _WRAPPERS if isinstance(value.get(name), list)]
-    is_wrapper = len(found) == 1 and found[0] and all(isinstance(row, Mapping) for row in found[0])
-    return found[0] if is_wrapper else None
+        return {}
+    return {
+        name: rows
+        for name, rows in value.items()
+        if _is_list_of_objects(rows)
+        and (name in _WRAPPERS or any(is_row(row) for row in rows[:_MAX_TRIED] if isinstance(row, Mapping)))
+    }
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    """Tell whether a value is a list of objects. Those that cannot be used are errors in their place."""
+    return isinstance(value, list) and bool(value) and all(isinstance(row, (Mapping, ValueError)) for row in value)
 
 
 class _Values:
@@ -162,6 +181,9 @@ class _Values:
     def parse(self, where: str, max_length: int | None) -> Any:
         """Parse the next value. A value that is JSON but cannot be used is returned as its `ValueError`.
 
+        Args:
+            max_length: longest value, in characters; None for a document, of which only parts may be unusable.
+
         Raises:
             InvalidDataset: it is not JSON.
         """
@@ -179,7 +201,8 @@ class _Values:
             except ValueError as error:  # an object has a key twice, or a number has thousands of digits
                 value = error
                 try:
-                    _, end = _LENIENT.raw_decode(self._text, self._begin)
+                    value, end = json_values.TOLERANT.raw_decode(self._text, self._begin)
+                    value = error if max_length is not None else value
                 except json.JSONDecodeError:
                     if not self._read():
                         raise errors.InvalidDataset(f"is not JSON: {error}", where=where, fix=_LIST_FIX) from None

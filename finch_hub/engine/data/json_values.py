@@ -42,7 +42,29 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+def _unique_or_damage(pairs: list[tuple[str, Any]]) -> dict[str, Any] | ValueError:
+    try:
+        return _unique(pairs)
+    except ValueError as error:
+        return error
+
+
+def _int_or_damage(text: str) -> int | ValueError:
+    try:
+        return int(text)
+    except ValueError as error:
+        return error
+
+
 DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+TOLERANT = json.JSONDecoder(object_pairs_hook=_unique_or_damage, parse_int=_int_or_damage)
+"""Decoder with a `ValueError` in the place of each part that cannot be used."""
+
+
+def find_damage(value: Any) -> Any:
+    """Return a value of `TOLERANT`, or the `ValueError` that a part of it is."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((damage for part in parts if isinstance(damage := find_damage(part), ValueError)), value)
 
 
 def is_null(value: object) -> bool:

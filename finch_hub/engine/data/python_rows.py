@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from finch_hub import errors
@@ -47,6 +47,14 @@ def select_split(data: Any, split: str) -> Any:
         what = f"is a mapping of {', '.join(map(str, list(data)[:5]))}, not a collection of rows"
         raise errors.InvalidDataset(what, fix="give a list of rows, or one split of the mapping", subject="examples")
     return next((data[name] for name in _SPLITS[split] if name in data), None)
+
+
+def list_other_splits(data: Any, splits: Sequence[str | None]) -> list[str]:
+    """Return the names of the splits of a mapping of splits that are none of these."""
+    if not isinstance(data, Mapping):
+        return []
+    read = [name for split in splits if split for name in _SPLITS[split] if name in data]
+    return [str(name) for name in data if name not in read]
 
 
 def _iterate(items: Any) -> Iterable[Any]:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal, Unpack
 
+import finch_hub
 from finch_hub import errors
-from finch_hub.engine.data import arrow_rows, csv_rows, json_rows, json_values, python_rows, row_formats, text_encoding
+from finch_hub.engine.data import (
+    arrow_rows,
+    csv_rows,
+    json_rows,
+    json_values,
+    python_rows,
+    row,
+    row_formats,
+    text_encoding,
+)
 from finch_hub.engine.data.data_files import (
+    ADDRESS,
+    ADDRESS_FIX,
     STDIN,
     SUFFIXES,
     DataFile,
@@ -23,7 +38,7 @@ from finch_hub.engine.data.data_files import (
     open_file,
 )
 from finch_hub.engine.data.row import Row
-from finch_hub.engine.data.row_collector import ReadData, RowCollector
+from finch_hub.engine.data.row_collector import IN_PYTHON, ReadData, RowCollector
 from finch_hub.specs.examples import Example, Rows
 from finch_hub.specs.reading import DataWarning, ReadingConfig, ReadingOptions
 
@@ -37,6 +52,7 @@ _SPLITS = re.compile(
 # JSON files that `datasets` and the Hub write beside the data.
 _METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"})
 _MAX_NAMED = 5
+_MAX_SETTINGS = 2**20  # bytes
 
 
 def read_examples(
@@ -83,8 +99,10 @@ def read_data(
     """
     config = config or ReadingConfig()
     if not isinstance(source, (str, Path)):
-        collector = RowCollector("examples", config, formats, progress)
+        collector = RowCollector(IN_PYTHON, config, formats, progress)
         collector.add_all(python_rows.read_items(python_rows.select_split(source, split)))
+        if split == "train" and (unread := python_rows.list_other_splits(source, (split, also_read))):
+            collector.recognized.append(f"splits that were not read: {', '.join(unread[:_MAX_NAMED])}")
         return collector.finish()
     if not str(source):
         raise errors.InvalidDataset("no data is named", fix="name a file, a folder or a data set")
@@ -92,11 +110,15 @@ def read_data(
         collector = RowCollector("standard input", config, formats, progress)
         _add_file(collector, STDIN, config, "")
         return collector.finish()
+    if ADDRESS.match(str(source)):
+        raise errors.InvalidDataset("is an address, which is not read", fix=ADDRESS_FIX, subject=str(source))
     path = Path(source)
     if not exists(path):
         raise errors.NotFound("data file", str(path), list_neighbors(path))
     collector = RowCollector(str(path), config, formats, progress)
     files = _find_files(path, split)
+    if len(files) > 1 and (settings := [file for file in files if _holds_settings(file, collector)]) != files:
+        files = [file for file in files if file not in settings]
     for file in files:
         _add_file(collector, file, config, f"{file.relative_to(path)} " if len(files) > 1 else "")
     if path.is_dir():
@@ -105,9 +127,18 @@ def read_data(
 
 
 def warn(data: ReadData) -> None:
-    """Issue a `DataWarning` for everything about the data that users should know."""
+    """Issue a `DataWarning` for everything about the data that users should know, at the line of their call."""
     for text in data.notes:
-        warnings.warn(text, DataWarning, stacklevel=3)
+        warnings.warn(text, DataWarning, stacklevel=_count_own_frames())
+
+
+def _count_own_frames() -> int:
+    """Return the `stacklevel` of the first frame outside this package, whichever function of it was called."""
+    package = str(Path(finch_hub.__file__).parent) + os.sep
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def has_validation(source: str | Path | Rows) -> bool:
@@ -161,7 +192,7 @@ def _read_rows(data: DataFile, config: ReadingConfig, collector: RowCollector, p
         try:
             yield from _read_text(stream, data.format, config, collector, prefix)
         except UnicodeError:
-            what, fix = f"is not {stream.encoding.upper()}", "name its encoding with --encoding"
+            what, fix = f"is not {stream.encoding.upper()}", row.ENCODING_FIX
             raise errors.InvalidDataset(what, fix=fix) from None
 
 
@@ -172,7 +203,9 @@ def _read_text(
         yield from json_rows.read_json(stream, prefers_document=file_format == "json", is_row=collector.fits)
         return
     delimiter = config.delimiter
-    if delimiter is None:
+    if delimiter is not None:
+        csv_rows.check_delimiter(stream, delimiter)
+    else:
         delimiter, label = csv_rows.recognize_delimiter(stream)
         if label not in ("", "tab" if file_format == "tsv" else "comma"):
             told = f"{prefix}columns are separated by the {label} (--delimiter names another character)"
@@ -181,7 +214,12 @@ def _read_text(
 
 
 def _decode(stream: BinaryIO, config: ReadingConfig, recognized: list[str], prefix: str) -> io.TextIOWrapper:
-    encoding = text_encoding.TextEncoding(config.encoding) if config.encoding else text_encoding.recognize(stream)
+    if config.encoding:
+        encoding = text_encoding.TextEncoding(config.encoding)
+        if told := text_encoding.check(stream, config.encoding):
+            recognized.append(f"{prefix}{told}")
+    else:
+        encoding = text_encoding.recognize(stream)
     if encoding.label:
         recognized.append(f"{prefix}read as {encoding.label} (--encoding names another encoding)")
     # Undecodable bytes become half surrogates, by which readers find the damaged lines.
@@ -232,6 +270,10 @@ def _tell_unread(
         what = f"has no file that can be read: {', '.join(SUFFIXES)}"
         collector.fail(errors.Problem(what=what, fix="name a file, or a folder with such files"))
     elif splits[0] == "train":
+        settings = [file for file in others if _holds_settings(folder / file, collector)]
+        others = [file for file in others if file not in settings]
+        if settings:
+            collector.recognized.append(f"files that hold no rows: {_list_names(settings)}")
         if unread := [file for file in others if _split_of(file) is None or _split_of(file) not in splits]:
             collector.recognized.append(f"files that are not of the train split: {_list_names(unread)}")
         missed = [file for file in others if _split_of(file) is None]
@@ -252,6 +294,18 @@ def _split_of(file: Path) -> str | None:
     """Return the split in the file's name, else in the name of the nearest folder."""
     matches = (_SPLITS.match(part) for part in reversed(file.parts))
     return next((match.lastgroup for match in matches if match), None)
+
+
+def _holds_settings(file: Path, collector: RowCollector) -> bool:
+    """Tell whether a JSON file is one object that is not a row, such as the settings of a program."""
+    if file.suffix.lower() != ".json" or file.stat().st_size > _MAX_SETTINGS:
+        return False
+    with contextlib.suppress(OSError, ValueError, errors.InvalidDataset):
+        value = json_values.parse(file.read_text(encoding="utf-8-sig"))
+        return (
+            isinstance(value, dict) and not collector.fits(value) and not json_rows.find_wrapped(value, collector.fits)
+        )
+    return False
 
 
 def _is_metadata(file: Path) -> bool:

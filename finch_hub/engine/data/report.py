@@ -44,7 +44,7 @@ def make_data_report(
         length_p95=int(np.percentile(lengths, 95, method="higher")),
         truncated=sum(example.cut > 0 for example in tokenized),
         left_out=lost,
-        problems=tuple(str(problem) for problem in left_out[:_MAX_PROBLEMS]),
+        problems=tuple(str(problem) for problem, _ in errors.group_problems(left_out)[:_MAX_PROBLEMS]),
         changes=dict(changes),
         duplicates=splitting.count_duplicates(examples),
         overlap=splitting.count_overlap(examples, validation),

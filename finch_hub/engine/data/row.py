@@ -11,6 +11,8 @@ from finch_hub.specs.examples import Example
 MAX_LINE = 4 * 2**20
 """Longest line that is read, in characters. It holds a million words, so a longer line is a damaged file."""
 
+ENCODING_FIX = "save the file as UTF-8, or name its encoding, such as --encoding cp1252"
+
 
 @dataclass(frozen=True)
 class Unreadable:

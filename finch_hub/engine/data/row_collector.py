@@ -11,22 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finch_hub import errors
-from finch_hub.engine.data import json_values, row_formats
+from finch_hub.engine.data import column_advice, json_values, row_formats
 from finch_hub.engine.data.row import Row
 from finch_hub.engine.data.row_formats import Mismatch, RowFormat, TrackedRow
 from finch_hub.specs.examples import Example
 from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import ReadingReport
 
+IN_PYTHON = "examples"
+"""Subject of rows that a program gives, whose errors name arguments instead of options."""
 _PROGRESS_ROWS = 10_000
 _MAX_KEPT = 1_000  # problems; all are counted
 _MAX_SHOWN = 20
 _MAX_UNUSED = 100  # columns
-# Parts of names that columns of questions and answers have.
-_PROMPT_WORDS = re.compile("prompt|question|query|instruction|input|user|human|customer|request|frage|pregunta")
-_ANSWER_WORDS = re.compile(
-    "completion|answer|response|reply|output|assistant|agent|bot|solution|target|antwort|respuesta"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +73,15 @@ class RowCollector:
         self._subject = subject
         self._config = config
         self._columns = config.columns
+        self._in_python = subject == IN_PYTHON
         named = config.format
         if named is None and self._columns:
             named = "messages" if config.messages_column else "prompt_completion"
         self._formats = [row_format for row_format in formats if named in (None, row_format.name)]
+        # Fields that a row must have under their own names, since no column is named for them.
+        self._needed = (
+            sorted({f for form in self._formats for f in form.fields} - self._columns.keys()) if named else []
+        )
         if not self._formats:
             raise errors.NotFound("dataset format", str(named), [row_format.name for row_format in formats])
         self._progress = progress
@@ -91,6 +93,7 @@ class RowCollector:
         self._kinds: collections.Counter[str] = collections.Counter()
         self._mismatched: dict[str, _MismatchedRows] = {}
         self._unused: collections.Counter[str] = collections.Counter()
+        self._ignored: dict[str, int] = dict.fromkeys(config.ignore_columns, 0)
 
     def add_all(self, rows: Iterable[Row], prefix: str = "") -> None:
         """Add rows; the prefix names their file."""
@@ -132,8 +135,9 @@ class RowCollector:
             rows=self._rows,
             left_out=self._left_out,
             without_weight=self._without_weight,
-            problems=tuple(map(str, problems[:_MAX_SHOWN])),
+            problems=tuple(str(problem) for problem, _ in errors.group_problems(problems)[:_MAX_SHOWN]),
             unused=dict(sorted(self._unused.items(), key=lambda item: (-item[1], item[0]))[:_MAX_UNUSED]),
+            ignored={_printable(name): count for name, count in self._ignored.items()},
             recognized=tuple(map(_printable, self.recognized)),
         )
         if self._failures or self._left_out > allowed or not self._examples:
@@ -143,6 +147,8 @@ class RowCollector:
         return ReadData(examples=tuple(self._examples), report=report, notes=tuple(self._make_notes(report, problems)))
 
     def _add(self, value: Mapping[str, Any], where: str) -> None:
+        for name in self._ignored.keys() & value.keys():
+            self._ignored[name] += 1
         renamed = self._rename(value)
         if isinstance(renamed, Mismatch):
             self._mismatch(renamed, value, where)
@@ -165,7 +171,10 @@ class RowCollector:
             what = f"cannot be converted: format {row_format.name} raised {type(error).__name__}"
             self._leave_out([errors.Problem(what=what, where=where)])
             return
-        self._count_unused(tracked.unused | self._find_replaced(value))
+        unused = tracked.unused | self._find_replaced(value)
+        for name in self._ignored.keys() & unused:  # a field of a turn
+            self._ignored[name] += 1
+        self._count_unused(unused - self._ignored.keys())
         if example is None:
             self._without_weight += 1
         else:
@@ -186,13 +195,15 @@ class RowCollector:
                 self._unused[name] += 1
 
     def _rename(self, row: Mapping[str, Any]) -> Mapping[str, Any] | Mismatch:
-        """Return the row with the configured columns under the names of fields."""
+        """Return the row with the configured columns under the names of fields, without those to ignore."""
+        if not self._ignored.keys().isdisjoint(row):
+            row = {name: value for name, value in row.items() if name not in self._ignored}
         if not self._columns:
             return row
-        missing = [column for column in self._columns.values() if column not in row]
+        missing = [repr(column) for column in self._columns.values() if column not in row]
+        missing += [repr(field) for field in self._needed if field not in row]
         if missing:
-            near = errors.near(missing[0], map(str, row))
-            return Mismatch(f"has no column {missing[0]!r}", f"did you mean {' or '.join(near)}?" if near else "")
+            return Mismatch(f"has no column {' and no column '.join(missing)}")
         rest = {name: value for name, value in row.items() if name not in self._columns.values()}
         return {**rest, **{name: row[column] for name, column in self._columns.items()}}
 
@@ -230,24 +241,10 @@ class RowCollector:
         where = rows.where if rows.count == 1 else f"{rows.where} and {rows.count - 1:,} more rows"
         columns = list(rows.columns)
         what = f"{rows.mismatch.what}; the columns are {row_formats.list_columns(columns)}"
-        is_settled = bool(self._columns) or rows.mismatch.is_readable
-        fix = rows.mismatch.fix if is_settled else self._suggest_columns(columns, rows.row)
+        fix = rows.mismatch.fix
+        if not rows.mismatch.is_readable:
+            fix = column_advice.suggest_columns(columns, rows.row, self._columns, in_python=self._in_python)
         return errors.Problem(what=what, where=where, fix=fix)
-
-    def _suggest_columns(self, columns: Sequence[str], row: Mapping[str, Any]) -> str:
-        turns = [name for name, value in row.items() if _looks_like_turns(value)]
-        prompt = next((name for name in columns if _PROMPT_WORDS.search(name.lower())), None)
-        rest = [name for name in columns if name != prompt]
-        answer = next((name for name in rest if _ANSWER_WORDS.search(name.lower())), None)
-        if len(columns) == 2 and prompt != answer:  # one is known, so that the other column is the other text
-            prompt = prompt or next(name for name in columns if name != answer)
-            answer = answer or next(name for name in columns if name != prompt)
-        named = {"prompt": prompt or "COLUMN", "completion": answer or "COLUMN"}
-        named = {"messages": str(turns[0])} if turns else named
-        options = " ".join(f"--{name}-column {shlex.quote(column)}" for name, column in named.items())
-        if self._subject in ("examples", "standard input"):
-            return f"name the columns: {', '.join(f'{name}_column={column!r}' for name, column in named.items())}"
-        return f"name the columns: finch-hub datasets add {shlex.quote(self._subject)} {options}"
 
     def _refuse(self, problems: Sequence[errors.Problem]) -> None:
         if not problems:
@@ -255,8 +252,11 @@ class RowCollector:
             raise errors.InvalidDataset(what, fix=fix, subject=self._subject)
         subject = self._subject
         if not self._failures and self._examples:
-            limit = "none" if self._config.strict else f"{self._config.max_bad_rows:.3g} of them"
-            subject += f": {self._left_out:,} of {self._rows:,} rows cannot be used, and max_bad_rows allows {limit}"
+            limit = "max_bad_rows=" if self._in_python else "--max-bad-rows "
+            limit = f"more than {limit}{self._config.max_bad_rows:.3g} allows"
+            if self._config.strict:
+                limit = f"which {'strict=True' if self._in_python else '--strict'} refuses"
+            subject += f": {self._left_out:,} of {self._rows:,} rows cannot be used, {limit}"
         raise errors.InvalidDataset(problems, subject=subject, kinds=self._count_kinds(problems))
 
     def _count_kinds(self, problems: Sequence[errors.Problem]) -> collections.Counter[str]:
@@ -271,7 +271,7 @@ class RowCollector:
 
     def _refuse_unused(self, report: ReadingReport) -> None:
         problems = [
-            errors.Problem(where=name, what=f"is not used, in {count:,} rows", fix="remove it")
+            errors.Problem(where=name, what=f"is not used, in {count:,} rows", fix=self._advise_ignoring(name))
             for name, count in report.unused.items()
         ]
         if self._without_weight:
@@ -279,6 +279,10 @@ class RowCollector:
             problems.append(errors.Problem(where="weight", what=what, fix="remove them"))
         if problems:
             raise errors.InvalidDataset(problems, subject=f"{self._subject}, read strictly")
+
+    def _advise_ignoring(self, name: str) -> str:
+        option = f"ignore_columns=[{name!r}]" if self._in_python else f"--ignore-column {shlex.quote(name)}"
+        return f"remove it, or add {option}"
 
     def _make_notes(self, report: ReadingReport, problems: Sequence[errors.Problem]) -> Iterable[str]:
         yield from (f"{self._subject}: {text}" for text in report.recognized)
@@ -290,13 +294,9 @@ class RowCollector:
         if report.unused:
             named = ", ".join(f"{name} ({count:,} rows)" for name, count in list(report.unused.items())[:_MAX_SHOWN])
             yield f"{self._subject}: columns and fields that are not used: {named}"
-
-
-def _looks_like_turns(value: object) -> bool:
-    if isinstance(value, str):
-        return value.startswith(('[{"role"', '[{"from"'))
-    first = value[0] if isinstance(value, (list, tuple)) and value else None
-    return isinstance(first, Mapping) and not {"role", "from"}.isdisjoint(first)
+        if report.ignored:
+            named = ", ".join(f"{name} ({count:,} rows)" for name, count in report.ignored.items())
+            yield f"{self._subject}: columns and fields that were ignored on purpose: {named}"
 
 
 def _printable(text: object) -> str:

@@ -16,6 +16,7 @@ from finch_hub.specs.examples import Example, Message
 Convert = Callable[[Mapping[str, Any]], Example | None]
 
 _PREFERENCES = ("chosen", "rejected", "rejected_response", "kto_tag")
+_VERDICTS = ("label", "kto_tag")  # of the answer of the row itself
 _MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 _SYSTEM = ("system", "system_prompt")
 
@@ -150,8 +151,9 @@ def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat
     names = frozenset(name for name, value in row.items() if not json_values.is_null(value))
     for row_format in formats:
         if row_format.fields <= names:
-            # A single format is one that the user has named.
-            found = [] if len(formats) == 1 else _find_preferences(row, names - row_format.fields)
+            found = _find_preferences(row, names - row_format.fields)
+            if len(formats) == 1:  # the user has named it, but still does not want to learn an answer that is bad
+                found = [name for name in found if name in _VERDICTS]
             return _describe_preferences(found) if found else row_format
     if found := _find_preferences(row, names):
         return _describe_preferences(found)
@@ -174,7 +176,7 @@ def _find_preferences(row: Mapping[str, Any], names: Iterable[str]) -> list[str]
 
 
 def _describe_preferences(found: Sequence[str]) -> Mismatch:
-    fix = "keep the rows to learn and remove the column, or name the format"
+    fix = f"keep only the rows to learn, and add --ignore-column {found[0]}"
     if "chosen" in found:
         fix = "to learn the chosen answers, add --completion-column chosen, or --messages-column chosen"
     return Mismatch(f"has {' and '.join(found)}: preferences are not trained on", fix, is_readable=True)

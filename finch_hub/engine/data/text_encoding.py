@@ -22,6 +22,7 @@ _BEFORE_LETTERS = frozenset("‘’“”„‚«»‹›¿¡–—´`·°ºª§
 _INSIDE_WORDS = frozenset("’‘´`·–—\u00ad\u00a0")
 # A text in a Latin alphabet has fewer letters with accents than this.
 _MAX_ACCENTED = 0.4
+_MAX_WRONG = 0.5  # share of the lines beyond ASCII that are not in the named encoding
 
 
 class TextEncoding(NamedTuple):
@@ -60,6 +61,46 @@ def recognize(stream: BinaryIO) -> TextEncoding:
         what = "is not UTF-8, and its encoding cannot be recognized"
         raise errors.InvalidDataset(what, fix="name it with --encoding, such as cp1250, cp1251, gb18030 or shift_jis")
     return TextEncoding("cp1252", "Windows-1252 (Latin-1)")
+
+
+def check(stream: BinaryIO, encoding: str) -> str:
+    """Check that a text can be in the encoding that a user names, and return what to tell about it.
+
+    The stream is at its beginning afterwards. A few lines that are damaged are reported one by one later.
+
+    Raises:
+        InvalidDataset: most lines are not in the encoding.
+    """
+    sample = stream.read(_CHUNK)
+    stream.seek(0)
+    name = codecs.lookup(encoding).name
+    fix = "leave out --encoding, or name another one"
+    is_wide = name.startswith(("utf-16", "utf-32"))
+    marks = [label for mark, _, label in _BOMS if sample.startswith(mark)]
+    if marks and not name.startswith(marks[0].lower()):
+        raise errors.InvalidDataset(f"is not {encoding.upper()}: it begins with the mark of {marks[0]}", fix=fix)
+    if is_wide and sample and b"\0" not in sample:
+        raise errors.InvalidDataset(f"is not {encoding.upper()}: it has no zero bytes", fix=fix)
+    if not is_wide and sample.count(0) > len(sample) // 8:
+        raise errors.InvalidDataset(f"is not {encoding.upper()}: it has zero bytes, as UTF-16 has", fix=fix)
+    if is_wide:
+        return ""
+    lines = sample.splitlines() if len(sample) < _CHUNK else sample.splitlines()[:-1]
+    wrong = sum(not _is_in(line, encoding) for line in lines)
+    if wrong > _MAX_WRONG * sum(not line.isascii() for line in lines):
+        what = f"is not {encoding.upper()}: {wrong:,} of its first {len(lines):,} lines have other bytes"
+        raise errors.InvalidDataset(what, fix=fix)
+    if name != "utf-8" and not sample.isascii() and all(_is_in(line, "utf-8") for line in lines):
+        return f"read as {encoding}, but its bytes are also UTF-8 (leave out --encoding if letters are wrong)"
+    return ""
+
+
+def _is_in(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except (UnicodeError, ValueError):
+        return False
+    return True
 
 
 def _recognize_by_zeros(head: bytes) -> TextEncoding:

@@ -33,7 +33,9 @@ _ROLES: Mapping[str, Role] = {
 _CALL_ROLES = ("function_call", "tool_call")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Fields that hold what an assistant thought."""
-_WEIGHTS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
+_WEIGHTS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+# Fields of OpenAI, axolotl, ms-swift and LLaMA-Factory that say whether a turn is learned.
+_LEARN_FIELDS = ("weight", "learn", "train", "training", "trainable", "loss", "loss_weight", "loss_scale")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _MAX_ROLE = 20  # characters
 _CALL_FORM = 'write {"name": …, "arguments": {…}}'
@@ -104,18 +106,22 @@ def read_documents(value: Any, where: str) -> tuple[JsonObject, ...]:
     return tuple(documents)
 
 
-def read_weight(value: Any) -> bool:
+def read_weight(value: Any, field: str = "weight") -> bool:
     """Return whether a turn or row of this weight is learned.
+
+    Args:
+        field: name of the field that has it.
 
     Raises:
         InvalidSpec: the weight is neither 0 nor 1.
     """
     if isinstance(value, str):  # a cell of CSV
-        value = _WEIGHTS.get(value.strip(), value)
+        value = _WEIGHTS.get(value.strip().lower(), value)
     if isinstance(value, (int, float)) and value in (0, 1):
         return bool(value)
     shown = value if isinstance(value, (int, float)) else describe(value)
-    raise errors.InvalidSpec(f"has the weight {shown}", fix="use 0 or 1; other weights are not supported")
+    what = f"has the {field} {shown}" if field == "weight" else f"has {shown} in {field!r}"
+    raise errors.InvalidSpec(what, fix="use 0 or 1; other weights are not supported")
 
 
 def parse_list(value: Any) -> Any:
@@ -147,10 +153,11 @@ def _read_turn(turn: Any, unused: set[str]) -> Message:
         shown = repr(speaker) if isinstance(speaker, str) and len(speaker) <= _MAX_ROLE else describe(speaker)
         raise errors.InvalidSpec(f"has the role {shown}", fix="use system, user, assistant or tool")
     content = _take(fields, "content", "value", "parts", "text")
-    weight, learn = _take(fields, "weight"), _take(fields, "learn")
-    if learn is not None and not isinstance(learn, bool):
-        raise errors.InvalidSpec(f"has {describe(learn)} in 'learn'", fix="use true or false")
-    is_learned = (weight is None or read_weight(weight)) and learn is not False
+    if "train_detail" in fields:
+        what = "has 'train_detail', but a turn is learned as a whole"
+        raise errors.InvalidSpec(what, fix="divide the turn, or remove the field")
+    weights = [read_weight(fields.pop(field), field) for field in _LEARN_FIELDS if field in fields]
+    is_learned = all(weights)
     calls: tuple[JsonObject, ...] = ()
     reasoning: str | None = None
     tool_call_id: str | None = None

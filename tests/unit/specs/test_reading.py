@@ -29,6 +29,8 @@ def test_delimiter_has_names(name: str, delimiter: str) -> None:
         ({"encoding": "rot13"}, "not a known encoding"),
         ({"encoding": "hex"}, "not a known encoding"),
         ({"max_bad_rows": 5}, "max_bad_rows"),
+        ({"prompt_column": "a", "completion_column": "a"}, "prompt_column and completion_column are both 'a'"),
+        ({"prompt_column": "a", "ignore_columns": ["a"]}, "'a' is named as a column to read and in ignore_columns"),
         ({"max_bad_rows": -0.1}, "max_bad_rows"),
         ({"file_format": "xlsx"}, "file_format"),
         ({"prompt_column": ""}, "prompt_column"),

@@ -58,9 +58,33 @@ def test_one_object_is_one_row() -> None:
 
 
 def test_lists_that_are_no_rows_stay_in_their_object() -> None:
-    values: list[Any] = [{"data": [1, 2]}, {"data": []}, {"data": [A], "rows": [B]}, {"data": {"a": 1}}]
+    values: list[Any] = [{"data": [1, 2]}, {"data": []}, {"data": {"a": 1}}, {"turns": [{"role": "x"}]}]
     for value in values:
         assert [row.value for row in rows_of(json.dumps(value))] == [value]
+
+
+def test_list_of_rows_under_any_name_is_read() -> None:
+    for prefers_document in (False, True):
+        rows = rows_of(json.dumps({"train": [A, B], "tags": [{"x": 1}]}), prefers_document=prefers_document)
+        assert [row.value for row in rows] == [A, B]
+
+
+def test_several_lists_of_rows_are_refused_by_name() -> None:
+    for name in ("rows", "validation"):
+        with pytest.raises(errors.InvalidDataset, match=f"has several lists of rows: 'data' and '{name}'"):
+            rows_of(json.dumps({"data": [A], name: [B]}, indent=1), prefers_document=True)
+
+
+def test_key_that_an_object_of_a_wrapper_has_twice_is_one_problem() -> None:
+    good = json.dumps(A)
+    for damaged in (
+        '{"prompt": "a", "prompt": "b"}',
+        '{"prompt": {"x": [{"y": 1, "y": 2}]}}',
+        f'{{"n": {"1" * 5000}}}',
+    ):
+        rows = rows_of(f'{{"version": 1, "data": [{good}, {damaged}, {good}]}}', prefers_document=True)
+        assert [row.value for row in rows] == [A, None, A]
+        assert rows[1].where == "item 2"
 
 
 def test_blank_line_between_rows_is_reported() -> None:

@@ -24,7 +24,7 @@ from finch_hub import errors
 from finch_hub.engine.data import reading, row_formats
 from finch_hub.engine.data.row import MAX_LINE
 from finch_hub.specs.examples import Example, Message
-from finch_hub.specs.reading import DataWarning, ReadingConfig
+from finch_hub.specs.reading import DataWarning, ReadingConfig, ReadingOptions
 
 ROWS = [{"prompt": "What does a finch eat?", "completion": "Seeds."}, {"prompt": "Où?", "completion": "Là-bas."}]
 EXAMPLES = tuple(Example.of_pair(row["prompt"], row["completion"]) for row in ROWS)
@@ -271,10 +271,12 @@ def test_share_of_rows_that_may_be_left_out_is_five_in_a_hundred(bad: int, is_re
     file = write(tmp_path / "a.jsonl", *["{}" if n < bad else LINES[0] for n in range(100)])
     if is_read:
         assert len(reading.read_data(file).examples) == 95
-        with pytest.raises(errors.InvalidDataset, match="5 of 100 rows cannot be used, and max_bad_rows allows none"):
+        with pytest.raises(errors.InvalidDataset, match="5 of 100 rows cannot be used, which --strict refuses"):
             reading.read_data(file, ReadingConfig(strict=True))
     else:
-        with pytest.raises(errors.InvalidDataset, match=r"6 of 100 rows cannot be used, .* allows 0\.05 of them"):
+        with pytest.raises(
+            errors.InvalidDataset, match=r"6 of 100 rows cannot be used, more than --max-bad-rows 0\.05 "
+        ):
             reading.read_data(file)
 
 
@@ -283,10 +285,12 @@ def test_thousands_of_problems_are_one_list_of_twenty_with_counts(tmp_path: Path
     with pytest.raises(errors.InvalidDataset) as caught:
         reading.read_examples(write(tmp_path / "a.jsonl", *lines))
     shown = str(caught.value).splitlines()
-    assert len(shown) == 22
+    assert len(shown) == 5
     assert shown[0].endswith("3,000 problems")
+    numbers = ", ".join(str(number) for number in range(1, 60, 3))
+    assert shown[1].startswith(f"  lines {numbers} and 314 more: is not JSON: ")
     assert shown[-1] == (
-        "  … and 2,980 more; all by kind: 1,000 × is not JSON; 1,000 × prompt is empty; "
+        "  … and 2,000 more; all by kind: 1,000 × is not JSON; 1,000 × prompt is empty; "
         "1,000 × messages, turn N has the role 'bot'"
     )
 
@@ -296,8 +300,9 @@ def test_rows_that_are_left_out_are_counted_by_kind_too(tmp_path: Path) -> None:
     with pytest.warns(DataWarning, match="left out 40 of 1,040 rows:") as warned:
         reading.read_examples(write(tmp_path / "a.jsonl", *lines))
     shown = str(warned[0].message).splitlines()
-    assert (len(shown), shown[1][:11]) == (22, "  line 1001")
-    assert shown[-1] == "  … and 20 more; all by kind: 20 × is not JSON; 20 × prompt is empty"
+    assert (len(shown), shown[1][:13]) == (3, "  lines 1001,")
+    assert shown[2].startswith("  lines 1002, 1004, 1006, 1008, 1010, ")
+    assert shown[2].endswith(", 1040: prompt is empty (give both texts)")
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -333,8 +338,7 @@ def test_columns_that_fit_nothing_are_told_once_with_the_command_that_names_them
     (problem,) = problems_of(file)
     assert problem.where == "line 2 and 39 more rows"
     assert problem.what == "fits no format; the columns are id, customer_message, agent_reply, topic"
-    command = f"finch-hub datasets add '{file}' --prompt-column customer_message --completion-column agent_reply"
-    assert problem.fix == f"name the columns: {command}"
+    assert problem.fix == "name the columns: add --prompt-column customer_message --completion-column agent_reply"
     options = {"prompt_column": "customer_message", "completion_column": "agent_reply"}
     data = reading.read_data(file, ReadingConfig.of(options))
     assert data.examples[3] == Example.of_pair("Grüße aus Köln; wo ist Paket 3?", "Es kommt am 3. März.")
@@ -375,7 +379,129 @@ def test_named_column_that_is_absent_is_told_once(tmp_path: Path) -> None:
     file = write(tmp_path / "a.csv", *TICKETS)
     (problem,) = problems_of(file, prompt_column="customer_mesage", completion_column="agent_reply")
     assert problem.what.startswith("has no column 'customer_mesage'; the columns are id, customer_message")
-    assert problem.fix == "did you mean customer_message?"
+    assert problem.fix == "name the columns: add --prompt-column customer_message --completion-column agent_reply"
+
+
+@pytest.mark.parametrize(
+    ("options", "what", "fix"),
+    [
+        ({"prompt_column": "customer_message"}, "has no column 'completion'", ""),
+        ({"completion_column": "agent_reply"}, "has no column 'prompt'", ""),
+        (
+            {"prompt_column": "customer_mesage", "completion_column": "agent_replies"},
+            "has no column 'customer_mesage' and no column 'agent_replies'",
+            "",
+        ),
+        ({"messages_column": "agent_reples"}, "has no column 'agent_reples'", "--messages-column agent_reply"),
+    ],
+)
+def test_columns_that_are_wrong_or_not_given_are_one_problem(
+    options: ReadingOptions, what: str, fix: str, tmp_path: Path
+) -> None:
+    (problem,) = problems_of(write(tmp_path / "a.csv", *TICKETS), **options)
+    assert problem.what == f"{what}; the columns are id, customer_message, agent_reply, topic"
+    assert problem.fix.endswith(fix or "--prompt-column customer_message --completion-column agent_reply")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Where is parcel 7?,It comes on Friday.", "Who is there?,A finch."],
+        ["1;Where is parcel 7?;It comes", "2;Who is there?;A finch"],
+        ["3,4", "5,6"],
+        ["Hello\tI would like to know more about the bird", "a\tb"],
+    ],
+)
+def test_table_without_a_header_is_told_to_have_none(lines: list[str], tmp_path: Path) -> None:
+    (problem,) = problems_of(write(tmp_path / "a.csv", *lines))
+    assert problem.fix.startswith("if its first line is a row, write a line with the names of the columns before it")
+
+
+def test_ignored_columns_are_named_and_refused_no_more(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a", "id": 7}, {"role": "assistant", "content": "b"}]
+    rows = [{**ROWS[0], "id": 1}, {**ROWS[1], "images": ["x"]}, {"messages": turns, "label": False}]
+    ignored = ("id", "images", "label", "messages[].id", "absent")
+    file = write(tmp_path / "a.jsonl", *map(json.dumps, rows))
+    data = reading.read_data(file, ReadingConfig(strict=True, ignore_columns=ignored))
+    assert data.examples == (*EXAMPLES, Example.of_pair("a", "b"))
+    assert data.report.ignored == {"id": 1, "images": 1, "label": 1, "messages[].id": 1, "absent": 0}
+    assert "ignored on purpose: id (1 rows), images (1 rows)" in data.notes[-1]
+    assert reading.read_data(rows, ReadingConfig(strict=True, ignore_columns=ignored)).examples == data.examples
+    (problem,) = problems_of(file, strict=True, ignore_columns=["images", "label", "messages[].id"])
+    assert (problem.where, problem.fix) == ("id", "remove it, or add --ignore-column id")
+    (problem,) = problems_of([{**ROWS[0], "id": 1}], strict=True)
+    assert problem.fix == "remove it, or add ignore_columns=['id']"
+
+
+def test_wrong_encoding_or_delimiter_is_one_sentence(tmp_path: Path) -> None:
+    utf8, latin = "prompt,completion\né,ü\n" * 300, "prompt;completion\né;ü\n" * 300
+    wide = utf8.encode("utf-16")
+    for content, options, what in (
+        (utf8.encode(), {"encoding": "utf-16"}, "is not UTF-16: it has no zero bytes"),
+        (wide, {"encoding": "utf-8"}, "is not UTF-8: it begins with the mark of UTF-16"),
+        (wide[2:], {"encoding": "cp1252"}, "is not CP1252: it has zero bytes, as UTF-16 has"),
+        (latin.encode("latin-1"), {"encoding": "utf-8"}, "is not UTF-8: 300 of its first 600 lines have other bytes"),
+        (latin.encode("latin-1"), {"encoding": "ascii"}, "is not ASCII: 300 of its first 600 lines have other bytes"),
+        (utf8.encode(), {"delimiter": ";"}, "has no semicolon in its first line"),
+        (latin.encode(), {"delimiter": "tab"}, "has no tab in its first line"),
+    ):
+        file = tmp_path / "a.csv"
+        file.write_bytes(content)
+        (problem,) = problems_of(file, **options)
+        assert problem.what == what
+        assert "leave out --" in problem.fix
+    file.write_bytes("prompt,completion\né,ü\n".encode())
+    told = reading.read_data(file, ReadingConfig(encoding="cp1252")).report.recognized
+    assert told == ("read as cp1252, but its bytes are also UTF-8 (leave out --encoding if letters are wrong)",)
+
+
+def test_settings_of_programs_in_a_folder_are_no_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "train.jsonl", *LINES)
+    (folder / "config.json").write_text('{"model_type": "llama", "layers": [1, 2]}')
+    (folder / "README.md").write_text("# Birds")
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / "package.json").write_text('{"name": "birds", "data": {"a": 1}}')
+    data = reading.read_data(folder)
+    assert (len(data.examples), data.report.left_out) == (len(EXAMPLES), 0)
+    for file in ("train.jsonl", "config.json", "package.json"):
+        (folder / file).rename(folder / file.replace("train", "birds"))
+    data = reading.read_data(folder)
+    assert (len(data.examples), data.report.left_out) == (len(EXAMPLES), 0)
+    assert data.report.recognized == ("files that hold no rows: config.json, package.json",)
+    for number, row in enumerate(ROWS):
+        (folder / f"{number}.json").write_text(json.dumps(row, indent=1))
+    (folder / "birds.jsonl").unlink()
+    assert len(reading.read_data(folder).examples) == len(ROWS)
+
+
+def test_address_is_refused_by_its_own_name() -> None:
+    for address in ("https://example.org/rows.jsonl", "hf://datasets/a/b", "s3://bucket/rows.csv"):
+        with pytest.raises(errors.InvalidDataset, match=f"^{address}: is an address"):
+            reading.read_data(address)
+
+
+def test_splits_of_a_mapping_that_are_not_read_are_told() -> None:
+    data = reading.read_data({"train": ROWS, "validation": ROWS, "test": ROWS}, also_read="validation")
+    assert data.report.recognized == ("splits that were not read: test",)
+    assert reading.read_data({"train": ROWS, "dev": ROWS}).report.recognized == ("splits that were not read: dev",)
+
+
+def test_warning_points_to_the_line_of_the_caller() -> None:
+    with pytest.warns(DataWarning) as warned:
+        reading.read_examples([{**ROWS[0], "id": 1}])
+    assert warned[0].filename == __file__
+
+
+def test_labels_of_answers_are_refused_also_in_a_named_format(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", *[json.dumps({**ROWS[0], "label": n % 2 == 0}) for n in range(6)])
+    for options in ({}, {"format": "prompt_completion"}):
+        (problem,) = problems_of(file, **options)
+        assert problem.what.startswith("has label: preferences are not trained on")
+        assert problem.fix == "keep only the rows to learn, and add --ignore-column label"
+    named = [{"q": "a", "a": "b", "label": False}]
+    assert "has label" in problems_of(named, prompt_column="q", completion_column="a")[0].what
 
 
 def test_problems_name_the_columns_of_the_user() -> None:
@@ -397,8 +523,8 @@ def test_named_columns_win_over_columns_of_formats() -> None:
     ("row", "fix"),
     [
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "--completion-column chosen"),
-        ({"prompt": "a", "completion": "b", "label": True}, "keep the rows to learn"),
-        ({"instruction": "a", "output": "b", "kto_tag": False}, "keep the rows to learn"),
+        ({"prompt": "a", "completion": "b", "label": True}, "keep only the rows to learn, and add --ignore-column"),
+        ({"instruction": "a", "output": "b", "kto_tag": False}, "keep only the rows to learn, and add --ignore-column"),
     ],
 )
 def test_rows_of_preferences_are_refused_once_with_what_to_do(row: dict[str, Any], fix: str, tmp_path: Path) -> None:
@@ -447,7 +573,7 @@ def test_empty_collection_is_refused(nothing: Any) -> None:
 
 def test_mapping_of_splits_is_read_by_split() -> None:
     splits = {"train": ROWS[:1], "validation": ROWS[1:], "test": ROWS}
-    assert reading.read_examples(splits) == EXAMPLES[:1]
+    assert reading.read_data(splits, also_read="validation").examples == EXAMPLES[:1]
     assert reading.has_validation(splits)
     assert reading.read_examples(splits, split="validation") == EXAMPLES[1:]
     assert not reading.has_validation({"train": ROWS})

@@ -93,13 +93,14 @@ def test_format_of_a_plugin_may_read_preferences() -> None:
 
 
 @pytest.mark.parametrize("label", [True, False, "true", "False"])
-def test_label_of_an_answer_is_refused_unless_the_format_is_named(label: object) -> None:
+def test_label_of_an_answer_is_refused_also_if_the_format_is_named(label: object) -> None:
     row = {**PAIR, "label": label}
-    mismatch = row_formats.recognize(row, row_formats.BUILTIN)
-    assert isinstance(mismatch, Mismatch)
-    assert mismatch.what == "has label: preferences are not trained on"
-    named = row_formats.BUILTIN[1]
-    assert row_formats.recognize(row, [named]) == named
+    for formats in (row_formats.BUILTIN, [row_formats.BUILTIN[1]]):
+        mismatch = row_formats.recognize(row, formats)
+        assert isinstance(mismatch, Mismatch)
+        assert mismatch.what == "has label: preferences are not trained on"
+    judged = RowFormat("judged", frozenset({"prompt", "completion", "label"}), row_formats.BUILTIN[1].convert)
+    assert row_formats.recognize(row, [judged]) == judged
 
 
 @pytest.mark.parametrize("label", [1, "spam", None])

@@ -260,10 +260,35 @@ def test_turns_of_any_json_are_read_or_refused(given_turns: list[dict[str, Any]]
     assert unused_fields <= {name for turn in given_turns for name in turn}
 
 
-@pytest.mark.parametrize("learn", [0, 1, "false", "true", 0.0, []])
-def test_learn_that_is_no_boolean_is_refused(learn: object) -> None:
-    with pytest.raises(errors.InvalidSpec, match="in 'learn'"):
-        read({"role": "assistant", "content": "21", "learn": learn})
+LEARN_FIELDS = ["weight", "learn", "train", "training", "trainable", "loss", "loss_weight", "loss_scale"]
+
+
+@pytest.mark.parametrize("field", LEARN_FIELDS)
+def test_field_that_says_whether_a_turn_is_learned_is_honored_or_refused(field: str) -> None:
+    for value, learn in (
+        (0, False),
+        (1, True),
+        (False, False),
+        (True, True),
+        ("0", False),
+        ("True", True),
+        (None, True),
+    ):
+        assert read({"role": "assistant", "content": "21", field: value})[-1].learn is learn
+    others: list[Any] = [0.5, 2, "maybe", [], {}]
+    for other in others:
+        with pytest.raises(errors.InvalidSpec, match=f"has .*{field}.*use 0 or 1"):
+            read({"role": "assistant", "content": "21", field: other})
+
+
+def test_turn_of_several_such_fields_is_learned_if_all_say_so() -> None:
+    assert not read({"role": "assistant", "content": "21", "weight": 1, "train": False})[-1].learn
+    assert read({"role": "assistant", "content": "21", "weight": 1, "train": True})[-1].learn
+
+
+def test_parts_of_a_turn_that_are_not_learned_are_refused() -> None:
+    with pytest.raises(errors.InvalidSpec, match="has 'train_detail', but a turn is learned as a whole"):
+        read({"role": "assistant", "content": "21", "train_detail": [{"begin_offset": 0, "train": False}]})
 
 
 @pytest.mark.parametrize(
