@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finch_hub import errors
+from finch_hub.engine.data.call_ends import find_call_end
 from finch_hub.specs.examples import Example, Message
 from finch_hub.specs.value import JsonObject
 
@@ -169,8 +170,21 @@ class ChatTemplate:
     @functools.cached_property
     def stop_tokens(self) -> frozenset[int]:
         """Ids of the tokens that end an assistant turn: the template's, and the tokenizer's end-of-text token."""
-        ids = [self.tokenizer.eos_token_id, *map(self.tokenizer.convert_tokens_to_ids, self.frame.ends)]
+        ends = [*self.frame.ends, self._call_end]
+        ids = [self.tokenizer.eos_token_id, *(self.tokenizer.convert_tokens_to_ids(end) for end in ends if end)]
         return frozenset(int(token) for token in ids if token is not None)
+
+    @functools.cached_property
+    def _call_end(self) -> str | None:
+        """The token that ends a turn that calls tools."""
+
+        def render(messages: tuple[Message, ...], tools: tuple[JsonObject, ...], *, generation: bool) -> str:
+            try:
+                return self.render(Conversation(messages, tools), generation=generation)
+            except errors.Incompatible:
+                return ""
+
+        return find_call_end(render, self.added_tokens) if self.added_tokens and not self.is_missing else None
 
     @functools.cached_property
     def added_tokens(self) -> re.Pattern[str] | None:

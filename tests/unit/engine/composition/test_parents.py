@@ -50,7 +50,7 @@ STRUCTURAL: dict[str, tuple[dict[str, object], dict[str, torch.Tensor], str]] = 
         {"modules_to_save": ["lm_head"]}, {"base_model.model.lm_head.weight": torch.ones(448, 64)}, "whole modules",
     ),
     "embeddings": (
-        {"target_modules": [*VARIANTS["patterns"]["target_modules"], "gate_proj", "up_proj", "down_proj", "embed_tokens"]},
+        {"target_modules": r".*(_proj|embed_tokens)"},
         {
             "base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(4, 448),
             "base_model.model.model.embed_tokens.lora_embedding_B": torch.ones(64, 4),
