@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from finch_hub import errors
 from finch_hub.cli import following, options, output
 from finch_hub.display import compositions
 
@@ -58,6 +59,9 @@ def compose(
         if names := [f"--{name.replace('_', '-')}" for name, value in unused.items() if value not in (None, ())]:
             raise click.UsageError(f"--plan compares the adapters without composing: leave out {', '.join(names)}")
         report = hub.plan(adapters, probe=probe)
+        if report.structural:
+            problems = [errors.Problem(what=reason) for reason in report.structural]
+            raise errors.Incompatible(problems, subject="these adapters cannot be composed")
         as_json = click.get_current_context().params["as_json"]
         output.emit(report, as_json, lambda: compositions.draw_conflicts(report))
         return None

@@ -44,11 +44,12 @@ def generate(
     from finch_hub.specs.generation import GenerationConfig  # here, because it imports pydantic
 
     references = [adapter for adapter in adapters if adapter != BASE]
+    if not prompt.strip():
+        raise click.UsageError("the prompt is empty: give a question")
     with output.open_hub() as hub:
         # Here too, because loading the base takes long.
         GenerationConfig.of({name: sampling[name] for name in GenerationConfig.model_fields}, subject="generate")
-        click.echo("loading the base …", err=True)
-        model = hub.generator(base, references)
+        model = hub.generator(base, references, announce=lambda step: click.echo(f"{step} …", err=True))
         answers = {}
         for name in adapters or (BASE,):
             adapter = None if name == BASE else name

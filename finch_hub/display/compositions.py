@@ -16,10 +16,12 @@ WORST_MODULES = 8
 
 
 def draw_conflicts(report: ConflictReport) -> Group:
-    """Draw the conflicts by pair and by module, the forecasts, the obstacles and the advice."""
+    """Draw the conflicts by pair and by module, the forecasts and the advice."""
     worst = sorted(report.modules, key=_severity, reverse=True)[:WORST_MODULES]
     title = f"Conflicts in the worst {len(worst)} of {len({pair.module for pair in report.modules})} modules"
-    parts: list[RenderableType] = [draw_pairs(report.pairs), draw_pairs(worst, title=title)]
+    parts: list[RenderableType] = ["No module is changed by several adapters, so that nothing conflicts."]
+    if report.pairs:
+        parts = [draw_pairs(report.pairs), draw_pairs(worst, title=title)]
     if report.hidden_shifts:
         rows = [(shift.first, shift.second, shift.shift) for shift in report.hidden_shifts]
         title = "Shift of the hidden states on inputs of one adapter when another is added"
@@ -30,8 +32,6 @@ def draw_conflicts(report: ConflictReport) -> Group:
         forecasts = [(f.strategy, f.scale, *(format_number(kept, 2) for kept in f.kept)) for f in report.forecasts]
         title = "Forecast of the share of its gain that each parent keeps, from the rows that a search uses"
         parts.append(draw_table(("strategy", "scale", *report.parents), forecasts, title=title))
-    if report.structural:
-        parts.append("cannot be composed:\n" + "\n".join(f"  {reason}" for reason in report.structural))
     if report.advice:
         parts.append(f"advice: {report.advice}\n" + "\n".join(f"  - {reason}" for reason in report.reasons))
     return group(parts)

@@ -62,7 +62,7 @@ def check_composition(
             fix = f"use {sum(ranks)} or less; a higher rank adds only zeros"
             collector.add(errors.Problem(where="rank", what=what, fix=fix))
     collector.raise_problems()
-    _warn_of_shared_rows(versions, stores)
+    _warn_of_parents(versions, stores)
     return spec
 
 
@@ -78,7 +78,7 @@ def plan_composition(references: Sequence[str], *, probe: bool, stores: Stores) 
     parents = _pair_with_weights(references, None, collector)
     versions = _resolve_parents(parents, stores, collector)
     collector.raise_problems()
-    _warn_of_shared_rows(versions, stores)
+    _warn_of_parents(versions, stores)
 
     from finch_hub.engine.composition import planning
     from finch_hub.engine.composition.parents import ParentInput
@@ -173,9 +173,21 @@ def _check_low_rank(versions: Sequence[values.AdapterVersion], stores: Stores, c
         collector.add(errors.Incompatible(problems, subject="these adapters cannot be composed"))
 
 
-def _warn_of_shared_rows(versions: Sequence[values.AdapterVersion], stores: Stores) -> None:
-    for sentence in find_shared_rows(versions, stores):
+def _warn_of_parents(versions: Sequence[values.AdapterVersion], stores: Stores) -> None:
+    for sentence in (*_find_equal(versions), *find_shared_rows(versions, stores)):
         warnings.warn(sentence, DataWarning, stacklevel=3)
+
+
+def _find_equal(versions: Sequence[values.AdapterVersion]) -> list[str]:
+    """Return a sentence for each group of versions with the same bytes."""
+    groups: dict[str, set[str]] = {}
+    for version in versions:
+        groups.setdefault(version.identity, set()).add(version.reference)
+    return [
+        f"{' and '.join(sorted(group))} are the same adapter (leave one out)"
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 def _validation_examples(version: values.AdapterVersion, stores: Stores) -> tuple[Example, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -354,7 +354,12 @@ class Hub:
         return self.adapters.import_(source, name=name, base=base)
 
     def generator(
-        self, base: str | Path | None = None, adapters: Sequence[str] = (), *, device: str = "auto"
+        self,
+        base: str | Path | None = None,
+        adapters: Sequence[str] = (),
+        *,
+        device: str = "auto",
+        announce: Callable[[str], object] = lambda step: None,
     ) -> GeneratorModel:
         """Load a base with adapters that can be switched by their references. It runs in this process.
 
@@ -364,6 +369,7 @@ class Hub:
             base: base in the forms that `train` takes; None takes the base of the adapters.
             adapters: references of the adapters; at first none is active.
             device: "auto", "cpu", "cuda" …
+            announce: called with each step that takes long, such as "loading the base", after all checks.
 
         Raises:
             InvalidInput: with everything that is wrong with the request.
@@ -371,7 +377,7 @@ class Hub:
         """
         from finch_hub.hub import generating
 
-        return generating.load_generator(base, adapters, device=device, stores=self._stores)
+        return generating.load_generator(base, adapters, device=device, announce=announce, stores=self._stores)
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
         """Yield a job's events with numbers over `after`. With `follow`, continue until the job has ended.

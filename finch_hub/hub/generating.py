@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finch_hub import errors
+from finch_hub.hub.adapters import Adapters
 from finch_hub.hub.bases import load_base
 from finch_hub.hub.evaluating import resolve_base_and_adapters
 from finch_hub.hub.problems import ProblemCollector
@@ -15,11 +17,20 @@ if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
 
-def load_generator(base: str | Path | None, adapters: Sequence[str], *, device: str, stores: Stores) -> GeneratorModel:
+def load_generator(
+    base: str | Path | None, adapters: Sequence[str], *, device: str, announce: Callable[[str], object], stores: Stores
+) -> GeneratorModel:
     """Load a base with adapters, none of them active; see `Hub.generator`."""
     collector = ProblemCollector("this generator")
     source, versions = resolve_base_and_adapters(base, adapters, stores, collector)
+    for version in versions:
+        for part, operations in Adapters(stores).limits(version.reference).items():
+            if "generate" in operations:
+                fix = "merge it into its base, and ask that model"
+                what = f"has {part}, which a generator does not support"
+                collector.add(errors.Problem(where=version.reference, what=what, fix=fix))
     collector.raise_problems()
+    announce("loading the base")
 
     from finch_hub.engine.inference.generator import GeneratorModel
 

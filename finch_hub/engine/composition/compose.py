@@ -211,8 +211,20 @@ def _compose_single(
             retention=(line,),
             rows="report" if line.base is not None else "none",
             below_retention=retention.find_below([line], spec.min_retention),
+            advice=_advise_single(parent.name, spec, scale, is_unchanged=is_unchanged),
         ),
     )
+
+
+def _advise_single(name: str, spec: ComposeSpec, scale: float, *, is_unchanged: bool) -> tuple[str, ...]:
+    """Return sentences that say what the composition of a single adapter did, and what had no effect."""
+    what = f"{name} is copied unchanged (a weight, a scale or a rank changes it)"
+    if not is_unchanged:
+        what = f"the update is {scale:g} times that of {name}"
+    unused = [
+        part for part, usual in ((spec.strategy, ("auto", "linear")), (spec.resolver, ("keep",))) if part not in usual
+    ]
+    return (what, *(f"{part} has no effect on a single adapter" for part in unused))
 
 
 def _compose_unmeasured(task: _Task) -> Composed:

@@ -20,6 +20,8 @@ _MAX_SHIFT = 1.0
 _MIN_COSINE = -0.3
 _MIN_NORM_RATIO = 0.3
 _MAX_SHARED_ENERGY = 0.8
+_EQUAL = 0.9999
+"""Cosine and norm ratio from which two parents are the same update."""
 
 
 def diagnose(
@@ -62,6 +64,8 @@ def _advise(pairs: Sequence[PairConflict], shifts: Sequence[HiddenShift], shared
             advised.append((advice, f"{why} as far as {shift.first} does"))
     for pair in pairs:
         names = f"{pair.first} and {pair.second}"
+        if pair.cosine > _EQUAL and pair.norm_ratio > _EQUAL:
+            advised.append(("leave one out", f"{names} are equal in all modules that both change"))
         if pair.cosine < _MIN_COSINE:
             why = f"{names} change the modules in opposite directions: the cosine is {pair.cosine:.2f}"
             advised.append(("resolve with priority, or keep apart", why))

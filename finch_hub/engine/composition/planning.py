@@ -39,14 +39,17 @@ def plan(parents: Sequence[ParentInput], trials: Sequence[Trial] = (), *, base: 
         with _collect_problems(structural):
             core = core_space.build(adapters)
     if core is None:
+        alone = "a single adapter has no conflicts: a composition copies it, scales it or reduces its rank"
         return ConflictReport(
             parents=tuple(parent.name for parent in parents),
             structural=tuple(structural),
-            advice="keep apart and switch" if structural else "",
-            reasons=tuple(structural),
+            advice="keep apart and switch" if structural else "compose",
+            reasons=tuple(structural) or (alone,),
         )
     if base is None or not any(parent.validation for parent in parents):
-        return conflicts.diagnose(core)
+        found = conflicts.diagnose(core)
+        unmeasured = ("nothing was measured on examples: no adapter has validation rows",) if base is not None else ()
+        return found.evolve(reasons=found.reasons + unmeasured)
     with Measurement(base, adapters, tokenize_validation(parents, base)) as measurement:
         measured = interference.measure(core, adapters, measurement)
         forecasts = _forecast_trials(core, trials, measured, measurement)

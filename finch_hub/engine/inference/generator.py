@@ -21,6 +21,7 @@ from finch_hub.engine.training import loop
 from finch_hub.engine.training.adapter import read_rows, replace_settings
 from finch_hub.engine.training.interruption import ShouldStop
 from finch_hub.engine.training.resume_state import BatchTokens
+from finch_hub.formats.config_fields import shorten
 from finch_hub.specs.events import Report
 from finch_hub.specs.examples import Rows
 from finch_hub.specs.generation import GenerationConfig
@@ -128,7 +129,7 @@ class GeneratorModel:
             InvalidSpec: the configuration cannot work on this base.
             InvalidDataset, TrainingFailed: as in :meth:`finch_hub.LoRAAdapter.train`.
         """
-        new_training = replace_settings(training, epochs=epochs, learning_rate=learning_rate)
+        new_training = replace_settings(training, reading, epochs=epochs, learning_rate=learning_rate)
         rows = read_rows(examples, reading, new_training)
         trained = loop.train(
             self.base,
@@ -240,12 +241,13 @@ class GeneratorModel:
 
         Raises:
             NotFound: the adapter does not exist.
-            InvalidSpec: no prompts, prompts that fill the model's context, different numbers of adapters and prompts,
-                or sampling values out of range.
+            InvalidSpec: no prompts, prompts of another type or that fill the model's context, different numbers of
+                adapters and prompts, or values of a wrong type or out of range.
         """
         config = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
         is_single = not isinstance(prompt, list)
         prompts: Sequence[Prompt] = prompt if isinstance(prompt, list) else [prompt]
+        _check_types(system=system, seed=seed)
         if stream and not is_single:
             raise errors.InvalidSpec("only a single prompt can be streamed", where="stream")
         names = self._names_of(adapter, len(prompts))
@@ -301,7 +303,22 @@ class GeneratorModel:
     def _names_of(self, adapter: AdapterChoice | Sequence[str | None], rows: int) -> list[str | None]:
         if adapter is ACTIVE:
             return [self._active] * rows
-        return [adapter] * rows if isinstance(adapter, str | None) else list(adapter)
+        if isinstance(adapter, str | None):
+            return [adapter] * rows
+        if not isinstance(adapter, Sequence) or not all(isinstance(name, str | None) for name in adapter):
+            what = f"is {shorten(adapter)}, not the name of an adapter or a list of names"
+            raise errors.InvalidSpec(what, where="adapter")
+        return list(adapter)
 
     def _load(self, names: Sequence[str | None]) -> None:
         self._cache.load([name for name in names if name is not None])
+
+
+def _check_types(*, system: object, seed: object) -> None:
+    problems = []
+    if not isinstance(system, str | None):
+        problems.append(errors.Problem(where="system", what=f"is {shorten(system)}, not a text"))
+    if not isinstance(seed, int | None):
+        problems.append(errors.Problem(where="seed", what=f"is {shorten(seed)}, not an integer"))
+    if problems:
+        raise errors.InvalidSpec(problems, subject="generate")

@@ -9,6 +9,7 @@ from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.chat import ChatTemplate, Conversation, with_system
 from finch_hub.engine.data.tokenizing import tokenize_prompt
+from finch_hub.formats.config_fields import shorten
 from finch_hub.specs.examples import Message
 
 Prompt = str | tuple[Message, ...] | Conversation
@@ -27,8 +28,8 @@ def tokenize_prompts(
         thinking: whether to ask for reasoning, for each prompt; see :class:`Conversation`.
 
     Raises:
-        InvalidSpec: no prompts, or prompts that are empty, fill the model's context or do not fit the chat template,
-            all of them by number.
+        InvalidSpec: no prompts, or prompts that are of another type, are empty, fill the model's context or do not fit
+            the chat template, all of them by number.
     """
     if not prompts:
         raise errors.InvalidSpec("there are no prompts", fix="give at least one")
@@ -36,6 +37,11 @@ def tokenize_prompts(
     tokenized, problems = [], []
     for number, (prompt, system, is_thinking) in enumerate(zip(prompts, systems, thinking, strict=True), start=1):
         conversation = _to_conversation(prompt, thinking=is_thinking)
+        if conversation is None:
+            what = f"is {shorten(prompt)}, not a text or a conversation"
+            fix = "give a text, or a tuple of Message(role=…, content=…)"
+            problems.append(errors.Problem(where=f"prompt {number}", what=what, fix=fix))
+            continue
         if not any(turn.content.strip() for turn in conversation.messages):
             problems.append(errors.Problem(where=f"prompt {number}", what="is empty"))
             continue
@@ -54,8 +60,12 @@ def tokenize_prompts(
     return tokenized
 
 
-def _to_conversation(prompt: Prompt, *, thinking: bool) -> Conversation:
+def _to_conversation(prompt: object, *, thinking: bool) -> Conversation | None:
+    """Return the conversation of a prompt, None if it has another type."""
     if isinstance(prompt, Conversation):
         return prompt
-    turns = (Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt)
-    return Conversation(turns, thinking=thinking)
+    if isinstance(prompt, str):
+        return Conversation((Message(role="user", content=prompt),), thinking=thinking)
+    if isinstance(prompt, tuple) and all(isinstance(turn, Message) for turn in prompt):
+        return Conversation(prompt, thinking=thinking)
+    return None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from support.adapters import save_adapter
+
 from .conftest import Run
 
 
@@ -11,3 +15,20 @@ def test_all_invalid_sampling_values_are_refused_before_a_base_is_looked_up(run:
     assert "max_new_tokens" in done.err
     assert "top_p" in done.err
     assert "no-such-base" not in done.err
+
+
+def test_bad_requests_are_refused_before_a_base_is_loaded(run: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    assert run("bases", "add", tiny_folder, "--name", "tiny").status == 0
+    made = save_adapter(tiny_folder, tmp_path / "made", r=4, target_modules=["q_proj", "embed_tokens"])
+    assert run("adapters", "import", made, "--name", "words", "--base", "tiny").status == 0
+    for words, status, says in (
+        (("", "--base", "tiny"), 2, "the prompt is empty"),
+        (("  \n", "--base", "tiny"), 2, "the prompt is empty"),
+        (("hi", "--base", "tin"), 3, "tin"),
+        (("hi", "--adapter", "word"), 3, "word"),
+        (("hi",), 2, "neither a base nor an adapter"),
+        (("hi", "--adapter", "words"), 2, "words/1: has updates of embeddings, which a generator does not support"),
+    ):
+        done = run("generate", *words)
+        assert (done.status, says in done.err) == (status, True), done.err
+        assert "loading" not in done.err

@@ -196,6 +196,9 @@ def test_single_adapter_is_copied_byte_for_byte(parents: dict[str, ParentInput],
     half = composed({"eats": dataclasses.replace(parents["eats"], weight=0.5)})
     for module, update in read_parent(parents["eats"].folder, "x").factors.items():
         assert torch.equal(half.factors[module].B, update.B * 0.5)
+    assert half.report.advice == ("the update is 0.5 times that of eats",)
+    assert "copied unchanged" in str(composed(one).report.advice)
+    assert "ties has no effect on a single adapter" in composed(one, strategy="ties").report.advice
 
 
 def test_random_strategies_depend_on_seed_and_content_only(parents: dict[str, ParentInput]) -> None:

@@ -201,3 +201,48 @@ def test_load_of_an_adapter_that_does_not_fit_changes_nothing(
         model.load_lora(folder)
     assert model.active == "adapter-3"
     assert model.generate("Where?", adapter="adapter-0", max_new_tokens=8) == before
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        5,
+        None,
+        [("a", "b")],
+        [None],
+        ["fine", 5],
+        {"role": "user", "content": "a"},
+        [{"role": "user"}],
+        b"a",
+        ("a",),
+        [["a"]],
+    ],
+    ids=str,
+)
+def test_prompt_of_another_type_is_refused_by_number(model: GeneratorModel, prompt: Any) -> None:
+    with pytest.raises(errors.InvalidSpec, match=r"prompt \d: is .*, not a text or a conversation \(give a text"):
+        model.generate(prompt)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"seed": "one"}, "seed: is 'one', not an integer"),
+        ({"system": 5}, "system: is 5, not a text"),
+        ({"adapter": 5}, "adapter: is 5, not the name"),
+        ({"adapter": [5]}, "adapter: is .5., not the name"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"max_new_tokens": None}, "max_new_tokens"),
+    ],
+)
+def test_option_of_another_type_is_refused_by_name(model: GeneratorModel, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(errors.InvalidSpec, match=says):
+        model.generate("Where?", **options)
+
+
+def test_no_prompts_are_refused(model: GeneratorModel) -> None:
+    for prompt in ([], ""):
+        with pytest.raises(errors.InvalidSpec, match=r"there are no prompts|prompt 1: is empty"):
+            model.generate(prompt)
+    with pytest.raises(errors.InvalidSpec, match="prompt 1: is empty"):
+        model.generate(())
