@@ -172,13 +172,19 @@ class InvalidReference(InvalidInput):
 
 
 class NotFound(FinchError):
-    """A named thing does not exist; `near` contains similar names."""
+    """A named thing does not exist; `near` contains similar names.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str] = ()) -> None:
+    With `lists_known`, the text lists all known names if none is similar. There should be few of them.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str] = (), *, lists_known: bool = False) -> None:
         self.kind = kind
         self.name = name
+        known = sorted(set(known))
         self.near = near(name, known)
         hint = f" (did you mean {' or '.join(map(repr, self.near))}?)" if self.near else ""
+        if lists_known and known and not self.near:
+            hint = f" (known: {', '.join(known)})"
         super().__init__(f"there is no {kind} {shorten(name)!r}{hint}")
 
 

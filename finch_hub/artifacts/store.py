@@ -58,6 +58,14 @@ class ArtifactStore:
             self._files.put_bytes(_blob(digest), data)
         return digest
 
+    def put_file(self, file: Path) -> str:
+        """Store a file as a blob and return its digest. Only a part of it is in memory."""
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        with self._translate_errors():
+            self._files.put_file(_blob(digest), file)
+        return digest
+
     def get(self, digest: str) -> bytes:
         """Return a blob.
 

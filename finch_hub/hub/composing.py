@@ -193,6 +193,6 @@ def _find_equal(versions: Sequence[values.AdapterVersion]) -> list[str]:
 def _validation_examples(version: values.AdapterVersion, stores: Stores) -> tuple[Example, ...]:
     """Return the version's validation examples. There are none without a validation set, or if it was purged."""
     try:
-        return reading.load_examples(stores.artifacts.get(version.lineage.validation_digest or ""))
+        return reading.load_examples(stores.artifacts.read_lines(version.lineage.validation_digest or ""))
     except errors.NotFound:
         return ()

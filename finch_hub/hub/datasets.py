@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace as replace_fields
+import contextlib
+import functools
 from typing import TYPE_CHECKING, Unpack
 
 from finch_hub.engine.data.chat import with_system
 from finch_hub.engine.data.reading import Split
 from finch_hub.hub.examples import (
     DataSource,
+    ExampleFile,
     Progress,
     StoredExamples,
     complete_options,
     has_validation,
     read_examples,
     register_examples,
-    store_examples,
 )
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example
@@ -84,19 +84,26 @@ class Datasets:
             check_name(part_name, kind="data set")
         config = complete_options(options, self._stores)
         also_read: Split | None = splits[-1] if len(splits) > 1 else None
-        found = [
-            read_examples(
-                data, self._stores, config, split=split, also_read=also_read, prefers_file=True, progress=progress
-            )
-            for split in splits
-        ]
-        if system is not None:
-            found = [replace_fields(part, examples=_with_system(part.examples, system)) for part in found]
-        parts = [store_examples(part.examples, self._stores, format_name=config.format) for part in found]
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(ExampleFile()) for _ in splits]
+            reports = [
+                read_examples(
+                    data,
+                    self._stores,
+                    config,
+                    split=split,
+                    also_read=also_read,
+                    prefers_file=True,
+                    keep=functools.partial(_keep, file, system),
+                    progress=progress,
+                ).report
+                for split, file in zip(splits, files, strict=True)
+            ]
+            parts = [file.store(self._stores, format_name=config.format) for file in files]
         with self._stores.database.write() as session:
             added = [
-                _register(session, stored, split=split, name=part_name, replace=replace, report=part.report)
-                for stored, split, part_name, part in zip(parts, splits, names, found, strict=False)
+                _register(session, stored, split=split, name=part_name, replace=replace, report=report)
+                for stored, split, part_name, report in zip(parts, splits, names, reports, strict=False)
             ]
         return added[0].model_copy(update={"validation": added[1]}) if len(added) > 1 else added[0]
 
@@ -143,8 +150,8 @@ def _register(
     )
 
 
-def _with_system(examples: Iterable[Example], system: str) -> tuple[Example, ...]:
-    return tuple(
-        example.evolve(messages=with_system(example.messages, system)) if example.messages else example
-        for example in examples
-    )
+def _keep(file: ExampleFile, system: str | None, example: Example) -> None:
+    """Write an example to a file, with the system prompt if it has none."""
+    if system is not None and example.messages:
+        example = example.evolve(messages=with_system(example.messages, system))
+    file.add(example)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from finch_hub import errors, settings
 from finch_hub.engine.data import data_files, reading, row_formats
 from finch_hub.engine.data.row_collector import ReadData
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example, Rows
-from finch_hub.specs.reading import ReadingConfig
+from finch_hub.specs.reading import LIMITS, ReadingConfig
 from finch_hub.specs.reports import ReadingReport
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
     from finch_hub.storage.stores import Stores
-
-_LIMITS = {"max_bad_rows", "strict"}  # options that hold for rows of any source
 
 DataSource = str | Path | Rows
 """A file or folder, "-" for standard input, the name or digest of a stored data set, or the rows themselves."""
@@ -45,12 +44,14 @@ def read_examples(
     split: reading.Split = "train",
     also_read: reading.Split | None = None,
     prefers_file: bool = False,
+    keep: Callable[[Example], None] | None = None,
     progress: Progress | None = None,
 ) -> ReadData:
     """Return the examples of a data source, and warn of everything about the data that users should know.
 
     Args:
         also_read: split of a folder that the caller reads too, so that its files do not count as left out.
+        keep: called with each example, which is then not in the result.
         prefers_file: whether a name is that of a file if there is also a stored data set of that name.
 
     Raises:
@@ -63,7 +64,7 @@ def read_examples(
     if isinstance(data, str) and data_files.ADDRESS.match(data):
         raise errors.InvalidDataset("is an address, which is not read", fix=data_files.ADDRESS_FIX, subject=data)
     if isinstance(source, Path) and not data_files.exists(source):
-        return _load_stored(str(data), source, stores, config)
+        return _load_stored(str(data), source, stores, config, keep)
     if isinstance(data, str) and not prefers_file and "/" not in data and data == str(source):
         _check_one_meaning(data, stores)
     known_formats = [
@@ -76,6 +77,7 @@ def read_examples(
         formats=known_formats,
         split=split,
         also_read=also_read,
+        keep=keep,
         progress=progress or (lambda rows: None),
     )
     reading.warn(found)
@@ -101,7 +103,9 @@ def _check_one_meaning(name: str, stores: Stores) -> None:
         raise errors.InvalidReference(what, where=name, fix=fix)
 
 
-def _load_stored(name: str, path: Path, stores: Stores, config: ReadingConfig) -> ReadData:
+def _load_stored(
+    name: str, path: Path, stores: Stores, config: ReadingConfig, keep: Callable[[Example], None] | None
+) -> ReadData:
     try:
         with stores.database.read() as session:
             dataset = datasets.get(session, name)
@@ -110,12 +114,14 @@ def _load_stored(name: str, path: Path, stores: Stores, config: ReadingConfig) -
         raise errors.NotFound("data file or data set", name, known) from None
     if dataset.purged_at is not None:
         raise errors.Conflict(f"data set {name} was purged: only its hash and figures are left")
-    given = [field for field, value in config.model_dump(exclude=_LIMITS).items() if value not in (None, ())]
+    given = [field for field, value in config.model_dump(exclude=set(LIMITS)).items() if value not in (None, ())]
     if given:
         what, fix = f"is stored, so that {' and '.join(given)} cannot change how it is read", "leave them out"
         raise errors.InvalidDataset(what, fix=fix, subject=name)
-    examples = reading.load_examples(stores.artifacts.get(dataset.digest))
-    return ReadData(examples=examples, report=ReadingReport(rows=len(examples)))
+    examples: list[Example] = []
+    for line in stores.artifacts.read_lines(dataset.digest):
+        (keep or examples.append)(Example.of(line))
+    return ReadData(examples=tuple(examples), report=ReadingReport(rows=dataset.examples))
 
 
 def has_validation(data: DataSource) -> bool:
@@ -123,15 +129,41 @@ def has_validation(data: DataSource) -> bool:
     return reading.has_validation(settings.expand_home(data) if isinstance(data, str | Path) else data)
 
 
-def store_examples(examples: tuple[Example, ...], stores: Stores, *, format_name: str | None = None) -> StoredExamples:
+class ExampleFile:
+    """Temporary file of examples in canonical form, from which they are stored. Only one example is in memory."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - closed by close
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def add(self, example: Example) -> None:
+        """Write an example."""
+        self._file.write(reading.dump_example(example))
+        self._count += 1
+
+    def store(self, stores: Stores, *, format_name: str | None = None) -> StoredExamples:
+        """Store the canonical bytes of the examples."""
+        self._file.flush()
+        return StoredExamples(
+            digest=stores.artifacts.put_file(Path(self._file.name)),
+            format=format_name or "messages",
+            examples=self._count,
+            bytes=self._file.tell(),
+        )
+
+
+def store_examples(examples: Iterable[Example], stores: Stores, *, format_name: str | None = None) -> StoredExamples:
     """Store the canonical bytes of the examples."""
-    content = reading.dump_examples(examples)
-    return StoredExamples(
-        digest=stores.artifacts.put(content),
-        format=format_name or "messages",
-        examples=len(examples),
-        bytes=len(content),
-    )
+    with ExampleFile() as file:
+        for example in examples:
+            file.add(example)
+        return file.store(stores, format_name=format_name)
 
 
 def register_examples(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,20 +14,12 @@ from finch_hub.engine.data.chat import has_reasoning
 from finch_hub.engine.data.reading import Split
 from finch_hub.engine.training import schedule
 from finch_hub.hub.bases import Bases
-from finch_hub.hub.examples import (
-    DataSource,
-    Progress,
-    StoredExamples,
-    complete_options,
-    has_validation,
-    read_examples,
-    store_examples,
-)
+from finch_hub.hub.examples import DataSource, Progress, StoredExamples, has_validation, read_examples, store_examples
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
 from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig
-from finch_hub.specs.reading import ReadingConfig
+from finch_hub.specs.reading import LIMITS, ReadingConfig
 from finch_hub.specs.references import check_name
 from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig
@@ -35,6 +28,8 @@ if TYPE_CHECKING:
     from finch_hub.formats.base_layout import BaseLayout
     from finch_hub.plugins.descriptors import Preset
     from finch_hub.storage.stores import Stores
+
+_SHARE = re.compile(r"[0-9]*[.,][0-9]+|[0-9.,]+ ?%")
 
 
 def check_training(
@@ -63,10 +58,18 @@ def check_training(
         chosen = stores.catalog.presets[preset] if preset is not None else None
     if isinstance(validation, float | int):
         overrides, validation = {**overrides, "validation": validation}, None
+    elif isinstance(validation, str) and _SHARE.fullmatch(validation) and not Path(validation).exists():
+        what = f"{validation!r} is neither data nor a number"
+        collector.add(errors.Problem(where="validation", what=what, fix="write a share as a number, such as 0.2"))
+        validation = None
+    if chosen is None or "max_bad_rows" not in chosen.training.model_fields_set:
+        overrides = {"max_bad_rows": stores.settings.max_bad_rows, **overrides}
+    lora, training = _apply_overrides(chosen, overrides, collector)
+    limits = {name: getattr(training, name) for name in LIMITS}
     reading = ReadingConfig()
     with collector.collect():
-        reading = complete_options({k: v for k, v in overrides.items() if k in ReadingConfig.model_fields}, stores)
-    lora, training = _apply_overrides(chosen, {"max_bad_rows": reading.max_bad_rows, **overrides}, collector)
+        options = {name: value for name, value in overrides.items() if name in ReadingConfig.model_fields}
+        reading = ReadingConfig.of({**options, **limits}, subject="the data")
     if requirements.together:
         _check_together(lora, training, collector)
     source = BaseModelSource(source=str(base) or "?", revision=revision)

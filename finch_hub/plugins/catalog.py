@@ -46,7 +46,7 @@ class Offers(Mapping[str, D], Generic[D]):
         if name in self.conflicts:
             raise errors.PluginError(self.conflicts[name])
         if name not in self._unique:
-            raise errors.NotFound(self._kind, name, self._owners)
+            raise errors.NotFound(self._kind, name, self._owners, lists_known=True)
         return self._unique[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -49,8 +49,8 @@ def _free_name(session: Session, name: str, *, digest: str, examples: int, repla
     """Refuse a name that stands for other examples, or take it from them."""
     holder = find_named(session, name)
     if holder is not None and holder.digest != digest and not replace:
-        what = f"data set {name} already has {holder.examples:,} other examples ({holder.digest[:12]})"
-        fix = f"choose another name, or move the name to these {examples:,} ({digest[:12]}) with --replace"
+        what = f"data set {name} ({holder.digest[:12]}) has other rows, {holder.examples:,} in number"
+        fix = f"choose another name, or move the name to the {examples:,} of {digest[:12]} with --replace"
         raise errors.Conflict(f"{what}: a name stands for one data set ({fix})")
     same = find_digest(session, digest)
     if same is not None and same.name not in (None, name) and same.purged_at is None and not replace:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 import pydantic
@@ -14,6 +13,9 @@ FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"]
 # Python has them for domains and for its source, and readers of files fail on them.
 _NOT_OF_FILES = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"})
 _DELIMITERS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+
+LIMITS = ("max_bad_rows", "strict")
+"""Fields that `TrainingConfig` has, too. In a training, the same values hold for reading and tokenizing."""
 
 
 class DataWarning(UserWarning):
@@ -99,7 +101,7 @@ class ReadingOptions(TypedDict, total=False):
     prompt_column: str | None
     completion_column: str | None
     messages_column: str | None
-    ignore_columns: Sequence[str]
+    ignore_columns: tuple[str, ...]
     encoding: str | None
     delimiter: str | None
     file_format: FileFormat | None

@@ -45,7 +45,7 @@ def test_commands_print_what_the_page_shows(newcomer: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert run(*add) == 0
     shown = capsys.readouterr()
-    printed, refusal = blocks("text")
+    printed, refusal, _ = blocks("text")
     assert shown.err.splitlines()[:3] + shown.out.splitlines() == printed.splitlines()
     assert run("datasets", "add", "tickets.csv") == 2
     assert capsys.readouterr().err.split() == refusal.split()
@@ -59,6 +59,19 @@ def test_command_that_settles_the_file_reads_conversations(newcomer: Path, capsy
     shown = capsys.readouterr()
     assert shown.out.endswith("1 example\n")
     assert "warning" not in shown.err
+
+
+def test_both_splits_of_a_folder_are_added_as_the_page_shows(
+    newcomer: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(newcomer)
+    (newcomer / "data").mkdir()
+    for split, count in (("train", 900), ("validation", 100)):
+        rows = "".join(f'{{"prompt": "{split} {n}?", "completion": "Yes."}}\n' for n in range(count))
+        (newcomer / "data" / f"{split}.jsonl").write_text(rows, encoding="utf-8")
+    assert run("datasets", "add", "data", "--name", "birds") == 0
+    shown = capsys.readouterr()
+    assert shown.out + shown.err == blocks("text")[2]
 
 
 @pytest.mark.usefixtures("newcomer")

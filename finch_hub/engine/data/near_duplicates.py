@@ -6,7 +6,7 @@ import collections
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from finch_hub.specs.examples import Example
 
@@ -19,23 +19,35 @@ _BANDS, _BAND_SIZE = 3, 4
 _BINS = _BANDS * _BAND_SIZE
 _MAX_WORDS = 512  # the first and last ones of a longer text
 _MAX_CANDIDATES = 20  # of a validation example; many rows can have one long instruction in common
+_PROGRESS_EXAMPLES = 10_000
 _WORD = re.compile(r"\w+")
 
 
-def count_near_duplicates(train: Sequence[Example], validation: Sequence[Example]) -> int:
+def count_near_duplicates(
+    train: Sequence[Example], validation: Sequence[Example], *, progress: Callable[[int], None] = lambda done: None
+) -> int:
     """Count the validation examples of which a training example has nearly the same words, but is not equal.
 
     Case and punctuation do not matter, and system prompts are not compared. Each example is hashed once, and compared a
     limited number of times, so the time is linear.
+
+    Args:
+        progress: called with the number of examples so far, of both, every few thousand examples.
     """
-    texts = [_list_words(example) for example in validation]
+    texts: list[list[str]] = []
+    for number, example in enumerate(validation, start=1):
+        texts.append(_list_words(example))
+        if number % _PROGRESS_EXAMPLES == 0:
+            progress(number)
     index = _Index(texts)
     compared: collections.Counter[int] = collections.Counter()
     exact: set[int] = set()
     near: set[int] = set()
-    for example in train:
+    for done, example in enumerate(train, start=len(validation) + 1):
         if not index:
             break
+        if done % _PROGRESS_EXAMPLES == 0:
+            progress(done)
         words = _list_words(example)
         for number in index.find(words):
             if words == texts[number]:

@@ -78,6 +78,7 @@ def read_data(
     formats: Sequence[row_formats.RowFormat] = row_formats.BUILTIN,
     split: Split = "train",
     also_read: Split | None = None,
+    keep: Callable[[Example], None] | None = None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> ReadData:
     """Read a file, a folder of files, standard input, or rows of Python values.
@@ -91,6 +92,7 @@ def read_data(
         formats: row formats. Each row is read in the first format whose fields it has.
         split: split of a folder, or of a mapping of splits.
         also_read: split that the caller reads too, so that its files do not count as left out.
+        keep: called with each example, also if the data is refused later; the result then has no examples.
         progress: called with the number of rows so far, every few thousand rows.
 
     Raises:
@@ -99,7 +101,7 @@ def read_data(
     """
     config = config or ReadingConfig()
     if not isinstance(source, (str, Path)):
-        collector = RowCollector(IN_PYTHON, config, formats, progress)
+        collector = RowCollector(IN_PYTHON, config, formats, progress, keep)
         collector.add_all(python_rows.read_items(python_rows.select_split(source, split)))
         if split == "train" and (unread := python_rows.list_other_splits(source, (split, also_read))):
             collector.recognized.append(f"splits that were not read: {', '.join(unread[:_MAX_NAMED])}")
@@ -107,7 +109,7 @@ def read_data(
     if not str(source):
         raise errors.InvalidDataset("no data is named", fix="name a file, a folder or a data set")
     if source == STDIN:
-        collector = RowCollector("standard input", config, formats, progress)
+        collector = RowCollector("standard input", config, formats, progress, keep)
         _add_file(collector, STDIN, config, "")
         return collector.finish()
     if ADDRESS.match(str(source)):
@@ -115,7 +117,7 @@ def read_data(
     path = Path(source)
     if not exists(path):
         raise errors.NotFound("data file", str(path), list_neighbors(path))
-    collector = RowCollector(str(path), config, formats, progress)
+    collector = RowCollector(str(path), config, formats, progress, keep)
     files = _find_files(path, split)
     if len(files) > 1 and (settings := [file for file in files if _holds_settings(file, collector)]) != files:
         files = [file for file in files if file not in settings]
@@ -151,15 +153,16 @@ def has_validation(source: str | Path | Rows) -> bool:
 
 def dump_examples(examples: Iterable[Example]) -> bytes:
     """Return examples in canonical form, whose hash identifies a dataset: JSONL, one order of keys, no defaults."""
-    return b"".join(_dump_example(example) for example in examples)
+    return b"".join(dump_example(example) for example in examples)
 
 
-def load_examples(data: bytes) -> tuple[Example, ...]:
-    """Read the bytes of :func:`dump_examples`."""
-    return tuple(Example.of(line) for line in data.splitlines())
+def load_examples(lines: Iterable[bytes]) -> tuple[Example, ...]:
+    """Read the lines of :func:`dump_examples`, such as an open file."""
+    return tuple(Example.of(line) for line in lines)
 
 
-def _dump_example(example: Example) -> bytes:
+def dump_example(example: Example) -> bytes:
+    """Return the line of one example in canonical form."""
     fields = example.model_dump(exclude_defaults=True)
     # Schemas and calls are dumped in the order in which templates render them.
     for name in ("tools", "documents"):

@@ -58,6 +58,7 @@ class RowCollector:
         config: how rows are read.
         formats: row formats. Each row is read in the first format whose fields it has.
         progress: called with the number of rows so far.
+        keep: called with each example; None keeps them in memory.
 
     Attributes:
         recognized: what was recognized, for the report.
@@ -67,7 +68,12 @@ class RowCollector:
     """
 
     def __init__(
-        self, subject: str, config: ReadingConfig, formats: Sequence[RowFormat], progress: Callable[[int], None]
+        self,
+        subject: str,
+        config: ReadingConfig,
+        formats: Sequence[RowFormat],
+        progress: Callable[[int], None],
+        keep: Callable[[Example], None] | None = None,
     ) -> None:
         self.recognized: list[str] = []
         self._subject = subject
@@ -83,10 +89,12 @@ class RowCollector:
             sorted({f for form in self._formats for f in form.fields} - self._columns.keys()) if named else []
         )
         if not self._formats:
-            raise errors.NotFound("dataset format", str(named), [row_format.name for row_format in formats])
+            known = [row_format.name for row_format in formats]
+            raise errors.NotFound("dataset format", str(named), known, lists_known=True)
         self._progress = progress
         self._examples: list[Example] = []
-        self._rows = self._without_weight = 0
+        self._keep = keep or self._examples.append
+        self._rows = self._kept = self._without_weight = 0
         self._failures: list[errors.Problem] = []
         self._problems: list[errors.Problem] = []
         self._left_out = 0
@@ -140,7 +148,7 @@ class RowCollector:
             ignored={_printable(name): count for name, count in self._ignored.items()},
             recognized=tuple(map(_printable, self.recognized)),
         )
-        if self._failures or self._left_out > allowed or not self._examples:
+        if self._failures or self._left_out > allowed or not self._kept:
             self._refuse(problems)
         if self._config.strict:
             self._refuse_unused(report)
@@ -178,7 +186,7 @@ class RowCollector:
         if example is None:
             self._without_weight += 1
         else:
-            self._examples.append(example)
+            self._keep_example(example)
 
     def _add_example(self, example: Example, where: str) -> None:
         try:
@@ -186,7 +194,11 @@ class RowCollector:
         except errors.InvalidSpec as error:
             self._leave_out([errors.Problem(what=p.what, where=where, fix=p.fix) for p in error.problems])
         else:
-            self._examples.append(example)
+            self._keep_example(example)
+
+    def _keep_example(self, example: Example) -> None:
+        self._keep(example)
+        self._kept += 1
 
     def _count_unused(self, names: Iterable[str]) -> None:
         """Count columns that were not used. Rows can have a column each, so the later ones are not kept."""
@@ -238,7 +250,7 @@ class RowCollector:
 
     def _describe(self, rows: _MismatchedRows) -> errors.Problem:
         """Return one problem for all rows of a mismatch, with the command that names their columns."""
-        where = rows.where if rows.count == 1 else f"{rows.where} and {rows.count - 1:,} more rows"
+        where = rows.where if rows.count == 1 else f"{rows.where} and {_count_rows(rows.count - 1, 'more ')}"
         columns = list(rows.columns)
         what = f"{rows.mismatch.what}; the columns are {row_formats.list_columns(columns)}"
         fix = rows.mismatch.fix
@@ -251,7 +263,7 @@ class RowCollector:
             what, fix = "has no row to learn: all have the weight 0", "give at least one example"
             raise errors.InvalidDataset(what, fix=fix, subject=self._subject)
         subject = self._subject
-        if not self._failures and self._examples:
+        if not self._failures and self._kept:
             limit = "max_bad_rows=" if self._in_python else "--max-bad-rows "
             limit = f"more than {limit}{self._config.max_bad_rows:.3g} allows"
             if self._config.strict:
@@ -271,17 +283,17 @@ class RowCollector:
 
     def _refuse_unused(self, report: ReadingReport) -> None:
         problems = [
-            errors.Problem(where=name, what=f"is not used, in {count:,} rows", fix=self._advise_ignoring(name))
+            errors.Problem(where=name, what=f"is not used, in {_count_rows(count)}", fix=self._advise_ignoring(name))
             for name, count in report.unused.items()
         ]
         if self._without_weight:
-            what = f"is 0 in {self._without_weight:,} rows, which would be left out"
+            what = f"is 0 in {_count_rows(self._without_weight)}, which would be left out"
             problems.append(errors.Problem(where="weight", what=what, fix="remove them"))
         if problems:
             raise errors.InvalidDataset(problems, subject=f"{self._subject}, read strictly")
 
     def _advise_ignoring(self, name: str) -> str:
-        option = f"ignore_columns=[{name!r}]" if self._in_python else f"--ignore-column {shlex.quote(name)}"
+        option = f"ignore_columns=({name!r},)" if self._in_python else f"--ignore-column {shlex.quote(name)}"
         return f"remove it, or add {option}"
 
     def _make_notes(self, report: ReadingReport, problems: Sequence[errors.Problem]) -> Iterable[str]:
@@ -292,11 +304,17 @@ class RowCollector:
         if report.without_weight:
             yield f"{self._subject}: left out {report.without_weight:,} of {report.rows:,} rows, whose weight is 0"
         if report.unused:
-            named = ", ".join(f"{name} ({count:,} rows)" for name, count in list(report.unused.items())[:_MAX_SHOWN])
+            named = ", ".join(
+                f"{name} ({_count_rows(count)})" for name, count in list(report.unused.items())[:_MAX_SHOWN]
+            )
             yield f"{self._subject}: columns and fields that are not used: {named}"
         if report.ignored:
-            named = ", ".join(f"{name} ({count:,} rows)" for name, count in report.ignored.items())
+            named = ", ".join(f"{name} ({_count_rows(count)})" for name, count in report.ignored.items())
             yield f"{self._subject}: columns and fields that were ignored on purpose: {named}"
+
+
+def _count_rows(count: int, kind: str = "") -> str:
+    return f"{count:,} {kind}row{'s' if count != 1 else ''}"
 
 
 def _printable(text: object) -> str:

@@ -118,7 +118,7 @@ def check_data(train_set: Sequence[TokenizedExample], held_out: Sequence[Tokeniz
         what = f"the training data has {labels:,} tokens to learn, but choosing a rank needs {needed:,}"
         problems.append(errors.Problem(what=what, fix='give a number for "rank"'))
     if len(held_out) < LEAST_HELD_OUT:
-        what = f"there are {len(held_out)} validation examples, but choosing a rank needs {LEAST_HELD_OUT}"
+        what = f"choosing a rank needs {LEAST_HELD_OUT} validation examples, found {len(held_out)}"
         problems.append(errors.Problem(what=what, fix='give more validation data, or a number for "rank"'))
     if problems:
         raise errors.InvalidDataset(problems, subject='rank="auto"')

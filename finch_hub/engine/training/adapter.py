@@ -8,7 +8,7 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.data import reading as data_reading
 from finch_hub.engine.training import loop
 from finch_hub.specs.examples import Example, Rows
-from finch_hub.specs.reading import ReadingConfig
+from finch_hub.specs.reading import LIMITS, ReadingConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
@@ -47,7 +47,7 @@ class LoRAAdapter(AttachableAdapter):
             TrainingFailed: training started and could not continue.
         """
         base = self.require_base("train")
-        training = replace_settings(training, epochs=epochs, learning_rate=lr)
+        training = replace_settings(training, reading, epochs=epochs, learning_rate=lr)
         return loop.train(
             base,
             self.config,
@@ -63,12 +63,20 @@ def read_rows(
     source: str | Path | Rows, reading: ReadingConfig | None, training: TrainingConfig
 ) -> tuple[Example, ...]:
     """Return the examples of rows or files. What was left out or not used is a `DataWarning`."""
-    limits = ReadingConfig(max_bad_rows=training.max_bad_rows, strict=training.strict)
-    data = data_reading.read_data(source, reading or limits)
+    limits = {name: getattr(training, name) for name in LIMITS}
+    data = data_reading.read_data(source, (reading or ReadingConfig()).evolve(**limits))
     data_reading.warn(data)
     return data.examples
 
 
-def replace_settings(training: TrainingConfig | None, **changes: float | None) -> TrainingConfig:
-    """Return the configuration, or the default one, with the changes that are not None."""
-    return (training or TrainingConfig()).evolve(**{name: new for name, new in changes.items() if new is not None})
+def replace_settings(
+    training: TrainingConfig | None, reading: ReadingConfig | None, **changes: float | None
+) -> TrainingConfig:
+    """Return the configuration, or the default one, with the changes that are not None.
+
+    The limits that `reading` sets hold for the training, too.
+    """
+    given = {name: new for name, new in changes.items() if new is not None}
+    if reading is not None:
+        given |= {name: getattr(reading, name) for name in LIMITS if name in reading.model_fields_set}
+    return (training or TrainingConfig()).evolve(**given)

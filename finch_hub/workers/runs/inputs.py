@@ -58,9 +58,9 @@ def fetch_examples(digest: str, file: Path, stores: Stores) -> Path:
     Raises:
         NotFound: the examples are gone.
     """
-    data = stores.artifacts.get(digest)
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
+    with file.open("wb") as target:
+        target.writelines(stores.artifacts.read_lines(digest))
     return file
 
 
@@ -77,4 +77,7 @@ def read_examples(file: Path | None) -> tuple[Example, ...]:
     """Return the examples of a file that `fetch_examples` wrote, none if there is no file."""
     from finch_hub.engine.data import reading
 
-    return reading.load_examples(file.read_bytes()) if file is not None else ()
+    if file is None:
+        return ()
+    with file.open("rb") as lines:
+        return reading.load_examples(lines)

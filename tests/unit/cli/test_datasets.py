@@ -32,11 +32,16 @@ def tickets(tmp_path: Path) -> Path:
     return file
 
 
-def test_table_of_other_columns_is_added_with_the_command_that_the_error_gives(run: Run, tickets: Path) -> None:
+def test_table_of_other_columns_is_added_with_the_options_that_the_error_gives(run: Run, tickets: Path) -> None:
     refused = run("datasets", "add", tickets)
     assert refused.status == 2
     assert len(refused.err.splitlines()) == 1
-    command = refused.err.partition("name the columns: finch-hub ")[2].rstrip(")\n").split()
+    command = [
+        "datasets",
+        "add",
+        str(tickets),
+        *refused.err.partition("name the columns: add ")[2].rstrip(")\n").split(),
+    ]
     added = run(*command, "--name", "tickets", "--json")
     assert added.status == 0
     assert (added.json["examples"], added.json["reading"]["unused"]) == (40, {"id": 40, "topic": 40})
@@ -48,7 +53,7 @@ def test_table_of_other_columns_is_added_with_the_command_that_the_error_gives(r
 def test_rows_that_are_left_out_are_warned_of_or_refused(run: Run, data: Path) -> None:
     with data.open("a", encoding="utf-8") as stream:
         stream.write('{"prompt": "", "completion": "x"}\n')
-    assert "11 rows cannot be used, and max_bad_rows allows 0.05" in run("datasets", "add", data).err
+    assert "11 rows cannot be used, more than --max-bad-rows 0.05 allows" in run("datasets", "add", data).err
     added = run("datasets", "add", data, "--max-bad-rows", 0.1)
     assert added.out.endswith("10 examples\n")
     assert "left out 1 of 11 rows:\n  line 11: prompt is empty" in added.err
@@ -76,7 +81,7 @@ def test_name_moves_to_other_examples_only_if_that_is_asked_for(run: Run, data: 
         stream.write('{"prompt": "Who?", "completion": "The wren."}\n')
     refused = run("datasets", "add", data, "--name", "birds")
     assert refused.status == 4
-    assert f"data set birds already has 10 other examples ({first[:12]})" in refused.err
+    assert f"data set birds ({first[:12]}) has other rows, 10 in number" in refused.err
     assert "--replace" in refused.err
     moved = run("datasets", "add", data, "--name", "birds", "--replace")
     second = next(found["digest"] for found in run("datasets", "list", "--json").json if found["name"] == "birds")

@@ -35,5 +35,5 @@ def test_options_of_reading_reach_the_data(hub: Hub) -> None:
     pairs = hub.evaluate([(row["q"], row["r"]) for row in rows[:20]], ["medical"]).spec
     assert isinstance(pairs, EvaluateSpec)
     assert spec.dataset == pairs.dataset
-    with pytest.raises(errors.InvalidDataset, match="max_bad_rows allows none"):
+    with pytest.raises(errors.InvalidDataset, match="which strict=True refuses"):
         hub.evaluate(rows, ["medical"], strict=True, **columns)  # type: ignore[arg-type]

@@ -193,6 +193,30 @@ def test_limit_of_the_settings_reaches_the_job(tiny_folder: Path, tmp_path: Path
         assert train_spec(hub, [("a", "b"), ("c", "d")], base=tiny_folder).training.max_bad_rows == 0.2
 
 
+def test_limits_of_a_preset_hold_for_reading_and_training(
+    hub: Hub, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"{n}", "completion": "b"} for n in range(8)] + [{"prompt": "a", "completion": ""}]
+    with pytest.raises(errors.InvalidDataset, match=r"more than max_bad_rows=0\.05 allows"):
+        train_spec(hub, rows, base=tiny_folder, preset="legal")
+    legal = hub.catalog.presets["legal"]
+    for limits, needle in (({"max_bad_rows": 0.2}, ""), ({"strict": True}, "strict=True")):
+        preset = legal.model_copy(update={"training": legal.training.evolve(**limits)})
+        monkeypatch.setitem(hub.catalog.presets._unique, "legal", preset)
+        if needle:
+            with pytest.raises(errors.InvalidDataset, match=needle):
+                train_spec(hub, rows, base=tiny_folder, preset="legal", max_bad_rows=0.5)
+        else:
+            with pytest.warns(DataWarning):
+                assert train_spec(hub, rows, base=tiny_folder, preset="legal").training.max_bad_rows == 0.2
+
+
+@pytest.mark.parametrize("share", ["0.2", "20%", ".5", "12,5 %"])
+def test_share_that_is_a_text_is_refused(hub: Hub, data: Path, tiny_folder: Path, share: str) -> None:
+    with pytest.raises(errors.InvalidSpec, match=r"is neither data nor a number .write a share"):
+        train_spec(hub, data, base=tiny_folder, validation=share)
+
+
 def test_validation_file_has_the_same_columns(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
     for name in ("train", "held_out"):
         (tmp_path / f"{name}.csv").write_text(f"q;a\n{name}?;Yes.\n", encoding="utf-8")
@@ -210,7 +234,8 @@ def test_validation_file_has_the_same_columns(hub: Hub, tiny_folder: Path, tmp_p
 
 def test_mapping_of_splits_brings_its_validation_data(hub: Hub, tiny_folder: Path) -> None:
     splits = {"train": [("a", "b"), ("c", "d")], "validation": [("e", "f")], "test": [("g", "h")]}
-    spec = train_spec(hub, splits, base=tiny_folder)
+    with pytest.warns(DataWarning, match="splits that were not read: test"):
+        spec = train_spec(hub, splits, base=tiny_folder)
     assert {d.digest: d.examples for d in hub.datasets.find()} == {spec.train: 2, spec.validation: 1}
 
 

@@ -83,3 +83,11 @@ def test_texts_that_are_found_grow_with_the_validation_rows_only(answers: str, m
     ]
     count_near_duplicates(rows[:2_000], rows[2_000:])
     assert 1_000 <= found <= 20 * 1_000
+
+
+def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates, "_PROGRESS_EXAMPLES", 10)
+    told: list[int] = []
+    rows = [Example.of_pair(f"What does bird {n} of the garden eat?", "Seeds.") for n in range(45)]
+    near_duplicates.count_near_duplicates(rows[:20], rows[20:], progress=told.append)
+    assert told == [10, 20, 30, 40]

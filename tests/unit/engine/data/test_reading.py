@@ -425,12 +425,12 @@ def test_ignored_columns_are_named_and_refused_no_more(tmp_path: Path) -> None:
     data = reading.read_data(file, ReadingConfig(strict=True, ignore_columns=ignored))
     assert data.examples == (*EXAMPLES, Example.of_pair("a", "b"))
     assert data.report.ignored == {"id": 1, "images": 1, "label": 1, "messages[].id": 1, "absent": 0}
-    assert "ignored on purpose: id (1 rows), images (1 rows)" in data.notes[-1]
+    assert "ignored on purpose: id (1 row), images (1 row)" in data.notes[-1]
     assert reading.read_data(rows, ReadingConfig(strict=True, ignore_columns=ignored)).examples == data.examples
-    (problem,) = problems_of(file, strict=True, ignore_columns=["images", "label", "messages[].id"])
+    (problem,) = problems_of(file, strict=True, ignore_columns=("images", "label", "messages[].id"))
     assert (problem.where, problem.fix) == ("id", "remove it, or add --ignore-column id")
     (problem,) = problems_of([{**ROWS[0], "id": 1}], strict=True)
-    assert problem.fix == "remove it, or add ignore_columns=['id']"
+    assert problem.fix == "remove it, or add ignore_columns=('id',)"
 
 
 def test_wrong_encoding_or_delimiter_is_one_sentence(tmp_path: Path) -> None:
@@ -514,7 +514,7 @@ def test_problems_name_the_columns_of_the_user() -> None:
 
 def test_named_columns_win_over_columns_of_formats() -> None:
     row = {"prompt": "draft", "question": "a", "completion": "b", "chosen": "c", "rejected": "d", "system": "s"}
-    with pytest.warns(DataWarning, match=r"not used: completion \(1 rows\), prompt \(1 rows\), rej"):
+    with pytest.warns(DataWarning, match=r"not used: completion \(1 row\), prompt \(1 row\), rej"):
         examples = reading.read_examples([row], prompt_column="question", completion_column="chosen")
     assert examples == (Example.of_pair("a", "c", "s"),)
 
@@ -556,7 +556,7 @@ def test_format_is_honored_for_python_rows() -> None:
 
 def test_names_of_columns_need_not_be_texts() -> None:
     rows = [{"prompt": "a", "completion": "b", 3: "c", None: "d"}]
-    with pytest.warns(DataWarning, match=r"not used: 3 \(1 rows\), None \(1 rows\)"):
+    with pytest.warns(DataWarning, match=r"not used: 3 \(1 row\), None \(1 row\)"):
         assert reading.read_examples(rows) == (Example.of_pair("a", "b"),)
     assert "the columns are 1, 2" in problems_of([{1: "a", 2: "b"}])[0].what
 
@@ -709,8 +709,8 @@ answers = st.builds(
 )
 def test_dumping_and_loading_returns_the_examples_and_the_same_bytes(examples: list[Example]) -> None:
     data = reading.dump_examples(examples)
-    assert reading.load_examples(data) == tuple(examples)
-    assert reading.dump_examples(reading.load_examples(data)) == data
+    assert reading.load_examples(data.splitlines()) == tuple(examples)
+    assert reading.dump_examples(reading.load_examples(data.splitlines())) == data
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=5))
@@ -827,7 +827,7 @@ def test_what_is_stored_can_be_read_again(depth: int) -> None:
         {"messages": [{"role": "user", "content": "a"}, call]},
     ]
     data = reading.read_data(rows, ReadingConfig(max_bad_rows=1.0))
-    assert reading.load_examples(reading.dump_examples(data.examples)) == data.examples
+    assert reading.load_examples(reading.dump_examples(data.examples).splitlines()) == data.examples
     assert len(data.examples) == (4 if depth == 60 else 1)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.training.adapter import LoRAAdapter, read_rows
+from finch_hub.engine.training.adapter import LoRAAdapter, read_rows, replace_settings
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reading import DataWarning, ReadingConfig
@@ -41,15 +41,19 @@ def test_rows_are_read_as_the_training_and_the_user_say(tmp_path: Path) -> None:
     rows = [{"q": "a", "r": "b", "id": 1}] * 9 + [{"q": "a", "r": ""}]
     columns = ReadingConfig(prompt_column="q", completion_column="r", max_bad_rows=0.1)
     with pytest.warns(DataWarning, match="id"), pytest.warns(DataWarning, match="left out 1 of 10 rows"):
-        examples = read_rows(rows, columns, TrainingConfig())
+        examples = read_rows(rows, columns, replace_settings(None, columns))
     assert examples == (Example.of_pair("a", "b"),) * 9
     pairs = [(row["q"], row["r"]) for row in rows]
-    with pytest.raises(errors.InvalidDataset, match=r"allows 0\.05 of them"):
+    with pytest.raises(errors.InvalidDataset, match=r"more than max_bad_rows=0\.05 allows"):
         read_rows(pairs, None, TrainingConfig())
     with pytest.warns(DataWarning, match="left out 1 of 10 rows"):
         assert read_rows(pairs, None, TrainingConfig(max_bad_rows=0.1)) == examples
-    with pytest.raises(errors.InvalidDataset, match="allows none"):
+    with pytest.raises(errors.InvalidDataset, match="which strict=True refuses"):
         read_rows(pairs, None, TrainingConfig(max_bad_rows=0.1, strict=True))
+    named = ReadingConfig(prompt_column="q", completion_column="r")
+    with pytest.raises(errors.InvalidDataset, match="read strictly: id: is not used"):
+        read_rows(rows[:9], named, replace_settings(TrainingConfig(strict=True), named))
+    assert replace_settings(TrainingConfig(max_bad_rows=0.2), columns).max_bad_rows == 0.1
     (tmp_path / "a.csv").write_text("prompt;completion\na;b\n", encoding="utf-8")
     with pytest.warns(DataWarning, match="semicolon"):
         assert read_rows(tmp_path / "a.csv", None, TrainingConfig()) == examples[:1]
