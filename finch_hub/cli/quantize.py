@@ -24,5 +24,8 @@ if TYPE_CHECKING:
 @click.option("--tolerance", type=float, help="Relative increase of the held-out loss that auto accepts.")
 @following.job_command
 def quantize(hub: Hub, adapter: str, **quantizing: Any) -> JobHandle:
-    """Store an adapter with fewer bits as a new version."""
+    """Store an adapter with fewer bits as its next version.
+
+    The adapter's bare name then means the new version. The earlier versions stay.
+    """
     return hub.quantize(adapter, **options.drop_unset(**quantizing))

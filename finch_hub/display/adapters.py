@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from finch_hub.registry.values import AdapterVersion, Ancestry, Evaluation
 
 _SHOWN = 12  # files that an import left out
+# Fields of a specification that are shown on lines of their own, or name what the lineage has.
+_NO_SETTINGS = frozenset({
+    "adapter", "base", "dataset", "import", "kind", "parents", "reading", "seed", "system", "thinking", "train",
+})  # fmt: skip
 
 
 def draw_version(
@@ -31,6 +35,9 @@ def draw_version(
             "base": f"{version.base.name} ({version.base.architecture}, {version.base.fingerprint[:12]})",
             "parents": [f"{parent.reference} x {parent.weight:g}" for parent in lineage.parents] or None,
             "data": data if lineage.train_digest else None,
+            "system prompt": version.spec.get("system"),
+            "reasoning": "prompts ask for it" if version.spec.get("thinking") else None,
+            "settings": _format_settings(version.spec) or None,
             "seed": lineage.seed,
             "aliases": version.aliases or None,
             "tags": version.tags or None,
@@ -77,6 +84,14 @@ def format_evidence(version: AdapterVersion) -> str:
 
 def _format_limits(limits: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"{part}, so it cannot be used by: {', '.join(operations)}" for part, operations in limits.items()]
+
+
+def _format_settings(spec: Mapping[str, Any]) -> str:
+    """Format the settings of the job that made a version, without those that are off or empty."""
+    settings = {name: value for name, value in spec.items() if name not in ("lora", "training", "validation")}
+    settings |= {**spec.get("lora", {}), **spec.get("training", {})}
+    shown = {name: value for name, value in settings.items() if name not in _NO_SETTINGS and value not in (None, False)}
+    return ", ".join(f"{name} {format_value(value)}" for name, value in shown.items() if value not in ([], {}, ()))
 
 
 def _format_origin(version: AdapterVersion) -> list[str]:

@@ -107,7 +107,7 @@ class ComposeSpec(JobSpec):
     """Compose several adapters of one base into one.
 
     Attributes:
-        parents: two or more adapters; a single one is returned unchanged.
+        parents: adapters. A single one is copied, or scaled and reduced in rank.
         strategy: name of a strategy plugin, or "auto", which measures several and keeps the best.
         parameters: parameters of the strategy, checked against its schema.
         resolver: name of a conflict-resolver plugin, which runs before the strategy.

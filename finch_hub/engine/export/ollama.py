@@ -27,7 +27,7 @@ def export_ollama(adapter: Path, base: Path | None, out: Path, parameters: Ollam
     with atomic_folder(out, kind=KIND, replace=parameters.replace) as folder:
         report = gguf.write_file(adapter, base, folder / gguf.FILE, parameters)
         lines = [f"FROM {parameters.base_model or base}", f"ADAPTER ./{gguf.FILE}"]
-        if parameters.system is not None:
+        if parameters.system:
             lines.append(f'SYSTEM """{parameters.system}"""')
         (folder / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
         write_record(folder, KIND, {"adapter": read_record(adapter)})

@@ -49,7 +49,7 @@ class OllamaParameters(GGUFParameters):
 
     Attributes:
         base_model: a model's name in Ollama or a path; None takes the base's folder.
-        system: the system prompt of the adapter's training, if any.
+        system: system prompt. Jobs take that of the adapter's training if it is None. An empty text is none.
     """
 
     base_model: Line | None = None

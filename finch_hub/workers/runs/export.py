@@ -35,7 +35,10 @@ def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> Export
     # An earlier attempt of this job may have published the folder without telling it.
     if job.fence > 1 and "replace" in format_.parameters.model_fields:
         parameters = parameters.evolve(replace=True)
-    base, (folder,) = inputs.fetch_files([spec.adapter], stores)
+    version, folder = inputs.fetch_version(spec.adapter, stores)
+    base = version.base
+    if "system" in format_.parameters.model_fields and parameters.model_dump()["system"] is None:
+        parameters = format_.parse({**parameters.model_dump(), "system": version.spec.get("system")})
     if format_.base_model is not None and parameters.model_dump()["base_model"] is None:
         parameters = parameters.evolve(base_model=getattr(base, format_.base_model))
     return ExportOrder(

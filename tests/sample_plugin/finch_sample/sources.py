@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from finch_hub.artifacts import archives
 from finch_hub.specs.jobs import BaseModelSource
 
 _SCHEME = "archive:"
@@ -25,5 +25,5 @@ def fetch(source: BaseModelSource, *, cache: Path, progress: Callable[[str], Non
     folder = cache / f"archive-{digest}"
     if not folder.exists():
         progress(f"unpacking {archive.name}")
-        archives.unpack(archive, folder, max_bytes=2**40)
+        shutil.unpack_archive(archive, folder)
     return folder

@@ -58,3 +58,23 @@ def test_lineage_shows_ancestors_with_their_weights(drawn: Drawn) -> None:
     lines = drawn(adapters.draw_lineage(child)).splitlines()
     assert lines[0].strip() == "meadow/1 (compose, -)"
     assert "birds/1 x 0.5 (train, -)" in lines[1]
+
+
+def test_version_shows_its_prompts_and_settings(drawn: Drawn) -> None:
+    spec = {
+        "kind": "train", "adapter": "birds", "train": "a" * 64, "validation": "b" * 64, "preset": "medical",
+        "system": "Answer as a doctor.\nBe brief.", "thinking": True,
+        "lora": {"rank": 16, "alpha": 32.0, "target_modules": ["q_proj", "v_proj"], "use_dora": False},
+        "training": {"epochs": 3, "learning_rate": 0.0002, "max_steps": None, "validation": 0.1, "seed": 3},
+    }  # fmt: skip
+    text = " ".join(drawn(adapters.draw_version(make_version("birds", spec=spec), "/folder", [], {})).split())
+    assert "system prompt Answer as a doctor. Be brief." in text
+    assert "reasoning prompts ask for it" in text
+    settings = "preset medical, rank 16, alpha 32, target_modules q_proj, v_proj, epochs 3, learning_rate 0.0002"
+    assert f"settings {settings}, validation 0.1" in text
+
+
+def test_version_without_prompts_and_settings_shows_neither(drawn: Drawn) -> None:
+    version = make_version("guest", kind="import", spec={"system": None, "thinking": False, "import": {"notes": []}})
+    text = drawn(adapters.draw_version(version, "/folder", [], {}))
+    assert not any(name in text for name in ("system prompt", "reasoning", "settings"))

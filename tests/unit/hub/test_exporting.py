@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.adapters import save_adapter
 
 from finch_hub import Hub, errors
+from finch_hub.registry import adapter_versions
 from finch_hub.specs.jobs import ExportSpec, MergeSpec
+from finch_hub.workers.runs import export
 
 
 @pytest.mark.usefixtures("versions")
@@ -47,3 +50,24 @@ def test_export_reports_adapter_and_format_together(hub: Hub, tmp_path: Path) ->
     spec = hub.export("medical", tmp_path, parameters={"replace": True}).spec
     assert isinstance(spec, ExportSpec)
     assert spec.out == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [({}, "Answer briefly."), ({"system": "Sing."}, "Sing."), ({"system": ""}, "")],
+)
+def test_export_to_ollama_has_the_system_prompt_of_the_training(
+    hub: Hub, tiny_folder: Path, tmp_path: Path, parameters: dict[str, str], expected: str
+) -> None:
+    hub.bases.add(tiny_folder, name="tiny")
+    made = save_adapter(tiny_folder, tmp_path / "made", r=4, target_modules=["q_proj"])
+    guest = hub.import_adapter(made, name="guest", base="tiny")
+    fields = {"digest": guest.digest, "identity": guest.identity, "kind": "train"}
+    with hub._stores.database.write() as session:
+        prompting = {"system": "Answer briefly."}
+        adapter_versions.create(session, name="birds", base_id=guest.base.id, spec=prompting, **fields)
+    handle = hub.export("birds", tmp_path / "out", format="ollama", parameters=parameters)
+    spec = handle.spec
+    assert isinstance(spec, ExportSpec)
+    order = export.prepare(spec, handle.refresh(), hub._stores, tmp_path)
+    assert order.spec.parameters["system"] == expected

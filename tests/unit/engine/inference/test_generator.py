@@ -241,7 +241,8 @@ def test_option_of_another_type_is_refused_by_name(model: GeneratorModel, option
 
 
 def test_no_prompts_are_refused(model: GeneratorModel) -> None:
-    for prompt in ([], ""):
+    nothing: list[Any] = [[], ""]
+    for prompt in nothing:
         with pytest.raises(errors.InvalidSpec, match=r"there are no prompts|prompt 1: is empty"):
             model.generate(prompt)
     with pytest.raises(errors.InvalidSpec, match="prompt 1: is empty"):
