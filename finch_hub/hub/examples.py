@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -133,29 +134,41 @@ class ExampleFile:
     """Temporary file of examples in canonical form, from which they are stored. Only one example is in memory."""
 
     def __init__(self) -> None:
-        self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - closed by close
+        self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - __exit__ closes it
         self._count = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written was reported, and is not stored
+            self._file.close()
 
     def add(self, example: Example) -> None:
         """Write an example."""
-        self._file.write(reading.dump_example(example))
+        with _translate_errors():
+            self._file.write(reading.dump_example(example))
         self._count += 1
 
     def store(self, stores: Stores, *, format_name: str | None = None) -> StoredExamples:
         """Store the canonical bytes of the examples."""
-        self._file.flush()
+        with _translate_errors():
+            self._file.flush()
         return StoredExamples(
             digest=stores.artifacts.put_file(Path(self._file.name)),
             format=format_name or "messages",
             examples=self._count,
             bytes=self._file.tell(),
         )
+
+
+@contextlib.contextmanager
+def _translate_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"could not write to {tempfile.gettempdir()}: {error.strerror}"
+        raise errors.Unavailable(f"{what} (free space there, or name another folder in TMPDIR)") from None
 
 
 def store_examples(examples: Iterable[Example], stores: Stores, *, format_name: str | None = None) -> StoredExamples:

@@ -46,3 +46,40 @@ def test_not_found_offers_similar_names() -> None:
     error = errors.NotFound("preset", "medcal", ["legal", "medical", "code"])
     assert error.near[0] == "medical"
     assert "did you mean 'medical'" in str(error)
+
+
+def test_many_problems_of_one_text_have_one_line_with_their_places() -> None:
+    def rows(*numbers: int, what: str = "is empty") -> list[errors.Problem]:
+        return [errors.Problem(where=f"line {number}", what=what, fix="fill it") for number in numbers]
+
+    few = [*rows(1, 2, 3), *rows(4, 5, 6, what="is long")]
+    assert errors.list_problems(few) == [str(problem) for problem in few]
+    assert errors.list_problems(rows(1, 3, 7, 9)) == ["lines 1, 3, 7, 9: is empty (fill it)"]
+    (line,) = errors.list_problems(rows(*range(1, 31)))
+    assert line == f"lines {', '.join(map(str, range(1, 21)))} and 10 more: is empty (fill it)"
+    files = [errors.Problem(where=f"{name} line 1", what="is empty") for name in "abcd"]
+    assert errors.list_problems(files) == ["a line 1, b line 1, c line 1, d line 1: is empty"]
+    fields = [errors.Problem(what="is empty")] * 5
+    assert len(errors.list_problems(fields)) == 5
+    mixed = [*rows(*range(1, 41)), *(errors.Problem(where=f"row {n}", what=f"has {n} fields") for n in range(30))]
+    *_, last = errors.list_problems(mixed)
+    assert last == "… and 11 more; all by kind: 40 × is empty; 30 × has N fields"
+
+
+def test_numbers_of_names_are_no_numbers_of_a_kind() -> None:
+    problems = [errors.Problem(what=f"is not UTF-8 at character {n}") for n in range(3)]
+    assert errors.count_kinds(problems) == {"is not UTF-8 at character N": 3}
+
+
+def test_known_names_are_listed_if_none_is_similar() -> None:
+    near = errors.NotFound("format", "mesages", ["messages", "text"], lists_known=True)
+    assert str(near) == "there is no format 'mesages' (did you mean 'messages'?)"
+    other = errors.NotFound("format", "xyz", ["text", "messages"], lists_known=True)
+    assert str(other) == "there is no format 'xyz' (known: messages, text)"
+    assert str(errors.NotFound("format", "xyz", ["text"])) == "there is no format 'xyz'"
+
+
+def test_long_names_are_shortened_in_messages() -> None:
+    assert errors.shorten("x" * 300) == "x" * 300
+    assert len(errors.shorten("x" * 301)) == 301
+    assert len(str(errors.NotFound("data file", "x" * 10_000))) < 400

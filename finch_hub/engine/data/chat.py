@@ -337,7 +337,7 @@ def _check_plain(conversation: Conversation) -> None:
         "tools": conversation.tools,
         "documents": conversation.documents,
         "tool_calls": [m for m in conversation.messages if m.tool_calls],
-        "reasoning_content": [m for m in conversation.messages if m.reasoning],
+        "reasoning (reasoning_content, reasoning or thinking)": [m for m in conversation.messages if m.reasoning],
     }
     fix = "remove it from the data, or use a base with a chat template"
     problems = [

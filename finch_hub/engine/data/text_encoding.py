@@ -79,7 +79,7 @@ def check(stream: BinaryIO, encoding: str) -> str:
     marks = [label for mark, _, label in _BOMS if sample.startswith(mark)]
     if marks and not name.startswith(marks[0].lower()):
         raise errors.InvalidDataset(f"is not {encoding.upper()}: it begins with the mark of {marks[0]}", fix=fix)
-    if is_wide and sample and b"\0" not in sample:
+    if is_wide and len(sample) > len(codecs.BOM_UTF32_LE) and b"\0" not in sample:
         raise errors.InvalidDataset(f"is not {encoding.upper()}: it has no zero bytes", fix=fix)
     if not is_wide and sample.count(0) > len(sample) // 8:
         raise errors.InvalidDataset(f"is not {encoding.upper()}: it has zero bytes, as UTF-16 has", fix=fix)
@@ -90,7 +90,7 @@ def check(stream: BinaryIO, encoding: str) -> str:
     if wrong > _MAX_WRONG * sum(not line.isascii() for line in lines):
         what = f"is not {encoding.upper()}: {wrong:,} of its first {len(lines):,} lines have other bytes"
         raise errors.InvalidDataset(what, fix=fix)
-    if name != "utf-8" and not sample.isascii() and all(_is_in(line, "utf-8") for line in lines):
+    if not name.startswith("utf-8") and not sample.isascii() and all(_is_in(line, "utf-8") for line in lines):
         return f"read as {encoding}, but its bytes are also UTF-8 (leave out --encoding if letters are wrong)"
     return ""
 

@@ -39,6 +39,15 @@ except errors.Unavailable as error:
     assert [p for p in (tmp_path / "store").rglob("*") if p.is_file()] == []
 
 
+def test_file_is_stored_as_its_bytes_are(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache")
+    for number, content in enumerate((b"", b"a finch\n", b"x" * (2**20 + 3))):
+        file = tmp_path / str(number)
+        file.write_bytes(content)
+        assert store.put_file(file) == store.put(content)
+        assert store.get(store.put_file(file)) == content
+
+
 def test_temporary_file_of_a_killed_writer_is_removed(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache")
     store.put(b"first")
@@ -72,6 +81,7 @@ class Breaking(MemoryFileSystem):  # type: ignore[misc]
 
 USES: dict[str, Callable[[ArtifactStore, Path], Any]] = {
     "put": lambda store, _: store.put(b"x"),
+    "put_file": lambda store, folder: store.put_file(next(folder.iterdir())),
     "get": lambda store, _: store.get("0" * 64),
     "put_tree": lambda store, folder: store.put_tree(folder),
     "tree": lambda store, _: store.tree("0" * 64),

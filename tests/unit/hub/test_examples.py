@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +66,11 @@ def test_mapping_without_a_training_split_is_one_problem_among_others(hub: Hub, 
     with pytest.raises(errors.InvalidInput, match="is a mapping of test") as caught:
         hub.train({"test": [("a", "b")]}, adapter="not a name", base=tiny_folder)
     assert len(caught.value.problems) == 2
+
+
+def test_full_temporary_folder_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", functools.partial(open, "/dev/full", "wb"))
+    with pytest.raises(errors.Unavailable, match=r"could not write to .*: No space left on device .free space there"):
+        hub.datasets.add([("a", "b")])
+    monkeypatch.undo()
+    assert hub.datasets.find() == []

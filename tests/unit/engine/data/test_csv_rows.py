@@ -163,3 +163,30 @@ def test_columns_without_a_name_keep_their_cells(header: str, names: list[str]) 
     stream = io.TextIOWrapper(io.BytesIO(f"{header}\n{','.join(cells)}\n".encode()), "utf-8", newline="")
     (row,) = csv_rows.read_csv(stream, ",")
     assert row.value == dict(zip(names, cells, strict=True))
+
+
+def test_advice_fits_rows_with_too_many_and_too_few_fields() -> None:
+    few, many = (row for row in rows_of("a;b;c\n1;2\n1;2;3;4\n", ";"))
+    assert (few.problem, few.fix) == (
+        "has 2 fields, but the header has 3",
+        "add the missing fields, or quote a text that goes over several lines",
+    )
+    assert (many.problem, many.fix) == (
+        "has 4 fields, but the header has 3",
+        "quote texts that contain semicolon or a line break",
+    )
+
+
+@pytest.mark.parametrize(("text", "delimiter"), [("a;b\n1;2\n", ","), ("\n\na\tb\n1\t2\n", ";"), ("a|b\n1|2\n", "#")])
+def test_delimiter_that_the_header_lacks_is_refused(text: str, delimiter: str) -> None:
+    stream = io.StringIO(text)
+    with pytest.raises(errors.InvalidDataset, match=r"in its first line .leave out --delimiter"):
+        csv_rows.check_delimiter(stream, delimiter)
+    assert stream.tell() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "delimiter"), [("text\nab\n", ";"), ("a;b,c\n1;2,3\n", ","), ("", ";"), ("a#b\n1#2", "#")]
+)
+def test_delimiter_that_can_be_right_is_taken(text: str, delimiter: str) -> None:
+    csv_rows.check_delimiter(io.StringIO(text), delimiter)

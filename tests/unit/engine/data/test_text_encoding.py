@@ -102,3 +102,64 @@ def test_any_utf8_is_read_as_it_is(text: str) -> None:
 def test_any_bytes_are_recognized_or_refused(content: bytes) -> None:
     with contextlib.suppress(errors.InvalidDataset):
         codecs.lookup(recognize(content))
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "utf-8",
+        "utf8",
+        "utf-8-sig",
+        "utf-16",
+        "utf-16-le",
+        "utf-16-be",
+        "utf-32",
+        "utf-32-be",
+        "cp1252",
+        "latin-1",
+        "cp850",
+    ],
+)
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n", GERMAN.replace("–", "-").replace("„", "").replace("“", "").replace("€", "e")]
+)
+def test_right_encoding_that_is_named_is_taken(text: str, encoding: str) -> None:
+    stream = io.BytesIO(text.encode(encoding))
+    assert text_encoding.check(stream, encoding) == ""
+    assert stream.tell() == 0
+
+
+@pytest.mark.parametrize(
+    ("real", "named"),
+    [
+        ("utf-8", "utf-16"),
+        ("utf-8", "utf-32-le"),
+        ("utf-8", "ascii"),
+        ("utf-8-sig", "cp1252"),
+        ("utf-16", "utf-8"),
+        ("utf-16-le", "latin-1"),
+        ("utf-16", "utf-32"),
+        ("utf-32", "utf-16"),
+        ("latin-1", "utf-8"),
+        ("cp1251", "utf-8"),
+        ("gb18030", "utf-8"),
+    ],
+)
+def test_wrong_encoding_that_is_named_is_refused(real: str, named: str) -> None:
+    text = "вопрос, ответ\n" * 100 if real == "cp1251" else "éé, ü\n" * 100
+    with pytest.raises(
+        errors.InvalidDataset, match=rf"is not {named.upper()}: .*leave out --encoding, or name another"
+    ):
+        text_encoding.check(io.BytesIO(text.encode(real)), named)
+
+
+def test_few_damaged_lines_are_left_to_the_reader() -> None:
+    content = "é,ü\n".encode() * 50 + b"\xff,a\n"
+    assert text_encoding.check(io.BytesIO(content), "utf-8") == ""
+    assert text_encoding.check(io.BytesIO(b"a\0b,c\n" * 3 + b"a,b,c,d,e,f\n" * 50), "utf-8") == ""
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "cp1251", "mac-roman"])
+def test_utf8_under_the_name_of_another_encoding_is_told(encoding: str) -> None:
+    told = text_encoding.check(io.BytesIO(GERMAN.replace("“", "").encode()), encoding)
+    assert told.startswith(f"read as {encoding}, but its bytes are also UTF-8")
