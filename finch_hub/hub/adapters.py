@@ -11,6 +11,7 @@ from finch_hub.hub.bases import Bases
 from finch_hub.registry import adapter_versions, adapters, evaluations, values
 from finch_hub.registry.storable import make_storable
 from finch_hub.specs.references import AdapterReference, check_name
+from finch_hub.storage.redaction import redact_url
 
 if TYPE_CHECKING:
     from finch_hub.artifacts.gate import AdmittedAdapter
@@ -144,6 +145,7 @@ class Adapters:
             base: name of a registered base, whose modules the adapter must fit.
 
         Raises:
+            InvalidInput: the source is the address of a web page.
             RefusedArtifact: with everything that is wrong with the files.
             Incompatible: the adapter does not fit the base.
             NotFound: there is no such file or base.
@@ -152,6 +154,9 @@ class Adapters:
         from finch_hub.storage import publishing
 
         check_name(name)
+        if "://" in str(source):
+            what = f"{redact_url(str(source))} is an address, and nothing is downloaded"
+            raise errors.InvalidInput(what, fix="download the adapter's folder or file, and import that")
         registered = Bases(self._stores).get(base)
         layout = self._read_layout(registered)
         with tempfile.TemporaryDirectory(dir=self._stores.settings.home, prefix="import-") as scratch:

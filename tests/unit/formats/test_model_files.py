@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from safetensors.numpy import save_file
 
 from finch_hub import errors
+from finch_hub.engine.bases.layout_builder import describe_model
 from finch_hub.formats.model_files import ModelFiles, read_shapes, weight_files
 
 
@@ -78,3 +81,14 @@ def test_the_single_file_is_preferred_to_shards_as_in_transformers(tmp_path: Pat
     assert read_shapes(tmp_path) == {"k.weight": (3, 3)}
     (tmp_path / "model.safetensors.index.json").unlink()
     assert weight_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "openai-gpt", "gpt_neo", "gptj", "llama"])
+def test_families_with_conv1d_are_those_of_transformers(tmp_path: Path, model_type: str) -> None:
+    with torch.device("meta"):
+        config = transformers.AutoConfig.for_model(model_type)
+        layout = describe_model(transformers.AutoModelForCausalLM.from_config(config), name=model_type)
+    config.save_pretrained(tmp_path)
+    save_file({"a": np.ones(1, np.float32)}, tmp_path / "model.safetensors")
+    with ModelFiles(tmp_path) as files:
+        assert files.has_conv1d == bool(layout.transposed)

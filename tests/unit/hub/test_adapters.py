@@ -186,3 +186,10 @@ def test_import_of_a_pickle_is_refused_and_leaves_nothing(hub: Hub, tiny_folder:
         hub.import_adapter(made, name="guest", base="tiny")
     assert hub.adapters.find() == []
     assert not list(hub.settings.home.glob("import-*"))
+
+
+def test_import_of_an_address_is_refused_with_what_to_do(hub: Hub, base: Path) -> None:
+    hub.bases.add(base, name="tiny")
+    for address in ("https://huggingface.co/birds/finch", "hf://birds/finch", "s3://birds/finch.zip"):
+        with pytest.raises(errors.InvalidInput, match=f"{address} is an address.*download the adapter's folder"):
+            hub.import_adapter(address, name="guest", base="tiny")

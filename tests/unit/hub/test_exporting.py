@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.adapters import save_adapter
@@ -53,8 +54,7 @@ def test_export_reports_adapter_and_format_together(hub: Hub, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("parameters", "expected"),
-    [({}, "Answer briefly."), ({"system": "Sing."}, "Sing."), ({"system": ""}, "")],
+    ("parameters", "expected"), [({}, "Answer briefly."), ({"system": "Sing."}, "Sing."), ({"system": ""}, "")]
 )
 def test_export_to_ollama_has_the_system_prompt_of_the_training(
     hub: Hub, tiny_folder: Path, tmp_path: Path, parameters: dict[str, str], expected: str
@@ -62,7 +62,7 @@ def test_export_to_ollama_has_the_system_prompt_of_the_training(
     hub.bases.add(tiny_folder, name="tiny")
     made = save_adapter(tiny_folder, tmp_path / "made", r=4, target_modules=["q_proj"])
     guest = hub.import_adapter(made, name="guest", base="tiny")
-    fields = {"digest": guest.digest, "identity": guest.identity, "kind": "train"}
+    fields: dict[str, Any] = {"digest": guest.digest, "identity": guest.identity, "kind": "train"}
     with hub._stores.database.write() as session:
         prompting = {"system": "Answer briefly."}
         adapter_versions.create(session, name="birds", base_id=guest.base.id, spec=prompting, **fields)
