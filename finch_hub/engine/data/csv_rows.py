@@ -96,10 +96,11 @@ def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:
                 continue
             header = _check_header(cells)
         elif any(cell.strip() for cell in cells[len(header) :]) or len(cells) < len(header):
-            fix = f"quote texts that contain {_NAMES.get(delimiter, repr(delimiter))} or a line break"
+            fix = f"quote texts that contain a {_NAMES.get(delimiter, repr(delimiter))} or a line break"
             if len(cells) < len(header):
                 fix = "add the missing fields, or quote a text that goes over several lines"
-            yield Row(where, None, f"has {len(cells)} fields, but the header has {len(header)}", fix)
+            count = f"{len(cells)} field{'s' if len(cells) != 1 else ''}"
+            yield Row(where, None, f"has {count}, but the header has {len(header)}", fix)
         else:
             yield Row(where, {name: cell or None for name, cell in zip(header, cells, strict=False)})
 

@@ -308,9 +308,6 @@ class RowCollector:
                 f"{name} ({_count_rows(count)})" for name, count in list(report.unused.items())[:_MAX_SHOWN]
             )
             yield f"{self._subject}: columns and fields that are not used: {named}"
-        if report.ignored:
-            named = ", ".join(f"{name} ({_count_rows(count)})" for name, count in report.ignored.items())
-            yield f"{self._subject}: columns and fields that were ignored on purpose: {named}"
 
 
 def _count_rows(count: int, kind: str = "") -> str:

@@ -203,7 +203,9 @@ WRITES: dict[str, tuple[Callable[[Session, World], Any], set[tuple[str, str]]]] 
         {("bases", "tiny"), ("bases", "other")},
     ),
     "name a data set": (
-        lambda s, _: datasets.add(s, digest=registry.digest("dataset"), format="messages", examples=1, name="x"),
+        lambda s, _: datasets.add(
+            s, digest=registry.digest("dataset"), format="messages", examples=1, name="x", replace=True
+        ),
         {("datasets", "dataset")},
     ),
     "purge a data set": (lambda s, _: datasets.purge(s, "dataset"), {("datasets", "dataset")}),

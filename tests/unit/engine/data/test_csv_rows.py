@@ -173,7 +173,7 @@ def test_advice_fits_rows_with_too_many_and_too_few_fields() -> None:
     )
     assert (many.problem, many.fix) == (
         "has 4 fields, but the header has 3",
-        "quote texts that contain semicolon or a line break",
+        "quote texts that contain a semicolon or a line break",
     )
 
 
