@@ -30,8 +30,7 @@ def export_vllm(adapter: Path, base: Path | None, out: Path, parameters: PEFTPar
     stay the same.
 
     Returns:
-        `rank`, `modules`, `bytes` and `serve`: the server's option beside ``--enable-lora`` if its default rank is too
-        small.
+        `rank`, `modules`, `bytes` and `serve`: the server's options, with the rank if its default is too small.
 
     Raises:
         Incompatible: DoRA, biases, whole modules or embeddings, or a rank above vLLM's largest.
@@ -72,5 +71,5 @@ def export_vllm(adapter: Path, base: Path | None, out: Path, parameters: PEFTPar
             (folder / CONFIG).write_text(config_text({**stored.config, **changes}), encoding="utf-8")
             write_record(folder, KIND, {"adapter": read_record(adapter)})
             size = (folder / WEIGHTS).stat().st_size
-    serve = f"--max-lora-rank {rank}" if rank > DEFAULT_RANK else ""
+    serve = f"--enable-lora --max-lora-rank {rank}" if rank > DEFAULT_RANK else "--enable-lora"
     return {"rank": rank, "modules": len(tensors) // 2, "bytes": size, "serve": serve}

@@ -15,7 +15,7 @@ from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.engine.data.chat import has_reasoning
 from finch_hub.engine.inference.adapter_cache import AdapterCache
 from finch_hub.engine.inference.decoding import TextStream, decode
-from finch_hub.engine.inference.prompts import Prompt, tokenize_prompts
+from finch_hub.engine.inference.prompts import Prompt, check_types, tokenize_prompts
 from finch_hub.engine.inference.routing import AdapterRouter, Plan
 from finch_hub.engine.training import loop
 from finch_hub.engine.training.adapter import read_rows, replace_settings
@@ -247,7 +247,7 @@ class GeneratorModel:
         config = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
         is_single = not isinstance(prompt, list)
         prompts: Sequence[Prompt] = prompt if isinstance(prompt, list) else [prompt]
-        _check_types(system=system, seed=seed)
+        check_types(system=system, seed=seed)
         if stream and not is_single:
             raise errors.InvalidSpec("only a single prompt can be streamed", where="stream")
         names = self._names_of(adapter, len(prompts))
@@ -312,13 +312,3 @@ class GeneratorModel:
 
     def _load(self, names: Sequence[str | None]) -> None:
         self._cache.load([name for name in names if name is not None])
-
-
-def _check_types(*, system: object, seed: object) -> None:
-    problems = []
-    if not isinstance(system, str | None):
-        problems.append(errors.Problem(where="system", what=f"is {shorten(system)}, not a text"))
-    if not isinstance(seed, int | None):
-        problems.append(errors.Problem(where="seed", what=f"is {shorten(seed)}, not an integer"))
-    if problems:
-        raise errors.InvalidSpec(problems, subject="generate")

@@ -60,6 +60,21 @@ def tokenize_prompts(
     return tokenized
 
 
+def check_types(*, system: object, seed: object) -> None:
+    """Refuse a system prompt or a seed of another type.
+
+    Raises:
+        InvalidSpec: with each of them.
+    """
+    problems = []
+    if not isinstance(system, str | None):
+        problems.append(errors.Problem(where="system", what=f"is {shorten(system)}, not a text"))
+    if not isinstance(seed, int | None):
+        problems.append(errors.Problem(where="seed", what=f"is {shorten(seed)}, not an integer"))
+    if problems:
+        raise errors.InvalidSpec(problems, subject="generate")
+
+
 def _to_conversation(prompt: object, *, thinking: bool) -> Conversation | None:
     """Return the conversation of a prompt, None if it has another type."""
     if isinstance(prompt, Conversation):

@@ -68,10 +68,10 @@ def test_reader_without_patterns_gets_every_scale(tiny_folder: Path, tmp_path: P
 
 def test_rank_is_padded_to_the_next_allowed_one_and_reported(tiny_folder: Path, tmp_path: Path) -> None:
     for rank, allowed, serve in (
-        (1, 1, ""),
-        (9, 16, ""),
-        (17, 32, "--max-lora-rank 32"),
-        (300, 320, "--max-lora-rank 320"),
+        (1, 1, "--enable-lora"),
+        (9, 16, "--enable-lora"),
+        (17, 32, "--enable-lora --max-lora-rank 32"),
+        (300, 320, "--enable-lora --max-lora-rank 320"),
     ):
         adapter = save_adapter(tiny_folder, tmp_path / f"{rank}", r=rank, target_modules=["q_proj"])
         report = vllm.export_vllm(adapter, None, tmp_path / f"{rank}-out", PEFTParameters())
