@@ -33,6 +33,8 @@ EXERCISED_IN = {
     "engine/data/report": "unit/engine/training/test_loop.py",
     "engine/data/row": "unit/engine/data/test_json_rows.py",
     "engine/data/row_collector": "unit/engine/data/test_reading.py",
+    "engine/data/row_problems": "unit/engine/data/test_reading.py",
+    "engine/data/tools": "unit/engine/data/test_turns.py",
     "engine/data/template_changes": "unit/engine/data/test_rendered.py",
     "engine/data/turn_finder": "unit/engine/data/test_rendered.py",
     "engine/decoder/attention_layout": "unit/engine/decoder/test_attention.py",

@@ -128,3 +128,31 @@ def parse_literal(text: str) -> Any:
         with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             return ast.literal_eval(text)
     return text
+
+
+def parse_list(value: Any) -> Any:
+    """Return what a JSON text holds, and other values as they are. pandas writes lists in CSV as Python does."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse(value)
+    except ValueError:
+        return parse_literal(value)
+
+
+def clean_item(value: Any, where: str, *, keeps_nulls: bool = False) -> Any:
+    """Return the JSON of an item, whose problems name its place."""
+    try:
+        return clean(value, keeps_nulls=keeps_nulls)
+    except errors.InvalidSpec as error:
+        raise errors.InvalidSpec(
+            [errors.Problem(what=problem.what, where=where, fix=problem.fix) for problem in error.problems]
+        ) from None
+
+
+def take(fields: dict[str, Any], *names: str) -> Any:
+    """Remove the first of these fields that is there, and return its value."""
+    for name in names:
+        if name in fields:
+            return fields.pop(name)
+    return None

@@ -21,6 +21,13 @@ class Unreadable:
     reason: str
 
 
+def describe(value: object) -> str:
+    """Return the kind of a value. Errors repeat no text of a data set."""
+    if isinstance(value, Unreadable):
+        return f"unreadable, because it {value.reason},"
+    return "null" if value is None else type(value).__name__
+
+
 class Row(NamedTuple):
     """One row by its location: its columns, or an example as it is, or a problem and its fix without a value.
 

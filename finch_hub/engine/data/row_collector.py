@@ -7,13 +7,14 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from finch_hub import errors
-from finch_hub.engine.data import column_advice, json_values, row_formats
+from finch_hub.engine.data import json_values, row_formats
 from finch_hub.engine.data.row import Row
 from finch_hub.engine.data.row_formats import Mismatch, RowFormat, TrackedRow
+from finch_hub.engine.data.row_problems import MAX_KEPT, MAX_SHOWN, RowProblems, count_rows
 from finch_hub.specs.examples import Example
 from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import ReadingReport
@@ -21,8 +22,6 @@ from finch_hub.specs.reports import ReadingReport
 IN_PYTHON = "examples"
 """Subject of rows that a program gives, whose errors name arguments instead of options."""
 _PROGRESS_ROWS = 10_000
-_MAX_KEPT = 1_000  # problems; all are counted
-_MAX_SHOWN = 20
 _MAX_UNUSED = 100  # columns
 
 
@@ -37,17 +36,6 @@ class ReadData:
     examples: tuple[Example, ...]
     report: ReadingReport
     notes: tuple[str, ...] = ()
-
-
-@dataclass
-class _MismatchedRows:
-    """Rows whose columns cannot be read for one reason. They are reported once."""
-
-    mismatch: Mismatch
-    where: str
-    row: Mapping[str, Any]
-    count: int = 0
-    columns: dict[str, None] = field(default_factory=dict)  # in the order of their appearance
 
 
 class RowCollector:
@@ -96,10 +84,7 @@ class RowCollector:
         self._keep = keep or self._examples.append
         self._rows = self._kept = self._without_weight = 0
         self._failures: list[errors.Problem] = []
-        self._problems: list[errors.Problem] = []
-        self._left_out = 0
-        self._kinds: collections.Counter[str] = collections.Counter()
-        self._mismatched: dict[str, _MismatchedRows] = {}
+        self._problems = RowProblems(self._columns, in_python=self._in_python)
         self._unused: collections.Counter[str] = collections.Counter()
         self._ignored: dict[str, int] = dict.fromkeys(config.ignore_columns, 0)
 
@@ -112,7 +97,7 @@ class RowCollector:
             if isinstance(row.value, Example):
                 self._add_example(row.value, prefix + row.where)
             elif row.value is None:
-                self._leave_out([errors.Problem(what=row.problem, where=prefix + row.where, fix=row.fix)], row.lines)
+                self._problems.add([errors.Problem(what=row.problem, where=prefix + row.where, fix=row.fix)], row.lines)
             else:
                 self._add(row.value, prefix + row.where)
 
@@ -134,21 +119,22 @@ class RowCollector:
         """
         if not self._rows and not self._failures:
             self.fail(errors.Problem(what="has no rows", fix="give at least one example"))
-        found = [*self._failures, *map(self._describe, self._mismatched.values()), *self._problems]
         problems = [
-            errors.Problem(what=_printable(p.what), where=_printable(p.where), fix=_printable(p.fix)) for p in found
+            errors.Problem(what=_printable(p.what), where=_printable(p.where), fix=_printable(p.fix))
+            for p in (*self._failures, *self._problems.list_all())
         ]
+        left_out = self._problems.rows
         allowed = 0.0 if self._config.strict else self._config.max_bad_rows * self._rows
         report = ReadingReport(
             rows=self._rows,
-            left_out=self._left_out,
+            left_out=left_out,
             without_weight=self._without_weight,
-            problems=tuple(str(problem) for problem, _ in errors.group_problems(problems)[:_MAX_SHOWN]),
+            problems=tuple(str(problem) for problem, _ in errors.group_problems(problems)[:MAX_SHOWN]),
             unused=dict(sorted(self._unused.items(), key=lambda item: (-item[1], item[0]))[:_MAX_UNUSED]),
             ignored={_printable(name): count for name, count in self._ignored.items()},
             recognized=tuple(map(_printable, self.recognized)),
         )
-        if self._failures or self._left_out > allowed or not self._kept:
+        if self._failures or left_out > allowed or not self._kept:
             self._refuse(problems)
         if self._config.strict:
             self._refuse_unused(report)
@@ -171,13 +157,13 @@ class RowCollector:
             if example is not None:
                 _check(example)
         except errors.InvalidSpec as error:
-            self._leave_out([self._place(problem, where) for problem in error.problems])
+            self._problems.add([self._place(problem, where) for problem in error.problems])
             return
         except Exception as error:  # a plugin's converter can raise any exception, whose text may be of the data
             if row_format in row_formats.BUILTIN:
                 raise
             what = f"cannot be converted: format {row_format.name} raised {type(error).__name__}"
-            self._leave_out([errors.Problem(what=what, where=where)])
+            self._problems.add([errors.Problem(what=what, where=where)])
             return
         unused = tracked.unused | self._find_replaced(value)
         for name in self._ignored.keys() & unused:  # a field of a turn
@@ -192,7 +178,7 @@ class RowCollector:
         try:
             _check(example)
         except errors.InvalidSpec as error:
-            self._leave_out([errors.Problem(what=p.what, where=where, fix=p.fix) for p in error.problems])
+            self._problems.add([errors.Problem(what=p.what, where=where, fix=p.fix) for p in error.problems])
         else:
             self._keep_example(example)
 
@@ -203,7 +189,7 @@ class RowCollector:
     def _count_unused(self, names: Iterable[str]) -> None:
         """Count columns that were not used. Rows can have a column each, so the later ones are not kept."""
         for name in map(_printable, names):
-            if name in self._unused or len(self._unused) < _MAX_KEPT:
+            if name in self._unused or len(self._unused) < MAX_KEPT:
                 self._unused[name] += 1
 
     def _rename(self, row: Mapping[str, Any]) -> Mapping[str, Any] | Mismatch:
@@ -233,30 +219,11 @@ class RowCollector:
         replaced = self._columns.keys() - set(self._columns.values())
         return {field for field in replaced if row.get(field)}
 
-    def _leave_out(self, problems: Sequence[errors.Problem], lines: int = 1) -> None:
-        self._left_out += lines
-        self._kinds.update(errors.count_kinds(problems))
-        self._problems += problems[: _MAX_KEPT - len(self._problems)]
-
     def _mismatch(self, mismatch: Mismatch, row: Mapping[str, Any], where: str) -> None:
-        if not mismatch.is_of_columns:
-            self._leave_out([self._place(errors.Problem(what=mismatch.what, fix=mismatch.fix), where)])
-            return
-        self._left_out += 1
-        rows = self._mismatched.setdefault(mismatch.what, _MismatchedRows(mismatch, where, row))
-        rows.count += 1
-        if len(rows.columns) < _MAX_KEPT:
-            rows.columns.update(dict.fromkeys(map(str, row)))
-
-    def _describe(self, rows: _MismatchedRows) -> errors.Problem:
-        """Return one problem for all rows of a mismatch, with the command that names their columns."""
-        where = rows.where if rows.count == 1 else f"{rows.where} and {_count_rows(rows.count - 1, 'more ')}"
-        columns = list(rows.columns)
-        what = f"{rows.mismatch.what}; the columns are {row_formats.list_columns(columns)}"
-        fix = rows.mismatch.fix
-        if not rows.mismatch.is_readable:
-            fix = column_advice.suggest_columns(columns, rows.row, self._columns, in_python=self._in_python)
-        return errors.Problem(what=what, where=where, fix=fix)
+        if mismatch.is_of_columns:
+            self._problems.add_mismatch(mismatch, row, where)
+        else:
+            self._problems.add([self._place(errors.Problem(what=mismatch.what, fix=mismatch.fix), where)])
 
     def _refuse(self, problems: Sequence[errors.Problem]) -> None:
         if not problems:
@@ -268,26 +235,19 @@ class RowCollector:
             limit = f"more than {limit}{self._config.max_bad_rows:.3g} allows"
             if self._config.strict:
                 limit = f"which {'strict=True' if self._in_python else '--strict'} refuses"
-            subject += f": {self._left_out:,} of {self._rows:,} rows cannot be used, {limit}"
-        raise errors.InvalidDataset(problems, subject=subject, kinds=self._count_kinds(problems))
+            subject += f": {self._problems.rows:,} of {self._rows:,} rows cannot be used, {limit}"
+        raise errors.InvalidDataset(problems, subject=subject, kinds=self._count_kinds())
 
-    def _count_kinds(self, problems: Sequence[errors.Problem]) -> collections.Counter[str]:
-        """Count all problems by kind, also those that were not kept."""
-        of_columns = problems[: len(problems) - len(self._problems)]
-        counts = errors.count_kinds(of_columns) + self._kinds
-        if counts.total() > _MAX_SHOWN:  # the kinds are shown, so that each row counts
-            for rows in self._mismatched.values():
-                (kind,) = errors.count_kinds([self._describe(rows)])
-                counts[kind] += rows.count - 1
-        return counts
+    def _count_kinds(self) -> collections.Counter[str]:
+        return errors.count_kinds(self._failures) + self._problems.count_kinds()
 
     def _refuse_unused(self, report: ReadingReport) -> None:
         problems = [
-            errors.Problem(where=name, what=f"is not used, in {_count_rows(count)}", fix=self._advise_ignoring(name))
+            errors.Problem(where=name, what=f"is not used, in {count_rows(count)}", fix=self._advise_ignoring(name))
             for name, count in report.unused.items()
         ]
         if self._without_weight:
-            what = f"is 0 in {_count_rows(self._without_weight)}, which would be left out"
+            what = f"is 0 in {count_rows(self._without_weight)}, which would be left out"
             problems.append(errors.Problem(where="weight", what=what, fix="remove them"))
         if problems:
             raise errors.InvalidDataset(problems, subject=f"{self._subject}, read strictly")
@@ -299,19 +259,15 @@ class RowCollector:
     def _make_notes(self, report: ReadingReport, problems: Sequence[errors.Problem]) -> Iterable[str]:
         yield from (f"{self._subject}: {text}" for text in report.recognized)
         if report.left_out:
-            lines = errors.list_problems(problems, self._count_kinds(problems))
+            lines = errors.list_problems(problems, self._count_kinds())
             yield "\n  ".join([f"{self._subject}: left out {report.left_out:,} of {report.rows:,} rows:", *lines])
         if report.without_weight:
             yield f"{self._subject}: left out {report.without_weight:,} of {report.rows:,} rows, whose weight is 0"
         if report.unused:
             named = ", ".join(
-                f"{name} ({_count_rows(count)})" for name, count in list(report.unused.items())[:_MAX_SHOWN]
+                f"{name} ({count_rows(count)})" for name, count in list(report.unused.items())[:MAX_SHOWN]
             )
             yield f"{self._subject}: columns and fields that are not used: {named}"
-
-
-def _count_rows(count: int, kind: str = "") -> str:
-    return f"{count:,} {kind}row{'s' if count != 1 else ''}"
 
 
 def _printable(text: object) -> str:

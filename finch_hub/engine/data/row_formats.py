@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from finch_hub import errors
 from finch_hub.engine.data import json_values, turns
+from finch_hub.engine.data.row import describe
+from finch_hub.engine.data.tools import read_tools
 from finch_hub.specs.examples import Example, Message
 
 Convert = Callable[[Mapping[str, Any]], Example | None]
@@ -210,7 +212,7 @@ def _make_example(row: Mapping[str, Any], messages: Sequence[Message]) -> Exampl
         raise errors.InvalidSpec("are given beside tools", where="functions", fix="keep one of the two")
     fields: dict[str, Any] = {}
     if tools or functions:
-        fields["tools"] = turns.read_tools(tools or functions, "tools" if tools else "functions")
+        fields["tools"] = read_tools(tools or functions, "tools" if tools else "functions")
     if documents := row.get("documents"):
         fields["documents"] = turns.read_documents(documents, "documents")
     return Example(messages=tuple(messages), **fields)
@@ -256,13 +258,13 @@ def _text(row: Mapping[str, Any], field: str) -> str:
     value = row[field]
     if not isinstance(value, str):
         fix = "write it as a text" if isinstance(value, (int, float)) else ""
-        raise errors.InvalidSpec(f"is {turns.describe(value)} instead of a text", where=field, fix=fix)
+        raise errors.InvalidSpec(f"is {describe(value)} instead of a text", where=field, fix=fix)
     return value
 
 
 def _history(value: Any) -> list[tuple[str, str]]:
     """Read earlier rounds of a conversation: one question and one answer each."""
-    value = turns.parse_list(value)
+    value = json_values.parse_list(value)
     rounds = []
     for number, texts in enumerate(value if isinstance(value, (list, tuple)) else [value], start=1):
         match texts:

@@ -8,7 +8,8 @@ from typing import Any
 
 from finch_hub import errors
 from finch_hub.engine.data import json_values
-from finch_hub.engine.data.row import Unreadable
+from finch_hub.engine.data.row import describe
+from finch_hub.engine.data.tools import read_calls
 from finch_hub.specs.examples import Message, Role
 from finch_hub.specs.value import JsonObject
 
@@ -38,7 +39,6 @@ _WEIGHTS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 _LEARN_FIELDS = ("weight", "learn", "train", "training", "trainable", "loss", "loss_weight", "loss_scale")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _MAX_ROLE = 20  # characters
-_CALL_FORM = 'write {"name": …, "arguments": {…}}'
 
 
 def read_turns(value: Any, where: str) -> tuple[list[Message], set[str]]:
@@ -50,7 +50,7 @@ def read_turns(value: Any, where: str) -> tuple[list[Message], set[str]]:
     Raises:
         InvalidSpec: some turns cannot be read; contains a problem for each.
     """
-    value = parse_list(value)
+    value = json_values.parse_list(value)
     if isinstance(value, Mapping) and value:
         columns = {name: column for name, column in value.items() if isinstance(column, (list, tuple))}
         if len({len(column) for column in columns.values()}) == 1:
@@ -72,26 +72,13 @@ def read_turns(value: Any, where: str) -> tuple[list[Message], set[str]]:
     return messages, unused
 
 
-def read_tools(value: Any, where: str) -> tuple[JsonObject, ...]:
-    """Read schemas of tools, or their JSON text, in the form of OpenAI. Anthropic's form is converted.
-
-    Raises:
-        InvalidSpec: a tool has no name, or its parameters are not an object.
-    """
-    value = parse_list(value)
-    value = [value] if isinstance(value, Mapping) else value
-    if not isinstance(value, (list, tuple)):
-        raise errors.InvalidSpec(f"is {describe(value)} instead of a list of tools", where=where)
-    return tuple(_read_tool(tool, f"{where}, item {number}") for number, tool in enumerate(value, start=1))
-
-
 def read_documents(value: Any, where: str) -> tuple[JsonObject, ...]:
     """Read documents, or their JSON text. A text becomes a document without a title.
 
     Raises:
         InvalidSpec: a document is neither an object nor a text.
     """
-    value = parse_list(value)
+    value = json_values.parse_list(value)
     if not isinstance(value, (list, tuple)):
         raise errors.InvalidSpec(f"is {describe(value)} instead of a list of documents", where=where)
     documents: list[JsonObject] = []
@@ -99,7 +86,7 @@ def read_documents(value: Any, where: str) -> tuple[JsonObject, ...]:
         if isinstance(document, str):
             documents.append({"title": "", "text": document})
         elif isinstance(document, Mapping):
-            documents.append(json_values.order_keys(_clean(document, f"{where}, item {number}")))
+            documents.append(json_values.order_keys(json_values.clean_item(document, f"{where}, item {number}")))
         else:
             what = f"is {describe(document)} instead of a document"
             raise errors.InvalidSpec(what, where=f"{where}, item {number}", fix='write {"title": …, "text": …}')
@@ -124,35 +111,18 @@ def read_weight(value: Any, field: str = "weight") -> bool:
     raise errors.InvalidSpec(what, fix="use 0 or 1; other weights are not supported")
 
 
-def parse_list(value: Any) -> Any:
-    """Return what a JSON text holds, and other values as they are. pandas writes lists in CSV as Python does."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json_values.parse(value)
-    except ValueError:
-        return json_values.parse_literal(value)
-
-
-def describe(value: object) -> str:
-    """Return the kind of a value. Errors repeat no text of a data set."""
-    if isinstance(value, Unreadable):
-        return f"unreadable, because it {value.reason},"
-    return "null" if value is None else type(value).__name__
-
-
 def _read_turn(turn: Any, unused: set[str]) -> Message:
     """Return the message of a turn, and add the fields without a meaning to `unused`."""
     if not isinstance(turn, Mapping):
         raise errors.InvalidSpec(f"is {describe(turn)} instead of an object")
     fields = json_values.drop_nulls(turn)
-    speaker = _take(fields, "role", "from")
+    speaker = json_values.take(fields, "role", "from")
     role = _ROLES.get(speaker.strip().lower()) if isinstance(speaker, str) else None
     if role is None:
         # A longer name is a text in the wrong field.
         shown = repr(speaker) if isinstance(speaker, str) and len(speaker) <= _MAX_ROLE else describe(speaker)
         raise errors.InvalidSpec(f"has the role {shown}", fix="use system, user, assistant or tool")
-    content = _take(fields, "content", "value", "parts", "text")
+    content = json_values.take(fields, "content", "value", "parts", "text")
     if "train_detail" in fields:
         what = "has 'train_detail', but a turn is learned as a whole"
         raise errors.InvalidSpec(what, fix="divide the turn, or remove the field")
@@ -163,8 +133,10 @@ def _read_turn(turn: Any, unused: set[str]) -> Message:
     tool_call_id: str | None = None
     if role == "assistant":
         if speaker.strip().lower() in _CALL_ROLES:
-            calls, content = _read_calls(content), ""
-        calls += _read_calls(_take(fields, "tool_calls")) + _read_calls(_take(fields, "function_call"))
+            calls, content = read_calls(content), ""
+        calls += read_calls(json_values.take(fields, "tool_calls")) + read_calls(
+            json_values.take(fields, "function_call")
+        )
         reasoning = _read_reasoning(fields)
         if isinstance(content, (list, tuple)):
             content, reasoning = _split_thinking(content, reasoning)
@@ -184,26 +156,8 @@ def _read_turn(turn: Any, unused: set[str]) -> Message:
     return Message(role=role, content=text, **given)
 
 
-def _clean(value: Any, where: str, *, keeps_nulls: bool = False) -> Any:
-    """Return the JSON of an item, whose problems name its place."""
-    try:
-        return json_values.clean(value, keeps_nulls=keeps_nulls)
-    except errors.InvalidSpec as error:
-        raise errors.InvalidSpec(
-            [errors.Problem(what=problem.what, where=where, fix=problem.fix) for problem in error.problems]
-        ) from None
-
-
-def _take(fields: dict[str, Any], *names: str) -> Any:
-    """Remove the first of these fields that is there, and return its value."""
-    for name in names:
-        if name in fields:
-            return fields.pop(name)
-    return None
-
-
 def _take_text(fields: dict[str, Any], name: str) -> str | None:
-    value = _take(fields, name)
+    value = json_values.take(fields, name)
     if value is not None and not isinstance(value, str):
         raise errors.InvalidSpec(f"has {describe(value)} instead of a text in {name!r}")
     return value or None
@@ -246,63 +200,3 @@ def _read_content(value: Any, *, may_be_absent: bool) -> str:
             raise errors.InvalidSpec(f"{what} in 'content'", fix="only texts can be learned; remove the row")
         texts.append(fields["text"])
     return "".join(texts)
-
-
-def _read_calls(value: Any) -> tuple[JsonObject, ...]:
-    """Return calls of tools in OpenAI's form, with arguments as objects."""
-    if value is None or value in ("", [], {}):
-        return ()
-    value = parse_list(value)
-    calls = [value] if isinstance(value, Mapping) else value
-    if not isinstance(calls, (list, tuple)):
-        raise errors.InvalidSpec(f"has a call of a tool that is not JSON but {describe(calls)}", fix=_CALL_FORM)
-    return tuple(_read_call(call) for call in calls)
-
-
-def _read_call(call: Any) -> JsonObject:
-    call = parse_list(call)
-    envelope = json_values.drop_nulls(call) if isinstance(call, Mapping) else {}
-    function = envelope.pop("function", None)
-    if isinstance(function, Mapping):
-        function = json_values.drop_nulls(function)
-    else:
-        function = {name: envelope.pop(name) for name in ("name", "arguments", "parameters") if name in envelope}
-    name, arguments = function.get("name"), _take(function, "arguments", "parameters")
-    if not isinstance(name, str) or not name:
-        raise errors.InvalidSpec("has a call of a tool without a name", fix=_CALL_FORM)
-    if isinstance(arguments, str):
-        try:
-            arguments = json_values.clean(json_values.parse(arguments), keeps_nulls=True) if arguments.strip() else {}
-        except ValueError:
-            arguments = "text"
-    else:
-        arguments = json_values.clean(arguments)
-    arguments = {} if arguments is None else arguments
-    if not isinstance(arguments, Mapping):
-        what = "has arguments of a call that are not a JSON object"
-        raise errors.InvalidSpec(what, fix=_CALL_FORM)
-    ordered: JsonObject = json_values.order_keys(
-        {**json_values.clean(envelope), "type": "function", "function": {**json_values.clean(function)}}
-    )
-    ordered["function"]["arguments"] = dict(arguments)
-    return ordered
-
-
-def _read_tool(tool: Any, where: str) -> JsonObject:
-    tool = parse_list(tool)
-    envelope = _clean(tool, where) if isinstance(tool, Mapping) else {}
-    function = envelope.pop("function", None)
-    if not isinstance(function, Mapping):
-        function, envelope = {key: value for key, value in envelope.items() if key != "type"}, {}
-    if "input_schema" in function:
-        function["parameters"] = function.pop("input_schema")
-    if isinstance(function.get("parameters"), str):
-        function["parameters"] = _clean(parse_list(function["parameters"]), where, keeps_nulls=True)
-    if not isinstance(function.get("name"), str) or not function["name"]:
-        what = f"is {describe(tool)} without a name"
-        raise errors.InvalidSpec(what, where=where, fix='write {"type": "function", "function": {"name": …}}')
-    if not isinstance(function.get("parameters", {}), Mapping):
-        what = f"has {describe(function['parameters'])} instead of an object in 'parameters'"
-        raise errors.InvalidSpec(what, where=where)
-    ordered: JsonObject = json_values.order_keys({**envelope, "type": "function", "function": function})
-    return ordered

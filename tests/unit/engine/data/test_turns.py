@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finch_hub import errors
-from finch_hub.engine.data import turns
+from finch_hub.engine.data import tools, turns
 from finch_hub.specs.examples import Message
 
 QUESTION = {"role": "user", "content": "How warm is it in Oslo?"}
@@ -227,10 +227,10 @@ def test_tools_have_the_form_of_openai() -> None:
         [{"function": {**bare, "parameters": json.dumps(schema)}}],
         [{"function": {**bare, "strict": None}}],
     ):
-        assert turns.read_tools(given_tools, "tools") == expected
+        assert tools.read_tools(given_tools, "tools") == expected
     for refused in ([{"description": "Looks"}], [3], ["look"], [{"name": "look", "parameters": "none"}]):
         with pytest.raises(errors.InvalidSpec, match="tools, item 1"):
-            turns.read_tools(refused, "tools")
+            tools.read_tools(refused, "tools")
 
 
 def test_documents_are_objects_or_texts() -> None:
@@ -316,7 +316,7 @@ def test_nested_fields_that_are_not_json_are_refused(odd: object) -> None:
         with pytest.raises(errors.InvalidSpec, match="messages, turn 1"):
             read(turn)
     for reader, item in (
-        (turns.read_tools, {"name": "a", "parameters": {"enum": [odd]}}),
+        (tools.read_tools, {"name": "a", "parameters": {"enum": [odd]}}),
         (turns.read_documents, {"text": "a", "day": odd}),
     ):
         with pytest.raises(errors.InvalidSpec, match="x, item 1"):
@@ -333,6 +333,6 @@ def test_nested_fields_that_are_deep_are_refused(depth: int, form: Any) -> None:
     with pytest.raises(errors.InvalidSpec):
         read({"role": "assistant", "tool_calls": [call]})
     with pytest.raises(errors.InvalidSpec):
-        turns.read_tools([{"name": "a", "parameters": form(deep)}], "tools")
+        tools.read_tools([{"name": "a", "parameters": form(deep)}], "tools")
     with pytest.raises(errors.InvalidSpec):
         turns.read_documents(form([deep]), "documents")
