@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -96,3 +97,9 @@ def database(database_url: str) -> Iterator[Database]:
     database = Database(database_url, allow_insecure=True)
     yield database
     database.close()
+
+
+@pytest.fixture(scope="session")
+def layout_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the layouts of bases, since a process of transformers takes seconds for each."""
+    return tmp_path_factory.mktemp("layouts")

@@ -313,29 +313,31 @@ def test_classifier_head_that_the_base_lacks_is_named(layout: BaseLayout, made: 
 
 
 @pytest.mark.parametrize("targets", [["c_attn"], ["c_attn", "c_proj", "c_fc"], ["c_proj"]])
-def test_conv1d_of_gpt2_answers_and_merges_as_in_peft(tmp_path: Path, targets: list[str]) -> None:
+def test_conv1d_of_gpt2_answers_and_merges_as_in_peft(layout_cache: Path, tmp_path: Path, targets: list[str]) -> None:
     base = save_family(named("gpt2"), tmp_path / "base")
     made = save_adapter(base, tmp_path / "made", r=4, lora_alpha=8, target_modules=targets, fan_in_fan_out=True)
     expected = logits(base, [made])
-    admitted = admit_adapter(made, tmp_path / "admitted", base=read_layout(base, name="gpt2"))
+    admitted = admit_adapter(made, tmp_path / "admitted", base=read_layout(base, name="gpt2", cache=layout_cache))
     assert_answers_as_in_peft(base, admitted.folder, expected)
     assert_merges_as_in_peft(base, admitted, expected, tmp_path / "merged")
 
 
-def test_flag_of_conv1d_is_that_of_the_base(tmp_path: Path) -> None:
+def test_flag_of_conv1d_is_that_of_the_base(layout_cache: Path, tmp_path: Path) -> None:
     base = save_family(named("gpt2"), tmp_path / "base")
     made = save_adapter(base, tmp_path / "made", r=4, target_modules=["c_attn"], fan_in_fan_out=True)
     sent = rewrite(made, tmp_path / "sent", config_of(fan_in_fan_out=False))
     identities = {
-        admit_adapter(folder, tmp_path / f"{folder.name}-admitted", base=read_layout(base, name="gpt2")).identity
+        admit_adapter(
+            folder, tmp_path / f"{folder.name}-admitted", base=read_layout(base, name="gpt2", cache=layout_cache)
+        ).identity
         for folder in (made, sent)
     }
     assert len(identities) == 1
 
 
-def test_single_experts_are_refused_where_the_base_has_them_in_one_tensor(tmp_path: Path) -> None:
+def test_single_experts_are_refused_where_the_base_has_them_in_one_tensor(layout_cache: Path, tmp_path: Path) -> None:
     base = save_family(named("qwen3-moe"), tmp_path / "base")
-    layout = read_layout(base, name="moe")
+    layout = read_layout(base, name="moe", cache=layout_cache)
     made = save_adapter(base, tmp_path / "made", r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"])
     assert_answers_as_in_peft(base, admit_adapter(made, tmp_path / "fine", base=layout).folder, logits(base, [made]))
     expert = {
@@ -352,14 +354,16 @@ def test_single_experts_are_refused_where_the_base_has_them_in_one_tensor(tmp_pa
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_checkpoint_without_the_prefix_of_its_layers_takes_the_same_adapters(tmp_path: Path, tied: bool) -> None:
+def test_checkpoint_without_the_prefix_of_its_layers_takes_the_same_adapters(
+    layout_cache: Path, tmp_path: Path, tied: bool
+) -> None:
     base = save_family(named("llama"), tmp_path / "base", tie_word_embeddings=tied)
     file = base / "model.safetensors"
     save_file({name.removeprefix("model."): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
     make_tokenizer().save_pretrained(base)
     made = save_adapter(base, tmp_path / "made", **SHAPE)
     expected = logits(base, [made])
-    admitted = admit_adapter(made, tmp_path / "admitted", base=read_layout(base, name="bare"))
+    admitted = admit_adapter(made, tmp_path / "admitted", base=read_layout(base, name="bare", cache=layout_cache))
     assert set(load_file(admitted.folder / WEIGHTS)) == {canonical_name(name) for name in load_file(made / WEIGHTS)}
     assert_answers_as_in_peft(base, admitted.folder, expected)
     assert_merges_as_in_peft(base, admitted, expected, tmp_path / "merged")

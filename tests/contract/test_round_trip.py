@@ -30,7 +30,9 @@ HELD_OUT = "a" * 64
 
 
 @pytest.fixture
-def hub(tmp_path: Path, valkey_url: str) -> Iterator[Hub]:
+def hub(tmp_path: Path, valkey_url: str, layout_cache: Path) -> Iterator[Hub]:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "bases").symlink_to(layout_cache)
     with Hub(settings.load(home=tmp_path / "home", broker_url=valkey_url)) as made:
         yield made
 

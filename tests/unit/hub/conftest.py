@@ -15,7 +15,9 @@ from finch_hub.specs.jobs import TrainSpec
 
 
 @pytest.fixture
-def hub(tmp_path: Path, valkey_url: str) -> Iterator[Hub]:
+def hub(tmp_path: Path, valkey_url: str, layout_cache: Path) -> Iterator[Hub]:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "bases").symlink_to(layout_cache)
     with Hub(settings.load(home=tmp_path / "home", broker_url=valkey_url)) as made:
         yield made
 
