@@ -7,7 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Unpack
 
 from finch_hub.engine.data.chat import with_system
-from finch_hub.engine.data.reading import Split
+from finch_hub.engine.data.data_folders import Split
 from finch_hub.hub.examples import (
     DataSource,
     ExampleFile,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from finch_hub import errors, settings
 from finch_hub.engine.data import data_files, reading, row_formats
+from finch_hub.engine.data.data_folders import Split
 from finch_hub.engine.data.row_collector import ReadData
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example, Rows
@@ -42,8 +43,8 @@ def read_examples(
     stores: Stores,
     config: ReadingConfig,
     *,
-    split: reading.Split = "train",
-    also_read: reading.Split | None = None,
+    split: Split = "train",
+    also_read: Split | None = None,
     prefers_file: bool = False,
     keep: Callable[[Example], None] | None = None,
     progress: Progress | None = None,

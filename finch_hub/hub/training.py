@@ -11,7 +11,7 @@ from finch_hub import errors
 from finch_hub.engine.bases import memory, module_layout, target_modules, weight_shapes
 from finch_hub.engine.data import splitting
 from finch_hub.engine.data.chat import has_reasoning
-from finch_hub.engine.data.reading import Split
+from finch_hub.engine.data.data_folders import Split
 from finch_hub.engine.training import schedule
 from finch_hub.hub.bases import Bases
 from finch_hub.hub.examples import DataSource, Progress, StoredExamples, has_validation, read_examples, store_examples

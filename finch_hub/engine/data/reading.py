@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal, Unpack
+from typing import BinaryIO, Unpack
 
 import finch_hub
 from finch_hub import errors
@@ -25,34 +23,12 @@ from finch_hub.engine.data import (
     row_formats,
     text_encoding,
 )
-from finch_hub.engine.data.data_files import (
-    ADDRESS,
-    ADDRESS_FIX,
-    STDIN,
-    SUFFIXES,
-    DataFile,
-    exists,
-    is_data_file,
-    is_unreadable,
-    list_neighbors,
-    open_file,
-)
+from finch_hub.engine.data.data_files import ADDRESS, ADDRESS_FIX, STDIN, DataFile, exists, list_neighbors, open_file
+from finch_hub.engine.data.data_folders import MAX_NAMED, Split, find_files, tell_unread, without_settings
 from finch_hub.engine.data.row import Row
 from finch_hub.engine.data.row_collector import IN_PYTHON, ReadData, RowCollector
 from finch_hub.specs.examples import Example, Rows
 from finch_hub.specs.reading import DataWarning, ReadingConfig, ReadingOptions
-
-Split = Literal["train", "validation"]
-# Names of `datasets`: a file's or folder's name starts with the split, and the next character is not a letter.
-_SPLITS = re.compile(
-    r"(?:(?P<train>train|training)|(?P<validation>validation|valid|val|dev)|(?P<test>test|testing|eval|evaluation))"
-    r"(?![a-z])",
-    re.IGNORECASE,
-)
-# JSON files that `datasets` and the Hub write beside the data.
-_METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"})
-_MAX_NAMED = 5
-_MAX_SETTINGS = 2**20  # bytes
 
 
 def read_examples(
@@ -104,7 +80,7 @@ def read_data(
         collector = RowCollector(IN_PYTHON, config, formats, progress, keep)
         collector.add_all(python_rows.read_items(python_rows.select_split(source, split)))
         if split == "train" and (unread := python_rows.list_other_splits(source, (split, also_read))):
-            collector.recognized.append(f"splits that were not read: {', '.join(unread[:_MAX_NAMED])}")
+            collector.recognized.append(f"splits that were not read: {', '.join(unread[:MAX_NAMED])}")
         return collector.finish()
     if not str(source):
         raise errors.InvalidDataset("no data is named", fix="name a file, a folder or a data set")
@@ -118,13 +94,13 @@ def read_data(
     if not exists(path):
         raise errors.NotFound("data file", str(path), list_neighbors(path))
     collector = RowCollector(str(path), config, formats, progress, keep)
-    files = _find_files(path, split)
-    if len(files) > 1 and (settings := [file for file in files if _holds_settings(file, collector)]) != files:
-        files = [file for file in files if file not in settings]
+    files = find_files(path, split)
+    if len(files) > 1:
+        files = without_settings(files, collector.fits)
     for file in files:
         _add_file(collector, file, config, f"{file.relative_to(path)} " if len(files) > 1 else "")
     if path.is_dir():
-        _tell_unread(collector, path, files, (split, also_read), config)
+        tell_unread(collector, path, files, (split, also_read), is_strict=config.strict)
     return collector.finish()
 
 
@@ -147,7 +123,7 @@ def has_validation(source: str | Path | Rows) -> bool:
     """Tell whether the data is a folder, or a mapping of splits, with a validation split."""
     if isinstance(source, (str, Path)):
         path = Path(source)
-        return exists(path) and path.is_dir() and bool(_find_files(path, "validation"))
+        return exists(path) and path.is_dir() and bool(find_files(path, "validation"))
     return python_rows.select_split(source, "validation") is not None
 
 
@@ -227,89 +203,3 @@ def _decode(stream: BinaryIO, config: ReadingConfig, recognized: list[str], pref
         recognized.append(f"{prefix}read as {encoding.label} (--encoding names another encoding)")
     # Undecodable bytes become half surrogates, by which readers find the damaged lines.
     return io.TextIOWrapper(stream, encoding=encoding.codec, errors="surrogateescape", newline="")
-
-
-def _find_files(path: Path, split: Split) -> list[Path]:
-    """Return the data files of a split, which their names tell. Without files named train, those without a split are.
-
-    If all files are of one split, they are the train split, whatever its name.
-    """
-    if not path.is_dir():
-        return [path]
-    files = _list_data_files(path)
-    splits = {file: _split_of(file.relative_to(path)) for file in files}
-    names = set(splits.values())
-    if len(names) < 2:
-        return files if split == "train" else []
-    wanted = None if split == "train" and "train" not in names else split
-    return [file for file in files if splits[file] == wanted]
-
-
-def _list_data_files(folder: Path) -> list[Path]:
-    return [file for file in _list_files(folder) if is_data_file(file) and not _is_metadata(file)]
-
-
-def _list_files(folder: Path) -> list[Path]:
-    """Return the files of a folder without those that systems and editors hide."""
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return sorted(
-        file for file in files if not any(part.startswith((".", "__MACOSX")) for part in file.relative_to(folder).parts)
-    )
-
-
-def _tell_unread(
-    collector: RowCollector,
-    folder: Path,
-    files: Sequence[Path],
-    splits: tuple[Split, Split | None],
-    config: ReadingConfig,
-) -> None:
-    """Tell which files of a folder were not read, and refuse a folder without files of the first split."""
-    others = [file.relative_to(folder) for file in _list_data_files(folder) if file not in files]
-    if not files and others:
-        what = f"has no file of the {splits[0]} split, only {_list_names(others)}"
-        collector.fail(errors.Problem(what=what, fix="name the file to read"))
-    elif not files:
-        what = f"has no file that can be read: {', '.join(SUFFIXES)}"
-        collector.fail(errors.Problem(what=what, fix="name a file, or a folder with such files"))
-    elif splits[0] == "train":
-        settings = [file for file in others if _holds_settings(folder / file, collector)]
-        others = [file for file in others if file not in settings]
-        if settings:
-            collector.recognized.append(f"files that hold no rows: {_list_names(settings)}")
-        if unread := [file for file in others if _split_of(file) is None or _split_of(file) not in splits]:
-            collector.recognized.append(f"files that are not of the train split: {_list_names(unread)}")
-        missed = [file for file in others if _split_of(file) is None]
-        if missed and config.strict:
-            what = f"has files that are of no split, and would not be read: {_list_names(missed)}"
-            collector.fail(errors.Problem(what=what, fix="begin their names with train, validation or test"))
-    rest = [file.relative_to(folder) for file in _list_files(folder) if is_unreadable(file)]
-    if files and rest:
-        collector.recognized.append(f"files that were not read: {_list_names(rest)}")
-
-
-def _list_names(files: Sequence[Path]) -> str:
-    more = f" and {len(files) - _MAX_NAMED} more" if len(files) > _MAX_NAMED else ""
-    return ", ".join(map(str, files[:_MAX_NAMED])) + more
-
-
-def _split_of(file: Path) -> str | None:
-    """Return the split in the file's name, else in the name of the nearest folder."""
-    matches = (_SPLITS.match(part) for part in reversed(file.parts))
-    return next((match.lastgroup for match in matches if match), None)
-
-
-def _holds_settings(file: Path, collector: RowCollector) -> bool:
-    """Tell whether a JSON file is one object that is not a row, such as the settings of a program."""
-    if file.suffix.lower() != ".json" or file.stat().st_size > _MAX_SETTINGS:
-        return False
-    with contextlib.suppress(OSError, ValueError, errors.InvalidDataset):
-        value = json_values.parse(file.read_text(encoding="utf-8-sig"))
-        return (
-            isinstance(value, dict) and not collector.fits(value) and not json_rows.find_wrapped(value, collector.fits)
-        )
-    return False
-
-
-def _is_metadata(file: Path) -> bool:
-    return file.name in _METADATA or (file.suffix.lower() == ".arrow" and file.name.startswith("cache-"))

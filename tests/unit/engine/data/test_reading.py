@@ -22,6 +22,7 @@ from pyarrow import ipc, parquet
 
 from finch_hub import errors
 from finch_hub.engine.data import reading, row_formats
+from finch_hub.engine.data.data_folders import Split
 from finch_hub.engine.data.row import MAX_LINE
 from finch_hub.specs.examples import Example, Message
 from finch_hub.specs.reading import DataWarning, ReadingConfig, ReadingOptions
@@ -174,7 +175,7 @@ def test_every_file_of_a_folder_is_in_at_most_one_split(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / f"{name}.jsonl", json.dumps({"prompt": name, "completion": "c"}))
 
-    def read(split: reading.Split) -> list[str]:
+    def read(split: Split) -> list[str]:
         return [example.messages[0].content for example in reading.read_data(tmp_path, split=split).examples]
 
     assert read("train") == train
@@ -474,6 +475,14 @@ def test_settings_of_programs_in_a_folder_are_no_rows(tmp_path: Path) -> None:
         (folder / f"{number}.json").write_text(json.dumps(row, indent=1))
     (folder / "birds.jsonl").unlink()
     assert len(reading.read_data(folder).examples) == len(ROWS)
+
+
+@pytest.mark.parametrize("name", ["test", "validation", "train", "rows"])
+def test_settings_beside_one_file_change_no_split(name: str, tmp_path: Path) -> None:
+    write(tmp_path / f"{name}.jsonl", *LINES)
+    (tmp_path / "config.json").write_text('{"layers": 2}')
+    assert not reading.has_validation(tmp_path)
+    assert reading.read_data(tmp_path).examples == EXAMPLES
 
 
 def test_address_is_refused_by_its_own_name() -> None:

@@ -1,0 +1,115 @@
+"""Folders of data files: which files are of a split, and which are not read."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from finch_hub import errors
+from finch_hub.engine.data import json_rows, json_values
+from finch_hub.engine.data.data_files import SUFFIXES, is_data_file, is_unreadable
+
+if TYPE_CHECKING:
+    from finch_hub.engine.data.row_collector import RowCollector
+
+Split = Literal["train", "validation"]
+# Names of `datasets`: a file's or folder's name starts with the split, and the next character is not a letter.
+_SPLITS = re.compile(
+    r"(?:(?P<train>train|training)|(?P<validation>validation|valid|val|dev)|(?P<test>test|testing|eval|evaluation))"
+    r"(?![a-z])",
+    re.IGNORECASE,
+)
+# JSON files that `datasets` and the Hub write beside the data.
+_METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"})
+# JSON files that programs write into any folder. Others that hold no rows are known by their content.
+_SETTINGS = frozenset({"config.json", "package.json", "settings.json", "metadata.json"})
+MAX_NAMED = 5
+_MAX_SETTINGS = 2**20  # bytes
+
+
+def find_files(path: Path, split: Split) -> list[Path]:
+    """Return the data files of a split, which their names tell. Without files named train, those without a split are.
+
+    If all files are of one split, they are the train split, whatever its name.
+    """
+    if not path.is_dir():
+        return [path]
+    files = _list_data_files(path)
+    splits = {file: _split_of(file.relative_to(path)) for file in files}
+    names = {name for file, name in splits.items() if name is not None or file.name not in _SETTINGS}
+    if len(names) < 2:
+        return files if split == "train" else []
+    wanted = None if split == "train" and "train" not in names else split
+    return [file for file in files if splits[file] == wanted]
+
+
+def without_settings(files: Sequence[Path], is_row: Callable[[Mapping[str, Any]], bool]) -> list[Path]:
+    """Return files without those that hold settings, such as `config.json`, unless no other file is there."""
+    return [file for file in files if not _holds_settings(file, is_row)] or list(files)
+
+
+def _list_data_files(folder: Path) -> list[Path]:
+    return [file for file in _list_files(folder) if is_data_file(file) and not _is_metadata(file)]
+
+
+def _list_files(folder: Path) -> list[Path]:
+    """Return the files of a folder without those that systems and editors hide."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(
+        file for file in files if not any(part.startswith((".", "__MACOSX")) for part in file.relative_to(folder).parts)
+    )
+
+
+def tell_unread(
+    collector: RowCollector, folder: Path, files: Sequence[Path], splits: tuple[Split, Split | None], *, is_strict: bool
+) -> None:
+    """Tell which files of a folder were not read, and refuse a folder without files of the first split."""
+    others = [file.relative_to(folder) for file in _list_data_files(folder) if file not in files]
+    if not files and others:
+        what = f"has no file of the {splits[0]} split, only {_list_names(others)}"
+        collector.fail(errors.Problem(what=what, fix="name the file to read"))
+    elif not files:
+        what = f"has no file that can be read: {', '.join(SUFFIXES)}"
+        collector.fail(errors.Problem(what=what, fix="name a file, or a folder with such files"))
+    elif splits[0] == "train":
+        settings = [file for file in others if _holds_settings(folder / file, collector.fits)]
+        others = [file for file in others if file not in settings]
+        if settings:
+            collector.recognized.append(f"files that hold no rows: {_list_names(settings)}")
+        if unread := [file for file in others if _split_of(file) is None or _split_of(file) not in splits]:
+            collector.recognized.append(f"files that are not of the train split: {_list_names(unread)}")
+        missed = [file for file in others if _split_of(file) is None]
+        if missed and is_strict:
+            what = f"has files that are of no split, and would not be read: {_list_names(missed)}"
+            collector.fail(errors.Problem(what=what, fix="begin their names with train, validation or test"))
+    rest = [file.relative_to(folder) for file in _list_files(folder) if is_unreadable(file)]
+    if files and rest:
+        collector.recognized.append(f"files that were not read: {_list_names(rest)}")
+
+
+def _list_names(files: Sequence[Path]) -> str:
+    more = f" and {len(files) - MAX_NAMED} more" if len(files) > MAX_NAMED else ""
+    return ", ".join(map(str, files[:MAX_NAMED])) + more
+
+
+def _split_of(file: Path) -> str | None:
+    """Return the split in the file's name, else in the name of the nearest folder."""
+    matches = (_SPLITS.match(part) for part in reversed(file.parts))
+    return next((match.lastgroup for match in matches if match), None)
+
+
+def _holds_settings(file: Path, is_row: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Tell whether a JSON file is one object that is not a row, such as the settings of a program."""
+    if file.suffix.lower() != ".json" or file.stat().st_size > _MAX_SETTINGS:
+        return False
+    with contextlib.suppress(OSError, ValueError, errors.InvalidDataset):
+        value = json_values.parse(file.read_text(encoding="utf-8-sig"))
+        return isinstance(value, dict) and not is_row(value) and not json_rows.find_wrapped(value, is_row)
+    return False
+
+
+def _is_metadata(file: Path) -> bool:
+    return file.name in _METADATA or (file.suffix.lower() == ".arrow" and file.name.startswith("cache-"))
