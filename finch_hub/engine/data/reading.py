@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Unpack
 
-import finch_hub
 from finch_hub import errors
 from finch_hub.engine.data import (
     arrow_rows,
@@ -112,7 +111,7 @@ def warn(data: ReadData) -> None:
 
 def _count_own_frames() -> int:
     """Return the `stacklevel` of the first frame outside this package, whichever function of it was called."""
-    package = str(Path(finch_hub.__file__).parent) + os.sep
+    package = str(Path(errors.__file__).parent) + os.sep
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
