@@ -21,7 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "merge": ("finch_hub.cli.export:merge", "Merge adapters into their base as a standalone model."),
     "generate": ("finch_hub.cli.generate:generate", "Answer a prompt with the base and any adapters."),
     "eval": ("finch_hub.cli.evaluate:evaluate", "Measure the base and adapters on a data set."),
-    "quantize": ("finch_hub.cli.quantize:quantize", "Store an adapter with fewer bits as a new version."),
+    "quantize": ("finch_hub.cli.quantize:quantize", "Store an adapter with fewer bits as its next version."),
     "export": ("finch_hub.cli.export:export", "Export an adapter to another system's format."),
     "adapters": ("finch_hub.cli.adapters:adapters", "List, show, tag, import and delete adapters."),
     "jobs": ("finch_hub.cli.jobs:jobs", "List, watch, cancel and retry jobs."),
