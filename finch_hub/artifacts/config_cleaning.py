@@ -17,7 +17,8 @@ MAX_BYTES = 2**20
 _MAX_RANK = 1024
 _MAX_PATTERN = 256
 _MAX_REPEATS = {"pattern": 2, "target": 6}
-_PLACES = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+MODULE_FIELDS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+"""Fields that pick modules."""
 
 
 class CleanConfig(NamedTuple):
@@ -54,11 +55,12 @@ def clean_config(text: bytes) -> CleanConfig:
     problems: list[errors.Problem] = []
     values: dict[str, Any] = {"base_model_name_or_path": None, "inference_mode": True, "init_lora_weights": True}
     unsupported = list(config_fields.find_unsupported(raw))
-    costly = [field for field in _PLACES[:2] if isinstance(raw.get(field), str) and _is_costly(raw[field], "target")]
+    texts = {field: raw[field] for field in MODULE_FIELDS[:2] if isinstance(raw.get(field), str)}
+    costly = [field for field, text in texts.items() if _is_costly(text, "target")]
     # With tied weights, PEFT adapts modules that target_modules does not name.
     is_tied = raw.get("ensure_weight_tying") is True
     is_pinned = raw.get("target_modules") is None or bool(costly) or is_tied
-    raw |= dict.fromkeys(_PLACES if is_tied else costly)
+    raw |= dict.fromkeys(MODULE_FIELDS if is_tied else costly)
     if peft_config.is_all_linear(raw.get("target_modules")):
         raw["target_modules"] = peft_config.ALL_LINEAR
     ignored = config_fields.find_ignored(raw)

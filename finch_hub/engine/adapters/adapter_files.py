@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors, settings
+from finch_hub.artifacts.config_cleaning import MODULE_FIELDS, clean_config
 from finch_hub.engine.adapters.weights import AdapterWeights
-from finch_hub.formats import config_fields, quantized
+from finch_hub.formats import quantized
 from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
@@ -63,15 +64,13 @@ def read_adapter(path: Path) -> AdapterWeights:
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = dict(opened.metadata() or {})
         text = (path / CONFIG).read_text(encoding="utf-8") if path.is_dir() else metadata.get(CONFIG_KEY, "")
-        config = json.loads(text)
         tensors = safetensors.torch.load_file(file)
         scheme = quantized.Scheme.of(metadata)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise errors.RefusedArtifact(f"cannot be read: {error}", where=str(path)) from error
-    if not isinstance(config, dict):
-        raise errors.RefusedArtifact("its configuration is not a JSON object", where=str(path))
-    if problems := list(config_fields.find_unsupported(config)):
-        raise errors.RefusedArtifact(problems, subject=f"configuration of {path.name}")
+    cleaned = clean_config(text.encode()).fields
+    config = json.loads(text)
+    config.update({field: None for field in MODULE_FIELDS if field in config and cleaned[field] is None})
     return AdapterWeights(config=config, tensors=tensors if scheme is None else _restore(tensors, scheme))
 
 

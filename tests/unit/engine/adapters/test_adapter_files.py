@@ -120,6 +120,36 @@ def test_read_of_an_adapter_with_other_arithmetic_is_refused(
         read_adapter(path)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"modules_to_save": ["("]},
+        {"modules_to_save": 5},
+        {"layers_to_transform": [0], "layers_pattern": ["("]},
+        {"layers_to_transform": [[0]]},
+        {"exclude_modules": "("},
+        {"exclude_modules": 5},
+        {"target_modules": "("},
+        {"target_modules": [["q_proj"]]},
+        {"rank_pattern": {"(": 4}},
+        {"rank_pattern": {"q_proj": 0}},
+        {"alpha_pattern": {"q_proj": "x"}},
+    ],
+    ids=str,
+)
+def test_read_of_a_malformed_field_is_refused_by_name(folder: Path, fields: dict[str, Any]) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, **fields}))
+    with pytest.raises(errors.RefusedArtifact, match=str([*fields][-1])):
+        read_adapter(folder)
+
+
+def test_expression_that_could_take_very_long_is_not_evaluated(folder: Path) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "target_modules": "(.*)*(.*)*x"}))
+    assert read_adapter(folder).config["target_modules"] is None
+
+
 def test_read_restores_a_quantized_adapter(folder: Path, tmp_path: Path) -> None:
     before = read_adapter(folder).modules
     quantization.quantize(folder, tmp_path / "packed", scheme="int8")
