@@ -126,7 +126,8 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def with_reading(**options: Any) -> Any:
         # Without flags that are off, a call without an option equals one of Python without the argument.
-        reading = {name: value for name in fields.values() if (value := options.pop(name)) not in (None, False, ())}
+        given = {name: options.pop(name) for name in fields.values()}
+        reading = {name: value for name, value in given.items() if not (value is None or value is False or value == ())}
         return command(reading=reading, **options)
 
     added: Callable[..., Any] = with_reading

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 12  # files that an import left out
 # Fields of a specification that are shown on lines of their own, or name what the lineage has.
-_NO_SETTINGS = frozenset({
+_SHOWN_ELSEWHERE = frozenset({
     "adapter", "base", "dataset", "import", "kind", "parents", "reading", "seed", "system", "thinking", "train",
 })  # fmt: skip
 
@@ -90,8 +90,11 @@ def _format_settings(spec: Mapping[str, Any]) -> str:
     """Format the settings of the job that made a version, without those that are off or empty."""
     settings = {name: value for name, value in spec.items() if name not in ("lora", "training", "validation")}
     settings |= {**spec.get("lora", {}), **spec.get("training", {})}
-    shown = {name: value for name, value in settings.items() if name not in _NO_SETTINGS and value not in (None, False)}
-    return ", ".join(f"{name} {format_value(value)}" for name, value in shown.items() if value not in ([], {}, ()))
+    return ", ".join(
+        f"{name} {format_value(value)}"
+        for name, value in settings.items()
+        if name not in _SHOWN_ELSEWHERE and not (value is None or value is False or value in ([], {}, ()))
+    )
 
 
 def _format_origin(version: AdapterVersion) -> list[str]:

@@ -74,3 +74,23 @@ def test_rank_accepts_a_number_or_auto(text: str, rank: int | str) -> None:
     assert options.Rank().convert(text, None, None) == rank
     with pytest.raises(click.BadParameter, match="neither a number nor auto"):
         options.Rank().convert(f"{text}x", None, None)
+
+
+def reading_of(*words: str) -> dict[str, Any]:
+    """Return the options of reading that a command gets for these words."""
+    given: list[dict[str, Any]] = []
+
+    @click.command()
+    @options.reading_options
+    def command(reading: dict[str, Any]) -> None:
+        given.append(reading)
+
+    command.main(list(words), standalone_mode=False)
+    return given[0]
+
+
+def test_reading_has_only_the_options_that_are_given() -> None:
+    assert reading_of() == {}
+    assert reading_of("--max-bad-rows", "0") == {"max_bad_rows": 0.0}
+    assert reading_of("--strict", "--ignore-column", "id") == {"strict": True, "ignore_columns": ("id",)}
+    assert reading_of("--encoding", "") == {"encoding": ""}

@@ -65,13 +65,15 @@ def test_version_shows_its_prompts_and_settings(drawn: Drawn) -> None:
         "kind": "train", "adapter": "birds", "train": "a" * 64, "validation": "b" * 64, "preset": "medical",
         "system": "Answer as a doctor.\nBe brief.", "thinking": True,
         "lora": {"rank": 16, "alpha": 32.0, "target_modules": ["q_proj", "v_proj"], "use_dora": False},
-        "training": {"epochs": 3, "learning_rate": 0.0002, "max_steps": None, "validation": 0.1, "seed": 3},
+        "training": {"epochs": 3, "learning_rate": 0.0002, "max_steps": None, "validation": 0.1, "seed": 3,
+                     "warmup_steps": 0, "max_bad_rows": 0.0, "strict": False},
     }  # fmt: skip
     text = " ".join(drawn(adapters.draw_version(make_version("birds", spec=spec), "/folder", [], {})).split())
     assert "system prompt Answer as a doctor. Be brief." in text
     assert "reasoning prompts ask for it" in text
     settings = "preset medical, rank 16, alpha 32, target_modules q_proj, v_proj, epochs 3, learning_rate 0.0002"
-    assert f"settings {settings}, validation 0.1" in text
+    assert f"settings {settings}, validation 0.1, warmup_steps 0, max_bad_rows 0" in text
+    assert "strict" not in text
 
 
 def test_version_without_prompts_and_settings_shows_neither(drawn: Drawn) -> None:
