@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from finch_hub import errors
 from finch_hub.engine.data import json_values
 from finch_hub.engine.data.row import ENCODING_FIX, MAX_LINE, Row, read_lines
+from finch_hub.engine.data.row_formats import list_columns
 
 _CHUNK = 2**16  # characters
 # Fields of a document in which people put the list of rows.
@@ -48,7 +49,7 @@ def _is_document(first: str, second: str, prefers_document: bool, is_row: Callab
         return True
     value = _parse_object(first.removesuffix(","))
     if value is not None:
-        return not second and find_wrapped(value, is_row) is not None
+        return not second and bool(find_lists(value, is_row))
     if first.endswith(("{", "[", ",", ":")) or _parse_object(second) is None:
         return (prefers_document and first != "") or first == "{"
     return False  # an object a line, of which the first is damaged
@@ -117,39 +118,33 @@ def _read_document(stream: TextIO, is_row: Callable[[Mapping[str, Any]], bool]) 
         return
     first = values.parse("item 1", None)
     if not values.skip(separators=","):
-        found = _find_lists(first, is_row)
+        found = find_lists(first, is_row)
         if len(found) > 1:
-            what = f"has several lists of rows: {' and '.join(map(repr, found))}"
+            what = f"has several lists of rows: {list_columns(list(found))}"
             raise errors.InvalidDataset(what, fix="write each to a file of its own")
         rows = next(iter(found.values()), [first])
-        yield from (_to_row(json_values.find_damage(row), f"item {n}") for n, row in enumerate(rows, start=1))
+        yield from (_to_row(values.check(row), f"item {n}") for n, row in enumerate(rows, start=1))
         return
-    yield _to_row(json_values.find_damage(first), "item 1")
+    yield _to_row(values.check(first), "item 1")
     for number in itertools.count(2):
         yield _to_row(values.parse(f"item {number}", MAX_LINE), f"item {number}")
         if not values.skip(separators=","):
             return
 
 
-def find_wrapped(value: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> list[Any] | None:
-    """Return the list of rows that an object holds beside other fields, such as its version."""
-    found = _find_lists(value, is_row)
-    return next(iter(found.values())) if len(found) == 1 else None
-
-
-def _find_lists(value: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> dict[str, list[Any]]:
+def find_lists(value: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> dict[str, list[Any]]:
     """Return the lists of rows in an object that is not a row: lists of a usual name, or with a readable row."""
     if not isinstance(value, Mapping) or is_row(value):
         return {}
     return {
         name: rows
         for name, rows in value.items()
-        if _is_list_of_objects(rows)
+        if is_list_of_objects(rows)
         and (name in _WRAPPERS or any(is_row(row) for row in rows[:_MAX_TRIED] if isinstance(row, Mapping)))
     }
 
 
-def _is_list_of_objects(value: Any) -> bool:
+def is_list_of_objects(value: Any) -> bool:
     """Tell whether a value is a list of objects. Those that cannot be used are errors in their place."""
     return isinstance(value, list) and bool(value) and all(isinstance(row, (Mapping, ValueError)) for row in value)
 
@@ -162,6 +157,7 @@ class _Values:
         self._text = ""
         self._begin = 0
         self._chunk = _CHUNK
+        self._is_damaged = False
 
     def skip(self, separators: str = "") -> str:
         """Skip blanks and separators, and return the next character; empty at the end."""
@@ -189,7 +185,7 @@ class _Values:
         """
         while True:
             try:
-                value, end = json_values.DECODER.raw_decode(self._text, self._begin)
+                value, end = self._decode(is_document=max_length is None)
             except RecursionError:
                 raise errors.InvalidDataset("is nested too deeply", where=where) from None
             except json.JSONDecodeError as error:
@@ -198,17 +194,22 @@ class _Values:
                     what = f"is not JSON: {_describe(error)}"
                     raise errors.InvalidDataset(what, where=where, fix=_LIST_FIX) from None
                 continue
-            except ValueError as error:  # an object has a key twice, or a number has thousands of digits
-                value = error
-                try:
-                    value, end = json_values.TOLERANT.raw_decode(self._text, self._begin)
-                    value = error if max_length is not None else value
-                except json.JSONDecodeError:
-                    if not self._read():
-                        raise errors.InvalidDataset(f"is not JSON: {error}", where=where, fix=_LIST_FIX) from None
-                    continue
             self._begin, self._chunk = end, _CHUNK
             return value
+
+    def check(self, part: Any) -> Any:
+        """Return a part of a parsed document, or the `ValueError` of what cannot be used in it."""
+        return (json_values.find_damage(part) if self._is_damaged else None) or part
+
+    def _decode(self, *, is_document: bool) -> tuple[Any, int]:
+        try:
+            return json_values.DECODER.raw_decode(self._text, self._begin)
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:  # an object has a key twice, or a number has thousands of digits
+            value, end = json_values.TOLERANT.raw_decode(self._text, self._begin)
+            self._is_damaged = True
+            return value if is_document else error, end
 
     def _read(self) -> bool:
         """Read more text. A value that needs several reads gets larger ones, so that the time stays linear."""

@@ -61,10 +61,16 @@ TOLERANT = json.JSONDecoder(object_pairs_hook=_unique_or_damage, parse_int=_int_
 """Decoder with a `ValueError` in the place of each part that cannot be used."""
 
 
-def find_damage(value: Any) -> Any:
-    """Return a value of `TOLERANT`, or the `ValueError` that a part of it is."""
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return next((damage for part in parts if isinstance(damage := find_damage(part), ValueError)), value)
+def find_damage(value: Any) -> ValueError | None:
+    """Return a `ValueError` that a value of `TOLERANT`, or a part of it at any depth, is."""
+    parts = [value]
+    while parts:  # a list of what is left, because Python limits the depth of calls
+        part = parts.pop()
+        if isinstance(part, ValueError):
+            return part
+        if isinstance(part, (dict, list)):
+            parts += reversed(part.values() if isinstance(part, dict) else part)  # so that the first one is found
+    return None
 
 
 def is_null(value: object) -> bool:

@@ -71,8 +71,46 @@ def test_list_of_rows_under_any_name_is_read() -> None:
 
 def test_several_lists_of_rows_are_refused_by_name() -> None:
     for name in ("rows", "validation"):
-        with pytest.raises(errors.InvalidDataset, match=f"has several lists of rows: 'data' and '{name}'"):
+        with pytest.raises(errors.InvalidDataset, match=f"has several lists of rows: data, {name} .write"):
             rows_of(json.dumps({"data": [A], name: [B]}, indent=1), prefers_document=True)
+
+
+@pytest.mark.parametrize("prefers_document", [False, True])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_thousands_of_lists_of_rows_are_named_in_short(indent: int | None, prefers_document: bool) -> None:
+    text = json.dumps({f"{'name' * 20} {number}": [A] for number in range(5_000)}, indent=indent)
+    with pytest.raises(errors.InvalidDataset, match="has several lists of rows: ") as caught:
+        rows_of(text, prefers_document=prefers_document)
+    assert len(str(caught.value)) < 1_200
+
+
+def nested(depth: int) -> str:
+    return '{"a": ' * (depth // 2) + "[" * (depth // 2) + "]" * (depth // 2) + "}" * (depth // 2)
+
+
+@pytest.mark.parametrize("depth", [100, 600, 800])
+@pytest.mark.parametrize("damaged", ["", '{"a": 1, "a": 2}', '{"n": ' + "1" * 5_000 + "}"])
+@pytest.mark.parametrize("form", ['{"data": [%s]}', '{\n"version": {"a": [1]}, "data": [%s]}', "[%s]"])
+def test_deep_values_of_a_document_are_read_also_beside_damage(form: str, damaged: str, depth: int) -> None:
+    deep = f'{{"prompt": "a", "completion": "b", "meta": {nested(depth)}}}'
+    rows = rows_of(form % ", ".join(filter(None, (deep, damaged))), prefers_document=True)
+    assert [row.value is None for row in rows] == [False, True][: len(rows)]
+    assert len(rows) == 1 + bool(damaged)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"data": [{"a": 1, "a": 2}], "x": ' + "[" * 100_000,
+        '{"data": [{"a": 1, "a": 2}], "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"data": [{"n": ' + "1" * 5_000 + '}], "x": ' + '{"y":' * 100_000,
+        "[" + '{"a": 1, "a": 2, "x": ' + "[" * 100_000,
+        '{"x": {"a": 1, "a": 2}}\n{"x": ' + "[" * 100_000,
+    ],
+)
+def test_what_is_nested_too_deeply_behind_damage_is_refused(text: str) -> None:
+    with pytest.raises(errors.InvalidDataset, match="is nested too deeply"):
+        rows_of(text, prefers_document=True)
 
 
 def test_key_that_an_object_of_a_wrapper_has_twice_is_one_problem() -> None:

@@ -21,6 +21,14 @@ def test_text_that_is_not_one_json_value_is_refused(text: str) -> None:
         json_values.parse(text)
 
 
+@pytest.mark.parametrize("depth", [1, 600, 800])
+def test_damage_is_found_at_any_depth(depth: int) -> None:
+    for damaged, what in (('{"x": 1, "x": 2}', "a key twice"), ("1" * 5_000, "digits")):
+        text = '{"a": [1, ' * (depth // 2) + damaged + "]}" * (depth // 2)
+        assert what in str(json_values.find_damage(json_values.TOLERANT.decode(text)))
+    assert json_values.find_damage(nest(depth)) is None
+
+
 def test_nulls_of_objects_are_dropped_at_any_depth_and_those_of_lists_stay() -> None:
     value: dict[str, Any] = {"a": None, "b": {"c": float("nan"), "d": [{"e": None}, None, 0]}, "f": "", "g": []}
     assert json_values.clean(value) == {"b": {"d": [{}, None, 0]}, "f": "", "g": []}
