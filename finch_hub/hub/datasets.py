@@ -78,11 +78,12 @@ class Datasets:
             InvalidDataset: the data cannot be read, or too many rows cannot be used; contains their problems.
             Conflict: the name is that of other examples, or the examples have another name.
         """
-        splits: tuple[Split, ...] = ("train", "validation") if has_validation(data) else ("train",)
+        config = complete_options(options, self._stores)
+        is_split = has_validation(data, self._stores, config)
+        splits: tuple[Split, ...] = ("train", "validation") if is_split else ("train",)
         names = (name, f"{name}-validation")[: len(splits)] if name is not None else (None, None)
         for part_name in filter(None, names):
             check_name(part_name, kind="data set")
-        config = complete_options(options, self._stores)
         also_read: Split | None = splits[-1] if len(splits) > 1 else None
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(ExampleFile()) for _ in splits]

@@ -69,14 +69,10 @@ def read_examples(
         return _load_stored(str(data), source, stores, config, keep)
     if isinstance(data, str) and not prefers_file and "/" not in data and data == str(source):
         _check_one_meaning(data, stores)
-    known_formats = [
-        row_formats.RowFormat(name=name, fields=descriptor.recognizes, convert=descriptor.load())
-        for name, descriptor in stores.catalog.dataset_formats.items()
-    ]
     found = reading.read_data(
         source,
         config,
-        formats=known_formats,
+        formats=_load_formats(stores),
         split=split,
         also_read=also_read,
         keep=keep,
@@ -126,9 +122,22 @@ def _load_stored(
     return ReadData(examples=tuple(examples), report=ReadingReport(rows=dataset.examples))
 
 
-def has_validation(data: DataSource) -> bool:
-    """Tell whether the data is a folder, or a mapping of splits, with a validation split of its own."""
-    return reading.has_validation(settings.expand_home(data) if isinstance(data, str | Path) else data)
+def has_validation(data: DataSource, stores: Stores, config: ReadingConfig) -> bool:
+    """Tell whether the data is a folder, or a mapping of splits, with a validation split of its own.
+
+    Raises:
+        NotFound: there is no format of that name.
+    """
+    source = settings.expand_home(data) if isinstance(data, str | Path) else data
+    return reading.has_validation(source, config, formats=_load_formats(stores))
+
+
+def _load_formats(stores: Stores) -> list[row_formats.RowFormat]:
+    """Return the row formats of the hub and of its plugins."""
+    return [
+        row_formats.RowFormat(name=name, fields=descriptor.recognizes, convert=descriptor.load())
+        for name, descriptor in stores.catalog.dataset_formats.items()
+    ]
 
 
 class ExampleFile:

@@ -88,7 +88,7 @@ def check_training(
     report: ReadingReport | None = None
     is_split = False
     with collector.collect():
-        is_split = validation is None and "validation" not in overrides and has_validation(data)
+        is_split = validation is None and "validation" not in overrides and has_validation(data, stores, reading)
         also_read: Split | None = "validation" if is_split else None
         found = read_examples(data, stores, reading, also_read=also_read, progress=progress)
         train, report = found.examples, found.report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,31 +25,30 @@ _SPLITS = re.compile(
 )
 # JSON files that `datasets` and the Hub write beside the data.
 _METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json"})
-# JSON files that programs write into any folder. Others that hold no rows are known by their content.
-_SETTINGS = frozenset({"config.json", "package.json", "settings.json", "metadata.json"})
 MAX_NAMED = 5
-_MAX_SETTINGS = 2**20  # bytes
+_MAX_SETTINGS = 2**25  # bytes; tokenizers have some 10 MiB
+
+IsRow = Callable[[Mapping[str, Any]], bool]
+"""Tells whether an object has the columns of a row."""
 
 
-def find_files(path: Path, split: Split) -> list[Path]:
+def find_files(path: Path, split: Split, is_row: IsRow) -> list[Path]:
     """Return the data files of a split, which their names tell. Without files named train, those without a split are.
 
-    If all files are of one split, they are the train split, whatever its name.
+    If all files are of one split, they are the train split, whatever its name. JSON files that hold settings are no
+    data files, unless no other file is there.
     """
     if not path.is_dir():
         return [path]
     files = _list_data_files(path)
+    if len(files) > 1:
+        files = [file for file in files if not _holds_settings(file, is_row)] or files
     splits = {file: _split_of(file.relative_to(path)) for file in files}
-    names = {name for file, name in splits.items() if name is not None or file.name not in _SETTINGS}
+    names = set(splits.values())
     if len(names) < 2:
         return files if split == "train" else []
     wanted = None if split == "train" and "train" not in names else split
     return [file for file in files if splits[file] == wanted]
-
-
-def without_settings(files: Sequence[Path], is_row: Callable[[Mapping[str, Any]], bool]) -> list[Path]:
-    """Return files without those that hold settings, such as `config.json`, unless no other file is there."""
-    return [file for file in files if not _holds_settings(file, is_row)] or list(files)
 
 
 def _list_data_files(folder: Path) -> list[Path]:
@@ -63,10 +63,16 @@ def _list_files(folder: Path) -> list[Path]:
     )
 
 
-def tell_unread(
+def check_files(
     collector: RowCollector, folder: Path, files: Sequence[Path], splits: tuple[Split, Split | None], *, is_strict: bool
 ) -> None:
-    """Tell which files of a folder were not read, and refuse a folder without files of the first split."""
+    """Report the files of a folder that were not read, and refuse a folder that lacks files of the first split.
+
+    Args:
+        files: files that were read.
+        splits: split of these files, and the one that the caller reads, too.
+        is_strict: whether files that are of no split are refused.
+    """
     others = [file.relative_to(folder) for file in _list_data_files(folder) if file not in files]
     if not files and others:
         what = f"has no file of the {splits[0]} split, only {_list_names(others)}"
@@ -101,13 +107,23 @@ def _split_of(file: Path) -> str | None:
     return next((match.lastgroup for match in matches if match), None)
 
 
-def _holds_settings(file: Path, is_row: Callable[[Mapping[str, Any]], bool]) -> bool:
-    """Tell whether a JSON file is one object that is not a row, such as the settings of a program."""
+def _holds_settings(file: Path, is_row: IsRow) -> bool:
+    """Tell whether a JSON file is one object that holds no rows, such as the settings or the metrics of a program.
+
+    A file that has the name of a split holds no settings if its rows could be in columns that cannot be read.
+    """
     if file.suffix.lower() != ".json" or file.stat().st_size > _MAX_SETTINGS:
         return False
     with contextlib.suppress(OSError, ValueError, errors.InvalidDataset):
+        with file.open("rb") as stream:
+            if stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+                return False
         value = json_values.parse(file.read_text(encoding="utf-8-sig"))
-        return isinstance(value, dict) and not is_row(value) and not json_rows.find_wrapped(value, is_row)
+        if not isinstance(value, dict) or is_row(value) or json_rows.find_lists(value, is_row):
+            return False
+        if _SPLITS.fullmatch(file.stem):
+            return False
+        return not (_SPLITS.match(file.name) and any(map(json_rows.is_list_of_objects, value.values())))
     return False
 
 

@@ -23,7 +23,7 @@ from finch_hub.engine.data import (
     text_encoding,
 )
 from finch_hub.engine.data.data_files import ADDRESS, ADDRESS_FIX, STDIN, DataFile, exists, list_neighbors, open_file
-from finch_hub.engine.data.data_folders import MAX_NAMED, Split, find_files, tell_unread, without_settings
+from finch_hub.engine.data.data_folders import MAX_NAMED, Split, check_files, find_files
 from finch_hub.engine.data.row import Row
 from finch_hub.engine.data.row_collector import IN_PYTHON, ReadData, RowCollector
 from finch_hub.specs.examples import Example, Rows
@@ -93,13 +93,11 @@ def read_data(
     if not exists(path):
         raise errors.NotFound("data file", str(path), list_neighbors(path))
     collector = RowCollector(str(path), config, formats, progress, keep)
-    files = find_files(path, split)
-    if len(files) > 1:
-        files = without_settings(files, collector.fits)
+    files = find_files(path, split, collector.fits)
     for file in files:
         _add_file(collector, file, config, f"{file.relative_to(path)} " if len(files) > 1 else "")
     if path.is_dir():
-        tell_unread(collector, path, files, (split, also_read), is_strict=config.strict)
+        check_files(collector, path, files, (split, also_read), is_strict=config.strict)
     return collector.finish()
 
 
@@ -118,11 +116,22 @@ def _count_own_frames() -> int:
     return level
 
 
-def has_validation(source: str | Path | Rows) -> bool:
-    """Tell whether the data is a folder, or a mapping of splits, with a validation split."""
+def has_validation(
+    source: str | Path | Rows,
+    config: ReadingConfig | None = None,
+    *,
+    formats: Sequence[row_formats.RowFormat] = row_formats.BUILTIN,
+) -> bool:
+    """Tell whether the data is a folder, or a mapping of splits, with a validation split.
+
+    The arguments and errors are those of :func:`read_data`. They tell files of rows from those of settings.
+    """
     if isinstance(source, (str, Path)):
         path = Path(source)
-        return exists(path) and path.is_dir() and bool(find_files(path, "validation"))
+        if not exists(path) or not path.is_dir():
+            return False
+        is_row = RowCollector(str(path), config or ReadingConfig(), formats, lambda rows: None).fits
+        return bool(find_files(path, "validation", is_row))
     return python_rows.select_split(source, "validation") is not None
 
 

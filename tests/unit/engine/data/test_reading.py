@@ -485,6 +485,66 @@ def test_settings_beside_one_file_change_no_split(name: str, tmp_path: Path) -> 
     assert reading.read_data(tmp_path).examples == EXAMPLES
 
 
+METRICS = '{"epoch": 1.0, "eval_loss": 2.5, "eval_samples": 8}'
+
+
+@pytest.mark.parametrize(
+    "settings", ["val_results", "train_results", "all_results", "eval_results", "info", "dev.info"]
+)
+@pytest.mark.parametrize("name", ["data", "train", "validation", "train-00000-of-00001"])
+def test_settings_are_of_no_split_whatever_their_names(settings: str, name: str, tmp_path: Path) -> None:
+    write(tmp_path / f"{name}.jsonl", *LINES)
+    (tmp_path / f"{settings}.json").write_text(METRICS)
+    assert not reading.has_validation(tmp_path)
+    data = reading.read_data(tmp_path)
+    assert data.examples == EXAMPLES
+    assert data.report.recognized == (f"files that hold no rows: {settings}.json",)
+
+
+def test_settings_beside_both_splits_are_of_neither(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", *LINES)
+    write(tmp_path / "dev.jsonl", LINES[0])
+    for name in ("train_results", "val_results", "trainer_state", "tokenizer"):
+        (tmp_path / f"{name}.json").write_text('{"log": [1], "vocabulary": "%s"}' % ("x" * 2**21))
+    assert reading.has_validation(tmp_path)
+    assert reading.read_data(tmp_path).examples == EXAMPLES
+    assert reading.read_data(tmp_path, split="validation").examples == EXAMPLES[:1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"version": 1, "entries": [{"ask": "a", "reply": "b"}]}',
+        '{"ask": "a",\n "reply": "b"}',
+        '{"first": [%s], "second": [%s]}' % (LINES[0], LINES[0]),
+    ],
+)
+def test_split_that_cannot_be_read_is_refused_instead_of_replaced_by_another(content: str, tmp_path: Path) -> None:
+    write(tmp_path / "validation.jsonl", *LINES)
+    (tmp_path / "train.json").write_text(content)
+    with pytest.raises(errors.InvalidDataset):
+        reading.read_data(tmp_path)
+    assert reading.has_validation(tmp_path)
+
+
+def test_file_of_several_lists_of_rows_is_not_one_of_settings(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", *LINES)
+    (tmp_path / "b.json").write_text('{"first": [%s], "second": [%s]}' % (LINES[0], LINES[0]))
+    assert [problem.where for problem in problems_of(tmp_path)] == ["b.json"]
+
+
+def test_validation_split_of_named_columns_or_of_a_format_of_a_plugin_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", '{"q": "a", "r": "b"}')
+    (tmp_path / "val_1.json").write_text('{"q": "c",\n "r": "d"}')
+    config = ReadingConfig(prompt_column="q", completion_column="r")
+    asked = row_formats.RowFormat("asked", frozenset({"q", "r"}), lambda row: Example.of_pair(row["q"], row["r"]))
+    assert reading.has_validation(tmp_path, config)
+    assert reading.has_validation(tmp_path, formats=[asked])
+    assert not reading.has_validation(tmp_path)
+    (held_out,) = reading.read_data(tmp_path, config, split="validation").examples
+    assert held_out == Example.of_pair("c", "d")
+
+
 def test_address_is_refused_by_its_own_name() -> None:
     for address in ("https://example.org/rows.jsonl", "hf://datasets/a/b", "s3://bucket/rows.csv"):
         with pytest.raises(errors.InvalidDataset, match=f"^{address}: is an address"):
