@@ -15,7 +15,6 @@ from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-_OTHER_ARCHIVES = (".rar", ".7z", ".zst", ".tar.zst")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_. -]{1,100}")
 _MAX_DEPTH = 8
@@ -77,20 +76,19 @@ def find_adapter(source: Path, scratch: Path, *, max_bytes: int) -> AdapterSourc
     if name.endswith(_PICKLES):
         what = f"is a {source.suffix} file, a pickle, which can run code when it is loaded"
         raise errors.RefusedArtifact(what, fix="save the adapter with safetensors", subject=source.name)
-    if name.endswith(_OTHER_ARCHIVES):
+    if name.endswith(archives.OTHER_SUFFIXES):
         what = f"is a {source.suffix} archive, which is not supported"
         raise errors.RefusedArtifact(what, fix="make a .zip or .tar.gz of it", subject=source.name)
     if name.endswith(".gguf"):
-        raise _gguf(source.name)
+        raise gguf_error(source.name)
     return AdapterSource(shown=source.name, weights=source, config=None, record=None, leftovers=())
 
 
 def _extract(source: Path, scratch: Path, max_bytes: int) -> AdapterSource:
     """Write the files of an archive's adapter to a folder, each under a plain name, and nothing else."""
     with archives.open_archive(source, max_bytes=max_bytes) as archive:
-        names = {PurePosixPath(name): name for name in archive.files}
         # Names in an archive may be longer than a file system allows, or have no form in it.
-        files = [path for path in names if len(path.parts) <= _MAX_DEPTH + 1]
+        files = [path for path in map(PurePosixPath, archive.files) if len(path.parts) <= _MAX_DEPTH + 1]
         found = _find(files, source.name, "unpack it, and import the folder of one of them")
         scratch.mkdir(parents=True)
         is_plain = _PLAIN_NAME.fullmatch(found.weights.name) is not None
@@ -98,7 +96,7 @@ def _extract(source: Path, scratch: Path, max_bytes: int) -> AdapterSource:
         config = scratch / CONFIG if found.config is not None else None
         record = scratch / RECORD if found.record is not None else None
         pairs = ((found.weights, weights), (found.config, config), (found.record, record))
-        archive.extract({names[path]: target for path, target in pairs if path is not None and target is not None})
+        archive.extract({str(path): target for path, target in pairs if path is not None and target is not None})
         leftovers = tuple(sorted({*found.leftovers, *map(_printable, archive.leftovers)}))
     return AdapterSource(shown=found.shown, weights=weights, config=config, record=record, leftovers=leftovers)
 
@@ -153,7 +151,7 @@ def _single_file(files: Sequence[PurePosixPath], shown: str) -> _Files:
             leftovers=_leftovers(files, {weights[0]}, weights[0].parent),
         )
     if any(file.suffix == ".gguf" for file in files):
-        raise _gguf(shown)
+        raise gguf_error(shown)
     found = _describe_pickles([file.name for file in files])
     fix = f"give a folder with {CONFIG} and {WEIGHTS}, as PEFT saves an adapter"
     raise errors.RefusedArtifact(f"has no {CONFIG}{found}", fix=fix, subject=shown)
@@ -164,8 +162,13 @@ def _describe_pickles(names: Sequence[str]) -> str:
     return f"; it has the pickle {', '.join(pickles[:_SHOWN])}, which can run code" if pickles else ""
 
 
-def _gguf(shown: str) -> errors.RefusedArtifact:
-    what, fix = "is a GGUF adapter, which has no config of PEFT", "import the PEFT folder that it was made from"
+def gguf_error(shown: str) -> errors.RefusedArtifact:
+    """Return the error of an adapter in GGUF, which llama.cpp reads.
+
+    Args:
+        shown: name of its place.
+    """
+    what, fix = "is a GGUF adapter, which has no config of PEFT", "use the PEFT folder that it was made from"
     return errors.RefusedArtifact(what, fix=fix, subject=shown)
 
 
@@ -184,7 +187,9 @@ def _beside(file: PurePosixPath, folder: PurePosixPath) -> str:
     if file.is_relative_to(folder):
         first, *rest = file.relative_to(folder).parts
         return f"{first}/" if rest else first
-    shared = next(n for n, part in enumerate(file.parts) if n >= len(folder.parts) or part != folder.parts[n]) + 1
+    # An archive can also have a file of the name of an outer folder. All its parts are shared.
+    pairs = zip(file.parts, folder.parts, strict=False)
+    shared = next((n for n, (part, other) in enumerate(pairs) if part != other), len(file.parts) - 1) + 1
     return "/".join(file.parts[:shared]) + ("/" if len(file.parts) > shared else "")
 
 

@@ -15,11 +15,12 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from finch_hub import errors
-from finch_hub.formats.safetensors_header import LFS_FIX, LFS_POINTER, open_regular_file
+from finch_hub.formats import git_lfs
+from finch_hub.formats.safetensors_header import open_regular_file
 
 MAX_FILES = 100_000
 MAX_RATIO = 200
@@ -30,11 +31,14 @@ DAMAGE += (EOFError, OSError, ValueError, NotImplementedError, RuntimeError)
 with contextlib.suppress(ImportError):  # Python has zstd since 3.14
     DAMAGE += (importlib.import_module("compression.zstd").ZstdError,)
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+OTHER_SUFFIXES = (".rar", ".7z", ".gz", ".bz2", ".xz", ".zst")
+"""Of archives and compressed files that `open_archive` does not know."""
 _HARMLESS_BYTES = 2**20  # any ratio is allowed below
 _CHUNK_BYTES = 2**20
 _WINDOWS = 0  # the system that made a zip
 _MAX_READ = 2**26  # tarfile reads extended headers at once, at their declared size
-# The first bytes decide, since many a gzip archive is named .tar.
+_MAX_BLOCKS = 6  # for each entry: two extended headers, which have long names, their contents and its own header
+# The first bytes decide, because gzip archives are often named .tar.
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _OPENERS: Mapping[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _SYSTEM_FILES = frozenset({".DS_Store", "Icon", "Thumbs.db", "desktop.ini", "ehthumbs.db"})
@@ -53,7 +57,12 @@ def is_leftover(name: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Member:
-    """An entry of an archive; `fault` is the reason not to read it, or empty."""
+    """An entry of an archive.
+
+    Attributes:
+        name: normalized path. Several names can mean one file, such as "a/x", "./a/x" and "a//x".
+        fault: reason not to read it, or empty.
+    """
 
     name: str
     size: int
@@ -65,19 +74,26 @@ class Archive:
     """An open archive.
 
     Attributes:
-        files: names of its files, also of links and others that cannot be extracted.
+        files: normalized paths of its files, also of links and others that cannot be extracted.
         leftovers: names of what macOS and Windows left in it.
     """
 
-    def __init__(self, path: Path, members: list[_Member], read: Callable[[Any], IO[bytes]], limit: _Limit) -> None:
+    def __init__(
+        self, path: Path, entries: list[_Member | None], read: Callable[[Any], IO[bytes]], limit: _Limit
+    ) -> None:
+        """Check the names of all entries.
+
+        Args:
+            entries: None for each folder, because folders are made where they are needed.
+        """
+        limit.check_entries(len(entries))
+        members = [entry for entry in entries if entry is not None]
         outside = [
             errors.Problem(where=repr(m.name), what="lies outside the folder") for m in members if _is_outside(m)
         ]
-        if len(members) > MAX_FILES:
-            outside.append(errors.Problem(what=f"has more than {MAX_FILES} entries"))
         if outside:
-            raise errors.RefusedArtifact(outside[:MAX_FILES], subject=path.name)
-        kept = [member for member in members if not is_leftover(member.name)]
+            raise errors.RefusedArtifact(outside, subject=path.name)
+        kept = [member for member in members if member.name != "." and not is_leftover(member.name)]
         self.files = tuple(dict.fromkeys(member.name for member in kept))
         self.leftovers = tuple(sorted({_shorten(member.name) for member in members if is_leftover(member.name)}))
         self._path, self._read, self._limit = path, read, limit
@@ -88,7 +104,7 @@ class Archive:
         """Write some files to new paths.
 
         Args:
-            targets: path for each name.
+            targets: path for each name in `files`.
 
         Raises:
             RefusedArtifact: with every file that is a link or device, is encrypted, or is in the archive twice. Also if
@@ -120,9 +136,8 @@ def open_archive(path: Path, *, max_bytes: int) -> Iterator[Archive]:
     """
     limit = _Limit(path, max_bytes)
     with open_regular_file(path) as stream:
-        start = stream.read(len(LFS_POINTER))
-    if start == LFS_POINTER:
-        raise errors.RefusedArtifact("is a pointer of Git LFS, not the file itself", fix=LFS_FIX, subject=path.name)
+        start = stream.read(len(git_lfs.POINTER))
+    git_lfs.check_content(start, name=path.name)
     opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
     is_zip = start.startswith(_ZIP) or (opener is None and path.name.lower().endswith(".zip"))
     try:
@@ -162,15 +177,19 @@ class _Limit:
             what = f"unpacks to more than {self.limit} bytes, which is the limit or {MAX_RATIO} times its own size"
             raise errors.RefusedArtifact(what, subject=self._archive.name)
 
+    def check_entries(self, count: int) -> None:
+        """Refuse the archive if this many entries are too many."""
+        if count > MAX_FILES:
+            raise errors.RefusedArtifact(f"has more than {MAX_FILES} entries", subject=self._archive.name)
+
 
 @contextlib.contextmanager
 def _zip(path: Path, limit: _Limit) -> Iterator[Archive]:
     with zipfile.ZipFile(path) as opened:
-        members = [_zip_member(info) for info in opened.infolist()]
-        yield Archive(path, [member for member in members if member is not None], opened.open, limit)
+        yield Archive(path, [_zip_entry(info) for info in opened.infolist()], opened.open, limit)
 
 
-def _zip_member(info: zipfile.ZipInfo) -> _Member | None:
+def _zip_entry(info: zipfile.ZipInfo) -> _Member | None:
     kind = stat.S_IFMT(info.external_attr >> 16)
     # Old tools of Windows write its own separator, against the format.
     path = info.orig_filename.replace("\\", "/") if info.create_system == _WINDOWS else info.orig_filename
@@ -179,20 +198,18 @@ def _zip_member(info: zipfile.ZipInfo) -> _Member | None:
     fault = "is encrypted" if info.flag_bits & 1 else ""
     if kind not in (0, stat.S_IFREG):
         fault = "is a link or a device"
-    return _Member(name=path.removeprefix("./"), size=info.file_size, fault=fault, info=info)
+    return _Member(name=_normalize(path), size=info.file_size, fault=fault, info=info)
 
 
 @contextlib.contextmanager
 def _tar(path: Path, opener: Callable[..., Any], limit: _Limit) -> Iterator[Archive]:
     with opener(path, "rb") as unpacked, tarfile.open(fileobj=_Bounded(unpacked, limit), mode="r:") as opened:
-        members = []
+        entries: list[_Member | None] = []
         for info in opened:
-            if not info.isdir():
-                members.append(_tar_member(info))
-            if len(members) > MAX_FILES:
-                break
+            entries.append(None if info.isdir() else _tar_member(info))
+            limit.check_entries(len(entries))
 
-        if opener is open and len(members) <= MAX_FILES:
+        if opener is open:
             # tarfile takes a part of a header for the end. Compressed streams raise an error themselves.
             unpacked.seek(opened.offset)
             if 0 < len(unpacked.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
@@ -204,22 +221,26 @@ def _tar(path: Path, opener: Callable[..., Any], limit: _Limit) -> Iterator[Arch
                 raise AssertionError("only regular files are read")
             return stream
 
-        yield Archive(path, members, read, limit)
+        yield Archive(path, entries, read, limit)
 
 
 def _tar_member(info: tarfile.TarInfo) -> _Member:
     fault = "" if info.isreg() and not info.issparse() else "is a link, a device or has holes"
-    return _Member(name=info.name.removeprefix("./"), size=info.size, fault=fault, info=info)
+    return _Member(name=_normalize(info.name), size=info.size, fault=fault, info=info)
 
 
 class _Bounded(io.RawIOBase):
-    """An unpacked stream that refuses reads and seeks beyond the limit."""
+    """An unpacked stream that refuses reads and seeks beyond the limit, and too many headers."""
 
     def __init__(self, stream: IO[bytes], limit: _Limit) -> None:
         self._stream = stream
         self._limit = limit
+        self._num_blocks = 0
 
     def read(self, size: int = -1) -> bytes:
+        # An entry can have hundreds of extended headers, each of which takes as long as an entry.
+        self._num_blocks += size == tarfile.BLOCKSIZE
+        self._limit.check_entries(self._num_blocks // _MAX_BLOCKS)
         if not 0 <= size <= _MAX_READ:
             self._limit.check(self._limit.limit + 1)
         data = self._stream.read(size)
@@ -239,6 +260,10 @@ class _Bounded(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
+
+
+def _normalize(name: str) -> str:
+    return str(PurePosixPath(name))
 
 
 def _shorten(name: str) -> str:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from finch_hub import errors
-from finch_hub.formats import config_fields, peft_config
+from finch_hub.formats import config_fields, git_lfs, peft_config
 from finch_hub.formats.config_fields import shorten
 from finch_hub.formats.peft_names import CONFIG
-from finch_hub.formats.safetensors_header import LFS_FIX, LFS_POINTER
 
 MAX_BYTES = 2**20
 _MAX_RANK = 1024
@@ -94,8 +93,7 @@ def _parse_json(text: bytes) -> dict[str, Any]:
     def refuse(name: str) -> float:
         raise ValueError(f"{name} is not JSON")
 
-    if text.startswith(LFS_POINTER):
-        raise errors.RefusedArtifact("is a pointer of Git LFS, not the file itself", fix=LFS_FIX, subject=CONFIG)
+    git_lfs.check_content(text, name=CONFIG)
     try:
         if len(text) > MAX_BYTES:
             raise ValueError(f"it has {len(text)} bytes, more than {MAX_BYTES}")

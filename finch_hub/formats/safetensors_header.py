@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from finch_hub import errors
+from finch_hub.formats import git_lfs
 
 MAX_HEADER = 8 * 2**20
 MAX_METADATA = 2**20
@@ -35,9 +36,6 @@ NUMPY_CODES: Mapping[str, str] = MappingProxyType(
 The last digit is the size in bytes. Unsigned integers hold bfloat16 and 8-bit floats, which NumPy does not know.
 """
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-LFS_POINTER = b"version https://git-lfs."
-"""Beginning of the text that Git leaves in place of a large file."""
-LFS_FIX = "run `git lfs pull` where it was cloned, or download the file itself"
 _MAX_DIMENSIONS = 8
 _MAX_NAME = 512
 _NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -88,9 +86,8 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
     """
     with open_regular_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        start = stream.read(len(LFS_POINTER))
-        if start == LFS_POINTER:
-            raise _refused(path, "is a pointer of Git LFS, not the file itself", LFS_FIX)
+        start = stream.read(len(git_lfs.POINTER))
+        git_lfs.check_content(start, name=path.name)
         stream.seek(8)
         start = start[:8]
         # The length of a header of 640 bytes begins like a pickle, so the first byte of the JSON decides.

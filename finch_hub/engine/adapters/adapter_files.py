@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -11,24 +12,27 @@ import torch
 from torch import Tensor
 
 from finch_hub import errors, settings
+from finch_hub.artifacts import adapter_source, archives
 from finch_hub.artifacts.config_cleaning import MODULE_FIELDS, clean_config
 from finch_hub.engine.adapters.weights import AdapterWeights
-from finch_hub.formats import quantized
+from finch_hub.formats import git_lfs, quantized
 from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
-from finch_hub.formats.safetensors_header import LFS_FIX, LFS_POINTER, TensorInfo, write_safetensors_header
+from finch_hub.formats.safetensors_header import TensorInfo, write_safetensors_header
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
 }  # fmt: skip
-_ARCHIVE = ("is an archive", "unpack it, or import it into a hub")
-_FORMS = {
-    ".gguf": ("is a GGUF adapter, which has no config of PEFT", "load the PEFT folder that it was made from"),
-    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"), _ARCHIVE),
-}
-"""Files that are no adapter that can be loaded, by their suffix: what they are, and what to do."""
+
+
+class _Content(NamedTuple):
+    """What an adapter's files hold."""
+
+    config: str
+    tensors: dict[str, Tensor]
+    scheme: quantized.Scheme | None
 
 
 def read_adapter(path: Path) -> AdapterWeights:
@@ -44,13 +48,26 @@ def read_adapter(path: Path) -> AdapterWeights:
             a LoRA with rsLoRA or DoRA.
     """
     path = settings.expand_home(path)
+    try:
+        text, tensors, scheme = _read_files(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise errors.RefusedArtifact(f"cannot be read: {error}", where=str(path)) from error
+    cleaned = clean_config(text.encode()).fields
+    config = json.loads(text)
+    config.update({field: None for field in MODULE_FIELDS if field in config and cleaned[field] is None})
+    return AdapterWeights(config=config, tensors=tensors if scheme is None else _restore(tensors, scheme))
+
+
+def _read_files(path: Path) -> _Content:
     if path.name == CONFIG or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
         path = path.parent
     file = path / WEIGHTS if path.is_dir() else path
     is_pickled = not file.is_file() and (path / "adapter_model.bin").exists()
-    if file.suffix in _FORMS:
-        what, fix = _FORMS[file.suffix]
-        raise errors.RefusedArtifact(what, where=str(path), fix=fix)
+    name = file.name.lower()
+    if name.endswith(".gguf"):
+        raise adapter_source.gguf_error(str(path))
+    if name.endswith((*archives.SUFFIXES, *archives.OTHER_SUFFIXES)):
+        raise errors.RefusedArtifact("is an archive", where=str(path), fix="unpack it, or import it into a hub")
     if file.suffix != ".safetensors" or is_pickled:
         what = "is not a safetensors file; pickled weights can run code"
         raise errors.RefusedArtifact(what, where=str(path), fix="save the adapter with safetensors")
@@ -58,20 +75,11 @@ def read_adapter(path: Path) -> AdapterWeights:
         neighbors = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise errors.NotFound("adapter", str(path), neighbors)
     with file.open("rb") as stream:
-        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise errors.RefusedArtifact("is a pointer of Git LFS, not the file itself", where=str(file), fix=LFS_FIX)
-    try:
-        with safetensors.safe_open(file, framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-        text = (path / CONFIG).read_text(encoding="utf-8") if path.is_dir() else metadata.get(CONFIG_KEY, "")
-        tensors = safetensors.torch.load_file(file)
-        scheme = quantized.Scheme.of(metadata)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise errors.RefusedArtifact(f"cannot be read: {error}", where=str(path)) from error
-    cleaned = clean_config(text.encode()).fields
-    config = json.loads(text)
-    config.update({field: None for field in MODULE_FIELDS if field in config and cleaned[field] is None})
-    return AdapterWeights(config=config, tensors=tensors if scheme is None else _restore(tensors, scheme))
+        git_lfs.check_content(stream.read(len(git_lfs.POINTER)), name=str(file))
+    with safetensors.safe_open(file, framework="pt") as opened:
+        metadata = dict(opened.metadata() or {})
+    text = (path / CONFIG).read_text(encoding="utf-8") if path.is_dir() else metadata.get(CONFIG_KEY, "")
+    return _Content(text, safetensors.torch.load_file(file), quantized.Scheme.of(metadata))
 
 
 def write_adapter(weights: AdapterWeights, path: Path) -> None:

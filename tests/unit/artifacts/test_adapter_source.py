@@ -199,6 +199,55 @@ def test_file_beside_a_folder_of_its_name_does_no_harm(tmp_path: Path) -> None:
     assert admit(tmp_path / "sent.zip").ignored_files == ("ad",)
 
 
+def packed_with(folder: Path, source: Path, prefix: str, *extra: str | tarfile.TarInfo) -> Path:
+    """Pack the files of a folder under a prefix, and further entries."""
+    if source.suffix == ".zip":
+        with zipfile.ZipFile(source, "w") as packed:
+            for entry in extra:
+                packed.writestr(entry if isinstance(entry, str) else entry.name, b"1")
+            for file in sorted(folder.iterdir()):
+                packed.writestr(f"{prefix}{file.name}", file.read_bytes())
+        return source
+    with tarfile.open(source, "w:gz") as tar:
+        for entry in extra:
+            tar.addfile(entry if isinstance(entry, tarfile.TarInfo) else tarfile.TarInfo(entry))
+        for file in sorted(folder.iterdir()):
+            info = tarfile.TarInfo(f"{prefix}{file.name}")
+            info.size = file.stat().st_size
+            with file.open("rb") as stream:
+                tar.addfile(info, stream)
+    return source
+
+
+@pytest.mark.parametrize("name", ["sent.zip", "sent.tar.gz"])
+@pytest.mark.parametrize(
+    ("prefix", "extra", "ignored"),
+    [
+        ("a/b/", "a", ("a",)),
+        ("a/b/c/", "a/b", ("a/b",)),
+        ("a/b/", "a/b", ("a/b",)),
+        ("a/b/", ".", ()),
+        ("./", ".", ()),
+        ("", "./.", ()),
+        ("./a//b/./", "a/./c", ("a/c",)),
+    ],
+)
+def test_entries_on_the_way_to_the_adapter_do_no_harm(
+    tmp_path: Path, name: str, prefix: str, extra: str, ignored: tuple[str, ...]
+) -> None:
+    folder = adapter_folder(tmp_path / "in")
+    assert admit(packed_with(folder, tmp_path / name, prefix, extra)).ignored_files == ignored
+
+
+@pytest.mark.parametrize("name", ["sent.zip", "sent.tar.gz"])
+@pytest.mark.parametrize("other", ["a//", "a/./", "./a/", "a/.//"])
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
+def test_two_names_of_one_file_are_refused(tmp_path: Path, name: str, other: str, file: str) -> None:
+    folder = adapter_folder(tmp_path / "in")
+    with pytest.raises(errors.RefusedArtifact, match=f"a/{file}.*is in it twice"):
+        admit_adapter(packed_with(folder, tmp_path / name, "a/", f"{other}{file}"), tmp_path / "admitted")
+
+
 def test_thousands_of_logs_beside_the_adapter_are_ignored(tmp_path: Path) -> None:
     folder = adapter_folder(tmp_path / "in/zebra")
     put(tmp_path / "in", *(f"logs/{n}.txt" for n in range(1500)))
@@ -246,20 +295,20 @@ def test_archive_that_was_cut_off_is_refused_with_what_to_do(tmp_path: Path, suf
 
 def test_gguf_adapter_in_an_archive_is_refused_with_what_to_import_instead(tmp_path: Path) -> None:
     put(tmp_path / "in", "out/birds-f16.gguf")
-    with pytest.raises(errors.RefusedArtifact, match=r"sent.zip: is a GGUF adapter.*import the PEFT folder"):
+    with pytest.raises(errors.RefusedArtifact, match=r"sent.zip: is a GGUF adapter.*use the PEFT folder"):
         admit_adapter(archive(tmp_path / "in", ".zip"), tmp_path / "admitted")
 
 
 @pytest.mark.parametrize("name", ["a.rar", "a.7z", "a.tar.zst", "adapter.gguf"])
 def test_file_of_another_format_is_refused_by_name_with_what_to_do(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"Rar!" * 10)
-    with pytest.raises(errors.RefusedArtifact, match=r"make a \.zip|import the PEFT folder"):
+    with pytest.raises(errors.RefusedArtifact, match=r"make a \.zip|use the PEFT folder"):
         admit_adapter(tmp_path / name, tmp_path / "admitted")
 
 
 def test_export_for_llama_cpp_is_refused_with_what_to_import_instead(tmp_path: Path) -> None:
     put(tmp_path / "in", "adapter.gguf", "Modelfile", "finch.json")
-    with pytest.raises(errors.RefusedArtifact, match=r"in: is a GGUF adapter.*import the PEFT folder"):
+    with pytest.raises(errors.RefusedArtifact, match=r"in: is a GGUF adapter.*use the PEFT folder"):
         admit_adapter(tmp_path / "in", tmp_path / "admitted")
 
 

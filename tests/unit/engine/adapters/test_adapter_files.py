@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +87,25 @@ def test_read_of_a_damaged_file_is_refused(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(errors.RefusedArtifact, match="cannot be read"):
         read_adapter(folder)
+
+
+def test_read_of_files_that_cannot_be_opened_is_refused(folder: Path) -> None:
+    """A limit of open files also holds for root, unlike permissions."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with pytest.raises(errors.RefusedArtifact, match="cannot be read"):
+            read_adapter(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("path", ["n" * 300, "n" * 300 + "/adapter.safetensors"])
+def test_read_of_a_name_that_no_file_system_takes_is_refused(tmp_path: Path, path: str) -> None:
+    with pytest.raises(errors.RefusedArtifact, match="cannot be read"):
+        read_adapter(tmp_path / path)
 
 
 @pytest.mark.parametrize(
@@ -178,9 +199,13 @@ def test_file_in_a_folder_of_peft_names_the_folder(tmp_path: Path, name: str) ->
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("birds.gguf", "is a GGUF adapter.*load the PEFT folder"),
-        ("birds.tar.gz", "is an archive.*unpack it"),
-        ("birds.zip", "is an archive.*unpack it"),
+        ("birds.gguf", "is a GGUF adapter.*use the PEFT folder"),
+        ("BIRDS.GGUF", "is a GGUF adapter"),
+        *(
+            (f"birds.{suffix}", "is an archive.*unpack it")
+            for suffix in ("tar.gz", "zip", "txz", "safetensors.gz", "7z")
+        ),
+        ("BIRDS.ZIP", "is an archive"),
         ("birds.bin", "is not a safetensors file.*save the adapter with safetensors"),
     ],
 )
