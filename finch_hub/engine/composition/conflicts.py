@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ _MAX_SHIFT = 1.0
 _MIN_COSINE = -0.3
 _MIN_NORM_RATIO = 0.3
 _MAX_SHARED_ENERGY = 0.8
-_EQUAL = 0.9999
-"""Cosine and norm ratio from which two parents are the same update."""
+_MAX_DIFFERENCE = 0.01
+"""Norm of the difference of two updates, relative to the larger one, that rounding can cause."""
 
 
 def diagnose(
@@ -36,7 +36,7 @@ def diagnose(
     modules = tuple(_add_interference(conflict, interference or {}) for conflict in measure_modules(core))
     pairs = summarize_pairs(core, modules)
     shared = measure_shared_direction(core)
-    advice, reasons = _advise(pairs, shifts, shared)
+    advice, reasons = _advise(pairs, find_copies(core), shifts, shared)
     return ConflictReport(
         parents=core.parents,
         modules=modules,
@@ -54,7 +54,9 @@ def _add_interference(conflict: PairConflict, interference: Mapping[tuple[str, s
     return conflict.evolve(interference=max(ratios)) if ratios else conflict
 
 
-def _advise(pairs: Sequence[PairConflict], shifts: Sequence[HiddenShift], shared: float) -> tuple[str, tuple[str, ...]]:
+def _advise(
+    pairs: Sequence[PairConflict], copies: Collection[tuple[str, str]], shifts: Sequence[HiddenShift], shared: float
+) -> tuple[str, tuple[str, ...]]:
     """Return advice for the most serious conflict, and the reasons for all."""
     advised: list[tuple[str, str]] = []
     for shift in shifts:
@@ -64,8 +66,8 @@ def _advise(pairs: Sequence[PairConflict], shifts: Sequence[HiddenShift], shared
             advised.append((advice, f"{why} as far as {shift.first} does"))
     for pair in pairs:
         names = f"{pair.first} and {pair.second}"
-        if pair.cosine > _EQUAL and pair.norm_ratio > _EQUAL:
-            advised.append(("leave one out", f"{names} are equal in all modules that both change"))
+        if (pair.first, pair.second) in copies:
+            advised.append(("leave one out", f"{names} are nearly equal in each module that both change"))
         if pair.cosine < _MIN_COSINE:
             why = f"{names} change the modules in opposite directions: the cosine is {pair.cosine:.2f}"
             advised.append(("resolve with priority, or keep apart", why))
@@ -116,6 +118,19 @@ def summarize_pairs(core: CoreSpace, modules: Sequence[PairConflict]) -> tuple[P
         interference = sum(w * x for w, x in known) / (sum(w for w, _ in known) or 1.0) if known else None
         summaries.append(PairConflict(module="", first=first, second=second, interference=interference, **means))
     return tuple(summaries)
+
+
+def find_copies(core: CoreSpace) -> frozenset[tuple[str, str]]:
+    """Return the pairs of parents whose updates are nearly equal in each module that both adapt."""
+    is_copy: dict[tuple[str, str], bool] = {}
+    for block in core.blocks:
+        for i, j in itertools.combinations(block.present, 2):
+            first, second = block.cores[i], block.cores[j]
+            difference, *sizes = (matrix.norm(dim=(-2, -1)) for matrix in (first - second, first, second))
+            is_equal = bool((difference <= _MAX_DIFFERENCE * torch.maximum(*sizes)).all())
+            pair = min(core.parents[i], core.parents[j]), max(core.parents[i], core.parents[j])
+            is_copy[pair] = is_copy.get(pair, True) and is_equal
+    return frozenset(pair for pair, is_equal in is_copy.items() if is_equal)
 
 
 def measure_shared_direction(core: CoreSpace) -> float:

@@ -74,3 +74,29 @@ def test_shared_direction_holds_all_energy() -> None:
     one = adapter("a", seed=0, rank=1)
     report = conflicts.diagnose(core_space.build([one, scaled(one, "b", 1.0)]))
     assert report.shared_direction == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("factors_of_modules", "is_copy"),
+    [
+        ([1.0] * len(SHAPES), True),
+        ([1.001] * len(SHAPES), True),
+        ([0.9] * len(SHAPES), False),
+        ([1.0] * (len(SHAPES) - 1) + [-1.0], False),
+    ],
+)
+def test_copies_are_nearly_equal_in_each_module(factors_of_modules: list[float], *, is_copy: bool) -> None:
+    one = adapter("a", seed=0)
+    for factors in list(one.factors.values())[1:]:
+        factors.B.mul_(1e-4)  # so that the mean over the modules shows only the first
+    changed = zip(one.factors.items(), factors_of_modules, strict=True)
+    other = ParentAdapter.of("b", {m: Factors(B=f.B * factor, A=f.A) for (m, f), factor in changed})
+    report = conflicts.diagnose(core_space.build([other, one]))
+    assert (report.advice == "leave one out") is is_copy
+    assert ("a and b are nearly equal in each module that both change" in report.reasons) is is_copy
+
+
+def test_copies_may_leave_modules_unchanged() -> None:
+    one = adapter("a", seed=0)
+    next(iter(one.factors.values())).B.zero_()
+    assert conflicts.diagnose(core_space.build([one, scaled(one, "b", 1.0)])).advice == "leave one out"
