@@ -19,9 +19,11 @@ def draw_conflicts(report: ConflictReport) -> Group:
     """Draw the conflicts by pair and by module, the forecasts and the advice."""
     worst = sorted(report.modules, key=_severity, reverse=True)[:WORST_MODULES]
     title = f"Conflicts in the worst {len(worst)} of {len({pair.module for pair in report.modules})} modules"
-    parts: list[RenderableType] = ["No module is changed by several adapters, so that nothing conflicts."]
+    parts: list[RenderableType] = []
     if report.pairs:
         parts = [draw_pairs(report.pairs), draw_pairs(worst, title=title)]
+    elif not report.structural:
+        parts = ["No two adapters change the same module."]
     if report.hidden_shifts:
         rows = [(shift.first, shift.second, shift.shift) for shift in report.hidden_shifts]
         title = "Shift of the hidden states on inputs of one adapter when another is added"

@@ -28,6 +28,24 @@ def test_conflicts_show_pairs_worst_modules_and_advice(drawn: Drawn) -> None:
     assert "they hardly meet" in text
 
 
+def test_adapters_that_share_no_module_are_said_to_have_no_conflicts(drawn: Drawn) -> None:
+    text = drawn(compositions.draw_conflicts(ConflictReport(parents=("law/1", "style/2"), advice="compose")))
+    assert "No two adapters change the same module." in text
+
+
+def test_adapters_that_cannot_be_composed_are_not_said_to_have_no_conflicts(drawn: Drawn) -> None:
+    reason = "style/2 was made for another base"
+    report = ConflictReport(
+        parents=("law/1", "style/2"), structural=(reason,), advice="keep apart and switch", reasons=(reason,)
+    )
+    assert drawn(compositions.draw_conflicts(report)).split() == [
+        "advice:",
+        *report.advice.split(),
+        "-",
+        *reason.split(),
+    ]
+
+
 def test_composition_shows_retention_and_candidates(drawn: Drawn) -> None:
     report = CompositionReport(
         strategy="tsv",
