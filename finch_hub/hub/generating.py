@@ -26,7 +26,7 @@ def load_generator(
     for version in versions:
         for part, operations in Adapters(stores).limits(version.reference).items():
             if "generate" in operations:
-                fix = "merge it into its base, and ask that model"
+                fix = "merge it into its base, and generate with the merged model"
                 what = f"has {part}, which a generator does not support"
                 collector.add(errors.Problem(where=version.reference, what=what, fix=fix))
     collector.raise_problems()

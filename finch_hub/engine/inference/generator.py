@@ -15,7 +15,7 @@ from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.engine.data.chat import has_reasoning
 from finch_hub.engine.inference.adapter_cache import AdapterCache
 from finch_hub.engine.inference.decoding import TextStream, decode
-from finch_hub.engine.inference.prompts import Prompt, check_types, tokenize_prompts
+from finch_hub.engine.inference.prompts import Prompt, check_system_and_seed, tokenize_prompts
 from finch_hub.engine.inference.routing import AdapterRouter, Plan
 from finch_hub.engine.training import loop
 from finch_hub.engine.training.adapter import read_rows, replace_settings
@@ -247,7 +247,7 @@ class GeneratorModel:
         config = GenerationConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p)
         is_single = not isinstance(prompt, list)
         prompts: Sequence[Prompt] = prompt if isinstance(prompt, list) else [prompt]
-        check_types(system=system, seed=seed)
+        check_system_and_seed(system=system, seed=seed)
         if stream and not is_single:
             raise errors.InvalidSpec("only a single prompt can be streamed", where="stream")
         names = self._names_of(adapter, len(prompts))

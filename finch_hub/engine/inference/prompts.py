@@ -60,7 +60,7 @@ def tokenize_prompts(
     return tokenized
 
 
-def check_types(*, system: object, seed: object) -> None:
+def check_system_and_seed(*, system: object, seed: object) -> None:
     """Refuse a system prompt or a seed of another type.
 
     Raises:
