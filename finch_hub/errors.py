@@ -54,6 +54,11 @@ def shorten(text: str) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT // 2]}…{text[-_MAX_TEXT // 2 :]}"
 
 
+def printable(text: object) -> str:
+    """Return a text with escapes for what terminals and databases do not take, such as zero bytes and surrogates."""
+    return "".join(c if c.isprintable() or c in _SHOWN else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def near(name: str, known: Iterable[str]) -> tuple[str, ...]:
     """Return up to three known names that resemble a name, best first."""
     return tuple(difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5))
@@ -63,6 +68,7 @@ _MAX_SHOWN = 20  # problems in the text of an error; a file may have thousands
 _MAX_KINDS = 10
 _MIN_GROUP = 4  # problems of one text that become one
 _MAX_TEXT = 300  # characters of a name or path
+_SHOWN = "\u200c\u200d\u00a0\u202f\u3000"  # joiners of Persian and Hindi letters, spaces of French and Japanese
 
 
 def count_kinds(problems: Iterable[Problem]) -> collections.Counter[str]:

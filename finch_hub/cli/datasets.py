@@ -24,7 +24,11 @@ def datasets() -> None:
 @datasets.command()
 @click.argument("data", type=click.Path(allow_dash=True))
 @click.option("--name", help="Name of the data set.")
-@click.option("--replace", is_flag=True, help="Move the name from the data set that has it.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Move the name from the data set that has it. Rows that are stored under another name are renamed.",
+)
 @click.option("--system", help="System prompt of the examples that have none. It is stored with them.")
 @options.reading_options
 @output.json_option
@@ -82,7 +86,13 @@ def _argument(dataset: Dataset) -> str:
 def _describe(added: AddedDataset) -> str:
     count = tables.format_count(added.examples, "example")
     if added.moved_from is not None:
-        return f"Moved the name {added.name} from data set {added.moved_from[:12]} to {added.digest[:12]}: {count}"
+        before = f", which was {added.renamed_from}" if added.renamed_from not in (None, added.digest) else ""
+        name = f"the name {added.name} from data set {added.moved_from[:12]}"
+        return f"Moved {name} to {added.digest[:12]}{before}: {count}"
+    if added.renamed_from == added.digest:
+        return f"Named data set {added.digest[:12]}, which had no name, {added.name}: {count}"
+    if added.renamed_from is not None:
+        return f"Renamed data set {added.renamed_from} to {added.name}: {count}"
     if not added.is_new:
         return f"Data set {_label(added)} was stored before: {count}"
     return f"Added data set {_label(added)}: {count}"

@@ -35,12 +35,15 @@ class AddedDataset(values.Dataset):
     Attributes:
         is_new: whether these examples were not stored before.
         moved_from: digest of the data set that had the name before.
+        renamed_from: what named these examples before, if they were stored under another name: the name, or the digest
+            of a data set without a name.
         validation: the validation split of a folder or mapping of splits, which is a data set of its own.
     """
 
     reading: ReadingReport
     is_new: bool = True
     moved_from: str | None = None
+    renamed_from: str | None = None
     validation: AddedDataset | None = None
 
 
@@ -69,7 +72,7 @@ class Datasets:
             data: a file or folder, "-" for standard input, or rows: (prompt, completion) pairs, mappings, examples, an
                 iterator or a table of them. The name or digest of a stored data set gives it a name.
             name: name of the data set. The same examples can be added again under their name.
-            replace: whether a name that other examples have moves to these.
+            replace: whether a name that other examples have moves to these, and these lose another name that they have.
             system: system prompt of the examples that have none. It is stored with them.
             progress: called with the number of rows that were read, every few thousand rows.
             options: fields of `ReadingConfig`: row format, names of columns, encoding and others.
@@ -97,6 +100,7 @@ class Datasets:
                     prefers_file=True,
                     keep=functools.partial(_keep, file, system),
                     progress=progress,
+                    checks_ignored=split == "train",
                 ).report
                 for split, file in zip(splits, files, strict=True)
             ]
@@ -143,11 +147,13 @@ def _register(
         name = known.name  # a validation split may have been added by itself
     holder = datasets.find_named(session, name) if name is not None else None
     dataset = register_examples(session, stored, name=name, replace=replace)
+    is_new = known is None or known.purged_at is not None
     return AddedDataset(
         **dict(dataset),
         reading=report,
-        is_new=known is None or known.purged_at is not None,
+        is_new=is_new,
         moved_from=holder.digest if holder is not None and holder.digest != dataset.digest else None,
+        renamed_from=(known.name or known.digest) if known and not is_new and known.name != dataset.name else None,
     )
 
 

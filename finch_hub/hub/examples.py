@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -48,6 +47,7 @@ def read_examples(
     prefers_file: bool = False,
     keep: Callable[[Example], None] | None = None,
     progress: Progress | None = None,
+    checks_ignored: bool = True,
 ) -> ReadData:
     """Return the examples of a data source, and warn of everything about the data that users should know.
 
@@ -55,6 +55,7 @@ def read_examples(
         also_read: split of a folder that the caller reads too, so that its files do not count as left out.
         keep: called with each example, which is then not in the result.
         prefers_file: whether a name is that of a file if there is also a stored data set of that name.
+        checks_ignored: whether a column to ignore that no row has is reported; false for data beside other data.
 
     Raises:
         InvalidReference: a name is both that of a file and of a stored data set.
@@ -77,6 +78,7 @@ def read_examples(
         also_read=also_read,
         keep=keep,
         progress=progress or (lambda rows: None),
+        checks_ignored=checks_ignored,
     )
     reading.warn(found)
     return found
@@ -144,25 +146,25 @@ class ExampleFile:
     """Temporary file of examples in canonical form, from which they are stored. Only one example is in memory."""
 
     def __init__(self) -> None:
-        self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - __exit__ closes it
+        with data_files.translate_write_errors():
+            self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - __exit__ closes it
         self._count = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with contextlib.suppress(OSError):  # what could not be written was reported, and is not stored
-            self._file.close()
+        data_files.close_temporary(self._file)
 
     def add(self, example: Example) -> None:
         """Write an example."""
-        with _translate_errors():
+        with data_files.translate_write_errors():
             self._file.write(reading.dump_example(example))
         self._count += 1
 
     def store(self, stores: Stores, *, format_name: str | None = None) -> StoredExamples:
         """Store the canonical bytes of the examples."""
-        with _translate_errors():
+        with data_files.translate_write_errors():
             self._file.flush()
         return StoredExamples(
             digest=stores.artifacts.put_file(Path(self._file.name)),
@@ -170,15 +172,6 @@ class ExampleFile:
             examples=self._count,
             bytes=self._file.tell(),
         )
-
-
-@contextlib.contextmanager
-def _translate_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        what = f"could not write to {tempfile.gettempdir()}: {error.strerror}"
-        raise errors.Unavailable(f"{what} (free space there, or name another folder in TMPDIR)") from None
 
 
 def store_examples(examples: Iterable[Example], stores: Stores, *, format_name: str | None = None) -> StoredExamples:

@@ -94,10 +94,12 @@ def check_training(
         train, report = found.examples, found.report
     if validation is not None:
         with collector.collect():
-            held_out = read_examples(validation, stores, reading, progress=progress).examples
+            held_out = read_examples(validation, stores, reading, progress=progress, checks_ignored=False).examples
     elif is_split:
         with collector.collect():
-            held_out = read_examples(data, stores, reading, split="validation", progress=progress).examples
+            held_out = read_examples(
+                data, stores, reading, split="validation", progress=progress, checks_ignored=False
+            ).examples
     elif train and training.validation:
         train, held_out = splitting.split_examples(train, training.validation, training.seed)
     if train:

@@ -83,3 +83,9 @@ def test_long_names_are_shortened_in_messages() -> None:
     assert errors.shorten("x" * 300) == "x" * 300
     assert len(errors.shorten("x" * 301)) == 301
     assert len(str(errors.NotFound("data file", "x" * 10_000))) < 400
+
+
+def test_printable_text_escapes_what_terminals_and_databases_do_not_take() -> None:
+    assert errors.printable("a\0b\x1b[2J\nc\ud800\u202e") == "a\\x00b\\x1b[2J\\nc\\ud800\\u202e"
+    for text in ("Où est l'œuvre ?", "荷物は\u3000どこ", "5\u202f€\u00a0?", "पक्षी", "پرسش\u200cها", "🐦"):
+        assert errors.printable(text) == text

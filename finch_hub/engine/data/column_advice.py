@@ -18,6 +18,7 @@ _MAX_NAME_WORDS = 4
 _NO_HEADER = (
     "if its first line is a row, write a line with the names of the columns before it, such as prompt,completion"
 )
+_NO_NAMES = "if these are not names but values of a row, give the columns names, such as prompt and completion"
 
 
 def suggest_columns(
@@ -30,13 +31,21 @@ def suggest_columns(
         named: columns that the user has named, by the field that they are read as. Some may not exist.
         in_python: whether the options are arguments of a function.
     """
-    found = _guess_columns(columns, row, named)
+    found = {f"{field}_column": column for field, column in _guess_columns(columns, row, named).items()}
+    advice = f"name the columns: add {write_options(found, in_python=in_python)}"
+    unnamed = _NO_NAMES if in_python else _NO_HEADER
+    return f"{unnamed}; otherwise {advice}" if any(map(_looks_like_text, columns)) else advice
+
+
+def write_options(options: Mapping[str, str | Sequence[str]], *, in_python: bool) -> str:
+    """Return options of `ReadingConfig` as arguments of a function, or as words of a command."""
     if in_python:
-        options = ", ".join(f"{field}_column={column!r}" for field, column in found.items())
-    else:
-        options = "add " + " ".join(f"--{field}-column {shlex.quote(column)}" for field, column in found.items())
-    advice = f"name the columns: {options}"
-    return f"{_NO_HEADER}; otherwise {advice}" if any(map(_looks_like_text, columns)) else advice
+        return ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return " ".join(
+        f"--{name.removesuffix('s').replace('_', '-')} {shlex.quote(word)}"
+        for name, value in options.items()
+        for word in ([value] if isinstance(value, str) else value)
+    )
 
 
 def _guess_columns(columns: Sequence[str], row: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, str]:

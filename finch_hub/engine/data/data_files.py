@@ -9,10 +9,9 @@ import importlib
 import lzma
 import os
 import re
-import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -57,6 +56,7 @@ _SIGNATURES = (
 # A bomb is a small file that decompresses to an enormous one. Texts shrink to a tenth, copies of one row to less.
 _FREE_BYTES = 2**30
 _MAX_EXPANSION = 200
+_CHUNK = 2**20  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,10 +137,7 @@ def _open_stream(path: Path | str, stack: contextlib.ExitStack) -> BinaryIO:
         stream = _open_path(Path(path), stack)
         if stream.seekable():
             return stream
-    copy = _make_temporary(stack)
-    shutil.copyfileobj(stream, copy)
-    copy.seek(0)
-    return copy
+    return _copy(iter(lambda: stream.read(_CHUNK), b""), stack)
 
 
 def _open_path(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
@@ -150,9 +147,33 @@ def _open_path(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
         raise errors.InvalidDataset(f"cannot be opened: {error.strerror}", fix="check its permissions") from None
 
 
-def _make_temporary(stack: contextlib.ExitStack) -> BinaryIO:
-    """Return a file without a name, which exists until the stack ends."""
-    return cast("BinaryIO", stack.enter_context(tempfile.TemporaryFile()))
+@contextlib.contextmanager
+def translate_write_errors() -> Iterator[None]:
+    """Raise `Unavailable` if a temporary file cannot be made or written."""
+    try:
+        yield
+    except OSError as error:
+        what = f"could not write to {tempfile.tempdir or 'a temporary folder'}: {error.strerror}"
+        raise errors.Unavailable(f"{what} (free space there, or name another folder in TMPDIR)") from None
+
+
+def close_temporary(file: IO[bytes]) -> None:
+    """Close a temporary file. What could not be written to it was reported before."""
+    with contextlib.suppress(OSError):
+        file.close()
+
+
+def _copy(content: Iterable[bytes], stack: contextlib.ExitStack) -> BinaryIO:
+    """Return the content as a file without a name, which exists until the stack ends."""
+    with translate_write_errors():
+        copy = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+    stack.callback(close_temporary, copy)
+    for chunk in content:
+        with translate_write_errors():
+            copy.write(chunk)
+    with translate_write_errors():
+        copy.seek(0)
+    return copy
 
 
 def _peek(stream: BinaryIO) -> bytes:
@@ -191,20 +212,21 @@ def _decompress(
     size = stream.seek(0, 2)
     stream.seek(0)
     budget = _FREE_BYTES + _MAX_EXPANSION * size
-    copy = _make_temporary(stack)
     try:
         with decompress(stream) as content:
-            while chunk := content.read(2**20):
-                budget -= len(chunk)
-                if budget < 0:
-                    what = f"decompresses to more than {_MAX_EXPANSION} times its size, as damaged or hostile files do"
-                    raise errors.InvalidDataset(what, fix="decompress it yourself if you trust it")
-                copy.write(chunk)
+            return _copy(_read_within(content, budget), stack)
     except DAMAGE as error:
         what = f"cannot be decompressed with {name}: {error}"
         raise errors.InvalidDataset(what, fix="the file is damaged or not complete; copy it again") from None
-    copy.seek(0)
-    return copy
+
+
+def _read_within(content: IO[bytes], budget: int) -> Iterator[bytes]:
+    while chunk := content.read(_CHUNK):
+        budget -= len(chunk)
+        if budget < 0:
+            what = f"decompresses to more than {_MAX_EXPANSION} times its size, as damaged or hostile files do"
+            raise errors.InvalidDataset(what, fix="decompress it yourself if you trust it")
+        yield chunk
 
 
 def _recognize_format(head: bytes, name: str, named: FileFormat | None) -> FileFormat:

@@ -55,6 +55,7 @@ def read_data(
     also_read: Split | None = None,
     keep: Callable[[Example], None] | None = None,
     progress: Callable[[int], None] = lambda rows: None,
+    checks_ignored: bool = True,
 ) -> ReadData:
     """Read a file, a folder of files, standard input, or rows of Python values.
 
@@ -69,6 +70,7 @@ def read_data(
         also_read: split that the caller reads too, so that its files do not count as left out.
         keep: called with each example, also if the data is refused later; the result then has no examples.
         progress: called with the number of rows so far, every few thousand rows.
+        checks_ignored: whether a column to ignore that no row has is reported; false for data beside other data.
 
     Raises:
         NotFound: the path or the format does not exist.
@@ -76,7 +78,7 @@ def read_data(
     """
     config = config or ReadingConfig()
     if not isinstance(source, (str, Path)):
-        collector = RowCollector(IN_PYTHON, config, formats, progress, keep)
+        collector = RowCollector(IN_PYTHON, config, formats, progress, keep, checks_ignored=checks_ignored)
         collector.add_all(python_rows.read_items(python_rows.select_split(source, split)))
         if split == "train" and (unread := python_rows.list_other_splits(source, (split, also_read))):
             collector.recognized.append(f"splits that were not read: {', '.join(unread[:MAX_NAMED])}")
@@ -84,7 +86,7 @@ def read_data(
     if not str(source):
         raise errors.InvalidDataset("no data is named", fix="name a file, a folder or a data set")
     if source == STDIN:
-        collector = RowCollector("standard input", config, formats, progress, keep)
+        collector = RowCollector("standard input", config, formats, progress, keep, checks_ignored=checks_ignored)
         _add_file(collector, STDIN, config, "")
         return collector.finish()
     if ADDRESS.match(str(source)):
@@ -92,7 +94,7 @@ def read_data(
     path = Path(source)
     if not exists(path):
         raise errors.NotFound("data file", str(path), list_neighbors(path))
-    collector = RowCollector(str(path), config, formats, progress, keep)
+    collector = RowCollector(str(path), config, formats, progress, keep, checks_ignored=checks_ignored)
     files = find_files(path, split, collector.fits)
     for file in files:
         _add_file(collector, file, config, f"{file.relative_to(path)} " if len(files) > 1 else "")
@@ -195,18 +197,18 @@ def _read_text(
     else:
         delimiter, label = csv_rows.recognize_delimiter(stream)
         if label not in ("", "tab" if file_format == "tsv" else "comma"):
-            told = f"{prefix}columns are separated by the {label} (--delimiter names another character)"
-            collector.recognized.append(told)
+            note = f"{prefix}columns are separated by the {label} (--delimiter names another character)"
+            collector.recognized.append(note)
     yield from csv_rows.read_csv(stream, delimiter)
 
 
 def _decode(stream: BinaryIO, config: ReadingConfig, recognized: list[str], prefix: str) -> io.TextIOWrapper:
     if config.encoding:
         encoding = text_encoding.TextEncoding(config.encoding)
-        if told := text_encoding.check(stream, config.encoding):
-            recognized.append(f"{prefix}{told}")
+        if note := text_encoding.check(stream, config.encoding, max_damaged=config.max_bad_rows):
+            recognized.append(f"{prefix}{note}")
     else:
-        encoding = text_encoding.recognize(stream)
+        encoding = text_encoding.recognize(stream, max_damaged=config.max_bad_rows)
     if encoding.label:
         recognized.append(f"{prefix}read as {encoding.label} (--encoding names another encoding)")
     # Undecodable bytes become half surrogates, by which readers find the damaged lines.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from finch_hub import errors
 from finch_hub.engine.data import json_values, row_formats
+from finch_hub.engine.data.column_advice import write_options
 from finch_hub.engine.data.row import Row
 from finch_hub.engine.data.row_formats import Mismatch, RowFormat, TrackedRow
 from finch_hub.engine.data.row_problems import MAX_KEPT, MAX_SHOWN, RowProblems, count_rows
@@ -47,6 +47,7 @@ class RowCollector:
         formats: row formats. Each row is read in the first format whose fields it has.
         progress: called with the number of rows so far.
         keep: called with each example; None keeps them in memory.
+        checks_ignored: whether a column to ignore that no row has is reported.
 
     Attributes:
         recognized: what was recognized, for the report.
@@ -62,6 +63,8 @@ class RowCollector:
         formats: Sequence[RowFormat],
         progress: Callable[[int], None],
         keep: Callable[[Example], None] | None = None,
+        *,
+        checks_ignored: bool = True,
     ) -> None:
         self.recognized: list[str] = []
         self._subject = subject
@@ -87,6 +90,8 @@ class RowCollector:
         self._problems = RowProblems(self._columns, in_python=self._in_python)
         self._unused: collections.Counter[str] = collections.Counter()
         self._ignored: dict[str, int] = dict.fromkeys(config.ignore_columns, 0)
+        self._names: dict[str, None] = {}
+        self._checks_ignored = checks_ignored
 
     def add_all(self, rows: Iterable[Row], prefix: str = "") -> None:
         """Add rows; the prefix names their file."""
@@ -103,8 +108,7 @@ class RowCollector:
 
     def fits(self, value: Mapping[str, Any]) -> bool:
         """Tell whether a value has the columns of a row that can be read."""
-        renamed = self._rename(value)
-        found = renamed if isinstance(renamed, Mismatch) else row_formats.recognize(renamed, self._formats)
+        found, _ = self._recognize(self._without_ignored(value))
         return not isinstance(found, Mismatch) or found.is_readable
 
     def fail(self, problem: errors.Problem) -> None:
@@ -120,7 +124,7 @@ class RowCollector:
         if not self._rows and not self._failures:
             self.fail(errors.Problem(what="has no rows", fix="give at least one example"))
         problems = [
-            errors.Problem(what=_printable(p.what), where=_printable(p.where), fix=_printable(p.fix))
+            errors.Problem(what=errors.printable(p.what), where=errors.printable(p.where), fix=errors.printable(p.fix))
             for p in (*self._failures, *self._problems.list_all())
         ]
         left_out = self._problems.rows
@@ -131,8 +135,8 @@ class RowCollector:
             without_weight=self._without_weight,
             problems=tuple(str(problem) for problem, _ in errors.group_problems(problems)[:MAX_SHOWN]),
             unused=dict(sorted(self._unused.items(), key=lambda item: (-item[1], item[0]))[:_MAX_UNUSED]),
-            ignored={_printable(name): count for name, count in self._ignored.items()},
-            recognized=tuple(map(_printable, self.recognized)),
+            ignored={errors.printable(name): count for name, count in self._ignored.items()},
+            recognized=tuple(map(errors.printable, self.recognized)),
         )
         if self._failures or left_out > allowed or not self._kept:
             self._refuse(problems)
@@ -143,11 +147,9 @@ class RowCollector:
     def _add(self, value: Mapping[str, Any], where: str) -> None:
         for name in self._ignored.keys() & value.keys():
             self._ignored[name] += 1
-        renamed = self._rename(value)
-        if isinstance(renamed, Mismatch):
-            self._mismatch(renamed, value, where)
-            return
-        row_format = row_formats.recognize(renamed, self._formats)
+        if self._ignored:
+            self._add_names(value)
+        row_format, renamed = self._recognize(self._without_ignored(value))
         if isinstance(row_format, Mismatch):
             self._mismatch(row_format, value, where)
             return
@@ -166,6 +168,8 @@ class RowCollector:
             self._problems.add([errors.Problem(what=what, where=where)])
             return
         unused = tracked.unused | self._find_replaced(value)
+        if self._ignored:
+            self._add_names(sorted(unused))
         for name in self._ignored.keys() & unused:  # a field of a turn
             self._ignored[name] += 1
         self._count_unused(unused - self._ignored.keys())
@@ -188,14 +192,29 @@ class RowCollector:
 
     def _count_unused(self, names: Iterable[str]) -> None:
         """Count columns that were not used. Rows can have a column each, so the later ones are not kept."""
-        for name in map(_printable, names):
+        for name in map(errors.printable, names):
             if name in self._unused or len(self._unused) < MAX_KEPT:
                 self._unused[name] += 1
 
+    def _add_names(self, names: Iterable[str]) -> None:
+        """Keep names of columns and fields of turns, for the report of columns to ignore that no row has."""
+        if len(self._names) < MAX_KEPT:
+            self._names.update(dict.fromkeys(map(str, names)))
+
+    def _without_ignored(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._ignored.keys().isdisjoint(row):
+            return row
+        return {name: value for name, value in row.items() if name not in self._ignored}
+
+    def _recognize(self, row: Mapping[str, Any]) -> tuple[RowFormat | Mismatch, Mapping[str, Any]]:
+        """Return the format of a row, and the row with the names of the format's fields."""
+        renamed = self._rename(row)
+        if isinstance(renamed, Mismatch):
+            return renamed, row
+        return row_formats.recognize(renamed, self._formats, in_python=self._in_python), renamed
+
     def _rename(self, row: Mapping[str, Any]) -> Mapping[str, Any] | Mismatch:
-        """Return the row with the configured columns under the names of fields, without those to ignore."""
-        if not self._ignored.keys().isdisjoint(row):
-            row = {name: value for name, value in row.items() if name not in self._ignored}
+        """Return the row with the configured columns under the names of fields."""
         if not self._columns:
             return row
         missing = [repr(column) for column in self._columns.values() if column not in row]
@@ -221,7 +240,12 @@ class RowCollector:
 
     def _mismatch(self, mismatch: Mismatch, row: Mapping[str, Any], where: str) -> None:
         if mismatch.is_of_columns:
-            self._problems.add_mismatch(mismatch, row, where)
+            rest = self._without_ignored(row)
+            if len(rest) < len(row) and isinstance(self._recognize(row)[0], RowFormat):
+                ignored = row_formats.list_columns([name for name in row if name in self._ignored])
+                what, fix = f"{mismatch.what}, because {ignored} is ignored", "do not ignore the columns that are read"
+                mismatch = Mismatch(what, fix, is_readable=True)
+            self._problems.add_mismatch(mismatch, rest, where)
         else:
             self._problems.add([self._place(errors.Problem(what=mismatch.what, fix=mismatch.fix), where)])
 
@@ -249,12 +273,19 @@ class RowCollector:
         if self._without_weight:
             what = f"is 0 in {count_rows(self._without_weight)}, which would be left out"
             problems.append(errors.Problem(where="weight", what=what, fix="remove them"))
+        problems += self._find_absent()
         if problems:
             raise errors.InvalidDataset(problems, subject=f"{self._subject}, read strictly")
 
     def _advise_ignoring(self, name: str) -> str:
-        option = f"ignore_columns=({name!r},)" if self._in_python else f"--ignore-column {shlex.quote(name)}"
-        return f"remove it, or add {option}"
+        return f"remove it, or add {write_options({'ignore_columns': (name,)}, in_python=self._in_python)}"
+
+    def _find_absent(self) -> list[errors.Problem]:
+        """Return a problem for each column to ignore that no row has."""
+        what = "is to be ignored, but is neither a column of a row nor an unused field of a turn"
+        fix = f"the columns are {errors.printable(row_formats.list_columns([*self._names]))}"
+        absent = [name for name, count in self._ignored.items() if not count and self._checks_ignored]
+        return [errors.Problem(where=errors.printable(name), what=what, fix=fix) for name in absent]
 
     def _make_notes(self, report: ReadingReport, problems: Sequence[errors.Problem]) -> Iterable[str]:
         yield from (f"{self._subject}: {text}" for text in report.recognized)
@@ -268,11 +299,7 @@ class RowCollector:
                 f"{name} ({count_rows(count)})" for name, count in list(report.unused.items())[:MAX_SHOWN]
             )
             yield f"{self._subject}: columns and fields that are not used: {named}"
-
-
-def _printable(text: object) -> str:
-    """Return a text with escapes for what terminals and databases do not take: zero bytes and half surrogates."""
-    return str(text).replace("\0", "\\0").encode(errors="backslashreplace").decode()
+        yield from (f"{self._subject}: {problem}" for problem in self._find_absent())
 
 
 def _check(example: Example) -> None:

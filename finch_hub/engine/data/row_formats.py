@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from finch_hub import errors
 from finch_hub.engine.data import json_values, turns
+from finch_hub.engine.data.column_advice import write_options
 from finch_hub.engine.data.row import describe
 from finch_hub.engine.data.tools import read_tools
 from finch_hub.specs.examples import Example, Message
@@ -148,17 +149,21 @@ class Mismatch(NamedTuple):
     is_readable: bool = False
 
 
-def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat | Mismatch:
-    """Return the first format whose fields are all in the row and not null, or why there is none."""
+def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat], *, in_python: bool = False) -> RowFormat | Mismatch:
+    """Return the first format whose fields are all in the row and not null, or why there is none.
+
+    Args:
+        in_python: whether options are arguments of a function.
+    """
     names = frozenset(name for name, value in row.items() if not json_values.is_null(value))
     for row_format in formats:
         if row_format.fields <= names:
             found = _find_preferences(row, names - row_format.fields)
             if len(formats) == 1:  # the user has named it, but still does not want to learn an answer that is bad
                 found = [name for name in found if name in _VERDICTS]
-            return _describe_preferences(found) if found else row_format
+            return _describe_preferences(found, in_python) if found else row_format
     if found := _find_preferences(row, names):
-        return _describe_preferences(found)
+        return _describe_preferences(found, in_python)
     nearest = max(formats, key=lambda row_format: len(row_format.fields & names), default=None)
     if nearest is None or not nearest.fields & row.keys():
         return Mismatch("fits no format")
@@ -177,10 +182,13 @@ def _find_preferences(row: Mapping[str, Any], names: Iterable[str]) -> list[str]
     return [*found, "label"] if is_of_kto else found
 
 
-def _describe_preferences(found: Sequence[str]) -> Mismatch:
-    fix = f"keep only the rows to learn, and add --ignore-column {found[0]}"
+def _describe_preferences(found: Sequence[str], in_python: bool) -> Mismatch:
+    fix = f"keep only the rows to learn, and add {write_options({'ignore_columns': (*found,)}, in_python=in_python)}"
     if "chosen" in found:
-        fix = "to learn the chosen answers, add --completion-column chosen, or --messages-column chosen"
+        first, second = (
+            write_options({f"{field}_column": "chosen"}, in_python=in_python) for field in ("completion", "messages")
+        )
+        fix = f"to learn the chosen answers, add {first}, or {second}"
     return Mismatch(f"has {' and '.join(found)}: preferences are not trained on", fix, is_readable=True)
 
 

@@ -32,12 +32,16 @@ class TextEncoding(NamedTuple):
     label: str = ""
 
 
-def recognize(stream: BinaryIO) -> TextEncoding:
+def recognize(stream: BinaryIO, *, max_damaged: float = 0.05) -> TextEncoding:
     """Return the encoding of the text in a seekable stream, which is at its beginning afterwards.
 
-    A byte-order mark names its encoding. Zero bytes between letters mean UTF-16 or UTF-32. A text that is UTF-8 but for
-    a few lines is UTF-8. Otherwise each character has one byte, and Windows-1252, of which Latin-1 is a part, is taken
-    if the result looks like a text.
+    A byte-order mark names its encoding. Zero bytes between letters mean UTF-16 or UTF-32. A text with letters beyond
+    ASCII in UTF-8 is UTF-8, also if a few lines are damaged. Otherwise each character has one byte. Windows-1252, of
+    which Latin-1 is a part, is taken if the result looks like a text. If it does not, a text that is ASCII but for a
+    few lines is UTF-8, too.
+
+    Args:
+        max_damaged: largest share of the lines that are a few.
 
     Raises:
         InvalidDataset: the encoding cannot be recognized.
@@ -53,23 +57,28 @@ def recognize(stream: BinaryIO) -> TextEncoding:
     stream.seek(0)
     if is_utf8:
         return TextEncoding("utf-8")
-    num_valid, num_invalid, sample = _sample_lines(stream)
+    num_lines, num_valid, num_invalid, sample = _sample_lines(stream)
     stream.seek(0)
     if num_valid > num_invalid // 20:
         return TextEncoding("utf-8")  # its damaged lines are reported one by one
     if not _looks_western(sample):
+        if num_invalid <= max_damaged * num_lines:
+            return TextEncoding("utf-8")
         what = "is not UTF-8, and its encoding cannot be recognized"
         raise errors.InvalidDataset(what, fix="name it with --encoding, such as cp1250, cp1251, gb18030 or shift_jis")
     return TextEncoding("cp1252", "Windows-1252 (Latin-1)")
 
 
-def check(stream: BinaryIO, encoding: str) -> str:
+def check(stream: BinaryIO, encoding: str, *, max_damaged: float = 0.05) -> str:
     """Check that a text can be in the encoding that a user names, and return what to tell about it.
 
     The stream is at its beginning afterwards. A few lines that are damaged are reported one by one later.
 
+    Args:
+        max_damaged: largest share of the lines that are a few.
+
     Raises:
-        InvalidDataset: most lines are not in the encoding.
+        InvalidDataset: more lines are not in the encoding, and they are most of the lines beyond ASCII.
     """
     sample = stream.read(_CHUNK)
     stream.seek(0)
@@ -87,7 +96,7 @@ def check(stream: BinaryIO, encoding: str) -> str:
         return ""
     lines = sample.splitlines() if len(sample) < _CHUNK else sample.splitlines()[:-1]
     wrong = sum(not _is_in(line, encoding) for line in lines)
-    if wrong > _MAX_WRONG * sum(not line.isascii() for line in lines):
+    if wrong > max_damaged * len(lines) and wrong > _MAX_WRONG * sum(not line.isascii() for line in lines):
         what = f"is not {encoding.upper()}: {wrong:,} of its first {len(lines):,} lines have other bytes"
         raise errors.InvalidDataset(what, fix=fix)
     if not name.startswith("utf-8") and not sample.isascii() and all(_is_in(line, "utf-8") for line in lines):
@@ -131,11 +140,12 @@ def _is_utf8(stream: BinaryIO) -> bool:
     return True
 
 
-def _sample_lines(stream: BinaryIO) -> tuple[int, int, bytes]:
-    """Count the lines that are UTF-8 beyond ASCII and those that are not UTF-8, and return a sample of the latter."""
-    valid = invalid = 0
+def _sample_lines(stream: BinaryIO) -> tuple[int, int, int, bytes]:
+    """Count all lines, those in UTF-8 beyond ASCII and those not in UTF-8, and return a sample of the last ones."""
+    lines = valid = invalid = 0
     sample = bytearray()
     while line := stream.readline(_MAX_LINE):
+        lines += 1
         if line.isascii():
             continue
         try:
@@ -145,7 +155,7 @@ def _sample_lines(stream: BinaryIO) -> tuple[int, int, bytes]:
             invalid += 1
             if len(sample) < _SAMPLE_BYTES:
                 sample += line[:_SAMPLE_BYTES]
-    return valid, invalid, bytes(sample)
+    return lines, valid, invalid, bytes(sample)
 
 
 def _looks_western(sample: bytes) -> bool:

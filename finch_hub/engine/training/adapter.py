@@ -53,18 +53,18 @@ class LoRAAdapter(AttachableAdapter):
             self.config,
             training,
             read_rows(examples, reading, training),
-            None if validation is None else read_rows(validation, reading, training),
+            None if validation is None else read_rows(validation, reading, training, checks_ignored=False),
             system=system,
             adapter=self,
         ).report
 
 
 def read_rows(
-    source: str | Path | Rows, reading: ReadingConfig | None, training: TrainingConfig
+    source: str | Path | Rows, reading: ReadingConfig | None, training: TrainingConfig, *, checks_ignored: bool = True
 ) -> tuple[Example, ...]:
     """Return the examples of rows or files. What was left out or not used is a `DataWarning`."""
     limits = {name: getattr(training, name) for name in LIMITS}
-    data = data_reading.read_data(source, (reading or ReadingConfig()).evolve(**limits))
+    data = data_reading.read_data(source, (reading or ReadingConfig()).evolve(**limits), checks_ignored=checks_ignored)
     data_reading.warn(data)
     return data.examples
 

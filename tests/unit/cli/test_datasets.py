@@ -89,6 +89,22 @@ def test_name_moves_to_other_examples_only_if_that_is_asked_for(run: Run, data: 
     assert first != second
 
 
+def test_data_set_that_gets_another_name_is_told_to_have_it(run: Run, data: Path) -> None:
+    digest = run("datasets", "add", data, "--json").json["digest"]
+    added = run("datasets", "add", data, "--name", "e1")
+    assert added.out == f"Named data set {digest[:12]}, which had no name, e1: 10 examples\n"
+    assert run("datasets", "add", digest, "--name", "e2", "--replace").out == "Renamed data set e1 to e2: 10 examples\n"
+    assert run("datasets", "add", data, "--replace").out == "Data set e2 was stored before: 10 examples\n"
+    with data.open("a", encoding="utf-8") as stream:
+        stream.write('{"prompt": "Who?", "completion": "The wren."}\n')
+    other = run("datasets", "add", data, "--name", "wrens", "--json").json["digest"]
+    moved = run("datasets", "add", data, "--name", "e2", "--replace")
+    names = f"Moved the name e2 from data set {digest[:12]} to {other[:12]}, which was wrens"
+    assert moved.out == f"{names}: 11 examples\n"
+    run("datasets", "purge", "e2")
+    assert run("datasets", "add", data, "--name", "e3").out == "Added data set e3: 11 examples\n"
+
+
 def test_suggested_command_names_a_stored_set_beside_a_folder_of_its_name(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,18 @@ def test_name_stands_for_one_data_set(hub: Hub) -> None:
         hub.datasets.get("pairs")
 
 
+def test_name_that_a_data_set_had_before_is_told(hub: Hub) -> None:
+    first = hub.datasets.add([("a", "b")])
+    named = hub.datasets.add([("a", "b")], name="pairs")
+    renamed = hub.datasets.add([("a", "b")], name="couples", replace=True)
+    again = hub.datasets.add([("a", "b")], replace=True)
+    found = [added.renamed_from for added in (first, named, renamed, again)]
+    assert found == [None, first.digest, "pairs", None]
+    parts = hub.datasets.add({"train": [("c", "d")], "validation": [("a", "b")]}, name="new", replace=True)
+    assert parts.validation is not None
+    assert (parts.renamed_from, parts.validation.renamed_from) == (None, "couples")
+
+
 def test_name_of_a_purged_data_set_is_free(hub: Hub) -> None:
     hub.datasets.add([("a", "b")], name="pairs")
     hub.datasets.purge("pairs")

@@ -74,3 +74,9 @@ def test_full_temporary_folder_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch
         hub.datasets.add([("a", "b")])
     monkeypatch.undo()
     assert hub.datasets.find() == []
+
+
+def test_missing_temporary_folder_is_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(errors.Unavailable, match=r"could not write to .*none: No such file or directory .free space"):
+        hub.datasets.add([("a", "b")])

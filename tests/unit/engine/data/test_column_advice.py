@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finch_hub.engine.data.column_advice import suggest_columns
+from finch_hub.engine.data.column_advice import suggest_columns, write_options
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,10 @@ def test_options_are_guessed_from_names(columns: list[str], named: dict[str, str
 def test_arguments_are_suggested_in_python() -> None:
     row = {"q": "a", "dialog": '[{"role": "user"}]'}
     advice = suggest_columns(list(row), row, {}, in_python=True)
-    assert advice == "name the columns: messages_column='dialog'"
+    assert advice == "name the columns: add messages_column='dialog'"
+    advice = suggest_columns(["0", "1"], {"0": "a", "1": "b"}, {}, in_python=True)
+    assert advice.startswith("if these are not names but values of a row, give the columns names, such as prompt")
+    assert "--" not in advice
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,10 @@ def test_name_that_is_rather_a_text_asks_for_a_header(name: str) -> None:
 @pytest.mark.parametrize("name", ["question", "User message", "col 2", "Kunde/Anfrage", "v1.2"])
 def test_ordinary_names_do_not_ask_for_a_header(name: str) -> None:
     assert suggest_columns([name, "b"], {name: "a", "b": "c"}, {}).startswith("name the columns: ")
+
+
+def test_options_are_written_for_the_shell_and_for_python() -> None:
+    options = {"prompt_column": "my question", "ignore_columns": ("label", "kto_tag")}
+    command = "--prompt-column 'my question' --ignore-column label --ignore-column kto_tag"
+    assert write_options(options, in_python=False) == command
+    assert write_options(options, in_python=True) == "prompt_column='my question', ignore_columns=('label', 'kto_tag')"

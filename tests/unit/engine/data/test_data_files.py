@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import functools
 import gzip
 import io
 import lzma
 import os
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,35 @@ def test_named_pipe_is_read_like_a_file(tmp_path: Path) -> None:
     with data_files.open_file(tmp_path / "pipe") as data:
         assert (data.format, data.stream.read()) == ("jsonl", b"[{}]")
     writer.join()
+
+
+def test_temporary_file_that_cannot_be_written_is_told_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"[{}]" * 10_000))
+    full = functools.partial(open, "/dev/full", "wb")
+    for target, name, value, what in (
+        (tempfile, "tempdir", str(tmp_path / "none"), "No such file or directory"),
+        (tempfile, "TemporaryFile", full, "No space left on device"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, value)
+            with (
+                pytest.raises(errors.Unavailable, match=f"could not write to .*: {what} .free space there, or name"),
+                data_files.open_file(tmp_path / "a.jsonl.gz"),
+            ):
+                pass
+
+
+def test_absence_of_any_temporary_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"[{}]"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    with (
+        pytest.raises(errors.Unavailable, match="could not write to a temporary folder: No usable temporary directory"),
+        data_files.open_file(tmp_path / "a.jsonl.gz"),
+    ):
+        pass
 
 
 def test_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:

@@ -421,17 +421,58 @@ def test_table_without_a_header_is_told_to_have_none(lines: list[str], tmp_path:
 def test_ignored_columns_are_named_and_refused_no_more(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "a", "id": 7}, {"role": "assistant", "content": "b"}]
     rows = [{**ROWS[0], "id": 1}, {**ROWS[1], "images": ["x"]}, {"messages": turns, "label": False}]
-    ignored = ("id", "images", "label", "messages[].id", "absent")
+    ignored = ("id", "images", "label", "messages[].id")
     file = write(tmp_path / "a.jsonl", *map(json.dumps, rows))
     data = reading.read_data(file, ReadingConfig(strict=True, ignore_columns=ignored))
     assert data.examples == (*EXAMPLES, Example.of_pair("a", "b"))
-    assert data.report.ignored == {"id": 1, "images": 1, "label": 1, "messages[].id": 1, "absent": 0}
+    assert data.report.ignored == {"id": 1, "images": 1, "label": 1, "messages[].id": 1}
     assert data.notes == ()
     assert reading.read_data(rows, ReadingConfig(strict=True, ignore_columns=ignored)).examples == data.examples
     (problem,) = problems_of(file, strict=True, ignore_columns=("images", "label", "messages[].id"))
     assert (problem.where, problem.fix) == ("id", "remove it, or add --ignore-column id")
     (problem,) = problems_of([{**ROWS[0], "id": 1}], strict=True)
     assert problem.fix == "remove it, or add ignore_columns=('id',)"
+
+
+@pytest.mark.parametrize("absent", ["topc", "messages[].i", "messages[].content"])
+def test_column_to_ignore_that_no_row_has_is_told_with_those_that_rows_have(absent: str, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a", "id": 7}, {"role": "assistant", "content": "b"}]
+    rows = [{**ROWS[0], "topic": "seeds"}, {"messages": turns}]
+    file = write(tmp_path / "a.jsonl", *map(json.dumps, rows))
+    what = "is to be ignored, but is neither a column of a row nor an unused field of a turn"
+    fix = "the columns are prompt, completion, topic, messages, messages[].id"
+    ignored = ("topic", "messages[].id", absent)
+    problem = errors.Problem(where=absent, what=what, fix=fix)
+    for source in (file, rows):
+        assert problems_of(source, strict=True, ignore_columns=ignored) == [problem]
+        assert str(problem) in reading.read_data(source, ReadingConfig(ignore_columns=ignored)).notes[-1]
+        config = ReadingConfig(ignore_columns=ignored, strict=True)
+        assert reading.read_data(source, config, checks_ignored=False).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "what"),
+    [
+        (ROWS[0], {"ignore_columns": ("completion",)}, "has no 'completion', because completion is ignored"),
+        (ROWS[0], {"ignore_columns": ("prompt", "completion")}, "fits no format, because prompt, completion is"),
+        ({"text": "a", "id": 1}, {"ignore_columns": ("text",)}, "fits no format, because text is ignored"),
+        (
+            {"q": "a", "completion": "b"},
+            {"prompt_column": "q", "ignore_columns": ("completion",)},
+            "has no column 'completion', because completion is ignored",
+        ),
+        ({"q": "a", "completion": "b"}, {"ignore_columns": ("completion",)}, "fits no format; the columns are q"),
+    ],
+)
+def test_column_that_is_needed_and_ignored_is_told_to_be_ignored(
+    row: dict[str, Any], options: ReadingOptions, what: str, tmp_path: Path
+) -> None:
+    for source in ([row], write(tmp_path / "a.jsonl", json.dumps(row))):
+        (problem,) = problems_of(source, **options)
+        assert problem.what.startswith(what)
+        if "because" in what:
+            assert problem.fix == "do not ignore the columns that are read"
+        assert not any(f"column {name}" in problem.fix for name in options["ignore_columns"])
 
 
 def test_wrong_encoding_or_delimiter_is_one_sentence(tmp_path: Path) -> None:
@@ -454,6 +495,21 @@ def test_wrong_encoding_or_delimiter_is_one_sentence(tmp_path: Path) -> None:
     file.write_bytes("prompt,completion\né,ü\n".encode())
     told = reading.read_data(file, ReadingConfig(encoding="cp1252")).report.recognized
     assert told == ("read as cp1252, but its bytes are also UTF-8 (leave out --encoding if letters are wrong)",)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_damaged_line_of_an_ascii_file_is_left_out_and_named(suffix: str, tmp_path: Path) -> None:
+    lines = [b"prompt,completion"] if suffix == "csv" else []
+    lines += [b"ask,answer" if suffix == "csv" else b'{"prompt": "ask", "completion": "answer"}'] * 1_001
+    lines[500] = lines[500].replace(b"ask", b"\x81\xff\xfe")
+    file = tmp_path / f"a.{suffix}"
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    for config in (ReadingConfig(), ReadingConfig(encoding="utf-8")):
+        report = reading.read_data(file, config).report
+        assert (report.rows, report.left_out) == (1_001, 1)
+        assert report.problems[0].startswith("line 501: ")
+    with pytest.raises(errors.InvalidDataset):
+        reading.read_data(file, ReadingConfig(encoding="utf-8", max_bad_rows=0.0))
 
 
 def test_settings_of_programs_in_a_folder_are_no_rows(tmp_path: Path) -> None:
@@ -485,6 +541,7 @@ def test_settings_beside_one_file_change_no_split(name: str, tmp_path: Path) -> 
     assert reading.read_data(tmp_path).examples == EXAMPLES
 
 
+TWO_LISTS = json.dumps({"first": ROWS, "second": ROWS})
 METRICS = '{"epoch": 1.0, "eval_loss": 2.5, "eval_samples": 8}'
 
 
@@ -512,12 +569,7 @@ def test_settings_beside_both_splits_are_of_neither(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        '{"version": 1, "entries": [{"ask": "a", "reply": "b"}]}',
-        '{"ask": "a",\n "reply": "b"}',
-        '{"first": [%s], "second": [%s]}' % (LINES[0], LINES[0]),
-    ],
+    "content", ['{"version": 1, "entries": [{"ask": "a", "reply": "b"}]}', '{"ask": "a",\n "reply": "b"}', TWO_LISTS]
 )
 def test_split_that_cannot_be_read_is_refused_instead_of_replaced_by_another(content: str, tmp_path: Path) -> None:
     write(tmp_path / "validation.jsonl", *LINES)
@@ -529,7 +581,7 @@ def test_split_that_cannot_be_read_is_refused_instead_of_replaced_by_another(con
 
 def test_file_of_several_lists_of_rows_is_not_one_of_settings(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", *LINES)
-    (tmp_path / "b.json").write_text('{"first": [%s], "second": [%s]}' % (LINES[0], LINES[0]))
+    (tmp_path / "b.json").write_text(TWO_LISTS)
     assert [problem.where for problem in problems_of(tmp_path)] == ["b.json"]
 
 
@@ -913,13 +965,13 @@ def test_names_of_unused_columns_are_bounded_and_can_be_stored() -> None:
     ]
     unused = reading.read_data(rows).report.unused
     assert len(unused) == 100
-    assert list(unused.items())[:2] == [("id\\0", 3_000), ("id\\ud800", 3_000)]
+    assert list(unused.items())[:2] == [("id\\ud800", 3_000), ("id\\x00", 3_000)]
 
 
 def test_names_of_columns_in_problems_can_be_stored() -> None:
     rows: list[dict[str, Any]] = [{"prompt": "a", "completion": "b"}, {"x\0": 1, "y\udc80": 1}]
     (problem,) = reading.read_data(rows, ReadingConfig(max_bad_rows=1.0)).report.problems
-    assert "the columns are x\\0, y\\udc80" in problem
+    assert "the columns are x\\x00, y\\udc80" in problem
 
 
 def test_rows_of_a_mismatch_are_counted_one_by_one(tmp_path: Path) -> None:

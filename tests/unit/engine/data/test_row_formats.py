@@ -103,6 +103,18 @@ def test_label_of_an_answer_is_refused_also_if_the_format_is_named(label: object
     assert row_formats.recognize(row, [judged]) == judged
 
 
+def test_advice_about_preferences_names_all_columns_in_the_words_of_the_caller() -> None:
+    for row, in_python, fix in (
+        ({**PAIR, "label": True, "kto_tag": True}, False, "--ignore-column kto_tag --ignore-column label"),
+        ({**PAIR, "label": True, "kto_tag": True}, True, "ignore_columns=('kto_tag', 'label')"),
+        ({"prompt": "a", "chosen": "b"}, False, "--completion-column chosen, or --messages-column chosen"),
+        ({"prompt": "a", "chosen": "b"}, True, "completion_column='chosen', or messages_column='chosen'"),
+    ):
+        mismatch = row_formats.recognize(row, row_formats.BUILTIN, in_python=in_python)
+        assert isinstance(mismatch, Mismatch)
+        assert mismatch.fix.endswith(f"add {fix}")
+
+
 @pytest.mark.parametrize("label", [1, "spam", None])
 def test_label_of_another_kind_is_an_unused_column(label: object) -> None:
     tracked = TrackedRow({**PAIR, "label": label})

@@ -84,6 +84,17 @@ def test_few_damaged_lines_do_not_change_the_encoding() -> None:
     assert recognize(b"\n".join(reversed(lines))) == "utf-8"
 
 
+@pytest.mark.parametrize(
+    ("damaged", "codec"),
+    [(b"\xff\xfe\x81\x8d", "utf-8"), ("Где посылка?".encode("cp1251"), "utf-8"), (b"caf\xe9", "cp1252")],
+)
+def test_few_damaged_lines_of_an_ascii_text_are_western_if_they_look_like_it(damaged: bytes, codec: str) -> None:
+    lines = [b"Where is the bird?"] * 1_000 + [damaged]
+    assert recognize(b"\n".join(lines)) == codec
+    with pytest.raises(errors.InvalidDataset) if codec == "utf-8" else contextlib.nullcontext():
+        assert text_encoding.recognize(io.BytesIO(b"\n".join(lines)), max_damaged=0.0).codec == "cp1252"
+
+
 def test_replacement_character_of_a_text_is_utf8() -> None:
     assert recognize("It is shown as \ufffd.".encode()) == "utf-8"
 
@@ -157,6 +168,21 @@ def test_few_damaged_lines_are_left_to_the_reader() -> None:
     content = "é,ü\n".encode() * 50 + b"\xff,a\n"
     assert text_encoding.check(io.BytesIO(content), "utf-8") == ""
     assert text_encoding.check(io.BytesIO(b"a\0b,c\n" * 3 + b"a,b,c,d,e,f\n" * 50), "utf-8") == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "ascii", "shift_jis", "gb18030", "euc_kr", "big5"])
+@pytest.mark.parametrize(
+    ("damaged", "limit", "is_taken"),
+    [(1, 0.05, True), (50, 0.05, True), (54, 0.05, False), (1, 0.0, False), (200, 0.2, True)],
+)
+def test_damaged_lines_of_an_ascii_text_are_left_to_the_reader_up_to_the_limit(
+    encoding: str, damaged: int, limit: float, is_taken: bool
+) -> None:
+    content = b"a,b\n" * (1_002 - damaged) + b"a\xff\xff,b\n" * damaged
+    with (
+        contextlib.nullcontext() if is_taken else pytest.raises(errors.InvalidDataset, match="of its first 1,002 lines")
+    ):
+        assert text_encoding.check(io.BytesIO(content), encoding, max_damaged=limit) == ""
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "cp1251", "mac-roman"])
