@@ -97,7 +97,7 @@ def _extract(source: Path, scratch: Path, max_bytes: int) -> AdapterSource:
         record = scratch / RECORD if found.record is not None else None
         pairs = ((found.weights, weights), (found.config, config), (found.record, record))
         archive.extract({str(path): target for path, target in pairs if path is not None and target is not None})
-        leftovers = tuple(sorted({*found.leftovers, *map(_printable, archive.leftovers)}))
+        leftovers = tuple(sorted({*found.leftovers, *map(errors.printable, archive.leftovers)}))
     return AdapterSource(shown=found.shown, weights=weights, config=config, record=record, leftovers=leftovers)
 
 
@@ -114,7 +114,7 @@ def _find(files: Sequence[PurePosixPath], shown: str, fix_of_several: str) -> _F
     inside = {chosen / CONFIG, chosen / WEIGHTS, chosen / RECORD}.intersection(files)
     own = [file.name for file in files if file.parent == chosen]
     if chosen.parts:
-        shown = f"{shown}: {_printable(chosen.as_posix())}"
+        shown = f"{shown}: {errors.printable(chosen.as_posix())}"
     if chosen / WEIGHTS not in inside:
         fix = f"save the adapter with safetensors, as {WEIGHTS}"
         raise errors.RefusedArtifact(f"has no {WEIGHTS}{_describe_pickles(own)}", fix=fix, subject=shown)
@@ -133,7 +133,7 @@ def _choose(folders: Sequence[PurePosixPath], shown: str, fix: str) -> PurePosix
     known = set(finished)
     outer = [folder for folder in finished if known.isdisjoint(folder.parents)]
     if len(outer) > 1:
-        names = sorted(_printable(folder.as_posix()) for folder in outer)
+        names = sorted(errors.printable(folder.as_posix()) for folder in outer)
         what = f"holds {len(outer)} adapters: {', '.join(names[:_SHOWN])}{'…' if len(names) > _SHOWN else ''}"
         raise errors.RefusedArtifact(what, fix=fix, subject=shown)
     return outer[0] if outer else None
@@ -144,7 +144,7 @@ def _single_file(files: Sequence[PurePosixPath], shown: str) -> _Files:
     weights = [file for file in files if file.suffix == ".safetensors"]
     if len(weights) == 1 and weights[0].name != WEIGHTS:
         return _Files(
-            shown=f"{shown}: {_printable(weights[0].as_posix())}",
+            shown=f"{shown}: {errors.printable(weights[0].as_posix())}",
             weights=weights[0],
             config=None,
             record=None,
@@ -158,7 +158,7 @@ def _single_file(files: Sequence[PurePosixPath], shown: str) -> _Files:
 
 
 def _describe_pickles(names: Sequence[str]) -> str:
-    pickles = sorted(_printable(name) for name in names if name.endswith(_PICKLES))
+    pickles = sorted(errors.printable(name) for name in names if name.endswith(_PICKLES))
     return f"; it has the pickle {', '.join(pickles[:_SHOWN])}, which can run code" if pickles else ""
 
 
@@ -178,10 +178,11 @@ def _leftovers(files: Sequence[PurePosixPath], used: set[PurePosixPath], folder:
     Args:
         folder: of the used files. Names of what lies in it have no folder.
     """
-    return tuple(sorted({_printable(_beside(file, folder)) for file in files if file not in used}))
+    return tuple(sorted({errors.printable(_name_leftover(file, folder)) for file in files if file not in used}))
 
 
-def _beside(file: PurePosixPath, folder: PurePosixPath) -> str:
+def _name_leftover(file: PurePosixPath, folder: PurePosixPath) -> str:
+    """Return the name that stands for a file, or for the outermost of its folders in which nothing is used."""
     if file == folder:  # an archive can have a file and a folder of one name
         return file.as_posix()
     if file.is_relative_to(folder):
@@ -191,11 +192,6 @@ def _beside(file: PurePosixPath, folder: PurePosixPath) -> str:
     pairs = zip(file.parts, folder.parts, strict=False)
     shared = next((n for n, (part, other) in enumerate(pairs) if part != other), len(file.parts) - 1) + 1
     return "/".join(file.parts[:shared]) + ("/" if len(file.parts) > shared else "")
-
-
-def _printable(name: str) -> str:
-    """Return a name with escapes for what cannot be printed."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _walk(root: Path) -> list[PurePosixPath]:
