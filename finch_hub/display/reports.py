@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.reports import (
         Change,
+        DataReport,
         EvaluationReport,
         Forgetting,
         MergeReport,
@@ -56,18 +57,22 @@ def draw_interim(data: Mapping[str, Any]) -> RenderableType:
             f"{report.tokens:,} tokens ({1 - report.masked_share:.0%} learned)",
             f"{report.length_mean:.0f} tokens per example, {report.length_max:,} at most",
         ]
-        oddities = {
-            "truncated": report.truncated,
-            "repeated": report.duplicates,
-            "also in the validation examples": report.overlap,
-            "validation examples with a prompt that is trained on": report.shared_prompts,
-            "validation examples that nearly equal a trained one": report.near_duplicates,
-            "left out": report.left_out,
-        }
-        parts += [f"{count} {oddity}" for oddity, count in oddities.items() if count]
+        parts += _list_oddities(report)
         estimate = f", about {report.seconds:.0f} s" if report.seconds else ""
         return f"  {', '.join(parts)}; {format_count(report.steps, 'step')}{estimate}"
     return ""
+
+
+def _list_oddities(report: DataReport) -> list[str]:
+    oddities = {
+        "truncated": report.truncated,
+        "repeated": report.duplicates,
+        "validation examples that are trained on too": report.overlap,
+        "validation examples with a prompt that is trained on": report.shared_prompts,
+        "validation examples that nearly equal a trained one": report.near_duplicates,
+        "left out": report.left_out,
+    }
+    return [f"{count} {oddity}" for oddity, count in oddities.items() if count]
 
 
 def draw_training(report: TrainingReport) -> RenderableType:
@@ -78,6 +83,7 @@ def draw_training(report: TrainingReport) -> RenderableType:
         {
             "held-out loss": format_loss_change(report.before, report.after, evaluations=report.evaluations),
             "accuracy": _format_accuracy_change(report.before, report.after),
+            "data": ", ".join(_list_oddities(report.data)) or None,
             "forgetting": format_forgetting(report.forgetting),
             "steps": f"{report.steps} ({report.epochs:.3g} epochs{', stopped early' if report.stopped_early else ''})",
             "tokens": f"{report.tokens:,} in {report.seconds:.0f} s ({speed:,.0f}/s)",

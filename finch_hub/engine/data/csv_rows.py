@@ -87,7 +87,7 @@ def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:
             continue
         if not any(cell.strip() for cell in cells):
             continue  # spreadsheets write rows without cells at the end
-        where = f"line {reader.line_num}"
+        where = f"line {before + 1}"  # a row can go over several lines
         if any(_UNDECODED in cell for cell in cells):
             what = f"is not {stream.encoding.upper()}, or longer than {MAX_LINE:,} characters"
             yield Row(where, None, what, ENCODING_FIX)

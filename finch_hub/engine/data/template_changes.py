@@ -32,7 +32,7 @@ def check_fields(template: ChatTemplate, conversation: Conversation, text: str) 
         except errors.Incompatible:
             is_written = True
         if not is_written:
-            fix = f"remove {name} from the data, or use a base whose template writes it"
+            fix = f"ignore the column {name}, or use a base whose template writes it"
             problems.append(errors.Problem(where=name, what="is not written by the chat template", fix=fix))
     written = {
         "tools": [tool.get("function", tool).get("name", "") for tool in conversation.tools],

@@ -109,7 +109,7 @@ def tokenize_data(
             data.lost += 1
             where = f"example {number}"
             data.left_out += [
-                errors.Problem(where=" ".join(filter(None, (where, problem.where))), what=problem.what, fix=problem.fix)
+                errors.Problem(where=where, what=" ".join(filter(None, (problem.where, problem.what))), fix=problem.fix)
                 for problem in error.problems
             ]
             continue

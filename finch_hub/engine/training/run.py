@@ -123,6 +123,9 @@ class TrainingRun:
             self.reporter.warn(f"{report.left_out:,} examples are left out, since they cannot be used: {problems}")
         for change, count in report.changes.items():
             self.reporter.warn(f"the chat template changes {count:,} examples: {change}")
+        if report.overlap:
+            count = f"{report.overlap:,} of {report.validation_examples:,} validation examples"
+            self.reporter.warn(f"{count} are trained on too, so the held-out loss is better than on new data")
         self.reporter.report_phase("training")
 
     @property

@@ -92,6 +92,11 @@ def test_row_with_other_fields_than_the_header_is_reported_by_its_line() -> None
     assert rows[2].problem == "has 3 fields, but the header has 2"
 
 
+def test_row_of_several_lines_has_the_number_of_its_first_line() -> None:
+    rows = rows_of('prompt,completion\n"a\nb","c\n\nd"\n"one\nfield"\ne,f\n')
+    assert [row.where for row in rows] == ["line 2", "line 6", "line 8"]
+
+
 def test_line_in_another_encoding_is_reported_by_its_line() -> None:
     rows = rows_of(b"prompt,completion\na,b\n\xff,b\nc,d\n")
     assert [(row.where, row.problem[:16]) for row in rows if row.value is None] == [("line 3", "is not UTF-8, or")]

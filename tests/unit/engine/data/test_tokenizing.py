@@ -237,6 +237,17 @@ def test_few_examples_that_cannot_be_used_are_left_out() -> None:
         tokenize_data(rows, make_tokenizer(), max_length=64, is_strict=True)
 
 
+def test_examples_with_one_problem_are_one_line_of_the_error() -> None:
+    tools = ({"type": "function", "function": {"name": "look"}},)
+    row = Example.of_pair("What?", "Seeds.").evolve(tools=tools)
+    with pytest.raises(errors.InvalidDataset) as refused:
+        tokenize_all([row] * 24, make_tokenizer(), max_length=64)
+    assert len(refused.value.problems) == 24
+    assert str(refused.value).count("tools is not written by the chat template") == 1
+    assert "examples 1, 2, 3" in str(refused.value)
+    assert "and 4 more" in str(refused.value)
+
+
 def test_every_example_without_labels_is_reported_by_number() -> None:
     tokenizer = make_tokenizer()
     good, long = Example.of_pair("What?", "Seeds."), Example.of_pair("seeds " * 200, "Yes.")

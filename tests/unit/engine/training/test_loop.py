@@ -287,6 +287,16 @@ def test_training_with_only_damaged_checkpoints_warns_and_starts_again(tiny_base
         assert torch.equal(again.adapter.weights().tensors[name], tensor)
 
 
+def test_validation_examples_that_are_trained_on_are_warned_of(tiny_base: Base) -> None:
+    events: list[NewEvent] = []
+    rows = lessons(12)
+    for validation in (rows[:4] + lessons(16)[12:], lessons(16)[12:]):
+        trained = loop.train(tiny_base, LORA, QUICK, rows, validation, report=events.append)
+        trained.adapter.detach()
+    warned = [event.message for event in events if event.level == "warn" and "trained on" in event.message]
+    assert warned == ["4 of 8 validation examples are trained on too, so the held-out loss is better than on new data"]
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_base_with_more_embeddings_than_tokens_is_trained(tied: bool, tmp_path: Path) -> None:
     """Resize the embeddings, as many published models do for a multiple of 64."""
