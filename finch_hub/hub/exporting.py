@@ -11,8 +11,10 @@ from finch_hub.hub.composing import resolve_adapters
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.registry import adapter_versions
 from finch_hub.specs.jobs import ExportSpec, MergeSpec
+from finch_hub.workers.runs.export import complete_parameters
 
 if TYPE_CHECKING:
+    from finch_hub.registry.values import AdapterVersion
     from finch_hub.storage.stores import Stores
 
 
@@ -21,14 +23,17 @@ def check_export(
 ) -> ExportSpec:
     """Check a request for an export and return its specification; see `Hub.export`."""
     collector = ProblemCollector("this export")
-    reference = adapter
+    versions: list[AdapterVersion] = []
     with collector.collect(), stores.database.read() as session:
-        reference = adapter_versions.resolve_usable(session, adapter).reference
+        versions.append(adapter_versions.resolve_usable(session, adapter))
     with collector.collect():
-        stores.catalog.export_formats[format_name].parse(parameters)
+        format_ = stores.catalog.export_formats[format_name]
+        format_.parse(parameters)
+        for version in versions:
+            complete_parameters(format_, parameters, version)
     folder = _check_output_folder(out, collector, replace=bool(parameters.get("replace")))
     collector.raise_problems()
-    return ExportSpec(adapter=reference, format=format_name, out=folder, parameters=dict(parameters))
+    return ExportSpec(adapter=versions[0].reference, format=format_name, out=folder, parameters=dict(parameters))
 
 
 def check_merge(

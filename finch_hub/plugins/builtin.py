@@ -203,6 +203,7 @@ def finch_export_formats() -> Sequence[descriptors.ExportFormat]:
             target="finch_hub.engine.export.ollama:export_ollama",
             parameters=exporting.OllamaParameters,
             needs_base=True,
+            takes_system=True,
         ),
     ]
 

@@ -165,15 +165,20 @@ class ExportFormat(Configurable):
         needs_base: whether the target needs the files of the base.
         base_model: what a parameter `base_model` without a value becomes in jobs: the `label` of the base in configs
             and cards, or its `hub_id` on the Hugging Face Hub, which it may not have. None leaves it alone.
+        takes_system: whether a parameter `system` without a value becomes in jobs the system prompt that the adapter
+            was trained with.
     """
 
     needs_base: bool = False
     base_model: Literal["label", "hub_id"] | None = None
+    takes_system: bool = False
 
     @pydantic.model_validator(mode="after")
-    def _has_base_model(self) -> Self:
+    def _has_fields(self) -> Self:
         if self.base_model is not None and "base_model" not in self.parameters.model_fields:
             raise ValueError("base_model is set, but the parameters have no field base_model")
+        if self.takes_system and "system" not in self.parameters.model_fields:
+            raise ValueError("takes_system is set, but the parameters have no field system")
         return self
 
 

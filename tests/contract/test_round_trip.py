@@ -173,22 +173,32 @@ class Named(Value):
     """Parameters of a plugin's format."""
 
     base_model: str | None = None
+    system: str | None = None
 
 
 @pytest.mark.parametrize(("field", "expected"), [("label", "birds/tiny"), ("hub_id", "birds/tiny"), (None, None)])
-def test_format_of_a_plugin_gets_the_name_of_the_base_if_it_asks_for_it(
-    field: Any, expected: str | None, hub: Hub, tiny_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("takes_system", [False, True])
+def test_format_of_a_plugin_gets_the_name_of_the_base_and_the_system_prompt_if_it_declares_them(
+    field: Any, expected: str | None, hub: Hub, tiny_folder: Path, tmp_path: Path, *, takes_system: bool
 ) -> None:
     hub.bases.add(tiny_folder, name="tiny", public_id="birds/tiny")
     publish(hub, save_adapter(tiny_folder, tmp_path / "made", **VARIANTS["plain"]))
-    odd = ExportFormat(name="odd", summary="Odd.", target="odd:write", parameters=Named, base_model=field)
+    odd = ExportFormat(
+        name="odd", summary="Odd.", target="odd:write", parameters=Named, base_model=field, takes_system=takes_system
+    )
     own = hub._stores
     catalog = SimpleNamespace(export_formats={"odd": odd})
     stores: Any = SimpleNamespace(database=own.database, artifacts=own.artifacts, catalog=catalog)
     job: Any = SimpleNamespace(fence=1)
-    for given, becomes in ((None, expected), ("mine", "mine")):
-        spec = ExportSpec(adapter="birds/1", format="odd", out="out", parameters={"base_model": given})
-        assert export_job.prepare(spec, job, stores, tmp_path).spec.parameters == {"base_model": becomes}
+    trained = "Sing." if takes_system else None
+    for given, becomes in (
+        ({}, {"base_model": expected, "system": trained}),
+        ({"base_model": "mine"}, {"base_model": "mine", "system": trained}),
+        ({"system": "Be brief."}, {"base_model": expected, "system": "Be brief."}),
+        ({"system": ""}, {"base_model": expected, "system": ""}),
+    ):
+        spec = ExportSpec(adapter="birds/1", format="odd", out="out", parameters=given)
+        assert export_job.prepare(spec, job, stores, tmp_path).spec.parameters == becomes
 
 
 def test_auto_class_of_peft_loads_an_export_by_the_id_of_its_base(

@@ -59,7 +59,7 @@ class OllamaParameters(GGUFParameters):
     @classmethod
     def _can_be_quoted(cls, value: str | None) -> str | None:
         if value is not None and '"""' in value:
-            raise ValueError('holds """, which a Modelfile cannot quote')
+            raise ValueError('holds """, which a Modelfile cannot quote (give another system prompt)')
         return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from finch_hub.workers.runs.job_kind import JobKind, Outcome
 from finch_hub.workers.runs.model_cache import BaseOrder
 
 if TYPE_CHECKING:
+    from finch_hub.plugins.descriptors import ExportFormat
+    from finch_hub.registry.values import AdapterVersion
     from finch_hub.storage.stores import Stores
 
 
@@ -31,21 +34,32 @@ class ExportOrder(Value):
 def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> ExportOrder:
     """Fetch the adapter, and check format and parameters."""
     format_ = stores.catalog.export_formats[spec.format]
-    parameters = format_.parse(spec.parameters)
+    version, folder = inputs.fetch_version(spec.adapter, stores)
+    parameters = complete_parameters(format_, spec.parameters, version)
     # An earlier attempt of this job may have published the folder without telling it.
     if job.fence > 1 and "replace" in format_.parameters.model_fields:
         parameters = parameters.evolve(replace=True)
-    version, folder = inputs.fetch_version(spec.adapter, stores)
-    base = version.base
-    if "system" in format_.parameters.model_fields and parameters.model_dump()["system"] is None:
-        parameters = format_.parse({**parameters.model_dump(), "system": version.spec.get("system")})
-    if format_.base_model is not None and parameters.model_dump()["base_model"] is None:
-        parameters = parameters.evolve(base_model=getattr(base, format_.base_model))
     return ExportOrder(
         spec=spec.evolve(parameters=parameters.model_dump(mode="json")),
         adapter=folder,
-        base=model_cache.order_base_of(base, stores) if format_.needs_base else None,
+        base=model_cache.order_base_of(version.base, stores) if format_.needs_base else None,
     )
+
+
+def complete_parameters(format_: ExportFormat, parameters: Mapping[str, object], version: AdapterVersion) -> Value:
+    """Return the parameters of a format, with what the version says instead of those that have no value.
+
+    Raises:
+        InvalidSpec: parameters are invalid, or the format cannot hold what the version says.
+    """
+    given = format_.parse(parameters)
+    values: dict[str, object] = {}
+    if format_.takes_system:
+        values["system"] = version.spec.get("system")
+    if format_.base_model is not None:
+        values["base_model"] = getattr(version.base, format_.base_model)
+    missing = {name: value for name, value in values.items() if getattr(given, name) is None}
+    return format_.parse({**given.model_dump(), **missing}) if missing else given
 
 
 def execute(order: ExportOrder, channel: Channel) -> Outcome[ExportReport]:

@@ -53,21 +53,36 @@ def test_export_reports_adapter_and_format_together(hub: Hub, tmp_path: Path) ->
     assert spec.out == str(tmp_path)
 
 
+def publish_with_system(hub: Hub, tiny_folder: Path, tmp_path: Path, system: str) -> None:
+    """Make a version "birds" that was trained with a system prompt."""
+    hub.bases.add(tiny_folder, name="tiny")
+    made = save_adapter(tiny_folder, tmp_path / "made", r=4, target_modules=["q_proj"])
+    guest = hub.import_adapter(made, name="guest", base="tiny")
+    fields: dict[str, Any] = {"digest": guest.digest, "identity": guest.identity, "kind": "train"}
+    with hub._stores.database.write() as session:
+        adapter_versions.create(session, name="birds", base_id=guest.base.id, spec={"system": system}, **fields)
+
+
 @pytest.mark.parametrize(
     ("parameters", "expected"), [({}, "Answer briefly."), ({"system": "Sing."}, "Sing."), ({"system": ""}, "")]
 )
 def test_export_to_ollama_has_the_system_prompt_of_the_training(
     hub: Hub, tiny_folder: Path, tmp_path: Path, parameters: dict[str, str], expected: str
 ) -> None:
-    hub.bases.add(tiny_folder, name="tiny")
-    made = save_adapter(tiny_folder, tmp_path / "made", r=4, target_modules=["q_proj"])
-    guest = hub.import_adapter(made, name="guest", base="tiny")
-    fields: dict[str, Any] = {"digest": guest.digest, "identity": guest.identity, "kind": "train"}
-    with hub._stores.database.write() as session:
-        prompting = {"system": "Answer briefly."}
-        adapter_versions.create(session, name="birds", base_id=guest.base.id, spec=prompting, **fields)
+    publish_with_system(hub, tiny_folder, tmp_path, "Answer briefly.")
     handle = hub.export("birds", tmp_path / "out", format="ollama", parameters=parameters)
     spec = handle.spec
     assert isinstance(spec, ExportSpec)
     order = export.prepare(spec, handle.refresh(), hub._stores, tmp_path)
     assert order.spec.parameters["system"] == expected
+
+
+def test_system_prompt_that_a_modelfile_cannot_quote_is_refused_at_submission(
+    hub: Hub, tiny_folder: Path, tmp_path: Path
+) -> None:
+    publish_with_system(hub, tiny_folder, tmp_path, 'Write """docstrings""".')
+    with pytest.raises(errors.InvalidSpec, match=r"system: holds .*, which a Modelfile cannot quote \(give another"):
+        hub.export("birds", tmp_path / "out", format="ollama")
+    assert not any(hub.jobs.counts().values())
+    for format_name, parameters in (("ollama", {"system": ""}), ("ollama", {"system": "Be brief."}), ("peft", {})):
+        hub.export("birds", tmp_path / "out", format=format_name, parameters=parameters)

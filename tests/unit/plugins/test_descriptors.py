@@ -6,7 +6,7 @@ import pytest
 
 from finch_hub import errors
 from finch_hub.plugins.catalog import load_catalog
-from finch_hub.plugins.descriptors import DatasetFormat, Strategy
+from finch_hub.plugins.descriptors import DatasetFormat, ExportFormat, Strategy
 from finch_hub.plugins.strategies.parameters import TiesParameters
 
 
@@ -34,6 +34,12 @@ def test_invalid_descriptor_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(errors.InvalidInput) as refused:
         strategy(**fields)
     assert len(refused.value.problems) == 1
+
+
+@pytest.mark.parametrize("fields", [{"base_model": "label"}, {"takes_system": True}])
+def test_export_format_without_the_parameter_that_it_declares_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(errors.InvalidSpec, match=f"{next(iter(fields))} is set, but the parameters have no field"):
+        ExportFormat(name="mine", summary="x", target="json:loads", **fields)
 
 
 def test_load_imports_the_target() -> None:
