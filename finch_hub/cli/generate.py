@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,7 +50,7 @@ def generate(
     with output.open_hub() as hub:
         # Here too, because loading the base takes long.
         GenerationConfig.of({name: sampling[name] for name in GenerationConfig.model_fields}, subject="generate")
-        model = hub.generator(base, references, announce=lambda step: click.echo(f"{step} …", err=True))
+        model = hub.generator(base, references, progress=functools.partial(click.echo, err=True))
         answers = {}
         for name in adapters or (BASE,):
             adapter = None if name == BASE else name

@@ -146,9 +146,15 @@ def fetch_base(source: BaseModelSource, stores: Stores, *, progress: Callable[[s
     return Path(descriptor.load()(source, cache=stores.bases, progress=progress))
 
 
-def load_base(source: BaseModelSource, stores: Stores, *, device: str = "auto") -> LoadedBase:
+def load_base(
+    source: BaseModelSource,
+    stores: Stores,
+    *,
+    device: str = "auto",
+    progress: Callable[[str], None] = lambda text: None,
+) -> LoadedBase:
     """Fetch a base and load it into memory, with torch."""
     from finch_hub.engine.bases import base
 
     fetch = stores.catalog.base_source_of(source.source).load()
-    return base.load_base(source, device=device, cache=stores.bases, fetch=fetch)
+    return base.load_base(source, device=device, cache=stores.bases, progress=progress, fetch=fetch)

@@ -359,7 +359,7 @@ class Hub:
         adapters: Sequence[str] = (),
         *,
         device: str = "auto",
-        announce: Callable[[str], object] = lambda step: None,
+        progress: Callable[[str], None] = lambda text: None,
     ) -> GeneratorModel:
         """Load a base with adapters that can be switched by their references. It runs in this process.
 
@@ -369,7 +369,7 @@ class Hub:
             base: base in the forms that `train` takes; None takes the base of the adapters.
             adapters: references of the adapters; at first none is active.
             device: "auto", "cpu", "cuda" …
-            announce: called with each step that takes long, such as "loading the base", after all checks.
+            progress: called with a few words before each slow step.
 
         Raises:
             InvalidInput: with everything that is wrong with the request.
@@ -377,7 +377,7 @@ class Hub:
         """
         from finch_hub.hub import generating
 
-        return generating.load_generator(base, adapters, device=device, announce=announce, stores=self._stores)
+        return generating.load_generator(base, adapters, device=device, progress=progress, stores=self._stores)
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
         """Yield a job's events with numbers over `after`. With `follow`, continue until the job has ended.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def load_generator(
-    base: str | Path | None, adapters: Sequence[str], *, device: str, announce: Callable[[str], object], stores: Stores
+    base: str | Path | None, adapters: Sequence[str], *, device: str, progress: Callable[[str], None], stores: Stores
 ) -> GeneratorModel:
     """Load a base with adapters, none of them active; see `Hub.generator`."""
     collector = ProblemCollector("this generator")
@@ -30,11 +30,10 @@ def load_generator(
                 what = f"has {part}, which a generator does not support"
                 collector.add(errors.Problem(where=version.reference, what=what, fix=fix))
     collector.raise_problems()
-    announce("loading the base")
 
     from finch_hub.engine.inference.generator import GeneratorModel
 
-    model = GeneratorModel(load_base(source, stores, device=device))
+    model = GeneratorModel(load_base(source, stores, device=device, progress=progress))
     for reference, version in zip(adapters, versions, strict=True):
         folder = stores.artifacts.fetch_tree(version.digest)
         spec = version.spec

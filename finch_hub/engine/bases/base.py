@@ -107,6 +107,7 @@ def load_base(
     implementation = "eager" if torch_device.type == "cpu" else "sdpa"
     quantization = _quantization(dtype, torch_dtype, torch_device)
     options = {"dtype": torch_dtype, "attn_implementation": implementation, **quantization}
+    progress("loading the base model")
     model, tokenizer = _read(folder, f"base model {model_source.source}", options)
     if tokenizer.pad_token is None:
         # Padding is masked everywhere, so any token works. Every tokenizer has an end token.

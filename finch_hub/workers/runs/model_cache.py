@@ -97,8 +97,7 @@ class BaseModelCache:
             return self._base
         self.clear()
         folder = fetch_base(order, say=say)
-        say("loading the base model")
-        base = load_base(folder, dtype=dtype, cache=order.cache)
+        base = load_base(folder, dtype=dtype, cache=order.cache, progress=say)
         self._base = dataclasses.replace(base, name=order.source.source, revision=order.source.revision)
         self.key, self._dtype = order.source.key, dtype
         return self._base

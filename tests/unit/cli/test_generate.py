@@ -32,3 +32,10 @@ def test_bad_requests_are_refused_before_a_base_is_loaded(run: Run, tiny_folder:
         done = run("generate", *words)
         assert (done.status, says in done.err) == (status, True), done.err
         assert "loading" not in done.err
+
+
+def test_loading_of_the_base_is_shown_apart_from_the_answer(run: Run, tiny_folder: Path) -> None:
+    done = run("generate", "hi", "--base", tiny_folder, "--max-new-tokens", 1)
+    assert done.status == 0, done.err
+    assert "loading the base model" in done.err
+    assert "loading" not in done.out

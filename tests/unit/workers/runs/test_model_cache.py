@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +31,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Stand in for loading: `loaded["of"]` lists what was loaded, `loaded["files"]` is the state of the files."""
     state: dict[str, Any] = {"of": [], "files": "first"}
 
-    def load_base(folder: Path, *, dtype: str, cache: Path) -> Base:
+    def load_base(folder: Path, *, dtype: str, cache: Path, progress: Callable[[str], None]) -> Base:
+        progress("loading")
         state["of"].append((folder.name, dtype))
         return Base(folder, state["files"])
 
