@@ -2,8 +2,8 @@
 
 Most templates do not mark what the model generates, some change earlier turns (Qwen3's drops the reasoning of all but
 the last), and a turn's text can be anywhere in the others. So the conversation is rendered once more with markers
-instead of its texts. What is between the markers is the template's own, and what replaces them are the turns. `turn_finder`
-then finds where an answer begins and ends.
+instead of its texts. What is between the markers is the template's own, and what replaces them are the turns.
+`turn_finder` then finds where an answer begins and ends.
 """
 
 from __future__ import annotations

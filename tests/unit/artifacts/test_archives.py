@@ -165,7 +165,7 @@ def test_folders_count_as_entries(tmp_path: Path, make: Callable[..., Path], mon
 
 def test_extended_headers_count_as_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finch_hub.artifacts.archives.MAX_FILES", 20)
-    long = [("d" * 150 + f"/{n}", b"1") for n in range(20)]
+    long: list[tuple[str | tarfile.TarInfo, bytes]] = [("d" * 150 + f"/{n}", b"1") for n in range(20)]
     with open_archive(tar_of(tmp_path / "a.tar", long), max_bytes=LIMIT) as opened:
         assert len(opened.files) == 20
     header = special(tarfile.XHDTYPE, "pax", "").tobuf(tarfile.USTAR_FORMAT)

@@ -120,7 +120,7 @@ def conflict(**values: float) -> PairConflict:
     ],
 )
 def test_advice_is_for_the_most_serious_conflict(pair: PairConflict, shift: float, shared: float, advice: str) -> None:
-    found, reasons = conflicts._advise([pair], [HiddenShift(first="a", second="b", shift=shift)], shared)
+    found, reasons = conflicts._advise([pair], (), [HiddenShift(first="a", second="b", shift=shift)], shared)
     assert found.startswith(advice)
     assert reasons
 
