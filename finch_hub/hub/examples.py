@@ -48,6 +48,7 @@ def read_examples(
     keep: Callable[[Example], None] | None = None,
     progress: Progress | None = None,
     checks_ignored: bool = True,
+    beside_file: bool = False,
 ) -> ReadData:
     """Return the examples of a data source, and warn of everything about the data that users should know.
 
@@ -56,6 +57,7 @@ def read_examples(
         keep: called with each example, which is then not in the result.
         prefers_file: whether a name is that of a file if there is also a stored data set of that name.
         checks_ignored: whether a column to ignore that no row has is reported; false for data beside other data.
+        beside_file: whether the options are also for a file, so that a stored data set passes them over.
 
     Raises:
         InvalidReference: a name is both that of a file and of a stored data set.
@@ -67,7 +69,7 @@ def read_examples(
     if isinstance(data, str) and data_files.ADDRESS.match(data):
         raise errors.InvalidDataset("is an address, which is not read", fix=data_files.ADDRESS_FIX, subject=data)
     if isinstance(source, Path) and not data_files.exists(source):
-        return _load_stored(str(data), source, stores, config, keep)
+        return _load_stored(str(data), source, stores, ReadingConfig() if beside_file else config, keep)
     if isinstance(data, str) and not prefers_file and "/" not in data and data == str(source):
         _check_one_meaning(data, stores)
     found = reading.read_data(
@@ -122,6 +124,12 @@ def _load_stored(
     for line in stores.artifacts.read_lines(dataset.digest):
         (keep or examples.append)(Example.of(line))
     return ReadData(examples=tuple(examples), report=ReadingReport(rows=dataset.examples))
+
+
+def is_stored(data: DataSource) -> bool:
+    """Tell whether the data is the name or digest of a stored data set, and not a file or rows."""
+    is_named = isinstance(data, str | Path) and str(data) not in ("", "-")
+    return is_named and not data_files.exists(settings.expand_home(Path(str(data))))
 
 
 def has_validation(data: DataSource, stores: Stores, config: ReadingConfig) -> bool:

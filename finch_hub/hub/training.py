@@ -14,7 +14,15 @@ from finch_hub.engine.data.chat import has_reasoning
 from finch_hub.engine.data.data_folders import Split
 from finch_hub.engine.training import schedule
 from finch_hub.hub.bases import Bases
-from finch_hub.hub.examples import DataSource, Progress, StoredExamples, has_validation, read_examples, store_examples
+from finch_hub.hub.examples import (
+    DataSource,
+    Progress,
+    StoredExamples,
+    has_validation,
+    is_stored,
+    read_examples,
+    store_examples,
+)
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
@@ -90,11 +98,14 @@ def check_training(
     with collector.collect():
         is_split = validation is None and "validation" not in overrides and has_validation(data, stores, reading)
         also_read: Split | None = "validation" if is_split else None
-        found = read_examples(data, stores, reading, also_read=also_read, progress=progress)
+        beside_file = validation is not None and not is_stored(validation)
+        found = read_examples(data, stores, reading, also_read=also_read, progress=progress, beside_file=beside_file)
         train, report = found.examples, found.report
     if validation is not None:
         with collector.collect():
-            held_out = read_examples(validation, stores, reading, progress=progress, checks_ignored=False).examples
+            held_out = read_examples(
+                validation, stores, reading, progress=progress, checks_ignored=False, beside_file=not is_stored(data)
+            ).examples
     elif is_split:
         with collector.collect():
             held_out = read_examples(

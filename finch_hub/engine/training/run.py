@@ -124,8 +124,8 @@ class TrainingRun:
         for change, count in report.changes.items():
             self.reporter.warn(f"the chat template changes {count:,} examples: {change}")
         if report.overlap:
-            count = f"{report.overlap:,} of {report.validation_examples:,} validation examples"
-            self.reporter.warn(f"{count} are trained on too, so the held-out loss is better than on new data")
+            rows = f"{report.overlap:,} of {report.validation_examples:,} validation examples"
+            self.reporter.warn(f"{rows} are trained on too, so the held-out loss is better than on new data")
         self.reporter.report_phase("training")
 
     @property

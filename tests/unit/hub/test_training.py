@@ -232,6 +232,19 @@ def test_validation_file_has_the_same_columns(hub: Hub, tiny_folder: Path, tmp_p
     assert {d.digest: d.examples for d in hub.datasets.find()} == {spec.train: 1, spec.validation: 1}
 
 
+def test_columns_are_those_of_the_file_beside_a_stored_data_set(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("ask,say\n" + "".join(f"Question {n}?,Answer {n}.\n" for n in range(20)))
+    hub.datasets.add([("Why?", "Because."), ("How?", "So.")], name="known")
+    columns = {"prompt_column": "ask", "completion_column": "say"}
+    for data, validation in ((table, "known"), ("known", table)):
+        spec = train_spec(hub, data, base=tiny_folder, validation=validation, **columns)
+        assert spec.validation is not None
+    hub.datasets.add([("Who?", "She.")], name="other")
+    with pytest.raises(errors.InvalidDataset, match="is stored, so that"):
+        hub.train("known", adapter="birds", base=tiny_folder, validation="other", prompt_column="ask")
+
+
 def test_mapping_of_splits_brings_its_validation_data(hub: Hub, tiny_folder: Path) -> None:
     splits = {"train": [("a", "b"), ("c", "d")], "validation": [("e", "f")], "test": [("g", "h")]}
     with pytest.warns(DataWarning, match="splits that were not read: test"):
