@@ -64,17 +64,11 @@ def _parse_object(text: str) -> Mapping[str, Any] | None:
 
 
 def _read_lines(stream: TextIO) -> Iterator[Row]:
-    blank: list[int] = []
     for number, text, problem in read_lines(stream):
         if text is None:
             fix = "write one JSON object a line" if problem.startswith("is longer") else ENCODING_FIX
             yield Row(f"line {number}", None, problem, fix)
-        elif not text.strip():
-            blank.append(number)
-        else:
-            # Editors leave blank lines at the end. Between rows, a blank line can be lost data.
-            yield from (Row(f"line {lost}", None, "is empty", "remove the line") for lost in blank)
-            blank.clear()
+        elif text.strip():
             yield _parse_line(text.strip(), f"line {number}")
 
 

@@ -6,13 +6,15 @@ import ast
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finch_hub import errors
 
 MAX_DEPTH = 64
 """Deepest nesting of what is stored. Readers of JSON have limits of their own, from 128 on."""
+MAX_VALUES = 2**20
+"""Most values of a row at all depths. A list that holds another one twice, and so on, has a number beyond memory."""
 _MAX_LITERAL = 2**20  # characters; Python's parser takes hundreds of bytes for each
 # Arrow gives all objects of a column one order of keys. Schemas and calls get the order in which they are documented,
 # so that a table and its JSON Lines are one data set. Names of parameters keep their own order.
@@ -89,10 +91,27 @@ def clean(value: Any, *, keeps_nulls: bool = False) -> Any:
     Raises:
         InvalidSpec: the value is not JSON, or is nested too deeply.
     """
-    return _clean(value, keeps_nulls, MAX_DEPTH)
+    return _clean(value, keeps_nulls, MAX_DEPTH, count_values())
 
 
-def _clean(value: Any, keeps_nulls: bool, depth: int) -> Any:
+def count_values() -> Iterator[int]:
+    """Return the numbers of the values of a row, of which :func:`take_number` takes the next one."""
+    return iter(range(MAX_VALUES))
+
+
+def take_number(numbers: Iterator[int]) -> None:
+    """Count a value of a row.
+
+    Raises:
+        InvalidSpec: the row has too many values.
+    """
+    if next(numbers, None) is None:
+        what = f"has more than {MAX_VALUES:,} values, or a value that holds itself"
+        raise errors.InvalidSpec(what, fix="remove the column that holds them")
+
+
+def _clean(value: Any, keeps_nulls: bool, depth: int, numbers: Iterator[int]) -> Any:
+    take_number(numbers)
     if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if depth == 0:
@@ -102,9 +121,9 @@ def _clean(value: Any, keeps_nulls: bool, depth: int) -> Any:
             if not isinstance(name, str):
                 raise errors.InvalidSpec(f"has a key that is {type(name).__name__}", fix="write keys as texts")
         fields = value if keeps_nulls else drop_nulls(value)
-        return {name: _clean(field, keeps_nulls, depth - 1) for name, field in fields.items()}
+        return {name: _clean(field, keeps_nulls, depth - 1, numbers) for name, field in fields.items()}
     if isinstance(value, (list, tuple)):
-        return [_clean(item, keeps_nulls, depth - 1) for item in value]
+        return [_clean(item, keeps_nulls, depth - 1, numbers) for item in value]
     shown = value if isinstance(value, float) else type(value).__name__
     raise errors.InvalidSpec(f"holds {shown}, which is not JSON", fix="write it as a text")
 

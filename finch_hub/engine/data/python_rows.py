@@ -24,15 +24,21 @@ def read_items(items: Any) -> Iterator[Row]:
     """
     for number, item in enumerate(_iterate(items), start=1):
         where = f"example {number}"
-        if isinstance(item, Example):
-            yield Row(where, item)
-        elif isinstance(item, Mapping):
-            yield Row(where, _to_plain(item))
-        elif isinstance(item, (list, tuple)) and len(item) == 2:
-            yield Row(where, {"prompt": _to_plain(item[0]), "completion": _to_plain(item[1])})
-        else:
-            what = f"is {type(item).__name__}, not a (prompt, completion) pair or a mapping"
-            yield Row(where, None, what, "give two strings, or a mapping of columns")
+        try:
+            yield Row(where, item if isinstance(item, Example) else _read_row(item))
+        except errors.InvalidSpec as error:
+            (problem,) = error.problems
+            yield Row(where, None, problem.what, problem.fix)
+
+
+def _read_row(item: Any) -> Mapping[str, Any]:
+    if isinstance(item, (list, tuple)) and len(item) == 2:
+        item = {"prompt": item[0], "completion": item[1]}
+    if not isinstance(item, Mapping):
+        what = f"is {type(item).__name__}, not a (prompt, completion) pair or a mapping"
+        raise errors.InvalidSpec(what, fix="give two strings, or a mapping of columns")
+    numbers = json_values.count_values()
+    return {name: _to_plain(value, _MAX_DEPTH, numbers, (id(item),)) for name, value in item.items()}
 
 
 def select_split(data: Any, split: str) -> Any:
@@ -78,14 +84,26 @@ def _iterate(items: Any) -> Iterable[Any]:
         raise errors.InvalidDataset(what, fix=_FORMS, subject="examples")
 
 
-def _to_plain(value: Any, depth: int = _MAX_DEPTH) -> Any:
-    """Return a value of Python's own types, with None for values that tables use for absent ones."""
+def _to_plain(value: Any, depth: int, numbers: Iterator[int], outer: tuple[int, ...]) -> Any:
+    """Return a value of Python's own types, with None for values that tables use for absent ones.
+
+    Args:
+        numbers: numbers of the values of the row.
+        outer: identities of the values that hold this one.
+
+    Raises:
+        InvalidSpec: the value holds itself, or the row has too many values.
+    """
+    json_values.take_number(numbers)
     if value is None or isinstance(value, (str, bool, int, float)) or not depth:
         return value
+    if id(value) in outer:
+        raise errors.InvalidSpec("has a value that holds itself", fix="remove the column that holds it")
+    outer = (*outer, id(value))
     if isinstance(value, Mapping):
-        return {name: _to_plain(field, depth - 1) for name, field in value.items()}
+        return {name: _to_plain(field, depth - 1, numbers, outer) for name, field in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_to_plain(item, depth - 1) for item in value]
+        return [_to_plain(item, depth - 1, numbers, outer) for item in value]
     if hasattr(value, "tolist"):  # arrays of NumPy and torch
-        return _to_plain(value.tolist(), depth - 1)
+        return _to_plain(value.tolist(), depth - 1, numbers, outer)
     return None if type(value).__name__ in ("NAType", "NaTType") else value

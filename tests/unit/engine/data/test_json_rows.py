@@ -125,12 +125,9 @@ def test_key_that_an_object_of_a_wrapper_has_twice_is_one_problem() -> None:
         assert rows[1].where == "item 2"
 
 
-def test_blank_line_between_rows_is_reported() -> None:
-    rows = rows_of(f"{json.dumps(A)}\n\n \n{json.dumps(B)}\n\n")
-    assert [(row.where, row.problem) for row in rows if row.value is None] == [
-        ("line 2", "is empty"),
-        ("line 3", "is empty"),
-    ]
+def test_blank_lines_between_rows_are_passed_over_and_counted() -> None:
+    rows = rows_of(f"\n{json.dumps(A)}\n\n \t\r\n{json.dumps(B)}\n\n{{bad\n\n")
+    assert [(row.where, row.value) for row in rows] == [("line 2", A), ("line 5", B), ("line 7", None)]
 
 
 @pytest.mark.parametrize(

@@ -117,3 +117,12 @@ def test_what_is_not_json_is_refused(value: Any, what: str) -> None:
 def test_nulls_are_kept_if_wanted() -> None:
     assert json_values.clean({"a": None, "b": [None]}, keeps_nulls=True) == {"a": None, "b": [None]}
     assert json_values.clean({"a": None, "b": [None]}) == {"b": [None]}
+
+
+@pytest.mark.parametrize("width", [2, 1000])
+def test_lists_that_share_their_items_are_refused_before_they_fill_the_memory(width: int) -> None:
+    value: Any = "x"
+    for _ in range(60):
+        value = [value] * width
+    with pytest.raises(errors.InvalidSpec, match="more than 1,048,576 values"):
+        json_values.clean({"tools": value})

@@ -130,6 +130,58 @@ def test_item_that_is_no_row_is_reported_by_its_position(item: Any) -> None:
     assert type(item).__name__ in second.problem
 
 
+def nest_list() -> list[Any]:
+    value: list[Any] = []
+    value += [value, value]
+    return value
+
+
+def nest_mapping() -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    value.update(left=value, right=[value])
+    return value
+
+
+def nest_row() -> dict[str, Any]:
+    row: dict[str, Any] = {"prompt": "a", "completion": "b"}
+    row["extra"] = [row, row]
+    return row
+
+
+def share(width: int, depth: int) -> Any:
+    """Return a list of lists that has few objects, but `width ** depth` values."""
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value] * width
+    return value
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        (nest_row(), "a value that holds itself"),
+        ({"prompt": "a", "completion": nest_list()}, "a value that holds itself"),
+        ({"prompt": "a", "completion": "b", "tools": nest_mapping()}, "a value that holds itself"),
+        (nest_list(), "a value that holds itself"),
+        ({"prompt": "a", "completion": "b", "extra": share(2, 60)}, "more than 1,048,576 values"),
+        ({"prompt": "a", "completion": "b", "extra": share(3000, 2)}, "more than 1,048,576 values"),
+        (("a", share(10, 30)), "more than 1,048,576 values"),
+        ({"prompt": "a", "completion": "b", "extra": {"x": np.zeros(2**21)}}, "more than 1,048,576 values"),
+    ],
+)
+def test_row_without_an_end_is_one_bad_row(row: Any, what: str) -> None:
+    first, second = python_rows.read_items([row, ("a", "b")])
+    assert (first.where, first.value) == ("example 1", None)
+    assert what in first.problem
+    assert second.value == {"prompt": "a", "completion": "b"}
+
+
+def test_value_that_two_fields_share_is_no_circle() -> None:
+    shared = ["x"]
+    (value,) = values_of([{"prompt": "a", "completion": "b", "left": shared, "right": [shared, shared]}])
+    assert value["right"] == [["x"], ["x"]]
+
+
 @pytest.mark.parametrize("items", [3, None, b"rows", object()])
 def test_value_without_rows_is_refused(items: Any) -> None:
     with pytest.raises(errors.InvalidDataset, match="which has no rows"):
