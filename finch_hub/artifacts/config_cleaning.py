@@ -50,7 +50,7 @@ def clean_config(text: bytes) -> CleanConfig:
         RefusedArtifact: with every field that names code or files, has an invalid value, changes the arithmetic in a
             way that is not supported, or has a value and is unknown.
     """
-    raw = _parse_json(text)
+    raw = parse_config(text)
     problems: list[errors.Problem] = []
     values: dict[str, Any] = {"base_model_name_or_path": None, "inference_mode": True, "init_lora_weights": True}
     unsupported = list(config_fields.find_unsupported(raw))
@@ -84,7 +84,13 @@ def clean_config(text: bytes) -> CleanConfig:
     return CleanConfig(values, ignored, is_pinned)
 
 
-def _parse_json(text: bytes) -> dict[str, Any]:
+def parse_config(text: bytes) -> dict[str, Any]:
+    """Return the fields of a config as they are. It may be UTF-8, UTF-16 or UTF-32, also with a byte-order mark.
+
+    Raises:
+        RefusedArtifact: the text is too long, or not a JSON object with fields that are there once.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
             raise ValueError("a field is repeated")
@@ -97,13 +103,21 @@ def _parse_json(text: bytes) -> dict[str, Any]:
     try:
         if len(text) > MAX_BYTES:
             raise ValueError(f"it has {len(text)} bytes, more than {MAX_BYTES}")
-        parsed = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=refuse)
+        parsed = json.loads(_decode(text), object_pairs_hook=unique, parse_constant=refuse)
         if not isinstance(parsed, dict):
             raise ValueError("it is not a JSON object")
         json.dumps(parsed, ensure_ascii=False).encode()  # json.loads accepts half of a surrogate pair
     except (ValueError, RecursionError) as error:
         raise errors.RefusedArtifact(f"cannot be read: {str(error)[:200]}", subject=CONFIG) from None
     return parsed
+
+
+def _decode(text: bytes) -> str:
+    encoding = json.detect_encoding(text)
+    try:
+        return text.decode(encoding)
+    except UnicodeDecodeError:
+        raise ValueError("it is not text in UTF-8 or UTF-16") from None
 
 
 def _canonical(value: Any) -> Any:

@@ -6,24 +6,30 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finch_hub import errors
-from finch_hub.artifacts import adapter_source, base_fit, config_cleaning, tensor_checks, tensor_names
+from finch_hub.artifacts import adapter_source, base_fit, config_cleaning, tensor_checks
+from finch_hub.artifacts.adapter_checks import (
+    DEFAULT_POLICY,
+    GatePolicy,
+    check_adapter,
+    find_large_updates,
+    read_config_in_metadata,
+)
 from finch_hub.artifacts.adapter_source import AdapterSource
 from finch_hub.formats import quantized
 from finch_hub.formats.adapter_folder import shorten
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.lora_modules import LoRAModule
-from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, CONFIG_KEY, WEIGHTS, split_name
+from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, WEIGHTS, split_name
 from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.formats.safetensors_header import (
     FLOATS,
-    SafetensorsHeader,
     TensorInfo,
     open_regular_file,
     read_safetensors_header,
@@ -31,22 +37,6 @@ from finch_hub.formats.safetensors_header import (
 )
 
 _MAX_RECORD_BYTES = 2**22
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GatePolicy:
-    """Limits of the gate.
-
-    Attributes:
-        max_bytes: of all files together, unpacked.
-        max_tensors: in one file.
-        max_update_norm: of ``scale * ‖B‖ * ‖A‖`` in one module, an upper bound of the update's Frobenius norm. An
-            adapter above it is stored, but quarantined. Rank-16 adapters of the demo's data reach 3.
-    """
-
-    max_bytes: int = 8 * 2**30
-    max_tensors: int = 65_536
-    max_update_norm: float = 1e4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +70,7 @@ class AdmittedAdapter:
 
 
 def admit_adapter(
-    source: Path, into: Path, *, base: BaseLayout | None = None, policy: GatePolicy = GatePolicy()
+    source: Path, into: Path, *, base: BaseLayout | None = None, policy: GatePolicy = DEFAULT_POLICY
 ) -> AdmittedAdapter:
     """Check an adapter and write the cleaned one.
 
@@ -124,27 +114,11 @@ def adapter_identity(folder: Path) -> str:
 
 
 def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: GatePolicy) -> AdmittedAdapter:
-    header = read_safetensors_header(source.weights)
-    config, ignored_fields, is_pinned = config_cleaning.clean_config(_read_config(source, header))
-    problems: list[errors.Problem] = []
-    if header.size > policy.max_bytes:
-        problems.append(errors.Problem(what=f"has {header.size} bytes, more than {policy.max_bytes}"))
-    if len(header.tensors) > policy.max_tensors:
-        problems.append(errors.Problem(what=f"has {len(header.tensors)} tensors, more than {policy.max_tensors}"))
-    if problems:
-        raise errors.RefusedArtifact(problems, subject=source.shown)
-    try:
-        scheme = quantized.Scheme.of(header.metadata)
-    except errors.Incompatible as error:
-        raise errors.RefusedArtifact(error.problems, subject=source.shown) from None
     with SafetensorsFile(source.weights) as file:
-        named = tensor_names.name_tensors(file, config, is_pinned=is_pinned, base=base)
-        if base is not None:
-            named = tensor_names.drop_copies(named, file, config, base)
-    tensors = {new: header.tensors[old] for old, new in named.names.items()}
-    notes = [*named.notes, *tensor_names.drop_announcements(config, tensors)]
-    modules, problems = tensor_checks.check_tensors(tensors, config, scheme)
-    problems = [*named.problems, *problems]
+        text = _read_config(source, file.metadata)
+        checked = check_adapter(file, text, base=base, policy=policy, shown=source.shown)
+    config, scheme, tensors, modules = checked.config, checked.scheme, checked.tensors, checked.modules
+    notes, problems = checked.notes, checked.problems
     if base is not None and not problems:
         _check_fit(modules, tensors, config, scheme, base, source.shown)
         if absent := base_fit.find_absent(modules, config, base):
@@ -156,7 +130,7 @@ def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: G
             notes.append(f"fan_in_fan_out is {str(is_transposed).lower()}, as the base stores its weights")
 
     (into / CONFIG).write_bytes(config_cleaning.canonical_json(config))
-    metadata = {key: value for key, value in header.metadata.items() if key in ("format", quantized.METADATA)}
+    metadata = {key: value for key, value in file.metadata.items() if key in ("format", quantized.METADATA)}
     _write_weights(source.weights, tensors, metadata, into / WEIGHTS)
     # The copy is scanned and stored, so that a source that changes meanwhile cannot pass unscanned.
     copied = read_safetensors_header(into / WEIGHTS)
@@ -164,8 +138,7 @@ def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: G
     for name, info in copied.tensors.items():
         if info.dtype in FLOATS:
             nonfinite, norms[name] = tensor_checks.scan_tensor(into / WEIGHTS, info)
-            if nonfinite:
-                problems.append(errors.Problem(where=name, what=f"has {nonfinite} entries that are NaN or infinite"))
+            problems += tensor_checks.find_nonfinite(name, nonfinite)
     if problems:
         raise errors.RefusedArtifact(problems, subject=source.shown)
     identity = adapter_identity(into)
@@ -173,8 +146,8 @@ def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: G
         folder=into,
         identity=identity,
         modules=modules,
-        quarantine=tuple(_find_large_updates(modules, norms, copied.tensors, scheme, policy)),
-        ignored_fields=ignored_fields,
+        quarantine=tuple(find_large_updates(modules, norms, copied.tensors, scheme, policy)),
+        ignored_fields=checked.ignored_fields,
         ignored_files=source.leftovers,
         notes=tuple(notes),
         origin=_read_origin(source, identity, is_changed=bool(notes)),
@@ -201,14 +174,9 @@ def _check_fit(
         raise errors.Incompatible(problems, subject=shown)
 
 
-def _read_config(source: AdapterSource, header: SafetensorsHeader) -> bytes:
+def _read_config(source: AdapterSource, metadata: Mapping[str, str]) -> bytes:
     if source.config is None:
-        text = header.metadata.get(CONFIG_KEY)
-        if text is None:
-            what = f"has no config: its metadata have no {CONFIG_KEY!r}"
-            fix = f"give a folder with {CONFIG} and the weights as {WEIGHTS}"
-            raise errors.RefusedArtifact(what, fix=fix, subject=source.shown)
-        return text.encode()
+        return read_config_in_metadata(metadata, shown=source.shown)
     with open_regular_file(source.config) as stream:
         return stream.read(config_cleaning.MAX_BYTES + 1)
 
@@ -244,21 +212,3 @@ def _write_weights(source: Path, tensors: Mapping[str, TensorInfo], metadata: Ma
         copy.write(head)
         for name in order:
             copy.writelines(tensor_checks.read_blocks(stream, tensors[name]))
-
-
-def _find_large_updates(
-    modules: Mapping[str, LoRAModule],
-    norms: Mapping[str, float],
-    tensors: Mapping[str, TensorInfo],
-    scheme: quantized.Scheme | None,
-    policy: GatePolicy,
-) -> Iterator[str]:
-    for path, module in modules.items():
-        norm = module.scale
-        for name in (module.a, module.b):
-            if name in norms:
-                norm *= norms[name]
-            elif scheme is not None:
-                norm *= scheme.bound_norm(name, tensors[name], norms[name + quantized.SCALE])
-        if not norm <= policy.max_update_norm:
-            yield f"{path}: the update's norm may reach {norm:.3g}, above the limit of {policy.max_update_norm:g}"

@@ -83,6 +83,11 @@ def scan_tensor(path: Path, info: TensorInfo) -> TensorStatistics:
     return TensorStatistics(nonfinite, math.sqrt(squares))
 
 
+def find_nonfinite(name: str, count: int) -> list[errors.Problem]:
+    """Return the problem of a tensor with this many NaN and infinite entries, and none for 0."""
+    return [_problem(name, f"has {count} entries that are NaN or infinite")] if count else []
+
+
 def read_blocks(stream: BinaryIO, info: TensorInfo) -> Iterator[bytes]:
     """Yield a tensor's bytes in blocks of a megabyte."""
     stream.seek(info.start)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import math
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -13,26 +14,27 @@ from torch import Tensor
 
 from finch_hub import errors, settings
 from finch_hub.artifacts import adapter_source, archives
-from finch_hub.artifacts.config_cleaning import MODULE_FIELDS, clean_config
+from finch_hub.artifacts.adapter_checks import (
+    CheckedAdapter,
+    check_adapter,
+    find_large_updates,
+    read_config_in_metadata,
+)
+from finch_hub.artifacts.config_cleaning import MODULE_FIELDS, parse_config
+from finch_hub.artifacts.tensor_checks import find_nonfinite
 from finch_hub.engine.adapters.weights import AdapterWeights
-from finch_hub.formats import git_lfs, quantized
+from finch_hub.formats import quantized
 from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
-from finch_hub.formats.safetensors_header import TensorInfo, write_safetensors_header
+from finch_hub.formats.safetensors_file import SafetensorsFile
+from finch_hub.formats.safetensors_header import FLOATS, TensorInfo, write_safetensors_header
+from finch_hub.specs.lora import UnusualValueWarning
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
 }  # fmt: skip
-
-
-class _Content(NamedTuple):
-    """What an adapter's files hold."""
-
-    config: str
-    tensors: dict[str, Tensor]
-    scheme: quantized.Scheme | None
 
 
 def read_adapter(path: Path) -> AdapterWeights:
@@ -42,23 +44,59 @@ def read_adapter(path: Path) -> AdapterWeights:
 
     The tensors keep the dtype that they are stored in. Quantized tensors are restored as float32.
 
+    It makes the checks of the gate, except those against a base. An update so large that the gate quarantines the
+    adapter is an `UnusualValueWarning`.
+
     Raises:
         NotFound: the folder or file does not exist.
-        RefusedArtifact: the weights are pickled, the file is damaged, or the configuration is not that of
-            a LoRA with rsLoRA or DoRA.
+        RefusedArtifact: the gate refuses the adapter: the weights are pickled, the file is damaged, a tensor has NaN or
+            infinity, or the configuration is not that of a LoRA with rsLoRA or DoRA, or does not fit the tensors.
     """
     path = settings.expand_home(path)
     try:
-        text, tensors, scheme = _read_files(path)
+        return _read_files(path)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise errors.RefusedArtifact(f"cannot be read: {error}", where=str(path)) from error
-    cleaned = clean_config(text.encode()).fields
-    config = json.loads(text)
-    config.update({field: None for field in MODULE_FIELDS if field in config and cleaned[field] is None})
+
+
+def _read_files(path: Path) -> AdapterWeights:
+    path, weights = _find_weights(path)
+    with SafetensorsFile(weights) as file:
+        is_folder, shown = path.is_dir(), str(path)
+        text = (path / CONFIG).read_bytes() if is_folder else read_config_in_metadata(file.metadata, shown=shown)
+        checked = check_adapter(file, text, shown=shown)
+    stored = safetensors.torch.load_file(weights)
+    tensors = {new: stored[old] for old, new in checked.names.items()}
+    _check_values(tensors, checked, shown=shown)
+    config = parse_config(text)
+    for field in MODULE_FIELDS:
+        if checked.is_pinned or (field in config and checked.config[field] is None):
+            config[field] = checked.config[field]
+    scheme = checked.scheme
     return AdapterWeights(config=config, tensors=tensors if scheme is None else _restore(tensors, scheme))
 
 
-def _read_files(path: Path) -> _Content:
+def _check_values(tensors: Mapping[str, Tensor], checked: CheckedAdapter, *, shown: str) -> None:
+    """Refuse NaN and infinity, and warn of updates for which the gate quarantines an adapter."""
+    problems, norms = checked.problems, {}
+    for name, tensor in tensors.items():
+        if checked.tensors[name].dtype in FLOATS:
+            norms[name] = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+            if not math.isfinite(norms[name]):  # counting takes longer, and a norm of float64 may overflow
+                problems += find_nonfinite(name, int((~tensor.isfinite()).sum()))
+    if problems:
+        raise errors.RefusedArtifact(problems, subject=shown)
+    for update in find_large_updates(checked.modules, norms, checked.tensors, checked.scheme):
+        warnings.warn(update, UnusualValueWarning, stacklevel=2)
+
+
+def _find_weights(path: Path) -> tuple[Path, Path]:
+    """Return the folder or file of an adapter, and its weights.
+
+    Raises:
+        NotFound: they do not exist.
+        RefusedArtifact: they have another form.
+    """
     if path.name == CONFIG or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
         path = path.parent
     file = path / WEIGHTS if path.is_dir() else path
@@ -74,12 +112,7 @@ def _read_files(path: Path) -> _Content:
     if not file.is_file():
         neighbors = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise errors.NotFound("adapter", str(path), neighbors)
-    with file.open("rb") as stream:
-        git_lfs.check_content(stream.read(len(git_lfs.POINTER)), name=str(file))
-    with safetensors.safe_open(file, framework="pt") as opened:
-        metadata = dict(opened.metadata() or {})
-    text = (path / CONFIG).read_text(encoding="utf-8") if path.is_dir() else metadata.get(CONFIG_KEY, "")
-    return _Content(text, safetensors.torch.load_file(file), quantized.Scheme.of(metadata))
+    return path, file
 
 
 def write_adapter(weights: AdapterWeights, path: Path) -> None:

@@ -15,7 +15,8 @@ from support import fuzzing
 from support.safetensors_files import CONFIG, PREFIX, adapter_folder, arrays, factors
 
 from finch_hub import errors
-from finch_hub.artifacts.gate import AdmittedAdapter, GatePolicy, adapter_identity, admit_adapter
+from finch_hub.artifacts.adapter_checks import GatePolicy
+from finch_hub.artifacts.gate import AdmittedAdapter, adapter_identity, admit_adapter
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.lora_modules import LoRAModule
 
