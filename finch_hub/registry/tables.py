@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_colu
 
 from finch_hub.registry import values
 from finch_hub.registry.types import BigId, Instant, Json, Prose, now
-from finch_hub.specs.bases import MAX_ID
+from finch_hub.specs.bases import MAX_ARCHITECTURE, MAX_ID, MAX_NAME, MAX_REVISION
 from finch_hub.specs.jobs import JobState
 from finch_hub.specs.value import JsonObject
 
@@ -177,12 +177,12 @@ class Base(Table):
     __tablename__ = "bases"
 
     id: Mapped[Key]
-    name: Mapped[str] = mapped_column(sa.String(512), index=True)
+    name: Mapped[str] = mapped_column(sa.String(MAX_NAME), index=True)
     source: Mapped[Text]
-    revision: Mapped[str | None] = mapped_column(sa.String(255))
+    revision: Mapped[str | None] = mapped_column(sa.String(MAX_REVISION))
     public_id: Mapped[str | None] = mapped_column(sa.String(MAX_ID))  # on the Hugging Face Hub, as a user gave it
     fingerprint: Mapped[Digest] = mapped_column(unique=True)
-    architecture: Mapped[str] = mapped_column(sa.String(96))
+    architecture: Mapped[str] = mapped_column(sa.String(MAX_ARCHITECTURE))
     parameters: Mapped[Count]
     path: Mapped[Text | None]
     created_at: Mapped[Created]

@@ -9,18 +9,19 @@ import pydantic
 
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import Digest, JobSpec, Label, Requirements
-from finch_hub.specs.value import JsonObject, Value
+from finch_hub.specs.value import JsonObject, NonNegativeInt, Value
 
 DeviceKind = Literal["cpu", "cuda"]
 VersionKind = Literal["train", "compose", "import", "quantize"]
 VersionState = Literal["ready", "quarantined", "below_retention", "unchecked"]
+_WITHOUT_NUL = r"^[^\x00]*$"  # PostgreSQL does not store it
 
 
 class Capabilities(Value):
     """A slot of a worker: its device with the free memory, its queues and labels."""
 
     device: DeviceKind = "cpu"
-    memory_bytes: pydantic.NonNegativeInt
+    memory_bytes: NonNegativeInt
     queues: tuple[Label, ...] = ("default",)
     labels: tuple[Label, ...] = ()
 
@@ -46,12 +47,12 @@ class NewJob(Value):
     """
 
     spec: JsonObject
-    base_key: str | None = None
-    group_key: str | None = None
+    base_key: str | None = pydantic.Field(default=None, max_length=512)
+    group_key: str | None = pydantic.Field(default=None, max_length=600)
     requirements: Requirements = Requirements()
     priority: int = pydantic.Field(default=0, ge=-1000, le=1000)
     depends_on: tuple[str, ...] = ()
-    idempotency_key: str | None = pydantic.Field(default=None, min_length=1, max_length=200)
+    idempotency_key: str | None = pydantic.Field(default=None, min_length=1, max_length=200, pattern=_WITHOUT_NUL)
     retry_of: str | None = None
 
     @classmethod
@@ -84,8 +85,8 @@ class Device(Value):
 
     kind: DeviceKind
     name: str
-    memory_bytes: pydantic.NonNegativeInt
-    free_bytes: pydantic.NonNegativeInt
+    memory_bytes: NonNegativeInt
+    free_bytes: NonNegativeInt
 
 
 class WorkerDescription(Value):

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
 
-from finch_hub.specs.value import Value
+import pydantic
+
+from finch_hub.specs.value import NonNegativeInt, Value
 
 MAX_ID = 200
 """Characters of a repository id."""
+MAX_NAME = 512
+"""Characters of a base's name, which may be its source."""
+MAX_REVISION = 255
+MAX_ARCHITECTURE = 96
 # Rule of huggingface.co: one or two parts of letters, digits and . _ -
 _HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+BaseName = Annotated[str, pydantic.StringConstraints(max_length=MAX_NAME)]
+Revision = Annotated[str, pydantic.StringConstraints(max_length=MAX_REVISION)]
+# The config of a foreign model names it, so that it is cut instead of refused.
+Architecture = Annotated[str, pydantic.AfterValidator(lambda name: name[:MAX_ARCHITECTURE])]
 
 
 def is_hub_id(text: str) -> bool:
@@ -30,13 +43,13 @@ class BaseDescription(Value):
         path: local folder.
     """
 
-    name: str
+    name: BaseName
     source: str
-    revision: str | None = None
-    public_id: str | None = None
+    revision: Revision | None = None
+    public_id: Annotated[str, pydantic.StringConstraints(max_length=MAX_ID)] | None = None
     fingerprint: str
-    architecture: str
-    parameters: int
+    architecture: Architecture
+    parameters: NonNegativeInt
     path: str | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pydantic
 
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import MAX_INTEGER, PositiveInt, Value
 
 
 class EvaluationParameters(Value):
@@ -20,7 +20,7 @@ class LossParameters(EvaluationParameters):
         max_length: maximum number of tokens of an example; None means the base's context, at most 2,048.
     """
 
-    max_length: int | None = pydantic.Field(default=None, ge=8)
+    max_length: int | None = pydantic.Field(default=None, ge=8, le=MAX_INTEGER)
 
 
 class AnswerParameters(EvaluationParameters):
@@ -31,4 +31,4 @@ class AnswerParameters(EvaluationParameters):
             batch, at least 64.
     """
 
-    max_new_tokens: pydantic.PositiveInt | None = None
+    max_new_tokens: PositiveInt | None = None

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pydantic
 
-from finch_hub.specs.value import JsonObject, Value
+from finch_hub.specs.value import JsonObject, PositiveInt, Value
 
 
 class NewEvent(Value):
@@ -39,7 +39,7 @@ class Event(NewEvent):
     """A stored event. `seq` counts from 1 within the job, without gaps."""
 
     job_id: str
-    seq: pydantic.PositiveInt
+    seq: PositiveInt
     at: datetime
 
 

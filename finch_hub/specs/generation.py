@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pydantic
 
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import PositiveInt, Value
 
 
 class GenerationConfig(Value):
@@ -16,6 +16,6 @@ class GenerationConfig(Value):
         top_p: probability mass of the smallest set of tokens to sample from (nucleus, arXiv 1904.09751).
     """
 
-    max_new_tokens: pydantic.PositiveInt = 256
+    max_new_tokens: PositiveInt = 256
     temperature: float = pydantic.Field(default=0.0, ge=0)
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)

@@ -9,12 +9,13 @@ from typing import Annotated, Literal, TypedDict
 
 import pydantic
 
+from finch_hub.specs.bases import MAX_NAME, BaseName, Revision
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
 from finch_hub.specs.reading import ReadingOptions
 from finch_hub.specs.references import AdapterReference, check_name
 from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig, TrainingOptions
-from finch_hub.specs.value import JsonObject, Value
+from finch_hub.specs.value import JsonObject, NonNegativeInt, PositiveInt, Value
 
 Digest = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 AdapterName = Annotated[str, pydantic.AfterValidator(lambda name: check_name(name))]
@@ -36,13 +37,13 @@ def check_label(text: str) -> str:
 class BaseModelSource(Value):
     """Source of a base model: a Hugging Face id with revision, a local folder, or a GGUF file."""
 
-    source: str = pydantic.Field(min_length=1)
-    revision: str | None = None
+    source: BaseName = pydantic.Field(min_length=1)
+    revision: Revision | None = None
 
     @property
     def key(self) -> str:
         """Name under which workers keep the base loaded. The fingerprint is unknown before it is loaded."""
-        return f"{self.source}@{self.revision or ''}"[:512]
+        return f"{self.source}@{self.revision or ''}"[:MAX_NAME]
 
 
 _MAX_WEIGHT = 1e6  # also of scales; products of squares must not overflow
@@ -129,10 +130,10 @@ class ComposeSpec(JobSpec):
     resolver: str = "keep"
     resolver_parameters: JsonObject = pydantic.Field(default_factory=dict)
     scale: float | None = pydantic.Field(default=None, gt=0, le=_MAX_WEIGHT)
-    rank: pydantic.PositiveInt | Literal["auto"] | None = None
-    evaluations: pydantic.PositiveInt = 16
+    rank: PositiveInt | Literal["auto"] | None = None
+    evaluations: PositiveInt = 16
     min_retention: float | None = pydantic.Field(default=None, le=1)
-    seed: pydantic.NonNegativeInt = 0
+    seed: NonNegativeInt = 0
     system: str | None = None
     thinking: bool = False
 
@@ -244,7 +245,7 @@ class Requirements(Value):
 
     queue: Label = "default"
     device: Literal["any", "cpu", "cuda"] = "any"
-    memory_bytes: pydantic.NonNegativeInt = 0
+    memory_bytes: NonNegativeInt = 0
     labels: tuple[Label, ...] = ()
     time_limit: float | None = pydantic.Field(default=None, gt=0)
     together: bool = False

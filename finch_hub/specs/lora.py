@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 
 import pydantic
 
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import NonNegativeInt, PositiveInt, Value
 
 
 class UnusualValueWarning(UserWarning):
@@ -53,15 +53,15 @@ class LoRAConfig(Value):
         InvalidSpec: some fields are invalid, such as rank 0, alpha 0, dropout 1 or no modules.
     """
 
-    rank: pydantic.PositiveInt | Literal["auto"] = 16
+    rank: PositiveInt | Literal["auto"] = 16
     rank_tolerance: float = pydantic.Field(default=0.005, ge=0, lt=1)
-    rank_budget: pydantic.PositiveInt | None = None
+    rank_budget: PositiveInt | None = None
     alpha: float = pydantic.Field(default=32.0, gt=0)
     dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] | str = ("q_proj", "v_proj")
     exclude_modules: tuple[str, ...] = ()
-    layers_to_transform: tuple[pydantic.NonNegativeInt, ...] | None = None
-    rank_pattern: dict[str, pydantic.PositiveInt] = pydantic.Field(default_factory=dict)
+    layers_to_transform: tuple[NonNegativeInt, ...] | None = None
+    rank_pattern: dict[str, PositiveInt] = pydantic.Field(default_factory=dict)
     alpha_pattern: dict[str, pydantic.PositiveFloat] = pydantic.Field(default_factory=dict)
     use_rslora: bool = False
     use_dora: bool = False

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypedDict
 
 import pydantic
 
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import MAX_INTEGER, NonNegativeInt, PositiveInt, Value
 
 
 class TrainingConfig(Value):
@@ -50,33 +50,33 @@ class TrainingConfig(Value):
         threads: CPU threads, on which results depend; None means one for each physical core that the process may use.
     """
 
-    epochs: pydantic.PositiveInt = 3
-    max_steps: pydantic.PositiveInt | None = None
+    epochs: PositiveInt = 3
+    max_steps: PositiveInt | None = None
     learning_rate: float = pydantic.Field(default=2e-4, gt=0, le=1)
     loraplus_ratio: float = pydantic.Field(default=1.0, ge=1)
-    batch_size: pydantic.PositiveInt = 8
-    gradient_accumulation: pydantic.PositiveInt = 1
-    batch_tokens: pydantic.PositiveInt | None = None
-    max_length: int | None = pydantic.Field(default=None, ge=8)
+    batch_size: PositiveInt = 8
+    gradient_accumulation: PositiveInt = 1
+    batch_tokens: PositiveInt | None = None
+    max_length: int | None = pydantic.Field(default=None, ge=8, le=MAX_INTEGER)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_ratio: float = pydantic.Field(default=0.05, ge=0, lt=1)
-    warmup_steps: pydantic.NonNegativeInt | None = None
+    warmup_steps: NonNegativeInt | None = None
     weight_decay: float = pydantic.Field(default=0.0, ge=0)
     max_grad_norm: float = pydantic.Field(default=1.0, ge=0)
-    seed: pydantic.NonNegativeInt = 0
+    seed: NonNegativeInt = 0
     validation: float = pydantic.Field(default=0.1, ge=0, lt=1)
-    evaluate_every: pydantic.PositiveInt | Annotated[float, pydantic.Field(gt=0, lt=1)] | None = None
-    patience: pydantic.PositiveInt | None = None
+    evaluate_every: PositiveInt | Annotated[float, pydantic.Field(gt=0, lt=1)] | None = None
+    patience: PositiveInt | None = None
     min_improvement: float = pydantic.Field(default=0.0, ge=0)
     strict: bool = False
     max_bad_rows: float = pydantic.Field(default=0.05, ge=0, le=1)
-    checkpoint_every: pydantic.PositiveInt | None = None
-    keep_checkpoints: pydantic.PositiveInt = 2
+    checkpoint_every: PositiveInt | None = None
+    keep_checkpoints: PositiveInt = 2
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"] = "auto"
     gradient_checkpointing: bool = False
     packing: bool = True
     share_prefix: bool = True
-    threads: pydantic.PositiveInt | None = None
+    threads: PositiveInt | None = None
 
 
 class TrainingOptions(TypedDict, total=False):

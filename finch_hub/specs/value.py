@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 import pydantic
 
@@ -17,6 +17,11 @@ else:
 
 JsonObject = dict[str, Any]
 """JSON at a border; its fields depend on a job kind, a format or a plugin."""
+
+MAX_INTEGER = 2**63 - 1
+"""Largest integer that both databases store."""
+NonNegativeInt = Annotated[int, pydantic.Field(ge=0, le=MAX_INTEGER)]
+PositiveInt = Annotated[int, pydantic.Field(gt=0, le=MAX_INTEGER)]
 
 # Paths of pydantic contain the members of a union: `constrained-int`, `literal['auto']`, `function-after[…]`.
 _MEMBER = re.compile(r"^[a-z]+(-[a-z]+)+$|\[.*\]$")

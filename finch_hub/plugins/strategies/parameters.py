@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from finch_hub.specs.value import Value
+from finch_hub.specs.value import PositiveInt, Value
 
 
 class LinearParameters(Value):
@@ -54,7 +54,7 @@ class TsvParameters(Value):
     """
 
     sides: Literal["both", "left", "right", "none"] = "both"
-    keep: pydantic.PositiveInt | None = None
+    keep: PositiveInt | None = None
 
 
 class RegmeanParameters(Value):
@@ -68,7 +68,7 @@ class RegmeanParameters(Value):
 
     prior: Literal["mean", "tsv"] = "tsv"
     ridge: float = pydantic.Field(default=1.0, gt=0)
-    rows: pydantic.PositiveInt = 8
+    rows: PositiveInt = 8
 
 
 class LearnedParameters(Value):
@@ -81,7 +81,7 @@ class LearnedParameters(Value):
         orthogonalize: sides on which the parents' singular vectors are made orthogonal first, as `tsv` does.
     """
 
-    steps: pydantic.PositiveInt = 20
+    steps: PositiveInt = 20
     learning_rate: float = pydantic.Field(default=0.05, gt=0)
     per_module: bool = False
     orthogonalize: Literal["both", "left", "right", "none"] = "none"
