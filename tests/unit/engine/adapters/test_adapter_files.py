@@ -226,7 +226,10 @@ def test_pointer_of_git_lfs_is_refused_with_what_to_do(tmp_path: Path) -> None:
         read_adapter(folder)
 
 
-def _edit(folder: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor]], None]) -> None:
+_Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]
+
+
+def _edit(folder: Path, change: _Change) -> None:
     config = json.loads((folder / CONFIG).read_text())
     tensors = safetensors.torch.load_file(folder / WEIGHTS)
     change(config, tensors)
@@ -234,7 +237,7 @@ def _edit(folder: Path, change: Callable[[dict[str, Any], dict[str, torch.Tensor
     safetensors.torch.save_file(tensors, folder / WEIGHTS)
 
 
-def _fill(value: float) -> Callable[[dict[str, Any], dict[str, torch.Tensor]], None]:
+def _fill(value: float) -> _Change:
     return lambda config, tensors: next(iter(tensors.values())).view(-1)[-1:].fill_(value)
 
 
@@ -243,7 +246,7 @@ def _repeat(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     tensors[name.replace(".weight", ".default.weight")] = tensors[name] + 1
 
 
-def _convert(dtype: torch.dtype) -> Callable[[dict[str, Any], dict[str, torch.Tensor]], None]:
+def _convert(dtype: torch.dtype) -> _Change:
     def change(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
         name = next(iter(tensors))
         tensors[name] = tensors[name].to(dtype)
@@ -251,7 +254,7 @@ def _convert(dtype: torch.dtype) -> Callable[[dict[str, Any], dict[str, torch.Te
     return change
 
 
-REFUSED: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], Any]] = {
+REFUSED: dict[str, _Change] = {
     "DoRA without magnitudes": lambda config, tensors: config.update(use_dora=True),
     "magnitudes without DoRA": lambda config, tensors: tensors.update(
         {name.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(1) for name in [*tensors][:1]}
