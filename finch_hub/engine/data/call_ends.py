@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Protocol
 
 from finch_hub.specs.examples import Message
@@ -19,15 +20,19 @@ class Render(Protocol):
         """Return the text, with the header of an answer if `generation` is set."""
 
 
-def find_call_end(render: Render, added_tokens: re.Pattern[str]) -> str | None:
+def find_call_end(
+    render: Render, added_tokens: re.Pattern[str], without_header: Callable[[str], str] = lambda text: text
+) -> str | None:
     """Return the token that ends a turn with calls, None if nothing but text ends it.
 
     A token that also stands between two calls of one turn, such as ``</tool_call>``, does not end it.
 
     Args:
         added_tokens: pattern of the tokens that a tokenizer adds to its vocabulary.
+        without_header: function that returns the text after a turn without the header of the next one.
     """
     _, written, tail = render(_turns(1), _TOOLS, generation=False).rpartition(_MARKERS[0])
+    tail = without_header(tail)
     found = list(added_tokens.finditer(tail))
     if not written or not found or tail[found[-1].end() :].strip():
         return None

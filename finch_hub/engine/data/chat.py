@@ -127,6 +127,21 @@ class ChatTemplate:
         return None if not is_written("") and is_written(None) else ""
 
     @functools.cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the template writes only texts that are parts of a content, as some of models for images do."""
+        probe = (Message(role="user", content=_MARKER),)
+
+        def is_written(*, as_parts: bool) -> bool:
+            try:
+                return _MARKER in self._apply_once(
+                    Conversation(probe), probe, dict, empty="", generation=False, as_parts=as_parts
+                )
+            except Exception:  # a template is a program that can raise any exception
+                return False
+
+        return not is_written(as_parts=False) and is_written(as_parts=True)
+
+    @functools.cached_property
     def frame(self) -> Frame:
         """What the template writes around an answer."""
         question, answer = Message(role="user", content="?"), Message(role="assistant", content=_MARKER)
@@ -138,7 +153,27 @@ class ChatTemplate:
         lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
         if after and prompt.endswith(after):
             return Frame(lead, "", header=after)
+        after = self._without_header(after)
         return Frame(lead, after, self._first_tokens(after), self._find_middle_end())
+
+    def _without_header(self, after: str) -> str:
+        """Return the text after an answer, without the header of the next one that some templates always write."""
+        question, answer = Message(role="user", content=_MARKER), Message(role="assistant", content="!")
+        asked = Conversation((question,))
+        if self.render(asked, generation=True) != self.render(asked, generation=False):
+            return after
+        end = self.tokenizer.eos_token
+        if isinstance(end, str) and end in after:
+            return after[: after.index(end) + len(end)]
+        try:
+            header, _, _ = self.render(asked, generation=False).partition(_MARKER)
+            talk = self.render(Conversation((question, answer, question)), generation=False)
+        except errors.Incompatible:
+            return after
+        between = talk.rpartition(_MARKER)[0].rpartition("!")[2]
+        shared = next((n for n in range(len(between), 0, -1) if header.endswith(between[-n:])), 0)
+        end = between[: len(between) - shared]
+        return end if after.startswith(end) else after
 
     def _first_tokens(self, text: str) -> tuple[str, ...]:
         """Return the first added token in a text, and those directly after it."""
@@ -165,7 +200,7 @@ class ChatTemplate:
         before = header.removesuffix(between).strip() if header.endswith(between) else ""
         is_after_text = bool(before) and (self.added_tokens is None or self.added_tokens.sub("", before).strip() != "")
         is_before_header = not header.endswith(between) and bool(rest.strip()) and header.endswith(rest)
-        return first[0] if is_after_text or is_before_header else None
+        return first[0] if rest.strip() and (is_after_text or is_before_header) else None
 
     @functools.cached_property
     def stop_tokens(self) -> frozenset[int]:
@@ -184,7 +219,9 @@ class ChatTemplate:
             except errors.Incompatible:
                 return ""
 
-        return find_call_end(render, self.added_tokens) if self.added_tokens and not self.is_missing else None
+        if self.added_tokens is None or self.is_missing:
+            return None
+        return find_call_end(render, self.added_tokens, self._without_header)
 
     @functools.cached_property
     def added_tokens(self) -> re.Pattern[str] | None:
@@ -278,11 +315,13 @@ class ChatTemplate:
         *,
         empty: str | None,
         generation: bool,
+        as_parts: bool | None = None,
     ) -> str:
+        as_parts = self._takes_parts if as_parts is None else as_parts
         tools = list(conversation.tools) or None
         return str(
             self.tokenizer.apply_chat_template(
-                [_to_turn(message, to_call, empty) for message in messages],
+                [_to_turn(message, to_call, empty, as_parts=as_parts) for message in messages],
                 tools=tools,
                 documents=list(conversation.documents) or None,
                 chat_template=self._template(has_tools=tools is not None),
@@ -308,9 +347,12 @@ def fold_system(messages: Sequence[Message]) -> tuple[Message, ...]:
     return (rest[0].evolve(content=f"{system.content}\n\n{rest[0].content}"), *rest[1:])
 
 
-def _to_turn(message: Message, to_call: Callable[[JsonObject], JsonObject], empty: str | None) -> dict[str, Any]:
+def _to_turn(
+    message: Message, to_call: Callable[[JsonObject], JsonObject], empty: str | None, *, as_parts: bool
+) -> dict[str, Any]:
     content = empty if message.tool_calls and not message.content else message.content
-    turn: dict[str, Any] = {"role": message.role, "content": content}
+    parts = [{"type": "text", "text": content}] if content else []
+    turn: dict[str, Any] = {"role": message.role, "content": parts if as_parts else content}
     optional = {"name": message.name, "tool_call_id": message.tool_call_id, "reasoning_content": message.reasoning}
     turn.update({name: value for name, value in optional.items() if value is not None})
     if message.tool_calls:

@@ -16,6 +16,7 @@ from finch_hub.engine.data.chat import ChatTemplate, Conversation, fold_system
 from finch_hub.engine.data.markers import MarkedConversation
 from finch_hub.engine.data.template_changes import check_fields, describe_changes, find_control_tokens
 from finch_hub.engine.data.turn_finder import Turn, TurnFinder
+from finch_hub.specs.examples import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +24,13 @@ class RenderedConversation:
     """Text of a conversation.
 
     Attributes:
-        turns: assistant turns by their index, as far as the template writes them.
+        messages: the turns that were rendered: those of the conversation, or with the system prompt in the first one.
+        turns: assistant turns by their index in `messages`, as far as the template writes them.
         changes: what the template drops, changes or moves, in words.
     """
 
     text: str
+    messages: tuple[Message, ...]
     turns: Mapping[int, Turn]
     changes: tuple[str, ...] = ()
 
@@ -70,10 +73,16 @@ def render_turns(template: ChatTemplate, conversation: Conversation) -> Rendered
         nameless = tuple(message.evolve(name=None) for message in conversation.messages)
         if template.render(conversation._replace(messages=nameless), generation=False) == text:
             changes.append("names of speakers and of tools in their turns are dropped")
+    answers = {n for n, message in enumerate(conversation.messages) if message.role == "assistant" and message.learn}
+    marked_answers = answers.intersection(piece.message for piece in marked.pieces)
+    if marked_answers and marked_answers.isdisjoint(marked.pieces[piece].message for piece in marked.found):
+        raise errors.Incompatible("the chat template writes no answer", fix="use a base with another template")
     turns = TurnFinder(template, marked, spans).turns()
     for index, message in enumerate(conversation.messages):
         content = message.content.strip()
         if message.role == "assistant" and message.learn and content and index not in turns and content in text:
             what = f"the place of turn {index + 1} in the text of the chat template is unclear"
             raise errors.Incompatible(what, fix="use a base with another template")
-    return RenderedConversation(text=text, turns=turns, changes=tuple(dict.fromkeys(changes)))
+    return RenderedConversation(
+        text=text, messages=conversation.messages, turns=turns, changes=tuple(dict.fromkeys(changes))
+    )

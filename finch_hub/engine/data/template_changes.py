@@ -16,7 +16,6 @@ def check_fields(template: ChatTemplate, conversation: Conversation, text: str) 
     problems = []
     messages = conversation.messages
     without_calls = tuple(message.evolve(tool_calls=()) for message in messages)
-    without_reasoning = tuple(message.evolve(reasoning=None) for message in messages)
     variants: dict[str, Conversation] = {}
     if conversation.tools:
         variants["tools"] = conversation._replace(tools=())
@@ -24,16 +23,12 @@ def check_fields(template: ChatTemplate, conversation: Conversation, text: str) 
         variants["documents"] = conversation._replace(documents=())
     if without_calls != messages:
         variants["tool_calls"] = conversation._replace(messages=without_calls)
-    if without_reasoning != messages:
-        variants["reasoning_content"] = conversation._replace(messages=without_reasoning)
-    for name, variant in variants.items():
-        try:
-            is_written = template.render(variant, generation=False) != text
-        except errors.Incompatible:
-            is_written = True
-        if not is_written:
-            fix = f"ignore the column {name}, or use a base whose template writes it"
-            problems.append(errors.Problem(where=name, what="is not written by the chat template", fix=fix))
+    unwritten = [name for name, variant in variants.items() if not _differs(template, variant, text)]
+    if not _writes_reasoning(template, conversation):
+        unwritten.append("reasoning_content")
+    for name in unwritten:
+        fix = f"ignore the column {name}, or use a base whose template writes it"
+        problems.append(errors.Problem(where=name, what="is not written by the chat template", fix=fix))
     written = {
         "tools": [tool.get("function", tool).get("name", "") for tool in conversation.tools],
         "documents": [str(document.get("text", "")).strip() for document in conversation.documents],
@@ -46,6 +41,31 @@ def check_fields(template: ChatTemplate, conversation: Conversation, text: str) 
             problems.append(errors.Problem(where=name, what=what, fix=fix))
     if problems:
         raise errors.Incompatible(problems)
+
+
+def _writes_reasoning(template: ChatTemplate, conversation: Conversation) -> bool:
+    """Tell whether a template writes the reasoning of a turn that is the last one, if any turn has reasoning.
+
+    Some templates drop the reasoning of earlier turns.
+    """
+    messages = conversation.messages
+    first = next((number for number, message in enumerate(messages) if message.reasoning), None)
+    if first is None:
+        return True
+    thought = conversation._replace(messages=messages[: first + 1])
+    thoughtless = conversation._replace(messages=(*messages[:first], messages[first].evolve(reasoning=None)))
+    try:
+        return _differs(template, thoughtless, template.render(thought, generation=False))
+    except errors.Incompatible:
+        return True
+
+
+def _differs(template: ChatTemplate, conversation: Conversation, text: str) -> bool:
+    """Tell whether a conversation has another text, or none."""
+    try:
+        return template.render(conversation, generation=False) != text
+    except errors.Incompatible:
+        return True
 
 
 def describe_changes(

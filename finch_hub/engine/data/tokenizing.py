@@ -15,6 +15,7 @@ from finch_hub import errors
 from finch_hub.engine.data import length_limit
 from finch_hub.engine.data.chat import ChatTemplate, Conversation
 from finch_hub.engine.data.rendered import render_turns
+from finch_hub.engine.data.turn_finder import Turn
 from finch_hub.specs.examples import Example, Message
 
 if TYPE_CHECKING:
@@ -220,13 +221,14 @@ def _tokenize_text(text: str, template: ChatTemplate) -> TokenizedExample:
 
 def _tokenize_conversation(conversation: Conversation, template: ChatTemplate) -> TokenizedExample:
     rendered = render_turns(template, conversation)
-    learned = {index: turn for index, turn in rendered.turns.items() if conversation.messages[index].learn}
+    learned = {index: turn for index, turn in rendered.turns.items() if rendered.messages[index].learn}
     ids, begins, ends = _encode(rendered.text, [turn.begin for turn in rendered.turns.values()], template.tokenizer)
     labels = np.zeros(len(ids), dtype=np.bool_)
-    last = max(i for i, message in enumerate(conversation.messages) if message.role == "assistant")
+    last = max(i for i, message in enumerate(rendered.messages) if message.role == "assistant")
     for index, turn in learned.items():
-        first, stop = int(np.searchsorted(ends, turn.begin, side="right")), int(np.searchsorted(begins, turn.end))
-        labels[first:stop] = True
+        begin = turn.begin if _has_answer(rendered.messages[index]) else _find_end(turn, rendered.text, template)
+        first, stop = int(np.searchsorted(ends, begin, side="right")), int(np.searchsorted(begins, turn.end))
+        labels[first:stop] = begin < turn.end
         if index == last and not turn.is_ended and template.tokenizer.eos_token_id is not None:
             # The template has no end-of-turn token, so the model learns to stop by the end-of-text token.
             ids = np.append(ids[:stop], template.tokenizer.eos_token_id)
@@ -236,6 +238,17 @@ def _tokenize_conversation(conversation: Conversation, template: ChatTemplate) -
         ids = np.concatenate([np.array(before, dtype=np.int64), ids])
         labels = np.concatenate([np.zeros(len(before), dtype=np.bool_), labels])
     return _finish(ids, labels, rendered.changes)
+
+
+def _has_answer(message: Message) -> bool:
+    return bool(message.content.strip() or message.reasoning or message.tool_calls)
+
+
+def _find_end(turn: Turn, text: str, template: ChatTemplate) -> int:
+    """Return where the tokens begin that end a turn: all that a turn without an answer teaches."""
+    ends = template.frame.ends
+    place = text.find(ends[0], turn.begin, turn.end) if ends else -1
+    return place if place >= 0 else turn.end
 
 
 def _encode(

@@ -14,6 +14,7 @@ from support.templates import (
     CHATML,
     DEEPSEEK_R1,
     FAMILIES,
+    GEMMA_2,
     GPT_OSS,
     GRANITE,
     HOSTILE,
@@ -31,7 +32,7 @@ from support.templates import (
 from finch_hub import errors
 from finch_hub.engine.data.chat import ChatTemplate, Conversation
 from finch_hub.engine.data.rendered import RenderedConversation, render_turns
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize
+from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize, tokenize_prompt
 from finch_hub.specs.examples import Example, Message
 
 if TYPE_CHECKING:
@@ -114,7 +115,9 @@ def test_an_empty_answer_teaches_its_end_at_most(family: Family, content: str) -
     example = tokenize(Example(messages=empty), template_of(family), max_length=2048)
     *first, last = learned_texts(example, tokenizer_of(family))
     assert last == family.lead + TALK[-1].content + family.ends[1]
-    assert "".join(first).replace(family.lead, "").strip() in ("", family.end.strip())
+    taught = "".join(first)
+    assert taught.strip() in ("", family.end.strip())
+    assert not taught[:1].isspace()
 
 
 _WORDS = st.sampled_from(["finch", "seeds", "</think>", "<b>", "  ", "\n\n", "##", "user", "assistant:", "é", "\ue000"])
@@ -185,7 +188,7 @@ def _hostile_tokenizer(name: str) -> PreTrainedTokenizerBase:
         (MISTRAL, (SYSTEM, *TALK), "another order"),
         (NO_SYSTEM, (SYSTEM, *TALK), "system prompt is put into the first user turn"),
         (LLAMA_3_2, (TALK[0].evolve(content=" What? \n"), TALK[1]), "white space around user turns is removed"),
-        (QWEN_3, (TALK[0], TALK[1].evolve(reasoning="hm"), *TALK[2:]), "reasoning_content"),
+        (QWEN_3, (TALK[0], TALK[1].evolve(reasoning="hm"), *TALK[2:]), "reasoning of earlier turns is dropped"),
         (QWEN_3, (TALK[0], TALK[1].evolve(content="<think>hm</think>Seeds."), *TALK[2:]), "written in part"),
         (CHATML, (TALK[0], TALK[1].evolve(content=f"Seeds{END_OF_TURN}")), "which ends a turn"),
     ],
@@ -449,3 +452,77 @@ def test_a_conversation_of_all_private_characters_is_refused() -> None:
         render(CHATML, TALK[0].evolve(content=private), TALK[1])
     few = TALK[0].evolve(content=private[:20_000])
     assert render(CHATML, few, TALK[1]).turns[1].is_ended
+
+
+@pytest.mark.parametrize("family", [NO_SYSTEM, GEMMA_2], ids=lambda family: family.name)
+def test_what_is_learned_does_not_depend_on_a_system_prompt_that_goes_into_the_question(family: Family) -> None:
+    unlearned = (TALK[0], TALK[1].evolve(learn=False), *TALK[2:])
+    plain, asked = (
+        tokenize(Example(messages=messages), template_of(family), max_length=2048)
+        for messages in (unlearned, (SYSTEM, *unlearned))
+    )
+    assert learned_texts(asked, tokenizer_of(family)) == learned_texts(plain, tokenizer_of(family))
+    assert "Seeds" not in learned_texts(asked, tokenizer_of(family))[0]
+
+
+_ALWAYS_HEADER = (
+    "{% for m in messages %}{{ '<s><' + m.role[0] + '>' }}{{ '<r>' + m.content + '</r>' if m.role == 'assistant' "
+    "else m.content }}{{ '</s>' }}{% endfor %}{{ '<s><a>' }}"
+)
+
+
+@pytest.mark.parametrize("eos", ["</s>", "<end>"])
+def test_the_next_header_that_a_template_always_writes_is_not_learned(eos: str) -> None:
+    template = ask_template(_ALWAYS_HEADER, "<s>", "</s>", "<u>", "<a>", "<r>", "</r>", eos=eos)
+    assert texts_of(template, *TALK) == ["<r>Seeds and buds.</r></s>", "<r>In woods.</r></s>"]
+    stops = {template.tokenizer.convert_ids_to_tokens(token) for token in template.stop_tokens}
+    assert stops == {"</r>", "</s>", eos}
+
+
+def test_the_next_header_is_not_the_end_of_calls() -> None:
+    called = "m.content + (m.tool_calls[0].function.name if m.tool_calls else '')"
+    template = ask_template(
+        _ALWAYS_HEADER.replace("'<r>' + m.content", f"'<r>' + {called}"),
+        "<s>",
+        "</s>",
+        "<u>",
+        "<a>",
+        "<r>",
+        "</r>",
+        "<t>",
+    )
+    assert not {template.tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "<a>")} & template.stop_tokens
+
+
+def test_a_header_after_the_default_system_prompt_is_not_the_end_of_an_answer() -> None:
+    template = ask_template(
+        "<s>Be nice.{% for m in messages %}{{ ('<u>' if m.role == 'user' else '<a>') + m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<a>{% else %}{{ eos_token }}{% endif %}",
+        "<s>",
+        "<u>",
+        "<a>",
+    )
+    assert texts_of(template, *TALK)[0] == "Seeds and buds."
+
+
+def test_texts_are_parts_for_templates_that_write_only_parts() -> None:
+    template = ask_template(
+        "{% for m in messages %}{{ m.role }}: {% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}"
+        "{% endfor %}<e>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}",
+        "<e>",
+    )
+    assert texts_of(template, *TALK) == ["Seeds and buds.<e>", "In woods.<e>"]
+
+
+def test_a_template_that_writes_no_answer_is_refused() -> None:
+    template = ask_template("{% for m in messages %}{{ m.role + '<e>' }}{% endfor %}", "<e>")
+    with pytest.raises(errors.Incompatible, match="writes no answer"):
+        texts_of(template, *TALK)
+
+
+def test_a_question_after_answers_with_reasoning_has_the_bytes_of_the_training() -> None:
+    template = template_of(QWEN_3)
+    talk = tuple(m.evolve(reasoning="Hm.") if m.role == "assistant" else m for m in TALK)
+    example = tokenize(Example(messages=talk), template, max_length=2048)
+    prompt = tokenize_prompt(Conversation(talk[:-1], thinking=True), template)
+    assert example.input_ids[: len(prompt)].tolist() == prompt
