@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from finch_hub.specs.generation import GenerationConfig
     from finch_hub.specs.jobs import Job, JobState, Requirements
     from finch_hub.specs.lora import LoRAConfig
+    from finch_hub.specs.reading import ReadingConfig
     from finch_hub.specs.reports import (
         CompositionReport,
         ConflictReport,
@@ -60,6 +61,7 @@ __all__ = [
     "MergeReport",
     "Message",
     "QuantizationReport",
+    "ReadingConfig",
     "ReproductionReport",
     "Requirements",
     "Settings",
@@ -83,6 +85,7 @@ _MODULES = {
         "specs.generation": ["GenerationConfig"],
         "specs.jobs": ["Job", "JobState", "Requirements"],
         "specs.lora": ["LoRAConfig"],
+        "specs.reading": ["ReadingConfig"],
         "specs.reports": [name for name in __all__ if name.endswith("Report")],
         "specs.training": ["TrainingConfig"],
         "specs.value": ["Value"],

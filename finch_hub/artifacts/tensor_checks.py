@@ -85,7 +85,7 @@ def scan_tensor(path: Path, info: TensorInfo) -> TensorStatistics:
 
 def find_nonfinite(name: str, count: int) -> list[errors.Problem]:
     """Return the problem of a tensor with this many NaN and infinite entries, and none for 0."""
-    return [_problem(name, f"has {count} entries that are NaN or infinite")] if count else []
+    return [errors.Problem(where=name, what=f"has {count} entries that are NaN or infinite")] if count else []
 
 
 def read_blocks(stream: BinaryIO, info: TensorInfo) -> Iterator[bytes]:

@@ -20,7 +20,9 @@ def bases() -> None:
 @click.option("--name", help="Name of the base.  [default: SOURCE]")
 @click.option("--id", "public_id", help="Hugging Face id of the model, which exported adapters name as their base.")
 @click.option("--revision", help="Revision of a Hugging Face model.")
-@click.option("--replace", is_flag=True, help="Take the name from another base that has it.")
+@click.option(
+    "--replace", is_flag=True, help="Take the name from another base, or rename the base."
+)
 @output.json_option
 def add(
     source: str, name: str | None, public_id: str | None, revision: str | None, replace: bool, as_json: bool
@@ -34,7 +36,8 @@ def add(
         show = functools.partial(click.echo, err=True)
         base = hub.bases.add(source, name=name, public_id=public_id, revision=revision, replace=replace, progress=show)
     summary = f"{base.architecture}, {base.parameters:,} parameters, in {base.path}"
-    output.emit(base, as_json, lambda: f"Added base {base.name}: {summary}")
+    before = f"Renamed base {base.renamed_from} to" if base.renamed_from is not None else "Added base"
+    output.emit(base, as_json, lambda: f"{before} {base.name}: {summary}")
     output.suggest("Train an adapter for it", f"train DATA --adapter NAME --base {base.name}", as_json)
 
 

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
 
+class AddedBase(values.Base):
+    """A registered base.
+
+    Attributes:
+        renamed_from: name that the same files had before; None if they had none, or have the same name.
+    """
+
+    renamed_from: str | None = None
+
+
 class Bases:
     """The base models that the hub has registered."""
 
@@ -39,16 +49,16 @@ class Bases:
         revision: str | None = None,
         replace: bool = False,
         progress: Callable[[str], None] = lambda text: None,
-    ) -> values.Base:
+    ) -> AddedBase:
         """Fetch a base to a local folder and register it. A GGUF file is converted once.
 
         Args:
             source: a folder, a GGUF file, a Hugging Face id, or a plugin's source.
-            name: name of the base; None takes the source.
+            name: name of the base; None takes the source, or keeps an earlier name of the same files.
             public_id: repository id on the Hugging Face Hub, which configs and cards of adapters name. None takes a
                 source that is one, or keeps the id that was given earlier.
             revision: revision of a Hugging Face id.
-            replace: whether to take the name from another base that has it.
+            replace: whether to take the name from another base that has it, and to rename a base with another name.
             progress: called with a few words before each slow step.
 
         Raises:
@@ -56,7 +66,7 @@ class Bases:
             Incompatible: it holds no usable model.
             InvalidReference: the name is not well formed.
             InvalidSpec: the repository id is not well formed.
-            Conflict: another base has that name.
+            Conflict: another base has that name, or these files have another one.
         """
         if name is not None:
             check_name(name, kind="base")
@@ -79,9 +89,11 @@ class Bases:
         )
         earlier = find_earlier_fingerprint(description, self._stores)
         with self._stores.database.write() as session:
-            return bases.add(
+            before = bases.find_name(session, earlier or digest)
+            added = bases.add(
                 session, description, rename=name is not None, replace=replace, earlier_fingerprint=earlier
             )
+        return AddedBase(**dict(added), renamed_from=before if before != added.name else None)
 
     def get(self, name: str) -> values.Base:
         """Return the base with this name or fingerprint.
@@ -131,7 +143,7 @@ class Bases:
         return source, None
 
     def _not_found(self, name: str) -> errors.NotFound:
-        return errors.NotFound("base", name, [known.name for known in self.find()])
+        return errors.NotFound("base", name, [known.name for known in self.find()], lists_known=True)
 
 
 def source_of(base: str | Path, revision: str | None) -> BaseModelSource:

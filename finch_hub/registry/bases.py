@@ -26,16 +26,19 @@ def add(
     Args:
         earlier_fingerprint: of the same files in an earlier scheme. A base that has it gets the new one.
         rename: the name was chosen by a user, so a known base takes it. A chosen name belongs to one base only.
-        replace: take the chosen name from another base, whose fingerprint then becomes its name.
+        replace: take the chosen name from another base, whose fingerprint then becomes its name, and rename a base
+            that has another chosen name.
 
     Raises:
-        Conflict: another base has the chosen name.
+        Conflict: another base has the chosen name, or the base has another one.
     """
     if earlier_fingerprint is not None and base.fingerprint not in fingerprints(session):
         is_earlier = bases.c.fingerprint == earlier_fingerprint
         session.execute(sa.update(bases).where(is_earlier).values(fingerprint=base.fingerprint))
     if rename:
         _free_name(session, base.name, base.fingerprint, replace=replace)
+        if not replace:
+            _check_unnamed(session, base)
     session.execute(insert_new(session, bases, "fingerprint").values(base.model_dump()))
     changes = base.model_dump(include={"source", "revision", "path", *(["name"] if rename else [])})
     if base.public_id is not None:  # otherwise an earlier one stays
@@ -55,6 +58,18 @@ def _free_name(session: Session, name: str, fingerprint: str, *, replace: bool) 
         )
 
 
+def _check_unnamed(session: Session, base: BaseDescription) -> None:
+    """Check that a user gave a base no other name; scripts that use such a name would no longer find the base."""
+    known = session.execute(sa.select(bases).where(bases.c.fingerprint == base.fingerprint)).one_or_none()
+    # Without a given name, a base has that of its source, or its fingerprint. Given names have no slash.
+    if known is None or known.name in (base.name, known.source, known.fingerprint) or "/" in known.name:
+        return
+    raise errors.Conflict(
+        f"these files are already base {known.name!r}: a base has one name"
+        " (use that name, or rename it with replace=True or --replace)"
+    )
+
+
 def get(session: Session, name: str) -> values.Base:
     """Return the base with that fingerprint, or the newest base with that name.
 
@@ -68,8 +83,13 @@ def get(session: Session, name: str) -> values.Base:
         .limit(1)
     ).one_or_none()
     if row is None:
-        raise errors.NotFound("base", name, session.scalars(sa.select(bases.c.name)))
+        raise errors.NotFound("base", name, session.scalars(sa.select(bases.c.name)), lists_known=True)
     return values.Base(**row._mapping)
+
+
+def find_name(session: Session, fingerprint: str) -> str | None:
+    """Return the name of the base with that fingerprint, None if there is none."""
+    return session.scalar(sa.select(bases.c.name).where(bases.c.fingerprint == fingerprint))
 
 
 def fingerprints(session: Session) -> frozenset[str]:

@@ -87,6 +87,7 @@ OTHERS = {
     "plugins/strategies/test_strategies",
     "plugins/test_peft_oracle",
     "plugins/test_resolved_strategies",
+    "registry/test_column_limits",
     "test_architecture",
     "test_ci",
     "test_containers",

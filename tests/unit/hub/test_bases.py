@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,31 @@ def test_bases_are_found_by_name_folder_and_hub_id(hub: Hub, data: Path, tiny_fo
 def test_second_add_of_a_base_keeps_its_chosen_name(hub: Hub, tiny_folder: Path) -> None:
     hub.bases.add(tiny_folder, name="tiny")
     assert hub.bases.add(tiny_folder).name == "tiny"
-    assert hub.bases.add(tiny_folder, name="small").name == "small"
     assert len(hub.bases.find()) == 1
+
+
+def test_second_name_of_the_same_files_is_refused_unless_it_replaces_the_first(hub: Hub, tiny_folder: Path) -> None:
+    unnamed = hub.bases.add(tiny_folder)
+    first = hub.bases.add(tiny_folder, name="one")
+    assert (unnamed.renamed_from, first.renamed_from) == (None, str(tiny_folder))
+    with pytest.raises(errors.Conflict, match=r"already base 'one': a base has one name .use that name, or rename"):
+        hub.bases.add(tiny_folder, name="two")
+    assert hub.bases.get("one").fingerprint == first.fingerprint
+    assert hub.bases.add(tiny_folder, name="one").renamed_from is None
+    renamed = hub.bases.add(tiny_folder, name="two", replace=True)
+    assert (renamed.name, renamed.renamed_from) == ("two", "one")
+    for find in (hub.bases.get, hub.bases.resolve):
+        with pytest.raises(errors.NotFound, match=r"no base 'one' .known: two."):
+            find("one")
+    assert hub.bases.add(tiny_folder).renamed_from is None
+    assert [base.name for base in hub.bases.find()] == ["two"]
+
+
+def test_copy_of_the_files_under_a_second_name_is_refused(hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
+    hub.bases.add(tiny_folder, name="one")
+    shutil.copytree(tiny_folder, tmp_path / "copy")
+    with pytest.raises(errors.Conflict, match="already base 'one'"):
+        hub.bases.add(tmp_path / "copy", name="two")
 
 
 def test_id_of_a_base_is_given_and_changed_later(hub: Hub, tiny_folder: Path) -> None:

@@ -15,7 +15,9 @@ def test_known_fingerprint_updates_the_location_and_keeps_the_name(database: Dat
         again = bases.add(session, registry.describe_base("org/tiny", fingerprint=first.fingerprint, **location))
         assert again == first.evolve(**location)
         chosen = registry.describe_base("small", fingerprint=first.fingerprint, **location)
-        renamed = bases.add(session, chosen, rename=True)
+        with pytest.raises(errors.Conflict, match=r"already base 'tiny'.*replace"):
+            bases.add(session, chosen, rename=True)
+        renamed = bases.add(session, chosen, rename=True, replace=True)
         assert renamed == again.evolve(name="small")
         assert bases.find(session) == [renamed]
 
@@ -23,7 +25,7 @@ def test_known_fingerprint_updates_the_location_and_keeps_the_name(database: Dat
 def test_chosen_name_of_another_base_is_refused_unless_replaced(database: Database) -> None:
     first = registry.add_base(database, "tiny")
     other = registry.describe_base("tiny", source="/models/other", fingerprint=registry.digest("other"))
-    refused = pytest.raises(errors.Conflict, match=r"base name 'tiny' is taken.*--replace")
+    refused = pytest.raises(errors.Conflict, match=r"base name 'tiny' is taken.*replace=True")
     with refused, database.write() as session:
         bases.add(session, other, rename=True)
     with database.write() as session:
