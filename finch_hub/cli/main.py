@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from finch_hub.cli import output
+from finch_hub.specs.options import in_command
 from finch_hub.storage.redaction import redact_url
 
 # Name: module and attribute, and summary. The summaries are repeated here so that `--help` imports no command. A test
@@ -65,12 +66,14 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="finch-hub", prog_name="finch-hub")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Train, compose, merge and serve LoRA adapters with measured evidence.
 
     All data is in FINCH_HOME (~/.finch). FINCH_DATABASE_URL, FINCH_BROKER_URL and FINCH_ARTIFACTS_URL move the
     database, the broker and the artifacts elsewhere. `finch-hub doctor` shows the current settings.
     """
+    ctx.with_resource(in_command())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.formats.finch_record import read_record
+from finch_hub.specs.options import write_options
 
 
 @contextlib.contextmanager
@@ -93,7 +94,8 @@ def check_replaceable(out: Path, *, kind: str, replace: bool) -> None:
     if read_record(out).get("made") != kind:
         raise errors.Conflict(f"the path {out} exists and is not an earlier {kind} (choose another path or delete it)")
     if not replace:
-        raise errors.Conflict(f"the path {out} holds an earlier {kind} (choose another path, or replace it: --replace)")
+        fix = f"choose another path, or replace it: {write_options({'replace': True})}"
+        raise errors.Conflict(f"the path {out} holds an earlier {kind} ({fix})")
 
 
 def _make_locked(out: Path) -> tuple[Path, int]:

@@ -11,6 +11,7 @@ from finch_hub.hub.composing import resolve_adapters
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.registry import adapter_versions
 from finch_hub.specs.jobs import ExportSpec, MergeSpec
+from finch_hub.specs.options import write_options
 from finch_hub.workers.runs.export import complete_parameters
 
 if TYPE_CHECKING:
@@ -53,6 +54,6 @@ def _check_output_folder(out: str | Path, collector: ProblemCollector, *, replac
     if path.is_file():
         collector.add(errors.Problem(where=str(path), what="is a file", fix="choose a folder that does not exist yet"))
     elif path.exists() and not replace:
-        fix = "choose another folder, or replace the earlier result with replace or --replace"
+        fix = f"choose another folder, or replace the earlier result with {write_options({'replace': True})}"
         collector.add(errors.Problem(where=str(path), what="exists already", fix=fix))
     return str(path)

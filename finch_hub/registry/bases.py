@@ -9,6 +9,7 @@ from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.types import insert_new
 from finch_hub.specs.bases import BaseDescription
+from finch_hub.specs.options import write_options
 
 bases = tables.Base.__table__
 
@@ -54,7 +55,7 @@ def _free_name(session: Session, name: str, fingerprint: str, *, replace: bool) 
     elif other := session.scalar(sa.select(bases.c.fingerprint).where(*taken)):
         raise errors.Conflict(
             f"base name {name!r} is taken: another base with fingerprint {other[:12]}… has it"
-            " (choose another name, or take it with replace=True or --replace)"
+            f" (choose another name, or take it with {write_options({'replace': True})})"
         )
 
 
@@ -66,7 +67,7 @@ def _check_unnamed(session: Session, base: BaseDescription) -> None:
         return
     raise errors.Conflict(
         f"these files are already base {known.name!r}: a base has one name"
-        " (use that name, or rename it with replace=True or --replace)"
+        f" (use that name, or rename it with {write_options({'replace': True})})"
     )
 
 

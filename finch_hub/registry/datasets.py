@@ -9,6 +9,7 @@ from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.tables import jobs
 from finch_hub.registry.types import insert_new, now
+from finch_hub.specs.options import write_options
 
 datasets = tables.Dataset.__table__
 _COLUMNS = [datasets.c[name] for name in values.Dataset.model_fields]
@@ -47,15 +48,16 @@ def add(
 
 def _free_name(session: Session, name: str, *, digest: str, examples: int, replace: bool) -> None:
     """Refuse a name that stands for other examples, or take it from them."""
+    replacing = write_options({"replace": True})
     holder = find_named(session, name)
     if holder is not None and holder.digest != digest and not replace:
         what = f"data set {name} ({holder.digest[:12]}) has other rows, {holder.examples:,} in number"
-        fix = f"choose another name, or move the name to the {examples:,} of {digest[:12]} with --replace"
+        fix = f"choose another name, or move the name to the {examples:,} of {digest[:12]} with {replacing}"
         raise errors.Conflict(f"{what}: a name stands for one data set ({fix})")
     same = find_digest(session, digest)
     if same is not None and same.name not in (None, name) and same.purged_at is None and not replace:
         what = f"these examples are already stored as data set {same.name} ({digest[:12]})"
-        raise errors.Conflict(f"{what}: a data set has one name (use that name, or rename it with --replace)")
+        raise errors.Conflict(f"{what}: a data set has one name (use that name, or rename it with {replacing})")
     session.execute(sa.update(datasets).where(datasets.c.name == name, datasets.c.digest != digest).values(name=None))
 
 

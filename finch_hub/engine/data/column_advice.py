@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finch_hub import errors
+from finch_hub.specs.options import write_options
 
 # Parts of names that columns of questions and answers have.
 _PROMPT_WORDS = re.compile("prompt|question|query|instruction|input|user|human|customer|request|frage|pregunta")
@@ -15,37 +15,42 @@ _ANSWER_WORDS = re.compile(
     "completion|answer|response|reply|output|assistant|agent|bot|solution|target|antwort|respuesta"
 )
 _MAX_NAME_WORDS = 4
-_NO_HEADER = (
-    "if its first line is a row, write a line with the names of the columns before it, such as prompt,completion"
+_NO_NAMES = (
+    "if these are not names but values of a row, name the columns, in CSV by a first line such as prompt,completion"
 )
-_NO_NAMES = "if these are not names but values of a row, give the columns names, such as prompt and completion"
 
 
-def suggest_columns(
-    columns: Sequence[str], row: Mapping[str, Any], named: Mapping[str, str], *, in_python: bool = False
-) -> str:
+def suggest_columns(columns: Sequence[str], row: Mapping[str, Any], named: Mapping[str, str]) -> str:
     """Return the options that would make rows of these columns readable.
 
     Args:
         row: one of the rows.
         named: columns that the user has named, by the field that they are read as. Some may not exist.
-        in_python: whether the options are arguments of a function.
     """
     found = {f"{field}_column": column for field, column in _guess_columns(columns, row, named).items()}
-    advice = f"name the columns: add {write_options(found, in_python=in_python)}"
-    unnamed = _NO_NAMES if in_python else _NO_HEADER
-    return f"{unnamed}; otherwise {advice}" if any(map(_looks_like_text, columns)) else advice
+    advice = f"name the columns: add {write_options(found)}"
+    return f"{_NO_NAMES}; otherwise {advice}" if any(map(_looks_like_text, columns)) else advice
 
 
-def write_options(options: Mapping[str, str | Sequence[str]], *, in_python: bool) -> str:
-    """Return options of `ReadingConfig` as arguments of a function, or as words of a command."""
-    if in_python:
-        return ", ".join(f"{name}={value!r}" for name, value in options.items())
-    return " ".join(
-        f"--{name.removesuffix('s').replace('_', '-')} {shlex.quote(word)}"
-        for name, value in options.items()
-        for word in ([value] if isinstance(value, str) else value)
-    )
+def suggest_answers(row: Mapping[str, Any], answers: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """Return the options that read one of these columns as the answer; none if the row has no prompt for it.
+
+    Args:
+        others: columns that hold no prompt.
+    """
+    answer = next((name for name in answers if _looks_like_turns(row[name])), None)
+    if answer is not None and len(row[answer]) > 1 and "prompt" not in row:
+        return {"messages_column": answer}
+    answer = answer or next((name for name in answers if isinstance(row[name], str)), None)
+    prompts = [
+        name
+        for name, value in row.items()
+        if name not in others and (isinstance(value, str) or _looks_like_turns(value))
+    ]
+    prompt = "prompt" if "prompt" in prompts else _find_word(prompts, _PROMPT_WORDS, other=None)
+    if answer is None or prompt is None:
+        return {}
+    return {**({"prompt_column": prompt} if prompt != "prompt" else {}), "completion_column": answer}
 
 
 def _guess_columns(columns: Sequence[str], row: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, str]:

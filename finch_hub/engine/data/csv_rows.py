@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
 from finch_hub import errors
-from finch_hub.engine.data.row import ENCODING_FIX, MAX_LINE, Row, read_lines
+from finch_hub.engine.data.row import MAX_LINE, Row, advise_encoding, read_lines
+from finch_hub.specs.options import name_option
 
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 _SAMPLE = 2**16  # characters
@@ -54,7 +55,7 @@ def check_delimiter(stream: TextIO, delimiter: str) -> None:
     found = recognize_delimiter(stream)
     if found.label and delimiter not in header and found.character in header:
         what = f"has no {_NAMES.get(delimiter, repr(delimiter))} in its first line"
-        fix = f"leave out --delimiter: the columns are separated by the {found.label}"
+        fix = f"leave out {name_option('delimiter')}: the columns are separated by the {found.label}"
         raise errors.InvalidDataset(what, fix=fix)
 
 
@@ -90,7 +91,7 @@ def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:
         where = f"line {before + 1}"  # a row can go over several lines
         if any(_UNDECODED in cell for cell in cells):
             what = f"is not {stream.encoding.upper()}, or longer than {MAX_LINE:,} characters"
-            yield Row(where, None, what, ENCODING_FIX)
+            yield Row(where, None, what, advise_encoding())
         elif header is None:
             if before == 0 and cells[0].lower().startswith("sep="):
                 continue

@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import gzip
 import importlib
+import itertools
 import lzma
 import os
 import re
@@ -18,6 +19,7 @@ from typing import IO, Any, BinaryIO, cast
 
 from finch_hub import errors
 from finch_hub.artifacts.archives import DAMAGE
+from finch_hub.specs.options import name_option
 from finch_hub.specs.reading import FileFormat
 
 STDIN = "-"
@@ -57,6 +59,7 @@ _SIGNATURES = (
 _FREE_BYTES = 2**30
 _MAX_EXPANSION = 200
 _CHUNK = 2**20  # bytes
+_MAX_TRIED = 1_000  # files of a folder, to tell whether it holds data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +106,19 @@ def exists(path: Path) -> bool:
 
 
 def list_neighbors(path: Path) -> list[str]:
-    """Return the paths of the files beside a path, for errors; none if the folder cannot be read."""
+    """Return the paths of data files, and of folders with some, beside a path; none if it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
-        return [str(path.parent / other.name) for other in path.parent.iterdir()]
+        return [str(path.parent / other.name) for other in path.parent.iterdir() if _may_be_meant(other)]
     return []
+
+
+def _may_be_meant(path: Path) -> bool:
+    """Tell whether a path is a data file, or a folder with a data file among its first ones."""
+    if path.is_file():
+        return is_data_file(path)
+    with contextlib.suppress(OSError):
+        return any(map(is_data_file, itertools.islice(path.iterdir(), _MAX_TRIED)))
+    return False
 
 
 def is_data_file(path: Path) -> bool:
@@ -247,6 +259,6 @@ def _recognize_format(head: bytes, name: str, named: FileFormat | None) -> FileF
             raise errors.InvalidDataset(f"is {kind} ({suffix}), which cannot be read as rows", fix=fix)
     if suffix:
         what = f"is a {suffix} file, not one of {', '.join(SUFFIXES)}"
-        raise errors.InvalidDataset(what, fix="convert it, or name its format with --file-format")
+        raise errors.InvalidDataset(what, fix=f"convert it, or name its format with {name_option('file_format')}")
     text = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
     return "jsonl" if text.startswith((b"{", b"[")) else "csv"

@@ -119,7 +119,7 @@ def _holds_settings(file: Path, is_row: IsRow) -> bool:
             if stream.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
                 return False
         value = json_values.parse(file.read_text(encoding="utf-8-sig"))
-        if not isinstance(value, dict) or is_row(value) or json_rows.find_lists(value, is_row):
+        if not isinstance(value, dict) or is_row(value) or json_rows.holds_rows(value, is_row):
             return False
         if _SPLITS.fullmatch(file.stem):
             return False

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from finch_hub import errors
-from finch_hub.engine.data import json_values
-from finch_hub.engine.data.row import ENCODING_FIX, MAX_LINE, Row, read_lines
+from finch_hub.engine.data import json_values, table_objects
+from finch_hub.engine.data.row import MAX_LINE, Row, advise_encoding, read_lines
 from finch_hub.engine.data.row_formats import list_columns
 
 _CHUNK = 2**16  # characters
@@ -49,7 +49,7 @@ def _is_document(first: str, second: str, prefers_document: bool, is_row: Callab
         return True
     value = _parse_object(first.removesuffix(","))
     if value is not None:
-        return not second and bool(find_lists(value, is_row))
+        return not second and holds_rows(value, is_row)
     if first.endswith(("{", "[", ",", ":")) or _parse_object(second) is None:
         return (prefers_document and first != "") or first == "{"
     return False  # an object a line, of which the first is damaged
@@ -66,7 +66,7 @@ def _parse_object(text: str) -> Mapping[str, Any] | None:
 def _read_lines(stream: TextIO) -> Iterator[Row]:
     for number, text, problem in read_lines(stream):
         if text is None:
-            fix = "write one JSON object a line" if problem.startswith("is longer") else ENCODING_FIX
+            fix = "write one JSON object a line" if problem.startswith("is longer") else advise_encoding()
             yield Row(f"line {number}", None, problem, fix)
         elif text.strip():
             yield _parse_line(text.strip(), f"line {number}")
@@ -116,7 +116,7 @@ def _read_document(stream: TextIO, is_row: Callable[[Mapping[str, Any]], bool]) 
         if len(found) > 1:
             what = f"has several lists of rows: {list_columns(list(found))}"
             raise errors.InvalidDataset(what, fix="write each to a file of its own")
-        rows = next(iter(found.values()), [first])
+        rows = next(iter(found.values()), None) or _find_table(first, is_row) or [first]
         yield from (_to_row(values.check(row), f"item {n}") for n, row in enumerate(rows, start=1))
         return
     yield _to_row(values.check(first), "item 1")
@@ -124,6 +124,15 @@ def _read_document(stream: TextIO, is_row: Callable[[Mapping[str, Any]], bool]) 
         yield _to_row(values.parse(f"item {number}", MAX_LINE), f"item {number}")
         if not values.skip(separators=","):
             return
+
+
+def holds_rows(value: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Tell whether an object that is not a row holds rows: in a list, or as a table."""
+    return bool(find_lists(value, is_row)) or bool(_find_table(value, is_row))
+
+
+def _find_table(value: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> list[Any] | None:
+    return table_objects.find_rows(value, is_row) if isinstance(value, Mapping) else None
 
 
 def find_lists(value: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> dict[str, list[Any]]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from finch_hub import errors
-from finch_hub.engine.data import arrow_rows, json_values
+from finch_hub.engine.data import arrow_rows, json_values, table_objects
 from finch_hub.engine.data.row import Row
 from finch_hub.specs.examples import Example
 
 _CHUNK_ROWS = 1024
 _MAX_DEPTH = 2 * json_values.MAX_DEPTH  # what is deeper is refused later, and may hold itself
 _SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev")}
+_SPLIT_NAMES = (*(name for names in _SPLITS.values() for name in names), "test", "eval")
 _FORMS = "give pairs, mappings, examples, or a table"
 
 
@@ -41,47 +43,76 @@ def _read_row(item: Any) -> Mapping[str, Any]:
     return {name: _to_plain(value, _MAX_DEPTH, numbers, (id(item),)) for name, value in item.items()}
 
 
-def select_split(data: Any, split: str) -> Any:
+def select_split(data: Any, split: str, is_row: Callable[[Mapping[str, Any]], bool]) -> Any:
     """Return a split of a mapping of splits, such as a `DatasetDict`; None if it has no such split.
+
+    Args:
+        data: rows, a mapping of splits, or a mapping of columns.
+        split: name of the split.
+        is_row: tells whether a mapping has the columns of a row.
 
     Raises:
         InvalidDataset: the mapping has no split for training.
     """
     if not isinstance(data, Mapping):
         return data if split == "train" else None
+    if "train" not in data and (rows := _find_rows(data, is_row)) is not None:
+        return rows if split == "train" else None
     if "train" not in data:
         what = f"is a mapping of {', '.join(map(str, list(data)[:5]))}, not a collection of rows"
         raise errors.InvalidDataset(what, fix="give a list of rows, or one split of the mapping", subject="examples")
     return next((data[name] for name in _SPLITS[split] if name in data), None)
 
 
+def _find_rows(data: Mapping[Any, Any], is_row: Callable[[Mapping[str, Any]], bool]) -> list[Any] | None:
+    """Return the rows of a mapping of columns, such as a part of a `datasets.Dataset`; None if it is of splits."""
+    if not data.keys().isdisjoint(_SPLIT_NAMES) or not all(isinstance(name, str) for name in data):
+        return None
+    columns = {name: column.tolist() if hasattr(column, "tolist") else column for name, column in data.items()}
+    columns = {name: [*column] if isinstance(column, tuple) else column for name, column in columns.items()}
+    return table_objects.find_rows(columns, is_row)
+
+
+def has_splits(data: Any) -> bool:
+    """Tell whether the data is a mapping of splits."""
+    return isinstance(data, Mapping) and "train" in data
+
+
 def list_other_splits(data: Any, splits: Sequence[str | None]) -> list[str]:
     """Return the names of the splits of a mapping of splits that are none of these."""
-    if not isinstance(data, Mapping):
+    if not has_splits(data):
         return []
     read = [name for split in splits if split for name in _SPLITS[split] if name in data]
     return [str(name) for name in data if name not in read]
 
 
-def _iterate(items: Any) -> Iterable[Any]:
+def _iterate(items: Any) -> Iterator[Any]:
     """Yield rows. Libraries of tables are known by their methods, so that none of them is needed."""
     if hasattr(items, "iter_rows"):  # polars
         yield from items.iter_rows(named=True)
     elif hasattr(items, "to_batches"):  # Arrow
-        for batch in items.to_batches(max_chunksize=_CHUNK_ROWS):
-            yield from arrow_rows.to_rows(batch)
-    elif hasattr(items, "to_pylist"):
-        yield from arrow_rows.to_rows(items)
+        for batch in items.to_batches():
+            yield from _iterate(batch)
+    elif hasattr(items, "to_pylist") and hasattr(items, "schema"):  # a batch of Arrow
+        for begin in range(0, items.num_rows, _CHUNK_ROWS):
+            yield from arrow_rows.to_rows(items.slice(begin, _CHUNK_ROWS))
     elif hasattr(items, "iloc") and hasattr(items, "columns"):  # pandas
         if not items.columns.is_unique:
             raise errors.InvalidDataset("has two columns of one name", fix="rename one of them", subject="examples")
         for begin in range(0, len(items), _CHUNK_ROWS):
             yield from items.iloc[begin : begin + _CHUNK_ROWS].to_dict("records")
     elif isinstance(items, Iterable) and not isinstance(items, (str, bytes)):
-        yield from items
+        for item in items:  # readers of Arrow and pandas yield tables
+            yield from _iterate(item) if _is_table(item) else (item,)
     else:
         what = f"is {type(items).__name__}, which has no rows"
         raise errors.InvalidDataset(what, fix=_FORMS, subject="examples")
+
+
+def _is_table(item: Any) -> bool:
+    has = functools.partial(hasattr, item)
+    is_of_arrow = has("to_batches") or (has("to_pylist") and has("schema"))
+    return is_of_arrow or has("iter_rows") or (has("iloc") and has("columns"))
 
 
 def _to_plain(value: Any, depth: int, numbers: Iterator[int], outer: tuple[int, ...]) -> Any:

@@ -27,6 +27,7 @@ from finch_hub.engine.data.data_folders import MAX_NAMED, Split, check_files, fi
 from finch_hub.engine.data.row import Row
 from finch_hub.engine.data.row_collector import IN_PYTHON, ReadData, RowCollector
 from finch_hub.specs.examples import Example, Rows
+from finch_hub.specs.options import name_option
 from finch_hub.specs.reading import DataWarning, ReadingConfig, ReadingOptions
 
 
@@ -79,7 +80,10 @@ def read_data(
     config = config or ReadingConfig()
     if not isinstance(source, (str, Path)):
         collector = RowCollector(IN_PYTHON, config, formats, progress, keep, checks_ignored=checks_ignored)
-        collector.add_all(python_rows.read_items(python_rows.select_split(source, split)))
+        if python_rows.has_splits(source):
+            collector.subject = f"{IN_PYTHON}, {split} split"
+        _report_unused(collector, config, ("encoding", "delimiter", "file_format"), "a row in Python")
+        collector.add_all(python_rows.read_items(python_rows.select_split(source, split, collector.fits)))
         if split == "train" and (unread := python_rows.list_other_splits(source, (split, also_read))):
             collector.recognized.append(f"splits that were not read: {', '.join(unread[:MAX_NAMED])}")
         return collector.finish()
@@ -96,6 +100,8 @@ def read_data(
         raise errors.NotFound("data file", str(path), list_neighbors(path))
     collector = RowCollector(str(path), config, formats, progress, keep, checks_ignored=checks_ignored)
     files = find_files(path, split, collector.fits)
+    if path.is_dir() and files:  # a folder can have several splits, whose messages are told apart
+        collector.subject = str(files[0]) if len(files) == 1 else f"{path}, {split} split"
     for file in files:
         _add_file(collector, file, config, f"{file.relative_to(path)} " if len(files) > 1 else "")
     if path.is_dir():
@@ -128,13 +134,11 @@ def has_validation(
 
     The arguments and errors are those of :func:`read_data`. They tell files of rows from those of settings.
     """
-    if isinstance(source, (str, Path)):
-        path = Path(source)
-        if not exists(path) or not path.is_dir():
-            return False
-        is_row = RowCollector(str(path), config or ReadingConfig(), formats, lambda rows: None).fits
-        return bool(find_files(path, "validation", is_row))
-    return python_rows.select_split(source, "validation") is not None
+    is_row = RowCollector("", config or ReadingConfig(), formats, lambda rows: None).fits
+    if not isinstance(source, (str, Path)):
+        return python_rows.select_split(source, "validation", is_row) is not None
+    path = Path(source)
+    return exists(path) and path.is_dir() and bool(find_files(path, "validation", is_row))
 
 
 def dump_examples(examples: Iterable[Example]) -> bytes:
@@ -175,13 +179,14 @@ def _add_file(collector: RowCollector, file: Path | str, config: ReadingConfig, 
 def _read_rows(data: DataFile, config: ReadingConfig, collector: RowCollector, prefix: str) -> Iterator[Row]:
     """Yield the rows of a file, and add what was recognized about it."""
     if data.format in ("parquet", "arrow"):
+        _report_unused(collector, config, ("encoding", "delimiter"), f"{prefix}{data.format.title()}")
         yield from arrow_rows.read_arrow(data.stream, is_parquet=data.format == "parquet")
         return
     with _decode(data.stream, config, collector.recognized, prefix) as stream:
         try:
             yield from _read_text(stream, data.format, config, collector, prefix)
         except UnicodeError:
-            what, fix = f"is not {stream.encoding.upper()}", row.ENCODING_FIX
+            what, fix = f"is not {stream.encoding.upper()}", row.advise_encoding()
             raise errors.InvalidDataset(what, fix=fix) from None
 
 
@@ -189,6 +194,7 @@ def _read_text(
     stream: io.TextIOWrapper, file_format: str, config: ReadingConfig, collector: RowCollector, prefix: str
 ) -> Iterator[Row]:
     if file_format in ("jsonl", "json"):
+        _report_unused(collector, config, ("delimiter",), f"{prefix}JSON")
         yield from json_rows.read_json(stream, prefers_document=file_format == "json", is_row=collector.fits)
         return
     delimiter = config.delimiter
@@ -197,9 +203,15 @@ def _read_text(
     else:
         delimiter, label = csv_rows.recognize_delimiter(stream)
         if label not in ("", "tab" if file_format == "tsv" else "comma"):
-            note = f"{prefix}columns are separated by the {label} (--delimiter names another character)"
+            note = f"{prefix}columns are separated by the {label} ({name_option('delimiter')} names another character)"
             collector.recognized.append(note)
     yield from csv_rows.read_csv(stream, delimiter)
+
+
+def _report_unused(collector: RowCollector, config: ReadingConfig, options: Sequence[str], kind: str) -> None:
+    """Report options that are given, but have no meaning for what is read."""
+    if given := [name_option(name) for name in options if getattr(config, name) is not None]:
+        collector.recognized.append(f"{kind} has no use for {' and '.join(given)}")
 
 
 def _decode(stream: BinaryIO, config: ReadingConfig, recognized: list[str], prefix: str) -> io.TextIOWrapper:
@@ -210,6 +222,6 @@ def _decode(stream: BinaryIO, config: ReadingConfig, recognized: list[str], pref
     else:
         encoding = text_encoding.recognize(stream, max_damaged=config.max_bad_rows)
     if encoding.label:
-        recognized.append(f"{prefix}read as {encoding.label} (--encoding names another encoding)")
+        recognized.append(f"{prefix}read as {encoding.label} ({name_option('encoding')} names another encoding)")
     # Undecodable bytes become half surrogates, by which readers find the damaged lines.
     return io.TextIOWrapper(stream, encoding=encoding.codec, errors="surrogateescape", newline="")

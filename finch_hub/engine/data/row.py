@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TextIO
 
 from finch_hub.specs.examples import Example
+from finch_hub.specs.options import write_options
 
 MAX_LINE = 4 * 2**20
 """Longest line that is read, in characters. It holds a million words, so a longer line is a damaged file."""
 
-ENCODING_FIX = "save the file as UTF-8, or name its encoding, such as --encoding cp1252"
+
+def advise_encoding() -> str:
+    """Return what to do about bytes that are not in the encoding of a file."""
+    return f"save the file as UTF-8, or name its encoding, such as {write_options({'encoding': 'cp1252'})}"
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,13 @@ def describe(value: object) -> str:
     if isinstance(value, Unreadable):
         return f"unreadable, because it {value.reason},"
     return "null" if value is None else type(value).__name__
+
+
+def describe_other(value: object, kind: str) -> str:
+    """Return why a value is not the list of a kind that a column must hold, as a list or as its JSON text."""
+    if isinstance(value, str):
+        return f"is a text that is not the JSON of a list of {kind}"
+    return f"is {describe(value)} instead of a list of {kind}"
 
 
 class Row(NamedTuple):

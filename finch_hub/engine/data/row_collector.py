@@ -11,16 +11,16 @@ from typing import Any
 
 from finch_hub import errors
 from finch_hub.engine.data import json_values, row_formats
-from finch_hub.engine.data.column_advice import write_options
 from finch_hub.engine.data.row import Row
 from finch_hub.engine.data.row_formats import Mismatch, RowFormat, TrackedRow
 from finch_hub.engine.data.row_problems import MAX_KEPT, MAX_SHOWN, RowProblems, count_rows
 from finch_hub.specs.examples import Example
+from finch_hub.specs.options import write_options
 from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import ReadingReport
 
 IN_PYTHON = "examples"
-"""Subject of rows that a program gives, whose errors name arguments instead of options."""
+"""Subject of rows that a program gives."""
 _PROGRESS_ROWS = 10_000
 _MAX_UNUSED = 100  # columns
 
@@ -42,7 +42,7 @@ class RowCollector:
     """Collector of rows that converts them to examples.
 
     Args:
-        subject: name of the data in errors.
+        subject: name of the data in errors, unless it is changed.
         config: how rows are read.
         formats: row formats. Each row is read in the first format whose fields it has.
         progress: called with the number of rows so far.
@@ -50,6 +50,7 @@ class RowCollector:
         checks_ignored: whether a column to ignore that no row has is reported.
 
     Attributes:
+        subject: name of the data in errors.
         recognized: what was recognized, for the report.
 
     Raises:
@@ -67,10 +68,9 @@ class RowCollector:
         checks_ignored: bool = True,
     ) -> None:
         self.recognized: list[str] = []
-        self._subject = subject
+        self.subject = subject
         self._config = config
         self._columns = config.columns
-        self._in_python = subject == IN_PYTHON
         named = config.format
         if named is None and self._columns:
             named = "messages" if config.messages_column else "prompt_completion"
@@ -87,7 +87,7 @@ class RowCollector:
         self._keep = keep or self._examples.append
         self._rows = self._kept = self._without_weight = 0
         self._failures: list[errors.Problem] = []
-        self._problems = RowProblems(self._columns, in_python=self._in_python)
+        self._problems = RowProblems(self._columns)
         self._unused: collections.Counter[str] = collections.Counter()
         self._ignored: dict[str, int] = dict.fromkeys(config.ignore_columns, 0)
         self._names: dict[str, None] = {}
@@ -139,9 +139,9 @@ class RowCollector:
             recognized=tuple(map(errors.printable, self.recognized)),
         )
         if self._failures or left_out > allowed or not self._kept:
-            self._refuse(problems)
-        if self._config.strict:
-            self._refuse_unused(report)
+            self._refuse(problems, self._list_unused(report) if self._config.strict else [])
+        if self._config.strict and (unused := self._list_unused(report)):
+            raise errors.InvalidDataset(unused, subject=f"{self.subject}, read strictly")
         return ReadData(examples=tuple(self._examples), report=report, notes=tuple(self._make_notes(report, problems)))
 
     def _add(self, value: Mapping[str, Any], where: str) -> None:
@@ -211,7 +211,7 @@ class RowCollector:
         renamed = self._rename(row)
         if isinstance(renamed, Mismatch):
             return renamed, row
-        return row_formats.recognize(renamed, self._formats, in_python=self._in_python), renamed
+        return row_formats.recognize(renamed, self._formats), renamed
 
     def _rename(self, row: Mapping[str, Any]) -> Mapping[str, Any] | Mismatch:
         """Return the row with the configured columns under the names of fields."""
@@ -239,7 +239,7 @@ class RowCollector:
         return {field for field in replaced if row.get(field)}
 
     def _mismatch(self, mismatch: Mismatch, row: Mapping[str, Any], where: str) -> None:
-        if mismatch.is_of_columns:
+        if not mismatch.empty:
             rest = self._without_ignored(row)
             if len(rest) < len(row) and isinstance(self._recognize(row)[0], RowFormat):
                 ignored = row_formats.list_columns([name for name in row if name in self._ignored])
@@ -247,25 +247,32 @@ class RowCollector:
                 mismatch = Mismatch(what, fix, is_readable=True)
             self._problems.add_mismatch(mismatch, rest, where)
         else:
-            self._problems.add([self._place(errors.Problem(what=mismatch.what, fix=mismatch.fix), where)])
+            self._problems.add(
+                [
+                    self._place(errors.Problem(what=mismatch.what, where=name, fix=mismatch.fix), where)
+                    for name in mismatch.empty
+                ]
+            )
 
-    def _refuse(self, problems: Sequence[errors.Problem]) -> None:
+    def _refuse(self, problems: Sequence[errors.Problem], unused: Sequence[errors.Problem]) -> None:
         if not problems:
             what, fix = "has no row to learn: all have the weight 0", "give at least one example"
-            raise errors.InvalidDataset(what, fix=fix, subject=self._subject)
-        subject = self._subject
+            raise errors.InvalidDataset(what, fix=fix, subject=self.subject)
+        subject = self.subject
         if not self._failures and self._kept:
-            limit = "max_bad_rows=" if self._in_python else "--max-bad-rows "
-            limit = f"more than {limit}{self._config.max_bad_rows:.3g} allows"
+            share = float(f"{self._config.max_bad_rows:.3g}")
+            limit = f"more than {write_options({'max_bad_rows': share})} allows"
             if self._config.strict:
-                limit = f"which {'strict=True' if self._in_python else '--strict'} refuses"
+                limit = f"which {write_options({'strict': True})} refuses"
             subject += f": {self._problems.rows:,} of {self._rows:,} rows cannot be used, {limit}"
-        raise errors.InvalidDataset(problems, subject=subject, kinds=self._count_kinds())
+        kinds = self._count_kinds() + errors.count_kinds(unused)
+        raise errors.InvalidDataset([*problems, *unused], subject=subject, kinds=kinds)
 
     def _count_kinds(self) -> collections.Counter[str]:
         return errors.count_kinds(self._failures) + self._problems.count_kinds()
 
-    def _refuse_unused(self, report: ReadingReport) -> None:
+    def _list_unused(self, report: ReadingReport) -> list[errors.Problem]:
+        """Return a problem for each column that was not used, and for all else that only `strict` refuses."""
         problems = [
             errors.Problem(where=name, what=f"is not used, in {count_rows(count)}", fix=self._advise_ignoring(name))
             for name, count in report.unused.items()
@@ -273,12 +280,10 @@ class RowCollector:
         if self._without_weight:
             what = f"is 0 in {count_rows(self._without_weight)}, which would be left out"
             problems.append(errors.Problem(where="weight", what=what, fix="remove them"))
-        problems += self._find_absent()
-        if problems:
-            raise errors.InvalidDataset(problems, subject=f"{self._subject}, read strictly")
+        return problems + self._find_absent()
 
     def _advise_ignoring(self, name: str) -> str:
-        return f"remove it, or add {write_options({'ignore_columns': (name,)}, in_python=self._in_python)}"
+        return f"remove it, or add {write_options({'ignore_columns': (name,)})}"
 
     def _find_absent(self) -> list[errors.Problem]:
         """Return a problem for each column to ignore that no row has."""
@@ -288,18 +293,18 @@ class RowCollector:
         return [errors.Problem(where=errors.printable(name), what=what, fix=fix) for name in absent]
 
     def _make_notes(self, report: ReadingReport, problems: Sequence[errors.Problem]) -> Iterable[str]:
-        yield from (f"{self._subject}: {text}" for text in report.recognized)
+        yield from (f"{self.subject}: {text}" for text in report.recognized)
         if report.left_out:
             lines = errors.list_problems(problems, self._count_kinds())
-            yield "\n  ".join([f"{self._subject}: left out {report.left_out:,} of {report.rows:,} rows:", *lines])
+            yield "\n  ".join([f"{self.subject}: left out {report.left_out:,} of {report.rows:,} rows:", *lines])
         if report.without_weight:
-            yield f"{self._subject}: left out {report.without_weight:,} of {report.rows:,} rows, whose weight is 0"
+            yield f"{self.subject}: left out {report.without_weight:,} of {report.rows:,} rows, whose weight is 0"
         if report.unused:
             named = ", ".join(
                 f"{name} ({count_rows(count)})" for name, count in list(report.unused.items())[:MAX_SHOWN]
             )
-            yield f"{self._subject}: columns and fields that are not used: {named}"
-        yield from (f"{self._subject}: {problem}" for problem in self._find_absent())
+            yield f"{self.subject}: columns and fields that are not used: {named}"
+        yield from (f"{self.subject}: {problem}" for problem in self._find_absent())
 
 
 def _check(example: Example) -> None:

@@ -6,19 +6,24 @@ left out, and raises `InvalidSpec` with every problem of the row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finch_hub import errors
 from finch_hub.engine.data import json_values, turns
-from finch_hub.engine.data.column_advice import write_options
+from finch_hub.engine.data.column_advice import suggest_answers
 from finch_hub.engine.data.row import describe
 from finch_hub.engine.data.tools import read_tools
-from finch_hub.specs.examples import Example, Message
+from finch_hub.specs.examples import Example, Message, Role
+from finch_hub.specs.options import write_options
 
 Convert = Callable[[Mapping[str, Any]], Example | None]
 
-_PREFERENCES = ("chosen", "rejected", "rejected_response", "kto_tag")
+_PREFERENCES = ("chosen", "rejected", "rejected_response", "kto_tag", "preferred_output", "non_preferred_output")
+# Names of a better and a worse answer, which mean preferences if a row has both.
+_BETTER = re.compile(r"(?:.*_)?(?:chosen|preferred|accepted|better|winning)(?:_.*)?", re.IGNORECASE)
+_WORSE = re.compile(r"(?:.*_)?(?:rejected|(?:non|not|dis|un)_?preferred|worse|losing)(?:_.*)?", re.IGNORECASE)
 _VERDICTS = ("label", "kto_tag")  # of the answer of the row itself
 _MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 _SYSTEM = ("system", "system_prompt")
@@ -84,15 +89,17 @@ def convert_messages(row: Mapping[str, Any]) -> Example | None:
 
 
 def convert_prompt_completion(row: Mapping[str, Any]) -> Example | None:
-    """Convert ``{"prompt", "completion"}``: two texts, or two lists of messages. Only the second one is trained on."""
-    prompt, completion = row["prompt"], row["completion"]
-    if not isinstance(prompt, (list, tuple)) and not isinstance(completion, (list, tuple)):
+    """Convert ``{"prompt", "completion"}``: texts, or lists of messages. Only the second one is trained on.
+
+    A text beside a list is the user's or the assistant's message.
+    """
+    is_list = {name: isinstance(row[name], (list, tuple)) for name in ("prompt", "completion")}
+    if not any(is_list.values()):
         return _make_example(row, _make_pair(row, "prompt", "completion"))
-    context = [
-        message.evolve(learn=False) if message.role == "assistant" else message
-        for message in _read_turns(row, "prompt")
-    ]
-    return _make_example(row, [*context, *_read_turns(row, "completion")])
+    prompt = _read_turns(row, "prompt") if is_list["prompt"] else [_make_turn(row, "prompt", "user")]
+    answer = _read_turns(row, "completion") if is_list["completion"] else [_make_turn(row, "completion", "assistant")]
+    context = [message.evolve(learn=False) if message.role == "assistant" else message for message in prompt]
+    return _make_example(row, [*context, *answer])
 
 
 def convert_alpaca(row: Mapping[str, Any]) -> Example | None:
@@ -139,56 +146,55 @@ class Mismatch(NamedTuple):
     """Why the columns of a row cannot be read, and what to do about it.
 
     Attributes:
-        is_of_columns: whether other rows with these columns have the same problem.
+        empty: fields that only this row has no value for. Otherwise, all rows with these columns have the problem.
         is_readable: whether rows of these columns could be read, so that no other columns are suggested.
     """
 
     what: str
     fix: str = ""
-    is_of_columns: bool = True
+    empty: tuple[str, ...] = ()
     is_readable: bool = False
 
 
-def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat], *, in_python: bool = False) -> RowFormat | Mismatch:
-    """Return the first format whose fields are all in the row and not null, or why there is none.
-
-    Args:
-        in_python: whether options are arguments of a function.
-    """
+def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat | Mismatch:
+    """Return the first format whose fields are all in the row and not null, or why there is none."""
     names = frozenset(name for name, value in row.items() if not json_values.is_null(value))
     for row_format in formats:
         if row_format.fields <= names:
             found = _find_preferences(row, names - row_format.fields)
             if len(formats) == 1:  # the user has named it, but still does not want to learn an answer that is bad
                 found = [name for name in found if name in _VERDICTS]
-            return _describe_preferences(found, in_python) if found else row_format
+            return _describe_preferences(row, found) if found else row_format
     if found := _find_preferences(row, names):
-        return _describe_preferences(found, in_python)
+        return _describe_preferences(row, found)
     nearest = max(formats, key=lambda row_format: len(row_format.fields & names), default=None)
     if nearest is None or not nearest.fields & row.keys():
         return Mismatch("fits no format")
     missing = sorted(nearest.fields - names)
     listed = " and ".join(repr(name) for name in missing)
     if nearest.fields <= row.keys():
-        return Mismatch(f"has an empty {listed}", "give both texts" if len(nearest.fields) > 1 else "", False)
+        return Mismatch("is empty", "give both texts" if len(nearest.fields) > 1 else "", tuple(missing))
     return Mismatch(f"has no {listed}", f"{nearest.name} rows need {list_columns(sorted(nearest.fields))}")
 
 
-def _find_preferences(row: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+def _find_preferences(row: Mapping[str, Any], names: frozenset[str]) -> list[str]:
     """Return the columns by which a row says how good its answers are. A label that is true or false is one of KTO."""
-    found = [name for name in _PREFERENCES if name in names]
+    worse = {name for name in names if isinstance(name, str) and _WORSE.fullmatch(name)}
+    better = {name for name in names - worse if isinstance(name, str) and _BETTER.fullmatch(name)}
+    pairs = better | worse if better and worse else set()
+    found = [*(name for name in _PREFERENCES if name in names), *sorted(pairs - {*_PREFERENCES})]
     label = row["label"] if "label" in names else None
     is_of_kto = isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false"))
     return [*found, "label"] if is_of_kto else found
 
 
-def _describe_preferences(found: Sequence[str], in_python: bool) -> Mismatch:
-    fix = f"keep only the rows to learn, and add {write_options({'ignore_columns': (*found,)}, in_python=in_python)}"
-    if "chosen" in found:
-        first, second = (
-            write_options({f"{field}_column": "chosen"}, in_python=in_python) for field in ("completion", "messages")
-        )
-        fix = f"to learn the chosen answers, add {first}, or {second}"
+def _describe_preferences(row: Mapping[str, Any], found: Sequence[str]) -> Mismatch:
+    fix = f"keep only the rows to learn, and add {write_options({'ignore_columns': (*found,)})}"
+    if better := [name for name in found if _BETTER.fullmatch(name) and not _WORSE.fullmatch(name)]:
+        options = suggest_answers(row, better, found)
+        fix = "write rows of messages that end with the answer to learn"
+        if options:
+            fix = f"to learn the better answers, add {write_options(options)}"
     return Mismatch(f"has {' and '.join(found)}: preferences are not trained on", fix, is_readable=True)
 
 
@@ -249,17 +255,21 @@ def _read_turns(row: Mapping[str, Any], field: str) -> list[Message]:
 
 def _make_pair(row: Mapping[str, Any], prompt: str, completion: str) -> list[Message]:
     """Return the turns of a prompt and its completion, with the reasoning before the completion."""
-    texts = {name: _text(row, name) for name in (prompt, completion)}
-    problems = [
-        errors.Problem(what="is empty", where=name, fix="give both texts")
-        for name, text in texts.items()
-        if not text.strip()
-    ]
-    if problems:
-        raise errors.InvalidSpec(problems)
-    reasoning = next((_text(row, name) for name in turns.REASONING if row.get(name)), None)
+    empty = [name for name in (prompt, completion) if not _text(row, name).strip()]
+    if empty:
+        raise errors.InvalidSpec(errors.Problem(what="is empty", where=name, fix="give both texts") for name in empty)
+    return [_make_turn(row, prompt, "user"), _make_turn(row, completion, "assistant")]
+
+
+def _make_turn(row: Mapping[str, Any], field: str, role: Role) -> Message:
+    """Return the turn of a text, which is an assistant's with the reasoning before it."""
+    text = _text(row, field)
+    if not text.strip():
+        raise errors.InvalidSpec("is empty", where=field, fix="give both texts")
+    names = turns.REASONING if role == "assistant" else ()
+    reasoning = next((_text(row, name) for name in names if row.get(name)), None)
     answer = {"reasoning": reasoning} if reasoning and reasoning.strip() else {}
-    return [Message(role="user", content=texts[prompt]), Message(role="assistant", content=texts[completion], **answer)]
+    return Message(role=role, content=text, **answer)
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:

@@ -31,15 +31,14 @@ class RowProblems:
 
     Args:
         columns: columns that the user has named, by the field that they are read as.
-        in_python: whether options are arguments of a function.
 
     Attributes:
         rows: number of rows that are left out.
     """
 
-    def __init__(self, columns: Mapping[str, str], *, in_python: bool) -> None:
+    def __init__(self, columns: Mapping[str, str]) -> None:
         self.rows = 0
-        self._columns, self._in_python = columns, in_python
+        self._columns = columns
         self._kept: list[errors.Problem] = []
         self._kinds: collections.Counter[str] = collections.Counter()
         self._mismatched: dict[str, _MismatchedRows] = {}
@@ -79,7 +78,7 @@ class RowProblems:
         what = f"{rows.mismatch.what}; the columns are {row_formats.list_columns(columns)}"
         fix = rows.mismatch.fix
         if not rows.mismatch.is_readable:
-            fix = column_advice.suggest_columns(columns, rows.row, self._columns, in_python=self._in_python)
+            fix = column_advice.suggest_columns(columns, rows.row, self._columns)
         return errors.Problem(what=what, where=where, fix=fix)
 
 

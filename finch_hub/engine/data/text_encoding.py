@@ -6,6 +6,7 @@ import codecs
 from typing import BinaryIO, NamedTuple
 
 from finch_hub import errors
+from finch_hub.specs.options import name_option
 
 _CHUNK = 2**20
 _SAMPLE_BYTES = 2**16
@@ -22,6 +23,7 @@ _BEFORE_LETTERS = frozenset("‘’“”„‚«»‹›¿¡–—´`·°ºª§
 _INSIDE_WORDS = frozenset("’‘´`·–—\u00ad\u00a0")
 # A text in a Latin alphabet has fewer letters with accents than this.
 _MAX_ACCENTED = 0.4
+_OTHERS = "cp1250, cp1251, gb18030 or shift_jis"
 _MAX_WRONG = 0.5  # share of the lines beyond ASCII that are not in the named encoding
 
 
@@ -65,7 +67,7 @@ def recognize(stream: BinaryIO, *, max_damaged: float = 0.05) -> TextEncoding:
         if num_invalid <= max_damaged * num_lines:
             return TextEncoding("utf-8")
         what = "is not UTF-8, and its encoding cannot be recognized"
-        raise errors.InvalidDataset(what, fix="name it with --encoding, such as cp1250, cp1251, gb18030 or shift_jis")
+        raise errors.InvalidDataset(what, fix=f"name it with {name_option('encoding')}, such as {_OTHERS}")
     return TextEncoding("cp1252", "Windows-1252 (Latin-1)")
 
 
@@ -83,7 +85,7 @@ def check(stream: BinaryIO, encoding: str, *, max_damaged: float = 0.05) -> str:
     sample = stream.read(_CHUNK)
     stream.seek(0)
     name = codecs.lookup(encoding).name
-    fix = "leave out --encoding, or name another one"
+    fix = f"leave out {name_option('encoding')}, or name another one"
     is_wide = name.startswith(("utf-16", "utf-32"))
     marks = [label for mark, _, label in _BOMS if sample.startswith(mark)]
     if marks and not name.startswith(marks[0].lower()):
@@ -100,7 +102,8 @@ def check(stream: BinaryIO, encoding: str, *, max_damaged: float = 0.05) -> str:
         what = f"is not {encoding.upper()}: {wrong:,} of its first {len(lines):,} lines have other bytes"
         raise errors.InvalidDataset(what, fix=fix)
     if not name.startswith("utf-8") and not sample.isascii() and all(_is_in(line, "utf-8") for line in lines):
-        return f"read as {encoding}, but its bytes are also UTF-8 (leave out --encoding if letters are wrong)"
+        what = f"read as {encoding}, but its bytes are also UTF-8"
+        return f"{what} (leave out {name_option('encoding')} if letters are wrong)"
     return ""
 
 
@@ -125,7 +128,7 @@ def _recognize_by_zeros(head: bytes) -> TextEncoding:
         return TextEncoding("utf-16-le", "UTF-16")
     if min(zeros[0], zeros[2]) > most:
         return TextEncoding("utf-16-be", "UTF-16")
-    fix = "name its encoding with --encoding, or its format with --file-format"
+    fix = f"name its encoding with {name_option('encoding')}, or its format with {name_option('file_format')}"
     raise errors.InvalidDataset("has zero bytes, so it is not a text file", fix=fix)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from finch_hub import errors
 from finch_hub.engine.data import json_values
-from finch_hub.engine.data.row import describe
+from finch_hub.engine.data.row import describe, describe_other
 from finch_hub.specs.value import JsonObject
 
 _CALL_FORM = 'write {"name": …, "arguments": {…}}'
@@ -22,7 +22,7 @@ def read_tools(value: Any, where: str) -> tuple[JsonObject, ...]:
     value = json_values.parse_list(value)
     value = [value] if isinstance(value, Mapping) else value
     if not isinstance(value, (list, tuple)):
-        raise errors.InvalidSpec(f"is {describe(value)} instead of a list of tools", where=where)
+        raise errors.InvalidSpec(describe_other(value, "tools"), where=where)
     return tuple(_read_tool(tool, f"{where}, item {number}") for number, tool in enumerate(value, start=1))
 
 
@@ -82,7 +82,9 @@ def _read_tool(tool: Any, where: str) -> JsonObject:
         what = f"is {describe(tool)} without a name"
         raise errors.InvalidSpec(what, where=where, fix='write {"type": "function", "function": {"name": …}}')
     if not isinstance(function.get("parameters", {}), Mapping):
-        what = f"has {describe(function['parameters'])} instead of an object in 'parameters'"
+        given = function["parameters"]
+        shown = "a text that is not JSON" if isinstance(given, str) else describe(given)
+        what = f"has {shown} instead of an object in 'parameters'"
         raise errors.InvalidSpec(what, where=where)
     ordered: JsonObject = json_values.order_keys({**envelope, "type": "function", "function": function})
     return ordered

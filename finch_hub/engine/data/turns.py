@@ -8,7 +8,7 @@ from typing import Any
 
 from finch_hub import errors
 from finch_hub.engine.data import json_values
-from finch_hub.engine.data.row import describe
+from finch_hub.engine.data.row import describe, describe_other
 from finch_hub.engine.data.tools import read_calls
 from finch_hub.specs.examples import Message, Role
 from finch_hub.specs.value import JsonObject
@@ -56,7 +56,7 @@ def read_turns(value: Any, where: str) -> tuple[list[Message], set[str]]:
         if len({len(column) for column in columns.values()}) == 1:
             value = [dict(zip(columns, turn, strict=True)) for turn in zip(*columns.values(), strict=True)]
     if not isinstance(value, (list, tuple)):
-        raise errors.InvalidSpec(f"is {describe(value)} instead of a list of turns", where=where)
+        raise errors.InvalidSpec(describe_other(value, "turns"), where=where)
     messages: list[Message] = []
     unused: set[str] = set()
     problems: list[errors.Problem] = []
@@ -80,7 +80,7 @@ def read_documents(value: Any, where: str) -> tuple[JsonObject, ...]:
     """
     value = json_values.parse_list(value)
     if not isinstance(value, (list, tuple)):
-        raise errors.InvalidSpec(f"is {describe(value)} instead of a list of documents", where=where)
+        raise errors.InvalidSpec(describe_other(value, "documents"), where=where)
     documents: list[JsonObject] = []
     for number, document in enumerate(value, start=1):
         if isinstance(document, str):

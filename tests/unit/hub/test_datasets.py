@@ -43,9 +43,9 @@ def test_add_tells_what_was_left_out_and_not_used(hub: Hub, tmp_path: Path) -> N
     assert (dataset.reading.rows, dataset.reading.left_out, dataset.reading.unused) == (41, 1, {"id": 40})
     assert len(dataset.reading.recognized) == 2
     texts = "\n".join(str(warning.message) for warning in warned)
-    for needle in ("Windows-1252", "semicolon", "line 42: has an empty 'reply'", "id (40 rows)"):
+    for needle in ("Windows-1252", "semicolon", "line 42: reply is empty", "id (40 rows)"):
         assert needle in texts
-    with pytest.raises(errors.InvalidDataset, match="which --strict refuses"):
+    with pytest.raises(errors.InvalidDataset, match="which strict=True refuses"):
         hub.datasets.add(file, prompt_column="question", completion_column="reply", strict=True)
 
 

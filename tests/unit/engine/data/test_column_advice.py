@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finch_hub.engine.data.column_advice import suggest_columns, write_options
+from finch_hub.engine.data.column_advice import suggest_columns
+from finch_hub.specs.options import in_command
 
 
 @pytest.mark.parametrize(
@@ -25,15 +26,16 @@ from finch_hub.engine.data.column_advice import suggest_columns, write_options
 )
 def test_options_are_guessed_from_names(columns: list[str], named: dict[str, str], options: str) -> None:
     row = dict.fromkeys(columns, "text")
-    assert suggest_columns(columns, row, named) == f"name the columns: add {options}"
+    with in_command():
+        assert suggest_columns(columns, row, named) == f"name the columns: add {options}"
 
 
 def test_arguments_are_suggested_in_python() -> None:
     row = {"q": "a", "dialog": '[{"role": "user"}]'}
-    advice = suggest_columns(list(row), row, {}, in_python=True)
+    advice = suggest_columns(list(row), row, {})
     assert advice == "name the columns: add messages_column='dialog'"
-    advice = suggest_columns(["0", "1"], {"0": "a", "1": "b"}, {}, in_python=True)
-    assert advice.startswith("if these are not names but values of a row, give the columns names, such as prompt")
+    advice = suggest_columns(["0", "1"], {"0": "a", "1": "b"}, {})
+    assert advice.startswith("if these are not names but values of a row, name the columns, in CSV by")
     assert "--" not in advice
 
 
@@ -41,18 +43,9 @@ def test_arguments_are_suggested_in_python() -> None:
     "name", ["Where is it?", "12", "3,5", "one two three four five", '{"a": 1}', "Bonjour à tous !"]
 )
 def test_name_that_is_rather_a_text_asks_for_a_header(name: str) -> None:
-    assert suggest_columns([name, "b"], {name: "a", "b": "c"}, {}).startswith(
-        "if its first line is a row, write a line"
-    )
+    assert suggest_columns([name, "b"], {name: "a", "b": "c"}, {}).startswith("if these are not names but values")
 
 
 @pytest.mark.parametrize("name", ["question", "User message", "col 2", "Kunde/Anfrage", "v1.2"])
 def test_ordinary_names_do_not_ask_for_a_header(name: str) -> None:
     assert suggest_columns([name, "b"], {name: "a", "b": "c"}, {}).startswith("name the columns: ")
-
-
-def test_options_are_written_for_the_shell_and_for_python() -> None:
-    options = {"prompt_column": "my question", "ignore_columns": ("label", "kto_tag")}
-    command = "--prompt-column 'my question' --ignore-column label --ignore-column kto_tag"
-    assert write_options(options, in_python=False) == command
-    assert write_options(options, in_python=True) == "prompt_column='my question', ignore_columns=('label', 'kto_tag')"

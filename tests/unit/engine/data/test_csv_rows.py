@@ -183,6 +183,7 @@ def test_advice_fits_rows_with_too_many_and_too_few_fields() -> None:
 
 
 @pytest.mark.parametrize(("text", "delimiter"), [("a;b\n1;2\n", ","), ("\n\na\tb\n1\t2\n", ";"), ("a|b\n1|2\n", "#")])
+@pytest.mark.usefixtures("words_of_a_command")
 def test_delimiter_that_the_header_lacks_is_refused(text: str, delimiter: str) -> None:
     stream = io.StringIO(text)
     with pytest.raises(errors.InvalidDataset, match=r"in its first line .leave out --delimiter"):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.dataset
 import pytest
 
 from finch_hub import errors
@@ -78,6 +79,10 @@ class NAType:
     """The class of pandas.NA."""
 
 
+def is_row(value: Mapping[str, Any]) -> bool:
+    return {"prompt", "completion"} <= value.keys()
+
+
 def values_of(items: Any) -> list[Any]:
     return [row.value for row in python_rows.read_items(items)]
 
@@ -94,6 +99,12 @@ def values_of(items: Any) -> list[Any]:
         DatasetLike(ROWS),
         pyarrow.Table.from_pylist(ROWS),
         pyarrow.RecordBatch.from_pylist(ROWS),
+        pyarrow.Table.from_pylist(ROWS).to_reader(max_chunksize=1),
+        [pyarrow.RecordBatch.from_pylist(ROWS)],
+        (pyarrow.Table.from_pylist([row]) for row in ROWS),
+        pyarrow.dataset.dataset(pyarrow.Table.from_pylist(ROWS)),
+        iter([PandasLike(ROWS[:1]), PandasLike(ROWS[1:])]),
+        [PolarsLike(ROWS)],
         [("a", "b"), ["c", "d"]],
     ],
 )
@@ -196,9 +207,22 @@ def test_two_columns_of_one_name_are_refused() -> None:
 @pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
 def test_splits_of_a_mapping_are_selected_by_name(name: str) -> None:
     splits = {"train": ROWS[:1], name: ROWS[1:]}
-    assert python_rows.select_split(splits, "train") == ROWS[:1]
-    assert python_rows.select_split(splits, "validation") == ROWS[1:]
-    assert python_rows.select_split({"train": ROWS}, "validation") is None
-    assert python_rows.select_split(ROWS, "validation") is None
+    assert python_rows.select_split(splits, "train", is_row) == ROWS[:1]
+    assert python_rows.select_split(splits, "validation", is_row) == ROWS[1:]
+    assert python_rows.select_split({"train": ROWS}, "validation", is_row) is None
+    assert python_rows.select_split(ROWS, "validation", is_row) is None
     with pytest.raises(errors.InvalidDataset, match="mapping of test"):
-        python_rows.select_split({"test": ROWS}, "train")
+        python_rows.select_split({"test": ROWS}, "train", is_row)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"prompt": ["a", "c"], "completion": ("b", "d")},
+        {"prompt": np.array(["a", "c"]), "completion": np.array(["b", "d"])},
+        {"prompt": {0: "a", 1: "c"}, "completion": {0: "b", 1: "d"}},
+    ],
+)
+def test_mapping_of_columns_is_a_table(columns: Any) -> None:
+    assert python_rows.select_split(columns, "train", is_row) == ROWS
+    assert python_rows.select_split(columns, "validation", is_row) is None

@@ -267,6 +267,7 @@ def test_invalid_rows_within_the_limit_are_left_out_counted_and_named(tmp_path: 
 
 
 @pytest.mark.parametrize(("bad", "is_read"), [(5, True), (6, False)])
+@pytest.mark.usefixtures("words_of_a_command")
 def test_share_of_rows_that_may_be_left_out_is_five_in_a_hundred(bad: int, is_read: bool, tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", *["{}" if n < bad else LINES[0] for n in range(100)])
     if is_read:
@@ -333,6 +334,7 @@ TICKETS = ["id;customer_message;agent_reply;topic"] + [
 ]
 
 
+@pytest.mark.usefixtures("words_of_a_command")
 def test_columns_that_fit_nothing_are_told_once_with_the_command_that_names_them(tmp_path: Path) -> None:
     file = write(tmp_path / "my tickets.csv", *TICKETS, encoding="latin-1")
     (problem,) = problems_of(file)
@@ -361,20 +363,23 @@ def test_columns_that_fit_nothing_are_told_once_with_the_command_that_names_them
         (["prompt", "response"], "--prompt-column prompt --completion-column response"),
     ],
 )
+@pytest.mark.usefixtures("words_of_a_command")
 def test_command_that_names_columns_guesses_them(columns: list[str], options: str, tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", *[json.dumps({name: [{"x": 1}] for name in columns})] * 3)
     (problem,) = problems_of(file)
     assert problem.fix.endswith(options)
 
 
+@pytest.mark.usefixtures("words_of_a_command")
 def test_command_names_a_column_of_conversations(tmp_path: Path) -> None:
     row = {"dialog": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     (problem,) = problems_of(write(tmp_path / "a.jsonl", json.dumps(row)))
     assert problem.fix.endswith("--messages-column dialog")
-    assert "messages_column='dialog'" in problems_of([row])[0].fix
+    assert problems_of([row])[0].fix == problem.fix
     assert reading.read_examples([row], messages_column="dialog") == (Example.of_pair("a", "b"),)
 
 
+@pytest.mark.usefixtures("words_of_a_command")
 def test_named_column_that_is_absent_is_told_once(tmp_path: Path) -> None:
     file = write(tmp_path / "a.csv", *TICKETS)
     (problem,) = problems_of(file, prompt_column="customer_mesage", completion_column="agent_reply")
@@ -395,6 +400,7 @@ def test_named_column_that_is_absent_is_told_once(tmp_path: Path) -> None:
         ({"messages_column": "agent_reples"}, "has no column 'agent_reples'", "--messages-column agent_reply"),
     ],
 )
+@pytest.mark.usefixtures("words_of_a_command")
 def test_columns_that_are_wrong_or_not_given_are_one_problem(
     options: ReadingOptions, what: str, fix: str, tmp_path: Path
 ) -> None:
@@ -412,11 +418,15 @@ def test_columns_that_are_wrong_or_not_given_are_one_problem(
         ["Hello\tI would like to know more about the bird", "a\tb"],
     ],
 )
+@pytest.mark.usefixtures("words_of_a_command")
 def test_table_without_a_header_is_told_to_have_none(lines: list[str], tmp_path: Path) -> None:
     (problem,) = problems_of(write(tmp_path / "a.csv", *lines))
-    assert problem.fix.startswith("if its first line is a row, write a line with the names of the columns before it")
+    assert problem.fix.startswith(
+        "if these are not names but values of a row, name the columns, in CSV by a first line"
+    )
 
 
+@pytest.mark.usefixtures("words_of_a_command")
 def test_ignored_columns_are_named_and_refused_no_more(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "a", "id": 7}, {"role": "assistant", "content": "b"}]
     rows = [{**ROWS[0], "id": 1}, {**ROWS[1], "images": ["x"]}, {"messages": turns, "label": False}]
@@ -430,7 +440,7 @@ def test_ignored_columns_are_named_and_refused_no_more(tmp_path: Path) -> None:
     (problem,) = problems_of(file, strict=True, ignore_columns=("images", "label", "messages[].id"))
     assert (problem.where, problem.fix) == ("id", "remove it, or add --ignore-column id")
     (problem,) = problems_of([{**ROWS[0], "id": 1}], strict=True)
-    assert problem.fix == "remove it, or add ignore_columns=('id',)"
+    assert problem.fix == "remove it, or add --ignore-column id"
 
 
 @pytest.mark.parametrize("absent", ["topc", "messages[].i", "messages[].content"])
@@ -474,6 +484,7 @@ def test_column_that_is_needed_and_ignored_is_told_to_be_ignored(
         assert not any(f"column {name}" in problem.fix for name in options["ignore_columns"])
 
 
+@pytest.mark.usefixtures("words_of_a_command")
 def test_wrong_encoding_or_delimiter_is_one_sentence(tmp_path: Path) -> None:
     utf8, latin = "prompt,completion\né,ü\n" * 300, "prompt;completion\né;ü\n" * 300
     wide = utf8.encode("utf-16")
@@ -614,6 +625,7 @@ def test_warning_points_to_the_line_of_the_caller() -> None:
     assert warned[0].filename == __file__
 
 
+@pytest.mark.usefixtures("words_of_a_command")
 def test_labels_of_answers_are_refused_also_in_a_named_format(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", *[json.dumps({**ROWS[0], "label": n % 2 == 0}) for n in range(6)])
     for options in ({}, {"format": "prompt_completion"}):
@@ -627,7 +639,7 @@ def test_labels_of_answers_are_refused_also_in_a_named_format(tmp_path: Path) ->
 def test_problems_name_the_columns_of_the_user() -> None:
     rows: list[dict[str, Any]] = [{"q": "a", "a": "b"}, {"q": None, "a": "b"}, {"q": 3, "a": "b"}, {"q": "a", "a": " "}]
     found = problems_of(rows, prompt_column="q", completion_column="a")
-    assert [problem.what for problem in found] == ["has an empty 'q'", "q is int instead of a text", "a is empty"]
+    assert [problem.what for problem in found] == ["q is empty", "q is int instead of a text", "a is empty"]
     talks = [{"dialog": [{"role": "bot"}]}]
     assert problems_of(talks, messages_column="dialog")[0].what == "dialog, turn 1 has the role 'bot'"
 
@@ -647,6 +659,7 @@ def test_named_columns_win_over_columns_of_formats() -> None:
         ({"instruction": "a", "output": "b", "kto_tag": False}, "keep only the rows to learn, and add --ignore-column"),
     ],
 )
+@pytest.mark.usefixtures("words_of_a_command")
 def test_rows_of_preferences_are_refused_once_with_what_to_do(row: dict[str, Any], fix: str, tmp_path: Path) -> None:
     (problem,) = problems_of(write(tmp_path / "a.jsonl", *[json.dumps(row)] * 40))
     assert "preferences are not trained on" in problem.what
@@ -774,6 +787,7 @@ def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("a.csv", b"\0\1\2\3" * 20, "zero bytes"),
     ],
 )
+@pytest.mark.usefixtures("words_of_a_command")
 def test_file_that_cannot_be_read_is_refused_with_what_to_do(
     name: str, content: bytes, needle: str, tmp_path: Path
 ) -> None:
@@ -899,7 +913,7 @@ INVALID_LINES = [
         {"prompt": TEXT, "completion": "x", "tools": TEXT},
         {"prompt": TEXT, "completion": "x", "weight": TEXT},
         {"prompt": TEXT, "completion": "x", "documents": TEXT},
-        {"text": [TEXT]},
+        {"text": [[TEXT]]},
         {"text": f"{TEXT} \ud800"},
     )
 ] + [f'{{"prompt": "{TEXT}', f"{TEXT},", f'{{"text": "{TEXT}"}} {TEXT}', f'{{"{TEXT}": 1, "{TEXT}": 2}}']
@@ -1051,3 +1065,68 @@ def test_row_with_a_list_of_objects_beside_its_texts_is_a_row(tmp_path: Path) ->
     config = ReadingConfig(prompt_column="q", completion_column="a")
     file = write(tmp_path / "b.jsonl", json.dumps(renamed))
     assert reading.read_data(file, config).examples == (Example.of_pair("a", "b"),)
+
+
+def test_files_of_splits_are_named_in_what_is_told_about_them(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "validation-0.jsonl", "validation-1.jsonl"):
+        write(tmp_path / name, json.dumps({**ROWS[0], "id": 1}))
+    train = reading.read_data(tmp_path, ReadingConfig(), also_read="validation")
+    assert train.notes == (f"{tmp_path / 'train.jsonl'}: columns and fields that are not used: id (1 row)",)
+    held_out = reading.read_data(tmp_path, ReadingConfig(), split="validation")
+    assert held_out.notes == (f"{tmp_path}, validation split: columns and fields that are not used: id (2 rows)",)
+    rows = [{**ROWS[0], "id": 1}]
+    for split in ("train", "validation"):
+        data = reading.read_data({"train": rows, "validation": rows}, split=split, also_read="validation")
+        assert data.notes == (f"examples, {split} split: columns and fields that are not used: id (1 row)",)
+
+
+def test_bad_rows_and_unused_columns_are_refused_at_once(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", json.dumps({**ROWS[0], "id": 1, "weight": 0}), "{bad", json.dumps(ROWS[1]))
+    found = problems_of(file, strict=True, ignore_columns=("topic",))
+    assert [problem.where for problem in found] == ["line 2", "id", "weight", "topic"]
+    with pytest.raises(errors.InvalidDataset, match="1 of 3 rows cannot be used, which strict=True refuses: 4 problem"):
+        reading.read_data(file, ReadingConfig(strict=True, ignore_columns=("topic",)))
+
+
+@pytest.mark.parametrize("options", [{"encoding": "cp1252"}, {"delimiter": ";"}, {"file_format": "csv"}])
+def test_option_of_files_beside_rows_in_python_is_told(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.warns(DataWarning, match=f"a row in Python has no use for {name}"):
+        reading.read_examples(ROWS, **options)
+
+
+def test_option_that_the_format_of_a_file_does_not_have_is_told(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    data = reading.read_data(tmp_path / "a.parquet", ReadingConfig(encoding="cp1252", delimiter=";"))
+    assert data.report.recognized == ("Parquet has no use for encoding and delimiter",)
+    file = write(tmp_path / "a.jsonl", json.dumps(ROWS[0]))
+    assert reading.read_data(file, ReadingConfig(delimiter=";")).report.recognized == ("JSON has no use for delimiter",)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_table_that_pandas_writes_by_default_is_read(suffix: str, indent: int | None, tmp_path: Path) -> None:
+    columns = {name: {str(n): row[name] for n, row in enumerate(ROWS)} for name in ROWS[0]}
+    lists = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+    for table in (columns, lists):
+        if indent is None or suffix == ".json":
+            file = write(tmp_path / f"a{suffix}", json.dumps(table, indent=indent))
+            assert reading.read_examples(file) == EXAMPLES
+    named = {"q": ["a", "c"], "r": ["b", "d"]}
+    file = write(tmp_path / f"b{suffix}", json.dumps(named))
+    read = reading.read_examples(file, prompt_column="q", completion_column="r")
+    assert read == (Example.of_pair("a", "b"), Example.of_pair("c", "d"))
+    assert reading.read_examples(named, prompt_column="q", completion_column="r") == read
+
+
+def test_only_data_is_offered_for_a_name_that_does_not_exist(tmp_path: Path) -> None:
+    (tmp_path / "prompts-old").mkdir()
+    (tmp_path / "prompts.py").touch()
+    with pytest.raises(errors.NotFound) as caught:
+        reading.read_data(tmp_path / "prompt")
+    assert caught.value.near == ()
+    write(tmp_path / "prompts-old" / "a.jsonl", json.dumps(ROWS[0]))
+    write(tmp_path / "prompts.csv", "a")
+    with pytest.raises(errors.NotFound) as caught:
+        reading.read_data(tmp_path / "prompt")
+    assert set(caught.value.near) == {str(tmp_path / "prompts.csv"), str(tmp_path / "prompts-old")}

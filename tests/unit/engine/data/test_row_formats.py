@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from finch_hub import errors
 from finch_hub.engine.data import row_formats
 from finch_hub.engine.data.row_formats import Mismatch, RowFormat, TrackedRow
 from finch_hub.specs.examples import Example
+from finch_hub.specs.options import in_command
 
 QUESTION = {"role": "user", "content": "What does a finch eat?"}
 ANSWER = {"role": "assistant", "content": "Seeds."}
@@ -66,7 +68,7 @@ def test_row_that_fits_two_formats_is_read_in_the_first() -> None:
     ("row", "needle"),
     [
         ({"completion": "Seeds."}, "has no 'prompt'"),
-        ({"prompt": None, "completion": "x"}, "has an empty 'prompt'"),
+        ({"prompt": None, "completion": "x"}, "is empty"),
         ({"question": "?"}, "fits no format"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "has chosen and rejected: preferences are not trained on"),
         ({**PAIR, "kto_tag": True}, "has kto_tag: preferences"),
@@ -107,10 +109,12 @@ def test_advice_about_preferences_names_all_columns_in_the_words_of_the_caller()
     for row, in_python, fix in (
         ({**PAIR, "label": True, "kto_tag": True}, False, "--ignore-column kto_tag --ignore-column label"),
         ({**PAIR, "label": True, "kto_tag": True}, True, "ignore_columns=('kto_tag', 'label')"),
-        ({"prompt": "a", "chosen": "b"}, False, "--completion-column chosen, or --messages-column chosen"),
-        ({"prompt": "a", "chosen": "b"}, True, "completion_column='chosen', or messages_column='chosen'"),
+        ({"prompt": "a", "chosen": "b"}, False, "--completion-column chosen"),
+        ({"prompt": "a", "chosen": "b"}, True, "completion_column='chosen'"),
+        ({"question": "a", "chosen": "b"}, True, "prompt_column='question', completion_column='chosen'"),
     ):
-        mismatch = row_formats.recognize(row, row_formats.BUILTIN, in_python=in_python)
+        with contextlib.nullcontext() if in_python else in_command():
+            mismatch = row_formats.recognize(row, row_formats.BUILTIN)
         assert isinstance(mismatch, Mismatch)
         assert mismatch.fix.endswith(f"add {fix}")
 
@@ -256,10 +260,8 @@ def test_row_with_media_is_refused(column: str) -> None:
     ("row", "needle"),
     [
         ({"prompt": "a", "completion": 5}, "completion.*int instead of a text.*write it as a text"),
-        (
-            {"prompt": "a", "completion": [{"role": "assistant", "content": "x"}]},
-            "prompt.*str instead of a list of turns",
-        ),
+        ({"prompt": [QUESTION], "completion": " "}, "completion.*is empty"),
+        ({"prompt": "", "completion": [ANSWER]}, "prompt.*is empty"),
         ({"instruction": "a", "output": " "}, "output.*is empty"),
         ({"prompt": "a", "completion": "b", "system": 3}, "system.*int instead of a text"),
         ({"prompt": " ", "completion": ""}, "completion"),
@@ -267,7 +269,10 @@ def test_row_with_media_is_refused(column: str) -> None:
         ({"messages": [ANSWER]}, "no prompt"),
         ({"messages": "hello"}, "list of turns"),
         ({"text": 3}, "int"),
-        ({**PAIR, "tools": "look"}, "tools.*str instead of a list of tools"),
+        ({**PAIR, "tools": "look"}, "tools: is a text that is not the JSON of a list of tools"),
+        ({**PAIR, "documents": "look"}, "documents: is a text that is not the JSON of a list of documents"),
+        ({**PAIR, "tools": [{"name": "a", "parameters": "{"}]}, "a text that is not JSON instead of an object"),
+        ({"messages": "{bad"}, "messages: is a text that is not the JSON of a list of turns"),
         ({**PAIR, "documents": [3]}, "documents, item 1: is int"),
         ({**PAIR, "reasoning": ["a"]}, "reasoning.*list instead of a text"),
     ],
@@ -283,3 +288,46 @@ def test_names_of_columns_are_cut_in_messages() -> None:
     assert listed.endswith(", …")
     assert row_formats.list_columns([]) == "(none)"
     assert row_formats.list_columns(["a\n b", 3]) == "a b, 3"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"), [([QUESTION], "Seeds."), ("What does a finch eat?", [ANSWER]), ([QUESTION], [ANSWER])]
+)
+def test_prompt_and_completion_can_be_turns_or_texts(prompt: Any, completion: Any) -> None:
+    assert convert({"prompt": prompt, "completion": completion}) == CONVERSATION
+    found = convert({"prompt": [QUESTION], "completion": "Seeds.", "reasoning": "Beak."})
+    assert found is not None
+    assert found.messages[-1].reasoning == "Beak."
+
+
+OPENAI = {"input": {"messages": [QUESTION]}, "preferred_output": [ANSWER], "non_preferred_output": [ANSWER]}
+ANSWERS = "to learn the better answers, add "
+
+
+@pytest.mark.parametrize(
+    ("row", "fix"),
+    [
+        (OPENAI, "write rows of messages that end with the answer to learn"),
+        (
+            {"question": "a", "response_chosen": "b", "response_rejected": "c"},
+            f"{ANSWERS}prompt_column='question', completion_column='response_chosen'",
+        ),
+        ({"prompt": "a", "chosen_response": "b", "rejected_response": "c"}, f"{ANSWERS}completion_column='chosen_resp"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, f"{ANSWERS}completion_column='chosen'"),
+        ({"prompt": [QUESTION], "chosen": [ANSWER], "rejected": [ANSWER]}, f"{ANSWERS}completion_column='chosen'"),
+        ({"chosen": [QUESTION, ANSWER], "rejected": [QUESTION, ANSWER]}, f"{ANSWERS}messages_column='chosen'"),
+        ({"chosen": "Human: a Assistant: b", "rejected": "Human: a Assistant: c"}, "write rows of messages"),
+        ({"input": "a", "better_answer": "b", "worse_answer": "c"}, f"{ANSWERS}prompt_column='input', completion_"),
+        ({**PAIR, "score_chosen": 1.0, "score_rejected": 0.0}, "write rows of messages"),
+    ],
+)
+def test_preferences_of_any_name_are_refused_with_columns_that_can_be_read(row: dict[str, Any], fix: str) -> None:
+    mismatch = row_formats.recognize(row, row_formats.BUILTIN)
+    assert isinstance(mismatch, Mismatch)
+    assert mismatch.what.endswith(": preferences are not trained on")
+    assert mismatch.fix.startswith(fix)
+
+
+@pytest.mark.parametrize("name", ["preferred_language", "chosen_by", "is_better", "accepted"])
+def test_one_column_of_such_a_name_is_no_preference(name: str) -> None:
+    assert row_formats.recognize({**PAIR, name: "x"}, row_formats.BUILTIN) == row_formats.BUILTIN[1]

@@ -73,6 +73,7 @@ def test_mark_of_the_other_byte_order_is_recognized(encoding: str) -> None:
         ("Wo ist mein Päckchen für München?;Schöne Grüße, es kommt früh.\n", "cp850"),
     ],
 )
+@pytest.mark.usefixtures("words_of_a_command")
 def test_encoding_that_cannot_be_told_is_refused_with_the_option_that_names_it(text: str, encoding: str) -> None:
     with pytest.raises(errors.InvalidDataset, match="--encoding"):
         recognize((text * 5).encode(encoding))
@@ -156,6 +157,7 @@ def test_right_encoding_that_is_named_is_taken(text: str, encoding: str) -> None
         ("gb18030", "utf-8"),
     ],
 )
+@pytest.mark.usefixtures("words_of_a_command")
 def test_wrong_encoding_that_is_named_is_refused(real: str, named: str) -> None:
     text = "вопрос, ответ\n" * 100 if real == "cp1251" else "éé, ü\n" * 100
     with pytest.raises(
