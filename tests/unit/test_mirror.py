@@ -29,6 +29,7 @@ EXERCISED_IN = {
     "engine/composition/trial": "unit/engine/composition/test_search.py",
     "engine/composition/truncation": "unit/engine/composition/test_core_space.py",
     "engine/data/data_folders": "unit/engine/data/test_reading.py",
+    "engine/data/frame": "unit/engine/data/test_rendered.py",
     "engine/data/length_limit": "unit/engine/data/test_tokenizing.py",
     "engine/data/markers": "unit/engine/data/test_rendered.py",
     "engine/data/report": "unit/engine/training/test_loop.py",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Protocol
 
+from finch_hub.engine.data.frame import Render, cut_header
 from finch_hub.specs.examples import Message
 from finch_hub.specs.value import JsonObject
 
@@ -13,26 +12,17 @@ _MARKERS = ("first-place-of-a-bird", "second-place-of-a-bird")
 _QUESTION = Message(role="user", content="?")
 
 
-class Render(Protocol):
-    """Function that returns the text of turns with these tools, empty if the template cannot render them."""
-
-    def __call__(self, messages: tuple[Message, ...], tools: tuple[JsonObject, ...], *, generation: bool) -> str:
-        """Return the text, with the header of an answer if `generation` is set."""
-
-
-def find_call_end(
-    render: Render, added_tokens: re.Pattern[str], without_header: Callable[[str], str] = lambda text: text
-) -> str | None:
+def find_call_end(render: Render, added_tokens: re.Pattern[str], end_of_text: str | None = None) -> str | None:
     """Return the token that ends a turn with calls, None if nothing but text ends it.
 
     A token that also stands between two calls of one turn, such as ``</tool_call>``, does not end it.
 
     Args:
         added_tokens: pattern of the tokens that a tokenizer adds to its vocabulary.
-        without_header: function that returns the text after a turn without the header of the next one.
+        end_of_text: the tokenizer's token of this kind.
     """
     _, written, tail = render(_turns(1), _TOOLS, generation=False).rpartition(_MARKERS[0])
-    tail = without_header(tail)
+    tail = cut_header(tail, render, end_of_text)
     found = list(added_tokens.finditer(tail))
     if not written or not found or tail[found[-1].end() :].strip():
         return None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finch_hub import errors
 from finch_hub.engine.data.call_ends import find_call_end
+from finch_hub.engine.data.frame import Frame, find_frame
 from finch_hub.specs.examples import Example, Message
 from finch_hub.specs.value import JsonObject
 
@@ -45,30 +46,6 @@ class Conversation(NamedTuple):
         """Return the conversation of an example, led by this system turn unless it has one."""
         thinking = any(has_reasoning(message) for message in example.messages)
         return cls(with_system(example.messages, system), example.tools, example.documents, thinking)
-
-
-class Frame(NamedTuple):
-    """What a template writes around an answer, after the prompt of a generation.
-
-    Attributes:
-        before: text before the answer, such as a blank or the name of a channel.
-        after: text after the answer of the last turn.
-        ends: the tokens in `after` that end the turn, one directly after the other, if the tokenizer adds such tokens
-            to its vocabulary.
-        middle: the token that ends a turn before other turns, if it is another one.
-        header: header of the next answer, if the template writes it whether an answer is asked for or not.
-    """
-
-    before: str
-    after: str
-    ends: tuple[str, ...] = ()
-    middle: str | None = None
-    header: str = ""
-
-    @property
-    def end(self) -> str | None:
-        """The last token of the end of a turn."""
-        return self.ends[-1] if self.ends else None
 
 
 def has_reasoning(message: Message) -> bool:
@@ -144,84 +121,25 @@ class ChatTemplate:
     @functools.cached_property
     def frame(self) -> Frame:
         """What the template writes around an answer."""
-        question, answer = Message(role="user", content="?"), Message(role="assistant", content=_MARKER)
-        try:
-            prompt = self.render(Conversation((question,)), generation=True)
-            before, _, after = self.render(Conversation((question, answer)), generation=False).partition(_MARKER)
-        except errors.Incompatible:
-            return Frame("", "")
-        lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
-        if after and prompt.endswith(after):
-            return Frame(lead, "", header=after)
-        after = self._without_header(after)
-        return Frame(lead, after, self._first_tokens(after), self._find_middle_end())
+        return find_frame(self._render_or_nothing, self.added_tokens, self.tokenizer.eos_token)
 
-    def _without_header(self, after: str) -> str:
-        """Return the text after an answer, without the header of the next one that some templates always write."""
-        question, answer = Message(role="user", content=_MARKER), Message(role="assistant", content="!")
-        asked = Conversation((question,))
-        if self.render(asked, generation=True) != self.render(asked, generation=False):
-            return after
-        end = self.tokenizer.eos_token
-        if isinstance(end, str) and end in after:
-            return after[: after.index(end) + len(end)]
+    def _render_or_nothing(
+        self, messages: tuple[Message, ...], tools: tuple[JsonObject, ...] = (), *, generation: bool
+    ) -> str:
+        """Return the text of turns, empty if the template cannot render them."""
         try:
-            header, _, _ = self.render(asked, generation=False).partition(_MARKER)
-            talk = self.render(Conversation((question, answer, question)), generation=False)
+            return self.render(Conversation(messages, tools), generation=generation)
         except errors.Incompatible:
-            return after
-        between = talk.rpartition(_MARKER)[0].rpartition("!")[2]
-        shared = next((n for n in range(len(between), 0, -1) if header.endswith(between[-n:])), 0)
-        end = between[: len(between) - shared]
-        return end if after.startswith(end) else after
-
-    def _first_tokens(self, text: str) -> tuple[str, ...]:
-        """Return the first added token in a text, and those directly after it."""
-        if self.added_tokens is None or (first := self.added_tokens.search(text)) is None:
-            return ()
-        found = [first]
-        while following := self.added_tokens.match(text, found[-1].end()):
-            found.append(following)
-        return tuple(token[0] for token in found)
-
-    def _find_middle_end(self) -> str | None:
-        """Return the token that ends an answer before a question, None if the question's header follows directly."""
-        question, answer = Message(role="user", content=_MARKER), Message(role="assistant", content="!")
-        try:
-            header, _, _ = self.render(Conversation((question,)), generation=False).partition(_MARKER)
-            _, _, after = self.render(Conversation((question, answer, question)), generation=False).partition("!")
-        except errors.Incompatible:
-            return None
-        between = after.partition(_MARKER)[0]
-        first = self.added_tokens.match(between.lstrip()) if self.added_tokens else None
-        if first is None:
-            return None
-        rest = between.lstrip()[first.end() :]
-        before = header.removesuffix(between).strip() if header.endswith(between) else ""
-        is_after_text = bool(before) and (self.added_tokens is None or self.added_tokens.sub("", before).strip() != "")
-        is_before_header = not header.endswith(between) and bool(rest.strip()) and header.endswith(rest)
-        return first[0] if rest.strip() and (is_after_text or is_before_header) else None
+            return ""
 
     @functools.cached_property
     def stop_tokens(self) -> frozenset[int]:
         """Ids of the tokens that end an assistant turn: the template's, and the tokenizer's end-of-text token."""
-        ends = [*self.frame.ends, self._call_end]
+        ends: list[str | None] = [*self.frame.ends]
+        if self.added_tokens is not None and not self.is_missing:
+            ends.append(find_call_end(self._render_or_nothing, self.added_tokens, self.tokenizer.eos_token))
         ids = [self.tokenizer.eos_token_id, *(self.tokenizer.convert_tokens_to_ids(end) for end in ends if end)]
         return frozenset(int(token) for token in ids if token is not None)
-
-    @functools.cached_property
-    def _call_end(self) -> str | None:
-        """The token that ends a turn that calls tools."""
-
-        def render(messages: tuple[Message, ...], tools: tuple[JsonObject, ...], *, generation: bool) -> str:
-            try:
-                return self.render(Conversation(messages, tools), generation=generation)
-            except errors.Incompatible:
-                return ""
-
-        if self.added_tokens is None or self.is_missing:
-            return None
-        return find_call_end(render, self.added_tokens, self._without_header)
 
     @functools.cached_property
     def added_tokens(self) -> re.Pattern[str] | None:
