@@ -81,8 +81,10 @@ def _check_values(tensors: Mapping[str, Tensor], checked: CheckedAdapter, *, sho
     problems, norms = checked.problems, {}
     for name, tensor in tensors.items():
         if checked.tensors[name].dtype in FLOATS:
-            norms[name] = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
-            if not math.isfinite(norms[name]):  # counting takes longer, and a norm of float64 may overflow
+            wide = torch.promote_types(tensor.dtype, torch.float32)
+            norms[name] = float(torch.linalg.vector_norm(tensor, dtype=wide))
+            if not math.isfinite(norms[name]):  # counting and float64 take longer, and a norm of float32 may overflow
+                norms[name] = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
                 problems += find_nonfinite(name, int((~tensor.isfinite()).sum()))
     if problems:
         raise errors.RefusedArtifact(problems, subject=shown)

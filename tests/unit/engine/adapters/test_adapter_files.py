@@ -298,6 +298,17 @@ def test_update_for_which_the_gate_quarantines_is_a_warning(folder: Path, tmp_pa
     assert [str(warning.message) for warning in warned] == [*reasons] != []
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_large_finite_values_of_every_dtype_are_read(folder: Path, dtype: torch.dtype) -> None:
+    large = min(torch.finfo(dtype).max, 1e30)  # its square overflows float32
+    filled = {
+        name: torch.full_like(tensor, large, dtype=dtype) for name, tensor in read_adapter(folder).tensors.items()
+    }
+    safetensors.torch.save_file(filled, folder / WEIGHTS)
+    with pytest.warns(UnusualValueWarning, match=r"norm may reach (inf|\d)"):
+        assert {tensor.dtype for tensor in read_adapter(folder).tensors.values()} == {dtype}
+
+
 def test_tensors_get_the_names_that_peft_writes_today(folder: Path) -> None:
     names = [*read_adapter(folder).tensors]
     tensors = {name.replace(".weight", ".default.weight"): t for name, t in read_adapter(folder).tensors.items()}
