@@ -14,6 +14,7 @@ from finch_hub.engine.data.data_folders import Split
 from finch_hub.engine.data.row_collector import ReadData
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example, Rows
+from finch_hub.specs.options import name_option
 from finch_hub.specs.reading import LIMITS, ReadingConfig
 from finch_hub.specs.reports import ReadingReport
 
@@ -118,8 +119,8 @@ def _load_stored(
         raise errors.Conflict(f"data set {name} was purged: only its hash and figures are left")
     given = [field for field, value in config.model_dump(exclude=set(LIMITS)).items() if value not in (None, ())]
     if given:
-        what, fix = f"is stored, so that {' and '.join(given)} cannot change how it is read", "leave them out"
-        raise errors.InvalidDataset(what, fix=fix, subject=name)
+        what = f"is stored, so that {' and '.join(map(name_option, given))} cannot change how it is read"
+        raise errors.InvalidDataset(what, fix="leave them out", subject=name)
     examples: list[Example] = []
     for line in stores.artifacts.read_lines(dataset.digest):
         (keep or examples.append)(Example.of(line))

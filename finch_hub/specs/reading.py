@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict
 
 import pydantic
 
+from finch_hub.specs.options import name_option
 from finch_hub.specs.value import Value
 
 FileFormat = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"]
@@ -86,11 +87,14 @@ class ReadingConfig(Value):
     @pydantic.model_validator(mode="after")
     def _has_one_kind_of_columns(self) -> ReadingConfig:
         if self.messages_column and (self.prompt_column or self.completion_column):
-            raise ValueError("messages_column cannot be combined with prompt_column or completion_column")
+            messages, prompt, completion = map(name_option, ("messages_column", "prompt_column", "completion_column"))
+            raise ValueError(f"{messages} cannot be combined with {prompt} or {completion}")
         if self.prompt_column is not None and self.prompt_column == self.completion_column:
-            raise ValueError(f"prompt_column and completion_column are both {self.prompt_column!r}; name two columns")
+            prompt, completion = name_option("prompt_column"), name_option("completion_column")
+            raise ValueError(f"{prompt} and {completion} are both {self.prompt_column!r}; name two columns")
         if both := sorted(set(self.columns.values()) & set(self.ignore_columns)):
-            raise ValueError(f"{both[0]!r} is named as a column to read and in ignore_columns; keep one of the two")
+            ignored = name_option("ignore_columns")
+            raise ValueError(f"{both[0]!r} is named as a column to read and in {ignored}; keep one of the two")
         return self
 
 

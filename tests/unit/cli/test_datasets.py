@@ -139,3 +139,11 @@ def test_system_prompt_of_the_examples_that_have_none_is_given(run: Run, data: P
     without = run("datasets", "add", data, "--json").json
     given = run("datasets", "add", data, "--system", "Chirp.", "--json").json
     assert (given["examples"], given["bytes"] > without["bytes"]) == (10, True)
+
+
+def test_messages_name_words_of_the_command(run: Run, data: Path) -> None:
+    both = run("datasets", "add", data, "--prompt-column", "q", "--completion-column", "q")
+    assert "--prompt-column and --completion-column are both 'q'" in both.err
+    run("datasets", "add", data, "--name", "birds")
+    stored = run("datasets", "add", "birds", "--ignore-column", "id")
+    assert "is stored, so that --ignore-column cannot change how it is read" in stored.err

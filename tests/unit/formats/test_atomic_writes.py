@@ -46,7 +46,7 @@ def test_failure_leaves_nothing_and_keeps_the_earlier_folder(tmp_path: Path) -> 
 
 def test_replace_accepts_folders_of_the_same_kind_only(tmp_path: Path) -> None:
     make(tmp_path / "out", "1")
-    with pytest.raises(errors.Conflict, match="--replace"):
+    with pytest.raises(errors.Conflict, match="replace=True"):
         make(tmp_path / "out", "2")
     make(tmp_path / "out", "2", replace=True)
     assert (tmp_path / "out" / "egg").read_text() == "2"

@@ -158,3 +158,15 @@ def test_name_of_a_file_and_of_a_stored_data_set_is_refused(
     hub.datasets.add("data.jsonl", name="data.jsonl", replace=True)
     hub.datasets.purge("data.jsonl")
     hub.train("data.jsonl", adapter="birds", base=tiny_folder)  # only the file is left
+
+
+def test_messages_about_files_name_arguments_of_python(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question;reply\na;b\n")
+    with pytest.warns(DataWarning, match=r"semicolon \(delimiter names another character\)"):
+        hub.datasets.add(tmp_path / "a.csv", name="birds", prompt_column="question", completion_column="reply")
+    with pytest.raises(errors.Conflict, match="with replace=True"):
+        hub.datasets.add([("c", "d")], name="birds")
+    with pytest.raises(errors.Conflict, match="rename it with replace=True"):
+        hub.datasets.add([("a", "b")], name="finches")
+    with pytest.raises(errors.InvalidDataset, match=r"add prompt_column='question', completion_column='reply'"):
+        hub.datasets.add(tmp_path / "a.csv")
