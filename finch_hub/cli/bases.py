@@ -20,9 +20,7 @@ def bases() -> None:
 @click.option("--name", help="Name of the base.  [default: SOURCE]")
 @click.option("--id", "public_id", help="Hugging Face id of the model, which exported adapters name as their base.")
 @click.option("--revision", help="Revision of a Hugging Face model.")
-@click.option(
-    "--replace", is_flag=True, help="Take the name from another base, or rename the base."
-)
+@click.option("--replace", is_flag=True, help="Take the name from another base, or rename the base.")
 @output.json_option
 def add(
     source: str, name: str | None, public_id: str | None, revision: str | None, replace: bool, as_json: bool

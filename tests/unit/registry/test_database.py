@@ -143,6 +143,6 @@ def test_full_disk_is_unavailable_and_loses_no_job(tmp_path: Path) -> None:
     with database.write() as session:
         session.execute(sa.text("PRAGMA max_page_count = 1"))  # the minimum is the current size
     with pytest.raises(errors.Unavailable, match="full"):
-        registry.submit(database, spec=registry.train_spec(base="b" * 100_000))
+        registry.submit(database, spec=registry.train_spec().evolve(system="b" * 100_000))
     assert registry.get(database, job) == job
     database.close()
