@@ -37,8 +37,8 @@ class Part(NamedTuple):
 
 
 ALWAYS = (
-    Part("check", "check", 8),  # with the installation
-    Part("test", "test", 13),
+    Part("check", "check", 5),  # with the installation
+    Part("test", "test", 16),
     Part("demo", "demo DEMO=--small", 8),
 )
 CHOSEN = (

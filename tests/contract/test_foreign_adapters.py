@@ -33,6 +33,10 @@ Change = Callable[[dict[str, Any], Tensors], tuple[dict[str, Any], Tensors]]
 SHAPE: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 
 
+def _slow(value: Any) -> Any:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def made(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_adapter(tiny_folder, tmp_path_factory.mktemp("peft") / "made", **SHAPE)
@@ -312,7 +316,7 @@ def test_classifier_head_that_the_base_lacks_is_named(layout: BaseLayout, made: 
         admit_adapter(sent, tmp_path / "admitted", base=layout)
 
 
-@pytest.mark.parametrize("targets", [["c_attn"], ["c_attn", "c_proj", "c_fc"], ["c_proj"]])
+@pytest.mark.parametrize("targets", [["c_attn"], _slow(["c_attn", "c_proj", "c_fc"]), _slow(["c_proj"])])
 def test_conv1d_of_gpt2_answers_and_merges_as_in_peft(layout_cache: Path, tmp_path: Path, targets: list[str]) -> None:
     base = save_family(named("gpt2"), tmp_path / "base")
     made = save_adapter(base, tmp_path / "made", r=4, lora_alpha=8, target_modules=targets, fan_in_fan_out=True)
@@ -322,6 +326,7 @@ def test_conv1d_of_gpt2_answers_and_merges_as_in_peft(layout_cache: Path, tmp_pa
     assert_merges_as_in_peft(base, admitted, expected, tmp_path / "merged")
 
 
+@pytest.mark.slow
 def test_flag_of_conv1d_is_that_of_the_base(layout_cache: Path, tmp_path: Path) -> None:
     base = save_family(named("gpt2"), tmp_path / "base")
     made = save_adapter(base, tmp_path / "made", r=4, target_modules=["c_attn"], fan_in_fan_out=True)
@@ -353,7 +358,7 @@ def test_single_experts_are_refused_where_the_base_has_them_in_one_tensor(layout
     assert len(refused.value.problems) == 2
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, _slow(False)])
 def test_checkpoint_without_the_prefix_of_its_layers_takes_the_same_adapters(
     layout_cache: Path, tmp_path: Path, tied: bool
 ) -> None:

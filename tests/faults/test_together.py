@@ -44,6 +44,7 @@ def steps_of(workers: Fleet, job: str) -> int:
     return max((event.data["step"] for event in told if event.type == "progress"), default=0)
 
 
+@pytest.mark.slow
 def test_members_end_separately_and_their_lineage_has_the_size_of_the_group(workers: Fleet, tiny_folder: Path) -> None:
     first, second = submit(workers, tiny_folder, "first", "second")
     (unwanted,) = submit(workers, tiny_folder, "unwanted", epochs=2000)

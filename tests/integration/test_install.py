@@ -196,6 +196,7 @@ def test_install_replaces_an_environment_that_was_moved_and_lost_its_python(inst
     assert checkout.list_leftovers() == []
 
 
+@pytest.mark.slow
 def test_killed_installation_is_finished_by_the_next_one(tmp_path: Path, wheels: tuple[Path, dict[str, str]]) -> None:
     checkout = Checkout(tmp_path / "checkout", *wheels)
     process = checkout.start("install")
@@ -225,6 +226,7 @@ def test_two_installations_at_once_wait_for_each_other(tmp_path: Path, wheels: t
     process.communicate()
 
 
+@pytest.mark.slow
 def test_without_an_index_for_cpus_the_size_of_cuda_is_said_first(
     tmp_path: Path, wheels: tuple[Path, dict[str, str]]
 ) -> None:
@@ -242,6 +244,7 @@ def test_without_an_index_for_cpus_the_size_of_cuda_is_said_first(
     assert (packages / "torch/__init__.py").exists()
 
 
+@pytest.mark.slow
 def test_install_for_cuda_takes_its_lock(tmp_path: Path, wheels: tuple[Path, dict[str, str]]) -> None:
     if sys.platform != "linux":
         pytest.skip("CUDA is for Linux only")
@@ -254,6 +257,7 @@ def test_install_for_cuda_takes_its_lock(tmp_path: Path, wheels: tuple[Path, dic
     assert checkout.make("install") == ""
 
 
+@pytest.mark.slow
 def test_wheel_with_another_hash_is_refused_and_the_environment_stays(
     installed: tuple[Checkout, str], tmp_path: Path
 ) -> None:

@@ -103,7 +103,7 @@ def test_transformers_is_asked_once_in_a_process_of_its_own(
     assert read_layout(folder, name="base", cache=tmp_path / "cache") == first
 
 
-@pytest.mark.parametrize("name", PREFIXES)
+@pytest.mark.parametrize("name", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_a_checkpoint_without_the_prefix_of_its_layers(name: str, tmp_path: Path) -> None:
     folder = save_family(named(name), tmp_path, tie_word_embeddings=True)
     tensors = load_file(folder / "model.safetensors")

@@ -200,7 +200,9 @@ def test_cancel_and_hand_back_end_training_between_steps(tiny_base: Base, tmp_pa
     assert not any("lora" in name for name, _ in tiny_base.model.named_parameters())
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "eva", "auto"])
+@pytest.mark.parametrize(
+    "kind", ["lora", "auto", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dora", "eva"))]
+)
 def test_a_handed_back_training_resumes_to_the_same_bytes(kind: str, tiny_base: Base, tmp_path: Path) -> None:
     changes: dict[str, dict[str, Any]] = {
         "lora": {"dropout": 0.1, "use_rslora": True},

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from finch_hub.specs.reports import TrainingReport
 
 SCRIPT = """
@@ -62,6 +64,7 @@ def run(folder: Path, *places: Path, kill_at: int = 0) -> int:
     return done.returncode
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_bytes(tiny_folder: Path, tmp_path: Path) -> None:
     whole, resumed, killed = tmp_path / "whole", tmp_path / "resumed", tmp_path / "work"
     assert run(tiny_folder, tmp_path / "other", whole, killed, resumed, kill_at=12) == -signal.SIGKILL
