@@ -43,7 +43,7 @@ def earlier(hub: Hub, tiny_folder: Path) -> str:
 
 def test_base_of_the_first_scheme_keeps_its_row_and_versions(hub: Hub, earlier: str, tiny_folder: Path) -> None:
     before = hub.bases.get("tiny")
-    after = hub.bases.add(tiny_folder, name="small")
+    after = hub.bases.add(tiny_folder, name="small", replace=True)
     assert before.fingerprint == earlier
     assert (after.id, after.fingerprint) == (before.id, fingerprint.compute_fingerprint(tiny_folder))
     assert hub.adapters.get("medical").base.fingerprint == after.fingerprint
