@@ -83,7 +83,7 @@ def test_every_block_of_a_page_is_of_a_kind_that_a_test_runs() -> None:
         "console": {"README.md", "concepts.md", "data.md"},
         "python": {"README.md", "data.md", "python.md"},
         "python run": {"export.md", "plugins.md", "training.md"},
-        "sh": {"README.md", "CONTRIBUTING.md", "export.md", "importing.md", "operations.md"},
+        "sh": {"README.md", "CONTRIBUTING.md", "export.md", "importing.md", "models.md", "operations.md"},
     }
     for page in PAGES:
         if page.parent.name == "decisions":
