@@ -47,7 +47,7 @@ def test_peft_and_merged_exports_give_the_adapters_logits(tiny_folders: Path, tm
 
 def test_export_is_replaced_on_request_by_its_own_kind_only(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
     peft.export_peft(adapter, None, tmp_path / "out", PEFTParameters())
-    with pytest.raises(errors.Conflict, match="--replace"):
+    with pytest.raises(errors.Conflict, match="replace=True"):
         peft.export_peft(adapter, None, tmp_path / "out", PEFTParameters())
     peft.export_peft(adapter, None, tmp_path / "out", PEFTParameters(replace=True))
     with pytest.raises(errors.Conflict, match="not an earlier GGUF adapter"):
