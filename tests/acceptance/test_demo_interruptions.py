@@ -80,6 +80,8 @@ def demo_home(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FINCH_LEASE_SECONDS", "6")  # so that the job of a killed worker is not waited for long
     monkeypatch.setenv("FINCH_HEARTBEAT_SECONDS", "1")
     monkeypatch.setenv("FINCH_SWEEP_SECONDS", "1")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))  # processes that are killed leave files there
     home = DemoHome(tmp_path / "a home", tiny_folder)
     try:
         yield home
@@ -139,7 +141,7 @@ def test_a_second_demo_in_the_same_home_is_refused(demo_home: DemoHome) -> None:
     process = demo_home.start()
     demo_home.wait_for("=== ", process)
     second = subprocess.run(COMMAND, cwd=ROOT, capture_output=True, text=True, check=False)
-    process.kill()
+    os.killpg(process.pid, signal.SIGKILL)  # with the command that it runs, which would start a worker
     process.wait()
     assert second.returncode == 1
     assert "another demo is running" in second.stderr

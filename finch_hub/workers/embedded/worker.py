@@ -38,13 +38,11 @@ def ensure(settings: Settings, *, code: str | None = None) -> None:
         if running.get("code", code) == (code or code_version.current()):
             return
         _request_end(running, settings)  # it hands its jobs back and ends, and the new worker waits for its lock
-    starting = settings.home / _STARTING
-    with contextlib.suppress(FileNotFoundError):
-        if abs(time.time() - starting.stat().st_mtime) < _STARTING_SECONDS:  # the clock may have been set back
-            return  # a worker has been started and has not reached its lock
+    if _is_starting(settings):
+        return
     if settings.broker_url is None:
         broker.find_server()  # here, because clients do not see the log of the worker
-    starting.touch(mode=0o600)
+    (settings.home / _STARTING).touch(mode=0o600)
     log = settings.home / "logs" / "worker.log"
     log.parent.mkdir(mode=0o700, exist_ok=True)
     home.detach([sys.executable, "-m", "finch_hub.workers"], settings.home, log, _as_environment(settings))
@@ -56,7 +54,8 @@ def stop(settings: Settings, *, wait: float = 60.0) -> bool:
     Raises:
         Unavailable: the worker did not end within `wait` seconds.
     """
-    running = read_record(settings)
+    while (running := read_record(settings)) is None and _is_starting(settings):
+        time.sleep(0.05)  # else it would run after this has returned
     if running is None:
         if settings.broker_url is None and home.exists(settings):
             broker.stop(settings, worker="")  # left by a worker that was killed
@@ -100,6 +99,15 @@ def write_record(settings: Settings) -> None:
     temporary.write_text(json.dumps(record), encoding="utf-8")
     temporary.replace(target)
     (settings.home / _STARTING).unlink(missing_ok=True)
+
+
+def _is_starting(settings: Settings) -> bool:
+    """Return whether a worker has been started a moment ago and has not reached its lock."""
+    try:
+        age = time.time() - (settings.home / _STARTING).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return abs(age) < _STARTING_SECONDS  # the clock may have been set back
 
 
 def _request_end(worker: JsonObject, settings: Settings) -> None:

@@ -80,6 +80,25 @@ def test_stop_ends_the_broker_that_a_killed_worker_left(tmp_path: Path) -> None:
     wait_until(lambda: not broker.answers(loaded), "the broker to end")
 
 
+def test_stop_ends_a_worker_that_was_started_a_moment_ago(tmp_path: Path) -> None:
+    loaded = settings.load(home=tmp_path)
+    home_worker.ensure(loaded)
+    assert home_worker.read_record(loaded) is None  # its process has just begun
+    assert home_worker.stop(loaded)
+    assert home_worker.read_record(loaded) is None
+
+
+def test_stop_does_not_wait_for_a_worker_that_was_started_long_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(home, "detach", lambda *arguments: None)
+    loaded = settings.load(home=tmp_path)
+    home_worker.ensure(loaded)
+    (mark,) = tmp_path.glob("*.starting")
+    os.utime(mark, (time.time() - 20,) * 2)
+    assert not home_worker.stop(loaded)
+
+
 @pytest.mark.parametrize(("age", "starts"), [(10.0, False), (20.0, True), (-3600.0, True)])
 def test_worker_that_was_started_a_moment_ago_is_not_started_again(
     age: float, starts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
