@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import harness
 import torch
 
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 
 ADAPTERS = 8
 SIDES = ("ours", "trainer")

@@ -28,7 +28,8 @@ from finch_hub import Example, settings  # noqa: E402
 from finch_hub.engine import Base, read_examples  # noqa: E402
 from finch_hub.engine import load_base as load_engine_base  # noqa: E402
 from finch_hub.engine.bases import precision, sources  # noqa: E402
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all  # noqa: E402
+from finch_hub.engine.data.tokenized_examples import TokenizedExample  # noqa: E402
+from finch_hub.engine.data.tokenizing import tokenize_all  # noqa: E402
 from finch_hub.engine.decoder import evaluation  # noqa: E402
 from finch_hub.engine.machine.container import count_physical_cores  # noqa: E402
 from finch_hub.specs.jobs import BaseModelSource  # noqa: E402

@@ -18,7 +18,8 @@ import parents
 
 from finch_hub import LoRAAdapter
 from finch_hub.engine import Base, quantize
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
+from finch_hub.engine.data.tokenizing import tokenize_all
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import argparse
 import harness
 
 from finch_hub import LoRAConfig, TrainingConfig
+from finch_hub.engine.data.tokenized_examples import TokenizedExamples
 from finch_hub.engine.decoder.decoder import choose_decoder
 from finch_hub.engine.numerics.threads import use_threads
 from finch_hub.engine.rank import starting_adapter
@@ -41,13 +42,14 @@ def run(args: argparse.Namespace, *, cache: bool) -> None:
     )
     with use_threads(args.threads):
         adapter = starting_adapter.attach(base, config, train_set, seed=0, report_message=print)
-        decoder = choose_decoder(base, repeated_examples=(*train_set, *held_out) if cache else ())
+        rows = TokenizedExamples(train_set)
+        decoder = choose_decoder(base, repeated=(rows, TokenizedExamples(held_out)) if cache else ())
         training_run = TrainingRun(
             base,
             adapter,
             decoder,
             training,
-            TrainingData(examples=(), validation=(), train_set=train_set, held_out=()),
+            TrainingData(examples=(), validation=(), train_set=rows, held_out=TokenizedExamples()),
             workdir=None,
             reporter=ProgressReporter(silent, base.device),
             should_stop=lambda: None,

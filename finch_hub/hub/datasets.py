@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Unpack
 
 from finch_hub.engine.data.chat import with_system
 from finch_hub.engine.data.data_folders import Split
+from finch_hub.engine.data.example_file import ExampleFile
 from finch_hub.hub.examples import (
     DataSource,
-    ExampleFile,
     Progress,
     StoredExamples,
     complete_options,
     has_validation,
     read_examples,
     register_examples,
+    store_examples,
 )
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example
@@ -95,16 +96,16 @@ class Datasets:
                     data,
                     self._stores,
                     config,
+                    functools.partial(_keep, file, system),
                     split=split,
                     also_read=also_read,
                     prefers_file=True,
-                    keep=functools.partial(_keep, file, system),
                     progress=progress,
                     checks_ignored=split == "train",
-                ).report
+                )
                 for split, file in zip(splits, files, strict=True)
             ]
-            parts = [file.store(self._stores, format_name=config.format) for file in files]
+            parts = [store_examples(file, self._stores, format_name=config.format) for file in files]
         with self._stores.database.write() as session:
             added = [
                 _register(session, stored, split=split, name=part_name, replace=replace, report=report)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
+from finch_hub.engine.data.example_file import ExampleFile
 from finch_hub.hub.bases import Bases
 from finch_hub.hub.composing import resolve_adapters
 from finch_hub.hub.examples import DataSource, Progress, StoredExamples, complete_options, read_examples, store_examples
@@ -16,7 +17,6 @@ from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec
 
 if TYPE_CHECKING:
     from finch_hub.registry.values import AdapterVersion
-    from finch_hub.specs.examples import Example
     from finch_hub.specs.reading import ReadingOptions
     from finch_hub.storage.stores import Stores
 
@@ -40,14 +40,14 @@ def check_evaluation(
     with collector.collect():
         stores.catalog.evaluators[evaluator].parse(parameters)
     source, versions = resolve_base_and_adapters(base, adapters, stores, collector)
-    examples: tuple[Example, ...] = ()
-    with collector.collect():
-        examples = read_examples(data, stores, complete_options(options, stores), progress=progress).examples
-    collector.raise_problems()
+    with ExampleFile() as examples:
+        with collector.collect():
+            read_examples(data, stores, complete_options(options, stores), examples.add, progress=progress)
+        collector.raise_problems()
+        stored = store_examples(examples, stores, format_name=options.get("format"))
     system_prompts = {version.spec.get("system") for version in versions}
     if system is None and len(system_prompts) == 1:
         system = system_prompts.pop()
-    stored = store_examples(examples, stores, format_name=options.get("format"))
     spec = EvaluateSpec(
         base=source,
         adapters=tuple(version.reference for version in versions),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from finch_hub import errors, settings
 from finch_hub.engine.data import data_files, reading, row_formats
 from finch_hub.engine.data.data_folders import Split
-from finch_hub.engine.data.row_collector import ReadData
+from finch_hub.engine.data.example_file import ExampleFile
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example, Rows
 from finch_hub.specs.options import name_option
@@ -42,20 +41,20 @@ def read_examples(
     data: DataSource,
     stores: Stores,
     config: ReadingConfig,
+    keep: Callable[[Example], None],
     *,
     split: Split = "train",
     also_read: Split | None = None,
     prefers_file: bool = False,
-    keep: Callable[[Example], None] | None = None,
     progress: Progress | None = None,
     checks_ignored: bool = True,
     beside_file: bool = False,
-) -> ReadData:
-    """Return the examples of a data source, and warn of everything about the data that users should know.
+) -> ReadingReport:
+    """Read the examples of a data source, and warn of everything about the data that users should know.
 
     Args:
+        keep: called with each example.
         also_read: split of a folder that the caller reads too, so that its files do not count as left out.
-        keep: called with each example, which is then not in the result.
         prefers_file: whether a name is that of a file if there is also a stored data set of that name.
         checks_ignored: whether a column to ignore that no row has is reported; false for data beside other data.
         beside_file: whether the options are also for a file, so that a stored data set passes them over.
@@ -84,7 +83,7 @@ def read_examples(
         checks_ignored=checks_ignored,
     )
     reading.warn(found)
-    return found
+    return found.report
 
 
 def complete_options(options: Mapping[str, object], stores: Stores) -> ReadingConfig:
@@ -107,8 +106,8 @@ def _check_one_meaning(name: str, stores: Stores) -> None:
 
 
 def _load_stored(
-    name: str, path: Path, stores: Stores, config: ReadingConfig, keep: Callable[[Example], None] | None
-) -> ReadData:
+    name: str, path: Path, stores: Stores, config: ReadingConfig, keep: Callable[[Example], None]
+) -> ReadingReport:
     try:
         with stores.database.read() as session:
             dataset = datasets.get(session, name)
@@ -121,10 +120,9 @@ def _load_stored(
     if given:
         what = f"is stored, so that {' and '.join(map(name_option, given))} cannot change how it is read"
         raise errors.InvalidDataset(what, fix="leave them out", subject=name)
-    examples: list[Example] = []
     for line in stores.artifacts.read_lines(dataset.digest):
-        (keep or examples.append)(Example.of(line))
-    return ReadData(examples=tuple(examples), report=ReadingReport(rows=dataset.examples))
+        keep(Example.of(line))
+    return ReadingReport(rows=dataset.examples)
 
 
 def is_stored(data: DataSource) -> bool:
@@ -151,44 +149,14 @@ def _load_formats(stores: Stores) -> list[row_formats.RowFormat]:
     ]
 
 
-class ExampleFile:
-    """Temporary file of examples in canonical form, from which they are stored. Only one example is in memory."""
-
-    def __init__(self) -> None:
-        with data_files.translate_write_errors():
-            self._file = tempfile.NamedTemporaryFile()  # noqa: SIM115 - __exit__ closes it
-        self._count = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        data_files.close_temporary(self._file)
-
-    def add(self, example: Example) -> None:
-        """Write an example."""
-        with data_files.translate_write_errors():
-            self._file.write(reading.dump_example(example))
-        self._count += 1
-
-    def store(self, stores: Stores, *, format_name: str | None = None) -> StoredExamples:
-        """Store the canonical bytes of the examples."""
-        with data_files.translate_write_errors():
-            self._file.flush()
-        return StoredExamples(
-            digest=stores.artifacts.put_file(Path(self._file.name)),
-            format=format_name or "messages",
-            examples=self._count,
-            bytes=self._file.tell(),
-        )
-
-
-def store_examples(examples: Iterable[Example], stores: Stores, *, format_name: str | None = None) -> StoredExamples:
+def store_examples(examples: ExampleFile, stores: Stores, *, format_name: str | None = None) -> StoredExamples:
     """Store the canonical bytes of the examples."""
-    with ExampleFile() as file:
-        for example in examples:
-            file.add(example)
-        return file.store(stores, format_name=format_name)
+    return StoredExamples(
+        digest=stores.artifacts.put_file(examples.path),
+        format=format_name or "messages",
+        examples=len(examples),
+        bytes=examples.size,
+    )
 
 
 def register_examples(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,7 @@ from finch_hub.engine.bases import memory, module_layout, target_modules, weight
 from finch_hub.engine.data import splitting
 from finch_hub.engine.data.chat import has_reasoning
 from finch_hub.engine.data.data_folders import Split
+from finch_hub.engine.data.example_file import ExampleFile
 from finch_hub.engine.training import schedule
 from finch_hub.hub.bases import Bases
 from finch_hub.hub.examples import (
@@ -91,36 +95,20 @@ def check_training(
             if requirements.together and target_modules.names_head(lora, layout):
                 what = "an adapter of the head cannot be combined with together"
                 collector.add(errors.Problem(where="together", what=what, fix="remove together, or the head"))
-    train: tuple[Example, ...] = ()
-    held_out: tuple[Example, ...] = ()
-    report: ReadingReport | None = None
-    is_split = False
-    with collector.collect():
-        is_split = validation is None and "validation" not in overrides and has_validation(data, stores, reading)
-        also_read: Split | None = "validation" if is_split else None
-        beside_file = validation is not None and not is_stored(validation)
-        found = read_examples(data, stores, reading, also_read=also_read, progress=progress, beside_file=beside_file)
-        train, report = found.examples, found.report
-    if validation is not None:
-        with collector.collect():
-            held_out = read_examples(
-                validation, stores, reading, progress=progress, checks_ignored=False, beside_file=not is_stored(data)
-            ).examples
-    elif is_split:
-        with collector.collect():
-            held_out = read_examples(
-                data, stores, reading, split="validation", progress=progress, checks_ignored=False
-            ).examples
-    elif train and training.validation:
-        train, held_out = splitting.split_examples(train, training.validation, training.seed)
-    if train:
-        for problem in schedule.find_problems(training, examples=len(train), held_out=len(held_out)):
-            collector.add(problem)
-        if lora.rank == "auto" and len(held_out) < LEAST_HELD_OUT:
-            what = f"rank auto needs {LEAST_HELD_OUT} validation examples, found {len(held_out)}"
-            collector.add(errors.Problem(where="rank", what=what, fix="add validation examples or set a number"))
-    collector.raise_problems()
-    stored = tuple(store_examples(part, stores, format_name=reading.format) for part in (train, held_out) if part)
+    with contextlib.ExitStack() as stack:
+        train, held_out, report = _read_parts(
+            data, validation, training, reading, overrides, stores, collector, progress, stack
+        )
+        if report is not None:
+            for problem in schedule.find_problems(training, examples=len(train), held_out=len(held_out)):
+                collector.add(problem)
+            if lora.rank == "auto" and len(held_out) < LEAST_HELD_OUT:
+                what = f"rank auto needs {LEAST_HELD_OUT} validation examples, found {len(held_out)}"
+                collector.add(errors.Problem(where="rank", what=what, fix="add validation examples or set a number"))
+        collector.raise_problems()
+        stored = tuple(store_examples(part, stores, format_name=reading.format) for part in (train, held_out) if part)
+        longest = max(map(_max_tokens, itertools.chain(train, held_out)))
+        thinking = any(has_reasoning(message) for example in train for message in example.messages)
     spec = TrainSpec(
         adapter=adapter,
         base=source,
@@ -130,15 +118,55 @@ def check_training(
         system=system if system is not None else chosen.system if chosen else None,
         lora=lora,
         training=training,
-        thinking=any(has_reasoning(message) for example in train for message in example.messages),
+        thinking=thinking,
         reading=report,
     )
     shape = weight_shapes.read_base_shape(folder, layout) if folder is not None and layout is not None else None
     if shape is not None and not requirements.memory_bytes:
-        longest, cuda = _max_tokens((*train, *held_out)), requirements.device != "cpu"
+        cuda = requirements.device != "cpu"
         estimate = memory.estimate_training_memory(shape, lora, training, longest=longest, cuda=cuda)
         requirements = requirements.evolve(memory_bytes=estimate.total)
     return spec, stored, requirements
+
+
+def _read_parts(
+    data: DataSource,
+    validation: DataSource | None,
+    training: TrainingConfig,
+    reading: ReadingConfig,
+    overrides: Mapping[str, object],
+    stores: Stores,
+    collector: ProblemCollector,
+    progress: Progress | None,
+    stack: contextlib.ExitStack,
+) -> tuple[ExampleFile, ExampleFile, ReadingReport | None]:
+    """Return the examples to train on and those held out, in files that the stack closes; no report if it failed."""
+    train, held_out = stack.enter_context(ExampleFile()), stack.enter_context(ExampleFile())
+    report: ReadingReport | None = None
+    is_split = False
+    with collector.collect():
+        is_split = validation is None and "validation" not in overrides and has_validation(data, stores, reading)
+        also_read: Split | None = "validation" if is_split else None
+        beside_file = validation is not None and not is_stored(validation)
+        report = read_examples(
+            data, stores, reading, train.add, also_read=also_read, progress=progress, beside_file=beside_file
+        )
+    read_held_out = functools.partial(
+        read_examples, stores=stores, config=reading, keep=held_out.add, progress=progress, checks_ignored=False
+    )
+    if validation is not None:
+        with collector.collect():
+            read_held_out(validation, beside_file=not is_stored(data))
+    elif is_split:
+        with collector.collect():
+            read_held_out(data, split="validation")
+    elif report is not None and training.validation:
+        parts = (stack.enter_context(ExampleFile()), held_out)
+        is_held_out = splitting.choose_held_out(train, training.validation, training.seed)
+        for example, is_out in zip(train, is_held_out.tolist(), strict=True):
+            parts[is_out].add(example)
+        train = parts[0]
+    return train, held_out, report
 
 
 def _apply_overrides(
@@ -172,9 +200,6 @@ def _check_together(lora: LoRAConfig, training: TrainingConfig, collector: Probl
             collector.add(errors.Problem(where="together", what=what, fix=f"remove together or {setting}"))
 
 
-def _max_tokens(examples: Sequence[Example]) -> int:
-    """Return an upper estimate of the longest example's tokens. Few tokens are shorter than three bytes."""
-    return max(
-        len(example.model_dump_json(exclude_defaults=True).encode()) // 3 + 16 * len(example.messages) + 32
-        for example in examples
-    )
+def _max_tokens(example: Example) -> int:
+    """Return an upper estimate of an example's tokens. Few tokens are shorter than three bytes."""
+    return len(example.model_dump_json(exclude_defaults=True).encode()) // 3 + 16 * len(example.messages) + 32

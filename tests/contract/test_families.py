@@ -15,7 +15,8 @@ from torch import Tensor
 
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base, load_base
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
+from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.export.merging import merge
 from finch_hub.engine.inference import evaluators
 from finch_hub.engine.inference.decoding import end_tokens

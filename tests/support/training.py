@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
     from finch_hub.engine.adapters.weights import AdapterWeights
     from finch_hub.engine.bases.base import Base
-    from finch_hub.engine.data.tokenizing import TokenizedExample
+    from finch_hub.engine.data.tokenized_examples import TokenizedExample
     from finch_hub.engine.decoder.decoder import Decoder
     from finch_hub.engine.training.run import TrainingRun
     from finch_hub.specs.training import TrainingConfig

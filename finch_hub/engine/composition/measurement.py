@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -18,7 +19,7 @@ from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.parents import ParentAdapter, ParentInput
 from finch_hub.engine.composition.second_moment import SecondMoment
 from finch_hub.engine.data import batches, tokenizing
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 from finch_hub.engine.decoder import evaluation, loss
 from finch_hub.engine.decoder.decoder import choose_decoder, make_head
 from finch_hub.engine.decoder.padded import PaddedDecoder
@@ -56,24 +57,26 @@ def divide(examples: Sequence[TokenizedExample]) -> ValidationRows:
 
     Rows with one prompt, and copies, stay together. If there are few prompts, only copies do.
     """
-    rows = tuple(examples)
-    groups = _number([_prompt_bytes(row) for row in rows])
+    groups = _number(_prompt_bytes(row) for row in examples)
     if len(set(groups)) < _MIN_ROWS_TO_DIVIDE:
-        groups = _number([row.input_ids.tobytes() for row in rows])
+        groups = _number(row.input_ids.tobytes() for row in examples)
     if len(set(groups)) < _MIN_ROWS_TO_DIVIDE:
+        rows = tuple(examples)
         return ValidationRows(selection=rows, report=rows, is_divided=False)
     is_searched = [group % 2 == 0 and group < 2 * _MAX_SELECTION_ROWS for group in groups]
-    selection = [row for row, is_taken in zip(rows, is_searched, strict=True) if is_taken]
-    report = [row for row, is_taken in zip(rows, is_searched, strict=True) if not is_taken]
+    selection = [place for place, is_taken in enumerate(is_searched) if is_taken][:_MAX_SELECTION_ROWS]
+    report = [place for place, is_taken in enumerate(is_searched) if not is_taken][:_MAX_REPORT_ROWS]
     return ValidationRows(
-        selection=tuple(selection[:_MAX_SELECTION_ROWS]), report=tuple(report[:_MAX_REPORT_ROWS]), is_divided=True
+        selection=tuple(examples[place] for place in selection),
+        report=tuple(examples[place] for place in report),
+        is_divided=True,
     )
 
 
-def _number(keys: Sequence[bytes]) -> list[int]:
+def _number(keys: Iterable[bytes]) -> list[int]:
     """Return the same number for equal keys, counted in their order."""
     numbers: dict[bytes, int] = {}
-    return [numbers.setdefault(key, len(numbers)) for key in keys]
+    return [numbers.setdefault(hashlib.sha256(key).digest(), len(numbers)) for key in keys]
 
 
 def _prompt_bytes(row: TokenizedExample) -> bytes:

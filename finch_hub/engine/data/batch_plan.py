@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from finch_hub.engine.data.batches import count_shared_prefix
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 
 LEAST_TOKENS = 256
 """Number of tokens below which matrix products are slower for each token."""

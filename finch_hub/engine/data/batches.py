@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +92,9 @@ def count_shared_prefix(examples: Sequence[TokenizedExample]) -> int:
     """Count the tokens without labels that all examples begin with. Each example keeps at least one token."""
     limit = min(min(int(example.labels.argmax()), len(example) - 1) for example in examples)
     first = examples[0].input_ids[:limit]
-    for example in examples[1:]:
+    for example in examples:
+        if not len(first):
+            break
         differs = (first != example.input_ids[: len(first)]).nonzero()[0]
         first = first[: differs[0]] if len(differs) else first
     return len(first)

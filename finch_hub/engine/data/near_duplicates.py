@@ -6,7 +6,9 @@ import collections
 import re
 import unicodedata
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from finch_hub.specs.examples import Example
 
@@ -22,6 +24,8 @@ _MAX_CANDIDATES = 20  # of a validation example; many rows can have one long ins
 _PROGRESS_EXAMPLES = 10_000
 _WORD = re.compile(r"\w+")
 
+Words: TypeAlias = "array[int]"  # hashes of the words of a text
+
 
 def count_near_duplicates(
     train: Sequence[Example], validation: Sequence[Example], *, progress: Callable[[int], None] = lambda done: None
@@ -34,9 +38,9 @@ def count_near_duplicates(
     Args:
         progress: called with the number of examples so far, of both, every few thousand examples.
     """
-    texts: list[list[str]] = []
+    texts: list[Words] = []
     for number, example in enumerate(validation, start=1):
-        texts.append(_list_words(example))
+        texts.append(_hash_words(example))
         if number % _PROGRESS_EXAMPLES == 0:
             progress(number)
     index = _Index(texts)
@@ -48,7 +52,7 @@ def count_near_duplicates(
             break
         if done % _PROGRESS_EXAMPLES == 0:
             progress(done)
-        words = _list_words(example)
+        words = _hash_words(example)
         for number in index.find(words):
             if words == texts[number]:
                 exact.add(number)
@@ -63,7 +67,7 @@ def count_near_duplicates(
 class _Index:
     """Numbers of texts by their bands. Texts that are settled are removed, so that no later text finds them."""
 
-    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
+    def __init__(self, texts: Sequence[Words]) -> None:
         self._bands = [_make_bands(words) for words in texts]
         self._numbers: dict[tuple[int, ...], dict[int, None]] = {}
         for number, bands in enumerate(self._bands):
@@ -73,7 +77,7 @@ class _Index:
     def __bool__(self) -> bool:
         return bool(self._numbers)
 
-    def find(self, words: Sequence[str]) -> list[int]:
+    def find(self, words: Words) -> list[int]:
         """Return the numbers of the texts that have a band in common with a text."""
         return list(dict.fromkeys(number for band in _make_bands(words) for number in self._numbers.get(band, ())))
 
@@ -84,24 +88,25 @@ class _Index:
                 del self._numbers[band]
 
 
-def _list_words(example: Example) -> list[str]:
-    """Return the words that are compared. A text without blanks between words is compared by its characters."""
+def _hash_words(example: Example) -> Words:
+    """Return hashes of the words that are compared. A text without blanks is compared by its characters."""
     turns = [message.content for message in example.messages if message.role != "system"]
     text = unicodedata.normalize("NFKC", " ".join(turns) or example.text or "").casefold()
     words = _WORD.findall(text)
     if sum(map(len, words)) > 20 * len(words):
         words = list("".join(words))
-    return words if len(words) <= _MAX_WORDS else words[: _MAX_WORDS // 2] + words[-_MAX_WORDS // 2 :]
+    if len(words) > _MAX_WORDS:
+        words = words[: _MAX_WORDS // 2] + words[-_MAX_WORDS // 2 :]
+    return array("I", (zlib.crc32(word.encode(errors="surrogatepass")) for word in words))
 
 
-def _shingle_hashes(words: Sequence[str]) -> Iterator[int]:
-    hashes = [zlib.crc32(word.encode(errors="surrogatepass")) for word in words]
-    hashes += [0] * (_SHINGLE_WORDS - len(hashes))  # a shorter text is one shingle
+def _shingle_hashes(words: Words) -> Iterator[int]:
+    hashes = words.tolist() + [0] * (_SHINGLE_WORDS - len(words))  # a shorter text is one shingle
     for first, second, third in zip(hashes, hashes[1:], hashes[2:], strict=False):
         yield ((first * 0x9E3779B1 ^ second) * 0x85EBCA77 ^ third) & 0xFFFFFFFF
 
 
-def _make_bands(words: Sequence[str]) -> list[tuple[int, ...]]:
+def _make_bands(words: Words) -> list[tuple[int, ...]]:
     """Return the smallest hashes of the shingles in each bin, a few bins a band (one permutation hashing)."""
     smallest = [-1] * _BINS
     for value in _shingle_hashes(words):
@@ -112,7 +117,7 @@ def _make_bands(words: Sequence[str]) -> list[tuple[int, ...]]:
     return [band for band in bands if max(band[1:]) >= 0]
 
 
-def _share(first: Sequence[str], second: Sequence[str]) -> float:
+def _share(first: Words, second: Words) -> float:
     """Return the Jaccard index of the shingles of two texts."""
     a, b = set(_shingle_hashes(first)), set(_shingle_hashes(second))
     return len(a & b) / len(a | b)

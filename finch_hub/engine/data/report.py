@@ -9,7 +9,7 @@ import numpy as np
 from finch_hub import errors
 from finch_hub.engine.data import near_duplicates, splitting
 from finch_hub.engine.data.batches import count_shared_prefix
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExamples
 from finch_hub.specs.examples import Example
 from finch_hub.specs.reports import DataReport
 
@@ -19,7 +19,7 @@ _MAX_PROBLEMS = 20
 def make_data_report(
     examples: Sequence[Example],
     validation: Sequence[Example],
-    tokenized: Sequence[TokenizedExample],
+    tokenized: TokenizedExamples,
     *,
     lost: int,
     left_out: Sequence[errors.Problem],
@@ -35,7 +35,7 @@ def make_data_report(
         changes: what the chat template drops or changes, with the number of examples.
         progress: called with the number of examples that were compared, every few thousand examples.
     """
-    lengths = np.array([len(example) for example in tokenized])
+    lengths = tokenized.lengths
     return DataReport(
         examples=len(tokenized),
         validation_examples=len(validation),

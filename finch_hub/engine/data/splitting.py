@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import collections
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from finch_hub.specs.examples import Example, Message
 
@@ -21,18 +24,29 @@ def split_examples(
     parts keep the order. If all examples have one prompt, only copies stay together. At least one group stays in
     training, so that nothing is held out of a single one.
     """
-    keys = [_key(example) for example in examples]
-    groups = [_prompt_key(example) for example in examples]
-    if len(set(groups)) < 2:
-        groups = keys
-    held_out = _choose_groups(groups, keys, max(1, round(share * len(examples))) if share > 0 else 0, seed)
-    sides = [(example, group in held_out) for example, group in zip(examples, groups, strict=True)]
-    return tuple(e for e, is_held_out in sides if not is_held_out), tuple(e for e, is_held_out in sides if is_held_out)
+    is_held_out = choose_held_out(examples, share, seed)
+    train = tuple(example for example, is_out in zip(examples, is_held_out, strict=True) if not is_out)
+    return train, tuple(example for example, is_out in zip(examples, is_held_out, strict=True) if is_out)
+
+
+def choose_held_out(examples: Iterable[Example], share: float, seed: int) -> NDArray[np.bool_]:
+    """Return which examples :func:`split_examples` takes for validation, bool [examples]; one at a time is read."""
+    keys, prompts, ranks = array("Q"), array("Q"), array("Q")
+    for example in examples:
+        key = _key(example)
+        keys.append(_shorten(key))
+        prompts.append(_shorten(_prompt_key(example)))
+        ranks.append(_shorten(hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()))
+    groups = np.array(prompts, dtype=np.uint64)
+    if len(np.unique(groups)) < 2:
+        groups = np.array(keys, dtype=np.uint64)
+    target = max(1, round(share * len(keys))) if share > 0 else 0
+    return np.isin(groups, _choose_groups(groups, np.array(ranks, dtype=np.uint64), target))
 
 
 def count_duplicates(examples: Sequence[Example]) -> int:
     """Count the examples that repeat an earlier one. Whitespace does not matter."""
-    return len(examples) - len({_key(example) for example in examples})
+    return len(examples) - len(np.unique(_shorten_all(examples, _key)))
 
 
 def count_overlap(train: Sequence[Example], validation: Sequence[Example]) -> int:
@@ -46,27 +60,33 @@ def count_shared_prompts(train: Sequence[Example], validation: Sequence[Example]
 
 
 def _count_shared(train: Sequence[Example], validation: Sequence[Example], key: Callable[[Example], str]) -> int:
-    wanted = collections.Counter(key(example) for example in validation)
-    return sum(wanted.pop(key(example), 0) for example in train) if wanted else 0
+    return int(np.isin(_shorten_all(validation, key), _shorten_all(train, key)).sum()) if validation else 0
 
 
-def _choose_groups(groups: Sequence[str], keys: Sequence[str], target: int, seed: int) -> set[str]:
-    """Return groups of about `target` rows together, in the order of a hash, and not all groups."""
-    sizes = collections.Counter(groups)
-    if not target or len(sizes) < 2:
-        return set()
-    ranks: dict[str, bytes] = {}
-    for group, key in zip(groups, keys, strict=True):
-        rank = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-        ranks[group] = min(rank, ranks.get(group, rank))
-    ranked = sorted(sizes, key=lambda group: ranks[group])
-    held_out: set[str] = set()
+def _choose_groups(groups: NDArray[np.uint64], ranks: NDArray[np.uint64], target: int) -> NDArray[np.uint64]:
+    """Return groups of about `target` rows together, in the order of their lowest ranks, and not all groups."""
+    names, places, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if not target or len(names) < 2:
+        return names[:0]
+    lowest = np.full(len(names), np.iinfo(np.uint64).max)
+    np.minimum.at(lowest, places, ranks)
+    order = np.argsort(lowest, kind="stable")
+    held_out: list[int] = []
     rows = 0
-    for group in ranked:
-        if rows + sizes[group] <= target and len(held_out) < len(sizes) - 1:
-            held_out.add(group)
+    for group in order.tolist():
+        if rows + sizes[group] <= target and len(held_out) < len(names) - 1:
+            held_out.append(group)
             rows += sizes[group]
-    return held_out or {min(ranked, key=lambda group: sizes[group])}
+    return names[held_out or [order[sizes[order].argmin()]]]
+
+
+def _shorten_all(examples: Iterable[Example], key: Callable[[Example], str]) -> NDArray[np.uint64]:
+    return np.array(array("Q", (_shorten(key(example)) for example in examples)), dtype=np.uint64)
+
+
+def _shorten(digest: str) -> int:
+    """Return the first 64 bits of a hash, which order and tell apart like the whole one."""
+    return int(digest[:16], 16)
 
 
 def _key(example: Example) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,6 +16,7 @@ from finch_hub import errors
 from finch_hub.engine.data import length_limit
 from finch_hub.engine.data.chat import ChatTemplate, Conversation
 from finch_hub.engine.data.rendered import render_turns
+from finch_hub.engine.data.tokenized_examples import TokenizedExample, TokenizedExamples
 from finch_hub.engine.data.turn_finder import Turn
 from finch_hub.specs.examples import Example, Message
 
@@ -26,26 +28,6 @@ MAX_LEFT_OUT = 0.05
 _PROGRESS_SECONDS = 2.0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TokenizedExample:
-    """Token ids of one example.
-
-    Attributes:
-        input_ids: int64 [length].
-        labels: whether each token has loss, bool [length]. The first token has none, because no token predicts it.
-        cut: number of tokens that were removed to fit the maximum length.
-        changes: what the chat template drops or changes in the example, in words.
-    """
-
-    input_ids: NDArray[np.int64]
-    labels: NDArray[np.bool_]
-    cut: int = 0
-    changes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-
 @dataclass(kw_only=True, eq=False)
 class TokenizedData:
     """Token ids of a data set.
@@ -54,13 +36,13 @@ class TokenizedData:
         examples: in the order of the data, without those that cannot be used.
         left_out: problems of the examples that cannot be used, by their numbers from 1.
         lost: number of these examples.
-        changes: what the chat template drops or changes, in words, with the number of each such example, from 1.
+        changes: what the chat template drops or changes, in words, with the number of such examples.
     """
 
-    examples: list[TokenizedExample] = field(default_factory=list)
+    examples: TokenizedExamples = field(default_factory=TokenizedExamples)
     left_out: list[errors.Problem] = field(default_factory=list)
     lost: int = 0
-    changes: dict[str, list[int]] = field(default_factory=dict)
+    changes: Counter[str] = field(default_factory=Counter)
 
 
 def tokenize_all(
@@ -99,6 +81,7 @@ def tokenize_data(
     """
     template = ChatTemplate(tokenizer)
     data = TokenizedData()
+    firsts: dict[str, int] = {}
     number, reported = 0, time.monotonic()
     for number, example in enumerate(examples, start=1):
         if time.monotonic() - reported > _PROGRESS_SECONDS:
@@ -116,14 +99,15 @@ def tokenize_data(
             continue
         data.examples.append(tokenized)
         for change in tokenized.changes:
-            data.changes.setdefault(change, []).append(number)
+            data.changes[change] += 1
+            firsts.setdefault(change, number)
     if data.lost and (is_strict or not data.examples or data.lost > max_left_out * number):
         raise errors.InvalidDataset(data.left_out, subject=subject)
     if is_strict and data.changes:
         raise errors.InvalidDataset(
             [
-                errors.Problem(where=f"example {rows[0]}", what=f"{change} (in {len(rows):,} examples)")
-                for change, rows in data.changes.items()
+                errors.Problem(where=f"example {firsts[change]}", what=f"{change} (in {count:,} examples)")
+                for change, count in data.changes.items()
             ],
             subject=subject,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import Batch
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExamples
 from finch_hub.engine.decoder.forward_check import check_forward
 from finch_hub.engine.decoder.frozen_states import FrozenStates
 from finch_hub.engine.decoder.loss import Head
@@ -37,19 +38,17 @@ def choose_decoder(
     *,
     packing: bool = True,
     gradient_checkpointing: bool = False,
-    repeated_examples: Sequence[TokenizedExample] = (),
+    repeated: Sequence[TokenizedExamples] = (),
 ) -> Decoder:
     """Return the fastest decoder that computes the same as the base with its adapters.
 
     On CUDA the model's own forward is faster: it has fused kernels that packed rows cannot use. For examples that are
-    computed several times, the hidden states below the first adapted layer are cached if they fit the limit.
+    `repeated`, the hidden states below the first adapted layer are computed once, if they fit the limit.
     """
     if packing and can_pack(base):
         width = base.model.config.hidden_size
-        is_cached = repeated_examples and FrozenStates.fits_limit(
-            repeated_examples, width=width, itemsize=base.dtype.itemsize
-        )
-        frozen = FrozenStates(repeated_examples) if is_cached else None
+        is_cached = repeated and FrozenStates.fits_limit(repeated, width=width, itemsize=base.dtype.itemsize)
+        frozen = FrozenStates([*itertools.chain(*repeated)]) if is_cached else None
         return PackedDecoder(base.model, gradient_checkpointing=gradient_checkpointing, frozen=frozen)
     one_by_one = check_forward(base).rows_interact
     return PaddedDecoder(base.model, gradient_checkpointing=gradient_checkpointing, one_by_one=one_by_one)

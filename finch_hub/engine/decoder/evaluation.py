@@ -12,7 +12,7 @@ from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batch_plan import LEAST_TOKENS
 from finch_hub.engine.data.batches import Batch, pack
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 from finch_hub.engine.decoder.decoder import Decoder, choose_decoder, make_head
 from finch_hub.engine.decoder.loss import Head, token_losses
 from finch_hub.engine.numerics.concurrency import MAX_TASKS, run_in_parallel
@@ -83,13 +83,14 @@ def _divide_into_batches(examples: Sequence[TokenizedExample], ways: int) -> lis
 
     Results depend on the division only by rounding.
     """
-    order = sorted(range(len(examples)), key=lambda row: len(examples[row]))
+    lengths = [len(example) for example in examples]
+    order = sorted(range(len(examples)), key=lengths.__getitem__)
     # Few examples are divided evenly, so that no thread is idle.
-    share = -(-len(examples) * len(examples[order[-1]]) // ways)
+    share = -(-len(examples) * lengths[order[-1]] // ways)
     max_tokens = min(_BATCH_TOKENS, max(share, LEAST_TOKENS))
     batches: list[list[int]] = [[]]
     for row in order:
-        if batches[-1] and len(examples[row]) * (len(batches[-1]) + 1) > max_tokens:
+        if batches[-1] and lengths[row] * (len(batches[-1]) + 1) > max_tokens:
             batches.append([])
         batches[-1].append(row)
     return batches

@@ -18,7 +18,7 @@ from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.bases.rope import depends_on_length, reset_rope
 from finch_hub.engine.data.batches import pack
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 from finch_hub.engine.decoder.loss import Head
 from finch_hub.engine.decoder.own_head import has_linear_head
 from finch_hub.engine.decoder.packed import PackedDecoder

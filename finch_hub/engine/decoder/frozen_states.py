@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample, TokenizedExamples
 
 # A constant, because caching shows in the bytes of the result. A thousand examples of 1,000 tokens take half of it in
 # bfloat16 at a width of 1024.
@@ -27,9 +27,14 @@ class FrozenStates:
         self._states: dict[TokenizedExample, Tensor] = {}
 
     @staticmethod
-    def fits_limit(examples: Sequence[TokenizedExample], *, width: int, itemsize: int) -> bool:
-        """Return whether states of `width` numbers of `itemsize` bytes a token are below the memory limit."""
-        return sum(len(example) for example in examples) * width * itemsize <= _MAX_BYTES
+    def fits_limit(parts: Iterable[TokenizedExamples], *, width: int, itemsize: int) -> bool:
+        """Return whether states of `width` numbers of `itemsize` bytes a token are below the memory limit.
+
+        Examples that are not in memory themselves have no states there.
+        """
+        if not all(part.is_in_memory for part in parts):
+            return False
+        return sum(int(part.lengths.sum()) for part in parts) * width * itemsize <= _MAX_BYTES
 
     def missing(self, examples: Sequence[TokenizedExample]) -> list[tuple[TokenizedExample, ...]]:
         """Return the chunks to compute before all examples' states are cached."""

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from finch_hub.engine.bases.rope import depends_on_length
 from finch_hub.engine.data.batches import Batch, pack
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 from finch_hub.engine.decoder.attention_layout import GridLayout, group_sequences
 from finch_hub.engine.decoder.autograd_ops import rms_norm
 from finch_hub.engine.decoder.frozen_linear import can_prepack

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 
 PASSES = 2
 """Passes over the sample; without a bound PEFT makes dozens, see decision 0043."""

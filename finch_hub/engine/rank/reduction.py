@@ -15,7 +15,7 @@ from torch import Tensor
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.rank.spectrum import Spectrum, choose_threshold
 from finch_hub.engine.rank.starting_adapter import with_ranks

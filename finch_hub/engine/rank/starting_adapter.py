@@ -16,7 +16,7 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.bases.layout_builder import describe_model
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 from finch_hub.engine.rank import eva
 from finch_hub.formats.peft_names import tensor_name
 from finch_hub.specs.lora import LEAST_HELD_OUT, LoRAConfig, UnusualValueWarning

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base, default_max_length
 from finch_hub.engine.data import splitting
-from finch_hub.engine.data.tokenizing import TokenizedData, TokenizedExample, tokenize_data
+from finch_hub.engine.data.tokenized_examples import TokenizedExamples
+from finch_hub.engine.data.tokenizing import TokenizedData, tokenize_data
 from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.specs.examples import Example
 from finch_hub.specs.training import TrainingConfig
@@ -28,8 +28,8 @@ class TrainingData:
 
     examples: Sequence[Example]
     validation: Sequence[Example]
-    train_set: Sequence[TokenizedExample]
-    held_out: Sequence[TokenizedExample]
+    train_set: TokenizedExamples
+    held_out: TokenizedExamples
     lost: int = 0
     left_out: Sequence[errors.Problem] = ()
     changes: Mapping[str, int] = field(default_factory=dict)
@@ -78,10 +78,7 @@ def prepare_data(
         held_out = tokenize(
             validation, subject="validation data", progress=lambda done: report_progress(len(examples) + done)
         )
-    base.fit_attention(max(len(example) for example in (*train.examples, *held_out.examples)))
-    changes: Counter[str] = Counter()
-    for data in (train, held_out):
-        changes.update({change: len(rows) for change, rows in data.changes.items()})
+    base.fit_attention(int(max(lengths.max() for data in (train, held_out) if (lengths := data.examples.lengths).size)))
     return TrainingData(
         examples=examples,
         validation=validation,
@@ -89,5 +86,5 @@ def prepare_data(
         held_out=held_out.examples,
         lost=train.lost + held_out.lost,
         left_out=[*train.left_out, *(replace(lost, where=f"validation {lost.where}") for lost in held_out.left_out)],
-        changes=changes,
+        changes=train.changes + held_out.changes,
     )

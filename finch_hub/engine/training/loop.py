@@ -12,7 +12,7 @@ import torch
 from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 from finch_hub.engine.decoder.decoder import Decoder, choose_decoder
 from finch_hub.engine.decoder.forward_check import check_forward
 from finch_hub.engine.numerics.threads import use_threads
@@ -95,7 +95,7 @@ def train(
                 base,
                 packing=training.packing,
                 gradient_checkpointing=training.gradient_checkpointing,
-                repeated_examples=(*data.train_set, *data.held_out) if training.epochs > 1 else (),
+                repeated=(data.train_set, data.held_out) if training.epochs > 1 else (),
             )
             if remark := check_forward(base).remark:
                 reporter.report_message(remark)

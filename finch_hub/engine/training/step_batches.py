@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from finch_hub.engine.data import batch_plan, batches
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExamples
 from finch_hub.engine.decoder.decoder import Decoder
 from finch_hub.engine.decoder.packed_layer import AdapterBatch, derive_seed
 from finch_hub.engine.numerics.concurrency import MAX_TASKS
@@ -20,14 +20,14 @@ class StepBatches:
 
     def __init__(
         self,
-        train_set: Sequence[TokenizedExample],
+        train_set: TokenizedExamples,
         training: TrainingConfig,
         decoder: Decoder,
         *,
         device: torch.device,
         adapter: str | None,
     ) -> None:
-        self.lengths = [len(example) for example in train_set]
+        self.lengths: list[int] = train_set.lengths.tolist()
         self.steps_per_epoch, self.steps = schedule.count_steps(training, len(train_set))
         self._train_set, self._training, self._decoder = train_set, training, decoder
         self._device, self._adapter = device, adapter

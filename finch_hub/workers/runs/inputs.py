@@ -73,11 +73,8 @@ def fetch_validation(version: values.AdapterVersion, file: Path, stores: Stores)
         return None
 
 
-def read_examples(file: Path | None) -> tuple[Example, ...]:
+def read_examples(file: Path | None) -> Sequence[Example]:
     """Return the examples of a file that `fetch_examples` wrote, none if there is no file."""
-    from finch_hub.engine.data import reading
+    from finch_hub.engine.data.example_file import ExampleFile
 
-    if file is None:
-        return ()
-    with file.open("rb") as lines:
-        return reading.load_examples(lines)
+    return ExampleFile(file) if file is not None else ()

@@ -168,6 +168,8 @@ def _read_data(order: TrainOrder, channel: Channel) -> tuple[Sequence[Example], 
         return examples, inputs.read_examples(order.validation)
     # Split here, not in the loop: compositions of this adapter are measured on the held-out part, so it is stored.
     training = order.spec.training
+    if not training.validation:
+        return examples, ()
     examples, validation = splitting.split_examples(examples, training.validation, training.seed)
     (channel.workdir / "validation.jsonl").write_bytes(reading.dump_examples(validation))
     return examples, validation

@@ -10,7 +10,8 @@ from support.training import BIRDS, adapted
 
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
+from finch_hub.engine.data.tokenizing import tokenize_all
 
 
 @pytest.fixture(autouse=True)

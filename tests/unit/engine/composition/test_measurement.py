@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finch_hub.engine.composition.measurement import ValidationRows, divide
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 
 
 def row(prompt: Sequence[int], answer: Sequence[int]) -> TokenizedExample:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finch_hub.engine.data import batch_plan
-from finch_hub.engine.data.tokenizing import TokenizedExample
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
 
 
 def example(ids: list[int], prompt: int) -> TokenizedExample:

@@ -69,7 +69,7 @@ def test_texts_that_are_found_grow_with_the_validation_rows_only(answers: str, m
     found = 0
     find = near_duplicates._Index.find
 
-    def count(index: near_duplicates._Index, words: list[str]) -> list[int]:
+    def count(index: near_duplicates._Index, words: near_duplicates.Words) -> list[int]:
         nonlocal found
         numbers = find(index, words)
         found += len(numbers)

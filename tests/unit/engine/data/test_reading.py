@@ -863,7 +863,7 @@ def test_pairs_of_any_texts_survive_each_kind_of_file(
 
 def test_reading_loads_no_torch() -> None:
     code = (
-        "import sys; from finch_hub.engine.data import reading, row_formats, splitting;"
+        "import sys; from finch_hub.engine.data import reading, row_formats;"
         "print([name for name in ('torch', 'transformers', 'numpy', 'pyarrow') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -32,7 +32,8 @@ from support.templates import (
 from finch_hub import errors
 from finch_hub.engine.data.chat import ChatTemplate, Conversation
 from finch_hub.engine.data.rendered import RenderedConversation, render_turns
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize, tokenize_prompt
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
+from finch_hub.engine.data.tokenizing import tokenize, tokenize_prompt
 from finch_hub.specs.examples import Example, Message
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from support.models import CHATML, THINKING, make_tokenizer
 
 from finch_hub import errors
 from finch_hub.engine.data.chat import ChatTemplate, Conversation
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize, tokenize_all, tokenize_data
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
+from finch_hub.engine.data.tokenizing import tokenize, tokenize_all, tokenize_data
 from finch_hub.specs.examples import Example, Message
 
 # As Llama 2's: turns end with the end-of-text token, text has blanks around it, and there are no system turns.

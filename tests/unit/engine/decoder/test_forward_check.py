@@ -17,7 +17,8 @@ from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.engine.bases.rope import reset_rope
 from finch_hub.engine.data.batches import pack
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
+from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.decoder.decoder import choose_decoder, make_head
 from finch_hub.engine.decoder.evaluation import measure
 from finch_hub.engine.decoder.forward_check import check_forward

@@ -11,7 +11,8 @@ from support.training import lessons, started
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import pack
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
+from finch_hub.engine.data.tokenized_examples import TokenizedExample, TokenizedExamples
+from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.decoder import frozen_states
 from finch_hub.engine.decoder.frozen_states import FrozenStates
 from finch_hub.engine.decoder.packed import PackedDecoder
@@ -81,5 +82,5 @@ def test_states_above_the_memory_limit_are_not_cached(tiny_base: Base, monkeypat
     examples = tokenize_all(lessons(2), tiny_base.tokenizer, max_length=512)
     width = tiny_base.model.config.hidden_size
     monkeypatch.setattr(frozen_states, "_MAX_BYTES", sum(map(len, examples)) * width * 4)
-    assert FrozenStates.fits_limit(examples, width=width, itemsize=4)
-    assert not FrozenStates.fits_limit((*examples, examples[0]), width=width, itemsize=4)
+    assert FrozenStates.fits_limit([TokenizedExamples(examples)], width=width, itemsize=4)
+    assert not FrozenStates.fits_limit([TokenizedExamples((*examples, examples[0]))], width=width, itemsize=4)

@@ -9,7 +9,8 @@ from support.training import BIRDS, adapted, assert_close, loss_and_gradients, r
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.batches import pack
-from finch_hub.engine.data.tokenizing import TokenizedExample, tokenize_all
+from finch_hub.engine.data.tokenized_examples import TokenizedExample
+from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.decoder.decoder import Decoder
 from finch_hub.engine.decoder.packed import PackedDecoder
 from finch_hub.engine.decoder.packed_layer import AdapterBatch
