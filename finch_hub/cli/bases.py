@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import functools
+import shlex
+from typing import TYPE_CHECKING
 
 import click
 
 from finch_hub.cli import output
 from finch_hub.display import tables
+
+if TYPE_CHECKING:
+    from finch_hub.registry import values
 
 
 @click.group()
@@ -36,7 +41,18 @@ def add(
     summary = f"{base.architecture}, {base.parameters:,} parameters, in {base.path}"
     before = f"Renamed base {base.renamed_from} to" if base.renamed_from is not None else "Added base"
     output.emit(base, as_json, lambda: f"{before} {base.name}: {summary}")
+    if base.earlier is not None:
+        _tell_earlier(base, base.earlier)
     output.suggest("Train an adapter for it", f"train DATA --adapter NAME --base {base.name}", as_json)
+
+
+def _tell_earlier(base: values.Base, earlier: values.Base) -> None:
+    """Say that a source has other files than before, and how those come back."""
+    name = f" as {earlier.name}" if earlier.name != earlier.fingerprint else ""
+    click.echo(f"{base.source} has other files than before. The earlier base and its adapters stay{name}.", err=True)
+    if earlier.revision is not None:
+        again = f"finch-hub bases add {shlex.quote(base.source)} --revision {earlier.revision}"
+        click.echo(f"To bring it back: {again}", err=True)
 
 
 @bases.command("list")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors, settings
-from finch_hub.engine.bases import weight_shapes
+from finch_hub.engine.bases import sources, weight_shapes
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
 from finch_hub.formats.model_files import read_config
 from finch_hub.plugins.catalog import BUILTIN
@@ -29,9 +29,11 @@ class AddedBase(values.Base):
 
     Attributes:
         renamed_from: name that the same files had before; None if they had none, or have the same name.
+        earlier: base with the files that the same source had before; None if there is none.
     """
 
     renamed_from: str | None = None
+    earlier: values.Base | None = None
 
 
 class Bases:
@@ -80,7 +82,7 @@ class Bases:
         description = BaseDescription(
             name=name or model_source.source,
             source=model_source.source,
-            revision=model_source.revision,
+            revision=sources.pin(model_source, folder).revision,
             public_id=public_id,
             fingerprint=digest,
             architecture=make_storable((read_config(folder).get("architectures") or ["unknown"])[0]),
@@ -90,10 +92,21 @@ class Bases:
         earlier = find_earlier_fingerprint(description, self._stores)
         with self._stores.database.write() as session:
             before = bases.find_name(session, earlier or digest)
+            former = bases.find_source(session, description.source, None)
             added = bases.add(
-                session, description, rename=name is not None, replace=replace, earlier_fingerprint=earlier
+                session,
+                description,
+                # Without a given name, files that lost their name to others of the same source get it back.
+                rename=name is not None or before == digest,
+                replace=replace,
+                earlier_fingerprint=earlier,
             )
-        return AddedBase(**dict(added), renamed_from=before if before != added.name else None)
+            if former is not None:
+                former = bases.get(session, former.fingerprint) if former.id != added.id else None
+        # A base that was named for its revision is not an earlier state.
+        if former is not None and former.revision is not None and former.name != former.fingerprint:
+            former = None
+        return AddedBase(**dict(added), renamed_from=before if before != added.name else None, earlier=former)
 
     def get(self, name: str) -> values.Base:
         """Return the base with this name or fingerprint.
@@ -118,14 +131,15 @@ class Bases:
 
         Raises:
             NotFound: there is no such base; offers similar names.
-            Incompatible: the folder holds no usable model.
+            Incompatible: the folder holds no usable model, or other files than when the base was added.
         """
         text = str(base)
         if revision is None:
             with contextlib.suppress(errors.NotFound):
                 known = self.get(text)
                 folder = Path(known.path) if known.path and Path(known.path).is_dir() else None
-                return BaseModelSource(source=known.source, revision=known.revision), folder
+                sources.check_registered(known, cache=self._stores.bases)
+                return sources.source_of(known), folder
         source, catalog = source_of(base, revision), self._stores.catalog
         try:
             descriptor = catalog.base_source_of(source.source)

@@ -9,13 +9,14 @@ from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
+from finch_hub.engine.bases import sources
 from finch_hub.engine.data import reading
 from finch_hub.formats import peft_config, peft_names
 from finch_hub.hub.bases import load_base
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.plugins import trials
 from finch_hub.registry import adapter_versions, jobs, values
-from finch_hub.specs.jobs import BaseModelSource, ComposeOptions, ComposeSpec, Parent
+from finch_hub.specs.jobs import ComposeOptions, ComposeSpec, Parent
 from finch_hub.specs.reading import DataWarning
 from finch_hub.specs.references import AdapterReference, check_name
 from finch_hub.storage.shared_rows import find_shared_rows
@@ -85,8 +86,7 @@ def plan_composition(references: Sequence[str], *, probe: bool, stores: Stores) 
 
     base = None
     if probe:
-        source = BaseModelSource(source=versions[0].base.source, revision=versions[0].base.revision)
-        base = load_base(source, stores)
+        base = load_base(sources.source_of(versions[0].base), stores)
     inputs = [
         ParentInput(
             name=version.reference,

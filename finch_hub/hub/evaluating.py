@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
+from finch_hub.engine.bases import sources
 from finch_hub.engine.data.example_file import ExampleFile
 from finch_hub.hub.bases import Bases
 from finch_hub.hub.composing import resolve_adapters
@@ -74,8 +75,7 @@ def resolve_base_and_adapters(
             _check_made_for(base, versions, bases, collector)
             return source, versions
     elif versions:
-        first = versions[0].base
-        return BaseModelSource(source=first.source, revision=first.revision), versions
+        return sources.source_of(versions[0].base), versions
     elif not adapters:
         collector.add(errors.Problem(what="neither a base nor an adapter is given", fix="give one"))
     return _UNKNOWN, versions

@@ -37,9 +37,14 @@ def add(
         is_earlier = bases.c.fingerprint == earlier_fingerprint
         session.execute(sa.update(bases).where(is_earlier).values(fingerprint=base.fingerprint))
     if rename:
-        _free_name(session, base.name, base.fingerprint, replace=replace)
+        _free_name(session, base, replace=replace)
         if not replace:
             _check_unnamed(session, base)
+    elif base.fingerprint not in fingerprints(session):
+        try:
+            _free_name(session, base, replace=False)
+        except errors.Conflict:  # nobody has chosen the name for this base
+            base = base.evolve(name=base.fingerprint)
     session.execute(insert_new(session, bases, "fingerprint").values(base.model_dump()))
     changes = base.model_dump(include={"source", "revision", "path", *(["name"] if rename else [])})
     if base.public_id is not None:  # otherwise an earlier one stays
@@ -48,13 +53,17 @@ def add(
     return get(session, base.fingerprint)
 
 
-def _free_name(session: Session, name: str, fingerprint: str, *, replace: bool) -> None:
-    taken = bases.c.name == name, bases.c.fingerprint != fingerprint
-    if replace:
-        session.execute(sa.update(bases).where(*taken).values(name=bases.c.fingerprint))
-    elif other := session.scalar(sa.select(bases.c.fingerprint).where(*taken)):
+def _free_name(session: Session, base: BaseDescription, *, replace: bool) -> None:
+    """Take the name of a base from others, whose fingerprint becomes their name.
+
+    Without `replace`, only another state of the same source loses it.
+    """
+    taken = bases.c.name == base.name, bases.c.fingerprint != base.fingerprint
+    is_freed = (*taken,) if replace else (*taken, bases.c.source == base.source, bases.c.source == base.name)
+    session.execute(sa.update(bases).where(*is_freed).values(name=bases.c.fingerprint))
+    if other := session.scalar(sa.select(bases.c.fingerprint).where(*taken)):
         raise errors.Conflict(
-            f"base name {name!r} is taken: another base with fingerprint {other[:12]}… has it"
+            f"base name {base.name!r} is taken: another base with fingerprint {other[:12]}… has it"
             f" (choose another name, or take it with {write_options({'replace': True})})"
         )
 
@@ -86,6 +95,20 @@ def get(session: Session, name: str) -> values.Base:
     if row is None:
         raise errors.NotFound("base", name, session.scalars(sa.select(bases.c.name)), lists_known=True)
     return values.Base(**row._mapping)
+
+
+def find_source(session: Session, source: str, revision: str | None) -> values.Base | None:
+    """Return the base that was fetched from a source, None if there is none.
+
+    Args:
+        revision: revision that it must have; None takes the newest state, unless its name was given to another one.
+    """
+    query = sa.select(bases).where(bases.c.source == source)
+    if revision is not None:
+        query = query.where(bases.c.revision == revision)
+    has_lost_name = bases.c.name == bases.c.fingerprint
+    row = session.execute(query.order_by(has_lost_name, bases.c.id.desc()).limit(1)).one_or_none()
+    return values.Base(**row._mapping) if row is not None else None
 
 
 def find_name(session: Session, fingerprint: str) -> str | None:

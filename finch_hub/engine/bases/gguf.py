@@ -21,11 +21,16 @@ from finch_hub.engine.bases.fingerprint import hash_file
 _VERSION = 1
 
 
+def folder_of(file: Path, *, cache: Path) -> Path:
+    """Return the folder into which a file is converted, which may not exist yet. Its name has a hash of the file."""
+    key = hashlib.sha256(f"{_VERSION}:{hash_file(file, cache=cache)}".encode()).hexdigest()[:32]
+    return cache / f"gguf-{key}"
+
+
 def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) -> Path:
     """Return the folder of the converted file. Convert it first if no process has done so.
 
-    The folder is named after a hash of the file. It gets its name only when it is complete. One process converts while
-    the others wait.
+    The folder gets its name only when it is complete. One process converts while the others wait.
 
     Raises:
         Incompatible: the file is not a GGUF file, or transformers cannot read its architecture.
@@ -34,15 +39,14 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
         if stream.read(4) != b"GGUF":
             raise errors.Incompatible("is not a GGUF file", where=str(file))
     cache.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256(f"{_VERSION}:{hash_file(file, cache=cache)}".encode()).hexdigest()[:32]
-    folder = cache / f"gguf-{key}"
+    folder = folder_of(file, cache=cache)
     if folder.is_dir():
         return folder
-    with filelock.FileLock(cache / f"gguf-{key}.lock"):
+    with filelock.FileLock(folder.with_suffix(".lock")):
         if folder.is_dir():
             return folder
         progress(f"converting {file.name} to safetensors, once")
-        partial = cache / f"gguf-{key}.partial"
+        partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)  # left by a process that died: the lock excludes other writers
         try:
             _convert(file, partial)

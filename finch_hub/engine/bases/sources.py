@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finch_hub import errors, settings
+from finch_hub.engine.bases import fingerprint
 from finch_hub.formats import model_files
 from finch_hub.formats.peft_names import CONFIG
-from finch_hub.specs.bases import is_hub_id
+from finch_hub.specs.bases import BaseDescription, is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 
 Progress = Callable[[str], None]
@@ -41,6 +42,52 @@ def fetch_base(source: BaseModelSource, *, cache: Path, progress: Progress = lam
         if is_source(source.source):
             return fetch(source, cache=cache, progress=progress)
     raise errors.NotFound("base model", source.source)
+
+
+def pin(source: BaseModelSource, folder: Path) -> BaseModelSource:
+    """Return a source that brings the files of this folder again, also when its branch has moved on.
+
+    For a Hugging Face id this is the commit whose files are in the folder. Other sources stay as they are.
+    """
+    is_snapshot = folder.parent.name == "snapshots" and not is_folder(source.source) and is_hub_id(source.source)
+    return source.evolve(revision=folder.name) if is_snapshot else source
+
+
+def source_of(base: BaseDescription) -> BaseModelSource:
+    """Return the source of a registered base, with the commit of its files."""
+    source = BaseModelSource(source=base.source, revision=base.revision)
+    return pin(source, Path(base.path)) if base.path is not None else source
+
+
+def check_registered(base: BaseDescription, *, cache: Path) -> None:
+    """Check that a registered base has the files that it had then, as far as they are on this machine.
+
+    Raises:
+        Incompatible: its files were replaced, or its folder holds no usable model.
+    """
+    file, folder = settings.expand_home(base.source), Path(base.path or "")
+    if is_gguf(base.source) and file.is_file():
+        from finch_hub.engine.bases import gguf
+
+        if gguf.folder_of(file, cache=cache).name != folder.name:
+            raise _changed(base.source)
+    elif base.path is not None and folder.is_dir():
+        check_files(folder, base.fingerprint, base.source, cache=cache)
+
+
+def check_files(folder: Path, expected: str, source: str, *, cache: Path) -> None:
+    """Check that a folder has the fingerprint with which its source was registered.
+
+    Raises:
+        Incompatible: it has another one, or holds no usable model.
+    """
+    if fingerprint.compute_like(expected, folder, cache=cache) != expected:
+        raise _changed(source)
+
+
+def _changed(source: str) -> errors.Incompatible:
+    fix = "bring the files back, or add these with `finch-hub bases add`"
+    return errors.Incompatible("has other files than when it was added", where=source, fix=fix)
 
 
 def is_folder(source: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.engine.bases import fingerprint
+from finch_hub.engine.bases import fingerprint, sources
 from finch_hub.plugins.descriptors import load_target
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource
@@ -26,30 +26,47 @@ class BaseOrder(Value):
     """What a child needs to load a base.
 
     Attributes:
-        fetch: target of the plugin that brings the source to a local folder.
+        source: as the job names it.
+        pinned: source that brings the files of the registered base; None fetches `source`.
+        fetch: target of the plugin that brings a source to a local folder.
         cache: folder of converted and fetched bases.
         fingerprint: that the base must have; None takes any.
     """
 
     source: BaseModelSource
+    pinned: BaseModelSource | None = None
     fetch: str
     cache: Path
     fingerprint: str | None = None
 
 
-def order_base(source: BaseModelSource, stores: Stores, fingerprint: str | None = None) -> BaseOrder:
-    """Return the order for a base.
+def order_base(source: BaseModelSource, stores: Stores) -> BaseOrder:
+    """Return the order for a base. If it is registered, the order is for the files that it had then.
 
     Raises:
         NotFound: no plugin knows the source.
     """
-    descriptor = stores.catalog.base_source_of(source.source)
-    return BaseOrder(source=source, fetch=descriptor.target, cache=stores.bases, fingerprint=fingerprint)
+    from finch_hub.registry import bases
+
+    order = _order(source, stores)
+    with stores.database.read() as session:
+        registered = bases.find_source(session, source.source, source.revision)
+    return pin_base(order, registered) if registered is not None else order
 
 
 def order_base_of(base: values.Base, stores: Stores) -> BaseOrder:
     """Return the order for the base of a registered version, with the fingerprint that it must have."""
-    return order_base(BaseModelSource(source=base.source, revision=base.revision), stores, base.fingerprint)
+    return pin_base(_order(sources.source_of(base), stores), base)
+
+
+def pin_base(order: BaseOrder, base: values.Base) -> BaseOrder:
+    """Return the order for the files of a registered base."""
+    return order.evolve(pinned=sources.source_of(base), fingerprint=base.fingerprint)
+
+
+def _order(source: BaseModelSource, stores: Stores) -> BaseOrder:
+    descriptor = stores.catalog.base_source_of(source.source)
+    return BaseOrder(source=source, fetch=descriptor.target, cache=stores.bases)
 
 
 def fetch_base(order: BaseOrder, *, say: Callable[[str], None]) -> Path:
@@ -61,9 +78,9 @@ def fetch_base(order: BaseOrder, *, say: Callable[[str], None]) -> Path:
         Unavailable: the source does not answer.
     """
     fetch = load_target(order.fetch, offered_by=f"base source of {order.source.source!r}")
-    folder = Path(fetch(order.source, cache=order.cache, progress=say))
+    folder = Path(fetch(order.pinned or order.source, cache=order.cache, progress=say))
     if order.fingerprint is not None:
-        check_fingerprint(folder, order.fingerprint, "adapter", order.source.source, cache=order.cache)
+        sources.check_files(folder, order.fingerprint, order.source.source, cache=order.cache)
     return folder
 
 
@@ -114,7 +131,7 @@ def describe_base(base: Base, order: BaseOrder) -> BaseDescription:
     return BaseDescription(
         name=base.name,
         source=order.source.source,
-        revision=order.source.revision,
+        revision=sources.pin(order.source, base.folder).revision,
         fingerprint=base.fingerprint,
         architecture=str((base.model.config.architectures or [type(base.model).__name__])[0]),
         parameters=base.num_parameters,

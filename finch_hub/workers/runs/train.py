@@ -268,7 +268,7 @@ def _repeat(version: AdapterVersion) -> TrainSpec:
 
 
 def _pin(order: TrainOrder, version: AdapterVersion) -> TrainOrder:
-    base = order.base.evolve(fingerprint=version.base.fingerprint)
+    base = model_cache.pin_base(order.base, version.base)
     return order.evolve(base=base, batch_tokens=version.lineage.environment.get("batch_tokens"))
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
+from support.gguf_files import save_gguf
+from support.models import DEFAULT, save_model
 
 from finch_hub import Hub, errors
 
@@ -72,3 +78,85 @@ def test_id_that_is_no_repository_id_is_refused(hub: Hub, tiny_folder: Path, wro
     with pytest.raises(errors.InvalidSpec, match="owner/name"):
         hub.bases.add(tiny_folder, public_id=wrong)
     assert hub.bases.find() == []
+
+
+@dataclass
+class Repository:
+    """A repository of the Hugging Face Hub whose branch `main` can move; `fetched` lists what was asked for."""
+
+    folder: Path
+    main: str = "a" * 40
+    fetched: list[str | None] = field(default_factory=list)
+
+    def snapshot_download(self, name: str, *, revision: str | None = None, **_: Any) -> str:
+        self.fetched.append(revision)
+        return str(self.folder / "snapshots" / (self.main if revision in (None, "main") else revision))
+
+
+@pytest.fixture
+def repository(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    made = Repository(tmp_path / "models--org--tiny")
+    for commit, context in (("a" * 40, 256), ("b" * 40, 512)):
+        folder = shutil.copytree(tiny_folder, made.folder / "snapshots" / commit)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": context}))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    return made
+
+
+def test_a_branch_that_moves_on_changes_no_registered_base(hub: Hub, data: Path, repository: Repository) -> None:
+    old = hub.bases.add("org/tiny")
+    assert (old.name, old.revision, old.earlier) == ("org/tiny", "a" * 40, None)
+    repository.main = "b" * 40
+    assert train_spec(hub, data, base="org/tiny").base.revision == "a" * 40
+    assert hub.bases.add("org/tiny", revision="a" * 40).earlier is None
+
+    new = hub.bases.add("org/tiny")
+    assert (new.name, new.revision) == ("org/tiny", "b" * 40)
+    assert new.fingerprint != old.fingerprint
+    assert new.earlier is not None
+    assert (new.earlier.fingerprint, new.earlier.revision) == (old.fingerprint, "a" * 40)
+    assert train_spec(hub, data, base="org/tiny").base.revision == "b" * 40
+    assert train_spec(hub, data, base=old.fingerprint).base.revision == "a" * 40
+
+    back = hub.bases.add("org/tiny", revision="a" * 40)
+    assert (back.name, back.fingerprint) == ("org/tiny", old.fingerprint)
+    assert back.earlier is not None
+    assert back.earlier.fingerprint == new.fingerprint
+    assert train_spec(hub, data, base="org/tiny").base.revision == "a" * 40
+
+
+def test_revisions_with_names_of_their_own_stay_beside_each_other(hub: Hub, repository: Repository) -> None:
+    first = hub.bases.add("org/tiny", name="one", revision="a" * 40)
+    second = hub.bases.add("org/tiny", name="two", revision="b" * 40)
+    assert (first.earlier, second.earlier) == (None, None)
+    assert {base.name for base in hub.bases.find()} == {"one", "two"}
+
+
+@pytest.mark.parametrize("name", ["tiny", None])
+def test_folder_with_other_files_than_before_is_refused_until_it_is_added_again(
+    hub: Hub, data: Path, tmp_path: Path, name: str | None
+) -> None:
+    folder = save_model(DEFAULT, tmp_path / "base")
+    old = hub.bases.add(folder, name=name)
+    save_model(DEFAULT, folder, seed=1)
+    with pytest.raises(errors.Incompatible, match=r"other files than when it was added.*finch-hub bases add"):
+        hub.train(data, adapter="birds", base=old.name)
+    new = hub.bases.add(folder)
+    assert new.name == str(folder)
+    assert new.earlier is not None
+    assert new.earlier.fingerprint == old.fingerprint
+    assert train_spec(hub, data, base=folder).base.source == str(folder)
+
+
+def test_gguf_file_with_other_bytes_than_before_is_refused(hub: Hub, data: Path, tmp_path: Path) -> None:
+    model, file = tmp_path / "base", tmp_path / "base.gguf"
+    old = hub.bases.add(save_gguf(save_model(DEFAULT, model), file), name="tiny")
+    assert train_spec(hub, data, base="tiny").base.source == str(file)
+    save_gguf(save_model(DEFAULT, model, seed=1), file)
+    with pytest.raises(errors.Incompatible, match="other files than when it was added"):
+        hub.train(data, adapter="birds", base="tiny")
+    new = hub.bases.add(file, name="tiny", replace=True)
+    assert new.earlier is not None
+    assert new.earlier.fingerprint == old.fingerprint
+    assert train_spec(hub, data, base="tiny").base.source == str(file)

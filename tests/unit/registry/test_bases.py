@@ -35,14 +35,33 @@ def test_chosen_name_of_another_base_is_refused_unless_replaced(database: Databa
         assert bases.add(session, other, rename=True) == newer, "the base has the name already"
 
 
-def test_name_of_several_bases_means_the_newest(database: Database) -> None:
-    registry.add_base(database, "tiny")
+def test_new_state_of_a_source_takes_its_name(database: Database) -> None:
+    source = {"source": "org/tiny"}
     with database.write() as session:
-        newer = bases.add(session, registry.describe_base("tiny", fingerprint=registry.digest("other"), parameters=1))
-        assert bases.get(session, "tiny") == newer
-        assert bases.get(session, registry.digest("tiny")).parameters == 135_000_000
-        with pytest.raises(errors.NotFound, match=r"no base 'tniy' .did you mean 'tiny'"):
-            bases.get(session, "tniy")
+        old = bases.add(session, registry.describe_base("org/tiny", revision="a" * 40, **source))
+        moved = registry.describe_base("org/tiny", fingerprint=registry.digest("new"), revision="b" * 40, **source)
+        new = bases.add(session, moved)
+        assert bases.get(session, "org/tiny") == new
+        assert bases.get(session, old.fingerprint) == old.evolve(name=old.fingerprint)
+        assert bases.find_source(session, "org/tiny", None) == new
+        assert bases.find_source(session, "org/tiny", "a" * 40) == old.evolve(name=old.fingerprint)
+        assert bases.find_source(session, "org/tiny", "c" * 40) is None
+        # A job of the earlier state takes nothing back; a user does.
+        assert bases.add(session, registry.describe_base("org/tiny", revision="a" * 40, **source)).name != "org/tiny"
+        back = bases.add(session, registry.describe_base("org/tiny", revision="a" * 40, **source), rename=True)
+        assert back == old
+        assert bases.find_source(session, "org/tiny", None) == old
+        assert bases.get(session, new.fingerprint).name == new.fingerprint
+        with pytest.raises(errors.NotFound, match=r"no base 'org/tny' .did you mean 'org/tiny'"):
+            bases.get(session, "org/tny")
+
+
+def test_source_with_the_chosen_name_of_another_base_takes_nothing(database: Database) -> None:
+    chosen = registry.add_base(database, "gpt2")
+    fetched = registry.describe_base("gpt2", source="gpt2", fingerprint=registry.digest("other"))
+    with database.write() as session:
+        assert bases.add(session, fetched).name == fetched.fingerprint
+        assert bases.get(session, "gpt2") == chosen
 
 
 def test_public_id_is_changed_by_another_and_kept_without_one(database: Database) -> None:

@@ -15,6 +15,7 @@ from finch_hub.engine.bases import fingerprint
 from finch_hub.registry import adapter_versions, bases
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import BaseModelSource
+from finch_hub.storage.stores import open_stores
 from finch_hub.workers.runs import model_cache
 
 
@@ -53,6 +54,25 @@ def test_base_of_the_first_scheme_keeps_its_row_and_versions(hub: Hub, earlier: 
         hub.bases.get(earlier)
 
 
+def test_jobs_of_a_registered_base_fetch_its_commit(hub: Hub, tmp_path: Path) -> None:
+    """Earlier versions stored the commit in the path only."""
+    stores = open_stores(hub.settings)
+    commits = {"org/new": {"revision": "a" * 40}, "org/old": {"path": str(tmp_path / "snapshots" / ("a" * 40))}}
+    for source, location in commits.items():
+        described = registry.describe_base(source, source=source, fingerprint=registry.digest(source), **location)
+        with stores.database.write() as session:
+            base = bases.add(session, described)
+        for order in (
+            model_cache.order_base(BaseModelSource(source=source), stores),
+            model_cache.order_base_of(base, stores),
+        ):
+            assert order.pinned == BaseModelSource(source=source, revision="a" * 40)
+            assert order.fingerprint == base.fingerprint
+        moved = model_cache.order_base(BaseModelSource(source=source, revision="main"), stores)
+        assert (moved.pinned, moved.fingerprint) == (None, None)
+    stores.database.close()
+
+
 def test_other_files_are_a_new_base(hub: Hub, earlier: str, tiny_folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
     (copy / "chat_template.jinja").write_text("{{ messages }}")
@@ -75,5 +95,5 @@ def test_versions_of_the_first_scheme_are_held_against_the_same_files(
     assert base.fingerprint.startswith("2:")
     assert cache.load(order, say=lambda text: None, dtype="float32") is base
     assert cache.load(order.evolve(fingerprint=base.fingerprint), say=lambda text: None, dtype="float32") is base
-    with pytest.raises(errors.Incompatible, match="a base with the fingerprint 000000000000…"):
+    with pytest.raises(errors.Incompatible, match="other files than when it was added"):
         model_cache.fetch_base(order.evolve(fingerprint="0" * 64), say=lambda text: None)
