@@ -12,6 +12,7 @@ from support import fuzzing, machine, services, shares
 from support.isolation import Isolation
 from support.models import tiny_base, tiny_bases, tiny_folder, tiny_folders
 
+from finch_hub import progress
 from finch_hub.registry.database import Database
 
 __all__ = ["tiny_base", "tiny_bases", "tiny_folder", "tiny_folders"]
@@ -103,3 +104,13 @@ def database(database_url: str) -> Iterator[Database]:
 def layout_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the layouts of bases, since a process of transformers takes seconds for each."""
     return tmp_path_factory.mktemp("layouts")
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[progress.Advance]]:
+    """Every advance of the work in the test, however fast it is."""
+    monkeypatch.setattr(progress, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_SHARE", 0.0)
+    advances: list[progress.Advance] = []
+    with progress.listen(advances.append):
+        yield advances

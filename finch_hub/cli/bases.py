@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from finch_hub.cli import output
-from finch_hub.display import tables
+from finch_hub.display import progress, tables
+from finch_hub.progress import listen
 
 if TYPE_CHECKING:
     from finch_hub.registry import values
@@ -35,7 +36,7 @@ def add(
     SOURCE is a folder of safetensors, a GGUF file, or a Hugging Face id. A GGUF file is converted once. Code that comes
     with a model never runs.
     """
-    with output.open_hub() as hub:
+    with output.open_hub() as hub, listen(progress.show_advance):
         show = functools.partial(click.echo, err=True)
         base = hub.bases.add(source, name=name, public_id=public_id, revision=revision, replace=replace, progress=show)
     summary = f"{base.architecture}, {base.parameters:,} parameters, in {base.path}"

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
-    from finch_hub.specs.events import Event
+    from finch_hub.progress import Advance
+    from finch_hub.specs.events import Event, NewEvent
 
 PLAIN_SECONDS = 5.0
 
@@ -114,7 +115,14 @@ class RowCounter:
             tables.console(stderr=True).print(f"- read {rows:,} rows")
 
 
-def draw_event(event: Event) -> RenderableType:
+def show_advance(advance: Advance) -> None:
+    """Write how far some work of this process is."""
+    from finch_hub.specs.events import NewEvent
+
+    tables.console(stderr=True).print(draw_event(NewEvent.advance(advance)))
+
+
+def draw_event(event: NewEvent) -> RenderableType:
     """Draw an event, mostly as one line. An event that tells people nothing is drawn empty."""
     data = event.data
     if event.type == "progress":

@@ -8,6 +8,7 @@ from typing import Literal
 
 import pydantic
 
+from finch_hub.progress import Advance
 from finch_hub.specs.value import JsonObject, PositiveInt, Value
 
 
@@ -18,7 +19,8 @@ class NewEvent(Value):
 
     - ``message``: text for people; no data.
     - ``phase``: name.
-    - ``progress``: step, steps, epoch, loss, learning_rate, grad_norm, tokens_per_second, memory_bytes, seconds_left.
+    - ``progress``: step, steps, seconds_left; unit, of steps that are not those of a training; and of a training epoch,
+      loss, learning_rate, grad_norm, tokens_per_second, memory_bytes.
     - ``metrics``: step, valid_loss and others.
     - ``state``: state, attempt.
     - ``report``: name and fields of a report of :mod:`finch_hub.specs.reports`.
@@ -33,6 +35,12 @@ class NewEvent(Value):
     def phase(cls, name: str) -> NewEvent:
         """Return the event for the start of a phase."""
         return cls(type="phase", message=name, data={"name": name})
+
+    @classmethod
+    def advance(cls, advance: Advance) -> NewEvent:
+        """Return the event that tells how far some work is."""
+        data = {"unit": advance.work, "step": advance.done, "steps": advance.total}
+        return cls(type="progress", data={**data, "seconds_left": advance.seconds_left})
 
 
 class Event(NewEvent):

@@ -35,6 +35,7 @@ from typing import IO, Any
 
 from finch_hub import errors
 from finch_hub.engine.training.interruption import Interrupted
+from finch_hub.progress import listen
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.channel import Channel, Stopped
@@ -50,7 +51,8 @@ def run(message: dict[str, Any], channel: Channel) -> bool:
     try:
         fault_points.reach("child.begin")
         kind = kinds.kind_of(message["kind"])
-        outcome: Value = kind.execute(kind.order.of(message["order"], subject=f"{kind.name} order"), channel)
+        with listen(channel.advance):
+            outcome: Value = kind.execute(kind.order.of(message["order"], subject=f"{kind.name} order"), channel)
         fault_points.reach("child.end")
         _send_end(channel, outcome, warm_base=channel.bases.key)
     except (Stopped, Interrupted) as stopped:

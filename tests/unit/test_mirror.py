@@ -19,7 +19,6 @@ EXERCISED_IN = {
     "cli/quantize": "unit/cli/test_jobs.py",
     "engine/bases/layout_builder": "unit/engine/bases/test_module_layout.py",
     "engine/bases/json_cache": "unit/engine/bases/test_fingerprint.py",
-    "engine/bases/transformers_logging": "unit/engine/bases/test_base.py",
     "engine/composition/basis": "unit/engine/composition/test_core_space.py",
     "engine/composition/factors": "unit/engine/composition/test_compose.py",
     "engine/composition/interference": "unit/engine/composition/test_compose.py",

@@ -12,6 +12,7 @@ from typing import Any
 from finch_hub import errors
 from finch_hub.engine.bases.json_cache import JsonCache
 from finch_hub.formats import model_files
+from finch_hub.progress import Meter
 
 SCHEME = "2:"
 """Prefix of the fingerprints that this version computes. Earlier ones have none."""
@@ -124,7 +125,10 @@ def hash_file(path: Path, *, cache: Path | None = None) -> str:
     entry = hashes.get(str(real))
     if isinstance(entry, list) and entry[:3] == state:
         return str(entry[3])
+    digest, meter = hashlib.sha256(), Meter("MB hashed", status.st_size, size=10**6)
     with real.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    hashes.put(str(real), [*state, digest])
-    return digest
+        while chunk := stream.read(2**20):
+            digest.update(chunk)
+            meter.add(len(chunk))
+    hashes.put(str(real), [*state, digest.hexdigest()])
+    return digest.hexdigest()

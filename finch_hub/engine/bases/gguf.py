@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import shutil
 import struct
 from collections import Counter
@@ -61,13 +60,13 @@ def _convert(file: Path, folder: Path) -> None:
     import torch
     import transformers
 
-    from finch_hub.engine.bases.transformers_logging import quiet_transformers
+    from finch_hub.engine.bases.transformers_logging import BarReader, quiet_transformers
 
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     try:
         reader = gguf.GGUFReader(file)
         # The GGUF loader draws its progress bar although progress bars are disabled.
-        with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
+        with quiet_transformers(), contextlib.redirect_stderr(BarReader("converting tensors")):
             tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
             config = None
             head_dim = reader.get_field(f"{reader.get_field('general.architecture').contents()}.attention.key_length")

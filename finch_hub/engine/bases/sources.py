@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from finch_hub import errors, settings
 from finch_hub.engine.bases import fingerprint
 from finch_hub.formats import model_files
 from finch_hub.formats.peft_names import CONFIG
+from finch_hub.progress import Meter
 from finch_hub.specs.bases import BaseDescription, is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 
@@ -141,7 +143,9 @@ def fetch_hub(source: BaseModelSource, *, cache: Path, progress: Progress) -> Pa
             source.source, revision=source.revision, allow_patterns=_SMALL_FILES, ignore_patterns=_FOLDERS
         )
         weights = model_files.weight_names(Path(folder))
-        huggingface_hub.snapshot_download(source.source, revision=Path(folder).name, allow_patterns=weights)
+        huggingface_hub.snapshot_download(
+            source.source, revision=Path(folder).name, allow_patterns=weights, tqdm_class=_make_bar_class()
+        )
     except hub_errors.GatedRepoError as error:
         what = f"could not fetch base model {name!r}: it is gated (accept its terms on huggingface.co and set HF_TOKEN)"
         raise errors.Unavailable(what) from error
@@ -153,6 +157,24 @@ def fetch_hub(source: BaseModelSource, *, cache: Path, progress: Progress) -> Pa
             f"Hugging Face Hub does not answer ({type(error).__name__})"
         ) from error
     return check_folder(Path(folder))
+
+
+def _make_bar_class() -> Any:
+    """Return a class of progress bars that tells the bytes of a download, whether or not it is drawn."""
+    from huggingface_hub import utils
+
+    class Bar(utils.tqdm):  # type: ignore[name-defined, misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._meter = Meter("MB fetched", size=10**6) if options.get("unit") == "B" else None
+            super().__init__(*args, **options)
+
+        def update(self, n: float | None = 1) -> Any:
+            if self._meter is not None:
+                self._meter.total = int(self.total or 0) or None
+                self._meter.add(int(n or 0))
+            return super().update(n)
+
+    return Bar
 
 
 def check_folder(folder: Path) -> Path:

@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from finch_hub.progress import Meter
+
+_FIGURES = re.compile(r"\b([0-9]+)/([0-9]+) \[")
+
+
+class BarReader(io.StringIO):
+    """Stand-in for standard error that tells the progress of the bars that are drawn there."""
+
+    def __init__(self, work: str) -> None:
+        super().__init__()
+        self._meter, self._done = Meter(work), 0
+
+    def write(self, text: str) -> int:
+        """Read the figures of a bar, such as " 12%|# | 33/272 [00:03<00:20]"."""
+        if found := _FIGURES.search(text):
+            done, self._meter.total = int(found[1]), int(found[2])
+            self._meter.add(done - self._done)
+            self._done = done
+        return len(text)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from finch_hub.engine.decoder import evaluation, loss
 from finch_hub.engine.decoder.decoder import choose_decoder, make_head
 from finch_hub.engine.decoder.padded import PaddedDecoder
 from finch_hub.engine.forgetting.divergence import GeneralDivergence
+from finch_hub.progress import track
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reports import Forgetting, RowDivision, TokenMetrics
 
@@ -246,7 +247,7 @@ class Measurement:
             # One example at a time, so that no module sees a padding token.
             states = [
                 self._padded_decoder.hidden_states(batches.pack([example], share_prefix=False).to(self.base.device))
-                for example in examples
+                for example in track(examples, "reading inputs of modules")
             ]
         finally:
             for handle in handles:

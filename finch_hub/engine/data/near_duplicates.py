@@ -7,9 +7,10 @@ import re
 import unicodedata
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
+from finch_hub.progress import track
 from finch_hub.specs.examples import Example
 
 # A shingle is a run of words. Texts are compared by the share of shingles that they have in common.
@@ -21,37 +22,25 @@ _BANDS, _BAND_SIZE = 3, 4
 _BINS = _BANDS * _BAND_SIZE
 _MAX_WORDS = 512  # the first and last ones of a longer text
 _MAX_CANDIDATES = 20  # of a validation example; many rows can have one long instruction in common
-_PROGRESS_EXAMPLES = 10_000
 _WORD = re.compile(r"\w+")
 
 Words: TypeAlias = "array[int]"  # hashes of the words of a text
 
 
-def count_near_duplicates(
-    train: Sequence[Example], validation: Sequence[Example], *, progress: Callable[[int], None] = lambda done: None
-) -> int:
+def count_near_duplicates(train: Sequence[Example], validation: Sequence[Example]) -> int:
     """Count the validation examples of which a training example has nearly the same words, but is not equal.
 
     Case and punctuation do not matter, and system prompts are not compared. Each example is hashed once, and compared a
     limited number of times, so the time is linear.
-
-    Args:
-        progress: called with the number of examples so far, of both, every few thousand examples.
     """
-    texts: list[Words] = []
-    for number, example in enumerate(validation, start=1):
-        texts.append(_hash_words(example))
-        if number % _PROGRESS_EXAMPLES == 0:
-            progress(number)
+    texts = [_hash_words(example) for example in track(validation, "comparing held-out rows")]
     index = _Index(texts)
     compared: collections.Counter[int] = collections.Counter()
     exact: set[int] = set()
     near: set[int] = set()
-    for done, example in enumerate(train, start=len(validation) + 1):
+    for example in track(train, "comparing rows with held-out ones"):
         if not index:
             break
-        if done % _PROGRESS_EXAMPLES == 0:
-            progress(done)
         words = _hash_words(example)
         for number in index.find(words):
             if words == texts[number]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,7 +25,6 @@ def make_data_report(
     left_out: Sequence[errors.Problem],
     changes: Mapping[str, int],
     steps: int,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> DataReport:
     """Return the report of training examples that take at most `steps`.
 
@@ -33,7 +32,6 @@ def make_data_report(
         lost: number of the examples that could not be tokenized.
         left_out: their problems.
         changes: what the chat template drops or changes, with the number of examples.
-        progress: called with the number of examples that were compared, every few thousand examples.
     """
     lengths = tokenized.lengths
     return DataReport(
@@ -51,7 +49,7 @@ def make_data_report(
         duplicates=splitting.count_duplicates(examples),
         overlap=splitting.count_overlap(examples, validation),
         shared_prompts=splitting.count_shared_prompts(examples, validation),
-        near_duplicates=near_duplicates.count_near_duplicates(examples, validation, progress=progress),
+        near_duplicates=near_duplicates.count_near_duplicates(examples, validation),
         shared_prefix_tokens=count_shared_prefix(tokenized),
         steps=steps,
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from finch_hub.engine.data.chat import ChatTemplate, Conversation
 from finch_hub.engine.data.rendered import render_turns
 from finch_hub.engine.data.tokenized_examples import TokenizedExample, TokenizedExamples
 from finch_hub.engine.data.turn_finder import Turn
+from finch_hub.progress import track
 from finch_hub.specs.examples import Example, Message
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 MAX_LEFT_OUT = 0.05
 """Share of examples that may be left out if nothing else is said."""
-_PROGRESS_SECONDS = 2.0
 
 
 @dataclass(kw_only=True, eq=False)
@@ -67,14 +66,12 @@ def tokenize_data(
     subject: str = "data",
     max_left_out: float = MAX_LEFT_OUT,
     is_strict: bool = False,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> TokenizedData:
     """Tokenize examples. Those that cannot be used are left out.
 
     Args:
         max_left_out: largest share of examples that may be left out.
         is_strict: whether examples that are left out, or that the chat template changes, are refused.
-        progress: called with the number of examples so far, every few seconds.
 
     Raises:
         InvalidDataset: too many examples cannot be used, or none can; has a problem for each, by its number from 1.
@@ -82,11 +79,8 @@ def tokenize_data(
     template = ChatTemplate(tokenizer)
     data = TokenizedData()
     firsts: dict[str, int] = {}
-    number, reported = 0, time.monotonic()
-    for number, example in enumerate(examples, start=1):
-        if time.monotonic() - reported > _PROGRESS_SECONDS:
-            progress(number)
-            reported = time.monotonic()
+    number = 0
+    for number, example in enumerate(track(examples, f"tokenizing {subject}"), start=1):
         try:
             tokenized = tokenize(example, template, system=system, max_length=max_length)
         except errors.InvalidInput as error:

@@ -16,6 +16,7 @@ from finch_hub.engine.data.tokenized_examples import TokenizedExample
 from finch_hub.engine.decoder.decoder import Decoder, choose_decoder, make_head
 from finch_hub.engine.decoder.loss import Head, token_losses
 from finch_hub.engine.numerics.concurrency import MAX_TASKS, run_in_parallel
+from finch_hub.progress import track
 from finch_hub.specs.reports import TokenMetrics
 
 # Products of this many rows run at full speed. More would only take more memory.
@@ -49,7 +50,7 @@ def evaluate(
     counts = torch.tensor([int(example.labels.sum()) for example in examples])
     ways = min(torch.get_num_threads(), MAX_TASKS) if decoder.is_thread_safe else 1
     batch_rows = _divide_into_batches(examples, ways)
-    for begin in range(0, len(batch_rows), ways):
+    for begin in track(range(0, len(batch_rows), ways), "measuring"):
         before_batch()
         batches = [
             pack([examples[row] for row in rows], share_prefix=decoder.can_share_prefix).to(device)

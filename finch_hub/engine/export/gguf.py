@@ -17,6 +17,7 @@ from finch_hub.formats.adapter_folder import StoredAdapter
 from finch_hub.formats.atomic_writes import atomic_folder
 from finch_hub.formats.finch_record import read_name, read_record, write_record
 from finch_hub.formats.model_files import ModelFiles
+from finch_hub.progress import track
 
 KIND = "GGUF adapter"
 FILE = "adapter.gguf"
@@ -78,7 +79,7 @@ def write_file(adapter: Path, base: Path | None, file: Path, parameters: GGUFPar
         writer.add_name(parameters.name or read_name(adapter))
         dtype = np.float32 if parameters.dtype == "f32" else np.float16
         names = get_tensor_name_map(architecture, int(files.config["num_hidden_layers"]))
-        for path, module in stored.modules.items():
+        for path, module in track(stored.modules.items(), "writing modules"):
             name = names.get_name(path)
             if name is None:
                 raise errors.Incompatible("has no name in GGUF", where=path, subject=str(adapter))

@@ -20,6 +20,7 @@ from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.formats.quantized import METADATA, Bits, Scheme
 from finch_hub.formats.safetensors_file import write_safetensors
+from finch_hub.progress import track
 from finch_hub.specs.reports import QuantizationReport, TokenMetrics
 
 _KIND = "quantized adapter"
@@ -163,7 +164,7 @@ def _write(stored: StoredAdapter, folder: Path, scheme: Scheme) -> float:
     """Write the quantized folder and return the relative error of the whole update."""
     tensors = {name: (stored.file.tensors[name].dtype, stored.file.read_stored(name)) for name in stored.names}
     squared_error = squared_norm = 0.0
-    for path, module in stored.modules.items():
+    for path, module in track(stored.modules.items(), "quantizing"):
         A, B = stored.factors(path)
         a, b = spread(A, B)
         packed = scheme.pack(module.a, a) | scheme.pack(module.b, b)

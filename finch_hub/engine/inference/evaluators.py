@@ -13,6 +13,7 @@ from finch_hub.engine.data.tokenizing import MAX_LEFT_OUT, tokenize_data
 from finch_hub.engine.decoder import evaluation
 from finch_hub.engine.inference.generator import GeneratorModel
 from finch_hub.engine.inference.prompts import Prompt, tokenize_prompts
+from finch_hub.progress import track
 from finch_hub.specs.evaluation import AnswerParameters, LossParameters
 from finch_hub.specs.examples import Example
 
@@ -66,7 +67,7 @@ def exact_answer(
     lengths: list[int] = []
     problems: list[errors.Problem] = []
     too_long: list[errors.Problem] = []
-    for number, example in enumerate(examples, start=1):
+    for number, example in enumerate(track(examples, "reading questions"), start=1):
         turns = [index for index, message in enumerate(example.messages) if message.role == "assistant"]
         if not turns or turns[-1] == 0 or not _words(example.messages[turns[-1]].content):
             what = "is a plain text" if not turns else "has no prompt before its answer, or no word in the answer"
@@ -90,7 +91,7 @@ def exact_answer(
     lengths_of = [sum(len(message.content) for message in question.messages) for question in questions]
     order = sorted(range(len(questions)), key=lengths_of.__getitem__)
     right = 0
-    for begin in range(0, len(order), _BATCH):
+    for begin in track(range(0, len(order), _BATCH), "answering"):
         rows = order[begin : begin + _BATCH]
         prompts: list[Prompt] = [questions[row] for row in rows]
         room = parameters.max_new_tokens or max(_ANSWER_TOKENS, *(2 * lengths[row] for row in rows))

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from finch_hub.progress import track
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -61,8 +63,8 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(MAX_TASKS, thread_name_prefix="finch-compute")
 
 
-def map_in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Return the work's result for each item, computed in as many threads as torch uses.
+def map_in_threads(work: Callable[[T], R], items: Sequence[T], name: str = "computing matrices") -> list[R]:
+    """Return the work's result for each item, computed in as many threads as torch uses, and tell the progress.
 
     It makes LAPACK parallel, which computes the matrices of a stack one by one. Each thread computes alone. With
     threads below them there would be more threads than cores, which wait for each other by spinning: 3 to 13 s instead
@@ -70,9 +72,10 @@ def map_in_threads(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """
     threads = torch.get_num_threads()
     if min(threads, len(items)) < 2:
-        return [work(item) for item in items]
+        return [work(item) for item in track(items, name)]
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, items))
+        return list(track(pool.map(work, items), name, total=len(items)))
     finally:
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the initial value of new threads is one setting of the process

@@ -11,7 +11,9 @@ from finch_hub.engine.bases.base import Base, default_max_length
 from finch_hub.engine.data import splitting
 from finch_hub.engine.data.tokenized_examples import TokenizedExamples
 from finch_hub.engine.data.tokenizing import TokenizedData, tokenize_data
+from finch_hub.engine.training.interruption import Interrupted, ShouldStop
 from finch_hub.engine.training.progress_reporter import ProgressReporter
+from finch_hub.progress import Advance, listen
 from finch_hub.specs.examples import Example
 from finch_hub.specs.training import TrainingConfig
 
@@ -43,12 +45,14 @@ def prepare_data(
     *,
     system: str | None,
     reporter: ProgressReporter,
+    should_stop: ShouldStop = lambda: None,
 ) -> TrainingData:
     """Split and tokenize the examples, and fit the base's attention to their lengths.
 
     Raises:
         InvalidDataset: the examples have nothing to learn.
         InvalidSpec: `max_length` is above the base's context.
+        Interrupted: a stop was requested.
     """
     if not examples:
         raise errors.InvalidDataset("there are no examples", fix="give at least one")
@@ -67,17 +71,15 @@ def prepare_data(
         max_left_out=training.max_bad_rows,
         is_strict=training.strict,
     )
-    total = len(examples) + len(validation)
 
-    def report_progress(done: int) -> None:
-        reporter.report_phase(f"tokenizing: {done:,} of {total:,}")
+    def tell(advance: Advance) -> None:
+        reporter.report_advance(advance)
+        if kind := should_stop():
+            raise Interrupted(kind)
 
-    train = tokenize(examples, progress=report_progress)
-    held_out = TokenizedData()
-    if validation:
-        held_out = tokenize(
-            validation, subject="validation data", progress=lambda done: report_progress(len(examples) + done)
-        )
+    with listen(tell):
+        train = tokenize(examples)
+        held_out = tokenize(validation, subject="validation data") if validation else TokenizedData()
     base.fit_attention(int(max(lengths.max() for data in (train, held_out) if (lengths := data.examples.lengths).size)))
     return TrainingData(
         examples=examples,

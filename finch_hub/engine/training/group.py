@@ -25,6 +25,7 @@ from finch_hub.engine.training.duration import estimate_seconds
 from finch_hub.engine.training.interruption import Interrupted, ShouldStop
 from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.run import TrainingRun
+from finch_hub.progress import listen
 from finch_hub.specs.events import Report, silent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
@@ -67,20 +68,27 @@ class _MemberTraining:
         reporter = ProgressReporter(member.report, base.device)
         try:
             data = prepare_data(
-                base, member.training, member.examples, member.validation, system=member.system, reporter=reporter
-            )
-            self._adapter = AttachableAdapter(member.config, base, name=name, seed=member.training.seed)
-            self.run = TrainingRun(
                 base,
-                self._adapter,
-                PackedDecoder(base.model, adapter=name),
                 member.training,
-                data,
-                workdir=member.workdir,
+                member.examples,
+                member.validation,
+                system=member.system,
                 reporter=reporter,
                 should_stop=member.should_stop,
-                members=members,
             )
+            self._adapter = AttachableAdapter(member.config, base, name=name, seed=member.training.seed)
+            with listen(reporter.report_advance):
+                self.run = TrainingRun(
+                    base,
+                    self._adapter,
+                    PackedDecoder(base.model, adapter=name),
+                    member.training,
+                    data,
+                    workdir=member.workdir,
+                    reporter=reporter,
+                    should_stop=member.should_stop,
+                    members=members,
+                )
             self.run.resume()
         except (errors.FinchError, Interrupted) as error:
             self.end(error)
@@ -90,8 +98,9 @@ class _MemberTraining:
         if self.run is None:
             return False
         try:
-            if loop.begin_step(self.run):
-                return True
+            with listen(self.run.reporter.report_advance):
+                if loop.begin_step(self.run):
+                    return True
         except (errors.FinchError, Interrupted) as error:
             self.end(error)
         else:

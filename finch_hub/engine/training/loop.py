@@ -24,6 +24,7 @@ from finch_hub.engine.training.interruption import ShouldStop
 from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens
 from finch_hub.engine.training.run import TrainingRun
+from finch_hub.progress import listen
 from finch_hub.specs.events import Report, silent
 from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
@@ -82,8 +83,10 @@ def train(
         Interrupted: a stop was requested.
     """
     reporter = ProgressReporter(report, base.device)
-    with use_threads(training.threads):
-        data = prepare_data(base, training, examples, validation, system=system, reporter=reporter)
+    with use_threads(training.threads), listen(reporter.report_advance):
+        data = prepare_data(
+            base, training, examples, validation, system=system, reporter=reporter, should_stop=should_stop
+        )
         finds_rank = adapter is None and config.rank == "auto"
         if finds_rank:
             starting_adapter.check_data(data.train_set, data.held_out)

@@ -7,6 +7,7 @@ import time
 import psutil
 import torch
 
+from finch_hub.progress import Advance
 from finch_hub.specs.events import NewEvent, Report
 from finch_hub.specs.reports import TokenMetrics
 from finch_hub.specs.value import Value
@@ -32,6 +33,10 @@ class ProgressReporter:
         """Report figures of the latest step, and the memory in use."""
         self._last = time.monotonic()
         self._report(NewEvent(type="progress", data={**figures, "memory_bytes": self._memory_bytes()}))
+
+    def report_advance(self, advance: Advance) -> None:
+        """Report how far some work beside the steps is."""
+        self._report(NewEvent.advance(advance))
 
     def report_phase(self, name: str) -> None:
         """Report that a phase began."""

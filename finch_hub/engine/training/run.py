@@ -65,7 +65,6 @@ class TrainingRun:
         self.batches = StepBatches(data.train_set, training, decoder, device=base.device, adapter=self._only)
         self._decoder, self._held_out = decoder, data.held_out
         self._workdir, self._should_stop = workdir, should_stop
-        total = len(data.examples) + len(data.validation)
         self._data_report = make_data_report(
             data.examples,
             data.validation,
@@ -74,7 +73,6 @@ class TrainingRun:
             left_out=data.left_out,
             changes=data.changes,
             steps=self.batches.steps,
-            progress=lambda done: reporter.report_phase(f"comparing with held-out rows: {done:,} of {total:,}"),
         )
         self._warmup = schedule.count_warmup_steps(training, self.batches.steps)
         self._environment = {

@@ -13,6 +13,7 @@ from finch_hub.engine.composition.factors import Factors
 from finch_hub.engine.composition.parent_data import ParentData
 from finch_hub.plugins.strategies import tsv
 from finch_hub.plugins.strategies.parameters import LearnedParameters, TsvParameters
+from finch_hub.progress import track
 
 
 def merge(
@@ -31,7 +32,7 @@ def merge(
         raise errors.Incompatible(what, fix="choose another strategy", subject="learned")
     leaves = [part.leaf for part in fitted] if parameters.per_module else [shared]
     optimizer = torch.optim.Adam([leaf.requires_grad_() for leaf in leaves], lr=parameters.learning_rate)
-    for step in range(parameters.steps if fitted else 0):
+    for step in track(range(parameters.steps if fitted else 0), "learning weights"):
         optimizer.zero_grad()
         _, gradients = parent_data.gradient(_collect_factors(parts), step=step, seed=seed)
         # The chain rule from the gradients of the factors to those of the weights.

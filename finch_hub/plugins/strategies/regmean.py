@@ -39,7 +39,9 @@ def merge(
     merged = _allocate(core)
     for moments in parent_data.input_moments(core, rows=parameters.rows):
         parts = [(group, G) for modules, G in moments.items() for group in _group_by_parents(core, modules)]
-        concurrency.map_in_threads(lambda part: _fit(core, *part, w, parameters.ridge, priors, merged), parts)
+        concurrency.map_in_threads(
+            lambda part: _fit(core, *part, w, parameters.ridge, priors, merged), parts, "solving"
+        )
         del moments, parts  # the next part needs their memory
     return merged
 

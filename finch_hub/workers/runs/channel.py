@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from finch_hub.plugins.catalog import Catalog, load_catalog
+from finch_hub.progress import Advance
 from finch_hub.specs.events import NewEvent
 from finch_hub.workers.runs.model_cache import BaseModelCache
 
@@ -87,6 +88,10 @@ class Channel:
         """Raise :class:`Stopped` if the order must stop."""
         if self._stop:
             raise Stopped(self._stop)
+
+    def advance(self, advance: Advance) -> None:
+        """Report how far some work is, or raise :class:`Stopped` if the order must stop."""
+        self.report_or_stop(NewEvent.advance(advance))
 
     def report_or_stop(self, event: NewEvent) -> None:
         """Report an event of work without checkpoints, or raise :class:`Stopped` if the order must stop."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import EvaluateSpec, Job, JobResult
@@ -85,6 +88,7 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     """Evaluate the base, then each adapter."""
     channel.phase("importing")
     from finch_hub.engine.data.chat import with_system
+    from finch_hub.engine.data.example_file import ExampleFile
     from finch_hub.engine.inference.generator import GeneratorModel
 
     evaluator = channel.catalog.evaluators[order.spec.evaluator]
@@ -98,15 +102,20 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     rows = inputs.read_examples(order.examples)
     model = GeneratorModel(base)
     results: dict[str, JsonObject] = {}
-    for subject in order.subjects:
-        name = subject.name
+    for number, subject in enumerate(order.subjects):
+        name, kept = subject.name, channel.checkpoints / f"figures-{number}.json"
+        if kept.exists():  # an earlier attempt has measured it
+            results[name] = json.loads(kept.read_text(encoding="utf-8"))
+            continue
         channel.phase(f"measuring {name}")
         if subject.folder is not None:
             model.load_lora(subject.folder, name)
-        examples = [
-            row.evolve(messages=with_system(row.messages, subject.system)) if row.messages else row for row in rows
-        ]
-        results[name] = dict(kernel(model, examples, parameters))
+        with ExampleFile() as examples:
+            for row in rows:
+                prompted = row.evolve(messages=with_system(row.messages, subject.system)) if row.messages else row
+                examples.add(prompted)
+            results[name] = dict(kernel(model, examples, parameters))
+        _keep(results[name], kept)
         figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in results[name].items())
         channel.report(NewEvent(type="metrics", message=f"{name}: {figures}", data={"name": name, **results[name]}))
         if subject.folder is not None:
@@ -118,6 +127,14 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
         bases=tuple(subject.name for subject in order.subjects if subject.folder is None),
     )
     return EvaluateOutcome(report=report, base=model_cache.describe_base(base, order.base))
+
+
+def _keep(figures: JsonObject, file: Path) -> None:
+    """Write figures for the next attempt. Without them it measures again, so a disk that is full does no harm."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(exist_ok=True)
+        with atomic_file(file) as unfinished:
+            unfinished.write_text(json.dumps(figures, default=str), encoding="utf-8")
 
 
 def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Stores) -> Record:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
 from finch_hub.engine.data import reading
+from finch_hub.progress import listen
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.examples import Example
@@ -111,14 +112,18 @@ def execute_together(
         InvalidSpec: an order cannot be trained together with others.
     """
 
-    def say(text: str) -> None:
+    def report(event: NewEvent) -> None:
         for channel in channels:
-            channel.report(NewEvent.phase(text))
+            channel.report(event)
+
+    def say(text: str) -> None:
+        report(NewEvent.phase(text))
 
     say("importing")
     from finch_hub.engine.training.group import train_group
 
-    base = channels[0].bases.load(orders[0].base, say=say, dtype=orders[0].spec.training.dtype)
+    with listen(lambda advance: report(NewEvent.advance(advance))):
+        base = channels[0].bases.load(orders[0].base, say=say, dtype=orders[0].spec.training.dtype)
     say(f"training together with {len(orders) - 1} others")
     members: list[Member] = []
     for position, (order, channel) in enumerate(zip(orders, channels, strict=True)):

@@ -10,6 +10,8 @@ import huggingface_hub
 import pytest
 from support.models import DEFAULT, save_model
 
+from finch_hub import progress
+
 from .conftest import Run
 
 
@@ -44,3 +46,12 @@ def test_replaced_files_of_a_folder_are_said(run: Run, tmp_path: Path) -> None:
     ran = run("bases", "add", folder)
     assert "The earlier base and its adapters stay as tiny.\n" in ran.err
     assert "To bring it back" not in ran.err
+
+
+def test_slow_additions_tell_how_far_they_are(
+    run: Run, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_LEAST_SECONDS", 0.0)
+    ran = run("bases", "add", shutil.copytree(tiny_folder, tmp_path / "copy"), "--json")
+    assert ran.json["name"].endswith("copy")
+    assert "  MB hashed 0" in ran.err

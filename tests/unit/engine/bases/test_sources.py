@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from finch_hub.engine.bases.module_layout import read_layout
 from finch_hub.engine.bases.weight_shapes import read_base_shape
 from finch_hub.formats import model_files
 from finch_hub.formats.base_layout import BaseLayout
+from finch_hub.progress import Advance
 from finch_hub.specs.bases import is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 
@@ -212,7 +214,7 @@ def test_only_the_files_that_transformers_loads_are_downloaded(
     (repository / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
     commit, asked = tmp_path / "snapshots" / ("c" * 40), []
 
-    def snapshot_download(name: str, *, revision: str | None, **patterns: Any) -> str:
+    def snapshot_download(name: str, *, revision: str | None, tqdm_class: Any = None, **patterns: Any) -> str:
         asked.append(revision)
         everything = [str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file()]
         for file in filter_repo_objects(everything, **patterns):
@@ -227,3 +229,18 @@ def test_only_the_files_that_transformers_loads_are_downloaded(
     assert {file for file in found if file.endswith(".safetensors")} == set(weights)
     assert "additional_chat_templates/tools.jinja" in found
     assert found.isdisjoint(extras)
+
+
+def test_bytes_of_a_download_are_told(told: list[Advance]) -> None:
+    bar_class = sources._make_bar_class()
+    for is_disabled in (False, True):
+        told.clear()
+        bar = bar_class(total=0, unit="B", unit_scale=True, disable=is_disabled, file=io.StringIO(), name="bytes")
+        bar.total = 5_000_000
+        for _ in range(5):
+            bar.update(1_000_000)
+        bar.close()
+        assert [advance[:3] for advance in told] == [("MB fetched", done, 5) for done in range(1, 6)]
+        with bar_class([1, 2], disable=is_disabled, file=io.StringIO()) as files:  # one of files
+            assert list(files) == [1, 2]
+        assert len(told) == 5

@@ -8,6 +8,7 @@ import pytest
 
 from finch_hub.engine.data import near_duplicates
 from finch_hub.engine.data.near_duplicates import count_near_duplicates
+from finch_hub.progress import Advance
 from finch_hub.specs.examples import Example
 
 WORDS = [f"word{n}" for n in range(2000)]
@@ -85,9 +86,10 @@ def test_texts_that_are_found_grow_with_the_validation_rows_only(answers: str, m
     assert 1_000 <= found <= 20 * 1_000
 
 
-def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(near_duplicates, "_PROGRESS_EXAMPLES", 10)
-    told: list[int] = []
+def test_progress_is_told(told: list[Advance]) -> None:
     rows = [Example.of_pair(f"What does bird {n} of the garden eat?", "Seeds.") for n in range(45)]
-    near_duplicates.count_near_duplicates(rows[:20], rows[20:], progress=told.append)
-    assert told == [10, 20, 30, 40]
+    near_duplicates.count_near_duplicates(rows[:20], rows[20:])
+    assert [(advance.work, advance.done, advance.total) for advance in told] == [
+        *(("comparing held-out rows", done, 25) for done in range(1, 26)),
+        *(("comparing rows with held-out ones", done, 20) for done in range(1, 21)),
+    ]

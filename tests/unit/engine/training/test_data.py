@@ -8,6 +8,8 @@ from support.training import lessons
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.training import loop
+from finch_hub.engine.training.interruption import Interrupted
+from finch_hub.progress import Advance
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
@@ -39,3 +41,12 @@ def test_no_examples_and_lengths_above_the_context_are_refused(tiny_base: Base) 
         loop.train(tiny_base, LORA, QUICK, ())
     with pytest.raises(errors.InvalidSpec, match=f"max_length.*{tiny_base.context}"):
         loop.train(tiny_base, LORA, QUICK.evolve(max_length=tiny_base.context + 1), lessons(12))
+
+
+def test_tokenizing_tells_its_progress_and_stops_on_request(tiny_base: Base, told: list[Advance]) -> None:
+    events: list[NewEvent] = []
+    with pytest.raises(Interrupted, match="cancel"):
+        loop.train(tiny_base, LORA, QUICK, lessons(9), report=events.append, should_stop=lambda: "cancel")
+    (advance,) = [event.data for event in events if event.type == "progress"]
+    assert (advance["unit"], advance["step"]) == ("tokenizing data", 1)
+    assert not told  # the training has a listener of its own

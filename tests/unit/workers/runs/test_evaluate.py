@@ -15,6 +15,7 @@ from finch_hub.plugins import catalog
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.workers.runs import evaluate
+from finch_hub.workers.runs.channel import Stopped
 from finch_hub.workers.runs.evaluate import BASE, EvaluateOrder, Subject
 from finch_hub.workers.runs.model_cache import BaseOrder
 
@@ -60,9 +61,43 @@ def test_an_adapter_that_changes_nothing_has_the_figures_of_the_base(
         report=lambda event: None,
         catalog=catalog.load_catalog(entry_points=False),
         bases=SimpleNamespace(load=lambda order, say: tiny_base),
+        checkpoints=tmp_path / "checkpoints",
     )
     results = evaluate.execute(order, channel).report.results
     first, second, *measured = results.values()
     assert measured == [pytest.approx(first, rel=1e-5), pytest.approx(second, rel=1e-5)]
     if evaluator == "held_out_loss":
         assert first["loss"] != second["loss"]
+
+
+def test_the_next_attempt_measures_only_what_is_missing(tiny_base: Base, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(dump_examples(lessons(3)))
+    source = BaseModelSource(source=tiny_base.name)
+    order = EvaluateOrder(
+        spec=EvaluateSpec(base=source, dataset="0" * 64, evaluator="held_out_loss"),
+        base=BaseOrder(source=source, fetch="finch_hub.engine.bases.sources:fetch_base", cache=tmp_path),
+        subjects=tuple(Subject(name=name, system=None) for name in ("one", "two")),
+        examples=tmp_path / "rows.jsonl",
+    )
+    phases: list[str] = []
+
+    def begin(phase: str) -> None:
+        phases.append(phase)
+        if fails and phase == "measuring two":
+            raise Stopped("hand_back")
+
+    channel: Any = SimpleNamespace(
+        phase=begin,
+        report=lambda event: None,
+        catalog=catalog.load_catalog(entry_points=False),
+        bases=SimpleNamespace(load=lambda order, say: tiny_base),
+        checkpoints=tmp_path / "checkpoints",
+    )
+    fails = True
+    with pytest.raises(Stopped):
+        evaluate.execute(order, channel)
+    fails, phases[:] = False, []
+    results = evaluate.execute(order, channel).report.results
+    assert [phase for phase in phases if "measuring" in phase] == ["measuring two"]
+    assert list(results) == ["one", "two"]
+    assert results["one"] == results["two"]

@@ -1,0 +1,94 @@
+"""Progress of work whose size users decide, told to whoever listens.
+
+Loops are wrapped in :func:`track`, and callers listen with :func:`listen`. So no function between the two has to pass a
+callback on, and a supervisor can tell slow work from a hang.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextvars import ContextVar
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+# Seconds between two tellings. Long work tells less often, but a watcher never waits for long.
+_LEAST_SECONDS, _MOST_SECONDS, _SHARE = 2.0, 30.0, 0.02
+
+
+class Advance(NamedTuple):
+    """How far some work is.
+
+    Attributes:
+        work: what is done, such as "tokenizing".
+        done: number of finished parts.
+        total: number of all parts; None if it is unknown.
+        seconds_left: estimate of the remaining time; None if it is unknown.
+    """
+
+    work: str
+    done: int
+    total: int | None
+    seconds_left: float | None
+
+
+Listener = Callable[[Advance], None]
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextlib.contextmanager
+def listen(listener: Listener) -> Iterator[None]:
+    """Call a listener with the advances of all work that this thread does in the `with` block.
+
+    An exception of the listener ends the work.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def track(items: Iterable[T], work: str, *, total: int | None = None) -> Iterator[T]:
+    """Yield the items, and tell every few seconds how many are done.
+
+    Args:
+        total: number of the items; None asks the items, if they know it.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    meter = Meter(work, total)
+    for item in items:
+        yield item
+        meter.add()
+
+
+class Meter:
+    """Meter of one work, which tells its advance every few seconds. Work that takes less tells nothing.
+
+    Args:
+        work: what is done.
+        total: number of all parts; None if it is unknown.
+        size: parts that are told as one, such as the bytes of a megabyte.
+    """
+
+    def __init__(self, work: str, total: int | None = None, *, size: int = 1) -> None:
+        self.total = total
+        self._work, self._size, self._done = work, size, 0
+        self._listener = _listener.get()  # here, since other threads may count
+        self._began = self._told = time.monotonic()
+
+    def add(self, parts: int = 1) -> None:
+        """Count finished parts."""
+        self._done += parts
+        now = time.monotonic()
+        elapsed = now - self._began
+        if now - self._told < min(_MOST_SECONDS, max(_LEAST_SECONDS, _SHARE * elapsed)):
+            return
+        self._told = now
+        if self._listener is not None:
+            left = elapsed / self._done * (self.total - self._done) if self.total and self._done else None
+            total = self.total // self._size if self.total else None
+            self._listener(Advance(self._work, self._done // self._size, total, left))
