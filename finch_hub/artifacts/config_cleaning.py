@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from finch_hub.formats.peft_names import CONFIG
 MAX_BYTES = 2**20
 _MAX_RANK = 1024
 _MAX_PATTERN = 256
-_MAX_REPEATS = {"pattern": 2, "target": 6}
+_MAX_REPEATS = {"pattern": 2, "target": 3}
 MODULE_FIELDS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """Fields that pick modules."""
 
@@ -173,18 +174,30 @@ def _check_regex(text: str, kind: str) -> str | None:
     if _is_costly(text, kind):
         return f"{shorten(text)} is too long, has more than {_MAX_REPEATS[kind]} repeats, or repeats a group"
     try:
-        re.compile(text)
-    except (re.error, RecursionError, OverflowError):
+        with warnings.catch_warnings(action="error"):  # of sets that a later Python reads in another way
+            re.compile(text)
+    except (re.error, RecursionError, OverflowError, Warning):
         return f"{shorten(text)} is not a regular expression"
     return None
 
 
 def _is_costly(text: str, kind: str) -> bool:
-    """Tell whether a regular expression may take exponential time: many repeats, or one of a group."""
-    repeats = len(re.findall(r"(?<!\\)[*+{]", text))
+    """Tell whether a regular expression may take very long: it has many repeats, or one of a group."""
     is_long = len(text) > _MAX_PATTERN * (4 if kind == "target" else 1)
     refers = re.search(r"\)\s*[*+?{]|\\[1-9]|\(\?(?![:!=])", text)
-    return is_long or repeats > _MAX_REPEATS[kind] or refers is not None
+    return is_long or count_repeats(text) > _MAX_REPEATS[kind] or refers is not None
+
+
+def count_repeats(pattern: str) -> int:
+    """Count the parts of a regular expression that it repeats, or leaves out.
+
+    Without repeats of groups, a match takes a time of at most the length of the text to this power.
+    """
+    return len(_REPEAT.findall(_ESCAPED.sub("x", pattern)))
+
+
+_ESCAPED = re.compile(r"\\.|\[\^?\]?[^\]]*\]", re.DOTALL)  # an escaped character, or a set of characters
+_REPEAT = re.compile(r"(?<!\()(?:[*+?]|\{[^}]*\})[?+]?")
 
 
 _MODULE = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")

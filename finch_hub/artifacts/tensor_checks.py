@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from finch_hub import errors
+from finch_hub.artifacts.config_cleaning import MODULE_FIELDS, count_repeats
 from finch_hub.formats import lora_modules, quantized
 from finch_hub.formats.float_conversion import to_float32
 from finch_hub.formats.lora_modules import LoRAModule
 from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, PREFIX, split_name
 from finch_hub.formats.safetensors_header import FLOATS, NUMPY_CODES, TensorInfo
 
-_MAX_PATTERN_MATCHES = 5_000_000  # more would take minutes
+# More would take minutes: matches, and steps of a regular expression in them.
+_MAX_PATTERN_MATCHES, _MAX_PATTERN_STEPS = 5_000_000, 5e8
 _BLOCK_BYTES = 2**20  # a multiple of every item's size
 
 
@@ -57,15 +60,25 @@ def check_tensors(
     return found.modules, problems
 
 
-def check_number_of_patterns(config: Mapping[str, Any], paths: Collection[str]) -> None:
-    """Check that a config's patterns can be matched with this many modules in reasonable time.
+def check_cost_of_patterns(config: Mapping[str, Any], paths: Collection[str]) -> None:
+    """Check that a config's patterns can be matched with these modules in reasonable time.
 
     Raises:
-        RefusedArtifact: they are too many.
+        RefusedArtifact: they are too many, or the names of the modules are too long for them.
     """
-    for field in ("rank_pattern", "alpha_pattern", "layers_pattern", "modules_to_save"):
-        if len(config.get(field) or ()) * len(paths) > _MAX_PATTERN_MATCHES:
-            raise errors.RefusedArtifact("has too many patterns", where=field, subject=CONFIG)
+    lengths = collections.Counter(map(len, paths))
+    for field in ("rank_pattern", "alpha_pattern", "layers_pattern", "modules_to_save", *MODULE_FIELDS[:2]):
+        patterns = config.get(field) or ()
+        if field in MODULE_FIELDS:  # a list of them is compared by names
+            patterns = [patterns] if isinstance(patterns, str) else []
+        # PEFT puts ".*" before a pattern.
+        repeats = [count_repeats(pattern) + (field not in MODULE_FIELDS) for pattern in patterns]
+        steps = sum(
+            number * length**count / math.factorial(count) for count in repeats for length, number in lengths.items()
+        )
+        if len(patterns) * len(paths) > _MAX_PATTERN_MATCHES or steps > _MAX_PATTERN_STEPS:
+            what = "has too many patterns, or too long names of modules for them"
+            raise errors.RefusedArtifact(what, where=field, subject=CONFIG)
 
 
 def scan_tensor(path: Path, info: TensorInfo) -> TensorStatistics:

@@ -122,7 +122,7 @@ UNSLOTH = (
     r"|(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attention|mlp)\.(?:(?:q_proj|v_proj)))"
 )
 VISION = r"(?:.*?(?:vision|image|visual|patch).*?(?:self_attn|mlp).*?(?:q_proj).*?)|" + UNSLOTH
-COSTLY = ["(a+)+$", "a" * 2000, r"(q)\1", "(?P<x>q)", "(?i)q", VISION]
+COSTLY = ["(a+)+$", "a" * 2000, r"(q)\1", "(?P<x>q)", "(?i)q", UNSLOTH, VISION, "a?a?a?a?aaaa", ".*a" * 4, "a{1,9}" * 4]
 
 
 @pytest.mark.parametrize("targets", [None, *COSTLY])
@@ -140,9 +140,27 @@ def test_costly_exclusion_is_replaced_by_the_modules_of_the_file() -> None:
     assert clean_config(json.dumps({**CONFIG, "exclude_modules": "(k+)+"}).encode()).is_pinned
 
 
-def test_pattern_of_unsloth_is_kept() -> None:
-    found = clean_config(json.dumps({**CONFIG, "target_modules": UNSLOTH}).encode())
-    assert (found.fields["target_modules"], found.is_pinned) == (UNSLOTH, False)
+@pytest.mark.parametrize("targets", [r".*\.layers\.\d+\..*_proj", r"(?:.*?)\.q[*+?{]{1}_\?*", "[]*?{+]?q[^]?]*k+?"])
+def test_pattern_of_few_repeats_is_kept(targets: str) -> None:
+    found = clean_config(json.dumps({**CONFIG, "target_modules": targets}).encode())
+    assert (found.fields["target_modules"], found.is_pinned) == (targets, False)
+
+
+@pytest.mark.parametrize("pattern", ["a?" * 40 + "b", ".*a.*a.*a", "(a|b)*c"])
+def test_costly_patterns_of_ranks_are_refused(pattern: str) -> None:
+    with pytest.raises(errors.RefusedArtifact, match="repeats"):
+        clean_config(json.dumps({**CONFIG, "rank_pattern": {pattern: 4}}).encode())
+
+
+@given(st.text("ab.*+?{}[]()|\\1,", max_size=12), st.integers(8, 100))
+def test_accepted_patterns_take_no_exponential_time(pattern: str, length: int) -> None:
+    """An exponential time on names that almost match would end this test by its time limit."""
+    try:
+        clean_config(json.dumps({**CONFIG, "rank_pattern": {pattern: 4}}).encode())
+    except errors.RefusedArtifact:
+        return
+    for text in ("a" * length + "!", "ab" * (length // 2) + "!", "a." * (length // 2)):
+        match_patterns({pattern: 4}, [text], 8)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import fuzzing
 
+from finch_hub import errors
+from finch_hub.artifacts import tensor_checks
 from finch_hub.artifacts.tensor_checks import TensorStatistics, scan_tensor
 from finch_hub.formats.safetensors_header import TensorInfo
 
@@ -51,3 +54,13 @@ def test_one_nonfinite_entry_among_millions_is_found(tmp_path: Path, dtype: str,
 def test_norm_that_overflows_is_infinite(tmp_path: Path) -> None:
     values = np.full(4, 1e200)
     assert scanned(tmp_path / "f", "F64", values.tobytes(), 4) == TensorStatistics(0, math.inf)
+
+
+def test_long_names_are_refused_where_patterns_repeat_much() -> None:
+    config: dict[str, Any] = {"target_modules": ".*a.*a.*b", "rank_pattern": {r".*\d+.q": 4}}
+    short = [f"model.layers.{layer}.mlp.gate_proj" for layer in range(200)]
+    tensor_checks.check_cost_of_patterns(config, short)
+    for field in config:
+        with pytest.raises(errors.RefusedArtifact, match=f"{field}: .*too long names"):
+            tensor_checks.check_cost_of_patterns({field: config[field]}, [f"{n}{'a' * 500}" for n in range(50)])
+    tensor_checks.check_cost_of_patterns({"target_modules": ["a" * 500]}, ["a" * 500] * 1000)
