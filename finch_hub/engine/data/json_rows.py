@@ -15,7 +15,6 @@ from finch_hub.engine.data.row_formats import list_columns
 _CHUNK = 2**16  # characters
 # Fields of a document in which people put the list of rows.
 _WRAPPERS = ("data", "rows", "examples", "items", "records", "instances")
-_MAX_TRIED = 20  # rows of a list, to tell whether it holds rows
 _LIST_FIX = "write one list of objects, or one object a line"
 
 
@@ -87,7 +86,8 @@ def _to_row(value: Any, where: str) -> Row:
         return Row(where, None, f"is not JSON: {_describe(value)}", _LIST_FIX)
     if isinstance(value, Mapping):
         return Row(where, value)
-    return Row(where, None, f"is a {type(value).__name__}, not an object", 'write {"prompt": …, "completion": …}')
+    what = "null" if value is None else f"a {type(value).__name__}"
+    return Row(where, None, f"is {what}, not an object", 'write {"prompt": …, "completion": …}')
 
 
 def _describe(error: ValueError) -> str:
@@ -143,13 +143,15 @@ def find_lists(value: Any, is_row: Callable[[Mapping[str, Any]], bool]) -> dict[
         name: rows
         for name, rows in value.items()
         if is_list_of_objects(rows)
-        and (name in _WRAPPERS or any(is_row(row) for row in rows[:_MAX_TRIED] if isinstance(row, Mapping)))
+        and (name in _WRAPPERS or any(is_row(row) for row in rows if isinstance(row, Mapping)))
     }
 
 
 def is_list_of_objects(value: Any) -> bool:
-    """Tell whether a value is a list of objects. Those that cannot be used are errors in their place."""
-    return isinstance(value, list) and bool(value) and all(isinstance(row, (Mapping, ValueError)) for row in value)
+    """Tell whether a value is a list of objects, but for a few. Those that cannot be read are errors in their place."""
+    return isinstance(value, list) and table_objects.is_mostly(
+        value, lambda row: isinstance(row, (Mapping, ValueError))
+    )
 
 
 class _Values:

@@ -66,7 +66,7 @@ def select_split(data: Any, split: str, is_row: Callable[[Mapping[str, Any]], bo
 
 def _find_rows(data: Mapping[Any, Any], is_row: Callable[[Mapping[str, Any]], bool]) -> list[Any] | None:
     """Return the rows of a mapping of columns, such as a part of a `datasets.Dataset`; None if it is of splits."""
-    if not data.keys().isdisjoint(_SPLIT_NAMES) or not all(isinstance(name, str) for name in data):
+    if not data.keys().isdisjoint(_SPLIT_NAMES):
         return None
     columns = {name: column.tolist() if hasattr(column, "tolist") else column for name, column in data.items()}
     columns = {name: [*column] if isinstance(column, tuple) else column for name, column in columns.items()}

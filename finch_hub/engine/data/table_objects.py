@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 # Fields in which pandas writes the names of the columns and the rows with `orient="split"`.
@@ -24,14 +24,19 @@ def find_rows(value: Mapping[str, Any], is_row: Callable[[Mapping[str, Any]], bo
     elif columns and all(isinstance(column, list) for column in columns):
         is_table = len({*map(len, columns)}) == 1 and not any(map(_has_turn, columns))
         rows = _transpose(value) if is_table else []
+    elif is_mostly(columns, lambda column: isinstance(column, Mapping) and is_row(column)):
+        return columns  # by the index or by a name of each row
     elif columns and all(isinstance(column, Mapping) for column in columns):
-        if all(map(is_row, columns)):
-            return columns  # by the index or by a name of each row
         is_table = all(column.keys() == columns[0].keys() for column in columns) and not _has_turn(columns)
         rows = _transpose({name: [*column.values()] for name, column in value.items()}) if is_table else []
     else:
         return None
-    return rows if rows and is_row(rows[0]) else None
+    return rows if any(map(is_row, rows)) else None
+
+
+def is_mostly(values: Collection[Any], is_good: Callable[[Any], bool]) -> bool:
+    """Tell whether more than half of some values are good, since a few of many are bad."""
+    return 2 * sum(map(is_good, values)) > len(values)
 
 
 def _transpose(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

@@ -135,7 +135,7 @@ def test_blank_lines_between_rows_are_passed_over_and_counted() -> None:
     [
         ("{bad", "is not JSON: Expecting property name enclosed in double quotes at column 2"),
         ("3", "is a int, not an object"),
-        ("null", "is a NoneType, not an object"),
+        ("null", "is null, not an object"),
         ('{"a": 1} {"a": 2}', "is not JSON: Extra data"),
         ('{"a": 1, "a": 2}', "an object has a key twice"),
         ("[" * 100_000, "nested too deeply"),

@@ -1130,3 +1130,33 @@ def test_only_data_is_offered_for_a_name_that_does_not_exist(tmp_path: Path) -> 
     with pytest.raises(errors.NotFound) as caught:
         reading.read_data(tmp_path / "prompt")
     assert set(caught.value.near) == {str(tmp_path / "prompts.csv"), str(tmp_path / "prompts-old")}
+
+
+@pytest.mark.parametrize("bad", [0, 3, 7])
+@pytest.mark.parametrize("form", ["records", "list", "dict", "index", "split", "wrapped", "own name"])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_bad_row_costs_no_table(form: str, bad: int, in_file: bool, tmp_path: Path) -> None:
+    """The forms are those of pandas, as `to_json` and `to_dict` write them, and lists that an object holds."""
+    rows: list[Any] = [{"prompt": f"p{n}", "completion": f"c{n}"} for n in range(8)]
+    rows[bad] = {"prompt": None, "completion": "c"}
+    index = [str(n) if in_file else n for n in range(8)]
+    columns = {name: [row[name] for row in rows] for name in ("prompt", "completion")}
+    value: Any = {
+        "records": rows,
+        "list": columns,
+        "dict": {name: dict(zip(index, cells, strict=True)) for name, cells in columns.items()},
+        "index": dict(zip(index, rows, strict=True)),
+        "split": {"index": index, "columns": [*columns], "data": [[*row.values()] for row in rows]},
+        "wrapped": {"data": [*rows[:bad], None, *rows[bad + 1 :]]},
+        "own name": {"birds": [*rows[:bad], {"prompt": None}, *rows[bad + 1 :]], "version": 3},
+    }[form]
+    if in_file:
+        source: Any = tmp_path / "rows.json"
+        source.write_text(json.dumps(value))
+    elif form in ("wrapped", "own name"):
+        return  # the list itself is given in Python
+    else:
+        source = value
+    with pytest.warns(DataWarning):
+        found = reading.read_examples(source, max_bad_rows=0.2)
+    assert found == tuple(Example.of_pair(f"p{n}", f"c{n}") for n in range(8) if n != bad)
