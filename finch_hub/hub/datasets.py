@@ -13,6 +13,7 @@ from finch_hub.hub.examples import (
     DataSource,
     Progress,
     StoredExamples,
+    check_system,
     complete_options,
     has_validation,
     read_examples,
@@ -82,6 +83,7 @@ class Datasets:
             InvalidDataset: the data cannot be read, or too many rows cannot be used; contains their problems.
             Conflict: the name is that of other examples, or the examples have another name.
         """
+        check_system(system)
         config = complete_options(options, self._stores)
         is_split = has_validation(data, self._stores, config)
         splits: tuple[Split, ...] = ("train", "validation") if is_split else ("train",)

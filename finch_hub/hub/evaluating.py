@@ -12,7 +12,15 @@ from finch_hub.engine.bases import sources
 from finch_hub.engine.data.example_file import ExampleFile
 from finch_hub.hub.bases import Bases
 from finch_hub.hub.composing import resolve_adapters
-from finch_hub.hub.examples import DataSource, Progress, StoredExamples, complete_options, read_examples, store_examples
+from finch_hub.hub.examples import (
+    DataSource,
+    Progress,
+    StoredExamples,
+    check_system,
+    complete_options,
+    read_examples,
+    store_examples,
+)
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec
 
@@ -40,6 +48,8 @@ def check_evaluation(
     collector = ProblemCollector("this evaluation")
     with collector.collect():
         stores.catalog.evaluators[evaluator].parse(parameters)
+    with collector.collect():
+        check_system(system)
     source, versions = resolve_base_and_adapters(base, adapters, stores, collector)
     with ExampleFile() as examples:
         with collector.collect():

@@ -86,6 +86,18 @@ def read_examples(
     return found.report
 
 
+def check_system(system: str | None) -> None:
+    """Refuse a system prompt that cannot be stored.
+
+    Raises:
+        InvalidSpec: it has half of a surrogate pair.
+    """
+    try:
+        (system or "").encode()
+    except UnicodeEncodeError:
+        raise errors.InvalidSpec("has half of a surrogate pair", where="system", fix="repair its text") from None
+
+
 def complete_options(options: Mapping[str, object], stores: Stores) -> ReadingConfig:
     """Return the options of reading, with the limit of the settings unless another one is given.
 

@@ -22,6 +22,7 @@ from finch_hub.hub.examples import (
     DataSource,
     Progress,
     StoredExamples,
+    check_system,
     has_validation,
     is_stored,
     read_examples,
@@ -65,6 +66,8 @@ def check_training(
     collector = ProblemCollector("this training")
     with collector.collect():
         check_name(adapter)
+    with collector.collect():
+        check_system(system)
     chosen: Preset | None = None
     with collector.collect():
         chosen = stores.catalog.presets[preset] if preset is not None else None

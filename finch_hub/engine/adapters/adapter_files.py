@@ -69,9 +69,11 @@ def _read_files(path: Path) -> AdapterWeights:
     tensors = {new: stored[old] for old, new in checked.names.items()}
     _check_values(tensors, checked, shown=shown)
     config = parse_config(text)
-    for field in MODULE_FIELDS:
-        if checked.is_pinned or (field in config and checked.config[field] is None):
-            config[field] = checked.config[field]
+    for field, value in checked.config.items():
+        if field in config and config[field] is None:  # the default, which PEFT does not know of every field
+            config[field] = value
+    if checked.is_pinned:
+        config |= {field: checked.config[field] for field in MODULE_FIELDS}
     scheme = checked.scheme
     return AdapterWeights(config=config, tensors=tensors if scheme is None else _restore(tensors, scheme))
 
@@ -101,6 +103,8 @@ def _find_weights(path: Path) -> tuple[Path, Path]:
     """
     if path.name == CONFIG or (path.name == WEIGHTS and (path.parent / CONFIG).is_file()):
         path = path.parent
+    if not path.exists() and not path.suffix:
+        raise _not_found(path)
     file = path / WEIGHTS if path.is_dir() else path
     is_pickled = not file.is_file() and (path / "adapter_model.bin").exists()
     name = file.name.lower()
@@ -112,9 +116,13 @@ def _find_weights(path: Path) -> tuple[Path, Path]:
         what = "is not a safetensors file; pickled weights can run code"
         raise errors.RefusedArtifact(what, where=str(path), fix="save the adapter with safetensors")
     if not file.is_file():
-        neighbors = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise errors.NotFound("adapter", str(path), neighbors)
+        raise _not_found(path)
     return path, file
+
+
+def _not_found(path: Path) -> errors.NotFound:
+    neighbors = [str(neighbor) for neighbor in path.parent.iterdir()] if path.parent.is_dir() else []
+    return errors.NotFound("adapter", str(path), neighbors)
 
 
 def write_adapter(weights: AdapterWeights, path: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Templates that write today's date get this one: a text must not change from training to generation, and a lineage
 # must replay to the same bytes. It is the date that Llama 3.1's template falls back to.
 _TODAY = datetime.datetime(2024, 7, 26, 12, tzinfo=datetime.UTC)
-_DATE_CODES = "aAbBdeHIjmMpSyY"
+_DATE_CODES = "aAbBcdDeFHIjmMpSTxyYZ"
 _MARKER = "\ue000answer\ue001"
 
 
@@ -317,6 +317,7 @@ def _date_macro() -> str:
             value = _TODAY.strftime(f"%{code}")
             yield f"replace('%{code}', '{value}')"
             yield f"replace('%-{code}', '{value.lstrip('0') or '0'}')"
+        yield "replace('%%', '%')"
 
     return "{% macro strftime_now(format) %}{{ format | " + " | ".join(replacements()) + " }}{% endmacro %}"
 

@@ -73,7 +73,7 @@ def _find_named(columns: Sequence[str], name: str | None) -> str | None:
 
 
 def _find_word(columns: Sequence[str], words: re.Pattern[str], *, other: str | None) -> str | None:
-    return next((name for name in columns if name != other and words.search(name.lower())), None)
+    return next((name for name in columns if name != other and words.search(str(name).lower())), None)
 
 
 def _looks_like_turns(value: object) -> bool:

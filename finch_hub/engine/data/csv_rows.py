@@ -84,6 +84,8 @@ def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:
             first, last = before + 1, max(reader.line_num, before + 1)
             where = f"line {last}" if first == last else f"lines {first} to {last}"
             fix = 'close its quotes, and write " within them as ""'
+            if header is None:
+                raise errors.InvalidDataset(f"has a header that is not CSV: {error}", where=where, fix=fix) from None
             yield Row(where, None, f"is not CSV: {error}", fix, last - first + 1)
             continue
         if not any(cell.strip() for cell in cells):
@@ -91,6 +93,8 @@ def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:
         where = f"line {before + 1}"  # a row can go over several lines
         if any(_UNDECODED in cell for cell in cells):
             what = f"is not {stream.encoding.upper()}, or longer than {MAX_LINE:,} characters"
+            if header is None:
+                raise errors.InvalidDataset(f"has a header that {what}", where=where, fix=advise_encoding())
             yield Row(where, None, what, advise_encoding())
         elif header is None:
             if before == 0 and cells[0].lower().startswith("sep="):

@@ -144,6 +144,8 @@ def _open_stream(path: Path | str, stack: contextlib.ExitStack) -> BinaryIO:
         if sys.stdin is None or sys.stdin.isatty():
             fix = "pipe a file into the command, or name a file"
             raise errors.InvalidDataset("is a terminal, which has no data", fix=fix)
+        if not hasattr(sys.stdin, "buffer"):
+            raise errors.InvalidDataset("has no bytes, since a program replaced it", fix="name a file, or give rows")
         stream: BinaryIO = sys.stdin.buffer
     else:
         stream = _open_path(Path(path), stack)

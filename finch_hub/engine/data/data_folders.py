@@ -73,7 +73,8 @@ def check_files(
         splits: split of these files, and the one that the caller reads, too.
         is_strict: whether files that are of no split are refused.
     """
-    others = [file.relative_to(folder) for file in _list_data_files(folder) if file not in files]
+    read = frozenset(files)
+    others = [file.relative_to(folder) for file in _list_data_files(folder) if file not in read]
     if not files and others:
         what = f"has no file of the {splits[0]} split, only {_list_names(others)}"
         collector.fail(errors.Problem(what=what, fix="name the file to read"))
@@ -81,19 +82,19 @@ def check_files(
         what = f"has no file that can be read: {', '.join(SUFFIXES)}"
         collector.fail(errors.Problem(what=what, fix="name a file, or a folder with such files"))
     elif splits[0] == "train":
-        settings = [file for file in others if _holds_settings(folder / file, collector.fits)]
+        settings = dict.fromkeys(file for file in others if _holds_settings(folder / file, collector.fits))
         others = [file for file in others if file not in settings]
         if settings:
-            collector.recognized.append(f"files that hold no rows: {_list_names(settings)}")
+            collector.recognize(f"files that hold no rows: {_list_names([*settings])}")
         if unread := [file for file in others if _split_of(file) is None or _split_of(file) not in splits]:
-            collector.recognized.append(f"files that are not of the train split: {_list_names(unread)}")
+            collector.recognize(f"files that are not of the train split: {_list_names(unread)}")
         missed = [file for file in others if _split_of(file) is None]
         if missed and is_strict:
             what = f"has files that are of no split, and would not be read: {_list_names(missed)}"
             collector.fail(errors.Problem(what=what, fix="begin their names with train, validation or test"))
     rest = [file.relative_to(folder) for file in _list_files(folder) if is_unreadable(file)]
     if files and rest:
-        collector.recognized.append(f"files that were not read: {_list_names(rest)}")
+        collector.recognize(f"files that were not read: {_list_names(rest)}")
 
 
 def _list_names(files: Sequence[Path]) -> str:

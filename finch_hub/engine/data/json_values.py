@@ -80,6 +80,16 @@ def is_null(value: object) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
+def is_absent(value: object) -> bool:
+    """Tell whether a value says nothing: null, or an empty text or collection. 0 and false say something."""
+    return is_null(value) or is_empty(value)
+
+
+def is_empty(value: object) -> bool:
+    """Tell whether a value is an empty text or collection."""
+    return isinstance(value, (str, list, tuple, dict)) and not value
+
+
 def drop_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that are not null."""
     return {name: field for name, field in value.items() if not is_null(field)}

@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
+from finch_hub.engine.data import splitting
 from finch_hub.progress import track
 from finch_hub.specs.examples import Example
 
@@ -30,12 +31,14 @@ Words: TypeAlias = "array[int]"  # hashes of the words of a text
 def count_near_duplicates(train: Sequence[Example], validation: Sequence[Example]) -> int:
     """Count the validation examples of which a training example has nearly the same words, but is not equal.
 
-    Case and punctuation do not matter, and system prompts are not compared. Each example is hashed once, and compared a
+    Equal are rows that differ in whitespace only. Of near ones, case and punctuation do not matter, and system prompts
+    are not compared. Each example is hashed once, and compared a
     limited number of times, so the time is linear.
     """
     texts = [_hash_words(example) for example in track(validation, "comparing held-out rows")]
     index = _Index(texts)
     compared: collections.Counter[int] = collections.Counter()
+    keys = [splitting.row_key(example) for example in validation]
     exact: set[int] = set()
     near: set[int] = set()
     for example in track(train, "comparing rows with held-out ones"):
@@ -43,9 +46,9 @@ def count_near_duplicates(train: Sequence[Example], validation: Sequence[Example
             break
         words = _hash_words(example)
         for number in index.find(words):
-            if words == texts[number]:
+            if words == texts[number] and splitting.row_key(example) == keys[number]:
                 exact.add(number)
-            elif _share(words, texts[number]) >= _MIN_SHARE:
+            elif words == texts[number] or _share(words, texts[number]) >= _MIN_SHARE:
                 near.add(number)
             compared[number] += 1
             if number in exact or number in near or compared[number] == _MAX_CANDIDATES:

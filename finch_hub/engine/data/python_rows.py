@@ -34,6 +34,8 @@ def read_items(items: Any) -> Iterator[Row]:
 
 
 def _read_row(item: Any) -> Mapping[str, Any]:
+    if isinstance(item, tuple) and hasattr(item, "_asdict"):  # a row of pandas' itertuples, whose columns have an order
+        item = item._asdict()
     if isinstance(item, (list, tuple)) and len(item) == 2:
         item = {"prompt": item[0], "completion": item[1]}
     if not isinstance(item, Mapping):
@@ -61,7 +63,8 @@ def select_split(data: Any, split: str, is_row: Callable[[Mapping[str, Any]], bo
     if "train" not in data:
         what = f"is a mapping of {', '.join(map(str, list(data)[:5]))}, not a collection of rows"
         raise errors.InvalidDataset(what, fix="give a list of rows, or one split of the mapping", subject="examples")
-    return next((data[name] for name in _SPLITS[split] if name in data), None)
+    parts = [data[name] for name in _SPLITS[split] if name in data]
+    return parts[0] if len(parts) == 1 else (row for part in parts for row in _iterate(part)) if parts else None
 
 
 def _find_rows(data: Mapping[Any, Any], is_row: Callable[[Mapping[str, Any]], bool]) -> list[Any] | None:

@@ -85,7 +85,7 @@ def read_data(
         _report_unused(collector, config, ("encoding", "delimiter", "file_format"), "a row in Python")
         collector.add_all(python_rows.read_items(python_rows.select_split(source, split, collector.fits)))
         if split == "train" and (unread := python_rows.list_other_splits(source, (split, also_read))):
-            collector.recognized.append(f"splits that were not read: {', '.join(unread[:MAX_NAMED])}")
+            collector.recognize(f"splits that were not read: {', '.join(unread[:MAX_NAMED])}")
         return collector.finish()
     if not str(source):
         raise errors.InvalidDataset("no data is named", fix="name a file, a folder or a data set")
@@ -168,7 +168,7 @@ def _add_file(collector: RowCollector, file: Path | str, config: ReadingConfig, 
     try:
         with open_file(file, config.file_format) as data:
             if data.compression:
-                collector.recognized.append(f"{prefix}decompressed as {data.compression}")
+                collector.recognize(f"decompressed as {data.compression}", prefix)
             collector.add_all(_read_rows(data, config, collector, prefix), prefix)
     except errors.InvalidDataset as error:
         for problem in error.problems:
@@ -179,10 +179,10 @@ def _add_file(collector: RowCollector, file: Path | str, config: ReadingConfig, 
 def _read_rows(data: DataFile, config: ReadingConfig, collector: RowCollector, prefix: str) -> Iterator[Row]:
     """Yield the rows of a file, and add what was recognized about it."""
     if data.format in ("parquet", "arrow"):
-        _report_unused(collector, config, ("encoding", "delimiter"), f"{prefix}{data.format.title()}")
+        _report_unused(collector, config, ("encoding", "delimiter"), data.format.title(), prefix)
         yield from arrow_rows.read_arrow(data.stream, is_parquet=data.format == "parquet")
         return
-    with _decode(data.stream, config, collector.recognized, prefix) as stream:
+    with _decode(data.stream, config, collector, prefix) as stream:
         try:
             yield from _read_text(stream, data.format, config, collector, prefix)
         except UnicodeError:
@@ -194,7 +194,7 @@ def _read_text(
     stream: io.TextIOWrapper, file_format: str, config: ReadingConfig, collector: RowCollector, prefix: str
 ) -> Iterator[Row]:
     if file_format in ("jsonl", "json"):
-        _report_unused(collector, config, ("delimiter",), f"{prefix}JSON")
+        _report_unused(collector, config, ("delimiter",), "JSON", prefix)
         yield from json_rows.read_json(stream, prefers_document=file_format == "json", is_row=collector.fits)
         return
     delimiter = config.delimiter
@@ -203,25 +203,27 @@ def _read_text(
     else:
         delimiter, label = csv_rows.recognize_delimiter(stream)
         if label not in ("", "tab" if file_format == "tsv" else "comma"):
-            note = f"{prefix}columns are separated by the {label} ({name_option('delimiter')} names another character)"
-            collector.recognized.append(note)
+            note = f"columns are separated by the {label} ({name_option('delimiter')} names another character)"
+            collector.recognize(note, prefix)
     yield from csv_rows.read_csv(stream, delimiter)
 
 
-def _report_unused(collector: RowCollector, config: ReadingConfig, options: Sequence[str], kind: str) -> None:
+def _report_unused(
+    collector: RowCollector, config: ReadingConfig, options: Sequence[str], kind: str, prefix: str = ""
+) -> None:
     """Report options that are given, but have no meaning for what is read."""
     if given := [name_option(name) for name in options if getattr(config, name) is not None]:
-        collector.recognized.append(f"{kind} has no use for {' and '.join(given)}")
+        collector.recognize(f"{kind} has no use for {' and '.join(given)}", prefix)
 
 
-def _decode(stream: BinaryIO, config: ReadingConfig, recognized: list[str], prefix: str) -> io.TextIOWrapper:
+def _decode(stream: BinaryIO, config: ReadingConfig, collector: RowCollector, prefix: str) -> io.TextIOWrapper:
     if config.encoding:
         encoding = text_encoding.TextEncoding(config.encoding)
         if note := text_encoding.check(stream, config.encoding, max_damaged=config.max_bad_rows):
-            recognized.append(f"{prefix}{note}")
+            collector.recognize(note, prefix)
     else:
         encoding = text_encoding.recognize(stream, max_damaged=config.max_bad_rows)
     if encoding.label:
-        recognized.append(f"{prefix}read as {encoding.label} ({name_option('encoding')} names another encoding)")
+        collector.recognize(f"read as {encoding.label} ({name_option('encoding')} names another encoding)", prefix)
     # Undecodable bytes become half surrogates, by which readers find the damaged lines.
     return io.TextIOWrapper(stream, encoding=encoding.codec, errors="surrogateescape", newline="")

@@ -51,7 +51,6 @@ class RowCollector:
 
     Attributes:
         subject: name of the data in errors.
-        recognized: what was recognized, for the report.
 
     Raises:
         NotFound: there is no format of the configured name.
@@ -67,7 +66,7 @@ class RowCollector:
         *,
         checks_ignored: bool = True,
     ) -> None:
-        self.recognized: list[str] = []
+        self._recognized: dict[str, list[str]] = {}
         self.subject = subject
         self._config = config
         self._columns = config.columns
@@ -111,6 +110,17 @@ class RowCollector:
         found, _ = self._recognize(self._without_ignored(value))
         return not isinstance(found, Mismatch) or found.is_readable
 
+    def recognize(self, note: str, file: str = "") -> None:
+        """Add what was recognized about the data, or about one of its files, whose name a blank ends."""
+        self._recognized.setdefault(note, []).append(file)
+
+    def _list_recognized(self) -> Iterable[str]:
+        for note, files in self._recognized.items():
+            if len(files) > MAX_SHOWN:
+                yield f"{files[0]}and {len(files) - 1:,} more files: {note}"
+            else:
+                yield from (f"{file}{note}" for file in files)
+
     def fail(self, problem: errors.Problem) -> None:
         """Add a problem that keeps a whole file from being read."""
         self._failures.append(problem)
@@ -136,7 +146,7 @@ class RowCollector:
             problems=tuple(str(problem) for problem, _ in errors.group_problems(problems)[:MAX_SHOWN]),
             unused=dict(sorted(self._unused.items(), key=lambda item: (-item[1], item[0]))[:_MAX_UNUSED]),
             ignored={errors.printable(name): count for name, count in self._ignored.items()},
-            recognized=tuple(map(errors.printable, self.recognized)),
+            recognized=tuple(errors.printable(text) for text in self._list_recognized()),
         )
         if self._failures or left_out > allowed or not self._kept:
             self._refuse(problems, self._list_unused(report) if self._config.strict else [])
@@ -169,7 +179,7 @@ class RowCollector:
             return
         unused = tracked.unused | self._find_replaced(value)
         if self._ignored:
-            self._add_names(sorted(unused))
+            self._add_names(sorted(unused, key=str))
         for name in self._ignored.keys() & unused:  # a field of a turn
             self._ignored[name] += 1
         self._count_unused(unused - self._ignored.keys())
@@ -236,7 +246,7 @@ class RowCollector:
     def _find_replaced(self, row: Mapping[str, Any]) -> set[str]:
         """Return the columns with the names of fields for which another column is configured."""
         replaced = self._columns.keys() - set(self._columns.values())
-        return {field for field in replaced if row.get(field)}
+        return {field for field in replaced if not json_values.is_absent(row.get(field))}
 
     def _mismatch(self, mismatch: Mismatch, row: Mapping[str, Any], where: str) -> None:
         if not mismatch.empty:

@@ -53,7 +53,7 @@ class TrackedRow(dict[str, Any]):
     @property
     def unused(self) -> set[str]:
         """Columns that were not read, and fields of turns without a meaning. Empty texts and lists do not count."""
-        columns = {name for name, value in super().items() if name not in self.used and value not in ("", [], {}, ())}
+        columns = {name for name, value in super().items() if name not in self.used and not json_values.is_empty(value)}
         return columns | self.unused_in_turns
 
     def __getitem__(self, name: str) -> Any:
@@ -108,12 +108,12 @@ def convert_alpaca(row: Mapping[str, Any]) -> Example | None:
     A `history` of earlier questions and answers, ``[["…", "…"], …]``, is trained on, as in LLaMA-Factory.
     """
     question, answer = _make_pair(row, "instruction", "output")
-    details = _text(row, "input") if row.get("input") else ""
+    details = _text(row, "input") if _has(row, "input") else ""
     if details.strip():
         question = question.evolve(content=f"{question.content}\n\n{details}")
     earlier = [
         Message(role=role, content=content)
-        for round_ in _history(row.get("history") or ())
+        for round_ in _history(row["history"] if _has(row, "history") else ())
         for role, content in zip(("user", "assistant"), round_, strict=True)
     ]
     return _make_example(row, [*earlier, question, answer])
@@ -221,14 +221,14 @@ def _make_example(row: Mapping[str, Any], messages: Sequence[Message]) -> Exampl
         raise errors.InvalidSpec("is given beside a system turn", where="system", fix="keep one of the two")
     if system and not (messages and messages[0].role == "system"):
         messages = [Message(role="system", content=system), *messages]
-    tools, functions = row.get("tools"), row.get("functions")
-    if tools and functions:
+    named = [name for name in ("tools", "functions") if _has(row, name)]
+    if len(named) > 1:
         raise errors.InvalidSpec("are given beside tools", where="functions", fix="keep one of the two")
     fields: dict[str, Any] = {}
-    if tools or functions:
-        fields["tools"] = read_tools(tools or functions, "tools" if tools else "functions")
-    if documents := row.get("documents"):
-        fields["documents"] = turns.read_documents(documents, "documents")
+    if named:
+        fields["tools"] = read_tools(row[named[0]], named[0])
+    if _has(row, "documents"):
+        fields["documents"] = turns.read_documents(row["documents"], "documents")
     return Example(messages=tuple(messages), **fields)
 
 
@@ -241,7 +241,7 @@ def _check_row(row: Mapping[str, Any]) -> None:
 
 def _read_system(row: Mapping[str, Any]) -> str | None:
     for name in _SYSTEM:
-        if row.get(name):
+        if _has(row, name):
             return _text(row, name).strip() and _text(row, name)
     return None
 
@@ -267,9 +267,13 @@ def _make_turn(row: Mapping[str, Any], field: str, role: Role) -> Message:
     if not text.strip():
         raise errors.InvalidSpec("is empty", where=field, fix="give both texts")
     names = turns.REASONING if role == "assistant" else ()
-    reasoning = next((_text(row, name) for name in names if row.get(name)), None)
+    reasoning = next((_text(row, name) for name in names if _has(row, name)), None)
     answer = {"reasoning": reasoning} if reasoning and reasoning.strip() else {}
     return Message(role=role, content=text, **answer)
+
+
+def _has(row: Mapping[str, Any], field: str) -> bool:
+    return not json_values.is_absent(row.get(field))
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:

@@ -89,6 +89,11 @@ def _shorten(digest: str) -> int:
     return int(digest[:16], 16)
 
 
+def row_key(example: Example) -> int:
+    """Return 64 bits of a hash that is equal for examples that differ only in whitespace."""
+    return _shorten(_key(example))
+
+
 def _key(example: Example) -> str:
     """Return a hash that is equal for examples that differ only in whitespace."""
     return _hash([*map(_normalize, example.messages)] or [("text", _collapse(example.text or ""))], example)

@@ -21,9 +21,15 @@ _BOMS = (
 # Characters of Windows-1252 that can stand before a letter. Others there show that the encoding is another one.
 _BEFORE_LETTERS = frozenset("‘’“”„‚«»‹›¿¡–—´`·°ºª§€£¥\u00a0\u00ad©®×±µ…•")
 _INSIDE_WORDS = frozenset("’‘´`·–—\u00ad\u00a0")
+# Letters that stand for others of Turkish, Romanian and Baltic encodings, unless the text is Icelandic or Faroese.
+_NORDIC, _OF_NORDIC, _NOT_NORDIC = frozenset("ðþýÐÞÝ"), frozenset("áíóúæÁÍÓÚÆ"), frozenset("èëûàâçãêïÈËÛÀÂÇÃÊÏ")
+# Letters that stand for two of Hungarian, unless the text has others that Hungarian does not have.
+_TILDES, _UMLAUTS, _ACUTES, _NOT_HUNGARIAN = map(frozenset, ("õûÕÛ", "öüÖÜ", "áíóúéÁÍÓÚÉ", "äßñçàèêâÄÑÇÀÈÊÂ"))
+_ORDINALS = frozenset("ºª")
 # A text in a Latin alphabet has fewer letters with accents than this.
 _MAX_ACCENTED = 0.4
 _OTHERS = "cp1250, cp1251, gb18030 or shift_jis"
+_MAX_ZEROS = 0.05  # share of the bytes; a text in UTF-16 has more, and one in UTF-8 has a damaged row at most
 _MAX_WRONG = 0.5  # share of the lines beyond ASCII that are not in the named encoding
 
 
@@ -53,7 +59,7 @@ def recognize(stream: BinaryIO, *, max_damaged: float = 0.05) -> TextEncoding:
     for mark, codec, label in _BOMS:
         if head.startswith(mark):
             return TextEncoding(codec, "" if codec == "utf-8-sig" else label)
-    if b"\0" in head:
+    if head.count(0) > len(head) * _MAX_ZEROS:
         return _recognize_by_zeros(head)
     is_utf8 = _is_utf8(stream)
     stream.seek(0)
@@ -174,6 +180,13 @@ def _looks_western(sample: bytes) -> bool:
         if character.isascii():
             continue
         marks += 1
-        if not character.isalpha() and after.isalpha():
+        if (not character.isalpha() or character in _ORDINALS) and after.isalpha():
             odd += character not in (_INSIDE_WORDS if before.isalpha() else _BEFORE_LETTERS)
-    return accented <= _MAX_ACCENTED * letters and odd <= 0.05 * marks
+    return accented <= _MAX_ACCENTED * letters and odd <= 0.05 * marks and not _is_of_other_letters(frozenset(text))
+
+
+def _is_of_other_letters(found: frozenset[str]) -> bool:
+    """Tell by the letters of a text in Windows-1252 whether it is rather in another encoding with Latin letters."""
+    is_nordic = not found.isdisjoint(_OF_NORDIC) and found.isdisjoint(_NOT_NORDIC)
+    is_hungarian = not any(map(found.isdisjoint, (_TILDES, _UMLAUTS, _ACUTES))) and found.isdisjoint(_NOT_HUNGARIAN)
+    return (not found.isdisjoint(_NORDIC) and not is_nordic) or is_hungarian

@@ -23,6 +23,7 @@ from finch_hub.specs.examples import Example, Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_MAX_PROBLEMS = 1_000  # that are kept; all are counted
 MAX_LEFT_OUT = 0.05
 """Share of examples that may be left out if nothing else is said."""
 
@@ -33,7 +34,7 @@ class TokenizedData:
 
     Attributes:
         examples: in the order of the data, without those that cannot be used.
-        left_out: problems of the examples that cannot be used, by their numbers from 1.
+        left_out: the first problems of the examples that cannot be used, by their numbers from 1.
         lost: number of these examples.
         changes: what the chat template drops or changes, in words, with the number of such examples.
     """
@@ -79,6 +80,7 @@ def tokenize_data(
     template = ChatTemplate(tokenizer)
     data = TokenizedData()
     firsts: dict[str, int] = {}
+    kinds: Counter[str] = Counter()
     number = 0
     for number, example in enumerate(track(examples, f"tokenizing {subject}"), start=1):
         try:
@@ -86,9 +88,10 @@ def tokenize_data(
         except errors.InvalidInput as error:
             data.lost += 1
             where = f"example {number}"
+            kinds.update(errors.count_kinds(error.problems))
             data.left_out += [
                 errors.Problem(where=where, what=" ".join(filter(None, (problem.where, problem.what))), fix=problem.fix)
-                for problem in error.problems
+                for problem in error.problems[: _MAX_PROBLEMS - len(data.left_out)]
             ]
             continue
         data.examples.append(tokenized)
@@ -96,7 +99,7 @@ def tokenize_data(
             data.changes[change] += 1
             firsts.setdefault(change, number)
     if data.lost and (is_strict or not data.examples or data.lost > max_left_out * number):
-        raise errors.InvalidDataset(data.left_out, subject=subject)
+        raise errors.InvalidDataset(data.left_out, subject=subject, kinds=kinds)
     if is_strict and data.changes:
         raise errors.InvalidDataset(
             [

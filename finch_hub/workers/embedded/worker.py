@@ -54,14 +54,16 @@ def stop(settings: Settings, *, wait: float = 60.0) -> bool:
     Raises:
         Unavailable: the worker did not end within `wait` seconds.
     """
+    deadline = time.monotonic() + wait
     while (running := read_record(settings)) is None and _is_starting(settings):
+        if time.monotonic() > deadline:
+            raise errors.Unavailable(f"the worker that was just started did not get ready within {wait:g} s")
         time.sleep(0.05)  # else it would run after this has returned
     if running is None:
         if settings.broker_url is None and home.exists(settings):
             broker.stop(settings, worker="")  # left by a worker that was killed
         return False
     _request_end(running, settings)
-    deadline = time.monotonic() + wait
     while read_record(settings) is not None:
         if time.monotonic() > deadline:
             raise errors.Unavailable(f"the worker (process {running.get('pid', '?')}) did not end within {wait:g} s")

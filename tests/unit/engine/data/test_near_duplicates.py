@@ -39,12 +39,22 @@ def test_equal_texts_are_not_near_duplicates() -> None:
     assert count_near_duplicates(texts, []) == count_near_duplicates([], texts) == 0
 
 
-def test_case_and_punctuation_and_system_prompts_do_not_matter() -> None:
+def test_rows_that_differ_in_case_punctuation_or_system_prompt_are_near() -> None:
     train = [Example.of_pair("what does a finch eat", "it eats seeds and small insects", "You know birds.")]
     held_out = [Example.of_pair("What does a finch eat?", "It eats seeds, and small insects!", "Be brief.")]
-    assert count_near_duplicates(train, held_out) == 0  # the same words
+    assert count_near_duplicates(train, held_out) == 1
     held_out = [Example.of_pair("What does a finch eat?", "It eats seeds, and small insects today.")]
     assert count_near_duplicates(train, held_out) == 1
+    spaced = [Example.of_pair("what does  a finch eat", "it eats seeds and small insects ", "You know birds.")]
+    assert count_near_duplicates(train, spaced) == 0  # equal rows, which the overlap counts
+
+
+def test_long_rows_that_differ_where_words_are_not_compared_are_near() -> None:
+    words = [f"w{n}" for n in range(1000)]
+    row = Example.of_pair("Tell me.", " ".join(words))
+    for place in (10, 500, 990):
+        other = Example.of_pair("Tell me.", " ".join([*words[:place], "other", *words[place + 1 :]]))
+        assert count_near_duplicates([row], [other]) == 1
 
 
 @pytest.mark.parametrize("number", range(3))
