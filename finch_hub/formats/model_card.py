@@ -11,7 +11,7 @@ def write_card(record: Mapping[str, Any], base: str) -> str:
     """Return the text of a card: metadata for the Hugging Face Hub, then measurements and parents for people.
 
     Args:
-        record: the hub's record of the version, with `name`, `kind`, `lineage` and `metrics`.
+        record: the hub's record of the version, with `name`, `kind`, `spec`, `lineage` and `metrics`.
         base: repository id of the base. Another name is shown, but is not put into the metadata.
     """
     lineage, metrics = record["lineage"], record["metrics"]
@@ -37,6 +37,9 @@ def write_card(record: Mapping[str, Any], base: str) -> str:
         lines.append("")
     if record["kind"] == "train" and "loss_after" in metrics:
         lines += ["The rows of `loss_after` also chose the checkpoint, so the figure is a little too low.", ""]
+    if system := record.get("spec", {}).get("system"):
+        lines += ["## System prompt", "", "It was trained with this system prompt, and answers best with it:", ""]
+        lines += [*(f"    {line}" for line in str(system).splitlines()), ""]
     if lineage.get("parents"):
         lines += ["## Made from", ""]
         lines += [f"- `{parent['reference']}`, weight {parent['weight']:g}" for parent in lineage["parents"]]

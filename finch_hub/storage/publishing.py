@@ -79,8 +79,8 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             "kind": description.kind,
             "identity": admitted.identity,
             "job": description.job_id,
-            "base": description.base.model_dump(include=_BASE_FIELDS),
-            "spec": description.spec,
+            "base": {**described.model_dump(include=_BASE_FIELDS), "source": described.label},
+            "spec": _without_path(description.spec, described),
             "lineage": lineage.model_dump(mode="json"),
             "metrics": metrics,
         }
@@ -113,6 +113,11 @@ def _find_registered(base: BaseDescription, stores: Stores) -> BaseDescription:
         return base
     with stores.database.read() as session:
         return bases.get(session, earlier)
+
+
+def _without_path(spec: JsonObject, base: BaseDescription) -> JsonObject:
+    """Return a specification that names its base as others know it."""
+    return {**spec, "base": {**spec["base"], "source": base.label}} if isinstance(spec.get("base"), dict) else spec
 
 
 def _name_base(config: Path, base: BaseDescription) -> None:

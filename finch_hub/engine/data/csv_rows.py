@@ -73,6 +73,7 @@ def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:
     all_lines = itertools.chain([header_line], lines)
     reader = csv.reader(all_lines, delimiter=delimiter, strict=True, skipinitialspace=is_spaced)
     header: list[str] | None = None
+    is_after_damage = False
     while True:
         before = reader.line_num
         try:
@@ -87,10 +88,17 @@ def read_csv(stream: TextIO, delimiter: str) -> Iterator[Row]:
             if header is None:
                 raise errors.InvalidDataset(f"has a header that is not CSV: {error}", where=where, fix=fix) from None
             yield Row(where, None, f"is not CSV: {error}", fix, last - first + 1)
+            is_after_damage = True
             continue
         if not any(cell.strip() for cell in cells):
             continue  # spreadsheets write rows without cells at the end
         where = f"line {before + 1}"  # a row can go over several lines
+        if is_after_damage and "".join(cells).count('"') % 2:
+            # Its quotes have no beginning, so it is the rest of a text that goes over several lines.
+            fix = 'write " within a quoted text as ""'
+            yield Row(where, None, "is not CSV: it is the rest of the row before", fix)
+            continue
+        is_after_damage = False
         if any(_UNDECODED in cell for cell in cells):
             what = f"is not {stream.encoding.upper()}, or longer than {MAX_LINE:,} characters"
             if header is None:

@@ -87,7 +87,7 @@ class AdapterCache:
 
     def _check_exists(self, name: str) -> None:
         if name not in self._sources:
-            raise errors.NotFound("adapter", name, self._sources)
+            raise errors.NotFound("loaded adapter", name, self._sources, lists_known=True)
 
     def _read_again(self, name: str) -> AdapterWeights:
         source = self._sources[name]

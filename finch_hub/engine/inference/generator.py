@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, Literal, TypedDict, Unpack, overload
@@ -29,6 +29,7 @@ from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.reading import ReadingConfig
 from finch_hub.specs.reports import TrainingReport
 from finch_hub.specs.training import TrainingConfig
+from finch_hub.specs.value import Value
 
 
 class _Active(enum.Enum):
@@ -70,6 +71,22 @@ class LoopOptions(TypedDict, total=False):
     should_stop: ShouldStop
     resume: bool
     batch_tokens: BatchTokens | None
+
+
+def _check_options(options: Mapping[str, object]) -> None:
+    """Refuse options that belong into one of the configurations, before any row is read."""
+    places: dict[str, type[Value]] = {
+        "training=TrainingConfig": TrainingConfig,
+        "reading=ReadingConfig": ReadingConfig,
+        "lora_config=LoRAConfig": LoRAConfig,
+    }
+    problems: list[errors.Problem] = []
+    for name in options.keys() - LoopOptions.__annotations__.keys():
+        place = next((place for place, config in places.items() if name in config.model_fields), None)
+        fix = f"give {place}({name}=…)" if place else ""
+        problems.append(errors.Problem(where=name, what="is not an option of fine_tune", fix=fix))
+    if problems:
+        raise errors.InvalidSpec(sorted(problems, key=str), subject="fine_tune")
 
 
 class GeneratorModel:
@@ -129,6 +146,7 @@ class GeneratorModel:
             InvalidSpec: the configuration cannot work on this base.
             InvalidDataset, TrainingFailed: as in :meth:`finch_hub.LoRAAdapter.train`.
         """
+        _check_options(options)
         new_training = replace_settings(training, reading, epochs=epochs, learning_rate=learning_rate)
         rows = read_rows(examples, reading, new_training)
         trained = loop.train(

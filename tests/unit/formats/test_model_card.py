@@ -50,3 +50,10 @@ def test_card_of_a_training_says_that_its_rows_chose_the_checkpoint() -> None:
     assert sentence in make_card(metrics={"loss_after": 1.5})
     assert sentence not in make_card(kind="quantize", metrics={"loss_after": 1.5})
     assert sentence not in make_card(metrics={"rank": 8})
+
+
+def test_card_of_a_training_has_its_system_prompt() -> None:
+    card = make_card(spec={"system": "Du bist ein Gärtner.\nAntworte kurz."})
+    assert "## System prompt" in card
+    assert "    Du bist ein Gärtner.\n    Antworte kurz.\n" in card
+    assert "System prompt" not in make_card(spec={"system": None})

@@ -98,7 +98,8 @@ def test_files_have_the_name_and_the_id_that_users_gave_the_base(
     with stores.database.write() as session:
         base = bases.add(session, registry.describe_base("tiny", public_id=public_id, **fields), rename=True)
     described = registry.describe_base("/home/ana/models/tiny", fingerprint=base.fingerprint, **fields)
-    description = publishing.Description(name="birds", kind="train", base=described)
+    spec: JsonObject = {"base": {"source": described.source, "revision": None}, "system": "Be brief."}
+    description = publishing.Description(name="birds", kind="train", base=described, spec=spec)
     create = publishing.publish(adapter_folder(tmp_path / "in"), stores, description, {})
     with stores.database.write() as session:
         version = create(session, base)
@@ -106,7 +107,11 @@ def test_files_have_the_name_and_the_id_that_users_gave_the_base(
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == (public_id or "tiny")
     assert (f'base_model: "{public_id}"' in version.card) == (public_id is not None)
-    assert "/home/ana" not in version.card
+    assert not [path.name for path in folder.iterdir() if b"/home/ana" in path.read_bytes()]
+    record = json.loads((folder / "finch.json").read_text(encoding="utf-8"))
+    assert (record["base"]["source"], record["base"]["public_id"]) == (public_id or "tiny", public_id)
+    assert record["spec"] == {**spec, "base": {"source": public_id or "tiny", "revision": None}}
+    assert version.spec == spec  # a replay needs the path
     assert adapter_identity(folder) == version.identity
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from peft import LoraConfig
 from safetensors import safe_open
 from support.adapters import VARIANTS, save_adapter
 from support.safetensors_files import adapter_folder
@@ -22,6 +23,8 @@ from support.safetensors_files import adapter_folder
 from finch_hub import errors
 from finch_hub.artifacts.gate import admit_adapter
 from finch_hub.engine.adapters.adapter_files import read_adapter, to_bytes, write_adapter
+from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
+from finch_hub.engine.bases.base import Base
 from finch_hub.engine.export import quantization
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.specs.lora import UnusualValueWarning
@@ -334,3 +337,21 @@ def test_file_without_a_config_is_refused_as_by_the_gate(folder: Path, tmp_path:
     for read in (read_adapter, lambda path: admit_adapter(path, tmp_path / "admitted")):
         with pytest.raises(errors.RefusedArtifact, match="has no config: its metadata have no 'adapter_config'"):
             read(tmp_path / "one.safetensors")
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern", "bias", "lora_dropout", "use_dora", "lora_alpha"])
+def test_null_in_a_config_is_the_default(field: str, tiny_base: Base, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = save_adapter(tiny_folder, tmp_path / "in", **VARIANTS["plain"])
+    config = json.loads((folder / "adapter_config.json").read_text())
+    defaults = LoraConfig().to_dict()
+    (folder / "adapter_config.json").write_text(json.dumps({**config, field: defaults[field]}))
+    expected = read_adapter(folder)
+    (folder / "adapter_config.json").write_text(json.dumps({**config, field: None}))
+    found = read_adapter(folder)
+    assert found.config[field] == expected.config[field]
+    AttachableAdapter.load(folder, tiny_base).detach()
+
+
+def test_folder_that_does_not_exist_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(errors.NotFound, match="no adapter '.*nosuch'"):
+        read_adapter(tmp_path / "nosuch")

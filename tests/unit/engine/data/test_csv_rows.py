@@ -196,3 +196,19 @@ def test_delimiter_that_the_header_lacks_is_refused(text: str, delimiter: str) -
 )
 def test_delimiter_that_can_be_right_is_taken(text: str, delimiter: str) -> None:
     csv_rows.check_delimiter(io.StringIO(text), delimiter)
+
+
+@pytest.mark.parametrize("header", [b"prompt,completion\xff", b'"prompt" x,completion', b'prompt,"completion'])
+def test_damaged_header_is_refused_and_no_row_takes_its_place(header: bytes) -> None:
+    with pytest.raises(errors.InvalidDataset, match=r"line.* has a header that is not"):
+        rows_of(header + b"\n" + b"a,b\n" * 3)
+
+
+def test_rest_of_a_damaged_row_is_no_row() -> None:
+    text = 'prompt;completion\na;b\n"one "two\nthree";four\nc;d 5"\ne;"f ""g"""\n'
+    good, damaged, rest, *others = rows_of(text, ";")
+    assert good.value == {"prompt": "a", "completion": "b"}
+    assert (damaged.value, rest.value) == (None, None)
+    assert (damaged.where, rest.where) == ("line 3", "line 4")
+    assert "rest of the row before" in rest.problem
+    assert [row.value for row in others][-1] == {"prompt": "e", "completion": 'f "g"'}

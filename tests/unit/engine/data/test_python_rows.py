@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
@@ -226,3 +226,19 @@ def test_splits_of_a_mapping_are_selected_by_name(name: str) -> None:
 def test_mapping_of_columns_is_a_table(columns: Any) -> None:
     assert python_rows.select_split(columns, "train", is_row) == ROWS
     assert python_rows.select_split(columns, "validation", is_row) is None
+
+
+def test_rows_with_names_for_their_places_are_read_by_name() -> None:
+    class Pair(NamedTuple):
+        completion: str
+        prompt: str
+
+    (row,) = python_rows.read_items([Pair(completion="A", prompt="Q")])
+    assert row.value == {"completion": "A", "prompt": "Q"}
+
+
+def test_all_parts_of_the_validation_split_are_read() -> None:
+    data = {"train": ROWS, "validation": ROWS[:1], "dev": PandasLike(ROWS), "val": iter(ROWS[1:])}
+    found = python_rows.select_split(data, "validation", lambda row: True)
+    assert [row.value for row in python_rows.read_items(found)] == [ROWS[0], ROWS[1], *ROWS]
+    assert python_rows.list_other_splits(data, ("train", "validation")) == []

@@ -11,6 +11,7 @@ import json
 import lzma
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -1160,3 +1161,61 @@ def test_a_bad_row_costs_no_table(form: str, bad: int, in_file: bool, tmp_path: 
     with pytest.warns(DataWarning):
         found = reading.read_examples(source, max_bad_rows=0.2)
     assert found == tuple(Example.of_pair(f"p{n}", f"c{n}") for n in range(8) if n != bad)
+
+
+def test_one_note_is_made_of_many_files(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number:02}.csv").write_text("prompt;completion\na;b\n")
+    data = reading.read_data(tmp_path)
+    (note,) = data.report.recognized
+    assert note.startswith("00.csv and 29 more files: columns are separated by the semicolon")
+    assert len(data.examples) == 30
+
+
+@pytest.mark.parametrize("empty", [None, "", [], {}])
+@pytest.mark.parametrize("field", ["input", "history", "system", "tools", "documents"])
+def test_field_that_is_empty_says_nothing(field: str, empty: object) -> None:
+    row = {"instruction": "a", "output": "b"}
+    assert reading.read_examples([{**row, field: empty}]) == reading.read_examples([row])
+
+
+@pytest.mark.parametrize("value", [0, False, 0.0])
+@pytest.mark.parametrize("field", ["input", "system", "tools", "documents"])
+def test_field_that_is_zero_or_false_is_not_passed_over(field: str, value: object) -> None:
+    row = {"instruction": "a", "output": "b", field: value}
+    with pytest.raises(errors.InvalidDataset, match=field):
+        reading.read_examples([row])
+
+
+class Odd:
+    """A value whose comparison raises, as that of a DataFrame does."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __bool__(self) -> bool:
+        raise ValueError("the truth value is ambiguous")
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ({"prompt": "a", "completion": "b", "extra": Odd()}, {}),
+        ({"prompt": "a", "completion": "b", 3: "c", "z": "d"}, {"ignore_columns": ("q",)}),
+        ({"chosen": "a", "rejected": "b", 3: "c"}, {}),
+        ({"prompt": Odd(), "completion": "b"}, {}),
+        ({"instruction": "a", "output": "b", "input": Odd()}, {}),
+    ],
+)
+def test_odd_columns_and_values_are_problems_of_their_rows(row: dict[Any, Any], options: ReadingOptions) -> None:
+    with warnings.catch_warnings(action="ignore"), contextlib.suppress(errors.InvalidDataset):
+        reading.read_examples([row], **options)
+
+
+def test_standard_input_without_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("{}"))
+    with pytest.raises(errors.InvalidDataset, match="has no bytes"):
+        reading.read_examples("-")

@@ -191,3 +191,35 @@ def test_damaged_lines_of_an_ascii_text_are_left_to_the_reader_up_to_the_limit(
 def test_utf8_under_the_name_of_another_encoding_is_told(encoding: str) -> None:
     told = text_encoding.check(io.BytesIO(GERMAN.replace("“", "").encode()), encoding)
     assert told.startswith(f"read as {encoding}, but its bytes are also UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("İyi günler, kitabı aldım, teşekkürler; ağaç\n", "cp1254"),
+        ("A tűrő gyümölcs őszi, é, á, ó; köszönöm\n", "cp1250"),
+        ("Bună ziua, aș dori mulțumesc foarte; așa\n".replace("ș", "ş").replace("ț", "ţ"), "cp1250"),
+        ("Ačiū už knygą, šalta žiema; ėjo į mišką\n", "cp1257"),
+    ],
+)
+def test_other_latin_alphabets_are_not_taken_for_western(text: str, encoding: str) -> None:
+    with pytest.raises(errors.InvalidDataset, match="encoding cannot be recognized"):
+        recognize((text * 3).encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Það er gott veður; ég þakka fyrir, sæl\n",
+        "Góðan dag, hvussu gongur; tað er gott við ýsu\n",
+        "Tere, õpilane söö õhtul; küll\n",
+        "Grüße, ähnlich wie août à Zürich; Größe\n",
+        "São Paulo, pinguim e lingüiça; informação não\n",
+    ],
+)
+def test_western_texts_with_rare_letters_are_read(text: str) -> None:
+    assert recognize((text * 3).encode("cp1252")) == "cp1252"
+
+
+def test_single_zero_bytes_are_left_to_their_rows() -> None:
+    assert recognize(b"prompt,completion\n" + b"a,b\n" * 50 + b"c\0,d\n") == "utf-8"

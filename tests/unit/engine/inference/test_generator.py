@@ -177,7 +177,7 @@ def test_invalid_requests_are_refused(model: GeneratorModel) -> None:
         model.generate([])
     with pytest.raises(errors.InvalidSpec, match="2 adapters for 1 prompts"):
         model.generate(["Where?"], adapter=["adapter-0", None])
-    with pytest.raises(errors.NotFound, match=r"no adapter 'adaptor-0' .did you mean 'adapter-0'"):
+    with pytest.raises(errors.NotFound, match=r"no loaded adapter 'adaptor-0' .did you mean 'adapter-0'"):
         model.generate("Where?", adapter="adaptor-0")
     with pytest.raises(errors.InvalidSpec, match="only a single prompt"):
         model.generate(["Where?"], stream=True)  # type: ignore[call-overload]
@@ -247,3 +247,22 @@ def test_no_prompts_are_refused(model: GeneratorModel) -> None:
             model.generate(prompt)
     with pytest.raises(errors.InvalidSpec, match="prompt 1: is empty"):
         model.generate(())
+
+
+def test_options_of_the_configurations_are_refused_before_rows_are_read(model: GeneratorModel) -> None:
+    options: Any = {"prompt_column": "q", "max_steps": 2, "rank": 4, "nosuch": 1}
+    with pytest.raises(errors.InvalidSpec) as caught:
+        model.fine_tune(iter(()), **options)
+    text = str(caught.value)
+    for place in (
+        "reading=ReadingConfig(prompt_column=…)",
+        "training=TrainingConfig(max_steps=…)",
+        "lora_config=LoRAConfig(rank=…)",
+        "nosuch: is not an option of fine_tune",
+    ):
+        assert place in text
+
+
+def test_adapter_that_is_not_loaded_is_named_with_those_that_are(model: GeneratorModel) -> None:
+    with pytest.raises(errors.NotFound, match=r"no loaded adapter 'bees'.*adapter-0"):
+        model.generate("Who sings?", adapter="bees")
