@@ -353,5 +353,5 @@ def test_null_in_a_config_is_the_default(field: str, tiny_base: Base, tiny_folde
 
 
 def test_folder_that_does_not_exist_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(errors.NotFound, match="no adapter '.*nosuch'"):
+    with pytest.raises(errors.NotFound, match=r"no adapter '.*nosuch'"):
         read_adapter(tmp_path / "nosuch")
