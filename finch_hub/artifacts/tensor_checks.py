@@ -80,11 +80,10 @@ def check_cost_of_patterns(config: Mapping[str, Any], paths: Collection[str]) ->
 def _count_steps(patterns: Iterable[str], lengths: Mapping[int, int], is_for_ends: bool) -> float:
     """Return a bound of the steps that matches take. PEFT puts ".*" before a pattern that is for the ends of paths."""
     repeats = collections.Counter(count_repeats(pattern) + is_for_ends for pattern in patterns)
-    return sum(
-        times * number * length**count / math.factorial(count)
-        for count, times in repeats.items()
-        for length, number in lengths.items()
-    )
+    steps = 0.0
+    for count, times in repeats.items():
+        steps += times * sum(number * length**count for length, number in lengths.items()) / math.factorial(count)
+    return steps
 
 
 def scan_tensor(path: Path, info: TensorInfo) -> TensorStatistics:
