@@ -67,13 +67,15 @@ def check_registered(base: BaseDescription, *, cache: Path) -> None:
     Raises:
         Incompatible: its files were replaced, or its folder holds no usable model.
     """
-    file, folder = settings.expand_home(base.source), Path(base.path or "")
+    if base.path is None:
+        return
+    file, folder = settings.expand_home(base.source), Path(base.path)
     if is_gguf(base.source) and file.is_file():
         from finch_hub.engine.bases import gguf
 
         if gguf.folder_of(file, cache=cache).name != folder.name:
             raise _changed(base.source)
-    elif base.path is not None and folder.is_dir():
+    elif folder.is_dir():
         check_files(folder, base.fingerprint, base.source, cache=cache)
 
 

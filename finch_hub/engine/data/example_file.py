@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self, overload
 
@@ -84,12 +84,6 @@ class ExampleFile(Sequence[Example]):
         with data_files.translate_write_errors():
             self._written.write(line)
         self._count(line)
-
-    def add_all(self, examples: Iterable[Example]) -> Self:
-        """Write examples at the end of a temporary file, and return this."""
-        for example in examples:
-            self.add(example)
-        return self
 
     def _count(self, line: bytes) -> None:
         self._begins.append(self._size)

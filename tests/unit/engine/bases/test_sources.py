@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from support.registry import describe_base
 
 from finch_hub import errors
 from finch_hub.engine.bases import sources
@@ -229,6 +230,15 @@ def test_only_the_files_that_transformers_loads_are_downloaded(
     assert {file for file in found if file.endswith(".safetensors")} == set(weights)
     assert "additional_chat_templates/tools.jinja" in found
     assert found.isdisjoint(extras)
+
+
+def test_base_without_a_known_folder_is_not_held_against_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    described = describe_base("tiny", source=str(file))
+    sources.check_registered(described, cache=tmp_path)
+    with pytest.raises(errors.Incompatible, match="other files"):
+        sources.check_registered(described.evolve(path=str(tmp_path / "gguf-0")), cache=tmp_path)
 
 
 def test_bytes_of_a_download_are_told(told: list[Advance]) -> None:

@@ -18,7 +18,8 @@ def test_a_temporary_file_gives_what_was_added() -> None:
         assert not file
         file.add(ROWS[0])
         assert tuple(file) == ROWS[:1]
-        file.add_all(ROWS[1:])
+        for row in ROWS[1:]:
+            file.add(row)
         assert tuple(file) == ROWS
         assert [file[place] for place in range(len(file))] == list(ROWS)
         assert (file[-1], file[1:3]) == (ROWS[-1], ROWS[1:3])
