@@ -25,6 +25,7 @@ _bases, _aliases = tables.Base.__table__, Alias.__table__
 
 _VERSION_COLUMNS = values.AdapterVersion.model_fields.keys() & _versions.c.keys()
 _LINEAGE_COLUMNS = values.Lineage.model_fields.keys() & _versions.c.keys()
+_DOCUMENTS = frozenset({"spec", "metrics", "versions", "environment"})
 _SINGLE = (AdapterVersion.adapter, AdapterVersion.base)
 _MULTIPLE = (AdapterVersion.aliases, AdapterVersion.tags, AdapterVersion.parents)
 _FOR_MANY = (*map(joinedload, _SINGLE), *map(selectinload, _MULTIPLE))
@@ -268,13 +269,19 @@ def to_value(row: AdapterVersion) -> values.AdapterVersion:
     """Return the value of a row."""
     parents = tuple(values.ParentVersion(reference=parent.reference, weight=parent.weight) for parent in row.parents)
     return values.AdapterVersion(
-        **{column: getattr(row, column) for column in _VERSION_COLUMNS},
+        **{column: _read_column(row, column) for column in _VERSION_COLUMNS},
         name=row.adapter.name,
         base=values.Base(**{name: getattr(row.base, name) for name in values.Base.model_fields}),
-        lineage=values.Lineage(parents=parents, **{column: getattr(row, column) for column in _LINEAGE_COLUMNS}),
+        lineage=values.Lineage(parents=parents, **{column: _read_column(row, column) for column in _LINEAGE_COLUMNS}),
         aliases=tuple(alias.name for alias in row.aliases),
         tags=tuple(tag.name for tag in row.tags),
     )
+
+
+def _read_column(row: AdapterVersion, column: str) -> Any:
+    """Return the value of a column. Of a damaged document it says so, since one row must not hide the others."""
+    value = getattr(row, column)
+    return value if column not in _DOCUMENTS or isinstance(value, dict) else {"unreadable": errors.shorten(str(value))}
 
 
 def _reload(session: Session, row: AdapterVersion) -> values.AdapterVersion:

@@ -120,6 +120,30 @@ def hand_back(
     return _end(session, job_id, fence, JobState.QUEUED, "handed_back", changes=changes, reason=alone, events=events)
 
 
+def set_aside(session: Session, job: Job, why: str, *, version: str, events: Sequence[NewEvent] = ()) -> Job:
+    """Return a job that a version of Finch Hub cannot read to the queue, for workers of other versions.
+
+    The attempt is not counted. If cancellation was requested, cancel the job instead.
+
+    Raises:
+        StaleFence: the attempt no longer owns the job.
+    """
+    row = _lock_owned(session, job.id, job.fence)
+    if row.cancel_requested is not None:
+        return cancel(session, job.id, job.fence, events=events)
+    known = row.set_aside if isinstance(row.set_aside, list) else []
+    reason = f"finch-hub {version} cannot read this job: {why} (run a worker of another version, or cancel the job)"
+    changes: Columns = {
+        "attempts": jobs.c.attempts - 1,
+        "set_aside": [*known, version],
+        "reason": reason,
+        "ring_at": now(),
+    }
+    return _end(
+        session, job.id, job.fence, JobState.QUEUED, "handed_back", changes=changes, reason=reason, events=events
+    )
+
+
 def cancel(session: Session, job_id: str, fence: int, *, events: Sequence[NewEvent] = ()) -> Job:
     """Cancel a job whose cancellation was requested.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState
 
 # The submitter sends the wake-up message right after its commit. A worker sends it only if the submitter did not.
 WAKE_UP_GRACE_SECONDS = 5.0
+_NUM_EXAMINED = 1000  # newest jobs of the queue that a check reads
 
 
 def submit(session: Session, spec: JobSpec, **fields: Any) -> Job:
@@ -137,6 +139,9 @@ def retry(session: Session, job_id: str) -> Job:
     old = to_jobs(session, [row])[0]
     if old.state not in (JobState.FAILED, JobState.CANCELLED):
         raise errors.IllegalTransition(job_id, old.state, JobState.QUEUED)
+    if old.unreadable is not None:
+        what = f"cannot retry job {job_id}: this version of Finch Hub cannot read it: {old.unreadable}"
+        raise errors.Conflict(f"{what} (submit the job anew)")
     unfinished = sa.select(jobs.c.id).where(jobs.c.retry_of == job_id, jobs.c.finished_at.is_(None)).limit(1)
     if (retry_id := session.scalar(unfinished)) is not None:
         return get(session, retry_id)
@@ -166,7 +171,7 @@ def list_events(session: Session, job_id: str, *, after: int = 0, limit: int = 5
         .order_by(job_events.c.seq)
         .limit(limit)
     )
-    return [Event(**row._mapping) for row in rows]
+    return [_read_event(row) for row in rows]
 
 
 def list_attempts(session: Session, job_id: str) -> list[values.Attempt]:
@@ -179,6 +184,23 @@ def count(session: Session) -> dict[JobState, int]:
     """Return the number of jobs in each state."""
     rows = session.execute(sa.select(jobs.c.state, sa.func.count().label("number")).group_by(jobs.c.state))
     return {**dict.fromkeys(JobState, 0), **{row.state: row.number for row in rows}}
+
+
+def find_set_aside(session: Session, *, limit: int = 100) -> list[Job]:
+    """Return unfinished jobs that some version of Finch Hub cannot read, newest first.
+
+    Besides jobs that workers have set aside, these are any that this version finds unreadable among the newest.
+    """
+    marked = (
+        sa.select(*JOB_COLUMNS)
+        .where(jobs.c.set_aside.is_not(None), jobs.c.finished_at.is_(None))
+        .order_by(jobs.c.number.desc())
+        .limit(limit)
+    )
+    newest = find(session, states=[JobState.WAITING, JobState.QUEUED], limit=_NUM_EXAMINED)
+    found = {job.id: job for job in newest if job.unreadable is not None}
+    found |= {job.id: job for job in to_jobs(session, session.execute(marked).all())}
+    return sorted(found.values(), key=lambda job: job.created_at, reverse=True)[:limit]
 
 
 def prune(
@@ -226,6 +248,16 @@ def _get_row(session: Session, job_id: str, *, lock: bool = False) -> sa.Row[Any
     if row is None:
         raise errors.NotFound("job", job_id, _recent_ids(session))
     return row
+
+
+def _read_event(row: sa.Row[Any]) -> Event:
+    """Return an event; one that this version cannot read becomes a message."""
+    try:
+        return Event(**row._mapping)
+    except errors.InvalidSpec:
+        text = f"event {row.type!r} of another version of Finch Hub: {row.message or row.data}"
+        at = row.at if isinstance(row.at, datetime) else datetime.min.replace(tzinfo=UTC)
+        return Event(job_id=row.job_id, seq=row.seq, at=at, type="message", level="warn", message=text)
 
 
 def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:

@@ -95,6 +95,7 @@ class Job(Table):
     finished_at: Mapped[Moment | None]
     reason: Mapped[Text | None]
     result: Mapped[Document | None]
+    set_aside: Mapped[Texts | None]  # versions of Finch Hub whose workers cannot read the job
 
     # Partial indexes make claims and sweeps independent of the number of finished jobs. A query must contain their
     # conditions as literals, or neither database uses them. No index holds the lease, so that a renewal touches none.
@@ -106,6 +107,7 @@ class Job(Table):
         _partial("ix_jobs_running", "number", where="state = 'running'"),
         _partial("ix_jobs_ended", "state", "number", where="finished_at IS NOT NULL"),
         _partial("ix_jobs_finished", "finished_at", where="finished_at IS NOT NULL"),
+        _partial("ix_jobs_set_aside", "number", where="set_aside IS NOT NULL"),
         _partial("ix_jobs_retry_of", "retry_of", where="retry_of IS NOT NULL"),
     )
 
@@ -166,6 +168,7 @@ class Worker(Table):
     devices: Mapped[list[JsonObject]] = mapped_column(Json)
     queues: Mapped[Texts]
     labels: Mapped[Texts]
+    kinds: Mapped[Texts | None]  # of jobs that its version knows
     state: Mapped[str] = mapped_column(sa.String(16))
     started_at: Mapped[Created]
     last_seen: Mapped[Created]

@@ -18,12 +18,19 @@ _WITHOUT_NUL = r"^[^\x00]*$"  # PostgreSQL does not store it
 
 
 class Capabilities(Value):
-    """A slot of a worker: its device with the free memory, its queues and labels."""
+    """A slot of a worker: its device with the free memory, its queues and labels, and what its code can read.
+
+    Attributes:
+        kinds: kinds of jobs that the worker knows; None for all.
+        version: version of the worker's Finch Hub, whose `set_aside` jobs it leaves in the queue.
+    """
 
     device: DeviceKind = "cpu"
     memory_bytes: NonNegativeInt
     queues: tuple[Label, ...] = ("default",)
     labels: tuple[Label, ...] = ()
+    kinds: tuple[str, ...] | None = None
+    version: str = ""
 
 
 class RetryPolicy(Value):
@@ -76,7 +83,7 @@ class Attempt(Value):
     worker: str
     started_at: datetime
     ended_at: datetime | None = None
-    outcome: Literal["succeeded", "failed", "cancelled", "lost", "handed_back"] | None = None
+    outcome: str | None = None  # succeeded, failed, cancelled, lost or handed_back; another version may know others
     reason: str | None = None
 
 
@@ -90,7 +97,7 @@ class Device(Value):
 
 
 class WorkerDescription(Value):
-    """A worker as it describes itself when it starts. `id` is its name."""
+    """A worker as it describes itself when it starts. `id` is its name, `kinds` are those of jobs that it knows."""
 
     id: str
     hostname: str
@@ -101,6 +108,7 @@ class WorkerDescription(Value):
     devices: tuple[Device, ...]
     queues: tuple[str, ...] = ("default",)
     labels: tuple[str, ...] = ()
+    kinds: tuple[str, ...] | None = None
 
 
 class Worker(WorkerDescription):
@@ -168,7 +176,7 @@ class AdapterVersion(Value):
     identity: Digest
     base: Base
     state: VersionState
-    kind: VersionKind
+    kind: str  # a `VersionKind`; another version of Finch Hub may know others
     job_id: str | None = None
     spec: JsonObject = pydantic.Field(default={})
     metrics: JsonObject = pydantic.Field(default={})

@@ -257,6 +257,8 @@ class Job(Value):
     Attributes:
         spec: JSON of the kind's `JobSpec`. The registry reads none of it, so that unknown kinds do no harm.
         result: JSON of a `JobResult`, if the job succeeded.
+        set_aside: versions of Finch Hub whose workers cannot read the job, so that they leave it in the queue.
+        unreadable: why this version cannot read the job; None if it can. The invalid fields have their defaults then.
     """
 
     id: str
@@ -278,6 +280,8 @@ class Job(Value):
     worker: str | None = None
     reason: str | None = None
     result: JsonObject | None = None
+    set_aside: tuple[str, ...] = ()
+    unreadable: str | None = None
 
 
 class JobResult(Value):

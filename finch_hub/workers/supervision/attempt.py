@@ -102,6 +102,13 @@ class Attempt:
         try:
             self._kind = kind = kinds.kind_of(job.kind)
             self._spec = spec = kind.spec_of(job.spec)
+        except (errors.NotFound, errors.InvalidSpec) as error:  # another version may have submitted it, and can read it
+            record.set_aside(str(error))
+            return
+        if unknown := kind.list_unknown(job.spec):
+            text = f"finch-hub {kinds.VERSION} passes over fields of the specification that it does not know:"
+            record.add_message(f"{text} {', '.join(unknown)}", level="warn")
+        try:
             outcome = folders.read_outcome(job.id, kind.outcome) if job.fence > 1 else None
             if outcome is None:
                 workdir = folders.begin(job.id, job.fence)

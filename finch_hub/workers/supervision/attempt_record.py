@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from finch_hub import errors
@@ -13,6 +14,7 @@ from finch_hub.registry.database import Session
 from finch_hub.registry.values import RetryPolicy
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobResult
+from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision import clock, fault_points
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease
@@ -21,6 +23,22 @@ log = logging.getLogger(__name__)
 
 _BATCH_SECONDS = 0.5  # events are written in batches; clients poll twice a second
 _BATCH_EVENTS = 200
+
+
+class _ClaimFailed(Exception):
+    """The claim in the transaction that ends an attempt raised an error, its cause."""
+
+
+@contextlib.contextmanager
+def _claiming() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _ClaimFailed from error
+
+
+def _claim_nothing(session: Session) -> None:
+    return None
 
 
 class AttemptRecord:
@@ -105,6 +123,11 @@ class AttemptRecord:
         job, alone = self._job, None if alone is None else self._context.redactor.clean(alone)
         self._end(lambda session: attempts.hand_back(session, job.id, job.fence, alone=alone, events=self._events))
 
+    def set_aside(self, why: str) -> None:
+        """Queue the job again for workers of other versions, since this one cannot read it."""
+        job, why = self._job, self._context.redactor.clean(why)
+        self._end(lambda session: attempts.set_aside(session, job, why, version=kinds.VERSION, events=self._events))
+
     def log(self, action: str, level: int = logging.INFO, *, error: object = "") -> None:
         """Log an action of the attempt."""
         job, text = self._job, f" error={error}" if error else ""
@@ -112,15 +135,19 @@ class AttemptRecord:
 
     def _end(self, change: Callable[[Session], Job]) -> None:
         """Make the last write, which adds the events that are left. Wait for a database that does not answer."""
-        began = clock.elapsed()
+        began, claim_next = clock.elapsed(), self._claim_next
         while True:
             requested_at = clock.elapsed()
             try:
                 with self._database.write() as session:
                     ended = change(session)
-                    claimed = self._claim_next(session)
+                    with _claiming():
+                        claimed = claim_next(session)
                     fault_points.reach("supervisor.committing")
                 break
+            except _ClaimFailed as error:  # the transaction is lost, but the end of this job must not be
+                self.log("claim", logging.ERROR, error=error.__cause__)
+                claim_next = _claim_nothing
             except errors.SchemaMismatch:
                 raise
             except errors.Unavailable as error:

@@ -60,7 +60,7 @@ class AttemptSource:
             try:
                 with self._database.write() as session:
                     job = self._claim(session, slot.child, slot=slot)
-            except errors.Unavailable as error:
+            except errors.FinchError as error:
                 log.warning("action=claim error=%s", error)
                 return None  # another wake-up follows for jobs that are due
             if job is None:

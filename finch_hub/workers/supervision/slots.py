@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from finch_hub.registry import values
 from finch_hub.settings import Settings
+from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision import clock, devices
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.group import AttemptGroup
@@ -81,7 +82,12 @@ class Slots:
             if device.kind == "cpu":
                 share = min(int(USABLE_SHARE * share), settings.memory_bytes or share)
             capabilities = values.Capabilities(
-                device=device.kind, memory_bytes=share, queues=tuple(queues), labels=tuple(labels)
+                device=device.kind,
+                memory_bytes=share,
+                queues=tuple(queues),
+                labels=tuple(labels),
+                kinds=tuple(kinds.MODULES),
+                version=kinds.VERSION,
             )
             self._all.append(Slot(device, capabilities, self._orphan_cleanup))
             self._free.put(self._all[-1])

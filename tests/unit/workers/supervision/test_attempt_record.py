@@ -283,3 +283,29 @@ def test_worker_that_is_to_end_waits_for_the_database_no_longer_than_its_grace(
     record = record_of(job, UnreachableDatabase(database, float("inf")))
     with pytest.raises(errors.StaleFence):
         record.hand_back()
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a row that cannot be read"), errors.Unavailable("the claim took too long")]
+)
+def test_claim_that_fails_does_not_undo_the_end_before_it(
+    error: Exception,
+    database: Database,
+    record_of: Callable[[Job, Any], AttemptRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(session: Session) -> Job | None:
+        claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT)
+        raise error
+
+    registry.submit(database)
+    job = registry.claimed(database)
+    following = registry.submit(database)
+    record = record_of(job, database)
+    monkeypatch.setattr(record, "_claim_next", fail)
+    record.succeed(lambda session: JobResult(report={}))
+    assert registry.get(database, job).state is JobState.SUCCEEDED
+    assert record.next_job is None
+    assert registry.get(database, following).state is JobState.QUEUED
+    assert f"error={error}" in caplog.text
