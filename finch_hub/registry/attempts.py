@@ -6,7 +6,7 @@ Each write carries the fence of its claim, and is refused once a later claim own
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -155,11 +155,17 @@ def cancel(session: Session, job_id: str, fence: int, *, events: Sequence[NewEve
     return _end(session, job_id, fence, JobState.CANCELLED, "cancelled", is_requested, events=events)
 
 
-def expire_leases(session: Session, policy: values.RetryPolicy, *, limit: int = 100) -> list[Job]:
-    """End the attempts whose lease expired, and return their jobs, which are queued again, failed or cancelled."""
+def expire_leases(
+    session: Session, policy: values.RetryPolicy, *, held: Collection[str] = (), limit: int = 100
+) -> list[Job]:
+    """End the attempts whose lease expired, and return their jobs, which are queued again, failed or cancelled.
+
+    Args:
+        held: ids of jobs that the caller runs itself. After a sleep of its machine, it renews their leases instead.
+    """
     rows = session.execute(
         sa.select(jobs)
-        .where(in_state(JobState.RUNNING), jobs.c.lease_until < once(now()))
+        .where(in_state(JobState.RUNNING), jobs.c.lease_until < once(now()), jobs.c.id.not_in(held))
         .order_by(jobs.c.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)

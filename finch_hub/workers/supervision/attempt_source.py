@@ -52,6 +52,10 @@ class AttemptSource:
         self._context.leases.close()
         self._context.blocking_calls.close()
 
+    def renew_leases(self) -> frozenset[str]:
+        """Renew the leases that are due, and return the ids of the jobs that this worker holds."""
+        return self._context.leases.renew_due()
+
     def claim(self, slot: Slot) -> Attempt | AttemptGroup | None:
         """Return what a slot runs next: the job that its last attempt claimed, or the best job that fits, if any."""
         claimed, slot.next_job = slot.next_job, None
