@@ -1,12 +1,14 @@
 """Claims: how a worker takes queued jobs.
 
-Each claim raises the fence of its job by one. The claimer's writes carry that number, and the registry refuses them
-once the fence is higher. So a worker that was paused, disconnected or lost cannot change the work of its successor.
+Each claim raises the fence of its job by one, and writes a random token. The claimer's writes carry both, and the
+registry refuses them once another claim owns the job. So a worker that was paused, disconnected or lost cannot change
+the work of its successor, even if a failover of the database lost the claim and the next one has the same fence.
 """
 
 from __future__ import annotations
 
 import functools
+import secrets
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -14,7 +16,14 @@ from sqlalchemy.orm import Session
 from finch_hub.registry import attempts
 from finch_hub.registry.tables import attempts as attempt_rows
 from finch_hub.registry.tables import jobs
-from finch_hub.registry.transitions import build_transition, execute_transition, in_state, in_state_unindexed, to_jobs
+from finch_hub.registry.transitions import (
+    JOB_COLUMNS,
+    build_transition,
+    execute_transition,
+    in_state,
+    in_state_unindexed,
+    to_jobs,
+)
 from finch_hub.registry.types import Columns, Json, later, now, subset
 from finch_hub.registry.values import Capabilities
 from finch_hub.specs.jobs import Job, JobState
@@ -26,7 +35,13 @@ _MAX_SET_ASIDE = 100  # jobs in one transaction; on SQLite it holds the write lo
 
 
 def claim(
-    session: Session, *, worker: str, lease_seconds: float, capabilities: Capabilities, warm_base: str | None = None
+    session: Session,
+    *,
+    worker: str,
+    lease_seconds: float,
+    capabilities: Capabilities,
+    warm_base: str | None = None,
+    token: str | None = None,
 ) -> Job | None:
     """Claim the best queued job that fits the slot, by priority, then loaded base, then age.
 
@@ -35,11 +50,12 @@ def claim(
     Args:
         lease_seconds: duration of the claim unless it is renewed.
         warm_base: `base_key` of the base that the slot has loaded.
+        token: random text for `find_claimed`; None makes one.
     """
     parameters = _describe_slot(capabilities) | {"warm_base": warm_base}
     statement = _claim_best(*_count_parameters(capabilities), prefer_warm=warm_base is not None)
     for _ in range(_MAX_SET_ASIDE):
-        job = _execute(session, statement, worker, lease_seconds, parameters)
+        job = _execute(session, statement, worker, lease_seconds, parameters, token)
         if job is None or job.unreadable is None:
             return job
         attempts.set_aside(session, job, job.unreadable, version=capabilities.version)
@@ -47,11 +63,21 @@ def claim(
 
 
 def claim_companions(
-    session: Session, leader: Job, *, worker: str, lease_seconds: float, capabilities: Capabilities, limit: int
+    session: Session,
+    leader: Job,
+    *,
+    worker: str,
+    lease_seconds: float,
+    capabilities: Capabilities,
+    limit: int,
+    token: str | None = None,
 ) -> list[Job]:
     """Claim queued jobs that can be trained in one step with a job that was just claimed.
 
     All of them must allow it (`Requirements.together`), and all must fit into the slot's memory at once.
+
+    Args:
+        token: random text for `find_claimed`; None makes one.
     """
     if not leader.requirements.together:
         return []
@@ -69,13 +95,24 @@ def claim_companions(
     for row in rows:
         if row.memory_bytes > free_bytes:
             continue
-        job = _execute(session, _claim_number(), worker, lease_seconds, {"wanted_number": row.number})
+        job = _execute(session, _claim_number(), worker, lease_seconds, {"wanted_number": row.number}, token)
         if job is not None and job.unreadable is not None:
             attempts.set_aside(session, job, job.unreadable, version=capabilities.version)
         elif job is not None:
             free_bytes -= row.memory_bytes
             companions.append(job)
     return companions
+
+
+def find_claimed(session: Session, token: str) -> list[Job]:
+    """Return the jobs that run under a claim with this token.
+
+    After a commit whose outcome is unknown, this tells what the transaction claimed.
+    """
+    rows = session.execute(
+        sa.select(*JOB_COLUMNS).where(in_state(JobState.RUNNING), jobs.c.claim_token == token).order_by(jobs.c.number)
+    ).all()
+    return to_jobs(session, rows)
 
 
 def has_fitting(session: Session, capabilities: Capabilities) -> bool:
@@ -85,9 +122,15 @@ def has_fitting(session: Session, capabilities: Capabilities) -> bool:
 
 
 def _execute(
-    session: Session, statement: sa.Update, worker: str, lease_seconds: float, parameters: Columns
+    session: Session,
+    statement: sa.Update,
+    worker: str,
+    lease_seconds: float,
+    parameters: Columns,
+    token: str | None = None,
 ) -> Job | None:
-    parameters = parameters | {"claimer": worker, "lease_seconds": lease_seconds}
+    claim = {"claimer": worker, "lease_seconds": lease_seconds, "new_token": token or secrets.token_hex(8)}
+    parameters = parameters | claim
     row = execute_transition(session, statement, JobState.RUNNING, parameters, data={"worker": worker})
     if row is None:
         return None
@@ -141,6 +184,7 @@ def _claim_number(number: sa.ScalarSelect[int] | None = None) -> sa.Update:
         "fence": jobs.c.fence + 1,
         "attempts": jobs.c.attempts + 1,
         "worker": sa.bindparam("claimer"),
+        "claim_token": sa.bindparam("new_token"),
         "lease_until": later(sa.bindparam("lease_seconds", type_=sa.Float())),
         "started_at": sa.func.coalesce(jobs.c.started_at, now()),
         "not_before": None,

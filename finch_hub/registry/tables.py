@@ -91,6 +91,7 @@ class Job(Table):
     ring_at: Mapped[Moment | None]  # time of the next wake-up message; only while queued
     started_at: Mapped[Moment | None]
     lease_until: Mapped[Moment | None]  # only while running
+    claim_token: Mapped[str | None] = mapped_column(sa.String(32))  # random; only while running
     cancel_requested: Mapped[Moment | None]
     finished_at: Mapped[Moment | None]
     reason: Mapped[Text | None]

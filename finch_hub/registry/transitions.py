@@ -83,7 +83,11 @@ def build_transition(new: JobState, *where: sa.ColumnElement[bool], changes: Col
     if new in (JobState.RUNNING, JobState.CANCELLED):
         columns.setdefault("reason", None)  # the record of the earlier attempt keeps its reason
     if new is not JobState.RUNNING:
-        columns |= {"lease_until": None, "worker": None if new is JobState.QUEUED else jobs.c.worker}
+        columns |= {
+            "lease_until": None,
+            "claim_token": None,
+            "worker": None if new is JobState.QUEUED else jobs.c.worker,
+        }
     if new is not JobState.QUEUED:
         columns |= {"ring_at": None, "not_before": None}
     if new in FINAL:

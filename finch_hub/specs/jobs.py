@@ -257,6 +257,7 @@ class Job(Value):
     Attributes:
         spec: JSON of the kind's `JobSpec`. The registry reads none of it, so that unknown kinds do no harm.
         result: JSON of a `JobResult`, if the job succeeded.
+        claim_token: random text of the claim that runs the job, which the claim's owner alone knows.
         set_aside: versions of Finch Hub whose workers cannot read the job, so that they leave it in the queue.
         unreadable: why this version cannot read the job; None if it can. The invalid fields have their defaults then.
     """
@@ -275,6 +276,7 @@ class Job(Value):
     created_at: datetime
     not_before: datetime | None = None
     lease_until: datetime | None = None
+    claim_token: str | None = pydantic.Field(default=None, exclude=True, repr=False)
     started_at: datetime | None = None
     finished_at: datetime | None = None
     worker: str | None = None

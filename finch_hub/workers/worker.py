@@ -38,6 +38,7 @@ from finch_hub.workers.supervision.work_folders import WorkFolders
 
 log = logging.getLogger(__name__)
 
+_OPEN_CLAIM_SECONDS = 1.0  # until the database is asked again what a claim took
 _LOCKED_SECONDS = 0.05  # longer than any transaction that locks the row of a queued job
 
 
@@ -198,8 +199,11 @@ class Worker:
                 # A transaction had locked the row of the job, and claims skip locked rows.
                 time.sleep(_LOCKED_SECONDS)
                 attempt = self._attempt_source.claim(slot)
-            while attempt is not None:
-                self._run(attempt, slot)
+            while attempt is not None or slot.open_claim is not None:
+                if attempt is not None:
+                    self._run(attempt, slot)
+                elif self._attempt_source.stopping.wait(_OPEN_CLAIM_SECONDS):
+                    break
                 attempt = self._attempt_source.claim(slot)
 
     def _run(self, attempt: Attempt | AttemptGroup, slot: Slot) -> None:

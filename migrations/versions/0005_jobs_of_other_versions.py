@@ -17,6 +17,7 @@ SET_ASIDE = sa.text("set_aside IS NOT NULL")
 
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("set_aside", Json, nullable=True))
+    op.add_column("jobs", sa.Column("claim_token", sa.String(length=32), nullable=True))
     op.add_column("workers", sa.Column("kinds", Json, nullable=True))
     op.create_index("ix_jobs_set_aside", "jobs", ["number"], sqlite_where=SET_ASIDE, postgresql_where=SET_ASIDE)
 
@@ -24,4 +25,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_jobs_set_aside", "jobs")
     op.drop_column("workers", "kinds")
+    op.drop_column("jobs", "claim_token")
     op.drop_column("jobs", "set_aside")

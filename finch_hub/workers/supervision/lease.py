@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from finch_hub import errors
@@ -24,6 +25,14 @@ StopReason = Literal["cancel", "hand_back", "time_limit"]
 
 _RETRY_SECONDS = 1.0  # until a database that did not answer is tried again
 _MIN_WAIT_SECONDS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A claim that is sent to the database, by its random token, and when, by :func:`clock.elapsed`."""
+
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    requested_at: float = field(default_factory=lambda: clock.elapsed())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +125,7 @@ class Lease:
             requested_at = clock.elapsed()
             try:
                 with self._database.write() as session:
-                    renewal = attempts.renew(session, self._job.id, self._job.fence, self._settings.lease_seconds)
+                    renewal = attempts.renew(session, self._job, self._settings.lease_seconds)
             except errors.StaleFence:
                 self.is_lost = True
                 raise

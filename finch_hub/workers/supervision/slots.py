@@ -13,7 +13,7 @@ from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision import clock, devices
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.group import AttemptGroup
-from finch_hub.workers.supervision.lease import ClaimedJob
+from finch_hub.workers.supervision.lease import Claim, ClaimedJob
 from finch_hub.workers.supervision.orphan_cleanup import OrphanCleanup
 from finch_hub.workers.supervision.process import Child
 
@@ -26,6 +26,7 @@ class Slot:
     Attributes:
         share: bytes of the device's memory for this slot.
         next_job: a job that was claimed for the slot and does not run yet.
+        open_claim: a claim for the slot whose outcome is unknown, since the database did not answer.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Slot:
         self.child: Child | None = None
         self.attempt: Attempt | AttemptGroup | None = None
         self.next_job: ClaimedJob | None = None
+        self.open_claim: Claim | None = None
 
     def take_child(self, home: str) -> Child:
         """Return the warm child, or a new one."""

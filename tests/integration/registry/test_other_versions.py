@@ -153,7 +153,7 @@ def test_event_of_another_version_is_read_as_a_message(database: Database, colum
     registry.submit(database)
     job = registry.claimed(database)
     with database.write() as session:
-        attempts.append_events(session, job.id, job.fence, [NewEvent(type="metrics", message="news", data={"loss": 1})])
+        attempts.append_events(session, job, [NewEvent(type="metrics", message="news", data={"loss": 1})])
     overwrite(database, job, column, value, table="events", key="type = 'metrics' AND job_id")
     with database.read() as session:
         *earlier, last = jobs.list_events(session, job.id)

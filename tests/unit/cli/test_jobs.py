@@ -117,7 +117,7 @@ def test_report_of_another_version_is_read_as_far_as_it_can_be(run: Run, databas
             news = {"name": "data", "report": {"examples": "many"}}
             event = NewEvent(type="report", data=news)
             progress = NewEvent(type="progress", data={"step": "one", "loss": "low"})
-            attempts.append_events(session, claimed.id, claimed.fence, [event, progress])
+            attempts.append_events(session, claimed, [event, progress])
         registry.succeed(database, claimed, report=report | changes, another="field")
         ran = run("jobs", "show", claimed.id)
         assert ran.status == 0, ran.err

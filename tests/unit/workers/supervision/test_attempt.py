@@ -78,7 +78,7 @@ def context(database: Database, tmp_path: Path) -> Iterator[Any]:
 def attempt_at(job: Job, context: AttemptContext, child: FakeChild) -> Attempt:
     claimed = ClaimedJob(job=job, requested_at=clock.elapsed())
     return Attempt(
-        claimed, context, take_child=lambda: child, claim_next=lambda session, child: None, memory_limit=2**40
+        claimed, context, take_child=lambda: child, claim_next=lambda session, child, token: None, memory_limit=2**40
     )
 
 
@@ -123,7 +123,7 @@ def test_outcome_of_an_earlier_attempt_is_used_unless_another_version_wrote_it(
     context.folders.begin(first.id, first.fence)
     context.folders.keep_outcome(first.id, kept)
     with database.write() as session:
-        attempts.hand_back(session, first.id, first.fence)
+        attempts.hand_back(session, first)
     child = FakeChild()
     child.say(type="done", outcome=SEEDS, warm_base=None)
     attempt = attempt_at(registry.claimed(database), context, child)

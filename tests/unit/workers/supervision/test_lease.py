@@ -238,7 +238,7 @@ def test_child_that_starts_in_doubt_is_suspended_at_once(held: Lease, hands: Clo
 def test_lease_that_another_attempt_took_is_lost_for_ever(held: Lease, hands: Clock, database: Database) -> None:
     job = held._job
     with database.write() as session:
-        attempts.hand_back(session, job.id, job.fence)
+        attempts.hand_back(session, job)
     registry.claimed(database)
     for _ in range(2):
         with pytest.raises(errors.StaleFence):
@@ -272,7 +272,7 @@ def test_worker_renews_its_leases_before_it_sweeps(database: Database, hands: Cl
         stack.callback(leases.close)
         kept, lost = (stack.enter_context(leases.hold(ClaimedJob(job=job, requested_at=hands.now))) for job in jobs)
         with database.write() as session:
-            attempts.hand_back(session, jobs[1].id, jobs[1].fence)
+            attempts.hand_back(session, jobs[1])
         kept.renew_at = lost.renew_at = hands.now
         assert leases.renew_due() == {jobs[0].id}
     renewed = registry.get(database, jobs[0])
