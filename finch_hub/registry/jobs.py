@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import values
-from finch_hub.registry.tables import attempts, dependencies, job_events, jobs
+from finch_hub.registry import datasets, values
+from finch_hub.registry.tables import attempts, dependencies, job_datasets, job_events, jobs
 from finch_hub.registry.transitions import JOB_COLUMNS, change_state, in_state, insert_events, to_job, to_jobs
 from finch_hub.registry.types import Columns, insert_new, later, now, once
 from finch_hub.specs.events import Event
@@ -39,10 +39,12 @@ def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
 
     Raises:
         NotFound: a job depends on a job that does not exist.
-        Conflict: a job depends on a failed or cancelled job, or its key belongs to another specification.
+        Conflict: a job depends on a failed or cancelled job, its key belongs to another specification, or its data set
+            was purged.
     """
     if not new:
         return []
+    datasets.hold(session, {digest for item in new for digest in item.datasets})
     parents = _lock_parents(session, {parent for item in new for parent in item.depends_on})
     rows = [_row(item, parents) for item in new]
     insert = insert_new(session, jobs, "idempotency_key").values(ring_at=later(WAKE_UP_GRACE_SECONDS))
@@ -55,6 +57,11 @@ def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
     ]
     if links:
         session.execute(sa.insert(dependencies), links)
+    reads = [
+        {"job_id": job_id, "digest": digest} for job_id in inserted for digest in dict.fromkeys(by_id[job_id].datasets)
+    ]
+    if reads:
+        session.execute(sa.insert(job_datasets), reads)
     if inserted:
         session.execute(sa.insert(job_events), [_first_event(row) for row in inserted.values()])
     keys = {item.idempotency_key for job_id, item in by_id.items() if job_id not in inserted}
@@ -133,6 +140,7 @@ def retry(session: Session, job_id: str) -> Job:
     Raises:
         NotFound: the job does not exist.
         IllegalTransition: the job has not failed and was not cancelled.
+        Conflict: this version cannot read the job, or its data set was purged.
     """
     # The lock lasts until the commit: of two retries at once, the second finds the job of the first.
     row = _get_row(session, job_id, lock=True)
@@ -145,8 +153,10 @@ def retry(session: Session, job_id: str) -> Job:
     unfinished = sa.select(jobs.c.id).where(jobs.c.retry_of == job_id, jobs.c.finished_at.is_(None)).limit(1)
     if (retry_id := session.scalar(unfinished)) is not None:
         return get(session, retry_id)
+    reads = session.scalars(sa.select(job_datasets.c.digest).where(job_datasets.c.job_id == job_id))
     new = values.NewJob(
         spec=old.spec,
+        datasets=tuple(reads),
         base_key=row.base_key,
         group_key=row.gang,
         requirements=old.requirements,

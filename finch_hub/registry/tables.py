@@ -123,6 +123,15 @@ class JobDependency(Table):
     position: Mapped[int]
 
 
+class JobDataset(Table):
+    """A stored data set that a job reads. It cannot be purged before the job has ended."""
+
+    __tablename__ = "job_datasets"
+
+    job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[Digest] = mapped_column(primary_key=True, index=True)
+
+
 class Attempt(Table):
     """A claim of a job. `outcome` is null while it runs."""
 
@@ -319,3 +328,4 @@ class Evaluation(Table):
 
 # Core tables, not entities: other processes change the rows, so that a session must not cache them.
 jobs, dependencies, attempts, job_events = (table.__table__ for table in (Job, JobDependency, Attempt, Event))
+job_datasets = JobDataset.__table__

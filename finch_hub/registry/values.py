@@ -50,12 +50,14 @@ class NewJob(Value):
 
     Attributes:
         spec: JSON of a `JobSpec`, from which `base_key` and `group_key` are taken.
+        datasets: digests of the stored data sets that the job reads.
         idempotency_key: key with which a repeated submission returns the first job.
     """
 
     spec: JsonObject
     base_key: str | None = pydantic.Field(default=None, max_length=512)
     group_key: str | None = pydantic.Field(default=None, max_length=600)
+    datasets: tuple[Digest, ...] = ()
     requirements: Requirements = Requirements()
     priority: int = pydantic.Field(default=0, ge=-1000, le=1000)
     depends_on: tuple[str, ...] = ()
@@ -64,7 +66,8 @@ class NewJob(Value):
 
     @classmethod
     def of_spec(cls, spec: JobSpec, **fields: Any) -> Self:
-        """Return the job for a specification."""
+        """Return the job for a specification, with its data sets unless others are given."""
+        fields.setdefault("datasets", spec.datasets)
         return cls(spec=spec.model_dump(mode="json"), base_key=spec.base_key, group_key=spec.group_key, **fields)
 
 

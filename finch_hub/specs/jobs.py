@@ -68,6 +68,12 @@ class JobSpec(Value):
         return base.key if base is not None else None
 
     @property
+    def datasets(self) -> tuple[str, ...]:
+        """Digests of the stored data sets that the job reads."""
+        named = (getattr(self, field, None) for field in ("train", "validation", "dataset"))
+        return tuple(digest for digest in named if digest is not None)
+
+    @property
     def group_key(self) -> str | None:
         """Key that jobs share if they can be trained in one step; None for kinds that never are."""
         return None

@@ -1,17 +1,20 @@
-"""What workers of several versions need to know of a job and of each other."""
+"""Jobs that some version cannot read, tokens of claims, and the data sets that jobs need."""
 
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 from alembic import op
 
-from finch_hub.registry.types import Json
+from finch_hub.registry.types import Json, from_json
 
 revision: str = "0005"
 down_revision: str | Sequence[str] | None = "0004"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
+JOBS = sa.table("jobs", sa.column("id", sa.String), sa.column("spec", sa.Text), sa.column("finished_at", sa.Text))
+DATA = sa.table("job_datasets", sa.column("job_id", sa.String), sa.column("digest", sa.String))
+DATASET_FIELDS = ("train", "validation", "dataset")  # of specifications
 SET_ASIDE = sa.text("set_aside IS NOT NULL")
 
 
@@ -21,8 +24,32 @@ def upgrade() -> None:
     op.add_column("workers", sa.Column("kinds", Json, nullable=True))
     op.create_index("ix_jobs_set_aside", "jobs", ["number"], sqlite_where=SET_ASIDE, postgresql_where=SET_ASIDE)
 
+    op.create_table(
+        "job_datasets",
+        sa.Column("job_id", sa.String(length=32), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_datasets_job_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", "digest", name=op.f("pk_job_datasets")),
+    )
+    op.create_index(op.f("ix_job_datasets_digest"), "job_datasets", ["digest"])
+    fill_datasets()
+
+
+def fill_datasets() -> None:
+    """Record the data sets of jobs that have not ended."""
+    connection = op.get_bind()
+    unfinished = sa.select(JOBS.c.id, sa.cast(JOBS.c.spec, sa.Text)).where(JOBS.c.finished_at.is_(None))
+    rows = []
+    for job_id, text in connection.execute(unfinished):
+        spec = from_json(text)
+        digests = {spec.get(field) for field in DATASET_FIELDS} if isinstance(spec, dict) else set()
+        rows += [{"job_id": job_id, "digest": digest} for digest in sorted(filter(None, digests))]
+    if rows:
+        connection.execute(sa.insert(DATA), rows)
+
 
 def downgrade() -> None:
+    op.drop_table("job_datasets")
     op.drop_index("ix_jobs_set_aside", "jobs")
     op.drop_column("workers", "kinds")
     op.drop_column("jobs", "claim_token")
