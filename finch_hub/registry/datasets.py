@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from datetime import datetime
 
@@ -16,7 +17,9 @@ from finch_hub.specs.options import write_options
 
 datasets = tables.Dataset.__table__
 _COLUMNS = [datasets.c[name] for name in values.Dataset.model_fields]
+_PREFIX = re.compile(r"[0-9a-f]{8,63}")
 _MAX_NAMED = 20  # jobs in a message
+_MAX_NEAR = 1000  # newest data sets whose names are compared with a wrong one
 
 
 def _lock(digest: str) -> sa.Select[tuple[str | None, datetime | None]]:
@@ -101,11 +104,15 @@ def get(session: Session, name: str) -> values.Dataset:
     Raises:
         NotFound: no data set has that digest or name.
     """
-    found = find_named(session, name) or _first(session, sa.or_(datasets.c.digest == name, datasets.c.name == name))
-    if found is None and len(name) >= 8:
-        found = _first(session, datasets.c.digest.startswith(name, autoescape=True))
+    # Each look is at one index: a condition with OR, or a pattern, would read all rows.
+    found = find_named(session, name) or find_digest(session, name) or _first(session, datasets.c.name == name)
+    if found is None and _PREFIX.fullmatch(name):
+        end = f"{name}g"  # the digits of a digest end with f
+        with_prefix = sa.select(datasets.c.id).where(datasets.c.digest >= name, datasets.c.digest < end)
+        found = _first(session, datasets.c.id.in_(with_prefix))
     if found is None:
-        known = session.execute(sa.select(datasets.c.name, datasets.c.digest)).all()
+        newest = sa.select(datasets.c.name, datasets.c.digest).order_by(datasets.c.id.desc()).limit(_MAX_NEAR)
+        known = session.execute(newest).all()
         raise errors.NotFound("data set", name, [text for pair in known for text in pair if text])
     return found
 

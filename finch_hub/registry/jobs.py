@@ -108,6 +108,8 @@ def find(
         query = query.where(in_state(*sorted(states)))
         if FINAL.issuperset(states):
             query = query.where(jobs.c.finished_at.is_not(None))  # the condition of the index
+        elif JobState.QUEUED in states and FINAL.isdisjoint(states):
+            query = query.where(jobs.c.finished_at.is_(None))  # likewise; waiting and running jobs have their own
     if kind is not None:
         query = query.where(jobs.c.kind == kind)
     if before is not None:
@@ -192,7 +194,15 @@ def list_attempts(session: Session, job_id: str) -> list[values.Attempt]:
 
 def count(session: Session) -> dict[JobState, int]:
     """Return the number of jobs in each state."""
-    rows = session.execute(sa.select(jobs.c.state, sa.func.count().label("number")).group_by(jobs.c.state))
+    number = sa.func.count().label("number")
+    ended = sa.select(jobs.c.state, number).where(jobs.c.finished_at.is_not(None)).group_by(jobs.c.state)
+    # Each part reads one partial index. SQLite reads all rows if a statement groups them.
+    unfinished = [
+        sa.select(sa.literal(state, jobs.c.state.type).label("state"), number).where(in_state(state))
+        for state in JobState
+        if state not in FINAL
+    ]
+    rows = session.execute(sa.union_all(ended, *unfinished))
     return {**dict.fromkeys(JobState, 0), **{row.state: row.number for row in rows}}
 
 
@@ -225,24 +235,17 @@ def prune(
         older_than: seconds since the end after which a job is deleted.
         beyond: number of jobs that ended last and are kept.
     """
-    too_old = []
-    if older_than is not None:
-        too_old.append(jobs.c.finished_at < once(later(-older_than)))
-    if beyond is not None:
-        when, number = jobs.c.finished_at, jobs.c.number
-        ended = sa.select(when, number).where(when.is_not(None)).order_by(when.desc(), number.desc())
-        newest = ended.offset(beyond).limit(1).subquery()
-        newest_end = sa.select(newest.c.finished_at).scalar_subquery()
-        newest_number = sa.select(newest.c.number).scalar_subquery()
-        too_old.append(sa.or_(when < newest_end, sa.and_(when == newest_end, number <= newest_number)))
+    too_old = _find_last_expired(session, older_than, beyond)
+    if too_old is None:
+        return []
     child = jobs.alias("child")
     is_needed = sa.exists().where(
         dependencies.c.depends_on == jobs.c.id, child.c.id == dependencies.c.job_id, child.c.finished_at.is_(None)
     )
     expired = (
         sa.select(jobs.c.id)
-        .where(jobs.c.finished_at.is_not(None), sa.or_(sa.false(), *too_old), ~is_needed)
-        .order_by(jobs.c.finished_at)
+        .where(jobs.c.finished_at.is_not(None), too_old >= _END, ~is_needed)
+        .order_by(jobs.c.finished_at, jobs.c.number)
         .limit(limit)
         .with_for_update(of=jobs, skip_locked=True)
     )
@@ -250,6 +253,32 @@ def prune(
     if ids:
         session.execute(sa.delete(jobs).where(jobs.c.id.in_(ids)))
     return ids
+
+
+_END = sa.tuple_(jobs.c.finished_at, jobs.c.number)  # the order of an index
+
+
+def _find_last_expired(session: Session, older_than: float | None, beyond: int | None) -> sa.Tuple | None:
+    """Return the end of the newest job that is too old or too many, None if there is no such job.
+
+    Jobs that ended earlier are so, too. One statement for both conditions would read the whole history.
+    """
+    newest_first = (
+        sa.select(jobs.c.finished_at, jobs.c.number)
+        .where(jobs.c.finished_at.is_not(None))
+        .order_by(jobs.c.finished_at.desc(), jobs.c.number.desc())
+        .limit(1)
+    )
+    found = []
+    if older_than is not None:
+        found.append(newest_first.where(jobs.c.finished_at < once(later(-older_than))))
+    if beyond is not None:
+        found.append(newest_first.offset(beyond))
+    ends = [tuple(row) for query in found if (row := session.execute(query).one_or_none()) is not None]
+    if not ends:
+        return None
+    ended_at, number = max(ends)
+    return sa.tuple_(sa.literal(ended_at, jobs.c.finished_at.type), sa.literal(number, jobs.c.number.type))
 
 
 def _get_row(session: Session, job_id: str, *, lock: bool = False) -> sa.Row[Any]:

@@ -107,7 +107,9 @@ class Job(Table):
         _partial("ix_jobs_ring", "ring_at", where="state = 'queued'"),
         _partial("ix_jobs_running", "number", where="state = 'running'"),
         _partial("ix_jobs_ended", "state", "number", where="finished_at IS NOT NULL"),
-        _partial("ix_jobs_finished", "finished_at", where="finished_at IS NOT NULL"),
+        _partial("ix_jobs_unfinished", "number", where="finished_at IS NULL"),
+        _partial("ix_jobs_waiting", "number", where="state = 'waiting'"),
+        _partial("ix_jobs_finished", "finished_at", "number", where="finished_at IS NOT NULL"),
         _partial("ix_jobs_set_aside", "number", where="set_aside IS NOT NULL"),
         _partial("ix_jobs_retry_of", "retry_of", where="retry_of IS NOT NULL"),
     )

@@ -219,12 +219,24 @@ class AdapterSummary(Value):
     aliases: dict[str, int] = pydantic.Field(default={})
 
 
-class Ancestry(Value):
-    """A version with its ancestors. `weight` is its weight in the version made from it."""
+class ParentLink(Value):
+    """A version, a parent that it was made from, and the parent's weight. Both are references."""
 
-    version: AdapterVersion
-    weight: float = 1.0
-    parents: tuple[Ancestry, ...] = ()
+    version: str
+    parent: str
+    weight: float
+
+
+class Ancestry(Value):
+    """A version with all its ancestors, as a graph, because many versions may share an ancestor.
+
+    Attributes:
+        versions: the version first, then its ancestors, nearest first, each once.
+        links: links from each of these versions to its parents.
+    """
+
+    versions: tuple[AdapterVersion, ...]
+    links: tuple[ParentLink, ...] = ()
 
 
 class Evaluation(Value):

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.1
 _DAY_SECONDS = 86_400
+_PRUNE_SECONDS = 300.0  # between two looks at the history, if the first found nothing to delete
 _FORGET_WORKERS_DAYS = 30
 
 
@@ -48,6 +49,7 @@ class Maintenance:
         self._is_on_demand, self._end_worker, self._settings = is_on_demand, end_worker, stores.settings
         self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = self._answered_at = clock.elapsed()
+        self._prune_at = 0.0
         self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = False
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
@@ -120,7 +122,8 @@ class Maintenance:
                 log.warning("action=expire job_id=%s attempt=%d state=%s", job.id, job.attempts, job.state.value)
             if names := workers.forget(session, older_than=_FORGET_WORKERS_DAYS * _DAY_SECONDS):
                 log.info("action=forget workers=%s", ",".join(names))
-        self._prune()
+        if clock.elapsed() >= self._prune_at:
+            self._prune()
         self._remove_finished_folders()
 
     def _prune(self) -> None:
@@ -132,6 +135,8 @@ class Maintenance:
             pruned = jobs.prune(session, older_than=older_than, beyond=max_jobs)
         if pruned:
             log.info("action=prune jobs=%d", len(pruned))
+        else:
+            self._prune_at = clock.elapsed() + _PRUNE_SECONDS
 
     def _remove_finished_folders(self) -> None:
         """Remove the folders of jobs that another worker finished, or that were deleted."""

@@ -15,15 +15,15 @@ depends_on: str | Sequence[str] | None = None
 JOBS = sa.table("jobs", sa.column("id", sa.String), sa.column("spec", sa.Text), sa.column("finished_at", sa.Text))
 DATA = sa.table("job_datasets", sa.column("job_id", sa.String), sa.column("digest", sa.String))
 DATASET_FIELDS = ("train", "validation", "dataset")  # of specifications
-SET_ASIDE = sa.text("set_aside IS NOT NULL")
+SET_ASIDE = "set_aside IS NOT NULL"
+FINISHED = "finished_at IS NOT NULL"
 
 
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("set_aside", Json, nullable=True))
     op.add_column("jobs", sa.Column("claim_token", sa.String(length=32), nullable=True))
     op.add_column("workers", sa.Column("kinds", Json, nullable=True))
-    op.create_index("ix_jobs_set_aside", "jobs", ["number"], sqlite_where=SET_ASIDE, postgresql_where=SET_ASIDE)
-
+    create_partial_index("ix_jobs_set_aside", ["number"], SET_ASIDE)
     op.create_table(
         "job_datasets",
         sa.Column("job_id", sa.String(length=32), nullable=False),
@@ -33,6 +33,15 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_job_datasets_digest"), "job_datasets", ["digest"])
     fill_datasets()
+    create_partial_index("ix_jobs_unfinished", ["number"], "finished_at IS NULL")
+    create_partial_index("ix_jobs_waiting", ["number"], "state = 'waiting'")
+    op.drop_index("ix_jobs_finished", "jobs")
+    create_partial_index("ix_jobs_finished", ["finished_at", "number"], FINISHED)
+
+
+def create_partial_index(name: str, columns: list[str], where: str) -> None:
+    condition = sa.text(where)
+    op.create_index(name, "jobs", columns, sqlite_where=condition, postgresql_where=condition)
 
 
 def fill_datasets() -> None:
@@ -42,14 +51,19 @@ def fill_datasets() -> None:
     rows = []
     for job_id, text in connection.execute(unfinished):
         spec = from_json(text)
-        digests = {spec.get(field) for field in DATASET_FIELDS} if isinstance(spec, dict) else set()
-        rows += [{"job_id": job_id, "digest": digest} for digest in sorted(filter(None, digests))]
+        found = [spec.get(field) for field in DATASET_FIELDS] if isinstance(spec, dict) else []
+        digests = {digest for digest in found if isinstance(digest, str) and len(digest) == 64}
+        rows += [{"job_id": job_id, "digest": digest} for digest in sorted(digests)]
     if rows:
         connection.execute(sa.insert(DATA), rows)
 
 
 def downgrade() -> None:
     op.drop_table("job_datasets")
+    op.drop_index("ix_jobs_waiting", "jobs")
+    op.drop_index("ix_jobs_unfinished", "jobs")
+    op.drop_index("ix_jobs_finished", "jobs")
+    create_partial_index("ix_jobs_finished", ["finished_at"], FINISHED)
     op.drop_index("ix_jobs_set_aside", "jobs")
     op.drop_column("workers", "kinds")
     op.drop_column("jobs", "claim_token")

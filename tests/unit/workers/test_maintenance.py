@@ -89,6 +89,28 @@ def test_history_is_kept_for_so_many_days(database: Database, tmp_path: Path) ->
     assert kept(database) == {young}
 
 
+def test_history_with_nothing_to_delete_is_left_alone_for_a_while(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(clock, "elapsed", lambda: now)
+    sweep = Worker(database, tmp_path, history_days=2.0).maintenance._sweep
+    ended_days_ago(database, 3)
+    sweep()
+    assert kept(database) == set()
+    ended_days_ago(database, 3)
+    sweep()
+    assert kept(database) == set(), "the last sweep may not have deleted all"
+    sweep()
+    old = ended_days_ago(database, 3)
+    now += 299
+    sweep()
+    assert kept(database) == {old}
+    now += 1
+    sweep()
+    assert kept(database) == set()
+
+
 def test_sweep_queues_jobs_of_lost_workers_again_and_says_so(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
