@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from finch_hub import errors
-from finch_hub.registry.types import to_json
+from finch_hub.registry.types import from_json, to_json
 
 LOCK_TIMEOUT_SECONDS = 30.0
 # WAL needs shared memory and reliable locks, and no network file system has both.
@@ -22,7 +22,9 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 
 def create_engine(url: sa.URL, *, read_only: bool) -> sa.Engine:
     """Return an engine whose connections only read, or take the write lock when they begin."""
-    engine = sa.create_engine(url, json_serializer=to_json, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
+    engine = sa.create_engine(
+        url, json_serializer=to_json, json_deserializer=from_json, connect_args={"timeout": LOCK_TIMEOUT_SECONDS}
+    )
     event.listen(engine, "connect", functools.partial(_configure, read_only=read_only))
     # A deferred transaction that reads first and writes later would fail with "locked" without waiting.
     begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
@@ -59,6 +61,7 @@ def get_file_system(path: Path) -> str:
 
 def _configure(connection: Any, _record: Any, *, read_only: bool) -> None:
     connection.isolation_level = None  # keeps the driver from beginning transactions by itself
+    connection.text_factory = lambda text: text.decode(errors="replace")  # one damaged text must not hide other rows
     for pragma in (
         f"busy_timeout = {int(LOCK_TIMEOUT_SECONDS * 1000)}",
         "journal_mode = WAL",

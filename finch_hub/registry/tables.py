@@ -91,10 +91,12 @@ class Job(Table):
     ring_at: Mapped[Moment | None]  # time of the next wake-up message; only while queued
     started_at: Mapped[Moment | None]
     lease_until: Mapped[Moment | None]  # only while running
+    claim_token: Mapped[str | None] = mapped_column(sa.String(32))  # random; only while running
     cancel_requested: Mapped[Moment | None]
     finished_at: Mapped[Moment | None]
     reason: Mapped[Text | None]
     result: Mapped[Document | None]
+    set_aside: Mapped[Texts | None]  # versions of Finch Hub whose workers cannot read the job
 
     # Partial indexes make claims and sweeps independent of the number of finished jobs. A query must contain their
     # conditions as literals, or neither database uses them. No index holds the lease, so that a renewal touches none.
@@ -105,7 +107,10 @@ class Job(Table):
         _partial("ix_jobs_ring", "ring_at", where="state = 'queued'"),
         _partial("ix_jobs_running", "number", where="state = 'running'"),
         _partial("ix_jobs_ended", "state", "number", where="finished_at IS NOT NULL"),
-        _partial("ix_jobs_finished", "finished_at", where="finished_at IS NOT NULL"),
+        _partial("ix_jobs_unfinished", "number", where="finished_at IS NULL"),
+        _partial("ix_jobs_waiting", "number", where="state = 'waiting'"),
+        _partial("ix_jobs_finished", "finished_at", "number", where="finished_at IS NOT NULL"),
+        _partial("ix_jobs_set_aside", "number", where="set_aside IS NOT NULL"),
         _partial("ix_jobs_retry_of", "retry_of", where="retry_of IS NOT NULL"),
     )
 
@@ -118,6 +123,15 @@ class JobDependency(Table):
     job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     depends_on: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True)
     position: Mapped[int]
+
+
+class JobDataset(Table):
+    """A stored data set that a job reads. It cannot be purged before the job has ended."""
+
+    __tablename__ = "job_datasets"
+
+    job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[Digest] = mapped_column(primary_key=True, index=True)
 
 
 class Attempt(Table):
@@ -166,6 +180,7 @@ class Worker(Table):
     devices: Mapped[list[JsonObject]] = mapped_column(Json)
     queues: Mapped[Texts]
     labels: Mapped[Texts]
+    kinds: Mapped[Texts | None]  # of jobs that its version knows
     state: Mapped[str] = mapped_column(sa.String(16))
     started_at: Mapped[Created]
     last_seen: Mapped[Created]
@@ -315,3 +330,4 @@ class Evaluation(Table):
 
 # Core tables, not entities: other processes change the rows, so that a session must not cache them.
 jobs, dependencies, attempts, job_events = (table.__table__ for table in (Job, JobDependency, Attempt, Event))
+job_datasets = JobDataset.__table__

@@ -12,13 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any
 
 import psutil
 
 from finch_hub import errors
-from finch_hub.registry import jobs, placement, schema_revisions, values, workers
+from finch_hub.registry import claims, jobs, placement, schema_revisions, values, workers
 from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
@@ -29,6 +28,7 @@ from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.messaging import app as celery_app
 from finch_hub.workers.messaging import broker
 from finch_hub.workers.messaging.dispatcher import Dispatcher
+from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.group import AttemptGroup
@@ -38,6 +38,7 @@ from finch_hub.workers.supervision.work_folders import WorkFolders
 
 log = logging.getLogger(__name__)
 
+_OPEN_CLAIM_SECONDS = 1.0  # until the database is asked again what a claim took
 _LOCKED_SECONDS = 0.05  # longer than any transaction that locks the row of a queued job
 
 
@@ -142,9 +143,7 @@ class Worker:
             return False
         database = Database(self._settings.database, allow_insecure=self._settings.allow_insecure)
         with contextlib.closing(database), database.read() as session:
-            queued = jobs.find(session, states=[JobState.QUEUED], limit=100)
-        slots = list(self._slots)
-        return any(not placement.list_misfits(job.requirements, slot.capabilities) for job in queued for slot in slots)
+            return any(claims.has_fitting(session, slot.capabilities) for slot in self._slots)
 
     def _register(self) -> values.Worker:
         with self._stores.database.write() as session:
@@ -154,7 +153,8 @@ class Worker:
                     id=self.name,
                     hostname=find_hostname(),
                     pid=os.getpid(),
-                    version=metadata.version("finch-hub"),
+                    version=kinds.VERSION,
+                    kinds=tuple(kinds.MODULES),
                     schema_revision=schema_revisions.HEAD,
                     slots=len(self._slots),
                     devices=self._slots.refresh_devices(),
@@ -199,8 +199,11 @@ class Worker:
                 # A transaction had locked the row of the job, and claims skip locked rows.
                 time.sleep(_LOCKED_SECONDS)
                 attempt = self._attempt_source.claim(slot)
-            while attempt is not None:
-                self._run(attempt, slot)
+            while attempt is not None or slot.open_claim is not None:
+                if attempt is not None:
+                    self._run(attempt, slot)
+                elif self._attempt_source.stopping.wait(_OPEN_CLAIM_SECONDS):
+                    break
                 attempt = self._attempt_source.claim(slot)
 
     def _run(self, attempt: Attempt | AttemptGroup, slot: Slot) -> None:
@@ -224,6 +227,7 @@ class Worker:
             with self._stores.database.read() as session:
                 job = jobs.get(session, job_id)
                 misfits = placement.list_misfits(job.requirements, slot.capabilities)
+                misfits += placement.list_unreadable(job, slot.capabilities)
                 is_unfit = self._attempt_source.is_draining or bool(misfits)
                 is_waiting = job.state is JobState.QUEUED
                 candidates = workers.find(session) if is_unfit and is_waiting else []

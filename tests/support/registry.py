@@ -64,12 +64,12 @@ def get(database: Database, job: Job | str) -> Job:
 
 def succeed(database: Database, job: Job, **result: Any) -> Job:
     with database.write() as session:
-        return attempts.succeed(session, job.id, job.fence, result)
+        return attempts.succeed(session, job, result)
 
 
 def fail(database: Database, job: Job, reason: str = "it broke", retry: values.RetryPolicy | None = None) -> Job:
     with database.write() as session:
-        return attempts.fail(session, job.id, job.fence, reason, retry=retry)
+        return attempts.fail(session, job, reason, retry=retry)
 
 
 def cancel(database: Database, job: Job) -> Job:

@@ -104,7 +104,11 @@ class Dispatcher:
             Unavailable: the broker does not answer.
         """
         fit = [
-            worker for worker in candidates if worker.state == "active" and placement.can_run(worker, job.requirements)
+            worker
+            for worker in candidates
+            if worker.state == "active"
+            and placement.can_run(worker, job.requirements)
+            and not placement.list_unreadable(job, worker)
         ]
         self._send([("", broker.own_queue_name(worker.id)) for worker in fit for _ in range(worker.slots)])
         return [worker.id for worker in fit]

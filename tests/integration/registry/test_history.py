@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from support import registry
 
-from finch_hub.registry import attempts, claims, jobs, outbox, tables, types, values
+from finch_hub.registry import attempts, claims, datasets, jobs, outbox, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
 
@@ -25,6 +25,13 @@ QUERIES: dict[str, tuple[Callable[[Session], Any], str]] = {
     "list running": (lambda s: jobs.find(s, states={JobState.RUNNING}), "ix_jobs_running"),
     "list failed": (lambda s: jobs.find(s, states={JobState.FAILED, JobState.CANCELLED}), "ix_jobs_ended"),
     "prune": (lambda s: jobs.prune(s, older_than=10**6, limit=10), "ix_jobs_finished"),
+    "prune old ones": (lambda s: jobs.prune(s, older_than=0, limit=10), "ix_jobs_finished"),
+    "prune beyond": (lambda s: jobs.prune(s, beyond=100, limit=10), "ix_jobs_finished"),
+    "list waiting": (lambda s: jobs.find(s, states={JobState.WAITING}), "ix_jobs_waiting"),
+    "count": (jobs.count, "ix_jobs_ended"),
+    "list queued": (lambda s: jobs.find(s, states={JobState.QUEUED}), "ix_jobs_unfinished"),
+    "find what was set aside": (jobs.find_set_aside, "ix_jobs_unfinished"),
+    "find a claim": (lambda s: claims.find_claimed(s, "token"), "ix_jobs_running"),
 }
 
 
@@ -35,9 +42,12 @@ def history(database: Database) -> Database:
     with database.write() as session:
         jobs.submit_many(session, new)
         session.execute(sa.update(tables.jobs).values(state=JobState.SUCCEEDED, finished_at=types.now(), ring_at=None))
+        rows = [{"digest": f"{number:064x}", "format": "messages", "examples": 1, "bytes": 1} for number in range(2000)]
+        session.execute(sa.insert(datasets.datasets), rows)
         jobs.submit_many(session, new[:20])
-        if session.get_bind().dialect.name == "postgresql":  # PostgreSQL does so after a while, SQLite never
-            session.execute(sa.text("ANALYZE"))
+    if not database.is_sqlite:  # PostgreSQL does so after a while, SQLite never
+        with database._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("VACUUM ANALYZE"))
     return database
 
 
@@ -50,14 +60,25 @@ def test_frequent_queries_do_not_read_finished_jobs(history: Database) -> None:
             assert index in plans[0], (name, plans[0])
 
 
-def plans_of(database: Database, query: Callable[[Session], Any]) -> list[str]:
-    """Return the query plan of each statement that reads jobs."""
+@pytest.mark.parametrize("length", [64, 63])
+def test_data_set_is_found_without_reading_the_others(history: Database, length: int) -> None:
+    digest = f"{7:064x}"
+    plans = plans_of(history, lambda session: datasets.get(session, digest[:length]), "datasets")
+    assert plans
+    for plan in plans:
+        assert not re.search(r"Seq Scan on datasets|SCAN datasets", plan), plan
+    if history.is_sqlite:
+        assert any("digest" in plan for plan in plans)
+
+
+def plans_of(database: Database, query: Callable[[Session], Any], table: str = "jobs") -> list[str]:
+    """Return the query plan of each statement that reads a table."""
     plans: list[str] = []
     with database.write() as session:
         connection = session.connection()
 
         def explain(_: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
-            if not many and "jobs" in statement and not statement.startswith(("EXPLAIN", "INSERT")):
+            if not many and table in statement and not statement.startswith(("EXPLAIN", "INSERT")):
                 other = context.root_connection.connection.cursor()
                 prefix = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
                 other.execute(prefix + statement, parameters)

@@ -140,7 +140,7 @@ def test_hand_back_of_a_failed_group_queues_jobs_to_run_alone(database: Database
     (other,) = companions(database, leader)
     for job_id in (leader.id, other):
         with database.write() as session:
-            back = attempts.hand_back(session, job_id, 1, alone="the group ran out of memory")
+            back = attempts.hand_back(session, jobs.get(session, job_id), alone="the group ran out of memory")
         assert (back.state, back.attempts, back.requirements.together) == (JobState.QUEUED, 0, False)
     again = registry.claimed(database)
     assert companions(database, again) == []

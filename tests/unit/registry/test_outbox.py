@@ -85,7 +85,7 @@ def test_job_that_was_handed_back_is_due_at_once(database: Database) -> None:
     registry.submit(database)
     job = registry.claimed(database)
     with database.write() as session:
-        attempts.hand_back(session, job.id, job.fence)
+        attempts.hand_back(session, job)
     assert take_due(database) == [job.id]
 
 

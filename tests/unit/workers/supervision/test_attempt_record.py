@@ -33,7 +33,7 @@ def record_of(tmp_path: Path) -> Callable[[Job, Any], AttemptRecord]:
         context: Any = SimpleNamespace(stores=SimpleNamespace(settings=loaded, database=database), redactor=redactor)
         claimed = ClaimedJob(job=job, requested_at=clock.elapsed())
         held = Lease(database, claimed, loaded, stopping=stopping)
-        return AttemptRecord(context, job, held, claim_next=lambda session: None)
+        return AttemptRecord(context, job, held, claim_next=lambda session, token: None)
 
     return make
 
@@ -235,7 +235,7 @@ def test_lease_of_the_next_job_counts_from_before_it_was_claimed(
     record = record_of(registry.claimed(database), database)
     following = registry.submit(database)
 
-    def claim_slowly(session: Session) -> Job | None:
+    def claim_slowly(session: Session, token: str) -> Job | None:
         now[0] += 5.0
         return claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT)
 
@@ -254,7 +254,7 @@ def test_end_that_was_undone_and_then_refused_is_not_reported(
 
     def let_another_attempt_claim(seconds: float) -> None:
         with database.write() as session:
-            attempts.hand_back(session, job.id, job.fence)
+            attempts.hand_back(session, job)
         registry.claimed(database)
 
     monkeypatch.setattr(lease, "time", SimpleNamespace(sleep=let_another_attempt_claim))
@@ -283,3 +283,118 @@ def test_worker_that_is_to_end_waits_for_the_database_no_longer_than_its_grace(
     record = record_of(job, UnreachableDatabase(database, float("inf")))
     with pytest.raises(errors.StaleFence):
         record.hand_back()
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a row that cannot be read"), errors.Unavailable("the claim took too long")]
+)
+def test_claim_that_fails_does_not_undo_the_end_before_it(
+    error: Exception,
+    database: Database,
+    record_of: Callable[[Job, Any], AttemptRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(session: Session, token: str) -> Job | None:
+        claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT)
+        raise error
+
+    registry.submit(database)
+    job = registry.claimed(database)
+    following = registry.submit(database)
+    record = record_of(job, database)
+    monkeypatch.setattr(record, "_claim_next", fail)
+    record.succeed(lambda session: JobResult(report={}))
+    assert registry.get(database, job).state is JobState.SUCCEEDED
+    assert record.next_job is None
+    assert registry.get(database, following).state is JobState.QUEUED
+    assert f"error={error}" in caplog.text
+
+
+class UncertainDatabase:
+    """A database whose first `times` commits succeed, although the connection breaks before it says so."""
+
+    def __init__(self, database: Database, times: float) -> None:
+        self.database, self.times = database, times
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Session]:
+        with self.database.write() as session:
+            yield session
+        if self.times > 0:
+            self.times -= 1
+            raise errors.Unavailable("the connection broke")
+
+
+def patient(record: AttemptRecord, monkeypatch: pytest.MonkeyPatch) -> AttemptRecord:
+    """Let a record claim the next job, and wait for the database without sleeping."""
+
+    def claim_next(session: Session, token: str) -> Job | None:
+        return claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT, token=token)
+
+    monkeypatch.setattr(record, "_claim_next", claim_next)
+    monkeypatch.setattr(record._lease, "wait_for_database", lambda since: None)
+    return record
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_job_that_was_claimed_by_a_commit_of_unknown_outcome_runs_next(
+    times: int, database: Database, record_of: Callable[[Job, Any], AttemptRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    following, last = registry.submit(database), registry.submit(database)
+    record = patient(record_of(job, UncertainDatabase(database, times)), monkeypatch)
+    record.add_message("the last words")
+    record.succeed(lambda session: JobResult(report={}))
+    assert record.next_job is not None
+    assert record.next_job.job == registry.get(database, following)
+    assert record.ended_job == registry.get(database, job)
+    assert registry.get(database, job).state is JobState.SUCCEEDED
+    assert registry.get(database, last).state is JobState.QUEUED, "one job is claimed, not one for each try"
+    assert messages(database, job) == ["the last words"]
+
+
+def test_job_that_was_claimed_runs_next_although_the_ended_one_was_deleted(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    following = registry.submit(database)
+    record = patient(record_of(job, UncertainDatabase(database, 1)), monkeypatch)
+
+    def prune(since: float) -> None:
+        with database.write() as session:
+            assert jobs.prune(session, beyond=0) == [job.id]
+
+    monkeypatch.setattr(record._lease, "wait_for_database", prune)
+    record.succeed(lambda session: JobResult(report={}))
+    assert record.next_job is not None
+    assert (record.next_job.job.id, record.ended_job) == (following.id, None)
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_events_of_a_commit_of_unknown_outcome_are_written_once(
+    is_ended: bool,
+    database: Database,
+    record_of: Callable[[Job, Any], AttemptRecord],
+    hands: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    uncertain = UncertainDatabase(database, 0)
+    record = patient(record_of(job, uncertain), monkeypatch)
+    for text in ("first", "second", "third"):
+        record.add_message(text)
+        hands.now += 1.0
+        uncertain.times = 1 if text != "first" else 0
+        record.write_due_events()
+    assert messages(database, job) == ["first", "second", "third"]
+    record.add_message("last")
+    hands.now += 1.0
+    if is_ended:
+        record.fail("it broke", retry=False)
+    else:
+        record.write_due_events()
+    assert messages(database, job) == ["first", "second", "third", "last"]
