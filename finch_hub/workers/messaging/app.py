@@ -7,6 +7,7 @@ send lost messages again, and of five slots that one message woke, one finds the
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,6 +39,10 @@ def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: s
         "health_check_interval": 10,
         "socket_connect_timeout": PUBLISH_TIMEOUT,
     }
+    if urlsplit(broker_url).scheme == "rediss":
+        # By itself kombu verifies no certificate. Options of the address replace this one, and redis-py verifies then
+        # too, unless `ssl_cert_reqs` is none.
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     if worker is None:
         # A worker waits in BRPOP, so a read timeout would break its connection. A client neither waits long nor
         # retries: its job is stored, and the next sweep sends the message.

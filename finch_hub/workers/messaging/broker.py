@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from finch_hub import errors
 
@@ -11,6 +13,13 @@ WAKE = "finch_hub.wake"
 """Name of the only task. `finch_hub.workers.worker.Worker` runs it."""
 
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
+
+_SOCKET_OPTIONS = ("virtual_host",)
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_TLS_CHOICES = {
+    "ssl_cert_reqs": ("required", "none", "optional", "CERT_REQUIRED", "CERT_NONE", "CERT_OPTIONAL"),
+    "ssl_check_hostname": ("true", "false", "True", "False"),
+}
 
 # Answers of Redis and Valkey to a wrong or missing password.
 _REJECTIONS = ("invalid username-password", "WRONGPASS", "NOAUTH", "Authentication required", "invalid password")
@@ -36,6 +45,7 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises for a port that is not a number
+        options = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         if parts.scheme not in _SCHEMES:
             raise ValueError
     except ValueError:
@@ -43,6 +53,7 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
         what = "is not the address of a broker"
         fix = "write redis://:PASSWORD@HOST:PORT/0, and replace / # ? in the password by %2F %23 %3F"
         raise errors.InvalidSpec(what, where="FINCH_BROKER_URL", fix=fix, subject="settings") from None
+    _check_options(options, is_socket=parts.scheme == "redis+socket")
     if allow_insecure or not parts.hostname or parts.password or _is_loopback(parts.hostname):
         return
     raise errors.InvalidSpec(
@@ -59,8 +70,31 @@ def explain(error: Exception, url: str) -> errors.Unavailable:
     if any(answer in str(error) for answer in _REJECTIONS):
         what = f"the broker at {place} rejected the login: {error} (check the password in FINCH_BROKER_URL)"
         return errors.AccessDenied(what)
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        fix = "name its authority's file with ?ssl_ca_certs=FILE in FINCH_BROKER_URL"
+        return errors.Unavailable(f"the certificate of the broker at {place} is not valid: {error} ({fix})")
     fix = "check that it runs and that FINCH_BROKER_URL has its host and port"
     return errors.Unavailable(f"the broker at {place} does not answer: {error} ({fix})")
+
+
+def _check_options(options: Mapping[str, Sequence[str]], *, is_socket: bool) -> None:
+    """Refuse options of an address that the client of the broker does not know, or cannot use."""
+    known = _SOCKET_OPTIONS if is_socket else (*_TLS_CHOICES, *_TLS_FILES)
+    for name, values in options.items():
+        value = values[-1]
+        if name not in known:
+            # Its name is not shown, as it may be a part of the password.
+            what = "an option of the broker's address is unknown"
+            fix = f"use {', '.join(known)}, and replace ? in the password by %3F"
+        elif value not in _TLS_CHOICES.get(name, (value,)):
+            what = f"the option {name}={value} is unknown"
+            fix = f"write {' or '.join(_TLS_CHOICES[name][:2])}"
+        elif name in _TLS_FILES and not Path(value).is_file():
+            what = f"{value} of {name} is not a file"
+            fix = "name a file in PEM format"
+        else:
+            continue
+        raise errors.InvalidSpec(what, where="FINCH_BROKER_URL", fix=fix, subject="settings")
 
 
 def _is_loopback(host: str) -> bool:
