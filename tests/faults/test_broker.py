@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
+import os
 import pickle
 import signal
 import time
 import uuid
+from collections.abc import Callable
 
 import pytest
+import redis
 from support.fleet import Fleet, wait_until
+from support.proxies import Proxy
 
 from finch_hub.registry import jobs
 from finch_hub.specs.jobs import JobState, Requirements
@@ -59,6 +64,18 @@ def test_message_that_is_not_json_is_dropped_and_never_unpickled(workers: Fleet)
     assert workers.wait(job).state is JobState.SUCCEEDED
     wait_until(lambda: "pickle" in worker.text, "the message to be logged")
     assert not trap.exists()
+    workers.check(job)
+
+
+def test_message_that_is_no_message_ends_no_worker(workers: Fleet) -> None:
+    worker = workers.start()
+    with workers.broker.client() as client:
+        for number, garbage in enumerate((b"{", b"[]", b"\xff", b'{"body": 1}')):
+            client.lpush(f"{KEY_PREFIX}{queue_name('default')}", garbage)
+            wait_until(lambda: _waiting(workers) == 0, f"message {number} to be taken", report=lambda: worker.text)
+    job = workers.probe()
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert worker.poll() is None
     workers.check(job)
 
 
@@ -159,6 +176,108 @@ def test_dispatcher_that_is_killed_leaves_one_message_for_each_job_to_another(wo
         workers.wait(job)
     assert all(len(workers.runs_of(job)) == 1 for job in waiting)
     workers.check(*busy, *waiting)
+
+
+def test_worker_whose_connection_died_in_silence_finds_jobs_and_stops(workers: Fleet) -> None:
+    proxy = Proxy(workers.broker.socket)
+    try:
+        worker = workers.start(finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
+        proxy.hold()
+        job = workers.probe()
+        assert workers.wait(job).state is JobState.SUCCEEDED
+        wait_until(lambda: "does not answer" in worker.text, "the silence to be noticed", report=lambda: worker.text)
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 0
+    finally:
+        proxy.close()
+    workers.check(job)
+
+
+def test_worker_whose_connection_died_in_silence_connects_again(workers: Fleet) -> None:
+    proxy = Proxy(workers.broker.socket)
+    try:
+        worker = workers.start(finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
+        proxy.hold()
+        wait_until(lambda: "does not answer" in worker.text, "the silence to be noticed", report=lambda: worker.text)
+        proxy.release()
+        wait_until(lambda: "broker=well" in worker.text, "the worker to connect", report=lambda: worker.text)
+        job = workers.probe()
+        assert workers.wait(job).state is JobState.SUCCEEDED
+    finally:
+        proxy.close()
+    workers.check(job)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trouble:
+    """Trouble of a broker: how it begins and ends, and the broker's own words for it."""
+
+    begin: Callable[[redis.Redis], object]
+    end: Callable[[redis.Redis], object]
+    words: str
+
+
+_TROUBLES = {
+    "full": _Trouble(
+        lambda client: client.config_set("maxmemory", 1), lambda client: client.config_set("maxmemory", 0), "OOM"
+    ),
+    "replica": _Trouble(
+        lambda client: client.replicaof("127.0.0.1", 1), lambda client: client.replicaof("NO", "ONE"), "READONLY"
+    ),
+    "password": _Trouble(
+        lambda client: (client.config_set("requirepass", "new"), client.client_kill_filter(_type="normal")),
+        lambda client: client.config_set("requirepass", ""),
+        "Authentication required",
+    ),
+    "frozen": _Trouble(
+        lambda client: os.kill(client.info()["process_id"], signal.SIGSTOP), lambda client: None, "does not answer"
+    ),
+    "wrong key": _Trouble(
+        lambda client: client.set(f"{KEY_PREFIX}{queue_name('default')}", "a text"),
+        lambda client: client.delete(f"{KEY_PREFIX}{queue_name('default')}"),
+        "WRONGTYPE",
+    ),
+}
+
+
+@pytest.mark.parametrize("trouble", _TROUBLES)
+def test_worker_outlives_a_broker_that_refuses(trouble: str, workers: Fleet) -> None:
+    this = _TROUBLES[trouble]
+    worker = workers.start(slots=2)
+    busy = workers.probe("sleep", seconds=3)
+    workers.wait_begun(busy)
+    with workers.broker.client() as client:
+        pid = client.info()["process_id"]
+        this.begin(client)
+        submitted = [workers.probe() for _ in range(2)]
+        workers.make_due()
+        wait_until(lambda: this.words in worker.text, "the trouble to be logged", report=lambda: worker.text)
+        for job in (busy, *submitted):
+            assert workers.wait(job).state is JobState.SUCCEEDED, "a job needs no broker"
+        os.kill(pid, signal.SIGCONT)
+        this.end(client)
+
+        def is_well() -> bool:
+            submitted.append(workers.probe(send_message=False))
+            workers.make_due()
+            workers.wait(submitted[-1])
+            return "broker=well" in worker.text
+
+        wait_until(is_well, "the trouble to end", report=lambda: worker.text)
+        this.begin(client)
+        starting = workers.start("starting", ready=False)
+        wait_until(lambda: "action=start worker=starting" in starting.text, "the start", report=lambda: starting.text)
+        last = workers.probe()
+        assert workers.wait(last).state is JobState.SUCCEEDED
+        for process in (worker, starting):
+            process.send(signal.SIGTERM)
+        assert [worker.wait(), starting.wait()] == [0, 0]
+        os.kill(pid, signal.SIGCONT)
+        this.end(client)
+    for text in (worker.text, starting.text):
+        assert "Traceback" not in text
+        assert text.count(this.words) <= 4, text
+    workers.check(busy, *submitted, last)
 
 
 class _Trap:

@@ -22,13 +22,13 @@ class Proxy:
     """A TCP proxy on the loopback address, in threads of its own.
 
     Arguments:
-        target: port on loopback, or path of a unix socket, of the server.
+        target: port on loopback, or path of a unix socket, of the server. Change it to lead new connections elsewhere.
         certificate: file with certificate and key; the proxy's clients speak TLS then.
 
     """
 
     def __init__(self, target: int | Path, *, certificate: Path | None = None) -> None:
-        self._target = target
+        self.target = target
         self._context: ssl.SSLContext | None = None
         if certificate is not None:
             self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -37,6 +37,7 @@ class Proxy:
         self._forwards.set()
         self._closed = False
         self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._accept, daemon=True).start()
@@ -55,7 +56,9 @@ class Proxy:
         for each in (self._listener, *self._sockets):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        self._listener.close()
+        for thread in self._threads:
+            thread.join()
 
     def _accept(self) -> None:
         while not self._closed:
@@ -64,24 +67,27 @@ class Proxy:
             except OSError:
                 return
             self._sockets.append(client)
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            self._threads.append(threading.Thread(target=self._serve, args=(client,), daemon=True))
+            self._threads[-1].start()
 
     def _serve(self, client: socket.socket) -> None:
         """Connect a client. A client whose TLS fails is disconnected."""
-        with contextlib.suppress(OSError):
+        with contextlib.ExitStack() as ending, contextlib.suppress(OSError):
+            ending.enter_context(client)
             self._forwards.wait()
+            if self._closed:
+                return
             if self._context is not None:
-                client = self._context.wrap_socket(client, server_side=True)
+                client = ending.enter_context(self._context.wrap_socket(client, server_side=True))
                 self._sockets.append(client)
-            if isinstance(self._target, int):
-                server = socket.create_connection(("127.0.0.1", self._target))
-            else:
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(str(self._target))
+            is_port = isinstance(self.target, int)
+            server = ending.enter_context(socket.socket(socket.AF_INET if is_port else socket.AF_UNIX))
             self._sockets.append(server)
-            threading.Thread(target=self._copy, args=(server, client), daemon=True).start()
+            server.connect(("127.0.0.1", self.target) if is_port else str(self.target))
+            back = threading.Thread(target=self._copy, args=(server, client), daemon=True)
+            back.start()
             self._copy(client, server)
-        client.close()
+            back.join()
 
     def _copy(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -66,15 +66,23 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
 
 def explain(error: Exception, url: str) -> errors.Unavailable:
     """Return the error, with its fix, for an exception that a client of the broker raised."""
+    import redis
+
     place = urlsplit(url).hostname or "its socket"
-    if any(answer in str(error) for answer in _REJECTIONS):
-        what = f"the broker at {place} rejected the login: {error} (check the password in FINCH_BROKER_URL)"
+    cause = error.__cause__ or error
+    code = getattr(cause, "status_code", None)  # the first word of the broker's answer, which redis-py cuts off
+    text = " ".join(filter(None, (code, str(error) or type(error).__name__)))
+    if any(answer in text for answer in _REJECTIONS):
+        what = f"the broker at {place} rejected the login: {text} (check the password in FINCH_BROKER_URL)"
         return errors.AccessDenied(what)
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+    if "CERTIFICATE_VERIFY_FAILED" in text:
         fix = "name its authority's file with ?ssl_ca_certs=FILE in FINCH_BROKER_URL"
-        return errors.Unavailable(f"the certificate of the broker at {place} is not valid: {error} ({fix})")
+        return errors.Unavailable(f"the certificate of the broker at {place} is not valid: {text} ({fix})")
+    if isinstance(cause, redis.ResponseError):
+        fix = "change that at the broker, and waiting jobs start by themselves"
+        return errors.Unavailable(f"the broker at {place} refused: {text} ({fix})")
     fix = "check that it runs and that FINCH_BROKER_URL has its host and port"
-    return errors.Unavailable(f"the broker at {place} does not answer: {error} ({fix})")
+    return errors.Unavailable(f"the broker at {place} does not answer: {text} ({fix})")
 
 
 def _check_options(options: Mapping[str, Sequence[str]], *, is_socket: bool) -> None:

@@ -130,8 +130,9 @@ def test_application_accepts_only_json_and_acknowledges_early() -> None:
     assert {queue.name for queue in made.conf.task_queues} == {"jobs.default", "jobs.gpu", "worker.one"}
 
 
-def test_client_has_a_read_timeout_and_a_worker_has_none() -> None:
-    client, worker = (made.conf.broker_transport_options for made in (
-        app.make_app("redis://localhost/0"), app.make_app("redis://localhost/0", worker="one")))  # fmt: skip
-    assert client["socket_timeout"] == app.PUBLISH_TIMEOUT
-    assert "socket_timeout" not in worker
+@pytest.mark.parametrize("worker", [None, "one"])
+def test_no_connection_waits_for_ever(worker: str | None) -> None:
+    options = app.make_app("redis://localhost/0", worker=worker).conf.broker_transport_options
+    assert options["socket_timeout"] == options["socket_connect_timeout"] == app.TIMEOUT
+    assert options["socket_keepalive"]
+    assert options["max_retries"] == 0

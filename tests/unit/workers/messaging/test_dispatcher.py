@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.fleet import Broker
+from support.proxies import Proxy
 
 from finch_hub import settings
 from finch_hub.registry import jobs, outbox, values, workers
@@ -77,6 +78,55 @@ def test_job_whose_message_could_not_be_sent_is_due_again(
     assert dispatcher.dispatch_due() == 1
     assert sent(broker) == [f"['{job.id}']"]
     assert dispatcher.dispatch_due() == 0, "the next message is not due at once"
+
+
+def test_job_is_stored_if_the_broker_refuses_its_message(
+    broker: Broker,
+    database: Database,
+    dispatcher: Dispatcher,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+    with broker.client() as client:
+        for begin, end, words in (
+            (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "refused: OOM"),
+            (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "refused: READONLY"),
+        ):
+            client.execute_command(*begin)
+            with pytest.warns(UnreachableBrokerWarning, match=f"are stored.*{words}"):
+                dispatcher.dispatch(job)
+            assert [dispatcher.dispatch_due() for _ in range(3)] == [0, 0, 0]
+            assert caplog.text.count(words) == 1, "it is said once"
+            client.execute_command(*end)
+    assert dispatcher.dispatch_due() == 1
+    assert sent(broker) == [f"['{job.id}']"]
+
+
+def test_message_reaches_the_server_that_took_over(
+    broker: Broker, database: Database, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The old one lives on as a replica, and connections to it stay open."""
+    successor, proxy = Broker(), Proxy(broker.socket)
+    made = Dispatcher(settings.load(home=tmp_path, broker_url=f"redis://127.0.0.1:{proxy.port}/0"), database)
+    try:
+        with database.write() as session:
+            first, second = (jobs.submit(session, SPEC) for _ in range(2))
+        made.dispatch(first)
+        assert sent(broker) == [f"['{first.id}']"]
+        with broker.client() as client:
+            client.replicaof("127.0.0.1", 1)
+        proxy.target = successor.socket
+        made.dispatch(second)
+        assert sent(successor) == [f"['{second.id}']"]
+    finally:
+        made.close()
+        proxy.close()
+        successor.close()
+    assert not recwarn.list
 
 
 def test_dispatch_writes_nothing_after_its_messages(
