@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from finch_hub import errors
-from finch_hub.registry import jobs, placement, schema_revisions, values, workers
+from finch_hub.registry import deployment, jobs, placement, schema_revisions, values, workers
 from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
@@ -76,7 +76,10 @@ class Worker:
         self._folders = WorkFolders(settings.work)
         self._slots = Slots(settings, slots, queues=queues, labels=labels)
         self._attempt_source = AttemptSource(self.name, self._stores, self._folders)
-        self._app = celery_app.make_app(url, queues=self._queues, worker=self.name)
+        with self._stores.database.read() as session:
+            self._app = celery_app.make_app(
+                url, deployment=deployment.find_id(session), queues=self._queues, worker=self.name
+            )
         self._app.task(self._wake, name=broker.WAKE)
         self._dispatcher = Dispatcher(settings, self._stores.database, starts_worker=False)
         self._entry: values.Worker | None = None

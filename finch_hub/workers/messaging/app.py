@@ -19,9 +19,7 @@ import kombu.exceptions
 import redis
 
 from finch_hub.workers.embedded.broker import client_name
-from finch_hub.workers.messaging.broker import explain, own_queue_name, queue_name
-
-KEY_PREFIX = "finch:"
+from finch_hub.workers.messaging.broker import explain, key_prefix, own_queue_name, queue_name
 
 # Seconds to wait for a broker that does not answer. A client's job is stored by then, and a worker's sweep sends the
 # message. A worker that is told to stop waits as long.
@@ -38,16 +36,21 @@ _KEEPALIVE = {
 }
 
 
-def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: str | None = None) -> celery.Celery:
-    """Return the application of a client, or of a named worker that consumes these queues and its own."""
+def make_app(
+    broker_url: str, *, deployment: str, queues: Iterable[str] = ("default",), worker: str | None = None
+) -> celery.Celery:
+    """Return the application of a client, or of a named worker that consumes these queues and its own.
+
+    Args:
+        deployment: id of the deployment, from its database.
+    """
     app = celery.Celery("finch_hub", broker=broker_url, set_as_current=False)
     # Queues without an exchange, whose names a broker without memory would refuse to keep.
     names = [queue_name(queue) for queue in queues]
     if worker is not None:
         names.append(own_queue_name(worker))
     transport: dict[str, Any] = {
-        # Several programs may share the broker.
-        "global_keyprefix": KEY_PREFIX,
+        "global_keyprefix": key_prefix(deployment),
         # Find connections that died in silence, as behind a firewall that forgot them. The answer to a worker that
         # waits for messages is never read before it is there, so the timeout does not end the wait.
         "health_check_interval": 10,
@@ -115,7 +118,7 @@ def check_broker(url: str) -> None:
         AccessDenied: the broker rejected the password.
         Unavailable: the broker does not answer. The message has the reason, without the password.
     """
-    app = make_app(url)
+    app = make_app(url, deployment="")  # it reads and writes no key
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=TIMEOUT)

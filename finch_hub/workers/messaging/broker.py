@@ -25,6 +25,11 @@ _TLS_CHOICES = {
 _REJECTIONS = ("invalid username-password", "WRONGPASS", "NOAUTH", "Authentication required", "invalid password")
 
 
+def key_prefix(deployment: str) -> str:
+    """Return what all keys of a deployment in the broker begin with. Several deployments may share a broker."""
+    return f"finch:{deployment}:"
+
+
 def queue_name(queue: str) -> str:
     """Return the name in the broker of a queue of jobs."""
     return f"jobs.{queue}"
@@ -71,7 +76,7 @@ def explain(error: Exception, url: str) -> errors.Unavailable:
     place = urlsplit(url).hostname or "its socket"
     cause = error.__cause__ or error
     code = getattr(cause, "status_code", None)  # the first word of the broker's answer, which redis-py cuts off
-    text = " ".join(filter(None, (code, str(error) or type(error).__name__)))
+    text = " ".join(filter(None, (code, str(error).rstrip(".") or type(error).__name__)))
     if any(answer in text for answer in _REJECTIONS):
         what = f"the broker at {place} rejected the login: {text} (check the password in FINCH_BROKER_URL)"
         return errors.AccessDenied(what)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.registry import outbox, placement, values, workers
+from finch_hub.registry import deployment, outbox, placement, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job, JobState
@@ -189,7 +189,8 @@ class Dispatcher:
         if self._app is None:
             from finch_hub.workers.messaging import app
 
-            self._app = app.make_app(self._url)
+            with self._database.read() as session:
+                self._app = app.make_app(self._url, deployment=deployment.find_id(session))
         return self._app
 
     @property

@@ -50,7 +50,7 @@ def test_broker_ends_with_the_last_worker_that_is_connected(tmp_path: Path) -> N
     loaded = settings.load(home=tmp_path)
     broker.ensure(loaded)
     try:
-        other, client = make_app(broker.url(loaded), worker="other"), make_app(broker.url(loaded))
+        other, client = (make_app(broker.url(loaded), deployment="a", worker=name) for name in ("other", None))
         with other.connection_for_write() as connection, client.connection_for_write() as submitting:
             assert connection.default_channel is not submitting.default_channel, "both are connected"
             broker.stop(loaded, worker="one")

@@ -115,14 +115,14 @@ def test_certificate_for_another_host_is_refused_unless_the_address_says_otherwi
 
 @pytest.mark.parametrize("worker", [None, "one"])
 def test_clients_and_workers_verify_the_certificate(tls_port: int, worker: str | None) -> None:
-    made = app.make_app(f"rediss://127.0.0.1:{tls_port}/0", worker=worker)
+    made = app.make_app(f"rediss://127.0.0.1:{tls_port}/0", deployment="a", worker=worker)
     with made.connection_for_read() as connection, pytest.raises(redis.ConnectionError, match="VERIFY_FAILED"):
         connection.connect()
     made.close()
 
 
 def test_application_accepts_only_json_and_acknowledges_early() -> None:
-    made = app.make_app("redis://localhost/0", queues=("default", "gpu"), worker="one")
+    made = app.make_app("redis://localhost/0", deployment="a", queues=("default", "gpu"), worker="one")
     assert made.conf.accept_content == ["json"]
     assert made.conf.task_serializer == "json"
     assert not made.conf.task_acks_late
@@ -132,7 +132,7 @@ def test_application_accepts_only_json_and_acknowledges_early() -> None:
 
 @pytest.mark.parametrize("worker", [None, "one"])
 def test_no_connection_waits_for_ever(worker: str | None) -> None:
-    options = app.make_app("redis://localhost/0", worker=worker).conf.broker_transport_options
+    options = app.make_app("redis://localhost/0", deployment="a", worker=worker).conf.broker_transport_options
     assert options["socket_timeout"] == options["socket_connect_timeout"] == app.TIMEOUT
     assert options["socket_keepalive"]
     assert options["max_retries"] == 0

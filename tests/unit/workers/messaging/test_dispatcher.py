@@ -12,11 +12,11 @@ from support.fleet import Broker
 from support.proxies import Proxy
 
 from finch_hub import settings
-from finch_hub.registry import jobs, outbox, values, workers
+from finch_hub.registry import deployment, jobs, outbox, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import ExportSpec, Requirements
 from finch_hub.workers.messaging import dispatcher as module
-from finch_hub.workers.messaging.app import KEY_PREFIX
+from finch_hub.workers.messaging.broker import key_prefix
 from finch_hub.workers.messaging.dispatcher import Dispatcher, UnreachableBrokerWarning
 
 
@@ -46,8 +46,9 @@ SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
 
 
 def sent(broker: Broker, queue: str = "default") -> list[str]:
+    """Return the arguments of the messages in a queue, of any deployment."""
     with broker.client() as client:
-        waiting = client.lrange(f"{KEY_PREFIX}jobs.{queue}", 0, -1)
+        waiting = [message for key in client.keys(f"finch:*:jobs.{queue}") for message in client.lrange(key, 0, -1)]
     bodies = [json.loads(message)["headers"] for message in waiting]
     return [body["argsrepr"] for body in bodies]
 
@@ -194,9 +195,10 @@ def test_wake_up_is_passed_on_to_each_slot_of_the_active_workers_that_fit(
     assert dispatcher.wake_fitting(job, candidates) == ["fits"]
     with broker.client() as client:
         names = [worker.id for worker in candidates]
-        assert {name: client.llen(f"{KEY_PREFIX}worker.{name}") for name in names} == dict.fromkeys(names, 0) | {
-            "fits": 2
-        }
+        with database.read() as session:
+            prefix = key_prefix(deployment.find_id(session))
+        lengths = {name: client.llen(f"{prefix}worker.{name}") for name in names}
+    assert lengths == dict.fromkeys(names, 0) | {"fits": 2}
 
 
 def test_messages_are_as_many_as_the_slots_if_there_are_many_jobs(
