@@ -17,7 +17,7 @@ import celery
 import pytest
 import redis
 from support import services
-from support.fleet import Fleet, fleet, wait_until
+from support.fleet import Broker, Fleet, fleet, wait_until
 from support.proxies import Proxy
 
 from finch_hub.registry import jobs
@@ -128,7 +128,7 @@ def test_worker_that_ends_removes_its_own_queue(workers: Fleet) -> None:
         client.lpush(kept, "another's")
         worker.send(signal.SIGTERM)
         assert worker.wait() == 0
-        assert [key.decode() for key in client.keys("*worker.one*")] == [kept]
+        assert [key.decode() for key in client.scan_iter()] == [kept], "nothing else is left either"
 
 
 @pytest.mark.slow
@@ -204,6 +204,25 @@ def test_worker_whose_connection_died_in_silence_connects_again(workers: Fleet) 
     workers.check(job)
 
 
+def test_worker_follows_the_name_of_its_broker_to_another_server(workers: Fleet) -> None:
+    """The old server lives on as a replica, so that connections to it stay open."""
+    successor, proxy = Broker(), Proxy(workers.broker.socket)
+    try:
+        worker = workers.start(finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
+        proxy.target = successor.socket
+        with workers.broker.client() as client:
+            client.replicaof("127.0.0.1", 1)
+        wait_until(lambda: "broker=well" in worker.text, "the other server", report=lambda: worker.text)
+        with successor.client() as client:
+            names = [connection["cmd"] for connection in client.client_list()]
+        assert "brpop" in names, "the worker waits for messages there"
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 0
+    finally:
+        proxy.close()
+        successor.close()
+
+
 @dataclasses.dataclass(frozen=True)
 class _Trouble:
     """Trouble of a broker: how it begins and ends, given the key of a queue, and the broker's own words for it."""
@@ -277,6 +296,7 @@ def test_worker_outlives_a_broker_that_refuses(trouble: str, workers: Fleet) -> 
     for text in (worker.text, starting.text):
         assert "Traceback" not in text
         assert text.count(this.words) <= 4, text
+        assert trouble != "full" or "action=consume" not in text, "to wait for messages needs no memory of the broker"
     workers.check(busy, *submitted, last)
 
 

@@ -45,7 +45,6 @@ def make_app(
         deployment: id of the deployment, from its database.
     """
     app = celery.Celery("finch_hub", broker=broker_url, set_as_current=False)
-    # Queues without an exchange, whose names a broker without memory would refuse to keep.
     names = [queue_name(queue) for queue in queues]
     if worker is not None:
         names.append(own_queue_name(worker))
@@ -97,7 +96,9 @@ def make_app(
         worker_send_task_events=False,
         worker_state_db=None,
         task_default_queue=queue_name("default"),
-        task_queues=[kombu.Queue(name, kombu.Exchange(""), routing_key=name) for name in names],
+        # Not declared, because a queue is a key that exists while it holds messages. A declaration would write a
+        # binding, which a broker without memory refuses.
+        task_queues=[kombu.Queue(name, routing_key=name, no_declare=True) for name in names],
         task_create_missing_queues=True,
         broker_transport_options=transport,
         enable_utc=True,

@@ -12,7 +12,7 @@ from finch_hub import errors
 WAKE = "finch_hub.wake"
 """Name of the only task. `finch_hub.workers.worker.Worker` runs it."""
 
-_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
+_SCHEMES = ("redis", "rediss", "redis+socket")
 
 _SOCKET_OPTIONS = ("virtual_host",)
 _TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -51,14 +51,16 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
         parts = urlsplit(url)
         _ = parts.port  # raises for a port that is not a number
         options = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-        if parts.scheme not in _SCHEMES:
+        is_socket = parts.scheme == "redis+socket"
+        is_database = parts.path.strip("/").isdecimal() or parts.path in ("", "/")
+        if parts.scheme not in _SCHEMES or not (is_socket or is_database):
             raise ValueError
     except ValueError:
         # The message shows no part of the address: what looks like a port may be a part of the password.
         what = "is not the address of a broker"
         fix = "write redis://:PASSWORD@HOST:PORT/0, and replace / # ? in the password by %2F %23 %3F"
         raise errors.InvalidSpec(what, where="FINCH_BROKER_URL", fix=fix, subject="settings") from None
-    _check_options(options, is_socket=parts.scheme == "redis+socket")
+    _check_options(options, is_socket=is_socket)
     if allow_insecure or not parts.hostname or parts.password or _is_loopback(parts.hostname):
         return
     raise errors.InvalidSpec(

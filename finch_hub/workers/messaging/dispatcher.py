@@ -89,14 +89,6 @@ class Dispatcher:
             outbox.postpone(session, due, seconds=_RETRY_SECONDS)
         return 0
 
-    def wake_worker(self, worker: str, *, times: int) -> None:
-        """Let idle slots of one worker look for jobs.
-
-        Raises:
-            Unavailable: the broker does not answer.
-        """
-        self._send([("", broker.own_queue_name(worker))] * times)
-
     def wake_fitting(self, job: Job, candidates: Sequence[values.Worker]) -> list[str]:
         """Wake the active workers that can run a job, and return their names.
 

@@ -51,13 +51,17 @@ def test_open_broker_is_refused_unless_allowed(url: str) -> None:
     broker.refuse_open_broker(url, allow_insecure=True)
 
 
-@pytest.mark.parametrize("url", ["http://:secret@localhost", "amqp://:secret@localhost"])
+@pytest.mark.parametrize(
+    "url", ["http://:secret@localhost", "amqp://:secret@localhost", "sentinel://:secret@localhost"]
+)
 def test_address_with_another_scheme_is_refused(url: str) -> None:
     with pytest.raises(errors.InvalidSpec, match="redis://"):
         broker.refuse_open_broker(url, allow_insecure=True)
 
 
-@pytest.mark.parametrize("url", ["redis://:Hun/ter2secret@127.0.0.1:1/0", "redis://127.0.0.1:abc/0"])
+@pytest.mark.parametrize(
+    "url", ["redis://:Hun/ter2secret@127.0.0.1:1/0", "redis://127.0.0.1:abc/0", "redis://127.0.0.1/abc"]
+)
 @pytest.mark.parametrize("allowed", [True, False])
 def test_unreadable_address_is_refused_and_not_shown(url: str, allowed: bool) -> None:
     with pytest.raises(errors.InvalidSpec, match=r"is not the address of a broker.*%2F") as caught:
