@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from finch_hub import errors
-from finch_hub.registry import deployment, jobs, placement, schema_revisions, values, workers
+from finch_hub.registry import deployment, jobs, outbox, placement, schema_revisions, values, workers
 from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
@@ -207,8 +207,8 @@ class Worker:
         while True:
             try:
                 with self._stores.database.read() as session:
-                    is_any_queued = bool(jobs.find(session, states=[JobState.QUEUED], limit=1))
-                if is_any_queued:
+                    has_queued = outbox.has_queued(session)
+                if has_queued:
                     pool.look(self._wake)
             except errors.FinchError as error:
                 log.warning("action=look error=%s", error)
