@@ -113,16 +113,19 @@ def remove_own_queue(app: celery.Celery, worker: str) -> None:
 
 
 def check_broker(url: str) -> None:
-    """Check that a broker answers and accepts the password.
+    """Check that a broker answers, accepts the password and takes messages.
 
     Raises:
         AccessDenied: the broker rejected the password.
-        Unavailable: the broker does not answer. The message has the reason, without the password.
+        Unavailable: the broker does not answer, or refuses. The message has the reason, without the password.
     """
-    app = make_app(url, deployment="")  # it reads and writes no key
+    app = make_app(url, deployment="")  # of none
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
+            with connection.default_channel.conn_or_acquire() as client:
+                client.lpush("check", "")
+                client.delete("check")
     except BROKER_ERRORS as error:
         raise explain(error, url) from error
     finally:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from support.fleet import Broker
 from support.proxies import Proxy, make_certificate
 
 from finch_hub import errors
@@ -115,6 +116,27 @@ def test_certificate_for_another_host_is_refused_unless_the_address_says_otherwi
         app.check_broker(f"{address}&ssl_check_hostname=false")
     finally:
         proxy.close()
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "words"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "refused: OOM"),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "refused: READONLY"),
+    ],
+)
+def test_check_finds_a_broker_that_takes_no_messages(begin: tuple[str, ...], end: tuple[str, ...], words: str) -> None:
+    made = Broker()
+    try:
+        with made.client() as client:
+            client.execute_command(*begin)
+            with pytest.raises(errors.Unavailable, match=words):
+                app.check_broker(made.url)
+            client.execute_command(*end)
+            app.check_broker(made.url)
+            assert not client.dbsize()
+    finally:
+        made.close()
 
 
 @pytest.mark.parametrize("worker", [None, "one"])
