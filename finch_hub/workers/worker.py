@@ -69,6 +69,13 @@ class Worker:
         _check_names(name=() if name is None else (name,), queue=queues, label=labels)
         url = home_broker.url(settings)
         broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
+        if settings.broker_url is not None:
+            try:
+                celery_app.check_broker(url)
+            except errors.AccessDenied:
+                raise  # whoever starts the worker can change the password
+            except errors.Unavailable as error:
+                log.warning("action=start error=%s", error)  # the worker waits for the broker
         self._stores = open_stores(settings)
         for problem in self._stores.catalog.problems:
             log.warning("action=plugins error=%s", problem)
