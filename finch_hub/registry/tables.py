@@ -328,6 +328,14 @@ class Evaluation(Table):
     created_at: Mapped[Created]
 
 
+class Deployment(Table):
+    """This database with its workers and clients. It has one row."""
+
+    __tablename__ = "deployment"
+
+    id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+
+
 # Core tables, not entities: other processes change the rows, so that a session must not cache them.
 jobs, dependencies, attempts, job_events = (table.__table__ for table in (Job, JobDependency, Attempt, Event))
 job_datasets = JobDataset.__table__

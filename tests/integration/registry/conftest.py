@@ -34,11 +34,9 @@ def old_hub(sqlite_hub: sa.Engine, databases: Databases) -> Iterator[sa.Engine]:
     engine = sa.create_engine(url)
     with sqlite_hub.connect() as source, engine.begin() as target:
         command.upgrade(schema_revisions.config(target), "0002")
-        inspector = sa.inspect(source)
-        for table in tables.Table.metadata.sorted_tables:
-            if not inspector.has_table(table.name):
-                continue  # later revisions add it
-            known = {column["name"] for column in inspector.get_columns(table.name)}
+        names = sa.inspect(source).get_table_names()
+        for table in (table for table in tables.Table.metadata.sorted_tables if table.name in names):
+            known = {column["name"] for column in sa.inspect(source).get_columns(table.name)}
             columns = [column for column in table.c if column.name in known]
             if rows := [dict(row._mapping) for row in source.execute(sa.select(*columns))]:
                 target.execute(sa.insert(table), rows)
