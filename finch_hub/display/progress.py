@@ -131,7 +131,7 @@ def draw_event(event: NewEvent) -> RenderableType:
         return f"  {event.type} of another version of Finch Hub: {event.message or event.data}"
 
 
-def _draw(event: Event) -> RenderableType:
+def _draw(event: NewEvent) -> RenderableType:
     data = event.data
     if event.type == "progress":
         step, steps = data.get("step"), data.get("steps")

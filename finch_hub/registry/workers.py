@@ -125,6 +125,12 @@ def _read_devices(stored: Any) -> list[values.Device]:
     return devices
 
 
+def find_living(session: Session) -> list[str]:
+    """Return the names of the workers that run. It reads columns of the first schema only, before an upgrade."""
+    living = sa.select(workers.c.id).where(workers.c.state != "stopped", _is_recent())
+    return list(session.scalars(living.order_by(workers.c.id)))
+
+
 def count_slots(session: Session) -> int:
     """Return the number of jobs that all living workers together can run at a time."""
     slots = sa.select(sa.func.sum(workers.c.slots)).where(workers.c.state != "stopped", _is_recent())

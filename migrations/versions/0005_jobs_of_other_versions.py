@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from finch_hub.registry import index_builds
 from finch_hub.registry.types import Json, from_json
 
 revision: str = "0005"
@@ -20,33 +21,32 @@ FINISHED = "finished_at IS NOT NULL"
 
 
 def upgrade() -> None:
-    op.add_column("jobs", sa.Column("set_aside", Json, nullable=True))
-    op.add_column("jobs", sa.Column("claim_token", sa.String(length=32), nullable=True))
-    op.add_column("workers", sa.Column("kinds", Json, nullable=True))
-    create_partial_index("ix_jobs_set_aside", ["number"], SET_ASIDE)
+    # A build of an index that was interrupted begins here again.
+    is_repeatable = op.get_bind().dialect.name == "postgresql" or None
+    op.add_column("jobs", sa.Column("set_aside", Json, nullable=True), if_not_exists=is_repeatable)
+    op.add_column("jobs", sa.Column("claim_token", sa.String(length=32), nullable=True), if_not_exists=is_repeatable)
+    op.add_column("workers", sa.Column("kinds", Json, nullable=True), if_not_exists=is_repeatable)
     op.create_table(
         "job_datasets",
         sa.Column("job_id", sa.String(length=32), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_datasets_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "digest", name=op.f("pk_job_datasets")),
+        if_not_exists=is_repeatable,
     )
-    op.create_index(op.f("ix_job_datasets_digest"), "job_datasets", ["digest"])
+    op.create_index(op.f("ix_job_datasets_digest"), "job_datasets", ["digest"], if_not_exists=is_repeatable)
     fill_datasets()
-    create_partial_index("ix_jobs_unfinished", ["number"], "finished_at IS NULL")
-    create_partial_index("ix_jobs_waiting", ["number"], "state = 'waiting'")
-    op.drop_index("ix_jobs_finished", "jobs")
-    create_partial_index("ix_jobs_finished", ["finished_at", "number"], FINISHED)
-
-
-def create_partial_index(name: str, columns: list[str], where: str) -> None:
-    condition = sa.text(where)
-    op.create_index(name, "jobs", columns, sqlite_where=condition, postgresql_where=condition)
+    index_builds.create_index("ix_jobs_set_aside", "jobs", ["number"], where=SET_ASIDE)
+    index_builds.create_index("ix_jobs_unfinished", "jobs", ["number"], where="finished_at IS NULL")
+    index_builds.create_index("ix_jobs_waiting", "jobs", ["number"], where="state = 'waiting'")
+    index_builds.drop_index("ix_jobs_finished", "jobs")
+    index_builds.create_index("ix_jobs_finished", "jobs", ["finished_at", "number"], where=FINISHED)
 
 
 def fill_datasets() -> None:
     """Record the data sets of jobs that have not ended."""
     connection = op.get_bind()
+    connection.execute(sa.delete(DATA))
     unfinished = sa.select(JOBS.c.id, sa.cast(JOBS.c.spec, sa.Text)).where(JOBS.c.finished_at.is_(None))
     rows = []
     for job_id, text in connection.execute(unfinished):
@@ -59,12 +59,10 @@ def fill_datasets() -> None:
 
 
 def downgrade() -> None:
+    for name in ("ix_jobs_waiting", "ix_jobs_unfinished", "ix_jobs_finished", "ix_jobs_set_aside"):
+        index_builds.drop_index(name, "jobs")
+    index_builds.create_index("ix_jobs_finished", "jobs", ["finished_at"], where=FINISHED)
     op.drop_table("job_datasets")
-    op.drop_index("ix_jobs_waiting", "jobs")
-    op.drop_index("ix_jobs_unfinished", "jobs")
-    op.drop_index("ix_jobs_finished", "jobs")
-    create_partial_index("ix_jobs_finished", ["finished_at"], FINISHED)
-    op.drop_index("ix_jobs_set_aside", "jobs")
     op.drop_column("workers", "kinds")
     op.drop_column("jobs", "claim_token")
     op.drop_column("jobs", "set_aside")
