@@ -81,7 +81,16 @@ def find_adapter(source: Path, scratch: Path, *, max_bytes: int) -> AdapterSourc
         raise errors.RefusedArtifact(what, fix="make a .zip or .tar.gz of it", subject=source.name)
     if name.endswith(".gguf"):
         raise gguf_error(source.name)
+    if not name.endswith(".safetensors") and not _looks_like_safetensors(source):
+        fix = "give a PEFT folder, an archive of one, or a .safetensors file"
+        raise errors.RefusedArtifact("is not an adapter", fix=fix, subject=source.name)
     return AdapterSource(shown=source.name, weights=source, config=None, record=None, leftovers=())
+
+
+def _looks_like_safetensors(file: Path) -> bool:
+    """Tell whether the length of a header and the beginning of its JSON lead a file."""
+    with file.open("rb") as stream:
+        return stream.read(9)[8:] == b"{"
 
 
 def _extract(source: Path, scratch: Path, max_bytes: int) -> AdapterSource:

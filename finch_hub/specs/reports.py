@@ -133,7 +133,7 @@ class Forgetting(Value):
         if not self.is_high:
             return ""
         return (
-            f"on general prompts the model moved by {self.after:.2f} nats per token from its base, more than "
+            f"on general prompts the model moved by {self.after:.3g} nats per token from its base, more than "
             f"{HIGH_FORGETTING:g}: it may have lost other abilities; train less, with a lower learning rate, or mix "
             "general examples in"
         )

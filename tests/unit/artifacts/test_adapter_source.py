@@ -12,6 +12,7 @@ import pytest
 from support.safetensors_files import CONFIG, adapter_folder, arrays, factors
 
 from finch_hub import errors
+from finch_hub.artifacts.adapter_source import find_adapter
 from finch_hub.artifacts.gate import AdmittedAdapter, admit_adapter
 
 TRAINER_FILES = (
@@ -336,3 +337,16 @@ def test_walk_of_a_folder_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(errors.RefusedArtifact, match="has no"):
         admit_adapter(tmp_path / "in", tmp_path / "admitted")
+
+
+@pytest.mark.parametrize(("name", "content"), [("README.md", b"# An adapter"), ("rows.csv", b"a;b\n"), ("empty", b"")])
+def test_file_that_is_no_adapter_is_refused_as_that(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(errors.RefusedArtifact, match=f"{name}: is not an adapter .*PEFT folder"):
+        find_adapter(tmp_path / name, tmp_path / "scratch", max_bytes=10**6)
+
+
+def test_weights_without_a_suffix_are_taken(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes((2).to_bytes(8, "little") + b"{}")
+    assert find_adapter(file, tmp_path / "scratch", max_bytes=10**6).weights == file
