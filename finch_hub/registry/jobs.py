@@ -6,6 +6,9 @@ The functions for workers are in `claims` and `attempts`.
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
+import math
 import secrets
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
@@ -20,7 +23,7 @@ from finch_hub.registry.tables import attempts, dependencies, job_datasets, job_
 from finch_hub.registry.transitions import JOB_COLUMNS, change_state, in_state, insert_events, to_job, to_jobs
 from finch_hub.registry.types import Columns, insert_new, later, now, once
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState
+from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
 # The submitter sends the wake-up message right after its commit. A worker sends it only if the submitter did not.
 WAKE_UP_GRACE_SECONDS = 5.0
@@ -308,9 +311,18 @@ def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:
         **{column: getattr(new, column) for column in ("spec", "base_key", "priority", "idempotency_key", "retry_of")},
         **new.requirements.model_dump(exclude={"together"}),
         "labels": sorted(set(new.requirements.labels)),
+        "needs": hash_needs(new.spec["kind"], new.requirements),
         "gang": new.group_key if new.requirements.together else None,
         "last_seq": 1,
     }
+
+
+def hash_needs(kind: str, requirements: Requirements) -> str:
+    """Return a hash that jobs share if they fit the same slots, with memory in steps of a fifth."""
+    step = int(4 * math.log2(requirements.memory_bytes)) if requirements.memory_bytes else -1
+    labels = sorted(set(requirements.labels))
+    text = json.dumps([kind, requirements.queue, requirements.device, step, labels])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _first_event(row: sa.Row[Any]) -> Columns:

@@ -1,6 +1,10 @@
 """Jobs that some version cannot read, tokens of claims, and the data sets that jobs need."""
 
+import hashlib
+import json
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,15 +16,24 @@ down_revision: str | Sequence[str] | None = "0004"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-JOBS = sa.table("jobs", sa.column("id", sa.String), sa.column("spec", sa.Text), sa.column("finished_at", sa.Text))
+JOBS = sa.table(
+    "jobs",
+    *(
+        sa.column(name, sa.String)
+        for name in ("id", "kind", "queue", "device", "labels", "needs", "spec", "finished_at")
+    ),
+    sa.column("memory_bytes", sa.BigInteger),
+)
 DATA = sa.table("job_datasets", sa.column("job_id", sa.String), sa.column("digest", sa.String))
 DATASET_FIELDS = ("train", "validation", "dataset")  # of specifications
 SET_ASIDE = "set_aside IS NOT NULL"
+QUEUED = "state = 'queued'"
 FINISHED = "finished_at IS NOT NULL"
 
 
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("set_aside", Json, nullable=True))
+    op.add_column("jobs", sa.Column("needs", sa.String(length=32), nullable=True))
     op.add_column("jobs", sa.Column("claim_token", sa.String(length=32), nullable=True))
     op.add_column("workers", sa.Column("kinds", Json, nullable=True))
     create_partial_index("ix_jobs_set_aside", ["number"], SET_ASIDE)
@@ -33,13 +46,15 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_job_datasets_digest"), "job_datasets", ["digest"])
     fill_datasets()
+    fill_needs()
+    create_partial_index("ix_jobs_needs", ["needs", sa.text("priority DESC"), "number"], QUEUED)
     create_partial_index("ix_jobs_unfinished", ["number"], "finished_at IS NULL")
     create_partial_index("ix_jobs_waiting", ["number"], "state = 'waiting'")
     op.drop_index("ix_jobs_finished", "jobs")
     create_partial_index("ix_jobs_finished", ["finished_at", "number"], FINISHED)
 
 
-def create_partial_index(name: str, columns: list[str], where: str) -> None:
+def create_partial_index(name: str, columns: list[Any], where: str) -> None:
     condition = sa.text(where)
     op.create_index(name, "jobs", columns, sqlite_where=condition, postgresql_where=condition)
 
@@ -58,8 +73,23 @@ def fill_datasets() -> None:
         connection.execute(sa.insert(DATA), rows)
 
 
+def fill_needs() -> None:
+    """Record the needs of jobs that have not ended, as later submissions do."""
+    connection = op.get_bind()
+    labels = sa.cast(JOBS.c.labels, sa.Text).label("labels")
+    columns = (JOBS.c.id, JOBS.c.kind, JOBS.c.queue, JOBS.c.device, JOBS.c.memory_bytes, labels)
+    rows = connection.execute(sa.select(*columns).where(JOBS.c.finished_at.is_(None))).all()
+    for row in rows:
+        memory = row.memory_bytes
+        step = int(4 * math.log2(memory)) if isinstance(memory, int) and memory > 0 else -1
+        text = json.dumps([row.kind, row.queue, row.device, step, from_json(row.labels)])
+        needs = hashlib.sha256(text.encode()).hexdigest()[:32]
+        connection.execute(sa.update(JOBS).where(JOBS.c.id == row.id).values(needs=needs))
+
+
 def downgrade() -> None:
     op.drop_table("job_datasets")
+    op.drop_index("ix_jobs_needs", "jobs")
     op.drop_index("ix_jobs_waiting", "jobs")
     op.drop_index("ix_jobs_unfinished", "jobs")
     op.drop_index("ix_jobs_finished", "jobs")
@@ -67,4 +97,5 @@ def downgrade() -> None:
     op.drop_index("ix_jobs_set_aside", "jobs")
     op.drop_column("workers", "kinds")
     op.drop_column("jobs", "claim_token")
+    op.drop_column("jobs", "needs")
     op.drop_column("jobs", "set_aside")
