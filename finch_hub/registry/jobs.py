@@ -11,7 +11,7 @@ import json
 import math
 import secrets
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,7 +21,7 @@ from finch_hub import errors
 from finch_hub.registry import datasets, values
 from finch_hub.registry.tables import attempts, dependencies, job_datasets, job_events, jobs
 from finch_hub.registry.transitions import JOB_COLUMNS, change_state, in_state, insert_events, to_job, to_jobs
-from finch_hub.registry.types import Columns, insert_new, later, now, once
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, insert_new, later, now, once
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
@@ -192,7 +192,7 @@ def list_events(session: Session, job_id: str, *, after: int = 0, limit: int = 5
 def list_attempts(session: Session, job_id: str) -> list[values.Attempt]:
     """Return the attempts of a job, in order."""
     rows = session.execute(sa.select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.fence))
-    return [values.Attempt(**row._mapping) for row in rows]
+    return [_read_attempt(row) for row in rows]
 
 
 def count(session: Session) -> dict[JobState, int]:
@@ -292,13 +292,20 @@ def _get_row(session: Session, job_id: str, *, lock: bool = False) -> sa.Row[Any
     return row
 
 
+def _read_attempt(row: sa.Row[Any]) -> values.Attempt:
+    """Return an attempt, with the times that can be read."""
+    times = {name: row._mapping[name] for name in ("started_at", "ended_at")}
+    readable = {name: time for name, time in times.items() if isinstance(time, datetime)}
+    return values.Attempt(**{**row._mapping, "started_at": UNKNOWN_TIME, "ended_at": None, **readable})
+
+
 def _read_event(row: sa.Row[Any]) -> Event:
     """Return an event; one that this version cannot read becomes a message."""
     try:
         return Event(**row._mapping)
     except errors.InvalidSpec:
         text = f"event {row.type!r} of another version of Finch Hub: {row.message or row.data}"
-        at = row.at if isinstance(row.at, datetime) else datetime.min.replace(tzinfo=UTC)
+        at = row.at if isinstance(row.at, datetime) else UNKNOWN_TIME
         return Event(job_id=row.job_id, seq=row.seq, at=at, type="message", level="warn", message=text)
 
 
