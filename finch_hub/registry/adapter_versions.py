@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, joinedload, selectinload
 from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent, Tag
-from finch_hub.registry.types import Columns, insert_new, now
+from finch_hub.registry.types import Columns, insert_new, now, read_document
 from finch_hub.specs.references import LATEST, AdapterReference, check_name
 from finch_hub.specs.value import JsonObject
 
@@ -279,9 +279,8 @@ def to_value(row: AdapterVersion) -> values.AdapterVersion:
 
 
 def _read_column(row: AdapterVersion, column: str) -> Any:
-    """Return the value of a column. Of a damaged document it says so, since one row must not hide the others."""
     value = getattr(row, column)
-    return value if column not in _DOCUMENTS or isinstance(value, dict) else {"unreadable": errors.shorten(str(value))}
+    return read_document(value) if column in _DOCUMENTS else value
 
 
 def _reload(session: Session, row: AdapterVersion) -> values.AdapterVersion:

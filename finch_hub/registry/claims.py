@@ -16,21 +16,16 @@ from sqlalchemy.orm import Session
 from finch_hub.registry import attempts
 from finch_hub.registry.tables import attempts as attempt_rows
 from finch_hub.registry.tables import jobs
-from finch_hub.registry.transitions import (
-    JOB_COLUMNS,
-    build_transition,
-    execute_transition,
-    in_state,
-    in_state_unindexed,
-    to_jobs,
-)
+from finch_hub.registry.transitions import JOB_COLUMNS, build_transition, execute_transition, in_state, to_jobs
 from finch_hub.registry.types import Columns, Json, later, now, subset
 from finch_hub.registry.values import Capabilities
 from finch_hub.specs.jobs import Job, JobState
 
-# A job whose base is loaded may overtake jobs within this window, but none that has waited longer than this time.
-WARM_WINDOW = 64
+# A claim looks at the front of the queue first. There, a job whose base is loaded may overtake others, but none that
+# has waited longer than this time.
+FRONT_JOBS = 64
 WARM_PATIENCE_SECONDS = 60.0
+_MEMORY_SLACK = 1.25  # jobs with equal needs differ in memory by less than this factor; see `jobs.hash_needs`
 _MAX_SET_ASIDE = 100  # jobs in one transaction; on SQLite it holds the write lock
 
 
@@ -53,9 +48,11 @@ def claim(
         token: random text for `find_claimed`; None makes one.
     """
     parameters = _describe_slot(capabilities) | {"warm_base": warm_base}
-    statement = _claim_best(*_count_parameters(capabilities), prefer_warm=warm_base is not None)
+    counts = _count_parameters(capabilities)
     for _ in range(_MAX_SET_ASIDE):
-        job = _execute(session, statement, worker, lease_seconds, parameters, token)
+        job = _execute(session, _claim_in_front(*counts), worker, lease_seconds, parameters, token)
+        if job is None and (number := _find_behind(session, capabilities)) is not None:
+            job = _execute(session, _claim_number(), worker, lease_seconds, {"wanted_number": number}, token)
         if job is None or job.unreadable is None:
             return job
         attempts.set_aside(session, job, job.unreadable, version=capabilities.version)
@@ -121,6 +118,23 @@ def has_fitting(session: Session, capabilities: Capabilities) -> bool:
     return bool(session.scalar(sa.select(sa.exists().where(*fits)), _describe_slot(capabilities)))
 
 
+def _find_behind(session: Session, capabilities: Capabilities) -> int | None:
+    """Return the number of the best job that fits the slot and is not in front, None if there is none.
+
+    Thousands of jobs in front may fit no worker. So this looks at one job of each group with equal needs, and then at
+    the groups that fit.
+    """
+    if session.scalar(_HAS_MORE, {"front_jobs": FRONT_JOBS}) is None:
+        return None
+    counts, parameters = _count_parameters(capabilities), _describe_slot(capabilities)
+    candidates = [
+        (-row.priority, row.number)
+        for needs in session.scalars(_select_fitting_needs(*counts), parameters).all()
+        for row in session.execute(_select_first_with(*counts), parameters | {"wanted_needs": needs})
+    ]
+    return min(candidates)[1] if candidates else None
+
+
 def _execute(
     session: Session,
     statement: sa.Update,
@@ -144,6 +158,7 @@ def _describe_slot(capabilities: Capabilities) -> Columns:
         **{f"slot_kind_{number}": kind for number, kind in enumerate(capabilities.kinds or ())},
         "slot_device": capabilities.device,
         "slot_memory": capabilities.memory_bytes,
+        "front_jobs": FRONT_JOBS,
         "slot_labels": list(capabilities.labels),
         "slot_versions": [capabilities.version],
     }
@@ -154,17 +169,24 @@ def _count_parameters(capabilities: Capabilities) -> tuple[int, int | None]:
     return len(capabilities.queues), None if capabilities.kinds is None else len(capabilities.kinds)
 
 
-def _fits_slot(num_queues: int, num_kinds: int | None) -> list[sa.ColumnElement[bool]]:
+def _fits_slot(num_queues: int, num_kinds: int | None, of: sa.FromClause = jobs) -> list[sa.ColumnElement[bool]]:
+    return [
+        in_state(JobState.QUEUED, of=of),
+        sa.or_(of.c.not_before.is_(None), of.c.not_before <= now()),
+        sa.or_(of.c.set_aside.is_(None), ~subset(sa.bindparam("slot_versions", type_=Json), of.c.set_aside)),
+        of.c.memory_bytes <= sa.bindparam("slot_memory"),
+        *_fits_group(num_queues, num_kinds, of),
+    ]
+
+
+def _fits_group(num_queues: int, num_kinds: int | None, of: sa.FromClause) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that jobs with equal needs meet together."""
     kinds: list[sa.BindParameter[str]] = [sa.bindparam(f"slot_kind_{number}") for number in range(num_kinds or 0)]
     return [
-        *([] if num_kinds is None else [jobs.c.kind.in_(kinds)]),
-        in_state(JobState.QUEUED),
-        sa.or_(jobs.c.not_before.is_(None), jobs.c.not_before <= now()),
-        jobs.c.queue.in_([sa.bindparam(f"slot_queue_{number}") for number in range(num_queues)]),
-        sa.or_(jobs.c.device == "any", jobs.c.device == sa.bindparam("slot_device")),
-        jobs.c.memory_bytes <= sa.bindparam("slot_memory"),
-        subset(jobs.c.labels, sa.bindparam("slot_labels", type_=Json)),
-        sa.or_(jobs.c.set_aside.is_(None), ~subset(sa.bindparam("slot_versions", type_=Json), jobs.c.set_aside)),
+        *([] if num_kinds is None else [of.c.kind.in_(kinds)]),
+        of.c.queue.in_([sa.bindparam(f"slot_queue_{number}") for number in range(num_queues)]),
+        sa.or_(of.c.device == "any", of.c.device == sa.bindparam("slot_device")),
+        subset(of.c.labels, sa.bindparam("slot_labels", type_=Json)),
     ]
 
 
@@ -173,9 +195,75 @@ def _fits_slot(num_queues: int, num_kinds: int | None) -> list[sa.ColumnElement[
 _ADD_ATTEMPT = sa.insert(attempt_rows)
 
 
+_HAS_MORE = (
+    sa.select(jobs.c.number)
+    .where(in_state(JobState.QUEUED))
+    .order_by(jobs.c.priority.desc(), jobs.c.number)
+    .offset(sa.bindparam("front_jobs", type_=sa.Integer()))
+    .limit(1)
+)
+
+
 @functools.cache
-def _claim_best(num_queues: int, num_kinds: int | None, *, prefer_warm: bool) -> sa.Update:
-    return _claim_number((_select_warmest if prefer_warm else _select_first)(_fits_slot(num_queues, num_kinds)))
+def _claim_in_front(num_queues: int, num_kinds: int | None) -> sa.Update:
+    front = (
+        sa.select(jobs.c.number)
+        .where(in_state(JobState.QUEUED))
+        .order_by(jobs.c.priority.desc(), jobs.c.number)
+        .limit(sa.bindparam("front_jobs", type_=sa.Integer()))
+        .subquery("front")
+    )
+    # The row is locked outside the front: a lock within it would hide all of the front's jobs from other claimers.
+    best = jobs.alias("best")
+    goes_first = sa.or_(best.c.base_key == sa.bindparam("warm_base"), best.c.created_at < later(-WARM_PATIENCE_SECONDS))
+    return _claim_number(
+        sa.select(best.c.number)
+        .join(front, front.c.number == best.c.number)
+        .where(*_fits_slot(num_queues, num_kinds, best))
+        .order_by(best.c.priority.desc(), sa.case((goes_first, 0), else_=1), best.c.number)
+        .limit(1)
+        .with_for_update(of=best, skip_locked=True)
+        .scalar_subquery()
+    )
+
+
+@functools.cache
+def _select_fitting_needs(num_queues: int, num_kinds: int | None) -> sa.Select[tuple[str]]:
+    """Return the query for the needs of queued jobs that fit the slot. It jumps from each to the next in an index."""
+    following = jobs.alias("following")
+    needs = sa.select(sa.func.min(jobs.c.needs).label("needs")).where(in_state(JobState.QUEUED)).cte(recursive=True)
+    next_needs = (
+        sa.select(sa.func.min(following.c.needs))
+        .where(in_state(JobState.QUEUED, of=following), following.c.needs > needs.c.needs)
+        .scalar_subquery()
+    )
+    needs = needs.union_all(sa.select(next_needs).where(needs.c.needs.is_not(None)))
+    any_job = jobs.alias("any_job")
+    sample = (
+        sa.select(any_job)
+        # The first job with at least these needs has these. Only one index has this order, so that it is used.
+        .where(in_state(JobState.QUEUED, of=any_job), any_job.c.needs >= needs.c.needs)
+        .order_by(any_job.c.needs)
+        .limit(1)
+        .correlate(needs)
+        .subquery("sample")
+    )
+    is_near = sample.c.memory_bytes <= _MEMORY_SLACK * sa.bindparam("slot_memory", type_=sa.BigInteger())
+    fits = sa.exists().where(is_near, *_fits_group(num_queues, num_kinds, sample))
+    return sa.select(needs.c.needs).where(fits)
+
+
+@functools.cache
+def _select_first_with(num_queues: int, num_kinds: int | None) -> sa.Select[tuple[int, int]]:
+    """Return the query for the best job with certain needs that fits the slot. It locks the job."""
+    wanted = sa.bindparam("wanted_needs", type_=sa.String())
+    return (
+        sa.select(jobs.c.priority, jobs.c.number)
+        .where(jobs.c.needs.between(wanted, wanted), *_fits_slot(num_queues, num_kinds))
+        .order_by(jobs.c.needs, jobs.c.priority.desc(), jobs.c.number)  # as the index is, for PostgreSQL to choose it
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
 
 
 @functools.cache
@@ -191,34 +279,3 @@ def _claim_number(number: sa.ScalarSelect[int] | None = None) -> sa.Update:
     }
     wanted = sa.bindparam("wanted_number", type_=sa.BigInteger()) if number is None else number
     return build_transition(JobState.RUNNING, jobs.c.number == wanted, changes=changes)
-
-
-def _select_first(conditions: list[sa.ColumnElement[bool]]) -> sa.ScalarSelect[int]:
-    in_order = sa.select(jobs.c.number).where(*conditions).order_by(jobs.c.priority.desc(), jobs.c.number)
-    return in_order.limit(1).with_for_update(skip_locked=True).scalar_subquery()
-
-
-def _select_warmest(conditions: list[sa.ColumnElement[bool]]) -> sa.ScalarSelect[int]:
-    is_warm = jobs.c.base_key == sa.bindparam("warm_base")
-    has_waited = jobs.c.created_at < later(-WARM_PATIENCE_SECONDS)
-    window = (
-        sa.select(jobs.c.number, jobs.c.priority, sa.case((sa.or_(is_warm, has_waited), 0), else_=1).label("cold"))
-        .where(*conditions)
-        .order_by(jobs.c.priority.desc(), jobs.c.number)
-        .limit(WARM_WINDOW)
-        .subquery("front")
-    )
-    # The row is locked outside the window: a lock within it would hide all of the window's jobs from other claimers.
-    best = jobs.alias("best")
-    return (
-        sa.select(best.c.number)
-        .join(window, window.c.number == best.c.number)
-        .where(
-            in_state_unindexed(JobState.QUEUED, of=best),
-            sa.or_(best.c.not_before.is_(None), best.c.not_before <= now()),
-        )
-        .order_by(window.c.priority.desc(), window.c.cold, window.c.number)
-        .limit(1)
-        .with_for_update(of=best, skip_locked=True)
-        .scalar_subquery()
-    )

@@ -6,9 +6,12 @@ The functions for workers are in `claims` and `attempts`.
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
+import math
 import secrets
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,9 +21,9 @@ from finch_hub import errors
 from finch_hub.registry import datasets, values
 from finch_hub.registry.tables import attempts, dependencies, job_datasets, job_events, jobs
 from finch_hub.registry.transitions import JOB_COLUMNS, change_state, in_state, insert_events, to_job, to_jobs
-from finch_hub.registry.types import Columns, insert_new, later, now, once
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, insert_new, later, now, once
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState
+from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
 # The submitter sends the wake-up message right after its commit. A worker sends it only if the submitter did not.
 WAKE_UP_GRACE_SECONDS = 5.0
@@ -189,7 +192,7 @@ def list_events(session: Session, job_id: str, *, after: int = 0, limit: int = 5
 def list_attempts(session: Session, job_id: str) -> list[values.Attempt]:
     """Return the attempts of a job, in order."""
     rows = session.execute(sa.select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.fence))
-    return [values.Attempt(**row._mapping) for row in rows]
+    return [_read_attempt(row) for row in rows]
 
 
 def count(session: Session) -> dict[JobState, int]:
@@ -289,13 +292,20 @@ def _get_row(session: Session, job_id: str, *, lock: bool = False) -> sa.Row[Any
     return row
 
 
+def _read_attempt(row: sa.Row[Any]) -> values.Attempt:
+    """Return an attempt, with the times that can be read."""
+    times = {name: row._mapping[name] for name in ("started_at", "ended_at")}
+    readable = {name: time for name, time in times.items() if isinstance(time, datetime)}
+    return values.Attempt(**{**row._mapping, "started_at": UNKNOWN_TIME, "ended_at": None, **readable})
+
+
 def _read_event(row: sa.Row[Any]) -> Event:
     """Return an event; one that this version cannot read becomes a message."""
     try:
         return Event(**row._mapping)
     except errors.InvalidSpec:
         text = f"event {row.type!r} of another version of Finch Hub: {row.message or row.data}"
-        at = row.at if isinstance(row.at, datetime) else datetime.min.replace(tzinfo=UTC)
+        at = row.at if isinstance(row.at, datetime) else UNKNOWN_TIME
         return Event(job_id=row.job_id, seq=row.seq, at=at, type="message", level="warn", message=text)
 
 
@@ -308,9 +318,18 @@ def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:
         **{column: getattr(new, column) for column in ("spec", "base_key", "priority", "idempotency_key", "retry_of")},
         **new.requirements.model_dump(exclude={"together"}),
         "labels": sorted(set(new.requirements.labels)),
+        "needs": hash_needs(new.spec["kind"], new.requirements),
         "gang": new.group_key if new.requirements.together else None,
         "last_seq": 1,
     }
+
+
+def hash_needs(kind: str, requirements: Requirements) -> str:
+    """Return a hash that jobs share if they fit the same slots, with memory in steps of a fifth."""
+    step = int(4 * math.log2(requirements.memory_bytes)) if requirements.memory_bytes else -1
+    labels = sorted(set(requirements.labels))
+    text = json.dumps([kind, requirements.queue, requirements.device, step, labels])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _first_event(row: sa.Row[Any]) -> Columns:

@@ -76,6 +76,7 @@ class Job(Table):
     device: Mapped[str] = mapped_column(sa.String(8))
     memory_bytes: Mapped[Count]
     labels: Mapped[Texts]
+    needs: Mapped[str | None] = mapped_column(sa.String(32))  # hash of what decides which slots fit
     time_limit: Mapped[float | None]  # seconds of one attempt
     gang: Mapped[str | None] = mapped_column(sa.String(600))  # equal for jobs that can be trained in one step
     base_key: Mapped[str | None] = mapped_column(sa.String(512))  # of the base, for workers that have it loaded
@@ -103,6 +104,7 @@ class Job(Table):
     # There is no index of all states: SQLite would use it for the claim, and sort.
     __table_args__ = (
         _partial("ix_jobs_claim", sa.text("priority DESC"), "number", where="state = 'queued'"),
+        _partial("ix_jobs_needs", "needs", sa.text("priority DESC"), "number", where="state = 'queued'"),
         _partial("ix_jobs_gang", "gang", "number", where="state = 'queued' AND gang IS NOT NULL"),
         _partial("ix_jobs_ring", "ring_at", where="state = 'queued'"),
         _partial("ix_jobs_running", "number", where="state = 'running'"),

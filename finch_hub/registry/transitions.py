@@ -6,7 +6,6 @@ Internal to the registry: callers use `jobs`, `claims` and `attempts`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry.tables import attempts, dependencies, job_events, jobs
-from finch_hub.registry.types import Columns, now
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, now
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements
 from finch_hub.specs.value import JsonObject
@@ -184,7 +183,7 @@ def to_jobs(session: Session, rows: Sequence[sa.Row[Any]]) -> list[Job]:
     return [to_job(row, parents.get(row.id, ())) for row in rows]
 
 
-_STAND_INS = {"spec": {}, "created_at": datetime.min.replace(tzinfo=UTC)}  # of fields that have no default
+_STAND_INS = {"spec": {}, "created_at": UNKNOWN_TIME}  # of fields that have no default
 
 
 def to_job(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:

@@ -20,6 +20,9 @@ _SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f"
 Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers rows by itself only for INTEGER
 
+UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
+"""What a damaged time is read as, where a time is required."""
+
 Columns = dict[str, Any]
 """Values or SQL expressions, by the name of a column or a parameter."""
 
@@ -80,6 +83,11 @@ def from_json(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def read_document(value: Any) -> dict[str, Any]:
+    """Return a stored JSON object. Of a damaged one, return a note that says so: it must not hide other rows."""
+    return value if isinstance(value, dict) else {"unreadable": str(value)[:200]}
 
 
 def _make_json_storable(value: Any) -> Any:

@@ -20,6 +20,7 @@ from finch_hub.workers.supervision.work_folders import WorkFolders
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.1
+_LEAST_PAUSE_SECONDS = 2.0  # between two looks at the database that can mean a sleep; longer than a usual wait
 _DAY_SECONDS = 86_400
 _PRUNE_SECONDS = 300.0  # between two looks at the history, if the first found nothing to delete
 _FORGET_WORKERS_DAYS = 30
@@ -84,7 +85,7 @@ class Maintenance:
 
     def _look(self, now: float) -> None:
         settings = self._settings
-        if now - self._answered_at > settings.heartbeat_seconds:
+        if now - self._answered_at > max(settings.lease_seconds - settings.heartbeat_seconds, _LEAST_PAUSE_SECONDS):
             # The machine slept, or the database did not answer, also for others: they renew their leases first.
             self._swept_at = now - settings.sweep_seconds + settings.heartbeat_seconds
         if now - self._reported_at >= settings.heartbeat_seconds:
@@ -94,7 +95,7 @@ class Maintenance:
             self._swept_at = now
             self._sweep()
         self._dispatcher.dispatch_due()
-        self._answered_at = now
+        self._answered_at = clock.elapsed()
         self._slots.drop_idle_children(older_than=settings.warm_seconds)
         self._end_if_idle(now)
 

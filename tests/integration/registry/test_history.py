@@ -13,7 +13,7 @@ from support import registry
 
 from finch_hub.registry import attempts, claims, datasets, jobs, outbox, tables, types, values
 from finch_hub.registry.database import Database
-from finch_hub.specs.jobs import JobState
+from finch_hub.specs.jobs import JobState, Requirements
 
 QUERIES: dict[str, tuple[Callable[[Session], Any], str]] = {
     "claim": (
@@ -69,6 +69,28 @@ def test_data_set_is_found_without_reading_the_others(history: Database, length:
         assert not re.search(r"Seq Scan on datasets|SCAN datasets", plan), plan
     if history.is_sqlite:
         assert any("digest" in plan for plan in plans)
+
+
+def test_claim_past_jobs_that_fit_nobody_reads_few_of_them(history: Database) -> None:
+    """Each statement has a limit and an index whose order it follows, or looks at one job of each group."""
+    with history.write() as session:
+        unfit = values.NewJob.of_spec(registry.merge_spec(), priority=1, requirements=Requirements(labels=("none",)))
+        jobs.submit_many(session, [unfit] * 2000)
+    if not history.is_sqlite:
+        with history._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("VACUUM ANALYZE"))
+
+    def claim(session: Session) -> None:
+        job = claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT)
+        assert job is not None
+        assert job.priority == 0
+
+    plans = plans_of(history, claim)
+    assert not [plan for plan in plans if re.search(r"Seq Scan on jobs|SCAN jobs(?! USING)|SCAN any_job(?! US)", plan)]
+    groups, first = (plan for plan in plans if "ix_jobs_needs" in plan)
+    for plan in (groups, first):
+        assert "ix_jobs_claim" not in plan, plan
+        assert not re.search(r"Sort|TEMP B-TREE", plan), plan
 
 
 def plans_of(database: Database, query: Callable[[Session], Any], table: str = "jobs") -> list[str]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import attempts, claims, jobs, values, workers
+from finch_hub.registry import attempts, claims, evaluations, jobs, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState
@@ -160,6 +160,25 @@ def test_event_of_another_version_is_read_as_a_message(database: Database, colum
     assert [event.type for event in earlier] == ["state", "state"]
     assert (last.seq, last.type, last.level) == (3, "message", "warn")
     assert "of another version of Finch Hub: news" in last.message
+
+
+def test_damaged_times_and_metrics_hide_no_other_rows(database: Database) -> None:
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL stores no damaged values")
+    registry.submit(database)
+    job = registry.claimed(database)
+    version = registry.add_version(database)
+    with database.write() as session:
+        for loss in (1.0, 2.0):
+            measured: dict[str, Any] = {"dataset": registry.digest("x"), "evaluator": "loss", "metrics": {"loss": loss}}
+            evaluations.add(session, base_id=version.base.id, adapter=version.reference, **measured)
+        session.execute(sa.text("UPDATE attempts SET started_at = 'yesterday', outcome = 'preempted'"))
+        session.execute(sa.text("UPDATE evaluations SET metrics = '{' WHERE id = 1"))
+    with database.read() as session:
+        (attempt,) = jobs.list_attempts(session, job.id)
+        second, first = evaluations.find(session)
+    assert (attempt.started_at.year, attempt.outcome) == (1970, "preempted")
+    assert (second.metrics, first.metrics) == ({"loss": 2.0}, {"unreadable": "{"})
 
 
 def test_worker_of_another_version_is_listed_with_the_devices_that_this_one_knows(database: Database) -> None:

@@ -31,7 +31,7 @@ class Worker:
         self.is_busy = False
         self.is_answered = True
         self.held: frozenset[str] = frozenset()
-        self.claims = SimpleNamespace(is_draining=False, renew_leases=lambda: self.held)
+        self.claims = SimpleNamespace(is_draining=False, renew_leases=self._renew_leases)
         in_force = settings.load(home=home, broker_url="redis://127.0.0.1:1", **changes)
         with database.write() as session:
             self.entry = workers.register(
@@ -61,6 +61,10 @@ class Worker:
 
     def _end(self) -> None:
         self.ended += 1
+
+    def _renew_leases(self) -> frozenset[str]:
+        self._dispatch_due()
+        return self.held
 
     def _dispatch_due(self) -> None:
         if not self.is_answered:
@@ -159,6 +163,22 @@ def test_sweep_after_a_pause_lets_other_workers_renew_their_leases_first(
         look(now + second)
         assert registry.get(database, job) == job
     look(now + 5)
+    assert registry.get(database, job).state is JobState.QUEUED
+
+
+@pytest.mark.parametrize(("heartbeat", "lease"), [(0.2, 0.5), (0.5, 2.0), (20.0, 60.0)])
+def test_looks_at_their_usual_distance_let_no_sweep_wait(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heartbeat: float, lease: float
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(clock, "elapsed", lambda: now)
+    worker = Worker(database, tmp_path, heartbeat_seconds=heartbeat, lease_seconds=lease, sweep_seconds=3.0)
+    worker.maintenance._look(now)
+    registry.submit(database)
+    job = registry.claimed(database, lease=-1.0)
+    for _ in range(3):
+        now += 1.1  # the longest wait
+        worker.maintenance._look(now)
     assert registry.get(database, job).state is JobState.QUEUED
 
 
