@@ -20,12 +20,14 @@ _WRONG_PASSWORD = "password authentication failed"  # noqa: S105
 _ADVICE = {
     _WRONG_PASSWORD: "check the user and the password in FINCH_DATABASE_URL",
     "no password supplied": "add the password to FINCH_DATABASE_URL",
+    "lock timeout": "another transaction holds the lock: wait until it ends, or end it, and try again",
     "deadlock detected": "two transactions waited for each other: try again",
     "too many clients": "raise max_connections on the server, or run fewer workers",
     " does not exist": "check the names in FINCH_DATABASE_URL, or create the database",
     "disk is full": "free some space, or set FINCH_HOME to a larger disk",
     "No space left": "free some space on the server",
     "disk I/O error": "the disk is full or damaged: free some space, or set FINCH_HOME to another disk",
+    "readonly database": "make the file and its folder writable for this user",
     "database is locked": "stop the process that holds the lock",
     "not a database": "restore the file from a backup, or set FINCH_HOME to another folder",
     "malformed": "restore the file from a backup, or set FINCH_HOME to another folder",
@@ -52,7 +54,7 @@ class Database:
         self._begin: Callable[[], contextlib.AbstractContextManager[Session]]
         if self.is_sqlite:
             sqlite.refuse_network_file_system(self._file)
-            self._engine = sqlite.create_engine(self.url, read_only=False)
+            self._engine = sqlite.create_engine(self.url)
             # An engine of its own: to switch a connection between both uses would take a statement each time.
             self._reader = sqlite.create_engine(self.url, read_only=True)
             self._begin = GroupCommits(self._engine, patience_seconds=sqlite.LOCK_TIMEOUT_SECONDS).transaction
@@ -117,11 +119,29 @@ class Database:
 
         Raises:
             SchemaMismatch: the schema is newer than this code.
+            Conflict: references between rows are broken.
+            Unavailable: the database does not answer, is read-only or full, or other transactions use its tables.
         """
         if self.is_sqlite:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._translate_errors(), self._engine.begin() as connection:
+        with self.migrate() as connection:
             schema_revisions.upgrade(connection, str(self))
+
+    @contextlib.contextmanager
+    def migrate(self) -> Iterator[sa.Connection]:
+        """Open a connection for migrations, which no other process has at that time.
+
+        SQLite undoes all migrations if one fails. PostgreSQL keeps the finished ones, and the next upgrade continues.
+        """
+        create_engine = sqlite.create_migration_engine if self.is_sqlite else postgresql.create_migration_engine
+        engine = create_engine(self.url)
+        is_alone = contextlib.nullcontext() if self.is_sqlite else postgresql.hold_migration_lock(engine)
+        try:
+            with self._translate_errors(), is_alone, engine.connect() as connection:
+                yield connection
+                connection.commit()
+        finally:
+            engine.dispose()
 
     def close(self) -> None:
         """Close all pooled connections."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +21,10 @@ _TIMEOUTS = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval"
 _CHECK_AFTER_SECONDS = 1.0
 # A client that is stopped within a transaction would keep its locks forever. Transactions of this package are shorter.
 _IDLE_IN_TRANSACTION = "30s"
+# A migration that waits for a table makes all later transactions wait behind it, so it gives up soon.
+_MIGRATION_LOCK_TIMEOUT = "5s"
+_MIGRATION_LOCK = 0x66696E6368  # "finch": the key of the advisory lock
+_POLL_SECONDS = 0.2
 
 
 def create_engine(url: sa.URL) -> sa.Engine:
@@ -27,22 +33,46 @@ def create_engine(url: sa.URL) -> sa.Engine:
     Raises:
         Unavailable: the driver is not installed.
     """
-    try:
-        engine = sa.create_engine(
-            url,
-            pool_recycle=1800,
-            json_serializer=to_json,
-            connect_args={name: value for name, value in _TIMEOUTS.items() if name not in url.query},
-        )
-    except ModuleNotFoundError as error:
-        what = f"cannot use PostgreSQL: the driver {error.name} is not installed (pip install 'finch-hub[postgres]')"
-        raise errors.Unavailable(what) from None
+    engine = _make_engine(url)
     # One statement inserts several rows; by default the driver sends one statement for each row.
     engine.dialect.use_insertmanyvalues_wo_returning = True
     event.listen(engine, "connect", _configure)
     event.listen(engine, "checkin", _record_last_use)
     event.listen(engine, "checkout", _check_connection)
     return engine
+
+
+def create_migration_engine(url: sa.URL) -> sa.Engine:
+    """Return an engine for statements of any length, which do not wait long for a lock.
+
+    Raises:
+        Unavailable: the driver is not installed.
+    """
+    engine = _make_engine(url)
+    event.listen(engine, "begin", _begin_migration)
+    return engine
+
+
+@contextlib.contextmanager
+def hold_migration_lock(engine: sa.Engine, *, wait_seconds: float = 60.0) -> Iterator[None]:
+    """Keep other upgrades out. A transaction holds the lock, since a pooler would give the session to others.
+
+    Raises:
+        Unavailable: another upgrade has the lock for longer than `wait_seconds`.
+    """
+    deadline = time.monotonic() + wait_seconds
+    # CREATE INDEX CONCURRENTLY waits for each transaction that has a snapshot. So no transaction waits for the lock,
+    # and none of these statements has parameters, since psycopg then keeps the snapshot until the next statement.
+    while True:
+        with engine.begin() as connection:
+            if _execute_all(connection, f"SELECT pg_try_advisory_xact_lock({_MIGRATION_LOCK})").scalar():
+                _execute_all(connection, "SET LOCAL idle_in_transaction_session_timeout = 0")
+                yield
+                return
+        if time.monotonic() > deadline:
+            what = f"another process has been upgrading the database for {wait_seconds:g} s"
+            raise errors.Unavailable(f"{what} (wait until it ends, or end it, and try again)")
+        time.sleep(_POLL_SECONDS)
 
 
 def refuse_open_server(url: sa.URL) -> None:
@@ -62,6 +92,34 @@ def refuse_open_server(url: sa.URL) -> None:
                 fix="add a password to FINCH_DATABASE_URL, or set FINCH_ALLOW_INSECURE=1 in a trusted network",
                 subject="database",
             )
+
+
+def _make_engine(url: sa.URL) -> sa.Engine:
+    try:
+        return sa.create_engine(
+            url,
+            pool_recycle=1800,
+            json_serializer=to_json,
+            connect_args={name: value for name, value in _TIMEOUTS.items() if name not in url.query},
+        )
+    except ModuleNotFoundError as error:
+        what = f"cannot use PostgreSQL: the driver {error.name} is not installed (pip install 'finch-hub[postgres]')"
+        raise errors.Unavailable(what) from None
+
+
+def _begin_migration(connection: sa.Connection) -> None:
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":  # for indexes built concurrently
+        _execute_all(
+            connection,
+            "SET LOCAL statement_timeout = 0",
+            f"SET LOCAL lock_timeout = '{_MIGRATION_LOCK_TIMEOUT}'",
+            f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION}'",
+        )
+
+
+def _execute_all(connection: sa.Connection, *statements: str) -> sa.CursorResult[Any]:
+    """Execute statements in one round trip, which is possible without parameters only."""
+    return connection.exec_driver_sql("; ".join(statements), execution_options={"no_parameters": True})
 
 
 def _is_local(host: str) -> bool:

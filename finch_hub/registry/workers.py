@@ -112,6 +112,12 @@ def find(session: Session, *, silent_after: float = SILENT_SECONDS) -> list[valu
     ]
 
 
+def find_living(session: Session) -> list[str]:
+    """Return the names of the workers that run. It reads columns of the first schema only, before an upgrade."""
+    living = sa.select(workers.c.id).where(workers.c.state != "stopped", _is_recent())
+    return list(session.scalars(living.order_by(workers.c.id)))
+
+
 def count_slots(session: Session) -> int:
     """Return the number of jobs that all living workers together can run at a time."""
     slots = sa.select(sa.func.sum(workers.c.slots)).where(workers.c.state != "stopped", _is_recent())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from sqlalchemy import exc
+from support import registry
 
-from finch_hub.registry import schema_revisions, tables
+from finch_hub.registry import tables
 from finch_hub.registry.database import Database
 
 VERSIONS, BASES = tables.AdapterVersion.__table__, tables.Base.__table__
@@ -30,8 +30,8 @@ def database(old_hub: sa.Engine) -> Database:
 
 
 def test_upgrade_and_downgrade_keep_every_row(old_hub: sa.Engine, database: Database) -> None:
+    registry.migrate(old_hub, "0003")
     with old_hub.begin() as connection:
-        command.upgrade(schema_revisions.config(connection), "0003")
         before = read_rows(connection)
     database.upgrade()
     with database.write() as session:
@@ -43,9 +43,9 @@ def test_upgrade_and_downgrade_keep_every_row(old_hub: sa.Engine, database: Data
         number = connection.scalar(sa.select(sa.func.min(VERSIONS.c.id)))
         connection.execute(sa.update(VERSIONS).where(VERSIONS.c.id == number).values(state="unchecked"))
         connection.execute(sa.update(BASES).values(public_id="birds/finch-1b"))
+    registry.migrate(old_hub, "0003")
     with database.write() as session:
         connection = session.connection()
-        command.downgrade(schema_revisions.config(connection), "0003")
         assert connection.scalar(sa.select(VERSIONS.c.state).where(VERSIONS.c.id == number)) == "quarantined"
         connection.execute(sa.update(VERSIONS).where(VERSIONS.c.id == number).values(state="ready"))
         assert read_rows(connection) == before
