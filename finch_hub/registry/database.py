@@ -17,12 +17,24 @@ from finch_hub.registry.group_commit import GroupCommits
 
 # Messages of drivers and servers, and the advice for each. Messages in another language get the general advice.
 _WRONG_PASSWORD = "password authentication failed"  # noqa: S105
+_FEWER_CONNECTIONS = (
+    "too many connections: raise max_connections on the server, lower FINCH_DATABASE_CONNECTIONS, or run fewer workers"
+)
+_LOST_STATEMENT = ("26000", "42P05")  # a prepared statement that is missing, or there already
+_UNPREPARED = "a pooler lost a prepared statement: add prepare_threshold=none to the options of FINCH_DATABASE_URL"
 _ADVICE = {
+    "prepared statement": _UNPREPARED,
     _WRONG_PASSWORD: "check the user and the password in FINCH_DATABASE_URL",
     "no password supplied": "add the password to FINCH_DATABASE_URL",
     "lock timeout": "another transaction holds the lock: wait until it ends, or end it, and try again",
     "deadlock detected": "two transactions waited for each other: try again",
-    "too many clients": "raise max_connections on the server, or run fewer workers",
+    "statement timeout": "the statement took too long: try again, or raise statement_timeout in FINCH_DATABASE_URL",
+    "too many clients": _FEWER_CONNECTIONS,
+    "too many connections": _FEWER_CONNECTIONS,
+    "connection slots": _FEWER_CONNECTIONS,
+    "no more connections allowed": _FEWER_CONNECTIONS,
+    "query_wait_timeout": "all connections of the pooler are in use: raise its pool size, or run fewer workers",
+    "unsupported startup parameter": "the pooler refuses an option of FINCH_DATABASE_URL: remove it",
     " does not exist": "check the names in FINCH_DATABASE_URL, or create the database",
     "disk is full": "free some space, or set FINCH_HOME to a larger disk",
     "No space left": "free some space on the server",
@@ -42,13 +54,14 @@ class Database:
     Args:
         url: ``sqlite:///path`` or ``postgresql://…``.
         allow_insecure: connect without credentials to a server on another machine.
+        connections: largest number of connections to a server.
 
     Raises:
         InvalidSpec: the URL is invalid, the file lies on a network file system, or the server needs a password.
         Unavailable: the driver is not installed.
     """
 
-    def __init__(self, url: str, *, allow_insecure: bool = False) -> None:
+    def __init__(self, url: str, *, allow_insecure: bool = False, connections: int = 3) -> None:
         self.url = _parse(url)
         self._file = Path(self.url.database or "")  # for SQLite
         self._begin: Callable[[], contextlib.AbstractContextManager[Session]]
@@ -61,8 +74,8 @@ class Database:
         else:
             if not allow_insecure:
                 postgresql.refuse_open_server(self.url)
-            self._engine = postgresql.create_engine(self.url)
-            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._engine = postgresql.create_engine(self.url, connections=connections)
+            self._reader = self._engine.execution_options(read_only=True)
             self._begin = sessionmaker(self._engine, expire_on_commit=False).begin
         self._readers = sessionmaker(self._reader, expire_on_commit=False)
 
@@ -153,7 +166,8 @@ class Database:
         try:
             yield
         except exc.TimeoutError as error:
-            raise errors.Unavailable(f"could not connect to database {self}: all connections are in use") from error
+            what = f"could not connect to database {self}: all connections of this process are in use"
+            raise errors.Unavailable(f"{what} (raise FINCH_DATABASE_CONNECTIONS)") from error
         except exc.DBAPIError as error:
             message = str(error.orig).strip().partition("\n")[0]
             if isinstance(error, exc.IntegrityError):
@@ -161,7 +175,8 @@ class Database:
             if "no such table" in message or getattr(error.orig, "sqlstate", None) == "42P01":
                 what = f"database {self} has no Finch Hub tables (run `finch-hub db upgrade`)"
                 raise errors.SchemaMismatch(what) from error
-            if isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError)):
+            is_fault = isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError))
+            if is_fault and getattr(error.orig, "sqlstate", None) not in _LOST_STATEMENT:
                 raise  # a fault of this code, which no user can fix
             kind = errors.AccessDenied if _WRONG_PASSWORD in message else errors.Unavailable
             general = _SQLITE_ADVICE if self.is_sqlite else _POSTGRESQL_ADVICE
