@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -18,9 +17,6 @@ from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease
 
 log = logging.getLogger(__name__)
-
-_BATCH_SECONDS = 0.5  # events are written in batches; clients poll twice a second
-_BATCH_EVENTS = 200
 
 
 class AttemptRecord:
@@ -39,37 +35,27 @@ class AttemptRecord:
     ) -> None:
         self._context, self._job, self._lease, self._claim_next = context, job, lease, claim_next
         self._database = context.stores.database
-        self._events: list[NewEvent] = []
-        self._batch_began = 0.0
+        self._unwritten_events: list[NewEvent] = []  # for the transaction of the end
         self.ended_job: Job | None = None
         self.next_job: ClaimedJob | None = None
 
     def add_event(self, event: NewEvent) -> None:
-        """Add an event to the next batch."""
-        if not self._events:
-            self._batch_began = time.monotonic()
+        """Add an event to those that are written next."""
         if event.message:
             event = event.evolve(message=self._context.redactor.clean(event.message))
-        self._events.append(event)
+        self._context.events.add(self._job, event)
 
     def add_message(self, text: str, *, level: Literal["info", "warn", "error"] = "info") -> None:
-        """Add a message for people to the next batch."""
+        """Add a message for people to the events that are written next."""
         self.add_event(NewEvent(type="message", level=level, message=text))
 
     def write_due_events(self) -> None:
-        """Write the batch if it is due. It waits if the database does not answer."""
-        if self._events and (len(self._events) >= _BATCH_EVENTS or self.seconds_until_due() <= 0):
-            try:
-                with self._database.write() as session:
-                    attempts.append_events(session, self._job.id, self._job.fence, self._events)
-                self._events.clear()
-            except errors.Unavailable as error:
-                self.log("append_events", logging.WARNING, error=error)
-                self._batch_began = time.monotonic()
+        """Write the events of all attempts of the worker if any are due. It waits if the database does not answer."""
+        self._context.events.write_due()
 
     def seconds_until_due(self) -> float:
-        """Return the seconds until the batch is due, infinite if it is empty."""
-        return self._batch_began + _BATCH_SECONDS - time.monotonic() if self._events else float("inf")
+        """Return the seconds until events are to be written, infinite if there are none."""
+        return self._context.events.seconds_until_due()
 
     def succeed(self, record_result: Callable[[Session], JobResult]) -> None:
         """End the job with success, and register what it made in the same transaction."""
@@ -77,7 +63,7 @@ class AttemptRecord:
 
         def succeed(session: Session) -> Job:
             result = record_result(session).model_dump(mode="json", exclude_none=True)
-            return attempts.succeed(session, job.id, job.fence, result, events=self._events)
+            return attempts.succeed(session, job.id, job.fence, result, events=self._unwritten_events)
 
         try:
             self._end(succeed)
@@ -94,16 +80,24 @@ class AttemptRecord:
         policy = None
         if retry:
             policy = RetryPolicy(max_attempts=settings.max_attempts, base_delay=settings.retry_seconds)
-        self._end(lambda session: attempts.fail(session, job.id, job.fence, reason, retry=policy, events=self._events))
+        self._end(
+            lambda session: attempts.fail(
+                session, job.id, job.fence, reason, retry=policy, events=self._unwritten_events
+            )
+        )
 
     def cancel(self) -> None:
         """End the job as cancelled."""
-        self._end(lambda session: attempts.cancel(session, self._job.id, self._job.fence, events=self._events))
+        self._end(
+            lambda session: attempts.cancel(session, self._job.id, self._job.fence, events=self._unwritten_events)
+        )
 
     def hand_back(self, *, alone: str | None = None) -> None:
         """Queue the job again without using up an attempt. `alone` is why it must be trained alone from now on."""
         job, alone = self._job, None if alone is None else self._context.redactor.clean(alone)
-        self._end(lambda session: attempts.hand_back(session, job.id, job.fence, alone=alone, events=self._events))
+        self._end(
+            lambda session: attempts.hand_back(session, job.id, job.fence, alone=alone, events=self._unwritten_events)
+        )
 
     def log(self, action: str, level: int = logging.INFO, *, error: object = "") -> None:
         """Log an action of the attempt."""
@@ -113,6 +107,7 @@ class AttemptRecord:
     def _end(self, change: Callable[[Session], Job]) -> None:
         """Make the last write, which adds the events that are left. Wait for a database that does not answer."""
         began = clock.elapsed()
+        self._unwritten_events += self._context.events.take(self._job)
         while True:
             requested_at = clock.elapsed()
             try:
@@ -129,6 +124,6 @@ class AttemptRecord:
         self.ended_job = ended  # set after the commit, since a failed one may leave the job to another attempt
         self.next_job = None if claimed is None else ClaimedJob(job=claimed, requested_at=requested_at)
         fault_points.reach("supervisor.committed")
-        self._events.clear()
+        self._unwritten_events.clear()
         if ended.reason:  # the built-in listener logs the rest
             self.log(f"ended state={ended.state.value}", error=ended.reason)
