@@ -12,8 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 from support import services
 from support.fleet import Fleet, fleet, wait_until
+from support.tcp_proxy import TcpProxy
 
 from finch_hub import Hub
 from finch_hub.specs.events import Event
@@ -92,6 +94,24 @@ def test_child_is_suspended_while_the_file_is_locked_for_longer_than_the_lease(t
             wait_until(lambda: "lease in doubt" in worker.text, "that to be logged")
         assert workers.wait(job).state is JobState.SUCCEEDED
         workers.check(job)
+
+
+@pytest.mark.slow
+def test_job_goes_on_when_all_connections_of_its_worker_have_silently_died(
+    workers: Fleet, server: services.PostgresServer
+) -> None:
+    url = sa.make_url(workers.settings.database).set(host="127.0.0.1", query={})
+    with contextlib.closing(TcpProxy(server.folder / ".s.PGSQL.5432")) as proxy:
+        through_proxy = url.set(port=proxy.port).render_as_string(hide_password=False)
+        worker = workers.start(finch_database_url=through_proxy)
+        job = workers.probe("sleep", seconds=4)
+        child = psutil.Process(workers.wait_begun(job))
+        proxy.forget_connections()
+        wait_until(lambda: child.status() == "stopped", "the child to be suspended once the lease has ended")
+        assert workers.wait(job).state is JobState.SUCCEEDED
+        assert all(attempt.outcome in ("lost", "succeeded") for attempt in workers.attempts(job))
+        workers.check(job)
+        worker.end()
 
 
 @pytest.mark.slow
