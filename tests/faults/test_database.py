@@ -97,6 +97,24 @@ def test_child_is_suspended_while_the_file_is_locked_for_longer_than_the_lease(t
 
 
 @pytest.mark.slow
+def test_worker_with_many_slots_takes_three_connections(workers: Fleet) -> None:
+    url = sa.make_url(workers.settings.database).update_query_dict({"application_name": "finch-worker"})
+    worker = workers.start(slots=6, finch_database_url=url.render_as_string(hide_password=False))
+    submitted = [workers.probe("sleep", seconds=1) for _ in range(12)]
+    count = sa.text("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'finch-worker'")
+    counts = []
+
+    def have_ended() -> bool:
+        with workers.database.read() as session:
+            counts.append(session.scalar(count) or 0)
+        return all(workers.job(job).state is JobState.SUCCEEDED for job in submitted)
+
+    wait_until(have_ended, "all jobs to succeed")
+    assert 1 < max(counts) <= 3
+    worker.end()
+
+
+@pytest.mark.slow
 def test_job_goes_on_when_all_connections_of_its_worker_have_silently_died(
     workers: Fleet, server: services.PostgresServer
 ) -> None:
