@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import select
 import time
 from collections.abc import Generator
 from typing import Any
 
 import psycopg
+
+_EVENTS = {1: select.POLLIN, 2: select.POLLOUT, 3: select.POLLIN | select.POLLOUT}  # by psycopg's flags
+_FLAGS = {events: flags for flags, events in _EVENTS.items()}
+_POLL_MILLISECONDS = 100
 
 
 class Cursor(psycopg.Cursor[Any]):
@@ -31,6 +36,7 @@ class Connection(psycopg.Connection[Any]):
     """
 
     answer_seconds = math.inf
+    _poller: select.poll | None = None
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
         """Wait for the end of an operation. psycopg waits nowhere else once a connection is open.
@@ -52,14 +58,26 @@ class Connection(psycopg.Connection[Any]):
         return True
 
     def _limit(self, operation: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+        """Return an operation that waits for the socket itself, so that psycopg never waits."""
+        yield from ()  # makes this the generator that psycopg expects
         deadline = time.monotonic() + self.answer_seconds
         try:
             wanted = next(operation)
             while True:
-                ready = yield wanted
-                if not ready and time.monotonic() > deadline:  # psycopg looks ten times a second if nothing comes
+                if ready := self._poll(wanted):
+                    wanted = operation.send(ready)
+                elif time.monotonic() > deadline:
                     self.close()
                     raise psycopg.OperationalError(f"the server did not answer within {self.answer_seconds:g} s")
-                wanted = operation.send(ready)
         except StopIteration as end:
             return end.value
+
+    def _poll(self, wanted: int) -> int:
+        """Wait a moment until the socket can be read or written, as flags, and return what it can."""
+        if self._poller is None:
+            self._poller = select.poll()
+            self._poller.register(self.pgconn.socket)
+        self._poller.modify(self.pgconn.socket, _EVENTS[wanted])
+        for _, events in self._poller.poll(_POLL_MILLISECONDS):
+            return _FLAGS.get(events, wanted)  # psycopg finds out that a connection is broken
+        return 0

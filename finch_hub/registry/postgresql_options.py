@@ -61,6 +61,9 @@ def read_options(url: sa.URL) -> PostgresOptions:
         fix = f"did you mean {' or '.join(near)}?" if near else "see the connection options of PostgreSQL's libpq"
         raise _refuse(f"unknown option {name}", fix)
     given = dict(url.query)
+    for name in sorted(_LIBPQ_DEFAULTS.keys() & given.keys()):
+        if not str(given[name]).isdecimal():
+            raise _refuse(f"{name}={given[name]} is not a number", "write a whole number, or 0 for no limit")
     connect: dict[str, Any] = {name: value for name, value in _LIBPQ_DEFAULTS.items() if name not in given}
     if "prepare_threshold" in given:
         connect["prepare_threshold"] = _read_threshold(str(given.pop("prepare_threshold")))

@@ -20,6 +20,8 @@ class TcpProxy:
         self._forwarding = threading.Event()
         self._forwarding.set()
         self._sockets: list[socket.socket] = []
+        self._forgotten: set[socket.socket] = set()
+        self._closed = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -35,7 +37,12 @@ class TcpProxy:
         """Number of connections that were ever made."""
         return len(self._sockets) // 2
 
+    def forget_connections(self) -> None:
+        """Forward nothing more on the connections of now, for ever. New ones work."""
+        self._forgotten.update(self._sockets)
+
     def close(self) -> None:
+        self._closed.set()
         self._forwarding.set()
         for one in (self._listener, *self._sockets):
             one.close()
@@ -56,6 +63,8 @@ class TcpProxy:
         try:
             while data := source.recv(65536):
                 self._forwarding.wait()
+                if source in self._forgotten:
+                    self._closed.wait()
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:

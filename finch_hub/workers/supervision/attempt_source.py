@@ -17,6 +17,7 @@ from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
+from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.group import AttemptGroup
 from finch_hub.workers.supervision.lease import Claim, ClaimedJob, Leases
 from finch_hub.workers.supervision.process import ChildProcess
@@ -44,6 +45,7 @@ class AttemptSource:
         self._context = AttemptContext(
             stores=stores,
             leases=Leases(stores.database, stores.settings, stopping=self.stopping),
+            events=EventBuffer(stores.database),
             folders=folders,
             blocking_calls=BlockingCalls(),
             redactor=Redactor.of(stores.settings),

@@ -220,7 +220,8 @@ def test_upgrade_of_a_read_only_file_says_so(on_sqlite: Database, add_migration:
         pytest.skip("root may write anywhere")
     with pytest.raises(errors.Unavailable, match=r"readonly database .make the file and its folder writable"):
         on_sqlite.upgrade()
-    file.chmod(0o600)
+    for made in file.parent.glob(f"{file.name}*"):  # SQLite's other files have the mode of the database
+        made.chmod(0o600)
     assert count_rows(on_sqlite) == rows
     on_sqlite.upgrade()
     on_sqlite.check()

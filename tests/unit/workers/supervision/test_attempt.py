@@ -25,6 +25,7 @@ from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
 from finch_hub.workers.supervision.child_watch import ChildWatch
+from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease, Leases
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
@@ -67,6 +68,7 @@ def context(database: Database, tmp_path: Path) -> Iterator[Any]:
     yield AttemptContext(
         stores=SimpleNamespace(settings=loaded, database=database),  # type: ignore[arg-type]
         leases=leases,
+        events=EventBuffer(database),
         folders=WorkFolders(tmp_path / "work"),
         blocking_calls=calls,
         redactor=SimpleNamespace(clean=lambda text: text.replace("secret", "***")),  # type: ignore[arg-type]

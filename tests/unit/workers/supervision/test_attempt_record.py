@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 from support import registry
+from support.fleet import wait_until
 
 from finch_hub import errors, settings
 from finch_hub.registry import attempts, claims, jobs
 from finch_hub.registry.database import Database, Session
 from finch_hub.specs.jobs import Job, JobResult, JobState
-from finch_hub.workers.supervision import attempt_record, clock, lease
+from finch_hub.workers.supervision import clock, lease
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
+from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease
 
 
@@ -30,7 +32,9 @@ def record_of(tmp_path: Path) -> Callable[[Job, Any], AttemptRecord]:
     redactor = SimpleNamespace(clean=lambda text: text.replace("secret", "***"))
 
     def make(job: Job, database: Any) -> AttemptRecord:
-        context: Any = SimpleNamespace(stores=SimpleNamespace(settings=loaded, database=database), redactor=redactor)
+        context: Any = SimpleNamespace(
+            stores=SimpleNamespace(settings=loaded, database=database), events=EventBuffer(database), redactor=redactor
+        )
         claimed = ClaimedJob(job=job, requested_at=clock.elapsed())
         held = Lease(database, claimed, loaded, stopping=stopping)
         return AttemptRecord(context, job, held, claim_next=lambda session, token: None)
@@ -59,66 +63,16 @@ def messages(database: Database, job: Job) -> list[str]:
         return [event.message for event in jobs.list_events(session, job.id) if event.type == "message"]
 
 
-class Clock:
-    """Monotonic clock that goes on when a test says so."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(attempt_record, "time", SimpleNamespace(monotonic=lambda: self.now))
-
-
-@pytest.fixture
-def hands(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
-
-
-def test_events_are_written_once_when_their_batch_is_due(
-    database: Database, record_of: Callable[[Job, Any], AttemptRecord], hands: Clock
-) -> None:
+def test_events_are_stored_without_secrets(database: Database, record_of: Callable[[Job, Any], AttemptRecord]) -> None:
     registry.submit(database)
     job = registry.claimed(database)
     record = record_of(job, database)
     assert record.seconds_until_due() == float("inf")
-    for text in ("first", "the secret"):
-        record.add_message(text)
-        hands.now += 0.25
-        assert messages(database, job) == []
-    for _ in range(2):
-        record.write_due_events()
-        assert messages(database, job) == ["first", "the ***"]
-        hands.now += 1.0
-    assert record.seconds_until_due() == float("inf")
-
-
-def test_full_batch_of_events_is_written_before_it_is_due(
-    database: Database, record_of: Callable[[Job, Any], AttemptRecord], hands: Clock
-) -> None:
-    registry.submit(database)
-    job = registry.claimed(database)
-    record = record_of(job, database)
-    for number in range(attempt_record._BATCH_EVENTS):
-        record.write_due_events()
-        assert messages(database, job) == []
-        record.add_message(str(number))
+    record.add_message("the secret")
+    assert record.seconds_until_due() <= 1.0
+    wait_until(lambda: record.seconds_until_due() <= 0, "the message to be due")
     record.write_due_events()
-    assert len(messages(database, job)) == attempt_record._BATCH_EVENTS
-
-
-def test_events_wait_for_a_database_that_does_not_answer(
-    database: Database, record_of: Callable[[Job, Any], AttemptRecord], hands: Clock
-) -> None:
-    registry.submit(database)
-    job = registry.claimed(database)
-    unreachable = UnreachableDatabase(database, 1)
-    record = record_of(job, unreachable)
-    record.add_message("half done")
-    hands.now += 1.0
-    record.write_due_events()
-    assert messages(database, job) == []
-    assert record.seconds_until_due() == 0.5, "the database is not asked again at once"
-    hands.now += 0.5
-    record.write_due_events()
-    assert messages(database, job) == ["half done"]
+    assert messages(database, job) == ["the ***"]
 
 
 @pytest.mark.parametrize(
