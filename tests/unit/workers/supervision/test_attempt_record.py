@@ -22,6 +22,8 @@ from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease
 
+from .conftest import Clock
+
 
 @pytest.fixture
 def record_of(tmp_path: Path) -> Callable[[Job, Any], AttemptRecord]:

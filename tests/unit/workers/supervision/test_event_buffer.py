@@ -7,7 +7,6 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,18 +21,7 @@ from finch_hub.specs.jobs import Job
 from finch_hub.workers.supervision import event_buffer
 from finch_hub.workers.supervision.event_buffer import EventBuffer
 
-
-class Clock:
-    """Monotonic clock that goes on when a test says so."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(event_buffer, "time", SimpleNamespace(monotonic=lambda: self.now))
-
-
-@pytest.fixture
-def hands(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+from .conftest import Clock
 
 
 def claim(database: Database, number: int) -> list[Job]:
