@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -71,14 +71,19 @@ def check_cost_of_patterns(config: Mapping[str, Any], paths: Collection[str]) ->
         patterns = config.get(field) or ()
         if field in MODULE_FIELDS:  # a list of them is compared by names
             patterns = [patterns] if isinstance(patterns, str) else []
-        # PEFT puts ".*" before a pattern.
-        repeats = [count_repeats(pattern) + (field not in MODULE_FIELDS) for pattern in patterns]
-        steps = sum(
-            number * length**count / math.factorial(count) for count in repeats for length, number in lengths.items()
-        )
-        if len(patterns) * len(paths) > _MAX_PATTERN_MATCHES or steps > _MAX_PATTERN_STEPS:
+        is_costly = len(patterns) * len(paths) > _MAX_PATTERN_MATCHES
+        if is_costly or _count_steps(patterns, lengths, field not in MODULE_FIELDS) > _MAX_PATTERN_STEPS:
             what = "has too many patterns, or too long names of modules for them"
             raise errors.RefusedArtifact(what, where=field, subject=CONFIG)
+
+
+def _count_steps(patterns: Iterable[str], lengths: Mapping[int, int], is_for_ends: bool) -> float:
+    """Return a bound of the steps that matches take. PEFT puts ".*" before a pattern that is for the ends of paths."""
+    repeats = collections.Counter(count_repeats(pattern) + is_for_ends for pattern in patterns)
+    steps = 0.0
+    for count, times in repeats.items():
+        steps += times * sum(number * length**count for length, number in lengths.items()) / math.factorial(count)
+    return steps
 
 
 def scan_tensor(path: Path, info: TensorInfo) -> TensorStatistics:
