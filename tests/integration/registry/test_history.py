@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -35,6 +36,13 @@ QUERIES: dict[str, tuple[Callable[[Session], Any], str]] = {
 }
 
 
+def vacuum(database: Database) -> None:
+    """Let PostgreSQL do at once what it does after a while."""
+    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+
+
 @pytest.fixture
 def history(database: Database) -> Database:
     """A database with many finished jobs and a few queued ones."""
@@ -46,8 +54,7 @@ def history(database: Database) -> Database:
         session.execute(sa.insert(datasets.datasets), rows)
         jobs.submit_many(session, new[:20])
     if not database.is_sqlite:  # PostgreSQL does so after a while, SQLite never
-        with database._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(sa.text("VACUUM ANALYZE"))
+        vacuum(database)
     return database
 
 
@@ -77,8 +84,7 @@ def test_claim_past_jobs_that_fit_nobody_reads_few_of_them(history: Database) ->
         unfit = values.NewJob.of_spec(registry.merge_spec(), priority=1, requirements=Requirements(labels=("none",)))
         jobs.submit_many(session, [unfit] * 2000)
     if not history.is_sqlite:
-        with history._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(sa.text("VACUUM ANALYZE"))
+        vacuum(history)
 
     def claim(session: Session) -> None:
         job = claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT)

@@ -126,8 +126,8 @@ def start_upgrade(database: Database, folder: Path, *arguments: object) -> subpr
 
 def count_rows(database: Database | sa.Engine) -> dict[str, int]:
     engine = database._reader if isinstance(database, Database) else database
-    names = tables.Table.metadata.tables
     with engine.connect() as connection:
+        names = sorted(tables.Table.metadata.tables.keys() & {*sa.inspect(connection).get_table_names()})
         return {name: connection.exec_driver_sql(f"SELECT count(*) FROM {name}").scalar_one() for name in names}
 
 
@@ -145,7 +145,8 @@ def test_every_migration_keeps_all_rows_up_and_down(old_hub: sa.Engine) -> None:
     upward = sorted(script.revision for script in scripts.walk_revisions() if script.revision > "0002")
     for revision in [*upward, *reversed(["0002", *upward[:-1]]), "head"]:
         registry.migrate(old_hub, revision)
-        assert count_rows(old_hub) == rows, f"at {revision}"
+        now = count_rows(old_hub)
+        assert rows.items() <= now.items(), f"at {revision}"  # later revisions fill tables of their own
 
 
 def test_rebuilt_parent_table_keeps_the_rows_that_refer_to_it(hub: Database, add_migration: AddMigration) -> None:
@@ -235,7 +236,7 @@ def test_no_migration_holds_an_exclusive_lock_while_it_reads_a_table(old_hub: sa
     event.listen(old_hub, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
     registry.migrate(old_hub, "head")
     registry.migrate(old_hub, "0001")
-    new = set(re.findall(r"CREATE TABLE (\w+)", "\n".join(statements)))
+    new = set(re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", "\n".join(statements)))
     for statement in statements:
         if match := re.search(r"(?:CREATE (?:UNIQUE )?INDEX|DROP INDEX)(?! CONCURRENTLY).*? ON (\w+)", statement):
             assert match[1] in new, f"use index_builds: {statement}"

@@ -47,9 +47,9 @@ def live_one_life(database: Database) -> None:
     registry.submit(database)
     job = registry.claimed(database)
     with database.write() as session:
-        attempts.renew(session, job.id, job.fence, 60)
+        attempts.renew(session, job, 60)
     with database.write() as session:
-        attempts.append_events(session, job.id, job.fence, [NewEvent(type="message", message="half done")])
+        attempts.append_events(session, job, [NewEvent(type="message", message="half done")])
     assert registry.succeed(database, job).state is JobState.SUCCEEDED
     assert registry.get(database, job).state is JobState.SUCCEEDED
 

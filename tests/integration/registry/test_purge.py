@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from support import registry
 
 from finch_hub import Hub, errors, settings
 from finch_hub.hub.examples import StoredExamples
-from finch_hub.registry import datasets, jobs, schema_revisions, tables, values
+from finch_hub.registry import datasets, jobs, tables, values
 from finch_hub.registry.database import Database, Session
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec
 
@@ -163,8 +162,9 @@ def test_migration_finds_the_data_that_unfinished_jobs_need(database: Database) 
     add(database)
     ended, job = registry.submit(database, spec=SPEC), registry.submit(database, spec=SPEC)
     registry.cancel(database, ended)
-    with database._engine.begin() as connection:
-        command.downgrade(schema_revisions.config(connection), "0004")
+    engine = sa.create_engine(database.url)
+    registry.migrate(engine, "0004")
+    engine.dispose()
     database.upgrade()
     with database.read() as session:
         links = session.execute(sa.select(tables.job_datasets)).all()
