@@ -32,6 +32,7 @@ class Settings(pydantic_settings.BaseSettings):
     Attributes:
         home: folder of the database, artifacts, converted bases, locks and logs, unless set elsewhere.
         database_url: SQLAlchemy URL; None means SQLite in the home.
+        database_connections: largest number of connections of one worker or client to a PostgreSQL server.
         broker_url: Redis URL; None means a private Valkey started on demand.
         artifacts_url: fsspec URL; None means a folder in the home.
         lease_seconds: duration of a claim that is not renewed.
@@ -60,6 +61,7 @@ class Settings(pydantic_settings.BaseSettings):
 
     home: Path = Path("~/.finch")
     database_url: pydantic.SecretStr | None = None
+    database_connections: int = pydantic.Field(default=3, ge=1, le=1000)
     broker_url: pydantic.SecretStr | None = None
     artifacts_url: str | None = None
     lease_seconds: float = pydantic.Field(default=60.0, gt=0)

@@ -78,6 +78,14 @@ class ArtifactStore:
         self._check(digest, hashlib.sha256(data).hexdigest(), what=f"blob {digest}")
         return data
 
+    def has(self, digest: str) -> bool:
+        """Return whether a blob is stored."""
+        try:
+            with self._opened(_blob(digest), digest):
+                return True
+        except errors.NotFound:
+            return False
+
     def read_lines(self, digest: str) -> Iterator[bytes]:
         """Yield the lines of a blob, with their ends; only one is in memory.
 

@@ -23,10 +23,19 @@ def db() -> None:
 
 
 @db.command()
-def upgrade() -> None:
-    """Upgrade the schema to this version of Finch Hub."""
+@click.option("--ignore-workers", is_flag=True, help="Upgrade although workers are running.")
+def upgrade(ignore_workers: bool) -> None:
+    """Upgrade the schema to this version of Finch Hub.
+
+    Stop the workers first. A worker of another version may fail on the new schema. One that was killed counts as
+    running for a minute.
+    """
+    from finch_hub.registry import schema_revisions
+
     with _open_database() as database:
         before = database.revision()
+        if before not in (None, schema_revisions.HEAD) and not ignore_workers:
+            _refuse_living_workers(database)
         database.upgrade()
         after = database.revision()
     if before == after:
@@ -44,6 +53,17 @@ def check(as_json: bool) -> None:
         revision = database.revision()
     value = {"database": str(database), "revision": revision}
     output.emit(value, as_json, lambda: f"{database} is ready, at schema {revision}")
+
+
+def _refuse_living_workers(database: Database) -> None:
+    from finch_hub import errors
+    from finch_hub.registry import workers
+
+    with database.read() as session:
+        names = workers.find_living(session)
+    if names:
+        what = f"cannot upgrade database {database}: workers are running: {', '.join(names)}"
+        raise errors.Conflict(f"{what} (stop them and try again, or add --ignore-workers)")
 
 
 def _open_database() -> contextlib.closing[Database]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "celery", "sqlalchemy", "pydantic")
 LEAST_FREE_BYTES = 2 * 10**9  # room for a converted base of 135 million parameters and several adapters
+_SHOWN_JOBS = 5
 LEAST_MEMORY_BYTES = 4 * 10**9
 
 
@@ -65,6 +66,7 @@ def check_machine(*, torch: bool) -> list[Finding]:
         "artifacts": _artifacts,
         "broker": _broker,
         "workers": _workers,
+        "queue": _queue,
         "plugins": _plugins,
     }
     for about, check in checks.items():
@@ -186,6 +188,22 @@ def _workers(settings: Settings) -> Finding:
     found = f"{len(alive)} running, {queued} jobs queued or running"
     needs_one = settings.broker_url is not None and not alive
     return Finding(about="workers", found=found, advice="start one with `finch-hub worker start`" if needs_one else "")
+
+
+def _queue(settings: Settings) -> Finding:
+    from finch_hub.hub.facade import Hub
+
+    if settings.database_url is None and not (settings.home / "finch.db").exists():
+        return Finding(about="queue", found="empty")
+    with Hub(settings) as hub:
+        jobs = hub.jobs.find_set_aside(limit=_SHOWN_JOBS + 1)
+    if not jobs:
+        return Finding(about="queue", found="every job can be read")
+    shown = [f"{job.id}: {job.unreadable or job.reason}" for job in jobs[:_SHOWN_JOBS]]
+    more = ["and more (see `finch-hub jobs list`)"] if len(jobs) > _SHOWN_JOBS else []
+    found = f"{tables.format_count(len(shown), 'job')}{' or more' if more else ''} that some version cannot read"
+    advice = "; ".join([*shown, *more])
+    return Finding(about="queue", found=found, advice=f"run a worker of another version, or cancel: {advice}")
 
 
 def _plugins(settings: Settings) -> Finding:

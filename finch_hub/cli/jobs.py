@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from finch_hub.hub.jobs import JobHandle
     from finch_hub.registry.values import Attempt
     from finch_hub.specs.jobs import Job
+    from finch_hub.specs.value import Value
 
 STATES = ("waiting", "queued", "running", "succeeded", "failed", "cancelled")
 DAY_SECONDS = 86_400
@@ -56,12 +57,12 @@ def show(job_id: str, as_json: bool) -> None:
     with output.open_hub() as hub:
         handle = hub.jobs.get(job_id)
         job, attempts = handle.refresh(), handle.attempts()
-        report = handle.report() if job.state == "succeeded" else None
+        report, report_problem = _read_report(handle) if job.state == "succeeded" else (None, None)
         is_queued = job.state == "queued"
         obstacles = handle.obstacles() if is_queued else {}
         is_unattended = is_queued and handle.is_unattended()
     value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles}
-    output.emit(value, as_json, lambda: _draw_job(job, attempts, obstacles, is_unattended))
+    output.emit(value, as_json, lambda: _draw_job(job, attempts, obstacles, is_unattended, report_problem))
     if report is not None and not as_json:
         tables.console().print(reports.draw_report(report))
 
@@ -131,7 +132,19 @@ def prune(days: float | None, keep: int | None) -> None:
     click.echo(f"Deleted {tables.format_count(count, 'job')}")
 
 
+def _read_report(handle: JobHandle) -> tuple[Value | None, str | None]:
+    """Return the report of a job that succeeded, or why this version cannot read it."""
+    try:
+        return handle.report(), None
+    except (errors.InvalidSpec, errors.NotFound) as error:
+        return None, f"cannot be read by this version of Finch Hub: {error}"
+
+
 def _summarize(job: Job) -> str:
+    if job.unreadable is not None:
+        return f"cannot be read by this version of Finch Hub: {job.unreadable}"
+    if job.set_aside and job.state == "queued":
+        return job.reason or ""
     try:
         kind = kinds.kind_of(job.kind)
         return kind.about(kind.spec_of(job.spec))
@@ -140,7 +153,11 @@ def _summarize(job: Job) -> str:
 
 
 def _draw_job(
-    job: Job, attempts: Sequence[Attempt], obstacles: Mapping[str, list[str]], is_unattended: bool
+    job: Job,
+    attempts: Sequence[Attempt],
+    obstacles: Mapping[str, list[str]],
+    is_unattended: bool,
+    report_problem: str | None,
 ) -> RenderableType:
     result = job.result or {}
     cancelling = ", cancellation requested" if job.cancel_requested and not job.finished_at else ""
@@ -151,6 +168,7 @@ def _draw_job(
         "state": job.state.value + cancelling,
         "reason": job.reason,
         "made": " ".join(result[key] for key in ("adapter", "state") if result.get(key)) or None,
+        "report": report_problem,
         "submitted": job.created_at,
         "started": job.started_at,
         "ended": job.finished_at,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.tree import Tree
 
-    from finch_hub.registry.values import AdapterVersion, Ancestry, Evaluation
+    from finch_hub.registry.values import AdapterVersion, Ancestry, Evaluation, ParentLink
 
 _SHOWN = 12  # files that an import left out
 # Fields of a specification that are shown on lines of their own, or name what the lineage has.
@@ -58,15 +58,29 @@ def format_import(version: AdapterVersion, limits: Mapping[str, Sequence[str]]) 
     return [*known, *_format_origin(version), *(f"It has {line}" for line in _format_limits(limits))]
 
 
-def draw_lineage(ancestry: Ancestry, weight: float | None = None) -> Tree:
-    """Draw a version with its ancestors as a tree."""
+def draw_lineage(ancestry: Ancestry) -> Tree:
+    """Draw a version with its ancestors as a tree. What an ancestor was made from is drawn once."""
     from rich.tree import Tree
 
-    version = ancestry.version
-    factor = f" x {weight:g}" if weight is not None else ""
-    tree = Tree(f"{version.reference}{factor} ({version.kind}, {format_evidence(version)})")
-    for parent in ancestry.parents:
-        tree.add(draw_lineage(parent, parent.weight))
+    labels = {v.reference: f"({v.kind}, {format_evidence(v)})" for v in ancestry.versions}
+    parents: dict[str, list[ParentLink]] = {reference: [] for reference in labels}
+    for link in ancestry.links:
+        parents[link.version].append(link)
+    root = ancestry.versions[0].reference
+    tree = Tree(f"{root} {labels[root]}")
+    drawn: set[str] = set()
+    waiting = [(root, tree)]
+    while waiting:
+        reference, branch = waiting.pop()
+        if reference in drawn:
+            branch.label = f"{branch.label}, as above"
+            continue
+        drawn.add(reference)
+        added = [
+            (link.parent, branch.add(f"{link.parent} x {link.weight:g} {labels[link.parent]}"))
+            for link in parents[reference]
+        ]
+        waiting += [(parent, tree) for parent, tree in reversed(added) if parents[parent]]
     return tree
 
 

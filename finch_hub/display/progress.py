@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from finch_hub import errors
 from finch_hub.display import reports, tables
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class LiveView(View):
         if event.type == "phase":
             self._bar.reset(self._task, description=str(event.data.get("name", event.message)), total=None, figures="")
         elif event.type == "progress":
-            step, steps = event.data.get("step"), event.data.get("steps")
+            step, steps = _read_number(event.data, "step"), _read_number(event.data, "steps")
             self._bar.update(self._task, completed=step, total=steps, figures=format_progress(event.data))
         elif line := draw_event(event):
             self.write(line)
@@ -124,6 +125,13 @@ def show_advance(advance: Advance) -> None:
 
 def draw_event(event: NewEvent) -> RenderableType:
     """Draw an event, mostly as one line. An event that tells people nothing is drawn empty."""
+    try:
+        return _draw(event)
+    except (errors.InvalidSpec, LookupError, TypeError, ValueError, AttributeError):
+        return f"  {event.type} of another version of Finch Hub: {event.message or event.data}"
+
+
+def _draw(event: NewEvent) -> RenderableType:
     data = event.data
     if event.type == "progress":
         step, steps = data.get("step"), data.get("steps")
@@ -145,12 +153,18 @@ def draw_event(event: NewEvent) -> RenderableType:
 def format_progress(data: Mapping[str, Any]) -> str:
     """Format the measurements of a progress event: epoch, loss, speed and remaining time."""
     parts = []
-    if data.get("epoch") is not None:
-        parts.append(f"epoch {data['epoch']:.2f}")
-    if data.get("loss") is not None:
-        parts.append(f"loss {data['loss']:.3f}")
-    if data.get("tokens_per_second"):
-        parts.append(f"{data['tokens_per_second']:,.0f} tokens/s")
-    if data.get("seconds_left") is not None:
-        parts.append(f"{tables.format_duration(data['seconds_left'])} left")
+    if (epoch := _read_number(data, "epoch")) is not None:
+        parts.append(f"epoch {epoch:.2f}")
+    if (loss := _read_number(data, "loss")) is not None:
+        parts.append(f"loss {loss:.3f}")
+    if rate := _read_number(data, "tokens_per_second"):
+        parts.append(f"{rate:,.0f} tokens/s")
+    if (left := _read_number(data, "seconds_left")) is not None:
+        parts.append(f"{tables.format_duration(left)} left")
     return "  ".join(parts)
+
+
+def _read_number(data: Mapping[str, Any], name: str) -> float | None:
+    """Return a measurement, None for one that is missing, or that another version reports in another form."""
+    value = data.get(name)
+    return value if isinstance(value, (int, float)) else None

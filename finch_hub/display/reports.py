@@ -49,9 +49,9 @@ def draw_interim(data: Mapping[str, Any]) -> RenderableType:
     from finch_hub.specs.reports import ConflictReport, DataReport
 
     if data.get("name") == "conflicts":
-        return draw_pairs(ConflictReport.of(data["report"]).pairs)
+        return draw_pairs(ConflictReport.of_stored(data["report"]).pairs)
     if data.get("name") == "data":
-        report = DataReport.of(data["report"])
+        report = DataReport.of_stored(data["report"])
         parts = [
             f"{format_count(report.examples, 'training example')}, {report.validation_examples} for validation",
             f"{report.tokens:,} tokens ({1 - report.masked_share:.0%} learned)",

@@ -110,7 +110,7 @@ class Datasets:
             parts = [store_examples(file, self._stores, format_name=config.format) for file in files]
         with self._stores.database.write() as session:
             added = [
-                _register(session, stored, split=split, name=part_name, replace=replace, report=report)
+                _register(session, stored, self._stores, split=split, name=part_name, replace=replace, report=report)
                 for stored, split, part_name, report in zip(parts, splits, names, reports, strict=False)
             ]
         return added[0].model_copy(update={"validation": added[1]}) if len(added) > 1 else added[0]
@@ -138,18 +138,29 @@ class Datasets:
         """
         with self._stores.database.write() as session:
             purged = datasets.purge(session, name)
-        self._stores.artifacts.remove(purged.digest)
+        with self._stores.database.write() as session:
+            # The text goes after the first commit, so that no job needs it, and under the lock, so that it is not the
+            # text of somebody who has added the data set again.
+            if datasets.lock_purged(session, purged.digest):
+                self._stores.artifacts.remove(purged.digest)
         return purged
 
 
 def _register(
-    session: Session, stored: StoredExamples, *, split: Split, name: str | None, replace: bool, report: ReadingReport
+    session: Session,
+    stored: StoredExamples,
+    stores: Stores,
+    *,
+    split: Split,
+    name: str | None,
+    replace: bool,
+    report: ReadingReport,
 ) -> AddedDataset:
     known = datasets.find_digest(session, stored.digest)
     if split == "validation" and known is not None and known.name and not replace:
         name = known.name  # a validation split may have been added by itself
     holder = datasets.find_named(session, name) if name is not None else None
-    dataset = register_examples(session, stored, name=name, replace=replace)
+    dataset = register_examples(session, stored, stores, name=name, replace=replace)
     is_new = known is None or known.purged_at is not None
     return AddedDataset(
         **dict(dataset),

@@ -172,13 +172,19 @@ def store_examples(examples: ExampleFile, stores: Stores, *, format_name: str | 
 
 
 def register_examples(
-    session: Session, stored: StoredExamples, *, name: str | None = None, replace: bool = False
+    session: Session, stored: StoredExamples, stores: Stores, *, name: str | None = None, replace: bool = False
 ) -> values.Dataset:
     """Register stored examples as a data set.
 
     Raises:
-        Conflict: the name is that of other examples, or the examples have another name.
+        Conflict: the name is that of other examples, the examples have another name, or were purged meanwhile.
     """
+
+    def check_stored() -> None:
+        if not stores.artifacts.has(stored.digest):
+            what = f"data set {name or stored.digest[:12]} was purged while it was stored (try again)"
+            raise errors.Conflict(f"could not register the data: {what}")
+
     return datasets.add(
         session,
         digest=stored.digest,
@@ -187,4 +193,5 @@ def register_examples(
         size=stored.bytes,
         name=name,
         replace=replace,
+        restore=check_stored,
     )

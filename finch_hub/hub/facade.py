@@ -279,7 +279,9 @@ class Hub:
             if version.kind == "train" and digest and self.datasets.get(digest).purged_at is not None:
                 what = f"cannot reproduce adapter {version.reference}: the data set {digest[:12]} was purged"
                 raise errors.Conflict(what)
-        return self._submit(ReproduceSpec(adapter=version.reference))
+        lineage = version.lineage
+        read = (lineage.train_digest, lineage.validation_digest) if version.kind == "train" else ()
+        return self._submit(ReproduceSpec(adapter=version.reference), datasets=tuple(filter(None, read)))
 
     def export(
         self,
@@ -401,8 +403,8 @@ class Hub:
 
         dispatcher = self._dispatcher  # refuses unusable settings before anything is stored
         with self._stores.database.write() as session:
-            for stored in examples:
-                register_examples(session, stored)
+            for stored in sorted(examples, key=lambda part: part.digest):  # locked in one order by all submitters
+                register_examples(session, stored, self._stores)
             job = jobs.submit(session, spec, requirements=requirements or Requirements(), **fields)
         dispatcher.dispatch(job)
         return JobHandle(job, self._stores, dispatcher)

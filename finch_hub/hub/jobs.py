@@ -89,7 +89,7 @@ class JobHandle:
         """
         result = self._wait_for_result(timeout)
         if result.adapter is None:
-            return self._kind.report.of(result.report)
+            return self._kind.report.of_stored(result.report)
         with self._stores.database.read() as session:
             return adapter_versions.resolve(session, result.adapter)
 
@@ -98,7 +98,7 @@ class JobHandle:
 
         It raises the same errors as `result`.
         """
-        return self._kind.report.of(self._wait_for_result(timeout).report)
+        return self._kind.report.of_stored(self._wait_for_result(timeout).report)
 
     def events(self, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
         """Yield the job's events with numbers over `after`. With `follow`, continue until the job has ended.
@@ -148,7 +148,7 @@ class JobHandle:
     def obstacles(self) -> Mapping[str, list[str]]:
         """Return the reasons why each live worker cannot run the job. Empty if one can, or if there is no worker."""
         with self._stores.database.read() as session:
-            return placement.list_obstacles(self._job.requirements, workers.find(session))
+            return placement.list_obstacles(self._job, workers.find(session))
 
     def is_unattended(self) -> bool:
         """Tell whether no worker is live and none starts on demand."""
@@ -163,7 +163,7 @@ class JobHandle:
             raise errors.JobFailed(job.id, job.reason or "no reason given")
         if job.state is JobState.CANCELLED:
             raise errors.JobCancelled(job.id)
-        return JobResult.of(job.result)
+        return JobResult.of_stored(job.result)
 
     def _read_page(self, after: int) -> list[Event]:
         with self._stores.database.read() as session:
@@ -223,6 +223,11 @@ class Jobs:
         """Return the number of jobs in each state."""
         with self._stores.database.read() as session:
             return jobs.count(session)
+
+    def find_set_aside(self, *, limit: int = 100) -> list[Job]:
+        """Return unfinished jobs that some version of Finch Hub cannot read, newest first. They can be cancelled."""
+        with self._stores.database.read() as session:
+            return jobs.find_set_aside(session, limit=limit)
 
     def prune(self, *, older_than: float | None = None, beyond: int | None = None) -> int:
         """Delete ended jobs with their events and return their number. Versions and lineage stay.

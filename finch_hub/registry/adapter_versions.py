@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import functools
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, joinedload, selectinload
-from sqlalchemy.sql.base import ExecutableOption
 
 from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.tables import Adapter, AdapterVersion, Alias, Parent, Tag
-from finch_hub.registry.types import Columns, insert_new, now
+from finch_hub.registry.types import Columns, insert_new, now, read_document
 from finch_hub.specs.references import LATEST, AdapterReference, check_name
 from finch_hub.specs.value import JsonObject
 
@@ -25,11 +24,11 @@ _bases, _aliases = tables.Base.__table__, Alias.__table__
 
 _VERSION_COLUMNS = values.AdapterVersion.model_fields.keys() & _versions.c.keys()
 _LINEAGE_COLUMNS = values.Lineage.model_fields.keys() & _versions.c.keys()
+_DOCUMENTS = frozenset({"spec", "metrics", "versions", "environment"})
 _SINGLE = (AdapterVersion.adapter, AdapterVersion.base)
 _MULTIPLE = (AdapterVersion.aliases, AdapterVersion.tags, AdapterVersion.parents)
-_FOR_MANY = (*map(joinedload, _SINGLE), *map(selectinload, _MULTIPLE))
-# One statement, but a row for each combination of alias, tag and parent: cheap for a single version only.
-_FOR_ONE = (*map(joinedload, _SINGLE), *map(joinedload, _MULTIPLE))
+# A join of the multiple ones would give a row for each combination of alias, tag and parent.
+_RELATIONS = (*map(joinedload, _SINGLE), *map(selectinload, _MULTIPLE))
 
 
 def create(
@@ -224,22 +223,24 @@ def get_ancestry(session: Session, reference: str) -> values.Ancestry:
         NotFound: the version does not exist.
     """
     root = get_row(session, reference)
-    links = sa.select(Parent.version_id, Parent.parent_id).where(Parent.version_id == root.id).cte(recursive=True)
-    links = links.union(
-        sa.select(Parent.version_id, Parent.parent_id).join(links, Parent.version_id == links.c.parent_id)
+    ancestors = sa.select(Parent.parent_id).where(Parent.version_id == root.id).cte(recursive=True)
+    ancestors = ancestors.union(sa.select(Parent.parent_id).join(ancestors, Parent.version_id == ancestors.c.parent_id))
+    others = select_versions().where(AdapterVersion.id.in_(sa.select(ancestors.c.parent_id)))
+    rows = {row.id: row for row in session.scalars(others)} | {root.id: root}
+    found = {root.id: root}  # in the order in which they are reached
+    waiting = collections.deque([root])
+    while waiting:
+        for parent in waiting.popleft().parents:
+            if parent.parent_id not in found:
+                found[parent.parent_id] = rows[parent.parent_id]
+                waiting.append(rows[parent.parent_id])
+    versions = tuple(map(to_value, found.values()))
+    links = tuple(
+        values.ParentLink(version=version.reference, parent=parent.reference, weight=parent.weight)
+        for version in versions
+        for parent in version.lineage.parents
     )
-    ids = {root.id, *session.scalars(sa.select(links.c.parent_id))}
-    rows = {row.id: row for row in session.scalars(select_versions().where(AdapterVersion.id.in_(ids)))}
-    done: dict[int, values.Ancestry] = {}
-
-    def build(version_id: int) -> values.Ancestry:
-        if version_id not in done:
-            row = rows[version_id]
-            parents = tuple(build(parent.parent_id).evolve(weight=parent.weight) for parent in row.parents)
-            done[version_id] = values.Ancestry(version=to_value(row), parents=parents)
-        return done[version_id]
-
-    return build(root.id)
+    return values.Ancestry(versions=versions, links=links)
 
 
 def lock_adapter(session: Session, name: str) -> None:
@@ -247,9 +248,9 @@ def lock_adapter(session: Session, name: str) -> None:
     session.execute(sa.select(Adapter.id).where(Adapter.name == name).with_for_update())
 
 
-def select_versions(options: Sequence[ExecutableOption] = _FOR_MANY) -> sa.Select[AdapterVersion]:
+def select_versions() -> sa.Select[AdapterVersion]:
     """Return a query of versions with their relations."""
-    query = sa.select(AdapterVersion).join(AdapterVersion.adapter).options(*options)
+    query = sa.select(AdapterVersion).join(AdapterVersion.adapter).options(*_RELATIONS)
     return query.execution_options(populate_existing=True)  # core statements and other processes change rows too
 
 
@@ -258,7 +259,7 @@ def get_row(session: Session, reference: AdapterReference | str, *, deleted: boo
     if isinstance(reference, str):
         reference = AdapterReference.parse(reference)
     query = _select_one(_key_of(reference), deleted=deleted)
-    row = session.scalars(query, _parameters(reference)).unique().first()
+    row = session.scalars(query, _parameters(reference)).first()
     if row is None:
         raise _explain_missing(session, reference)
     return row
@@ -268,13 +269,18 @@ def to_value(row: AdapterVersion) -> values.AdapterVersion:
     """Return the value of a row."""
     parents = tuple(values.ParentVersion(reference=parent.reference, weight=parent.weight) for parent in row.parents)
     return values.AdapterVersion(
-        **{column: getattr(row, column) for column in _VERSION_COLUMNS},
+        **{column: _read_column(row, column) for column in _VERSION_COLUMNS},
         name=row.adapter.name,
         base=values.Base(**{name: getattr(row.base, name) for name in values.Base.model_fields}),
-        lineage=values.Lineage(parents=parents, **{column: getattr(row, column) for column in _LINEAGE_COLUMNS}),
+        lineage=values.Lineage(parents=parents, **{column: _read_column(row, column) for column in _LINEAGE_COLUMNS}),
         aliases=tuple(alias.name for alias in row.aliases),
         tags=tuple(tag.name for tag in row.tags),
     )
+
+
+def _read_column(row: AdapterVersion, column: str) -> Any:
+    value = getattr(row, column)
+    return read_document(value) if column in _DOCUMENTS else value
 
 
 def _reload(session: Session, row: AdapterVersion) -> values.AdapterVersion:
@@ -294,7 +300,7 @@ def _parameters(reference: AdapterReference) -> Columns:
 
 @functools.cache
 def _select_one(key: _Key, *, deleted: bool) -> sa.Select[AdapterVersion]:
-    return _where_key(select_versions(_FOR_ONE), key, deleted=deleted)
+    return _where_key(select_versions(), key, deleted=deleted)
 
 
 @functools.cache

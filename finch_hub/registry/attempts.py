@@ -1,12 +1,12 @@
 """Attempts: the writes of the worker that claimed a job, from the first renewal to the end.
 
-Each write carries the fence of its claim, and is refused once a later claim owns the job (see `claims`).
+Each write carries fence, worker and token of its claim, and is refused unless that claim owns the job (see `claims`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import values
-from finch_hub.registry.tables import jobs
+from finch_hub.registry.tables import attempts, job_events, jobs
 from finch_hub.registry.transitions import (
+    JOB_COLUMNS,
     add_events,
     build_transition,
     execute_transition,
@@ -29,60 +30,79 @@ from finch_hub.specs.jobs import Job, JobState
 from finch_hub.specs.value import JsonObject
 
 
-def renew(session: Session, job_id: str, fence: int, lease_seconds: float) -> values.Renewal:
+def renew(session: Session, job: Job, lease_seconds: float) -> values.Renewal:
     """Extend the lease from now, and return whether a cancellation was requested.
 
     Raises:
         StaleFence: the attempt no longer owns the job.
     """
-    row = session.execute(_RENEW, {**_describe_owner(job_id, fence), "lease_seconds": lease_seconds}).one_or_none()
+    row = session.execute(_RENEW, {**_describe_owner(job), "lease_seconds": lease_seconds}).one_or_none()
     if row is None:
-        raise errors.StaleFence(job_id, fence)
+        raise errors.StaleFence(job.id, job.fence)
     return values.Renewal(lease_until=row.lease_until, cancel_requested=row.cancel_requested is not None)
 
 
-def append_events(session: Session, job_id: str, fence: int, events: Sequence[NewEvent]) -> int:
+def append_events(session: Session, job: Job, events: Sequence[NewEvent]) -> int:
     """Append events and return the number of the last event.
 
     Raises:
         StaleFence: the attempt no longer owns the job.
     """
-    last = session.scalar(_COUNT_EVENTS, {**_describe_owner(job_id, fence), "num_events": len(events)})
+    last = session.scalar(_COUNT_EVENTS, {**_describe_owner(job), "num_events": len(events)})
     if last is None:
-        raise errors.StaleFence(job_id, fence)
+        raise errors.StaleFence(job.id, job.fence)
     if events:
-        add_events(session, job_id, int(last), events)
+        add_events(session, job.id, int(last), events)
     return int(last)
 
 
 # The functions that end an attempt also append its last events, in one statement instead of three.
 
 
-def succeed(session: Session, job_id: str, fence: int, result: JsonObject, *, events: Sequence[NewEvent] = ()) -> Job:
+def count_events(session: Session, job: Job) -> int:
+    """Return the number of events that the attempt has appended.
+
+    Raises:
+        StaleFence: the attempt no longer owns the job.
+    """
+    last = _lock_owned(session, job).last_seq
+    began = sa.select(sa.func.max(job_events.c.seq)).where(job_events.c.job_id == job.id, job_events.c.type == "state")
+    return int(last - (session.scalar(began) or 0))
+
+
+def find_ended(session: Session, job: Job) -> Job | None:
+    """Return the job if the attempt has already ended it, None if it has not, or if another has claimed it since.
+
+    After a commit whose outcome is unknown, this tells whether the end was committed.
+    """
+    ended = sa.select(attempts.c.outcome).where(
+        attempts.c.job_id == job.id, attempts.c.fence == job.fence, attempts.c.worker == job.worker
+    )
+    if session.scalar(ended) in (None, "lost"):
+        return None
+    row = session.execute(sa.select(*JOB_COLUMNS).where(jobs.c.id == job.id, jobs.c.fence == job.fence)).one_or_none()
+    return None if row is None else to_jobs(session, [row])[0]
+
+
+def succeed(session: Session, job: Job, result: JsonObject, *, events: Sequence[NewEvent] = ()) -> Job:
     """Complete the job. Call it in the transaction that registers what the job made.
 
     Raises:
         StaleFence: the attempt no longer owns the job.
         CancelRequested: a cancellation was requested; call `cancel` instead.
     """
-    parameters = {**_describe_owner(job_id, fence), "job_result": result}
+    parameters = {**_describe_owner(job), "job_result": result}
     row = execute_transition(
         session, _build_success(), JobState.SUCCEEDED, parameters, events=events, ending=("succeeded", None)
     )
     if row is None:
-        _lock_owned(session, job_id, fence)
-        raise errors.CancelRequested(job_id)
+        _lock_owned(session, job)
+        raise errors.CancelRequested(job.id)
     return to_jobs(session, [row])[0]
 
 
 def fail(
-    session: Session,
-    job_id: str,
-    fence: int,
-    reason: str,
-    *,
-    retry: values.RetryPolicy | None = None,
-    events: Sequence[NewEvent] = (),
+    session: Session, job: Job, reason: str, *, retry: values.RetryPolicy | None = None, events: Sequence[NewEvent] = ()
 ) -> Job:
     """End the attempt with a failure: queue the job again if the policy allows it, otherwise fail the job.
 
@@ -91,18 +111,16 @@ def fail(
     Raises:
         StaleFence: the attempt no longer owns the job.
     """
-    job = _lock_owned(session, job_id, fence)
-    if retry is not None and job.cancel_requested is not None:
-        return cancel(session, job_id, fence, events=events)
+    row = _lock_owned(session, job)
+    if retry is not None and row.cancel_requested is not None:
+        return cancel(session, job, events=events)
     state, changes = JobState.FAILED, {"reason": reason}
-    if retry is not None and job.attempts < retry.max_attempts:
-        state, changes = JobState.QUEUED, {"reason": reason, **_delay_queueing(retry.delay(job.attempts))}
-    return _end(session, job_id, fence, state, "failed", changes=changes, reason=reason, events=events)
+    if retry is not None and row.attempts < retry.max_attempts:
+        state, changes = JobState.QUEUED, {"reason": reason, **_delay_queueing(retry.delay(row.attempts))}
+    return _end(session, job, state, "failed", changes=changes, reason=reason, events=events)
 
 
-def hand_back(
-    session: Session, job_id: str, fence: int, *, alone: str | None = None, events: Sequence[NewEvent] = ()
-) -> Job:
+def hand_back(session: Session, job: Job, *, alone: str | None = None, events: Sequence[NewEvent] = ()) -> Job:
     """Return the job to the queue without counting the attempt. If cancellation was requested, cancel the job instead.
 
     Args:
@@ -111,16 +129,37 @@ def hand_back(
     Raises:
         StaleFence: the attempt no longer owns the job.
     """
-    job = _lock_owned(session, job_id, fence)
-    if job.cancel_requested is not None:
-        return cancel(session, job_id, fence, events=events)
+    if _lock_owned(session, job).cancel_requested is not None:
+        return cancel(session, job, events=events)
     changes: Columns = {"attempts": jobs.c.attempts - 1, "ring_at": now()}
     if alone is not None:
         changes["gang"] = None
-    return _end(session, job_id, fence, JobState.QUEUED, "handed_back", changes=changes, reason=alone, events=events)
+    return _end(session, job, JobState.QUEUED, "handed_back", changes=changes, reason=alone, events=events)
 
 
-def cancel(session: Session, job_id: str, fence: int, *, events: Sequence[NewEvent] = ()) -> Job:
+def set_aside(session: Session, job: Job, why: str, *, version: str, events: Sequence[NewEvent] = ()) -> Job:
+    """Return a job that a version of Finch Hub cannot read to the queue, for workers of other versions.
+
+    The attempt is not counted. If cancellation was requested, cancel the job instead.
+
+    Raises:
+        StaleFence: the attempt no longer owns the job.
+    """
+    row = _lock_owned(session, job)
+    if row.cancel_requested is not None:
+        return cancel(session, job, events=events)
+    known = row.set_aside if isinstance(row.set_aside, list) else []
+    reason = f"finch-hub {version} cannot read this job: {why} (run a worker of another version, or cancel the job)"
+    changes: Columns = {
+        "attempts": jobs.c.attempts - 1,
+        "set_aside": [*known, version],
+        "reason": reason,
+        "ring_at": now(),
+    }
+    return _end(session, job, JobState.QUEUED, "handed_back", changes=changes, reason=reason, events=events)
+
+
+def cancel(session: Session, job: Job, *, events: Sequence[NewEvent] = ()) -> Job:
     """Cancel a job whose cancellation was requested.
 
     Raises:
@@ -128,14 +167,20 @@ def cancel(session: Session, job_id: str, fence: int, *, events: Sequence[NewEve
         Conflict: no cancellation was requested.
     """
     is_requested = jobs.c.cancel_requested.is_not(None)
-    return _end(session, job_id, fence, JobState.CANCELLED, "cancelled", is_requested, events=events)
+    return _end(session, job, JobState.CANCELLED, "cancelled", is_requested, events=events)
 
 
-def expire_leases(session: Session, policy: values.RetryPolicy, *, limit: int = 100) -> list[Job]:
-    """End the attempts whose lease expired, and return their jobs, which are queued again, failed or cancelled."""
+def expire_leases(
+    session: Session, policy: values.RetryPolicy, *, held: Collection[str] = (), limit: int = 100
+) -> list[Job]:
+    """End the attempts whose lease expired, and return their jobs, which are queued again, failed or cancelled.
+
+    Args:
+        held: ids of jobs that the caller runs itself. After a sleep of its machine, it renews their leases instead.
+    """
     rows = session.execute(
         sa.select(jobs)
-        .where(in_state(JobState.RUNNING), jobs.c.lease_until < once(now()))
+        .where(in_state(JobState.RUNNING), jobs.c.lease_until < once(now()), jobs.c.id.not_in(held))
         .order_by(jobs.c.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -149,7 +194,7 @@ def expire_leases(session: Session, policy: values.RetryPolicy, *, limit: int = 
             state, changes = JobState.FAILED, {"reason": f"{reason} (attempt {row.attempts} of {policy.max_attempts})"}
         else:
             state, changes = JobState.QUEUED, {"reason": reason, **_delay_queueing(policy.delay(row.attempts))}
-        ended.append(_end(session, row.id, row.fence, state, "lost", changes=changes, reason=reason))
+        ended.append(_end(session, row, state, "lost", changes=changes, reason=reason))
     return ended
 
 
@@ -165,6 +210,9 @@ def _build_success() -> sa.Update:
 _IS_OWNER = (
     jobs.c.id == sa.bindparam("owned_job"),
     jobs.c.fence == sa.bindparam("owner_fence"),
+    # A failover of the database may lose a claim. Then the next claim has the same fence.
+    jobs.c.worker.is_not_distinct_from(sa.bindparam("owner_worker", type_=sa.String())),
+    jobs.c.claim_token.is_not_distinct_from(sa.bindparam("owner_token", type_=sa.String())),
     in_state_unindexed(JobState.RUNNING),
 )
 _LOCK = sa.select(jobs).where(*_IS_OWNER).with_for_update()
@@ -182,14 +230,14 @@ _COUNT_EVENTS = (
 )
 
 
-def _describe_owner(job_id: str, fence: int) -> Columns:
-    return {"owned_job": job_id, "owner_fence": fence}
+def _describe_owner(job: Job | sa.Row[Any]) -> Columns:
+    return {"owned_job": job.id, "owner_fence": job.fence, "owner_worker": job.worker, "owner_token": job.claim_token}
 
 
-def _lock_owned(session: Session, job_id: str, fence: int) -> sa.Row[Any]:
-    row = session.execute(_LOCK, _describe_owner(job_id, fence)).one_or_none()
+def _lock_owned(session: Session, job: Job | sa.Row[Any]) -> sa.Row[Any]:
+    row = session.execute(_LOCK, _describe_owner(job)).one_or_none()
     if row is None:
-        raise errors.StaleFence(job_id, fence)
+        raise errors.StaleFence(job.id, job.fence)
     return row
 
 
@@ -199,8 +247,7 @@ def _delay_queueing(delay: float) -> Columns:
 
 def _end(
     session: Session,
-    job_id: str,
-    fence: int,
+    job: Job | sa.Row[Any],
     state: JobState,
     outcome: str,
     *where: sa.ColumnElement[bool],
@@ -209,9 +256,9 @@ def _end(
     events: Sequence[NewEvent] = (),
 ) -> Job:
     statement = build_transition(state, *_IS_OWNER, *where, changes=changes)
-    owner = _describe_owner(job_id, fence)
+    owner = _describe_owner(job)
     row = execute_transition(session, statement, state, owner, events=events, ending=(outcome, reason))
     if row is None:
-        _lock_owned(session, job_id, fence)
-        raise errors.Conflict(f"cannot cancel job {job_id}: no cancellation was requested")
+        _lock_owned(session, job)
+        raise errors.Conflict(f"cannot cancel job {job.id}: no cancellation was requested")
     return to_jobs(session, [row])[0]

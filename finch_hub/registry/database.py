@@ -17,15 +17,29 @@ from finch_hub.registry.group_commit import GroupCommits
 
 # Messages of drivers and servers, and the advice for each. Messages in another language get the general advice.
 _WRONG_PASSWORD = "password authentication failed"  # noqa: S105
+_FEWER_CONNECTIONS = (
+    "too many connections: raise max_connections on the server, lower FINCH_DATABASE_CONNECTIONS, or run fewer workers"
+)
+_LOST_STATEMENT = ("26000", "42P05")  # a prepared statement that is missing, or there already
+_UNPREPARED = "a pooler lost a prepared statement: add prepare_threshold=none to the options of FINCH_DATABASE_URL"
 _ADVICE = {
+    "prepared statement": _UNPREPARED,
     _WRONG_PASSWORD: "check the user and the password in FINCH_DATABASE_URL",
     "no password supplied": "add the password to FINCH_DATABASE_URL",
+    "lock timeout": "another transaction holds the lock: wait until it ends, or end it, and try again",
     "deadlock detected": "two transactions waited for each other: try again",
-    "too many clients": "raise max_connections on the server, or run fewer workers",
+    "statement timeout": "the statement took too long: try again, or raise statement_timeout in FINCH_DATABASE_URL",
+    "too many clients": _FEWER_CONNECTIONS,
+    "too many connections": _FEWER_CONNECTIONS,
+    "connection slots": _FEWER_CONNECTIONS,
+    "no more connections allowed": _FEWER_CONNECTIONS,
+    "query_wait_timeout": "all connections of the pooler are in use: raise its pool size, or run fewer workers",
+    "unsupported startup parameter": "the pooler refuses an option of FINCH_DATABASE_URL: remove it",
     " does not exist": "check the names in FINCH_DATABASE_URL, or create the database",
     "disk is full": "free some space, or set FINCH_HOME to a larger disk",
     "No space left": "free some space on the server",
     "disk I/O error": "the disk is full or damaged: free some space, or set FINCH_HOME to another disk",
+    "readonly database": "make the file and its folder writable for this user",
     "database is locked": "stop the process that holds the lock",
     "not a database": "restore the file from a backup, or set FINCH_HOME to another folder",
     "malformed": "restore the file from a backup, or set FINCH_HOME to another folder",
@@ -40,27 +54,28 @@ class Database:
     Args:
         url: ``sqlite:///path`` or ``postgresql://…``.
         allow_insecure: connect without credentials to a server on another machine.
+        connections: largest number of connections to a server.
 
     Raises:
         InvalidSpec: the URL is invalid, the file lies on a network file system, or the server needs a password.
         Unavailable: the driver is not installed.
     """
 
-    def __init__(self, url: str, *, allow_insecure: bool = False) -> None:
+    def __init__(self, url: str, *, allow_insecure: bool = False, connections: int = 3) -> None:
         self.url = _parse(url)
         self._file = Path(self.url.database or "")  # for SQLite
         self._begin: Callable[[], contextlib.AbstractContextManager[Session]]
         if self.is_sqlite:
             sqlite.refuse_network_file_system(self._file)
-            self._engine = sqlite.create_engine(self.url, read_only=False)
+            self._engine = sqlite.create_engine(self.url)
             # An engine of its own: to switch a connection between both uses would take a statement each time.
             self._reader = sqlite.create_engine(self.url, read_only=True)
             self._begin = GroupCommits(self._engine, patience_seconds=sqlite.LOCK_TIMEOUT_SECONDS).transaction
         else:
             if not allow_insecure:
                 postgresql.refuse_open_server(self.url)
-            self._engine = postgresql.create_engine(self.url)
-            self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._engine = postgresql.create_engine(self.url, connections=connections)
+            self._reader = self._engine.execution_options(read_only=True)
             self._begin = sessionmaker(self._engine, expire_on_commit=False).begin
         self._readers = sessionmaker(self._reader, expire_on_commit=False)
 
@@ -117,11 +132,29 @@ class Database:
 
         Raises:
             SchemaMismatch: the schema is newer than this code.
+            Conflict: references between rows are broken.
+            Unavailable: the database does not answer, is read-only or full, or other transactions use its tables.
         """
         if self.is_sqlite:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._translate_errors(), self._engine.begin() as connection:
+        with self.migrate() as connection:
             schema_revisions.upgrade(connection, str(self))
+
+    @contextlib.contextmanager
+    def migrate(self) -> Iterator[sa.Connection]:
+        """Open a connection for migrations, which no other process has at that time.
+
+        SQLite undoes all migrations if one fails. PostgreSQL keeps the finished ones, and the next upgrade continues.
+        """
+        create_engine = sqlite.create_migration_engine if self.is_sqlite else postgresql.create_migration_engine
+        engine = create_engine(self.url)
+        is_alone = contextlib.nullcontext() if self.is_sqlite else postgresql.hold_migration_lock(engine)
+        try:
+            with self._translate_errors(), is_alone, engine.connect() as connection:
+                yield connection
+                connection.commit()
+        finally:
+            engine.dispose()
 
     def close(self) -> None:
         """Close all pooled connections."""
@@ -133,7 +166,8 @@ class Database:
         try:
             yield
         except exc.TimeoutError as error:
-            raise errors.Unavailable(f"could not connect to database {self}: all connections are in use") from error
+            what = f"could not connect to database {self}: all connections of this process are in use"
+            raise errors.Unavailable(f"{what} (raise FINCH_DATABASE_CONNECTIONS)") from error
         except exc.DBAPIError as error:
             message = str(error.orig).strip().partition("\n")[0]
             if isinstance(error, exc.IntegrityError):
@@ -141,7 +175,8 @@ class Database:
             if "no such table" in message or getattr(error.orig, "sqlstate", None) == "42P01":
                 what = f"database {self} has no Finch Hub tables (run `finch-hub db upgrade`)"
                 raise errors.SchemaMismatch(what) from error
-            if isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError)):
+            is_fault = isinstance(error, (exc.ProgrammingError, exc.DataError, exc.NotSupportedError))
+            if is_fault and getattr(error.orig, "sqlstate", None) not in _LOST_STATEMENT:
                 raise  # a fault of this code, which no user can fix
             kind = errors.AccessDenied if _WRONG_PASSWORD in message else errors.Unavailable
             general = _SQLITE_ADVICE if self.is_sqlite else _POSTGRESQL_ADVICE

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Collection
+from datetime import datetime
+
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import tables, values
-from finch_hub.registry.tables import jobs
-from finch_hub.registry.types import insert_new, now
+from finch_hub.registry.tables import job_datasets, jobs
+from finch_hub.registry.types import Columns, insert_new, now
 from finch_hub.specs.options import write_options
 
 datasets = tables.Dataset.__table__
 _COLUMNS = [datasets.c[name] for name in values.Dataset.model_fields]
-_DATASET_FIELDS = ("train", "validation", "dataset")  # of specifications
+_PREFIX = re.compile(r"[0-9a-f]{8,63}")
+_MAX_NAMED = 20  # jobs in a message
+_MAX_NEAR = 1000  # newest data sets whose names are compared with a wrong one
+
+
+def _lock(digest: str) -> sa.Select[tuple[str | None, datetime | None]]:
+    query = sa.select(datasets.c.name, datasets.c.purged_at).where(datasets.c.digest == digest)
+    return query.with_for_update()
 
 
 def add(
@@ -25,11 +36,14 @@ def add(
     size: int = 0,
     name: str | None = None,
     replace: bool = False,
+    restore: Callable[[], object] = lambda: None,
 ) -> values.Dataset:
     """Register a stored data set. A known data set keeps its name if `name` is None.
 
     Args:
         replace: whether a name that is taken moves to this data set, and another name that it has is dropped.
+        restore: called for a data set that was purged. No purge removes its text until the commit, but one may have
+            removed what the caller stored before. So it must see that the text is there, or raise an error.
 
     Raises:
         Conflict: the name is that of other examples, or the data set has another name.
@@ -41,8 +55,13 @@ def add(
             digest=digest, format=format, examples=examples, bytes=size, name=name
         )
     )
-    changes = {"purged_at": None, **({"name": name} if name else {})}
-    session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(changes))
+    known = session.execute(_lock(digest)).one()
+    if known.purged_at is not None:
+        restore()
+    changes: Columns = {} if known.purged_at is None else {"purged_at": None}
+    changes |= {"name": name} if name not in (None, known.name) else {}
+    if changes:
+        session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(changes))
     return get(session, digest)
 
 
@@ -85,11 +104,15 @@ def get(session: Session, name: str) -> values.Dataset:
     Raises:
         NotFound: no data set has that digest or name.
     """
-    found = find_named(session, name) or _first(session, sa.or_(datasets.c.digest == name, datasets.c.name == name))
-    if found is None and len(name) >= 8:
-        found = _first(session, datasets.c.digest.startswith(name, autoescape=True))
+    # Each look is at one index: a condition with OR, or a pattern, would read all rows.
+    found = find_named(session, name) or find_digest(session, name) or _first(session, datasets.c.name == name)
+    if found is None and _PREFIX.fullmatch(name):
+        end = f"{name}g"  # the digits of a digest end with f
+        with_prefix = sa.select(datasets.c.id).where(datasets.c.digest >= name, datasets.c.digest < end)
+        found = _first(session, datasets.c.id.in_(with_prefix))
     if found is None:
-        known = session.execute(sa.select(datasets.c.name, datasets.c.digest)).all()
+        newest = sa.select(datasets.c.name, datasets.c.digest).order_by(datasets.c.id.desc()).limit(_MAX_NEAR)
+        known = session.execute(newest).all()
         raise errors.NotFound("data set", name, [text for pair in known for text in pair if text])
     return found
 
@@ -100,8 +123,32 @@ def find(session: Session, *, limit: int = 100) -> list[values.Dataset]:
     return [values.Dataset(**row._mapping) for row in rows]
 
 
+def hold(session: Session, digests: Collection[str]) -> None:
+    """Keep data sets from a purge until the commit of the jobs that read them.
+
+    Raises:
+        Conflict: a data set was purged.
+    """
+    if not digests:
+        return
+    rows = session.execute(
+        sa.select(datasets.c.digest, datasets.c.name, datasets.c.purged_at)
+        .where(datasets.c.digest.in_(digests))
+        .order_by(datasets.c.id)
+        .with_for_update(read=True)
+    )
+    for row in rows:
+        if row.purged_at is not None:
+            raise errors.Conflict(f"data set {row.name or row.digest[:12]} was purged (add its data again)")
+
+
+def lock_purged(session: Session, digest: str) -> bool:
+    """Lock a data set until the commit, and return whether it is purged. Then its text may be removed."""
+    return session.execute(_lock(digest)).one().purged_at is not None
+
+
 def purge(session: Session, name: str) -> values.Dataset:
-    """Record that the text of a data set is deleted. The caller deletes the artifact.
+    """Record that the text of a data set is deleted. The caller deletes it afterwards, with `lock_purged`.
 
     The digest and the sizes stay.
 
@@ -110,9 +157,15 @@ def purge(session: Session, name: str) -> values.Dataset:
         Conflict: an unfinished job needs it.
     """
     dataset = get(session, name)
-    unfinished = session.execute(sa.select(jobs.c.id, jobs.c.spec).where(jobs.c.finished_at.is_(None)))
-    readers = sorted(row.id for row in unfinished if dataset.digest in map(row.spec.get, _DATASET_FIELDS))
-    if readers:
+    session.execute(_lock(dataset.digest))  # waits for jobs that are being submitted, which the query below then sees
+    unfinished = (
+        sa.select(jobs.c.id)
+        .join(job_datasets, job_datasets.c.job_id == jobs.c.id)
+        .where(job_datasets.c.digest == dataset.digest, jobs.c.finished_at.is_(None))
+        .order_by(jobs.c.id)
+        .limit(_MAX_NAMED)
+    )
+    if readers := session.scalars(unfinished).all():
         what = f"cannot purge data set {name}: job {', '.join(readers)} needs it (cancel the job or wait until it ends)"
         raise errors.Conflict(what)
     session.execute(sa.update(datasets).where(datasets.c.digest == dataset.digest).values(purged_at=now()))

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from finch_hub.registry import values
 from finch_hub.registry.adapter_versions import get_row
 from finch_hub.registry.tables import Adapter, AdapterVersion, Base, Evaluation
+from finch_hub.registry.types import read_document
 from finch_hub.specs.value import JsonObject
 
 
@@ -60,4 +61,5 @@ def find(session: Session, *, adapter: str | None = None, limit: int = 100) -> l
     )
     if adapter is not None:
         query = query.where(Evaluation.version_id == get_row(session, adapter, deleted=True).id)
-    return [values.Evaluation(**row._mapping) for row in session.execute(query)]
+    rows = session.execute(query)
+    return [values.Evaluation(**{**row._mapping, "metrics": read_document(row.metrics)}) for row in rows]

@@ -6,23 +6,28 @@ The functions for workers are in `claims` and `attempts`.
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
+import math
 import secrets
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import values
-from finch_hub.registry.tables import attempts, dependencies, job_events, jobs
+from finch_hub.registry import datasets, values
+from finch_hub.registry.tables import attempts, dependencies, job_datasets, job_events, jobs
 from finch_hub.registry.transitions import JOB_COLUMNS, change_state, in_state, insert_events, to_job, to_jobs
-from finch_hub.registry.types import Columns, insert_new, later, now, once
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, insert_new, later, now, once
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState
+from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
 # The submitter sends the wake-up message right after its commit. A worker sends it only if the submitter did not.
 WAKE_UP_GRACE_SECONDS = 5.0
+_NUM_EXAMINED = 1000  # newest jobs of the queue that a check reads
 
 
 def submit(session: Session, spec: JobSpec, **fields: Any) -> Job:
@@ -37,10 +42,12 @@ def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
 
     Raises:
         NotFound: a job depends on a job that does not exist.
-        Conflict: a job depends on a failed or cancelled job, or its key belongs to another specification.
+        Conflict: a job depends on a failed or cancelled job, its key belongs to another specification, or its data set
+            was purged.
     """
     if not new:
         return []
+    datasets.hold(session, {digest for item in new for digest in item.datasets})
     parents = _lock_parents(session, {parent for item in new for parent in item.depends_on})
     rows = [_row(item, parents) for item in new]
     insert = insert_new(session, jobs, "idempotency_key").values(ring_at=later(WAKE_UP_GRACE_SECONDS))
@@ -53,6 +60,11 @@ def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
     ]
     if links:
         session.execute(sa.insert(dependencies), links)
+    reads = [
+        {"job_id": job_id, "digest": digest} for job_id in inserted for digest in dict.fromkeys(by_id[job_id].datasets)
+    ]
+    if reads:
+        session.execute(sa.insert(job_datasets), reads)
     if inserted:
         session.execute(sa.insert(job_events), [_first_event(row) for row in inserted.values()])
     keys = {item.idempotency_key for job_id, item in by_id.items() if job_id not in inserted}
@@ -99,6 +111,8 @@ def find(
         query = query.where(in_state(*sorted(states)))
         if FINAL.issuperset(states):
             query = query.where(jobs.c.finished_at.is_not(None))  # the condition of the index
+        elif JobState.QUEUED in states and FINAL.isdisjoint(states):
+            query = query.where(jobs.c.finished_at.is_(None))  # likewise; waiting and running jobs have their own
     if kind is not None:
         query = query.where(jobs.c.kind == kind)
     if before is not None:
@@ -131,17 +145,23 @@ def retry(session: Session, job_id: str) -> Job:
     Raises:
         NotFound: the job does not exist.
         IllegalTransition: the job has not failed and was not cancelled.
+        Conflict: this version cannot read the job, or its data set was purged.
     """
     # The lock lasts until the commit: of two retries at once, the second finds the job of the first.
     row = _get_row(session, job_id, lock=True)
     old = to_jobs(session, [row])[0]
     if old.state not in (JobState.FAILED, JobState.CANCELLED):
         raise errors.IllegalTransition(job_id, old.state, JobState.QUEUED)
+    if old.unreadable is not None:
+        what = f"cannot retry job {job_id}: this version of Finch Hub cannot read it: {old.unreadable}"
+        raise errors.Conflict(f"{what} (submit the job anew)")
     unfinished = sa.select(jobs.c.id).where(jobs.c.retry_of == job_id, jobs.c.finished_at.is_(None)).limit(1)
     if (retry_id := session.scalar(unfinished)) is not None:
         return get(session, retry_id)
+    reads = session.scalars(sa.select(job_datasets.c.digest).where(job_datasets.c.job_id == job_id))
     new = values.NewJob(
         spec=old.spec,
+        datasets=tuple(reads),
         base_key=row.base_key,
         group_key=row.gang,
         requirements=old.requirements,
@@ -166,19 +186,44 @@ def list_events(session: Session, job_id: str, *, after: int = 0, limit: int = 5
         .order_by(job_events.c.seq)
         .limit(limit)
     )
-    return [Event(**row._mapping) for row in rows]
+    return [_read_event(row) for row in rows]
 
 
 def list_attempts(session: Session, job_id: str) -> list[values.Attempt]:
     """Return the attempts of a job, in order."""
     rows = session.execute(sa.select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.fence))
-    return [values.Attempt(**row._mapping) for row in rows]
+    return [_read_attempt(row) for row in rows]
 
 
 def count(session: Session) -> dict[JobState, int]:
     """Return the number of jobs in each state."""
-    rows = session.execute(sa.select(jobs.c.state, sa.func.count().label("number")).group_by(jobs.c.state))
+    number = sa.func.count().label("number")
+    ended = sa.select(jobs.c.state, number).where(jobs.c.finished_at.is_not(None)).group_by(jobs.c.state)
+    # Each part reads one partial index. SQLite reads all rows if a statement groups them.
+    unfinished = [
+        sa.select(sa.literal(state, jobs.c.state.type).label("state"), number).where(in_state(state))
+        for state in JobState
+        if state not in FINAL
+    ]
+    rows = session.execute(sa.union_all(ended, *unfinished))
     return {**dict.fromkeys(JobState, 0), **{row.state: row.number for row in rows}}
+
+
+def find_set_aside(session: Session, *, limit: int = 100) -> list[Job]:
+    """Return unfinished jobs that some version of Finch Hub cannot read, newest first.
+
+    Besides jobs that workers have set aside, these are any that this version finds unreadable among the newest.
+    """
+    marked = (
+        sa.select(*JOB_COLUMNS)
+        .where(jobs.c.set_aside.is_not(None), jobs.c.finished_at.is_(None))
+        .order_by(jobs.c.number.desc())
+        .limit(limit)
+    )
+    newest = find(session, states=[JobState.WAITING, JobState.QUEUED], limit=_NUM_EXAMINED)
+    found = {job.id: job for job in newest if job.unreadable is not None}
+    found |= {job.id: job for job in to_jobs(session, session.execute(marked).all())}
+    return sorted(found.values(), key=lambda job: job.created_at, reverse=True)[:limit]
 
 
 def prune(
@@ -193,24 +238,17 @@ def prune(
         older_than: seconds since the end after which a job is deleted.
         beyond: number of jobs that ended last and are kept.
     """
-    too_old = []
-    if older_than is not None:
-        too_old.append(jobs.c.finished_at < once(later(-older_than)))
-    if beyond is not None:
-        when, number = jobs.c.finished_at, jobs.c.number
-        ended = sa.select(when, number).where(when.is_not(None)).order_by(when.desc(), number.desc())
-        newest = ended.offset(beyond).limit(1).subquery()
-        newest_end = sa.select(newest.c.finished_at).scalar_subquery()
-        newest_number = sa.select(newest.c.number).scalar_subquery()
-        too_old.append(sa.or_(when < newest_end, sa.and_(when == newest_end, number <= newest_number)))
+    too_old = _find_last_expired(session, older_than, beyond)
+    if too_old is None:
+        return []
     child = jobs.alias("child")
     is_needed = sa.exists().where(
         dependencies.c.depends_on == jobs.c.id, child.c.id == dependencies.c.job_id, child.c.finished_at.is_(None)
     )
     expired = (
         sa.select(jobs.c.id)
-        .where(jobs.c.finished_at.is_not(None), sa.or_(sa.false(), *too_old), ~is_needed)
-        .order_by(jobs.c.finished_at)
+        .where(jobs.c.finished_at.is_not(None), too_old >= _END, ~is_needed)
+        .order_by(jobs.c.finished_at, jobs.c.number)
         .limit(limit)
         .with_for_update(of=jobs, skip_locked=True)
     )
@@ -220,12 +258,55 @@ def prune(
     return ids
 
 
+_END = sa.tuple_(jobs.c.finished_at, jobs.c.number)  # the order of an index
+
+
+def _find_last_expired(session: Session, older_than: float | None, beyond: int | None) -> sa.Tuple | None:
+    """Return the end of the newest job that is too old or too many, None if there is no such job.
+
+    Jobs that ended earlier are so, too. One statement for both conditions would read the whole history.
+    """
+    newest_first = (
+        sa.select(jobs.c.finished_at, jobs.c.number)
+        .where(jobs.c.finished_at.is_not(None))
+        .order_by(jobs.c.finished_at.desc(), jobs.c.number.desc())
+        .limit(1)
+    )
+    found = []
+    if older_than is not None:
+        found.append(newest_first.where(jobs.c.finished_at < once(later(-older_than))))
+    if beyond is not None:
+        found.append(newest_first.offset(beyond))
+    ends = [tuple(row) for query in found if (row := session.execute(query).one_or_none()) is not None]
+    if not ends:
+        return None
+    ended_at, number = max(ends)
+    return sa.tuple_(sa.literal(ended_at, jobs.c.finished_at.type), sa.literal(number, jobs.c.number.type))
+
+
 def _get_row(session: Session, job_id: str, *, lock: bool = False) -> sa.Row[Any]:
     query = sa.select(*JOB_COLUMNS).where(jobs.c.id == job_id)
     row = session.execute(query.with_for_update(of=jobs) if lock else query).one_or_none()
     if row is None:
         raise errors.NotFound("job", job_id, _recent_ids(session))
     return row
+
+
+def _read_attempt(row: sa.Row[Any]) -> values.Attempt:
+    """Return an attempt, with the times that can be read."""
+    times = {name: row._mapping[name] for name in ("started_at", "ended_at")}
+    readable = {name: time for name, time in times.items() if isinstance(time, datetime)}
+    return values.Attempt(**{**row._mapping, "started_at": UNKNOWN_TIME, "ended_at": None, **readable})
+
+
+def _read_event(row: sa.Row[Any]) -> Event:
+    """Return an event; one that this version cannot read becomes a message."""
+    try:
+        return Event(**row._mapping)
+    except errors.InvalidSpec:
+        text = f"event {row.type!r} of another version of Finch Hub: {row.message or row.data}"
+        at = row.at if isinstance(row.at, datetime) else UNKNOWN_TIME
+        return Event(job_id=row.job_id, seq=row.seq, at=at, type="message", level="warn", message=text)
 
 
 def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:
@@ -237,9 +318,18 @@ def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:
         **{column: getattr(new, column) for column in ("spec", "base_key", "priority", "idempotency_key", "retry_of")},
         **new.requirements.model_dump(exclude={"together"}),
         "labels": sorted(set(new.requirements.labels)),
+        "needs": hash_needs(new.spec["kind"], new.requirements),
         "gang": new.group_key if new.requirements.together else None,
         "last_seq": 1,
     }
+
+
+def hash_needs(kind: str, requirements: Requirements) -> str:
+    """Return a hash that jobs share if they fit the same slots, with memory in steps of a fifth."""
+    step = int(4 * math.log2(requirements.memory_bytes)) if requirements.memory_bytes else -1
+    labels = sorted(set(requirements.labels))
+    text = json.dumps([kind, requirements.queue, requirements.device, step, labels])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _first_event(row: sa.Row[Any]) -> Columns:

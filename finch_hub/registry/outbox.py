@@ -18,6 +18,7 @@ from finch_hub.registry.types import later, now, once
 from finch_hub.specs.jobs import JobState
 
 _HAS_DUE = sa.select(sa.exists().where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now())))
+_HAS_QUEUED = sa.select(sa.exists().where(in_state(JobState.QUEUED)))
 _SELECT_DUE = (
     sa.select(jobs.c.number, jobs.c.id, jobs.c.queue)
     .where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now()))
@@ -30,6 +31,11 @@ _SELECT_DUE = (
 def has_due(session: Session) -> bool:
     """Return whether any job needs a message, without taking a lock."""
     return bool(session.scalar(_HAS_DUE))
+
+
+def has_queued(session: Session) -> bool:
+    """Return whether any job is queued, whatever became of its message."""
+    return bool(session.scalar(_HAS_QUEUED))
 
 
 def take_due(session: Session, *, limit: int = 100, again_seconds: float = 60.0) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from finch_hub.registry.values import Capabilities, Worker
 from finch_hub.registry.workers import GONE
-from finch_hub.specs.jobs import Requirements
+from finch_hub.specs.jobs import Job, Requirements
 
 
 def list_misfits(requirements: Requirements, slot: Capabilities) -> list[str]:
@@ -26,6 +26,15 @@ def list_misfits(requirements: Requirements, slot: Capabilities) -> list[str]:
     return reasons
 
 
+def list_unreadable(job: Job, reader: Capabilities | Worker) -> list[str]:
+    """Return the reason why the code of a slot or worker cannot read a job, none if it can."""
+    if reader.kinds is not None and job.kind not in reader.kinds:
+        return [f"does not know jobs of the kind {job.kind!r}"]
+    if reader.version in job.set_aside:
+        return [f"cannot read the job with its finch-hub {reader.version}"]
+    return []
+
+
 def list_slots(worker: Worker) -> list[Capabilities]:
     """Return one slot for each device of a worker, with all memory of the device."""
     return [
@@ -39,14 +48,15 @@ def can_run(worker: Worker, requirements: Requirements) -> bool:
     return any(not list_misfits(requirements, slot) for slot in list_slots(worker))
 
 
-def list_obstacles(requirements: Requirements, workers: Sequence[Worker]) -> dict[str, list[str]]:
+def list_obstacles(job: Job, workers: Sequence[Worker]) -> dict[str, list[str]]:
     """Return for each living worker why it can never run a job, nothing if any worker can."""
     obstacles: dict[str, list[str]] = {}
     for worker in workers:
         if worker.state in GONE:
             continue
-        reasons = [list_misfits(requirements, slot) for slot in list_slots(worker)]
+        unreadable = list_unreadable(job, worker)
+        reasons = [unreadable + list_misfits(job.requirements, slot) for slot in list_slots(worker)]
         if any(not reason for reason in reasons):
             return {}
-        obstacles[worker.id] = min(reasons, key=len, default=["has no device"])
+        obstacles[worker.id] = min(reasons, key=len, default=[*unreadable, "has no device"])
     return obstacles

@@ -12,8 +12,7 @@ from finch_hub import errors
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0004"  # stands here so that a check needs no Alembic; a test compares it with the scripts
-_LOCK = 0x66696E6368  # "finch": the key of PostgreSQL's advisory lock
+HEAD = "0006"  # stands here so that a check needs no Alembic; a test compares it with the scripts
 
 
 def scripts() -> Path:
@@ -60,19 +59,19 @@ def check(number: str | None, database: str) -> None:
 
 
 def upgrade(connection: sa.Connection, database: str) -> None:
-    """Upgrade the database to this code's revision, in the connection's transaction.
+    """Upgrade the database to this code's revision.
 
     Raises:
         SchemaMismatch: the database is newer than this code.
     """
     from alembic import command
 
-    if connection.dialect.name == "postgresql":  # on SQLite the transaction holds the write lock already
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
     number = revision(connection)
     if number is not None and not _is_known(number):
         check(number, database)
     if number != HEAD:
+        if connection.dialect.name == "postgresql":
+            connection.rollback()  # each migration has its own transaction; on SQLite, this one holds the write lock
         command.upgrade(config(connection), "head")
 
 

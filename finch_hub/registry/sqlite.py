@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from finch_hub import errors
-from finch_hub.registry.types import to_json
+from finch_hub.registry.types import from_json, to_json
 
 LOCK_TIMEOUT_SECONDS = 30.0
 # WAL needs shared memory and reliable locks, and no network file system has both.
@@ -20,14 +20,45 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 )
 
 
-def create_engine(url: sa.URL, *, read_only: bool) -> sa.Engine:
+def create_engine(url: sa.URL, *, read_only: bool = False, foreign_keys: bool = True) -> sa.Engine:
     """Return an engine whose connections only read, or take the write lock when they begin."""
-    engine = sa.create_engine(url, json_serializer=to_json, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
-    event.listen(engine, "connect", functools.partial(_configure, read_only=read_only))
+    engine = sa.create_engine(
+        url, json_serializer=to_json, json_deserializer=from_json, connect_args={"timeout": LOCK_TIMEOUT_SECONDS}
+    )
+    event.listen(engine, "connect", functools.partial(_configure, read_only=read_only, foreign_keys=foreign_keys))
     # A deferred transaction that reads first and writes later would fail with "locked" without waiting.
     begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return engine
+
+
+def create_migration_engine(url: sa.URL) -> sa.Engine:
+    """Return an engine without foreign keys: a table that is rebuilt would delete the rows that refer to its rows."""
+    return create_engine(url, foreign_keys=False)
+
+
+def refuse_foreign_keys(connection: sa.Connection) -> None:
+    """Refuse a connection on which a table that a migration rebuilds would take its referring rows along.
+
+    Raises:
+        RuntimeError: foreign keys are on. A transaction cannot turn them off.
+    """
+    if connection.exec_driver_sql("PRAGMA foreign_keys").scalar():
+        raise RuntimeError("migrations need a connection without foreign keys (use Database.upgrade)")
+
+
+def check_references(connection: sa.Connection) -> None:
+    """Check all references after a migration, before its commit.
+
+    Raises:
+        Conflict: rows refer to rows that do not exist.
+    """
+    tables = sorted({f"{row[0]} to {row[2]}" for row in connection.exec_driver_sql("PRAGMA foreign_key_check")})
+    if tables:
+        raise errors.Conflict(
+            f"cannot change the schema: references between tables are broken, from {', '.join(tables)}"
+            " (nothing was changed; restore the file from a backup)"
+        )
 
 
 def refuse_network_file_system(path: Path) -> None:
@@ -57,13 +88,14 @@ def get_file_system(path: Path) -> str:
     return next((mounts[folder] for folder in (path, *path.parents) if folder in mounts), "")
 
 
-def _configure(connection: Any, _record: Any, *, read_only: bool) -> None:
+def _configure(connection: Any, _record: Any, *, read_only: bool, foreign_keys: bool) -> None:
     connection.isolation_level = None  # keeps the driver from beginning transactions by itself
+    connection.text_factory = lambda text: text.decode(errors="replace")  # one damaged text must not hide other rows
     for pragma in (
         f"busy_timeout = {int(LOCK_TIMEOUT_SECONDS * 1000)}",
         "journal_mode = WAL",
         "synchronous = FULL",  # WAL's usual NORMAL may lose the last commits in a power failure
-        "foreign_keys = ON",
+        f"foreign_keys = {int(foreign_keys)}",
         "temp_store = MEMORY",
         f"query_only = {int(read_only)}",
     ):

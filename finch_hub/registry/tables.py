@@ -76,6 +76,7 @@ class Job(Table):
     device: Mapped[str] = mapped_column(sa.String(8))
     memory_bytes: Mapped[Count]
     labels: Mapped[Texts]
+    needs: Mapped[str | None] = mapped_column(sa.String(32))  # hash of what decides which slots fit
     time_limit: Mapped[float | None]  # seconds of one attempt
     gang: Mapped[str | None] = mapped_column(sa.String(600))  # equal for jobs that can be trained in one step
     base_key: Mapped[str | None] = mapped_column(sa.String(512))  # of the base, for workers that have it loaded
@@ -91,21 +92,27 @@ class Job(Table):
     ring_at: Mapped[Moment | None]  # time of the next wake-up message; only while queued
     started_at: Mapped[Moment | None]
     lease_until: Mapped[Moment | None]  # only while running
+    claim_token: Mapped[str | None] = mapped_column(sa.String(32))  # random; only while running
     cancel_requested: Mapped[Moment | None]
     finished_at: Mapped[Moment | None]
     reason: Mapped[Text | None]
     result: Mapped[Document | None]
+    set_aside: Mapped[Texts | None]  # versions of Finch Hub whose workers cannot read the job
 
     # Partial indexes make claims and sweeps independent of the number of finished jobs. A query must contain their
     # conditions as literals, or neither database uses them. No index holds the lease, so that a renewal touches none.
     # There is no index of all states: SQLite would use it for the claim, and sort.
     __table_args__ = (
         _partial("ix_jobs_claim", sa.text("priority DESC"), "number", where="state = 'queued'"),
+        _partial("ix_jobs_needs", "needs", sa.text("priority DESC"), "number", where="state = 'queued'"),
         _partial("ix_jobs_gang", "gang", "number", where="state = 'queued' AND gang IS NOT NULL"),
         _partial("ix_jobs_ring", "ring_at", where="state = 'queued'"),
         _partial("ix_jobs_running", "number", where="state = 'running'"),
         _partial("ix_jobs_ended", "state", "number", where="finished_at IS NOT NULL"),
-        _partial("ix_jobs_finished", "finished_at", where="finished_at IS NOT NULL"),
+        _partial("ix_jobs_unfinished", "number", where="finished_at IS NULL"),
+        _partial("ix_jobs_waiting", "number", where="state = 'waiting'"),
+        _partial("ix_jobs_finished", "finished_at", "number", where="finished_at IS NOT NULL"),
+        _partial("ix_jobs_set_aside", "number", where="set_aside IS NOT NULL"),
         _partial("ix_jobs_retry_of", "retry_of", where="retry_of IS NOT NULL"),
     )
 
@@ -118,6 +125,15 @@ class JobDependency(Table):
     job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     depends_on: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True, index=True)
     position: Mapped[int]
+
+
+class JobDataset(Table):
+    """A stored data set that a job reads. It cannot be purged before the job has ended."""
+
+    __tablename__ = "job_datasets"
+
+    job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[Digest] = mapped_column(primary_key=True, index=True)
 
 
 class Attempt(Table):
@@ -166,6 +182,7 @@ class Worker(Table):
     devices: Mapped[list[JsonObject]] = mapped_column(Json)
     queues: Mapped[Texts]
     labels: Mapped[Texts]
+    kinds: Mapped[Texts | None]  # of jobs that its version knows
     state: Mapped[str] = mapped_column(sa.String(16))
     started_at: Mapped[Created]
     last_seen: Mapped[Created]
@@ -313,5 +330,14 @@ class Evaluation(Table):
     created_at: Mapped[Created]
 
 
+class Deployment(Table):
+    """This database with its workers and clients. It has one row."""
+
+    __tablename__ = "deployment"
+
+    id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+
+
 # Core tables, not entities: other processes change the rows, so that a session must not cache them.
 jobs, dependencies, attempts, job_events = (table.__table__ for table in (Job, JobDependency, Attempt, Event))
+job_datasets = JobDataset.__table__

@@ -11,13 +11,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from finch_hub import errors
 from finch_hub.registry.tables import attempts, dependencies, job_events, jobs
-from finch_hub.registry.types import Columns, now
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, now
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements
 from finch_hub.specs.value import JsonObject
 
-_VALUE_COLUMNS = (Job.model_fields.keys() & jobs.c.keys()) - {"cancel_requested"}
+_VALUE_COLUMNS = (Job.model_fields.keys() & jobs.c.keys()) - {"cancel_requested", "set_aside"}
 _REQUIREMENT_COLUMNS = Requirements.model_fields.keys() & jobs.c.keys()
 
 
@@ -81,7 +82,11 @@ def build_transition(new: JobState, *where: sa.ColumnElement[bool], changes: Col
     if new in (JobState.RUNNING, JobState.CANCELLED):
         columns.setdefault("reason", None)  # the record of the earlier attempt keeps its reason
     if new is not JobState.RUNNING:
-        columns |= {"lease_until": None, "worker": None if new is JobState.QUEUED else jobs.c.worker}
+        columns |= {
+            "lease_until": None,
+            "claim_token": None,
+            "worker": None if new is JobState.QUEUED else jobs.c.worker,
+        }
     if new is not JobState.QUEUED:
         columns |= {"ring_at": None, "not_before": None}
     if new in FINAL:
@@ -178,14 +183,23 @@ def to_jobs(session: Session, rows: Sequence[sa.Row[Any]]) -> list[Job]:
     return [to_job(row, parents.get(row.id, ())) for row in rows]
 
 
+_STAND_INS = {"spec": {}, "created_at": UNKNOWN_TIME}  # of fields that have no default
+
+
 def to_job(row: sa.Row[Any], depends_on: Iterable[str]) -> Job:
-    """Return the value of a row."""
+    """Return the value of a row. A row that this version cannot read, or that is damaged, is `unreadable`."""
     columns = row._mapping
-    return Job(
+    fields: Columns = {
         **{column: columns[column] for column in _VALUE_COLUMNS},
-        requirements=Requirements(
-            **{column: columns[column] for column in _REQUIREMENT_COLUMNS}, together=row.gang is not None
-        ),
-        cancel_requested=row.cancel_requested is not None,
-        depends_on=tuple(depends_on),
-    )
+        "requirements": {column: columns[column] for column in _REQUIREMENT_COLUMNS}
+        | {"together": row.gang is not None},
+        "cancel_requested": row.cancel_requested is not None,
+        "depends_on": tuple(depends_on),
+        "set_aside": row.set_aside or (),
+    }
+    try:
+        return Job(**fields)
+    except errors.InvalidSpec as error:
+        invalid = {problem.where.partition(".")[0] for problem in error.problems}
+        readable = {name: value for name, value in fields.items() if name not in invalid}
+        return Job(**(_STAND_INS | readable), unreadable="; ".join(map(str, error.problems)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,9 @@ _SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f"
 
 Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
 BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers rows by itself only for INTEGER
+
+UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
+"""What a damaged time is read as, where a time is required."""
 
 Columns = dict[str, Any]
 """Values or SQL expressions, by the name of a column or a parameter."""
@@ -43,10 +47,13 @@ class Instant(sa.types.TypeDecorator[datetime]):
         return value.strftime("%Y-%m-%d %H:%M:%S.%f")[:23] if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
-        """Return the time with its zone, UTC."""
-        if value is None:
-            return None
-        return datetime.fromisoformat(value).replace(tzinfo=UTC) if isinstance(value, str) else value.astimezone(UTC)
+        """Return the time with its zone, UTC. A damaged text stays as it is, for its reader to refuse."""
+        if not isinstance(value, str):
+            return None if value is None else value.astimezone(UTC)
+        try:
+            return datetime.fromisoformat(value).replace(tzinfo=UTC)
+        except ValueError:
+            return value  # type: ignore[return-value]
 
 
 class Prose(sa.types.TypeDecorator[str]):
@@ -68,6 +75,19 @@ def make_storable(text: str) -> str:
 def to_json(value: Any) -> str:
     """Return JSON that both databases accept. Infinities and NaN become null."""
     return pydantic_core.to_json(_make_json_storable(value), inf_nan_mode="null").decode()
+
+
+def from_json(text: str) -> Any:
+    """Return stored JSON. A damaged text stays as it is, for its reader to refuse: it must not hide other rows."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def read_document(value: Any) -> dict[str, Any]:
+    """Return a stored JSON object. Of a damaged one, return a note that says so: it must not hide other rows."""
+    return value if isinstance(value, dict) else {"unreadable": str(value)[:200]}
 
 
 def _make_json_storable(value: Any) -> Any:
@@ -125,7 +145,7 @@ def once(moment: sa.ColumnElement[datetime]) -> sa.ScalarSelect[datetime]:
 
 
 class subset(FunctionElement[bool]):  # noqa: N801
-    """Whether the second JSON array contains every text of the first."""
+    """Whether the second JSON array contains every text of the first. A damaged first one counts as empty."""
 
     type = sa.Boolean()
     inherit_cache = True
@@ -136,7 +156,7 @@ class subset(FunctionElement[bool]):  # noqa: N801
 def _subset_sqlite(element: subset, compiler: SQLCompiler, **kw: Any) -> str:
     inner, outer = (compiler.process(clause, **kw) for clause in element.clauses)
     return (  # the parts are compiled SQL, not user input
-        f"NOT EXISTS (SELECT 1 FROM json_each({inner}) AS needed"  # noqa: S608
+        f"NOT EXISTS (SELECT 1 FROM json_each(iif(json_valid({inner}), {inner}, '[]')) AS needed"  # noqa: S608
         f" WHERE needed.value NOT IN (SELECT given.value FROM json_each({outer}) AS given))"
     )
 

@@ -18,12 +18,19 @@ _WITHOUT_NUL = r"^[^\x00]*$"  # PostgreSQL does not store it
 
 
 class Capabilities(Value):
-    """A slot of a worker: its device with the free memory, its queues and labels."""
+    """A slot of a worker: its device with the free memory, its queues and labels, and what its code can read.
+
+    Attributes:
+        kinds: kinds of jobs that the worker knows; None for all.
+        version: version of the worker's Finch Hub, whose `set_aside` jobs it leaves in the queue.
+    """
 
     device: DeviceKind = "cpu"
     memory_bytes: NonNegativeInt
     queues: tuple[Label, ...] = ("default",)
     labels: tuple[Label, ...] = ()
+    kinds: tuple[str, ...] | None = None
+    version: str = ""
 
 
 class RetryPolicy(Value):
@@ -43,12 +50,14 @@ class NewJob(Value):
 
     Attributes:
         spec: JSON of a `JobSpec`, from which `base_key` and `group_key` are taken.
+        datasets: digests of the stored data sets that the job reads.
         idempotency_key: key with which a repeated submission returns the first job.
     """
 
     spec: JsonObject
     base_key: str | None = pydantic.Field(default=None, max_length=512)
     group_key: str | None = pydantic.Field(default=None, max_length=600)
+    datasets: tuple[Digest, ...] = ()
     requirements: Requirements = Requirements()
     priority: int = pydantic.Field(default=0, ge=-1000, le=1000)
     depends_on: tuple[str, ...] = ()
@@ -57,7 +66,8 @@ class NewJob(Value):
 
     @classmethod
     def of_spec(cls, spec: JobSpec, **fields: Any) -> Self:
-        """Return the job for a specification."""
+        """Return the job for a specification, with its data sets unless others are given."""
+        fields.setdefault("datasets", spec.datasets)
         return cls(spec=spec.model_dump(mode="json"), base_key=spec.base_key, group_key=spec.group_key, **fields)
 
 
@@ -76,7 +86,7 @@ class Attempt(Value):
     worker: str
     started_at: datetime
     ended_at: datetime | None = None
-    outcome: Literal["succeeded", "failed", "cancelled", "lost", "handed_back"] | None = None
+    outcome: str | None = None  # succeeded, failed, cancelled, lost or handed_back; another version may know others
     reason: str | None = None
 
 
@@ -90,7 +100,7 @@ class Device(Value):
 
 
 class WorkerDescription(Value):
-    """A worker as it describes itself when it starts. `id` is its name."""
+    """A worker as it describes itself when it starts. `id` is its name, `kinds` are those of jobs that it knows."""
 
     id: str
     hostname: str
@@ -101,6 +111,7 @@ class WorkerDescription(Value):
     devices: tuple[Device, ...]
     queues: tuple[str, ...] = ("default",)
     labels: tuple[str, ...] = ()
+    kinds: tuple[str, ...] | None = None
 
 
 class Worker(WorkerDescription):
@@ -168,7 +179,7 @@ class AdapterVersion(Value):
     identity: Digest
     base: Base
     state: VersionState
-    kind: VersionKind
+    kind: str  # a `VersionKind`; another version of Finch Hub may know others
     job_id: str | None = None
     spec: JsonObject = pydantic.Field(default={})
     metrics: JsonObject = pydantic.Field(default={})
@@ -208,12 +219,24 @@ class AdapterSummary(Value):
     aliases: dict[str, int] = pydantic.Field(default={})
 
 
-class Ancestry(Value):
-    """A version with its ancestors. `weight` is its weight in the version made from it."""
+class ParentLink(Value):
+    """A version, a parent that it was made from, and the parent's weight. Both are references."""
 
-    version: AdapterVersion
-    weight: float = 1.0
-    parents: tuple[Ancestry, ...] = ()
+    version: str
+    parent: str
+    weight: float
+
+
+class Ancestry(Value):
+    """A version with all its ancestors, as a graph, because many versions may share an ancestor.
+
+    Attributes:
+        versions: the version first, then its ancestors, nearest first, each once.
+        links: links from each of these versions to its parents.
+    """
+
+    versions: tuple[AdapterVersion, ...]
+    links: tuple[ParentLink, ...] = ()
 
 
 class Evaluation(Value):

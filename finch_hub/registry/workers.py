@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -102,14 +103,32 @@ def find(session: Session, *, silent_after: float = SILENT_SECONDS) -> list[valu
         )
     )
     return [
-        values.Worker(
-            **{column: row._mapping[column] for column in _VALUE_COLUMNS},
-            schema_revision=row.schema,
-            state=row.current_state,
-            jobs=tuple(running.get(row.id, ())),
+        values.Worker.of_stored(
+            {column: row._mapping[column] for column in _VALUE_COLUMNS}
+            | {
+                "devices": _read_devices(row.devices),
+                "schema_revision": row.schema,
+                "state": row.current_state,
+                "jobs": running.get(row.id, ()),
+            }
         )
         for row in rows
     ]
+
+
+def _read_devices(stored: Any) -> list[values.Device]:
+    """Return the devices that this version knows; a worker of another version may have further ones."""
+    devices = []
+    for device in stored if isinstance(stored, list) else ():
+        with contextlib.suppress(errors.InvalidSpec):
+            devices.append(values.Device.of_stored(device))
+    return devices
+
+
+def find_living(session: Session) -> list[str]:
+    """Return the names of the workers that run. It reads columns of the first schema only, before an upgrade."""
+    living = sa.select(workers.c.id).where(workers.c.state != "stopped", _is_recent())
+    return list(session.scalars(living.order_by(workers.c.id)))
 
 
 def count_slots(session: Session) -> int:

@@ -68,6 +68,12 @@ class JobSpec(Value):
         return base.key if base is not None else None
 
     @property
+    def datasets(self) -> tuple[str, ...]:
+        """Digests of the stored data sets that the job reads."""
+        named = (getattr(self, field, None) for field in ("train", "validation", "dataset"))
+        return tuple(digest for digest in named if digest is not None)
+
+    @property
     def group_key(self) -> str | None:
         """Key that jobs share if they can be trained in one step; None for kinds that never are."""
         return None
@@ -257,6 +263,9 @@ class Job(Value):
     Attributes:
         spec: JSON of the kind's `JobSpec`. The registry reads none of it, so that unknown kinds do no harm.
         result: JSON of a `JobResult`, if the job succeeded.
+        claim_token: random text of the claim that runs the job, which the claim's owner alone knows.
+        set_aside: versions of Finch Hub whose workers cannot read the job, so that they leave it in the queue.
+        unreadable: why this version cannot read the job; None if it can. The invalid fields have their defaults then.
     """
 
     id: str
@@ -273,11 +282,14 @@ class Job(Value):
     created_at: datetime
     not_before: datetime | None = None
     lease_until: datetime | None = None
+    claim_token: str | None = pydantic.Field(default=None, exclude=True, repr=False)
     started_at: datetime | None = None
     finished_at: datetime | None = None
     worker: str | None = None
     reason: str | None = None
     result: JsonObject | None = None
+    set_aside: tuple[str, ...] = ()
+    unreadable: str | None = None
 
 
 class JobResult(Value):

@@ -1,7 +1,8 @@
-"""Base class of values that layers exchange: frozen, readable as JSON, without unknown fields."""
+"""Base class of values that layers exchange: frozen, readable as JSON, without unknown fields unless stored."""
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast
@@ -62,6 +63,29 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
         except pydantic.ValidationError as error:
             raise errors.InvalidSpec(problems_of(error, cls.model_fields), subject=subject) from None
 
+    @classmethod
+    def of_stored(cls, data: object, *, subject: str = "", context: Mapping[str, Any] | None = None) -> Self:
+        """Return the value of stored JSON, without the fields that only another version of Finch Hub knows.
+
+        Raises:
+            InvalidSpec: some fields are invalid; contains a problem for each.
+        """
+        return cls.of(_drop_fields(data, cls._find_unknown(data, context)), subject=subject, context=context)
+
+    @classmethod
+    def list_unknown(cls, data: object, *, context: Mapping[str, Any] | None = None) -> list[str]:
+        """Return the dotted paths of the fields that `of_stored` passes over."""
+        return sorted({".".join(map(str, path)) for path in cls._find_unknown(data, context)})
+
+    @classmethod
+    def _find_unknown(cls, data: object, context: Mapping[str, Any] | None) -> list[tuple[int | str, ...]]:
+        try:
+            cls.model_validate(data, context=context)
+        except pydantic.ValidationError as error:
+            findings = error.errors(include_url=False, include_context=False, include_input=False)
+            return [finding["loc"] for finding in findings if finding["type"] == "extra_forbidden"]
+        return []
+
     def evolve(self, **changes: Any) -> Self:
         """Return a validated copy with changes.
 
@@ -69,6 +93,21 @@ class Value(pydantic.BaseModel, metaclass=_Translating):
             InvalidSpec: some fields are invalid; contains a problem for each.
         """
         return type(self).of({**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
+
+
+def _drop_fields(data: object, paths: Iterable[tuple[int | str, ...]]) -> object:
+    """Return a copy without the fields at these paths of pydantic, which also name members of unions."""
+    paths = list(paths)
+    kept = copy.deepcopy(data) if paths else data
+    for *parts, name in paths:
+        parent: Any = kept
+        for part in parts:
+            is_index = isinstance(parent, list) and isinstance(part, int) and part < len(parent)
+            if is_index or (isinstance(parent, dict) and part in parent):
+                parent = parent[part]
+        if isinstance(parent, dict):
+            parent.pop(name, None)
+    return kept
 
 
 def problems_of(error: pydantic.ValidationError, known: Iterable[str] = ()) -> tuple[errors.Problem, ...]:

@@ -42,7 +42,9 @@ def open_stores(settings: Settings) -> Stores:
     except OSError as error:
         what = f"cannot use the home {settings.home}: {error.strerror} (set FINCH_HOME to a folder of yours)"
         raise errors.Unavailable(what) from error
-    database = Database(settings.database, allow_insecure=settings.allow_insecure)
+    database = Database(
+        settings.database, allow_insecure=settings.allow_insecure, connections=settings.database_connections
+    )
     if settings.database_url is None:
         database.upgrade()
     else:

@@ -26,7 +26,7 @@ def set_up_logging(settings: Settings, handler: logging.Handler) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for name in ("celery.app.trace", "celery.worker.strategy", "alembic"):
+    for name in ("celery.app.trace", "celery.worker.strategy", "celery.worker.consumer.connection", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Celery sets up no logging if this signal has a receiver.
     signals.setup_logging.connect(lambda **_: None, weak=False)

@@ -20,7 +20,9 @@ from finch_hub.workers.supervision.work_folders import WorkFolders
 log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 0.1
+_LEAST_PAUSE_SECONDS = 2.0  # between two looks at the database that can mean a sleep; longer than a usual wait
 _DAY_SECONDS = 86_400
+_PRUNE_SECONDS = 300.0  # between two looks at the history, if the first found nothing to delete
 _FORGET_WORKERS_DAYS = 30
 
 
@@ -47,7 +49,9 @@ class Maintenance:
         self._slots, self._attempt_source, self._dispatcher = slots, attempt_source, dispatcher
         self._is_on_demand, self._end_worker, self._settings = is_on_demand, end_worker, stores.settings
         self._closed, self._woken = threading.Event(), threading.Event()
-        self._busy_until = clock.elapsed()
+        self._busy_until = self._answered_at = clock.elapsed()
+        self._prune_at = 0.0
+        self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = False
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
@@ -68,19 +72,9 @@ class Maintenance:
 
     def _run(self) -> None:
         settings = self._settings
-        reported_at = swept_at = float("-inf")
         while not self._closed.is_set():
-            now = clock.elapsed()
             try:
-                if now - reported_at >= settings.heartbeat_seconds:
-                    reported_at = now
-                    self._report()
-                if now - swept_at >= settings.sweep_seconds:
-                    swept_at = now
-                    self._sweep()
-                self._dispatcher.dispatch_due()
-                self._slots.drop_idle_children(older_than=settings.warm_seconds)
-                self._end_if_idle(now)
+                self._look(clock.elapsed())
             except errors.FinchError as error:
                 log.warning("action=maintenance error=%s", error)
             except Exception:
@@ -88,6 +82,22 @@ class Maintenance:
             self._woken.wait(min(1.0, settings.sweep_seconds, settings.heartbeat_seconds))
             self._closed.wait(_PAUSE_SECONDS)  # so that jobs that end in quick succession cause one look
             self._woken.clear()
+
+    def _look(self, now: float) -> None:
+        settings = self._settings
+        if now - self._answered_at > max(settings.lease_seconds - settings.heartbeat_seconds, _LEAST_PAUSE_SECONDS):
+            # The machine slept, or the database did not answer, also for others: they renew their leases first.
+            self._swept_at = now - settings.sweep_seconds + settings.heartbeat_seconds
+        if now - self._reported_at >= settings.heartbeat_seconds:
+            self._reported_at = now
+            self._report()
+        if now - self._swept_at >= settings.sweep_seconds:
+            self._swept_at = now
+            self._sweep()
+        self._dispatcher.dispatch_due()
+        self._answered_at = clock.elapsed()
+        self._slots.drop_idle_children(older_than=settings.warm_seconds)
+        self._end_if_idle(now)
 
     def _report(self) -> None:
         """Send a heartbeat, and do what was requested of the worker."""
@@ -107,12 +117,14 @@ class Maintenance:
         if settings.broker_url is None:
             home_broker.ensure(settings)
         policy = values.RetryPolicy(max_attempts=settings.max_attempts, base_delay=settings.retry_seconds)
+        held = self._attempt_source.renew_leases()
         with self._stores.database.write() as session:
-            for job in attempts.expire_leases(session, policy):
+            for job in attempts.expire_leases(session, policy, held=held):
                 log.warning("action=expire job_id=%s attempt=%d state=%s", job.id, job.attempts, job.state.value)
             if names := workers.forget(session, older_than=_FORGET_WORKERS_DAYS * _DAY_SECONDS):
                 log.info("action=forget workers=%s", ",".join(names))
-        self._prune()
+        if clock.elapsed() >= self._prune_at:
+            self._prune()
         self._remove_finished_folders()
 
     def _prune(self) -> None:
@@ -124,6 +136,8 @@ class Maintenance:
             pruned = jobs.prune(session, older_than=older_than, beyond=max_jobs)
         if pruned:
             log.info("action=prune jobs=%d", len(pruned))
+        else:
+            self._prune_at = clock.elapsed() + _PRUNE_SECONDS
 
     def _remove_finished_folders(self) -> None:
         """Remove the folders of jobs that another worker finished, or that were deleted."""

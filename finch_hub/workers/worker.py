@@ -12,13 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any
 
 import psutil
 
 from finch_hub import errors
-from finch_hub.registry import jobs, placement, schema_revisions, values, workers
+from finch_hub.registry import claims, deployment, jobs, outbox, placement, schema_revisions, values, workers
 from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
@@ -29,6 +28,8 @@ from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.messaging import app as celery_app
 from finch_hub.workers.messaging import broker
 from finch_hub.workers.messaging.dispatcher import Dispatcher
+from finch_hub.workers.messaging.slot_pool import SlotPool
+from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.group import AttemptGroup
@@ -38,6 +39,8 @@ from finch_hub.workers.supervision.work_folders import WorkFolders
 
 log = logging.getLogger(__name__)
 
+_OPEN_CLAIM_SECONDS = 1.0  # until the database is asked again what a claim took
+_LOOK_SECONDS = 15.0  # between looks of idle slots, and so what a lost message costs
 _LOCKED_SECONDS = 0.05  # longer than any transaction that locks the row of a queued job
 
 
@@ -70,10 +73,10 @@ class Worker:
         if settings.broker_url is not None:
             try:
                 celery_app.check_broker(url)
+            except errors.AccessDenied:
+                raise  # whoever starts the worker can change the password
             except errors.Unavailable as error:
-                if isinstance(error, errors.AccessDenied):
-                    raise
-                log.warning("action=start error=%s", error)  # Celery waits for the broker
+                log.warning("action=start error=%s", error)  # the worker waits for the broker
         self._stores = open_stores(settings)
         for problem in self._stores.catalog.problems:
             log.warning("action=plugins error=%s", problem)
@@ -81,7 +84,10 @@ class Worker:
         self._folders = WorkFolders(settings.work)
         self._slots = Slots(settings, slots, queues=queues, labels=labels)
         self._attempt_source = AttemptSource(self.name, self._stores, self._folders)
-        self._app = celery_app.make_app(url, queues=self._queues, worker=self.name)
+        with self._stores.database.read() as session:
+            self._app = celery_app.make_app(
+                url, deployment=deployment.find_id(session), queues=self._queues, worker=self.name
+            )
         self._app.task(self._wake, name=broker.WAKE)
         self._dispatcher = Dispatcher(settings, self._stores.database, starts_worker=False)
         self._entry: values.Worker | None = None
@@ -105,7 +111,15 @@ class Worker:
             self._entry = entry = self._register()
             gc.freeze()  # imported objects stay for good, so that each collection can skip them
             signals.worker_shutting_down.connect(self._on_shutting_down, weak=False)
-            signals.worker_ready.connect(self._on_ready, weak=False)
+            consumer = self._app.Worker(
+                hostname=self.name,
+                concurrency=len(self._slots),
+                quiet=True,
+                without_gossip=True,
+                without_mingle=True,
+                without_heartbeat=True,
+                redirect_stdouts=False,
+            )
             follow_up = threading.Thread(target=self._follow_up, name="follow-up", daemon=True)
             follow_up.start()
             ending.callback(follow_up.join, self._settings.grace_seconds)
@@ -122,17 +136,10 @@ class Worker:
             )
             self._maintenance.start()
             ending.callback(self._maintenance.close)
+            ending.callback(consumer.pool.on_stop)
             ending.callback(self._attempt_source.stopping.set)
             log.info("action=start worker=%s slots=%d queues=%s", self.name, len(self._slots), ",".join(self._queues))
-            consumer = self._app.Worker(
-                hostname=self.name,
-                concurrency=len(self._slots),
-                quiet=True,
-                without_gossip=True,
-                without_mingle=True,
-                without_heartbeat=True,
-                redirect_stdouts=False,
-            )
+            threading.Thread(target=self._look, args=(consumer.pool,), name="look", daemon=True).start()
             consumer.start()
             return int(consumer.exitcode or 0)
 
@@ -142,9 +149,7 @@ class Worker:
             return False
         database = Database(self._settings.database, allow_insecure=self._settings.allow_insecure)
         with contextlib.closing(database), database.read() as session:
-            queued = jobs.find(session, states=[JobState.QUEUED], limit=100)
-        slots = list(self._slots)
-        return any(not placement.list_misfits(job.requirements, slot.capabilities) for job in queued for slot in slots)
+            return any(claims.has_fitting(session, slot.capabilities) for slot in self._slots)
 
     def _register(self) -> values.Worker:
         with self._stores.database.write() as session:
@@ -154,7 +159,8 @@ class Worker:
                     id=self.name,
                     hostname=find_hostname(),
                     pid=os.getpid(),
-                    version=metadata.version("finch-hub"),
+                    version=kinds.VERSION,
+                    kinds=tuple(kinds.MODULES),
                     schema_revision=schema_revisions.HEAD,
                     slots=len(self._slots),
                     devices=self._slots.refresh_devices(),
@@ -199,9 +205,27 @@ class Worker:
                 # A transaction had locked the row of the job, and claims skip locked rows.
                 time.sleep(_LOCKED_SECONDS)
                 attempt = self._attempt_source.claim(slot)
-            while attempt is not None:
-                self._run(attempt, slot)
+            while attempt is not None or slot.open_claim is not None:
+                if attempt is not None:
+                    self._run(attempt, slot)
+                elif self._attempt_source.stopping.wait(_OPEN_CLAIM_SECONDS):
+                    break
                 attempt = self._attempt_source.claim(slot)
+
+    def _look(self, pool: SlotPool) -> None:
+        """Let idle slots look for jobs now and then, whatever became of the messages."""
+        while True:
+            try:
+                with self._stores.database.read() as session:
+                    has_queued = outbox.has_queued(session)
+                if has_queued:
+                    pool.look(self._wake)
+            except errors.FinchError as error:
+                log.warning("action=look error=%s", error)
+            except Exception:
+                log.exception("action=look")
+            if self._attempt_source.stopping.wait(_LOOK_SECONDS):
+                return
 
     def _run(self, attempt: Attempt | AttemptGroup, slot: Slot) -> None:
         slot.attempt = attempt
@@ -224,6 +248,7 @@ class Worker:
             with self._stores.database.read() as session:
                 job = jobs.get(session, job_id)
                 misfits = placement.list_misfits(job.requirements, slot.capabilities)
+                misfits += placement.list_unreadable(job, slot.capabilities)
                 is_unfit = self._attempt_source.is_draining or bool(misfits)
                 is_waiting = job.state is JobState.QUEUED
                 candidates = workers.find(session) if is_unfit and is_waiting else []
@@ -241,11 +266,6 @@ class Worker:
         if not self._attempt_source.stopping.is_set():
             # Sent to the main thread, because a signal to another one does not interrupt its wait for messages.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-
-    def _on_ready(self, **_: Any) -> None:
-        """Wake every slot once. Messages for jobs that were queued earlier may be lost."""
-        with contextlib.suppress(errors.Unavailable):
-            self._dispatcher.wake_worker(self.name, times=len(self._slots))
 
     def _on_shutting_down(self, how: str = "", **_: Any) -> None:
         """Hand the jobs back at the first signal, and end at once at the second. Celery's signal handler calls this."""

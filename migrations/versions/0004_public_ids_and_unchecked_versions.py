@@ -17,7 +17,8 @@ NEW = "state IN ('ready', 'quarantined', 'below_retention', 'unchecked')"
 
 
 def upgrade() -> None:
-    op.add_column("bases", sa.Column("public_id", sa.String(length=200), nullable=True))
+    is_repeatable = op.get_bind().dialect.name == "postgresql" or None
+    op.add_column("bases", sa.Column("public_id", sa.String(length=200), nullable=True), if_not_exists=is_repeatable)
     replace_check(OLD, NEW)
 
 
@@ -33,20 +34,21 @@ def replace_check(old: str, new: str) -> None:
         rebuild(old, new)
     else:
         op.drop_constraint(op.f(CHECK), "adapter_versions", type_="check")
-        op.create_check_constraint(op.f(CHECK), "adapter_versions", new)
+        op.create_check_constraint(op.f(CHECK), "adapter_versions", new, postgresql_not_valid=True)
+        # The rows are checked after the lock for the new constraint is released. Others may write meanwhile.
+        with op.get_context().autocommit_block():
+            op.execute(f"ALTER TABLE adapter_versions VALIDATE CONSTRAINT {CHECK}")
 
 
 def rebuild(old: str, new: str) -> None:
-    """Make the table anew, since SQLite changes no constraint. References to its rows are checked at the commit."""
+    """Make the table anew, since SQLite changes no constraint. References to its rows are checked at the end."""
     connection = op.get_bind()
-    connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
     table = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'adapter_versions'").scalar_one()
     indexes = connection.exec_driver_sql(
         "SELECT sql FROM sqlite_master WHERE type = 'index' AND tbl_name = 'adapter_versions' AND sql IS NOT NULL"
     ).scalars()
     statements = [
         "CREATE TEMPORARY TABLE kept_versions AS SELECT * FROM adapter_versions",
-        # Not renamed: SQLite counts a row as present again only if it is inserted into a table of that name.
         "DROP TABLE adapter_versions",
         table.replace(old, new),
         "INSERT INTO adapter_versions SELECT * FROM kept_versions",

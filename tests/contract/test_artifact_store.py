@@ -169,3 +169,12 @@ def test_links_and_unsafe_names_are_refused_all_at_once(store: ArtifactStore, tm
     with pytest.raises(errors.RefusedArtifact) as refused:
         store.put_tree(source)
     assert len(refused.value.problems) == 4
+
+
+def test_store_has_a_blob_until_it_is_removed(store: ArtifactStore) -> None:
+    digest = hashlib.sha256(b"finch").hexdigest()
+    assert not store.has(digest)
+    store.put(b"finch")
+    assert store.has(digest)
+    store.remove(digest)
+    assert not store.has(digest)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
+import os
 import pickle
 import signal
 import time
 import uuid
+from collections.abc import Callable
+from pathlib import Path
 
+import celery
 import pytest
-from support.fleet import Fleet, wait_until
+import redis
+from support import services
+from support.fleet import Broker, Fleet, fleet, wait_until
+from support.proxies import Proxy
 
 from finch_hub.registry import jobs
+from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState, Requirements
-from finch_hub.workers.messaging.app import KEY_PREFIX, make_app
 from finch_hub.workers.messaging.broker import WAKE, own_queue_name, queue_name
 
 
 def test_message_that_is_delivered_five_times_causes_one_claim(workers: Fleet) -> None:
     worker = workers.start(slots=2)
     job = workers.probe("sleep", seconds=1, send_message=False)
-    app = make_app(workers.broker.url)
-    for _ in range(5):
-        app.send_task(WAKE, args=[job], queue=queue_name("default"))
-    app.close()
+    workers.send(*[(WAKE, job, queue_name("default"))] * 5)
     workers.wait_begun(job)
     workers.wake(job)  # again while the job runs
     assert workers.wait(job).state is JobState.SUCCEEDED
@@ -39,10 +44,7 @@ def test_message_that_is_delivered_five_times_causes_one_claim(workers: Fleet) -
 @pytest.mark.slow
 def test_message_for_an_unknown_job_does_no_harm(workers: Fleet) -> None:
     worker = workers.start()
-    app = make_app(workers.broker.url)
-    app.send_task(WAKE, args=["no-such-job"], queue=queue_name("default"))
-    app.send_task("some.other.task", args=[], queue=queue_name("default"))
-    app.close()
+    workers.send((WAKE, "no-such-job", queue_name("default")), ("some.other.task", "", queue_name("default")))
     wait_until(lambda: "job_id=no-such-job" in worker.text, "the unknown job to be logged")
     wait_until(lambda: "some.other.task" in worker.text, "the unknown task to be logged")
     job = workers.probe()
@@ -54,11 +56,23 @@ def test_message_that_is_not_json_is_dropped_and_never_unpickled(workers: Fleet)
     worker = workers.start()
     trap = workers.folder / "unpickled"
     with workers.broker.client() as client:
-        client.lpush(f"{KEY_PREFIX}{queue_name('default')}", _pickled_message(_Trap(str(trap))))
+        client.lpush(workers.key(queue_name("default")), _pickled_message(_Trap(str(trap))))
     job = workers.probe()
     assert workers.wait(job).state is JobState.SUCCEEDED
     wait_until(lambda: "pickle" in worker.text, "the message to be logged")
     assert not trap.exists()
+    workers.check(job)
+
+
+def test_message_that_is_no_message_ends_no_worker(workers: Fleet) -> None:
+    worker = workers.start()
+    with workers.broker.client() as client:
+        for number, garbage in enumerate((b"{", b"[]", b"\xff", b'{"body": 1}')):
+            client.lpush(workers.key(queue_name("default")), garbage)
+            wait_until(lambda: _waiting(workers) == 0, f"message {number} to be taken", report=lambda: worker.text)
+    job = workers.probe()
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert worker.poll() is None
     workers.check(job)
 
 
@@ -100,9 +114,7 @@ def test_message_at_a_worker_that_cannot_run_the_job_is_passed_on(
     needs_able = Requirements(labels=("a100",))
     workers.wait(workers.probe(requirements=needs_able))  # until the wake-ups at the start of the workers are over
     job = workers.probe(send_message=False, requirements=needs_able)
-    app = make_app(workers.broker.url)
-    app.send_task(WAKE, args=[job], queue=own_queue_name("plain"))
-    app.close()
+    workers.send((WAKE, job, own_queue_name("plain")))
     wait_until(lambda: f"action=pass_on job_id={job} workers=able" in plain.text, "the message to be passed on")
     assert workers.wait(job).state is JobState.SUCCEEDED
     assert [attempt.worker for attempt in workers.attempts(job)] == ["able"]
@@ -112,10 +124,11 @@ def test_message_at_a_worker_that_cannot_run_the_job_is_passed_on(
 def test_worker_that_ends_removes_its_own_queue(workers: Fleet) -> None:
     worker = workers.start()
     with workers.broker.client() as client:
-        client.lpush(f"{KEY_PREFIX}{own_queue_name('one')}.keep", "another's")
+        kept = workers.key(f"{own_queue_name('one')}.keep")
+        client.lpush(kept, "another's")
         worker.send(signal.SIGTERM)
         assert worker.wait() == 0
-        assert [key.decode() for key in client.keys("*worker.one*")] == [f"{KEY_PREFIX}{own_queue_name('one')}.keep"]
+        assert [key.decode() for key in client.scan_iter()] == [kept], "nothing else is left either"
 
 
 @pytest.mark.slow
@@ -161,6 +174,160 @@ def test_dispatcher_that_is_killed_leaves_one_message_for_each_job_to_another(wo
     workers.check(*busy, *waiting)
 
 
+def test_worker_whose_connection_died_in_silence_finds_jobs_and_stops(workers: Fleet) -> None:
+    proxy = Proxy(workers.broker.socket)
+    try:
+        worker = workers.start(finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
+        proxy.hold()
+        job = workers.probe()
+        assert workers.wait(job).state is JobState.SUCCEEDED
+        wait_until(lambda: "does not answer" in worker.text, "the silence to be noticed", report=lambda: worker.text)
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 0
+    finally:
+        proxy.close()
+    workers.check(job)
+
+
+def test_worker_whose_connection_died_in_silence_connects_again(workers: Fleet) -> None:
+    proxy = Proxy(workers.broker.socket)
+    try:
+        worker = workers.start(finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
+        proxy.hold()
+        wait_until(lambda: "does not answer" in worker.text, "the silence to be noticed", report=lambda: worker.text)
+        proxy.release()
+        wait_until(lambda: "broker=well" in worker.text, "the worker to connect", report=lambda: worker.text)
+        job = workers.probe()
+        assert workers.wait(job).state is JobState.SUCCEEDED
+    finally:
+        proxy.close()
+    workers.check(job)
+
+
+def test_worker_follows_the_name_of_its_broker_to_another_server(workers: Fleet) -> None:
+    """The old server lives on as a replica, so that connections to it stay open."""
+    successor, proxy = Broker(), Proxy(workers.broker.socket)
+    try:
+        worker = workers.start(finch_broker_url=f"redis://127.0.0.1:{proxy.port}/0")
+        proxy.target = successor.socket
+        with workers.broker.client() as client:
+            client.replicaof("127.0.0.1", 1)
+        wait_until(lambda: "broker=well" in worker.text, "the other server", report=lambda: worker.text)
+        with successor.client() as client:
+            names = [connection["cmd"] for connection in client.client_list()]
+        assert "brpop" in names, "the worker waits for messages there"
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 0
+    finally:
+        proxy.close()
+        successor.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trouble:
+    """Trouble of a broker: how it begins and ends, given the key of a queue, and the broker's own words for it."""
+
+    begin: Callable[[redis.Redis, str], object]
+    end: Callable[[redis.Redis, str], object]
+    words: str
+
+
+_TROUBLES = {
+    "full": _Trouble(
+        lambda client, key: client.config_set("maxmemory", 1),
+        lambda client, key: client.config_set("maxmemory", 0),
+        "refused: OOM",
+    ),
+    "replica": _Trouble(
+        lambda client, key: client.replicaof("127.0.0.1", 1),
+        lambda client, key: client.replicaof("NO", "ONE"),
+        "refused: READONLY",
+    ),
+    "password": _Trouble(
+        lambda client, key: (client.config_set("requirepass", "new"), client.client_kill_filter(_type="normal")),
+        lambda client, key: client.config_set("requirepass", ""),
+        "rejected the login: NOAUTH",
+    ),
+    "frozen": _Trouble(
+        lambda client, key: os.kill(client.info()["process_id"], signal.SIGSTOP),
+        lambda client, key: None,
+        "does not answer",
+    ),
+    "wrong key": _Trouble(
+        lambda client, key: client.set(key, "a text"), lambda client, key: client.delete(key), "refused: WRONGTYPE"
+    ),
+}
+
+
+@pytest.mark.parametrize("trouble", _TROUBLES)
+def test_worker_outlives_a_broker_that_refuses(trouble: str, workers: Fleet) -> None:
+    this, key = _TROUBLES[trouble], workers.key(queue_name("default"))
+    worker = workers.start(slots=2)
+    busy = workers.probe("sleep", seconds=3)
+    workers.wait_begun(busy)
+    with workers.broker.client() as client:
+        pid = client.info()["process_id"]
+        this.begin(client, key)
+        submitted = [workers.probe() for _ in range(2)]
+        workers.make_due()
+        wait_until(lambda: this.words in worker.text, "the trouble to be logged", report=lambda: worker.text)
+        for job in (busy, *submitted):
+            assert workers.wait(job).state is JobState.SUCCEEDED, "a job needs no broker"
+        os.kill(pid, signal.SIGCONT)
+        this.end(client, key)
+
+        def is_well() -> bool:
+            submitted.append(workers.probe(send_message=False))
+            workers.make_due()
+            workers.wait(submitted[-1])
+            return "broker=well" in worker.text
+
+        wait_until(is_well, "the trouble to end", report=lambda: worker.text)
+        this.begin(client, key)
+        running = [worker]
+        if trouble != "password":  # which is said at the start, before anything runs
+            running.append(workers.start("starting", ready=False))
+            wait_until(lambda: "action=start worker=" in running[-1].text, "the start", report=lambda: running[-1].text)
+        last = workers.probe()
+        assert workers.wait(last).state is JobState.SUCCEEDED
+        for process in running:
+            process.send(signal.SIGTERM)
+        assert [process.wait() for process in running] == [0] * len(running)
+        os.kill(pid, signal.SIGCONT)
+        this.end(client, key)
+    for text in (process.text for process in running):
+        assert "Traceback" not in text
+        assert text.count(this.words) <= 4, text
+        assert trouble != "full" or "action=consume" not in text, "to wait for messages needs no memory of the broker"
+    workers.check(busy, *submitted, last)
+
+
+def test_deployments_and_strangers_on_one_broker_take_nothing_from_each_other(workers: Fleet, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    url = services.Databases(folder).empty()
+    database = Database(url)
+    database.upgrade()
+    database.close()
+    stranger = celery.Celery("stranger", broker=workers.broker.url, set_as_current=False)
+    with fleet(folder, url, broker_url=workers.broker.url) as other, workers.broker.client() as client:
+        job = workers.probe()
+        for _ in range(50):
+            stranger.send_task(WAKE, args=[job], queue=queue_name("default"))
+        stranger.close()
+        theirs = other.start()
+        assert other.wait(other.probe()).state is JobState.SUCCEEDED
+        theirs.send(signal.SIGTERM)
+        assert theirs.wait() == 0
+        assert job not in theirs.text
+        assert _waiting(workers) == 1, "the message stays for its own deployment"
+        workers.start()
+        assert workers.wait(job).state is JobState.SUCCEEDED
+        wait_until(lambda: _waiting(workers) == 0, "the own message to be taken")
+        assert client.llen(queue_name("default")) == 50, "the stranger's stay where they are"
+    workers.check(job)
+
+
 class _Trap:
     """An object that creates a file when it is unpickled."""
 
@@ -192,4 +359,4 @@ def _pickled_message(body: object) -> bytes:
 
 def _waiting(workers: Fleet) -> int:
     with workers.broker.client() as client:
-        return int(client.llen(f"{KEY_PREFIX}{queue_name('default')}"))
+        return int(client.llen(workers.key(queue_name("default"))))

@@ -25,7 +25,6 @@ from support.fleet import Fleet, WorkerProcess, fleet
 
 from finch_hub import errors
 from finch_hub.specs.jobs import JobState
-from finch_hub.workers.messaging.app import make_app
 from finch_hub.workers.messaging.broker import WAKE, queue_name
 
 SECONDS = float(os.environ.get("FINCH_TEST_CHAOS_SECONDS", "600"))
@@ -180,10 +179,8 @@ class Chaos:
         self.workers.broker.flush()
 
     def deliver_often(self) -> None:
-        app = make_app(self.workers.broker.url)
-        for job in [*self.random.choices(list(self.jobs) or [""], k=5), "no-such-job"]:
-            app.send_task(WAKE, args=[job], queue=queue_name("default"))
-        app.close()
+        chosen = [*self.random.choices(list(self.jobs) or [""], k=5), "no-such-job"]
+        self.workers.send(*((WAKE, job, queue_name("default")) for job in chosen))
 
     def cancel_something(self) -> None:
         job = self.random.choice(list(self.jobs))

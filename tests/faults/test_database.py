@@ -12,8 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 from support import services
 from support.fleet import Fleet, fleet, wait_until
+from support.tcp_proxy import TcpProxy
 
 from finch_hub import Hub
 from finch_hub.specs.events import Event
@@ -92,6 +94,42 @@ def test_child_is_suspended_while_the_file_is_locked_for_longer_than_the_lease(t
             wait_until(lambda: "lease in doubt" in worker.text, "that to be logged")
         assert workers.wait(job).state is JobState.SUCCEEDED
         workers.check(job)
+
+
+@pytest.mark.slow
+def test_worker_with_many_slots_takes_three_connections(workers: Fleet) -> None:
+    url = sa.make_url(workers.settings.database).update_query_dict({"application_name": "finch-worker"})
+    worker = workers.start(slots=6, finch_database_url=url.render_as_string(hide_password=False))
+    submitted = [workers.probe("sleep", seconds=1) for _ in range(12)]
+    count = sa.text("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'finch-worker'")
+    counts = []
+
+    def have_ended() -> bool:
+        with workers.database.read() as session:
+            counts.append(session.scalar(count) or 0)
+        return all(workers.job(job).state is JobState.SUCCEEDED for job in submitted)
+
+    wait_until(have_ended, "all jobs to succeed")
+    assert 1 < max(counts) <= 3
+    worker.end()
+
+
+@pytest.mark.slow
+def test_job_goes_on_when_all_connections_of_its_worker_have_silently_died(
+    workers: Fleet, server: services.PostgresServer
+) -> None:
+    url = sa.make_url(workers.settings.database).set(host="127.0.0.1", query={})
+    with contextlib.closing(TcpProxy(server.folder / ".s.PGSQL.5432")) as proxy:
+        through_proxy = url.set(port=proxy.port).render_as_string(hide_password=False)
+        worker = workers.start(finch_database_url=through_proxy)
+        job = workers.probe("sleep", seconds=4)
+        child = psutil.Process(workers.wait_begun(job))
+        proxy.forget_connections()
+        wait_until(lambda: child.status() == "stopped", "the child to be suspended once the lease has ended")
+        assert workers.wait(job).state is JobState.SUCCEEDED
+        assert all(attempt.outcome in ("lost", "succeeded") for attempt in workers.attempts(job))
+        workers.check(job)
+        worker.end()
 
 
 @pytest.mark.slow

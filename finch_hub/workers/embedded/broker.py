@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 from finch_hub import errors
 from finch_hub.settings import Settings
 from finch_hub.workers.embedded import home
@@ -48,8 +50,9 @@ def ensure(settings: Settings) -> None:
             return
         path.parent.mkdir(mode=0o700, exist_ok=True)
         _check_folder(path.parent)
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()  # left by a server that was killed
+        if path.exists():  # left by a server that was killed, or one that is frozen
+            _kill(path)
+            path.unlink(missing_ok=True)
         log = settings.home / "logs" / "valkey.log"
         log.parent.mkdir(mode=0o700, exist_ok=True)
         _start_valkey(path, log, settings.home)
@@ -109,12 +112,23 @@ def stop(settings: Settings, *, worker: str) -> None:
 
             once = Retry(NoBackoff(), 0)  # a second SHUTDOWN would find no broker
             client = redis.Redis(unix_socket_path=str(path), socket_timeout=5, retry=once)
-            with client, contextlib.suppress(redis.ConnectionError):
+            with client, contextlib.suppress(redis.RedisError):
                 names = {connection["name"] for connection in client.client_list()} - {client_name(worker)}
                 if any(name.startswith(client_name()) for name in names):
                     return
                 client.shutdown(nosave=True)
+        elif path.exists():
+            _kill(path)
         shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _kill(path: Path) -> None:
+    """Kill the server of a socket that does not answer. Without its socket nobody could end it later."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(path) in process.cmdline():
+                process.kill()
+                process.wait(_START_SECONDS)
 
 
 def _socket_path(settings: Settings) -> Path:

@@ -7,6 +7,8 @@ send lost messages again, and of five slots that one message woke, one finds the
 from __future__ import annotations
 
 import contextlib
+import socket
+import ssl
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,36 +16,58 @@ from urllib.parse import urlsplit
 import celery
 import kombu
 import kombu.exceptions
+import redis
 
 from finch_hub.workers.embedded.broker import client_name
-from finch_hub.workers.messaging.broker import explain, own_queue_name, queue_name
+from finch_hub.workers.messaging.broker import explain, key_prefix, own_queue_name, queue_name
 
-KEY_PREFIX = "finch:"
+# Seconds to wait for a broker that does not answer. A client's job is stored by then, and a worker's sweep sends the
+# message. A worker that is told to stop waits as long.
+TIMEOUT = 2.0
 
-# Seconds that a client waits for a broker that does not answer. Its job is stored by then, and a worker's sweep sends
-# the message.
-PUBLISH_TIMEOUT = 2.0
+# What clients of a broker raise if it does not answer or refuses. kombu passes refusals on as errors of redis-py.
+BROKER_ERRORS = (kombu.exceptions.KombuError, redis.RedisError, OSError)
+
+# The kernel asks for signs of life of an idle connection. macOS has fewer of these options.
+_KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}.items()
+    if hasattr(socket, name)
+}
 
 
-def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: str | None = None) -> celery.Celery:
-    """Return the application of a client, or of a named worker that consumes these queues and its own."""
+def make_app(
+    broker_url: str, *, deployment: str, queues: Iterable[str] = ("default",), worker: str | None = None
+) -> celery.Celery:
+    """Return the application of a client, or of a named worker that consumes these queues and its own.
+
+    Args:
+        deployment: id of the deployment, from its database.
+    """
     app = celery.Celery("finch_hub", broker=broker_url, set_as_current=False)
     names = [queue_name(queue) for queue in queues]
     if worker is not None:
         names.append(own_queue_name(worker))
     transport: dict[str, Any] = {
-        # Several programs may share the broker.
-        "global_keyprefix": KEY_PREFIX,
-        # Finds dead connections before a message is lost to one.
+        "global_keyprefix": key_prefix(deployment),
+        # Find connections that died in silence, as behind a firewall that forgot them. The answer to a worker that
+        # waits for messages is never read before it is there, so the timeout does not end the wait.
         "health_check_interval": 10,
-        "socket_connect_timeout": PUBLISH_TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
+        "socket_timeout": TIMEOUT,
+        "socket_keepalive": True,
+        "socket_keepalive_options": _KEEPALIVE,
+        # A client does not retry: its job is stored, and the next sweep sends the message. A worker has its own loop.
+        "max_retries": 0,
+        # No copies of unacknowledged messages, which a broker without memory would refuse to keep.
+        "ack_emulation": False,
     }
-    if worker is None:
-        # A worker waits in BRPOP, so a read timeout would break its connection. A client neither waits long nor
-        # retries: its job is stored, and the next sweep sends the message.
-        transport |= {"socket_timeout": PUBLISH_TIMEOUT, "max_retries": 0}
-    elif urlsplit(broker_url).scheme == "redis+socket":  # a server of another owner may forbid names
-        transport["client_name"] = client_name(worker)
+    if urlsplit(broker_url).scheme == "rediss":
+        # By itself kombu verifies no certificate. Options of the address replace this one, and redis-py verifies then
+        # too, unless `ssl_cert_reqs` is none.
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    if worker is not None and urlsplit(broker_url).scheme == "redis+socket":
+        transport["client_name"] = client_name(worker)  # a server of another owner may forbid names
     app.conf.update(
         # Clients read results from the database. A results backend would be a second, weaker truth.
         result_backend=None,
@@ -63,16 +87,18 @@ def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: s
         worker_disable_prefetch=True,
         # Slots are threads of one light process, each with a child process; see SlotPool.
         worker_pool="finch_hub.workers.messaging.slot_pool:SlotPool",
-        # The worker waits for a broker that does not answer, also at its start, for as long as it takes.
+        # The worker waits for its broker, also at its start, for as long as it takes.
+        worker_consumer="finch_hub.workers.messaging.consumer:Consumer",
         broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
         # Workers have their own log and signals, so Celery sends neither remote control nor events over the broker.
         worker_hijack_root_logger=False,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
         worker_state_db=None,
         task_default_queue=queue_name("default"),
-        task_queues=[kombu.Queue(name, routing_key=name) for name in names],
+        # Not declared, because a queue is a key that exists while it holds messages. A declaration would write a
+        # binding, which a broker without memory refuses.
+        task_queues=[kombu.Queue(name, routing_key=name, no_declare=True) for name in names],
         task_create_missing_queues=True,
         broker_transport_options=transport,
         enable_utc=True,
@@ -81,26 +107,26 @@ def make_app(broker_url: str, *, queues: Iterable[str] = ("default",), worker: s
 
 
 def remove_own_queue(app: celery.Celery, worker: str) -> None:
-    """Remove the queue of a worker that has ended, unless the broker does not answer."""
-    name = own_queue_name(worker)
-    with contextlib.suppress(kombu.exceptions.KombuError, OSError), app.connection_for_write() as connection:
-        queue = kombu.Queue(name, kombu.Exchange(name), routing_key=name)(connection.default_channel)
-        queue.declare()  # `delete` removes only bindings that this connection has declared
-        queue.delete()
+    """Remove the queue of a worker that has ended, unless the broker does not answer or refuses."""
+    with contextlib.suppress(*BROKER_ERRORS), app.connection_for_write() as connection:
+        connection.default_channel.queue_purge(own_queue_name(worker))
 
 
 def check_broker(url: str) -> None:
-    """Check that a broker answers and accepts the password.
+    """Check that a broker answers, accepts the password and takes messages.
 
     Raises:
         AccessDenied: the broker rejected the password.
-        Unavailable: the broker does not answer. The message has the reason, without the password.
+        Unavailable: the broker does not answer, or refuses. The message has the reason, without the password.
     """
-    app = make_app(url)
+    app = make_app(url, deployment="")  # of none
     try:
         with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=PUBLISH_TIMEOUT)
-    except (kombu.exceptions.KombuError, OSError) as error:
+            connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
+            with connection.default_channel.conn_or_acquire() as client:
+                client.lpush("check", "")
+                client.delete("check")
+    except BROKER_ERRORS as error:
         raise explain(error, url) from error
     finally:
         app.close()

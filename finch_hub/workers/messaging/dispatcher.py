@@ -6,15 +6,16 @@ import collections
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
-from finch_hub.registry import outbox, placement, values, workers
+from finch_hub.registry import deployment, outbox, placement, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job, JobState
 from finch_hub.workers.messaging import broker
+from finch_hub.workers.messaging.trouble_log import TroubleLog
 from finch_hub.workers.supervision import fault_points
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Dispatcher:
         self._starts_worker = starts_worker and settings.broker_url is None
         if settings.broker_url is not None:
             broker.refuse_open_broker(settings.broker_url.get_secret_value(), allow_insecure=settings.allow_insecure)
+        self._trouble = TroubleLog(log, "dispatch")
         self._app: celery.Celery | None = None
         self._code: str | None = None
 
@@ -79,20 +81,13 @@ class Dispatcher:
         fault_points.reach("dispatch.held")
         try:
             if self._send_for_jobs(due):
+                self._trouble.end()
                 return len(due)
         except errors.Unavailable as error:
-            log.warning("action=dispatch jobs=%d error=%s", len(due), error)
+            self._trouble.add(error)
         with self._database.write() as session:
             outbox.postpone(session, due, seconds=_RETRY_SECONDS)
         return 0
-
-    def wake_worker(self, worker: str, *, times: int) -> None:
-        """Let idle slots of one worker look for jobs.
-
-        Raises:
-            Unavailable: the broker does not answer.
-        """
-        self._send([("", broker.own_queue_name(worker))] * times)
 
     def wake_fitting(self, job: Job, candidates: Sequence[values.Worker]) -> list[str]:
         """Wake the active workers that can run a job, and return their names.
@@ -104,7 +99,11 @@ class Dispatcher:
             Unavailable: the broker does not answer.
         """
         fit = [
-            worker for worker in candidates if worker.state == "active" and placement.can_run(worker, job.requirements)
+            worker
+            for worker in candidates
+            if worker.state == "active"
+            and placement.can_run(worker, job.requirements)
+            and not placement.list_unreadable(job, worker)
         ]
         self._send([("", broker.own_queue_name(worker.id)) for worker in fit for _ in range(worker.slots)])
         return [worker.id for worker in fit]
@@ -147,32 +146,47 @@ class Dispatcher:
                 limited.append((job_id, queue))
         return limited
 
-    def _send(self, messages: Iterable[tuple[str, str]]) -> None:
+    def _send(self, messages: Sequence[tuple[str, str]]) -> None:
         """Send one message for each job id and queue of the broker."""
-        import kombu.exceptions
+        from finch_hub.workers.messaging import app
 
+        is_new = self._app is None
         try:
-            app = self._celery()
-            with app.producer_or_acquire() as producer:
-                for job_id, queue in messages:
-                    app.send_task(
-                        broker.WAKE, args=[job_id], queue=queue, producer=producer, retry=False, ignore_result=True
-                    )
-        except (kombu.exceptions.KombuError, OSError) as error:
-            raise broker.explain(error, self._url) from error
+            self._publish(messages)
+        except app.BROKER_ERRORS as error:
+            # A new connection finds a server that was started again, or that took over the name.
+            self.close()
+            if is_new:
+                raise broker.explain(error, self._url) from error
+            self._send(messages)
+
+    def _publish(self, messages: Sequence[tuple[str, str]]) -> None:
+        app = self._celery()
+        with app.producer_or_acquire() as producer:
+            for job_id, queue in messages:
+                app.send_task(
+                    broker.WAKE,
+                    args=[job_id],
+                    queue=queue,
+                    producer=producer,
+                    declare=[],
+                    retry=False,
+                    ignore_result=True,
+                )
 
     def close(self) -> None:
         """Close the connections to the broker."""
         if self._app is not None:
-            with contextlib.suppress(OSError):
-                self._app.close()
-            self._app = None
+            used, self._app = self._app, None
+            with contextlib.suppress(Exception):  # of a connection that is broken already
+                used.close()
 
     def _celery(self) -> celery.Celery:
         if self._app is None:
             from finch_hub.workers.messaging import app
 
-            self._app = app.make_app(self._url)
+            with self._database.read() as session:
+                self._app = app.make_app(self._url, deployment=deployment.find_id(session))
         return self._app
 
     @property

@@ -20,6 +20,8 @@ SpecT = TypeVar("SpecT", bound=JobSpec)
 OrderT = TypeVar("OrderT", bound=Value)
 ReportT = TypeVar("ReportT", bound=Value)
 
+_STORED = {"stored": True}  # the context of stored values: their authors have seen the warnings
+
 Record = Callable[["Session"], JobResult]
 """Registers what a job made, in the transaction that ends the job."""
 
@@ -90,9 +92,13 @@ class JobKind(Generic[SpecT, OrderT, OutcomeT]):
         return str(self.spec.model_fields["kind"].default)
 
     def spec_of(self, stored: Mapping[str, Any]) -> SpecT:
-        """Return the value of a stored specification.
+        """Return the value of a stored specification, without fields that only another version of Finch Hub knows.
 
         Raises:
-            InvalidSpec: the kind has other fields in this version.
+            InvalidSpec: this version does not accept the values of some fields.
         """
-        return self.spec.of(stored, subject=f"stored {self.name} job", context={"stored": True})
+        return self.spec.of_stored(stored, subject=f"stored {self.name} job", context=_STORED)
+
+    def list_unknown(self, stored: Mapping[str, Any]) -> list[str]:
+        """Return the fields of a stored specification that only another version of Finch Hub knows."""
+        return self.spec.list_unknown(stored, context=_STORED)

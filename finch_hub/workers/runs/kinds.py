@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
@@ -10,6 +11,8 @@ from finch_hub import errors
 if TYPE_CHECKING:
     from finch_hub.workers.runs.job_kind import JobKind
 
+VERSION = metadata.version("finch-hub")
+"""Version of Finch Hub that knows these kinds."""
 MODULES = {
     "train": "finch_hub.workers.runs.train",
     "compose": "finch_hub.workers.runs.compose",

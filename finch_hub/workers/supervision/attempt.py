@@ -42,8 +42,9 @@ class Attempt:
 
     Args:
         take_child: returns a child for the job. It is called after the job was prepared without errors.
-        claim_next: claims another job for the child that is left, in the transaction that ends this attempt. None for
-            a member of a group. The child works for other jobs too, so its failure may not be this job's fault.
+        claim_next: claims another job for the child that is left, with a token, in the transaction that ends this
+            attempt. None for a member of a group. The child works for other jobs too, so its failure may not be this
+            job's fault.
         memory_limit: bytes of main memory that the child may use.
 
     Attributes:
@@ -58,7 +59,7 @@ class Attempt:
         context: AttemptContext,
         *,
         take_child: Callable[[], ChildProcess],
-        claim_next: Callable[[Session, ChildProcess | None], Job | None] | None,
+        claim_next: Callable[[Session, ChildProcess | None, str], Job | None] | None,
         memory_limit: int,
     ) -> None:
         self._claimed, self._job, self._context = claimed, claimed.job, context
@@ -75,9 +76,12 @@ class Attempt:
     def run(self) -> None:
         """Run the job to the end of this attempt."""
         with self._context.leases.hold(self._claimed) as self._lease:
-            claim_next = self._claim_next or (lambda session, child: None)
+            claim_next = self._claim_next or (lambda session, child, token: None)
             record = AttemptRecord(
-                self._context, self._job, self._lease, claim_next=lambda session: claim_next(session, self.child)
+                self._context,
+                self._job,
+                self._lease,
+                claim_next=lambda session, token: claim_next(session, self.child, token),
             )
             record.log("claimed")
             try:
@@ -102,6 +106,13 @@ class Attempt:
         try:
             self._kind = kind = kinds.kind_of(job.kind)
             self._spec = spec = kind.spec_of(job.spec)
+        except (errors.NotFound, errors.InvalidSpec) as error:  # another version may have submitted it, and can read it
+            record.set_aside(str(error))
+            return
+        if unknown := kind.list_unknown(job.spec):
+            text = f"finch-hub {kinds.VERSION} passes over fields of the specification that it does not know:"
+            record.add_message(f"{text} {', '.join(unknown)}", level="warn")
+        try:
             outcome = folders.read_outcome(job.id, kind.outcome) if job.fence > 1 else None
             if outcome is None:
                 workdir = folders.begin(job.id, job.fence)

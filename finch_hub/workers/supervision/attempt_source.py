@@ -17,11 +17,14 @@ from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
+from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.group import AttemptGroup
-from finch_hub.workers.supervision.lease import ClaimedJob, Leases
+from finch_hub.workers.supervision.lease import Claim, ClaimedJob, Leases
 from finch_hub.workers.supervision.process import ChildProcess
 from finch_hub.workers.supervision.slots import USABLE_SHARE, Slot
 from finch_hub.workers.supervision.work_folders import WorkFolders
+
+_RETRY_SECONDS = 1.0  # until a database that did not answer is asked for companions again
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class AttemptSource:
         self._context = AttemptContext(
             stores=stores,
             leases=Leases(stores.database, stores.settings, stopping=self.stopping),
+            events=EventBuffer(stores.database),
             folders=folders,
             blocking_calls=BlockingCalls(),
             redactor=Redactor.of(stores.settings),
@@ -52,20 +56,15 @@ class AttemptSource:
         self._context.leases.close()
         self._context.blocking_calls.close()
 
+    def renew_leases(self) -> frozenset[str]:
+        """Renew the leases that are due, and return the ids of the jobs that this worker holds."""
+        return self._context.leases.renew_due()
+
     def claim(self, slot: Slot) -> Attempt | AttemptGroup | None:
         """Return what a slot runs next: the job that its last attempt claimed, or the best job that fits, if any."""
         claimed, slot.next_job = slot.next_job, None
-        if claimed is None:
-            requested_at = clock.elapsed()
-            try:
-                with self._database.write() as session:
-                    job = self._claim(session, slot.child, slot=slot)
-            except errors.Unavailable as error:
-                log.warning("action=claim error=%s", error)
-                return None  # another wake-up follows for jobs that are due
-            if job is None:
-                return None
-            claimed = ClaimedJob(job=job, requested_at=requested_at)
+        if claimed is None and (claimed := self._claim_for(slot)) is None:
+            return None
         take_child = functools.partial(slot.take_child, str(self._settings.home))
         memory_limit = min(self._memory_limit, slot.share) if slot.device.kind == "cpu" else self._memory_limit
         make_attempt = functools.partial(Attempt, context=self._context, memory_limit=memory_limit)
@@ -79,7 +78,21 @@ class AttemptSource:
             take_child=take_child,
         )
 
-    def _claim(self, session: Session, child: ChildProcess | None, *, slot: Slot) -> Job | None:
+    def _claim_for(self, slot: Slot) -> ClaimedJob | None:
+        """Claim a job for a slot, or return the one that its last claim took although the database did not say so."""
+        claim = slot.open_claim or Claim()
+        try:
+            with self._database.write() as session:
+                taken = claims.find_claimed(session, claim.token) if slot.open_claim is not None else []
+                job = taken[0] if taken else self._claim(session, slot.child, claim.token, slot=slot)
+        except errors.FinchError as error:
+            log.warning("action=claim error=%s", error)
+            slot.open_claim = claim
+            return None
+        slot.open_claim = None
+        return None if job is None else ClaimedJob(job=job, requested_at=claim.requested_at)
+
+    def _claim(self, session: Session, child: ChildProcess | None, token: str, *, slot: Slot) -> Job | None:
         if self.stopping.is_set() or self.is_draining:
             return None
         return claims.claim(
@@ -88,6 +101,7 @@ class AttemptSource:
             lease_seconds=self._settings.lease_seconds,
             capabilities=slot.capabilities,
             warm_base=child.warm_base if child else None,
+            token=token,
         )
 
     def _claim_companions(self, slot: Slot, leader: Job) -> list[ClaimedJob]:
@@ -95,18 +109,24 @@ class AttemptSource:
         size = self._settings.gang_size
         if not leader.requirements.together or slot.device.kind != "cpu" or size == 1 or self.stopping.is_set():
             return []
-        requested_at = clock.elapsed()
-        try:
-            with self._database.write() as session:
-                companions = claims.claim_companions(
-                    session,
-                    leader,
-                    worker=self._worker,
-                    lease_seconds=self._settings.lease_seconds,
-                    capabilities=slot.capabilities,
-                    limit=size - 1,
-                )
-        except errors.Unavailable as error:
-            log.warning("action=claim_companions job_id=%s error=%s", leader.id, error)
-            return []
-        return [ClaimedJob(job=job, requested_at=requested_at) for job in companions]
+        claim, is_repeated = Claim(), False
+        while clock.elapsed() - claim.requested_at <= self._settings.heartbeat_seconds:
+            try:
+                with self._database.write() as session:
+                    companions = claims.find_claimed(session, claim.token) if is_repeated else []
+                    companions = companions or claims.claim_companions(
+                        session,
+                        leader,
+                        worker=self._worker,
+                        lease_seconds=self._settings.lease_seconds,
+                        capabilities=slot.capabilities,
+                        limit=size - 1,
+                        token=claim.token,
+                    )
+                return [ClaimedJob(job=job, requested_at=claim.requested_at) for job in companions]
+            except errors.FinchError as error:
+                log.warning("action=claim_companions job_id=%s error=%s", leader.id, error)
+                is_repeated = True
+                if self.stopping.wait(_RETRY_SECONDS):
+                    break
+        return []

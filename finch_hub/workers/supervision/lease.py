@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from finch_hub import errors
@@ -27,6 +28,14 @@ _MIN_WAIT_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """A claim that is sent to the database, by its random token, and when, by :func:`clock.elapsed`."""
+
+    token: str = field(default_factory=lambda: secrets.token_hex(8))
+    requested_at: float = field(default_factory=lambda: clock.elapsed())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClaimedJob:
     """A claimed job, and when its claim was sent, by :func:`clock.elapsed`. The lease counts from then."""
 
@@ -40,6 +49,10 @@ class Lease:
     The database's clock decides who may write. This side only knows until when the lease is certain, counted from
     before the claim or renewal was sent, by a clock that goes on while this process is stopped. After `certain_until`
     the lease is in doubt: another worker may have claimed the job. The child is suspended until the lease is renewed.
+
+    Attributes:
+        job_id: id of the job.
+        is_lost: whether another attempt is known to own the job.
     """
 
     def __init__(
@@ -51,7 +64,8 @@ class Lease:
         self._child: ChildProcess | None = None
         self._doubt_began: float | None = None
         self._seconds_in_doubt = 0.0
-        self._is_lost = self._is_cancel_requested = False
+        self.is_lost = self._is_cancel_requested = False
+        self.job_id = claimed.job.id
         self._began = clock.elapsed()
         self.certain_until = claimed.requested_at + settings.lease_seconds
         self.renew_at = self._began + settings.heartbeat_seconds
@@ -75,7 +89,7 @@ class Lease:
         This waits for nothing, so that a database that hangs lets no child run without a lease.
         """
         with self._guarding:
-            is_in_doubt = self._is_lost or clock.elapsed() >= self.certain_until
+            is_in_doubt = self.is_lost or clock.elapsed() >= self.certain_until
             if is_in_doubt and self._doubt_began is None:
                 self._doubt_began = min(clock.elapsed(), self.certain_until)
                 if self._child is not None:
@@ -106,14 +120,14 @@ class Lease:
             Unavailable: the database does not answer.
         """
         with self._renewing:
-            if self._is_lost:
+            if self.is_lost:
                 raise errors.StaleFence(self._job.id, self._job.fence)
             requested_at = clock.elapsed()
             try:
                 with self._database.write() as session:
-                    renewal = attempts.renew(session, self._job.id, self._job.fence, self._settings.lease_seconds)
+                    renewal = attempts.renew(session, self._job, self._settings.lease_seconds)
             except errors.StaleFence:
-                self._is_lost = True
+                self.is_lost = True
                 raise
             self._is_cancel_requested = renewal.cancel_requested
             with self._guarding:
@@ -197,6 +211,13 @@ class Leases:
                 self._held -= {lease}
             lease.release()
 
+    def renew_due(self) -> frozenset[str]:
+        """Renew the leases that are due, and return the ids of the jobs whose leases are held."""
+        for lease in self._held:
+            if lease.renew_at <= clock.elapsed():
+                lease.keep()
+        return frozenset(lease.job_id for lease in self._held if not lease.is_lost)
+
     def close(self) -> None:
         """End the threads."""
         self._closed.set()
@@ -207,9 +228,7 @@ class Leases:
 
     def _renew(self) -> None:
         while not self._closed.wait(self._seconds_until(lease.renew_at for lease in self._held)):
-            for lease in self._held:
-                if lease.renew_at <= clock.elapsed():
-                    lease.keep()
+            self.renew_due()
 
     def _suspend(self) -> None:
         while not self._closed.wait(self._seconds_until(lease.certain_until for lease in self._held)):

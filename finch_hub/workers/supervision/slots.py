@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 
 from finch_hub.registry import values
 from finch_hub.settings import Settings
+from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision import clock, devices
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.group import AttemptGroup
-from finch_hub.workers.supervision.lease import ClaimedJob
+from finch_hub.workers.supervision.lease import Claim, ClaimedJob
 from finch_hub.workers.supervision.orphan_cleanup import OrphanCleanup
 from finch_hub.workers.supervision.process import Child
 
@@ -25,6 +26,7 @@ class Slot:
     Attributes:
         share: bytes of the device's memory for this slot.
         next_job: a job that was claimed for the slot and does not run yet.
+        open_claim: a claim for the slot whose outcome is unknown, since the database did not answer.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Slot:
         self.child: Child | None = None
         self.attempt: Attempt | AttemptGroup | None = None
         self.next_job: ClaimedJob | None = None
+        self.open_claim: Claim | None = None
 
     def take_child(self, home: str) -> Child:
         """Return the warm child, or a new one."""
@@ -81,7 +84,12 @@ class Slots:
             if device.kind == "cpu":
                 share = min(int(USABLE_SHARE * share), settings.memory_bytes or share)
             capabilities = values.Capabilities(
-                device=device.kind, memory_bytes=share, queues=tuple(queues), labels=tuple(labels)
+                device=device.kind,
+                memory_bytes=share,
+                queues=tuple(queues),
+                labels=tuple(labels),
+                kinds=tuple(kinds.MODULES),
+                version=kinds.VERSION,
             )
             self._all.append(Slot(device, capabilities, self._orphan_cleanup))
             self._free.put(self._all[-1])

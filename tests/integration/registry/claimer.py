@@ -16,6 +16,6 @@ while True:
         break
     claimed.append(job.id)
     with database.write() as session:
-        attempts.succeed(session, job.id, job.fence, {})
+        attempts.succeed(session, job, {})
 print(json.dumps(claimed))
 database.close()

@@ -85,7 +85,7 @@ def test_concurrent_cancel_and_end_have_one_winner(database: Database) -> None:
             return registry.succeed(database, job).state
         except errors.CancelRequested:
             with database.write() as session:
-                return attempts.cancel(session, job.id, job.fence).state
+                return attempts.cancel(session, job).state
 
     def cancel(job: Job) -> bool:
         try:
@@ -164,7 +164,7 @@ def test_concurrent_events_have_no_gaps(database: Database) -> None:
     def append(number: int) -> None:
         with database.write() as session:
             new = [NewEvent(type="progress", data={"step": number})] * 3
-            attempts.append_events(session, job.id, job.fence, new)
+            attempts.append_events(session, job, new)
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(append, range(10)))

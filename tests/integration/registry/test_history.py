@@ -6,14 +6,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from support import registry
 
-from finch_hub.registry import attempts, claims, jobs, outbox, tables, types, values
+from finch_hub.registry import attempts, claims, datasets, jobs, outbox, tables, types, values
 from finch_hub.registry.database import Database
-from finch_hub.specs.jobs import JobState
+from finch_hub.specs.jobs import JobState, Requirements
 
 QUERIES: dict[str, tuple[Callable[[Session], Any], str]] = {
     "claim": (
@@ -25,7 +26,21 @@ QUERIES: dict[str, tuple[Callable[[Session], Any], str]] = {
     "list running": (lambda s: jobs.find(s, states={JobState.RUNNING}), "ix_jobs_running"),
     "list failed": (lambda s: jobs.find(s, states={JobState.FAILED, JobState.CANCELLED}), "ix_jobs_ended"),
     "prune": (lambda s: jobs.prune(s, older_than=10**6, limit=10), "ix_jobs_finished"),
+    "prune old ones": (lambda s: jobs.prune(s, older_than=0, limit=10), "ix_jobs_finished"),
+    "prune beyond": (lambda s: jobs.prune(s, beyond=100, limit=10), "ix_jobs_finished"),
+    "list waiting": (lambda s: jobs.find(s, states={JobState.WAITING}), "ix_jobs_waiting"),
+    "count": (jobs.count, "ix_jobs_ended"),
+    "list queued": (lambda s: jobs.find(s, states={JobState.QUEUED}), "ix_jobs_unfinished"),
+    "find what was set aside": (jobs.find_set_aside, "ix_jobs_unfinished"),
+    "find a claim": (lambda s: claims.find_claimed(s, "token"), "ix_jobs_running"),
 }
+
+
+def vacuum(database: Database) -> None:
+    """Let PostgreSQL do at once what it does after a while."""
+    url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
 
 
 @pytest.fixture
@@ -35,9 +50,11 @@ def history(database: Database) -> Database:
     with database.write() as session:
         jobs.submit_many(session, new)
         session.execute(sa.update(tables.jobs).values(state=JobState.SUCCEEDED, finished_at=types.now(), ring_at=None))
+        rows = [{"digest": f"{number:064x}", "format": "messages", "examples": 1, "bytes": 1} for number in range(2000)]
+        session.execute(sa.insert(datasets.datasets), rows)
         jobs.submit_many(session, new[:20])
-        if session.get_bind().dialect.name == "postgresql":  # PostgreSQL does so after a while, SQLite never
-            session.execute(sa.text("ANALYZE"))
+    if not database.is_sqlite:  # PostgreSQL does so after a while, SQLite never
+        vacuum(database)
     return database
 
 
@@ -50,14 +67,46 @@ def test_frequent_queries_do_not_read_finished_jobs(history: Database) -> None:
             assert index in plans[0], (name, plans[0])
 
 
-def plans_of(database: Database, query: Callable[[Session], Any]) -> list[str]:
-    """Return the query plan of each statement that reads jobs."""
+@pytest.mark.parametrize("length", [64, 63])
+def test_data_set_is_found_without_reading_the_others(history: Database, length: int) -> None:
+    digest = f"{7:064x}"
+    plans = plans_of(history, lambda session: datasets.get(session, digest[:length]), "datasets")
+    assert plans
+    for plan in plans:
+        assert not re.search(r"Seq Scan on datasets|SCAN datasets", plan), plan
+    if history.is_sqlite:
+        assert any("digest" in plan for plan in plans)
+
+
+def test_claim_past_jobs_that_fit_nobody_reads_few_of_them(history: Database) -> None:
+    """Each statement has a limit and an index whose order it follows, or looks at one job of each group."""
+    with history.write() as session:
+        unfit = values.NewJob.of_spec(registry.merge_spec(), priority=1, requirements=Requirements(labels=("none",)))
+        jobs.submit_many(session, [unfit] * 2000)
+    if not history.is_sqlite:
+        vacuum(history)
+
+    def claim(session: Session) -> None:
+        job = claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT)
+        assert job is not None
+        assert job.priority == 0
+
+    plans = plans_of(history, claim)
+    assert not [plan for plan in plans if re.search(r"Seq Scan on jobs|SCAN jobs(?! USING)|SCAN any_job(?! US)", plan)]
+    groups, first = (plan for plan in plans if "ix_jobs_needs" in plan)
+    for plan in (groups, first):
+        assert "ix_jobs_claim" not in plan, plan
+        assert not re.search(r"Sort|TEMP B-TREE", plan), plan
+
+
+def plans_of(database: Database, query: Callable[[Session], Any], table: str = "jobs") -> list[str]:
+    """Return the query plan of each statement that reads a table."""
     plans: list[str] = []
     with database.write() as session:
         connection = session.connection()
 
         def explain(_: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
-            if not many and "jobs" in statement and not statement.startswith(("EXPLAIN", "INSERT")):
+            if not many and table in statement and not statement.startswith(("EXPLAIN", "INSERT")):
                 other = context.root_connection.connection.cursor()
                 prefix = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
                 other.execute(prefix + statement, parameters)

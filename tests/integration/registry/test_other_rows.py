@@ -173,13 +173,14 @@ def _register(name: str) -> Callable[[Session, World], Any]:
 
 
 def _owned(write: Callable[..., Any], *arguments: Any, role: str = "running") -> Callable[[Session, World], Any]:
-    return lambda session, world: write(session, world.jobs[role].id, world.jobs[role].fence, *arguments)
+    return lambda session, world: write(session, world.jobs[role], *arguments)
 
 
 def _of_job(write: Callable[..., Any], role: str) -> Callable[[Session, World], Any]:
     return lambda session, world: write(session, world.jobs[role].id)
 
 
+NEW_JOB = job_rows("new", 1) | {("job_datasets", f"new {registry.digest('train')}")}
 OTHER_TINY = registry.describe_base("tiny", fingerprint=registry.digest("other"), source="/models/other")
 WRITES: dict[str, tuple[Callable[[Session, World], Any], set[tuple[str, str]]]] = {
     "set an alias": (lambda s, _: adapters.set_alias(s, "medical", "new", 2), {("aliases", "medical new")}),
@@ -209,17 +210,17 @@ WRITES: dict[str, tuple[Callable[[Session, World], Any], set[tuple[str, str]]]] 
         {("datasets", "dataset")},
     ),
     "purge a data set": (lambda s, _: datasets.purge(s, "dataset"), {("datasets", "dataset")}),
-    "submit": (lambda s, _: jobs.submit(s, registry.train_spec()), job_rows("new", 1)),
+    "submit": (lambda s, _: jobs.submit(s, registry.train_spec()), NEW_JOB),
     "submit a child": (
         lambda s, w: jobs.submit(s, registry.train_spec(), depends_on=(w.jobs["running"].id,)),
-        job_rows("new", 1) | {("job_dependencies", "new running")},
+        NEW_JOB | {("job_dependencies", "new running")},
     ),
     "cancel a queued job": (_of_job(jobs.request_cancel, "queued"), job_rows("queued", 2)),
     "cancel a parent": (_of_job(jobs.request_cancel, "parent"), job_rows("parent", 2) | job_rows("waiting", 2)),
     "cancel a running job": (_of_job(jobs.request_cancel, "running"), job_rows("running")),
     "cancel a running job again": (_of_job(jobs.request_cancel, "stopping"), set()),
     "cancel a cancelled job": (_of_job(jobs.request_cancel, "cancelled"), set()),
-    "retry": (_of_job(jobs.retry, "failed"), job_rows("new", 1)),
+    "retry": (_of_job(jobs.retry, "failed"), NEW_JOB),
     "retry again": (_of_job(jobs.retry, "other failed"), set()),
     "prune": (lambda s, _: jobs.prune(s, beyond=4), set()),
     "claim": (

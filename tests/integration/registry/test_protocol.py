@@ -114,13 +114,13 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(job=claims)
     def renew(self, job: Job) -> None:
-        if self.write(job, lambda session: attempts.renew(session, job.id, job.fence, 60)):
+        if self.write(job, lambda session: attempts.renew(session, job, 60)):
             self.models[job.id].expired = False
 
     @rule(job=claims, number=st.integers(0, 3))
     def append(self, job: Job, number: int) -> None:
         serials, events = self.events(job, number)
-        if self.write(job, lambda session: attempts.append_events(session, job.id, job.fence, events)):
+        if self.write(job, lambda session: attempts.append_events(session, job, events)):
             self.models[job.id].written += serials
 
     @rule(job=claims, number=st.integers(0, 2))
@@ -132,7 +132,7 @@ class Protocol(RuleBasedStateMachine):
                 registry.succeed(self.database, job, fence=job.fence)
             return
         result = {"fence": job.fence}
-        if self.write(job, lambda session: attempts.succeed(session, job.id, job.fence, result, events=events)):
+        if self.write(job, lambda session: attempts.succeed(session, job, result, events=events)):
             self.results[job.id] = job.fence
             model.written += serials
             self.end(job.id, JobState.SUCCEEDED)
@@ -141,7 +141,7 @@ class Protocol(RuleBasedStateMachine):
     def fail(self, job: Job, again: bool, number: int) -> None:
         serials, events = self.events(job, number)
         retry = POLICY if again else None
-        if self.write(job, lambda session: attempts.fail(session, job.id, job.fence, "no", retry=retry, events=events)):
+        if self.write(job, lambda session: attempts.fail(session, job, "no", retry=retry, events=events)):
             model = self.models[job.id]
             model.written += serials
             if again and model.cancel:
@@ -154,7 +154,7 @@ class Protocol(RuleBasedStateMachine):
     @rule(job=claims, number=st.integers(0, 2))
     def hand_back(self, job: Job, number: int) -> None:
         serials, events = self.events(job, number)
-        if self.write(job, lambda session: attempts.hand_back(session, job.id, job.fence, events=events)):
+        if self.write(job, lambda session: attempts.hand_back(session, job, events=events)):
             self.models[job.id].written += serials
             if self.models[job.id].cancel:
                 self.end(job.id, JobState.CANCELLED)
@@ -167,9 +167,9 @@ class Protocol(RuleBasedStateMachine):
         """Cancel the job, as the worker does after a request."""
         if self.owns(job) and not self.models[job.id].cancel:
             with pytest.raises(errors.Conflict), self.database.write() as session:
-                attempts.cancel(session, job.id, job.fence)
+                attempts.cancel(session, job)
             return
-        if self.write(job, lambda session: attempts.cancel(session, job.id, job.fence)):
+        if self.write(job, lambda session: attempts.cancel(session, job)):
             self.end(job.id, JobState.CANCELLED)
 
     @rule(job=claims)
@@ -180,7 +180,7 @@ class Protocol(RuleBasedStateMachine):
 
     def end_and_crash(self, session: Any, job: Job) -> None:
         if self.owns(job) and not self.models[job.id].cancel:
-            attempts.succeed(session, job.id, job.fence, {"lost": True})
+            attempts.succeed(session, job, {"lost": True})
         raise ConnectionResetError
 
     @rule(job=consumes(claims))

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from sqlalchemy import exc
+from support import registry
 
-from finch_hub.registry import schema_revisions, tables
+from finch_hub.registry import tables
 from finch_hub.registry.database import Database
 
 VERSIONS, BASES = tables.AdapterVersion.__table__, tables.Base.__table__
 
 
-def read_rows(connection: sa.Connection) -> dict[str, list[str]]:
-    """Return all rows of all tables that revision 0003 has, without the new column."""
+Columns = dict[str, list[str]]
+
+
+def read_columns(connection: sa.Connection) -> Columns:
+    """Return the names of the columns of each table, as the database has them."""
+    inspector = sa.inspect(connection)
     return {
-        table.name: sorted(
-            map(str, connection.execute(sa.select(*(c for c in table.c if c.name != "public_id"))).all())
-        )
-        for table in tables.Table.metadata.sorted_tables
+        table: [column["name"] for column in inspector.get_columns(table)]
+        for table in inspector.get_table_names()
+        if table != "alembic_version"
+    }
+
+
+def read_rows(connection: sa.Connection, columns: Columns) -> dict[str, list[str]]:
+    """Return all rows of these columns, by table."""
+    tables_by_name = tables.Table.metadata.tables
+    return {
+        table: sorted(map(str, connection.execute(sa.select(*(tables_by_name[table].c[name] for name in names))).all()))
+        for table, names in columns.items()
     }
 
 
@@ -30,25 +42,26 @@ def database(old_hub: sa.Engine) -> Database:
 
 
 def test_upgrade_and_downgrade_keep_every_row(old_hub: sa.Engine, database: Database) -> None:
+    registry.migrate(old_hub, "0003")
     with old_hub.begin() as connection:
-        command.upgrade(schema_revisions.config(connection), "0003")
-        before = read_rows(connection)
+        columns = read_columns(connection)
+        before = read_rows(connection, columns)
     database.upgrade()
     with database.write() as session:
         connection = session.connection()
-        assert read_rows(connection) == before
+        assert read_rows(connection, columns) == before
         assert before["lineage"]
         assert before["aliases"]
         assert before["evaluations"]
         number = connection.scalar(sa.select(sa.func.min(VERSIONS.c.id)))
         connection.execute(sa.update(VERSIONS).where(VERSIONS.c.id == number).values(state="unchecked"))
         connection.execute(sa.update(BASES).values(public_id="birds/finch-1b"))
+    registry.migrate(old_hub, "0003")
     with database.write() as session:
         connection = session.connection()
-        command.downgrade(schema_revisions.config(connection), "0003")
         assert connection.scalar(sa.select(VERSIONS.c.state).where(VERSIONS.c.id == number)) == "quarantined"
         connection.execute(sa.update(VERSIONS).where(VERSIONS.c.id == number).values(state="ready"))
-        assert read_rows(connection) == before
+        assert read_rows(connection, columns) == before
     database.close()
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
+from support import registry
 
-from finch_hub.registry import schema_revisions, tables
+from finch_hub.registry import tables
 from finch_hub.specs.jobs import JobResult
 from finch_hub.workers.runs import kinds
 
@@ -22,7 +22,8 @@ def documents(connection: sa.Connection) -> list[Any]:
 def test_upgrade_gives_every_kind_the_same_keys_and_downgrade_restores_the_old_ones(old_hub: sa.Engine) -> None:
     with old_hub.begin() as connection:
         before = documents(connection)
-        schema_revisions.upgrade(connection, "test")
+    registry.migrate(old_hub, "head")
+    with old_hub.begin() as connection:
         rows = connection.execute(sa.select(JOBS.c.kind, JOBS.c.spec, JOBS.c.result)).all()
         assert {row.kind for row in rows if row.result} == set(kinds.MODULES)
         for row in rows:
@@ -34,5 +35,6 @@ def test_upgrade_gives_every_kind_the_same_keys_and_downgrade_restores_the_old_o
         assert "loss_unquantized" in quantized
         assert "loss_unquantised" not in quantized
 
-        command.downgrade(schema_revisions.config(connection), "0002")
+    registry.migrate(old_hub, "0002")
+    with old_hub.begin() as connection:
         assert documents(connection) == before

@@ -8,8 +8,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from support import registry
 
-from finch_hub.registry import tables, types
+from finch_hub.registry import attempts, tables, types
 from finch_hub.registry.database import Database
+from finch_hub.specs.events import NewEvent
+from finch_hub.specs.jobs import QuantizeSpec
 
 from .conftest import Run
 
@@ -79,3 +81,52 @@ def test_prune_counts_days_of_24_hours(run: Run, database: Database) -> None:
             session.execute(ended.values(finished_at=types.later(-hours * 3600)))
     assert run("jobs", "prune", "--days", 1).out == "Deleted 1 job\n"
     assert run("jobs", "prune", "--days", 0.9).out == "Deleted 1 job\n"
+
+
+def test_job_that_this_version_cannot_read_is_listed_shown_and_cancelled(run: Run, database: Database) -> None:
+    job, newer, broken = registry.submit(database), registry.submit(database), registry.submit(database)
+    with database.write() as session:
+        rows = sa.update(tables.jobs)
+        session.execute(rows.where(tables.jobs.c.id == job.id).values(time_limit=-1))
+        session.execute(rows.where(tables.jobs.c.id == newer.id).values(kind="distill"))
+        spec = {**job.spec, "lora": {"rank": "many"}}
+        session.execute(rows.where(tables.jobs.c.id == broken.id).values(spec=spec))
+        session.execute(sa.text("UPDATE jobs SET created_at = 'yesterday' WHERE kind = 'distill'"))
+    listed = {entry["id"]: entry for entry in run("jobs", "list", "--json").json}
+    assert "time_limit" in listed[job.id]["unreadable"]
+    assert "created_at" in listed[newer.id]["unreadable"]
+    ran = run("jobs", "list")
+    for text in ("cannot be read by this version", "created_at", "lora.rank"):
+        assert text in " ".join(ran.out.split()), ran.out
+    for each in (job, newer, broken):
+        assert run("jobs", "show", each.id).status == 0
+        assert run("jobs", "events", each.id).status == 0
+    found = {finding["about"]: finding for finding in run("doctor", "--fast", "--json").json}
+    assert found["queue"]["advice"].startswith(f"run a worker of another version, or cancel: {job.id}: ")
+    for each in (job, newer):
+        assert run("jobs", "cancel", each.id).out == f"Cancelled job {each.id}\n"
+    found = {finding["about"]: finding for finding in run("doctor", "--fast", "--json").json}
+    assert (found["queue"]["found"], found["queue"]["advice"]) == ("every job can be read", "")
+
+
+def test_report_of_another_version_is_read_as_far_as_it_can_be(run: Run, database: Database) -> None:
+    report = {"scheme": "int8", "group": 64, "bytes_before": 200, "bytes_after": 100, "relative_error": 0.004}
+    shown = []
+    for changes in ({"zero_points": [1]}, {"bytes_after": "many"}):
+        registry.submit(database, spec=QuantizeSpec(adapter="medical/1"))
+        claimed = registry.claimed(database)
+        with database.write() as session:
+            news = {"name": "data", "report": {"examples": "many"}}
+            event = NewEvent(type="report", data=news)
+            progress = NewEvent(type="progress", data={"step": "one", "loss": "low"})
+            attempts.append_events(session, claimed, [event, progress])
+        registry.succeed(database, claimed, report=report | changes, another="field")
+        ran = run("jobs", "show", claimed.id)
+        assert ran.status == 0, ran.err
+        shown.append(ran.out)
+        ran = run("jobs", "events", claimed.id)
+        assert ran.status == 0, ran.err
+        assert "report of another version of Finch Hub" in ran.out
+    assert "100 B (50%)" in shown[0]
+    assert "bytes_after" in shown[1]
+    assert "cannot be read" in " ".join(shown[1].split())

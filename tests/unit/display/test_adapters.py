@@ -53,11 +53,21 @@ def test_version_shows_lineage_metrics_and_evaluations(drawn: Drawn) -> None:
 
 
 def test_lineage_shows_ancestors_with_their_weights(drawn: Drawn) -> None:
-    parent = values.Ancestry(version=make_version("birds"), weight=0.5)
-    child = values.Ancestry(version=make_version("meadow", kind="compose"), parents=(parent,))
+    link = values.ParentLink(version="meadow/1", parent="birds/1", weight=0.5)
+    child = values.Ancestry(versions=(make_version("meadow", kind="compose"), make_version("birds")), links=(link,))
     lines = drawn(adapters.draw_lineage(child)).splitlines()
     assert lines[0].strip() == "meadow/1 (compose, -)"
     assert "birds/1 x 0.5 (train, -)" in lines[1]
+
+
+def test_lineage_shows_once_what_a_shared_ancestor_was_made_from(drawn: Drawn) -> None:
+    pairs = [("d", "c"), ("d", "b"), ("c", "b"), ("b", "a")]
+    links = tuple(values.ParentLink(version=f"{one}/1", parent=f"{other}/1", weight=1) for one, other in pairs)
+    graph = values.Ancestry(versions=tuple(make_version(name) for name in "dcba"), links=links)
+    lines = [line.strip("│├└─ ") for line in drawn(adapters.draw_lineage(graph)).splitlines()]
+    assert [line.replace(" (train, -)", "") for line in lines] == [
+        "d/1", "c/1 x 1", "b/1 x 1", "a/1 x 1", "b/1 x 1, as above",
+    ]  # fmt: skip
 
 
 def test_version_shows_its_prompts_and_settings(drawn: Drawn) -> None:

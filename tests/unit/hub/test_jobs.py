@@ -32,7 +32,7 @@ def worker(database: Database) -> Iterator[threading.Thread]:
             time.sleep(0.2)
             event = NewEvent(type="message", message=f"part {number}")
             with database.write() as session:
-                attempts.append_events(session, job.id, job.fence, [event])
+                attempts.append_events(session, job, [event])
         report = EvaluationReport(evaluator="held_out_loss", dataset="0" * 64, results={"base": {"loss": 1.5}})
         registry.succeed(database, job, report=report.model_dump(mode="json"))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -8,7 +9,7 @@ from support import registry
 
 from finch_hub import errors
 from finch_hub.registry import adapter_versions, attempts, jobs, tables, types, values
-from finch_hub.registry.database import Database
+from finch_hub.registry.database import Database, Session
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState
 
@@ -17,7 +18,7 @@ NEWS = [NewEvent(type="progress", data={"step": step, "loss": 1 / step}) for ste
 
 def append(database: Database, job: Job, *new: NewEvent) -> int:
     with database.write() as session:
-        return attempts.append_events(session, job.id, job.fence, new)
+        return attempts.append_events(session, job, new)
 
 
 def outcomes(database: Database, job: Job) -> list[tuple[int, str | None]]:
@@ -29,13 +30,13 @@ def test_renew_extends_the_lease_and_returns_a_cancellation(database: Database) 
     registry.submit(database)
     job = registry.claimed(database, lease=5)
     with database.write() as session:
-        renewed = attempts.renew(session, job.id, job.fence, 500)
+        renewed = attempts.renew(session, job, 500)
     assert job.lease_until is not None
     assert renewed.lease_until > job.lease_until
     assert not renewed.cancel_requested
     registry.cancel(database, job)
     with database.write() as session:
-        assert attempts.renew(session, job.id, job.fence, 500).cancel_requested
+        assert attempts.renew(session, job, 500).cancel_requested
 
 
 def test_events_are_numbered_without_gaps(database: Database) -> None:
@@ -72,7 +73,7 @@ def test_succeed_after_cancel_request_rolls_back(database: Database) -> None:
     with database.read() as session, pytest.raises(errors.NotFound):
         adapter_versions.resolve(session, "medical")
     with database.write() as session:
-        assert attempts.cancel(session, job.id, job.fence).state is JobState.CANCELLED
+        assert attempts.cancel(session, job).state is JobState.CANCELLED
     assert outcomes(database, job) == [(1, "cancelled")]
 
 
@@ -82,14 +83,14 @@ def succeed_with_a_version(database: Database, job: Job) -> None:
         adapter_versions.create(
             session, name="medical", digest="0" * 64, identity="0" * 64, base_id=base.id, kind="train"
         )
-        attempts.succeed(session, job.id, job.fence, {})
+        attempts.succeed(session, job, {})
 
 
 def test_cancel_without_request_is_refused(database: Database) -> None:
     registry.submit(database)
     job = registry.claimed(database)
     with pytest.raises(errors.Conflict, match="no cancellation was requested"), database.write() as session:
-        attempts.cancel(session, job.id, job.fence)
+        attempts.cancel(session, job)
 
 
 def test_fail_without_retry_keeps_the_reason(database: Database) -> None:
@@ -178,12 +179,12 @@ def test_hand_back_counts_no_attempt(database: Database) -> None:
         job = registry.claimed(database)
         assert (job.fence, job.attempts) == (fence, 1)
         with database.write() as session:
-            assert attempts.hand_back(session, job.id, job.fence).state is JobState.QUEUED
+            assert attempts.hand_back(session, job).state is JobState.QUEUED
     assert outcomes(database, job) == [(fence, "handed_back") for fence in (1, 2, 3, 4)]
     job = registry.claimed(database)
     registry.cancel(database, job)
     with database.write() as session:
-        assert attempts.hand_back(session, job.id, job.fence).state is JobState.CANCELLED
+        assert attempts.hand_back(session, job).state is JobState.CANCELLED
 
 
 def test_expired_lease_queues_the_job_again(database: Database) -> None:
@@ -220,14 +221,14 @@ def test_expired_lease_after_cancel_request_cancels(database: Database) -> None:
 
 
 STALE_WRITES = {
-    "renew": lambda session, job: attempts.renew(session, job.id, job.fence, 60),
-    "append_events": lambda session, job: attempts.append_events(session, job.id, job.fence, NEWS),
-    "append_no_events": lambda session, job: attempts.append_events(session, job.id, job.fence, []),
-    "succeed": lambda session, job: attempts.succeed(session, job.id, job.fence, {"stale": True}),
-    "fail": lambda session, job: attempts.fail(session, job.id, job.fence, "stale"),
-    "fail_for_now": lambda session, job: attempts.fail(session, job.id, job.fence, "stale", retry=registry.AT_ONCE),
-    "hand_back": lambda session, job: attempts.hand_back(session, job.id, job.fence),
-    "cancelled": lambda session, job: attempts.cancel(session, job.id, job.fence),
+    "renew": lambda session, job: attempts.renew(session, job, 60),
+    "append_events": lambda session, job: attempts.append_events(session, job, NEWS),
+    "append_no_events": lambda session, job: attempts.append_events(session, job, []),
+    "succeed": lambda session, job: attempts.succeed(session, job, {"stale": True}),
+    "fail": lambda session, job: attempts.fail(session, job, "stale"),
+    "fail_for_now": lambda session, job: attempts.fail(session, job, "stale", retry=registry.AT_ONCE),
+    "hand_back": lambda session, job: attempts.hand_back(session, job),
+    "cancelled": lambda session, job: attempts.cancel(session, job),
 }
 
 
@@ -258,12 +259,71 @@ def test_reason_of_an_earlier_attempt_is_cleared(database: Database) -> None:
     registry.submit(database)
     first = registry.claimed(database)
     with database.write() as session:
-        queued = attempts.fail(
-            session, first.id, first.fence, "the disk was full", retry=values.RetryPolicy(base_delay=0)
-        )
+        queued = attempts.fail(session, first, "the disk was full", retry=values.RetryPolicy(base_delay=0))
     assert queued.reason == "the disk was full"
     second = registry.claimed(database)
     assert second.reason is None
     with database.write() as session:
         jobs.request_cancel(session, second.id)
-        assert attempts.cancel(session, second.id, second.fence).reason is None
+        assert attempts.cancel(session, second).reason is None
+
+
+WRITES: dict[str, Callable[[Session, Job], object]] = {
+    "renew": lambda session, job: attempts.renew(session, job, 60),
+    "append events": lambda session, job: attempts.append_events(session, job, NEWS),
+    "count events": attempts.count_events,
+    "succeed": lambda session, job: attempts.succeed(session, job, {}),
+    "fail": lambda session, job: attempts.fail(session, job, "it broke"),
+    "fail and retry": lambda session, job: attempts.fail(session, job, "it broke", retry=registry.AT_ONCE),
+    "hand back": attempts.hand_back,
+    "set aside": lambda session, job: attempts.set_aside(session, job, "it is new", version="1"),
+    "cancel": attempts.cancel,
+}
+
+
+@pytest.mark.parametrize("next_worker", ["another", "w"])
+@pytest.mark.parametrize("write", WRITES)
+def test_claim_that_a_failover_lost_owns_nothing(database: Database, write: str, next_worker: str) -> None:
+    """The standby has no trace of the first claim, so that the next one has the same fence."""
+    submitted = registry.submit(database)
+    before = row_of(database, submitted)
+    lost = registry.claimed(database)
+    with database.write() as session:
+        session.execute(sa.delete(tables.attempts))
+        session.execute(sa.delete(tables.job_events).where(tables.job_events.c.seq > 1))
+        session.execute(sa.update(tables.jobs).values(before))
+    owner = registry.claimed(database, worker=next_worker)
+    assert owner.fence == lost.fence
+    registry.cancel(database, owner)
+    known = snapshot(database, owner)
+    with pytest.raises(errors.StaleFence), database.write() as session:
+        WRITES[write](session, lost)
+    assert snapshot(database, owner) == known
+    with database.write() as session:
+        WRITES["cancel"](session, owner)
+
+
+def row_of(database: Database, job: Job) -> dict[str, object]:
+    with database.read() as session:
+        return dict(session.execute(sa.select(tables.jobs).where(tables.jobs.c.id == job.id)).one()._mapping)
+
+
+def test_token_of_a_claim_is_not_shown(database: Database) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    assert job.claim_token
+    assert job.claim_token not in job.model_dump_json() + repr(job)
+    assert registry.succeed(database, job).claim_token is None
+
+
+@pytest.mark.parametrize(("ending", "is_ended"), [("succeed", True), ("hand back", True), ("", False), ("lost", False)])
+def test_end_of_an_attempt_is_found(database: Database, ending: str, is_ended: bool) -> None:
+    registry.submit(database)
+    job = registry.claimed(database, lease=-1 if ending == "lost" else 60)
+    with database.write() as session:
+        if ending in WRITES:
+            WRITES[ending](session, job)
+    if ending == "lost":
+        registry.expire(database)
+    with database.read() as session:
+        assert attempts.find_ended(session, job) == (registry.get(database, job) if is_ended else None)

@@ -55,9 +55,40 @@ def test_claim_takes_a_job_that_has_waited_a_minute_before_loaded_bases(
 def test_claim_ignores_loaded_base_outside_the_window(database: Database) -> None:
     with database.write() as session:
         cold = values.NewJob.of_spec(registry.train_spec(base="cold"))
-        first, *_ = jobs.submit_many(session, [cold] * claims.WARM_WINDOW)
+        first, *_ = jobs.submit_many(session, [cold] * claims.FRONT_JOBS)
     registry.submit(database, spec=registry.train_spec(base="warm"))
     assert registry.claimed(database, warm_base="warm@").id == first.id
+
+
+def test_claim_passes_over_a_front_that_fits_nobody(database: Database) -> None:
+    with database.write() as session:
+        spec = registry.train_spec()
+        unfit = [
+            values.NewJob.of_spec(spec, priority=2, requirements=Requirements(labels=("none",))),
+            values.NewJob.of_spec(spec, priority=2, requirements=Requirements(device="cuda")),
+            values.NewJob.of_spec(spec, priority=2, requirements=Requirements(memory_bytes=2**50)),
+        ]
+        jobs.submit_many(session, unfit * claims.FRONT_JOBS)
+        near = values.NewJob.of_spec(spec, priority=1, requirements=Requirements(memory_bytes=2**40 + 1))
+        just = values.NewJob.of_spec(spec, priority=1, requirements=Requirements(memory_bytes=2**40, labels=("ssd",)))
+        _, old, first, second = jobs.submit_many(
+            session, [near, values.NewJob.of_spec(spec), just, values.NewJob.of_spec(spec)]
+        )
+    slot = registry.ANY_SLOT.evolve(labels=("ssd",))
+    order = [registry.claimed(database, capabilities=slot).id for _ in range(3)]
+    assert order == [first.id, old.id, second.id]
+    assert registry.claim(database, capabilities=slot) is None
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 1, 7, 2**30, 3 * 2**30 + 12345, 2**40 - 1, 2**40, 2**62])
+def test_jobs_with_equal_needs_differ_in_memory_by_less_than_the_slack(memory_bytes: int) -> None:
+    def needs(memory: int) -> str:
+        return jobs.hash_needs("train", Requirements(memory_bytes=memory))
+
+    more = int(memory_bytes * claims._MEMORY_SLACK) + 1
+    assert needs(memory_bytes) != needs(more)
+    assert needs(memory_bytes) == jobs.hash_needs("train", Requirements(memory_bytes=memory_bytes))
+    assert needs(memory_bytes) != jobs.hash_needs("merge", Requirements(memory_bytes=memory_bytes))
 
 
 names = st.sampled_from(["a", "b", "c"])
@@ -78,15 +109,17 @@ capabilities = st.builds(
 
 
 @settings(max_examples=fuzzing.examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(asked=st.lists(requirements, min_size=1, max_size=4), slot=capabilities)
+@given(asked=st.lists(requirements, min_size=1, max_size=4), slot=capabilities, front=st.sampled_from([0, 1, 64]))
 def test_claim_takes_exactly_the_jobs_without_misfits(
-    database: Database, asked: list[Requirements], slot: values.Capabilities
+    database: Database, asked: list[Requirements], slot: values.Capabilities, front: int
 ) -> None:
     with database.write() as session:
         session.execute(sa.delete(tables.jobs))
         new = [values.NewJob.of_spec(registry.train_spec(), requirements=item) for item in asked]
         submitted = {job.id: job.requirements for job in jobs.submit_many(session, new)}
-    got = {job.id for _ in asked if (job := registry.claim(database, capabilities=slot)) is not None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "FRONT_JOBS", front)  # the others are found by their needs
+        got = {job.id for _ in asked if (job := registry.claim(database, capabilities=slot)) is not None}
     assert got == {job_id for job_id, item in submitted.items() if not placement.list_misfits(item, slot)}
 
 
@@ -140,7 +173,7 @@ def test_hand_back_of_a_failed_group_queues_jobs_to_run_alone(database: Database
     (other,) = companions(database, leader)
     for job_id in (leader.id, other):
         with database.write() as session:
-            back = attempts.hand_back(session, job_id, 1, alone="the group ran out of memory")
+            back = attempts.hand_back(session, jobs.get(session, job_id), alone="the group ran out of memory")
         assert (back.state, back.attempts, back.requirements.together) == (JobState.QUEUED, 0, False)
     again = registry.claimed(database)
     assert companions(database, again) == []

@@ -156,7 +156,7 @@ def test_second_retry_returns_the_unfinished_first(database: Database) -> None:
     registry.submit(database)
     first = registry.claimed(database)
     with database.write() as session:
-        attempts.fail(session, first.id, first.fence, "no")
+        attempts.fail(session, first, "no")
         again = jobs.retry(session, first.id)
         assert jobs.retry(session, first.id) == again
         jobs.request_cancel(session, again.id)

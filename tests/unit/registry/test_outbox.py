@@ -85,7 +85,7 @@ def test_job_that_was_handed_back_is_due_at_once(database: Database) -> None:
     registry.submit(database)
     job = registry.claimed(database)
     with database.write() as session:
-        attempts.hand_back(session, job.id, job.fence)
+        attempts.hand_back(session, job)
     assert take_due(database) == [job.id]
 
 
@@ -157,3 +157,16 @@ def test_only_a_queued_job_whose_time_has_come_is_a_reason_to_look(database: Dat
     with database.write() as session:  # as a statement of another version could leave it
         session.execute(sa.update(tables.jobs).where(tables.jobs.c.id == running.id).values(ring_at=types.later(-1)))
     assert not has_due()
+
+
+def test_only_a_queued_job_is_worth_a_look(database: Database) -> None:
+    def has_queued() -> bool:
+        with database.read() as session:
+            return outbox.has_queued(session)
+
+    assert not has_queued()
+    first = registry.submit(database)
+    registry.submit(database, depends_on=[first.id])
+    assert has_queued(), "also before its message is due"
+    registry.claimed(database)
+    assert not has_queued(), "the other one waits"

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from finch_hub.registry import placement, values
-from finch_hub.specs.jobs import Requirements
+from finch_hub.specs.jobs import Job, JobState, Requirements
 
 GPU = values.Device(kind="cuda", name="L4", memory_bytes=24 * 2**30, free_bytes=20 * 2**30)
 CPU = values.Device(kind="cpu", name="2 cores", memory_bytes=2**34, free_bytes=2**33)
@@ -31,6 +31,18 @@ def worker(
     )
 
 
+def job(kind: str = "merge", set_aside: tuple[str, ...] = (), **requirements: Any) -> Job:
+    return Job(
+        id="job",
+        kind=kind,
+        state=JobState.QUEUED,
+        spec={},
+        requirements=Requirements(**requirements),
+        created_at=datetime.now(UTC),
+        set_aside=set_aside,
+    )
+
+
 def test_misfits_name_what_is_missing() -> None:
     slot = values.Capabilities(device="cpu", memory_bytes=2**30, queues=("default",), labels=("ada",))
     asked = Requirements(queue="night", device="cuda", memory_bytes=3 * 2**30, labels=("ada", "big", "eu"))
@@ -49,16 +61,29 @@ def test_obstacles_are_named_for_each_living_worker() -> None:
         worker("nothing"),
         worker("gone", GPU, state="silent"),
     ]
-    assert placement.list_obstacles(Requirements(device="cuda"), workers) == {
+    assert placement.list_obstacles(job(device="cuda"), workers) == {
         "cpu": ["has no cuda device"],
         "night": ["does not serve queue 'default'"],
         "nothing": ["has no device"],
     }
-    assert placement.list_obstacles(Requirements(device="cuda", queue="night"), workers) == {}
-    assert placement.list_obstacles(Requirements(), workers) == {}
+    assert placement.list_obstacles(job(device="cuda", queue="night"), workers) == {}
+    assert placement.list_obstacles(job(), workers) == {}
 
 
 def test_worker_can_run_a_job_if_any_of_its_devices_fits() -> None:
     both = worker("both", CPU, GPU)
     assert placement.can_run(both, Requirements(device="cuda"))
     assert not placement.can_run(both, Requirements(device="cuda", memory_bytes=2**40))
+
+
+def test_obstacles_name_workers_whose_version_cannot_read_the_job() -> None:
+    old = worker("old", CPU).evolve(kinds=("train", "merge"))
+    new = worker("new", CPU).evolve(kinds=("train", "merge", "distill"), version="0.2.0")
+    assert placement.list_obstacles(job("distill"), [old]) == {"old": ["does not know jobs of the kind 'distill'"]}
+    assert placement.list_obstacles(job("distill"), [old, new]) == {}
+    aside = job(set_aside=("0.1.0",), device="cuda")
+    assert placement.list_obstacles(aside, [old])["old"] == [
+        "cannot read the job with its finch-hub 0.1.0",
+        "has no cuda device",
+    ]
+    assert placement.list_unreadable(aside, new) == []

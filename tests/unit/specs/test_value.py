@@ -1,6 +1,7 @@
 import pytest
 
 from finch_hub import errors
+from finch_hub.specs.jobs import BaseModelSource, MergeSpec, Parent, TrainSpec
 from finch_hub.specs.lora import LoRAConfig
 
 
@@ -19,6 +20,30 @@ def test_unknown_field_offers_similar_names() -> None:
     found = problems(alhpa=3.0, zyx=1)
     assert found["alhpa"].fix.startswith("did you mean alpha")
     assert found["zyx"].fix == ""
+
+
+def test_stored_value_of_another_version_is_read_without_its_unknown_fields() -> None:
+    stored = TrainSpec(adapter="medical", base=BaseModelSource(source="tiny"), train="0" * 64).model_dump(mode="json")
+    newer = {
+        **stored,
+        "schedule": {"of": "ranks"},
+        "base": {**stored["base"], "mirror": "eu"},
+        "lora": {**stored["lora"], "rank": "auto", "decay": 0.5},
+    }
+    assert TrainSpec.of_stored(newer) == TrainSpec.of(stored | {"lora": {**stored["lora"], "rank": "auto"}})
+    assert TrainSpec.list_unknown(newer) == ["base.mirror", "lora.decay", "schedule"]
+    assert newer["base"]["mirror"] == "eu", "the stored document stays as it is"
+    with pytest.raises(errors.InvalidSpec, match="rank"):
+        TrainSpec.of_stored({**newer, "lora": {"rank": -1, "decay": 0.5}})
+    with pytest.raises(errors.InvalidSpec, match="schedule"):
+        TrainSpec.of(newer)
+
+
+def test_unknown_fields_in_a_list_are_passed_over() -> None:
+    parent = {"adapter": "medical/1", "weight": 1.0}
+    stored = {"kind": "merge", "parents": [parent, {**parent, "sign": -1}], "out": "/merged"}
+    assert MergeSpec.list_unknown(stored) == ["parents.1.sign"]
+    assert MergeSpec.of_stored(stored).parents == (Parent(adapter="medical/1"),) * 2
 
 
 def test_nested_field_is_named_by_its_path() -> None:

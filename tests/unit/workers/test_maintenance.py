@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from support import registry
 
-from finch_hub import settings
+from finch_hub import errors, settings
 from finch_hub.registry import jobs, types, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.tables import jobs as job_table
@@ -28,7 +29,9 @@ class Worker:
     ) -> None:
         self.ended = 0
         self.is_busy = False
-        self.claims = SimpleNamespace(is_draining=False)
+        self.is_answered = True
+        self.held: frozenset[str] = frozenset()
+        self.claims = SimpleNamespace(is_draining=False, renew_leases=self._renew_leases)
         in_force = settings.load(home=home, broker_url="redis://127.0.0.1:1", **changes)
         with database.write() as session:
             self.entry = workers.register(
@@ -43,18 +46,29 @@ class Worker:
             def refresh_devices(self) -> list[values.Device]:
                 return []
 
+            def drop_idle_children(self, *, older_than: float) -> None:
+                pass
+
         arguments: tuple[Any, ...] = (
             self.entry,
             SimpleNamespace(settings=in_force, database=database),
             WorkFolders(in_force.work),
             Slots(),
             self.claims,
-            None,
+            SimpleNamespace(dispatch_due=self._dispatch_due),
         )
         self.maintenance = Maintenance(*arguments, is_on_demand=is_on_demand, end_worker=self._end)
 
     def _end(self) -> None:
         self.ended += 1
+
+    def _renew_leases(self) -> frozenset[str]:
+        self._dispatch_due()
+        return self.held
+
+    def _dispatch_due(self) -> None:
+        if not self.is_answered:
+            raise errors.Unavailable("the database does not answer")
 
 
 def ended_days_ago(database: Database, days: float) -> str:
@@ -79,6 +93,28 @@ def test_history_is_kept_for_so_many_days(database: Database, tmp_path: Path) ->
     assert kept(database) == {young}
 
 
+def test_history_with_nothing_to_delete_is_left_alone_for_a_while(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(clock, "elapsed", lambda: now)
+    sweep = Worker(database, tmp_path, history_days=2.0).maintenance._sweep
+    ended_days_ago(database, 3)
+    sweep()
+    assert kept(database) == set()
+    ended_days_ago(database, 3)
+    sweep()
+    assert kept(database) == set(), "the last sweep may not have deleted all"
+    sweep()
+    old = ended_days_ago(database, 3)
+    now += 299
+    sweep()
+    assert kept(database) == {old}
+    now += 1
+    sweep()
+    assert kept(database) == set()
+
+
 def test_sweep_queues_jobs_of_lost_workers_again_and_says_so(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -88,6 +124,62 @@ def test_sweep_queues_jobs_of_lost_workers_again_and_says_so(
         Worker(database, tmp_path, retry_seconds=0).maintenance._sweep()
     assert registry.get(database, job).state is JobState.QUEUED
     assert f"action=expire job_id={job.id} attempt=1 state=queued" in caplog.text
+
+
+def test_sweep_never_ends_the_attempts_of_its_own_worker(database: Database, tmp_path: Path) -> None:
+    for _ in range(2):
+        registry.submit(database)
+    own, lost = registry.claimed(database, lease=-1.0), registry.claimed(database, lease=-1.0)
+    worker = Worker(database, tmp_path)
+    worker.held = frozenset({own.id})
+    worker.maintenance._sweep()
+    assert registry.get(database, own) == own
+    assert registry.get(database, lost).state is JobState.QUEUED
+
+
+@pytest.mark.parametrize("pause", ["the machine slept", "the database did not answer"])
+def test_sweep_after_a_pause_lets_other_workers_renew_their_leases_first(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pause: str
+) -> None:
+    """The workers of a machine wake at once, as those of a database that is back do."""
+    now = 1000.0
+    monkeypatch.setattr(clock, "elapsed", lambda: now)
+    worker = Worker(database, tmp_path, heartbeat_seconds=5.0, sweep_seconds=15.0)
+    look = worker.maintenance._look
+    look(now)
+    registry.submit(database)
+    job = registry.claimed(database, lease=-1.0)
+    look(now + 1)
+    if pause == "the machine slept":
+        now += 500
+    else:
+        worker.is_answered = False
+        for _ in range(500):
+            now += 1
+            with contextlib.suppress(errors.Unavailable):
+                look(now)
+        worker.is_answered = True
+    for second in range(5):
+        look(now + second)
+        assert registry.get(database, job) == job
+    look(now + 5)
+    assert registry.get(database, job).state is JobState.QUEUED
+
+
+@pytest.mark.parametrize(("heartbeat", "lease"), [(0.2, 0.5), (0.5, 2.0), (20.0, 60.0)])
+def test_looks_at_their_usual_distance_let_no_sweep_wait(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heartbeat: float, lease: float
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(clock, "elapsed", lambda: now)
+    worker = Worker(database, tmp_path, heartbeat_seconds=heartbeat, lease_seconds=lease, sweep_seconds=3.0)
+    worker.maintenance._look(now)
+    registry.submit(database)
+    job = registry.claimed(database, lease=-1.0)
+    for _ in range(3):
+        now += 1.1  # the longest wait
+        worker.maintenance._look(now)
+    assert registry.get(database, job).state is JobState.QUEUED
 
 
 def test_sweep_forgets_workers_that_were_silent_for_a_month(database: Database, tmp_path: Path) -> None:

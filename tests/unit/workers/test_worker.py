@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from support import services
 from support.children import FakeChild
 
-from finch_hub import settings
+from finch_hub import errors, settings
 from finch_hub.registry import jobs, types, values, workers
-from finch_hub.registry.database import Database
+from finch_hub.registry.database import Database, Session
 from finch_hub.registry.tables import jobs as table
 from finch_hub.specs.jobs import ExportSpec, Job, Requirements
 from finch_hub.workers import worker as module
@@ -237,3 +237,27 @@ def test_slot_of_an_attempt_with_a_defect_is_free_afterwards(worker: Worker, cap
     assert (slot.attempt, slot.child, slot.next_job) == (None, None, following)
     assert woken == [True]
     assert "action=run job_id=a" in caplog.text
+
+
+def test_worker_looks_again_for_the_job_of_a_claim_of_unknown_outcome(
+    worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No wake-up would follow, since the job counts as running."""
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+    ran: list[str] = []
+    write = worker._stores.database.write
+    broken: list[bool] = []
+
+    @contextlib.contextmanager
+    def break_after_commit() -> Iterator[Session]:
+        with write() as session:
+            yield session
+        if not broken:
+            broken.append(True)
+            raise errors.Unavailable("the connection broke")
+
+    monkeypatch.setattr(worker._stores.database, "write", break_after_commit)
+    monkeypatch.setattr(worker, "_run", lambda attempt, slot: ran.extend(attempt.job_ids))
+    worker._wake(job.id)
+    assert ran == [job.id]

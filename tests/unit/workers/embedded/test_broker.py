@@ -4,7 +4,9 @@ import importlib.metadata
 import os
 from pathlib import Path
 
+import psutil
 import pytest
+import redis
 
 from finch_hub import Hub, errors, settings
 from finch_hub.specs.jobs import JobState
@@ -50,7 +52,7 @@ def test_broker_ends_with_the_last_worker_that_is_connected(tmp_path: Path) -> N
     loaded = settings.load(home=tmp_path)
     broker.ensure(loaded)
     try:
-        other, client = make_app(broker.url(loaded), worker="other"), make_app(broker.url(loaded))
+        other, client = (make_app(broker.url(loaded), deployment="a", worker=name) for name in ("other", None))
         with other.connection_for_write() as connection, client.connection_for_write() as submitting:
             assert connection.default_channel is not submitting.default_channel, "both are connected"
             broker.stop(loaded, worker="one")
@@ -63,6 +65,26 @@ def test_broker_ends_with_the_last_worker_that_is_connected(tmp_path: Path) -> N
             assert not folder.exists(), "its folder goes with it"
     finally:
         broker.stop(loaded, worker="other")
+
+
+@pytest.mark.parametrize("is_ended", [True, False])
+def test_frozen_broker_is_replaced_or_ended_and_none_is_left(is_ended: bool, tmp_path: Path) -> None:
+    loaded = settings.load(home=tmp_path)
+    path = broker.url(loaded).removeprefix("redis+socket://")
+    broker.ensure(loaded)
+    try:
+        with redis.Redis(unix_socket_path=path) as client:
+            frozen = psutil.Process(client.info()["process_id"])
+        frozen.suspend()
+        assert not broker.answers(loaded)
+        if not is_ended:
+            broker.ensure(loaded)
+            assert broker.answers(loaded)
+        broker.stop(loaded, worker="one")
+        assert not frozen.is_running()
+        assert not broker.answers(loaded)
+    finally:
+        broker.stop(loaded, worker="one")
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from support.fleet import Broker
+from support.proxies import Proxy
 
 from finch_hub import settings
-from finch_hub.registry import jobs, outbox, values, workers
+from finch_hub.registry import deployment, jobs, outbox, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import ExportSpec, Requirements
 from finch_hub.workers.messaging import dispatcher as module
-from finch_hub.workers.messaging.app import KEY_PREFIX
+from finch_hub.workers.messaging.broker import key_prefix
 from finch_hub.workers.messaging.dispatcher import Dispatcher, UnreachableBrokerWarning
 
 
@@ -45,8 +46,9 @@ SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
 
 
 def sent(broker: Broker, queue: str = "default") -> list[str]:
+    """Return the arguments of the messages in a queue, of any deployment."""
     with broker.client() as client:
-        waiting = client.lrange(f"{KEY_PREFIX}jobs.{queue}", 0, -1)
+        waiting = [message for key in client.keys(f"finch:*:jobs.{queue}") for message in client.lrange(key, 0, -1)]
     bodies = [json.loads(message)["headers"] for message in waiting]
     return [body["argsrepr"] for body in bodies]
 
@@ -77,6 +79,55 @@ def test_job_whose_message_could_not_be_sent_is_due_again(
     assert dispatcher.dispatch_due() == 1
     assert sent(broker) == [f"['{job.id}']"]
     assert dispatcher.dispatch_due() == 0, "the next message is not due at once"
+
+
+def test_job_is_stored_if_the_broker_refuses_its_message(
+    broker: Broker,
+    database: Database,
+    dispatcher: Dispatcher,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+    with broker.client() as client:
+        for begin, end, words in (
+            (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"), "refused: OOM"),
+            (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"), "refused: READONLY"),
+        ):
+            client.execute_command(*begin)
+            with pytest.warns(UnreachableBrokerWarning, match=f"are stored.*{words}"):
+                dispatcher.dispatch(job)
+            assert [dispatcher.dispatch_due() for _ in range(3)] == [0, 0, 0]
+            assert caplog.text.count(words) == 1, "it is said once"
+            client.execute_command(*end)
+    assert dispatcher.dispatch_due() == 1
+    assert sent(broker) == [f"['{job.id}']"]
+
+
+def test_message_reaches_the_server_that_took_over(
+    broker: Broker, database: Database, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The old one lives on as a replica, and connections to it stay open."""
+    successor, proxy = Broker(), Proxy(broker.socket)
+    made = Dispatcher(settings.load(home=tmp_path, broker_url=f"redis://127.0.0.1:{proxy.port}/0"), database)
+    try:
+        with database.write() as session:
+            first, second = (jobs.submit(session, SPEC) for _ in range(2))
+        made.dispatch(first)
+        assert sent(broker) == [f"['{first.id}']"]
+        with broker.client() as client:
+            client.replicaof("127.0.0.1", 1)
+        proxy.target = successor.socket
+        made.dispatch(second)
+        assert sent(successor) == [f"['{second.id}']"]
+    finally:
+        made.close()
+        proxy.close()
+        successor.close()
+    assert not recwarn.list
 
 
 def test_dispatch_writes_nothing_after_its_messages(
@@ -144,9 +195,10 @@ def test_wake_up_is_passed_on_to_each_slot_of_the_active_workers_that_fit(
     assert dispatcher.wake_fitting(job, candidates) == ["fits"]
     with broker.client() as client:
         names = [worker.id for worker in candidates]
-        assert {name: client.llen(f"{KEY_PREFIX}worker.{name}") for name in names} == dict.fromkeys(names, 0) | {
-            "fits": 2
-        }
+        with database.read() as session:
+            prefix = key_prefix(deployment.find_id(session))
+        lengths = {name: client.llen(f"{prefix}worker.{name}") for name in names}
+    assert lengths == dict.fromkeys(names, 0) | {"fits": 2}
 
 
 def test_messages_are_as_many_as_the_slots_if_there_are_many_jobs(

@@ -25,6 +25,7 @@ from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
 from finch_hub.workers.supervision.child_watch import ChildWatch
+from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease, Leases
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
@@ -44,8 +45,13 @@ class Kind:
     prepare = staticmethod(lambda *arguments: Echo(report=Text(text="seeds")))
     finish = staticmethod(lambda *arguments: lambda session: JobResult(report={}))
 
+    unknown: tuple[str, ...] = ()
+
     def spec_of(self, stored: Any) -> JobSpec:
         return JobSpec(kind="echo")
+
+    def list_unknown(self, stored: Any) -> list[str]:
+        return list(self.unknown)
 
 
 @pytest.fixture
@@ -62,6 +68,7 @@ def context(database: Database, tmp_path: Path) -> Iterator[Any]:
     yield AttemptContext(
         stores=SimpleNamespace(settings=loaded, database=database),  # type: ignore[arg-type]
         leases=leases,
+        events=EventBuffer(database),
         folders=WorkFolders(tmp_path / "work"),
         blocking_calls=calls,
         redactor=SimpleNamespace(clean=lambda text: text.replace("secret", "***")),  # type: ignore[arg-type]
@@ -73,7 +80,7 @@ def context(database: Database, tmp_path: Path) -> Iterator[Any]:
 def attempt_at(job: Job, context: AttemptContext, child: FakeChild) -> Attempt:
     claimed = ClaimedJob(job=job, requested_at=clock.elapsed())
     return Attempt(
-        claimed, context, take_child=lambda: child, claim_next=lambda session, child: None, memory_limit=2**40
+        claimed, context, take_child=lambda: child, claim_next=lambda session, child, token: None, memory_limit=2**40
     )
 
 
@@ -118,7 +125,7 @@ def test_outcome_of_an_earlier_attempt_is_used_unless_another_version_wrote_it(
     context.folders.begin(first.id, first.fence)
     context.folders.keep_outcome(first.id, kept)
     with database.write() as session:
-        attempts.hand_back(session, first.id, first.fence)
+        attempts.hand_back(session, first)
     child = FakeChild()
     child.say(type="done", outcome=SEEDS, warm_base=None)
     attempt = attempt_at(registry.claimed(database), context, child)
@@ -241,6 +248,36 @@ def test_error_of_a_step_is_tried_again_if_that_can_help(
     _, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
     assert job.state is state
     assert reason in str(job.reason)
+
+
+@pytest.mark.parametrize(
+    "error", [errors.InvalidSpec("is too small", where="rank"), errors.NotFound("job kind", "distill")]
+)
+def test_job_that_this_version_cannot_read_is_set_aside(
+    error: errors.FinchError, kind: Any, database: Database, context: AttemptContext
+) -> None:
+    def refuse(stored: Any) -> JobSpec:
+        raise error
+
+    kind.spec_of = refuse
+    child = FakeChild()
+    _, job = run(context, database, child)
+    assert (job.state, job.attempts, job.set_aside) == (JobState.QUEUED, 0, (kinds.VERSION,))
+    assert str(error) in (job.reason or "")
+    assert child.sent == []
+    assert registry.claim(database, capabilities=registry.ANY_SLOT.evolve(version=kinds.VERSION)) is None
+
+
+def test_fields_that_this_version_does_not_know_are_passed_over_and_named(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    kind.unknown = ("rank_schedule", "training.warmth")
+    child = FakeChild()
+    child.say(type="done", outcome=SEEDS, warm_base=None)
+    _, job = run(context, database, child)
+    assert job.state is JobState.SUCCEEDED
+    (text,) = texts(database, job)
+    assert text.endswith("that it does not know: rank_schedule, training.warmth")
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("1 / 0"), SystemExit("the plugin ended")])

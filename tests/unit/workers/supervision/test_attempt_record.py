@@ -11,14 +11,18 @@ from typing import Any
 
 import pytest
 from support import registry
+from support.fleet import wait_until
 
 from finch_hub import errors, settings
 from finch_hub.registry import attempts, claims, jobs
 from finch_hub.registry.database import Database, Session
 from finch_hub.specs.jobs import Job, JobResult, JobState
-from finch_hub.workers.supervision import attempt_record, clock, lease
+from finch_hub.workers.supervision import clock, lease
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
+from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease
+
+from .conftest import Clock
 
 
 @pytest.fixture
@@ -30,10 +34,12 @@ def record_of(tmp_path: Path) -> Callable[[Job, Any], AttemptRecord]:
     redactor = SimpleNamespace(clean=lambda text: text.replace("secret", "***"))
 
     def make(job: Job, database: Any) -> AttemptRecord:
-        context: Any = SimpleNamespace(stores=SimpleNamespace(settings=loaded, database=database), redactor=redactor)
+        context: Any = SimpleNamespace(
+            stores=SimpleNamespace(settings=loaded, database=database), events=EventBuffer(database), redactor=redactor
+        )
         claimed = ClaimedJob(job=job, requested_at=clock.elapsed())
         held = Lease(database, claimed, loaded, stopping=stopping)
-        return AttemptRecord(context, job, held, claim_next=lambda session: None)
+        return AttemptRecord(context, job, held, claim_next=lambda session, token: None)
 
     return make
 
@@ -59,66 +65,16 @@ def messages(database: Database, job: Job) -> list[str]:
         return [event.message for event in jobs.list_events(session, job.id) if event.type == "message"]
 
 
-class Clock:
-    """Monotonic clock that goes on when a test says so."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(attempt_record, "time", SimpleNamespace(monotonic=lambda: self.now))
-
-
-@pytest.fixture
-def hands(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
-
-
-def test_events_are_written_once_when_their_batch_is_due(
-    database: Database, record_of: Callable[[Job, Any], AttemptRecord], hands: Clock
-) -> None:
+def test_events_are_stored_without_secrets(database: Database, record_of: Callable[[Job, Any], AttemptRecord]) -> None:
     registry.submit(database)
     job = registry.claimed(database)
     record = record_of(job, database)
     assert record.seconds_until_due() == float("inf")
-    for text in ("first", "the secret"):
-        record.add_message(text)
-        hands.now += 0.25
-        assert messages(database, job) == []
-    for _ in range(2):
-        record.write_due_events()
-        assert messages(database, job) == ["first", "the ***"]
-        hands.now += 1.0
-    assert record.seconds_until_due() == float("inf")
-
-
-def test_full_batch_of_events_is_written_before_it_is_due(
-    database: Database, record_of: Callable[[Job, Any], AttemptRecord], hands: Clock
-) -> None:
-    registry.submit(database)
-    job = registry.claimed(database)
-    record = record_of(job, database)
-    for number in range(attempt_record._BATCH_EVENTS):
-        record.write_due_events()
-        assert messages(database, job) == []
-        record.add_message(str(number))
+    record.add_message("the secret")
+    assert record.seconds_until_due() <= 1.0
+    wait_until(lambda: record.seconds_until_due() <= 0, "the message to be due")
     record.write_due_events()
-    assert len(messages(database, job)) == attempt_record._BATCH_EVENTS
-
-
-def test_events_wait_for_a_database_that_does_not_answer(
-    database: Database, record_of: Callable[[Job, Any], AttemptRecord], hands: Clock
-) -> None:
-    registry.submit(database)
-    job = registry.claimed(database)
-    unreachable = UnreachableDatabase(database, 1)
-    record = record_of(job, unreachable)
-    record.add_message("half done")
-    hands.now += 1.0
-    record.write_due_events()
-    assert messages(database, job) == []
-    assert record.seconds_until_due() == 0.5, "the database is not asked again at once"
-    hands.now += 0.5
-    record.write_due_events()
-    assert messages(database, job) == ["half done"]
+    assert messages(database, job) == ["the ***"]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +191,7 @@ def test_lease_of_the_next_job_counts_from_before_it_was_claimed(
     record = record_of(registry.claimed(database), database)
     following = registry.submit(database)
 
-    def claim_slowly(session: Session) -> Job | None:
+    def claim_slowly(session: Session, token: str) -> Job | None:
         now[0] += 5.0
         return claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT)
 
@@ -254,7 +210,7 @@ def test_end_that_was_undone_and_then_refused_is_not_reported(
 
     def let_another_attempt_claim(seconds: float) -> None:
         with database.write() as session:
-            attempts.hand_back(session, job.id, job.fence)
+            attempts.hand_back(session, job)
         registry.claimed(database)
 
     monkeypatch.setattr(lease, "time", SimpleNamespace(sleep=let_another_attempt_claim))
@@ -283,3 +239,118 @@ def test_worker_that_is_to_end_waits_for_the_database_no_longer_than_its_grace(
     record = record_of(job, UnreachableDatabase(database, float("inf")))
     with pytest.raises(errors.StaleFence):
         record.hand_back()
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a row that cannot be read"), errors.Unavailable("the claim took too long")]
+)
+def test_claim_that_fails_does_not_undo_the_end_before_it(
+    error: Exception,
+    database: Database,
+    record_of: Callable[[Job, Any], AttemptRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(session: Session, token: str) -> Job | None:
+        claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT)
+        raise error
+
+    registry.submit(database)
+    job = registry.claimed(database)
+    following = registry.submit(database)
+    record = record_of(job, database)
+    monkeypatch.setattr(record, "_claim_next", fail)
+    record.succeed(lambda session: JobResult(report={}))
+    assert registry.get(database, job).state is JobState.SUCCEEDED
+    assert record.next_job is None
+    assert registry.get(database, following).state is JobState.QUEUED
+    assert f"error={error}" in caplog.text
+
+
+class UncertainDatabase:
+    """A database whose first `times` commits succeed, although the connection breaks before it says so."""
+
+    def __init__(self, database: Database, times: float) -> None:
+        self.database, self.times = database, times
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Session]:
+        with self.database.write() as session:
+            yield session
+        if self.times > 0:
+            self.times -= 1
+            raise errors.Unavailable("the connection broke")
+
+
+def patient(record: AttemptRecord, monkeypatch: pytest.MonkeyPatch) -> AttemptRecord:
+    """Let a record claim the next job, and wait for the database without sleeping."""
+
+    def claim_next(session: Session, token: str) -> Job | None:
+        return claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT, token=token)
+
+    monkeypatch.setattr(record, "_claim_next", claim_next)
+    monkeypatch.setattr(record._lease, "wait_for_database", lambda since: None)
+    return record
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_job_that_was_claimed_by_a_commit_of_unknown_outcome_runs_next(
+    times: int, database: Database, record_of: Callable[[Job, Any], AttemptRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    following, last = registry.submit(database), registry.submit(database)
+    record = patient(record_of(job, UncertainDatabase(database, times)), monkeypatch)
+    record.add_message("the last words")
+    record.succeed(lambda session: JobResult(report={}))
+    assert record.next_job is not None
+    assert record.next_job.job == registry.get(database, following)
+    assert record.ended_job == registry.get(database, job)
+    assert registry.get(database, job).state is JobState.SUCCEEDED
+    assert registry.get(database, last).state is JobState.QUEUED, "one job is claimed, not one for each try"
+    assert messages(database, job) == ["the last words"]
+
+
+def test_job_that_was_claimed_runs_next_although_the_ended_one_was_deleted(
+    database: Database, record_of: Callable[[Job, Any], AttemptRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    following = registry.submit(database)
+    record = patient(record_of(job, UncertainDatabase(database, 1)), monkeypatch)
+
+    def prune(since: float) -> None:
+        with database.write() as session:
+            assert jobs.prune(session, beyond=0) == [job.id]
+
+    monkeypatch.setattr(record._lease, "wait_for_database", prune)
+    record.succeed(lambda session: JobResult(report={}))
+    assert record.next_job is not None
+    assert (record.next_job.job.id, record.ended_job) == (following.id, None)
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_events_of_a_commit_of_unknown_outcome_are_written_once(
+    is_ended: bool,
+    database: Database,
+    record_of: Callable[[Job, Any], AttemptRecord],
+    hands: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    uncertain = UncertainDatabase(database, 0)
+    record = patient(record_of(job, uncertain), monkeypatch)
+    for text in ("first", "second", "third"):
+        record.add_message(text)
+        hands.now += 1.0
+        uncertain.times = 1 if text != "first" else 0
+        record.write_due_events()
+    assert messages(database, job) == ["first", "second", "third"]
+    record.add_message("last")
+    hands.now += 1.0
+    if is_ended:
+        record.fail("it broke", retry=False)
+    else:
+        record.write_due_events()
+    assert messages(database, job) == ["first", "second", "third", "last"]

@@ -14,6 +14,7 @@ from finch_hub import errors, settings
 from finch_hub.registry import values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
+from finch_hub.workers.supervision import attempt_source
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.devices import Device
@@ -86,6 +87,51 @@ def test_database_that_does_not_answer_leaves_the_slot_empty(
         assert source.claim(slot_of()) is None
     assert "action=claim error=the database does not answer" in caplog.text
     assert source.claim(slot_of()) is not None
+
+
+def break_after_commit(monkeypatch: pytest.MonkeyPatch, database: Database) -> None:
+    """Let the next commit succeed, although the connection breaks before it says so."""
+    write = database.write
+    broken: list[bool] = []
+
+    @contextlib.contextmanager
+    def write_once() -> Iterator[Any]:
+        with write() as session:
+            yield session
+        if not broken:
+            broken.append(True)
+            raise errors.Unavailable("the connection broke")
+
+    monkeypatch.setattr(database, "write", write_once)
+
+
+def test_job_of_a_claim_of_unknown_outcome_is_found(
+    source: AttemptSource, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, other = registry.submit(database), registry.submit(database)
+    slot = slot_of()
+    break_after_commit(monkeypatch, database)
+    assert source.claim(slot) is None
+    assert slot.open_claim is not None
+    source.stopping.set()  # what was claimed must be handed back
+    attempt = source.claim(slot)
+    assert attempt is not None
+    assert (attempt.job_ids, slot.open_claim) == ([job.id], None)
+    assert registry.get(database, other).state is JobState.QUEUED
+
+
+def test_group_has_the_companions_of_a_claim_of_unknown_outcome(
+    source: AttemptSource, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [registry.submit(database, together=True).id for _ in range(4)]
+    slot = slot_of()
+    slot.next_job = ClaimedJob(job=registry.claimed(database), requested_at=0.0)
+    monkeypatch.setattr(attempt_source, "_RETRY_SECONDS", 0.0)
+    break_after_commit(monkeypatch, database)
+    group = source.claim(slot)
+    assert isinstance(group, AttemptGroup)
+    assert group.job_ids == members[:3]
+    assert registry.get(database, members[3]).state is JobState.QUEUED
 
 
 def test_jobs_that_may_train_together_become_a_group(source: AttemptSource, database: Database) -> None:

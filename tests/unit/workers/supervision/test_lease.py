@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from types import SimpleNamespace
@@ -237,7 +238,7 @@ def test_child_that_starts_in_doubt_is_suspended_at_once(held: Lease, hands: Clo
 def test_lease_that_another_attempt_took_is_lost_for_ever(held: Lease, hands: Clock, database: Database) -> None:
     job = held._job
     with database.write() as session:
-        attempts.hand_back(session, job.id, job.fence)
+        attempts.hand_back(session, job)
     registry.claimed(database)
     for _ in range(2):
         with pytest.raises(errors.StaleFence):
@@ -259,3 +260,23 @@ def test_requested_stops_are_told_with_the_most_final_first(held: Lease, databas
     registry.cancel(database, job)
     lease.renew()
     assert lease.stop_reason() == "cancel"
+
+
+def test_worker_renews_its_leases_before_it_sweeps(database: Database, hands: Clock) -> None:
+    """After a sleep of the machine, the thread that sweeps may run before the one that renews."""
+    for _ in range(2):
+        registry.submit(database)
+    jobs = [registry.claimed(database, lease=-1.0) for _ in range(2)]
+    with contextlib.ExitStack() as stack:
+        leases = Leases(database, settings.load(), stopping=threading.Event())
+        stack.callback(leases.close)
+        kept, lost = (stack.enter_context(leases.hold(ClaimedJob(job=job, requested_at=hands.now))) for job in jobs)
+        with database.write() as session:
+            attempts.hand_back(session, jobs[1])
+        kept.renew_at = lost.renew_at = hands.now
+        assert leases.renew_due() == {jobs[0].id}
+    renewed = registry.get(database, jobs[0])
+    assert renewed.lease_until is not None
+    assert jobs[0].lease_until is not None
+    assert renewed.lease_until > jobs[0].lease_until
+    assert registry.expire(database) == []

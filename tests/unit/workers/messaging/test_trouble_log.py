@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from finch_hub.workers.messaging.trouble_log import TroubleLog
+
+log = logging.getLogger("finch_hub.test")
+
+
+def test_trouble_is_logged_once_until_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    trouble = TroubleLog(log, "dispatch")
+    trouble.end()
+    assert caplog.messages == [], "nothing was wrong"
+    for error in (OSError("gone"), OSError("full"), OSError("gone"), OSError()):
+        trouble.add(error)
+    trouble.end()
+    trouble.end()
+    trouble.add(OSError("gone"))
+    texts = ["error=gone", "error=full", "error=OSError", "broker=well", "error=gone"]
+    assert caplog.messages == [f"action=dispatch {text}" for text in texts]
