@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _PAUSE_SECONDS = 0.1
 _LEAST_PAUSE_SECONDS = 2.0  # between two looks at the database that can mean a sleep; longer than a usual wait
 _DAY_SECONDS = 86_400
-_PRUNE_SECONDS = 300.0  # between two looks at the history, if the first found nothing to delete
+_PRUNE_SECONDS = 300.0  # between two looks at the history, if no job ended here and the first found nothing to delete
 _FORGET_WORKERS_DAYS = 30
 
 
@@ -62,6 +62,7 @@ class Maintenance:
     def wake(self) -> None:
         """Look at once: a job has ended, so jobs that depend on it may be due."""
         self._busy_until = clock.elapsed()
+        self._prune_at = 0.0
         self._woken.set()
 
     def close(self) -> None:
@@ -131,13 +132,13 @@ class Maintenance:
         days, max_jobs = self._settings.history_days, self._settings.history_jobs
         if days is None and max_jobs is None:
             return
+        self._prune_at = clock.elapsed() + _PRUNE_SECONDS  # set first, because a job that ends meanwhile resets it
         with self._stores.database.write() as session:
             older_than = None if days is None else days * _DAY_SECONDS
             pruned = jobs.prune(session, older_than=older_than, beyond=max_jobs)
         if pruned:
             log.info("action=prune jobs=%d", len(pruned))
-        else:
-            self._prune_at = clock.elapsed() + _PRUNE_SECONDS
+            self._prune_at = 0.0
 
     def _remove_finished_folders(self) -> None:
         """Remove the folders of jobs that another worker finished, or that were deleted."""
