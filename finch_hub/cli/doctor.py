@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import itertools
 import platform
 import shutil
 import tempfile
+from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING
 
 import click
@@ -196,14 +198,27 @@ def _queue(settings: Settings) -> Finding:
     if settings.database_url is None and not (settings.home / "finch.db").exists():
         return Finding(about="queue", found="empty")
     with Hub(settings) as hub:
-        jobs = hub.jobs.find_set_aside(limit=_SHOWN_JOBS + 1)
-    if not jobs:
-        return Finding(about="queue", found="every job can be read")
-    shown = [f"{job.id}: {job.unreadable or job.reason}" for job in jobs[:_SHOWN_JOBS]]
-    more = ["and more (see `finch-hub jobs list`)"] if len(jobs) > _SHOWN_JOBS else []
-    found = f"{tables.format_count(len(shown), 'job')}{' or more' if more else ''} that some version cannot read"
-    advice = "; ".join([*shown, *more])
-    return Finding(about="queue", found=found, advice=f"run a worker of another version, or cancel: {advice}")
+        unreadable = hub.jobs.find_set_aside(limit=_SHOWN_JOBS + 1)
+        unsettled = hub.jobs.find_unsettled()
+    found, advice = [], []
+    if unreadable:
+        found.append(f"{_count(unreadable)} that some version cannot read")
+        reasons = _join(f"{job.id}: {job.unreadable or job.reason}" for job in unreadable)
+        advice.append(f"run a worker of another version, or cancel: {reasons}")
+    if unsettled:
+        found.append(f"{_count(unsettled)} whose end cannot be carried out")
+        reasons = _join(f"{job_id}: {trouble}" for job_id, trouble in unsettled.items())
+        advice.append(f"mend the cause, and workers try again within minutes: {reasons}")
+    return Finding(about="queue", found=", ".join(found) or "every job can be read", advice=". ".join(advice))
+
+
+def _count(jobs: Sized) -> str:
+    return f"{tables.format_count(min(len(jobs), _SHOWN_JOBS), 'job')}{' or more' if len(jobs) > _SHOWN_JOBS else ''}"
+
+
+def _join(reasons: Iterable[str]) -> str:
+    *shown, last = itertools.islice(reasons, _SHOWN_JOBS + 1)
+    return "; ".join([*shown, "and more (see `finch-hub jobs list`)" if len(shown) == _SHOWN_JOBS else last])
 
 
 def _plugins(settings: Settings) -> Finding:

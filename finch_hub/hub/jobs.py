@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, jobs, placement, values, workers
+from finch_hub.registry import adapter_versions, jobs, placement, settlements, values, workers
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState
 from finch_hub.specs.value import Value
@@ -120,13 +120,15 @@ class JobHandle:
                 return
 
     def cancel(self) -> Job:
-        """Cancel the job. A running job is cancelled by its worker within seconds.
+        """Cancel the job. A running job is cancelled by its worker within seconds. Jobs that depend on it fail.
 
         Raises:
             IllegalTransition: the job has already succeeded or failed.
         """
         with self._stores.database.write() as session:
             self._job = jobs.request_cancel(session, self.id)
+        while settlements.settle_due(self._stores.database):  # there may be no worker
+            pass
         return self._job
 
     def retry(self) -> JobHandle:
@@ -228,6 +230,11 @@ class Jobs:
         """Return unfinished jobs that some version of Finch Hub cannot read, newest first. They can be cancelled."""
         with self._stores.database.read() as session:
             return jobs.find_set_aside(session, limit=limit)
+
+    def find_unsettled(self) -> dict[str, str]:
+        """Return why some jobs could not be ended, or what depends on them not be settled, by the id of the job."""
+        with self._stores.database.read() as session:
+            return settlements.find_troubles(session)
 
     def prune(self, *, older_than: float | None = None, beyond: int | None = None) -> int:
         """Delete ended jobs with their events and return their number. Versions and lineage stay.

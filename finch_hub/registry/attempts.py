@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import values
+from finch_hub.registry import settlements, values
 from finch_hub.registry.tables import attempts, job_events, jobs
 from finch_hub.registry.transitions import (
     JOB_COLUMNS,
@@ -26,7 +26,7 @@ from finch_hub.registry.transitions import (
 )
 from finch_hub.registry.types import Columns, Json, later, now, once
 from finch_hub.specs.events import NewEvent
-from finch_hub.specs.jobs import Job, JobState
+from finch_hub.specs.jobs import FINAL, Job, JobState
 from finch_hub.specs.value import JsonObject
 
 
@@ -56,9 +56,6 @@ def append_events(session: Session, job: Job, events: Sequence[NewEvent]) -> int
     return int(last)
 
 
-# The functions that end an attempt also append its last events, in one statement instead of three.
-
-
 def count_events(session: Session, job: Job) -> int:
     """Return the number of events that the attempt has appended.
 
@@ -84,6 +81,9 @@ def find_ended(session: Session, job: Job) -> Job | None:
     return None if row is None else to_jobs(session, [row])[0]
 
 
+# The functions that end an attempt also append its last events, in one statement instead of three.
+
+
 def succeed(session: Session, job: Job, result: JsonObject, *, events: Sequence[NewEvent] = ()) -> Job:
     """Complete the job. Call it in the transaction that registers what the job made.
 
@@ -92,12 +92,12 @@ def succeed(session: Session, job: Job, result: JsonObject, *, events: Sequence[
         CancelRequested: a cancellation was requested; call `cancel` instead.
     """
     parameters = {**_describe_owner(job), "job_result": result}
-    row = execute_transition(
-        session, _build_success(), JobState.SUCCEEDED, parameters, events=events, ending=("succeeded", None)
-    )
+    row = execute_transition(session, _build_success(), JobState.SUCCEEDED, parameters, events=events)
     if row is None:
         _lock_owned(session, job)
         raise errors.CancelRequested(job.id)
+    if settlements.end_attempt(session, row, "succeeded", None):
+        settlements.settle_now(session, row.id)
     return to_jobs(session, [row])[0]
 
 
@@ -175,12 +175,19 @@ def expire_leases(
 ) -> list[Job]:
     """End the attempts whose lease expired, and return their jobs, which are queued again, failed or cancelled.
 
+    A job that cannot be ended is set aside for a while, so that it delays no other. Its dependents are settled later.
+
     Args:
         held: ids of jobs that the caller runs itself. After a sleep of its machine, it renews their leases instead.
     """
     rows = session.execute(
         sa.select(jobs)
-        .where(in_state(JobState.RUNNING), jobs.c.lease_until < once(now()), jobs.c.id.not_in(held))
+        .where(
+            in_state(JobState.RUNNING),
+            jobs.c.lease_until < once(now()),
+            jobs.c.id.not_in(held),
+            ~settlements.is_set_aside(),
+        )
         .order_by(jobs.c.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -194,7 +201,11 @@ def expire_leases(
             state, changes = JobState.FAILED, {"reason": f"{reason} (attempt {row.attempts} of {policy.max_attempts})"}
         else:
             state, changes = JobState.QUEUED, {"reason": reason, **_delay_queueing(policy.delay(row.attempts))}
-        ended.append(_end(session, row, state, "lost", changes=changes, reason=reason))
+        try:
+            with settlements.isolate(session):
+                ended.append(_end(session, row, state, "lost", changes=changes, reason=reason, is_one_of_many=True))
+        except Exception as error:
+            settlements.set_aside(session, row.id, error)
     return ended
 
 
@@ -254,11 +265,15 @@ def _end(
     changes: Columns | None = None,
     reason: str | None = None,
     events: Sequence[NewEvent] = (),
+    is_one_of_many: bool = False,
 ) -> Job:
     statement = build_transition(state, *_IS_OWNER, *where, changes=changes)
-    owner = _describe_owner(job)
-    row = execute_transition(session, statement, state, owner, events=events, ending=(outcome, reason))
+    row = execute_transition(session, statement, state, _describe_owner(job), events=events)
     if row is None:
         _lock_owned(session, job)
         raise errors.Conflict(f"cannot cancel job {job.id}: no cancellation was requested")
+    has_dependents = settlements.end_attempt(session, row, outcome, reason)
+    if state in FINAL and has_dependents:
+        settle = settlements.settle_later if is_one_of_many else settlements.settle_now
+        settle(session, row.id)
     return to_jobs(session, [row])[0]

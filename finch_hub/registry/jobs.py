@@ -18,9 +18,17 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import datasets, values
+from finch_hub.registry import datasets, settlements, values
 from finch_hub.registry.tables import attempts, dependencies, job_datasets, job_events, jobs
-from finch_hub.registry.transitions import JOB_COLUMNS, change_state, in_state, insert_events, to_job, to_jobs
+from finch_hub.registry.transitions import (
+    JOB_COLUMNS,
+    build_transition,
+    execute_transition,
+    in_state,
+    insert_events,
+    to_job,
+    to_jobs,
+)
 from finch_hub.registry.types import UNKNOWN_TIME, Columns, insert_new, later, now, once
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
@@ -129,7 +137,9 @@ def request_cancel(session: Session, job_id: str) -> Job:
     """
     state = session.scalar(sa.select(jobs.c.state).where(jobs.c.id == job_id).with_for_update())
     if state in (JobState.WAITING, JobState.QUEUED):
-        change_state(session, JobState.CANCELLED, jobs.c.id == job_id, changes={"cancel_requested": now()})
+        statement = build_transition(JobState.CANCELLED, jobs.c.id == job_id, changes={"cancel_requested": now()})
+        execute_transition(session, statement, JobState.CANCELLED)
+        settlements.settle_now(session, job_id)
     elif state is JobState.RUNNING:
         requested_at = sa.func.coalesce(jobs.c.cancel_requested, now())
         session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(cancel_requested=requested_at))

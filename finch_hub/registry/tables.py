@@ -127,6 +127,18 @@ class JobDependency(Table):
     position: Mapped[int]
 
 
+class Settlement(Table):
+    """A job whose end, or what it means for its dependents, is still to be carried out; see `settlements`."""
+
+    __tablename__ = "settlements"
+
+    job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    root_id: Mapped[JobKey]  # the job whose own end caused that of this job
+    settled: Mapped[Count] = mapped_column(default=0)  # number of the last dependent that was looked at
+    due_at: Mapped[Created] = mapped_column(index=True)
+    trouble: Mapped[Text | None]  # why it could not be carried out
+
+
 class JobDataset(Table):
     """A stored data set that a job reads. It cannot be purged before the job has ended."""
 
@@ -340,4 +352,4 @@ class Deployment(Table):
 
 # Core tables, not entities: other processes change the rows, so that a session must not cache them.
 jobs, dependencies, attempts, job_events = (table.__table__ for table in (Job, JobDependency, Attempt, Event))
-job_datasets = JobDataset.__table__
+job_datasets, settlements = JobDataset.__table__, Settlement.__table__

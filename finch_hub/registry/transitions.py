@@ -1,4 +1,4 @@
-"""State changes of jobs, with their events, the end of the attempt and the effect on dependent jobs.
+"""State changes of jobs, with their events. `settlements` adds what an end means for other jobs.
 
 Internal to the registry: callers use `jobs`, `claims` and `attempts`.
 """
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry.tables import attempts, dependencies, job_events, jobs
+from finch_hub.registry.tables import dependencies, job_events, jobs
 from finch_hub.registry.types import UNKNOWN_TIME, Columns, now
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements
@@ -43,35 +43,11 @@ JOB_COLUMNS = (*jobs.c, _HAS_PARENTS)  # the columns that `to_jobs` needs
 
 _PENDING_EVENTS = "finch_hub.events"  # key in the session's dictionary
 _INSERT_EVENTS = sa.insert(job_events)
-_END_ATTEMPT = (
-    sa.update(attempts)
-    .where(
-        attempts.c.job_id == sa.bindparam("of_job"),
-        attempts.c.fence == sa.bindparam("of_fence"),
-        attempts.c.outcome.is_(None),
-    )
-    .values(ended_at=now(), outcome=sa.bindparam("attempt_outcome"), reason=sa.bindparam("attempt_reason"))
-    .returning(sa.exists().where(dependencies.c.depends_on == sa.bindparam("of_job")))
-)
-_SELECT_WAITING = (
-    sa.select(jobs.c.id)
-    .join(dependencies, dependencies.c.job_id == jobs.c.id)
-    .where(dependencies.c.depends_on == sa.bindparam("parent"), in_state(JobState.WAITING))
-    .order_by(jobs.c.number)
-    .with_for_update(of=jobs)
-)
 _SELECT_PARENTS = (
     sa.select(dependencies.c.job_id, dependencies.c.depends_on)
     .where(dependencies.c.job_id.in_(sa.bindparam("of", expanding=True)))
     .order_by(dependencies.c.position)
 )
-
-
-def change_state(
-    session: Session, new: JobState, *where: sa.ColumnElement[bool], changes: Columns | None = None
-) -> None:
-    """Change the state of the job that meets the conditions, if its old state allows that."""
-    execute_transition(session, build_transition(new, *where, changes=changes), new)
 
 
 def build_transition(new: JobState, *where: sa.ColumnElement[bool], changes: Columns | None = None) -> sa.Update:
@@ -101,16 +77,14 @@ def execute_transition(
     parameters: Columns | None = None,
     *,
     events: Sequence[NewEvent] = (),
-    ending: tuple[str, str | None] | None = None,
     data: JsonObject | None = None,
 ) -> sa.Row[Any] | None:
     """Execute the statement of a state change, any number of times.
 
-    Return the new row, or None if no job met the conditions. A final state also changes the dependent jobs.
+    Return the new row, or None if no job met the conditions.
 
     Args:
         events: events to add before the event of the new state.
-        ending: outcome and reason of the attempt that ends with this change.
         data: further data of the new state's event.
     """
     row = session.execute(statement, {**(parameters or {}), "num_events": len(events) + 1}).one_or_none()
@@ -121,9 +95,6 @@ def execute_transition(
         data["reason"] = row.reason
     event = NewEvent(type="state", level="error" if new is JobState.FAILED else "info", data=data)
     add_events(session, row.id, row.last_seq, [*events, event])
-    has_dependents = True if ending is None else _end_attempt(session, row, *ending)
-    if new in FINAL and has_dependents:
-        _update_dependents(session, row.id)
     return row
 
 
@@ -142,36 +113,9 @@ def insert_events(session: Session) -> None:
         session.execute(_INSERT_EVENTS, rows if len(rows) > 1 else rows[0])
 
 
-def _end_attempt(session: Session, row: sa.Row[Any], outcome: str, reason: str | None) -> bool:
-    """Close the record of an attempt, and return whether any job depends on this job.
-
-    A transaction that submits a dependent job locks this job's row. So this later statement sees all dependents.
-    """
-    parameters = {"of_job": row.id, "of_fence": row.fence, "attempt_outcome": outcome, "attempt_reason": reason}
-    has_dependents = session.scalar(_END_ATTEMPT, parameters)
-    return has_dependents is None or bool(has_dependents)  # None: no such record, so that dependents are unknown
-
-
-def _update_dependents(session: Session, job_id: str) -> None:
-    """Queue the jobs that waited only for this job, and fail those that depend on a job without success."""
-    # They are locked first and read later: of two parents that end at once, the second sees the first.
-    for child in session.scalars(_SELECT_WAITING, {"parent": job_id}).all():
-        parents = session.execute(
-            sa.select(jobs.c.id, jobs.c.state, jobs.c.reason)
-            .join(dependencies, dependencies.c.depends_on == jobs.c.id)
-            .where(dependencies.c.job_id == child)
-            .order_by(dependencies.c.position)
-        ).all()
-        unsuccessful = next((p for p in parents if p.state in (JobState.FAILED, JobState.CANCELLED)), None)
-        if unsuccessful is not None:
-            why = f": {unsuccessful.reason}" if unsuccessful.reason else ""
-            reason = f"job {unsuccessful.id}, which this job depends on, {_DESCRIPTIONS[unsuccessful.state]}{why}"
-            change_state(session, JobState.FAILED, jobs.c.id == child, changes={"reason": reason})
-        elif all(p.state is JobState.SUCCEEDED for p in parents):
-            change_state(session, JobState.QUEUED, jobs.c.id == child, changes={"ring_at": now()})
-
-
-_DESCRIPTIONS = {JobState.FAILED: "failed", JobState.CANCELLED: "was cancelled"}
+def drop_events(session: Session) -> None:
+    """Forget the pending events, because what they tell is rolled back."""
+    session.info.pop(_PENDING_EVENTS, None)
 
 
 def to_jobs(session: Session, rows: Sequence[sa.Row[Any]]) -> list[Job]:

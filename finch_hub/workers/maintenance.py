@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, values, workers
+from finch_hub.registry import attempts, jobs, settlements, values, workers
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
@@ -95,6 +95,8 @@ class Maintenance:
         if now - self._swept_at >= settings.sweep_seconds:
             self._swept_at = now
             self._sweep()
+        while settlements.settle_due(self._stores.database) and clock.elapsed() - now < settings.heartbeat_seconds / 2:
+            pass
         self._dispatcher.dispatch_due()
         self._answered_at = clock.elapsed()
         self._slots.drop_idle_children(older_than=settings.warm_seconds)
