@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors
 import safetensors.torch
@@ -26,19 +27,37 @@ from finch_hub.engine.training.resume_state import ResumeState, TrainingProgress
 from finch_hub.formats.atomic_writes import flush_path
 from finch_hub.specs.training import TrainingConfig
 
+Environment: TypeAlias = Mapping[str, str | int]
+"""Everything beside a training that its bytes depend on; see `environment.describe`."""
+
 _TENSORS, _STATE = "state.safetensors", "state.json"
 _PREFIX, _UNFINISHED = "step-", ".unfinished-"
 _OPTIMIZER, _BEST = "=", "best."  # prefixes of the tensors' names
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """What a folder has for a training.
+
+    Attributes:
+        state: state of the newest complete checkpoint, None if there is none, or if it is of a different training.
+        damaged: problems of newer ones, which are skipped.
+        changed: parts of the identity in which a different training differs.
+        difference: what changed in the environment since the checkpoint was written, in words.
+        path: the checkpoint.
+    """
+
+    state: ResumeState | None = None
+    damaged: Sequence[str] = ()
+    changed: Sequence[str] = ()
+    difference: str = ""
+    path: Path | None = None
+
+
 def identify_training(
-    base: Base,
-    adapter: AttachableAdapter,
-    training: TrainingConfig,
-    data: TrainingData,
-    environment: Mapping[str, str | int],
+    base: Base, adapter: AttachableAdapter, training: TrainingConfig, data: TrainingData
 ) -> dict[str, str]:
-    """Return hashes of everything that the result's bytes depend on, by parts, so that a refusal names the part."""
+    """Return hashes of all parts of a training but its environment, so that a refusal names the part."""
     examples = hashlib.sha256()
     for part in (data.train_set, data.held_out):
         for example in part:
@@ -47,17 +66,16 @@ def identify_training(
     start = hashlib.sha256()
     for name, parameter in sorted(adapter.parameters().items()):
         start.update(name.encode() + parameter.detach().cpu().numpy().tobytes())
-    settings = training.model_dump_json(exclude={"keep_checkpoints", "checkpoint_every"})
+    settings = training.model_dump_json(exclude={"keep_checkpoints", "checkpoint_every", "threads"})
     return {
         "data": examples.hexdigest(),
         "specification": hashlib.sha256((settings + adapter.config.model_dump_json()).encode()).hexdigest(),
         "initial adapter": start.hexdigest(),
         "base": base.fingerprint,
-        "environment": _hash(environment),
     }
 
 
-def save(folder: Path, state: ResumeState, *, identity: Mapping[str, str], keep: int) -> Path:
+def save(folder: Path, state: ResumeState, *, identity: Mapping[str, str], environment: Environment, keep: int) -> Path:
     """Write a checkpoint into the folder, and remove all but the newest `keep`.
 
     Only a training of the same identity resumes from it. If it cannot be written, older checkpoints stay.
@@ -75,6 +93,7 @@ def save(folder: Path, state: ResumeState, *, identity: Mapping[str, str], keep:
         body = {
             "step": state.progress.step,
             "identity": dict(identity),
+            "environment": dict(environment),
             "state": state.progress.model_dump(mode="json", exclude_defaults=True),
             "tensors_sha256": hashlib.sha256(data).hexdigest(),
         }
@@ -93,35 +112,52 @@ def save(folder: Path, state: ResumeState, *, identity: Mapping[str, str], keep:
     return final
 
 
-def load_newest(folder: Path, identity: Mapping[str, str]) -> tuple[ResumeState | None, list[str]]:
-    """Return the newest complete checkpoint, None if there is none, and the problems of skipped checkpoints.
+def load_newest(folder: Path, *, identity: Mapping[str, str], environment: Environment) -> Found:
+    """Look for the newest complete checkpoint.
 
-    Raises:
-        InvalidCheckpoint: the checkpoint belongs to a different training.
+    One that was written in another environment serves as well, and its state says so: the mathematics is the same,
+    but rounding may differ.
     """
     damaged: list[str] = []
     for path in list_checkpoints(folder):
         try:
             body, tensors = _read(path)
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            progress = TrainingProgress.of(body["state"])
+            known = dict(body["identity"])
+            # Checkpoints of older versions have a hash of the environment only.
+            written_in = body.get("environment") or (environment if known["environment"] == _hash(environment) else {})
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError, errors.InvalidSpec) as error:
             damaged.append(f"{path.name} is damaged ({error})")
             continue
-        known = body["identity"]
+        known.pop("environment", None)
         changed = sorted(name for name in identity.keys() | known.keys() if identity.get(name) != known.get(name))
         if changed:
-            raise errors.InvalidCheckpoint(
-                f"the checkpoint {path} belongs to a different training: {', '.join(changed)} changed "
-                "(choose another work directory, or delete this one to start again)"
-            )
+            return Found(damaged=damaged, changed=changed, path=path)
+        if difference := _compare(written_in, environment):
+            text = f"after step {progress.step}: {difference}"
+            progress = progress.evolve(continued=(*progress.continued, text))
         state = ResumeState(
-            progress=TrainingProgress.of(body["state"]),
+            progress=progress,
             optimizer={
                 name.removeprefix(_OPTIMIZER): tensor for name, tensor in tensors.items() if name.startswith(_OPTIMIZER)
             },
             best_parameters=tuple(tensors[name] for name in sorted(tensors) if name.startswith(_BEST)),
         )
-        return state, damaged
-    return None, damaged
+        return Found(damaged=damaged, state=state, difference=difference, path=path)
+    return Found(damaged=damaged)
+
+
+def discard(folder: Path) -> None:
+    """Remove all checkpoints of the folder."""
+    for path in list_checkpoints(folder):
+        shutil.rmtree(path)
+
+
+def _compare(written_in: Environment, environment: Environment) -> str:
+    """Return what changed from one environment to another, nothing if they are equal."""
+    names = sorted(written_in.keys() | environment.keys())
+    changes = [(name, written_in.get(name, "unknown"), environment.get(name, "unknown")) for name in names]
+    return ", ".join(f"{name} {before} -> {now}" for name, before, now in changes if before != now)
 
 
 def list_checkpoints(folder: Path | None) -> list[Path]:
@@ -136,7 +172,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     data = (path / _TENSORS).read_bytes()
     if hashlib.sha256(data).hexdigest() != body["tensors_sha256"]:
         raise ValueError(f"{_TENSORS} was changed after it was written")
-    return {"identity": body["identity"], "state": body["state"]}, safetensors.torch.load(data)
+    return body, safetensors.torch.load(data)
 
 
 def _to_json(body: Mapping[str, Any]) -> bytes:

@@ -39,6 +39,8 @@ MemberResult = loop.Trained | errors.FinchError | Interrupted
 class Member:
     """One job of a training group, with the arguments of :func:`finch_hub.engine.training.loop.train`.
 
+    The member owns its `workdir`: it removes checkpoints of a different training there.
+
     `on_end` receives the result as soon as it is known, while the others continue. It may detach the adapter.
     """
 
@@ -89,7 +91,7 @@ class _MemberTraining:
                     should_stop=member.should_stop,
                     members=members,
                 )
-            self.run.resume()
+            self.run.resume(owns_workdir=True)
         except (errors.FinchError, Interrupted) as error:
             self.end(error)
 

@@ -52,6 +52,7 @@ def train(
     report: Report = silent,
     should_stop: ShouldStop = lambda: None,
     resume: bool = True,
+    owns_workdir: bool = False,
     adapter: AttachableAdapter | None = None,
     batch_tokens: BatchTokens | None = None,
 ) -> Trained:
@@ -70,7 +71,9 @@ def train(
         workdir: folder of the checkpoints; None keeps none.
         report: receiver of events.
         should_stop: called between steps, and between batches of an evaluation.
-        resume: whether to continue from the newest checkpoint in `workdir`.
+        resume: whether to continue from the newest checkpoint in `workdir`. If it was written on another machine or
+            with other versions, the report's environment says so in `continued`.
+        owns_workdir: whether checkpoints of a different training are removed, with a warning, instead of refused.
         adapter: adapter on this base to train further; None attaches a new one.
         batch_tokens: bounds from the report of an earlier training, to repeat it to the byte if memory ran out.
 
@@ -115,7 +118,7 @@ def train(
             )
             try:
                 if resume:
-                    run.resume()
+                    run.resume(owns_workdir=owns_workdir)
                 run.measure_start()
                 (seconds,) = estimate_seconds(decoder, [run])
                 run.announce(seconds)

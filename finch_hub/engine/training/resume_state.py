@@ -32,6 +32,7 @@ class TrainingProgress(Value):
         after: best held-out metrics since then.
         evaluated_step: step after which the latest evaluation ran.
         batch_tokens: upper bounds of a micro-batch, which fall when memory runs out.
+        continued: changes of the environment at which a checkpoint was continued.
     """
 
     step: int = 0
@@ -47,6 +48,7 @@ class TrainingProgress(Value):
     after: TokenMetrics | None = None
     evaluated_step: int | None = None
     batch_tokens: BatchTokens = ()
+    continued: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

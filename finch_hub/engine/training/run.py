@@ -80,7 +80,7 @@ class TrainingRun:
             "forward": describe_forward(decoder, self.head),
             "members": members,
         }
-        self._identity = checkpoint.identify_training(base, adapter, training, data, self._environment)
+        self._identity = checkpoint.identify_training(base, adapter, training, data)
         self._optimizer = FlatAdamW(adapter.parameters(), training)
         self._losses = LossTracker(vocabulary=self.head.vocabulary, workdir=workdir)
         self._best_parameters: tuple[Tensor, ...] = ()
@@ -90,19 +90,38 @@ class TrainingRun:
         )
         self._last_checkpoint = time.monotonic()
 
-    def resume(self) -> None:
-        """Restore the newest complete checkpoint, if there is one."""
+    def resume(self, *, owns_workdir: bool = False) -> None:
+        """Restore the newest complete checkpoint, if there is one.
+
+        Args:
+            owns_workdir: whether to discard checkpoints of a different training, with a warning, and begin anew.
+
+        Raises:
+            InvalidCheckpoint: the checkpoint belongs to a different training.
+        """
         if self._workdir is None:
             return
-        state, damaged = checkpoint.load_newest(self._workdir, self._identity)
-        for problem in damaged:
+        found = checkpoint.load_newest(self._workdir, identity=self._identity, environment=self._environment)
+        for problem in found.damaged:
             self.reporter.warn(f"skipped a checkpoint: {problem}")
-        if state is None:
+        if found.changed:
+            what = f"{', '.join(found.changed)} changed"
+            if not owns_workdir:
+                raise errors.InvalidCheckpoint(
+                    f"the checkpoint {found.path} belongs to a different training: {what} "
+                    "(choose another work directory, or delete this one to start again)"
+                )
+            self.reporter.warn(f"starting from the beginning: {what} since the checkpoint was written")
+            checkpoint.discard(self._workdir)
+        if found.state is None:
             return
-        self._progress = state.progress
-        self._optimizer.load_state_dict(state.optimizer)
-        self._best_parameters = tuple(tensor.to(self.base.device) for tensor in state.best_parameters)
-        self.reporter.report_phase(f"resumed after step {state.progress.step}")
+        self._progress = found.state.progress
+        self._optimizer.load_state_dict(found.state.optimizer)
+        self._best_parameters = tuple(tensor.to(self.base.device) for tensor in found.state.best_parameters)
+        self.reporter.report_phase(f"resumed after step {self._progress.step}")
+        if found.difference:
+            what = f"the checkpoint was written elsewhere ({found.difference})"
+            self.reporter.warn(f"{what}, so the bytes may differ from those of an uninterrupted training")
 
     def measure_start(self) -> None:
         """Measure how far an adapter that was trained before is from the base on general prompts."""
@@ -185,7 +204,13 @@ class TrainingRun:
         state = ResumeState(
             progress=self._progress, optimizer=self._optimizer.state_dict(), best_parameters=self._best_parameters
         )
-        checkpoint.save(self._workdir, state, identity=self._identity, keep=self.training.keep_checkpoints)
+        checkpoint.save(
+            self._workdir,
+            state,
+            identity=self._identity,
+            environment=self._environment,
+            keep=self.training.keep_checkpoints,
+        )
         self._last_checkpoint = time.monotonic()
 
     def label_tokens(self) -> int:
@@ -275,7 +300,11 @@ class TrainingRun:
             total_parameters=self.base.num_parameters + trainable,
             data=self._data_report,
             forgetting=forgetting,
-            environment={**self._environment, "batch_tokens": progress.batch_tokens},
+            environment={
+                **self._environment,
+                "batch_tokens": progress.batch_tokens,
+                **({"continued": progress.continued} if progress.continued else {}),
+            },
         )
 
     def _measure_forgetting(self) -> Forgetting | None:

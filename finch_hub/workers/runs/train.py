@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,8 +77,7 @@ def execute(order: TrainOrder, channel: Channel) -> TrainOutcome:
     spec = order.spec
     base = channel.bases.load(order.base, say=channel.phase, dtype=spec.training.dtype)
     examples, validation = _read_data(order, channel)
-    train = functools.partial(
-        loop.train,
+    trained = loop.train(
         base,
         spec.lora,
         spec.training,
@@ -87,15 +85,11 @@ def execute(order: TrainOrder, channel: Channel) -> TrainOutcome:
         validation,
         system=spec.system,
         workdir=channel.checkpoints,
+        owns_workdir=True,
         report=channel.report,
         should_stop=channel.should_stop,
         batch_tokens=order.batch_tokens,
     )
-    try:
-        trained = train()
-    except errors.InvalidCheckpoint:
-        _discard_checkpoints(channel.checkpoints, channel)
-        trained = train()
     _compare_speed(trained.report, order, base)
     return _save(trained, order, channel, base, validation)
 
@@ -128,27 +122,21 @@ def execute_together(
     members: list[Member] = []
     for position, (order, channel) in enumerate(zip(orders, channels, strict=True)):
         try:
-            members.append(_make_member(order, channel, base, len(orders), functools.partial(on_end, position)))
+            members.append(_make_member(order, channel, base, functools.partial(on_end, position)))
         except errors.FinchError as error:
             on_end(position, error)
     train_group(base, members)
 
 
 def _make_member(
-    order: TrainOrder, channel: Channel, base: Base, size: int, on_end: Callable[[TrainOutcome | BaseException], None]
+    order: TrainOrder, channel: Channel, base: Base, on_end: Callable[[TrainOutcome | BaseException], None]
 ) -> Member:
     from finch_hub.engine.training.group import Member
     from finch_hub.engine.training.loop import Trained
 
     examples, validation = _read_data(order, channel)
 
-    # Rounding depends on the number of members, so a checkpoint serves only a group of the same size.
-    checkpoints = channel.checkpoints / f"of-{size}"
-
     def save(result: MemberResult) -> None:
-        if isinstance(result, errors.InvalidCheckpoint):
-            _discard_checkpoints(checkpoints, channel)
-            result = errors.Unavailable("the training starts from the beginning in the next attempt")
         on_end(_save(result, order, channel, base, validation) if isinstance(result, Trained) else result)
 
     return Member(
@@ -157,7 +145,7 @@ def _make_member(
         examples=examples,
         validation=validation,
         system=order.spec.system,
-        workdir=checkpoints,
+        workdir=channel.checkpoints,
         report=channel.report,
         should_stop=channel.should_stop,
         on_end=save,
@@ -178,13 +166,6 @@ def _read_data(order: TrainOrder, channel: Channel) -> tuple[Sequence[Example], 
     examples, validation = splitting.split_examples(examples, training.validation, training.seed)
     (channel.workdir / "validation.jsonl").write_bytes(reading.dump_examples(validation))
     return examples, validation
-
-
-def _discard_checkpoints(folder: Path, channel: Channel) -> None:
-    """Remove checkpoints that this machine cannot continue to the same bytes, and say so."""
-    what = "the checkpoint was made with another processor, number of threads, dtype, library or base"
-    channel.report(NewEvent(type="message", level="warn", message=f"starting from the beginning: {what}"))
-    shutil.rmtree(folder)
 
 
 def _compare_speed(report: TrainingReport, order: TrainOrder, base: Base) -> None:

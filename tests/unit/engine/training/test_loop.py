@@ -233,7 +233,6 @@ def test_a_handed_back_training_resumes_to_the_same_bytes(kind: str, tiny_base: 
         ("learning rate", "specification"),
         ("scale", "specification"),
         ("base", "base"),
-        ("threads", "environment"),
     ],
 )
 def test_resume_refuses_a_different_training_and_names_the_change(
@@ -264,11 +263,44 @@ def test_resume_refuses_a_different_training_and_names_the_change(
             work["config"] = LORA.evolve(alpha=4.0)
         case "base":
             work["base"] = replace(tiny_base, fingerprint="0" * 64)
-        case "threads":
-            work["training"] = work["training"].evolve(threads=2)
     with pytest.raises(errors.InvalidCheckpoint, match=rf"a different training: [^(]*{named}"):
         loop.train(**work)
     assert list(tmp_path.glob("step-*"))
+    events: list[NewEvent] = []
+    trained = loop.train(**work, owns_workdir=True, report=events.append)
+    trained.adapter.detach()
+    assert trained.report.environment.get("continued") is None
+    warned = [event.message for event in events if event.level == "warn"]
+    assert [text for text in warned if text.startswith("starting from the beginning: ") and named in text]
+
+
+def test_training_goes_on_with_another_number_of_threads_and_says_so(tiny_base: Base, tmp_path: Path) -> None:
+    """As on another machine, or after an update of a library: the mathematics is the same, the rounding may differ."""
+    training = QUICK.evolve(checkpoint_every=1, threads=1)
+    answers = iter([None] * 3 + ["hand_back"] * 9)
+    with pytest.raises(Interrupted):
+        loop.train(
+            tiny_base,
+            LORA,
+            training,
+            lessons(12),
+            workdir=tmp_path,
+            should_stop=lambda: next(answers),  # type: ignore[arg-type]
+        )
+    events: list[NewEvent] = []
+    work = (tiny_base, LORA, training.evolve(threads=2), lessons(12))
+    trained = loop.train(*work, workdir=tmp_path, report=events.append)
+    trained.adapter.detach()
+    assert any(event.message.startswith("resumed after step ") for event in events)
+    (continued,) = trained.report.environment["continued"]
+    assert continued.endswith(": threads 1 -> 2")
+    assert any("threads 1 -> 2" in event.message for event in events if event.level == "warn")
+    whole = loop.train(*work)
+    whole.adapter.detach()
+    assert trained.report.steps == whole.report.steps
+    assert "continued" not in whole.report.environment
+    for name, tensor in whole.adapter.weights().tensors.items():
+        torch.testing.assert_close(trained.adapter.weights().tensors[name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_training_with_only_damaged_checkpoints_warns_and_starts_again(tiny_base: Base, tmp_path: Path) -> None:
