@@ -89,6 +89,6 @@ class Meter:
             return
         self._told = now
         if self._listener is not None:
-            left = elapsed / self._done * (self.total - self._done) if self.total and self._done else None
+            left = elapsed / self._done * max(0, self.total - self._done) if self.total and self._done else None
             total = self.total // self._size if self.total else None
             self._listener(Advance(self._work, self._done // self._size, total, left))

@@ -79,7 +79,8 @@ class LiveView(View):
             console=tables.console(stderr=True),
             transient=True,
         )
-        self._task: TaskID = self._bar.add_task("queued", total=None, figures="")
+        self._phase = "queued"
+        self._task: TaskID = self._bar.add_task(self._phase, total=None, figures="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -91,10 +92,14 @@ class LiveView(View):
     def show(self, event: Event) -> None:
         """Move the bar, or write the event above it."""
         if event.type == "phase":
-            self._bar.reset(self._task, description=str(event.data.get("name", event.message)), total=None, figures="")
+            self._phase = str(event.data.get("name", event.message))
+            self._bar.reset(self._task, description=self._phase, total=None, figures="")
         elif event.type == "progress":
             step, steps = _read_number(event.data, "step"), _read_number(event.data, "steps")
-            self._bar.update(self._task, completed=step, total=steps, figures=format_progress(event.data))
+            unit = event.data.get("unit")  # of work beside the steps of a training
+            description = self._phase if unit is None else f"{self._phase}: {unit}"
+            figures = format_progress(event.data)
+            self._bar.update(self._task, description=description, completed=step, total=steps, figures=figures)
         elif line := draw_event(event):
             self.write(line)
 

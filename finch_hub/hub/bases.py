@@ -134,13 +134,11 @@ class Bases:
             Incompatible: the folder holds no usable model, or other files than when the base was added.
         """
         text = str(base)
-        if revision is None:
-            with contextlib.suppress(errors.NotFound):
-                known = self.get(text)
-                folder = Path(known.path) if known.path and Path(known.path).is_dir() else None
-                sources.check_registered(known, cache=self._stores.bases)
-                return sources.source_of(known), folder
         source, catalog = source_of(base, revision), self._stores.catalog
+        if revision is None and (known := self._find_registered(text, source)) is not None:
+            folder = Path(known.path) if known.path and Path(known.path).is_dir() else None
+            sources.check_registered(known, cache=self._stores.bases)
+            return sources.source_of(known), folder
         try:
             descriptor = catalog.base_source_of(source.source)
         except errors.NotFound:
@@ -155,6 +153,15 @@ class Bases:
         if not path.exists() and not is_remote:
             raise self._not_found(text)
         return source, None
+
+    def _find_registered(self, name: str, source: BaseModelSource) -> values.Base | None:
+        """Return the base with this name or fingerprint, or with this file or folder under another name."""
+        with contextlib.suppress(errors.NotFound):
+            return self.get(name)
+        if not Path(source.source).exists():
+            return None
+        with self._stores.database.read() as session:
+            return bases.find_source(session, source.source, None)
 
     def _not_found(self, name: str) -> errors.NotFound:
         return errors.NotFound("base", name, [known.name for known in self.find()], lists_known=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 import warnings
 from collections.abc import Container, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finch_hub import errors
 from finch_hub.engine.bases import sources
-from finch_hub.engine.data import reading
+from finch_hub.engine.data import data_files
 from finch_hub.formats import peft_config, peft_names
 from finch_hub.hub.bases import load_base
 from finch_hub.hub.problems import ProblemCollector
@@ -20,6 +22,7 @@ from finch_hub.specs.jobs import ComposeOptions, ComposeSpec, Parent
 from finch_hub.specs.reading import DataWarning
 from finch_hub.specs.references import AdapterReference, check_name
 from finch_hub.storage.shared_rows import find_shared_rows
+from finch_hub.workers.runs import inputs
 
 if TYPE_CHECKING:
     from finch_hub.specs.examples import Example
@@ -84,21 +87,25 @@ def plan_composition(references: Sequence[str], *, probe: bool, stores: Stores) 
     from finch_hub.engine.composition import planning
     from finch_hub.engine.composition.parents import ParentInput
 
-    base = None
-    if probe:
-        base = load_base(sources.source_of(versions[0].base), stores)
-    inputs = [
-        ParentInput(
-            name=version.reference,
-            folder=stores.artifacts.fetch_tree(version.digest),
-            validation=_validation_examples(version, stores),
-            system=version.spec.get("system"),
-            base_fingerprint=version.base.fingerprint,
-        )
-        for version in versions
-    ]
-    spec = ComposeSpec(adapter="plan", parents=parents)
-    return planning.plan(inputs, trials.make_trials(spec, stores.catalog), base=base)
+    base = load_base(sources.source_of(versions[0].base), stores) if probe else None
+    with tempfile.TemporaryDirectory() as folder:
+        adapters = [
+            ParentInput(
+                name=version.reference,
+                folder=stores.artifacts.fetch_tree(version.digest),
+                validation=_fetch_validation(version, Path(folder) / str(number), stores) if probe else (),
+                system=version.spec.get("system"),
+                base_fingerprint=version.base.fingerprint,
+            )
+            for number, version in enumerate(versions)
+        ]
+        spec = ComposeSpec(adapter="plan", parents=parents)
+        return planning.plan(adapters, trials.make_trials(spec, stores.catalog), base=base)
+
+
+def _fetch_validation(version: values.AdapterVersion, file: Path, stores: Stores) -> Sequence[Example]:
+    with data_files.translate_write_errors():
+        return inputs.read_examples(inputs.fetch_validation(version, file, stores))
 
 
 def resolve_adapters(
@@ -188,11 +195,3 @@ def _find_equal(versions: Sequence[values.AdapterVersion]) -> list[str]:
         for group in groups.values()
         if len(group) > 1
     ]
-
-
-def _validation_examples(version: values.AdapterVersion, stores: Stores) -> tuple[Example, ...]:
-    """Return the version's validation examples. There are none without a validation set, or if it was purged."""
-    try:
-        return reading.load_examples(stores.artifacts.read_lines(version.lineage.validation_digest or ""))
-    except errors.NotFound:
-        return ()

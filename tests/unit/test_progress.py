@@ -33,6 +33,9 @@ def test_time_left_follows_from_the_speed_so_far(told: list[Advance], monkeypatc
     monkeypatch.setattr(progress, "time", Clock(3.0))
     list(track(range(4), "counting"))
     assert [advance.seconds_left for advance in told] == [9.0, 6.0, 3.0, 0.0]
+    told.clear()
+    list(track(range(4), "fetching", total=2))  # as of a download whose size was not fully known
+    assert [advance.seconds_left for advance in told] == [3.0, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(("step", "tellings"), [(0.001, 0), (0.5, 250), (100.0, 1000)])

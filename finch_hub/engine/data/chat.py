@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import json
 import re
@@ -24,8 +23,12 @@ if TYPE_CHECKING:
 
 # Templates that write today's date get this one: a text must not change from training to generation, and a lineage
 # must replay to the same bytes. It is the date that Llama 3.1's template falls back to.
-_TODAY = datetime.datetime(2024, 7, 26, 12, tzinfo=datetime.UTC)
-_DATE_CODES = "aAbBcdDeFHIjmMpSTxyYZ"
+# By the codes of strftime, which would write names in the language of the program's locale.
+_TODAY = {
+    "a": "Fri", "A": "Friday", "b": "Jul", "B": "July", "c": "Fri Jul 26 12:00:00 2024", "d": "26", "D": "07/26/24",
+    "e": "26", "F": "2024-07-26", "H": "12", "I": "12", "j": "208", "m": "07", "M": "00", "p": "PM", "S": "00",
+    "T": "12:00:00", "x": "07/26/24", "y": "24", "Y": "2024", "Z": "UTC",
+}  # fmt: skip
 _MARKER = "\ue000answer\ue001"
 
 
@@ -313,8 +316,7 @@ def _date_macro() -> str:
     """Return a macro that replaces the function with which templates write today's date."""
 
     def replacements() -> Iterator[str]:
-        for code in _DATE_CODES:
-            value = _TODAY.strftime(f"%{code}")
+        for code, value in _TODAY.items():
             yield f"replace('%{code}', '{value}')"
             yield f"replace('%-{code}', '{value.lstrip('0') or '0'}')"
         yield "replace('%%', '%')"

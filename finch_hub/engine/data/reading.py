@@ -146,11 +146,6 @@ def dump_examples(examples: Iterable[Example]) -> bytes:
     return b"".join(dump_example(example) for example in examples)
 
 
-def load_examples(lines: Iterable[bytes]) -> tuple[Example, ...]:
-    """Read the lines of :func:`dump_examples`, such as an open file."""
-    return tuple(Example.of(line) for line in lines)
-
-
 def dump_example(example: Example) -> bytes:
     """Return the line of one example in canonical form."""
     fields = example.model_dump(exclude_defaults=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from finch_hub.progress import track
 from finch_hub.specs.examples import Example, Message
 
 
@@ -81,7 +82,9 @@ def _choose_groups(groups: NDArray[np.uint64], ranks: NDArray[np.uint64], target
 
 
 def _shorten_all(examples: Iterable[Example], key: Callable[[Example], str]) -> NDArray[np.uint64]:
-    return np.array(array("Q", (_shorten(key(example)) for example in examples)), dtype=np.uint64)
+    return np.array(
+        array("Q", (_shorten(key(example)) for example in track(examples, "comparing rows"))), dtype=np.uint64
+    )
 
 
 def _shorten(digest: str) -> int:

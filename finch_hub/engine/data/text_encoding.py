@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections import Counter
 from typing import BinaryIO, NamedTuple
 
 from finch_hub import errors
@@ -28,7 +29,8 @@ _TILDES, _UMLAUTS, _ACUTES, _NOT_HUNGARIAN = map(frozenset, ("õûÕÛ", "öüÖ
 _ORDINALS = frozenset("ºª")
 # A text in a Latin alphabet has fewer letters with accents than this.
 _MAX_ACCENTED = 0.4
-_OTHERS = "cp1250, cp1251, gb18030 or shift_jis"
+_MIN_LETTERS = 0.01  # share of the letters with accents; fewer are in names and quotations of other languages
+_OTHERS = "cp1252, cp1250, cp1251, gb18030 or shift_jis"
 _MAX_ZEROS = 0.05  # share of the bytes; a text in UTF-16 has more, and one in UTF-8 has a damaged row at most
 _MAX_WRONG = 0.5  # share of the lines beyond ASCII that are not in the named encoding
 
@@ -174,7 +176,9 @@ def _looks_western(sample: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     letters = sum(character.isalpha() for character in text)
-    accented = sum(character.isalpha() and not character.isascii() for character in text)
+    accents = Counter(character for character in text if character.isalpha() and not character.isascii())
+    accented = accents.total()
+    common = frozenset(character for character, count in accents.items() if count > _MIN_LETTERS * accented)
     marks = odd = 0
     for before, character, after in zip(f" {text}", text, f"{text[1:]} ", strict=False):
         if character.isascii():
@@ -182,11 +186,11 @@ def _looks_western(sample: bytes) -> bool:
         marks += 1
         if (not character.isalpha() or character in _ORDINALS) and after.isalpha():
             odd += character not in (_INSIDE_WORDS if before.isalpha() else _BEFORE_LETTERS)
-    return accented <= _MAX_ACCENTED * letters and odd <= 0.05 * marks and not _is_of_other_letters(frozenset(text))
+    return accented <= _MAX_ACCENTED * letters and odd <= 0.05 * marks and not _is_of_other_letters(common)
 
 
 def _is_of_other_letters(found: frozenset[str]) -> bool:
-    """Tell by the letters of a text in Windows-1252 whether it is rather in another encoding with Latin letters."""
+    """Tell by the common letters with accents of a text in Windows-1252 whether it is rather in another encoding."""
     is_nordic = not found.isdisjoint(_OF_NORDIC) and found.isdisjoint(_NOT_NORDIC)
     is_hungarian = not any(map(found.isdisjoint, (_TILDES, _UMLAUTS, _ACUTES))) and found.isdisjoint(_NOT_HUNGARIAN)
     return (not found.isdisjoint(_NORDIC) and not is_nordic) or is_hungarian

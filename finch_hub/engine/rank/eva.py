@@ -14,6 +14,7 @@ from torch import Tensor
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.data.tokenized_examples import TokenizedExample
+from finch_hub.progress import Meter
 
 PASSES = 2
 """Passes over the sample; without a bound PEFT makes dozens, see decision 0043."""
@@ -65,6 +66,7 @@ def find_directions(
     )
     last = 1 + PASSES * len(loader)  # the first forward pass only finds modules with the same input
     number, inputs, unsettled = 0, 0, 0
+    meter = Meter("finding directions")
 
     def forward(model: Any, batch: dict[str, Tensor]) -> None:
         nonlocal number, inputs, unsettled
@@ -79,6 +81,7 @@ def find_directions(
             for hook in hooks:
                 hook.sim_thresh = -1.0  # accept its directions after this pass
         model.get_decoder()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        meter.add()
 
     try:
         with torch.no_grad():

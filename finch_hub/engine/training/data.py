@@ -11,9 +11,9 @@ from finch_hub.engine.bases.base import Base, default_max_length
 from finch_hub.engine.data import splitting
 from finch_hub.engine.data.tokenized_examples import TokenizedExamples
 from finch_hub.engine.data.tokenizing import TokenizedData, tokenize_data
-from finch_hub.engine.training.interruption import Interrupted, ShouldStop
+from finch_hub.engine.training.interruption import ShouldStop, stop_on_request
 from finch_hub.engine.training.progress_reporter import ProgressReporter
-from finch_hub.progress import Advance, listen
+from finch_hub.progress import listen
 from finch_hub.specs.examples import Example
 from finch_hub.specs.training import TrainingConfig
 
@@ -71,13 +71,7 @@ def prepare_data(
         max_left_out=training.max_bad_rows,
         is_strict=training.strict,
     )
-
-    def tell(advance: Advance) -> None:
-        reporter.report_advance(advance)
-        if kind := should_stop():
-            raise Interrupted(kind)
-
-    with listen(tell):
+    with listen(stop_on_request(reporter.report_advance, should_stop)):
         train = tokenize(examples)
         held_out = tokenize(validation, subject="validation data") if validation else TokenizedData()
     base.fit_attention(int(max(lengths.max() for data in (train, held_out) if (lengths := data.examples.lengths).size)))

@@ -79,18 +79,17 @@ class _MemberTraining:
                 should_stop=member.should_stop,
             )
             self._adapter = AttachableAdapter(member.config, base, name=name, seed=member.training.seed)
-            with listen(reporter.report_advance):
-                self.run = TrainingRun(
-                    base,
-                    self._adapter,
-                    PackedDecoder(base.model, adapter=name),
-                    member.training,
-                    data,
-                    workdir=member.workdir,
-                    reporter=reporter,
-                    should_stop=member.should_stop,
-                    members=members,
-                )
+            self.run = TrainingRun(
+                base,
+                self._adapter,
+                PackedDecoder(base.model, adapter=name),
+                member.training,
+                data,
+                workdir=member.workdir,
+                reporter=reporter,
+                should_stop=member.should_stop,
+                members=members,
+            )
             self.run.resume(owns_workdir=True)
         except (errors.FinchError, Interrupted) as error:
             self.end(error)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from finch_hub.progress import Advance, Listener
+
 Interruption = Literal["cancel", "hand_back"]
 ShouldStop = Callable[[], Interruption | None]
 
@@ -18,3 +20,14 @@ class Interrupted(Exception):
     def __init__(self, kind: Interruption) -> None:
         self.kind = kind
         super().__init__(f"training was interrupted ({kind})")
+
+
+def stop_on_request(tell: Listener, should_stop: ShouldStop) -> Listener:
+    """Return a listener for work before the first step, which also ends the work if a stop was requested."""
+
+    def listener(advance: Advance) -> None:
+        tell(advance)
+        if kind := should_stop():
+            raise Interrupted(kind)
+
+    return listener

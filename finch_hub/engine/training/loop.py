@@ -20,7 +20,7 @@ from finch_hub.engine.rank import reduction, starting_adapter
 from finch_hub.engine.training.data import prepare_data
 from finch_hub.engine.training.duration import estimate_seconds
 from finch_hub.engine.training.gradients import MicroBatches, accumulate_gradients, is_out_of_memory
-from finch_hub.engine.training.interruption import ShouldStop
+from finch_hub.engine.training.interruption import ShouldStop, stop_on_request
 from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens
 from finch_hub.engine.training.run import TrainingRun
@@ -93,9 +93,10 @@ def train(
         finds_rank = adapter is None and config.rank == "auto"
         if finds_rank:
             starting_adapter.check_data(data.train_set, data.held_out)
-        attached = adapter or starting_adapter.attach(
-            base, config, data.train_set, seed=training.seed, report_message=reporter.report_message
-        )
+        with listen(stop_on_request(reporter.report_advance, should_stop)):
+            attached = adapter or starting_adapter.attach(
+                base, config, data.train_set, seed=training.seed, report_message=reporter.report_message
+            )
         try:
             decoder = choose_decoder(
                 base,

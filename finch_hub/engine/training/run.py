@@ -21,12 +21,13 @@ from finch_hub.engine.forgetting.divergence import GeneralDivergence
 from finch_hub.engine.training import checkpoint, environment, schedule
 from finch_hub.engine.training.data import TrainingData
 from finch_hub.engine.training.early_stopping import EarlyStopping
-from finch_hub.engine.training.interruption import Interrupted, ShouldStop
+from finch_hub.engine.training.interruption import Interrupted, ShouldStop, stop_on_request
 from finch_hub.engine.training.loss_tracker import LossTracker
 from finch_hub.engine.training.optimizer import FlatAdamW
 from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens, ResumeState, TrainingProgress
 from finch_hub.engine.training.step_batches import StepBatches
+from finch_hub.progress import listen
 from finch_hub.specs.reports import Forgetting, TrainingReport
 from finch_hub.specs.training import TrainingConfig
 
@@ -65,15 +66,16 @@ class TrainingRun:
         self.batches = StepBatches(data.train_set, training, decoder, device=base.device, adapter=self._only)
         self._decoder, self._held_out = decoder, data.held_out
         self._workdir, self._should_stop = workdir, should_stop
-        self._data_report = make_data_report(
-            data.examples,
-            data.validation,
-            data.train_set,
-            lost=data.lost,
-            left_out=data.left_out,
-            changes=data.changes,
-            steps=self.batches.steps,
-        )
+        with listen(stop_on_request(reporter.report_advance, should_stop)):
+            self._data_report = make_data_report(
+                data.examples,
+                data.validation,
+                data.train_set,
+                lost=data.lost,
+                left_out=data.left_out,
+                changes=data.changes,
+                steps=self.batches.steps,
+            )
         self._warmup = schedule.count_warmup_steps(training, self.batches.steps)
         self._environment = {
             **environment.describe(base),

@@ -87,8 +87,7 @@ def _bases_of(adapters: Sequence[Subject], system: str | None) -> list[Subject]:
 def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     """Evaluate the base, then each adapter."""
     channel.phase("importing")
-    from finch_hub.engine.data.chat import with_system
-    from finch_hub.engine.data.example_file import ExampleFile
+    from finch_hub.engine.data.prompted_examples import PromptedExamples
     from finch_hub.engine.inference.generator import GeneratorModel
 
     evaluator = channel.catalog.evaluators[order.spec.evaluator]
@@ -102,19 +101,16 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     rows = inputs.read_examples(order.examples)
     model = GeneratorModel(base)
     results: dict[str, JsonObject] = {}
+    figures_of = channel.checkpoints / f"figures-{base.fingerprint[-16:]}"  # a branch can move between two attempts
     for number, subject in enumerate(order.subjects):
-        name, kept = subject.name, channel.checkpoints / f"figures-{number}.json"
+        name, kept = subject.name, figures_of / f"{number}.json"
         if kept.exists():  # an earlier attempt has measured it
             results[name] = json.loads(kept.read_text(encoding="utf-8"))
             continue
         channel.phase(f"measuring {name}")
         if subject.folder is not None:
             model.load_lora(subject.folder, name)
-        with ExampleFile() as examples:
-            for row in rows:
-                prompted = row.evolve(messages=with_system(row.messages, subject.system)) if row.messages else row
-                examples.add(prompted)
-            results[name] = dict(kernel(model, examples, parameters))
+        results[name] = dict(kernel(model, PromptedExamples(rows, subject.system), parameters))
         _keep(results[name], kept)
         figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in results[name].items())
         channel.report(NewEvent(type="metrics", message=f"{name}: {figures}", data={"name": name, **results[name]}))
@@ -132,7 +128,7 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
 def _keep(figures: JsonObject, file: Path) -> None:
     """Write figures for the next attempt. Without them it measures again, so a disk that is full does no harm."""
     with contextlib.suppress(OSError):
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(file) as unfinished:
             unfinished.write_text(json.dumps(figures, default=str), encoding="utf-8")
 

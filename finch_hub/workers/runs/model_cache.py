@@ -43,6 +43,8 @@ class BaseOrder(Value):
 def order_base(source: BaseModelSource, stores: Stores) -> BaseOrder:
     """Return the order for a base. If it is registered, the order is for the files that it had then.
 
+    A commit that was registered under a name of its own does not stand for the branch.
+
     Raises:
         NotFound: no plugin knows the source.
     """
@@ -51,7 +53,13 @@ def order_base(source: BaseModelSource, stores: Stores) -> BaseOrder:
     order = _order(source, stores)
     with stores.database.read() as session:
         registered = bases.find_source(session, source.source, source.revision)
-    return pin_base(order, registered) if registered is not None else order
+    if registered is None or (source.revision is None and _is_named_commit(registered)):
+        return order
+    return pin_base(order, registered)
+
+
+def _is_named_commit(base: values.Base) -> bool:
+    return sources.source_of(base).revision is not None and base.name not in (base.source, base.fingerprint)
 
 
 def order_base_of(base: values.Base, stores: Stores) -> BaseOrder:

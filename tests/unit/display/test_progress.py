@@ -70,11 +70,15 @@ def test_live_view_shows_messages_above_the_bar(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(shown, progress.LiveView)
     with shown:
         shown.show(event("phase", name="training"))
+        shown.show(event("progress", unit="measuring", step=1, steps=4))
+        shown._bar.refresh()
         shown.show(event("progress", step=3, steps=10, loss=2.5, seconds_left=7))
         shown.show(event("message", "be careful", "warn"))
     tables.console.cache_clear()
     text = terminal.getvalue()
     assert "warning: be careful" in text
+    assert "training: measuring" in text[: text.index("be careful")]
+    assert text.rindex("measuring") < text.index("3/10"), "the next step is one of the training again"
     assert text.rindex("training") > text.index("be careful")
     assert "3/10" in text
     assert "loss 2.500  7 s left" in text

@@ -140,8 +140,9 @@ def test_folder_with_other_files_than_before_is_refused_until_it_is_added_again(
     folder = save_model(DEFAULT, tmp_path / "base")
     old = hub.bases.add(folder, name=name)
     save_model(DEFAULT, folder, seed=1)
-    with pytest.raises(errors.Incompatible, match=r"other files than when it was added.*finch-hub bases add"):
-        hub.train(data, adapter="birds", base=old.name)
+    for base in (old.name, folder):
+        with pytest.raises(errors.Incompatible, match=r"other files than when it was added.*finch-hub bases add"):
+            hub.train(data, adapter="birds", base=base)
     new = hub.bases.add(folder)
     assert new.name == str(folder)
     assert new.earlier is not None

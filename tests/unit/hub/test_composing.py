@@ -178,6 +178,12 @@ def test_plan_with_probe_measures_interference_on_held_out_examples(
     assert light.interference is None
     assert probed.interference is not None
     assert probed.sign_conflict == pytest.approx(light.sign_conflict)
+    for file in hub.settings.home.rglob(held_out):
+        file.chmod(0o600)
+        file.write_bytes(b"{")
+    with pytest.raises(errors.RefusedArtifact):
+        hub.plan(["first", "second"], probe=True)
+    assert hub.plan(["first", "second"]).pairs == (light,), "a plan that measures nothing reads no rows"
 
 
 def test_compose_warns_of_rows_that_another_parent_was_trained_on(

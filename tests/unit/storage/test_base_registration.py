@@ -73,6 +73,17 @@ def test_jobs_of_a_registered_base_fetch_its_commit(hub: Hub, tmp_path: Path) ->
     stores.database.close()
 
 
+def test_commit_with_a_name_of_its_own_does_not_stand_for_the_branch(hub: Hub) -> None:
+    stores = open_stores(hub.settings)
+    described = registry.describe_base("pinned", source="org/tiny", revision="a" * 40)
+    with stores.database.write() as session:
+        bases.add(session, described, rename=True)
+    branch, commit = BaseModelSource(source="org/tiny"), BaseModelSource(source="org/tiny", revision="a" * 40)
+    assert model_cache.order_base(branch, stores).pinned is None
+    assert model_cache.order_base(commit, stores).pinned == commit
+    stores.database.close()
+
+
 def test_other_files_are_a_new_base(hub: Hub, earlier: str, tiny_folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
     (copy / "chat_template.jinja").write_text("{{ messages }}")

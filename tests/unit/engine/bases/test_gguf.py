@@ -16,6 +16,7 @@ from support.models import DEFAULT, save_model
 from finch_hub import errors
 from finch_hub.engine.bases import gguf, sources
 from finch_hub.engine.bases.base import load_base
+from finch_hub.progress import Advance
 from finch_hub.specs.jobs import BaseModelSource
 
 IDS = torch.arange(5, 45).reshape(2, 20)
@@ -65,6 +66,13 @@ def test_second_use_converts_nothing(tiny_folder: Path, tmp_path: Path, capfd: p
     moved = file.rename(tmp_path / "renamed.gguf")
     assert fetch(moved, tmp_path / "cache", progress=said.append) == first
     assert len(said) == 1
+
+
+def test_conversion_tells_its_tensors(tiny_folder: Path, tmp_path: Path, told: list[Advance]) -> None:
+    """They are read from the bar that transformers draws, which could look different in another version."""
+    fetch(save_gguf(tiny_folder, tmp_path / "model.gguf"), tmp_path / "cache")
+    *_, last = (advance for advance in told if advance.work == "converting tensors")
+    assert last.done == last.total != 0
 
 
 def test_one_of_two_simultaneous_uses_converts(tiny_folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -60,3 +65,18 @@ def test_turns_become_lines_without_a_template() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
     assert render(tokenizer, SYSTEM, USER, generation=True) == "You know birds.\nWhat does it eat?\n"
+
+
+@pytest.mark.skipif(shutil.which("localedef") is None, reason="this system cannot make a locale")
+def test_date_of_templates_does_not_depend_on_the_locale_of_the_program(tmp_path: Path) -> None:
+    made = subprocess.run(
+        ["localedef", "-i", "de_DE", "-f", "UTF-8", str(tmp_path / "de_DE.utf8")], capture_output=True, check=False
+    )
+    if made.returncode > 1:  # 1 is for warnings
+        pytest.skip("this system has no description of the locale")
+    code = "import locale, time; locale.setlocale(locale.LC_ALL, 'de_DE.utf8'); import finch_hub.engine.data.chat as c"
+    code += "; print(time.strftime('%B', (2024, 7, 26, 0, 0, 0, 4, 208, 0))); print('July' in c._DATE_MACRO)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "LOCPATH": str(tmp_path)}, capture_output=True, check=True
+    )
+    assert run.stdout.split() == [b"Juli", b"True"]

@@ -221,5 +221,17 @@ def test_western_texts_with_rare_letters_are_read(text: str) -> None:
     assert recognize((text * 3).encode("cp1252")) == "cp1252"
 
 
+@pytest.mark.parametrize("text", [GERMAN, PORTUGUESE, "Það er gott veður; ég þakka fyrir, sæl\n"])
+@pytest.mark.parametrize("name", ["Herr Novotný", "Þórður Guðmundsson", "Françoise Lefèvre", "Große Brücke"])
+def test_single_name_of_another_language_does_not_change_the_encoding(text: str, name: str) -> None:
+    assert recognize((text * 50 + f"{name}; OK\n").encode("cp1252")) == "cp1252"
+
+
+@pytest.mark.usefixtures("words_of_a_command")
+def test_refusal_offers_the_western_encoding_too() -> None:
+    with pytest.raises(errors.InvalidDataset, match=r"--encoding, such as cp1252, cp1250"):
+        recognize("Herr Novotný; OK\n".encode("cp1252"))
+
+
 def test_single_zero_bytes_are_left_to_their_rows() -> None:
     assert recognize(b"prompt,completion\n" + b"a,b\n" * 50 + b"c\0,d\n") == "utf-8"

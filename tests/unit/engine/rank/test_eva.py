@@ -11,12 +11,15 @@ from finch_hub.engine.bases.base import Base
 from finch_hub.engine.bases.layout_builder import describe_model
 from finch_hub.engine.data.tokenizing import tokenize_all
 from finch_hub.engine.rank import eva
+from finch_hub.progress import Advance
 
 
-def test_eva_finds_orthonormal_directions_of_the_inputs(tiny_base: Base) -> None:
+def test_eva_finds_orthonormal_directions_of_the_inputs(tiny_base: Base, told: list[Advance]) -> None:
     examples = tokenize_all(lessons(32), tiny_base.tokenizer, max_length=512)
     paths = [f"model.layers.{layer}.self_attn.{name}" for layer in range(2) for name in ("q_proj", "v_proj")]
     found = eva.find_directions(tiny_base, paths, examples, rank=4)
+    passes = [advance.done for advance in told if advance.work == "finding directions"]
+    assert passes == [*range(1, len(passes) + 1)] != []
     assert {len(rows) for rows in found.rows.values()} == {4}
     assert found.inputs == 2  # q and v read the same
     for rows in found.rows.values():

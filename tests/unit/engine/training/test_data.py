@@ -8,7 +8,7 @@ from support.training import lessons
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.training import loop
-from finch_hub.engine.training.interruption import Interrupted
+from finch_hub.engine.training.interruption import Interrupted, Interruption
 from finch_hub.progress import Advance
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.lora import LoRAConfig
@@ -50,3 +50,16 @@ def test_tokenizing_tells_its_progress_and_stops_on_request(tiny_base: Base, tol
     (advance,) = [event.data for event in events if event.type == "progress"]
     assert (advance["unit"], advance["step"]) == ("tokenizing data", 1)
     assert not told  # the training has a listener of its own
+
+
+@pytest.mark.parametrize("work", ["comparing rows", "comparing rows with held-out ones"])
+def test_comparing_of_rows_stops_on_request(tiny_base: Base, told: list[Advance], work: str) -> None:
+    events: list[NewEvent] = []
+
+    def should_stop() -> Interruption | None:
+        return "cancel" if events and events[-1].data.get("unit") == work else None
+
+    with pytest.raises(Interrupted, match="cancel"):
+        loop.train(tiny_base, LORA, QUICK, lessons(9), report=events.append, should_stop=should_stop)
+    assert events[-1].data["unit"] == work
+    assert not told

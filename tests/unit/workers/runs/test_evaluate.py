@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,10 @@ def test_an_adapter_that_changes_nothing_has_the_figures_of_the_base(
         assert first["loss"] != second["loss"]
 
 
-def test_the_next_attempt_measures_only_what_is_missing(tiny_base: Base, tmp_path: Path) -> None:
+def test_the_next_attempt_measures_only_what_is_missing(
+    tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))  # rows are not copied
     (tmp_path / "rows.jsonl").write_bytes(dump_examples(lessons(3)))
     source = BaseModelSource(source=tiny_base.name)
     order = EvaluateOrder(
@@ -80,6 +84,7 @@ def test_the_next_attempt_measures_only_what_is_missing(tiny_base: Base, tmp_pat
         examples=tmp_path / "rows.jsonl",
     )
     phases: list[str] = []
+    base = tiny_base
 
     def begin(phase: str) -> None:
         phases.append(phase)
@@ -90,7 +95,7 @@ def test_the_next_attempt_measures_only_what_is_missing(tiny_base: Base, tmp_pat
         phase=begin,
         report=lambda event: None,
         catalog=catalog.load_catalog(entry_points=False),
-        bases=SimpleNamespace(load=lambda order, say: tiny_base),
+        bases=SimpleNamespace(load=lambda order, say: base),
         checkpoints=tmp_path / "checkpoints",
     )
     fails = True
@@ -101,3 +106,7 @@ def test_the_next_attempt_measures_only_what_is_missing(tiny_base: Base, tmp_pat
     assert [phase for phase in phases if "measuring" in phase] == ["measuring two"]
     assert list(results) == ["one", "two"]
     assert results["one"] == results["two"]
+    # A branch that moved on between the attempts makes the figures those of another base.
+    base, phases[:] = replace(tiny_base, fingerprint="2:" + "0" * 64), []
+    evaluate.execute(order, channel)
+    assert [phase for phase in phases if "measuring" in phase] == ["measuring one", "measuring two"]
