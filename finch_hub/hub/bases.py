@@ -101,6 +101,8 @@ class Bases:
                 replace=replace,
                 earlier_fingerprint=earlier,
             )
+            if name is None:
+                bases.free_source(session, description)
             if former is not None:
                 former = bases.get(session, former.fingerprint) if former.id != added.id else None
         # A base that was named for its revision is not an earlier state.

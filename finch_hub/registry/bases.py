@@ -53,6 +53,12 @@ def add(
     return get(session, base.fingerprint)
 
 
+def free_source(session: Session, base: BaseDescription) -> None:
+    """Take the name of its source from other states of it, because the source has the files of this base now."""
+    others = bases.c.source == base.source, bases.c.name == base.source, bases.c.fingerprint != base.fingerprint
+    session.execute(sa.update(bases).where(*others).values(name=bases.c.fingerprint))
+
+
 def _free_name(session: Session, base: BaseDescription, *, replace: bool) -> None:
     """Take the name of a base from others, whose fingerprint becomes their name.
 
@@ -101,13 +107,15 @@ def find_source(session: Session, source: str, revision: str | None) -> values.B
     """Return the base that was fetched from a source, None if there is none.
 
     Args:
-        revision: revision that it must have; None takes the newest state, unless its name was given to another one.
+        revision: revision that it must have; None takes the state that is named by the source, else the newest one,
+            unless its name was given to another one.
     """
     query = sa.select(bases).where(bases.c.source == source)
     if revision is not None:
         query = query.where(bases.c.revision == revision)
-    has_lost_name = bases.c.name == bases.c.fingerprint
-    row = session.execute(query.order_by(has_lost_name, bases.c.id.desc()).limit(1)).one_or_none()
+    has_name_of_source, has_lost_name = bases.c.name == source, bases.c.name == bases.c.fingerprint
+    newest = query.order_by(has_name_of_source.desc(), has_lost_name, bases.c.id.desc()).limit(1)
+    row = session.execute(newest).one_or_none()
     return values.Base(**row._mapping) if row is not None else None
 
 

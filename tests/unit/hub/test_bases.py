@@ -14,6 +14,7 @@ from support.gguf_files import save_gguf
 from support.models import DEFAULT, save_model
 
 from finch_hub import Hub, errors
+from finch_hub.registry import bases
 
 from .conftest import train_spec
 
@@ -148,6 +149,27 @@ def test_folder_with_other_files_than_before_is_refused_until_it_is_added_again(
     assert new.earlier is not None
     assert new.earlier.fingerprint == old.fingerprint
     assert train_spec(hub, data, base=folder).base.source == str(folder)
+
+
+def test_folder_whose_earlier_files_came_back_is_the_named_base_again(hub: Hub, data: Path, tmp_path: Path) -> None:
+    folder = save_model(DEFAULT, tmp_path / "base")
+    first = hub.bases.add(folder, name="tiny")
+    save_model(DEFAULT, folder, seed=1)
+    second = hub.bases.add(folder)
+    assert second.fingerprint != first.fingerprint
+    save_model(DEFAULT, folder)
+    assert hub.bases.add(folder).fingerprint == first.fingerprint
+    for base in (folder, "tiny"):
+        assert train_spec(hub, data, base=base).base.source == str(folder)
+
+
+def test_source_finds_the_base_that_has_its_name_rather_than_a_newer_one(hub: Hub, repository: Repository) -> None:
+    registered = hub.bases.add("org/tiny", revision="a" * 40)
+    hub.bases.add("org/tiny", name="two", revision="b" * 40)
+    with hub._stores.database.read() as session:
+        found = bases.find_source(session, "org/tiny", None)
+    assert found is not None
+    assert found.fingerprint == registered.fingerprint
 
 
 def test_gguf_file_with_other_bytes_than_before_is_refused(hub: Hub, data: Path, tmp_path: Path) -> None:
