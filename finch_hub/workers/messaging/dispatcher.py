@@ -105,7 +105,9 @@ class Dispatcher:
         best = min(fit, key=lambda worker: (counts[worker.id], -worker.last_seen.timestamp()))
         if counts[best.id] >= best.slots:
             return None
-        self._sender.send({broker.own_queue_name(best.id): [""]})
+        own_queue = broker.own_queue_name(best.id)
+        if self._sender.send({own_queue: [""]})[own_queue] > best.slots:  # another worker sent one meanwhile
+            self._sender.trim(own_queue, best.slots)
         return best.id
 
     def ensure_worker(self) -> None:
@@ -133,22 +135,22 @@ class Dispatcher:
         by_queue: dict[str, list[outbox.QueuedJob]] = {}
         for job in queued:
             by_queue.setdefault(job.queue, []).append(job)
-        waiting = self._sender.count_waiting([broker.queue_name(queue) for queue in by_queue])
         messages = {}
         for queue, its_jobs in by_queue.items():
+            limit = _FEW if len(its_jobs) <= _FEW else self._find_limit(queue)
+            messages[broker.queue_name(queue)] = _choose(its_jobs, limit)
+        lengths = self._sender.send(messages)
+        for queue in by_queue:
+            # An idle worker leaves no message in a queue. So if messages wait, no slot is idle that could use them.
             name = broker.queue_name(queue)
-            if chosen := _choose(its_jobs, self._find_room(queue, waiting[name], len(its_jobs))):
-                messages[name] = chosen
-        if messages:
-            self._sender.send(messages)
+            if lengths[name] > _FEW and lengths[name] > (limit := self._find_limit(queue)):
+                self._sender.trim(name, limit)
         return True
 
-    def _find_room(self, queue: str, num_waiting: int, num_wanted: int) -> int:
-        """Return how many messages may be added to a queue in which messages wait."""
-        if num_waiting + num_wanted <= _FEW:
-            return num_wanted
+    def _find_limit(self, queue: str) -> int:
+        """Return how many messages may wait in a queue: one for each slot that serves it, but at least a few."""
         with self._database.read() as session:
-            return max(0, max(_FEW, workers.count_slots(session, queue=queue)) - num_waiting)
+            return max(_FEW, workers.count_slots(session, queue=queue))
 
     def _find_url(self) -> str:
         from finch_hub.workers.embedded import broker as home_broker

@@ -148,9 +148,10 @@ def test_dispatch_writes_nothing_after_its_messages(
     make_due(database, job)
     send = dispatcher._sender.send
 
-    def send_and_forbid_writing(messages: dict[str, list[str]]) -> None:
-        send(messages)
+    def send_and_forbid_writing(messages: dict[str, list[str]]) -> dict[str, int]:
+        lengths = send(messages)
         monkeypatch.setattr(database, "write", None)
+        return lengths
 
     monkeypatch.setattr(dispatcher._sender, "send", send_and_forbid_writing)
     assert dispatcher.dispatch_due() == 1
@@ -258,7 +259,7 @@ def test_messages_of_many_clients_at_once_stay_few(broker: Broker, database: Dat
             pass
     for client in clients:
         client.close()
-    assert 16 <= len(sent(broker)) < 16 + len(clients)
+    assert len(sent(broker)) == 16
 
 
 def test_every_queue_in_the_broker_expires(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
