@@ -33,8 +33,6 @@ from finch_hub.registry.types import UNKNOWN_TIME, Columns, insert_new, later, n
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
-# The submitter sends the wake-up message right after its commit. A worker sends it only if the submitter did not.
-WAKE_UP_GRACE_SECONDS = 5.0
 _NUM_EXAMINED = 1000  # newest jobs of the queue that a check reads
 
 
@@ -46,7 +44,8 @@ def submit(session: Session, spec: JobSpec, **fields: Any) -> Job:
 def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
     """Submit jobs in one transaction, and return them in order.
 
-    A used idempotency key returns the job of the first submission.
+    A used idempotency key returns the job of the first submission. Send the wake-up messages of queued jobs after the
+    commit.
 
     Raises:
         NotFound: a job depends on a job that does not exist.
@@ -58,7 +57,7 @@ def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
     datasets.hold(session, {digest for item in new for digest in item.datasets})
     parents = _lock_parents(session, {parent for item in new for parent in item.depends_on})
     rows = [_row(item, parents) for item in new]
-    insert = insert_new(session, jobs, "idempotency_key").values(ring_at=later(WAKE_UP_GRACE_SECONDS))
+    insert = insert_new(session, jobs, "idempotency_key")
     inserted = {row.id: row for row in session.execute(insert.returning(*jobs.c), rows)}
     by_id = {row["id"]: item for item, row in zip(new, rows, strict=True)}
     links = [

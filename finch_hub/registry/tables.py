@@ -63,7 +63,7 @@ def _partial(name: str, *columns: str | sa.TextClause, where: str) -> Index:
 
 
 class Job(Table):
-    """A job. While it is queued, its row is also its outbox entry (`ring_at`)."""
+    """A job. Its row also says when a worker sends a wake-up message for it (`ring_at`)."""
 
     __tablename__ = "jobs"
 
@@ -89,7 +89,7 @@ class Job(Table):
     worker: Mapped[str | None] = mapped_column(sa.String(96))
     created_at: Mapped[Created]
     not_before: Mapped[Moment | None]  # wait before the next attempt
-    ring_at: Mapped[Moment | None]  # time of the next wake-up message; only while queued
+    ring_at: Mapped[Moment | None]  # time of the wake-up message; null once it was sent, or if the submitter sends it
     started_at: Mapped[Moment | None]
     lease_until: Mapped[Moment | None]  # only while running
     claim_token: Mapped[str | None] = mapped_column(sa.String(32))  # random; only while running

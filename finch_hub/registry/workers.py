@@ -14,7 +14,7 @@ from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
-from finch_hub.registry.types import Columns, insert_new, later, now
+from finch_hub.registry.types import Columns, Json, insert_new, later, now, subset
 from finch_hub.specs.jobs import JobState
 
 workers = tables.Worker.__table__
@@ -131,9 +131,35 @@ def find_living(session: Session) -> list[str]:
     return list(session.scalars(living.order_by(workers.c.id)))
 
 
-def count_slots(session: Session) -> int:
-    """Return the number of jobs that all living workers together can run at a time."""
+def find_idle(session: Session) -> list[values.Worker]:
+    """Return the active workers with an idle slot.
+
+    Jobs that may be trained together count as one, since one slot may run them. So a busy worker may be among these.
+    """
+    num_busy: dict[str, int] = {}
+    for worker_id, number in session.execute(_COUNT_BUSY):
+        num_busy[worker_id] = number
+    return [
+        worker for worker in find(session) if worker.state == "active" and num_busy.get(worker.id, 0) < worker.slots
+    ]
+
+
+_COUNT_BUSY = (
+    sa.select(jobs.c.worker, sa.func.count(sa.distinct(sa.func.coalesce(jobs.c.gang, jobs.c.id))))
+    .where(in_state(JobState.RUNNING))
+    .group_by(jobs.c.worker)
+)
+
+
+def count_slots(session: Session, *, queue: str | None = None) -> int:
+    """Return the number of jobs that all living workers together can run at a time.
+
+    Args:
+        queue: queue that the workers serve; None counts all workers.
+    """
     slots = sa.select(sa.func.sum(workers.c.slots)).where(workers.c.state != "stopped", _is_recent())
+    if queue is not None:
+        slots = slots.where(subset(sa.literal([queue], Json), workers.c.queues))
     return int(session.scalar(slots) or 0)
 
 

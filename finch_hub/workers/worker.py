@@ -92,6 +92,7 @@ class Worker:
         self._dispatcher = Dispatcher(settings, self._stores.database, starts_worker=False)
         self._entry: values.Worker | None = None
         self._maintenance: Maintenance
+        self._pool: SlotPool
         self._ended_jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
 
     def run(self) -> int:
@@ -120,6 +121,7 @@ class Worker:
                 without_heartbeat=True,
                 redirect_stdouts=False,
             )
+            self._pool = consumer.pool
             follow_up = threading.Thread(target=self._follow_up, name="follow-up", daemon=True)
             follow_up.start()
             ending.callback(follow_up.join, self._settings.grace_seconds)
@@ -139,7 +141,7 @@ class Worker:
             ending.callback(consumer.pool.on_stop)
             ending.callback(self._attempt_source.stopping.set)
             log.info("action=start worker=%s slots=%d queues=%s", self.name, len(self._slots), ",".join(self._queues))
-            threading.Thread(target=self._look, args=(consumer.pool,), name="look", daemon=True).start()
+            threading.Thread(target=self._look, name="look", daemon=True).start()
             consumer.start()
             return int(consumer.exitcode or 0)
 
@@ -200,26 +202,37 @@ class Worker:
         """Run jobs in a free slot until no job fits. This is the task of a wake-up message."""
         with self._slots.take() as slot:
             attempt = self._attempt_source.claim(slot)
-            is_other = bool(job_id) and (attempt is None or job_id not in attempt.job_ids)
-            if is_other and self._is_left(job_id, slot) and attempt is None:
+            has_job = attempt is not None and (not job_id or job_id in attempt.job_ids)
+            if not has_job and self._slots.differ:
+                self._pool.look(self._fill_slot)  # the message may be for a job that fits another slot
+            if not has_job and job_id and self._is_left(job_id, slot) and attempt is None:
                 # A transaction had locked the row of the job, and claims skip locked rows.
                 time.sleep(_LOCKED_SECONDS)
                 attempt = self._attempt_source.claim(slot)
-            while attempt is not None or slot.open_claim is not None:
-                if attempt is not None:
-                    self._run(attempt, slot)
-                elif self._attempt_source.stopping.wait(_OPEN_CLAIM_SECONDS):
-                    break
-                attempt = self._attempt_source.claim(slot)
+            self._run_jobs(attempt, slot)
 
-    def _look(self, pool: SlotPool) -> None:
+    def _fill_slot(self) -> None:
+        """Run jobs in a free slot until no job fits, without a message."""
+        with self._slots.take() as slot:
+            self._run_jobs(self._attempt_source.claim(slot), slot)
+
+    def _run_jobs(self, attempt: Attempt | AttemptGroup | None, slot: Slot) -> None:
+        """Run an attempt, and what the slot claims after it, until no job fits."""
+        while attempt is not None or slot.open_claim is not None:
+            if attempt is not None:
+                self._run(attempt, slot)
+            elif self._attempt_source.stopping.wait(_OPEN_CLAIM_SECONDS):
+                break
+            attempt = self._attempt_source.claim(slot)
+
+    def _look(self) -> None:
         """Let idle slots look for jobs now and then, whatever became of the messages."""
         while True:
             try:
                 with self._stores.database.read() as session:
                     has_queued = outbox.has_queued(session)
                 if has_queued:
-                    pool.look(self._wake)
+                    self._pool.look(self._fill_slot)
             except errors.FinchError as error:
                 log.warning("action=look error=%s", error)
             except Exception:
@@ -243,18 +256,19 @@ class Worker:
             self._maintenance.wake()
 
     def _is_left(self, job_id: str, slot: Slot) -> bool:
-        """Return whether a job waits for a slot like this one. If it needs another worker, send the wake-up there."""
+        """Return whether a job waits for a slot like this one. If it needs another worker, wake an idle one."""
         try:
             with self._stores.database.read() as session:
                 job = jobs.get(session, job_id)
                 misfits = placement.list_misfits(job.requirements, slot.capabilities)
                 misfits += placement.list_unreadable(job, slot.capabilities)
-                is_unfit = self._attempt_source.is_draining or bool(misfits)
+                claims_nothing = self._attempt_source.is_draining or self._attempt_source.stopping.is_set()
+                is_unfit = claims_nothing or bool(misfits)
                 is_waiting = job.state is JobState.QUEUED
-                candidates = workers.find(session) if is_unfit and is_waiting else []
-            if candidates:
-                names = self._dispatcher.wake_fitting(job, candidates)
-                log.info("action=pass_on job_id=%s workers=%s", job_id, ",".join(names))
+                idle = workers.find_idle(session) if is_unfit and is_waiting else []
+            others = [worker for worker in idle if worker.id != self.name]
+            if others and (name := self._dispatcher.wake_fitting(job, others)) is not None:
+                log.info("action=pass_on job_id=%s worker=%s", job_id, name)
             return is_waiting and not is_unfit
         except errors.NotFound as error:
             log.warning("action=drop job_id=%s error=%s", job_id, error)

@@ -20,7 +20,6 @@ from support import services
 from support.fleet import Broker, Fleet, fleet, wait_until
 from support.proxies import Proxy
 
-from finch_hub.registry import jobs
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState, Requirements
 from finch_hub.workers.messaging.broker import WAKE, own_queue_name, queue_name
@@ -105,17 +104,14 @@ def test_job_that_is_submitted_without_a_broker_starts_when_it_is_back(workers: 
     workers.check(running, submitted)
 
 
-def test_message_at_a_worker_that_cannot_run_the_job_is_passed_on(
-    workers: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 3600.0)  # so that no sweep sends a message for it
+def test_message_at_a_worker_that_cannot_run_the_job_is_passed_on(workers: Fleet) -> None:
     plain = workers.start("plain")
     workers.start("able", labels=["a100"])
     needs_able = Requirements(labels=("a100",))
     workers.wait(workers.probe(requirements=needs_able))  # until the wake-ups at the start of the workers are over
     job = workers.probe(send_message=False, requirements=needs_able)
     workers.send((WAKE, job, own_queue_name("plain")))
-    wait_until(lambda: f"action=pass_on job_id={job} workers=able" in plain.text, "the message to be passed on")
+    wait_until(lambda: f"action=pass_on job_id={job} worker=able" in plain.text, "the message to be passed on")
     assert workers.wait(job).state is JobState.SUCCEEDED
     assert [attempt.worker for attempt in workers.attempts(job)] == ["able"]
     workers.check(job)
@@ -150,28 +146,41 @@ def test_busy_worker_keeps_no_message_from_an_idle_one(workers: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_dispatcher_that_is_killed_leaves_one_message_for_each_job_to_another(workers: Fleet) -> None:
+def test_dispatcher_that_is_killed_before_its_messages_loses_no_job(workers: Fleet) -> None:
     once = workers.folder / "killed-once"
     first = workers.start("first", finch_fault=f"dispatch.held:kill:{once}")
-    second = workers.start("second")
-    busy = [workers.probe("hang") for _ in range(2)]  # or they would claim jobs without a message
-    for job in busy:
-        workers.wait_begun(job)
-    workers.broker.flush()
-    workers.pause(second)
+    busy = workers.probe("hang")  # or the first worker would claim jobs without a message
+    workers.wait_begun(busy)
     waiting = [workers.probe(send_message=False) for _ in range(5)]
     workers.make_due()
     assert first.wait() != 0, "it is killed after it took the due jobs, and before it sent their messages"
     assert _waiting(workers) == 0
-    second.send(signal.SIGCONT)
-    num_messages = len(waiting) + 1  # with the job that the first worker lost
-    wait_until(lambda: _waiting(workers) == num_messages, "the other worker to send them", report=lambda: second.text)
-    for job in busy:
-        workers.cancel(job)
-    for job in [*busy, *waiting]:
+    workers.start("second")
+    workers.cancel(busy)
+    for job in [busy, *waiting]:
         workers.wait(job)
     assert all(len(workers.runs_of(job)) == 1 for job in waiting)
-    workers.check(*busy, *waiting)
+    workers.check(busy, *waiting)
+
+
+@pytest.mark.slow
+def test_worker_that_is_idle_beside_a_busy_one_causes_no_messages(workers: Fleet) -> None:
+    """The idle worker takes the messages of jobs that only the busy one can run."""
+    workers.start("able", labels=["a100"])
+    needs_able = Requirements(labels=("a100",))
+    busy = workers.probe("hang", requirements=needs_able)
+    workers.wait_begun(busy)
+    plain = workers.start("plain")
+    waiting = [workers.probe(requirements=needs_able) for _ in range(20)]
+    wait_until(lambda: _waiting(workers) == 0, "the messages to be taken", report=lambda: plain.text)
+    with workers.broker.client() as client:
+        assert client.llen(workers.key(own_queue_name("able"))) == 0
+    assert "action=pass_on" not in plain.text
+    workers.cancel(busy)
+    for job in waiting:
+        assert workers.wait(job).state is JobState.SUCCEEDED
+    assert {attempt.worker for job in waiting for attempt in workers.attempts(job)} == {"able"}
+    workers.check(*waiting)
 
 
 def test_worker_whose_connection_died_in_silence_finds_jobs_and_stops(workers: Fleet) -> None:

@@ -274,11 +274,9 @@ class Fleet:
             return bool(session.scalar(sa.text(_OPEN_TRANSACTIONS)))
 
     def make_due(self) -> None:
-        """Make the wake-up of every queued job due, as if time had passed."""
+        """Make the wake-up of every queued job due, as if it had just been queued again."""
         with self.database.write() as session:
-            session.execute(
-                sa.update(tables.jobs).where(tables.jobs.c.ring_at.is_not(None)).values(ring_at=types.now())
-            )
+            session.execute(sa.update(tables.jobs).where(tables.jobs.c.state == "queued").values(ring_at=types.now()))
 
     def runs_of(self, job_id: str) -> list[int]:
         """Return the process ids of the children that began a probe."""

@@ -69,6 +69,7 @@ EXERCISED_IN = {
     "workers/embedded/home": "acceptance/test_embedded.py",
     "workers/messaging/broker": "faults/test_broker.py",
     "workers/messaging/consumer": "faults/test_broker.py",
+    "workers/messaging/sender": "unit/workers/messaging/test_dispatcher.py",
     "workers/runs/compose": "acceptance/test_reproduction.py",
     "workers/runs/inputs": "faults/test_training.py",
     "workers/runs/job_kind": "unit/workers/runs/test_kinds.py",

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import logging
+import operator
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from finch_hub import errors
-from finch_hub.registry import deployment, outbox, placement, values, workers
+from finch_hub.registry import jobs, outbox, placement, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job, JobState
 from finch_hub.workers.messaging import broker
+from finch_hub.workers.messaging.sender import Sender
 from finch_hub.workers.messaging.trouble_log import TroubleLog
 from finch_hub.workers.supervision import fault_points
-
-if TYPE_CHECKING:
-    import celery
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +26,18 @@ class UnreachableBrokerWarning(UserWarning):
 
 
 _BATCH = 1000
-_FEW = 16  # messages to send without counting the slots
-_AGAIN_SECONDS = 60.0  # until the next message for a job that is still queued
-_RETRY_SECONDS = 10.0  # until the next try if the broker does not answer
+_FEW = 16  # messages that may wait in a queue without a look at the number of slots
 
 
 class Dispatcher:
-    """Sends the wake-up messages of queued jobs.
+    """Dispatcher of queued jobs: it decides which wake-up messages are sent.
 
-    A message is sent after the transaction of the job was committed, and again until a worker claims the job. So
-    neither a crash in between nor a broker that loses all messages leaves a job behind. A second message does no harm.
+    One message is sent for a job, after the transaction that queued the job was committed. If the message is lost, an
+    idle slot finds the job at its next look. So neither a crash in between nor a broker that loses all messages leaves
+    a job behind.
+
+    No more messages wait in a queue of the broker than slots could take. A slot that is awake works until no job is
+    left, so further messages would find nothing to do.
 
     Args:
         starts_worker: whether to start the home's own worker if no broker is configured.
@@ -50,32 +49,29 @@ class Dispatcher:
         if settings.broker_url is not None:
             broker.refuse_open_broker(settings.broker_url.get_secret_value(), allow_insecure=settings.allow_insecure)
         self._trouble = TroubleLog(log, "dispatch")
-        self._app: celery.Celery | None = None
+        self._sender = Sender(database, self._find_url)
         self._code: str | None = None
 
     def dispatch(self, *new: Job) -> None:
         """Send messages for jobs whose transaction was just committed.
 
         With nothing configured this also starts the private broker and worker if none runs. A broker that does not
-        answer causes a warning, not an error. The jobs are stored, and a worker's sweep sends messages for jobs that no
-        worker claimed within some seconds. So this call needs no commit of its own.
+        answer causes a warning, not an error. The jobs are stored, and idle slots look for jobs without a message.
         """
         self.ensure_worker()
         try:
-            self._send_for_jobs({job.id: job.requirements.queue for job in new if job.state is JobState.QUEUED})
+            self._send_for_jobs([_describe(job) for job in new if job.state is JobState.QUEUED])
         except errors.Unavailable as error:
-            text = f"the jobs are stored and start when the broker is back: {error}"
+            text = f"the jobs are stored, and workers look for them without messages: {error}"
             warnings.warn(text, UnreachableBrokerWarning, stacklevel=2)
 
     def dispatch_due(self) -> int:
-        """Send messages for the queued jobs that are due by the database's clock. Return their number."""
+        """Send messages for the queued jobs that are due by the database's clock. Return the number of these jobs."""
         with self._database.read() as session:
             if not outbox.has_due(session):
                 return 0
         with self._database.write() as session:
-            due = outbox.take_due(
-                session, limit=_BATCH, again_seconds=min(_AGAIN_SECONDS, self._settings.lease_seconds)
-            )
+            due = outbox.take_due(session, limit=_BATCH)
         if not due:
             return 0
         fault_points.reach("dispatch.held")
@@ -85,28 +81,34 @@ class Dispatcher:
                 return len(due)
         except errors.Unavailable as error:
             self._trouble.add(error)
-        with self._database.write() as session:
-            outbox.postpone(session, due, seconds=_RETRY_SECONDS)
         return 0
 
-    def wake_fitting(self, job: Job, candidates: Sequence[values.Worker]) -> list[str]:
-        """Wake the active workers that can run a job, and return their names.
+    def wake_fitting(self, job: Job, idle: Sequence[values.Worker]) -> str | None:
+        """Wake one of the idle workers, which can run a job, and return its name. Return None if no worker fits.
 
-        A shared queue may deliver the message of a job to a worker that cannot run it. Busy workers find the job when a
-        slot becomes free.
+        A shared queue may deliver the message of a job to a worker that cannot run it. The message that this sends
+        names no job, so the receiver passes it to nobody.
 
         Raises:
             Unavailable: the broker does not answer.
         """
         fit = [
             worker
-            for worker in candidates
-            if worker.state == "active"
-            and placement.can_run(worker, job.requirements)
-            and not placement.list_unreadable(job, worker)
+            for worker in idle
+            if placement.can_run(worker, job.requirements) and not placement.list_unreadable(job, worker)
         ]
-        self._send([("", broker.own_queue_name(worker.id)) for worker in fit for _ in range(worker.slots)])
-        return [worker.id for worker in fit]
+        if not fit:
+            return None
+        waiting = self._sender.count_waiting([broker.own_queue_name(worker.id) for worker in fit])
+        counts = {worker.id: waiting[broker.own_queue_name(worker.id)] for worker in fit}
+        # The worker with the newest heartbeat is the least likely to have been killed.
+        best = min(fit, key=lambda worker: (counts[worker.id], -worker.last_seen.timestamp()))
+        if counts[best.id] >= best.slots:
+            return None
+        own_queue = broker.own_queue_name(best.id)
+        if self._sender.send({own_queue: [""]})[own_queue] > best.slots:  # another worker sent one meanwhile
+            self._sender.trim(own_queue, best.slots)
+        return best.id
 
     def ensure_worker(self) -> None:
         """Start the home's own worker if none runs and no broker is configured. Repeated calls are cheap."""
@@ -117,80 +119,55 @@ class Dispatcher:
             self._code = self._code or code_version.current()
             home_worker.ensure(self._settings, code=self._code)
 
-    def _send_for_jobs(self, queues: Mapping[str, str]) -> bool:
-        """Send messages for jobs, given with their queues. Return False if the private broker does not run yet."""
-        if not queues:
+    def close(self) -> None:
+        """Close the connections to the broker."""
+        self._sender.close()
+
+    def _send_for_jobs(self, queued: Sequence[outbox.QueuedJob]) -> bool:
+        """Send messages for queued jobs. Return False if the private broker does not run yet."""
+        if not queued:
             return True
         if self._starts_worker:
             from finch_hub.workers.embedded import broker as home_broker
 
             if not home_broker.answers(self._settings):
                 return False  # the worker that was just started looks for jobs when it is ready
-        self._send([(job_id, broker.queue_name(queue)) for job_id, queue in self._limit_to_slots(queues)])
+        by_queue: dict[str, list[outbox.QueuedJob]] = {}
+        for job in queued:
+            by_queue.setdefault(job.queue, []).append(job)
+        messages = {}
+        for queue, its_jobs in by_queue.items():
+            limit = _FEW if len(its_jobs) <= _FEW else self._find_limit(queue)
+            messages[broker.queue_name(queue)] = _choose(its_jobs, limit)
+        lengths = self._sender.send(messages)
+        for queue in by_queue:
+            # An idle worker leaves no message in a queue. So if messages wait, no slot is idle that could use them.
+            name = broker.queue_name(queue)
+            if lengths[name] > _FEW and lengths[name] > (limit := self._find_limit(queue)):
+                self._sender.trim(name, limit)
         return True
 
-    def _limit_to_slots(self, queues: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Return the jobs to send messages for, per queue no more than there are slots.
-
-        A slot that is awake works until no job is left, so further messages would find nothing to do.
-        """
-        if len(queues) <= _FEW:
-            return list(queues.items())
+    def _find_limit(self, queue: str) -> int:
+        """Return how many messages may wait in a queue: one for each slot that serves it, but at least a few."""
         with self._database.read() as session:
-            limit = max(_FEW, workers.count_slots(session))
-        counts = collections.Counter[str]()
-        limited = []
-        for job_id, queue in queues.items():
-            counts[queue] += 1
-            if counts[queue] <= limit:
-                limited.append((job_id, queue))
-        return limited
+            return max(_FEW, workers.count_slots(session, queue=queue))
 
-    def _send(self, messages: Sequence[tuple[str, str]]) -> None:
-        """Send one message for each job id and queue of the broker."""
-        from finch_hub.workers.messaging import app
-
-        is_new = self._app is None
-        try:
-            self._publish(messages)
-        except app.BROKER_ERRORS as error:
-            # A new connection finds a server that was started again, or that took over the name.
-            self.close()
-            if is_new:
-                raise broker.explain(error, self._url) from error
-            self._send(messages)
-
-    def _publish(self, messages: Sequence[tuple[str, str]]) -> None:
-        app = self._celery()
-        with app.producer_or_acquire() as producer:
-            for job_id, queue in messages:
-                app.send_task(
-                    broker.WAKE,
-                    args=[job_id],
-                    queue=queue,
-                    producer=producer,
-                    declare=[],
-                    retry=False,
-                    ignore_result=True,
-                )
-
-    def close(self) -> None:
-        """Close the connections to the broker."""
-        if self._app is not None:
-            used, self._app = self._app, None
-            with contextlib.suppress(Exception):  # of a connection that is broken already
-                used.close()
-
-    def _celery(self) -> celery.Celery:
-        if self._app is None:
-            from finch_hub.workers.messaging import app
-
-            with self._database.read() as session:
-                self._app = app.make_app(self._url, deployment=deployment.find_id(session))
-        return self._app
-
-    @property
-    def _url(self) -> str:
+    def _find_url(self) -> str:
         from finch_hub.workers.embedded import broker as home_broker
 
         return home_broker.url(self._settings)
+
+
+def _describe(job: Job) -> outbox.QueuedJob:
+    return outbox.QueuedJob(job.id, job.requirements.queue, jobs.hash_needs(job.kind, job.requirements))
+
+
+def _choose(queued: Sequence[outbox.QueuedJob], limit: int) -> list[str]:
+    """Return the ids of the jobs to send messages for, so that jobs of all needs are among them."""
+    num_earlier = collections.Counter[str | None]()
+    ranked = []
+    for job in queued:
+        ranked.append((num_earlier[job.needs], job.id))
+        num_earlier[job.needs] += 1
+    ranked.sort(key=operator.itemgetter(0))  # the first of each needs, then the second of each
+    return [job_id for _, job_id in ranked[:limit]]

@@ -111,6 +111,11 @@ class Slots:
         """Whether a job runs in any slot."""
         return any(slot.attempt is not None for slot in self._all)
 
+    @property
+    def differ(self) -> bool:
+        """Whether some slots can run jobs that others cannot."""
+        return any(slot.capabilities != self._all[0].capabilities for slot in self._all)
+
     @contextlib.contextmanager
     def take(self) -> Iterator[Slot]:
         """Lend a free slot. There are at most as many callers as slots."""

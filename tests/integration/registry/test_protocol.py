@@ -41,6 +41,7 @@ class Model:
     attempts: int = 0
     cancel: bool = False
     expired: bool = False
+    is_due: bool = False  # for a message that a worker sends
     written: list[tuple[int, int]] = field(default_factory=list)  # (fence, serial) of the events that were accepted
     seen: list[JobState] = field(default_factory=list)
 
@@ -228,11 +229,12 @@ class Protocol(RuleBasedStateMachine):
             session.execute(
                 sa.update(tables.jobs).values(ring_at=types.later(-1)).where(tables.jobs.c.ring_at.is_not(None))
             )
-            due = outbox.take_due(session, limit=limit)
-            outbox.postpone(session, due)
-        queued = [job_id for job_id, model in self.models.items() if model.state is JobState.QUEUED]
+            due = [job.id for job in outbox.take_due(session, limit=limit)]
+        queued = [job_id for job_id, model in self.models.items() if model.state is JobState.QUEUED and model.is_due]
         assert set(due) <= set(queued)
         assert len(due) == min(limit, len(queued))
+        for job_id in due:
+            self.models[job_id].is_due = False
 
     # Invariants
 
@@ -288,6 +290,7 @@ class Protocol(RuleBasedStateMachine):
     def requeue(self, job_id: str) -> None:
         self.models[job_id].state = JobState.QUEUED
         self.models[job_id].expired = False
+        self.models[job_id].is_due = True
 
     def end(self, job_id: str, state: JobState) -> None:
         self.models[job_id].state = state
@@ -299,7 +302,7 @@ class Protocol(RuleBasedStateMachine):
             if states & {JobState.FAILED, JobState.CANCELLED}:
                 self.end(child_id, JobState.FAILED)
             elif states == {JobState.SUCCEEDED}:
-                child.state = JobState.QUEUED
+                self.requeue(child_id)
 
 
 def by_job(rows: Iterable[sa.Row[Any]]) -> defaultdict[str, list[sa.Row[Any]]]:

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
 import sqlalchemy as sa
 from support import registry
 
-from finch_hub.registry import attempts, outbox, tables, types, values
+from finch_hub.registry import attempts, jobs, outbox, tables, types, values
 from finch_hub.registry.database import Database
 
 
-def take_due(database: Database, **arguments: float) -> list[str]:
+def take_due(database: Database, **arguments: int) -> list[str]:
     with database.write() as session:
-        return list(outbox.take_due(session, **arguments))  # type: ignore[arg-type]
+        return [job.id for job in outbox.take_due(session, **arguments)]
 
 
 def make_all_due(database: Database) -> None:
@@ -22,42 +20,54 @@ def make_all_due(database: Database) -> None:
         )
 
 
-def test_new_job_is_due_only_after_the_grace_time(database: Database) -> None:
+def hand_back(database: Database, number: int = 1) -> list[str]:
+    """Submit jobs and hand them back to the queue, which makes them due. Return their ids."""
+    queued = [registry.submit(database).id for _ in range(number)]
+    for job_id in queued:
+        job = registry.claimed(database, job_id=job_id)
+        with database.write() as session:
+            attempts.hand_back(session, job)
+    return queued
+
+
+def test_new_job_is_never_due(database: Database) -> None:
+    """Its submitter sends the message."""
+    registry.submit(database)
+    make_all_due(database)
+    assert take_due(database) == []
+
+
+def test_job_of_a_submitter_of_an_earlier_version_is_due_once(database: Database) -> None:
     job = registry.submit(database)
+    with database.write() as session:
+        session.execute(sa.update(tables.jobs).values(ring_at=types.later(5)))
     assert take_due(database) == []
     make_all_due(database)
     assert take_due(database) == [job.id]
+    make_all_due(database)
+    assert take_due(database) == []
 
 
 def test_due_job_is_taken_once(database: Database) -> None:
-    made = [registry.submit(database).id for _ in range(3)]
-    make_all_due(database)
+    hand_back(database, 3)
     assert len(take_due(database, limit=2)) == 2
     assert len(take_due(database, limit=2)) == 1
-    assert take_due(database) == []
-    make_all_due(database)  # the process that took them was killed before it sent messages
-    assert sorted(take_due(database)) == sorted(made)
-
-
-def test_queued_job_is_due_again_later(database: Database) -> None:
-    job = registry.submit(database)
-    assert take_due(database, again_seconds=-1) == []
     make_all_due(database)
-    assert take_due(database) == [job.id]
-    assert take_due(database) == []
+    assert take_due(database) == [], "a job that waits is never due again"
+
+
+def test_due_job_has_its_queue_and_its_needs(database: Database) -> None:
+    (job_id,) = hand_back(database)
     with database.write() as session:
-        outbox.postpone(session, [job.id], seconds=-1)
-    assert take_due(database, again_seconds=-1) == [job.id]
-    assert take_due(database) == [job.id]
+        (due,) = outbox.take_due(session)
+    job = registry.get(database, job_id)
+    assert due == (job_id, "default", jobs.hash_needs(job.kind, job.requirements))
 
 
 def test_job_that_is_not_queued_is_not_due(database: Database) -> None:
-    for _ in range(2):
-        registry.submit(database)
-    running = registry.claimed(database)
-    registry.cancel(database, registry.get(database, registry.submit(database)))
-    with database.write() as session:
-        outbox.postpone(session, [running.id], seconds=-1)  # after the claim, so that it has no effect
+    waiting, _, cancelled = hand_back(database, 3)
+    running = registry.claimed(database, job_id=waiting)
+    registry.cancel(database, registry.get(database, cancelled))
     make_all_due(database)
     assert len(take_due(database)) == 1
     assert registry.get(database, running) == running
@@ -71,7 +81,7 @@ def test_job_queued_for_a_retry_is_due_at_its_start_time(database: Database) -> 
     registry.fail(database, registry.claimed(database, job_id=second.id), retry=later)
     assert take_due(database) == []
     make_all_due(database)
-    assert sorted(take_due(database)) == sorted([first.id, second.id])
+    assert take_due(database) == [second.id]
 
 
 def test_job_whose_parents_finished_is_due_at_once(database: Database) -> None:
@@ -97,38 +107,6 @@ def test_job_of_a_lost_worker_is_due_when_it_may_start_again(database: Database)
     assert take_due(database) == [first.id]
     assert registry.claimed(database).id == first.id
     assert registry.claim(database) is None, "the other waits for its time"
-
-
-def clock(database: Database) -> datetime:
-    with database.read() as session:
-        return session.scalar(sa.select(types.now()))  # type: ignore[return-value]
-
-
-def test_times_between_messages_are_a_few_seconds_and_a_minute(database: Database) -> None:
-    """The submitter sends the first message. A message whose job is still queued is repeated."""
-    job = registry.submit(database)
-
-    def postpone() -> None:
-        with database.write() as session:
-            outbox.postpone(session, [job.id])
-
-    for seconds, change in ((60, lambda: take_due(database)), (10, postpone)):
-        make_all_due(database)
-        before = clock(database)
-        change()
-        with database.read() as session:
-            due = session.scalar(sa.select(tables.jobs.c.ring_at))
-        assert due is not None
-        assert before <= due - timedelta(seconds=seconds) <= clock(database)
-
-
-def test_first_message_of_a_worker_is_due_five_seconds_after_the_submission(database: Database) -> None:
-    before = clock(database)
-    registry.submit(database)
-    with database.read() as session:
-        due = session.scalar(sa.select(tables.jobs.c.ring_at))
-    assert due is not None
-    assert before <= due - timedelta(seconds=5) <= clock(database)
 
 
 def test_jobs_that_wait_longest_come_first(database: Database) -> None:
@@ -167,6 +145,6 @@ def test_only_a_queued_job_is_worth_a_look(database: Database) -> None:
     assert not has_queued()
     first = registry.submit(database)
     registry.submit(database, depends_on=[first.id])
-    assert has_queued(), "also before its message is due"
+    assert has_queued(), "also without a message"
     registry.claimed(database)
     assert not has_queued(), "the other one waits"

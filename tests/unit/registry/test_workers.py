@@ -7,8 +7,9 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import types, values, workers
+from finch_hub.registry import jobs, types, values, workers
 from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import Requirements
 
 CPU = values.Device(kind="cpu", name="2 cores", memory_bytes=2**34, free_bytes=2**33)
 GPU = values.Device(kind="cuda", name="L4", memory_bytes=24 * 2**30, free_bytes=20 * 2**30)
@@ -134,3 +135,46 @@ def test_stopped_worker_was_seen_when_it_stopped(database: Database) -> None:
         workers.mark_stopped(session, worker.id, worker.instance)
         (stopped,) = workers.find(session)
     assert (stopped.last_seen - worker.last_seen).total_seconds() > -10
+
+
+def test_slots_of_workers_that_serve_a_queue_are_counted(database: Database) -> None:
+    register(database, "one", slots=2, queues=("default", "gpu"))
+    register(database, "other", slots=3)
+    with database.read() as session:
+        counts = [workers.count_slots(session, queue=queue) for queue in ("default", "gpu", "none", None)]
+    assert counts == [5, 2, 0, 5]
+
+
+def test_idle_workers_are_active_and_have_a_slot_without_a_job(database: Database) -> None:
+    def find_idle() -> list[str]:
+        with database.read() as session:
+            return [worker.id for worker in workers.find_idle(session)]
+
+    silence(database, register(database, "silent"), 61)
+    for state in ("draining", "stopping"):
+        register(database, state)
+        with database.write() as session:
+            workers.request_state(session, state, state)
+    register(database, "one")
+    register(database, "two", slots=2)
+    assert find_idle() == ["one", "two"]
+    for name in ("one", "two"):
+        registry.submit(database)
+        registry.claimed(database, worker=name)
+    assert find_idle() == ["two"]
+    registry.submit(database)
+    job = registry.claimed(database, worker="two")
+    assert find_idle() == []
+    registry.succeed(database, job)
+    assert find_idle() == ["two"]
+
+
+def test_jobs_that_may_share_a_slot_count_as_one(database: Database) -> None:
+    register(database, "one", slots=2)
+    with database.write() as session:
+        together = values.NewJob.of_spec(registry.train_spec(), requirements=Requirements(together=True))
+        jobs.submit_many(session, [together] * 4)
+    for _ in range(4):
+        registry.claimed(database, worker="one")
+    with database.read() as session:
+        assert [worker.id for worker in workers.find_idle(session)] == ["one"]

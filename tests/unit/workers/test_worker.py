@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
-from support import services
+from celery.worker import state as celery_state
+from support import registry, services
 from support.children import FakeChild
+from support.fleet import wait_until
 
 from finch_hub import errors, settings
 from finch_hub.registry import jobs, types, values, workers
@@ -22,6 +25,9 @@ from finch_hub.specs.jobs import ExportSpec, Job, Requirements
 from finch_hub.workers import worker as module
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.maintenance import Maintenance
+from finch_hub.workers.messaging.slot_pool import SlotPool
+from finch_hub.workers.supervision import devices
+from finch_hub.workers.supervision.slots import Slot
 from finch_hub.workers.worker import Worker
 
 SPEC = ExportSpec(adapter="finch", format="peft", out="/nowhere")
@@ -48,6 +54,20 @@ def worker(database: Database, tmp_path: Path) -> Iterator[Worker]:
     home_broker.stop(made._settings, worker=made.name)  # a dispatcher may have started it
 
 
+class Request:
+    """A message that was fetched, and keeps a slot busy."""
+
+
+def register(database: Database, name: str) -> values.Worker:
+    """Register another worker, whose slot fits every job without labels."""
+    device = values.Device(kind="cpu", name="cpu", memory_bytes=2**40, free_bytes=2**40)
+    description = values.WorkerDescription(
+        id=name, hostname="elsewhere", pid=1, version="1", schema_revision="1", devices=(device,)
+    )
+    with database.write() as session:
+        return workers.register(session, description)
+
+
 def make_maintenance(worker: Worker) -> Maintenance:
     return Maintenance(
         worker._register(),
@@ -64,7 +84,7 @@ def make_maintenance(worker: Worker) -> Maintenance:
 def test_job_whose_row_is_locked_at_its_wake_up_is_claimed_after_the_lock(
     worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next wake-up of the job would come a minute later."""
+    """No further message for the job is sent."""
     with database.write() as session:
         job = jobs.submit(session, SPEC)
     ran: list[str] = []
@@ -144,42 +164,76 @@ def test_worker_that_is_ended_while_it_starts_leaves_no_broker(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    ("requirements", "is_draining", "is_left", "is_passed_on"),
+    ("requirements", "claims_nothing", "is_left", "is_passed_on"),
     [
-        (Requirements(), False, True, False),
-        (Requirements(labels=("big",)), False, False, True),
-        (Requirements(), True, False, True),
+        (Requirements(), "", True, False),
+        (Requirements(labels=("big",)), "", False, True),
+        (Requirements(), "draining", False, True),
+        (Requirements(), "stopping", False, True),
     ],
 )
 def test_wake_up_for_a_job_that_the_worker_cannot_run_is_passed_on(
     requirements: Requirements,
-    is_draining: bool,
+    claims_nothing: str,
     is_left: bool,
     is_passed_on: bool,
     worker: Worker,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = worker._register()
+    worker._register()
+    register(database, "other")
     with database.write() as session:
         job = jobs.submit(session, SPEC, requirements=requirements)
     passed: list[tuple[str, list[str]]] = []
 
-    def wake_fitting(job: Job, candidates: Sequence[values.Worker]) -> list[str]:
-        passed.append((job.id, [candidate.id for candidate in candidates]))
-        return []
+    def wake_fitting(job: Job, idle: Sequence[values.Worker]) -> None:
+        passed.append((job.id, [candidate.id for candidate in idle]))
 
     monkeypatch.setattr(worker._dispatcher, "wake_fitting", wake_fitting)
-    worker._attempt_source.is_draining = is_draining
+    worker._attempt_source.is_draining = claims_nothing == "draining"
+    if claims_nothing == "stopping":
+        worker._attempt_source.stopping.set()
     (slot,) = worker._slots
     assert worker._is_left(job.id, slot) is is_left
-    assert passed == ([(job.id, [own.id])] if is_passed_on else [])
+    assert passed == ([(job.id, ["other"])] if is_passed_on else []), "the worker itself is no candidate"
     with database.write() as session:
         jobs.request_cancel(session, job.id)
     passed.clear()
     assert not worker._is_left(job.id, slot)
     assert not worker._is_left("no-such-job", slot)
     assert passed == [], "nobody waits for it"
+
+
+@pytest.mark.parametrize("names_job", [True, False])
+def test_message_that_a_slot_cannot_use_wakes_the_other_slots_if_they_differ(
+    names_job: bool, worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphics cards of one machine may differ, and a message may wake the slot of any of them."""
+    big, small = (
+        Slot(devices.find_cpu(), registry.ANY_SLOT.evolve(memory_bytes=memory), worker._slots._orphan_cleanup)
+        for memory in (2**40, 2**30)
+    )
+    worker._slots._all[:] = [big, small]
+    worker._slots._free = queue.LifoQueue()
+    for slot in (big, small):
+        worker._slots._free.put(slot)
+    worker._pool = SlotPool(limit=2)
+    with database.write() as session:
+        job = jobs.submit(session, SPEC, requirements=Requirements(memory_bytes=2**35))
+    ran: queue.SimpleQueue[tuple[str, Slot]] = queue.SimpleQueue()
+    monkeypatch.setattr(worker, "_run", lambda attempt, slot: ran.put((*attempt.job_ids, slot)))
+    request = Request()
+    celery_state.reserved_requests.add(request)
+    try:
+        worker._wake(job.id if names_job else "")
+        assert ran.get(timeout=60) == (job.id, big)
+        worker._wake()
+        wait_until(lambda: worker._pool.num_processes == 2, "the looks to end")
+    finally:
+        celery_state.reserved_requests.discard(request)
+        worker._pool.on_stop()
+    assert ran.empty()
 
 
 def test_first_signal_hands_jobs_back_and_the_second_kills_the_children(

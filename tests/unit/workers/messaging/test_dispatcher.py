@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import registry
 from support.fleet import Broker
 from support.proxies import Proxy
 
 from finch_hub import settings
-from finch_hub.registry import deployment, jobs, outbox, values, workers
+from finch_hub.registry import attempts, claims, deployment, jobs, values, workers
 from finch_hub.registry.database import Database
-from finch_hub.specs.jobs import ExportSpec, Requirements
-from finch_hub.workers.messaging import dispatcher as module
-from finch_hub.workers.messaging.broker import key_prefix
+from finch_hub.specs.jobs import ExportSpec, Job, Requirements
+from finch_hub.workers.messaging.broker import key_prefix, own_queue_name
 from finch_hub.workers.messaging.dispatcher import Dispatcher, UnreachableBrokerWarning
 
 
@@ -63,33 +63,39 @@ def test_submitted_job_gets_a_message_in_its_queue(broker: Broker, database: Dat
     assert sent(broker, "gpu") == [f"['{other.id}']"]
 
 
-def test_job_whose_message_could_not_be_sent_is_due_again(
-    broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+def make_due(database: Database, *queued: Job) -> None:
+    """Let a worker claim jobs and hand them back, so that workers send their messages."""
+    with database.write() as session:
+        for _ in queued:
+            job = claims.claim(session, worker="w", lease_seconds=60, capabilities=registry.ANY_SLOT)
+            assert job is not None
+            attempts.hand_back(session, job)
+
+
+def test_client_does_not_wait_for_a_broker_that_does_not_answer(
+    broker: Broker, database: Database, dispatcher: Dispatcher
 ) -> None:
-    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 0.0)
     broker.kill()
     with database.write() as session:
         job = jobs.submit(session, SPEC)
-    begun = time.monotonic()
     with pytest.warns(UnreachableBrokerWarning, match=r"are stored.*does not answer.*FINCH_BROKER_URL"):
         dispatcher.dispatch(job)
-    assert time.monotonic() - begun < 10, "a client does not wait for a broker that does not answer"
     broker.start()
-    dispatcher.close()
-    assert dispatcher.dispatch_due() == 1
+    dispatcher.dispatch(job)
     assert sent(broker) == [f"['{job.id}']"]
-    assert dispatcher.dispatch_due() == 0, "the next message is not due at once"
+
+
+def test_job_that_is_due_gets_one_message(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+    make_due(database, job)
+    assert [dispatcher.dispatch_due() for _ in range(3)] == [1, 0, 0]
+    assert sent(broker) == [f"['{job.id}']"]
 
 
 def test_job_is_stored_if_the_broker_refuses_its_message(
-    broker: Broker,
-    database: Database,
-    dispatcher: Dispatcher,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    broker: Broker, database: Database, dispatcher: Dispatcher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
     with database.write() as session:
         job = jobs.submit(session, SPEC)
     with broker.client() as client:
@@ -100,9 +106,12 @@ def test_job_is_stored_if_the_broker_refuses_its_message(
             client.execute_command(*begin)
             with pytest.warns(UnreachableBrokerWarning, match=f"are stored.*{words}"):
                 dispatcher.dispatch(job)
-            assert [dispatcher.dispatch_due() for _ in range(3)] == [0, 0, 0]
+            for _ in range(3):
+                make_due(database, job)
+                assert dispatcher.dispatch_due() == 0
             assert caplog.text.count(words) == 1, "it is said once"
             client.execute_command(*end)
+    make_due(database, job)
     assert dispatcher.dispatch_due() == 1
     assert sent(broker) == [f"['{job.id}']"]
 
@@ -134,31 +143,17 @@ def test_dispatch_writes_nothing_after_its_messages(
     broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slot that is woken skips locked rows, so it would find no job."""
-    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 0.0)
     with database.write() as session:
         job = jobs.submit(session, SPEC)
-    send = dispatcher._send
+    make_due(database, job)
+    send = dispatcher._sender.send
 
-    def send_and_forbid_writing(messages: list[tuple[str, str]]) -> None:
-        send(messages)
+    def send_and_forbid_writing(messages: dict[str, list[str]]) -> dict[str, int]:
+        lengths = send(messages)
         monkeypatch.setattr(database, "write", None)
+        return lengths
 
-    monkeypatch.setattr(dispatcher, "_send", send_and_forbid_writing)
-    assert dispatcher.dispatch_due() == 1
-    assert sent(broker) == [f"['{job.id}']"]
-
-
-def test_job_is_due_soon_after_a_failed_dispatch(
-    broker: Broker, database: Database, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
-    with database.write() as session:
-        job = jobs.submit(session, SPEC)
-    broker.kill()
-    assert dispatcher.dispatch_due() == 0
-    broker.start()
-    dispatcher.close()
+    monkeypatch.setattr(dispatcher._sender, "send", send_and_forbid_writing)
     assert dispatcher.dispatch_due() == 1
     assert sent(broker) == [f"['{job.id}']"]
 
@@ -180,50 +175,103 @@ def register(database: Database, name: str, *, slots: int = 1, labels: tuple[str
         )
 
 
-def test_wake_up_is_passed_on_to_each_slot_of_the_active_workers_that_fit(
-    broker: Broker, database: Database, dispatcher: Dispatcher
-) -> None:
-    register(database, "fits", slots=2, labels=("big",))
-    register(database, "unfit")
+def own_queue_lengths(broker: Broker, database: Database) -> dict[str, int]:
+    """Return the number of messages in the own queue of each worker."""
+    with database.read() as session:
+        prefix = key_prefix(deployment.find_id(session))
+        names = [worker.id for worker in workers.find(session)]
+    with broker.client() as client:
+        return {name: client.llen(f"{prefix}{own_queue_name(name)}") for name in names}
+
+
+def test_one_idle_worker_that_fits_is_woken(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
+    for name, labels in (("unfit", ()), ("busy", ("big",)), ("fits", ("big",)), ("fits too", ("big",))):
+        register(database, name, labels=labels)
     for state in ("draining", "stopping"):
         register(database, state, labels=("big",))
         with database.write() as session:
             workers.request_state(session, state, state)
     with database.write() as session:
-        job = jobs.submit(session, SPEC, requirements=Requirements(labels=("big",)))
-        candidates = workers.find(session)
-    assert dispatcher.wake_fitting(job, candidates) == ["fits"]
-    with broker.client() as client:
-        names = [worker.id for worker in candidates]
-        with database.read() as session:
-            prefix = key_prefix(deployment.find_id(session))
-        lengths = {name: client.llen(f"{prefix}worker.{name}") for name in names}
-    assert lengths == dict.fromkeys(names, 0) | {"fits": 2}
+        running, job = (jobs.submit(session, SPEC, requirements=Requirements(labels=("big",))) for _ in range(2))
+        able = registry.ANY_SLOT.evolve(labels=("big",))
+        claimed = claims.claim(session, worker="busy", lease_seconds=60, capabilities=able)
+        assert claimed is not None
+        assert claimed.id == running.id
+    with database.read() as session:
+        idle = workers.find_idle(session)
+    woken = dispatcher.wake_fitting(job, idle)
+    assert woken in ("fits", "fits too")
+    assert own_queue_lengths(broker, database) == {
+        name: int(name == woken) for name in ("unfit", "busy", "fits", "fits too", "draining", "stopping")
+    }
+    assert {woken, dispatcher.wake_fitting(job, idle)} == {"fits", "fits too"}, "the one with fewer messages is next"
 
 
-def test_messages_are_as_many_as_the_slots_if_there_are_many_jobs(
+def test_own_queue_holds_no_more_messages_than_the_worker_has_slots(
     broker: Broker, database: Database, dispatcher: Dispatcher
 ) -> None:
-    """A slot that is awake works until no job is left."""
+    register(database, "one", slots=2)
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+        idle = workers.find_idle(session)
+    assert [dispatcher.wake_fitting(job, idle) for _ in range(4)] == ["one", "one", None, None]
+    assert own_queue_lengths(broker, database) == {"one": 2}
+    assert dispatcher.wake_fitting(job, []) is None
+
+
+def test_messages_that_nobody_takes_are_as_many_as_the_slots_at_most(
+    broker: Broker, database: Database, dispatcher: Dispatcher
+) -> None:
     with database.write() as session:
         many = [jobs.submit(session, SPEC) for _ in range(30)]
         few = [jobs.submit(session, SPEC, requirements=Requirements(queue="gpu")) for _ in range(3)]
     dispatcher.dispatch(*many, *few)
     assert (len(sent(broker)), len(sent(broker, "gpu"))) == (16, 3), "without workers, a few are sent"
     register(database, "one", slots=20)
-    dispatcher.dispatch(*many, *few)
-    assert (len(sent(broker)), len(sent(broker, "gpu"))) == (16 + 20, 3 + 3)
+    for _ in range(3):
+        dispatcher.dispatch(*many, *few)
+        for job in many:
+            dispatcher.dispatch(job)
+    assert (len(sent(broker)), len(sent(broker, "gpu"))) == (20, 12), "and of another queue's jobs, a few"
+    for _ in range(10):
+        dispatcher.dispatch(*few)
+    assert len(sent(broker, "gpu")) == 16
 
 
-@pytest.mark.parametrize("lease_seconds", [30.0, 90.0])
-def test_message_is_sent_again_after_a_minute_or_a_lease(
-    broker: Broker, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lease_seconds: float
-) -> None:
-    taken: list[float] = []
-    monkeypatch.setattr(jobs, "WAKE_UP_GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(outbox, "take_due", lambda session, *, limit, again_seconds: taken.append(again_seconds))
+def test_jobs_of_all_needs_are_among_few_messages(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
+    """Workers that fit the last job are woken too."""
     with database.write() as session:
-        jobs.submit(session, SPEC)
-    made = Dispatcher(settings.load(home=tmp_path, broker_url=broker.url, lease_seconds=lease_seconds), database)
-    assert made.dispatch_due() == 0
-    assert taken == [min(60.0, lease_seconds)]
+        alike = [jobs.submit(session, SPEC) for _ in range(30)]
+        other = jobs.submit(session, SPEC, requirements=Requirements(labels=("big",)))
+    dispatcher.dispatch(*alike, other)
+    messages = sent(broker)
+    assert len(messages) == 16
+    assert f"['{other.id}']" in messages
+
+
+def test_messages_of_many_clients_at_once_stay_few(broker: Broker, database: Database, tmp_path: Path) -> None:
+    with database.write() as session:
+        queued = [jobs.submit(session, SPEC) for _ in range(100)]
+    loaded = settings.load(home=tmp_path, broker_url=broker.url)
+    clients = [Dispatcher(loaded, database) for _ in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(len(clients)) as threads:
+        for _ in threads.map(lambda client: [client.dispatch(job) for job in queued], clients):
+            pass
+    for client in clients:
+        client.close()
+    assert len(sent(broker)) == 16
+
+
+def test_every_queue_in_the_broker_expires(broker: Broker, database: Database, dispatcher: Dispatcher) -> None:
+    """A killed worker leaves a queue of its own, and a queue of jobs may be served by nobody."""
+    register(database, "one")
+    with database.write() as session:
+        job = jobs.submit(session, SPEC)
+        other = jobs.submit(session, SPEC, requirements=Requirements(queue="gpu"))
+        idle = workers.find_idle(session)
+    dispatcher.dispatch(job, other)
+    assert dispatcher.wake_fitting(job, idle) == "one"
+    with broker.client() as client:
+        keys = client.keys("*")
+        assert len(keys) == 3
+        assert all(0 < client.ttl(key) <= 60 for key in keys)
