@@ -53,14 +53,22 @@ def register(session: Session, worker: values.WorkerDescription, *, replaces: st
 
 
 def heartbeat(
-    session: Session, worker_id: str, instance: str, devices: Sequence[values.Device] | None = None
+    session: Session,
+    worker_id: str,
+    instance: str,
+    devices: Sequence[values.Device] | None = None,
+    *,
+    remark: str | None = None,
 ) -> RequestedState:
     """Record a sign of life of a worker, and return its requested state.
+
+    Args:
+        remark: why the worker claims no jobs; None if it does.
 
     Raises:
         Conflict: another worker took over the name during a silence, or the row was removed.
     """
-    changes: Columns = {"last_seen": now()}
+    changes: Columns = {"last_seen": now(), "remark": remark}
     if devices is not None:
         changes["devices"] = [device.model_dump() for device in devices]
     state: RequestedState | None = session.scalar(

@@ -15,8 +15,8 @@ from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job, JobState
 from finch_hub.workers.messaging import broker
-from finch_hub.workers.messaging.trouble_log import TroubleLog
 from finch_hub.workers.supervision import fault_points
+from finch_hub.workers.trouble_log import TroubleLog
 
 if TYPE_CHECKING:
     import celery
@@ -102,6 +102,7 @@ class Dispatcher:
             worker
             for worker in candidates
             if worker.state == "active"
+            and worker.remark is None
             and placement.can_run(worker, job.requirements)
             and not placement.list_unreadable(job, worker)
         ]

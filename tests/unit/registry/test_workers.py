@@ -134,3 +134,11 @@ def test_stopped_worker_was_seen_when_it_stopped(database: Database) -> None:
         workers.mark_stopped(session, worker.id, worker.instance)
         (stopped,) = workers.find(session)
     assert (stopped.last_seen - worker.last_seen).total_seconds() > -10
+
+
+def test_remark_lasts_until_the_next_heartbeat(database: Database) -> None:
+    worker = register(database)
+    heartbeat(database, worker, remark="its store is away")
+    assert [worker.remark for worker in find(database)] == ["its store is away"]
+    heartbeat(database, worker)
+    assert [worker.remark for worker in find(database)] == [None]
