@@ -128,17 +128,17 @@ def test_artifact_that_every_worker_lacks_fails_the_job(workers: Fleet) -> None:
     workers.check(job)
 
 
-def break_children(workers: Fleet) -> tuple[Path, dict[str, str]]:
-    """Return a file, and what lets children fail at their start as long as it exists."""
+def break_children(workers: Fleet) -> tuple[Path, str]:
+    """Return a file, and the variable that lets children fail at their start as long as the file exists."""
     switch = workers.folder / "broken-library"
     switch.touch()
-    return switch, {"finch_test_import": f"{switch}:finch_hub.workers.child"}
+    return switch, f"{switch}:finch_hub.workers.child"
 
 
 def test_worker_whose_children_cannot_start_pauses_and_another_runs_its_jobs(workers: Fleet) -> None:
     workers.environment["FINCH_RETRY_SECONDS"] = "1"
     _, broken = break_children(workers)
-    bad = workers.start("bad", **broken)
+    bad = workers.start("bad", finch_test_import=broken)
     workers.start("good")
     jobs = workers.probes(30)
     check_all_ran(workers, jobs)
@@ -153,7 +153,7 @@ def test_worker_whose_children_cannot_start_pauses_and_another_runs_its_jobs(wor
 def test_lone_worker_whose_children_cannot_start_keeps_its_jobs_and_recovers(workers: Fleet) -> None:
     workers.environment |= {"FINCH_RETRY_SECONDS": "1", "FINCH_MAX_ATTEMPTS": "2"}
     switch, broken = break_children(workers)
-    worker = workers.start("one", **broken)
+    worker = workers.start("one", finch_test_import=broken)
     jobs = workers.probes(5)
     wait_remark(workers, worker, "jobs in a row failed")
     wait_until(lambda: sum(len(workers.attempts(job)) for job in jobs) >= 5, "single jobs to be tried after pauses")

@@ -16,7 +16,7 @@ from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job, JobState
 from finch_hub.workers.messaging import broker
 from finch_hub.workers.supervision import fault_points
-from finch_hub.workers.trouble_log import TroubleLog
+from finch_hub.workers.supervision.trouble_log import TroubleLog
 
 if TYPE_CHECKING:
     import celery

@@ -166,9 +166,9 @@ class Attempt:
                 raise _Stopped(reason)
             if self._lease.elapsed() - began > stall_seconds:
                 self._context.readiness.add_store_trouble()  # perhaps
-                is_well = self._context.readiness.check_store()
-                kind = errors.Unavailable if is_well else errors.StoreUnavailable
-                raise kind(f"{doing} took more than {stall_seconds:g} s")
+                if self._context.readiness.check_store():
+                    raise errors.Unavailable(f"{doing} took more than {stall_seconds:g} s")
+                raise errors.StoreUnavailable(f"{doing} took more than {stall_seconds:g} s: the store is not well")
 
     def _end(self, record: AttemptRecord, child: ChildProcess, message: JsonObject) -> None:
         """Record how the child ended, as :meth:`ChildWatch.run` returned it, and kill a child that is unfit."""

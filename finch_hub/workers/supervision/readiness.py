@@ -12,7 +12,7 @@ from finch_hub.registry.values import RetryPolicy
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
-from finch_hub.workers.trouble_log import TroubleLog
+from finch_hub.workers.supervision.trouble_log import TroubleLog
 
 log = logging.getLogger(__name__)
 

@@ -424,13 +424,12 @@ def test_artifact_that_all_workers_lack_fails_the_job(database: Database) -> Non
     for name in ("one", "two"):
         start_worker(database, name)
     start_worker(database, "paused", remark="its store is away")
-    registry.submit(database)
+    submitted = registry.submit(database)
     for name, state in (("one", JobState.QUEUED), ("two", JobState.QUEUED), ("paused", JobState.FAILED)):
         job = claim_by(database, name)
         assert job is not None
-        job = pass_on(database, job, "fail", "there is no artifact 'a'")
-        assert job.state is state, name
-    assert job.reason == (
+        assert pass_on(database, job, "fail", "there is no artifact 'a'").state is state, name
+    assert registry.get(database, submitted).reason == (
         "there is no artifact 'a': no worker that can run this job finds it in the store"
         " (restore the artifact store from a backup, or submit the job again with its data)"
     )

@@ -69,7 +69,9 @@ def test_store_of_an_earlier_version_is_marked_if_it_has_what_the_database_knows
     digest = ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache").put(b"seeds")
     add_dataset(database, digest)
     add_dataset(database, registry.digest("gone"))
-    with pytest.raises(errors.StoreUnavailable, match="without a marker has none of those that the database knows"):
+    with pytest.raises(
+        errors.StoreUnavailable, match="without a marker has none of the artifacts that the database knows"
+    ):
         open_store(database, tmp_path / "unmounted").put(b"more")
     assert not has_store(database)
     open_store(database, tmp_path / "store").put(b"more")
