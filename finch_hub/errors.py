@@ -10,6 +10,7 @@
     │   ├── Incompatible        adapters, bases or formats do not fit together
     │   └── InvalidReference    a name or reference is not well formed
     ├── NotFound                a named thing does not exist; contains similar names
+    │   └── MissingArtifact     a store that is well lacks an artifact
     ├── Conflict                the state of a thing forbids the request
     │   ├── IllegalTransition   a job cannot change from its state to another
     │   ├── StaleFence          an attempt no longer owns its job
@@ -24,7 +25,8 @@
     ├── NotReproduced           a version's job ran again and gave different bytes
     └── Unavailable             a database, broker, store or worker does not answer
         ├── AccessDenied        a database or broker rejected the login
-        └── SchemaMismatch      the database is older or newer than this code
+        ├── SchemaMismatch      the database is older or newer than this code
+        └── StoreUnavailable    an artifact store does not answer, or is not the deployment's
 """
 
 from __future__ import annotations
@@ -194,6 +196,10 @@ class NotFound(FinchError):
         super().__init__(f"there is no {kind} {shorten(name)!r}{hint}")
 
 
+class MissingArtifact(NotFound):
+    """A store that answers and is the deployment's lacks an artifact."""
+
+
 class Conflict(FinchError):
     """The state of a thing forbids the request."""
 
@@ -272,3 +278,7 @@ class AccessDenied(Unavailable):
 
 class SchemaMismatch(Unavailable):
     """The schema of the database is older or newer than this code."""
+
+
+class StoreUnavailable(Unavailable):
+    """An artifact store does not answer, refuses, is full or not mounted, or belongs to another deployment."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from finch_hub.formats.atomic_writes import flush_path
 
 _TEMPORARY = "tmp"
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _ABANDONED_SECONDS = 24 * 3600.0  # no writer needs a day for one file
 
 
@@ -29,6 +31,11 @@ class LocalFiles:
     def put_bytes(self, path: str, data: bytes) -> None:
         """Write a file."""
         with self._replacing(path) as target:
+            target.write(data)
+
+    def put_new(self, path: str, data: bytes) -> None:
+        """Write a file, unless there is one."""
+        with contextlib.suppress(FileExistsError), self._replacing(path, publish=_link) as target:
             target.write(data)
 
     def put_file(self, path: str, source: Path) -> None:
@@ -48,8 +55,12 @@ class LocalFiles:
         """Remove a file. Ignore a missing one."""
         (self._root / path).unlink(missing_ok=True)
 
+    def has_any(self, folder: str) -> bool:
+        """Return whether there is anything in a folder."""
+        return (self._root / folder).is_dir() and any((self._root / folder).iterdir())
+
     @contextlib.contextmanager
-    def _replacing(self, path: str) -> Iterator[BinaryIO]:
+    def _replacing(self, path: str, *, publish: Callable[[Path, Path], object] = Path.replace) -> Iterator[BinaryIO]:
         final = self._root / path
         temporary = self._root / _TEMPORARY / secrets.token_hex(8)
         for folder in (final.parent, temporary.parent):
@@ -61,7 +72,7 @@ class LocalFiles:
                 target.flush()
                 os.fchmod(target.fileno(), 0o444)
                 os.fsync(target.fileno())
-            temporary.replace(final)
+            publish(temporary, final)
             flush_path(final.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -86,6 +97,11 @@ class ObjectFiles:
         """Write an object."""
         self._fs.pipe_file(self._at(path), data)
 
+    def put_new(self, path: str, data: bytes) -> None:
+        """Write an object, unless there is one and the store can tell."""
+        with contextlib.suppress(FileExistsError):
+            self._fs.pipe_file(self._at(path), data, mode="create")
+
     def put_file(self, path: str, source: Path) -> None:
         """Write an object from a file, in parts if it is large."""
         self._fs.put_file(str(source), self._at(path))
@@ -100,11 +116,26 @@ class ObjectFiles:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._at(path))
 
+    def has_any(self, folder: str) -> bool:
+        """Return whether there is any object below a folder."""
+        self._fs.invalidate_cache()
+        return bool(self._fs.exists(self._at(folder)))
+
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"
 
 
 Files = LocalFiles | ObjectFiles
+
+
+def _link(temporary: Path, final: Path) -> None:
+    """Give a file a second name that must be new, or replace that name where a file system has no hard links."""
+    try:
+        os.link(temporary, final)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        temporary.replace(final)
 
 
 def _make_folder(folder: Path) -> None:

@@ -10,10 +10,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from finch_hub import errors
 from finch_hub.artifacts.files import Files, LocalFiles, ObjectFiles
@@ -22,6 +22,24 @@ from finch_hub.formats.atomic_writes import is_disk_full
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 _MAX_MANIFEST = 2**20
+_MAX_MARKER = 1024
+
+MARKER = "finch-deployment"
+"""File of a store that names the deployment that the store belongs to."""
+
+
+class Guard(Protocol):
+    """Decides whether a store is the right one."""
+
+    def check(self, store: ArtifactStore, *, again: bool = False) -> None:
+        """Refuse a store that is not the right one.
+
+        Args:
+            again: whether to look although the store was right a moment ago.
+
+        Raises:
+            StoreUnavailable: the store is another one, or does not answer.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,19 +59,66 @@ class ArtifactStore:
     Args:
         url: an fsspec URL (``s3://bucket/prefix``, ``memory://name``) or a local folder.
         cache: a local folder for the files of trees.
+        guard: is asked before each write and whenever an artifact is missing; None accepts any store.
 
     Raises:
         InvalidSpec: the URL's protocol is unknown, or its package is not installed.
-        Unavailable: by every method, if the store does not answer or is full.
+        StoreUnavailable: by every method, if the store does not answer, is full or is refused by the guard.
+
+    Attributes:
+        name: URL without credentials.
     """
 
-    def __init__(self, url: str, *, cache: Path) -> None:
-        self._files, self._name = _open(url)
-        self._cache = cache
+    def __init__(self, url: str, *, cache: Path, guard: Guard | None = None) -> None:
+        self._files, self.name = _open(url)
+        self._cache, self._guard = cache, guard
+
+    def check(self, *, again: bool = False, writes: bool = False) -> None:
+        """Check that this is the right store.
+
+        Args:
+            again: whether to look although the store was right a moment ago.
+            writes: whether to write a small file, too.
+        """
+        if self._guard is not None:
+            self._guard.check(self, again=again)
+        if writes:
+            probe = f"tmp/{secrets.token_hex(8)}"
+            with self._translate_errors():
+                self._files.put_bytes(probe, b"probe")
+                self._files.remove(probe)
+
+    def read_marker(self) -> str | None:
+        """Return the text of the store's marker, None if it has none."""
+        with self._translate_errors():
+            try:
+                with self._files.open(MARKER) as stream:
+                    return stream.read(_MAX_MARKER).decode(errors="replace").strip()
+            except FileNotFoundError:
+                return None
+
+    def write_marker(self, text: str) -> None:
+        """Write the store's marker, unless it has one."""
+        with self._translate_errors():
+            self._files.put_new(MARKER, f"{text}\n".encode())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the store has no artifacts."""
+        with self._translate_errors():
+            return not any(self._files.has_any(folder) for folder in ("blobs", "trees"))
+
+    def has_any(self, digests: Iterable[str]) -> bool:
+        """Return whether any of the digests is that of a stored blob or tree. The guard is not asked."""
+        for path in (path(digest) for digest in digests for path in (_blob, _tree)):
+            with self._translate_errors(), contextlib.suppress(FileNotFoundError), self._files.open(path):
+                return True
+        return False
 
     def put(self, data: bytes) -> str:
         """Store a blob and return its digest; a stored one stays readable meanwhile."""
         digest = hashlib.sha256(data).hexdigest()
+        self.check()
         with self._translate_errors():
             self._files.put_bytes(_blob(digest), data)
         return digest
@@ -62,6 +127,7 @@ class ArtifactStore:
         """Store a file as a blob and return its digest. Only a part of it is in memory."""
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        self.check()
         with self._translate_errors():
             self._files.put_file(_blob(digest), file)
         return digest
@@ -70,7 +136,7 @@ class ArtifactStore:
         """Return a blob.
 
         Raises:
-            NotFound: no blob has this digest.
+            MissingArtifact: no blob has this digest.
             RefusedArtifact: the stored bytes have changed.
         """
         with self._opened(_blob(digest), digest) as stream, self._translate_errors():
@@ -90,7 +156,7 @@ class ArtifactStore:
         """Yield the lines of a blob, with their ends; only one is in memory.
 
         Raises:
-            NotFound: no blob has this digest.
+            MissingArtifact: no blob has this digest.
             RefusedArtifact: the stored bytes have changed; all lines were yielded.
         """
         found = hashlib.sha256()
@@ -106,6 +172,7 @@ class ArtifactStore:
         Raises:
             RefusedArtifact: the folder holds links, devices or file names that are unsafe on some systems.
         """
+        self.check()
         entries: dict[str, Entry] = {}
         for path in _regular_files(folder):
             with path.open("rb") as stream:
@@ -124,7 +191,7 @@ class ArtifactStore:
         """Return a tree's files by name, without fetching them.
 
         Raises:
-            NotFound: no tree has this digest.
+            MissingArtifact: no tree has this digest.
             RefusedArtifact: the manifest has changed.
         """
         with self._opened(_tree(digest), digest, kind="tree") as stream, self._translate_errors():
@@ -138,7 +205,7 @@ class ArtifactStore:
         The files are read-only and shared with other callers.
 
         Raises:
-            NotFound: the tree or a blob of it is missing.
+            MissingArtifact: the tree or a blob of it is missing.
             RefusedArtifact: stored bytes have changed.
         """
         entries = self.tree(digest)
@@ -158,6 +225,7 @@ class ArtifactStore:
 
     def remove(self, digest: str) -> None:
         """Remove a blob, even if a tree refers to it. Ignore a missing one."""
+        self.check()
         with self._translate_errors():
             self._files.remove(_blob(digest))
 
@@ -177,13 +245,17 @@ class ArtifactStore:
             try:
                 stream = self._files.open(path)
             except FileNotFoundError:
-                raise errors.NotFound(kind, digest) from None
+                self.check(again=True)
+                try:
+                    stream = self._files.open(path)  # the store may have been away for a moment
+                except FileNotFoundError:
+                    raise errors.MissingArtifact(kind, digest) from None
         with stream:
             yield stream
 
     @contextlib.contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Turn errors of the file system into `Unavailable`; fsspec's implementations raise many kinds."""
+        """Turn errors of the file system into `StoreUnavailable`; fsspec's implementations raise many kinds."""
         try:
             yield
         except errors.FinchError:
@@ -193,11 +265,11 @@ class ArtifactStore:
                 what = "no space left (free some space, or set FINCH_ARTIFACTS_URL to a larger store)"
             else:
                 what = f"{type(error).__name__}: {error}"
-            raise errors.Unavailable(f"artifact store {self._name}: {what}") from error
+            raise errors.StoreUnavailable(f"artifact store {self.name}: {what}") from error
 
     def _check(self, expected: str, found: str, *, what: str) -> None:
         if found != expected:
-            where, what = f"artifact store {self._name}", f"{what} now has the SHA-256 {found}"
+            where, what = f"artifact store {self.name}", f"{what} now has the SHA-256 {found}"
             fix = "the storage is damaged; restore it from a backup or make the artifact again"
             raise errors.RefusedArtifact(what, where=where, fix=fix)
 
@@ -214,7 +286,7 @@ def _open(url: str) -> tuple[Files, str]:
         raise errors.InvalidSpec(str(error), where="artifacts_url", fix=fix) from None
     except Exception as error:  # some implementations connect at once and raise errors of their own
         protocol = url.partition("://")[0]  # the rest may hold a password
-        raise errors.Unavailable(f"artifact store {protocol}://…: {type(error).__name__}: {error}") from error
+        raise errors.StoreUnavailable(f"artifact store {protocol}://…: {type(error).__name__}: {error}") from error
     name = re.sub(r"(?<=//)[^/]*@", "", str(filesystem.unstrip_protocol(root)))  # some implementations keep the user
     if isinstance(filesystem, LocalFileSystem):
         return LocalFiles(Path(root)), name

@@ -155,10 +155,16 @@ def _database(settings: Settings) -> Finding:
 
 def _artifacts(settings: Settings) -> Finding:
     from finch_hub.artifacts.store import ArtifactStore
+    from finch_hub.storage.stores import open_stores
 
-    store = ArtifactStore(settings.artifacts, cache=settings.cache / "artifacts")
-    if settings.artifacts_url is not None:
-        store.get(store.put(b""))
+    if settings.database_url is None and not (settings.home / "finch.db").exists():
+        store = ArtifactStore(settings.artifacts, cache=settings.cache / "artifacts")
+        if settings.artifacts_url is not None:
+            store.check(writes=True)
+    else:
+        stores = open_stores(settings)
+        with contextlib.closing(stores.database):
+            stores.artifacts.check(writes=True)
     return Finding(about="artifacts", found=redact_url(settings.artifacts))
 
 
@@ -188,8 +194,10 @@ def _workers(settings: Settings) -> Finding:
         waiting = hub.jobs.counts()
     queued = sum(count for state, count in waiting.items() if state in ("queued", "running"))
     found = f"{len(alive)} running, {queued} jobs queued or running"
-    needs_one = settings.broker_url is not None and not alive
-    return Finding(about="workers", found=found, advice="start one with `finch-hub worker start`" if needs_one else "")
+    paused = [f"worker {worker.id} claims no jobs: {worker.remark}" for worker in alive if worker.remark is not None]
+    if settings.broker_url is not None and not alive:
+        paused.append("start one with `finch-hub worker start`")
+    return Finding(about="workers", found=found, advice="; ".join(paused))
 
 
 def _queue(settings: Settings) -> Finding:

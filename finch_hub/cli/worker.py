@@ -43,15 +43,26 @@ def start(name: str | None, slots: int | None, queues: tuple[str, ...], labels: 
 @worker.command("list")
 @output.json_option
 def list_(as_json: bool) -> None:
-    """List the workers with devices, memory, jobs and last heartbeat."""
+    """List the workers with devices, memory, jobs and last heartbeat, and why some claim no jobs."""
     with output.open_hub() as hub:
         workers = hub.workers.find()
     rows = []
     for w in workers:
         devices = "\n".join(f"{d.name} ({tables.format_free(d.free_bytes, d.memory_bytes)})" for d in w.devices)
         busy = f"{len(w.jobs)} of {w.slots}"
-        rows.append((w.id, w.state, devices, busy, w.jobs, w.queues, w.labels, w.version, w.last_seen))
-    columns = ("worker", "state", "devices", "busy", "jobs", "queues", "labels", "version", "last seen")
+        rows.append((w.id, w.state, w.remark, devices, busy, w.jobs, w.queues, w.labels, w.version, w.last_seen))
+    columns = (
+        "worker",
+        "state",
+        "claims no jobs",
+        "devices",
+        "busy",
+        "jobs",
+        "queues",
+        "labels",
+        "version",
+        "last seen",
+    )
     output.emit(workers, as_json, lambda: tables.draw_table(columns, rows))
 
 

@@ -136,6 +136,7 @@ class Datasets:
             NotFound: there is no such data set.
             Conflict: an unfinished job needs it.
         """
+        self._stores.artifacts.check()  # before the text counts as purged
         with self._stores.database.write() as session:
             purged = datasets.purge(session, name)
         with self._stores.database.write() as session:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import settlements, values
+from finch_hub.registry import placement, settlements, values, workers
 from finch_hub.registry.tables import attempts, job_events, jobs
 from finch_hub.registry.transitions import (
     JOB_COLUMNS,
@@ -28,6 +28,8 @@ from finch_hub.registry.types import Columns, Json, later, now, once
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, Job, JobState
 from finch_hub.specs.value import JsonObject
+
+_LEAST_WAIT_SECONDS = 1.0  # until a worker claims a job again that it passed on
 
 
 def renew(session: Session, job: Job, lease_seconds: float) -> values.Renewal:
@@ -157,6 +159,70 @@ def set_aside(session: Session, job: Job, why: str, *, version: str, events: Seq
         "ring_at": now(),
     }
     return _end(session, job, JobState.QUEUED, "handed_back", changes=changes, reason=reason, events=events)
+
+
+def pass_on(
+    session: Session,
+    job: Job,
+    reason: str,
+    *,
+    policy: values.RetryPolicy,
+    alone: Literal["wait", "retry", "fail"],
+    events: Sequence[NewEvent] = (),
+) -> Job:
+    """Return a job that its worker cannot run to the queue, for other workers, without counting the attempt.
+
+    The worker itself may claim the job again after a wait, which grows each time. If cancellation was requested, cancel
+    the job instead.
+
+    Args:
+        alone: what happens if no other worker is left that may run the job: it waits for this one, the attempt counts
+            and is retried by the policy, or the job fails. It fails only if each living worker passed it on.
+
+    Raises:
+        StaleFence: the attempt no longer owns the job.
+    """
+    if _lock_owned(session, job).cancel_requested is not None:
+        return cancel(session, job, events=events)
+    passed_on = sa.select(attempts.c.worker).where(attempts.c.job_id == job.id, attempts.c.not_before.is_not(None))
+    if alone == "fail":  # others may have passed it on for another reason
+        passed_on = passed_on.where(attempts.c.reason == reason)
+    tried = session.scalars(passed_on).all()
+    others = [
+        worker
+        for worker in workers.find(session)
+        if worker.state == "active"
+        and worker.id not in (job.worker, *tried)
+        and (worker.remark is None or alone == "fail")
+        and placement.can_run(worker, job.requirements)
+        and not placement.list_unreadable(job, worker)
+    ]
+    if not others and alone == "fail":
+        fix = "restore the artifact store from a backup, or submit the job again with its data"
+        reason = f"{reason}: no worker that can run this job finds it in the store ({fix})"
+        return fail(session, job, reason, events=events)
+    if not others and alone == "retry":
+        return fail(session, job, reason, retry=policy, events=events)
+    wait = max(_LEAST_WAIT_SECONDS, policy.delay(tried.count(job.worker or "") + 1))
+    text = f"worker {job.worker} cannot run this job now, so it is queued again and no attempt is counted: {reason}"
+    told = NewEvent(type="message", level="warn", message=text)
+    changes: Columns = {
+        "attempts": jobs.c.attempts - 1,
+        "reason": f"worker {job.worker}: {reason}",
+        "ring_at": now() if others else later(wait),
+    }
+    ended = _end(session, job, JobState.QUEUED, "handed_back", changes=changes, reason=reason, events=[*events, told])
+    this = sa.and_(attempts.c.job_id == job.id, attempts.c.fence == job.fence)
+    session.execute(sa.update(attempts).where(this).values(not_before=later(wait)))
+    return ended
+
+
+def is_passed_on(session: Session, job_id: str, worker: str) -> bool:
+    """Return whether a worker leaves a job to others for now."""
+    waits = sa.exists().where(
+        attempts.c.job_id == job_id, attempts.c.worker == worker, attempts.c.not_before > once(now())
+    )
+    return bool(session.scalar(sa.select(waits)))
 
 
 def cancel(session: Session, job: Job, *, events: Sequence[NewEvent] = ()) -> Job:

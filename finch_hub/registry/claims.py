@@ -161,6 +161,7 @@ def _describe_slot(capabilities: Capabilities) -> Columns:
         "front_jobs": FRONT_JOBS,
         "slot_labels": list(capabilities.labels),
         "slot_versions": [capabilities.version],
+        "slot_worker": capabilities.worker,
     }
 
 
@@ -170,11 +171,17 @@ def _count_parameters(capabilities: Capabilities) -> tuple[int, int | None]:
 
 
 def _fits_slot(num_queues: int, num_kinds: int | None, of: sa.FromClause = jobs) -> list[sa.ColumnElement[bool]]:
+    is_passed_on = sa.exists().where(
+        attempt_rows.c.job_id == of.c.id,
+        attempt_rows.c.worker == sa.bindparam("slot_worker", type_=sa.String()),
+        attempt_rows.c.not_before > now(),
+    )
     return [
         in_state(JobState.QUEUED, of=of),
         sa.or_(of.c.not_before.is_(None), of.c.not_before <= now()),
         sa.or_(of.c.set_aside.is_(None), ~subset(sa.bindparam("slot_versions", type_=Json), of.c.set_aside)),
         of.c.memory_bytes <= sa.bindparam("slot_memory"),
+        sa.or_(of.c.fence == 0, ~is_passed_on.correlate(of)),  # most jobs have had no attempt
         *_fits_group(num_queues, num_kinds, of),
     ]
 

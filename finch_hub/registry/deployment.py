@@ -1,13 +1,36 @@
-"""The deployment: one database with its workers and clients."""
+"""The deployment: one database with its workers and clients, and its artifact store."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry.tables import Deployment
+from finch_hub.registry.tables import AdapterVersion, Dataset, Deployment
+from finch_hub.registry.types import now
 
 
 def find_id(session: Session) -> str:
     """Return the id of the deployment, which the migration that made its table chose at random."""
     return session.scalars(sa.select(Deployment.id)).one()
+
+
+def record_store(session: Session) -> bool:
+    """Record that the deployment's store has a marker, and return whether this was not recorded before.
+
+    Others that record it wait for the end of the transaction.
+    """
+    unmarked = Deployment.store_marked_at.is_(None)
+    statement = sa.update(Deployment).where(unmarked).values(store_marked_at=now()).returning(Deployment.id)
+    return session.scalar(statement) is not None
+
+
+def has_store(session: Session) -> bool:
+    """Return whether the deployment's store is known to have a marker."""
+    return session.scalars(sa.select(Deployment.store_marked_at)).one() is not None
+
+
+def list_artifacts(session: Session, *, limit: int = 20) -> list[str]:
+    """Return the digests of the newest versions and of the newest data sets with text, some of each."""
+    versions = sa.select(AdapterVersion.digest).order_by(AdapterVersion.id.desc()).limit(limit)
+    datasets = sa.select(Dataset.digest).where(Dataset.purged_at.is_(None)).order_by(Dataset.id.desc()).limit(limit)
+    return [*session.scalars(versions), *session.scalars(datasets)]

@@ -49,12 +49,14 @@ def can_run(worker: Worker, requirements: Requirements) -> bool:
 
 
 def list_obstacles(job: Job, workers: Sequence[Worker]) -> dict[str, list[str]]:
-    """Return for each living worker why it can never run a job, nothing if any worker can."""
+    """Return for each living worker why it does not run a job, nothing if any worker does."""
     obstacles: dict[str, list[str]] = {}
     for worker in workers:
         if worker.state in GONE:
             continue
         unreadable = list_unreadable(job, worker)
+        if worker.remark is not None:
+            unreadable.append(f"claims no jobs: {worker.remark}")
         reasons = [unreadable + list_misfits(job.requirements, slot) for slot in list_slots(worker)]
         if any(not reason for reason in reasons):
             return {}

@@ -160,6 +160,7 @@ class Attempt(Table):
     ended_at: Mapped[Moment | None]
     outcome: Mapped[str | None] = mapped_column(sa.String(16))
     reason: Mapped[Text | None]
+    not_before: Mapped[Moment | None]  # when the worker of this attempt may claim the job again; others may at once
 
 
 class Event(Table):
@@ -196,6 +197,7 @@ class Worker(Table):
     labels: Mapped[Texts]
     kinds: Mapped[Texts | None]  # of jobs that its version knows
     state: Mapped[str] = mapped_column(sa.String(16))
+    remark: Mapped[Text | None]  # why it claims no jobs
     started_at: Mapped[Created]
     last_seen: Mapped[Created]
 
@@ -348,6 +350,7 @@ class Deployment(Table):
     __tablename__ = "deployment"
 
     id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+    store_marked_at: Mapped[Moment | None]  # since then, a store without the marker is not this deployment's
 
 
 # Core tables, not entities: other processes change the rows, so that a session must not cache them.

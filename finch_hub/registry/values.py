@@ -23,6 +23,7 @@ class Capabilities(Value):
     Attributes:
         kinds: kinds of jobs that the worker knows; None for all.
         version: version of the worker's Finch Hub, whose `set_aside` jobs it leaves in the queue.
+        worker: name of the worker, which leaves jobs that it passed on to others for a while.
     """
 
     device: DeviceKind = "cpu"
@@ -31,6 +32,7 @@ class Capabilities(Value):
     labels: tuple[Label, ...] = ()
     kinds: tuple[str, ...] | None = None
     version: str = ""
+    worker: str = ""
 
 
 class RetryPolicy(Value):
@@ -88,6 +90,7 @@ class Attempt(Value):
     ended_at: datetime | None = None
     outcome: str | None = None  # succeeded, failed, cancelled, lost or handed_back; another version may know others
     reason: str | None = None
+    not_before: datetime | None = None  # when its worker may claim the job again
 
 
 class Device(Value):
@@ -115,10 +118,16 @@ class WorkerDescription(Value):
 
 
 class Worker(WorkerDescription):
-    """A worker at its last heartbeat. `instance` differs between workers of the same name."""
+    """A worker at its last heartbeat.
+
+    Attributes:
+        instance: random text that differs between workers of the same name.
+        remark: why the worker claims no jobs; None if it does.
+    """
 
     instance: str
     state: Literal["active", "draining", "stopping", "stopped", "silent"]
+    remark: str | None = None
     jobs: tuple[str, ...] = ()
     started_at: datetime
     last_seen: datetime

@@ -53,14 +53,22 @@ def register(session: Session, worker: values.WorkerDescription, *, replaces: st
 
 
 def heartbeat(
-    session: Session, worker_id: str, instance: str, devices: Sequence[values.Device] | None = None
+    session: Session,
+    worker_id: str,
+    instance: str,
+    devices: Sequence[values.Device] | None = None,
+    *,
+    remark: str | None = None,
 ) -> RequestedState:
     """Record a sign of life of a worker, and return its requested state.
+
+    Args:
+        remark: why the worker claims no jobs; None if it does.
 
     Raises:
         Conflict: another worker took over the name during a silence, or the row was removed.
     """
-    changes: Columns = {"last_seen": now()}
+    changes: Columns = {"last_seen": now(), "remark": remark}
     if devices is not None:
         changes["devices"] = [device.model_dump() for device in devices]
     state: RequestedState | None = session.scalar(
@@ -132,7 +140,7 @@ def find_living(session: Session) -> list[str]:
 
 
 def find_idle(session: Session) -> list[values.Worker]:
-    """Return the active workers with an idle slot.
+    """Return the active workers with an idle slot that claim jobs.
 
     Jobs that may be trained together count as one, since one slot may run them. So a busy worker may be among these.
     """
@@ -140,7 +148,9 @@ def find_idle(session: Session) -> list[values.Worker]:
     for worker_id, number in session.execute(_COUNT_BUSY):
         num_busy[worker_id] = number
     return [
-        worker for worker in find(session) if worker.state == "active" and num_busy.get(worker.id, 0) < worker.slots
+        worker
+        for worker in find(session)
+        if worker.state == "active" and worker.remark is None and num_busy.get(worker.id, 0) < worker.slots
     ]
 
 

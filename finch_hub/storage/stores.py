@@ -11,6 +11,7 @@ from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
+from finch_hub.storage.store_marker import StoreMarker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,8 @@ class Stores:
 
 def open_stores(settings: Settings) -> Stores:
     """Open the stores that the settings name, and keep other users out of the home.
+
+    The artifact store is checked when it is first used (see :class:`StoreMarker`).
 
     Raises:
         SchemaMismatch: database and code have different schemas.
@@ -52,6 +55,6 @@ def open_stores(settings: Settings) -> Stores:
     return Stores(
         settings=settings,
         database=database,
-        artifacts=ArtifactStore(settings.artifacts, cache=settings.cache / "artifacts"),
+        artifacts=ArtifactStore(settings.artifacts, cache=settings.cache / "artifacts", guard=StoreMarker(database)),
         catalog=load_catalog(),
     )

@@ -12,9 +12,11 @@ standard input, a line of JSON each::
 
 A message of the child is one of these lines::
 
+    {"type": "ready"}                                            once, when it can take orders
     {"type": "event", "event": {…}}                              finch_hub.specs.events.NewEvent
     {"type": "done", "outcome": {…}, "warm_base": …}             the kind's outcome; the base that stays loaded
-    {"type": "failed", "reason": …, "traceback": …, "retry": …}  whether another attempt may succeed
+    {"type": "failed", "reason": …, "traceback": …, "retry": …, "of_worker": …}
+        whether another attempt may succeed, and whether another worker would hardly fail in this way
     {"type": "stopped", "why": …}
 
 It serves one order after another, so that imports and the base model are loaded once. It ends when standard input ends.
@@ -26,6 +28,7 @@ import errno
 import json
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -42,7 +45,11 @@ from finch_hub.workers.runs.channel import Channel, Stopped
 from finch_hub.workers.supervision import fault_points
 
 # Another machine, or this one in a minute, may have room or a disk that works. A wrong specification stays wrong.
-_WORTH_RETRYING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_OF_MACHINE = frozenset(
+    {errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS, errno.ESTALE}
+)
+# As PyTorch words them. An assertion on the device is an error of the job: an index is out of range.
+_DEVICE_ERROR = re.compile(r"CUDA (error(?!: device-side assert)|driver|unknown error)|No CUDA GPUs|NVML|cuDNN error")
 
 
 def run(message: dict[str, Any], channel: Channel) -> bool:
@@ -102,12 +109,23 @@ def _send_end(channel: Channel, end: Value | BaseException, *, warm_base: str | 
 def _describe(error: BaseException) -> dict[str, Any]:
     is_expected = isinstance(error, errors.FinchError) and not isinstance(error, errors.PluginError)
     text = str(error)
+    is_of_worker = _is_of_worker(error)
     return {
         "reason": text if is_expected else f"{type(error).__name__}: {text}" if text else type(error).__name__,
         "traceback": "" if is_expected else "".join(traceback.format_exception(error)),
-        "retry": isinstance(error, errors.Unavailable | MemoryError)
-        or (isinstance(error, OSError) and error.errno in _WORTH_RETRYING),
+        "retry": is_of_worker or isinstance(error, errors.Unavailable | MemoryError),
+        "of_worker": is_of_worker,
     }
+
+
+def _is_of_worker(error: BaseException) -> bool:
+    """Return whether an error tells of this machine: of its disk, its libraries or its device."""
+    return any(
+        isinstance(cause, ImportError)
+        or (isinstance(cause, OSError) and cause.errno in _OF_MACHINE)
+        or (isinstance(cause, RuntimeError) and _DEVICE_ERROR.search(str(cause)) is not None)
+        for cause in (error, error.__cause__)
+    )
 
 
 def _listen(orders: IO[bytes], channel: Channel, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
@@ -137,6 +155,7 @@ def main() -> None:
     channel = Channel(messages)
     inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(orders, channel, inbox), daemon=True).start()
+    channel.send(type="ready")
     while True:
         message = inbox.get()
         serve = run if message["type"] == "run" else run_together

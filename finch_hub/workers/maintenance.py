@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, settlements, values, workers
+from finch_hub.registry import attempts, jobs, outbox, settlements, values, workers
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
@@ -107,7 +107,9 @@ class Maintenance:
         devices = self._slots.refresh_devices()
         try:
             with self._stores.database.write() as session:
-                requested = workers.heartbeat(session, self._entry.id, self._entry.instance, devices)
+                requested = workers.heartbeat(
+                    session, self._entry.id, self._entry.instance, devices, remark=self._attempt_source.readiness.remark
+                )
         except errors.Conflict as error:
             log.error("action=heartbeat error=%s", error)
             requested = "stopping"
@@ -150,6 +152,10 @@ class Maintenance:
             for job_id in set(job_ids) - unfinished:
                 self._folders.end(job_id)
 
+    def _has_queued(self) -> bool:
+        with self._stores.database.read() as session:
+            return outbox.has_queued(session)
+
     def _end_if_idle(self, now: float) -> None:
         if not self._is_on_demand:
             return
@@ -159,6 +165,9 @@ class Maintenance:
         elif self._slots.are_busy:
             self._busy_until = now
         elif now - self._busy_until > self._settings.idle_seconds:
+            if self._attempt_source.readiness.remark is not None and self._has_queued():
+                self._busy_until = now  # the jobs wait until this worker is well again
+                return
             log.info("action=idle worker=%s", self._entry.id)
             self.is_ending_idle = True
             self._end_worker()

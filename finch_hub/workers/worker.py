@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from finch_hub import errors
-from finch_hub.registry import claims, deployment, jobs, outbox, placement, schema_revisions, values, workers
+from finch_hub.registry import attempts, claims, deployment, jobs, outbox, placement, schema_revisions, values, workers
 from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _OPEN_CLAIM_SECONDS = 1.0  # until the database is asked again what a claim took
 _LOOK_SECONDS = 15.0  # between looks of idle slots, and so what a lost message costs
+_RETRY_SECONDS = 1.0  # at least, until a worker that is not ready tries again
 _LOCKED_SECONDS = 0.05  # longer than any transaction that locks the row of a queued job
 
 
@@ -82,7 +83,7 @@ class Worker:
             log.warning("action=plugins error=%s", problem)
         self.name = name or f"{find_hostname()}-{os.getpid()}"
         self._folders = WorkFolders(settings.work)
-        self._slots = Slots(settings, slots, queues=queues, labels=labels)
+        self._slots = Slots(settings, slots, queues=queues, labels=labels, worker=self.name)
         self._attempt_source = AttemptSource(self.name, self._stores, self._folders)
         with self._stores.database.read() as session:
             self._app = celery_app.make_app(
@@ -227,8 +228,10 @@ class Worker:
 
     def _look(self) -> None:
         """Let idle slots look for jobs now and then, whatever became of the messages."""
+        readiness = self._attempt_source.readiness
         while True:
             try:
+                readiness.check_store()
                 with self._stores.database.read() as session:
                     has_queued = outbox.has_queued(session)
                 if has_queued:
@@ -237,7 +240,9 @@ class Worker:
                 log.warning("action=look error=%s", error)
             except Exception:
                 log.exception("action=look")
-            if self._attempt_source.stopping.wait(_LOOK_SECONDS):
+            is_ready = readiness.remark is None
+            wait = _LOOK_SECONDS if is_ready else min(_LOOK_SECONDS, max(_RETRY_SECONDS, readiness.seconds_until_try()))
+            if self._attempt_source.stopping.wait(wait):
                 return
 
     def _run(self, attempt: Attempt | AttemptGroup, slot: Slot) -> None:
@@ -262,7 +267,12 @@ class Worker:
                 job = jobs.get(session, job_id)
                 misfits = placement.list_misfits(job.requirements, slot.capabilities)
                 misfits += placement.list_unreadable(job, slot.capabilities)
-                claims_nothing = self._attempt_source.is_draining or self._attempt_source.stopping.is_set()
+                claims_nothing = (
+                    self._attempt_source.is_draining
+                    or self._attempt_source.stopping.is_set()
+                    or self._attempt_source.readiness.remark is not None
+                    or attempts.is_passed_on(session, job_id, self.name)
+                )
                 is_unfit = claims_nothing or bool(misfits)
                 is_waiting = job.state is JobState.QUEUED
                 idle = workers.find_idle(session) if is_unfit and is_waiting else []

@@ -178,3 +178,52 @@ def test_store_has_a_blob_until_it_is_removed(store: ArtifactStore) -> None:
     assert store.has(digest)
     store.remove(digest)
     assert not store.has(digest)
+
+
+def test_marker_is_written_once(store: ArtifactStore) -> None:
+    assert store.read_marker() is None
+    assert store.is_empty
+    store.write_marker("first")
+    store.write_marker("second")
+    assert store.read_marker() == "first"
+    assert store.is_empty, "a marker is no artifact"
+
+
+def test_store_says_whether_it_has_any_of_some_artifacts(store: ArtifactStore, tmp_path: Path) -> None:
+    blob = store.put(b"seeds")
+    tree = store.put_tree(folder(tmp_path / "in", {"a.txt": b"alpha"}))
+    assert not store.is_empty
+    assert store.has_any(["0" * 64, blob])
+    assert store.has_any(["0" * 64, tree])
+    assert not store.has_any(["0" * 64])
+
+
+def test_check_of_a_store_leaves_nothing(store: ArtifactStore, url: str) -> None:
+    store.check(writes=True)
+    filesystem, root = fsspec.core.url_to_fs(url)
+    assert filesystem.find(root) == []
+
+
+def test_guard_is_asked_before_writes_and_for_what_is_missing(url: str, tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    class Guard:
+        def check(self, store: ArtifactStore, *, again: bool = False) -> None:
+            asked.append(again)
+            raise errors.StoreUnavailable("another store")
+
+    store = ArtifactStore(url, cache=tmp_path / "cache", guard=Guard())
+    blob = folder(tmp_path / "in", {"a.txt": b"alpha"})
+    uses: list[Callable[[], object]] = [
+        lambda: store.put(b"seeds"),
+        lambda: store.put_file(blob / "a.txt"),
+        lambda: store.put_tree(blob),
+        lambda: store.remove("0" * 64),
+        lambda: store.get("0" * 64),
+        lambda: store.has("0" * 64),
+    ]
+    for use in uses:
+        with pytest.raises(errors.StoreUnavailable, match="another store"):
+            use()
+    assert asked == [False, False, False, False, True, True]
+    assert store.is_empty

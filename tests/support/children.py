@@ -30,7 +30,12 @@ class FakeChild(ChildProcess):
         self.sent: list[dict[str, Any]] = []
         self.calls: list[str] = []
         self.resident = 0
+        self.is_ready = True
         self._is_alive = True
+
+    @property
+    def has_started(self) -> bool:
+        return self.is_ready
 
     @property
     def is_alive(self) -> bool:

@@ -11,7 +11,7 @@ from celery.worker import consumer, state
 
 from finch_hub.workers.messaging import broker
 from finch_hub.workers.messaging.app import BROKER_ERRORS
-from finch_hub.workers.messaging.trouble_log import TroubleLog
+from finch_hub.workers.supervision.trouble_log import TroubleLog
 
 log = logging.getLogger(__name__)
 

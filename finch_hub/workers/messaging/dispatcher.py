@@ -15,8 +15,8 @@ from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job, JobState
 from finch_hub.workers.messaging import broker
 from finch_hub.workers.messaging.sender import Sender
-from finch_hub.workers.messaging.trouble_log import TroubleLog
 from finch_hub.workers.supervision import fault_points
+from finch_hub.workers.supervision.trouble_log import TroubleLog
 
 log = logging.getLogger(__name__)
 

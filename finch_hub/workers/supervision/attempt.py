@@ -123,10 +123,10 @@ class Attempt:
         except errors.StaleFence:
             raise
         except errors.FinchError as error:
-            record.fail(str(error), retry=isinstance(error, errors.Unavailable))
+            self._fail(record, error)
             return
         except OSError as error:
-            record.fail(f"could not prepare the job: {error}", retry=True)
+            self._fail_here(record, f"could not prepare the job: {error}")
             return
         except (Exception, SystemExit) as error:  # of a plugin's descriptor, or a defect; the worker goes on
             log.exception("action=prepare job_id=%s attempt=%d", job.id, job.attempts)
@@ -137,7 +137,11 @@ class Attempt:
             folders.forget_outcome(job.id)  # if this result is of no use, the next attempt starts from the beginning
             self._succeed(record, outcome)
             return
-        self.child = child = self._take_child()
+        try:
+            self.child = child = self._take_child()
+        except OSError as error:
+            self._fail_here(record, f"could not start a child process: {error}")
+            return
         self._lease.guard(child)
         child.idle_since = None
         child.send(type="run", kind=job.kind, job_id=job.id, workdir=str(workdir), order=order.model_dump(mode="json"))
@@ -161,13 +165,17 @@ class Attempt:
             if reason := self._lease.stop_reason():
                 raise _Stopped(reason)
             if self._lease.elapsed() - began > stall_seconds:
-                raise errors.Unavailable(f"{doing} took more than {stall_seconds:g} s")
+                self._context.readiness.add_store_trouble()  # perhaps
+                if self._context.readiness.check_store():
+                    raise errors.Unavailable(f"{doing} took more than {stall_seconds:g} s")
+                raise errors.StoreUnavailable(f"{doing} took more than {stall_seconds:g} s: the store is not well")
 
     def _end(self, record: AttemptRecord, child: ChildProcess, message: JsonObject) -> None:
         """Record how the child ended, as :meth:`ChildWatch.run` returned it, and kill a child that is unfit."""
         fault_points.reach("supervisor.ending")
         match message["type"]:
             case "done":
+                self._context.readiness.add_success()
                 child.warm_base = message["warm_base"]
                 self._context.folders.keep_outcome(self._job.id, message["outcome"])
                 self._succeed(record, message["outcome"])
@@ -176,7 +184,9 @@ class Attempt:
                     record.add_message(message["traceback"], level="error")
                 self._kill()  # the failure may have left the process in a state that spoils the next job
                 if message["traceback"] or message["retry"]:
-                    self._fail_process(record, message["reason"], retry=message["retry"])
+                    self._fail_process(
+                        record, message["reason"], retry=message["retry"], is_fault_of_worker=message["of_worker"]
+                    )
                 else:
                     record.fail(message["reason"], retry=False)
             case "stopped":
@@ -187,7 +197,8 @@ class Attempt:
                 self._fail_process(record, f"the child process {message['reason']} and was killed", tail=self._kill())
             case "died":
                 reason = f"the child process exited unexpectedly ({child.describe_end()})"
-                self._fail_process(record, reason, tail=self._kill())
+                has_started = child.has_started
+                self._fail_process(record, reason, tail=self._kill(), is_fault_of_worker=not has_started)
 
     def _stop(self, record: AttemptRecord, reason: StopReason) -> None:
         """Record that the attempt stopped early."""
@@ -216,19 +227,45 @@ class Attempt:
         except errors.StaleFence:
             raise
         except errors.FinchError as error:
-            record.fail(str(error), retry=isinstance(error, errors.Unavailable))
+            if isinstance(error, errors.StoreUnavailable):  # this worker may be the next to try
+                kept = outcome.model_dump(mode="json") if isinstance(outcome, Value) else outcome
+                self._context.folders.keep_outcome(self._job.id, kept)
+            self._fail(record, error)
         except OSError as error:
-            record.fail(f"could not store the result: {error}", retry=True)
+            self._fail_here(record, f"could not store the result: {error}")
         else:
             record.succeed(record_result)
 
-    def _fail_process(self, record: AttemptRecord, reason: str, *, retry: bool = True, tail: str = "") -> None:
+    def _fail(self, record: AttemptRecord, error: errors.FinchError) -> None:
+        """Record an error of a step of the supervisor. An artifact that is missing here may be elsewhere."""
+        if isinstance(error, errors.StoreUnavailable | errors.MissingArtifact):
+            self._context.readiness.add_store_trouble()
+            record.pass_on(str(error), alone="wait" if isinstance(error, errors.StoreUnavailable) else "fail")
+        else:
+            record.fail(str(error), retry=isinstance(error, errors.Unavailable))
+
+    def _fail_here(self, record: AttemptRecord, reason: str) -> None:
+        """Record a fault of this worker, so that another one tries the job."""
+        is_suspect = self._context.readiness.add_fault(self._job.id, self._context.redactor.clean(reason))
+        record.pass_on(reason, alone="wait" if is_suspect else "retry")
+
+    def _fail_process(
+        self,
+        record: AttemptRecord,
+        reason: str,
+        *,
+        retry: bool = True,
+        tail: str = "",
+        is_fault_of_worker: bool = False,
+    ) -> None:
         """Record that the child process failed. A job of a group is tried again alone and loses no attempt."""
         if tail:
             record.add_message(f"last output of the child process:\n{tail}", level="error")
         if self._claim_next is None:
             record.add_message(f"will be trained alone, since the training of the group failed: {reason}", level="warn")
             record.hand_back(alone=reason)
+        elif is_fault_of_worker:
+            self._fail_here(record, reason)
         else:
             record.fail(reason, retry=retry)
 

@@ -104,6 +104,14 @@ class AttemptRecord:
             policy = RetryPolicy(max_attempts=settings.max_attempts, base_delay=settings.retry_seconds)
         self._end(lambda session: attempts.fail(session, job, reason, retry=policy, events=self._unwritten))
 
+    def pass_on(self, reason: str, *, alone: Literal["wait", "retry", "fail"]) -> None:
+        """Queue the job again for other workers, since this one cannot run it now (see `attempts.pass_on`)."""
+        job, settings, reason = self._job, self._context.stores.settings, self._context.redactor.clean(reason)
+        policy = RetryPolicy(max_attempts=settings.max_attempts, base_delay=settings.retry_seconds)
+        self._end(
+            lambda session: attempts.pass_on(session, job, reason, policy=policy, alone=alone, events=self._unwritten)
+        )
+
     def cancel(self) -> None:
         """End the job as cancelled."""
         self._end(lambda session: attempts.cancel(session, self._job, events=self._unwritten))

@@ -21,6 +21,7 @@ from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.group import AttemptGroup
 from finch_hub.workers.supervision.lease import Claim, ClaimedJob, Leases
 from finch_hub.workers.supervision.process import ChildProcess
+from finch_hub.workers.supervision.readiness import Readiness
 from finch_hub.workers.supervision.slots import USABLE_SHARE, Slot
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
@@ -35,6 +36,7 @@ class AttemptSource:
     Attributes:
         stopping: once set, nothing is claimed and running jobs are handed back.
         is_draining: whether nothing is claimed while running jobs go on.
+        readiness: whether the worker claims jobs, and why not.
     """
 
     def __init__(self, worker: str, stores: Stores, folders: WorkFolders) -> None:
@@ -42,12 +44,15 @@ class AttemptSource:
         self._memory_limit = self._settings.memory_bytes or int(USABLE_SHARE * container.measure_main_memory())
         self.stopping = threading.Event()
         self.is_draining = False
+        calls = BlockingCalls()
+        self.readiness = Readiness(stores, calls, stopping=self.stopping)
         self._context = AttemptContext(
             stores=stores,
             leases=Leases(stores.database, stores.settings, stopping=self.stopping),
             events=EventBuffer(stores.database),
             folders=folders,
-            blocking_calls=BlockingCalls(),
+            blocking_calls=calls,
+            readiness=self.readiness,
             redactor=Redactor.of(stores.settings),
         )
 
@@ -70,7 +75,7 @@ class AttemptSource:
         make_attempt = functools.partial(Attempt, context=self._context, memory_limit=memory_limit)
         companions = self._claim_companions(slot, claimed.job)
         if not companions:
-            claim_next = functools.partial(self._claim, slot=slot)
+            claim_next = functools.partial(self._claim_next, slot=slot)
             return make_attempt(claimed, take_child=take_child, claim_next=claim_next)
         return AttemptGroup(
             [claimed, *companions],
@@ -80,6 +85,8 @@ class AttemptSource:
 
     def _claim_for(self, slot: Slot) -> ClaimedJob | None:
         """Claim a job for a slot, or return the one that its last claim took although the database did not say so."""
+        if slot.open_claim is None and (self._is_ending or not self.readiness.take_turn()):
+            return None
         claim = slot.open_claim or Claim()
         try:
             with self._database.write() as session:
@@ -90,10 +97,20 @@ class AttemptSource:
             slot.open_claim = claim
             return None
         slot.open_claim = None
+        if job is None:
+            self.readiness.return_turn()
         return None if job is None else ClaimedJob(job=job, requested_at=claim.requested_at)
 
+    @property
+    def _is_ending(self) -> bool:
+        return self.stopping.is_set() or self.is_draining
+
+    def _claim_next(self, session: Session, child: ChildProcess | None, token: str, *, slot: Slot) -> Job | None:
+        """Claim within the transaction that ends an attempt, which must not wait for the store."""
+        return self._claim(session, child, token, slot=slot) if self.readiness.is_ready else None
+
     def _claim(self, session: Session, child: ChildProcess | None, token: str, *, slot: Slot) -> Job | None:
-        if self.stopping.is_set() or self.is_draining:
+        if self._is_ending:
             return None
         return claims.claim(
             session,
@@ -107,6 +124,8 @@ class AttemptSource:
     def _claim_companions(self, slot: Slot, leader: Job) -> list[ClaimedJob]:
         """Claim the jobs to train in one step with a job. The engine does that on a CPU only."""
         size = self._settings.gang_size
+        if self.readiness.remark is not None:  # it tries one job at a time
+            return []
         if not leader.requirements.together or slot.device.kind != "cpu" or size == 1 or self.stopping.is_set():
             return []
         claim, is_repeated = Claim(), False

@@ -178,6 +178,11 @@ class SharedChild(ChildProcess):
         self.idle_since: float | None = None
 
     @property
+    def has_started(self) -> bool:
+        """Return True: the group tries its jobs again alone, which shows whether a child can start."""
+        return True
+
+    @property
     def is_alive(self) -> bool:
         """Whether more messages can come."""
         return bool(self._inbox) or not self._group.is_over

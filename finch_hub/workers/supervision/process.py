@@ -39,6 +39,8 @@ class ChildProcess(Protocol):
     idle_since: float | None
 
     @property
+    def has_started(self) -> bool: ...  # noqa: D102 - as the others, described in Child
+    @property
     def is_alive(self) -> bool: ...  # noqa: D102 - as the others, described in Child
     def send(self, **message: Any) -> None: ...  # noqa: D102
     def read_messages(self) -> Iterator[JsonObject | None]: ...  # noqa: D102
@@ -93,7 +95,7 @@ class Child(ChildProcess):
         os.set_blocking(self.messages_fd, False)
         os.set_blocking(self.output_fd, False)
         self._partial, self._tail = b"", b""
-        self._is_killed = False
+        self._is_killed = self._has_started = False
         self.warm_base: str | None = None
         self.idle_since: float | None = None
 
@@ -101,6 +103,11 @@ class Child(ChildProcess):
     def pid(self) -> int:
         """Process id, and id of the process group."""
         return self._process.pid
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the process was ready for orders at some time."""
+        return self._has_started
 
     @property
     def is_alive(self) -> bool:
@@ -128,7 +135,11 @@ class Child(ChildProcess):
                 log.error("action=read_messages pid=%d error=the message is too long", self.pid)
                 yield None
                 return
-            yield from map(json.loads, lines)
+            for message in map(json.loads, lines):
+                if message["type"] == "ready":
+                    self._has_started = True
+                else:
+                    yield message
             if len(data) < _READ_BYTES:
                 return
 

@@ -71,7 +71,13 @@ class Slots:
     """Slots of one worker, `count` or else one on each device."""
 
     def __init__(
-        self, settings: Settings, count: int | None, *, queues: Sequence[str] = ("default",), labels: Sequence[str] = ()
+        self,
+        settings: Settings,
+        count: int | None,
+        *,
+        queues: Sequence[str] = ("default",),
+        labels: Sequence[str] = (),
+        worker: str = "",
     ) -> None:
         found = devices.find_devices()
         chosen = [found[number % len(found)] for number in range(count or len(found))]
@@ -90,6 +96,7 @@ class Slots:
                 labels=tuple(labels),
                 kinds=tuple(kinds.MODULES),
                 version=kinds.VERSION,
+                worker=worker,
             )
             self._all.append(Slot(device, capabilities, self._orphan_cleanup))
             self._free.put(self._all[-1])

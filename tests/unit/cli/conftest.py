@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from finch_hub import Hub
 from finch_hub.cli import main
 from finch_hub.display import tables
 from finch_hub.registry import schema_revisions, values, workers
@@ -53,9 +54,10 @@ def run(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
-def database(home: Path, run: Run) -> Database:
+def database(home: Path) -> Database:
     """The database of the home."""
-    assert run("jobs", "list").status == 0  # creates it
+    with Hub() as hub:
+        hub._stores.artifacts.check()  # creates it, and marks the store
     return Database(f"sqlite:///{home / 'finch.db'}")
 
 

@@ -7,10 +7,35 @@ from pathlib import Path
 
 import pytest
 
+from finch_hub.artifacts.store import MARKER
 from finch_hub.cli import doctor
 from finch_hub.engine.machine import container
+from finch_hub.registry import values, workers
+from finch_hub.registry.database import Database
 
 from .conftest import Run
+
+
+def test_doctor_names_a_store_of_another_deployment_and_workers_that_claim_nothing(
+    run: Run, database: Database, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = values.Device(kind="cpu", name="2 cores", memory_bytes=2**34, free_bytes=2**33)
+    description = values.WorkerDescription(
+        id="gpu-1", hostname="box", pid=7, version="1", schema_revision="1", devices=(device,)
+    )
+    with database.write() as session:
+        worker = workers.register(session, description)
+        workers.heartbeat(session, worker.id, worker.instance, remark="its store is away")
+    store = home / "other"
+    store.mkdir()
+    (store / MARKER).write_text("feed")
+    monkeypatch.setenv("FINCH_ARTIFACTS_URL", str(store))
+    ran = run("doctor", "--fast", "--json")
+    found = {finding["about"]: finding for finding in ran.json}
+    assert "worker gpu-1 claims no jobs: its store is away" in found["workers"]["advice"]
+    assert "belongs to deployment 'feed'" in found["artifacts"]["advice"]
+    assert [path.name for path in store.iterdir()] == [MARKER]
+    assert "its store is away" in run("worker", "list").out.replace("\n", " ")
 
 
 def test_doctor_reports_the_machine_and_its_problems(run: Run, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:

@@ -77,11 +77,11 @@ def test_every_finch_error_has_an_exit_code() -> None:
         "FinchError": 1,
         **dict.fromkeys(("InvalidInput", "InvalidSpec", "InvalidDataset", "InvalidReference"), 2),
         **dict.fromkeys(("RefusedArtifact", "Incompatible"), 2),
-        "NotFound": 3,
+        **dict.fromkeys(("NotFound", "MissingArtifact"), 3),
         **dict.fromkeys(("Conflict", "IllegalTransition", "StaleFence", "CancelRequested", "AliasMoved"), 4),
         **dict.fromkeys(("JobFailed", "TrainingFailed", "Diverged", "InvalidCheckpoint"), 5),
         "JobCancelled": 6,
-        **dict.fromkeys(("Unavailable", "AccessDenied", "SchemaMismatch"), 7),
+        **dict.fromkeys(("Unavailable", "AccessDenied", "SchemaMismatch", "StoreUnavailable"), 7),
         "PluginError": 8,
         "NotReproduced": 9,
     }

@@ -25,7 +25,7 @@ def hub(tmp_path: Path, valkey_url: str, layout_cache: Path) -> Iterator[Hub]:
 @pytest.fixture
 def database(hub: Hub) -> Iterator[Database]:
     """The hub's database, for writing what workers write."""
-    hub.jobs.find()  # creates it
+    hub._stores.artifacts.check()  # creates it, and marks the store
     database = Database(hub.settings.database)
     yield database
     database.close()

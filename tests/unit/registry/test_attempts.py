@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Literal
 
 import pytest
 import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, attempts, jobs, tables, types, values
+from finch_hub.registry import adapter_versions, attempts, jobs, tables, types, values, workers
 from finch_hub.registry.database import Database, Session
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobState
@@ -327,3 +328,127 @@ def test_end_of_an_attempt_is_found(database: Database, ending: str, is_ended: b
         registry.expire(database)
     with database.read() as session:
         assert attempts.find_ended(session, job) == (registry.get(database, job) if is_ended else None)
+
+
+def start_worker(database: Database, name: str, *, remark: str | None = None, queue: str = "default") -> None:
+    device = values.Device(kind="cpu", name="2 cores", memory_bytes=2**34, free_bytes=2**33)
+    description = values.WorkerDescription(
+        id=name, hostname="box", pid=7, version="1", schema_revision="1", devices=(device,), queues=(queue,)
+    )
+    with database.write() as session:
+        worker = workers.register(session, description)
+        workers.heartbeat(session, name, worker.instance, remark=remark)
+
+
+def slot_of(worker: str) -> values.Capabilities:
+    return registry.ANY_SLOT.evolve(worker=worker)
+
+
+def claim_by(database: Database, worker: str) -> Job | None:
+    return registry.claim(database, worker=worker, capabilities=slot_of(worker))
+
+
+def pass_on(database: Database, job: Job, alone: Literal["wait", "retry", "fail"], reason: str = "no disk") -> Job:
+    policy = values.RetryPolicy(max_attempts=2, base_delay=100)
+    with database.write() as session:
+        return attempts.pass_on(session, job, reason, policy=policy, alone=alone)
+
+
+def test_job_that_is_passed_on_is_left_to_other_workers_for_a_while(database: Database) -> None:
+    for name in ("bad", "good"):
+        start_worker(database, name)
+    registry.submit(database)
+    job = claim_by(database, "bad")
+    assert job is not None
+    job = pass_on(database, job, "retry")
+    assert (job.state, job.attempts, job.not_before) == (JobState.QUEUED, 0, None)
+    assert job.reason == "worker bad: no disk"
+    assert outcomes(database, job) == [(1, "handed_back")]
+    with database.read() as session:
+        *_, told, state = jobs.list_events(session, job.id)
+        assert attempts.is_passed_on(session, job.id, "bad")
+        assert not attempts.is_passed_on(session, job.id, "good")
+    assert told.message.startswith("worker bad cannot run this job now")
+    assert (told.level, state.data) == ("warn", {"state": "queued", "attempt": 0})
+    assert claim_by(database, "bad") is None
+    again = claim_by(database, "good")
+    assert again is not None
+    assert again.id == job.id
+    with database.write() as session:
+        attempts.hand_back(session, again)
+        session.execute(sa.update(tables.attempts).values(not_before=types.later(-1)))
+    assert claim_by(database, "bad") is not None, "the wait is over"
+
+
+@pytest.mark.parametrize("other", ["none", "paused", "unfit", "tried", "stopped"])
+@pytest.mark.parametrize("alone", ["wait", "retry"])
+def test_job_that_no_other_worker_can_take_waits_or_uses_up_an_attempt(
+    database: Database, alone: Literal["wait", "retry"], other: str
+) -> None:
+    start_worker(database, "bad")
+    if other != "none":
+        remark = "its store is away" if other == "paused" else None
+        start_worker(database, "other", remark=remark, queue="night" if other == "unfit" else "default")
+    registry.submit(database)
+    if other == "tried":
+        first = claim_by(database, "other")
+        assert first is not None
+        pass_on(database, first, "wait")
+    elif other == "stopped":
+        with database.write() as session:
+            workers.mark_stopped(session, "other", workers.get(session, "other").instance)
+    job = claim_by(database, "bad")
+    assert job is not None
+    ended = pass_on(database, job, alone)
+    assert (ended.state, ended.attempts) == (JobState.QUEUED, 0 if alone == "wait" else 1)
+    assert claim_by(database, "bad") is None, "it is not tried at once"
+
+
+def test_wait_after_a_job_was_passed_on_grows(database: Database) -> None:
+    registry.submit(database)
+    for wait in (100, 200, 400):
+        job = claim_by(database, "bad")
+        assert job is not None
+        pass_on(database, job, "wait")
+        with database.read() as session:
+            left = jobs.list_attempts(session, job.id)[-1].not_before
+            now = session.scalar(sa.select(types.now()))
+        assert left is not None
+        assert now is not None
+        assert timedelta(seconds=wait - 10) < left - now <= timedelta(seconds=wait)
+        with database.write() as session:
+            session.execute(sa.update(tables.attempts).values(not_before=types.later(-1)))
+
+
+def test_artifact_that_all_workers_lack_fails_the_job(database: Database) -> None:
+    for name in ("one", "two"):
+        start_worker(database, name)
+    start_worker(database, "paused", remark="its store is away")
+    submitted = registry.submit(database)
+    for name, state in (("one", JobState.QUEUED), ("two", JobState.QUEUED), ("paused", JobState.FAILED)):
+        job = claim_by(database, name)
+        assert job is not None
+        assert pass_on(database, job, "fail", "there is no artifact 'a'").state is state, name
+    assert registry.get(database, submitted).reason == (
+        "there is no artifact 'a': no worker that can run this job finds it in the store"
+        " (restore the artifact store from a backup, or submit the job again with its data)"
+    )
+
+
+def test_worker_that_passed_a_job_on_for_another_reason_looks_for_the_artifact_too(database: Database) -> None:
+    for name in ("one", "two"):
+        start_worker(database, name)
+    registry.submit(database)
+    first = claim_by(database, "two")
+    assert first is not None
+    pass_on(database, first, "wait", "artifact store: gone")
+    job = claim_by(database, "one")
+    assert job is not None
+    assert pass_on(database, job, "fail", "there is no artifact 'a'").state is JobState.QUEUED
+
+
+def test_job_to_cancel_is_cancelled_instead_of_passed_on(database: Database) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    registry.cancel(database, job)
+    assert pass_on(database, job, "wait").state is JobState.CANCELLED

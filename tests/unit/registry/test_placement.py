@@ -87,3 +87,9 @@ def test_obstacles_name_workers_whose_version_cannot_read_the_job() -> None:
         "has no cuda device",
     ]
     assert placement.list_unreadable(aside, new) == []
+
+
+def test_obstacles_say_why_a_worker_claims_no_jobs() -> None:
+    paused = worker("paused", CPU).evolve(remark="its store is away")
+    assert placement.list_obstacles(job(), [paused]) == {"paused": ["claims no jobs: its store is away"]}
+    assert placement.list_obstacles(job(), [paused, worker("good", CPU)]) == {}

@@ -178,3 +178,11 @@ def test_jobs_that_may_share_a_slot_count_as_one(database: Database) -> None:
         registry.claimed(database, worker="one")
     with database.read() as session:
         assert [worker.id for worker in workers.find_idle(session)] == ["one"]
+
+
+def test_remark_lasts_until_the_next_heartbeat(database: Database) -> None:
+    worker = register(database)
+    heartbeat(database, worker, remark="its store is away")
+    assert [worker.remark for worker in find(database)] == ["its store is away"]
+    heartbeat(database, worker)
+    assert [worker.remark for worker in find(database)] == [None]

@@ -88,6 +88,34 @@ def test_failure_ends_the_process_with_its_reason(
     assert ("Traceback" in message["traceback"]) is is_traced
 
 
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_worker"),
+    [
+        (ImportError("libcudart.so.12: cannot open shared object file"), True),
+        (caused(errors.PluginError("cannot be loaded"), ModuleNotFoundError("scipy")), True),
+        (OSError(errno.ESTALE, "stale"), True),
+        (caused(errors.Unavailable("the disk is full"), OSError(errno.ENOSPC, "full")), True),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), True),
+        (RuntimeError("No CUDA GPUs are available"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), False),
+        (MemoryError(), False),
+        (errors.InvalidDataset("is empty"), False),
+    ],
+)
+def test_fault_of_the_worker_is_told_and_worth_a_retry(
+    error: BaseException, is_of_worker: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, message = serve(monkeypatch, error)
+    assert message["of_worker"] is is_of_worker
+    assert message["retry"] is (is_of_worker or isinstance(error, MemoryError))
+
+
 def test_order_of_another_version_is_refused_at_the_border(monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on, message = serve(monkeypatch, order={"txt": "seeds"})
     assert not goes_on

@@ -31,7 +31,9 @@ class Worker:
         self.is_busy = False
         self.is_answered = True
         self.held: frozenset[str] = frozenset()
-        self.claims = SimpleNamespace(is_draining=False, renew_leases=self._renew_leases)
+        self.claims = SimpleNamespace(
+            is_draining=False, renew_leases=self._renew_leases, readiness=SimpleNamespace(remark=None)
+        )
         in_force = settings.load(home=home, broker_url="redis://127.0.0.1:1", **changes)
         with database.write() as session:
             self.entry = workers.register(
@@ -243,6 +245,27 @@ def test_worker_on_demand_ends_when_it_was_idle_for_long_enough(
     assert (worker.ended, worker.maintenance.is_ending_idle) == (0, False)
     end_if_idle(2300.1)
     assert (worker.ended, worker.maintenance.is_ending_idle) == (1, True)
+
+
+def test_worker_on_demand_that_pauses_waits_with_its_jobs(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "worker.lock").touch()
+    worker = Worker(database, tmp_path, is_on_demand=True, idle_seconds=600.0)
+    worker.claims.readiness.remark = "its store is away"
+    job = registry.submit(database)
+    worker.maintenance._end_if_idle(float("inf"))
+    assert worker.ended == 0
+    registry.cancel(database, job)
+    worker.maintenance._busy_until = 0.0
+    worker.maintenance._end_if_idle(601.0)
+    assert worker.ended == 1, "no job waits for it"
+
+
+def test_heartbeat_says_why_the_worker_claims_nothing(database: Database, tmp_path: Path) -> None:
+    worker = Worker(database, tmp_path)
+    worker.claims.readiness.remark = "its store is away"
+    worker.maintenance._report()
+    with database.read() as session:
+        assert workers.get(session, worker.entry.id).remark == "its store is away"
 
 
 def test_worker_on_demand_ends_when_its_home_was_removed(database: Database, tmp_path: Path) -> None:

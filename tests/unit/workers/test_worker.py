@@ -297,6 +297,7 @@ def test_worker_looks_again_for_the_job_of_a_claim_of_unknown_outcome(
     worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No wake-up would follow, since the job counts as running."""
+    worker._attempt_source.readiness.check_store()  # the first check writes, too
     with database.write() as session:
         job = jobs.submit(session, SPEC)
     ran: list[str] = []
@@ -315,3 +316,24 @@ def test_worker_looks_again_for_the_job_of_a_claim_of_unknown_outcome(
     monkeypatch.setattr(worker, "_run", lambda attempt, slot: ran.extend(attempt.job_ids))
     worker._wake(job.id)
     assert ran == [job.id]
+
+
+def test_wake_up_of_a_job_that_this_worker_cannot_run_now_goes_to_others(
+    worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[str] = []
+
+    def wake(job: Job, candidates: Sequence[values.Worker]) -> list[str]:
+        woken.extend(candidate.id for candidate in candidates)
+        return []
+
+    monkeypatch.setattr(worker._dispatcher, "wake_fitting", wake)
+    worker._register()
+    with database.write() as session:
+        other = values.WorkerDescription(id="other", hostname="b", pid=1, version="1", schema_revision="1", devices=())
+        workers.register(session, other)
+        job = jobs.submit(session, SPEC)
+    monkeypatch.setattr(worker._attempt_source.readiness, "check_store", lambda: False)
+    monkeypatch.setattr(worker._attempt_source.readiness, "_store_trouble", "its store is away")
+    worker._wake(job.id)
+    assert woken == ["other"], "not to itself, which would never end"

@@ -13,6 +13,7 @@ from support import registry
 from support.children import FakeChild
 
 from finch_hub import errors, settings
+from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.registry import attempts, jobs
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, JobResult, JobSpec, JobState
@@ -27,6 +28,7 @@ from finch_hub.workers.supervision.blocking_calls import BlockingCalls
 from finch_hub.workers.supervision.child_watch import ChildWatch
 from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease, Leases
+from finch_hub.workers.supervision.readiness import SUSPECT_AFTER, Readiness
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
 
@@ -65,8 +67,11 @@ def kind(monkeypatch: pytest.MonkeyPatch) -> Any:
 def context(database: Database, tmp_path: Path) -> Iterator[Any]:
     loaded, stopping = settings.load(home=tmp_path, retry_seconds=0), threading.Event()
     leases, calls = Leases(database, loaded, stopping=stopping), BlockingCalls()
+    artifacts = ArtifactStore(str(tmp_path / "artifacts"), cache=tmp_path / "cache")
+    stores: Any = SimpleNamespace(settings=loaded, database=database, artifacts=artifacts)
     yield AttemptContext(
-        stores=SimpleNamespace(settings=loaded, database=database),  # type: ignore[arg-type]
+        stores=stores,
+        readiness=Readiness(stores, calls, stopping=stopping),
         leases=leases,
         events=EventBuffer(database),
         folders=WorkFolders(tmp_path / "work"),
@@ -152,7 +157,7 @@ def texts(database: Database, job: Job) -> list[str]:
         return [event.message for event in jobs.list_events(session, job.id) if event.type == "message"]
 
 
-FAILED = {"type": "failed", "reason": "it broke", "traceback": "", "retry": False}
+FAILED = {"type": "failed", "reason": "it broke", "traceback": "", "retry": False, "of_worker": False}
 
 
 @pytest.mark.parametrize(
@@ -372,3 +377,100 @@ def test_member_of_a_group_is_tried_again_alone_and_loses_no_attempt(
     assert (job.state, job.attempts) == (JobState.QUEUED, 0)
     assert not job.requirements.together
     assert texts(database, job)[0] == "will be trained alone, since the training of the group failed: it broke"
+
+
+@pytest.mark.parametrize("step", ["prepare", "finish"])
+def test_job_that_the_store_fails_is_queued_again_and_no_attempt_counts(
+    step: str, kind: Any, database: Database, context: AttemptContext
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise errors.StoreUnavailable("artifact store /secret: OSError: stale")
+
+    setattr(kind, step, fail)
+    context.readiness.check_store()
+    _, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
+    assert (job.state, job.attempts) == (JobState.QUEUED, 0)
+    assert job.reason == "worker w: artifact store /***: OSError: stale"
+    assert texts(database, job) == [
+        "worker w cannot run this job now, so it is queued again and no attempt is counted:"
+        " artifact store /***: OSError: stale"
+    ]
+    assert not context.readiness.is_ready, "the store is checked before the next claim"
+
+
+def test_result_that_the_store_refused_is_stored_by_the_next_attempt_here(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise errors.StoreUnavailable("artifact store: gone")
+
+    kind.finish = fail
+    _, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
+    again = registry.claimed(database, job_id=job.id)
+    attempt_at(again, context, FakeChild()).run()
+    kind.finish = Kind.finish
+    attempt_at(registry.claimed(database, job_id=job.id), context, child := FakeChild()).run()
+    assert registry.get(database, job).state is JobState.SUCCEEDED
+    assert child.sent == [], "no child runs again"
+
+
+def test_job_whose_artifact_no_worker_has_fails(kind: Any, database: Database, context: AttemptContext) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise errors.MissingArtifact("artifact", "0" * 64)
+
+    kind.prepare = fail
+    _, job = run(context, database, FakeChild())
+    assert job.state is JobState.FAILED
+    assert "no worker that can run this job finds it in the store" in str(job.reason)
+
+
+def test_hanging_store_that_is_unwell_costs_no_attempt(
+    kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = threading.Event()
+    kind.prepare = lambda *arguments: hangs.wait()
+    monkeypatch.setattr(context.readiness, "check_store", lambda: False)
+    monkeypatch.setattr(Lease, "elapsed", iter(range(0, 10**6, 1000)).__next__)
+    _, job = run(context, database, FakeChild())
+    hangs.set()
+    assert (job.state, job.attempts) == (JobState.QUEUED, 0)
+
+
+def test_worker_whose_children_cannot_start_becomes_suspect_and_keeps_the_jobs(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    for number in range(1, SUSPECT_AFTER + 1):
+        child = FakeChild()
+        child.is_ready = False
+        child.die()
+        _, job = run(context, database, child)
+        is_suspect = number == SUSPECT_AFTER
+        assert (job.state, job.attempts) == (JobState.QUEUED, 0 if is_suspect else 1)
+        assert (context.readiness.remark is not None) is is_suspect
+        registry.cancel(database, job)
+    run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
+    assert context.readiness.remark is None, "a success ends the suspicion"
+
+
+def test_jobs_that_kill_their_children_are_no_fault_of_the_worker(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    for _ in range(SUSPECT_AFTER):
+        child = FakeChild()
+        child.die()
+        run(context, database, child)
+    assert context.readiness.remark is None
+
+
+def test_child_that_cannot_be_made_is_a_fault_of_the_worker(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    def refuse() -> FakeChild:
+        raise OSError("too many processes")
+
+    registry.submit(database)
+    job = registry.claimed(database)
+    claimed = ClaimedJob(job=job, requested_at=clock.elapsed())
+    Attempt(claimed, context, take_child=refuse, claim_next=lambda *arguments: None, memory_limit=2**40).run()
+    job = registry.get(database, job)
+    assert (job.state, job.reason) == (JobState.QUEUED, "could not start a child process: too many processes")

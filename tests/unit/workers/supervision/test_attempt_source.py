@@ -11,6 +11,7 @@ from support import registry
 from support.children import FakeChild
 
 from finch_hub import errors, settings
+from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.registry import values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
@@ -28,7 +29,8 @@ from finch_hub.workers.supervision.work_folders import WorkFolders
 def source(database: Database, tmp_path: Path) -> Iterator[AttemptSource]:
     """Source of attempts for a worker with 1,000 bytes of memory that trains up to three jobs together."""
     in_force = settings.load(home=tmp_path, memory_bytes=1000, gang_size=3)
-    stores: Any = SimpleNamespace(settings=in_force, database=database)
+    artifacts = ArtifactStore(str(tmp_path / "artifacts"), cache=tmp_path / "cache")
+    stores: Any = SimpleNamespace(settings=in_force, database=database, artifacts=artifacts)
     made = AttemptSource("one", stores, WorkFolders(tmp_path / "work"))
     yield made
     made.close()
@@ -169,3 +171,30 @@ def test_job_whose_base_the_child_has_loaded_is_claimed_first(source: AttemptSou
     attempt = source.claim(slot)
     assert attempt is not None
     assert attempt.job_ids == [warm.id]
+
+
+def test_worker_whose_store_is_unwell_claims_nothing_until_it_is_well(
+    source: AttemptSource, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = registry.submit(database)
+    monkeypatch.setattr(source.readiness, "check_store", lambda: False)
+    assert source.claim(slot_of()) is None
+    assert registry.get(database, job).state is JobState.QUEUED
+    monkeypatch.undo()
+    assert source.claim(slot_of()) is not None
+
+
+def test_claim_that_ends_an_attempt_never_asks_the_store(source: AttemptSource, database: Database) -> None:
+    """The transaction would wait for the store, and others for the transaction."""
+    registry.submit(database)
+    slot = slot_of()
+    attempt = source.claim(slot)
+    assert isinstance(attempt, Attempt)
+    assert attempt._claim_next is not None
+    registry.submit(database)
+    source.readiness.add_store_trouble()
+    with database.write() as session:
+        assert attempt._claim_next(session, None, "token") is None
+    source.readiness.check_store()
+    with database.write() as session:
+        assert attempt._claim_next(session, None, "token") is not None

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from finch_hub.workers.messaging.trouble_log import TroubleLog
+from finch_hub.workers.supervision.trouble_log import TroubleLog
 
 log = logging.getLogger("finch_hub.test")
 
