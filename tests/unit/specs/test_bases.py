@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import huggingface_hub
 import pytest
 
@@ -43,8 +45,9 @@ def test_other_text_is_not_a_repository_id(text: str) -> None:
     "text", ["a/b.git", "a/b.", "a/b-", "a-/b", "a./b", "a", "a/b_", "a/" + "b" * 96, "a/" + "b" * 97]
 )
 def test_repository_ids_are_those_that_can_be_fetched(text: str) -> None:
+    utils: Any = huggingface_hub.utils
     try:
-        huggingface_hub.utils.validate_repo_id(text)
+        utils.validate_repo_id(text)
     except huggingface_hub.errors.HFValidationError:
         assert not is_hub_id(text)
     else:
