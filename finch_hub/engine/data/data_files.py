@@ -158,7 +158,9 @@ def _open_path(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
     try:
         return stack.enter_context(path.open("rb"))
     except OSError as error:
-        raise errors.InvalidDataset(f"cannot be opened: {error.strerror}", fix="check its permissions") from None
+        is_link = path.is_symlink() and not exists(path)
+        fix = "fetch the file that the link names, or remove the link" if is_link else "check its permissions"
+        raise errors.InvalidDataset(f"cannot be opened: {error.strerror}", fix=fix) from None
 
 
 @contextlib.contextmanager
