@@ -61,10 +61,14 @@ def _list_files(folder: Path) -> list[Path]:
 
     Links to files that are missing count, since git-annex and others leave them in place of data.
     """
-    files = (file for file in folder.rglob("*") if os.path.isfile(file) or _is_broken_link(file))  # noqa: PTH113
+    files = (file for file in folder.rglob("*") if _is_file(file) or _is_broken_link(file))
     return sorted(
         file for file in files if not any(part.startswith((".", "__MACOSX")) for part in file.relative_to(folder).parts)
     )
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises an OSError for links that the system refuses
 
 
 def _is_broken_link(path: Path) -> bool:
@@ -121,7 +125,7 @@ def _holds_settings(file: Path, is_row: IsRow) -> bool:
 
     A file that has the name of a split holds no settings if its rows could be in columns that cannot be read.
     """
-    if file.suffix.lower() != ".json" or _is_broken_link(file) or file.stat().st_size > _MAX_SETTINGS:
+    if file.suffix.lower() != ".json" or not _is_file(file) or file.stat().st_size > _MAX_SETTINGS:
         return False
     with contextlib.suppress(OSError, ValueError, errors.InvalidDataset):
         with file.open("rb") as stream:
