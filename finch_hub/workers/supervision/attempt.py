@@ -128,13 +128,13 @@ class Attempt:
         except OSError as error:
             self._fail_here(record, f"could not prepare the job: {error}")
             return
-        except (Exception, SystemExit) as error:  # of a plugin's descriptor, or a defect; the worker goes on
-            log.exception("action=prepare job_id=%s attempt=%d", job.id, job.attempts)
-            record.fail(f"{type(error).__name__}: {error}", retry=False)
+        except (Exception, SystemExit) as error:
+            self._fail_by_defect(record, error, action="prepare")
             return
         if outcome is not None:
             record.add_message("using the result that an earlier attempt did not commit")
-            folders.forget_outcome(job.id)  # if this result is of no use, the next attempt starts from the beginning
+            with contextlib.suppress(OSError):
+                folders.forget_outcome(job.id)  # if this result is of no use, the next attempt begins anew
             self._succeed(record, outcome)
             return
         try:
@@ -175,9 +175,8 @@ class Attempt:
         fault_points.reach("supervisor.ending")
         match message["type"]:
             case "done":
-                self._context.readiness.add_success()
                 child.warm_base = message["warm_base"]
-                self._context.folders.keep_outcome(self._job.id, message["outcome"])
+                self._keep_outcome(message["outcome"])
                 self._succeed(record, message["outcome"])
             case "failed":
                 if message["traceback"]:
@@ -222,19 +221,32 @@ class Attempt:
                 finish = functools.partial(kind.finish, self._spec, self._job, made, self._context.stores)
                 record_result = self._call("storing the result", finish)
             fault_points.reach("supervisor.stored")
+            self._note_success()
+            record.succeed(record_result)
         except _Stopped as stopped:
             self._stop(record, stopped.reason)
         except errors.StaleFence:
             raise
         except errors.FinchError as error:
             if isinstance(error, errors.StoreUnavailable):  # this worker may be the next to try
-                kept = outcome.model_dump(mode="json") if isinstance(outcome, Value) else outcome
-                self._context.folders.keep_outcome(self._job.id, kept)
+                self._keep_outcome(outcome.model_dump(mode="json") if isinstance(outcome, Value) else outcome)
+            else:
+                self._note_success()
             self._fail(record, error)
         except OSError as error:
             self._fail_here(record, f"could not store the result: {error}")
-        else:
-            record.succeed(record_result)
+        except (Exception, SystemExit) as error:
+            self._fail_by_defect(record, error, action="store")
+
+    def _keep_outcome(self, outcome: JsonObject) -> None:
+        """Keep the outcome for the next attempt. Without it the child runs again, so a full disk does no harm."""
+        with contextlib.suppress(OSError):
+            self._context.folders.keep_outcome(self._job.id, outcome)
+
+    def _note_success(self) -> None:
+        """Note that the worker is well if a child of this attempt ran to its end, and what it made can be stored."""
+        if self.child is not None:
+            self._context.readiness.add_success()
 
     def _fail(self, record: AttemptRecord, error: errors.FinchError) -> None:
         """Record an error of a step of the supervisor. An artifact that is missing here may be elsewhere."""
@@ -243,6 +255,11 @@ class Attempt:
             record.pass_on(str(error), alone="wait" if isinstance(error, errors.StoreUnavailable) else "fail")
         else:
             record.fail(str(error), retry=isinstance(error, errors.Unavailable))
+
+    def _fail_by_defect(self, record: AttemptRecord, error: BaseException, *, action: str) -> None:
+        """Record an error of a plugin's descriptor, or a defect. The worker goes on."""
+        log.error("action=%s job_id=%s attempt=%d", action, self._job.id, self._job.attempts, exc_info=error)
+        record.fail(f"{type(error).__name__}: {error}", retry=False)
 
     def _fail_here(self, record: AttemptRecord, reason: str) -> None:
         """Record a fault of this worker, so that another one tries the job."""

@@ -474,3 +474,44 @@ def test_child_that_cannot_be_made_is_a_fault_of_the_worker(
     Attempt(claimed, context, take_child=refuse, claim_next=lambda *arguments: None, memory_limit=2**40).run()
     job = registry.get(database, job)
     assert (job.state, job.reason) == (JobState.QUEUED, "could not start a child process: too many processes")
+
+
+def test_full_disk_of_the_work_folder_does_not_lose_what_a_child_made(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    """The kept outcome only saves a second run after a crash."""
+    (context.stores.settings.home / "work").write_text("no folder can be made here")
+    registry.submit(database)
+    job = registry.claimed(database)
+    attempt = attempt_at(job, context, child := FakeChild())
+    kind.prepare = lambda *arguments: Echo(report=Text(text="seeds"))
+    context.folders.begin = lambda *arguments: Path("unused")  # type: ignore[method-assign]
+    child.say(type="done", outcome=SEEDS, warm_base=None)
+    attempt.run()
+    assert registry.get(database, job).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("step", ["finish", "record"])
+def test_defect_while_a_result_is_stored_fails_that_job_only(
+    step: str, kind: Any, database: Database, context: AttemptContext
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise ValueError("broken")
+
+    kind.finish = fail if step == "finish" else lambda *arguments: fail
+    attempt, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
+    assert (job.state, job.reason) == (JobState.FAILED, "ValueError: broken")
+    assert [ended.id for ended in attempt.ended_jobs] == [job.id]
+
+
+def test_worker_that_cannot_store_results_becomes_suspect(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise OSError("read-only file system")
+
+    kind.finish = fail
+    for number in range(1, SUSPECT_AFTER + 1):
+        _, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
+        assert (context.readiness.remark is not None) is (number == SUSPECT_AFTER)
+        registry.cancel(database, job)
