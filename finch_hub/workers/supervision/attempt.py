@@ -94,6 +94,7 @@ class Attempt:
                 self._kill()
                 raise
             finally:
+                self._context.events.forget(self._job)  # if the attempt wrote no end
                 self.ended_jobs = [] if record.ended_job is None else [record.ended_job]
                 self.next_job = record.next_job
 

@@ -113,12 +113,14 @@ def test_lease_that_is_lost_in_a_blocking_call_fails_no_job(
     registry.submit(database)
     job = registry.claimed(database)
     child = FakeChild()
+    child.say(type="event", event={"type": "progress", "data": {"step": 1}})
     child.say(type="done", outcome=SEEDS, warm_base=None)
     attempt = attempt_at(job, context, child)
     attempt.run()
     assert attempt.ended_jobs == []
     assert registry.get(database, job).state is JobState.RUNNING
     assert attempt.child is None
+    assert not context.events._batches, "nothing of the attempt stays in memory"
 
 
 @pytest.mark.parametrize(("kept", "is_used"), [(SEEDS, True), ({"txt": "of another version"}, False)])
