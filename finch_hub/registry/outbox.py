@@ -20,6 +20,7 @@ from finch_hub.registry.types import now, once
 from finch_hub.specs.jobs import JobState
 
 _HAS_DUE = sa.select(sa.exists().where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now())))
+_HAS_UNSENT = sa.select(sa.exists().where(in_state(JobState.QUEUED), jobs.c.ring_at.is_not(None)))
 _HAS_QUEUED = sa.select(sa.exists().where(in_state(JobState.QUEUED)))
 _SELECT_DUE = (
     sa.select(jobs.c.number, jobs.c.id, jobs.c.queue, jobs.c.needs)
@@ -41,6 +42,11 @@ class QueuedJob(NamedTuple):
 def has_due(session: Session) -> bool:
     """Return whether any job needs a message, without taking a lock."""
     return bool(session.scalar(_HAS_DUE))
+
+
+def has_unsent(session: Session) -> bool:
+    """Return whether any job needs a message, now or later."""
+    return bool(session.scalar(_HAS_UNSENT))
 
 
 def has_queued(session: Session) -> bool:
