@@ -185,7 +185,11 @@ class Attempt:
                 self._kill()  # the failure may have left the process in a state that spoils the next job
                 if message["traceback"] or message["retry"]:
                     self._fail_process(
-                        record, message["reason"], retry=message["retry"], is_fault_of_worker=message["of_worker"]
+                        record,
+                        message["reason"],
+                        retry=message["retry"],
+                        is_fault_of_worker=message["of_worker"],
+                        is_of_any_job=message["of_any_job"],
                     )
                 else:
                     record.fail(message["reason"], retry=False)
@@ -262,9 +266,17 @@ class Attempt:
         log.error("action=%s job_id=%s attempt=%d", action, self._job.id, self._job.attempts, exc_info=error)
         record.fail(f"{type(error).__name__}: {error}", retry=False)
 
-    def _fail_here(self, record: AttemptRecord, reason: str) -> None:
-        """Record a fault of this worker, so that another one tries the job."""
-        is_suspect = self._context.readiness.add_fault(self._job.id, self._context.redactor.clean(reason))
+    def _fail_here(self, record: AttemptRecord, reason: str, *, is_of_any_job: bool = True) -> None:
+        """Record a fault of this worker, so that another one tries the job.
+
+        Args:
+            is_of_any_job: whether other jobs would fail here too, so that the worker becomes suspect.
+        """
+        readiness = self._context.readiness
+        if is_of_any_job:
+            is_suspect = readiness.add_fault(self._job.id, self._context.redactor.clean(reason))
+        else:
+            is_suspect = readiness.remark is not None
         record.pass_on(reason, alone="wait" if is_suspect else "retry")
 
     def _fail_process(
@@ -275,6 +287,7 @@ class Attempt:
         retry: bool = True,
         tail: str = "",
         is_fault_of_worker: bool = False,
+        is_of_any_job: bool = True,
     ) -> None:
         """Record that the child process failed. A job of a group is tried again alone and loses no attempt."""
         if tail:
@@ -283,7 +296,7 @@ class Attempt:
             record.add_message(f"will be trained alone, since the training of the group failed: {reason}", level="warn")
             record.hand_back(alone=reason)
         elif is_fault_of_worker:
-            self._fail_here(record, reason)
+            self._fail_here(record, reason, is_of_any_job=is_of_any_job)
         else:
             record.fail(reason, retry=retry)
 

@@ -159,7 +159,14 @@ def texts(database: Database, job: Job) -> list[str]:
         return [event.message for event in jobs.list_events(session, job.id) if event.type == "message"]
 
 
-FAILED = {"type": "failed", "reason": "it broke", "traceback": "", "retry": False, "of_worker": False}
+FAILED = {
+    "type": "failed",
+    "reason": "it broke",
+    "traceback": "",
+    "retry": False,
+    "of_worker": False,
+    "of_any_job": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -462,6 +469,20 @@ def test_jobs_that_kill_their_children_are_no_fault_of_the_worker(
         child.die()
         run(context, database, child)
     assert context.readiness.remark is None
+
+
+@pytest.mark.parametrize("is_of_any_job", [True, False])
+def test_jobs_that_need_a_library_that_no_worker_has_make_no_worker_suspect(
+    is_of_any_job: bool, kind: Any, database: Database, context: AttemptContext
+) -> None:
+    """Otherwise one sweep of such jobs stops the jobs of all others."""
+    fault = FAILED | {"retry": True, "of_worker": True, "of_any_job": is_of_any_job}
+    for number in range(1, SUSPECT_AFTER + 2):
+        _, job = run(context, database, FakeChild(), fault)
+        is_suspect = is_of_any_job and number >= SUSPECT_AFTER
+        assert (job.state, job.attempts) == (JobState.QUEUED, 0 if is_suspect else 1), "there is no other worker"
+        assert (context.readiness.remark is not None) is is_suspect
+        registry.cancel(database, job)
 
 
 def test_child_that_cannot_be_made_is_a_fault_of_the_worker(
