@@ -257,7 +257,7 @@ def test_long_queue_is_described_without_a_lock_of_the_table(old_hub: sa.Engine)
         row["result"], row["spec"] = None, json.dumps({"train": registry.digest("train")})
         queued = [row | {"number": 1000 + number, "id": f"queued-{number}"} for number in range(2500)]
         connection.execute(sa.insert(columns), queued)
-    is_free = []
+    is_free: list[bool] = []
 
     def read_meanwhile(*arguments: Any) -> None:
         if "SET needs" in arguments[2] and not (is_free or old_hub.dialect.name == "sqlite"):
