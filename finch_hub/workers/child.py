@@ -15,8 +15,9 @@ A message of the child is one of these lines::
     {"type": "ready"}                                            once, when it can take orders
     {"type": "event", "event": {…}}                              finch_hub.specs.events.NewEvent
     {"type": "done", "outcome": {…}, "warm_base": …}             the kind's outcome; the base that stays loaded
-    {"type": "failed", "reason": …, "traceback": …, "retry": …, "of_worker": …}
-        whether another attempt may succeed, and whether another worker would hardly fail in this way
+    {"type": "failed", "reason": …, "traceback": …, "retry": …, "of_worker": …, "of_any_job": …}
+        whether another attempt may succeed, whether another worker would hardly fail in this way, and whether other
+        jobs would fail here too
     {"type": "stopped", "why": …}
 
 It serves one order after another, so that imports and the base model are loaded once. It ends when standard input ends.
@@ -115,6 +116,9 @@ def _describe(error: BaseException) -> dict[str, Any]:
         "traceback": "" if is_expected else "".join(traceback.format_exception(error)),
         "retry": is_of_worker or isinstance(error, errors.Unavailable | MemoryError),
         "of_worker": is_of_worker,
+        # A base or a plugin may need a library that no worker has. Then its error has the failed import as its cause.
+        "of_any_job": is_of_worker
+        and not (isinstance(error, errors.FinchError) and isinstance(error.__cause__, ImportError)),
     }
 
 

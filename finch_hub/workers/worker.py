@@ -286,6 +286,8 @@ class Worker:
             log.warning("action=drop job_id=%s error=%s", job_id, error)
         except errors.FinchError as error:
             log.warning("action=pass_on job_id=%s error=%s", job_id, error)
+        except Exception:  # a defect, which must not cost the job that the slot has just claimed
+            log.exception("action=pass_on job_id=%s", job_id)
         return False
 
     def _end(self) -> None:
