@@ -29,7 +29,7 @@ _FIELDS = {  # of messages, by their types
     "ready": (),
     "event": ("event",),
     "done": ("outcome", "warm_base"),
-    "failed": ("reason", "traceback", "retry", "of_worker"),
+    "failed": ("reason", "traceback", "retry", "of_worker", "of_any_job"),
     "stopped": ("why",),
     "ended_together": ("warm_base",),
 }
