@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 import pytest
@@ -131,6 +132,13 @@ def _runs(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != "zombie"
 
 
+def open_messages(child: Child) -> BinaryIO:
+    """Open the pipe of a child's messages, when the child is ready, to write into it."""
+    wait_until(lambda: not list(child.read_messages()) and child.has_started, "the child to be ready")
+    number = psutil.Process(child.pid).cmdline()[-1]
+    return Path(f"/proc/{child.pid}/fd/{number}").open("wb", buffering=0)
+
+
 @pytest.mark.parametrize(
     ("sent", "told"),
     [
@@ -148,8 +156,7 @@ def test_child_that_sends_no_message_is_killed_and_described(
     """As a plugin that writes to a file descriptor that is not its own."""
     if not sent.endswith(b"\n"):
         monkeypatch.setattr("finch_hub.workers.supervision.process._LONGEST_MESSAGE", 2048)
-    number = psutil.Process(child.pid).cmdline()[-1]
-    with Path(f"/proc/{child.pid}/fd/{number}").open("wb") as messages:
+    with open_messages(child) as messages:
         messages.write(sent)
     assert last_message(child) is None
     assert told in child.describe_end()
@@ -157,11 +164,9 @@ def test_child_that_sends_no_message_is_killed_and_described(
 
 
 def test_message_that_comes_in_many_parts_is_read(child: Child) -> None:
-    number = psutil.Process(child.pid).cmdline()[-1]
-    wait_until(lambda: not list(child.read_messages()) and child.has_started, "the child to be ready")
     text = json.dumps({"type": "event", "event": {"type": "message", "message": "x" * 300_000}})
     found: list[JsonObject | None] = []
-    with Path(f"/proc/{child.pid}/fd/{number}").open("wb", buffering=0) as messages:
+    with open_messages(child) as messages:
         for start in range(0, len(text), 50_000):
             messages.write(text[start : start + 50_000].encode())
             found += child.read_messages()
