@@ -58,3 +58,10 @@ def take_due(session: Session, *, limit: int = 100) -> list[QueuedJob]:
         numbers = [row.number for row in rows]
         session.execute(sa.update(jobs).where(jobs.c.number.in_(numbers)).values(ring_at=None))
     return [QueuedJob(row.id, row.queue, row.needs) for row in rows]
+
+
+def ring_all(session: Session) -> int:
+    """Let each queued job have a message at once, or when its wait ends, and return the number of these jobs."""
+    due = sa.func.coalesce(jobs.c.not_before, now(), type_=jobs.c.ring_at.type)
+    ringing = sa.update(jobs).where(in_state(JobState.QUEUED)).values(ring_at=due).returning(jobs.c.id)
+    return len(session.scalars(ringing).all())
