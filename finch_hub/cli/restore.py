@@ -42,6 +42,7 @@ def _describe(report: RestoreReport) -> str:
     artifacts = f"{tables.format_count(report.artifacts, 'artifact file')}, {tables.format_bytes(report.bytes)}"
     lines = [f"Restored {rows} and {artifacts}, into {report.database}"]
     if report.queued:
-        requeued = f", of which {len(report.requeued):,} ran when the backup was taken" if report.requeued else ""
-        lines.append(f"Queued are {tables.format_count(report.queued, 'job')}{requeued}")
+        requeued = f", {len(report.requeued):,} of which ran when the backup was taken" if report.requeued else ""
+        verb = "is" if report.queued == 1 else "are"
+        lines.append(f"{tables.format_count(report.queued, 'job')} {verb} queued{requeued}")
     return "\n".join(lines)

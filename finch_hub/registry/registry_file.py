@@ -6,6 +6,7 @@ import contextlib
 import errno
 import math
 import sqlite3
+import sys
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -143,8 +144,8 @@ def _open_untrusted(file: Path) -> sqlite3.Connection:
     uri = f"file:{urllib.parse.quote(str(file.absolute()))}?mode=ro&immutable=1"
     connection = sqlite3.connect(uri, uri=True)
     connection.isolation_level = None
-    if hasattr(connection, "setconfig"):  # of Python 3.12
-        connection.setconfig(getattr(sqlite3, "SQLITE_DBCONFIG_DEFENSIVE"), True)
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
     for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0", "query_only = ON"):
         connection.execute(f"PRAGMA {pragma}")
     return connection

@@ -50,7 +50,7 @@ def take_backup(out: Path, stores: Stores, *, replace: bool = False) -> BackupRe
         copies.drop_others(snapshot.references)
         if copies.problems and out.exists() and any(out.iterdir()):
             raise errors.Conflict(
-                f"backup {out} was not replaced: the new one would lack {len(copies.problems)} artifacts"
+                f"backup {out} was not replaced: artifacts are missing or damaged, so the new one would be incomplete"
                 " (choose another path)"
             )
         backup = Backup(
@@ -62,7 +62,7 @@ def take_backup(out: Path, stores: Stores, *, replace: bool = False) -> BackupRe
             rows=snapshot.rows,
             artifacts=len(copies.sizes),
             bytes=sum(copies.sizes.values()),
-            registry=_hash_file(folder / REGISTRY),
+            registry=hash_file(folder / REGISTRY),
             missing=tuple(sorted(copies.problems)),
             damaged=tuple(snapshot.damaged),
         )
@@ -161,6 +161,7 @@ class _Copies:
         self._trees[digest] = blobs
 
 
-def _hash_file(file: Path) -> str:
+def hash_file(file: Path) -> str:
+    """Return the SHA-256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

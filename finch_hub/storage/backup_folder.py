@@ -23,6 +23,7 @@ KIND = "backup"
 REGISTRY = "registry.db"
 ARTIFACTS = "artifacts"
 
+_LINK = "is a link or not a regular file"
 _MAX_RECORD = 2**24
 _MAX_DEPTH = 4  # of folders; a backup has three
 _CHUNK = 2**20
@@ -47,8 +48,8 @@ class BackupFolder:
         if not path.is_dir():
             raise errors.NotFound("backup folder", str(path))
         with _translate_errors(path):
+            self.backup = self._read_record()  # first, since a newer format may have other files
             self._check_files()
-            self.backup = self._read_record()
         self.artifacts = ArtifactStore(str(path / ARTIFACTS), cache=path / "cache")  # the cache is not used
 
     @property
@@ -127,8 +128,15 @@ class BackupFolder:
 
     def _read_record(self) -> Backup:
         file = self.path / RECORD
-        with _open_file(file) as stream:
-            data = stream.read(_MAX_RECORD + 1)
+        try:
+            with _open_file(file) as stream:
+                data = stream.read(_MAX_RECORD + 1)
+        except FileNotFoundError:
+            raise self._refuse("is missing, so the folder is not a backup", where=RECORD) from None
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EINVAL):
+                raise
+            raise self._refuse(_LINK, where=RECORD) from None
         if len(data) > _MAX_RECORD:
             raise self._refuse("is longer than any record of a backup", where=RECORD)
         try:
@@ -152,7 +160,7 @@ class BackupFolder:
         problems = []
         for name, entry in _walk(self.path):
             if entry.is_symlink() or not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
-                problems.append(errors.Problem(where=errors.printable(name), what="is a link or not a regular file"))
+                problems.append(errors.Problem(where=errors.printable(name), what=_LINK))
             elif not _is_known(name, is_folder=entry.is_dir(follow_symlinks=False)):
                 problems.append(errors.Problem(where=errors.printable(name), what="is not a part of a backup"))
         for name in (RECORD, REGISTRY):
