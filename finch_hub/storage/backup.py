@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from finch_hub import errors, progress
 from finch_hub.artifacts.store import ArtifactStore, blob_path, tree_path
 from finch_hub.formats.atomic_writes import atomic_folder, check_replaceable
 from finch_hub.formats.finch_record import write_record
-from finch_hub.registry import artifact_references, deployment, registry_file, row_copies
+from finch_hub.registry import artifact_references, datasets, deployment, registry_file, row_copies
 from finch_hub.registry.artifact_references import References
 from finch_hub.registry.database import Database
 from finch_hub.registry.schema_revisions import HEAD
@@ -20,14 +20,14 @@ from finch_hub.specs.backups import FORMAT, Backup, BackupReport
 from finch_hub.storage.backup_folder import ARTIFACTS, KIND, REGISTRY
 from finch_hub.storage.stores import Stores
 
-_MAX_SNAPSHOTS = 10  # of the registry, if data is purged again and again while its text is copied
+_MAX_SNAPSHOTS = 10  # of the registry, if jobs end and their data is purged again and again while it is copied
 
 
 def take_backup(out: Path, stores: Stores, *, replace: bool = False) -> BackupReport:
     """Write a backup of the registry and the artifact store to a new folder, while the hub runs.
 
-    The rows are those of one moment, and are read first: what a row refers to is stored before the row. If data was
-    purged since then, the rows are read again.
+    The rows are those of one moment, and are read first: what a row refers to is stored before the row. Data that was
+    purged since then is recorded as purged. If an unfinished job of that moment needs it, the rows are read again.
 
     Args:
         replace: whether to replace an earlier backup. One that lacks artifacts replaces none.
@@ -44,8 +44,11 @@ def take_backup(out: Path, stores: Stores, *, replace: bool = False) -> BackupRe
         for _ in range(_MAX_SNAPSHOTS):
             snapshot = _take_snapshot(stores.database, folder / REGISTRY)
             copies.copy(snapshot.references)
-            lost = copies.problems.keys()
-            if not lost or lost <= _find_needed(stores.database):
+            gone = copies.problems.keys() - _find_needed(stores.database) if copies.problems else frozenset()
+            if gone:
+                snapshot = _record_purges(snapshot, folder / REGISTRY, gone)
+                copies.forget_problems(snapshot.references)
+            if not gone & snapshot.references.needed:
                 break
         copies.drop_others(snapshot.references)
         if copies.problems and out.exists() and any(out.iterdir()):
@@ -72,7 +75,7 @@ def take_backup(out: Path, stores: Stores, *, replace: bool = False) -> BackupRe
     return BackupReport(folder=str(out), backup=backup, problems=tuple(problems))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Snapshot:
     deployment: str
     taken_at: datetime
@@ -97,6 +100,13 @@ def _take_snapshot(database: Database, file: Path) -> _Snapshot:
             damaged=damaged,
             references=artifact_references.find_references(target),
         )
+
+
+def _record_purges(snapshot: _Snapshot, file: Path, digests: frozenset[str]) -> _Snapshot:
+    """Record in a registry file that data was purged since its rows were read."""
+    with registry_file.open_file(file) as session:
+        datasets.record_purges(session, digests)
+        return dataclasses.replace(snapshot, references=artifact_references.find_references(session))
 
 
 def _find_needed(database: Database) -> frozenset[str]:
@@ -132,6 +142,10 @@ class _Copies:
             except (errors.MissingArtifact, errors.RefusedArtifact) as error:
                 if digest in references.needed:
                     self.problems[digest] = f"{kind} {digest}: {error}"
+
+    def forget_problems(self, references: References) -> None:
+        """Forget what is wrong with artifacts that are no longer needed."""
+        self.problems = {digest: what for digest, what in self.problems.items() if digest in references.needed}
 
     def drop_others(self, references: References) -> None:
         """Remove what was copied and is no longer referred to, such as the text of data that was purged since then."""

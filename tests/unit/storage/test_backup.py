@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from support import full_hub
+from support import full_hub, registry
 from support.backups import Open, restore
 
 from finch_hub import errors, progress
 from finch_hub.artifacts.store import blob_path, tree_path
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.registry import artifact_references, datasets, jobs, registry_file, tables
+from finch_hub.specs.jobs import BaseModelSource, TrainSpec
 from finch_hub.storage.backup import take_backup
 from finch_hub.storage.backup_folder import ARTIFACTS, REGISTRY, BackupFolder
 from finch_hub.storage.stores import Stores
@@ -68,31 +69,60 @@ def test_purge_while_artifacts_are_copied_leads_to_another_snapshot(source: Stor
         assert artifact_references.find_references(session).texts == frozenset()
 
 
-@pytest.mark.usefixtures("prompt")
-def test_purges_without_end_do_not_hold_a_backup_up(source: Stores, tmp_path: Path) -> None:
-    """The backup is finished, and says what it lacks."""
-    number = 0
-
-    def add() -> None:
-        nonlocal number
-        digests = [source.artifacts.put(f"{number} {part}".encode()) for part in range(20)]
-        with source.database.write() as session:
-            for digest in digests:
-                datasets.add(session, digest=digest, format="messages", examples=1)
+def test_purged_data_of_no_job_is_recorded_without_another_snapshot(
+    source: Stores, tmp_path: Path, told: list[progress.Advance]
+) -> None:
+    """Purges that are faster than snapshots do not hold a backup up."""
+    texts = [f"text {number}".encode() for number in range(9)]
+    digests = [source.artifacts.put(text) for text in texts]
+    with source.database.write() as session:
+        for digest in digests:
+            datasets.add(session, digest=digest, format="messages", examples=1)
+    last = max(digests)
 
     def interfere(advance: progress.Advance) -> None:
-        nonlocal number
+        told.append(advance)
         if advance.work == "copying artifacts" and advance.done == 1:
-            for part in range(20):
-                purge(source, f"{number} {part}".encode())
-            number += 1
-            add()
+            with source.database.write() as session:
+                datasets.purge(session, last)
+            source.artifacts.remove(last)
 
-    add()
     with progress.listen(interfere):
         report = take_backup(tmp_path / "backup", source)
-    assert number == 10
+    assert report.backup.is_complete
+    assert [advance.done for advance in told if advance.work == "copying artifacts"].count(1) == 1
+    with registry_file.open_file(tmp_path / "backup" / REGISTRY) as session:
+        assert {*digests} - artifact_references.find_references(session).texts == {last}
+
+
+@pytest.mark.usefixtures("prompt")
+def test_jobs_and_purges_without_end_do_not_hold_a_backup_up(source: Stores, tmp_path: Path) -> None:
+    """The backup is finished, and says what it lacks."""
+    rounds: list[list[str]] = []
+
+    def submit() -> None:
+        rounds.append([source.artifacts.put(f"{len(rounds)} {part}".encode()) for part in range(20)])
+        for digest in rounds[-1]:
+            with source.database.write() as session:
+                datasets.add(session, digest=digest, format="messages", examples=1)
+            spec = TrainSpec(adapter="birds", base=BaseModelSource(source="tiny"), train=digest)
+            registry.submit(source.database, spec=spec)
+
+    def interfere(advance: progress.Advance) -> None:
+        if advance.work == "copying artifacts" and advance.done == 1:
+            for text in rounds[-1]:
+                with source.database.write() as session:
+                    session.execute(sa.delete(tables.job_datasets).where(tables.job_datasets.c.digest == text))
+                    datasets.purge(session, text)
+                source.artifacts.remove(text)
+            submit()
+
+    submit()
+    with progress.listen(interfere):
+        report = take_backup(tmp_path / "backup", source)
+    assert len(rounds) == 11
     assert len(report.problems) == len(report.backup.missing) > 0
+    assert set(report.backup.missing) < set(rounds[9])
 
 
 def test_missing_and_damaged_artifacts_are_listed_and_the_rest_is_backed_up(
