@@ -44,7 +44,8 @@ def take_backup(out: Path, stores: Stores, *, replace: bool = False) -> BackupRe
         for _ in range(_MAX_SNAPSHOTS):
             snapshot = _take_snapshot(stores.database, folder / REGISTRY)
             copies.copy(snapshot.references)
-            gone = copies.problems.keys() - _find_needed(stores.database) if copies.problems else frozenset()
+            lost = frozenset(copies.problems)
+            gone = lost - _find_needed(stores.database) if lost else lost
             if gone:
                 snapshot = _record_purges(snapshot, folder / REGISTRY, gone)
                 copies.forget_problems(snapshot.references)

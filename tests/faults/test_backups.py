@@ -49,10 +49,11 @@ def assert_made(stores: Stores) -> None:
     assert sorted(row["job_id"] for row in rows["adapter_versions"]) == sorted(succeeded)
 
 
-def new_hub(folder: Path, database_url: str) -> Hub:
-    """Return a hub of its own, which has nothing yet."""
+def new_hub(folder: Path, database_url: str, broker_url: str) -> Hub:
+    """Return a hub of its own, which has nothing yet, and starts no worker by itself."""
     folder.mkdir(exist_ok=True)
-    return Hub(settings.load(home=folder / "home", database_url=database_url, allow_insecure=True))
+    home = folder / "home"
+    return Hub(settings.load(home=home, database_url=database_url, broker_url=broker_url, allow_insecure=True))
 
 
 def assert_consistent(stores: Stores) -> None:
@@ -116,15 +117,15 @@ def test_backups_of_a_busy_hub_are_consistent(workers: Fleet, tiny_folder: Path,
     for report in reports:
         assert report.backup.is_complete, report.problems
         name = f"restored-{Path(report.folder).name}"
-        with new_hub(tmp_path / name, databases.new()) as hub:
+        with new_hub(tmp_path / name, databases.new(), workers.broker.url) as hub:
             hub.restore(report.folder)
             assert_consistent(hub._stores)
             assert_made(hub._stores)
     # A worker of the restored hub ends the jobs of the first backup.
-    with new_hub(tmp_path / "again", databases.new()) as hub:
+    with new_hub(tmp_path / "again", databases.new(), workers.broker.url) as hub:
         hub.restore(reports[0].folder)
-        places = {"home": hub.settings.home, "database_url": hub.settings.database, "artifacts_url": ""}
-        workers.start("two", slots=2, **{f"finch_{name}": str(place) for name, place in places.items()})
+        home, url = str(hub.settings.home), hub.settings.database
+        workers.start("two", slots=2, finch_home=home, finch_database_url=url, finch_artifacts_url="")
         for job in jobs[: len(hub.jobs.find())]:
             assert hub.jobs.get(job).wait(timeout=120).state is JobState.SUCCEEDED
         assert_made(hub._stores)
