@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import sqlite3
 import sys
 import urllib.parse
@@ -18,13 +17,14 @@ from sqlalchemy import event, exc
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import row_copies, schema_revisions, sqlite
-from finch_hub.registry.tables import Deployment, Table
-from finch_hub.registry.types import Instant, Prose, from_json, now, to_json
+from finch_hub.registry import attempts, column_values, outbox, row_copies, schema_revisions, sqlite, transitions
+from finch_hub.registry.tables import Deployment, Table, jobs
+from finch_hub.registry.types import from_json, now, to_json
+from finch_hub.specs.jobs import Job, JobState
 
 _REVISIONS = "alembic_version"
 _OWN_OBJECTS = "sqlite_"  # prefix of the indexes, counters and statistics that SQLite makes by itself
-_MAX_INT32 = 2**31 - 1
+_MAX_EVENTS = 2**62  # of a job, so that more can be added
 
 
 @contextlib.contextmanager
@@ -91,6 +91,26 @@ def rebuild(untrusted: Path, file: Path, revision: str, *, count: Callable[[int]
             _upgrade(engine)
     finally:
         engine.dispose()
+
+
+def queue_jobs(session: Session, reason: str) -> tuple[list[Job], int]:
+    """Queue the running jobs of a rebuilt file again, and let all queued jobs have a message.
+
+    Return the jobs that ran and are queued now, and the number of all queued jobs.
+
+    Raises:
+        RefusedArtifact: numbers of a job contradict each other.
+    """
+    is_odd = sa.or_(~jobs.c.last_seq.between(0, _MAX_EVENTS), jobs.c.attempts < 0, jobs.c.fence < 0)
+    try:
+        if odd := session.scalar(sa.select(jobs.c.id).where(is_odd).limit(1)):
+            raise _refuse(f"table jobs: the numbers of job {_quote(odd)} are invalid")
+        handed_back = attempts.hand_back_all(session, reason)
+        queued = outbox.ring_all(session)
+        transitions.insert_events(session)
+    except exc.IntegrityError as error:
+        raise _refuse(f"the running jobs cannot be queued again: {error.orig}") from error
+    return [job for job in handed_back if job.state is JobState.QUEUED], queued
 
 
 def _create_engine(file: Path) -> sa.Engine:
@@ -209,7 +229,7 @@ def _load_table(source: sqlite3.Connection, target: sa.Connection, name: str, co
             return
         for row in batch:
             for column, value in zip(names, row, strict=True):
-                if column in current and value is not None and not _fits(current[column].type, value):
+                if column in current and value is not None and not column_values.fits(current[column].type, value):
                     key = ", ".join(_quote(row[names.index(part)]) for part in keys)
                     raise _refuse(f"table {name}, row {key}: the value of {column} is invalid: {_quote(value)}")
         try:
@@ -217,48 +237,6 @@ def _load_table(source: sqlite3.Connection, target: sa.Connection, name: str, co
         except exc.IntegrityError as error:
             raise _refuse(f"table {name}: {error.orig}") from error
         count(len(batch))
-
-
-def _fits(kind: sa.types.TypeEngine[Any], value: Any) -> bool:
-    """Return whether both databases take the stored value for a column of this type."""
-    if isinstance(kind, sa.Integer):
-        limit = 2**63 - 1 if isinstance(kind, sa.BigInteger) else _MAX_INT32
-        return isinstance(value, int) and abs(value) <= limit
-    if isinstance(kind, sa.Float):
-        return isinstance(value, (int, float)) and math.isfinite(value)
-    if not isinstance(value, str) or "\0" in value or not _is_unicode(value):
-        return False
-    if isinstance(kind, Instant):
-        return _is_time(value)
-    if isinstance(kind, sa.JSON):
-        return _is_json(value)
-    if isinstance(kind, sa.String) and not isinstance(kind, sa.Enum):
-        return kind.length is None or len(value) <= kind.length
-    return isinstance(kind, (Prose, sa.Enum))  # the table's constraint names the members
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_time(text: str) -> bool:
-    try:
-        return len(text) == len("2026-01-01 00:00:00.000") and datetime.fromisoformat(text).tzinfo is None
-    except ValueError:
-        return False
-
-
-def _is_json(text: str) -> bool:
-    try:
-        value = from_json(text)
-        to_json(value)
-    except (ValueError, RecursionError):  # nested too deeply for a reader, or for a writer
-        return False
-    return value is not text
 
 
 def _quote(value: Any) -> str:

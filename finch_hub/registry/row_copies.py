@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from finch_hub import errors
+from finch_hub.registry import column_values
 from finch_hub.registry.tables import Table
-from finch_hub.registry.types import UNKNOWN_TIME, Instant, make_storable
 
-BATCH = 500
+BATCH = 200  # rows in memory; a specification or a report may take 100 kB
 _MAX_DAMAGED = 1000  # values that are named
 
 Row = dict[str, Any]
@@ -38,7 +38,7 @@ def read_rows(session: Session, table: sa.Table) -> Iterator[list[Row]]:
 
 
 def copy_rows(source: Session, target: Session, table: sa.Table, *, count: Callable[[int], None]) -> list[str]:
-    """Copy the rows of a table, and return a note for each time in them that could not be read.
+    """Copy the rows of a table, and return a note for each value in them that was replaced, because it is damaged.
 
     Args:
         count: called with the number of rows of each batch.
@@ -84,12 +84,13 @@ def advance_sequences(session: Session) -> None:
 
 
 def _repair(table: sa.Table, row: Row) -> list[str]:
-    """Replace the times of a damaged row that no database would take."""
+    """Replace the values of a damaged row that one of the databases would refuse, and return a note for each."""
     notes = []
     for column in table.c:
         value = row[column.name]
-        if isinstance(column.type, Instant) and value is not None and not isinstance(value, datetime):
-            row[column.name] = None if column.nullable else UNKNOWN_TIME
+        repaired = column_values.repair(column, value)
+        if repaired is not value:
+            row[column.name] = repaired
             key = ", ".join(str(row[key.name]) for key in table.primary_key)
-            notes.append(make_storable(f"{table.name} {key}: {column.name} {str(value)[:50]!r}"))
+            notes.append(errors.printable(f"{table.name} {key}: {column.name} {str(value)[:50]!r}"))
     return notes

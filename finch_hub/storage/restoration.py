@@ -8,20 +8,10 @@ from pathlib import Path
 from finch_hub import errors, progress
 from finch_hub.artifacts.store import blob_path
 from finch_hub.formats.atomic_writes import scratch_folder
-from finch_hub.registry import (
-    artifact_references,
-    attempts,
-    bases,
-    outbox,
-    registry_file,
-    row_copies,
-    schema_revisions,
-    workers,
-)
+from finch_hub.registry import artifact_references, bases, registry_file, row_copies, schema_revisions, workers
 from finch_hub.registry.database import Session
 from finch_hub.registry.tables import Deployment, Worker
 from finch_hub.specs.backups import RestoreReport
-from finch_hub.specs.jobs import JobState
 from finch_hub.storage.backup_folder import ARTIFACTS, BackupFolder
 from finch_hub.storage.stores import Stores
 
@@ -47,10 +37,9 @@ def restore_backup(folder: BackupFolder, stores: Stores) -> RestoreReport:
         file = scratch / "rebuilt.db"
         _rebuild_registry(folder, scratch / "copy.db", file)
         with registry_file.open_file(file) as session:
-            handed_back = attempts.hand_back_all(session, "the hub was restored from a backup")
-            queued = outbox.ring_all(session)
+            requeued, queued = registry_file.queue_jobs(session, "the hub was restored from a backup")
             references = artifact_references.find_references(session)
-            absent = {base.name: base.path for base in bases.find(session) if base.path and not _exists(base.path)}
+            absent = {name: path for name, path in bases.list_paths(session).items() if not _exists(path)}
         blobs = folder.find_blobs(references)
         size = folder.verify(blobs)
         stores.artifacts.check(again=True)  # refuses the store of another deployment, and one with artifacts of others
@@ -78,7 +67,7 @@ def restore_backup(folder: BackupFolder, stores: Stores) -> RestoreReport:
         backup=folder.backup,
         artifacts=len(blobs) + len(trees),
         bytes=size,
-        requeued=tuple(job.id for job in handed_back if job.state is JobState.QUEUED),
+        requeued=tuple(job.id for job in requeued),
         queued=queued,
         absent_bases=absent,
         missing=tuple(sorted(references.needed & set(folder.backup.missing))),

@@ -93,9 +93,10 @@ def test_the_commands_back_up_restore_and_move_a_hub(postgres_url: str, valkey_u
     }
     (tmp_path / "data.jsonl").write_text('{"prompt": "Who?", "completion": "A finch."}\n')
 
-    def run(*words: str, statuses: tuple[int, ...] = (0,), **variables: str) -> str:
+    def run(*words: str, **variables: str) -> str:
         command = [sys.executable, "-m", "finch_hub", *(word.replace("/backups", str(tmp_path)) for word in words)]
         done = subprocess.run(command, env=environment | variables, capture_output=True, text=True)
+        statuses = (0, 3) if words[:2] == ("worker", "stop") else (0,)  # there may be no worker
         assert done.returncode in statuses, done.stderr
         return done.stdout
 
@@ -112,8 +113,7 @@ def test_the_commands_back_up_restore_and_move_a_hub(postgres_url: str, valkey_u
             if words[0] == "export":
                 environment |= variables
             else:
-                statuses = (0, 3) if words[1:3] == ["worker", "stop"] else (0,)  # there may be no worker
-                run(*words[words.index("finch-hub") + 1 :], statuses=statuses, **variables)
+                run(*words[words.index("finch-hub") + 1 :], **variables)
         assert list_names() == ["facts"]
         assert list_names(FINCH_HOME=changed["FINCH_HOME"], FINCH_DATABASE_URL="", FINCH_ARTIFACTS_URL="") == ["facts"]
     finally:

@@ -184,9 +184,10 @@ def test_damaged_values_are_listed_and_replaced(source: Stores, target: Stores, 
     engine = sa.create_engine(source.database.url)
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE jobs SET created_at = 'once', spec = '{' WHERE number = 1")
+        connection.exec_driver_sql("UPDATE jobs SET priority = 'high' WHERE number = 2")
     engine.dispose()
     report = take_backup(tmp_path / "backup", source)
-    assert report.backup.damaged == ("jobs 1: created_at 'once'",)
+    assert report.backup.damaged == ("jobs 1: created_at 'once'", "jobs 2: priority 'high'")
     restore(tmp_path / "backup", target)
     with target.database.read() as session:
         (first,) = (job for job in jobs.find(session) if job.unreadable)

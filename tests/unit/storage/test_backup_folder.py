@@ -116,6 +116,10 @@ def test_record_describes_the_backup(source: Stores, backup: Path) -> None:
         ("UPDATE lineage SET parent_id = 77", "FOREIGN KEY constraint failed"),
         ("UPDATE lineage SET weight = 9e999", "value of weight is invalid: inf"),
         ("UPDATE jobs SET retry_of = (SELECT max(id) FROM jobs WHERE number = 5) WHERE number = 1", "FOREIGN KEY"),
+        ("UPDATE jobs SET last_seq = 9223372036854775807", "table jobs: the numbers of job .* are invalid"),
+        ("UPDATE jobs SET attempts = -1", "table jobs: the numbers of job .* are invalid"),
+        ("UPDATE jobs SET last_seq = 0 WHERE state = 'running'", "the running jobs cannot be queued again: UNIQUE"),
+        ("UPDATE bases SET path = 'a' || char(0)", "table bases, row 1: the value of path is invalid"),
         ("DELETE FROM tags", "has other numbers of rows than the record"),
     ],
 )

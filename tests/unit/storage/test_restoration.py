@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import secrets
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +64,19 @@ def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
          for key, value in row.items()}
         for row in rows
     ]  # fmt: skip
+
+
+def test_hub_moves_between_object_stores(open_hub: Open, tmp_path: Path) -> None:
+    places = (f"memory://{tmp_path.name}-{secrets.token_hex(4)}" for _ in range(2))
+    source, target = (open_hub(name, artifacts_url=place) for name, place in zip(("from", "to"), places, strict=True))
+    full_hub.fill(source, tmp_path / "from")
+    assert take_backup(tmp_path / "moved", source).backup.is_complete
+    restore(tmp_path / "moved", target)
+    for row in full_hub.read_all(target.database)["adapter_versions"]:
+        assert target.artifacts.fetch_tree(row["digest"]).is_dir()
+    for text in full_hub.TEXTS:
+        assert target.artifacts.get(hashlib.sha256(text).hexdigest()) == text
+    assert target.artifacts.read_marker() == find_id(target.database)
 
 
 def test_every_table_has_rows_in_the_full_hub(source: Stores) -> None:
