@@ -41,12 +41,11 @@ def open_file(file: Path, *, create: bool = False) -> Iterator[Session]:
     """
     engine = _create_engine(file)
     try:
-        with _translate_errors(file):
-            if create:
-                _create_tables(engine, schema_revisions.HEAD)
-            with Session(engine) as session:
-                yield session
-                session.commit()
+        if create:
+            _create_tables(engine, schema_revisions.HEAD)
+        with Session(engine) as session:
+            yield session
+            session.commit()
     finally:
         engine.dispose()
 
@@ -78,7 +77,7 @@ def rebuild(untrusted: Path, file: Path, revision: str, *, count: Callable[[int]
         )
     engine = _create_engine(file)
     try:
-        with _translate_errors(file), contextlib.closing(_open_untrusted(untrusted)) as source:
+        with contextlib.closing(_open_untrusted(untrusted)) as source:
             _create_tables(engine, revision)
             with _refuse_damaged():
                 _check_objects(source, engine, revision)
@@ -125,7 +124,20 @@ def _create_engine(file: Path) -> sa.Engine:
     )
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    event.listen(engine, "handle_error", _translate_error)
     return engine
+
+
+def _translate_error(context: sa.ExceptionContext) -> None:
+    """Turn an error about the disk into that of the operating system, since it is none of the hub's database.
+
+    Raises:
+        OSError: the disk is full or damaged.
+    """
+    error = context.original_exception
+    if isinstance(error, sqlite3.OperationalError):
+        is_full = "full" in str(error) or "disk I/O" in str(error)
+        raise OSError(errno.ENOSPC if is_full else errno.EIO, str(error)) from error
 
 
 def _configure(connection: Any, _record: Any) -> None:
@@ -254,13 +266,3 @@ def _refuse_damaged() -> Iterator[None]:
         yield
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise _refuse(f"is damaged or not a SQLite file: {error}") from error
-
-
-@contextlib.contextmanager
-def _translate_errors(file: Path) -> Iterator[None]:
-    """Turn SQLite's errors about a file of this process into those of the operating system."""
-    try:
-        yield
-    except exc.OperationalError as error:
-        is_full = "full" in str(error.orig) or "disk I/O" in str(error.orig)
-        raise OSError(errno.ENOSPC if is_full else errno.EIO, str(error.orig), str(file)) from error

@@ -94,17 +94,19 @@ def test_backup_to_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> Non
     data = tmp_path / "finches.jsonl"
     data.write_bytes(dump_examples([Example.of_pair(f"Who is finch {n}?", "A bird. " * 100) for n in range(2000)]))
     elsewhere = f"FINCH_HOME={shlex.quote(str(tmp_path / 'elsewhere'))}"
-    added, refused, listed, fine = in_a_small_home(
+    added, no_rows, refused, listed, fine = in_a_small_home(
         tmp_path,
         f"{elsewhere} {FINCH} datasets add {shlex.quote(str(data))}",
+        f'dd if=/dev/zero of="$FINCH_HOME"/filler bs=1k count=3950; {elsewhere} {FINCH} backup "$FINCH_HOME"/nightly',
         f'dd if=/dev/zero of="$FINCH_HOME"/filler bs=1M count=3; {elsewhere} {FINCH} backup "$FINCH_HOME"/nightly',
         'ls -A "$FINCH_HOME"',
         f'rm "$FINCH_HOME"/filler && {elsewhere} {FINCH} backup "$FINCH_HOME"/nightly',
     )
     assert added.returncode == 0, added.stderr
-    assert refused.returncode == UNAVAILABLE, refused.stderr
-    assert "no space left (nothing was left behind)" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    for done in (no_rows, refused):
+        assert done.returncode == UNAVAILABLE, done.stderr
+        assert "nightly: no space left (nothing was left behind)" in done.stderr
+        assert "Traceback" not in done.stderr
     assert listed.stdout.split() == ["filler"]
     assert fine.returncode == 0, fine.stderr
 
