@@ -142,9 +142,9 @@ def source(tmp_path: Path) -> Stores:
     return stores
 
 
-def kill(home: Path, action: str, folder: Path, work: str, done: int) -> None:
+def kill(home: Path, action: str, folder: Path, work: str, done: int, **variables: str) -> None:
     """Run an action in a process that is killed when a number of the parts of some work are done."""
-    environment = {**os.environ, "FINCH_HOME": str(home)}
+    environment = {**os.environ, "FINCH_HOME": str(home), **variables}
     command = [sys.executable, "-c", KILLED, action, str(folder), work, str(done)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode == -signal.SIGKILL, process.stderr
@@ -165,11 +165,14 @@ def test_killed_backup_leaves_nothing_that_looks_finished(source: Stores, tmp_pa
     [("checking rows", 5), ("checking artifacts", 2), ("storing artifacts", 1), ("storing artifacts", 5),
      ("storing rows", 20)],
 )  # fmt: skip
-def test_killed_restoration_is_repeated(source: Stores, tmp_path: Path, work: str, done: int) -> None:
+def test_killed_restoration_is_repeated(
+    source: Stores, tmp_path: Path, database_url: str, work: str, done: int
+) -> None:
     with Hub(source.settings) as hub:
         hub.back_up(tmp_path / "backup")
-    kill(tmp_path / "new", "restore", tmp_path / "backup", work, done)
-    with Hub(settings.load(home=tmp_path / "new")) as hub:
+    variables = {"FINCH_DATABASE_URL": database_url, "FINCH_ALLOW_INSECURE": "1"}
+    kill(tmp_path / "new", "restore", tmp_path / "backup", work, done, **variables)
+    with Hub(settings.load(home=tmp_path / "new", database_url=database_url, allow_insecure=True)) as hub:
         with hub._stores.database.read() as session:
             assert row_copies.find_filled(session) == ["deployment"]
         hub.restore(tmp_path / "backup")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from finch_hub import progress
 from finch_hub.artifacts.store import blob_path
 
 from .conftest import Run
@@ -21,6 +22,22 @@ def test_backup_is_taken_and_the_next_command_is_told(run: Run, data: Path, tmp_
     replaced = run("backup", tmp_path / "nightly", "--replace", "--quiet", "--json")
     assert replaced.json["backup"]["rows"]["datasets"] == 1
     assert replaced.err == ""
+
+
+def test_progress_is_shown_unless_it_is_quiet(
+    run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_SHARE", 0.0)
+    assert run("datasets", "add", data).status == 0
+    shown = run("backup", tmp_path / "nightly")
+    assert "copying artifacts 1/1" in shown.err
+    assert "copying rows 1" in shown.err
+    assert "copying" not in run("backup", tmp_path / "weekly", "--quiet").err
+    monkeypatch.setenv("FINCH_HOME", str(tmp_path / "new"))
+    shown = run("restore", tmp_path / "nightly")
+    for work in ("checking rows", "checking artifacts 1/1", "storing artifacts 1/1", "storing rows"):
+        assert work in shown.err
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

@@ -12,6 +12,7 @@ from support.backups import assert_unused, change_registry, find_id, restore, se
 from finch_hub import errors
 from finch_hub.artifacts.store import blob_path, tree_path
 from finch_hub.formats.finch_record import RECORD
+from finch_hub.registry.schema_revisions import HEAD
 from finch_hub.storage.backup_folder import ARTIFACTS, REGISTRY, BackupFolder
 from finch_hub.storage.stores import Stores
 
@@ -101,8 +102,8 @@ def test_record_describes_the_backup(source: Stores, backup: Path) -> None:
             "DROP TABLE tags; CREATE TABLE tags (version_id INTEGER, name TEXT AS (hex(version_id)))",
             "has other columns in table tags",
         ),
-        ("UPDATE alembic_version SET version_num = '0001'", "does not have the schema 0008"),
-        ("DELETE FROM alembic_version", "does not have the schema 0008"),
+        ("UPDATE alembic_version SET version_num = '0001'", f"does not have the schema {HEAD}"),
+        ("DELETE FROM alembic_version", f"does not have the schema {HEAD}"),
         ("UPDATE jobs SET priority = 3000000000", "table jobs, row 1: the value of priority is invalid: 3000000000"),
         ("UPDATE jobs SET priority = 'high'", "value of priority is invalid: high"),
         ("UPDATE jobs SET spec = '{'", "value of spec is invalid"),

@@ -16,7 +16,7 @@ from support.services import Databases
 
 from finch_hub import errors
 from finch_hub.artifacts.store import MARKER
-from finch_hub.registry import adapter_versions, jobs, outbox, row_copies, tables, workers
+from finch_hub.registry import adapter_versions, jobs, outbox, row_copies, schema_revisions, tables, workers
 from finch_hub.specs.jobs import JobState
 from finch_hub.storage.backup import take_backup
 from finch_hub.storage.backup_folder import REGISTRY, BackupFolder
@@ -141,9 +141,9 @@ def test_purged_text_and_deleted_versions_stay_so(backup: Path, target: Stores) 
     assert not target.artifacts.has(purged[0]["digest"])
 
 
-@pytest.mark.parametrize("revision", ["0007", "0008"])
+@pytest.mark.parametrize("revision", ["0007", schema_revisions.HEAD])
 def test_older_schema_is_upgraded(backup: Path, target: Stores, revision: str) -> None:
-    if revision != "0008":
+    if revision != schema_revisions.HEAD:
         engine = sa.create_engine(f"sqlite:///{backup / REGISTRY}")
         registry.migrate(engine, revision)
         engine.dispose()
@@ -151,7 +151,7 @@ def test_older_schema_is_upgraded(backup: Path, target: Stores, revision: str) -
     restore(backup, target)
     filled = full_hub.read_all(target.database)
     assert len(filled["jobs"]) == 5
-    assert len(filled["settlements"]) == (1 if revision == "0008" else 0)
+    assert len(filled["settlements"]) == (1 if revision == schema_revisions.HEAD else 0)
 
 
 def test_rows_of_the_first_schema_are_upgraded(tmp_path: Path, backup: Path, target: Stores) -> None:
