@@ -84,7 +84,9 @@ class StoreMarker:
                 known = deployment.list_artifacts(session)
                 if not (store.has_any(known) if known else store.is_empty):
                     what = (
-                        "none of those that the database knows" if known else "artifacts, and the database knows none"
+                        "none of the artifacts that the database knows"
+                        if known
+                        else "artifacts, and the database knows none"
                     )
                     raise errors.StoreUnavailable(f"artifact store {store.name} without a marker has {what} ({fix})")
                 store.write_marker(expected)

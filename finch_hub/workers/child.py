@@ -148,7 +148,10 @@ def _listen(orders: IO[bytes], channel: Channel, inbox: queue.SimpleQueue[dict[s
 
 def main() -> None:
     """Serve orders until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C of the terminal
+    # Service managers and terminals signal all processes of a worker. The supervisor alone decides when this one stops.
+    # Handlers that do nothing are not passed on to programs that a plugin starts, as an ignored signal would be.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
     messages = os.fdopen(int(sys.argv[1]), "wb")
     orders = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a plugin that reads standard input finds it empty

@@ -38,6 +38,7 @@ EXERCISED_IN = {
     "engine/data/template_changes": "unit/engine/data/test_rendered.py",
     "engine/data/turn_finder": "unit/engine/data/test_rendered.py",
     "engine/decoder/attention_layout": "unit/engine/decoder/test_attention.py",
+    "engine/decoder/body": "unit/engine/decoder/test_forward_check.py",
     "engine/decoder/packed_layer": "unit/engine/decoder/test_packed.py",
     "engine/decoder/padded": "unit/engine/decoder/test_decoder.py",
     "engine/export/merge_plan": "unit/engine/export/test_merging.py",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ from finch_hub.workers.supervision.process import ChildProcess
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_SIGNALS_SECONDS = 1.0  # between the signals of a service manager to the processes of a worker
 
 
 class _Stopped(Exception):
@@ -196,9 +199,23 @@ class Attempt:
             case "hung":
                 self._fail_process(record, f"the child process {message['reason']} and was killed", tail=self._kill())
             case "died":
+                if (stopping := self._find_stop(child)) is not None:
+                    self._kill()
+                    self._stop(record, stopping)
+                    return
                 reason = f"the child process exited unexpectedly ({child.describe_end()})"
                 has_started = child.has_started
                 self._fail_process(record, reason, tail=self._kill(), is_fault_of_worker=not has_started)
+
+    def _find_stop(self, child: ChildProcess) -> StopReason | None:
+        """Return why the attempt was to stop when its child died, None if it was not.
+
+        A service manager signals all processes of a service, and perhaps the child first.
+        """
+        deadline = time.monotonic() + (_SIGNALS_SECONDS if child.describe_end() in ("SIGTERM", "SIGHUP") else 0.0)
+        while (reason := self._lease.stop_reason()) is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return reason
 
     def _stop(self, record: AttemptRecord, reason: StopReason) -> None:
         """Record that the attempt stopped early."""

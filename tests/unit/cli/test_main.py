@@ -108,6 +108,22 @@ def test_unexpected_error_is_printed_as_a_bug(run: Run, monkeypatch: pytest.Monk
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bases", "add", "{}"),
+        ("bases", "add", "./{}"),
+        ("bases", "add", "{}.gguf"),
+        ("adapters", "import", "{}", "--name", "x", "--base", "y"),
+        ("train", "data.jsonl", "--adapter", "x", "--base", "{}"),
+    ],
+)
+def test_path_that_the_system_refuses_is_not_a_bug(run: Run, command: tuple[str, ...]) -> None:
+    ran = run(*(argument.format("a" * 300) for argument in command))
+    assert ran.status != output.INTERNAL
+    assert ran.err.startswith("error: ")
+
+
 @pytest.mark.parametrize("debug", ["", "1"])
 @pytest.mark.parametrize("kind", [errors.Unavailable, RuntimeError], ids=["expected", "unexpected"])
 def test_password_of_a_url_is_in_no_error(

@@ -78,6 +78,12 @@ def test_store_of_an_earlier_version_is_marked_if_it_has_what_the_database_knows
     assert (tmp_path / "store" / MARKER).exists()
 
 
+def test_store_that_has_the_data_of_a_queued_job_is_marked(database: Database, tmp_path: Path) -> None:
+    digest = ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache").put(b"seeds")
+    registry.submit(database, spec=registry.train_spec().evolve(train=digest))
+    open_store(database, tmp_path / "store").put(b"more")
+
+
 def test_store_with_the_artifacts_of_others_is_not_marked(database: Database, tmp_path: Path) -> None:
     ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache").put(b"of others")
     with pytest.raises(errors.StoreUnavailable, match="has artifacts, and the database knows none"):

@@ -191,6 +191,20 @@ def test_child_that_died_is_described_with_its_last_output(
     assert (attempt.child, child.calls) == (None, ["kill"])
 
 
+def test_child_that_died_while_its_worker_stops_costs_no_attempt(
+    kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service manager may signal the child first."""
+    child = FakeChild()
+    monkeypatch.setattr(child, "describe_end", lambda: "SIGTERM")
+    child.die()
+    asked = iter([None, None, None])
+    monkeypatch.setattr(Lease, "stop_reason", lambda lease: next(asked, "hand_back"))
+    attempt, job = run(context, database, child)
+    assert (job.state, job.attempts) == (JobState.QUEUED, 0)
+    assert (attempt.child, child.calls) == (None, ["kill"])
+
+
 def test_child_that_hangs_is_killed_and_described(
     kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
