@@ -76,8 +76,12 @@ class StoreMarker:
             f" ({fix})"
         )
         with self._database.read() as session:
-            if deployment.has_store(session):
+            is_marked = deployment.has_store(session)
+        if is_marked:
+            found = store.read_marker()  # again, since another process may have marked the store a moment ago
+            if found is None:
                 raise missing
+            return found
         with self._database.write() as session:
             is_first = deployment.record_store(session)  # others wait here until the marker is written
             if is_first:
