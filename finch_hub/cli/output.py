@@ -34,6 +34,7 @@ EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
     (errors.Unavailable, UNAVAILABLE, "a database, broker, store or worker does not answer"),
     (errors.PluginError, 8, "a plugin cannot be loaded, or failed"),
     (errors.NotReproduced, 9, "the job of a version was repeated and gave other bytes"),
+    (errors.IncompleteBackup, 10, "a backup was finished without artifacts that are missing or damaged"),
 )
 
 # What the system says about paths of users, and about their disks.

@@ -81,3 +81,10 @@ def _add_needs(session: Session, row: sa.Row[Any]) -> str | None:
         session.execute(sa.update(jobs).where(jobs.c.number == row.number).values(needs=needs))
         return needs
     return None
+
+
+def ring_all(session: Session) -> int:
+    """Let each queued job have a message at once, or when its wait ends, and return the number of these jobs."""
+    due = sa.func.coalesce(jobs.c.not_before, now(), type_=jobs.c.ring_at.type)
+    ringing = sa.update(jobs).where(in_state(JobState.QUEUED)).values(ring_at=due).returning(jobs.c.id)
+    return len(session.scalars(ringing).all())

@@ -80,11 +80,17 @@ class StoreMarker:
             f" ({fix})"
         )
         with self._database.read() as session:
-            if deployment.has_store(session):
-                raise missing
+            is_marked = deployment.has_store(session)
             known, past = deployment.list_artifacts(session), deployment.list_past_data(session)
+        if is_marked:
+            found = store.read_marker()  # again, since another process may have marked the store a moment ago
+            if found is None:
+                raise missing
+            return found
         # Before the transaction: a store that hangs would keep others from the database.
         if not (store.has_any([*known, *past]) or (not known and (self._is_of_home or store.is_empty))):
+            if (found := store.read_marker()) is not None:  # another process has marked the store and filled it
+                return found
             what = (
                 "none of the artifacts that the database knows" if known else "artifacts, and the database knows none"
             )

@@ -84,6 +84,7 @@ def test_every_finch_error_has_an_exit_code() -> None:
         **dict.fromkeys(("Unavailable", "AccessDenied", "SchemaMismatch", "StoreUnavailable"), 7),
         "PluginError": 8,
         "NotReproduced": 9,
+        "IncompleteBackup": 10,
     }
     assert (output.INTERNAL, output.exit_code(KeyError())) == (1, 1)
     assert output.INTERRUPTED == 130

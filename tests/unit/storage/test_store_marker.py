@@ -164,3 +164,20 @@ def test_marker_is_read_again_after_some_seconds_or_if_an_artifact_is_missing(
     with pytest.raises(errors.StoreUnavailable):
         store.put(b"more")
     assert not (tmp_path / "store").exists()
+
+
+def test_store_that_another_process_marks_at_the_same_time_is_used(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_marker = ArtifactStore.read_marker
+
+    def read_before_the_other(store: ArtifactStore) -> str | None:
+        found = read_marker(store)
+        monkeypatch.setattr(ArtifactStore, "read_marker", read_marker)
+        open_store(database, tmp_path / "store").check()
+        return found
+
+    monkeypatch.setattr(ArtifactStore, "read_marker", read_before_the_other)
+    store = open_store(database, tmp_path / "store")
+    digest = store.put(b"seeds")
+    assert store.get(digest) == b"seeds"
