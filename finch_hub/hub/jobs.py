@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -127,8 +128,9 @@ class JobHandle:
         """
         with self._stores.database.write() as session:
             self._job = jobs.request_cancel(session, self.id)
-        while settlements.settle_due(self._stores.database):  # there may be no worker
-            pass
+        with contextlib.suppress(errors.Unavailable):  # the job is cancelled, and workers settle what is left
+            while settlements.settle_due(self._stores.database):  # there may be no worker
+                pass
         return self._job
 
     def retry(self) -> JobHandle:

@@ -11,7 +11,7 @@ import pytest
 from support import registry
 
 from finch_hub import Hub, JobHandle, JobState, errors
-from finch_hub.registry import attempts, values
+from finch_hub.registry import attempts, jobs, settlements, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.reports import EvaluationReport
@@ -78,6 +78,24 @@ def test_cancelled_job_can_be_retried(hub: Hub, handle: JobHandle) -> None:
     with pytest.raises(errors.IllegalTransition):
         again.retry()
     assert hub.jobs.counts()[JobState.QUEUED] == 1
+
+
+def test_cancellation_fails_all_dependents_without_a_worker(hub: Hub, handle: JobHandle, database: Database) -> None:
+    new = values.NewJob.of_spec(registry.train_spec(), depends_on=(handle.id,))
+    with database.write() as session:
+        dependents = jobs.submit_many(session, [new] * 150)
+    handle.cancel()
+    assert hub.jobs.counts()[JobState.FAILED] == len(dependents)
+
+
+def test_cancellation_succeeds_although_the_database_does_not_answer_afterwards(
+    handle: JobHandle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(database: Database) -> bool:
+        raise errors.Unavailable("the database does not answer")
+
+    monkeypatch.setattr(settlements, "settle_due", fail)
+    assert handle.cancel().state is JobState.CANCELLED
 
 
 def test_unknown_job_is_not_found(hub: Hub) -> None:
