@@ -211,12 +211,22 @@ def test_store_of_another_hub_is_refused(source: Stores, backup: Path, open_hub:
         assert row_copies.find_filled(session) == ["deployment"]
 
 
-def test_store_with_artifacts_and_without_a_marker_is_refused(backup: Path, target: Stores) -> None:
-    folder = Path(target.settings.artifacts)
-    (folder / "blobs" / "aa").mkdir(parents=True)
+def test_store_with_artifacts_and_without_a_marker_is_refused(backup: Path, open_hub: Open, tmp_path: Path) -> None:
+    target = open_hub("target", artifacts_url=str(tmp_path / "store"))
+    (tmp_path / "store" / "blobs" / "aa").mkdir(parents=True)
+    (tmp_path / "store" / "blobs" / "aa" / "bb").touch()
     with pytest.raises(errors.StoreUnavailable, match="has artifacts, and the database knows none"):
         restore(backup, target)
-    assert not (folder / MARKER).exists()
+    assert not (tmp_path / "store" / MARKER).exists()
+
+
+def test_artifacts_that_were_left_in_the_home_are_no_obstacle(backup: Path, target: Stores) -> None:
+    folder = Path(target.settings.artifacts) / "blobs" / "aa"
+    folder.mkdir(parents=True)
+    (folder / "bb").touch()
+    assert restore(backup, target).missing == ()
+    with target.database.read() as session:
+        assert "adapter_versions" in row_copies.find_filled(session)
 
 
 def test_rows_that_appear_during_the_restoration_are_kept(
