@@ -82,7 +82,7 @@ class CommandWalk:
             self._copy()
         finally:
             self.run("worker", "stop", status=(0, 3))
-        for command in _documented_commands():
+        for command in documented_commands():
             if not any(line == command or line.startswith(f"{command} ") for line in self._called):
                 raise RuntimeError(f"the walk does not call finch-hub {command} (add it to {__file__})")
 
@@ -140,6 +140,7 @@ class CommandWalk:
         for form in ("peft", "vllm", "gguf", "ollama"):
             self.run("export", "finch/1", "--format", form, "--out", f"exported-{form}")
         self.run("adapters", "import", "exported-peft", "--name", "imported", "--base", "tiny")
+        self.run("adapters", "check", "imported/1")
         self.run("adapters", "delete", "imported/1")
         self.run("datasets", "purge", "finches")
 
@@ -183,7 +184,7 @@ class CommandWalk:
         return worker
 
 
-def _documented_commands() -> list[str]:
+def documented_commands() -> list[str]:
     """Return the commands without subcommands, from the headings of docs/cli.md."""
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     names = re.findall(r"^#+ finch-hub (.+)$", page, re.MULTILINE)

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import registry
+from support import fuzzing, registry
 from support.services import Databases
 
 from finch_hub import errors
@@ -197,7 +197,7 @@ def test_job_with_dependents_that_wait_can_be_deleted_after_them(database: Datab
     assert pruned == {root.id, *(job.id for job in fan)}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=fuzzing.examples(30), deadline=None)
 @given(data=st.data())
 def test_every_graph_ends_as_its_parents_say(data: st.DataObject, shared_database: Database) -> None:
     """Compare with a reference: a job ends well only if all its parents did."""
