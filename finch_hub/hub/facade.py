@@ -405,6 +405,13 @@ class Hub:
         with self._stores.database.write() as session:
             for stored in sorted(examples, key=lambda part: part.digest):  # locked in one order by all submitters
                 register_examples(session, stored, self._stores)
-            job = jobs.submit(session, spec, requirements=requirements or Requirements(), **fields)
+            job = jobs.submit(
+                session,
+                spec,
+                requirements=requirements or Requirements(),
+                owner=self.settings.owner_name,
+                owner_unfinished=self.settings.owner_unfinished,
+                **fields,
+            )
         dispatcher.dispatch(job)
         return JobHandle(job, self._stores, dispatcher)
