@@ -24,6 +24,7 @@ from finch_hub.registry.transitions import (
     build_transition,
     execute_transition,
     in_state,
+    in_state_of_owner,
     in_state_unindexed,
     to_jobs,
 )
@@ -241,14 +242,17 @@ def _describe_slot(capabilities: Capabilities) -> Columns:
     }
 
 
-def _fits_slot(shape: _Shape, of: sa.FromClause = jobs) -> list[sa.ColumnElement[bool]]:
+def _fits_slot(
+    shape: _Shape, of: sa.FromClause = jobs, *, is_queued: sa.ColumnElement[bool] | None = None
+) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that a job fits the slot. `is_queued` is the condition that suits another index."""
     is_passed_on = sa.exists().where(
         attempt_rows.c.job_id == of.c.id,
         attempt_rows.c.worker == sa.bindparam("slot_worker", type_=sa.String()),
         attempt_rows.c.not_before > now(),
     )
     return [
-        in_state(JobState.QUEUED, of=of),
+        in_state(JobState.QUEUED, of=of) if is_queued is None else is_queued,
         sa.or_(of.c.not_before.is_(None), of.c.not_before <= now()),
         sa.or_(of.c.set_aside.is_(None), ~subset(sa.bindparam("slot_versions", type_=Json), of.c.set_aside)),
         of.c.memory_bytes <= sa.bindparam("slot_memory"),
@@ -290,7 +294,8 @@ _HAS_MORE = (
 def _claim_in_front(shape: _Shape, *, has_base: bool) -> sa.Update:
     # The row is locked outside the front: a lock within it would hide all of the front's jobs from other claimers.
     best, front = jobs.alias("best"), _select_front()
-    query = sa.select(best.c.number).join(front, front.c.number == best.c.number).where(*_fits_slot(shape, best))
+    fits = _fits_slot(shape, best, is_queued=in_state_unindexed(JobState.QUEUED, of=best))
+    query = sa.select(best.c.number).join(front, front.c.number == best.c.number).where(*fits)
     order: list[sa.ColumnElement[Any]] = [best.c.priority.desc(), best.c.turn, best.c.number]
     if has_base:
         impatient = _select_impatient(shape)
@@ -319,10 +324,11 @@ def _select_front() -> sa.Subquery:
 def _select_impatient(shape: _Shape) -> sa.Subquery:
     """Return the query for the first job in front that fits the slot and that no loaded base may overtake any more."""
     old, front = jobs.alias("old"), _select_front()
+    fits = _fits_slot(shape, old, is_queued=in_state_unindexed(JobState.QUEUED, of=old))
     return (
         sa.select(old.c.priority, old.c.turn, old.c.number)
         .join(front, front.c.number == old.c.number)
-        .where(old.c.created_at < once(later(-WARM_PATIENCE_SECONDS)), *_fits_slot(shape, old))
+        .where(old.c.created_at < once(later(-WARM_PATIENCE_SECONDS)), *fits)
         .order_by(old.c.priority.desc(), old.c.turn, old.c.number)
         .limit(1)
         .subquery("impatient")
@@ -370,14 +376,11 @@ def _select_first_of_owners(shape: _Shape) -> sa.Select[tuple[int, int, int]]:
         following.c.finished_at.is_(None), following.c.owner > owners.c.owner
     )
     owners = owners.union_all(sa.select(next_owner.scalar_subquery()).where(owners.c.owner.is_not(None)))
+    is_queued = in_state_of_owner(JobState.QUEUED, owners.c.owner, own)
+    fits = _fits_slot(shape._replace(has_limit=False), own, is_queued=is_queued)
     first_number = (
         sa.select(own.c.number)
-        .where(
-            own.c.owner == owners.c.owner,
-            own.c.finished_at.is_(None),
-            own.c.needs == sa.bindparam("wanted_needs", type_=sa.String()),
-            *_fits_slot(shape._replace(has_limit=False), own),
-        )
+        .where(own.c.needs == sa.bindparam("wanted_needs", type_=sa.String()), *fits)
         .order_by(own.c.priority.desc(), own.c.turn, own.c.number)
         .limit(1)
         .correlate(owners)

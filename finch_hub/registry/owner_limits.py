@@ -53,14 +53,17 @@ def list_full_owners(limit: sa.BindParameter[int]) -> sa.Select[tuple[str]]:
     )
 
 
-def refuse_beyond(session: Session, owners: Collection[str], limit: int) -> None:
+def refuse_beyond(session: Session, owners: Collection[str], limit: int, *, num_more: int = 0) -> None:
     """Refuse owners who have more unfinished jobs than the limit.
 
+    Args:
+        num_more: number of jobs that each owner is about to submit.
+
     Raises:
-        Conflict: an owner has more.
+        Conflict: an owner would have more.
     """
     for owner in sorted(owners):
-        if session.scalar(_HAS_MORE, {"of_owner": owner, "limit": limit}) is not None:
+        if session.scalar(_HAS_MORE, {"of_owner": owner, "limit": limit - num_more}) is not None:
             what = f"cannot submit: owner {owner!r} may have {limit:,} unfinished job{'' if limit == 1 else 's'}"
             fix = "wait until some have ended, cancel some, or raise FINCH_OWNER_UNFINISHED"
             raise errors.Conflict(f"{what}, and would have more ({fix})")
@@ -68,6 +71,10 @@ def refuse_beyond(session: Session, owners: Collection[str], limit: int) -> None
 
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")
 _TRY_LOCK = sa.text("SELECT pg_try_advisory_xact_lock(:key)")
-_OF_OWNER = (jobs.c.owner == sa.bindparam("of_owner"), jobs.c.finished_at.is_(None))  # as the index has it
-_COUNT_RUNNING = sa.select(sa.func.count()).select_from(jobs).where(in_state(JobState.RUNNING), *_OF_OWNER)
-_HAS_MORE = sa.select(jobs.c.owner).where(*_OF_OWNER).offset(sa.bindparam("limit", type_=sa.BigInteger())).limit(1)
+_COUNT_RUNNING = (
+    sa.select(sa.func.count())
+    .select_from(jobs)
+    .where(in_state(JobState.RUNNING), jobs.c.owner == sa.bindparam("of_owner"))
+)
+_IS_OWN = (jobs.c.owner == sa.bindparam("of_owner"), jobs.c.finished_at.is_(None))
+_HAS_MORE = sa.select(jobs.c.owner).where(*_IS_OWN).offset(sa.bindparam("limit", type_=sa.BigInteger())).limit(1)

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub.registry.tables import dependencies, jobs
-from finch_hub.registry.transitions import in_state
+from finch_hub.registry.transitions import in_state, in_state_of_owner
 from finch_hub.registry.types import Columns
 from finch_hub.specs.jobs import JobState
 
@@ -87,15 +87,19 @@ def _read_clock(session: Session, place: Place) -> _Clock:
     return _Clock(now, last)
 
 
-def list_needs(*conditions: Callable[[sa.FromClause], sa.ColumnElement[bool]]) -> sa.CTE:
-    """Return the different needs of queued jobs that meet the conditions, each found from the last one in an index."""
+def _is_queued(of: sa.FromClause) -> sa.ColumnElement[bool]:
+    return in_state(JobState.QUEUED, of=of)
+
+
+def _is_own_queued(of: sa.FromClause) -> sa.ColumnElement[bool]:
+    return in_state_of_owner(JobState.QUEUED, sa.bindparam("of_owner"), of)
+
+
+def list_needs(is_met: Callable[[sa.FromClause], sa.ColumnElement[bool]] = _is_queued) -> sa.CTE:
+    """Return the different needs of queued jobs, with null at the end. It jumps from each to the next in an index."""
     following = jobs.alias("following")
-
-    def are_met(of: sa.FromClause) -> list[sa.ColumnElement[bool]]:
-        return [in_state(JobState.QUEUED, of=of), *(condition(of) for condition in conditions)]
-
-    needs = sa.select(sa.func.min(jobs.c.needs).label("needs")).where(*are_met(jobs)).cte("needs", recursive=True)
-    next_needs = sa.select(sa.func.min(following.c.needs)).where(*are_met(following), following.c.needs > needs.c.needs)
+    needs = sa.select(sa.func.min(jobs.c.needs).label("needs")).where(is_met(jobs)).cte("needs", recursive=True)
+    next_needs = sa.select(sa.func.min(following.c.needs)).where(is_met(following), following.c.needs > needs.c.needs)
     return needs.union_all(sa.select(next_needs.scalar_subquery()).where(needs.c.needs.is_not(None)))
 
 
@@ -111,20 +115,15 @@ _SELECT_TURN_OF_PARENTS = (
 )
 
 
-def _of_owner(of: sa.FromClause) -> sa.ColumnElement[bool]:
-    """Return the condition that a job that has not ended is of the owner, as the index has it."""
-    return sa.and_(of.c.owner == sa.bindparam("of_owner"), of.c.finished_at.is_(None))
-
-
-def _select_turn(needs: sa.CTE, *conditions: sa.ColumnElement[bool], is_last: bool) -> sa.ScalarSelect[int]:
-    """Return the first or last turn of the queued jobs with certain needs, null if they are of another line.
+def _select_turn(needs: sa.CTE, is_met: sa.ColumnElement[bool], *, is_last: bool) -> sa.ScalarSelect[int]:
+    """Return the first or last turn of queued jobs with certain needs, null if they are of another line.
 
     All jobs with equal needs have one queue and device, so that one of them tells.
     """
     order = [column.desc() if is_last else column for column in (jobs.c.turn, jobs.c.number)]
     found = (
         sa.select(jobs.c.turn, jobs.c.queue, jobs.c.device)
-        .where(in_state(JobState.QUEUED), _OF_PRIORITY, *conditions, jobs.c.needs == needs.c.needs)
+        .where(is_met, _OF_PRIORITY, jobs.c.needs == needs.c.needs)
         .order_by(*order)
         .limit(1)
         .correlate(needs)
@@ -146,8 +145,9 @@ def _select_clock() -> sa.Select[Any]:
         .where(in_state(JobState.RUNNING), *_IN_LINE)
         .subquery("running")
     )
-    own_needs = list_needs(_of_owner)
-    own_queued = sa.select(sa.func.max(_select_turn(own_needs, _of_owner(jobs), is_last=True))).select_from(own_needs)
+    own_needs = list_needs(_is_own_queued)
+    own_turn = _select_turn(own_needs, _is_own_queued(jobs), is_last=True)
+    own_queued = sa.select(sa.func.max(own_turn)).where(own_needs.c.needs.is_not(None))
     same = (
         sa.select(jobs.c.turn, jobs.c.fence)
         .where(in_state(JobState.QUEUED), _OF_PRIORITY, _OF_NEEDS)
@@ -164,4 +164,5 @@ def _select_clock() -> sa.Select[Any]:
 @functools.cache
 def _select_line_front() -> sa.Select[Any]:
     needs = list_needs()
-    return sa.select(sa.func.min(_select_turn(needs, is_last=False))).select_from(needs)
+    turn = _select_turn(needs, _is_queued(jobs), is_last=False)
+    return sa.select(sa.func.min(turn)).where(needs.c.needs.is_not(None))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from support import fuzzing, registry
 from support.services import Databases
 
-from finch_hub.registry import attempts, claims, jobs, tables, turns, types, values
+from finch_hub.registry import attempts, claims, jobs, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, JobState, Requirements
 
@@ -301,26 +300,3 @@ def test_claims_keep_priorities_and_the_order_of_each_owner_and_leave_no_slot_id
                         attempts.hand_back(session, job)
                     owner, key = known[job.id]
                     queued[owner].append(key)
-
-
-def test_clock_is_read_from_indexes(database: Database) -> None:
-    """A submission must not read all queued jobs."""
-    submit(database, "ada", 300)
-    place = turns.Place(owner="ada", priority=0, queue="default", device="any", needs="none")
-    with database.write() as session:
-        if not database.is_sqlite:
-            session.execute(sa.text("ANALYZE"))
-        statements = (turns._select_clock(), turns._select_line_front())
-        parameters = turns._describe(place)
-        for statement in statements:
-            compiled = statement.compile(session.connection(), compile_kwargs={"render_postcompile": True})
-            arguments = compiled.construct_params(parameters)
-            prefix = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
-            connection = session.connection()
-            rows = connection.exec_driver_sql(
-                prefix + str(compiled),
-                tuple(arguments[name] for name in compiled.positiontup) if database.is_sqlite else arguments,
-            )
-            plan = "\n".join(str(row[-1]) for row in rows)
-            assert not re.search(r"Seq Scan on jobs|SCAN jobs(?! USING)|SCAN following(?! USING)", plan), plan
-            assert not re.search(r"Sort|TEMP B-TREE FOR ORDER", plan), plan
