@@ -49,8 +49,7 @@ class Settings(pydantic_settings.BaseSettings):
         max_bad_rows: largest share of a data set's rows that may be left out, unless a command says otherwise.
         memory_bytes: main memory for one child process; None means nine tenths of the machine or container.
         gang_size: maximum number of jobs that are trained in one step; 1 trains each job alone.
-        owner: name under which jobs are submitted, at most 96 characters; None means the login name. Within a priority,
-            owners take turns.
+        owner: name under which jobs take turns with those of other owners; None means the login name.
         owner_running: maximum number of jobs of one owner that run at a time; None sets no limit.
         owner_unfinished: maximum number of jobs of one owner that have not ended; None sets no limit.
         history_days: age in days after which ended jobs and their events are deleted; None keeps all.

@@ -64,9 +64,10 @@ def refuse_beyond(session: Session, owners: Collection[str], limit: int, *, num_
     """
     for owner in sorted(owners):
         if session.scalar(_HAS_MORE, {"of_owner": owner, "limit": limit - num_more}) is not None:
-            what = f"cannot submit: owner {owner!r} may have {limit:,} unfinished job{'' if limit == 1 else 's'}"
-            fix = "wait until some have ended, cancel some, or raise FINCH_OWNER_UNFINISHED"
-            raise errors.Conflict(f"{what}, and would have more ({fix})")
+            raise errors.Conflict(
+                f"cannot submit: owner {owner!r} would have more unfinished jobs than {limit:,}"
+                " (wait until some have ended, cancel some, or raise FINCH_OWNER_UNFINISHED)"
+            )
 
 
 _LOCK = sa.text("SELECT pg_advisory_xact_lock(:key)")

@@ -26,7 +26,7 @@ from finch_hub.registry.transitions import in_state, in_state_of_owner
 from finch_hub.registry.types import Columns
 from finch_hub.specs.jobs import JobState
 
-_NUM_EXAMINED = 64  # queued jobs with equal needs; those that are only there again say nothing about the clock
+_NUM_EXAMINED = 64  # jobs in one look
 
 
 class Place(NamedTuple):
@@ -62,11 +62,14 @@ def assign_turn_after_parents(session: Session, job_id: str, place: Place) -> in
     """Return the turn of a job that is queued because the jobs that it depends on have ended.
 
     It is after the turns of these. Otherwise each job of a chain would be claimed at once after the one before it,
-    because it was submitted before the jobs of others with the same turn.
+    because it was submitted before the jobs of others with the same turn. If there are no jobs of others, the job is
+    claimed as its owner submitted it: after the earlier jobs, and before the later ones.
     """
     clock = _read_clock(session, place)
-    of_parents = session.scalar(_SELECT_TURN_OF_PARENTS, {"of_job": job_id, **_describe(place)})
-    return max(clock.now, clock.last, of_parents or 0) + 1
+    row = session.execute(_select_surroundings(), {"of_job": job_id, **_describe(place)}).one()
+    if row.first_owner == row.last_owner:
+        return max(clock.now, -1 if row.of_earlier is None else row.of_earlier + 1)
+    return max(clock.now, clock.last, row.of_parents or 0) + 1
 
 
 def _describe(place: Place) -> Columns:
@@ -108,11 +111,42 @@ _IN_LINE = (_OF_PRIORITY, jobs.c.queue == sa.bindparam("of_queue"), jobs.c.devic
 _OF_NEEDS = jobs.c.needs == sa.bindparam("of_needs", type_=sa.String())
 
 
-_SELECT_TURN_OF_PARENTS = (
-    sa.select(sa.func.max(jobs.c.turn))
-    .join(dependencies, dependencies.c.depends_on == jobs.c.id)
-    .where(dependencies.c.job_id == sa.bindparam("of_job"), jobs.c.owner == sa.bindparam("of_owner"), *_IN_LINE)
-)
+@functools.cache
+def _select_surroundings() -> sa.Select[Any]:
+    """Return the query for the turns of a job's parents and of the job before it, and for the owners in the queue."""
+    of_parents = (
+        sa.select(sa.func.max(jobs.c.turn))
+        .join(dependencies, dependencies.c.depends_on == jobs.c.id)
+        .where(dependencies.c.job_id == sa.bindparam("of_job"), jobs.c.owner == sa.bindparam("of_owner"), *_IN_LINE)
+    )
+    this = jobs.alias("this")
+    number = sa.select(this.c.number).where(this.c.id == sa.bindparam("of_job")).scalar_subquery()
+    columns = (jobs.c.state, jobs.c.priority, jobs.c.queue, jobs.c.device)
+    before = (
+        sa.select(jobs.c.number, jobs.c.turn, *columns)
+        .where(jobs.c.finished_at.is_(None), jobs.c.number < number)
+        .order_by(jobs.c.number.desc())
+        .limit(_NUM_EXAMINED)
+        .subquery("before")
+    )
+    of_earlier = (
+        sa.select(before.c.turn)
+        .where(
+            in_state(JobState.QUEUED, of=before),
+            *(before.c[name] == sa.bindparam(f"of_{name}") for name in ("priority", "queue", "device")),
+        )
+        .order_by(before.c.number.desc())
+        .limit(1)
+    )
+    first_owner, last_owner = (
+        sa.select(extreme(jobs.c.owner)).where(jobs.c.finished_at.is_(None)) for extreme in (sa.func.min, sa.func.max)
+    )
+    return sa.select(
+        of_parents.scalar_subquery().label("of_parents"),
+        of_earlier.scalar_subquery().label("of_earlier"),
+        first_owner.scalar_subquery().label("first_owner"),
+        last_owner.scalar_subquery().label("last_owner"),
+    )
 
 
 def _select_turn(needs: sa.CTE, is_met: sa.ColumnElement[bool], *, is_last: bool) -> sa.ScalarSelect[int]:
@@ -155,6 +189,7 @@ def _select_clock() -> sa.Select[Any]:
         .limit(_NUM_EXAMINED)
         .subquery("same")
     )
+    # A job that returned to the queue kept its turn, which tells nothing about the clock.
     same_queued = sa.select(sa.func.min(same.c.turn)).where(same.c.fence == 0)
     return sa.select(
         running, own_queued.scalar_subquery().label("own_queued"), same_queued.scalar_subquery().label("same_queued")

@@ -124,7 +124,9 @@ def test_concurrent_claims_and_ends_never_exceed_the_limit(database: Database) -
 
 def test_submission_beyond_the_limit_is_refused_and_stores_nothing(database: Database) -> None:
     submit(database, "ada", 2, limit=3)
-    with pytest.raises(errors.Conflict, match=r"owner 'ada' may have 3 unfinished jobs.*FINCH_OWNER_UNFINISHED"):
+    with pytest.raises(
+        errors.Conflict, match=r"owner 'ada' would have more unfinished jobs than 3 .*FINCH_OWNER_UNFINISHED"
+    ):
         submit(database, "ada", 2, limit=3)
     assert count_by_owner(database, JobState.QUEUED) == {"ada": 2}
     submit(database, "ben", 3, limit=3)

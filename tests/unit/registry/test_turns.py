@@ -150,6 +150,26 @@ def test_job_with_dependencies_takes_its_turn_when_it_is_queued(database: Databa
     assert [job.id for job in order if job.owner == "ada"] == children
 
 
+@pytest.mark.parametrize("layout", ["pairs", "trainings first"])
+def test_pipelines_of_the_only_owner_run_in_the_order_of_their_submission(database: Database, layout: str) -> None:
+    parents, order = [], []
+    for _ in range(4):
+        parents.append(registry.submit(database, owner="ada").id)
+        if layout == "pairs":
+            child = registry.submit(database, owner="ada", spec=registry.merge_spec(), depends_on=parents[-1:])
+            order += [parents[-1], child.id]
+    if layout != "pairs":
+        order = parents + [registry.submit(database, owner="ada", depends_on=[parent]).id for parent in parents]
+    assert [job.id for job in run_all(database)] == order
+
+
+def test_dependents_of_one_job_have_different_turns(database: Database) -> None:
+    (parent,) = submit(database, "ada")
+    children = [registry.submit(database, owner="ada", depends_on=[parent]).id for _ in range(5)]
+    end(database, registry.claimed(database))
+    assert [turn_of(database, child) for child in children] == list(range(5))
+
+
 @pytest.mark.parametrize("slots", [1, 3])
 def test_chain_of_jobs_takes_turns_with_the_jobs_of_others(database: Database, slots: int) -> None:
     (parent,) = submit(database, "ada")
