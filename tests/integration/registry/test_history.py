@@ -137,6 +137,22 @@ def test_submission_to_a_long_queue_reads_few_of_its_jobs(history: Database, own
         assert not re.search(r"Sort|ORDER BY", plan), plan
 
 
+def test_queueing_of_a_dependent_reads_few_jobs(history: Database) -> None:
+    parent = registry.submit(history, priority=9, owner="ada")
+    child = registry.submit(history, owner="ada", depends_on=[parent.id])
+    running = registry.claimed(history)
+    with history.write() as session:
+        jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec(), owner="ada")] * 2000)
+    if not history.is_sqlite:
+        vacuum(history)
+    plans = plans_of(history, lambda session: attempts.succeed(session, running, {}))
+    assert registry.get(history, child).state is JobState.QUEUED
+    (surroundings,) = (plan for plan in plans if "ix_jobs_unfinished" in plan)
+    for plan in plans:
+        assert not re.search(r"Seq Scan on jobs|SCAN (jobs|following)(?! USING)", plan), plan
+    assert "ix_jobs_owner" in surroundings
+
+
 def plans_of(database: Database, query: Callable[[Session], Any], table: str = "jobs") -> list[str]:
     """Return the query plan of each statement that reads a table."""
     plans: list[str] = []
