@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
-from support import registry
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import fuzzing, registry
+from support.services import Databases
 
 from finch_hub import errors
 from finch_hub.registry import claims, jobs, owner_limits, tables, values
@@ -30,6 +34,57 @@ def claim(database: Database) -> Job | None:
 def count_by_owner(database: Database, state: JobState) -> Counter[str]:
     with database.read() as session:
         return Counter(session.scalars(sa.select(tables.jobs.c.owner).where(tables.jobs.c.state == state)))
+
+
+@pytest.fixture(scope="module")
+def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """One database for all examples of a test."""
+    made = Databases(tmp_path_factory.mktemp("limits"), None)
+    database = Database(made.new())
+    yield database
+    database.close()
+    made.close()
+
+
+@settings(max_examples=fuzzing.examples(60))
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["ada", "ben", "cleo"]), st.integers(1, 4), st.integers(0, 1)),
+            st.sampled_from(["claim", "end"]),
+        ),
+        max_size=40,
+    ),
+    limit=st.integers(1, 3),
+    front=st.sampled_from([0, 1, 64]),
+)
+def test_claim_takes_a_job_whenever_an_owner_below_the_limit_has_one(
+    sqlite_database: Database, steps: list[tuple[str, int, int] | str], limit: int, front: int
+) -> None:
+    with sqlite_database.write() as session:
+        session.execute(sa.delete(tables.jobs))
+    slot = registry.ANY_SLOT.evolve(owner_running=limit)
+    queued: dict[str, list[int]] = {"ada": [], "ben": [], "cleo": []}  # priorities
+    running: list[Job] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "FRONT_JOBS", front)
+        for step in steps:
+            if not isinstance(step, str):
+                owner, count, priority = step
+                submit(sqlite_database, owner, count, priority=priority)
+                queued[owner] += [priority] * count
+            elif step == "end" and running:
+                registry.succeed(sqlite_database, running.pop(0))
+            elif step == "claim":
+                numbers = Counter(job.owner for job in running)
+                allowed = {owner: waiting for owner, waiting in queued.items() if waiting and numbers[owner] < limit}
+                job = registry.claim(sqlite_database, capabilities=slot)
+                assert (job is None) == (not allowed)
+                if job is not None:
+                    assert job.owner in allowed
+                    assert job.priority == max(map(max, allowed.values()))
+                    queued[job.owner].remove(job.priority)
+                    running.append(job)
 
 
 def test_claim_passes_over_owners_at_their_limit(database: Database) -> None:

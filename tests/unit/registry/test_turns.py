@@ -30,6 +30,16 @@ def sqlite_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databa
     made.close()
 
 
+@pytest.fixture(scope="module")
+def shared_database(databases: Databases) -> Iterator[Database]:
+    """The same on both engines in turn."""
+    url = databases.new()
+    database = Database(url, allow_insecure=True)
+    yield database
+    database.close()
+    databases.drop(url)
+
+
 def empty(database: Database) -> None:
     with database.write() as session:
         session.execute(sa.delete(tables.jobs))
@@ -253,19 +263,19 @@ def test_claims_of_owners_with_a_backlog_differ_by_at_most_one(
     backlogs=st.lists(st.integers(1, 30), min_size=1, max_size=3), served=st.integers(0, 20), slots=st.integers(1, 4)
 )
 def test_single_job_of_a_new_owner_waits_for_one_claim_of_each_other(
-    sqlite_database: Database, backlogs: list[int], served: int, slots: int
+    shared_database: Database, backlogs: list[int], served: int, slots: int
 ) -> None:
-    empty(sqlite_database)
+    empty(shared_database)
     for owner, count in zip(OWNERS, backlogs, strict=False):
-        submit(sqlite_database, owner, count)
+        submit(shared_database, owner, count)
     running: list[Job] = []
     for _ in range(min(served, sum(backlogs))):
         if len(running) == slots:
-            end(sqlite_database, running.pop(0))
-        running.append(registry.claimed(sqlite_database))
-    (single,) = submit(sqlite_database, "new")
+            end(shared_database, running.pop(0))
+        running.append(registry.claimed(shared_database))
+    (single,) = submit(shared_database, "new")
     assert single in [
-        registry.claimed(sqlite_database).id for _ in range(len(backlogs) + 1) if _has_queued(sqlite_database)
+        registry.claimed(shared_database).id for _ in range(len(backlogs) + 1) if _has_queued(shared_database)
     ]
 
 
