@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from finch_hub.hub.jobs import JobHandle
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.settings import Settings
+    from finch_hub.specs.backups import BackupReport, RestoreReport
     from finch_hub.specs.events import Event
     from finch_hub.specs.examples import Example, Message
     from finch_hub.specs.generation import GenerationConfig
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterVersion",
+    "BackupReport",
     "CompositionReport",
     "ConflictReport",
     "EvaluationReport",
@@ -64,6 +66,7 @@ __all__ = [
     "ReadingConfig",
     "ReproductionReport",
     "Requirements",
+    "RestoreReport",
     "Settings",
     "TrainingConfig",
     "TrainingReport",
@@ -80,13 +83,16 @@ _MODULES = {
         "hub.jobs": ["JobHandle"],
         "registry.values": ["AdapterVersion"],
         "settings": ["Settings"],
+        "specs.backups": ["BackupReport", "RestoreReport"],
         "specs.events": ["Event"],
         "specs.examples": ["Example", "Message"],
         "specs.generation": ["GenerationConfig"],
         "specs.jobs": ["Job", "JobState", "Requirements"],
         "specs.lora": ["LoRAConfig"],
         "specs.reading": ["ReadingConfig"],
-        "specs.reports": [name for name in __all__ if name.endswith("Report")],
+        "specs.reports": [
+            name for name in __all__ if name.endswith("Report") and name not in ("BackupReport", "RestoreReport")
+        ],
         "specs.training": ["TrainingConfig"],
         "specs.value": ["Value"],
     }.items()

@@ -22,6 +22,7 @@
     │   └── InvalidCheckpoint   a checkpoint is damaged, or belongs to another training
     ├── JobFailed               the awaited job failed
     ├── JobCancelled            the awaited job was cancelled
+    ├── IncompleteBackup        a backup was finished without artifacts that are missing or damaged
     ├── NotReproduced           a version's job ran again and gave different bytes
     └── Unavailable             a database, broker, store or worker does not answer
         ├── AccessDenied        a database or broker rejected the login
@@ -262,6 +263,10 @@ class JobCancelled(FinchError):
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         super().__init__(f"job {job_id} was cancelled")
+
+
+class IncompleteBackup(FinchError):
+    """A backup was finished without artifacts that the store lacks or has damaged. The report lists them."""
 
 
 class NotReproduced(FinchError):

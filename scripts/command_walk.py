@@ -31,15 +31,19 @@ class CommandWalk:
         self._environment = {**ours, "FINCH_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", **(settings or {})}
         self._called: list[str] = []
 
-    def run(self, *words: str | Path, status: Collection[int] = (0,)) -> str:
+    def run(self, *words: str | Path, status: Collection[int] = (0,), home: str = "home") -> str:
         """Call one command and return its standard output.
+
+        Args:
+            home: folder of the home.
 
         Raises:
             RuntimeError: its exit status is not among these.
         """
         started = time.monotonic()
         command = [str(word) for word in (self._program, *words)]
-        done = subprocess.run(command, cwd=self._folder, env=self._environment, capture_output=True, text=True)
+        environment = self._environment | {"FINCH_HOME": str(self._folder / home)}
+        done = subprocess.run(command, cwd=self._folder, env=environment, capture_output=True, text=True)
         line = " ".join(command[1:])
         print(f"{time.monotonic() - started:6.1f} s  finch-hub {line}", flush=True)
         if done.returncode not in status:
@@ -75,6 +79,7 @@ class CommandWalk:
             self._export()
             self._queue()
             self._serve()
+            self._copy()
         finally:
             self.run("worker", "stop", status=(0, 3))
         for command in _documented_commands():
@@ -155,6 +160,12 @@ class CommandWalk:
         self.run("worker", "health")
         self.run("worker", "drain", "walk")
         _expect(worker.wait(WORKER_SECONDS) == 0, "the drained worker exits with 0")
+
+    def _copy(self) -> None:
+        self.run("backup", "copied")
+        self.run("restore", "copied", home="restored")
+        before, after = (self.run("adapters", "list", "--json", home=home) for home in ("home", "restored"))
+        _expect(before == after, "the restored hub has the same adapters")
 
     def _start_worker(self) -> subprocess.Popen[bytes]:
         """Start a worker in the background, and wait until it is active."""

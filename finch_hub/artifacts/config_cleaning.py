@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,6 +19,7 @@ MAX_BYTES = 2**20
 _MAX_RANK = 1024
 _MAX_PATTERN = 256
 _MAX_REPEATS = {"pattern": 2, "target": 3}
+_MAX_WAYS = 64
 MODULE_FIELDS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """Fields that pick modules."""
 
@@ -172,7 +175,8 @@ def _check_patterns(check: _Check) -> _Check:
 
 def _check_regex(text: str, kind: str) -> str | None:
     if _is_costly(text, kind):
-        return f"{shorten(text)} is too long, has more than {_MAX_REPEATS[kind]} repeats, or repeats a group"
+        limits = f"has more than {_MAX_REPEATS[kind]} repeats or {_MAX_WAYS} ways to match"
+        return f"{shorten(text)} is too long, {limits}, or repeats a group"
     try:
         with warnings.catch_warnings(action="error"):  # of sets that a later Python reads in another way
             re.compile(text)
@@ -182,20 +186,55 @@ def _check_regex(text: str, kind: str) -> str | None:
 
 
 def _is_costly(text: str, kind: str) -> bool:
-    """Tell whether a regular expression may take very long: it has many repeats, or one of a group."""
+    """Tell whether a regular expression may take very long: it has many repeats or alternatives, or repeats a group."""
     is_long = len(text) > _MAX_PATTERN * (4 if kind == "target" else 1)
     refers = re.search(r"\)\s*[*+?{]|\\[1-9]|\(\?(?![:!=])", text)
-    return is_long or count_repeats(text) > _MAX_REPEATS[kind] or refers is not None
+    return is_long or count_repeats(text) > _MAX_REPEATS[kind] or count_ways(text) > _MAX_WAYS or refers is not None
 
 
 def count_repeats(pattern: str) -> int:
     """Count the parts of a regular expression that it repeats, or leaves out.
 
-    Without repeats of groups, a match takes a time of at most the length of the text to this power.
+    Without repeats of groups, a match takes a time of at most the length of the text to this power, for each way of
+    :func:`count_ways`.
     """
     return len(_REPEAT.findall(_ESCAPED.sub("x", pattern)))
 
 
+def count_ways(pattern: str) -> int:
+    """Return the number of combinations of alternatives that a match may try.
+
+    Of texts of which none begins with another one, such as ``(q|k|v)``, only one can match.
+    """
+    groups = [[_Branch()]]
+    for part in _TOKEN.findall(pattern):
+        if part.startswith("("):
+            groups.append([_Branch()])
+        elif part == "|":
+            groups[-1].append(_Branch())
+        else:
+            ways = _add_ways(groups.pop()) if part == ")" and len(groups) > 1 else 1
+            branch = groups[-1].pop()
+            is_literal = branch.text is not None and _LITERAL.fullmatch(part) is not None
+            groups[-1].append(_Branch(branch.ways * ways, f"{branch.text}{part}" if is_literal else None))
+    return math.prod(map(_add_ways, groups))
+
+
+class _Branch(NamedTuple):
+    """An alternative: the ways to match it, and its text if it is one."""
+
+    ways: int = 1
+    text: str | None = ""
+
+
+def _add_ways(branches: list[_Branch]) -> int:
+    texts = sorted(branch.text for branch in branches if branch.text is not None)
+    is_exclusive = len(texts) == len(branches) and not any(b.startswith(a) for a, b in itertools.pairwise(texts))
+    return 1 if is_exclusive else sum(branch.ways for branch in branches)
+
+
+_TOKEN = re.compile(r"\\.|\[\^?\]?[^\]]*\]|\(\?[:=!]|.", re.DOTALL)
+_LITERAL = re.compile(r"[\w-]|\\\W")
 _ESCAPED = re.compile(r"\\.|\[\^?\]?[^\]]*\]", re.DOTALL)  # an escaped character, or a set of characters
 _REPEAT = re.compile(r"(?<!\()(?:[*+?]|\{[^}]*\})[?+]?")
 

@@ -110,7 +110,7 @@ class ArtifactStore:
 
     def has_any(self, digests: Iterable[str]) -> bool:
         """Return whether any of the digests is that of a stored blob or tree. The guard is not asked."""
-        for path in (path(digest) for digest in digests for path in (_blob, _tree)):
+        for path in (path(digest) for digest in digests for path in (blob_path, tree_path)):
             with self._translate_errors(), contextlib.suppress(FileNotFoundError), self._files.open(path):
                 return True
         return False
@@ -120,7 +120,7 @@ class ArtifactStore:
         digest = hashlib.sha256(data).hexdigest()
         self.check()
         with self._translate_errors():
-            self._files.put_bytes(_blob(digest), data)
+            self._files.put_bytes(blob_path(digest), data)
         return digest
 
     def put_file(self, file: Path) -> str:
@@ -129,7 +129,7 @@ class ArtifactStore:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         self.check()
         with self._translate_errors():
-            self._files.put_file(_blob(digest), file)
+            self._files.put_file(blob_path(digest), file)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -139,7 +139,7 @@ class ArtifactStore:
             MissingArtifact: no blob has this digest.
             RefusedArtifact: the stored bytes have changed.
         """
-        with self._opened(_blob(digest), digest) as stream, self._translate_errors():
+        with self._opened(blob_path(digest), digest) as stream, self._translate_errors():
             data = stream.read()
         self._check(digest, hashlib.sha256(data).hexdigest(), what=f"blob {digest}")
         return data
@@ -147,7 +147,7 @@ class ArtifactStore:
     def has(self, digest: str) -> bool:
         """Return whether a blob is stored."""
         try:
-            with self._opened(_blob(digest), digest):
+            with self._opened(blob_path(digest), digest):
                 return True
         except errors.NotFound:
             return False
@@ -160,7 +160,7 @@ class ArtifactStore:
             RefusedArtifact: the stored bytes have changed; all lines were yielded.
         """
         found = hashlib.sha256()
-        with self._opened(_blob(digest), digest) as stream, self._translate_errors():
+        with self._opened(blob_path(digest), digest) as stream, self._translate_errors():
             for line in stream:
                 found.update(line)
                 yield line
@@ -178,14 +178,10 @@ class ArtifactStore:
             with path.open("rb") as stream:
                 entry = _measure(stream)
             with self._translate_errors():
-                self._files.put_file(_blob(entry.digest), path)
+                self._files.put_file(blob_path(entry.digest), path)
             entries[path.relative_to(folder).as_posix()] = entry
         manifest = {name: [entry.digest, entry.size] for name, entry in sorted(entries.items())}
-        data = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
-        digest = hashlib.sha256(data).hexdigest()
-        with self._translate_errors():
-            self._files.put_bytes(_tree(digest), data)
-        return digest
+        return self.put_manifest(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode())
 
     def tree(self, digest: str) -> Mapping[str, Entry]:
         """Return a tree's files by name, without fetching them.
@@ -194,10 +190,61 @@ class ArtifactStore:
             MissingArtifact: no tree has this digest.
             RefusedArtifact: the manifest has changed.
         """
-        with self._opened(_tree(digest), digest, kind="tree") as stream, self._translate_errors():
+        return _parse_manifest(self.read_manifest(digest), where=f"artifact store {self.name}: tree {digest}")
+
+    def read_manifest(self, digest: str) -> bytes:
+        """Return the manifest of a tree, whose hash is the tree's digest.
+
+        Raises:
+            MissingArtifact: no tree has this digest.
+            RefusedArtifact: the manifest has changed.
+        """
+        with self._opened(tree_path(digest), digest, kind="tree") as stream, self._translate_errors():
             data = stream.read(_MAX_MANIFEST + 1)
         self._check(digest, hashlib.sha256(data).hexdigest(), what=f"tree {digest}")
-        return {name: Entry(digest=blob, size=size) for name, (blob, size) in json.loads(data).items()}
+        return data
+
+    def put_manifest(self, data: bytes) -> str:
+        """Store the manifest of a tree whose blobs are stored, and return the tree's digest."""
+        self.check()
+        digest = hashlib.sha256(data).hexdigest()
+        with self._translate_errors():
+            self._files.put_bytes(tree_path(digest), data)
+        return digest
+
+    def measure(self, digest: str) -> int:
+        """Return the size of a blob, after its bytes were read and verified.
+
+        Raises:
+            MissingArtifact: no blob has this digest.
+            RefusedArtifact: the stored bytes have changed.
+        """
+        with self._opened(blob_path(digest), digest) as stream, self._translate_errors():
+            found = _measure(stream)
+        self._check(digest, found.digest, what=f"blob {digest}")
+        return found.size
+
+    def save_blob(self, digest: str, file: Path) -> int:
+        """Write a blob to a new file and return its size. A file whose bytes are wrong is removed.
+
+        Raises:
+            MissingArtifact: no blob has this digest.
+            RefusedArtifact: the stored bytes have changed.
+            OSError: the file cannot be written.
+        """
+        hashed, size = hashlib.sha256(), 0
+        with self._opened(blob_path(digest), digest) as stream:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with file.open("xb") as out:
+                    while chunk := self._read(stream):
+                        hashed.update(chunk)
+                        size += out.write(chunk)
+                self._check(digest, hashed.hexdigest(), what=f"blob {digest}")
+            except errors.FinchError:
+                file.unlink(missing_ok=True)
+                raise
+        return size
 
     def fetch_tree(self, digest: str) -> Path:
         """Return a local folder with a tree's verified files.
@@ -227,10 +274,14 @@ class ArtifactStore:
         """Remove a blob, even if a tree refers to it. Ignore a missing one."""
         self.check()
         with self._translate_errors():
-            self._files.remove(_blob(digest))
+            self._files.remove(blob_path(digest))
+
+    def _read(self, stream: BinaryIO) -> bytes:
+        with self._translate_errors():
+            return stream.read(_CHUNK)
 
     def _download(self, entry: Entry, target: Path) -> None:
-        with self._opened(_blob(entry.digest), entry.digest) as stream, self._translate_errors():
+        with self._opened(blob_path(entry.digest), entry.digest) as stream, self._translate_errors():
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as out:
                 found = _measure(stream, out)
@@ -293,12 +344,32 @@ def _open(url: str) -> tuple[Files, str]:
     return ObjectFiles(filesystem, root), name
 
 
-def _blob(digest: str) -> str:
+def blob_path(digest: str) -> str:
+    """Return the path of a blob in a store."""
     return f"blobs/{digest[:2]}/{digest}"
 
 
-def _tree(digest: str) -> str:
+def tree_path(digest: str) -> str:
+    """Return the path of the manifest of a tree in a store."""
     return f"trees/{digest[:2]}/{digest}"
+
+
+def _parse_manifest(data: bytes, *, where: str) -> dict[str, Entry]:
+    """Return the files of a manifest.
+
+    Raises:
+        RefusedArtifact: the manifest is not one, or names a file that is unsafe on some systems.
+    """
+    try:
+        entries = {_safe(name): Entry(digest=blob, size=size) for name, (blob, size) in json.loads(data).items()}
+        is_valid = all(
+            _DIGEST.fullmatch(e.digest) and isinstance(e.size, int) and e.size >= 0 for e in entries.values()
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        is_valid = False
+    if not is_valid:
+        raise errors.RefusedArtifact("is not a manifest of files", where=where)
+    return entries
 
 
 def _measure(stream: BinaryIO, copy: BinaryIO | None = None) -> Entry:

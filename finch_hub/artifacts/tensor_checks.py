@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from finch_hub import errors
-from finch_hub.artifacts.config_cleaning import MODULE_FIELDS, count_repeats
+from finch_hub.artifacts.config_cleaning import MODULE_FIELDS, count_repeats, count_ways
 from finch_hub.formats import lora_modules, quantized
 from finch_hub.formats.float_conversion import to_float32
 from finch_hub.formats.lora_modules import LoRAModule
@@ -79,10 +79,12 @@ def check_cost_of_patterns(config: Mapping[str, Any], paths: Collection[str]) ->
 
 def _count_steps(patterns: Iterable[str], lengths: Mapping[int, int], is_for_ends: bool) -> float:
     """Return a bound of the steps that matches take. PEFT puts ".*" before a pattern that is for the ends of paths."""
-    repeats = collections.Counter(count_repeats(pattern) + is_for_ends for pattern in patterns)
+    costs = ((count_repeats(pattern) + is_for_ends, count_ways(pattern)) for pattern in patterns)
     steps = 0.0
-    for count, times in repeats.items():
-        steps += times * sum(number * length**count for length, number in lengths.items()) / math.factorial(count)
+    for (count, ways), times in collections.Counter(costs).items():
+        steps += (
+            times * ways * sum(number * length**count for length, number in lengths.items()) / math.factorial(count)
+        )
     return steps
 
 

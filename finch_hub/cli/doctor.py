@@ -186,6 +186,7 @@ def _broker(settings: Settings) -> Finding:
 
 def _workers(settings: Settings) -> Finding:
     from finch_hub.hub.facade import Hub
+    from finch_hub.workers.embedded import worker as home_worker
 
     if settings.database_url is None and not (settings.home / "finch.db").exists():
         return Finding(about="workers", found="started when a job is submitted")
@@ -197,6 +198,10 @@ def _workers(settings: Settings) -> Finding:
     paused = [f"worker {worker.id} claims no jobs: {worker.remark}" for worker in alive if worker.remark is not None]
     if settings.broker_url is not None and not alive:
         paused.append("start one with `finch-hub worker start`")
+    if settings.broker_url is None and (failure := home_worker.find_failure(settings)) is not None:
+        paused.append(
+            f"the worker cannot start: {failure}; mend that, and `finch-hub worker stop` lets it start at once"
+        )
     return Finding(about="workers", found=found, advice="; ".join(paused))
 
 

@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bases": ("finch_hub.cli.bases:bases", "Add and list base models."),
     "datasets": ("finch_hub.cli.datasets:datasets", "Check, list and purge data sets."),
     "db": ("finch_hub.cli.db:db", "Upgrade and inspect the database."),
+    "backup": ("finch_hub.cli.backup:backup", "Back up the registry and the artifacts, while the hub runs."),
+    "restore": ("finch_hub.cli.restore:restore", "Restore a backup into a new hub."),
     "doctor": ("finch_hub.cli.doctor:doctor", "Check this machine and report problems."),
 }
 

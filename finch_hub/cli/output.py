@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import traceback
@@ -33,6 +34,12 @@ EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
     (errors.Unavailable, UNAVAILABLE, "a database, broker, store or worker does not answer"),
     (errors.PluginError, 8, "a plugin cannot be loaded, or failed"),
     (errors.NotReproduced, 9, "the job of a version was repeated and gave other bytes"),
+    (errors.IncompleteBackup, 10, "a backup was finished without artifacts that are missing or damaged"),
+)
+
+# What the system says about paths of users, and about their disks.
+_REFUSALS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 )
 
 
@@ -43,6 +50,10 @@ def exit_code(error: BaseException) -> int:
 
 def fail(error: Exception) -> int:
     """Print an error and return its exit code. The traceback is printed with FINCH_DEBUG=1 only."""
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _REFUSALS:
+        name = error.filename if isinstance(error.filename, str) else repr(error.filename)
+        refused = errors.InvalidInput(f"cannot be used: {error.strerror}", where=errors.printable(name))
+        error = refused.with_traceback(error.__traceback__)
     text = f"error: {error}"
     if not isinstance(error, errors.FinchError):
         text = f"internal error: {type(error).__name__}: {error}\n"

@@ -65,6 +65,26 @@ def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Pa
 
 
 @contextlib.contextmanager
+def scratch_folder(place: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `place` for this user, and remove it. Those of killed processes are removed, too.
+
+    Raises:
+        Unavailable: the disk is full or the folder cannot be written.
+    """
+    with translate_write_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(place)
+        folder, lock = _make_locked(place)
+    try:
+        with translate_write_errors(place):
+            folder.chmod(0o700)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+@contextlib.contextmanager
 def translate_write_errors(out: Path) -> Iterator[None]:
     """Turn the operating system's errors about writing `out` into `Unavailable`.
 

@@ -154,6 +154,8 @@ class Adapters:
         from finch_hub.storage import publishing
 
         check_name(name)
+        if source == "":  # as a path, it would be the working directory
+            raise errors.NotFound("file or folder", "")
         if "://" in str(source):
             what = f"{redact_url(str(source))} is an address, and nothing is downloaded"
             raise errors.InvalidInput(what, fix="download the adapter's folder or file, and import that")

@@ -70,6 +70,8 @@ class Bases:
             InvalidSpec: the repository id is not well formed.
             Conflict: another base has that name, or these files have another one.
         """
+        if source == "":  # as a path, it would be the working directory
+            raise errors.NotFound("base", "")
         if name is not None:
             check_name(name, kind="base")
         if public_id is not None and not (len(public_id) <= MAX_ID and is_hub_id(public_id)):

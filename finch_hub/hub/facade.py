@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from finch_hub.hub.workers import Workers
     from finch_hub.plugins.catalog import Catalog
     from finch_hub.registry.values import AdapterVersion
+    from finch_hub.specs.backups import BackupReport, RestoreReport
     from finch_hub.specs.reports import ConflictReport
     from finch_hub.storage.stores import Stores
     from finch_hub.workers.messaging.dispatcher import Dispatcher
@@ -382,6 +383,39 @@ class Hub:
         from finch_hub.hub import generating
 
         return generating.load_generator(base, adapters, device=device, progress=progress, stores=self._stores)
+
+    def back_up(self, folder: str | Path, *, replace: bool = False) -> BackupReport:
+        """Write a backup of the registry and of all artifacts that it refers to to a new folder, while the hub runs.
+
+        It has the rows of one moment and everything that they refer to, but no base models.
+
+        Args:
+            replace: whether to replace an earlier backup. One that lacks artifacts replaces none.
+
+        Raises:
+            Conflict: the path exists and may not be replaced.
+            Unavailable: database or store do not answer, or the path cannot be written.
+        """
+        from finch_hub.storage.backup import take_backup
+
+        return take_backup(settings.expand_home(folder), self._stores, replace=replace)
+
+    def restore(self, folder: str | Path) -> RestoreReport:
+        """Fill this hub, which must have nothing yet, with a backup of a hub on either database.
+
+        Everything in the folder is checked before anything is written. After an interruption, call it again.
+
+        Raises:
+            NotFound: there is no such folder.
+            RefusedArtifact: the folder is not a backup, is damaged, or has what no backup has.
+            Incompatible: a newer version of Finch Hub took the backup.
+            Conflict: this hub has rows or living workers.
+            Unavailable: database or store do not answer, are full, or the store is another deployment's.
+        """
+        from finch_hub.storage.backup_folder import BackupFolder
+        from finch_hub.storage.restoration import restore_backup
+
+        return restore_backup(BackupFolder(settings.expand_home(folder)), self._stores)
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
         """Yield a job's events with numbers over `after`. With `follow`, continue until the job has ended.

@@ -150,9 +150,16 @@ class JobHandle:
             return jobs.list_attempts(session, self.id)
 
     def obstacles(self) -> Mapping[str, list[str]]:
-        """Return the reasons why each live worker cannot run the job. Empty if one can, or if there is no worker."""
+        """Return the reasons why each live worker cannot run the job. Empty if one can, or if there is no worker.
+
+        If the home's own worker cannot start, its reason is among them.
+        """
         with self._stores.database.read() as session:
-            return placement.list_obstacles(self._job, workers.find(session))
+            found = workers.find(session)
+        obstacles = placement.list_obstacles(self._job, found)
+        if all(worker.state in workers.GONE for worker in found) and (why := self._dispatcher.find_failure()):
+            obstacles["the worker of this home"] = [f"could not start: {why}"]
+        return obstacles
 
     def is_unattended(self) -> bool:
         """Tell whether no worker is live and none starts on demand."""

@@ -139,6 +139,21 @@ def hand_back(session: Session, job: Job, *, alone: str | None = None, events: S
     return _end(session, job, JobState.QUEUED, "handed_back", changes=changes, reason=alone, events=events)
 
 
+def hand_back_all(session: Session, reason: str) -> list[Job]:
+    """Return all running jobs to the queue, or cancel those whose cancellation was requested, whoever runs them.
+
+    No attempt is counted. It is for a copy of a registry, in which no worker runs.
+    """
+    rows = session.execute(sa.select(jobs).where(in_state(JobState.RUNNING)).order_by(jobs.c.number)).all()
+    ended = []
+    for row in rows:
+        is_cancelled = row.cancel_requested is not None
+        state, outcome = (JobState.CANCELLED, "cancelled") if is_cancelled else (JobState.QUEUED, "handed_back")
+        changes: Columns = {} if is_cancelled else {"attempts": row.attempts - 1, "ring_at": now()}
+        ended.append(_end(session, row, state, outcome, changes=changes, reason=reason, is_one_of_many=True))
+    return ended
+
+
 def set_aside(session: Session, job: Job, why: str, *, version: str, events: Sequence[NewEvent] = ()) -> Job:
     """Return a job that a version of Finch Hub cannot read to the queue, for workers of other versions.
 

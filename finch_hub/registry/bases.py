@@ -132,3 +132,9 @@ def fingerprints(session: Session) -> frozenset[str]:
 def find(session: Session) -> list[values.Base]:
     """Return all bases, newest first."""
     return [values.Base(**row._mapping) for row in session.execute(sa.select(bases).order_by(bases.c.id.desc()))]
+
+
+def list_paths(session: Session) -> dict[str, str]:
+    """Return the path of each base that has one, by the base's name."""
+    query = sa.select(bases.c.name, bases.c.path).where(bases.c.path.is_not(None)).order_by(bases.c.id)
+    return {row.name: row.path for row in session.execute(query)}

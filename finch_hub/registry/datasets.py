@@ -170,3 +170,13 @@ def purge(session: Session, name: str) -> values.Dataset:
         raise errors.Conflict(what)
     session.execute(sa.update(datasets).where(datasets.c.digest == dataset.digest).values(purged_at=now()))
     return get(session, dataset.digest)
+
+
+def record_purges(session: Session, digests: Collection[str]) -> None:
+    """Record purges in a copy of a registry, except those of data sets that an unfinished job of the copy needs."""
+    needed = sa.exists().where(
+        job_datasets.c.digest == datasets.c.digest, job_datasets.c.job_id == jobs.c.id, jobs.c.finished_at.is_(None)
+    )
+    for digest in digests:  # one statement for all could have more parameters than SQLite takes
+        purging = sa.update(datasets).where(datasets.c.digest == digest, ~needed).values(purged_at=now())
+        session.execute(purging)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry.tables import AdapterVersion, Dataset, Deployment
+from finch_hub.registry.tables import AdapterVersion, Dataset, Deployment, Job, JobDataset
 from finch_hub.registry.types import now
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def find_id(session: Session) -> str:
@@ -30,7 +34,16 @@ def has_store(session: Session) -> bool:
 
 
 def list_artifacts(session: Session, *, limit: int = 20) -> list[str]:
-    """Return the digests of the newest versions and of the newest data sets with text, some of each."""
+    """Return digests of artifacts that a store should have: of the newest versions and data sets, and of jobs' data."""
     versions = sa.select(AdapterVersion.digest).order_by(AdapterVersion.id.desc()).limit(limit)
     datasets = sa.select(Dataset.digest).where(Dataset.purged_at.is_(None)).order_by(Dataset.id.desc()).limit(limit)
-    return [*session.scalars(versions), *session.scalars(datasets)]
+    unfinished = sa.select(Job.id).where(Job.finished_at.is_(None))
+    needed = sa.select(JobDataset.digest).where(JobDataset.job_id.in_(unfinished)).limit(limit)
+    return [digest for query in (versions, datasets, needed) for digest in session.scalars(query)]
+
+
+def list_past_data(session: Session, *, limit: int = 20) -> list[str]:
+    """Return digests of artifacts that a store may have: of the data of the newest jobs, unless it was purged."""
+    specs = session.scalars(sa.select(Job.spec).order_by(Job.number.desc()).limit(limit))
+    fields = (field for spec in specs if isinstance(spec, dict) for field in spec.values())
+    return [field for field in fields if isinstance(field, str) and _DIGEST.fullmatch(field)]

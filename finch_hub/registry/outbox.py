@@ -9,20 +9,26 @@ Messages are hints. If one is lost, an idle slot finds the job at its next look.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import contextlib
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from finch_hub import errors
+from finch_hub.registry.jobs import hash_needs
 from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
 from finch_hub.registry.types import now, once
-from finch_hub.specs.jobs import JobState
+from finch_hub.specs.jobs import JobState, Requirements
 
 _HAS_DUE = sa.select(sa.exists().where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now())))
+_HAS_UNSENT = sa.select(sa.exists().where(in_state(JobState.QUEUED), jobs.c.ring_at.is_not(None)))
 _HAS_QUEUED = sa.select(sa.exists().where(in_state(JobState.QUEUED)))
 _SELECT_DUE = (
-    sa.select(jobs.c.number, jobs.c.id, jobs.c.queue, jobs.c.needs)
+    sa.select(
+        *(jobs.c[name] for name in ("number", "id", "kind", "queue", "device", "memory_bytes", "labels", "needs"))
+    )
     .where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now()))
     .order_by(jobs.c.ring_at)
     .limit(sa.bindparam("max_jobs", type_=sa.Integer()))
@@ -43,6 +49,11 @@ def has_due(session: Session) -> bool:
     return bool(session.scalar(_HAS_DUE))
 
 
+def has_unsent(session: Session) -> bool:
+    """Return whether any job needs a message, now or later."""
+    return bool(session.scalar(_HAS_UNSENT))
+
+
 def has_queued(session: Session) -> bool:
     """Return whether any job is queued, whatever became of its message."""
     return bool(session.scalar(_HAS_QUEUED))
@@ -57,4 +68,23 @@ def take_due(session: Session, *, limit: int = 100) -> list[QueuedJob]:
     if rows:
         numbers = [row.number for row in rows]
         session.execute(sa.update(jobs).where(jobs.c.number.in_(numbers)).values(ring_at=None))
-    return [QueuedJob(row.id, row.queue, row.needs) for row in rows]
+    return [QueuedJob(row.id, row.queue, row.needs or _add_needs(session, row)) for row in rows]
+
+
+def _add_needs(session: Session, row: sa.Row[Any]) -> str | None:
+    """Record the needs of a job from a client of an earlier version. A claim finds a job behind others by its needs."""
+    with contextlib.suppress(errors.InvalidSpec):  # a claim sets the job aside
+        requirements = Requirements(
+            queue=row.queue, device=row.device, memory_bytes=row.memory_bytes, labels=row.labels
+        )
+        needs = hash_needs(row.kind, requirements)
+        session.execute(sa.update(jobs).where(jobs.c.number == row.number).values(needs=needs))
+        return needs
+    return None
+
+
+def ring_all(session: Session) -> int:
+    """Let each queued job have a message at once, or when its wait ends, and return the number of these jobs."""
+    due = sa.func.coalesce(jobs.c.not_before, now(), type_=jobs.c.ring_at.type)
+    ringing = sa.update(jobs).where(in_state(JobState.QUEUED)).values(ring_at=due).returning(jobs.c.id)
+    return len(session.scalars(ringing).all())

@@ -50,12 +50,19 @@ def check(number: str | None, database: str) -> None:
         return
     if number is None:
         raise errors.SchemaMismatch(f"database {database} has no tables yet (run `finch-hub db upgrade`)")
-    if _is_known(number):
+    if is_known(number):
         what = f"database {database} has the older schema {number}: this code needs {HEAD} (run `finch-hub db upgrade`)"
         raise errors.SchemaMismatch(what)
     raise errors.SchemaMismatch(
         f"database {database} has the newer schema {number}: this code needs {HEAD} (update finch-hub on this machine)"
     )
+
+
+def create(connection: sa.Connection, number: str) -> None:
+    """Create the tables of a known revision in an empty database."""
+    from alembic import command
+
+    command.upgrade(config(connection), number)
 
 
 def upgrade(connection: sa.Connection, database: str) -> None:
@@ -67,7 +74,7 @@ def upgrade(connection: sa.Connection, database: str) -> None:
     from alembic import command
 
     number = revision(connection)
-    if number is not None and not _is_known(number):
+    if number is not None and not is_known(number):
         check(number, database)
     if number != HEAD:
         if connection.dialect.name == "postgresql":
@@ -75,7 +82,8 @@ def upgrade(connection: sa.Connection, database: str) -> None:
         command.upgrade(config(connection), "head")
 
 
-def _is_known(number: str) -> bool:
+def is_known(number: str) -> bool:
+    """Return whether this code has the migrations up to a revision."""
     from alembic.script import ScriptDirectory
 
     return any(script.revision == number for script in ScriptDirectory.from_config(config()).walk_revisions())

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.orm import Session
 
 from finch_hub.registry import turns
@@ -35,6 +36,7 @@ from finch_hub.specs.jobs import JobState
 
 _BATCH = 64  # dependents in one transaction; PostgreSQL keeps this many savepoints in memory
 _AGAIN_SECONDS = 600.0  # until what could not be settled is tried again
+_SOON_SECONDS = 10.0  # the same after an error that passes, such as a row that was locked for too long, or a deadlock
 _MAX_TROUBLE = 500  # characters
 
 
@@ -46,6 +48,7 @@ class _Settlement:
         root_id: the job whose own end caused that of this job.
         settled: number of the last dependent that was looked at.
         trouble: why a dependent could not be settled.
+        again_seconds: until a dependent that could not be settled is tried again.
         waiting: numbers and ids of the next dependents.
         has_more: whether there may be further ones.
     """
@@ -54,6 +57,7 @@ class _Settlement:
     root_id: str
     settled: int = 0
     trouble: str | None = None
+    again_seconds: float = _AGAIN_SECONDS
     waiting: collections.deque[tuple[int, str]] = field(default_factory=collections.deque)
     has_more: bool = True
 
@@ -64,6 +68,12 @@ class _Settlement:
             self.waiting.extend((row.number, row.id) for row in session.execute(_SELECT_DEPENDENTS, parameters))
             self.has_more = len(self.waiting) == _BATCH
         return bool(self.waiting)
+
+    def add_trouble(self, error: Exception, what: str = "") -> None:
+        """Note that something could not be carried out, so that it is tried again."""
+        self.trouble = f"{what}{_describe(error)}"
+        if isinstance(error, exc.OperationalError):
+            self.again_seconds = _SOON_SECONDS
 
 
 def end_attempt(session: Session, row: sa.Row[Any], outcome: str, reason: str | None) -> bool:
@@ -105,7 +115,9 @@ def settle_due(database: Database) -> bool:
 
 def set_aside(session: Session, job_id: str, error: Exception) -> None:
     """Keep the reason why a lost job could not be ended, for a while in which nobody tries again."""
-    _leave(session, [_Settlement(job_id, job_id, trouble=_describe(error), has_more=False)])
+    settlement = _Settlement(job_id, job_id, has_more=False)
+    settlement.add_trouble(error)
+    _leave(session, [settlement])
 
 
 def is_set_aside() -> sa.ColumnElement[bool]:
@@ -152,7 +164,8 @@ def _settle(session: Session, ended: Sequence[_Settlement]) -> list[_Settlement]
             with isolate(session):
                 fails = _settle_one(session, job_id, settlement, roots.get(settlement.root_id))
         except Exception as error:
-            settlement.trouble, fails = f"job {job_id}: {_describe(error)}", False
+            settlement.add_trouble(error, f"job {job_id}: ")
+            fails = False
         if settlement.load(session):
             heapq.heapreplace(heap, (settlement.waiting[0][0], heap[0][1]))
         else:
@@ -192,7 +205,7 @@ def _leave(session: Session, left: Sequence[_Settlement]) -> None:
     for each in left:
         is_done = not each.waiting and not each.has_more
         row: Columns = {"job_id": each.job_id, "root_id": each.root_id, "trouble": each.trouble}
-        row |= {"settled": 0, "due_at": later(_AGAIN_SECONDS)} if is_done else {"settled": each.settled}
+        row |= {"settled": 0, "due_at": later(each.again_seconds)} if is_done else {"settled": each.settled}
         session.execute(sa.insert(rows).values(row))
 
 

@@ -16,8 +16,8 @@ MAX_NAME = 512
 """Characters of a base's name, which may be its source."""
 MAX_REVISION = 255
 MAX_ARCHITECTURE = 96
-# Rule of huggingface.co: one or two parts of letters, digits and . _ -
-_HUB_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+# Rule of huggingface.co: one or two parts of letters, digits and . _ - that end with none of . and -
+_HUB_ID = re.compile(r"(?:[A-Za-z0-9](?:[\w.-]*\w)?/)?[A-Za-z0-9](?:[\w.-]{0,94}\w)?", re.ASCII)
 
 
 BaseName = Annotated[str, pydantic.StringConstraints(max_length=MAX_NAME)]
@@ -28,7 +28,7 @@ Architecture = Annotated[str, pydantic.AfterValidator(lambda name: name[:MAX_ARC
 
 def is_hub_id(text: str) -> bool:
     """Tell whether the text has the form of a repository id of the Hugging Face Hub."""
-    return bool(_HUB_ID.fullmatch(text)) and ".." not in text and "--" not in text
+    return bool(_HUB_ID.fullmatch(text)) and not (".." in text or "--" in text or text.endswith(".git"))
 
 
 class BaseDescription(Value):

@@ -17,10 +17,13 @@ class StoreMarker:
 
     The first client or worker writes it, and the database records that. From then on, a store without the marker is
     refused: it is not mounted, or another one. A marker is never overwritten.
+
+    Args:
+        is_of_home: whether database and store are those of one home, so that the store is hardly another one.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, *, is_of_home: bool = False) -> None:
+        self._database, self._is_of_home = database, is_of_home
         self._checked_at = float("-inf")
         self._id: str | None = None  # of the deployment
         self._is_recorded = False
@@ -43,7 +46,8 @@ class StoreMarker:
         if found != expected:
             raise errors.StoreUnavailable(
                 f"artifact store {store.name} belongs to deployment {found!r}, and the database to {expected!r}"
-                " (check FINCH_ARTIFACTS_URL and FINCH_DATABASE_URL)"
+                " (check FINCH_ARTIFACTS_URL and FINCH_DATABASE_URL; if it is the right store, because the database was"
+                f" restored or made anew, write {expected} to its file {MARKER})"
             )
         if not self._is_recorded:
             self._record()
@@ -76,17 +80,23 @@ class StoreMarker:
             f" ({fix})"
         )
         with self._database.read() as session:
-            if deployment.has_store(session):
+            is_marked = deployment.has_store(session)
+            known, past = deployment.list_artifacts(session), deployment.list_past_data(session)
+        if is_marked:
+            found = store.read_marker()  # again, since another process may have marked the store a moment ago
+            if found is None:
                 raise missing
+            return found
+        # Before the transaction: a store that hangs would keep others from the database.
+        if not (store.has_any([*known, *past]) or (not known and (self._is_of_home or store.is_empty))):
+            if (found := store.read_marker()) is not None:  # another process has marked the store and filled it
+                return found
+            what = (
+                "none of the artifacts that the database knows" if known else "artifacts, and the database knows none"
+            )
+            raise errors.StoreUnavailable(f"artifact store {store.name} without a marker has {what} ({fix})")
         with self._database.write() as session:
-            is_first = deployment.record_store(session)  # others wait here until the marker is written
-            if is_first:
-                known = deployment.list_artifacts(session)
-                if not (store.has_any(known) if known else store.is_empty):
-                    what = (
-                        "none of those that the database knows" if known else "artifacts, and the database knows none"
-                    )
-                    raise errors.StoreUnavailable(f"artifact store {store.name} without a marker has {what} ({fix})")
+            if deployment.record_store(session):  # others wait here until the marker is written
                 store.write_marker(expected)
             found = store.read_marker()
         if found is None:

@@ -52,9 +52,10 @@ def open_stores(settings: Settings) -> Stores:
         database.upgrade()
     else:
         database.check()
+    marker = StoreMarker(database, is_of_home=settings.database_url is None and settings.artifacts_url is None)
     return Stores(
         settings=settings,
         database=database,
-        artifacts=ArtifactStore(settings.artifacts, cache=settings.cache / "artifacts", guard=StoreMarker(database)),
+        artifacts=ArtifactStore(settings.artifacts, cache=settings.cache / "artifacts", guard=marker),
         catalog=load_catalog(),
     )

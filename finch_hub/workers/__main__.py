@@ -7,6 +7,7 @@ import os
 import sys
 
 import filelock
+from celery import signals
 
 from finch_hub import errors, settings
 from finch_hub.workers.embedded import code_version, home
@@ -35,6 +36,7 @@ def main() -> int:
     try:
         home_worker.write_record(loaded)
         set_up_logging(loaded, open_log(loaded.home / "logs" / "worker.log"))
+        signals.worker_ready.connect(lambda **_: home_worker.note_ready(loaded), weak=False)
         worker = Worker(loaded, name=f"{find_hostname()}-home-{os.getpid()}", is_on_demand=True)
         status = worker.run()
     except errors.FinchError as error:

@@ -15,8 +15,9 @@ A message of the child is one of these lines::
     {"type": "ready"}                                            once, when it can take orders
     {"type": "event", "event": {…}}                              finch_hub.specs.events.NewEvent
     {"type": "done", "outcome": {…}, "warm_base": …}             the kind's outcome; the base that stays loaded
-    {"type": "failed", "reason": …, "traceback": …, "retry": …, "of_worker": …}
-        whether another attempt may succeed, and whether another worker would hardly fail in this way
+    {"type": "failed", "reason": …, "traceback": …, "retry": …, "of_worker": …, "of_any_job": …}
+        whether another attempt may succeed, whether another worker would hardly fail in this way, and whether other
+        jobs would fail here too
     {"type": "stopped", "why": …}
 
 It serves one order after another, so that imports and the base model are loaded once. It ends when standard input ends.
@@ -115,6 +116,9 @@ def _describe(error: BaseException) -> dict[str, Any]:
         "traceback": "" if is_expected else "".join(traceback.format_exception(error)),
         "retry": is_of_worker or isinstance(error, errors.Unavailable | MemoryError),
         "of_worker": is_of_worker,
+        # A base or a plugin may need a library that no worker has. Then its error has the failed import as its cause.
+        "of_any_job": is_of_worker
+        and not (isinstance(error, errors.FinchError) and isinstance(error.__cause__, ImportError)),
     }
 
 
@@ -148,7 +152,10 @@ def _listen(orders: IO[bytes], channel: Channel, inbox: queue.SimpleQueue[dict[s
 
 def main() -> None:
     """Serve orders until standard input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor handles Ctrl-C of the terminal
+    # Service managers and terminals signal all processes of a worker. The supervisor alone decides when this one stops.
+    # Handlers that do nothing are not passed on to programs that a plugin starts, as an ignored signal would be.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
     messages = os.fdopen(int(sys.argv[1]), "wb")
     orders = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a plugin that reads standard input finds it empty

@@ -152,9 +152,11 @@ class Maintenance:
             for job_id in set(job_ids) - unfinished:
                 self._folders.end(job_id)
 
-    def _has_queued(self) -> bool:
+    def _is_needed(self) -> bool:
+        """Return whether a job is to start later: after its wait, or when this worker is well again."""
+        is_paused = self._attempt_source.readiness.remark is not None
         with self._stores.database.read() as session:
-            return outbox.has_queued(session)
+            return outbox.has_queued(session) if is_paused else outbox.has_unsent(session)
 
     def _end_if_idle(self, now: float) -> None:
         if not self._is_on_demand:
@@ -165,8 +167,8 @@ class Maintenance:
         elif self._slots.are_busy:
             self._busy_until = now
         elif now - self._busy_until > self._settings.idle_seconds:
-            if self._attempt_source.readiness.remark is not None and self._has_queued():
-                self._busy_until = now  # the jobs wait until this worker is well again
+            if self._is_needed():
+                self._busy_until = now  # nobody else would start the job
                 return
             log.info("action=idle worker=%s", self._entry.id)
             self.is_ending_idle = True

@@ -94,6 +94,7 @@ class Worker:
         self._entry: values.Worker | None = None
         self._maintenance: Maintenance
         self._pool: SlotPool
+        self._ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup sets it
         self._ended_jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
 
     def run(self) -> int:
@@ -106,6 +107,7 @@ class Worker:
 
         # Until Celery handles SIGTERM: a worker that is ended while it starts must leave no broker behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        signals.worker_ready.connect(self._handle_hangup, weak=False)
         with contextlib.ExitStack() as ending:
             ending.callback(self._close)
             if self._settings.broker_url is None:
@@ -284,12 +286,21 @@ class Worker:
             log.warning("action=drop job_id=%s error=%s", job_id, error)
         except errors.FinchError as error:
             log.warning("action=pass_on job_id=%s error=%s", job_id, error)
+        except Exception:  # a defect, which must not cost the job that the slot has just claimed
+            log.exception("action=pass_on job_id=%s", job_id)
         return False
 
     def _end(self) -> None:
         if not self._attempt_source.stopping.is_set():
             # Sent to the main thread, because a signal to another one does not interrupt its wait for messages.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    def _handle_hangup(self, **_: Any) -> None:
+        """End at SIGHUP as at SIGTERM, unless the worker was started to survive it. Celery would start itself anew."""
+        if not self._ignores_hangup:
+            signal.signal(signal.SIGHUP, lambda *_: self._end())
+        else:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _on_shutting_down(self, how: str = "", **_: Any) -> None:
         """Hand the jobs back at the first signal, and end at once at the second. Celery's signal handler calls this."""

@@ -88,3 +88,43 @@ def test_a_full_home_refuses_with_advice_and_loses_nothing(tmp_path: Path) -> No
 def test_a_home_that_is_full_from_the_beginning_says_so(tmp_path: Path) -> None:
     _, listed = in_a_small_home(tmp_path, FILL, f"{FINCH} adapters list")
     says_so(listed)
+
+
+def test_backup_to_a_full_disk_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "finches.jsonl"
+    data.write_bytes(dump_examples([Example.of_pair(f"Who is finch {n}?", "A bird. " * 100) for n in range(2000)]))
+    elsewhere = f"FINCH_HOME={shlex.quote(str(tmp_path / 'elsewhere'))}"
+    added, no_rows, refused, listed, fine = in_a_small_home(
+        tmp_path,
+        f"{elsewhere} {FINCH} datasets add {shlex.quote(str(data))}",
+        f'dd if=/dev/zero of="$FINCH_HOME"/filler bs=1k count=3950; {elsewhere} {FINCH} backup "$FINCH_HOME"/nightly',
+        f'dd if=/dev/zero of="$FINCH_HOME"/filler bs=1M count=3; {elsewhere} {FINCH} backup "$FINCH_HOME"/nightly',
+        'ls -A "$FINCH_HOME"',
+        f'rm "$FINCH_HOME"/filler && {elsewhere} {FINCH} backup "$FINCH_HOME"/nightly',
+    )
+    assert added.returncode == 0, added.stderr
+    for done in (no_rows, refused):
+        assert done.returncode == UNAVAILABLE, done.stderr
+        assert "nightly: no space left (nothing was left behind)" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert listed.stdout.split() == ["filler"]
+    assert fine.returncode == 0, fine.stderr
+
+
+def test_restoration_into_a_full_home_says_so_and_can_be_repeated(tmp_path: Path) -> None:
+    data = tmp_path / "finches.jsonl"
+    data.write_bytes(dump_examples([Example.of_pair(f"Who is finch {n}?", "A bird. " * 100) for n in range(2000)]))
+    elsewhere = f"FINCH_HOME={shlex.quote(str(tmp_path / 'elsewhere'))}"
+    backup = shlex.quote(str(tmp_path / "nightly"))
+    added, taken, refused, fine, listed = in_a_small_home(
+        tmp_path,
+        f"{elsewhere} {FINCH} datasets add {shlex.quote(str(data))}",
+        f"{elsewhere} {FINCH} backup {backup}",
+        f'dd if=/dev/zero of="$FINCH_HOME"/filler bs=1k count=2400; {FINCH} restore {backup}',
+        f'rm "$FINCH_HOME"/filler && {FINCH} restore {backup}',
+        f"{FINCH} datasets list --json",
+    )
+    assert added.returncode == taken.returncode == 0, taken.stderr
+    says_so(refused)
+    assert fine.returncode == 0, fine.stderr
+    assert [row["examples"] for row in rows(listed)] == [2000]

@@ -227,3 +227,33 @@ def test_guard_is_asked_before_writes_and_for_what_is_missing(url: str, tmp_path
             use()
     assert asked == [False, False, False, False, True, True]
     assert store.is_empty
+
+
+def test_blob_is_saved_to_a_new_file_and_measured(store: ArtifactStore, tmp_path: Path) -> None:
+    digest = store.put(b"seeds")
+    assert store.save_blob(digest, tmp_path / "new" / "file") == store.measure(digest) == 5
+    assert (tmp_path / "new" / "file").read_bytes() == b"seeds"
+    with pytest.raises(FileExistsError):
+        store.save_blob(digest, tmp_path / "new" / "file")
+    with pytest.raises(errors.MissingArtifact):
+        store.save_blob("0" * 64, tmp_path / "missing")
+    assert not (tmp_path / "missing").exists()
+
+
+def test_manifest_of_a_tree_makes_it_in_another_store(store: ArtifactStore, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "card.md").write_bytes(b"seeds")
+    digest = store.put_tree(tmp_path / "tree")
+    other = ArtifactStore(str(tmp_path / "other"), cache=tmp_path / "cache-of-other")
+    assert other.put_manifest(store.read_manifest(digest)) == digest
+    with pytest.raises(errors.MissingArtifact):
+        other.fetch_tree(digest)
+    other.put(b"seeds")
+    assert (other.fetch_tree(digest) / "card.md").read_bytes() == b"seeds"
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b'{"a":["x",1]}', b'{"a":["%s",true,0]}' % (b"0" * 64), b"[" * 9000])
+def test_tree_that_is_no_manifest_is_refused(store: ArtifactStore, data: bytes) -> None:
+    digest = store.put_manifest(data)
+    with pytest.raises(errors.RefusedArtifact, match="is not a manifest of files"):
+        store.tree(digest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -22,10 +23,15 @@ PAGES = ["docs/operations.md", "README.md"]
 
 
 def block(page: str) -> list[list[str]]:
-    """Return the words of each line of the page's only block that sets addresses."""
+    """Return the words of each line of the page's only block that sets all addresses."""
+    (words,) = (words for words in blocks(page) if any("FINCH_BROKER_URL" in word for line in words for word in line))
+    return words
+
+
+def blocks(page: str) -> list[list[list[str]]]:
+    """Return the words of each line of each block of commands."""
     found = re.findall(r"^```sh\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    (lines,) = (text.splitlines() for text in found if "FINCH_" in text)
-    return [shlex.split(line, comments=True) for line in lines]
+    return [[shlex.split(line, comments=True) for line in text.splitlines()] for text in found]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -71,5 +77,44 @@ def test_the_commands_set_up_a_database_and_a_worker(postgres_url: str, valkey_u
         finally:
             worker.kill()
             worker.wait()
+    finally:
+        databases.close()
+
+
+def test_the_commands_back_up_restore_and_move_a_hub(postgres_url: str, valkey_url: str, tmp_path: Path) -> None:
+    """All other blocks of the page, one after another, in a home on SQLite that has a data set."""
+    databases = services.Databases(tmp_path, postgres_url)
+    url, broker = databases.empty(), {"FINCH_BROKER_URL": valkey_url, "FINCH_ALLOW_INSECURE": "1"}
+    environment = {**os.environ, "FINCH_HOME": str(tmp_path / "home"), **broker}
+    changed = {
+        "FINCH_HOME": str(tmp_path / "srv"),
+        "FINCH_DATABASE_URL": url,
+        "FINCH_ARTIFACTS_URL": str(tmp_path / "a"),
+    }
+    (tmp_path / "data.jsonl").write_text('{"prompt": "Who?", "completion": "A finch."}\n')
+
+    def run(*words: str, **variables: str) -> str:
+        command = [sys.executable, "-m", "finch_hub", *(word.replace("/backups", str(tmp_path)) for word in words)]
+        done = subprocess.run(command, env=environment | variables, capture_output=True, text=True)
+        statuses = (0, 3) if words[:2] == ("worker", "stop") else (0,)  # there may be no worker
+        assert done.returncode in statuses, done.stderr
+        return done.stdout
+
+    def list_names(**variables: str) -> list[str]:
+        return [row["name"] for row in json.loads(run("datasets", "list", "--json", **variables))]
+
+    try:
+        run("datasets", "add", str(tmp_path / "data.jsonl"), "--name", "facts")
+        lines = [words for lines in blocks(PAGES[0]) if lines != block(PAGES[0]) for words in lines]
+        assert sum("restore" in words for words in lines) == 2
+        for words in lines:
+            names = [word.partition("=")[0] for word in words if word.startswith("FINCH_")]
+            variables = {name: changed[name] for name in names}
+            if words[0] == "export":
+                environment |= variables
+            else:
+                run(*words[words.index("finch-hub") + 1 :], **variables)
+        assert list_names() == ["facts"]
+        assert list_names(FINCH_HOME=changed["FINCH_HOME"], FINCH_DATABASE_URL="", FINCH_ARTIFACTS_URL="") == ["facts"]
     finally:
         databases.close()

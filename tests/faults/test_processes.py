@@ -10,6 +10,7 @@ import psutil
 import pytest
 from support.fleet import Fleet, wait_until
 
+from finch_hub.registry import jobs as registry_jobs
 from finch_hub.registry import workers as registry_workers
 from finch_hub.specs.jobs import JobState
 from finch_hub.workers.hostname import find_hostname
@@ -22,6 +23,48 @@ def test_job_of_a_killed_child_runs_again(workers: Fleet) -> None:
     assert workers.wait(job).state is JobState.SUCCEEDED
     assert [attempt.outcome for attempt in workers.attempts(job)] == ["failed", "succeeded"]
     workers.check(job)
+
+
+@pytest.mark.parametrize("first", ["children", "worker"])
+def test_signal_to_all_processes_of_a_service_costs_no_attempt(workers: Fleet, first: str) -> None:
+    """As systemd and SLURM stop a service: whoever gets the signal first, the jobs go back into the queue."""
+    worker = workers.start("first")
+    job = workers.probe("sleep", seconds=60, once=True)
+    workers.wait_begun(job)
+    home = psutil.Process(worker.pid).environ()["FINCH_HOME"]
+    others = [process for process in _list_processes(home) if process.pid != worker.pid]
+    assert {"child", "sh"} <= {"child" if "finch_hub.workers.child" in p.cmdline() else p.name() for p in others}
+    order = [*others, psutil.Process(worker.pid)]
+    for process in order if first == "children" else reversed(order):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGTERM)
+    assert worker.wait() == 0
+    wait_until(lambda: not any(process.is_running() for process in others), "all processes to end")
+    with workers.database.read() as session:
+        assert registry_jobs.get(session, job).attempts == 0
+    workers.start("second")
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert [attempt.outcome for attempt in workers.attempts(job)] == ["handed_back", "succeeded"]
+    workers.check(job)
+
+
+def _list_processes(home: str) -> list[psutil.Process]:
+    """Return the processes of a worker, also one that init has adopted."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("FINCH_HOME") == home:
+                found.append(process)
+    return found
+
+
+def test_hangup_ends_a_worker_like_a_stop(workers: Fleet) -> None:
+    worker = workers.start()
+    job = workers.probe("sleep", seconds=60, once=True)
+    workers.wait_begun(job)
+    worker.send(signal.SIGHUP)
+    assert worker.wait() == 0
+    assert [attempt.outcome for attempt in workers.attempts(job)] == ["handed_back"]
 
 
 def test_job_of_a_killed_worker_runs_again_on_another(workers: Fleet) -> None:

@@ -34,6 +34,7 @@ from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import FINAL, ExportSpec, Job, JobState
+from finch_hub.storage.store_marker import StoreMarker
 from finch_hub.workers.messaging.app import make_app
 from finch_hub.workers.messaging.broker import key_prefix
 from finch_hub.workers.messaging.dispatcher import Dispatcher, UnreachableBrokerWarning
@@ -170,7 +171,9 @@ class Fleet:
             **{f"FINCH_{name.upper()}": str(value) for name, value in changes.items()},
         }
         self.database = Database(database_url, allow_insecure=True)
-        self.artifacts = ArtifactStore(self.environment["FINCH_ARTIFACTS_URL"], cache=folder / "cache")
+        self.artifacts = ArtifactStore(
+            self.environment["FINCH_ARTIFACTS_URL"], cache=folder / "cache", guard=StoreMarker(self.database)
+        )
         self.workers: list[WorkerProcess] = []
         self._dispatcher = Dispatcher(self.settings, self.database)
         self._base = base
@@ -389,6 +392,7 @@ class Fleet:
             source, clean = self.folder / "probe-source", self.folder / "probe-clean"
             write_adapter(source)
             admitted = gate.admit_adapter(source, clean)
+            digest = self.artifacts.put_tree(clean)
             with self.database.write() as session:
                 description = BaseDescription(
                     name="probe-base",
@@ -401,7 +405,7 @@ class Fleet:
                 version = adapter_versions.create(
                     session,
                     name="probe-adapter",
-                    digest=self.artifacts.put_tree(clean),
+                    digest=digest,
                     identity=admitted.identity,
                     base_id=base.id,
                     kind="import",

@@ -1,7 +1,8 @@
-"""`Dockerfile` and `docker-compose.yml`, checked without an engine: form by the schema, sense by hand."""
+"""`Dockerfile`, `docker-compose.yml` and the unit of systemd, checked without an engine or a service manager."""
 
 from __future__ import annotations
 
+import configparser
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
 from finch_hub import settings
+from finch_hub.cli.worker import worker
 from finch_hub.workers.messaging import broker
 
 ROOT = Path(__file__).parents[2]
@@ -115,3 +117,17 @@ def test_the_dockerfile_asks_for_extras_that_exist() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     named = asked[1].split(",") + (re.search(r"EXTRAS: (\S+)", compose) or [""])[1].split(",")
     assert set(named) <= project["optional-dependencies"].keys()
+
+
+def test_the_unit_of_systemd_starts_a_worker_and_leaves_it_time_to_stop() -> None:
+    unit = configparser.ConfigParser(delimiters="=", interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(ROOT / "examples" / "systemd" / "finch-hub-worker.service")
+    service = unit["Service"]
+    program, *arguments = shlex.split(service["ExecStart"])
+    assert program.endswith("/bin/finch-hub")
+    assert arguments[:2] == ["worker", "start"]
+    command = worker.commands["start"]
+    assert command.make_context("start", arguments[2:]).params["name"] == "%H"
+    assert int(service["TimeoutStopSec"]) > settings.load().grace_seconds
+    assert service["Restart"] == "on-failure"

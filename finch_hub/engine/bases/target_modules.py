@@ -11,7 +11,7 @@ from finch_hub.formats.peft_config import match_patterns, match_targets
 from finch_hub.specs.lora import LoRAConfig
 
 _BLOCKS = {
-    "attention": re.compile(r"(^|\.)(self_attn|self_attention|attention|attn|temporal_block)\."),
+    "attention": re.compile(r"(^|\.)(self_attn|self_attention|linear_attn|attention|attn|temporal_block)\."),
     "mlp": re.compile(r"(^|\.)(mlp|mlp_block|feed_forward|ffn)\."),
 }
 # PEFT refuses these modules in models with Mamba layers, whose kernels read the weights without calling the modules.
@@ -83,8 +83,9 @@ def peft_targets(config: LoRAConfig, layout: BaseLayout) -> list[str] | str:
     if config.target_modules in _SHORT_NAMES:
         chosen = _match_targets(config.target_modules, layout, paths, set(), [])
         names = {_name_of(path) for path in chosen}
-        # If another block has modules of the same names, only full paths are unambiguous.
-        return sorted(names if chosen == {path for path in paths if _name_of(path) in names} else chosen)
+        # If other modules have these names, linear or not, only full paths are unambiguous.
+        others = {*paths, *_list_containers(layout.parameters)} - chosen
+        return sorted(chosen if any(_name_of(path) in names for path in others) else names)
     return config.target_modules if config.layers_to_transform is None else sorted(match(config, layout))
 
 
@@ -189,13 +190,24 @@ def _fused(what: str, names: set[str], layout: BaseLayout) -> errors.Problem:
 
 
 def _unknown(name: str, field: str, names: set[str], *, what: str = "names no linear module") -> errors.Problem:
-    near = errors.near(name, names | set(_SHORT_NAMES)) or tuple(sorted(names))
+    near = errors.near(name, {*names, *_SHORT_NAMES} - {name}) or tuple(sorted(names))
     return errors.Problem(what=f"{name!r} {what}", where=field, fix=f"did you mean {', '.join(near)}?")
 
 
 def _short(parameter: str) -> str:
     """Return the last names of a parameter, without the number of its layer."""
     return ".".join(parameter.split(".")[-3:])
+
+
+def _list_containers(parameters: Iterable[str]) -> set[str]:
+    """Return the paths of the modules that have one of these parameters, directly or in a part of them."""
+    containers: set[str] = set()
+    for name in parameters:
+        path = name.rpartition(".")[0]
+        while path and path not in containers:
+            containers.add(path)
+            path = path.rpartition(".")[0]
+    return containers
 
 
 def _name_of(path: str) -> str:

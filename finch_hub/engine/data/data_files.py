@@ -10,6 +10,7 @@ import itertools
 import lzma
 import os
 import re
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -156,9 +157,14 @@ def _open_stream(path: Path | str, stack: contextlib.ExitStack) -> BinaryIO:
 
 def _open_path(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
     try:
-        return stack.enter_context(path.open("rb"))
+        stream = stack.enter_context(path.open("rb"))
+        if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):  # such as /dev/zero, which never ends
+            raise errors.InvalidDataset("is a device, not a file", fix='name a file, or pipe the data into "-"')
+        return stream
     except OSError as error:
-        raise errors.InvalidDataset(f"cannot be opened: {error.strerror}", fix="check its permissions") from None
+        is_link = path.is_symlink() and not exists(path)
+        fix = "fetch the file that the link names, or remove the link" if is_link else "check its permissions"
+        raise errors.InvalidDataset(f"cannot be opened: {error.strerror}", fix=fix) from None
 
 
 @contextlib.contextmanager

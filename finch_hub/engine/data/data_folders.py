@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from finch_hub import errors
 from finch_hub.engine.data import json_rows, json_values
-from finch_hub.engine.data.data_files import SUFFIXES, is_data_file, is_unreadable
+from finch_hub.engine.data.data_files import SUFFIXES, exists, is_data_file, is_unreadable
 
 if TYPE_CHECKING:
     from finch_hub.engine.data.row_collector import RowCollector
@@ -56,11 +57,22 @@ def _list_data_files(folder: Path) -> list[Path]:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """Return the files of a folder without those that systems and editors hide."""
-    files = (file for file in folder.rglob("*") if file.is_file())
+    """Return the files of a folder without those that systems and editors hide.
+
+    Links to files that are missing count, since git-annex and others leave them in place of data.
+    """
+    files = (file for file in folder.rglob("*") if _is_file(file) or _is_broken_link(file))
     return sorted(
         file for file in files if not any(part.startswith((".", "__MACOSX")) for part in file.relative_to(folder).parts)
     )
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises an OSError for links that the system refuses
+
+
+def _is_broken_link(path: Path) -> bool:
+    return path.is_symlink() and not exists(path)
 
 
 def check_files(
@@ -113,7 +125,7 @@ def _holds_settings(file: Path, is_row: IsRow) -> bool:
 
     A file that has the name of a split holds no settings if its rows could be in columns that cannot be read.
     """
-    if file.suffix.lower() != ".json" or file.stat().st_size > _MAX_SETTINGS:
+    if file.suffix.lower() != ".json" or not _is_file(file) or file.stat().st_size > _MAX_SETTINGS:
         return False
     with contextlib.suppress(OSError, ValueError, errors.InvalidDataset):
         with file.open("rb") as stream:

@@ -56,10 +56,12 @@ def find_frame(render: Render, added_tokens: re.Pattern[str] | None, end_of_text
     if not prompt or not before:
         return Frame("", "")
     lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
-    if after and prompt.endswith(after):
+    end = cut_header(after, render, end_of_text)
+    tokens = _first_tokens(end, added_tokens)
+    # A template without a prompt of a generation can end turns of both roles with one token, which is not a header.
+    if after and prompt.endswith(after) and not tokens:
         return Frame(lead, "", header=after)
-    after = cut_header(after, render, end_of_text)
-    return Frame(lead, after, _first_tokens(after, added_tokens), _find_middle_end(render, added_tokens))
+    return Frame(lead, end, tokens, _find_middle_end(render, added_tokens))
 
 
 def cut_header(after: str, render: Render, end_of_text: str | None) -> str:

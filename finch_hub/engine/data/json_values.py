@@ -15,6 +15,8 @@ MAX_DEPTH = 64
 """Deepest nesting of what is stored. Readers of JSON have limits of their own, from 128 on."""
 MAX_VALUES = 2**20
 """Most values of a row at all depths. A list that holds another one twice, and so on, has a number beyond memory."""
+MAX_INTEGER_BITS = 4096
+"""Longest integer that is stored. Python refuses to write one of more than 4,300 digits."""
 _MAX_LITERAL = 2**20  # characters; Python's parser takes hundreds of bytes for each
 # Arrow gives all objects of a column one order of keys. Schemas and calls get the order in which they are documented,
 # so that a table and its JSON Lines are one data set. Names of parameters keep their own order.
@@ -122,6 +124,8 @@ def take_number(numbers: Iterator[int]) -> None:
 
 def _clean(value: Any, keeps_nulls: bool, depth: int, numbers: Iterator[int]) -> Any:
     take_number(numbers)
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        raise errors.InvalidSpec("holds an integer of more than 1,200 digits", fix="write it as a text")
     if value is None or isinstance(value, (str, bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if depth == 0:

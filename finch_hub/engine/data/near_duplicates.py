@@ -60,23 +60,34 @@ class _Index:
     """Numbers of texts by their bands. Texts that are settled are removed, so that no later text finds them."""
 
     def __init__(self, texts: Sequence[Words]) -> None:
-        self._bands = [_make_bands(words) for words in texts]
-        self._numbers: dict[tuple[int, ...], dict[int, None]] = {}
+        self._bands = [array("q", _make_bands(words)) for words in texts]
+        self._numbers: dict[int, int | dict[int, None]] = {}  # most bands are those of one text
         for number, bands in enumerate(self._bands):
             for band in bands:
-                self._numbers.setdefault(band, {})[number] = None
+                known = self._numbers.setdefault(band, number)
+                if isinstance(known, dict):
+                    known[number] = None
+                elif known != number:
+                    self._numbers[band] = {known: None, number: None}
 
     def __bool__(self) -> bool:
         return bool(self._numbers)
 
     def find(self, words: Words) -> list[int]:
         """Return the numbers of the texts that have a band in common with a text."""
-        return list(dict.fromkeys(number for band in _make_bands(words) for number in self._numbers.get(band, ())))
+        found: dict[int, None] = {}
+        for band in _make_bands(words):
+            known = self._numbers.get(band)
+            if known is not None:
+                found |= known if isinstance(known, dict) else {known: None}
+        return list(found)
 
     def remove(self, number: int) -> None:
         for band in self._bands[number]:
-            del self._numbers[band][number]
-            if not self._numbers[band]:
+            known = self._numbers[band]
+            if isinstance(known, dict):
+                del known[number]
+            if not isinstance(known, dict) or not known:
                 del self._numbers[band]
 
 
@@ -98,15 +109,15 @@ def _shingle_hashes(words: Words) -> Iterator[int]:
         yield ((first * 0x9E3779B1 ^ second) * 0x85EBCA77 ^ third) & 0xFFFFFFFF
 
 
-def _make_bands(words: Words) -> list[tuple[int, ...]]:
-    """Return the smallest hashes of the shingles in each bin, a few bins a band (one permutation hashing)."""
+def _make_bands(words: Words) -> list[int]:
+    """Return hashes of the smallest hashes of the shingles in each bin, a few bins a band (one permutation hashing)."""
     smallest = [-1] * _BINS
     for value in _shingle_hashes(words):
         position = value % _BINS
         if smallest[position] < 0 or value < smallest[position]:
             smallest[position] = value
     bands = [(band, *smallest[band * _BAND_SIZE : (band + 1) * _BAND_SIZE]) for band in range(_BANDS)]
-    return [band for band in bands if max(band[1:]) >= 0]
+    return [hash(band) for band in bands if max(band[1:]) >= 0]
 
 
 def _share(first: Words, second: Words) -> float:

@@ -66,12 +66,16 @@ def tokenize_data(
     max_length: int,
     subject: str = "data",
     max_left_out: float = MAX_LEFT_OUT,
+    total: int | None = None,
+    lost_before: int = 0,
     is_strict: bool = False,
 ) -> TokenizedData:
     """Tokenize examples. Those that cannot be used are left out.
 
     Args:
         max_left_out: largest share of examples that may be left out.
+        total: number of examples of which this is the share, if these are a part of a data set.
+        lost_before: number of examples of the other parts that cannot be used.
         is_strict: whether examples that are left out, or that the chat template changes, are refused.
 
     Raises:
@@ -98,7 +102,8 @@ def tokenize_data(
         for change in tokenized.changes:
             data.changes[change] += 1
             firsts.setdefault(change, number)
-    if data.lost and (is_strict or not data.examples or data.lost > max_left_out * number):
+    is_too_many = lost_before + data.lost > max_left_out * (number if total is None else total)
+    if data.lost and (is_strict or not data.examples or is_too_many):
         raise errors.InvalidDataset(data.left_out, subject=subject, kinds=kinds)
     if is_strict and data.changes:
         raise errors.InvalidDataset(

@@ -106,7 +106,8 @@ def read_weight(value: Any, field: str = "weight") -> bool:
         value = _WEIGHTS.get(value.strip().lower(), value)
     if isinstance(value, (int, float)) and value in (0, 1):
         return bool(value)
-    shown = value if isinstance(value, (int, float)) else describe(value)
+    is_long = isinstance(value, int) and value.bit_length() > 64
+    shown = describe(value) if is_long or not isinstance(value, (int, float)) else value
     what = f"has the {field} {shown}" if field == "weight" else f"has {shown} in {field!r}"
     raise errors.InvalidSpec(what, fix="use 0 or 1; other weights are not supported")
 

@@ -19,6 +19,7 @@ from finch_hub.engine.bases.base import Base
 from finch_hub.engine.bases.rope import depends_on_length, reset_rope
 from finch_hub.engine.data.batches import pack
 from finch_hub.engine.data.tokenized_examples import TokenizedExample
+from finch_hub.engine.decoder.body import find_body
 from finch_hub.engine.decoder.loss import Head
 from finch_hub.engine.decoder.own_head import has_linear_head
 from finch_hub.engine.decoder.packed import PackedDecoder
@@ -124,7 +125,7 @@ def _own_forward(model: Any, rows: Sequence[TokenizedExample], device: torch.dev
     """Return hidden states [L, d] and logits [L, V] that predict the labels, and each row's loss, one row at a time."""
     hidden: list[Tensor] = []
     logits, losses = [], []
-    handle = model.get_decoder().register_forward_hook(
+    handle = find_body(model).register_forward_hook(
         lambda module, inputs, output: hidden.append(output.last_hidden_state[0, :-1])
     )
     try:

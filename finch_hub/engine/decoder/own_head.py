@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from finch_hub.engine.decoder.body import find_body
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -31,7 +33,7 @@ class OwnHead:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model: Any = model
-        self._body: Any = model.get_decoder()
+        self._body: Any = find_body(model)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits [n, V] of hidden states [n, d]."""

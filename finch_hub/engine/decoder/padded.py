@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from finch_hub.engine.bases.rope import reset_rope
 from finch_hub.engine.data.batches import Batch
+from finch_hub.engine.decoder.body import find_body
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,7 +29,7 @@ class PaddedDecoder:
     def __init__(
         self, model: PreTrainedModel, *, gradient_checkpointing: bool = False, one_by_one: bool = False
     ) -> None:
-        self._body: nn.Module = model.get_decoder()
+        self._body: nn.Module = find_body(model)
         self._model = model
         self._one_by_one = one_by_one
         self._gradient_checkpointing = gradient_checkpointing

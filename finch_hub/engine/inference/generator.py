@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import enum
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, Literal, TypedDict, Unpack, overload
-
-import torch
 
 from finch_hub import errors, settings
 from finch_hub.engine.bases.base import Base, load_base
@@ -276,7 +275,7 @@ class GeneratorModel:
         thinking = [name in self._thinking for name in names]
         tokens = tokenize_prompts(prompts, self.base, systems=systems, thinking=thinking)
         self._load(names)
-        pieces = self._generate(tokens, names, config, torch.seed() if seed is None else seed)
+        pieces = self._generate(tokens, names, config, secrets.randbits(63) if seed is None else seed)
         if stream:
             return (piece for _, piece in pieces)
         answers = [""] * len(prompts)

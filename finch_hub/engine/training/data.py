@@ -69,11 +69,14 @@ def prepare_data(
         system=system,
         max_length=length,
         max_left_out=training.max_bad_rows,
+        total=len(examples) + len(validation),  # one row of a small held-out part is a large share of it
         is_strict=training.strict,
     )
     with listen(stop_on_request(reporter.report_advance, should_stop)):
         train = tokenize(examples)
-        held_out = tokenize(validation, subject="validation data") if validation else TokenizedData()
+        held_out = TokenizedData()
+        if validation:
+            held_out = tokenize(validation, subject="validation data", lost_before=train.lost)
     base.fit_attention(int(max(lengths.max() for data in (train, held_out) if (lengths := data.examples.lengths).size)))
     return TrainingData(
         examples=examples,

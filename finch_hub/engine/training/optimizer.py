@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from finch_hub.specs.training import TrainingConfig
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
 
 class FlatAdamW:
     """AdamW (arXiv 1711.05101) with clipping and LoRA+'s two learning rates (arXiv 2402.12354).
@@ -69,7 +71,17 @@ class FlatAdamW:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the values that :meth:`state_dict` returned."""
+        """Restore the values that :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: these are not all of them, or others, as another version may have written. Nothing is changed.
+        """
+        for number, (flat, _) in enumerate(self._groups):
+            names = {name.rpartition(".")[0] for name in state if name.endswith(f".{number}")}
+            if names not in ({"parameters"}, {"parameters", *_MOMENTS}):
+                raise ValueError(f"part {number} has {', '.join(sorted(names)) or 'no values'}")
+            if state[f"parameters.{number}"].shape != flat.shape:
+                raise ValueError(f"part {number} has the shape {tuple(state[f'parameters.{number}'].shape)}")
         for number, (flat, _) in enumerate(self._groups):
             flat.data.copy_(state[f"parameters.{number}"])
             moments = {

@@ -117,8 +117,12 @@ class TrainingRun:
             checkpoint.discard(self._workdir)
         if found.state is None:
             return
+        try:
+            self._optimizer.load_state_dict(found.state.optimizer)
+        except ValueError as error:
+            self.reporter.warn(f"starting from the beginning: the state of the optimizer does not fit ({error})")
+            return
         self._progress = found.state.progress
-        self._optimizer.load_state_dict(found.state.optimizer)
         self._best_parameters = tuple(tensor.to(self.base.device) for tensor in found.state.best_parameters)
         self.reporter.report_phase(f"resumed after step {self._progress.step}")
         if found.difference:

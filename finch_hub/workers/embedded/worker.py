@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import filelock
 import psutil
@@ -21,7 +22,9 @@ from finch_hub.workers.embedded import broker, code_version, home
 
 _STARTING = "worker.starting"
 _ENDING = "worker.ending"
-_STARTING_SECONDS = 15.0  # that a worker may take to its lock on a busy machine
+_STARTING_SECONDS = 15.0  # that a worker may take to get ready on a busy machine
+_LONGEST_PAUSE_SECONDS = 300.0  # between two starts that fail
+_REASON_BYTES = 4096  # of the log's end
 
 
 def ensure(settings: Settings, *, code: str | None = None) -> None:
@@ -38,13 +41,18 @@ def ensure(settings: Settings, *, code: str | None = None) -> None:
         if running.get("code", code) == (code or code_version.current()):
             return
         _request_end(running, settings)  # it hands its jobs back and ends, and the new worker waits for its lock
-    if _is_starting(settings):
-        return
+    failures = 0
+    if (age := _measure_start(settings)) is not None:
+        failures = _read_start(settings).get("failures", 0) + 1
+        # A worker that fails at its start, as with a broken library, is started less and less often.
+        if age < min(_LONGEST_PAUSE_SECONDS, _STARTING_SECONDS * 2 ** (failures - 1)):
+            return
     if settings.broker_url is None:
         broker.find_server()  # here, because clients do not see the log of the worker
-    (settings.home / _STARTING).touch(mode=0o600)
-    log = settings.home / "logs" / "worker.log"
+    log = _log_of(settings)
     log.parent.mkdir(mode=0o700, exist_ok=True)
+    start = {"failures": failures, "reason": find_failure(settings), "log": log.stat().st_size if log.exists() else 0}
+    (settings.home / _STARTING).write_text(json.dumps(start), encoding="utf-8")
     home.detach([sys.executable, "-m", "finch_hub.workers"], settings.home, log, _as_environment(settings))
 
 
@@ -60,6 +68,7 @@ def stop(settings: Settings, *, wait: float = 60.0) -> bool:
             raise errors.Unavailable(f"the worker that was just started did not get ready within {wait:g} s")
         time.sleep(0.05)  # else it would run after this has returned
     if running is None:
+        (settings.home / _STARTING).unlink(missing_ok=True)  # of a start that failed; the next one needs no pause
         if settings.broker_url is None and home.exists(settings):
             broker.stop(settings, worker="")  # left by a worker that was killed
         return False
@@ -100,16 +109,56 @@ def write_record(settings: Settings) -> None:
     temporary = target.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(record), encoding="utf-8")
     temporary.replace(target)
+
+
+def note_ready(settings: Settings) -> None:
+    """Note that this process, the home's worker, runs jobs now."""
     (settings.home / _STARTING).unlink(missing_ok=True)
 
 
-def _is_starting(settings: Settings) -> bool:
-    """Return whether a worker has been started a moment ago and has not reached its lock."""
+def find_failure(settings: Settings) -> str | None:
+    """Return why the home's worker could not start the last time, None if it could, or if that is not known yet."""
+    age = _measure_start(settings)
+    if age is None or read_record(settings) is not None:
+        return None
+    start = _read_start(settings)
+    if age < _STARTING_SECONDS:  # it is starting again
+        return start.get("reason")
+    log = _log_of(settings)
     try:
-        age = time.time() - (settings.home / _STARTING).stat().st_mtime
+        with log.open("rb") as lines:
+            size = lines.seek(0, os.SEEK_END)
+            begin = start.get("log", 0)
+            lines.seek(max(begin if begin <= size else 0, size - _REASON_BYTES))  # the log may have been renewed
+            written = lines.read().decode(errors="replace").strip()
+    except OSError:
+        written = ""
+    return f"{written.splitlines()[-1] if written else 'it ended without a word'} (see {log})"
+
+
+def _measure_start(settings: Settings) -> float | None:
+    """Return the seconds since a worker was started that has not been ready yet, None if there is none."""
+    try:
+        return abs(time.time() - (settings.home / _STARTING).stat().st_mtime)  # the clock may have been set back
     except FileNotFoundError:
-        return False
-    return abs(age) < _STARTING_SECONDS  # the clock may have been set back
+        return None
+
+
+def _is_starting(settings: Settings) -> bool:
+    age = _measure_start(settings)
+    return age is not None and age < _STARTING_SECONDS
+
+
+def _read_start(settings: Settings) -> JsonObject:
+    with contextlib.suppress(OSError, ValueError):
+        start = json.loads((settings.home / _STARTING).read_text(encoding="utf-8"))
+        if isinstance(start, dict):
+            return start
+    return {}  # as an earlier version wrote it
+
+
+def _log_of(settings: Settings) -> Path:
+    return settings.home / "logs" / "worker.log"
 
 
 def _request_end(worker: JsonObject, settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """The Celery application, with one task: wake up and look for jobs.
 
-A message only says that there may be work. The database says which. So nothing in the broker needs to survive: workers
-send lost messages again, and of five slots that one message woke, one finds the job.
+A message only says that there may be work. The database says which. So nothing in the broker needs to survive: idle
+slots also look for jobs without a message, and of five slots that one message woke, one finds the job.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import redis
 from finch_hub.workers.embedded.broker import client_name
 from finch_hub.workers.messaging.broker import explain, key_prefix, own_queue_name, queue_name
 
-# Seconds to wait for a broker that does not answer. A client's job is stored by then, and a worker's sweep sends the
-# message. A worker that is told to stop waits as long.
+# Seconds to wait for a broker that does not answer. A client's job is stored by then, and an idle slot finds it. A
+# worker that is told to stop waits as long.
 TIMEOUT = 2.0
 
 # What clients of a broker raise if it does not answer or refuses. kombu passes refusals on as errors of redis-py.
@@ -57,7 +57,7 @@ def make_app(
         "socket_timeout": TIMEOUT,
         "socket_keepalive": True,
         "socket_keepalive_options": _KEEPALIVE,
-        # A client does not retry: its job is stored, and the next sweep sends the message. A worker has its own loop.
+        # A client does not retry: its job is stored, and an idle slot finds it. A worker has its own loop.
         "max_retries": 0,
         # No copies of unacknowledged messages, which a broker without memory would refuse to keep.
         "ack_emulation": False,

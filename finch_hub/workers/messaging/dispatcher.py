@@ -25,6 +25,10 @@ class UnreachableBrokerWarning(UserWarning):
     """A job was submitted, but its wake-up message could not be sent."""
 
 
+class FailedWorkerWarning(UserWarning):
+    """The home's own worker could not start, so no job of this home runs."""
+
+
 _BATCH = 1000
 _FEW = 16  # messages that may wait in a queue without a look at the number of slots
 
@@ -51,6 +55,7 @@ class Dispatcher:
         self._trouble = TroubleLog(log, "dispatch")
         self._sender = Sender(database, self._find_url)
         self._code: str | None = None
+        self._told_failure: str | None = None
 
     def dispatch(self, *new: Job) -> None:
         """Send messages for jobs whose transaction was just committed.
@@ -110,6 +115,14 @@ class Dispatcher:
             self._sender.trim(own_queue, best.slots)
         return best.id
 
+    def find_failure(self) -> str | None:
+        """Return why the home's own worker could not start the last time, None if it could, or if none is needed."""
+        if not self._starts_worker:
+            return None
+        from finch_hub.workers.embedded import worker as home_worker
+
+        return home_worker.find_failure(self._settings)
+
     def ensure_worker(self) -> None:
         """Start the home's own worker if none runs and no broker is configured. Repeated calls are cheap."""
         if self._starts_worker:
@@ -118,6 +131,10 @@ class Dispatcher:
 
             self._code = self._code or code_version.current()
             home_worker.ensure(self._settings, code=self._code)
+            if (failure := self.find_failure()) not in (None, self._told_failure):
+                self._told_failure = failure
+                text = f"the worker of this home could not start, and is started again after a pause: {failure}"
+                warnings.warn(text, FailedWorkerWarning, stacklevel=2)
 
     def close(self) -> None:
         """Close the connections to the broker."""

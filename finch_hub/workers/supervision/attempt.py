@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ from finch_hub.workers.supervision.process import ChildProcess
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_SIGNALS_SECONDS = 1.0  # between the signals of a service manager to the processes of a worker
 
 
 class _Stopped(Exception):
@@ -94,6 +97,7 @@ class Attempt:
                 self._kill()
                 raise
             finally:
+                self._context.events.forget(self._job)  # if the attempt wrote no end
                 self.ended_jobs = [] if record.ended_job is None else [record.ended_job]
                 self.next_job = record.next_job
 
@@ -128,13 +132,13 @@ class Attempt:
         except OSError as error:
             self._fail_here(record, f"could not prepare the job: {error}")
             return
-        except (Exception, SystemExit) as error:  # of a plugin's descriptor, or a defect; the worker goes on
-            log.exception("action=prepare job_id=%s attempt=%d", job.id, job.attempts)
-            record.fail(f"{type(error).__name__}: {error}", retry=False)
+        except (Exception, SystemExit) as error:
+            self._fail_by_defect(record, error, action="prepare")
             return
         if outcome is not None:
             record.add_message("using the result that an earlier attempt did not commit")
-            folders.forget_outcome(job.id)  # if this result is of no use, the next attempt starts from the beginning
+            with contextlib.suppress(OSError):
+                folders.forget_outcome(job.id)  # if this result is of no use, the next attempt begins anew
             self._succeed(record, outcome)
             return
         try:
@@ -175,9 +179,8 @@ class Attempt:
         fault_points.reach("supervisor.ending")
         match message["type"]:
             case "done":
-                self._context.readiness.add_success()
                 child.warm_base = message["warm_base"]
-                self._context.folders.keep_outcome(self._job.id, message["outcome"])
+                self._keep_outcome(message["outcome"])
                 self._succeed(record, message["outcome"])
             case "failed":
                 if message["traceback"]:
@@ -185,7 +188,11 @@ class Attempt:
                 self._kill()  # the failure may have left the process in a state that spoils the next job
                 if message["traceback"] or message["retry"]:
                     self._fail_process(
-                        record, message["reason"], retry=message["retry"], is_fault_of_worker=message["of_worker"]
+                        record,
+                        message["reason"],
+                        retry=message["retry"],
+                        is_fault_of_worker=message["of_worker"],
+                        is_of_any_job=message["of_any_job"],
                     )
                 else:
                     record.fail(message["reason"], retry=False)
@@ -196,9 +203,23 @@ class Attempt:
             case "hung":
                 self._fail_process(record, f"the child process {message['reason']} and was killed", tail=self._kill())
             case "died":
+                if (stopping := self._find_stop(child)) is not None:
+                    self._kill()
+                    self._stop(record, stopping)
+                    return
                 reason = f"the child process exited unexpectedly ({child.describe_end()})"
                 has_started = child.has_started
                 self._fail_process(record, reason, tail=self._kill(), is_fault_of_worker=not has_started)
+
+    def _find_stop(self, child: ChildProcess) -> StopReason | None:
+        """Return why the attempt was to stop when its child died, None if it was not.
+
+        A service manager signals all processes of a service, and perhaps the child first.
+        """
+        deadline = time.monotonic() + (_SIGNALS_SECONDS if child.describe_end() in ("SIGTERM", "SIGHUP") else 0.0)
+        while (reason := self._lease.stop_reason()) is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return reason
 
     def _stop(self, record: AttemptRecord, reason: StopReason) -> None:
         """Record that the attempt stopped early."""
@@ -222,19 +243,32 @@ class Attempt:
                 finish = functools.partial(kind.finish, self._spec, self._job, made, self._context.stores)
                 record_result = self._call("storing the result", finish)
             fault_points.reach("supervisor.stored")
+            self._note_success()
+            record.succeed(record_result)
         except _Stopped as stopped:
             self._stop(record, stopped.reason)
         except errors.StaleFence:
             raise
         except errors.FinchError as error:
             if isinstance(error, errors.StoreUnavailable):  # this worker may be the next to try
-                kept = outcome.model_dump(mode="json") if isinstance(outcome, Value) else outcome
-                self._context.folders.keep_outcome(self._job.id, kept)
+                self._keep_outcome(outcome.model_dump(mode="json") if isinstance(outcome, Value) else outcome)
+            else:
+                self._note_success()
             self._fail(record, error)
         except OSError as error:
             self._fail_here(record, f"could not store the result: {error}")
-        else:
-            record.succeed(record_result)
+        except (Exception, SystemExit) as error:
+            self._fail_by_defect(record, error, action="store")
+
+    def _keep_outcome(self, outcome: JsonObject) -> None:
+        """Keep the outcome for the next attempt. Without it the child runs again, so a full disk does no harm."""
+        with contextlib.suppress(OSError):
+            self._context.folders.keep_outcome(self._job.id, outcome)
+
+    def _note_success(self) -> None:
+        """Note that the worker is well if a child of this attempt ran to its end, and what it made can be stored."""
+        if self.child is not None:
+            self._context.readiness.add_success()
 
     def _fail(self, record: AttemptRecord, error: errors.FinchError) -> None:
         """Record an error of a step of the supervisor. An artifact that is missing here may be elsewhere."""
@@ -244,9 +278,22 @@ class Attempt:
         else:
             record.fail(str(error), retry=isinstance(error, errors.Unavailable))
 
-    def _fail_here(self, record: AttemptRecord, reason: str) -> None:
-        """Record a fault of this worker, so that another one tries the job."""
-        is_suspect = self._context.readiness.add_fault(self._job.id, self._context.redactor.clean(reason))
+    def _fail_by_defect(self, record: AttemptRecord, error: BaseException, *, action: str) -> None:
+        """Record an error of a plugin's descriptor, or a defect. The worker goes on."""
+        log.error("action=%s job_id=%s attempt=%d", action, self._job.id, self._job.attempts, exc_info=error)
+        record.fail(f"{type(error).__name__}: {error}", retry=False)
+
+    def _fail_here(self, record: AttemptRecord, reason: str, *, is_of_any_job: bool = True) -> None:
+        """Record a fault of this worker, so that another one tries the job.
+
+        Args:
+            is_of_any_job: whether other jobs would fail here too, so that the worker becomes suspect.
+        """
+        readiness = self._context.readiness
+        if is_of_any_job:
+            is_suspect = readiness.add_fault(self._job.id, self._context.redactor.clean(reason))
+        else:
+            is_suspect = readiness.remark is not None
         record.pass_on(reason, alone="wait" if is_suspect else "retry")
 
     def _fail_process(
@@ -257,6 +304,7 @@ class Attempt:
         retry: bool = True,
         tail: str = "",
         is_fault_of_worker: bool = False,
+        is_of_any_job: bool = True,
     ) -> None:
         """Record that the child process failed. A job of a group is tried again alone and loses no attempt."""
         if tail:
@@ -265,7 +313,7 @@ class Attempt:
             record.add_message(f"will be trained alone, since the training of the group failed: {reason}", level="warn")
             record.hand_back(alone=reason)
         elif is_fault_of_worker:
-            self._fail_here(record, reason)
+            self._fail_here(record, reason, is_of_any_job=is_of_any_job)
         else:
             record.fail(reason, retry=retry)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import selectors
 
+from finch_hub import errors
 from finch_hub.settings import Settings
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.value import JsonObject
@@ -59,7 +60,11 @@ class ChildWatch:
                         if message is None:
                             has_ended = True
                         elif message["type"] == "event":
-                            self._record.add_event(NewEvent(**message["event"]))
+                            try:
+                                event = NewEvent.of(message["event"], subject="event")
+                            except errors.InvalidSpec as error:
+                                return {"type": "hung", "reason": f"sent what is no event ({error})"}
+                            self._record.add_event(event)
                         elif message["type"] == "stopped":
                             return message | {"why": self._stop_reason or message["why"]}
                         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import threading
 import time
 from collections.abc import Mapping
@@ -83,44 +84,49 @@ class EventBuffer:
                 if self.seconds_until_due() > 0:  # another thread has written them
                     return
                 self._due_at = float("inf")
-                sizes = {owner: len(batch.events) for owner, batch in self._batches.items() if batch.events}
-            self._write(sizes)
+                parts = {owner: (batch, len(batch.events)) for owner, batch in self._batches.items() if batch.events}
+            self._write(parts)
 
     def take(self, job: Job) -> Batch:
         """Remove and return the events of an attempt that ends, after waiting for a write of earlier ones."""
         with self._writing, self._changing:
             return self._batches.pop((job.id, job.fence), Batch(job))
 
-    def _write(self, sizes: Mapping[_Owner, int]) -> None:
-        """Write the first events of some attempts. Others may be added meanwhile."""
+    def forget(self, job: Job) -> None:
+        """Drop the events of an attempt that lost its job. This waits for nothing."""
+        with self._changing:
+            self._batches.pop((job.id, job.fence), None)
+
+    def _write(self, parts: Mapping[_Owner, tuple[Batch, int]]) -> None:
+        """Write the first events of some batches, given with their numbers. Others may be added meanwhile."""
         stale: list[_Owner] = []
+        is_written = True
         try:
             with self._database.write() as session:
-                for owner, size in sorted(sizes.items()):
-                    batch = self._batches[owner]
+                for owner, (batch, size) in sorted(parts.items(), key=operator.itemgetter(0)):
                     first = Batch(batch.job, batch.events[:size], batch.num_written, batch.is_uncertain)
                     try:
                         attempts.append_events(session, batch.job, first.find_unwritten(session))
                     except errors.StaleFence:
                         stale.append(owner)
         except errors.Unavailable as error:  # perhaps after the commit
-            log.warning("action=append_events jobs=%d error=%s", len(sizes), error)
+            log.warning("action=append_events jobs=%d error=%s", len(parts), error)
             with self._changing:
-                for owner in sizes:
-                    self._batches[owner].is_uncertain = True
+                for batch, _ in parts.values():
+                    batch.is_uncertain = True
                 self._due_at = time.monotonic() + _WAIT_SECONDS
             return
         except Exception:
-            if len(sizes) > 1:
-                for owner, size in sizes.items():  # one attempt's defect must not cost the events of others
-                    self._write({owner: size})
+            if len(parts) > 1:
+                for owner, part in parts.items():  # one attempt's defect must not cost the events of others
+                    self._write({owner: part})
                 return
-            log.exception("action=append_events job_id=%s", next(iter(sizes))[0])  # these events are lost
+            log.exception("action=append_events job_id=%s", next(iter(parts))[0])  # these events are lost
+            is_written = False
         with self._changing:
-            for owner, size in sizes.items():
-                batch = self._batches[owner]
+            for batch, size in parts.values():
                 del batch.events[:size]
-                batch.num_written += size
+                batch.num_written += size if is_written else 0
                 batch.is_uncertain = False
             for owner in stale:
-                del self._batches[owner]
+                self._batches.pop(owner, None)

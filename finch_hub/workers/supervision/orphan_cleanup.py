@@ -8,8 +8,10 @@ import subprocess
 import threading
 
 # A shell, since it is small. Its own session keeps it from signals to the worker. It reads process groups from a pipe.
-# The kernel closes the pipe when the worker ends, and then the shell kills the groups that are left.
+# The kernel closes the pipe when the worker ends, and then the shell kills the groups that are left. A service manager
+# signals this process too, and the worker is still there then.
 _SCRIPT = """
+trap '' TERM INT HUP
 groups=
 while read -r action group; do
   kept=

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 SUSPECT_AFTER = 3  # jobs in a row that failed by a fault of the worker
 _FRESH_SECONDS = 5.0  # until the store is checked again before a claim
 _ANSWER_SECONDS = 10.0  # for which a store may take to answer the check
+# Until a second check begins beside one that hangs. It doubles, since no thread can be ended. A check of a mount that
+# was replaced meanwhile hangs for ever.
+_HANG_SECONDS, _LONGEST_HANG_SECONDS = 300.0, 3600.0
 _LEAST_PAUSE_SECONDS = 1.0
 _POLL_SECONDS = 0.1
 
@@ -41,6 +44,7 @@ class Readiness:
         self._fault_log = TroubleLog(log, "pause_claims", about="worker")
         self._checked_at = float("-inf")
         self._pending: Future[None] | None = None
+        self._pending_since, self._hang_seconds = 0.0, _HANG_SECONDS
         self._is_writable = False  # as far as is known
         self._store_trouble: str | None = None
         self._fault: str | None = None  # of the worker
@@ -136,16 +140,20 @@ class Readiness:
 
     def _ask_store(self) -> str | None:
         """Return why the store is unwell, None if it is well."""
-        if self._pending is None:  # a check that hung goes on, and no second one begins
+        if self._pending is not None and clock.elapsed() - self._pending_since > self._hang_seconds:
+            self._pending = None
+            self._hang_seconds = min(2 * self._hang_seconds, _LONGEST_HANG_SECONDS)
+        if self._pending is None:  # a check that hangs goes on
             writes = not self._is_writable
             self._pending = self._calls.start(lambda: self._store.check(again=True, writes=writes))
+            self._pending_since = clock.elapsed()
         pending, began = self._pending, clock.elapsed()
         while not pending.done():
             if self._stopping.is_set() or clock.elapsed() - began > _ANSWER_SECONDS:
                 return f"artifact store {self._store.name} did not answer within {_ANSWER_SECONDS:g} s"
             with contextlib.suppress(TimeoutError):
                 pending.exception(_POLL_SECONDS)
-        self._pending = None
+        self._pending, self._hang_seconds = None, _HANG_SECONDS
         error = pending.exception()
         if error is not None and not isinstance(error, errors.FinchError):
             log.error("action=check_store", exc_info=error)

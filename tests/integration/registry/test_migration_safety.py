@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -22,8 +24,9 @@ from support import registry
 from support.fleet import wait_until
 
 from finch_hub import errors
-from finch_hub.registry import postgresql, schema_revisions, tables
+from finch_hub.registry import jobs, postgresql, schema_revisions, tables
 from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import Requirements
 
 NEXT = "9000"
 HEADER = f'''"""The next migration."""
@@ -243,6 +246,33 @@ def test_no_migration_holds_an_exclusive_lock_while_it_reads_a_table(old_hub: sa
         if re.search(r"ADD (CONSTRAINT|CHECK|FOREIGN)", statement):
             assert "NOT VALID" in statement, f"add it as NOT VALID, and validate it in an autocommit block: {statement}"
     assert any("CONCURRENTLY" in statement for statement in statements)
+
+
+def test_long_queue_is_described_without_a_lock_of_the_table(old_hub: sa.Engine) -> None:
+    registry.migrate(old_hub, "0004")
+    columns = sa.table("jobs", *(sa.column(column["name"]) for column in sa.inspect(old_hub).get_columns("jobs")))
+    with old_hub.begin() as connection:
+        row = dict(connection.exec_driver_sql("SELECT * FROM jobs ORDER BY number LIMIT 1").one()._mapping)
+        row |= {"state": "queued", "finished_at": None, "labels": "[]", "idempotency_key": None, "retry_of": None}
+        row["result"], row["spec"] = None, json.dumps({"train": registry.digest("train")})
+        queued = [row | {"number": 1000 + number, "id": f"queued-{number}"} for number in range(2500)]
+        connection.execute(sa.insert(columns), queued)
+    is_free: list[bool] = []
+
+    def read_meanwhile(*arguments: Any) -> None:
+        if "SET needs" in arguments[2] and not (is_free or old_hub.dialect.name == "sqlite"):
+            with psycopg.connect(url_of(old_hub).replace("+psycopg", ""), options="-c lock_timeout=1s") as other:
+                other.execute("UPDATE jobs SET priority = 7 WHERE id = 'queued-2499'")
+            is_free.append(True)
+
+    event.listen(old_hub, "before_cursor_execute", read_meanwhile)
+    registry.migrate(old_hub, "head")
+    requirements = Requirements(**{name: row[name] for name in ("queue", "device", "memory_bytes")})
+    with old_hub.connect() as connection:
+        described = connection.exec_driver_sql("SELECT DISTINCT needs FROM jobs WHERE id LIKE 'queued-%%'").all()
+        assert described == [(jobs.hash_needs(str(row["kind"]), requirements),)]
+        query = "SELECT digest, count(*) FROM job_datasets WHERE job_id LIKE 'queued-%%' GROUP BY digest"
+        assert connection.exec_driver_sql(query).all() == [(registry.digest("train"), 2500)]
 
 
 def test_upgrade_gives_up_soon_if_a_transaction_uses_the_table(

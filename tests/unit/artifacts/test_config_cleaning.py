@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.safetensors_files import CONFIG
 
 from finch_hub import errors
-from finch_hub.artifacts.config_cleaning import canonical_json, clean_config
+from finch_hub.artifacts.config_cleaning import canonical_json, clean_config, count_ways
 from finch_hub.formats.peft_config import match_patterns
 
 REFUSED: dict[str, Any] = {
@@ -146,10 +146,31 @@ def test_pattern_of_few_repeats_is_kept(targets: str) -> None:
     assert (found.fields["target_modules"], found.is_pinned) == (targets, False)
 
 
-@pytest.mark.parametrize("pattern", ["a?" * 40 + "b", ".*a.*a.*a", "(a|b)*c"])
+@pytest.mark.parametrize("pattern", ["a?" * 40 + "b", ".*a.*a.*a", "(a|b)*c", "(.|a)" * 50, "(?:a|aa|(?:b|ab))" * 9])
 def test_costly_patterns_of_ranks_are_refused(pattern: str) -> None:
     with pytest.raises(errors.RefusedArtifact, match="repeats"):
         clean_config(json.dumps({**CONFIG, "rank_pattern": {pattern: 4}}).encode())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "ways"),
+    [
+        (r".*\.(?:self_attn|mlp)\.(q|k|v|o|up|down|gate)_proj", 1),
+        ("(q|qkv|k)_proj|(a|[b]|c)x", 6),
+        (r"(a\.b|a\.c)(a|a)(\d|x)", 4),
+        (r"a\|b[|(]\(|c", 2),
+        ("((a|.)(b|.)|x)(?:c|.|d)", 15),
+        ("(a|.)(b|.", 4),
+        (")|(", 2),
+    ],
+)
+def test_alternatives_that_can_both_match_count(pattern: str, ways: int) -> None:
+    assert count_ways(pattern) == ways
+
+
+@pytest.mark.parametrize("targets", ["(.|a)" * 50, "(?:.|[a-z])" * 90 + "q"])
+def test_costly_alternatives_are_replaced_by_the_modules_of_the_file(targets: str) -> None:
+    assert clean_config(json.dumps({**CONFIG, "target_modules": targets}).encode()).is_pinned
 
 
 @given(st.text("ab.*+?{}[]()|\\1,", max_size=12), st.integers(8, 100))

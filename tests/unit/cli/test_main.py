@@ -84,6 +84,7 @@ def test_every_finch_error_has_an_exit_code() -> None:
         **dict.fromkeys(("Unavailable", "AccessDenied", "SchemaMismatch", "StoreUnavailable"), 7),
         "PluginError": 8,
         "NotReproduced": 9,
+        "IncompleteBackup": 10,
     }
     assert (output.INTERNAL, output.exit_code(KeyError())) == (1, 1)
     assert output.INTERRUPTED == 130
@@ -105,6 +106,22 @@ def test_unexpected_error_is_printed_as_a_bug(run: Run, monkeypatch: pytest.Monk
     assert ran.status == output.INTERNAL
     assert ran.err.startswith("internal error: ZeroDivisionError: one over none\nThis is a bug")
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bases", "add", "{}"),
+        ("bases", "add", "./{}"),
+        ("bases", "add", "{}.gguf"),
+        ("adapters", "import", "{}", "--name", "x", "--base", "y"),
+        ("train", "data.jsonl", "--adapter", "x", "--base", "{}"),
+    ],
+)
+def test_path_that_the_system_refuses_is_not_a_bug(run: Run, command: tuple[str, ...]) -> None:
+    ran = run(*(argument.format("a" * 300) for argument in command))
+    assert ran.status != output.INTERNAL
+    assert ran.err.startswith("error: ")
 
 
 @pytest.mark.parametrize("debug", ["", "1"])

@@ -183,3 +183,14 @@ def test_gguf_file_with_other_bytes_than_before_is_refused(hub: Hub, data: Path,
     assert new.earlier is not None
     assert new.earlier.fingerprint == old.fingerprint
     assert train_spec(hub, data, base="tiny").base.source == str(file)
+
+
+def test_empty_source_is_not_the_working_directory(
+    hub: Hub, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.bases.add(tiny_folder, name="tiny")
+    monkeypatch.chdir(tiny_folder)
+    with pytest.raises(errors.NotFound, match="no base ''"):
+        hub.bases.add("")
+    with pytest.raises(errors.NotFound, match="no file or folder ''"):
+        hub.adapters.import_("", name="birds", base="tiny")

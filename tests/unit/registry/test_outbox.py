@@ -3,7 +3,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from support import registry
 
-from finch_hub.registry import attempts, jobs, outbox, tables, types, values
+from finch_hub.registry import attempts, claims, jobs, outbox, tables, types, values
 from finch_hub.registry.database import Database
 
 
@@ -46,6 +46,20 @@ def test_job_of_a_submitter_of_an_earlier_version_is_due_once(database: Database
     assert take_due(database) == [job.id]
     make_all_due(database)
     assert take_due(database) == []
+
+
+def test_job_of_a_client_of_an_earlier_version_is_found_behind_jobs_that_fit_nobody(database: Database) -> None:
+    """Such a client sets `ring_at`, and does not know `needs`."""
+    for _ in range(claims.FRONT_JOBS):
+        registry.submit(database, device="cuda")
+    job = registry.submit(database)
+    with database.write() as session:
+        old = sa.update(tables.jobs).where(tables.jobs.c.id == job.id)
+        session.execute(old.values(needs=None, ring_at=types.later(-1)))
+    with database.write() as session:
+        (due,) = outbox.take_due(session)
+    assert due.needs == jobs.hash_needs(job.kind, job.requirements)
+    assert registry.claimed(database).id == job.id
 
 
 def test_due_job_is_taken_once(database: Database) -> None:

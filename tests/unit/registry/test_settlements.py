@@ -12,7 +12,7 @@ from support import registry
 from support.services import Databases
 
 from finch_hub import errors
-from finch_hub.registry import jobs, settlements, tables, types, values
+from finch_hub.registry import attempts, jobs, settlements, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import FINAL, Job, JobState
 
@@ -232,3 +232,23 @@ def test_job_cannot_depend_on_one_whose_dependents_are_still_to_be_settled(datab
     late = registry.submit(database, depends_on=[fan[-1].id])
     settle_all(database)
     assert registry.get(database, late).state is JobState.FAILED
+
+
+def test_dependent_whose_row_was_locked_is_tried_again_soon(database: Database) -> None:
+    """A timeout of a lock or a deadlock passes, so that nobody waits ten minutes for it."""
+    if database.is_sqlite:
+        pytest.skip("SQLite has no locks of rows")
+    parent = registry.submit(database)
+    (child,) = submit_fan(database, [parent], 1)
+    claimed = registry.claimed(database, job_id=parent.id)
+    with database.write() as locking:
+        locking.execute(sa.select(tables.jobs.c.id).where(tables.jobs.c.id == child.id).with_for_update())
+        with database.write() as session:
+            session.execute(sa.text("SET LOCAL lock_timeout = '100ms'"))
+            attempts.succeed(session, claimed, {})
+    assert registry.get(database, parent).state is JobState.SUCCEEDED
+    with database.read() as session:
+        (trouble,) = settlements.find_troubles(session).values()
+        soon = session.scalar(sa.select(tables.settlements.c.due_at <= types.later(15.0)))
+    assert "lock timeout" in trouble
+    assert soon

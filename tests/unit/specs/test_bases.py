@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import pytest
 
 from finch_hub.specs.bases import BaseDescription, is_hub_id
@@ -36,3 +39,16 @@ def test_repository_id_is_recognized(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "/a/b", "a/b/c", "./a", "a//b", "a b", "ä/b", "a--b/c", "a..b", "sample:tiny"])
 def test_other_text_is_not_a_repository_id(text: str) -> None:
     assert not is_hub_id(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a/b.git", "a/b.", "a/b-", "a-/b", "a./b", "a", "a/b_", "a/" + "b" * 96, "a/" + "b" * 97]
+)
+def test_repository_ids_are_those_that_can_be_fetched(text: str) -> None:
+    utils: Any = importlib.import_module("huggingface_hub.utils")
+    try:
+        utils.validate_repo_id(text)
+    except utils.HFValidationError:
+        assert not is_hub_id(text)
+    else:
+        assert is_hub_id(text)

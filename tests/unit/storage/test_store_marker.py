@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
 from finch_hub.artifacts.store import MARKER, ArtifactStore
-from finch_hub.registry import datasets, deployment
+from finch_hub.registry import datasets, deployment, tables
 from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import Job
 from finch_hub.storage import store_marker
 from finch_hub.storage.store_marker import StoreMarker
 
@@ -78,6 +81,56 @@ def test_store_of_an_earlier_version_is_marked_if_it_has_what_the_database_knows
     assert (tmp_path / "store" / MARKER).exists()
 
 
+def test_store_that_has_the_data_of_a_queued_job_is_marked(database: Database, tmp_path: Path) -> None:
+    digest = ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache").put(b"seeds")
+    registry.submit(database, spec=registry.train_spec().evolve(train=digest))
+    open_store(database, tmp_path / "store").put(b"more")
+
+
+def test_store_that_has_only_the_data_of_an_ended_job_is_marked(database: Database, tmp_path: Path) -> None:
+    """A migration does not record which data the jobs needed that have ended."""
+    digest = ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache").put(b"seeds")
+    registry.cancel(database, registry.submit(database, spec=registry.train_spec().evolve(train=digest)))
+    with database.write() as session:
+        session.execute(sa.delete(tables.job_datasets))
+    open_store(database, tmp_path / "store").put(b"more")
+
+
+def test_store_of_a_home_is_marked_although_the_database_of_the_home_knows_no_artifact(
+    database: Database, tmp_path: Path
+) -> None:
+    """The history was deleted before the upgrade."""
+    ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache").put(b"of a deleted job")
+    marker = StoreMarker(database, is_of_home=True)
+    ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache", guard=marker).put(b"more")
+
+
+def test_store_of_a_database_that_was_made_anew_says_what_to_write(database: Database, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / MARKER).write_text("feed\n")
+    with pytest.raises(errors.StoreUnavailable, match=f"write {find_id(database)} to its file {MARKER}"):
+        open_store(database, folder).put(b"seeds")
+    (folder / MARKER).write_text(find_id(database))
+    open_store(database, folder).put(b"seeds")
+
+
+def test_store_that_hangs_before_it_is_marked_keeps_nobody_from_the_database(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_dataset(database, registry.digest("gone"))
+    written: list[Job] = []
+
+    def submit_meanwhile(store: ArtifactStore, digests: object) -> bool:
+        with ThreadPoolExecutor(1) as pool:
+            written.append(pool.submit(registry.submit, database).result(10))
+        return True
+
+    monkeypatch.setattr(ArtifactStore, "has_any", submit_meanwhile)
+    open_store(database, tmp_path / "store").put(b"seeds")
+    assert written
+
+
 def test_store_with_the_artifacts_of_others_is_not_marked(database: Database, tmp_path: Path) -> None:
     ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache").put(b"of others")
     with pytest.raises(errors.StoreUnavailable, match="has artifacts, and the database knows none"):
@@ -111,3 +164,20 @@ def test_marker_is_read_again_after_some_seconds_or_if_an_artifact_is_missing(
     with pytest.raises(errors.StoreUnavailable):
         store.put(b"more")
     assert not (tmp_path / "store").exists()
+
+
+def test_store_that_another_process_marks_at_the_same_time_is_used(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_marker = ArtifactStore.read_marker
+
+    def read_before_the_other(store: ArtifactStore) -> str | None:
+        found = read_marker(store)
+        monkeypatch.setattr(ArtifactStore, "read_marker", read_marker)
+        open_store(database, tmp_path / "store").check()
+        return found
+
+    monkeypatch.setattr(ArtifactStore, "read_marker", read_before_the_other)
+    store = open_store(database, tmp_path / "store")
+    digest = store.put(b"seeds")
+    assert store.get(digest) == b"seeds"

@@ -97,7 +97,9 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
     ("error", "is_of_worker"),
     [
         (ImportError("libcudart.so.12: cannot open shared object file"), True),
+        (caused(ModuleNotFoundError("could not import AutoModel"), ImportError("libcudart.so.12")), True),
         (caused(errors.PluginError("cannot be loaded"), ModuleNotFoundError("scipy")), True),
+        (caused(errors.Incompatible("cannot be loaded"), ImportError("requires sentencepiece")), True),
         (OSError(errno.ESTALE, "stale"), True),
         (caused(errors.Unavailable("the disk is full"), OSError(errno.ENOSPC, "full")), True),
         (RuntimeError("CUDA error: no kernel image is available for execution on the device"), True),
@@ -114,6 +116,8 @@ def test_fault_of_the_worker_is_told_and_worth_a_retry(
     _, message = serve(monkeypatch, error)
     assert message["of_worker"] is is_of_worker
     assert message["retry"] is (is_of_worker or isinstance(error, MemoryError))
+    needs_library = isinstance(error, errors.FinchError) and isinstance(error.__cause__, ImportError)
+    assert message["of_any_job"] is (is_of_worker and not needs_library), "perhaps no worker has that library"
 
 
 def test_order_of_another_version_is_refused_at_the_border(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,6 +260,21 @@ def test_worker_on_demand_that_pauses_waits_with_its_jobs(database: Database, tm
     assert worker.ended == 1, "no job waits for it"
 
 
+def test_worker_on_demand_waits_for_a_job_that_is_to_start_later(database: Database, tmp_path: Path) -> None:
+    """Nobody else would start it, since the client may have left."""
+    (tmp_path / "worker.lock").touch()
+    worker = Worker(database, tmp_path, is_on_demand=True, idle_seconds=600.0)
+    registry.submit(database)
+    registry.fail(database, registry.claimed(database), "it broke", values.RetryPolicy(base_delay=3600))
+    worker.maintenance._end_if_idle(float("inf"))
+    assert worker.ended == 0
+    with database.write() as session:
+        session.execute(sa.update(job_table).values(ring_at=None))
+    worker.maintenance._busy_until = 0.0
+    worker.maintenance._end_if_idle(601.0)
+    assert worker.ended == 1, "a job that has its message and no slot waits for another worker"
+
+
 def test_heartbeat_says_why_the_worker_claims_nothing(database: Database, tmp_path: Path) -> None:
     worker = Worker(database, tmp_path)
     worker.claims.readiness.remark = "its store is away"

@@ -337,3 +337,23 @@ def test_wake_up_of_a_job_that_this_worker_cannot_run_now_goes_to_others(
     monkeypatch.setattr(worker._attempt_source.readiness, "_store_trouble", "its store is away")
     worker._wake(job.id)
     assert woken == ["other"], "not to itself, which would never end"
+
+
+def test_defect_while_a_message_is_passed_on_does_not_cost_the_claimed_job(
+    worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message is for a job that this worker cannot run, and its slot has claimed another one."""
+
+    def fail(job: Job, idle: Sequence[values.Worker]) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(worker._dispatcher, "wake_fitting", fail)
+    worker._register()
+    register(database, "other")
+    with database.write() as session:
+        unfit = jobs.submit(session, SPEC, requirements=Requirements(labels=("big",)))
+        fit = jobs.submit(session, SPEC)
+    ran: list[str] = []
+    monkeypatch.setattr(worker, "_run", lambda attempt, slot: ran.extend(attempt.job_ids))
+    worker._wake(unfit.id)
+    assert ran == [fit.id]

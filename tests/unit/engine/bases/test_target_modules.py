@@ -48,6 +48,12 @@ def test_short_names_stand_for_blocks() -> None:
     assert match(target_modules="all-linear") == tuple(MODULES[:-1])
 
 
+def test_linear_attention_is_attention() -> None:
+    """Three of four layers of Qwen3-Next have it."""
+    layout = layout_of(["model.layers.0.linear_attn.in_proj_qkvz", "model.layers.3.self_attn.q_proj"])
+    assert target_modules.match(LoRAConfig(target_modules="attention"), layout) == tuple(layout.linear)
+
+
 def test_head_is_adapted_only_by_its_name() -> None:
     assert match(target_modules=("lm_head",)) == ("lm_head",)
     assert match(target_modules=r".*\.q_proj|lm_head")[-1] == "lm_head"
@@ -177,6 +183,20 @@ def test_names_shared_by_two_blocks_become_full_paths() -> None:
     config = LoRAConfig(target_modules="attention")
     assert target_modules.peft_targets(config, layout) == [f"transformer.h.{layer}.attn.c_proj" for layer in range(2)]
     assert target_modules.peft_targets(LoRAConfig(target_modules="all-linear"), layout) == ["c_fc", "c_proj"]
+
+
+def test_names_that_modules_of_other_kinds_have_become_full_paths() -> None:
+    linear = {f"h.{layer}.{name}": (4, 4) for layer in range(2) for name in ("Wq", "ffn.0", "ffn.2")}
+    parameters = {f"{path}.weight": shape for path, shape in linear.items()} | {"h.0.norm.weight": (4,)}
+    layout = BaseLayout(name="ctrl", linear=linear, embeddings={}, parameters=parameters)
+    chosen = target_modules.peft_targets(LoRAConfig(target_modules="all-linear"), layout)
+    assert chosen == sorted(linear), "PEFT would take h.0 for a module of the name 0"
+
+
+def test_block_that_a_base_lacks_is_not_proposed_again() -> None:
+    layout = BaseLayout(name="mamba", linear={"layers.0.mixer.in_proj": (4, 4)}, embeddings={}, parameters={})
+    with pytest.raises(errors.InvalidSpec, match=r"'attention' has no modules .*\(did you mean in_proj\?\)"):
+        target_modules.match(LoRAConfig(target_modules="attention"), layout)
 
 
 def test_parameters_are_counted_from_shapes_alone(tmp_path: Path) -> None:

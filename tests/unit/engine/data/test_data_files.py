@@ -121,6 +121,12 @@ def test_terminal_as_standard_input_is_refused(monkeypatch: pytest.MonkeyPatch) 
             pass
 
 
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_device_is_refused(device: str) -> None:
+    with pytest.raises(errors.InvalidDataset, match="is a device"), data_files.open_file(Path(device)):
+        pass
+
+
 def test_named_pipe_is_read_like_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(gzip.compress(b"[{}]")))

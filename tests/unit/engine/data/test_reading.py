@@ -881,6 +881,16 @@ def test_progress_is_told_every_few_thousand_rows(tmp_path: Path) -> None:
     assert told == [10_000, 20_000]
 
 
+@pytest.mark.parametrize("name", ["b.jsonl", "b.json", "b.parquet"])
+@pytest.mark.parametrize("target", ["missing", "x" * 300, "b.json"])
+def test_link_of_a_folder_to_a_file_that_is_missing_is_never_left_out(name: str, target: str, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", '{"prompt": "q", "completion": "a"}')
+    (tmp_path / name).symlink_to(target if target != name else tmp_path / name)
+    (tmp_path / "notes.md").symlink_to(target)
+    with pytest.raises(errors.InvalidDataset, match=rf"{name}: cannot be opened: .*\(fetch the file"):
+        reading.read_data(tmp_path)
+
+
 def test_folder_without_data_files_names_the_suffixes(tmp_path: Path) -> None:
     write(tmp_path / "notes.txt", "hello")
     with pytest.raises(errors.InvalidDataset, match=r"has no file that can be read: \.jsonl"):

@@ -348,6 +348,21 @@ def test_a_header_that_is_always_written_is_not_the_end_of_an_answer() -> None:
     assert learned_texts(example, template.tokenizer) == ["Seeds and buds.", "In woods.</s>"]
 
 
+@pytest.mark.parametrize("always", ["", "<|im_start|>assistant\n "])
+def test_end_of_turns_is_learned_without_a_prompt_of_a_generation(always: str) -> None:
+    template = ask_template(
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n ' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        f"{{{{ '{always}' }}}}",
+        "<|im_start|>",
+        "<|im_end|>",
+    )
+    end = template.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert template.stop_tokens == {template.tokenizer.eos_token_id, end}
+    learned = texts_of(template, *TALK)
+    assert [text.endswith("<|im_end|>") for text in learned] == [True, True]
+    assert [text.rpartition("\n ")[2] for text in learned] == ["Seeds and buds.<|im_end|>", "In woods.<|im_end|>"]
+
+
 def test_a_system_prompt_that_only_a_prompt_has_goes_into_the_first_question() -> None:
     template = ask_template(
         "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}"

@@ -298,13 +298,13 @@ def test_weight_of_a_cell_is_honored(weight: object, learn: bool) -> None:
     assert turns.read_weight(weight) is learn
 
 
-@pytest.mark.parametrize("weight", ["0.5", "2", "", "yes", "-1", 0.5, "nan"])
+@pytest.mark.parametrize("weight", ["0.5", "2", "", "yes", "-1", 0.5, "nan", pytest.param(10**5000, id="long")])
 def test_other_weights_are_refused(weight: object) -> None:
     with pytest.raises(errors.InvalidSpec, match="has the weight"):
         turns.read_weight(weight)
 
 
-@pytest.mark.parametrize("odd", [datetime.date(2024, 1, 1), b"x", {5: 1}, {1}])
+@pytest.mark.parametrize("odd", [datetime.date(2024, 1, 1), b"x", {5: 1}, {1}, pytest.param(-(10**5000), id="long")])
 def test_nested_fields_that_are_not_json_are_refused(odd: object) -> None:
     call = {"name": "get_weather", "arguments": {"day": odd}}
     for turn in (

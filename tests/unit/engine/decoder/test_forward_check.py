@@ -116,6 +116,17 @@ def test_a_small_change_of_the_logits_is_found(family: str, field: str, value: f
     assert "not the product of its head" in check.remark
 
 
+def test_body_is_found_where_transformers_names_the_model_itself(tmp_path: Path) -> None:
+    fields = {"config": "Llama4TextConfig", "num_local_experts": 2, "intermediate_size_mlp": 96}
+    folder = save_family(Family(name="llama4", kind="Llama4", fields=fields), tmp_path / "llama4")
+    base = load_base(folder, dtype="float32", device="cpu", cache=tmp_path)
+    assert base.model.get_decoder() is base.model
+    rows = tokenize_all(lessons(2), base.tokenizer, max_length=512)
+    ids, labels = (torch.from_numpy(values)[None] for values in (rows[0].input_ids, rows[0].labels))
+    own = base.model(input_ids=ids, labels=ids.masked_fill(~labels, -100)).loss
+    assert measure(base, rows[:1]).loss == pytest.approx(float(own), rel=1e-5)
+
+
 def test_a_change_that_no_setting_names_is_found(load: Load) -> None:
     """Code of the model decides, not a list of names."""
     base = load("llama")

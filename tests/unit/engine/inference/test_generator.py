@@ -131,6 +131,14 @@ def test_prompt_gets_the_system_prompt_of_its_adapter(model: GeneratorModel, fol
     assert model.generate("Where?", max_new_tokens=12) == plain
 
 
+def test_sampling_leaves_the_random_numbers_of_its_caller_alone(model: GeneratorModel) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    model.generate(PROMPTS, temperature=1.0, max_new_tokens=3)
+    assert torch.equal(torch.rand(3), expected)
+
+
 def test_samples_repeat_with_their_seed(model: GeneratorModel) -> None:
     options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 1.0, "top_p": 0.95}
     assert model.generate(PROMPTS, seed=3, **options) == model.generate(PROMPTS, seed=3, **options)

@@ -8,14 +8,18 @@ from support.training import lessons
 from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.training import loop
+from finch_hub.engine.training.data import TrainingData, prepare_data
 from finch_hub.engine.training.interruption import Interrupted, Interruption
+from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.progress import Advance
-from finch_hub.specs.events import NewEvent
+from finch_hub.specs.events import NewEvent, silent
+from finch_hub.specs.examples import Example
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.training import TrainingConfig
 
 LORA = LoRAConfig(rank=4, alpha=8.0, target_modules="all-linear")
 QUICK = TrainingConfig(epochs=2, batch_size=4, learning_rate=5e-3, threads=1, validation=0.2)
+LONG = Example.of_pair("finch " * 3000, "It sings.")
 
 
 def test_data_and_estimated_duration_are_reported_before_the_first_step(tiny_base: Base) -> None:
@@ -63,3 +67,22 @@ def test_comparing_of_rows_stops_on_request(tiny_base: Base, told: list[Advance]
         loop.train(tiny_base, LORA, QUICK, lessons(9), report=events.append, should_stop=should_stop)
     assert events[-1].data["unit"] == work
     assert not told
+
+
+def prepare(base: Base, examples: list[Example], validation: list[Example]) -> TrainingData:
+    reporter = ProgressReporter(silent, base.device)
+    return prepare_data(base, QUICK, examples, validation, system=None, reporter=reporter)
+
+
+@pytest.mark.parametrize("is_held_out", [False, True])
+def test_one_long_row_of_forty_is_left_out_on_whichever_side_it_is(tiny_base: Base, is_held_out: bool) -> None:
+    rows = lessons(39)
+    examples, validation = ([*rows[4:]], [*rows[:4], LONG]) if is_held_out else ([*rows[4:], LONG], [*rows[:4]])
+    data = prepare(tiny_base, examples, validation)
+    assert (len(data.train_set), len(data.held_out), data.lost) == (35, 4, 1)
+
+
+def test_long_rows_of_both_sides_count_together(tiny_base: Base) -> None:
+    rows = lessons(37)
+    with pytest.raises(errors.InvalidDataset, match="validation data: example 5: has"):
+        prepare(tiny_base, [*rows[4:], LONG, LONG], [*rows[:4], LONG])

@@ -24,6 +24,7 @@ from finch_hub.engine.decoder.packed_layer import AdapterBatch
 from finch_hub.engine.decoder.padded import PaddedDecoder
 from finch_hub.engine.training import loop
 from finch_hub.engine.training.interruption import Interrupted
+from finch_hub.engine.training.optimizer import FlatAdamW
 from finch_hub.engine.training.progress_reporter import ProgressReporter
 from finch_hub.engine.training.resume_state import BatchTokens
 from finch_hub.specs.events import NewEvent
@@ -301,6 +302,29 @@ def test_training_goes_on_with_another_number_of_threads_and_says_so(tiny_base: 
     assert "continued" not in whole.report.environment
     for name, tensor in whole.adapter.weights().tensors.items():
         torch.testing.assert_close(trained.adapter.weights().tensors[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["parameters.0", "exp_avg.0"])
+def test_training_starts_again_if_another_version_wrote_the_state_of_the_optimizer(
+    name: str, tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = QUICK.evolve(validation=0, checkpoint_every=1)
+    with monkeypatch.context() as earlier:
+        write = FlatAdamW.state_dict
+        earlier.setattr(
+            FlatAdamW,
+            "state_dict",
+            lambda self: {("other.0" if key == name else key): tensor for key, tensor in write(self).items()},
+        )
+        whole = loop.train(tiny_base, LORA, training, lessons(12), workdir=tmp_path)
+        whole.adapter.detach()
+    events: list[NewEvent] = []
+    again = loop.train(tiny_base, LORA, training, lessons(12), workdir=tmp_path, report=events.append)
+    again.adapter.detach()
+    assert any("starting from the beginning: the state of the optimizer" in event.message for event in events)
+    assert again.report.steps == whole.report.steps
+    for path, tensor in whole.adapter.weights().tensors.items():
+        assert torch.equal(again.adapter.weights().tensors[path], tensor)
 
 
 def test_training_with_only_damaged_checkpoints_warns_and_starts_again(tiny_base: Base, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,3 +54,11 @@ def test_code_has_another_version_with_another_plugin(monkeypatch: pytest.Monkey
     assert len(set(versions)) == len(versions)
     install(monkeypatch, ("bees", "1"), ("birds", "2"))
     assert code_version.current() == versions[-1], "the order in which plugins are found does not matter"
+
+
+def test_all_names_of_one_python_run_the_same_code(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = code_version.current()
+    monkeypatch.setattr("sys.executable", str(Path(sys.executable).with_name("python3.99")))
+    assert code_version.current() == before
+    monkeypatch.setattr("sys.prefix", "/other/environment")
+    assert code_version.current() != before

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import subprocess
@@ -10,12 +12,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support import registry
 from support.fleet import wait_until
 
-from finch_hub import errors, settings
+from finch_hub import Hub, errors, settings
+from finch_hub.cli.main import main
+from finch_hub.registry.database import Database
 from finch_hub.workers import __main__ as process
 from finch_hub.workers.embedded import broker, code_version, home
 from finch_hub.workers.embedded import worker as home_worker
+from finch_hub.workers.messaging.dispatcher import Dispatcher, FailedWorkerWarning
 
 
 def test_no_worker_runs_in_a_new_home(tmp_path: Path) -> None:
@@ -129,3 +135,101 @@ def test_log_of_the_homes_worker_has_at_most_ten_megabytes(tmp_path: Path, monke
     files = list((tmp_path / "logs").iterdir())
     assert sum(file.stat().st_size for file in files) <= 10 * 2**20
     assert any("299 x" in file.read_text(encoding="utf-8") for file in files)
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The logs of workers that were started, each of which ends at once with an error."""
+    logs: list[Path] = []
+
+    def fail(command: list[str], folder: Path, log: Path, environment: dict[str, str]) -> None:
+        logs.append(log)
+        with log.open("a") as output:
+            output.write(f"Traceback:\n  line\nImportError: no module named celery ({len(logs)})\n")
+
+    monkeypatch.setattr(home, "detach", fail)
+    monkeypatch.setattr(code_version, "current", lambda: "this code")
+    return logs
+
+
+def pass_time(folder: Path, seconds: float) -> None:
+    started = folder / "worker.starting"
+    then = started.stat().st_mtime - seconds
+    os.utime(started, (then, then))
+
+
+def test_worker_that_cannot_start_is_started_less_and_less_often(tmp_path: Path, starts: list[Path]) -> None:
+    loaded = settings.load(home=tmp_path)
+    pauses = []
+    for _ in range(8):
+        home_worker.ensure(loaded)
+        started, pause = len(starts), 0
+        while len(starts) == started:
+            pass_time(tmp_path, 5)
+            pause += 5
+            home_worker.ensure(loaded)
+        pauses.append(pause)
+    assert pauses == [15, 30, 60, 120, 240, 300, 300, 300]
+
+
+def test_reason_of_a_start_that_failed_is_kept_until_the_worker_is_ready(tmp_path: Path, starts: list[Path]) -> None:
+    loaded = settings.load(home=tmp_path)
+    assert home_worker.find_failure(loaded) is None
+    home_worker.ensure(loaded)
+    assert home_worker.find_failure(loaded) is None, "it may be slow"
+    pass_time(tmp_path, 16)
+    reason = f"ImportError: no module named celery (1) (see {starts[0]})"
+    assert home_worker.find_failure(loaded) == reason
+    home_worker.ensure(loaded)
+    assert len(starts) == 2
+    assert home_worker.find_failure(loaded) == reason, "while it starts again"
+    pass_time(tmp_path, 16)
+    assert home_worker.find_failure(loaded) == reason.replace("(1)", "(2)")
+    home_worker.note_ready(loaded)
+    assert home_worker.find_failure(loaded) is None
+
+
+def test_stop_lets_a_worker_that_could_not_start_be_started_at_once(tmp_path: Path, starts: list[Path]) -> None:
+    loaded = settings.load(home=tmp_path)
+    for _ in range(3):
+        home_worker.ensure(loaded)
+        pass_time(tmp_path, 1000)
+    count = len(starts)
+    home_worker.stop(loaded)
+    home_worker.ensure(loaded)
+    assert len(starts) == count + 1
+    assert home_worker.find_failure(loaded) is None
+
+
+def test_start_of_an_earlier_version_has_no_reason(tmp_path: Path, starts: list[Path]) -> None:
+    loaded = settings.load(home=tmp_path)
+    (tmp_path / "worker.starting").touch()
+    pass_time(tmp_path, 16)
+    assert home_worker.find_failure(loaded) == f"it ended without a word (see {tmp_path}/logs/worker.log)"
+
+
+def test_worker_with_a_broken_library_says_why_it_cannot_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken" / "celery").mkdir(parents=True)
+    (tmp_path / "broken" / "celery" / "__init__.py").write_text("raise ImportError('celery is broken')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    monkeypatch.setenv("FINCH_HOME", str(tmp_path / "home"))
+    loaded = settings.load()
+    with contextlib.closing(Database(loaded.database)) as database:
+        loaded.home.mkdir()
+        database.upgrade()
+        job = registry.submit(database)
+        dispatcher = Dispatcher(loaded, database)
+        dispatcher.ensure_worker()
+        log = loaded.home / "logs" / "worker.log"
+        wait_until(lambda: "celery is broken" in log.read_text(), "the worker to fail")
+        pass_time(loaded.home, 16)
+        with pytest.warns(FailedWorkerWarning, match="could not start.*ImportError: celery is broken"):
+            dispatcher.ensure_worker()
+        dispatcher.ensure_worker()  # not told again
+    with Hub(loaded) as hub:
+        assert "celery is broken" in hub.jobs.get(job.id).obstacles()["the worker of this home"][0]
+    assert main(["doctor", "--fast", "--json"]) == 7
+    findings = {finding["about"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert "celery is broken" in findings["workers"]["advice"]

@@ -113,12 +113,14 @@ def test_lease_that_is_lost_in_a_blocking_call_fails_no_job(
     registry.submit(database)
     job = registry.claimed(database)
     child = FakeChild()
+    child.say(type="event", event={"type": "progress", "data": {"step": 1}})
     child.say(type="done", outcome=SEEDS, warm_base=None)
     attempt = attempt_at(job, context, child)
     attempt.run()
     assert attempt.ended_jobs == []
     assert registry.get(database, job).state is JobState.RUNNING
     assert attempt.child is None
+    assert not context.events._batches, "nothing of the attempt stays in memory"
 
 
 @pytest.mark.parametrize(("kept", "is_used"), [(SEEDS, True), ({"txt": "of another version"}, False)])
@@ -157,7 +159,14 @@ def texts(database: Database, job: Job) -> list[str]:
         return [event.message for event in jobs.list_events(session, job.id) if event.type == "message"]
 
 
-FAILED = {"type": "failed", "reason": "it broke", "traceback": "", "retry": False, "of_worker": False}
+FAILED = {
+    "type": "failed",
+    "reason": "it broke",
+    "traceback": "",
+    "retry": False,
+    "of_worker": False,
+    "of_any_job": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -188,6 +197,20 @@ def test_child_that_died_is_described_with_its_last_output(
     attempt, job = run(context, database, child)
     assert (job.state, job.reason) == (JobState.QUEUED, "the child process exited unexpectedly (exit status 3)")
     assert texts(database, job) == ["last output of the child process:\nmy *** words"]
+    assert (attempt.child, child.calls) == (None, ["kill"])
+
+
+def test_child_that_died_while_its_worker_stops_costs_no_attempt(
+    kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service manager may signal the child first."""
+    child = FakeChild()
+    monkeypatch.setattr(child, "describe_end", lambda: "SIGTERM")
+    child.die()
+    asked = iter([None, None, None])
+    monkeypatch.setattr(Lease, "stop_reason", lambda lease: next(asked, "hand_back"))
+    attempt, job = run(context, database, child)
+    assert (job.state, job.attempts) == (JobState.QUEUED, 0)
     assert (attempt.child, child.calls) == (None, ["kill"])
 
 
@@ -462,6 +485,20 @@ def test_jobs_that_kill_their_children_are_no_fault_of_the_worker(
     assert context.readiness.remark is None
 
 
+@pytest.mark.parametrize("is_of_any_job", [True, False])
+def test_jobs_that_need_a_library_that_no_worker_has_make_no_worker_suspect(
+    is_of_any_job: bool, kind: Any, database: Database, context: AttemptContext
+) -> None:
+    """Otherwise one sweep of such jobs stops the jobs of all others."""
+    fault = FAILED | {"retry": True, "of_worker": True, "of_any_job": is_of_any_job}
+    for number in range(1, SUSPECT_AFTER + 2):
+        _, job = run(context, database, FakeChild(), fault)
+        is_suspect = is_of_any_job and number >= SUSPECT_AFTER
+        assert (job.state, job.attempts) == (JobState.QUEUED, 0 if is_suspect else 1), "there is no other worker"
+        assert (context.readiness.remark is not None) is is_suspect
+        registry.cancel(database, job)
+
+
 def test_child_that_cannot_be_made_is_a_fault_of_the_worker(
     kind: Any, database: Database, context: AttemptContext
 ) -> None:
@@ -474,3 +511,44 @@ def test_child_that_cannot_be_made_is_a_fault_of_the_worker(
     Attempt(claimed, context, take_child=refuse, claim_next=lambda *arguments: None, memory_limit=2**40).run()
     job = registry.get(database, job)
     assert (job.state, job.reason) == (JobState.QUEUED, "could not start a child process: too many processes")
+
+
+def test_full_disk_of_the_work_folder_does_not_lose_what_a_child_made(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    """The kept outcome only saves a second run after a crash."""
+    (context.stores.settings.home / "work").write_text("no folder can be made here")
+    registry.submit(database)
+    job = registry.claimed(database)
+    attempt = attempt_at(job, context, child := FakeChild())
+    kind.prepare = lambda *arguments: Echo(report=Text(text="seeds"))
+    context.folders.begin = lambda *arguments: Path("unused")  # type: ignore[method-assign]
+    child.say(type="done", outcome=SEEDS, warm_base=None)
+    attempt.run()
+    assert registry.get(database, job).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("step", ["finish", "record"])
+def test_defect_while_a_result_is_stored_fails_that_job_only(
+    step: str, kind: Any, database: Database, context: AttemptContext
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise ValueError("broken")
+
+    kind.finish = fail if step == "finish" else lambda *arguments: fail
+    attempt, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
+    assert (job.state, job.reason) == (JobState.FAILED, "ValueError: broken")
+    assert [ended.id for ended in attempt.ended_jobs] == [job.id]
+
+
+def test_worker_that_cannot_store_results_becomes_suspect(
+    kind: Any, database: Database, context: AttemptContext
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise OSError("read-only file system")
+
+    kind.finish = fail
+    for number in range(1, SUSPECT_AFTER + 1):
+        _, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
+        assert (context.readiness.remark is not None) is (number == SUSPECT_AFTER)
+        registry.cancel(database, job)

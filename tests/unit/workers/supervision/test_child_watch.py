@@ -156,3 +156,10 @@ def test_time_in_doubt_is_not_silence(database: Database, monkeypatch: pytest.Mo
     arguments: tuple[Any, ...] = (child, lease, record, in_force)
     assert ChildWatch(*arguments, memory_limit=1000).run() == {"type": "done", "outcome": {}}
     assert child.sent == [], "no limit was reached"
+
+
+def test_child_that_sends_what_is_no_event_is_to_be_killed(watching: Watching) -> None:
+    watching.child.say(type="event", event={"type": "message", "invented": 1})
+    found = watching.run()
+    assert found["type"] == "hung"
+    assert found["reason"].startswith("sent what is no event (")

@@ -182,6 +182,39 @@ def test_event_that_cannot_be_stored_costs_no_other_attempt_its_events(
     assert f"action=append_events job_id={broken.id}" in caplog.text
 
 
+def test_event_that_cannot_be_stored_does_not_count_as_written(database: Database, hands: Clock) -> None:
+    (job,), interrupted = claim(database, 1), Interrupted(database)
+    buffer = EventBuffer(interrupted)  # type: ignore[arg-type]
+    buffer.add(job, NewEvent(type="progress", data={"step": 1, "model": object()}))
+    hands.now += 1
+    buffer.write_due()
+    for step in (2, 3):
+        buffer.add(job, progress(step))
+    interrupted.error_after = errors.Unavailable("the connection broke")
+    hands.now += 1
+    buffer.write_due()
+    interrupted.error_after = None
+    hands.now += 1
+    buffer.write_due()
+    assert steps(database, job) == [2, 3]
+
+
+def test_events_of_an_attempt_that_ended_without_a_write_are_forgotten(database: Database, hands: Clock) -> None:
+    """Also while they are written, since the database may not answer."""
+    (job,), interrupted = claim(database, 1), Interrupted(database)
+    buffer = EventBuffer(interrupted)  # type: ignore[arg-type]
+    buffer.add(job, progress(1))
+    hands.now += 1
+    interrupted.go.clear()
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(buffer.write_due)
+        assert interrupted.entered.wait(60)
+        buffer.forget(job)
+        interrupted.go.set()
+        written.result()
+    assert not buffer._batches
+
+
 def test_events_of_many_threads_are_written_in_order_until_their_ends(database: Database) -> None:
     claimed, buffer, number = claim(database, 6), EventBuffer(database), 30
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 import pytest
@@ -13,6 +18,7 @@ from support import finch_probe
 from support.fleet import wait_until
 
 from finch_hub.specs.jobs import ExportSpec
+from finch_hub.specs.value import JsonObject
 from finch_hub.workers.runs.export import ExportOrder
 from finch_hub.workers.supervision.process import Child
 
@@ -124,3 +130,66 @@ def _group_of(pid: int) -> int | None:
 
 def _runs(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != "zombie"
+
+
+def open_messages(child: Child) -> BinaryIO:
+    """Open the pipe of a child's messages, when the child is ready, to write into it."""
+    wait_until(lambda: not list(child.read_messages()) and child.has_started, "the child to be ready")
+    number = psutil.Process(child.pid).cmdline()[-1]
+    return Path(f"/proc/{child.pid}/fd/{number}").open("wb", buffering=0)
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (b"hello\n", "cannot be read"),
+        (b"[1]\n", "it is b'[1]'"),
+        (b'{"type": "invented"}\n', "it is b'{"),
+        (b'{"type": "done"}\n', "'done' has no outcome, warm_base"),
+        (b"[" * 60_000 + b"\n", "nested too deep"),
+        (b"x" * 3000, "more than 2,048 bytes"),
+    ],
+)
+def test_child_that_sends_no_message_is_killed_and_described(
+    child: Child, sent: bytes, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a plugin that writes to a file descriptor that is not its own."""
+    if not sent.endswith(b"\n"):
+        monkeypatch.setattr("finch_hub.workers.supervision.process._LONGEST_MESSAGE", 2048)
+    with open_messages(child) as messages:
+        messages.write(sent)
+    assert last_message(child) is None
+    assert told in child.describe_end()
+    assert not child.is_alive
+
+
+def test_message_that_comes_in_many_parts_is_read(child: Child) -> None:
+    text = json.dumps({"type": "event", "event": {"type": "message", "message": "x" * 300_000}})
+    found: list[JsonObject | None] = []
+    with open_messages(child) as messages:
+        for start in range(0, len(text), 50_000):
+            messages.write(text[start : start + 50_000].encode())
+            found += child.read_messages()
+        assert found == []
+        messages.write(b"\n")
+    while not found:
+        found += child.read_messages()
+    assert found == [json.loads(text)]
+
+
+def test_child_that_prints_without_end_does_not_keep_its_supervisor(child: Child, tmp_path: Path) -> None:
+    with Path(f"/proc/{child.pid}/fd/1").open("wb") as output, ThreadPoolExecutor(1) as pool:
+        is_over = threading.Event()
+
+        def print_on() -> None:
+            with contextlib.suppress(BrokenPipeError):
+                while not is_over.is_set():
+                    output.write(b"x" * 65_536)
+
+        printing = pool.submit(print_on)
+        for _ in range(20):
+            assert child.read_output()
+        is_over.set()
+        child.read_output()
+        child.kill()
+        printing.result(30)

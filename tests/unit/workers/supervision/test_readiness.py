@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.fleet import wait_until
 
 from finch_hub import errors, settings
 from finch_hub.workers.supervision import readiness as module
@@ -112,6 +113,25 @@ def test_store_that_hangs_is_asked_once(
     assert "artifact store /store did not answer" in str(readiness.remark)
     store.answers.set()
     monkeypatch.undo()
+
+
+def test_store_that_was_mounted_anew_is_asked_although_an_earlier_check_hangs(
+    readiness: Readiness, store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ANSWER_SECONDS", -1.0)
+    hanging, store.answers = store.answers, threading.Event()
+    assert not readiness.take_turn()
+    for hours, checks in ((0.2, 2), (0.21, 2), (0.5, 3)):
+        clock.now = 1000.0 + 3600 * hours
+        assert not readiness.take_turn()
+        wait_until(lambda: len(store.checks) == checks, "the check")  # noqa: B023 - it is called at once
+    monkeypatch.undo()
+    stuck, store.answers = store.answers, hanging
+    clock.now += 3601
+    monkeypatch.setattr(module, "clock", clock)
+    assert readiness.take_turn()
+    assert readiness.remark is None
+    stuck.set()
 
 
 def test_worker_that_stops_does_not_wait_for_a_store_that_hangs(readiness: Readiness, store: Store) -> None:

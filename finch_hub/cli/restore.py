@@ -1,0 +1,48 @@
+"""`finch-hub restore`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import click
+
+from finch_hub.cli import output
+from finch_hub.display import progress, tables
+
+if TYPE_CHECKING:
+    from finch_hub.specs.backups import RestoreReport
+
+
+@click.command()
+@click.argument("folder", type=click.Path())
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@output.json_option
+def restore(folder: str, quiet: bool, as_json: bool) -> None:
+    """Restore a backup into a new hub.
+
+    The hub is that of the settings, on either database. It must have no rows and no running workers. Everything in
+    FOLDER is checked first. After an interruption, run the command again.
+    """
+    from finch_hub.progress import listen
+
+    with output.open_hub() as hub, contextlib.nullcontext() if quiet else listen(progress.show_advance):
+        report = hub.restore(folder)
+    output.emit(report, as_json, lambda: _describe(report))
+    for name, path in report.absent_bases.items():
+        click.echo(f"warning: the files of base {name} are not on this machine: {path} (add the base again)", err=True)
+    for digest in report.missing:
+        click.echo(f"warning: the backup was finished without artifact {digest}", err=True)
+    if report.queued:
+        output.suggest("Start a worker for the queued jobs", "worker start", as_json)
+
+
+def _describe(report: RestoreReport) -> str:
+    rows = tables.format_count(sum(report.backup.rows.values()), "row")
+    artifacts = f"{tables.format_count(report.artifacts, 'artifact file')}, {tables.format_bytes(report.bytes)}"
+    lines = [f"Restored {rows} and {artifacts}, into {report.database}"]
+    if report.queued:
+        requeued = f", {len(report.requeued):,} of which ran when the backup was taken" if report.requeued else ""
+        verb = "is" if report.queued == 1 else "are"
+        lines.append(f"{tables.format_count(report.queued, 'job')} {verb} queued{requeued}")
+    return "\n".join(lines)

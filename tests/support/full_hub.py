@@ -1,0 +1,124 @@
+"""A hub with rows in every table, and with all artifacts that they refer to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from support import registry
+from support.fleet import write_adapter
+
+from finch_hub import settings
+from finch_hub.registry import datasets, deployment, evaluations, jobs, row_copies, tables, values, workers
+from finch_hub.registry.database import Database
+from finch_hub.specs.bases import BaseDescription
+from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
+from finch_hub.storage.stores import Stores, open_stores
+
+AWAY = "/models/that are elsewhere"
+TEXTS = (b'{"messages":[]}\n', b'{"messages":[]}\n' * 2)
+PURGED = b"purged"
+
+
+def open_hub(folder: Path, database_url: str | None, **changes: Any) -> Stores:
+    """Open the stores of a hub in a folder; None takes the SQLite file of the home."""
+    home: dict[str, Any] = {"home": folder / "home", "allow_insecure": True, **changes}
+    return open_stores(settings.load(**home, **({"database_url": database_url} if database_url else {})))
+
+
+def fill(stores: Stores, folder: Path) -> None:
+    """Fill a new hub. One job runs, one is to be cancelled, one waits, and one was forgotten by its worker."""
+    database = stores.database
+    texts = [stores.artifacts.put(text) for text in TEXTS]
+    purged = stores.artifacts.put(PURGED)
+    with database.write() as session:
+        for number, digest in enumerate([*texts, purged]):
+            datasets.add(session, digest=digest, format="messages", examples=1, size=16, name=f"data-{number}")
+        datasets.purge(session, "data-2")
+    stores.artifacts.remove(purged)
+    base = add_base(database, "tiny", str(folder))
+    add_base(database, "away", AWAY)
+    first = add_version(stores, folder, "birds", base, train_digest=texts[0])
+    child = add_version(stores, folder, "both", base, parents=(first.reference,), text="both")
+    deleted = add_version(stores, folder, "birds", base, text="deleted")
+    registry.delete_version(database, "birds", deleted.number)
+    registry.set_alias(database, "birds", "best", 1)
+    spec = TrainSpec(adapter="birds", base=BaseModelSource(source="tiny"), train=texts[0], validation=texts[1])
+    with database.write() as session:
+        done, running, cancelled, queued = (
+            jobs.submit(session, spec, priority=priority, requirements=Requirements(labels=("a",)))
+            for priority in (4, 3, 2, 1)
+        )
+        jobs.submit(session, spec, depends_on=(running.id, done.id), idempotency_key="once é")
+        evaluations.add(
+            session, base_id=base.id, dataset=texts[1], evaluator="held_out_loss", metrics={"loss": 1.5},
+            adapter=child.reference, job_id=done.id,
+        )  # fmt: skip
+    slot = values.Capabilities(device="cpu", memory_bytes=2**40, labels=("a",))
+    for job in (done, running, cancelled):
+        assert registry.claimed(database, job_id=job.id, capabilities=slot).id == job.id
+    registry.succeed(database, registry.get(database, done), report={"text": "naïve 🐦"})
+    registry.cancel(database, cancelled)
+    assert registry.get(database, queued).state == "queued"
+    with database.write() as session:
+        workers.register(session, describe_worker())
+        (worker,) = workers.find(session)
+        workers.mark_stopped(session, worker.id, worker.instance)
+        session.execute(sa.insert(tables.settlements).values(job_id=done.id, root_id=done.id, settled=0))
+        assert deployment.has_store(session)
+
+
+def describe_worker() -> values.WorkerDescription:
+    device = values.Device(kind="cpu", name="some cpu", memory_bytes=2**40, free_bytes=2**39)
+    return values.WorkerDescription(
+        id="w", hostname="here", pid=1, version="0", schema_revision="0001", devices=(device,)
+    )
+
+
+def add_base(database: Database, name: str, path: str) -> values.Base:
+    from finch_hub.registry import bases
+
+    with database.write() as session:
+        description = BaseDescription(
+            name=name, source=path, fingerprint=registry.digest(name), architecture="LlamaForCausalLM", parameters=1
+        )
+        added = bases.add(session, description)
+        session.execute(sa.update(tables.Base).where(tables.Base.name == name).values(path=path))
+    return added
+
+
+def add_version(
+    stores: Stores, folder: Path, name: str, base: values.Base, *, text: str = "", **lineage: Any
+) -> values.AdapterVersion:
+    """Add a version with files of its own, and with the tag `checked`."""
+    from finch_hub.registry import adapter_versions
+
+    files = folder / f"files-{name}-{text}"
+    write_adapter(files)
+    (files / "README.md").write_text(text)
+    parents = tuple(values.ParentVersion(reference=str(p), weight=0.5) for p in lineage.pop("parents", ()))
+    with stores.database.write() as session:
+        made = adapter_versions.create(
+            session,
+            name=name,
+            digest=stores.artifacts.put_tree(files),
+            identity=registry.digest(f"{name} {text}"),
+            base_id=base.id,
+            kind="train",
+            lineage=values.Lineage(parents=parents, **lineage),
+            metrics={"rank": 2, "loss": 0.25},
+        )
+        return adapter_versions.add_tags(session, made.reference, "checked")
+
+
+def read_all(database: Database) -> dict[str, list[dict[str, Any]]]:
+    """Return all rows by table, in the order of their keys."""
+    with database.read() as session:
+        return {table.name: list(_rows(session, table)) for table in row_copies.list_tables()}
+
+
+def _rows(session: Any, table: sa.Table) -> Iterator[dict[str, Any]]:
+    for batch in row_copies.read_rows(session, table):
+        yield from batch

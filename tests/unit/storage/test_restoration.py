@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from support import full_hub, registry
+from support.backups import Open, assert_unused, find_id, restore, seal
+from support.services import Databases
+
+from finch_hub import errors
+from finch_hub.artifacts.store import MARKER
+from finch_hub.registry import adapter_versions, jobs, outbox, row_copies, schema_revisions, tables, workers
+from finch_hub.specs.jobs import JobState
+from finch_hub.storage.backup import take_backup
+from finch_hub.storage.backup_folder import REGISTRY, BackupFolder
+from finch_hub.storage.stores import Stores
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def target_databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databases]:
+    """Maker of databases for restored hubs, on both engines in turn."""
+    server = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
+    made = Databases(tmp_path, server)
+    yield made
+    made.close()
+
+
+def test_hub_moves_between_databases_with_all_rows_and_artifacts(
+    database_url: str, target_databases: Databases, open_hub: Open, tmp_path: Path
+) -> None:
+    """Both databases restore what each of them backed up."""
+    source, target = open_hub("from", database_url), open_hub("to", target_databases.new())
+    full_hub.fill(source, tmp_path / "from")
+    before = full_hub.read_all(source.database)
+    taken = take_backup(tmp_path / "moved", source)
+    assert taken.backup.is_complete
+    report = restore(tmp_path / "moved", target)
+    after = full_hub.read_all(target.database)
+    unchanged = before.keys() - {"deployment", "workers", "jobs", "attempts", "events"}
+    assert {name: _plain(after[name]) for name in unchanged} == {name: _plain(before[name]) for name in unchanged}
+    ended = [job["id"] for job in before["jobs"] if job["finished_at"] is not None]
+    assert ended
+    for name, key in (("jobs", "id"), ("attempts", "job_id"), ("events", "job_id")):
+        old, new = ([row for row in rows[name] if row[key] in ended] for rows in (before, after))
+        assert _plain(new) == _plain(old)
+    assert report.artifacts == taken.backup.artifacts
+    for row in after["adapter_versions"]:
+        assert target.artifacts.fetch_tree(row["digest"]).is_dir()
+    for text in full_hub.TEXTS:
+        assert text in [target.artifacts.get(row["digest"]) for row in after["datasets"] if row["purged_at"] is None]
+
+
+def _plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with times of milliseconds, since SQLite keeps no more."""
+    return [
+        {key: value.replace(microsecond=value.microsecond // 1000 * 1000) if hasattr(value, "microsecond") else value
+         for key, value in row.items()}
+        for row in rows
+    ]  # fmt: skip
+
+
+def test_hub_moves_between_object_stores(open_hub: Open, tmp_path: Path) -> None:
+    places = (f"memory://{tmp_path.name}-{secrets.token_hex(4)}" for _ in range(2))
+    source, target = (open_hub(name, artifacts_url=place) for name, place in zip(("from", "to"), places, strict=True))
+    full_hub.fill(source, tmp_path / "from")
+    assert take_backup(tmp_path / "moved", source).backup.is_complete
+    restore(tmp_path / "moved", target)
+    for row in full_hub.read_all(target.database)["adapter_versions"]:
+        assert target.artifacts.fetch_tree(row["digest"]).is_dir()
+    for text in full_hub.TEXTS:
+        assert target.artifacts.get(hashlib.sha256(text).hexdigest()) == text
+    assert target.artifacts.read_marker() == find_id(target.database)
+
+
+def test_every_table_has_rows_in_the_full_hub(source: Stores) -> None:
+    """A new table gets rows in `full_hub.fill`, so that the other tests see whether it is backed up and restored."""
+    with source.database.read() as session:
+        assert row_copies.find_filled(session) == [table.name for table in tables.Table.metadata.sorted_tables]
+
+
+def test_new_rows_are_numbered_behind_the_restored_ones(
+    source: Stores, backup: Path, target_databases: Databases, open_hub: Open
+) -> None:
+    target = open_hub("to", target_databases.new())
+    restore(backup, target)
+    numbers = [job["number"] for job in full_hub.read_all(target.database)["jobs"]]
+    registry.submit(target.database)
+    assert max(job["number"] for job in full_hub.read_all(target.database)["jobs"]) > max(numbers)
+    made = registry.add_version(target.database, "birds")
+    assert made.number == 3
+
+
+def test_running_jobs_are_queued_again_without_counting_an_attempt(
+    source: Stores, backup: Path, target: Stores
+) -> None:
+    before = {job["id"]: job for job in full_hub.read_all(source.database)["jobs"]}
+    (running,) = (key for key, job in before.items() if job["state"] == "running" and not job["cancel_requested"])
+    (cancelled,) = (key for key, job in before.items() if job["state"] == "running" and job["cancel_requested"])
+    report = restore(backup, target)
+    assert report.requeued == (running,)
+    job = registry.get(target.database, running)
+    assert (job.state, job.attempts, job.worker, job.lease_until) == (JobState.QUEUED, 0, None, None)
+    assert registry.get(target.database, cancelled).state is JobState.CANCELLED
+    with target.database.read() as session:
+        assert [attempt.outcome for attempt in jobs.list_attempts(session, running)] == ["handed_back"]
+        events = jobs.list_events(session, running)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    with target.database.write() as session:
+        assert {job.id for job in outbox.take_due(session)} >= {running}
+    assert report.queued == 2
+
+
+def test_restored_hub_keeps_its_own_id_and_marks_its_store(source: Stores, backup: Path, target: Stores) -> None:
+    """The hub of the backup may still run, on the same broker."""
+    own = find_id(target.database)
+    report = restore(backup, target)
+    assert report.backup.deployment == find_id(source.database) != own
+    assert find_id(target.database) == own
+    assert target.artifacts.read_marker() == own
+    with target.database.read() as session:
+        assert workers.find(session) == []
+
+
+def test_report_names_bases_whose_files_are_elsewhere(backup: Path, target: Stores) -> None:
+    assert restore(backup, target).absent_bases == {"away": full_hub.AWAY}
+
+
+def test_purged_text_and_deleted_versions_stay_so(backup: Path, target: Stores) -> None:
+    restore(backup, target)
+    with target.database.read() as session:
+        assert [row.number for row in adapter_versions.find(session, "birds")] == [1]
+    purged = [row for row in full_hub.read_all(target.database)["datasets"] if row["purged_at"] is not None]
+    assert len(purged) == 1
+    assert not target.artifacts.has(purged[0]["digest"])
+
+
+@pytest.mark.parametrize("revision", ["0007", schema_revisions.HEAD])
+def test_older_schema_is_upgraded(backup: Path, target: Stores, revision: str) -> None:
+    if revision != schema_revisions.HEAD:
+        engine = sa.create_engine(f"sqlite:///{backup / REGISTRY}")
+        registry.migrate(engine, revision)
+        engine.dispose()
+        seal(backup, revision=revision)
+    restore(backup, target)
+    filled = full_hub.read_all(target.database)
+    assert len(filled["jobs"]) == 5
+    assert len(filled["settlements"]) == (1 if revision == schema_revisions.HEAD else 0)
+
+
+def test_rows_of_the_first_schema_are_upgraded(tmp_path: Path, backup: Path, target: Stores) -> None:
+    dump = Path(__file__).parents[2] / "data" / "hub-0002.sql"
+    (backup / REGISTRY).unlink()
+    with sqlite3.connect(backup / REGISTRY) as connection:
+        connection.executescript(dump.read_text(encoding="utf-8"))
+        trees = [digest for (digest,) in connection.execute("SELECT digest FROM adapter_versions")]
+        texts = [digest for (digest,) in connection.execute("SELECT digest FROM datasets")]
+        read = [text for (text,) in connection.execute("SELECT spec FROM jobs")]
+    connection.close()
+    missing = {*trees, *texts, *(json.loads(text).get("train") for text in read)} - {None}
+    seal(backup, revision="0002", missing=sorted(missing))
+    report = restore(backup, target)
+    assert len(full_hub.read_all(target.database)["adapter_versions"]) == len(trees) > 0
+    assert set(trees) <= set(report.missing) | {
+        row["digest"] for row in full_hub.read_all(target.database)["adapter_versions"] if row["deleted_at"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"format": 2, "finch_hub": "9.9", "new": 1}, errors.Incompatible, r"newer Finch Hub 9\.9 in format 2"),
+        ({"revision": "9999"}, errors.SchemaMismatch, "newer schema 9999"),
+    ],
+)
+def test_newer_backup_is_refused(
+    backup: Path, target: Stores, changes: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    seal(backup, **changes)
+    with pytest.raises(error, match=text):
+        restore(backup, target)
+    assert_unused(target)
+
+
+def test_hub_with_rows_is_refused(backup: Path, target: Stores) -> None:
+    registry.add_base(target.database)
+    with pytest.raises(errors.Conflict, match=r"in use: there are rows in bases \(set FINCH_HOME"):
+        restore(backup, target)
+    assert target.artifacts.is_empty
+
+
+def test_hub_with_living_workers_is_refused(backup: Path, target: Stores) -> None:
+    with target.database.write() as session:
+        workers.register(session, full_hub.describe_worker())
+    with pytest.raises(errors.Conflict, match=r"workers are running: w \(stop them"):
+        restore(backup, target)
+    assert target.artifacts.is_empty
+
+
+def test_store_of_another_hub_is_refused(source: Stores, backup: Path, open_hub: Open) -> None:
+    target = open_hub("target", artifacts_url=source.settings.artifacts)
+    with pytest.raises(errors.StoreUnavailable, match="belongs to deployment"):
+        restore(backup, target)
+    with target.database.read() as session:
+        assert row_copies.find_filled(session) == ["deployment"]
+
+
+def test_store_with_artifacts_and_without_a_marker_is_refused(backup: Path, target: Stores) -> None:
+    folder = Path(target.settings.artifacts)
+    (folder / "blobs" / "aa").mkdir(parents=True)
+    with pytest.raises(errors.StoreUnavailable, match="has artifacts, and the database knows none"):
+        restore(backup, target)
+    assert not (folder / MARKER).exists()
+
+
+def test_rows_that_appear_during_the_restoration_are_kept(
+    backup: Path, target: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = type(target.artifacts).put_manifest
+
+    def put_and_submit(*arguments: Any) -> str:
+        registry.add_base(target.database)
+        return put(*arguments)
+
+    monkeypatch.setattr(type(target.artifacts), "put_manifest", put_and_submit)
+    with pytest.raises(errors.Conflict, match="in use: there are rows in bases"):
+        restore(backup, target)
+    with target.database.read() as session:
+        assert row_copies.find_filled(session) == ["bases", "deployment"]
+
+
+def test_interrupted_restoration_is_continued(backup: Path, target: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise errors.Unavailable("the power went out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(row_copies, "advance_sequences", fail)
+        with pytest.raises(errors.Unavailable):
+            restore(backup, target)
+    with target.database.read() as session:
+        assert row_copies.find_filled(session) == ["deployment"]
+    assert not target.artifacts.is_empty
+    restore(backup, target)
+    assert len(full_hub.read_all(target.database)["jobs"]) == 5
+
+
+def test_backup_of_a_restored_hub_has_the_same_rows(backup: Path, target: Stores, tmp_path: Path) -> None:
+    restore(backup, target)
+    again = take_backup(tmp_path / "again", target).backup
+    first = BackupFolder(backup).backup
+    changed = {"workers", "events"}
+    assert {k: v for k, v in again.rows.items() if k not in changed} == {
+        k: v for k, v in first.rows.items() if k not in changed
+    }
+    assert again.artifacts == first.artifacts
