@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from finch_hub.registry import attempts, owner_limits, settlements, turns
+from finch_hub.registry import attempts, owner_limits, settlements
 from finch_hub.registry.tables import attempts as attempt_rows
 from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import (
@@ -96,7 +96,7 @@ def claim_companions(
     rows = session.execute(
         sa.select(jobs.c.number, jobs.c.memory_bytes, jobs.c.owner)
         .where(*_fits_slot(_Shape.of(capabilities)), jobs.c.gang == same_group)
-        .order_by(*_BY_TURN)
+        .order_by(*_by_turn())
         .limit(limit)
         .with_for_update(skip_locked=True),
         _describe_slot(capabilities),
@@ -191,7 +191,7 @@ def _find_behind(session: Session, capabilities: Capabilities) -> int | None:
     shape, parameters = _Shape.of(capabilities), _describe_slot(capabilities)
     select_first = _select_first_of_owners if shape.has_limit else _select_first_with
     candidates = [
-        (-row.priority, row.turn, row.number)
+        (-row.priority, row.turn, row.owner, row.number)
         for needs in session.scalars(_select_fitting_needs(shape), parameters).all()
         for row in session.execute(select_first(shape), parameters | {"wanted_needs": needs})
     ]
@@ -280,11 +280,21 @@ def _fits_group(shape: _Shape, of: sa.FromClause) -> list[sa.ColumnElement[bool]
 # The statements are cached, because building one takes ten times as long as running it.
 
 _ADD_ATTEMPT = sa.insert(attempt_rows)
-_BY_TURN = (jobs.c.priority.desc(), jobs.c.turn, jobs.c.number)  # the order of indexes
+
+
+def _by_turn(of: sa.FromClause = jobs) -> list[sa.ColumnElement[Any]]:
+    """Return the order of claims, which is that of indexes."""
+    return [of.c.priority.desc(), of.c.turn, of.c.owner, of.c.number]
+
+
+def _rank(of: sa.FromClause) -> sa.Tuple:
+    return sa.tuple_(-of.c.priority, of.c.turn, of.c.owner, of.c.number)
+
+
 _HAS_MORE = (
     sa.select(jobs.c.number)
     .where(in_state(JobState.QUEUED))
-    .order_by(*_BY_TURN)
+    .order_by(*_by_turn())
     .offset(sa.bindparam("front_jobs", type_=sa.Integer()))
     .limit(1)
 )
@@ -296,15 +306,11 @@ def _claim_in_front(shape: _Shape, *, has_base: bool) -> sa.Update:
     best, front = jobs.alias("best"), _select_front()
     fits = _fits_slot(shape, best, is_queued=in_state_unindexed(JobState.QUEUED, of=best))
     query = sa.select(best.c.number).join(front, front.c.number == best.c.number).where(*fits)
-    order: list[sa.ColumnElement[Any]] = [best.c.priority.desc(), best.c.turn, best.c.number]
+    order = _by_turn(best)
     if has_base:
         impatient = _select_impatient(shape)
         query = query.outerjoin(impatient, sa.true())
-        is_first = sa.or_(
-            impatient.c.number.is_(None),
-            sa.tuple_(-best.c.priority, best.c.turn, best.c.number)
-            <= sa.tuple_(-impatient.c.priority, impatient.c.turn, impatient.c.number),
-        )
+        is_first = sa.or_(impatient.c.number.is_(None), _rank(best) <= _rank(impatient))
         is_preferred = sa.and_(best.c.base_key == sa.bindparam("warm_base"), is_first)
         order.insert(1, sa.case((is_preferred, 0), else_=1))
     best_number = query.order_by(*order).limit(1).with_for_update(of=best, skip_locked=True).scalar_subquery()
@@ -315,7 +321,7 @@ def _select_front() -> sa.Subquery:
     return (
         sa.select(jobs.c.number)
         .where(in_state(JobState.QUEUED))
-        .order_by(*_BY_TURN)
+        .order_by(*_by_turn())
         .limit(sa.bindparam("front_jobs", type_=sa.Integer()))
         .subquery()
     )
@@ -326,10 +332,10 @@ def _select_impatient(shape: _Shape) -> sa.Subquery:
     old, front = jobs.alias("old"), _select_front()
     fits = _fits_slot(shape, old, is_queued=in_state_unindexed(JobState.QUEUED, of=old))
     return (
-        sa.select(old.c.priority, old.c.turn, old.c.number)
+        sa.select(old.c.priority, old.c.turn, old.c.owner, old.c.number)
         .join(front, front.c.number == old.c.number)
         .where(old.c.created_at < once(later(-WARM_PATIENCE_SECONDS)), *fits)
-        .order_by(old.c.priority.desc(), old.c.turn, old.c.number)
+        .order_by(*_by_turn(old))
         .limit(1)
         .subquery("impatient")
     )
@@ -337,8 +343,15 @@ def _select_impatient(shape: _Shape) -> sa.Subquery:
 
 @functools.cache
 def _select_fitting_needs(shape: _Shape) -> sa.Select[tuple[str]]:
-    """Return the query for the needs of queued jobs that fit the slot."""
-    needs = turns.list_needs()
+    """Return the query for the needs of queued jobs that fit the slot. It jumps from each to the next in an index."""
+    following = jobs.alias("following")
+    needs = sa.select(sa.func.min(jobs.c.needs).label("needs")).where(in_state(JobState.QUEUED)).cte(recursive=True)
+    next_needs = (
+        sa.select(sa.func.min(following.c.needs))
+        .where(in_state(JobState.QUEUED, of=following), following.c.needs > needs.c.needs)
+        .scalar_subquery()
+    )
+    needs = needs.union_all(sa.select(next_needs).where(needs.c.needs.is_not(None)))
     any_job = jobs.alias("any_job")
     sample = (
         sa.select(any_job)
@@ -355,20 +368,20 @@ def _select_fitting_needs(shape: _Shape) -> sa.Select[tuple[str]]:
 
 
 @functools.cache
-def _select_first_with(shape: _Shape) -> sa.Select[tuple[int, int, int]]:
+def _select_first_with(shape: _Shape) -> sa.Select[tuple[int, int, str, int]]:
     """Return the query for the best job with certain needs that fits the slot. It locks the job."""
     wanted = sa.bindparam("wanted_needs", type_=sa.String())
     return (
-        sa.select(jobs.c.priority, jobs.c.turn, jobs.c.number)
+        sa.select(jobs.c.priority, jobs.c.turn, jobs.c.owner, jobs.c.number)
         .where(jobs.c.needs.between(wanted, wanted), *_fits_slot(shape))
-        .order_by(jobs.c.needs, *_BY_TURN)  # as the index is, for PostgreSQL to choose it
+        .order_by(jobs.c.needs, *_by_turn())  # as the index is, for PostgreSQL to choose it
         .limit(1)
         .with_for_update(skip_locked=True)
     )
 
 
 @functools.cache
-def _select_first_of_owners(shape: _Shape) -> sa.Select[tuple[int, int, int]]:
+def _select_first_of_owners(shape: _Shape) -> sa.Select[tuple[int, int, str, int]]:
     """Return the same query for owners with a limit. It jumps from each owner to the next in an index."""
     following, own = jobs.alias("following"), jobs.alias("own")
     owners = sa.select(sa.func.min(jobs.c.owner).label("owner")).where(jobs.c.finished_at.is_(None)).cte(recursive=True)
@@ -388,9 +401,9 @@ def _select_first_of_owners(shape: _Shape) -> sa.Select[tuple[int, int, int]]:
     )
     numbers = sa.select(first_number).where(owners.c.owner.is_not(None), ~_is_of_full_owner(owners))
     return (
-        sa.select(jobs.c.priority, jobs.c.turn, jobs.c.number)
+        sa.select(jobs.c.priority, jobs.c.turn, jobs.c.owner, jobs.c.number)
         .where(jobs.c.number.in_(numbers), in_state_unindexed(JobState.QUEUED))
-        .order_by(*_BY_TURN)
+        .order_by(*_by_turn())
         .limit(1)
         .with_for_update(skip_locked=True)
     )

@@ -6,6 +6,7 @@ The functions for workers are in `claims` and `attempts`.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningInsert
 
 from finch_hub import errors
 from finch_hub.registry import datasets, owner_limits, settlements, turns, values
@@ -29,7 +31,7 @@ from finch_hub.registry.transitions import (
     to_job,
     to_jobs,
 )
-from finch_hub.registry.types import UNKNOWN_TIME, Columns, insert_new, later, now, once
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, build_insert_new, later, now, once
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
@@ -65,8 +67,8 @@ def submit_many(session: Session, new: Sequence[values.NewJob], *, owner_unfinis
         for owner in sorted({item.owner for item in new}):
             owner_limits.hold_owner(session, owner, "unfinished")
     _assign_turns(session, rows)
-    insert = insert_new(session, jobs, "idempotency_key")
-    inserted = {row.id: row for row in session.execute(insert.returning(*jobs.c), rows)}
+    insert = _insert_jobs(session.get_bind().dialect.name)
+    inserted = {row.id: row for row in session.execute(insert, rows)}
     if owner_unfinished is not None:
         owner_limits.refuse_beyond(session, {row.owner for row in inserted.values()}, owner_unfinished)
     by_id = {row["id"]: item for item, row in zip(new, rows, strict=True)}
@@ -336,6 +338,11 @@ def _read_event(row: sa.Row[Any]) -> Event:
         return Event(job_id=row.job_id, seq=row.seq, at=at, type="message", level="warn", message=text)
 
 
+@functools.cache
+def _insert_jobs(dialect: str) -> ReturningInsert[Any]:
+    return build_insert_new(dialect, jobs, "idempotency_key").returning(*jobs.c)
+
+
 def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:
     is_ready = all(parents[parent] is JobState.SUCCEEDED for parent in new.depends_on)
     return {
@@ -355,8 +362,8 @@ def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:
 def _assign_turns(session: Session, rows: Sequence[Columns]) -> None:
     """Give turns to the new jobs that do not wait for others."""
     queued = [row for row in rows if row["state"] is JobState.QUEUED]
-    places = [turns.Place(**{name: row[name] for name in turns.Place._fields}) for row in queued]
-    for row, turn in zip(queued, turns.assign_turns(session, places), strict=True):
+    lines = [turns.Line(**{name: row[name] for name in turns.Line._fields}) for row in queued]
+    for row, turn in zip(queued, turns.assign_turns(session, lines), strict=True):
         row["turn"] = turn
 
 

@@ -187,7 +187,7 @@ def _settle_one(session: Session, job_id: str, settlement: _Settlement, root: An
         # first.
         row = session.execute(_LOCK_WAITING, {"waiting_job": job_id}).one_or_none()
         if row is not None and not session.scalar(_HAS_UNSUCCESSFUL, {"waiting_job": job_id}):
-            turn = turns.assign_turn_after_parents(session, job_id, turns.Place(*row))
+            (turn,) = turns.assign_turns(session, [turns.Line(*row)])
             execute_transition(session, _queue(), JobState.QUEUED, {"waiting_job": job_id, "new_turn": turn})
         return False
     through = "" if settlement.job_id == settlement.root_id else f" through job {settlement.job_id}"
@@ -254,7 +254,7 @@ _SELECT_DEPENDENTS = (
     .limit(sa.bindparam("limit", type_=sa.Integer()))
 )
 _IS_WAITING = (jobs.c.id == sa.bindparam("waiting_job"), in_state_unindexed(JobState.WAITING))
-_LOCK_WAITING = sa.select(*(jobs.c[name] for name in turns.Place._fields)).where(*_IS_WAITING).with_for_update()
+_LOCK_WAITING = sa.select(*(jobs.c[name] for name in turns.Line._fields)).where(*_IS_WAITING).with_for_update()
 _parent = jobs.alias("parent")
 _HAS_UNSUCCESSFUL = sa.select(
     sa.exists().where(

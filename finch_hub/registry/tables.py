@@ -62,7 +62,8 @@ def _partial(name: str, *columns: str | sa.TextClause, where: str) -> Index:
     return Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
-_BY_TURN = (sa.text("priority DESC"), "turn", "number")  # the order of claims
+_BY_TURN = (sa.text("priority DESC"), "turn", "owner", "number")  # the order of claims
+_LINE = ("priority", "queue", "device")  # see `turns`
 
 
 class Job(Table):
@@ -110,7 +111,19 @@ class Job(Table):
     __table_args__ = (
         _partial("ix_jobs_claim_by_turn", *_BY_TURN, where="state = 'queued'"),
         _partial("ix_jobs_needs_by_turn", "needs", *_BY_TURN, where="state = 'queued'"),
-        _partial("ix_jobs_owner", "owner", "state", "needs", *_BY_TURN, where="finished_at IS NULL"),
+        _partial(
+            "ix_jobs_owner",
+            "owner",
+            "state",
+            "needs",
+            sa.text("priority DESC"),
+            "turn",
+            "number",
+            where="finished_at IS NULL",
+        ),
+        _partial("ix_jobs_own_turns", "owner", *_LINE, "turn", where="finished_at IS NULL"),
+        _partial("ix_jobs_front", *_LINE, "turn", where="state = 'queued'"),
+        _partial("ix_jobs_claimed", "priority", "turn", where="fence > 0"),
         _partial("ix_jobs_gang", "gang", "number", where="state = 'queued' AND gang IS NOT NULL"),
         _partial("ix_jobs_ring", "ring_at", where="state = 'queued'"),
         _partial("ix_jobs_running", "number", where="state = 'running'"),

@@ -13,7 +13,8 @@ branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
 QUEUED = "state = 'queued'"
-BY_TURN = [sa.text("priority DESC"), "turn", "number"]
+BY_TURN = [sa.text("priority DESC"), "turn", "owner", "number"]
+LINE = ["priority", "queue", "device"]
 BY_NUMBER = [sa.text("priority DESC"), "number"]
 
 
@@ -25,11 +26,14 @@ def upgrade() -> None:
     turn = sa.Column("turn", sa.BigInteger(), server_default="0", nullable=False)
     op.add_column("jobs", owner, if_not_exists=is_repeatable)
     op.add_column("jobs", turn, if_not_exists=is_repeatable)
-    columns = ["owner", "state", "needs", *BY_TURN]
+    columns = ["owner", "state", "needs", sa.text("priority DESC"), "turn", "number"]
     index_builds.create_index("ix_jobs_owner", "jobs", columns, where="finished_at IS NULL")
     fill_turns()  # after the commit before the build, so that no lock keeps others from the table
     index_builds.create_index("ix_jobs_claim_by_turn", "jobs", BY_TURN, where=QUEUED)
     index_builds.create_index("ix_jobs_needs_by_turn", "jobs", ["needs", *BY_TURN], where=QUEUED)
+    index_builds.create_index("ix_jobs_own_turns", "jobs", ["owner", *LINE, "turn"], where="finished_at IS NULL")
+    index_builds.create_index("ix_jobs_front", "jobs", [*LINE, "turn"], where=QUEUED)
+    index_builds.create_index("ix_jobs_claimed", "jobs", ["priority", "turn"], where="fence > 0")
     index_builds.drop_index("ix_jobs_claim", "jobs")
     index_builds.drop_index("ix_jobs_needs", "jobs")
 
@@ -46,7 +50,7 @@ def fill_turns() -> None:
 def downgrade() -> None:
     index_builds.create_index("ix_jobs_claim", "jobs", BY_NUMBER, where=QUEUED)
     index_builds.create_index("ix_jobs_needs", "jobs", ["needs", *BY_NUMBER], where=QUEUED)
-    for name in ("ix_jobs_owner", "ix_jobs_claim_by_turn", "ix_jobs_needs_by_turn"):
-        index_builds.drop_index(name, "jobs")
+    for name in ("owner", "own_turns", "front", "claimed", "claim_by_turn", "needs_by_turn"):
+        index_builds.drop_index(f"ix_jobs_{name}", "jobs")
     op.drop_column("jobs", "turn")
     op.drop_column("jobs", "owner")
