@@ -19,9 +19,11 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import datasets, settlements, values
-from finch_hub.registry.tables import attempts, dependencies, job_datasets, job_events, jobs
+from finch_hub.registry.tables import announcements, attempts, dependencies, job_datasets, job_events, jobs
 from finch_hub.registry.transitions import (
+    HAS_LISTENERS,
     JOB_COLUMNS,
+    announce,
     build_transition,
     execute_transition,
     in_state,
@@ -58,7 +60,7 @@ def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
     parents = _lock_parents(session, {parent for item in new for parent in item.depends_on})
     rows = [_row(item, parents) for item in new]
     insert = insert_new(session, jobs, "idempotency_key")
-    inserted = {row.id: row for row in session.execute(insert.returning(*jobs.c), rows)}
+    inserted = {row.id: row for row in session.execute(insert.returning(*jobs.c, HAS_LISTENERS), rows)}
     by_id = {row["id"]: item for item, row in zip(new, rows, strict=True)}
     links = [
         {"job_id": job_id, "depends_on": parent, "position": position}
@@ -74,6 +76,9 @@ def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
         session.execute(sa.insert(job_datasets), reads)
     if inserted:
         session.execute(sa.insert(job_events), [_first_event(row) for row in inserted.values()])
+    for row in inserted.values():
+        if row.has_listeners:
+            announce(session, row.id, row.last_seq)
     keys = {item.idempotency_key for job_id, item in by_id.items() if job_id not in inserted}
     earlier = _get_by_key(session, keys)
     submitted: list[Job] = []
@@ -241,7 +246,7 @@ def prune(
     """Delete up to `limit` ended jobs with their events, oldest end first, and return their ids.
 
     Adapter versions and evaluations stay, with their specification and lineage. Jobs that an unfinished job depends on
-    stay as well.
+    stay as well, and jobs of which a listener has not heard everything.
 
     Args:
         older_than: seconds since the end after which a job is deleted.
@@ -254,9 +259,10 @@ def prune(
     is_needed = sa.exists().where(
         dependencies.c.depends_on == jobs.c.id, child.c.id == dependencies.c.job_id, child.c.finished_at.is_(None)
     )
+    is_unheard = sa.exists().where(announcements.c.job_id == jobs.c.id)
     expired = (
         sa.select(jobs.c.id)
-        .where(jobs.c.finished_at.is_not(None), too_old >= _END, ~is_needed)
+        .where(jobs.c.finished_at.is_not(None), too_old >= _END, ~is_needed, ~is_unheard)
         .order_by(jobs.c.finished_at, jobs.c.number)
         .limit(limit)
         .with_for_update(of=jobs, skip_locked=True)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, outbox, settlements, values, workers
+from finch_hub.registry import attempts, jobs, listeners, outbox, settlements, values, workers
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
@@ -128,6 +128,8 @@ class Maintenance:
                 log.warning("action=expire job_id=%s attempt=%d state=%s", job.id, job.attempts, job.state.value)
             if names := workers.forget(session, older_than=_FORGET_WORKERS_DAYS * _DAY_SECONDS):
                 log.info("action=forget workers=%s", ",".join(names))
+            if names := listeners.forget(session):
+                log.info("action=forget listeners=%s", ",".join(names))
         if clock.elapsed() >= self._prune_at:
             self._prune()
         self._remove_finished_folders()

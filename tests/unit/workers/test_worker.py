@@ -252,28 +252,15 @@ def test_first_signal_hands_jobs_back_and_the_second_kills_the_children(
     assert (warm.calls, working.calls, ended) == (["kill"], ["kill"], [1])
 
 
-def test_files_of_final_jobs_are_removed_and_every_listener_is_called(
-    worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_final_jobs_are_removed(worker: Worker, database: Database) -> None:
     with database.write() as session:
         queued, final = (jobs.submit(session, SPEC) for _ in range(2))
         final = jobs.request_cancel(session, final.id)
     for job in (queued, final):
         worker._folders.begin(job.id, 1).mkdir(parents=True)
-    heard: list[str] = []
-
-    def leave(job: Job) -> None:
-        raise SystemExit("a listener of a plugin")
-
-    listeners = {
-        "leaves": SimpleNamespace(load=lambda: leave),
-        "hears": SimpleNamespace(load=lambda: lambda job: heard.append(job.id)),
-    }
-    monkeypatch.setattr(type(worker._stores.catalog), "listeners", listeners)
     for ended in (queued, final, None):
         worker._ended_jobs.put(ended)
     worker._follow_up()
-    assert heard == [queued.id, final.id]
     assert worker._folders.jobs() == [queued.id]
 
 
