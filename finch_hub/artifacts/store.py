@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Protocol
 
 from finch_hub import errors
 from finch_hub.artifacts.files import Files, LocalFiles, ObjectFiles
-from finch_hub.formats.atomic_writes import is_disk_full
+from finch_hub.formats.atomic_writes import is_disk_full, scratch_folder
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
@@ -67,11 +67,12 @@ class ArtifactStore:
 
     Attributes:
         name: URL without credentials.
+        cache: the local folder.
     """
 
     def __init__(self, url: str, *, cache: Path, guard: Guard | None = None) -> None:
         self._files, self.name = _open(url)
-        self._cache, self._guard = cache, guard
+        self.cache, self._guard = cache, guard
 
     def check(self, *, again: bool = False, writes: bool = False) -> None:
         """Check that this is the right store.
@@ -256,18 +257,17 @@ class ArtifactStore:
             RefusedArtifact: stored bytes have changed.
         """
         entries = self.tree(digest)
-        final = self._cache / digest
+        final = self.cache / digest
         if final.is_dir() and _holds(final, entries):
             return final
-        part = self._cache / f".{digest}.{secrets.token_hex(4)}"
-        try:
+        with contextlib.ExitStack() as stack:
+            with self._translate_errors():
+                self.cache.mkdir(parents=True, exist_ok=True)
+                part = stack.enter_context(scratch_folder(final))
             for name, entry in entries.items():
                 self._download(entry, part / _safe(name))
             with self._translate_errors():
-                part.mkdir(parents=True, exist_ok=True)
                 _publish(part, final, entries)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return final
 
     def remove(self, digest: str) -> None:
@@ -440,7 +440,7 @@ def _publish(part: Path, final: Path, entries: Mapping[str, Entry]) -> None:
             raise
         if _holds(final, entries):
             return
-        aside = part.with_name(f"{part.name}.old")
+        aside = part.with_name(f"{part.name}.old.part")
         final.rename(aside)
         part.rename(final)
         shutil.rmtree(aside, ignore_errors=True)

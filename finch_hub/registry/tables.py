@@ -164,7 +164,7 @@ class Attempt(Table):
 
 
 class Event(Table):
-    """An event of a job. `seq` has no gaps."""
+    """An event of a job. `seq` has gaps where progress was thinned."""
 
     __tablename__ = "events"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from finch_hub import errors, progress
 from finch_hub.artifacts.store import blob_path
-from finch_hub.formats.atomic_writes import scratch_folder
+from finch_hub.formats.atomic_writes import scratch_folder, translate_write_errors
 from finch_hub.registry import artifact_references, bases, registry_file, row_copies, schema_revisions, workers
 from finch_hub.registry.database import Session
 from finch_hub.registry.tables import Announcement, Deployment, Listener, Worker
@@ -34,7 +34,8 @@ def restore_backup(folder: BackupFolder, stores: Stores) -> RestoreReport:
     """
     with stores.database.read() as session:
         _refuse_used(session, stores)
-    with scratch_folder(stores.settings.cache / "restore") as scratch:
+    place = stores.settings.home / "restore"
+    with translate_write_errors(place), scratch_folder(place) as scratch:
         file = scratch / "rebuilt.db"
         _rebuild_registry(folder, scratch / "copy.db", file)
         with registry_file.open_file(file) as session:
