@@ -29,12 +29,12 @@ class Stores:
         """Folder of downloaded and converted base models."""
         return self.settings.home / "bases"
 
-    def remove_abandoned(self) -> None:
-        """Remove what killed processes left in the home and in the system's folder for temporary files."""
-        for folder in (self.settings.home, self.artifacts.cache):
-            remove_abandoned(folder)
+    def tidy(self) -> None:
+        """Remove what killed processes left in the home and in the system's temporary folder, and old cached files."""
+        remove_abandoned(self.settings.home)
         place = temporary_place()
         remove_abandoned(place.parent, place.name)
+        self.artifacts.trim_cache()
 
 
 def open_stores(settings: Settings) -> Stores:

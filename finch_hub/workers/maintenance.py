@@ -139,7 +139,7 @@ class Maintenance:
         self._remove_finished_folders()
         if clock.elapsed() >= self._tidy_at:
             self._tidy_at = clock.elapsed() + _TIDY_SECONDS
-            self._stores.remove_abandoned()
+            self._stores.tidy()
 
     def _prune(self) -> None:
         days, max_jobs = self._settings.history_days, self._settings.history_jobs

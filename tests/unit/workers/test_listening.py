@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import registry, services
+from support import bells, registry, services
 from support.fleet import wait_until
 
 from finch_hub import settings
@@ -19,46 +19,11 @@ from finch_hub.storage.stores import Stores, open_stores
 from finch_hub.workers import listening
 from finch_hub.workers.listening import ListenerCalls, Listening
 
-PLUGIN = """
-from finch_hub.plugins.descriptors import Listener
-from finch_hub.plugins.hooks import hookimpl
-
-@hookimpl
-def finch_listeners():
-    return [Listener(name=name, summary="A test.", target=f"finch_bells:{name}") for name in ("journal", "trouble")]
-"""
-TARGETS = """
-import os, pathlib, time
-
-home = pathlib.Path(os.environ["FINCH_HOME"])
-
-def journal(job):
-    with (home / "journal").open("a") as file:
-        file.write(f"{job.id} {job.state}\\n")
-
-def trouble(job):
-    what = (home / "trouble").read_text()
-    with (home / "tried").open("a") as file:
-        file.write(f"{what} {os.getpid()}\\n")
-    if what == "raise":
-        raise ValueError("no bell at redis://finch:seeds-and-nuts@perch")
-    if what == "leave":
-        os._exit(3)
-    if what == "hang":
-        time.sleep(600)
-"""
-
 
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin with a listener that works and one that does not, for this process and its children."""
-    site = tmp_path / "site"
-    about = site / "finch_bells-1.0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: finch-bells\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[finch_hub]\nbells = finch_bell_hooks\n")
-    (site / "finch_bell_hooks.py").write_text(PLUGIN)
-    (site / "finch_bells.py").write_text(TARGETS)
+    site = bells.install(tmp_path / "site")
     monkeypatch.syspath_prepend(str(site))
     paths = (str(site), *filter(None, [os.environ.get("PYTHONPATH")]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
@@ -92,10 +57,6 @@ def cancel_one(database: Database) -> Job:
         return jobs.request_cancel(session, job.id)
 
 
-def read_lines(file: Path) -> list[str]:
-    return file.read_text().splitlines() if file.exists() else []
-
-
 def find(stores: Stores, name: str) -> tuple[int, int, str | None]:
     with stores.database.read() as session:
         (found,) = [each for each in listeners.find(session) if each.name == name]
@@ -110,13 +71,13 @@ def test_listener_hears_changes_while_another_one_hangs_and_its_process_ends_wit
     try:
         job = cancel_one(stores.database)
         heard = [f"{job.id} queued", f"{job.id} cancelled"]
-        wait_until(lambda: read_lines(home / "journal") == heard, "the listener has heard both changes")
-        wait_until(lambda: bool(read_lines(home / "tried")), "the other listener is called")
+        wait_until(lambda: bells.read_lines(home / "journal") == heard, "the listener has heard both changes")
+        wait_until(lambda: bool(bells.read_lines(home / "tried")), "the other listener is called")
         # Its row is written after the call.
         wait_until(lambda: find(stores, "journal") == (0, 0, None), "it is recorded that the listener heard them")
     finally:
         made.close()
-    (tried,) = read_lines(home / "tried")
+    (tried,) = bells.read_lines(home / "tried")
     assert not Path(f"/proc/{tried.split()[1]}").exists()
     assert find(stores, "trouble") == (2, 0, None)  # the call was cut short, which is no failure
     with stores.database.read() as session:
@@ -151,7 +112,7 @@ def test_listener_that_fails_is_reported_and_called_again_later(
     other = registry.submit(stores.database)
     trouble.look()
     assert find(stores, "trouble") == (1, 0, None)
-    assert len(read_lines(home / "tried")) == 2
+    assert len(bells.read_lines(home / "tried")) == 2
     assert other.id != job.id
 
 
@@ -159,11 +120,12 @@ def test_turn_ends_before_the_lease_does() -> None:
     assert listening._TURN_SECONDS + listening.CALL_SECONDS < listeners.LEASE_SECONDS
 
 
-def test_process_is_used_for_many_calls_and_dropped_when_it_is_idle(stores: Stores, trouble: ListenerCalls) -> None:
+def test_one_process_serves_many_calls(stores: Stores, trouble: ListenerCalls) -> None:
     for _ in range(3):
         registry.submit(stores.database)
     trouble.look()
-    assert len(set(read_lines(stores.settings.home / "tried"))) == 1
+    tried = [line.split() for line in bells.read_lines(stores.settings.home / "tried")]
+    assert (len({job for job, _ in tried}), len({pid for _, pid in tried})) == (3, 1)
 
 
 def test_worker_without_listeners_starts_nothing(tmp_path: Path) -> None:

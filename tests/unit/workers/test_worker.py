@@ -124,7 +124,7 @@ def test_sweep_removes_what_killed_processes_left(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     place = temporary_place()
     of_others = place.parent / ".download.1234.part"
-    places = [tmp_path / "import", tmp_path / "publish", worker._stores.artifacts.cache / "0f", place]
+    places = [tmp_path / "import", tmp_path / "publish", worker._settings.cache / "artifacts" / "0f", place]
     abandoned = [each.with_name(f".{each.name}.0a1b2c3d.part") for each in places]
     for folder in (*abandoned, of_others):
         folder.mkdir(parents=True)
