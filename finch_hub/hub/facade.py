@@ -391,12 +391,14 @@ class Hub:
             replace: whether to replace an earlier backup. One that lacks artifacts replaces none.
 
         Raises:
+            InvalidSpec: no folder is named, the folder is protected, or this user cannot write there.
             Conflict: the path exists and may not be replaced.
             Unavailable: database or store do not answer, or the path cannot be written.
         """
+        from finch_hub.formats.output_paths import find_output
         from finch_hub.storage.backup import take_backup
 
-        return take_backup(settings.expand_home(folder), self._stores, replace=replace)
+        return take_backup(find_output(folder), self._stores, replace=replace)
 
     def restore(self, folder: str | Path) -> RestoreReport:
         """Fill this hub, which must have nothing yet, with a backup of a hub on either database.
@@ -404,15 +406,18 @@ class Hub:
         Everything in the folder is checked before anything is written. After an interruption, call it again.
 
         Raises:
+            InvalidSpec: no folder is named.
             NotFound: there is no such folder.
             RefusedArtifact: the folder is not a backup, is damaged, or has what no backup has.
             Incompatible: a newer version of Finch Hub took the backup.
             Conflict: this hub has rows or living workers.
             Unavailable: database or store do not answer, are full, or the store is another deployment's.
         """
+        from finch_hub.formats.output_paths import refuse_unnamed
         from finch_hub.storage.backup_folder import BackupFolder
         from finch_hub.storage.restoration import restore_backup
 
+        refuse_unnamed(folder)
         return restore_backup(BackupFolder(settings.expand_home(folder)), self._stores)
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:

@@ -32,7 +32,9 @@ def test_detached_jobs_print_their_ids(run: Run, database: Database, data: Path,
         assert f"(queued). Follow it: finch-hub jobs watch {ran.out.strip()}\n" in ran.err
     kinds = [job["kind"] for job in run("jobs", "list", "--json").json]
     assert kinds == ["evaluate", "quantize", "export", "export", "merge", "merge"]
-    assert run("merge", "medical", "--out", tmp_path).status == run("export", "medical", "--out", tmp_path).status == 2
+    for command in (("merge", "medical", "--out"), ("export", "medical", "--out"), ("backup",)):
+        assert run(*command, tmp_path).status == 4
+        assert run(*command, "").status == 2
     listed = run("jobs", "list", "--state", "queued", "--kind", "merge").out
     assert f"medical in {tmp_path / 'merged'}" in listed
 

@@ -1,0 +1,64 @@
+"""Paths of new folders, as users name them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from finch_hub import errors, settings
+
+_FIX = "name a new folder"
+
+
+def find_output(out: str | Path) -> Path:
+    """Return the absolute path of a folder that is to be written.
+
+    Raises:
+        InvalidSpec: no folder is named, the folder is protected, or this user cannot write there.
+    """
+    refuse_unnamed(out)
+    path = Path(os.path.abspath(settings.expand_home(out)))  # noqa: PTH100 - resolve() would follow links
+    refuse_protected(path)
+    parent = find_existing(path.parent)
+    if not parent.is_dir():
+        raise errors.InvalidSpec(f"{parent} is not a folder", where=str(path), fix=_FIX)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        fix = "choose another folder, or change the permissions of that one"
+        raise errors.InvalidSpec(f"this user cannot write to {parent}", where=str(path), fix=fix)
+    return path
+
+
+def refuse_unnamed(path: str | Path) -> None:
+    """Refuse an empty path, which would mean the working directory.
+
+    Raises:
+        InvalidSpec: no folder is named.
+    """
+    if not str(path).strip() or "\0" in str(path):
+        raise errors.InvalidSpec("no folder is named", fix="write its path")
+
+
+def refuse_protected(path: Path) -> None:
+    """Refuse a folder that holds the working directory or the user's home. An output would take its place.
+
+    Raises:
+        InvalidSpec: the folder is protected.
+    """
+    real = Path(os.path.realpath(path))
+    for name, folder in (("your home folder", settings.expand_home("~")), ("the working directory", _find_working())):
+        if folder is None or not Path(os.path.realpath(folder)).is_relative_to(real):
+            continue
+        what = f"is {name}" if real == Path(os.path.realpath(folder)) else f"contains {name}"
+        raise errors.InvalidSpec(what, where=str(path), fix=f"{_FIX} in it" if len(real.parts) > 1 else _FIX)
+
+
+def find_existing(path: Path) -> Path:
+    """Return the path, or the nearest of its parents that exists."""
+    return next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+
+
+def _find_working() -> Path | None:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # it was removed
+        return None
