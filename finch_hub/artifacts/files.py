@@ -28,6 +28,10 @@ class LocalFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    def below(self, folder: str) -> LocalFiles:
+        """Return the files below a folder of these."""
+        return LocalFiles(self._root / folder)
+
     def put_bytes(self, path: str, data: bytes) -> None:
         """Write a file."""
         with self._replacing(path) as target:
@@ -54,6 +58,18 @@ class LocalFiles:
     def remove(self, path: str) -> None:
         """Remove a file. Ignore a missing one."""
         (self._root / path).unlink(missing_ok=True)
+
+    def list_folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder, none if it is missing."""
+        try:
+            return [path.name for path in (self._root / folder).iterdir() if path.is_dir()]
+        except FileNotFoundError:
+            return []
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder with all files below it. Ignore a missing one."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._root / folder)
 
     def has_any(self, folder: str) -> bool:
         """Return whether there is anything in a folder."""
@@ -93,6 +109,10 @@ class ObjectFiles:
         self._fs = filesystem
         self._root = root.rstrip("/")
 
+    def below(self, folder: str) -> ObjectFiles:
+        """Return the objects below a folder of these."""
+        return ObjectFiles(self._fs, self._at(folder))
+
     def put_bytes(self, path: str, data: bytes) -> None:
         """Write an object."""
         self._fs.pipe_file(self._at(path), data)
@@ -115,6 +135,21 @@ class ObjectFiles:
         """Remove an object."""
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._at(path))
+
+    def list_folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder, none if it is missing."""
+        self._fs.invalidate_cache()
+        try:
+            entries = self._fs.ls(self._at(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        return [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory"]
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove all objects below a folder. Ignore a missing one."""
+        self._fs.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(self._at(folder), recursive=True)
 
     def has_any(self, folder: str) -> bool:
         """Return whether there is any object below a folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import json
@@ -18,11 +19,13 @@ from typing import Any, BinaryIO, Protocol
 from finch_hub import errors
 from finch_hub.artifacts.files import Files, LocalFiles, ObjectFiles
 from finch_hub.formats.atomic_writes import is_disk_full
+from finch_hub.progress import track
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 _MAX_MANIFEST = 2**20
 _MAX_MARKER = 1024
+_OUTPUTS = "outputs"
 
 MARKER = "finch-deployment"
 """File of a store that names the deployment that the store belongs to."""
@@ -71,7 +74,7 @@ class ArtifactStore:
 
     def __init__(self, url: str, *, cache: Path, guard: Guard | None = None) -> None:
         self._files, self.name = _open(url)
-        self._cache, self._guard = cache, guard
+        self._cache, self._guard, self._marked = cache, guard, self
 
     def check(self, *, again: bool = False, writes: bool = False) -> None:
         """Check that this is the right store.
@@ -81,7 +84,7 @@ class ArtifactStore:
             writes: whether to write a small file, too.
         """
         if self._guard is not None:
-            self._guard.check(self, again=again)
+            self._guard.check(self._marked, again=again)
         if writes:
             probe = f"tmp/{secrets.token_hex(8)}"
             with self._translate_errors():
@@ -174,7 +177,7 @@ class ArtifactStore:
         """
         self.check()
         entries: dict[str, Entry] = {}
-        for path in _regular_files(folder):
+        for path in track(_regular_files(folder), "storing files"):
             with path.open("rb") as stream:
                 entry = _measure(stream)
             with self._translate_errors():
@@ -269,6 +272,24 @@ class ArtifactStore:
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return final
+
+    def open_output(self, name: str) -> ArtifactStore:
+        """Return the store of one output, below this one. Its artifacts are removed together."""
+        output = copy.copy(self)
+        output._files, output.name = self._files.below(f"{_OUTPUTS}/{name}"), f"{self.name}/{_OUTPUTS}/{name}"
+        return output
+
+    def list_outputs(self) -> list[str]:
+        """Return the names of the outputs."""
+        self.check()
+        with self._translate_errors():
+            return self._files.list_folders(_OUTPUTS)
+
+    def remove_output(self, name: str) -> None:
+        """Remove all artifacts of an output. Ignore a missing one."""
+        self.check()
+        with self._translate_errors():
+            self._files.remove_folder(f"{_OUTPUTS}/{name}")
 
     def remove(self, digest: str) -> None:
         """Remove a blob, even if a tree refers to it. Ignore a missing one."""

@@ -236,16 +236,19 @@ class Hub:
     def merge(
         self, adapters: Sequence[str], out: str | Path, *, weights: Sequence[float] | None = None, replace: bool = False
     ) -> JobHandle:
-        """Submit the merge of adapters into their base. Its result is a model folder on the worker's disk.
+        """Submit the merge of adapters into their base. Its result is a model folder.
+
+        A worker of this machine writes the folder itself. Otherwise `JobHandle.result` or `JobHandle.save` fetch it.
 
         Args:
-            out: path of the new folder.
+            out: path of the new folder, on this machine.
             weights: weights of the adapters; None gives each the weight 1.
             replace: whether to replace an earlier merge at `out`.
 
         Raises:
             InvalidInput: with everything that is wrong with the request.
             NotFound: one thing is missing, and nothing else is wrong.
+            Conflict: the path exists and may not be replaced, and nothing else is wrong.
         """
         from finch_hub.hub import exporting
 
@@ -292,16 +295,19 @@ class Hub:
         format: str = "peft",  # noqa: A002
         parameters: Mapping[str, object] | None = None,
     ) -> JobHandle:
-        """Submit the export of an adapter to another system's format, in a folder on the worker's disk.
+        """Submit the export of an adapter to another system's format, in a new folder.
+
+        A worker of this machine writes the folder itself. Otherwise `JobHandle.result` or `JobHandle.save` fetch it.
 
         Args:
             adapter: reference of the version.
-            out: path of the new folder.
+            out: path of the new folder, on this machine.
             format: name of an export format plugin.
 
         Raises:
             InvalidInput: with everything that is wrong with the request.
             NotFound: one thing is missing, and nothing else is wrong.
+            Conflict: the path exists and may not be replaced, and nothing else is wrong.
         """
         from finch_hub.hub import exporting
 

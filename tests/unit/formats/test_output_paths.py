@@ -70,5 +70,5 @@ def test_folder_that_this_user_cannot_write_is_refused(working: Path, monkeypatc
     (working / "closed").mkdir(mode=0o500)
     if os.geteuid() == 0:  # root may write anywhere
         monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200 != 0)
-    with pytest.raises(errors.InvalidSpec, match="cannot write to .*closed"):
+    with pytest.raises(errors.InvalidSpec, match=r"cannot write to .*closed"):
         output_paths.find_output("closed/a/b")

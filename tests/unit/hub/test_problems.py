@@ -29,10 +29,10 @@ def test_conflict_beside_other_problems_becomes_one_of_them() -> None:
     collector = ProblemCollector("this request")
     with collector.collect():
         raise errors.Conflict("the path out exists already")
-    with pytest.raises(errors.Conflict, match="^the path out exists already$"):
+    with pytest.raises(errors.Conflict, match=r"^the path out exists already$"):
         collector.raise_problems()
     collector.add(errors.Problem(where="rank", what="is too large"))
-    with pytest.raises(errors.InvalidSpec, match="the path out exists already\n  rank: is too large"):
+    with pytest.raises(errors.InvalidSpec, match=r"the path out exists already\n  rank: is too large"):
         collector.raise_problems()
 
 
