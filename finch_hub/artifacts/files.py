@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finch_hub.formats.atomic_writes import flush_path
+from finch_hub.progress import Meter
 
 _TEMPORARY = "tmp"
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -42,10 +43,11 @@ class LocalFiles:
         with contextlib.suppress(FileExistsError), self._replacing(path, publish=_link) as target:
             target.write(data)
 
-    def put_file(self, path: str, source: Path) -> None:
-        """Write a file with the content of another."""
+    def put_file(self, path: str, source: Path, meter: Meter) -> None:
+        """Write a file with the content of another, and count its bytes."""
         with source.open("rb") as origin, self._replacing(path) as target:
-            shutil.copyfileobj(origin, target, 2**20)
+            while chunk := origin.read(2**20):
+                meter.add(target.write(chunk))
 
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading.
@@ -122,9 +124,12 @@ class ObjectFiles:
         with contextlib.suppress(FileExistsError):
             self._fs.pipe_file(self._at(path), data, mode="create")
 
-    def put_file(self, path: str, source: Path) -> None:
-        """Write an object from a file, in parts if it is large."""
-        self._fs.put_file(str(source), self._at(path))
+    def put_file(self, path: str, source: Path, meter: Meter) -> None:
+        """Write an object from a file, in parts if it is large, and count its bytes."""
+        from fsspec.callbacks import Callback
+
+        callback = Callback(size=source.stat().st_size, hooks={"count": _Count(meter)})
+        self._fs.put_file(str(source), self._at(path), callback=callback)
 
     def open(self, path: str) -> BinaryIO:
         """Open an object for reading."""
@@ -161,6 +166,18 @@ class ObjectFiles:
 
 
 Files = LocalFiles | ObjectFiles
+
+
+class _Count:
+    """Hook of fsspec, which gets the number of all bytes that were written so far."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter, self._counted = meter, 0
+
+    def __call__(self, size: int | None, value: int, **_: Any) -> None:
+        """Count the bytes since the last call."""
+        self._meter.add(value - self._counted)
+        self._counted = value
 
 
 def _link(temporary: Path, final: Path) -> None:

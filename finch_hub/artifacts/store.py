@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Protocol
 from finch_hub import errors
 from finch_hub.artifacts.files import Files, LocalFiles, ObjectFiles
 from finch_hub.formats.atomic_writes import is_disk_full
-from finch_hub.progress import track
+from finch_hub.progress import Meter
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
@@ -132,7 +132,7 @@ class ArtifactStore:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         self.check()
         with self._translate_errors():
-            self._files.put_file(blob_path(digest), file)
+            self._files.put_file(blob_path(digest), file, _meter("MB stored", file))
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -177,11 +177,13 @@ class ArtifactStore:
         """
         self.check()
         entries: dict[str, Entry] = {}
-        for path in track(_regular_files(folder), "storing files"):
+        files = _regular_files(folder)
+        meter = _meter("MB stored", *files)
+        for path in files:
             with path.open("rb") as stream:
                 entry = _measure(stream)
             with self._translate_errors():
-                self._files.put_file(blob_path(entry.digest), path)
+                self._files.put_file(blob_path(entry.digest), path, meter)
             entries[path.relative_to(folder).as_posix()] = entry
         manifest = {name: [entry.digest, entry.size] for name, entry in sorted(entries.items())}
         return self.put_manifest(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode())
@@ -227,8 +229,11 @@ class ArtifactStore:
         self._check(digest, found.digest, what=f"blob {digest}")
         return found.size
 
-    def save_blob(self, digest: str, file: Path) -> int:
+    def save_blob(self, digest: str, file: Path, meter: Meter | None = None) -> int:
         """Write a blob to a new file and return its size. A file whose bytes are wrong is removed.
+
+        Args:
+            meter: meter that counts the bytes.
 
         Raises:
             MissingArtifact: no blob has this digest.
@@ -243,6 +248,8 @@ class ArtifactStore:
                     while chunk := self._read(stream):
                         hashed.update(chunk)
                         size += out.write(chunk)
+                        if meter is not None:
+                            meter.add(len(chunk))
                 self._check(digest, hashed.hexdigest(), what=f"blob {digest}")
             except errors.FinchError:
                 file.unlink(missing_ok=True)
@@ -391,6 +398,11 @@ def _parse_manifest(data: bytes, *, where: str) -> dict[str, Entry]:
     if not is_valid:
         raise errors.RefusedArtifact("is not a manifest of files", where=where)
     return entries
+
+
+def _meter(work: str, *files: Path) -> Meter:
+    """Return a meter of megabytes of files."""
+    return Meter(work, sum(file.stat().st_size for file in files), size=10**6)
 
 
 def _measure(stream: BinaryIO, copy: BinaryIO | None = None) -> Entry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from finch_hub import errors, settings
+from finch_hub import errors
 
 _FIX = "name a new folder"
 
@@ -17,7 +17,7 @@ def find_output(out: str | Path) -> Path:
         InvalidSpec: no folder is named, the folder is protected, or this user cannot write there.
     """
     refuse_unnamed(out)
-    path = Path(os.path.abspath(settings.expand_home(out)))  # noqa: PTH100 - resolve() would follow links
+    path = Path(os.path.abspath(os.path.expanduser(out)))  # noqa: PTH100, PTH111 - resolve() would follow links
     refuse_protected(path)
     parent = find_existing(path.parent)
     if not parent.is_dir():
@@ -45,7 +45,8 @@ def refuse_protected(path: Path) -> None:
         InvalidSpec: the folder is protected.
     """
     real = Path(os.path.realpath(path))
-    for name, folder in (("your home folder", settings.expand_home("~")), ("the working directory", _find_working())):
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises for users without one
+    for name, folder in (("your home folder", home), ("the working directory", _find_working())):
         if folder is None or not Path(os.path.realpath(folder)).is_relative_to(real):
             continue
         what = f"is {name}" if real == Path(os.path.realpath(folder)) else f"contains {name}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from finch_hub.formats.atomic_writes import atomic_file, atomic_folder, check_replaceable, translate_write_errors
 from finch_hub.formats.finch_record import read_record
 from finch_hub.formats.output_paths import find_existing
-from finch_hub.progress import track
+from finch_hub.progress import Meter
 from finch_hub.registry import jobs
 from finch_hub.specs.outputs import OutputPlace, StoredOutput
 
@@ -78,17 +78,18 @@ def save_output(stored: StoredOutput, out: Path, artifacts: ArtifactStore, *, re
     store = artifacts.open_output(stored.name)
     entries = store.tree(stored.digest)
     check_replaceable(out, kind=kind, replace=replace)
+    meter = Meter("MB fetched", stored.bytes, size=10**6)
     if stored.file is not None:
         with translate_write_errors(out):
             if out.is_dir():
                 out.rmdir()  # it is empty
             out.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(out) as temporary:
-                store.save_blob(entries[stored.file].digest, temporary)
+                store.save_blob(entries[stored.file].digest, temporary, meter)
     else:
         with atomic_folder(out, kind=kind, replace=replace) as folder:
-            for name, entry in track(entries.items(), "fetching files", total=len(entries)):
-                store.save_blob(entry.digest, folder / name)
+            for name, entry in entries.items():
+                store.save_blob(entry.digest, folder / name, meter)
     artifacts.remove_output(stored.name)
 
 
@@ -121,6 +122,6 @@ def _mark(folder: Path) -> str:
 def _find_boot() -> str:
     """Return the id that the kernel got when it started, or the name of a machine without one."""
     try:
-        return _BOOT_ID.read_text().strip()
+        return _BOOT_ID.read_text(encoding="utf-8").strip()
     except OSError:
         return os.uname().nodename

@@ -155,8 +155,8 @@ class Attempt:
     def _call(self, doing: str, call: Callable[[], T]) -> T:
         """Make a blocking call in another thread, and stop waiting if the attempt must stop or the call hangs.
 
-        A call that tells its progress does not hang, such as one that stores large files. A call that hangs does no harm. It writes to this attempt's folder and to the artifact store, where equal bytes
-        have equal places.
+        A call that tells its progress does not hang, such as one that stores large files. A call that hangs does no
+        harm. It writes to this attempt's folder and to the artifact store, where equal bytes have equal places.
         """
         advanced_at, stall_seconds = self._lease.elapsed(), self._settings.stall_seconds
 

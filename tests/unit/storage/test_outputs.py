@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from support import registry
 
-from finch_hub import errors
+from finch_hub import errors, progress
 from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.formats.finch_record import write_record
 from finch_hub.registry import tables
@@ -90,6 +90,17 @@ def test_output_is_fetched_whole_and_then_removed(artifacts: ArtifactStore, made
     with pytest.raises(errors.MissingArtifact):
         outputs.save_output(stored, out, artifacts, replace=True)
     assert contents(out) == contents(made)
+
+
+def test_storing_and_fetching_tell_the_bytes(
+    artifacts: ArtifactStore, tmp_path: Path, told: list[progress.Advance]
+) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "weights").write_bytes(bytes(3_000_000))
+    stored = outputs.store_output(tmp_path / "made", JOB, artifacts)
+    outputs.save_output(stored, tmp_path / "out", artifacts, replace=False)
+    for work in ("MB stored", "MB fetched"):
+        assert [advance[:3] for advance in told if advance.work == work][-1] == (work, 3, 3)
 
 
 def test_output_replaces_an_earlier_one_on_request_only(artifacts: ArtifactStore, made: Path, tmp_path: Path) -> None:
