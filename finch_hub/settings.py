@@ -54,6 +54,7 @@ class Settings(pydantic_settings.BaseSettings):
         gang_size: maximum number of jobs that are trained in one step; 1 trains each job alone.
         history_days: age in days after which ended jobs and their events are deleted; None keeps all.
         history_jobs: maximum number of ended jobs that are kept; None keeps all.
+        health_folder: folder of files whose ages tell probes of a container how its worker is; None writes none.
         allow_insecure: allow a broker or database on another machine without authentication.
 
     Raises:
@@ -87,6 +88,7 @@ class Settings(pydantic_settings.BaseSettings):
     gang_size: int = pydantic.Field(default=8, ge=1)
     history_days: float | None = pydantic.Field(default=None, gt=0)
     history_jobs: int | None = pydantic.Field(default=None, ge=0)
+    health_folder: Path | None = None
     allow_insecure: bool = False
 
     @property
