@@ -106,6 +106,7 @@ def test_the_commands_back_up_restore_and_move_a_hub(postgres_url: str, valkey_u
     try:
         run("datasets", "add", str(tmp_path / "data.jsonl"), "--name", "facts")
         lines = [words for lines in blocks(PAGES[0]) if lines != block(PAGES[0]) for words in lines]
+        lines = [words for words in lines if words[0] not in ("kubectl", "find")]  # there is no cluster
         assert sum("restore" in words for words in lines) == 2
         for words in lines:
             names = [word.partition("=")[0] for word in words if word.startswith("FINCH_")]

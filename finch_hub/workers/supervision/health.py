@@ -6,7 +6,6 @@ import contextlib
 from pathlib import Path
 
 from finch_hub import errors
-
 from finch_hub.registry import workers
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
