@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -17,7 +18,16 @@ def find_output(out: str | Path) -> Path:
         InvalidSpec: no folder is named, the folder is protected, or this user cannot write there.
     """
     refuse_unnamed(out)
-    path = Path(os.path.abspath(os.path.expanduser(out)))  # noqa: PTH100, PTH111 - resolve() would follow links
+    try:
+        path = Path(os.path.abspath(os.path.expanduser(out)))  # noqa: PTH100, PTH111 - resolve() would follow links
+        str(path).encode()  # databases store no other text
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+    except UnicodeEncodeError:
+        raise errors.InvalidSpec("is not UTF-8", where=errors.printable(str(out)), fix="choose another name") from None
+    except OSError as error:  # the name is too long, a folder may not be entered, or the working directory is gone
+        what = f"cannot be used: {error.strerror}"
+        raise errors.InvalidSpec(what, where=str(out), fix="choose another path") from None
     refuse_protected(path)
     parent = find_existing(path.parent)
     if not parent.is_dir():

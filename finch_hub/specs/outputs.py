@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pydantic
+
 from finch_hub.specs.value import Digest, NonNegativeInt, Value
 
 
@@ -28,7 +30,7 @@ class StoredOutput(Value):
         file: name of the file if the output is a single one.
     """
 
-    name: str
+    name: str = pydantic.Field(pattern=r"^[0-9A-Za-z-]+$")  # a restored backup may have any
     digest: Digest
     bytes: NonNegativeInt
     kind: str | None = None

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finch_hub import errors
 from finch_hub.formats.atomic_writes import atomic_file, atomic_folder, check_replaceable, translate_write_errors
 from finch_hub.formats.finch_record import read_record
 from finch_hub.formats.output_paths import find_existing
@@ -77,6 +78,8 @@ def save_output(stored: StoredOutput, out: Path, artifacts: ArtifactStore, *, re
     kind = stored.kind or "output"
     store = artifacts.open_output(stored.name)
     entries = store.tree(stored.digest)
+    if stored.file is not None and stored.file not in entries:
+        raise errors.MissingArtifact("file of the output", stored.file)
     check_replaceable(out, kind=kind, replace=replace)
     meter = Meter("MB fetched", stored.bytes, size=10**6)
     if stored.file is not None:

@@ -61,6 +61,7 @@ def test_the_commands_set_up_a_database_and_a_worker(postgres_url: str, valkey_u
     databases = services.Databases(tmp_path, postgres_url)
     url, log = databases.empty(), tmp_path / "log"
     addresses = {"FINCH_DATABASE_URL": url, "FINCH_BROKER_URL": valkey_url, "FINCH_ARTIFACTS_URL": str(tmp_path / "a")}
+    addresses["FINCH_HEALTH_FOLDER"] = str(tmp_path / "health")
     environment = {**os.environ, **addresses, "FINCH_HOME": str(tmp_path / "home"), "FINCH_ALLOW_INSECURE": "1"}
     command = [sys.executable, "-m", "finch_hub"]
     try:
@@ -72,6 +73,7 @@ def test_the_commands_set_up_a_database_and_a_worker(postgres_url: str, valkey_u
             listing = [*command, "worker", "list", "--json"]
             listed = subprocess.run(listing, env=environment, check=True, capture_output=True)
             assert b'"gpu-1"' in listed.stdout
+            wait_until(lambda: (tmp_path / "health" / "ready").exists(), "the probe to find the worker ready")
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(60) == 0
         finally:

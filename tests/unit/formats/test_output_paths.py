@@ -54,6 +54,18 @@ def test_folder_that_an_output_must_not_replace_is_refused_by_all_writers(out: s
     assert [path.name for path in Path.cwd().iterdir()] == ["link"]
 
 
+def test_path_that_the_system_cannot_have_is_refused(working: Path) -> None:
+    (working / "loop").symlink_to("loop")
+    for out, what in (("x" * 300, "File name too long"), ("loop/out", "symbolic links"), ("a\udcff", "is not UTF-8")):
+        with pytest.raises(errors.InvalidSpec, match=what):
+            output_paths.find_output(out)
+    (working / "loop").unlink()
+    working.rmdir()
+    with pytest.raises(errors.InvalidSpec, match="cannot be used: No such file"):
+        output_paths.find_output("relative")
+    assert output_paths.find_output("~/out").name == "out"
+
+
 def test_other_folders_become_absolute(working: Path) -> None:
     assert output_paths.find_output("new/deep") == working / "new/deep"
     assert output_paths.find_output("~/out") == working.parents[1] / "home/out"
