@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 from support import services
@@ -39,8 +41,10 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="finch")
-    yield "s3://finch/artifacts"
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # they have the address of the server of another test
+    name = f"finch-{secrets.token_hex(4)}"  # all servers of one process have the same buckets
+    boto3.client("s3").create_bucket(Bucket=name)
+    yield f"s3://{name}/artifacts"
     server.stop()
 
 
@@ -126,8 +130,9 @@ def test_outputs_reach_the_machine_of_the_submitter(
             report = merge.result()
             assert isinstance(report, MergeReport)
             assert report.out == str(tmp_path / "merged")
+            verified = verify_merge(tiny_folder, [(adapter, 1.0)], tmp_path / "merged")
             assert report.max_logit_difference is not None
-            assert verify_merge(tiny_folder, [(adapter, 1.0)], tmp_path / "merged").argmax_agreement == 1.0
+            assert max(report.max_logit_difference, verified.max_logit_difference) < 1e-3
             assert merge.result() == report, "it was fetched before"
             with pytest.raises(errors.MissingArtifact, match="no stored output of job"):
                 merge.save(tmp_path / "again")
