@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -79,6 +80,23 @@ def test_output_that_a_worker_elsewhere_made_is_saved_once(run: Run, database: D
     other = run("quantize", "medical", "--detach", "--json").json
     registry.succeed(database, registry.claimed(database, job_id=other["id"]), report=report)
     assert "has no output: it is a job of kind quantize" in run("jobs", "save", other["id"]).err
+
+
+def test_jobs_are_listed_and_shown_with_their_owner(run: Run, database: Database) -> None:
+    ada, ben, unknown = (registry.submit(database, owner=owner) for owner in ("ada", "ben", ""))
+    assert {job["id"]: job["owner"] for job in run("jobs", "list", "--json").json} == {
+        ada.id: "ada",
+        ben.id: "ben",
+        unknown.id: "",
+    }
+    listed = run("jobs", "list", "--owner", "ada").out
+    assert "owner" in listed
+    assert ada.id in listed
+    assert ben.id not in listed
+    assert run("jobs", "list", "--owner", "nobody", "--json").json == []
+    assert re.search(r"owner +ben", run("jobs", "show", ben.id).out)
+    assert run("jobs", "show", ben.id, "--json").json["owner"] == "ben"
+    assert "owner" not in run("jobs", "show", unknown.id).out
 
 
 def test_job_whose_version_was_deleted_is_shown(run: Run, database: Database) -> None:
