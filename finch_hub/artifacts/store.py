@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import json
@@ -19,12 +20,14 @@ from typing import Any, BinaryIO, Protocol
 from finch_hub import errors
 from finch_hub.artifacts.files import Files, LocalFiles, ObjectFiles
 from finch_hub.formats.atomic_writes import is_disk_full, remove_abandoned, scratch_folder
+from finch_hub.progress import Meter
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 _MAX_MANIFEST = 2**20
 _MAX_MARKER = 1024
 _UNUSED_SECONDS = 30 * 86_400.0
+_OUTPUTS = "outputs"
 
 MARKER = "finch-deployment"
 """File of a store that names the deployment that the store belongs to."""
@@ -73,7 +76,7 @@ class ArtifactStore:
 
     def __init__(self, url: str, *, cache: Path, guard: Guard | None = None) -> None:
         self._files, self.name = _open(url)
-        self._cache, self._guard = cache, guard
+        self._cache, self._guard, self._marked = cache, guard, self
 
     def check(self, *, again: bool = False, writes: bool = False) -> None:
         """Check that this is the right store.
@@ -83,7 +86,7 @@ class ArtifactStore:
             writes: whether to write a small file, too.
         """
         if self._guard is not None:
-            self._guard.check(self, again=again)
+            self._guard.check(self._marked, again=again)
         if writes:
             probe = f"tmp/{secrets.token_hex(8)}"
             with self._translate_errors():
@@ -131,7 +134,7 @@ class ArtifactStore:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         self.check()
         with self._translate_errors():
-            self._files.put_file(blob_path(digest), file)
+            self._files.put_file(blob_path(digest), file, _meter("MB stored", file))
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -176,11 +179,13 @@ class ArtifactStore:
         """
         self.check()
         entries: dict[str, Entry] = {}
-        for path in _regular_files(folder):
+        files = _regular_files(folder)
+        meter = _meter("MB stored", *files)
+        for path in files:
             with path.open("rb") as stream:
                 entry = _measure(stream)
             with self._translate_errors():
-                self._files.put_file(blob_path(entry.digest), path)
+                self._files.put_file(blob_path(entry.digest), path, meter)
             entries[path.relative_to(folder).as_posix()] = entry
         manifest = {name: [entry.digest, entry.size] for name, entry in sorted(entries.items())}
         return self.put_manifest(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode())
@@ -226,8 +231,11 @@ class ArtifactStore:
         self._check(digest, found.digest, what=f"blob {digest}")
         return found.size
 
-    def save_blob(self, digest: str, file: Path) -> int:
+    def save_blob(self, digest: str, file: Path, meter: Meter | None = None) -> int:
         """Write a blob to a new file and return its size. A file whose bytes are wrong is removed.
+
+        Args:
+            meter: meter that counts the bytes.
 
         Raises:
             MissingArtifact: no blob has this digest.
@@ -242,6 +250,8 @@ class ArtifactStore:
                     while chunk := self._read(stream):
                         hashed.update(chunk)
                         size += out.write(chunk)
+                        if meter is not None:
+                            meter.add(len(chunk))
                 self._check(digest, hashed.hexdigest(), what=f"blob {digest}")
             except errors.FinchError:
                 file.unlink(missing_ok=True)
@@ -280,6 +290,24 @@ class ArtifactStore:
             with contextlib.suppress(OSError):
                 if time.time() - folder.stat().st_mtime > unused_seconds:
                     shutil.rmtree(folder)
+
+    def open_output(self, name: str) -> ArtifactStore:
+        """Return the store of one output, below this one. Its artifacts are removed together."""
+        output = copy.copy(self)
+        output._files, output.name = self._files.below(f"{_OUTPUTS}/{name}"), f"{self.name}/{_OUTPUTS}/{name}"
+        return output
+
+    def list_outputs(self) -> list[str]:
+        """Return the names of the outputs."""
+        self.check()
+        with self._translate_errors():
+            return self._files.list_folders(_OUTPUTS)
+
+    def remove_output(self, name: str) -> None:
+        """Remove all artifacts of an output. Ignore a missing one."""
+        self.check()
+        with self._translate_errors():
+            self._files.remove_folder(f"{_OUTPUTS}/{name}")
 
     def remove(self, digest: str) -> None:
         """Remove a blob, even if a tree refers to it. Ignore a missing one."""
@@ -381,6 +409,11 @@ def _parse_manifest(data: bytes, *, where: str) -> dict[str, Entry]:
     if not is_valid:
         raise errors.RefusedArtifact("is not a manifest of files", where=where)
     return entries
+
+
+def _meter(work: str, *files: Path) -> Meter:
+    """Return a meter of megabytes of files."""
+    return Meter(work, sum(file.stat().st_size for file in files), size=10**6)
 
 
 def _measure(stream: BinaryIO, copy: BinaryIO | None = None) -> Entry:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.formats.finch_record import read_record
+from finch_hub.formats.output_paths import refuse_protected
 from finch_hub.specs.options import write_options
 
 
@@ -43,6 +44,7 @@ def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Pa
         replace: whether an earlier folder of this kind may be replaced.
 
     Raises:
+        InvalidSpec: the path is the working directory, the user's home, or contains them.
         Conflict: the path exists and may not be replaced.
         Unavailable: the disk is full or the path cannot be written.
     """
@@ -110,8 +112,10 @@ def check_replaceable(out: Path, *, kind: str, replace: bool) -> None:
     """Check that a folder of this kind may be written at a path.
 
     Raises:
+        InvalidSpec: the path is the working directory, the user's home, or contains them.
         Conflict: the path exists and may not be replaced.
     """
+    refuse_protected(out)
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
         return
     if read_record(out).get("made") != kind:

@@ -211,6 +211,12 @@ def select_unfinished(session: Session, ids: Collection[str]) -> set[str]:
     return set(session.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_(None))))
 
 
+def select_recent(session: Session, ids: Collection[str], *, seconds: float) -> set[str]:
+    """Return the ids of jobs that exist and have not ended, or not before this many seconds."""
+    is_recent = sa.or_(jobs.c.finished_at.is_(None), jobs.c.finished_at > later(-seconds))
+    return set(session.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(ids), is_recent)))
+
+
 def list_events(session: Session, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
     """Return the events of a job with numbers above `after`, in order."""
     insert_events(session)

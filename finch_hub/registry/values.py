@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 
 from finch_hub.specs.bases import BaseDescription
-from finch_hub.specs.jobs import Digest, Job, JobSpec, Label, Requirements
-from finch_hub.specs.value import JsonObject, NonNegativeInt, Value
+from finch_hub.specs.jobs import Job, JobSpec, Label, Requirements
+from finch_hub.specs.value import Digest, JsonObject, NonNegativeInt, Value
 
 DeviceKind = Literal["cpu", "cuda"]
 VersionKind = Literal["train", "compose", "import", "quantize"]

@@ -14,6 +14,7 @@ from finch_hub.workers.embedded import home
 from finch_hub.workers.messaging.dispatcher import Dispatcher
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt_source import AttemptSource
+from finch_hub.workers.supervision.health import HealthFiles
 from finch_hub.workers.supervision.slots import Slots
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
@@ -50,6 +51,7 @@ class Maintenance:
         self._entry, self._stores, self._folders = entry, stores, folders
         self._slots, self._attempt_source, self._dispatcher = slots, attempt_source, dispatcher
         self._is_on_demand, self._end_worker, self._settings = is_on_demand, end_worker, stores.settings
+        self._health = HealthFiles(stores.settings.health_folder)
         self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = self._answered_at = clock.elapsed()
         self._prune_at = self._tidy_at = 0.0
@@ -77,6 +79,7 @@ class Maintenance:
         settings = self._settings
         while not self._closed.is_set():
             try:
+                self._health.report_alive()
                 self._look(clock.elapsed())
             except errors.FinchError as error:
                 log.warning("action=maintenance error=%s", error)
@@ -116,6 +119,7 @@ class Maintenance:
             log.error("action=heartbeat error=%s", error)
             requested = "stopping"
         self._attempt_source.is_draining = requested != "active"
+        self._health.report_ready(requested == "active" and self._attempt_source.readiness.remark is None)
         if requested == "stopping" or (requested == "draining" and not self._slots.are_busy):
             self._end_worker()
 
