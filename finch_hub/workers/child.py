@@ -43,7 +43,7 @@ from finch_hub.progress import listen
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.channel import Channel, Stopped
-from finch_hub.workers.supervision import fault_points
+from finch_hub.workers.supervision import descendants, fault_points
 
 # Another machine, or this one in a minute, may have room or a disk that works. A wrong specification stays wrong.
 _OF_MACHINE = frozenset(
@@ -145,6 +145,7 @@ def _listen(orders: IO[bytes], channel: Channel, inbox: queue.SimpleQueue[dict[s
             channel.members = {job["job_id"]: channel.member(job["job_id"], Path(job["workdir"])) for job in jobs}
             inbox.put(message)
     # The supervisor is gone. No process may be left, whatever the main thread does.
+    descendants.kill(lambda: descendants.find(os.getpid()))
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
@@ -156,6 +157,7 @@ def main() -> None:
     # Handlers that do nothing are not passed on to programs that a plugin starts, as an ignored signal would be.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
+    descendants.adopt()
     messages = os.fdopen(int(sys.argv[1]), "wb")
     orders = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a plugin that reads standard input finds it empty

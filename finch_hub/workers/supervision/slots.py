@@ -49,7 +49,10 @@ class Slot:
         return Child({**self.device.environment, "FINCH_HOME": home}, orphan_cleanup=self._orphan_cleanup)
 
     def keep_child(self, child: Child | None) -> None:
-        """Keep the child that an attempt left, if any."""
+        """Keep the child that an attempt left, if any. One with descendants ends: they may be of the ended job."""
+        if child is not None and child.has_descendants:
+            child.kill()
+            child = None
         self.child = child
         if child is not None:
             child.idle_since = clock.elapsed()
