@@ -188,8 +188,17 @@ class Fleet:
     def start(
         self, name: str = "one", *, slots: int = 1, labels: Sequence[str] = (), ready: bool = True, **environment: str
     ) -> WorkerProcess:
-        """Start a worker. `environment` adds variables, with names in capitals."""
-        changed = {**self.environment, **{key.upper(): value for key, value in environment.items()}}
+        """Start a worker. `environment` adds variables, with names in capitals.
+
+        It has a home of its own, so that several can use the one CPU. They share the folder of their work.
+        """
+        home = self.folder / "homes" / str(len(self.workers))
+        home.mkdir(parents=True)
+        work = self.settings.work
+        work.mkdir(parents=True, exist_ok=True)
+        (home / work.name).symlink_to(work)
+        changed = {**self.environment, "FINCH_HOME": str(home)}
+        changed |= {key.upper(): value for key, value in environment.items()}
         worker = WorkerProcess(name, changed, self.folder / f"{name}.log", slots=slots, labels=labels)
         self.workers.append(worker)
         if ready:

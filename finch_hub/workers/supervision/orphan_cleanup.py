@@ -12,8 +12,8 @@ from finch_hub.workers.supervision import descendants
 
 # A shell, since it is small. Its own session keeps it from signals to the worker. It reads process groups from a pipe.
 # The kernel closes the pipe when the worker ends, and then the shell kills the groups that are left. A service manager
-# signals this process too, and the worker is still there then. Descendants that left their group are found by a variable
-# of their environment, as far as there is a /proc. Some may start others meanwhile, so it looks several times.
+# signals this process too, and the worker is still there then. Descendants that left their group are found by a
+# variable of their environment, where there is a /proc. Some may start others meanwhile, so it looks several times.
 _SCRIPT = f"""
 trap '' TERM INT HUP
 groups=
