@@ -39,6 +39,7 @@ from typing import IO, Any
 
 from finch_hub import errors
 from finch_hub.engine.training.interruption import Interrupted
+from finch_hub.formats.atomic_writes import write_for
 from finch_hub.progress import listen
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import kinds
@@ -59,7 +60,7 @@ def run(message: dict[str, Any], channel: Channel) -> bool:
     try:
         fault_points.reach("child.begin")
         kind = kinds.kind_of(message["kind"])
-        with listen(channel.advance):
+        with listen(channel.advance), write_for(message["job_id"]):
             outcome: Value = kind.execute(kind.order.of(message["order"], subject=f"{kind.name} order"), channel)
         fault_points.reach("child.end")
         _send_end(channel, outcome, warm_base=channel.bases.key)
