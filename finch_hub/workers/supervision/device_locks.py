@@ -170,6 +170,7 @@ def _read_owner(file: Path) -> Owner | None:
 
 def _is_alive(owner: Owner) -> bool:
     try:
-        return abs(psutil.Process(owner.pid).create_time() - owner.started) < 1
+        started: float = psutil.Process(owner.pid).create_time()
     except psutil.Error:
         return False
+    return abs(started - owner.started) < 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,12 +72,16 @@ def test_descendants_of_an_ended_process_are_found_by_their_mark(family: subproc
 
 
 def test_kill_gives_up_a_process_that_does_not_end(family: subprocess.Popen[bytes]) -> None:
-    stubborn = psutil.Process(os.getpid())
     calls = []
 
-    class Stubborn(psutil.Process):
-        def kill(self) -> None:
-            calls.append(signal.SIGKILL)
+    class Stubborn:
+        pid = family.pid
 
-    descendants.kill(lambda: [Stubborn(stubborn.pid)])
+        def kill(self) -> None:
+            calls.append("kill")
+
+        def wait(self, timeout: float) -> None:
+            raise psutil.TimeoutExpired(timeout)
+
+    descendants.kill(lambda: [Stubborn()])
     assert calls
