@@ -70,7 +70,7 @@ def _logits(folder: Path, adapters: Sequence[tuple[Path, float]]) -> list[torch.
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(devices=[]):  # PEFT draws initial weights
         if adapters:
             model = _add_adapters(model, _dequantize(adapters, Path(scratch)))
     model.eval()
