@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import errno
 import fcntl
 import glob
@@ -14,9 +15,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finch_hub import errors
-from finch_hub.formats.finch_record import read_record
+from finch_hub.formats.finch_record import read_record, sign_record
 from finch_hub.formats.output_paths import refuse_protected
 from finch_hub.specs.options import write_options
+
+_job_id = contextvars.ContextVar[str | None]("job_id", default=None)
+
+
+@contextlib.contextmanager
+def write_for(job_id: str) -> Iterator[None]:
+    """Let atomic folders belong to a job: each names it in its ``finch.json``, and the job may replace it.
+
+    An earlier attempt of the job may have published the folder without telling it. A folder that anybody else has
+    published since is kept.
+    """
+    token = _job_id.set(job_id)
+    try:
+        yield
+    finally:
+        _job_id.reset(token)
 
 
 @contextlib.contextmanager
@@ -41,7 +58,7 @@ def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Pa
     Args:
         out: the final folder, missing or empty.
         kind: what the folder holds; only a folder of the same kind is replaced.
-        replace: whether an earlier folder of this kind may be replaced.
+        replace: whether an earlier folder of this kind may be replaced. One of the same job always may.
 
     Raises:
         InvalidSpec: the path is the working directory, the user's home, or contains them.
@@ -60,6 +77,8 @@ def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Pa
     try:
         with translate_write_errors(out):
             yield folder
+            if (job_id := _job_id.get()) is not None:
+                sign_record(folder, job_id)
             _flush(folder)
             _publish(folder, out, kind=kind, replace=replace)
     finally:
@@ -118,9 +137,10 @@ def check_replaceable(out: Path, *, kind: str, replace: bool) -> None:
     refuse_protected(out)
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
         return
-    if read_record(out).get("made") != kind:
+    record = read_record(out)
+    if record.get("made") != kind:
         raise errors.Conflict(f"the path {out} exists and is not an earlier {kind} (choose another path or delete it)")
-    if not replace:
+    if not replace and (_job_id.get() is None or record.get("job") != _job_id.get()):
         fix = f"choose another path, or replace it: {write_options({'replace': True})}"
         raise errors.Conflict(f"the path {out} holds an earlier {kind} ({fix})")
 

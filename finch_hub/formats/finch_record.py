@@ -16,6 +16,12 @@ def write_record(folder: Path, kind: str, record: Mapping[str, Any]) -> None:
     (folder / RECORD).write_text(text, encoding="utf-8")
 
 
+def sign_record(folder: Path, job_id: str) -> None:
+    """Add the job that wrote a folder to its record, if it has one."""
+    if record := {**read_record(folder)}:
+        write_record(folder, record.pop("made", ""), {**record, "job": job_id})
+
+
 def read_record(folder: Path) -> Mapping[str, Any]:
     """Return a folder's record, empty if it cannot be read."""
     try:

@@ -417,17 +417,15 @@ def _get_by_key(session: Session, keys: set[str | None]) -> dict[str | None, Job
 
 def _newest_retries(session: Session, ids: Sequence[str]) -> tuple[str, ...]:
     """Return the newest retry of each job, or the job itself if it has none."""
-    retries = []
-    for job_id in ids:
-        newest = job_id
-        while (
-            retry_id := session.scalar(
-                sa.select(jobs.c.id).where(jobs.c.retry_of == newest).order_by(jobs.c.number.desc()).limit(1)
-            )
-        ) is not None:
-            newest = retry_id
-        retries.append(newest)
-    return tuple(retries)
+    first = sa.select(jobs.c.id.label("first_id"), jobs.c.id, jobs.c.number).where(jobs.c.id.in_(ids))
+    chain = first.cte(recursive=True)  # one statement, however often a job was tried again
+    retries = sa.select(chain.c.first_id, jobs.c.id, jobs.c.number).join(chain, jobs.c.retry_of == chain.c.id)
+    chain = chain.union_all(retries)
+    newest = sa.select(chain.c.first_id, sa.func.max(chain.c.number).label("number")).group_by(chain.c.first_id)
+    last = newest.subquery()
+    rows = session.execute(sa.select(last.c.first_id, jobs.c.id).join(jobs, jobs.c.number == last.c.number))
+    newest_of = {row.first_id: row.id for row in rows}
+    return tuple(newest_of[job_id] for job_id in ids)
 
 
 def _recent_ids(session: Session) -> list[str]:

@@ -42,12 +42,13 @@ from typing import IO, Any
 
 from finch_hub import errors
 from finch_hub.engine.training.interruption import Interrupted
+from finch_hub.formats.atomic_writes import write_for
 from finch_hub.progress import listen
 from finch_hub.specs.jobs import Job
 from finch_hub.specs.value import Value
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.channel import Channel, Stopped
-from finch_hub.workers.supervision import fault_points
+from finch_hub.workers.supervision import descendants, fault_points
 
 # Another machine, or this one in a minute, may have room or a disk that works. A wrong specification stays wrong.
 _OF_MACHINE = frozenset(
@@ -63,7 +64,7 @@ def run(message: dict[str, Any], channel: Channel) -> bool:
     try:
         fault_points.reach("child.begin")
         kind = kinds.kind_of(message["kind"])
-        with listen(channel.advance):
+        with listen(channel.advance), write_for(message["job_id"]):
             outcome: Value = kind.execute(kind.order.of(message["order"], subject=f"{kind.name} order"), channel)
         fault_points.reach("child.end")
         _send_end(channel, outcome, warm_base=channel.bases.key)
@@ -161,6 +162,7 @@ def _listen(orders: IO[bytes], channel: Channel, inbox: queue.SimpleQueue[dict[s
             channel.members = {job["job_id"]: channel.member(job["job_id"], Path(job["workdir"])) for job in jobs}
             inbox.put(message)
     # The supervisor is gone. No process may be left, whatever the main thread does.
+    descendants.kill(lambda: descendants.find(os.getpid()))
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
@@ -175,6 +177,7 @@ def main() -> None:
     # Handlers that do nothing are not passed on to programs that a plugin starts, as an ignored signal would be.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
+    descendants.adopt()
     messages = os.fdopen(int(sys.argv[1]), "wb")
     orders = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a plugin that reads standard input finds it empty

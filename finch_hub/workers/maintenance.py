@@ -118,6 +118,9 @@ class Maintenance:
         except errors.Conflict as error:
             log.error("action=heartbeat error=%s", error)
             requested = "stopping"
+        if requested == "active" and self._is_on_demand and self._slots.are_wanted():
+            log.info("action=hand_over worker=%s", self._entry.id)
+            requested = "draining"
         self._attempt_source.is_draining = requested != "active"
         self._health.report_ready(requested == "active" and self._attempt_source.readiness.remark is None)
         if requested == "stopping" or (requested == "draining" and not self._slots.are_busy):

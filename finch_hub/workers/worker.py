@@ -55,6 +55,7 @@ class Worker:
 
     Raises:
         InvalidSpec: settings are refused, or a name, queue or label is not valid.
+        Conflict: other workers of the home have all devices of this machine.
         AccessDenied: database or broker rejected the password.
         SchemaMismatch: database and code have different schemas.
     """
@@ -86,7 +87,7 @@ class Worker:
             log.warning("action=plugins error=%s", problem)
         self.name = name or f"{find_hostname()}-{os.getpid()}"
         self._folders = WorkFolders(settings.work)
-        self._slots = Slots(settings, slots, queues=queues, labels=labels, worker=self.name)
+        self._slots = Slots(settings, slots, queues=queues, labels=labels, worker=self.name, is_on_demand=is_on_demand)
         self._attempt_source = AttemptSource(self.name, self._stores, self._folders)
         with self._stores.database.read() as session:
             self._app = celery_app.make_app(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import sqlalchemy as sa
-from support.fleet import wait_until
+from support.fleet import WorkerProcess, wait_until
 
 from finch_hub import settings as settings_module
 from finch_hub.artifacts.store import ArtifactStore
@@ -74,7 +75,9 @@ class Home:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    made = Home(settings_module.load(home=tmp_path / "home", idle_seconds=3.0, sweep_seconds=1.0))
+    made = Home(
+        settings_module.load(home=tmp_path / "home", idle_seconds=3.0, sweep_seconds=1.0, heartbeat_seconds=0.5)
+    )
     yield made
     made.dispatcher.close()
     made.database.close()
@@ -131,6 +134,39 @@ def test_train_compose_and_merge_end_to_end(home: Home, tiny_folder: Path, tmp_p
     assert len(broker) == 1
     assert [c for c in broker[0].net_connections() if c.status == "LISTEN" and c.laddr and len(c.laddr) == 2] == []
     wait_until(lambda: not home.processes(), "worker and broker to leave when idle", 60.0, home.log)
+
+
+def test_foreground_worker_takes_the_device_over_after_the_current_job(
+    home: Home, tiny_folder: Path, tmp_path: Path
+) -> None:
+    examples = [Example.of_pair(f"What do birds eat on day {n}?", "They eat seeds.") for n in range(24)]
+    digest = home.artifacts.put(dump_examples(examples))
+    base = BaseModelSource(source=str(tiny_folder))
+    long = TrainSpec(adapter="long", base=base, train=digest, training=TRAINING.evolve(epochs=100))
+    short = long.evolve(adapter="short", training=TRAINING)
+    first = home.submit(long)
+    wait_until(lambda: home.job(first).state is JobState.RUNNING, "the first job to run", report=home.log)
+    environment = {"FINCH_HOME": str(home.settings.home)}
+    foreground = WorkerProcess("foreground", environment, tmp_path / "foreground.log")
+    try:
+        wait_until(
+            lambda: "action=wait" in foreground.text, "the second worker to wait", report=lambda: foreground.text
+        )
+        assert "finishes its current jobs first" in foreground.text
+        second = home.submit(short)
+        assert home.wait(first).state is JobState.SUCCEEDED
+        assert home.wait(second).worker == "foreground"
+        wait_until(lambda: home_worker.read_record(home.settings) is None, "the worker on demand to end")
+        assert home.wait(home.submit(short)).worker == "foreground"
+        assert home_worker.read_record(home.settings) is None, "none was started beside it"
+        with home.database.read() as session:
+            assert [attempt.outcome for attempt in jobs.list_attempts(session, first)] == ["succeeded"]
+    finally:
+        foreground.send(signal.SIGTERM)
+        assert foreground.wait() == 0
+    assert home.wait(home.submit(short)).worker != "foreground"
+    assert home_worker.stop(home.settings)
+    wait_until(lambda: not home.processes(), "everything to end")
 
 
 def test_one_worker_serves_clients_that_start_it_at_once(home: Home) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
@@ -102,6 +103,27 @@ def test_descendant_of_a_dead_child_ends_with_its_worker(workers: Fleet) -> None
     worker.send(signal.SIGKILL)
     worker.wait()
     wait_until(lambda: not _members(child), "the descendant to be killed")
+
+
+@pytest.mark.parametrize("end", ["success", "kill of the child", "cancel", "kill of the worker"])
+def test_daemon_that_a_job_started_ends_with_its_attempt(workers: Fleet, end: str) -> None:
+    """It left its process group and its parent, so it outlived every way in which an attempt can end."""
+    worker = workers.start()
+    job = workers.probe("daemon", seconds=0 if end == "success" else 60, once=True)
+    file = Path(f"{workers.job(job).spec['out']}.daemon")
+    wait_until(lambda: file.exists() and file.read_text() != "", "the daemon to start")
+    daemon = int(file.read_text())
+    match end:
+        case "kill of the child":
+            os.kill(workers.runs_of(job)[0], signal.SIGKILL)
+        case "cancel":
+            workers.cancel(job)
+        case "kill of the worker":
+            worker.send(signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(daemon), "the daemon to be killed")
+    if end != "kill of the worker":
+        workers.wait(job)
+        assert workers.wait(workers.probe()).state is JobState.SUCCEEDED
 
 
 def test_second_worker_with_a_name_is_refused_unless_the_first_was_killed(workers: Fleet) -> None:

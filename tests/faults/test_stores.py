@@ -117,7 +117,8 @@ def test_artifact_that_every_worker_lacks_fails_the_job(workers: Fleet) -> None:
     lost = [path for path in (workers.folder / "artifacts" / "blobs").rglob("*") if path.is_file()]
     for path in lost:
         path.unlink()
-    shutil.rmtree(workers.folder / "home" / "cache", ignore_errors=True)
+    for folder in workers.settings.cache.iterdir():
+        shutil.rmtree(folder)
     job = workers.probe()
     failed = workers.wait(job)
     assert failed.state is JobState.FAILED

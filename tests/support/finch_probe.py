@@ -29,9 +29,9 @@ class Parameters(Value):
 
     """
 
-    action: Literal["nothing", "sleep", "raise", "exit", "segfault", "hang", "eat", "orphan", "print", "leak"] = (
-        "nothing"
-    )
+    action: Literal[
+        "nothing", "sleep", "raise", "exit", "segfault", "hang", "eat", "orphan", "print", "leak", "daemon"
+    ] = "nothing"
     seconds: float = 0.0
     once: str | None = None
     afterwards: float = 0.0
@@ -43,7 +43,7 @@ def write(adapter: Path, base: Path | None, out: Path, parameters: Parameters) -
     with (out.parent / f"{out.name}.pids").open("a") as pids:
         pids.write(f"{os.getpid()} {time.time()}\n")
     if parameters.once is None or _create(Path(parameters.once)):
-        _act(parameters)
+        _act(parameters, out)
     else:
         time.sleep(parameters.afterwards)
     out.write_text("done")
@@ -58,7 +58,20 @@ def _create(path: Path) -> bool:
     return True
 
 
-def _act(parameters: Parameters) -> None:
+def start_daemon(out: Path) -> None:
+    """Start a process that leaves its group and its parent, as daemons do, and write its process id."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            Path(f"{out}.daemon").write_text(str(os.getpid()))
+            time.sleep(3600)
+        os._exit(0)
+    os.wait()
+    while not Path(f"{out}.daemon").exists():
+        time.sleep(0.01)
+
+
+def _act(parameters: Parameters, out: Path) -> None:
     match parameters.action:
         case "sleep":
             end = time.monotonic() + parameters.seconds
@@ -82,6 +95,9 @@ def _act(parameters: Parameters) -> None:
             if os.fork() == 0:
                 time.sleep(3600)
             os._exit(9)
+        case "daemon":
+            start_daemon(out)
+            time.sleep(parameters.seconds)
         case "leak":
             raise RuntimeError(f"cannot reach {os.environ['FINCH_BROKER_URL']} or {os.environ['FINCH_DATABASE_URL']}")
         case "print":

@@ -188,8 +188,17 @@ class Fleet:
     def start(
         self, name: str = "one", *, slots: int = 1, labels: Sequence[str] = (), ready: bool = True, **environment: str
     ) -> WorkerProcess:
-        """Start a worker. `environment` adds variables, with names in capitals."""
-        changed = {**self.environment, **{key.upper(): value for key, value in environment.items()}}
+        """Start a worker. `environment` adds variables, with names in capitals.
+
+        It has a home of its own, so that several can use the one CPU. The folders in these homes are shared.
+        """
+        home = self.folder / "homes" / str(len(self.workers))
+        home.mkdir(parents=True)
+        for shared in (self.settings.work, self.settings.cache):
+            shared.mkdir(parents=True, exist_ok=True)
+            (home / shared.name).symlink_to(shared)
+        changed = {**self.environment, "FINCH_HOME": str(home)}
+        changed |= {key.upper(): value for key, value in environment.items()}
         worker = WorkerProcess(name, changed, self.folder / f"{name}.log", slots=slots, labels=labels)
         self.workers.append(worker)
         if ready:
@@ -222,6 +231,10 @@ class Fleet:
             out.parent.mkdir(exist_ok=True)
         spec = ExportSpec(adapter=self._adapter(), format="probe", out=str(out), parameters=parameters)
         return self.submit(spec, send_message=send_message, **options)
+
+    def export(self, out: Path) -> str:
+        """Submit a job that writes the adapter of the probes in PEFT's format."""
+        return self.submit(ExportSpec(adapter=self._adapter(), format="peft", out=str(out)))
 
     def probes(self, count: int) -> list[str]:
         """Submit several probes that do nothing, in one transaction."""

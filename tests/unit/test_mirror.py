@@ -89,6 +89,7 @@ EXERCISED_IN = {
 # Test files of more than one module, or of none.
 OTHERS = {
     "engine/test_public_names",
+    "engine/test_state_of_the_caller",
     "hub/test_typed_options",
     "plugins/resolvers/test_resolvers",
     "plugins/strategies/test_strategies",

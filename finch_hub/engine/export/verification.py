@@ -70,7 +70,8 @@ def _logits(folder: Path, adapters: Sequence[tuple[Path, float]]) -> list[torch.
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    with scratch_folder(temporary_place()) as scratch:
+    # PEFT draws initial weights.
+    with scratch_folder(temporary_place()) as scratch, torch.random.fork_rng(devices=[]):
         if adapters:
             model = _add_adapters(model, _dequantize(adapters, scratch))
     model.eval()

@@ -14,9 +14,14 @@ _GROUPS = Path("/sys/fs/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
 
 
+def list_logical_cores() -> list[int]:
+    """Return the numbers of the logical cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def count_physical_cores() -> int:
     """Count the physical cores that this process may use; hyper-threads share a core's arithmetic units."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    allowed = list_logical_cores()
     try:
         # The hyper-threads of a core have the same list. psutil counts the cores of the whole machine.
         cores = len({(_CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_bytes() for cpu in allowed})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 import os
 import shutil
 import socket
@@ -129,7 +130,8 @@ def _kill(path: Path) -> None:
     """Kill the server of a socket that does not answer. Without its socket nobody could end it later."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if str(path) in process.cmdline():
+            command = process.cmdline()
+            if ("--unixsocket", str(path)) in itertools.pairwise(command):  # not a client of the socket
                 process.kill()
                 process.wait(_START_SECONDS)
 

@@ -13,8 +13,8 @@ from finch_hub import errors
 def current() -> str:
     """Return a hash of this package on disk, of the installed plugins, and of the Python environment."""
     package = Path(errors.__file__).parent
-    # Not the executable: python, python3 and python3.11 of one environment run the same code.
-    digest = hashlib.sha256(f"{sys.prefix} {sys.version}".encode())
+    # Not the executable: python, python3 and python3.11 of one environment run the same code. Links to it are followed.
+    digest = hashlib.sha256(f"{Path(sys.prefix).resolve()} {sys.version}".encode())
     for file in sorted(package.rglob("*.py")):
         status = file.stat()
         digest.update(f"{file.relative_to(package)} {status.st_size} {status.st_mtime_ns}\n".encode())

@@ -19,6 +19,7 @@ from finch_hub import errors
 from finch_hub.settings import Settings
 from finch_hub.specs.value import JsonObject
 from finch_hub.workers.embedded import broker, code_version, home
+from finch_hub.workers.supervision import device_locks
 
 _STARTING = "worker.starting"
 _ENDING = "worker.ending"
@@ -29,6 +30,8 @@ _REASON_BYTES = 4096  # of the log's end
 
 def ensure(settings: Settings, *, code: str | None = None) -> None:
     """Start the home's worker in the background, unless one with this code runs. Replace one with other code.
+
+    None is started beside a worker that a person started in this home, since that one has the devices.
 
     Callers that ask often pass `code`, the result of :func:`code_version.current`.
 
@@ -41,6 +44,9 @@ def ensure(settings: Settings, *, code: str | None = None) -> None:
         if running.get("code", code) == (code or code_version.current()):
             return
         _request_end(running, settings)  # it hands its jobs back and ends, and the new worker waits for its lock
+    if device_locks.find_owner(settings) is not None:
+        (settings.home / _STARTING).unlink(missing_ok=True)
+        return
     failures = 0
     if (age := _measure_start(settings)) is not None:
         failures = _read_start(settings).get("failures", 0) + 1
@@ -118,6 +124,9 @@ def note_ready(settings: Settings) -> None:
 
 def find_failure(settings: Settings) -> str | None:
     """Return why the home's worker could not start the last time, None if it could, or if that is not known yet."""
+    if (owner := device_locks.find_owner(settings)) is not None:
+        is_of_other = owner.work != settings.work.name
+        return f"{owner} has the devices of this home, and serves another database (stop it)" if is_of_other else None
     age = _measure_start(settings)
     if age is None or read_record(settings) is not None:
         return None

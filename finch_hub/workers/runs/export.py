@@ -42,9 +42,6 @@ def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> Export
     format_ = stores.catalog.export_formats[spec.format]
     version, folder = inputs.fetch_version(spec.adapter, stores)
     parameters = complete_parameters(format_, spec.parameters, version)
-    # An earlier attempt of this job may have published the folder without telling it.
-    if job.fence > 1 and "replace" in format_.parameters.model_fields:
-        parameters = parameters.evolve(replace=True)
     return ExportOrder(
         spec=spec.evolve(parameters=parameters.model_dump(mode="json")),
         adapter=folder,

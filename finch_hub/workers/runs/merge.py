@@ -39,8 +39,6 @@ class MergeOrder(Value):
 def prepare(spec: MergeSpec, job: Job, stores: Stores, workdir: Path) -> MergeOrder:
     """Fetch the adapters."""
     base, folders = inputs.fetch_files([parent.adapter for parent in spec.parents], stores)
-    # An earlier attempt of this job may have published the folder without telling it.
-    spec = spec.evolve(replace=spec.replace or job.fence > 1)
     return MergeOrder(
         spec=spec,
         base=model_cache.order_base_of(base, stores),

@@ -14,13 +14,21 @@ from finch_hub.engine.machine import container
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
-    """A device that can run jobs. Its memory, in bytes, is that of the graphics card or of the machine."""
+    """A device that can run jobs. Its memory, in bytes, is that of the graphics card or of the machine.
+
+    Attributes:
+        parts: names, unique on this machine, of what only one worker may use: the card, or the cores.
+    """
 
     kind: Literal["cpu", "cuda"]
     index: int
     name: str
     memory_bytes: int
     free_bytes: int
+    parts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "cpu" if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -50,6 +58,7 @@ def find_cpu() -> Device:
         name=platform.processor() or platform.machine(),
         memory_bytes=limit,
         free_bytes=min(limit, psutil.virtual_memory().available),
+        parts=tuple(f"core-{core}" for core in container.list_logical_cores()),
     )
 
 
@@ -68,7 +77,16 @@ def _cuda_devices() -> tuple[Device, ...]:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             name = pynvml.nvmlDeviceGetName(handle)
-            found.append(Device(kind="cuda", index=index, name=name, memory_bytes=memory.total, free_bytes=memory.free))
+            found.append(
+                Device(
+                    kind="cuda",
+                    index=index,
+                    name=name,
+                    memory_bytes=memory.total,
+                    free_bytes=memory.free,
+                    parts=(f"card-{pynvml.nvmlDeviceGetUUID(handle)}",),
+                )
+            )
     finally:
         pynvml.nvmlShutdown()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

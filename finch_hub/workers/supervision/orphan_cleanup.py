@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import subprocess
 import threading
 
+from finch_hub.workers.supervision import descendants
+
 # A shell, since it is small. Its own session keeps it from signals to the worker. It reads process groups from a pipe.
 # The kernel closes the pipe when the worker ends, and then the shell kills the groups that are left. A service manager
-# signals this process too, and the worker is still there then.
-_SCRIPT = """
+# signals this process too, and the worker is still there then. Descendants that left their group are found by a
+# variable of their environment, where there is a /proc. Some may start others meanwhile, so it looks several times.
+_SCRIPT = f"""
 trap '' TERM INT HUP
 groups=
 while read -r action group; do
@@ -20,22 +24,33 @@ while read -r action group; do
   [ "$action" = add ] && groups="$groups $group"
 done
 for member in $groups; do kill -s KILL -- "-$member" 2>/dev/null; done
+for round in 1 2 3 4 5; do
+  for file in $(grep -lsF "{descendants.MARK}=$1." /proc/[0-9]*/environ); do
+    process=${{file#/proc/}}
+    kill -s KILL "${{process%/environ}}" 2>/dev/null
+  done
+done
 """
 
 
 class OrphanCleanup:
-    """Process groups of a worker's children, to be killed when the worker ends.
+    """Process groups of a worker's children and their descendants, to be killed when the worker ends.
 
     A child normally ends with its supervisor and takes its group along. A suspended child cannot. A child that died may
-    leave descendants.
+    leave descendants, and some may have left its group.
+
+    Attributes:
+        mark: what the marks of all children of the worker begin with (see `descendants.MARK`).
     """
 
     def __init__(self) -> None:
+        self.mark = secrets.token_hex(8)
         read, self._groups_fd = os.pipe()
         try:
-            # The outer shell ends at once, so init adopts the inner one and no zombie is left.
+            # The outer shell ends at once, so init adopts the inner one and no zombie is left. By default, the input of
+            # the inner one would be /dev/null.
             subprocess.run(
-                ["/bin/sh", "-c", f"exec 3<&0; ( {_SCRIPT} ) <&3 3<&- &"],  # by default its input would be /dev/null
+                ["/bin/sh", "-c", f"exec 3<&0; ( {_SCRIPT} ) <&3 3<&- &", "sh", self.mark],
                 stdin=read,
                 start_new_session=True,
                 check=True,

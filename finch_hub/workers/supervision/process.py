@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 import psutil
 
 from finch_hub.specs.value import JsonObject
+from finch_hub.workers.supervision import descendants
 
 if TYPE_CHECKING:
     from finch_hub.workers.supervision.orphan_cleanup import OrphanCleanup
@@ -71,7 +73,7 @@ class Child(ChildProcess):
 
     Args:
         environment: variables for the process, besides those of this process.
-        orphan_cleanup: kills the process group if this process dies first.
+        orphan_cleanup: kills the child and its descendants if this process dies first.
 
     Attributes:
         messages_fd: readable when a message arrives, as `output_fd` is for output.
@@ -80,6 +82,8 @@ class Child(ChildProcess):
     """
 
     def __init__(self, environment: Mapping[str, str], *, orphan_cleanup: OrphanCleanup | None = None) -> None:
+        prefix = "" if orphan_cleanup is None else orphan_cleanup.mark
+        self._mark = f"{prefix}.{secrets.token_hex(8)}"
         read, write = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -89,7 +93,12 @@ class Child(ChildProcess):
                 stderr=subprocess.STDOUT,
                 pass_fds=(write,),
                 start_new_session=True,
-                env={**({} if "OMP_WAIT_POLICY" in os.environ else _SHORT_SPIN), **os.environ, **environment},
+                env={
+                    **({} if "OMP_WAIT_POLICY" in os.environ else _SHORT_SPIN),
+                    **os.environ,
+                    **environment,
+                    descendants.MARK: self._mark,
+                },
             )
         except BaseException:
             os.close(read)
@@ -124,6 +133,11 @@ class Child(ChildProcess):
     def is_alive(self) -> bool:
         """Whether the process runs."""
         return self._process.poll() is None
+
+    @property
+    def has_descendants(self) -> bool:
+        """Whether processes run that it started, or that these started."""
+        return self.is_alive and bool(descendants.find(self.pid))
 
     def send(self, **message: Any) -> None:
         """Send one order. A child that has ended ignores it, and its messages have ended."""
@@ -203,7 +217,7 @@ class Child(ChildProcess):
         self._signal(signal.SIGCONT)
 
     def end(self, grace: float) -> None:
-        """End the process, and kill the rest of its group after `grace` seconds."""
+        """End the process, and kill what is left of it and of its descendants after `grace` seconds."""
         with contextlib.suppress(OSError):
             self._orders.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -211,12 +225,16 @@ class Child(ChildProcess):
         self.kill()
 
     def kill(self) -> None:
-        """Kill the process group and close the pipes. A second call does nothing."""
+        """Kill the process and its descendants, and close the pipes. A second call does nothing."""
         if self._is_killed:
             return  # the kernel may have given the process id to another process
         self._is_killed = True
+        if self.is_alive:
+            self._signal(signal.SIGSTOP)  # it starts no more processes, and keeps those that lose their parent
+            descendants.kill(lambda: descendants.find(self.pid))
         self._signal(signal.SIGKILL)
         self._process.wait()
+        descendants.kill(lambda: descendants.find_marked(self._mark))
         if self._orphan_cleanup is not None:
             self._orphan_cleanup.remove_group(self.pid)
         self.read_output()

@@ -12,6 +12,7 @@ from finch_hub.settings import Settings
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision import clock, devices
 from finch_hub.workers.supervision.attempt import Attempt
+from finch_hub.workers.supervision.device_locks import DeviceLocks
 from finch_hub.workers.supervision.group import AttemptGroup
 from finch_hub.workers.supervision.lease import Claim, ClaimedJob
 from finch_hub.workers.supervision.orphan_cleanup import OrphanCleanup
@@ -49,7 +50,10 @@ class Slot:
         return Child({**self.device.environment, "FINCH_HOME": home}, orphan_cleanup=self._orphan_cleanup)
 
     def keep_child(self, child: Child | None) -> None:
-        """Keep the child that an attempt left, if any."""
+        """Keep the child that an attempt left, if any. One with descendants ends: they may be of the ended job."""
+        if child is not None and child.has_descendants:
+            child.kill()
+            child = None
         self.child = child
         if child is not None:
             child.idle_since = clock.elapsed()
@@ -68,7 +72,11 @@ class Slot:
 
 
 class Slots:
-    """Slots of one worker, `count` or else one on each device."""
+    """Slots of one worker, `count` or else one on each device. They own the devices until they are closed.
+
+    Raises:
+        Conflict: other workers of the home have all devices of this machine.
+    """
 
     def __init__(
         self,
@@ -78,8 +86,10 @@ class Slots:
         queues: Sequence[str] = ("default",),
         labels: Sequence[str] = (),
         worker: str = "",
+        is_on_demand: bool = False,
     ) -> None:
-        found = devices.find_devices()
+        self._locks = DeviceLocks(settings, worker=worker, is_on_demand=is_on_demand)
+        found = self._locks.take(devices.find_devices())
         chosen = [found[number % len(found)] for number in range(count or len(found))]
         slots_per_device = collections.Counter((device.kind, device.index) for device in chosen)
         self._orphan_cleanup = OrphanCleanup()
@@ -109,10 +119,15 @@ class Slots:
         return iter(self._all)
 
     def close(self) -> None:
-        """End the warm children, and kill all processes that are left."""
+        """End the warm children, kill all processes that are left, and release the devices."""
         for slot in self._all:
             slot.drop_child()
         self._orphan_cleanup.close()
+        self._locks.close()
+
+    def are_wanted(self) -> bool:
+        """Return whether another worker waits for the devices."""
+        return self._locks.are_wanted()
 
     @property
     def are_busy(self) -> bool:

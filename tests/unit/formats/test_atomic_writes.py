@@ -62,6 +62,24 @@ def test_replace_accepts_folders_of_the_same_kind_only(tmp_path: Path) -> None:
     assert (tmp_path / "other" / "egg").read_text() == "cuckoo"
 
 
+def test_job_replaces_its_own_folder_and_no_other(tmp_path: Path) -> None:
+    for text in ("1", "2"):
+        with atomic_writes.write_for("a"):
+            make(tmp_path / "out", text)
+        assert (tmp_path / "out" / "egg").read_text() == text
+    with pytest.raises(errors.Conflict, match="earlier nest"), atomic_writes.write_for("b"):
+        make(tmp_path / "out", "3")
+    with pytest.raises(errors.Conflict, match="earlier nest"):
+        make(tmp_path / "out", "3")
+    with atomic_writes.write_for("b"):
+        make(tmp_path / "out", "3", replace=True)
+    with pytest.raises(errors.Conflict), atomic_writes.write_for("a"):
+        make(tmp_path / "out", "4")
+    make(tmp_path / "mine", "1")
+    with pytest.raises(errors.Conflict, match="earlier nest"), atomic_writes.write_for("a"):
+        make(tmp_path / "mine", "2")
+
+
 def test_another_folder_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     def overtaken() -> None:
         with atomic_writes.atomic_folder(tmp_path / "out", kind=KIND) as folder:

@@ -176,6 +176,28 @@ def test_retry_waits_for_the_retries_of_its_parents(database: Database) -> None:
     assert (child_again.state, child_again.depends_on) == (JobState.WAITING, (parent_again.id,))
 
 
+def test_retry_finds_the_newest_of_many_retries_of_a_parent_in_few_statements(database: Database) -> None:
+    """A walk from each retry to the next one took a statement for each."""
+    parent = registry.submit(database)
+    child = registry.submit(database, depends_on=[parent.id])
+    registry.fail(database, registry.claimed(database))
+    with database.write() as session:
+        row = session.execute(sa.select(tables.jobs).where(tables.jobs.c.id == parent.id)).one()._asdict()
+        del row["number"]
+        retries = [f"retry-{position}" for position in range(10_000)]
+        earlier = [parent.id, *retries]
+        copies = [{**row, "id": retry, "retry_of": of} for retry, of in zip(retries, earlier, strict=False)]
+        session.execute(sa.insert(tables.jobs), copies)
+        last = {"state": JobState.QUEUED, "finished_at": None, "reason": None}
+        session.execute(sa.update(tables.jobs).where(tables.jobs.c.id == retries[-1]).values(last))
+    statements: list[str] = []
+    with database.write() as session:
+        sa.event.listen(session.connection(), "before_cursor_execute", lambda *event: statements.append(event[2]))
+        again = jobs.retry(session, child.id)
+    assert again.depends_on == (retries[-1],)
+    assert len(statements) < 20
+
+
 def test_prune_deletes_old_jobs_and_keeps_their_versions(database: Database) -> None:
     registry.submit(database)
     job = registry.claimed(database)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -85,6 +87,24 @@ def test_frozen_broker_is_replaced_or_ended_and_none_is_left(is_ended: bool, tmp
         assert not broker.answers(loaded)
     finally:
         broker.stop(loaded, worker="one")
+
+
+def test_client_of_a_frozen_broker_is_not_killed_with_it(tmp_path: Path) -> None:
+    """As a `redis-cli` that a person opened."""
+    loaded = settings.load(home=tmp_path)
+    path = broker.url(loaded).removeprefix("redis+socket://")
+    broker.ensure(loaded)
+    command = [sys.executable, "-S", "-c", "import time; time.sleep(3600)", "-s", path]
+    with subprocess.Popen(command) as client:
+        try:
+            with redis.Redis(unix_socket_path=path) as connection:
+                psutil.Process(connection.info()["process_id"]).suspend()
+            broker.stop(loaded, worker="one")
+            assert not broker.answers(loaded)
+            assert client.poll() is None
+        finally:
+            client.kill()
+            broker.stop(loaded, worker="one")
 
 
 @pytest.fixture

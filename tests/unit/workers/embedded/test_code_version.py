@@ -56,8 +56,13 @@ def test_code_has_another_version_with_another_plugin(monkeypatch: pytest.Monkey
     assert code_version.current() == versions[-1], "the order in which plugins are found does not matter"
 
 
-def test_all_names_of_one_python_run_the_same_code(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_names_of_one_python_run_the_same_code(
+    package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     before = code_version.current()
+    (tmp_path / "link").symlink_to(sys.prefix)
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "link"))
+    assert code_version.current() == before
     monkeypatch.setattr("sys.executable", str(Path(sys.executable).with_name("python3.99")))
     assert code_version.current() == before
     monkeypatch.setattr("sys.prefix", "/other/environment")

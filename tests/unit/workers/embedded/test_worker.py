@@ -22,6 +22,8 @@ from finch_hub.workers import __main__ as process
 from finch_hub.workers.embedded import broker, code_version, home
 from finch_hub.workers.embedded import worker as home_worker
 from finch_hub.workers.messaging.dispatcher import Dispatcher, FailedWorkerWarning
+from finch_hub.workers.supervision import devices
+from finch_hub.workers.supervision.device_locks import DeviceLocks
 
 
 def test_no_worker_runs_in_a_new_home(tmp_path: Path) -> None:
@@ -74,6 +76,23 @@ with home.lock(loaded, "worker"):
         (tmp_path / "end").touch()
         running.wait()
     assert signals.read_text(encoding="utf-8") == "signal "
+
+
+def test_no_worker_is_started_beside_one_that_a_person_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(home, "detach", lambda *arguments: started.append(arguments))
+    loaded = settings.load(home=tmp_path)
+    other = settings.load(home=tmp_path, database_url="sqlite:////elsewhere.db")
+    locks = DeviceLocks(loaded, worker="foreground", is_on_demand=False)
+    locks.take(devices.find_devices())
+    home_worker.ensure(loaded)
+    assert home_worker.find_failure(loaded) is None
+    home_worker.ensure(other)
+    assert "worker foreground (process" in (home_worker.find_failure(other) or "")
+    assert not started
+    locks.close()
+    home_worker.ensure(loaded)
+    assert len(started) == 1
 
 
 def test_stop_ends_the_broker_that_a_killed_worker_left(tmp_path: Path) -> None:

@@ -104,7 +104,12 @@ def test_text_of_a_dataset_is_neither_reported_nor_logged(
     if problem == "an unknown field":
         content = content.replace(b'{"messages"', b'{"note":"zyzzyva","messages"')
     order.train.write_bytes(content)
-    message = {"kind": "train", "workdir": str(tmp_path / "work"), "order": order.model_dump(mode="json")}
+    message = {
+        "kind": "train",
+        "job_id": "job",
+        "workdir": str(tmp_path / "work"),
+        "order": order.model_dump(mode="json"),
+    }
     with caplog.at_level(logging.DEBUG):
         assert child.run(message, channel) is (problem == "none")
     said = channel._messages.getvalue().decode() + caplog.text  # type: ignore[attr-defined]

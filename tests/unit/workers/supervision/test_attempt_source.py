@@ -37,7 +37,7 @@ def source(database: Database, tmp_path: Path) -> Iterator[AttemptSource]:
 
 
 def slot_of(kind: Any = "cpu", *, share: int = 2**40) -> Slot:
-    device = Device(kind=kind, index=0, name="a device", memory_bytes=share, free_bytes=share)
+    device = Device(kind=kind, index=0, name="a device", memory_bytes=share, free_bytes=share, parts=())
     return Slot(device, values.Capabilities(device=kind, memory_bytes=share), SimpleNamespace())  # type: ignore[arg-type]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ def graphics_cards(monkeypatch: pytest.MonkeyPatch) -> None:
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetMemoryInfo=lambda index: SimpleNamespace(total=(24, 80)[index], free=(20, 70)[index]),
         nvmlDeviceGetName=lambda index: ("L4", "H100")[index],
+        nvmlDeviceGetUUID=lambda index: ("GPU-4", "GPU-100")[index],
     )
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -42,6 +44,7 @@ def test_graphics_cards_are_found_and_the_visible_ones_used(monkeypatch: pytest.
     first, second = devices.find_devices()
     assert (first.kind, first.index, first.name, first.memory_bytes, first.free_bytes) == ("cuda", 0, "L4", 24, 20)
     assert (second.index, second.name, second.memory_bytes, second.free_bytes) == (1, "H100", 80, 70)
+    assert (first.parts, second.parts) == (("card-GPU-4",), ("card-GPU-100",))
     assert second.environment == {"CUDA_VISIBLE_DEVICES": "1"}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", " 1")
     assert devices.find_devices() == (second,)
@@ -54,6 +57,7 @@ def test_graphics_cards_are_found_and_the_visible_ones_used(monkeypatch: pytest.
 def test_cpu_is_the_device_without_graphics_cards() -> None:
     (cpu,) = devices.find_devices()
     assert (cpu.kind, cpu.index, cpu.memory_bytes) == ("cpu", 0, container.measure_main_memory())
+    assert cpu.parts == tuple(f"core-{core}" for core in sorted(os.sched_getaffinity(0)))
     assert 0 < cpu.free_bytes <= cpu.memory_bytes
     assert cpu.environment == {"CUDA_VISIBLE_DEVICES": ""}, "a process on the CPU sees no graphics card"
 

@@ -48,7 +48,7 @@ def test_no_slot_is_lost_when_slots_are_taken_while_idle_children_are_dropped() 
 
 
 def device(kind: Literal["cpu", "cuda"], index: int, memory: int) -> Device:
-    return Device(kind=kind, index=index, name=f"{kind} {index}", memory_bytes=memory, free_bytes=memory // 2)
+    return Device(kind=kind, index=index, name=f"{kind} {index}", memory_bytes=memory, free_bytes=memory // 2, parts=())
 
 
 def shares(found: tuple[Device, ...], count: int | None, monkeypatch: pytest.MonkeyPatch, **changes: int) -> list[int]:

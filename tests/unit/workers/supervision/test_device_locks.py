@@ -1,0 +1,141 @@
+"""Workers of one home that want the same devices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fleet import wait_until
+
+from finch_hub import errors, settings
+from finch_hub.settings import Settings
+from finch_hub.workers.supervision import device_locks
+from finch_hub.workers.supervision.device_locks import DeviceLocks
+from finch_hub.workers.supervision.devices import Device
+
+_HOLD = """
+import sys, time
+from finch_hub import settings
+from finch_hub.workers.supervision import devices
+from finch_hub.workers.supervision.device_locks import DeviceLocks
+
+DeviceLocks(settings.load(home=sys.argv[1]), worker="killed", is_on_demand=False).take(devices.find_devices())
+print(flush=True)
+time.sleep(3600)
+"""
+
+
+def make_device(index: int, *parts: str) -> Device:
+    return Device(kind="cuda", index=index, name="a card", memory_bytes=1, free_bytes=1, parts=parts)
+
+
+FIRST, SECOND = make_device(0, "card-a"), make_device(1, "card-b")
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Settings:
+    return settings.load(home=tmp_path / "home")
+
+
+class Workers:
+    """Makes locks of workers, and closes them."""
+
+    def __init__(self, loaded: Settings) -> None:
+        self._loaded, self._made = loaded, list[DeviceLocks]()
+
+    def __call__(self, worker: str, *, is_on_demand: bool = False) -> DeviceLocks:
+        self._made.append(DeviceLocks(self._loaded, worker=worker, is_on_demand=is_on_demand))
+        return self._made[-1]
+
+    def close(self) -> None:
+        for locks in self._made:
+            locks.close()
+
+
+@pytest.fixture
+def workers(loaded: Settings) -> Iterator[Workers]:
+    made = Workers(loaded)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("is_on_demand", [True, False])
+def test_device_of_another_worker_is_refused_with_its_name(
+    workers: Workers, is_on_demand: bool, loaded: Settings
+) -> None:
+    first = workers("first")
+    assert first.take([FIRST]) == (FIRST,)
+    with pytest.raises(
+        errors.Conflict, match=r"device cuda:0 belongs to worker first \(process \d+\) of the same home"
+    ):
+        workers("second", is_on_demand=is_on_demand).take([FIRST])
+    owner = device_locks.find_owner(loaded)
+    assert owner is not None
+    assert owner.worker == "first"
+    first.close()
+    assert workers("second").take([FIRST]) == (FIRST,)
+
+
+def test_worker_takes_the_devices_that_others_leave(workers: Workers, caplog: pytest.LogCaptureFixture) -> None:
+    workers("first").take([FIRST])
+    assert workers("second").take([FIRST, SECOND]) == (SECOND,)
+    assert "device=cuda:0 error=it belongs to worker first" in caplog.text
+
+
+def test_cpu_belongs_to_several_workers_if_each_has_its_own_cores(workers: Workers) -> None:
+    half, other, both = make_device(0, "core-0"), make_device(0, "core-1"), make_device(0, "core-0", "core-1")
+    assert workers("first").take([half]) == (half,)
+    with pytest.raises(errors.Conflict):
+        workers("second").take([both])
+    assert workers("third").take([other]) == (other,), "the refused worker has left it"
+
+
+def test_worker_on_demand_is_asked_for_its_devices_and_waited_for(workers: Workers, loaded: Settings) -> None:
+    on_demand, foreground = workers("on-demand", is_on_demand=True), workers("foreground")
+    on_demand.take([FIRST, SECOND])
+    assert not on_demand.are_wanted()
+    assert device_locks.find_owner(loaded) is None, "it is the one that clients start"
+    taken: list[Device] = []
+    waiting = threading.Thread(target=lambda: taken.extend(foreground.take([FIRST, SECOND])))
+    waiting.start()
+    wait_until(on_demand.are_wanted, "the other worker to ask")
+    assert not taken
+    on_demand.close()
+    waiting.join()
+    assert taken == [FIRST, SECOND]
+    assert not foreground.are_wanted()
+
+
+def test_devices_of_a_killed_worker_are_free(loaded: Settings, workers: Workers) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _HOLD, str(loaded.home)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    owner = device_locks.find_owner(loaded)
+    assert owner is not None
+    assert (owner.worker, owner.pid) == ("killed", process.pid)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert device_locks.find_owner(loaded) is None
+    assert workers("next", is_on_demand=True).take([make_device(0, "core-0")])
+
+
+def test_owner_is_not_taken_for_a_process_with_its_id(loaded: Settings, workers: Workers) -> None:
+    workers("first").take([FIRST])
+    (file,) = loaded.home.glob("devices/*/*.lock")
+    assert device_locks.find_owner(loaded) is not None
+    file.write_text(file.read_text().replace('"started": 1', '"started": 2'))
+    assert device_locks.find_owner(loaded) is None
+    file.write_text("")
+    assert device_locks.find_owner(loaded) is None
+
+
+def test_folder_that_cannot_be_written_is_named(loaded: Settings, workers: Workers) -> None:
+    loaded.home.mkdir()
+    (loaded.home / "devices").write_text("")
+    with pytest.raises(errors.Unavailable, match="could not lock devices in"):
+        workers("first").take([FIRST])
