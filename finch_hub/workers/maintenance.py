@@ -24,6 +24,7 @@ _LEAST_PAUSE_SECONDS = 2.0  # between two looks at the database that can mean a 
 _DAY_SECONDS = 86_400
 _PRUNE_SECONDS = 300.0  # between two looks at the history, if no job ended here and the first found nothing to delete
 _FORGET_WORKERS_DAYS = 30
+_SWEEP_CHECKPOINTS_SECONDS = 3600.0  # workers remove what their jobs leave, unless they are killed in that moment
 
 
 class Maintenance:
@@ -50,7 +51,7 @@ class Maintenance:
         self._is_on_demand, self._end_worker, self._settings = is_on_demand, end_worker, stores.settings
         self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = self._answered_at = clock.elapsed()
-        self._prune_at = 0.0
+        self._prune_at = self._sweep_checkpoints_at = 0.0
         self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = False
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
@@ -131,6 +132,9 @@ class Maintenance:
         if clock.elapsed() >= self._prune_at:
             self._prune()
         self._remove_finished_folders()
+        if clock.elapsed() >= self._sweep_checkpoints_at:
+            self._sweep_checkpoints_at = clock.elapsed() + _SWEEP_CHECKPOINTS_SECONDS
+            self._attempt_source.sweep_checkpoints()
 
     def _prune(self) -> None:
         days, max_jobs = self._settings.history_days, self._settings.history_jobs
