@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, outbox, settlements, values, workers
+from finch_hub.registry import attempts, jobs, outbox, schema_revisions, settlements, values, workers
+from finch_hub.registry.database import Session
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
@@ -32,6 +33,8 @@ class Maintenance:
 
     Attributes:
         is_ending_idle: whether the worker, which is `is_on_demand`, was ended because it was idle.
+        mismatch: error of the schema, if the database got another one. The worker claims nothing more, and stops when
+            its jobs have ended.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Maintenance:
         self._prune_at = self._sweep_checkpoints_at = 0.0
         self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = False
+        self.mismatch: errors.SchemaMismatch | None = None
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -108,15 +112,25 @@ class Maintenance:
         devices = self._slots.refresh_devices()
         try:
             with self._stores.database.write() as session:
-                requested = workers.heartbeat(
-                    session, self._entry.id, self._entry.instance, devices, remark=self._attempt_source.readiness.remark
-                )
+                self._check_schema(session)
+                remark = self._attempt_source.readiness.remark if self.mismatch is None else str(self.mismatch)
+                requested = workers.heartbeat(session, self._entry.id, self._entry.instance, devices, remark=remark)
         except errors.Conflict as error:
             log.error("action=heartbeat error=%s", error)
             requested = "stopping"
-        self._attempt_source.is_draining = requested != "active"
-        if requested == "stopping" or (requested == "draining" and not self._slots.are_busy):
+        is_draining = self._attempt_source.is_draining = requested != "active" or self.mismatch is not None
+        if requested == "stopping" or (is_draining and not self._slots.are_busy):
             self._end_worker()
+
+    def _check_schema(self, session: Session) -> None:
+        """Claim nothing more once the database has another schema than this code."""
+        try:
+            schema_revisions.check(schema_revisions.read(session), str(self._stores.database))
+        except errors.SchemaMismatch as error:
+            if self.mismatch is None:
+                log.warning("action=drain error=%s", error)
+            self.mismatch = error
+            self._attempt_source.is_draining = True
 
     def _sweep(self) -> None:
         settings = self._settings

@@ -102,6 +102,7 @@ class Worker:
 
         Raises:
             Conflict: a worker of that name is running.
+            SchemaMismatch: the database got another schema meanwhile. The worker has finished its jobs.
         """
         from celery import signals
 
@@ -146,7 +147,9 @@ class Worker:
             log.info("action=start worker=%s slots=%d queues=%s", self.name, len(self._slots), ",".join(self._queues))
             threading.Thread(target=self._look, name="look", daemon=True).start()
             consumer.start()
-            return int(consumer.exitcode or 0)
+        if self._maintenance.mismatch is not None:
+            raise self._maintenance.mismatch  # so that a service manager starts the worker anew, with new code
+        return int(consumer.exitcode or 0)
 
     def has_overlooked_work(self) -> bool:
         """Return whether the worker ended because it was idle, although a job for it is queued."""

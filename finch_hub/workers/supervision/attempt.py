@@ -127,7 +127,8 @@ class Attempt:
             if outcome is None:
                 workdir = folders.begin(job.id, job.fence)
                 order = self._call("preparing the job", lambda: kind.prepare(spec, job, self._context.stores, workdir))
-                self._fetch_checkpoint(record)
+                if self._checkpoint.is_expected:
+                    self._fetch_checkpoint(record)
         except _Stopped as stopped:
             self._stop(record, stopped.reason)
             return

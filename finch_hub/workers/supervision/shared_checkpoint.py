@@ -38,6 +38,11 @@ class SharedCheckpoint:
         self._files: list[Path] = []  # of the last copy
         self._has_copied = self._is_in_trouble = False
 
+    @property
+    def is_expected(self) -> bool:
+        """Whether an earlier attempt may have made a copy."""
+        return self._is_enabled and self._job.fence > 1
+
     def fetch(self) -> None:
         """Add the newest copy to the checkpoints of this attempt, unless this machine has checkpoints of its author.
 
@@ -47,9 +52,8 @@ class SharedCheckpoint:
             OSError: the folder cannot be written.
         """
         job = self._job
-        if self._is_enabled and job.fence > 1:
-            after = self._context.folders.find_checkpoints(job.id, before=job.fence)
-            checkpoints.fetch(self._store, job.id, self._workdir / CHECKPOINTS, after=after, before=job.fence)
+        after = self._context.folders.find_checkpoints(job.id, before=job.fence)
+        checkpoints.fetch(self._store, job.id, self._workdir / CHECKPOINTS, after=after, before=job.fence)
 
     def copy_if_due(self) -> None:
         """Begin to copy the newest checkpoint if the last copy is old. This waits for nothing."""
@@ -65,7 +69,7 @@ class SharedCheckpoint:
 
     def end(self, job: Job) -> None:
         """Remove the copies of a job that has ended, in another thread. If it fails, :func:`sweep` removes them."""
-        if self._is_enabled and job.state in FINAL and (self._has_copied or job.fence > 1):
+        if job.state in FINAL and (self._has_copied or self.is_expected):
             copying = [] if self._copying is None else [self._copying]
 
             def remove() -> None:

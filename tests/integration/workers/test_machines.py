@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +100,22 @@ def test_machines_share_jobs_and_artifacts_and_are_drained_and_stopped(machines:
     for worker in (first, second, third):
         assert "a-secret-of-the-tests" not in worker.text
     machines.check(seeds, buds, composed, long)
+
+
+@pytest.mark.slow
+def test_job_of_a_lost_machine_goes_on_from_the_bucket(machines: Fleet, tiny_folder: Path) -> None:
+    machines.environment["FINCH_CHECKPOINT_SECONDS"] = "0.05"
+    training = TrainingConfig(epochs=200, batch_size=2, threads=1, checkpoint_every=10)
+    digest = machines.artifacts.put(dump_examples(EXAMPLES))
+    base = BaseModelSource(source=str(tiny_folder))
+    first = machines.start("first", finch_home=str(machines.folder / "home-1"))
+    job = machines.submit(TrainSpec(adapter="seeds", base=base, train=digest, training=training))
+    wait_until(lambda: machines.artifacts.list_named("checkpoints") == [f"{job}-1"], "the checkpoint to be copied")
+    first.send(signal.SIGKILL)
+    first.wait()
+    shutil.rmtree(machines.folder / "home-1")
+    machines.start("second", finch_home=str(machines.folder / "home-2"))
+    assert machines.wait(job).state is JobState.SUCCEEDED
+    assert any("resumed after step" in line for line in machines.event_lines(job))
+    wait_until(lambda: machines.artifacts.list_named("checkpoints") == [], "the copies to be removed")
+    machines.check(job)

@@ -202,6 +202,30 @@ def test_checkpoints_of_ended_jobs_are_looked_for_once_an_hour(
         assert worker.checkpoint_sweeps == sweeps
 
 
+def test_worker_whose_database_got_another_schema_claims_nothing_and_ends_after_its_jobs(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(database, tmp_path)
+    worker.maintenance._report()
+    assert (worker.claims.is_draining, worker.maintenance.mismatch) == (False, None)
+    with database.write() as session:
+        session.execute(sa.text("UPDATE alembic_version SET version_num = '9000'"))
+    worker.is_busy = True
+    for _ in range(2):
+        worker.maintenance._report()
+    assert worker.claims.is_draining
+    assert worker.ended == 0, "it finishes what it holds"
+    assert caplog.text.count("action=drain") == 1
+    with database.write() as session:
+        assert "has the newer schema 9000" in (workers.get(session, "one").remark or "")
+        workers.request_state(session, "one", "draining")
+        workers.request_state(session, "one", "active")
+    worker.is_busy = False
+    worker.maintenance._report()
+    assert worker.ended == 1
+    assert worker.claims.is_draining
+
+
 def test_sweep_forgets_workers_that_were_silent_for_a_month(database: Database, tmp_path: Path) -> None:
     worker = Worker(database, tmp_path)
     for name, days in (("old", 31), ("young", 29)):

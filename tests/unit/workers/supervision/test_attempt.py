@@ -437,6 +437,7 @@ def test_job_begins_anew_if_the_checkpoint_of_another_machine_cannot_be_fetched(
     def refuse(shared: SharedCheckpoint) -> None:
         raise error
 
+    monkeypatch.setattr(SharedCheckpoint, "is_expected", True)
     monkeypatch.setattr(SharedCheckpoint, "fetch", refuse)
     _, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
     assert job.state is JobState.SUCCEEDED
@@ -449,6 +450,7 @@ def test_job_waits_for_a_store_that_is_unwell_rather_than_begin_anew(
     def refuse(shared: SharedCheckpoint) -> None:
         raise errors.StoreUnavailable("gone")
 
+    monkeypatch.setattr(SharedCheckpoint, "is_expected", True)
     monkeypatch.setattr(SharedCheckpoint, "fetch", refuse)
     monkeypatch.setattr(context.readiness, "check_store", lambda: False)
     _, job = run(context, database, child := FakeChild())

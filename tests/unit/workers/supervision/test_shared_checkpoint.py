@@ -122,6 +122,7 @@ def test_another_machine_gets_the_copy_and_the_same_one_what_it_has(
     machine.copy(shared)
     machine.write(first, 20)
     second = attempt(2)
+    assert machine.begin(second).is_expected
     machine.begin(second).fetch()
     assert machine.steps(second) == [10, 20], "the copy is older than what is here"
     third, other = attempt(3), Machine(tmp_path / "other-home", store, monkeypatch)
@@ -237,6 +238,7 @@ def test_hub_of_one_machine_has_no_copies(
         shared = machine.begin(job)
         machine.write(job, 10)
         machine.copy(shared)
+        assert not machine.begin(attempt(2)).is_expected
         shared.finish(60.0)
         shared.end(job.evolve(state=JobState.SUCCEEDED))
         assert not (tmp_path / "store").exists()
