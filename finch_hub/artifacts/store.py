@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import Any, BinaryIO, Protocol
 
 from finch_hub import errors
 from finch_hub.artifacts.files import Files, LocalFiles, ObjectFiles
-from finch_hub.formats.atomic_writes import is_disk_full
+from finch_hub.formats.atomic_writes import is_disk_full, remove_abandoned, scratch_folder
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 _MAX_MANIFEST = 2**20
 _MAX_MARKER = 1024
+_UNUSED_SECONDS = 30 * 86_400.0
 
 MARKER = "finch-deployment"
 """File of a store that names the deployment that the store belongs to."""
@@ -260,17 +262,26 @@ class ArtifactStore:
         entries = self.tree(digest)
         final = self._cache / digest
         if final.is_dir() and _holds(final, entries):
+            with contextlib.suppress(OSError):  # of another user, or on a file system that is read-only
+                os.utime(final)
             return final
-        part = self._cache / f".{digest}.{secrets.token_hex(4)}"
-        try:
+        with contextlib.ExitStack() as stack:
+            with self._translate_errors():
+                self._cache.mkdir(parents=True, exist_ok=True)
+                part = stack.enter_context(scratch_folder(final))
             for name, entry in entries.items():
                 self._download(entry, part / _safe(name))
             with self._translate_errors():
-                part.mkdir(parents=True, exist_ok=True)
                 _publish(part, final, entries)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return final
+
+    def trim_cache(self, unused_seconds: float = _UNUSED_SECONDS) -> None:
+        """Remove the trees from the cache that were not fetched for so long, and what killed processes left there."""
+        remove_abandoned(self._cache)
+        for folder in self._cache.glob("[0-9a-f]*"):
+            with contextlib.suppress(OSError):
+                if time.time() - folder.stat().st_mtime > unused_seconds:
+                    shutil.rmtree(folder)
 
     def remove(self, digest: str) -> None:
         """Remove a blob, even if a tree refers to it. Ignore a missing one."""
@@ -475,7 +486,7 @@ def _publish(part: Path, final: Path, entries: Mapping[str, Entry]) -> None:
             raise
         if _holds(final, entries):
             return
-        aside = part.with_name(f"{part.name}.old")
+        aside = part.with_name(f"{part.name}.old.part")
         final.rename(aside)
         part.rename(final)
         shutil.rmtree(aside, ignore_errors=True)

@@ -134,13 +134,15 @@ class JobHandle:
         return self._job
 
     def retry(self) -> JobHandle:
-        """Submit the failed or cancelled job again as a new job.
+        """Submit the failed or cancelled job again as a new job of its owner.
 
         Raises:
             IllegalTransition: the job has neither failed nor been cancelled.
+            Conflict: this version cannot read the job, its data set was purged, or its owner would have too many
+                unfinished jobs.
         """
         with self._stores.database.write() as session:
-            job = jobs.retry(session, self.id)
+            job = jobs.retry(session, self.id, owner_unfinished=self._stores.settings.owner_unfinished)
         self._dispatcher.dispatch(job)
         return JobHandle(job, self._stores, self._dispatcher)
 
@@ -223,12 +225,13 @@ class Jobs:
         *,
         states: Collection[JobState] | None = None,
         kind: str | None = None,
+        owner: str | None = None,
         limit: int = 50,
         before: str | None = None,
     ) -> list[Job]:
         """Return jobs, newest first. With `before`, return those older than the job with that id."""
         with self._stores.database.read() as session:
-            return jobs.find(session, states=states, kind=kind, limit=limit, before=before)
+            return jobs.find(session, states=states, kind=kind, owner=owner, limit=limit, before=before)
 
     def counts(self) -> dict[JobState, int]:
         """Return the number of jobs in each state."""

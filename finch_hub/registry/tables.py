@@ -62,6 +62,10 @@ def _partial(name: str, *columns: str | sa.TextClause, where: str) -> Index:
     return Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
+_BY_TURN = (sa.text("priority DESC"), "turn", "owner", "number")  # the order of claims
+_LINE = ("priority", "queue", "device")  # see `turns`
+
+
 class Job(Table):
     """A job. Its row also says when a worker sends a wake-up message for it (`ring_at`)."""
 
@@ -81,6 +85,8 @@ class Job(Table):
     gang: Mapped[str | None] = mapped_column(sa.String(600))  # equal for jobs that can be trained in one step
     base_key: Mapped[str | None] = mapped_column(sa.String(512))  # of the base, for workers that have it loaded
     priority: Mapped[int]
+    owner: Mapped[Name] = mapped_column(server_default="")  # whose jobs take turns with those of others
+    turn: Mapped[Count] = mapped_column(server_default="0")  # since the job was queued; see `turns`
     idempotency_key: Mapped[str | None] = mapped_column(sa.String(200), unique=True)
     retry_of: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
     fence: Mapped[int] = mapped_column(default=0)
@@ -103,8 +109,21 @@ class Job(Table):
     # conditions as literals, or neither database uses them. No index holds the lease, so that a renewal touches none.
     # There is no index of all states: SQLite would use it for the claim, and sort.
     __table_args__ = (
-        _partial("ix_jobs_claim", sa.text("priority DESC"), "number", where="state = 'queued'"),
-        _partial("ix_jobs_needs", "needs", sa.text("priority DESC"), "number", where="state = 'queued'"),
+        _partial("ix_jobs_claim_by_turn", *_BY_TURN, where="state = 'queued'"),
+        _partial("ix_jobs_needs_by_turn", "needs", *_BY_TURN, where="state = 'queued'"),
+        _partial(
+            "ix_jobs_owner",
+            "owner",
+            "state",
+            "needs",
+            sa.text("priority DESC"),
+            "turn",
+            "number",
+            where="finished_at IS NULL",
+        ),
+        _partial("ix_jobs_own_turns", "owner", *_LINE, "turn", where="finished_at IS NULL"),
+        _partial("ix_jobs_front", *_LINE, "turn", where="state = 'queued'"),
+        _partial("ix_jobs_claimed", "priority", "turn", where="fence > 0"),
         _partial("ix_jobs_gang", "gang", "number", where="state = 'queued' AND gang IS NOT NULL"),
         _partial("ix_jobs_ring", "ring_at", where="state = 'queued'"),
         _partial("ix_jobs_running", "number", where="state = 'running'"),
@@ -164,7 +183,7 @@ class Attempt(Table):
 
 
 class Event(Table):
-    """An event of a job. `seq` has no gaps."""
+    """An event of a job. `seq` has gaps where progress was thinned."""
 
     __tablename__ = "events"
 
@@ -178,6 +197,33 @@ class Event(Table):
 
     # Rows are clustered by job and number, so that following a job reads adjacent pages.
     __table_args__ = ({"sqlite_with_rowid": False},)
+
+
+class Listener(Table):
+    """A listener of a plugin that some worker has, and which worker calls it now."""
+
+    __tablename__ = "listeners"
+
+    name: Mapped[Name] = mapped_column(primary_key=True)
+    seen_at: Mapped[Created]  # when a worker had it last
+    caller: Mapped[str | None] = mapped_column(sa.String(32))  # random text of the worker that calls it
+    called_until: Mapped[Moment | None]  # until then, no other worker calls it
+    skipped: Mapped[Count] = mapped_column(default=0)  # changes that it did not hear, because all calls failed
+    trouble: Mapped[Text | None]  # why the last call failed; null after one that did not
+
+
+class Announcement(Table):
+    """A change of a job's state that a listener has not heard. `seq` is that of the event of the new state."""
+
+    __tablename__ = "announcements"
+
+    job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(sa.BigInteger(), primary_key=True, autoincrement=False)
+    listener: Mapped[Name] = mapped_column(ForeignKey("listeners.name", ondelete="CASCADE"), primary_key=True)
+    failed_calls: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[Created]  # of the next call
+
+    __table_args__ = (Index("ix_announcements_due", "listener", "due_at", "seq"),)
 
 
 class Worker(Table):
@@ -356,3 +402,4 @@ class Deployment(Table):
 # Core tables, not entities: other processes change the rows, so that a session must not cache them.
 jobs, dependencies, attempts, job_events = (table.__table__ for table in (Job, JobDependency, Attempt, Event))
 job_datasets, settlements = JobDataset.__table__, Settlement.__table__
+listeners, announcements = Listener.__table__, Announcement.__table__

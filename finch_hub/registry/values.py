@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 
 from finch_hub.specs.bases import BaseDescription
-from finch_hub.specs.jobs import Digest, JobSpec, Label, Requirements
+from finch_hub.specs.jobs import Digest, Job, JobSpec, Label, Requirements
 from finch_hub.specs.value import JsonObject, NonNegativeInt, Value
 
 DeviceKind = Literal["cpu", "cuda"]
@@ -24,6 +24,8 @@ class Capabilities(Value):
         kinds: kinds of jobs that the worker knows; None for all.
         version: version of the worker's Finch Hub, whose `set_aside` jobs it leaves in the queue.
         worker: name of the worker, which leaves jobs that it passed on to others for a while.
+        owner_running: number of running jobs of one owner from which on a claim passes over that owner; None sets no
+            limit.
     """
 
     device: DeviceKind = "cpu"
@@ -33,6 +35,7 @@ class Capabilities(Value):
     kinds: tuple[str, ...] | None = None
     version: str = ""
     worker: str = ""
+    owner_running: pydantic.PositiveInt | None = None
 
 
 class RetryPolicy(Value):
@@ -53,6 +56,7 @@ class NewJob(Value):
     Attributes:
         spec: JSON of a `JobSpec`, from which `base_key` and `group_key` are taken.
         datasets: digests of the stored data sets that the job reads.
+        owner: name with which the job takes turns with the jobs of others; empty for an unknown owner.
         idempotency_key: key with which a repeated submission returns the first job.
     """
 
@@ -62,6 +66,7 @@ class NewJob(Value):
     datasets: tuple[Digest, ...] = ()
     requirements: Requirements = Requirements()
     priority: int = pydantic.Field(default=0, ge=-1000, le=1000)
+    owner: str = pydantic.Field(default="", max_length=96, pattern=_WITHOUT_NUL)
     depends_on: tuple[str, ...] = ()
     idempotency_key: str | None = pydantic.Field(default=None, min_length=1, max_length=200, pattern=_WITHOUT_NUL)
     retry_of: str | None = None
@@ -91,6 +96,35 @@ class Attempt(Value):
     outcome: str | None = None  # succeeded, failed, cancelled, lost or handed_back; another version may know others
     reason: str | None = None
     not_before: datetime | None = None  # when its worker may claim the job again
+
+
+class StateChange(Value):
+    """A change of a job's state that a listener is to hear.
+
+    Attributes:
+        job: the job as it was after the change.
+        seq: number of the event that tells the change.
+        failed_calls: number of calls that failed.
+    """
+
+    job: Job
+    seq: int
+    failed_calls: int = 0
+
+
+class Listener(Value):
+    """A listener of a plugin, and what it has not heard.
+
+    Attributes:
+        waiting: number of changes that it has not heard.
+        skipped: number of changes that it will not hear, because too many calls failed, or they waited too long.
+        trouble: why the last call failed; None after one that did not.
+    """
+
+    name: str
+    waiting: int
+    skipped: int
+    trouble: str | None = None
 
 
 class Device(Value):

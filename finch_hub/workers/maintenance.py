@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, outbox, schema_revisions, settlements, values, workers
+from finch_hub.registry import attempts, jobs, listeners, outbox, schema_revisions, settlements, values, workers
 from finch_hub.registry.database import Session
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
@@ -24,7 +24,9 @@ _PAUSE_SECONDS = 0.1
 _LEAST_PAUSE_SECONDS = 2.0  # between two looks at the database that can mean a sleep; longer than a usual wait
 _DAY_SECONDS = 86_400
 _PRUNE_SECONDS = 300.0  # between two looks at the history, if no job ended here and the first found nothing to delete
-_FORGET_WORKERS_DAYS = 30
+_FORGET_SILENT_DAYS = 30
+_FORGET_STOPPED_DAYS = 1
+_TIDY_SECONDS = 600.0
 _SWEEP_CHECKPOINTS_SECONDS = 3600.0  # workers remove what their jobs leave, unless they are killed in that moment
 
 
@@ -54,7 +56,7 @@ class Maintenance:
         self._is_on_demand, self._end_worker, self._settings = is_on_demand, end_worker, stores.settings
         self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = self._answered_at = clock.elapsed()
-        self._prune_at = self._sweep_checkpoints_at = 0.0
+        self._prune_at = self._tidy_at = self._sweep_checkpoints_at = 0.0
         self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = False
         self.mismatch: errors.SchemaMismatch | None = None
@@ -141,11 +143,18 @@ class Maintenance:
         with self._stores.database.write() as session:
             for job in attempts.expire_leases(session, policy, held=held):
                 log.warning("action=expire job_id=%s attempt=%d state=%s", job.id, job.attempts, job.state.value)
-            if names := workers.forget(session, older_than=_FORGET_WORKERS_DAYS * _DAY_SECONDS):
+            if names := workers.forget(
+                session, silent=_FORGET_SILENT_DAYS * _DAY_SECONDS, stopped=_FORGET_STOPPED_DAYS * _DAY_SECONDS
+            ):
                 log.info("action=forget workers=%s", ",".join(names))
+            if names := listeners.forget(session):
+                log.info("action=forget listeners=%s", ",".join(names))
         if clock.elapsed() >= self._prune_at:
             self._prune()
         self._remove_finished_folders()
+        if clock.elapsed() >= self._tidy_at:
+            self._tidy_at = clock.elapsed() + _TIDY_SECONDS
+            self._stores.tidy()
         if clock.elapsed() >= self._sweep_checkpoints_at:
             self._sweep_checkpoints_at = clock.elapsed() + _SWEEP_CHECKPOINTS_SECONDS
             self._attempt_source.sweep_checkpoints()

@@ -24,6 +24,7 @@ from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
 from finch_hub.storage.stores import open_stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.hostname import find_hostname
+from finch_hub.workers.listening import Listening
 from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.messaging import app as celery_app
 from finch_hub.workers.messaging import broker
@@ -91,6 +92,7 @@ class Worker:
             )
         self._app.task(self._wake, name=broker.WAKE)
         self._dispatcher = Dispatcher(settings, self._stores.database, starts_worker=False)
+        self._listening = Listening(self._stores)
         self._entry: values.Worker | None = None
         self._maintenance: Maintenance
         self._pool: SlotPool
@@ -142,6 +144,8 @@ class Worker:
             )
             self._maintenance.start()
             ending.callback(self._maintenance.close)
+            self._listening.start()
+            ending.callback(self._listening.close)
             ending.callback(consumer.pool.on_stop)
             ending.callback(self._attempt_source.stopping.set)
             log.info("action=start worker=%s slots=%d queues=%s", self.name, len(self._slots), ",".join(self._queues))
@@ -161,6 +165,7 @@ class Worker:
 
     def _register(self) -> values.Worker:
         with self._stores.database.write() as session:
+            self._listening.register(session)
             return workers.register(
                 session,
                 values.WorkerDescription(
@@ -314,15 +319,10 @@ class Worker:
         self._attempt_source.stopping.set()
 
     def _follow_up(self) -> None:
-        """Remove the files of jobs that ended, and call the listeners, in a thread that no job waits for."""
+        """Remove the files of jobs that ended, in a thread that no job waits for."""
         while (job := self._ended_jobs.get()) is not None:
             if job.state in FINAL:
                 self._folders.end(job.id)
-            for name, listener in self._stores.catalog.listeners.items():
-                try:
-                    listener.load()(job)
-                except (Exception, SystemExit):  # an error of a listener must not affect jobs
-                    log.exception("action=listener name=%s job_id=%s", name, job.id)
 
 
 def _check_names(**options: Sequence[str]) -> None:

@@ -169,5 +169,5 @@ class AttemptRecord:
         self.next_job = None if claimed is None else ClaimedJob(job=claimed, requested_at=requested_at)
         fault_points.reach("supervisor.committed")
         self._last.events.clear()
-        if ended is not None and ended.reason:  # the built-in listener logs the rest
-            self.log(f"ended state={ended.state.value}", error=ended.reason)
+        if ended is not None:
+            self.log(f"ended state={ended.state.value}", error=ended.reason or "")

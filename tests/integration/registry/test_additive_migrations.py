@@ -17,7 +17,7 @@ from support.services import Databases
 
 from finch_hub.registry import schema_revisions
 
-BASIS = "0008"  # earlier migrations do not say what they are, so that no worker may outlive them
+BASIS = "0010"  # earlier workers do not look at the revision, so that none may outlive these migrations
 HEADER = f'''"""The next migration."""
 import sqlalchemy as sa
 from alembic import op

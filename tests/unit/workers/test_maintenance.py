@@ -56,7 +56,7 @@ class Worker:
 
         arguments: tuple[Any, ...] = (
             self.entry,
-            SimpleNamespace(settings=in_force, database=database),
+            SimpleNamespace(settings=in_force, database=database, tidy=lambda: None),
             WorkFolders(in_force.work),
             Slots(),
             self.claims,
