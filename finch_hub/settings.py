@@ -50,6 +50,7 @@ class Settings(pydantic_settings.BaseSettings):
         retry_seconds: wait before the second attempt of a job; doubled before each further attempt.
         stall_seconds: time without a report after which a child process is stopped.
         grace_seconds: time for a child process to write a checkpoint and exit when its worker stops.
+        checkpoint_seconds: interval at which a job's newest checkpoint is copied to the artifact store.
         warm_seconds: time for which a child process without work keeps its base loaded.
         max_bad_rows: largest share of a data set's rows that may be left out, unless a command says otherwise.
         memory_bytes: main memory for one child process; None means nine tenths of the machine or container.
@@ -87,6 +88,7 @@ class Settings(pydantic_settings.BaseSettings):
     retry_seconds: float = pydantic.Field(default=10.0, ge=0)
     stall_seconds: float = pydantic.Field(default=900.0, gt=0)
     grace_seconds: float = pydantic.Field(default=20.0, gt=0)
+    checkpoint_seconds: float = pydantic.Field(default=120.0, gt=0)
     warm_seconds: float = pydantic.Field(default=120.0, ge=0)
     max_bad_rows: float = pydantic.Field(default=0.05, ge=0, le=1)
     memory_bytes: pydantic.PositiveInt | None = None
@@ -110,6 +112,11 @@ class Settings(pydantic_settings.BaseSettings):
     def artifacts(self) -> str:
         """Current fsspec URL or local folder of the artifact store."""
         return self.artifacts_url or str(self.home / "artifacts")
+
+    @property
+    def spans_machines(self) -> bool:
+        """Whether workers on other machines can run the same jobs: database and artifacts are not the home's own."""
+        return self.database_url is not None and self.artifacts_url is not None
 
     @property
     def owner_name(self) -> str:

@@ -77,6 +77,10 @@ class LocalFiles:
         """Return whether there is anything in a folder."""
         return (self._root / folder).is_dir() and any((self._root / folder).iterdir())
 
+    def list(self, folder: str) -> list[str]:
+        """Return the names of the files directly in a folder, none if it is missing."""
+        return [path.name for path in (self._root / folder).iterdir()] if (self._root / folder).is_dir() else []
+
     @contextlib.contextmanager
     def _replacing(self, path: str, *, publish: Callable[[Path, Path], object] = Path.replace) -> Iterator[BinaryIO]:
         final = self._root / path
@@ -160,6 +164,15 @@ class ObjectFiles:
         """Return whether there is any object below a folder."""
         self._fs.invalidate_cache()
         return bool(self._fs.exists(self._at(folder)))
+
+    def list(self, folder: str) -> list[str]:
+        """Return the names of the objects directly in a folder, none if it is missing."""
+        self._fs.invalidate_cache()
+        try:
+            paths = self._fs.ls(self._at(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return [path.rpartition("/")[2] for path in paths if not path.endswith("/")]
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"

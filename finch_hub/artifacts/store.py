@@ -61,6 +61,8 @@ class ArtifactStore:
     A tree is a folder of files, given by a manifest of blobs. Its blobs are written before the manifest, so no reader
     sees an incomplete tree. Artifacts never change; a second put repairs a damaged one. All reads are verified.
 
+    Files that change have names of their own (see :mod:`finch_hub.artifacts.checkpoints`).
+
     Args:
         url: an fsspec URL (``s3://bucket/prefix``, ``memory://name``) or a local folder.
         cache: a local folder for the files of trees.
@@ -314,6 +316,39 @@ class ArtifactStore:
         self.check()
         with self._translate_errors():
             self._files.remove(blob_path(digest))
+
+    def put_named(self, path: str, file: Path) -> None:
+        """Store a file under a name instead of a digest. An earlier file of that name is replaced as a whole."""
+        self.check()
+        with self._translate_errors():
+            self._files.put_file(path, file)
+
+    def fetch_named(self, path: str, file: Path) -> None:
+        """Write the file of a name to a new file. Its bytes are not verified.
+
+        Raises:
+            MissingArtifact: no file has this name.
+        """
+        self.check()
+        with self._translate_errors():
+            try:
+                stream = self._files.open(path)
+            except FileNotFoundError:
+                raise errors.MissingArtifact("file", path) from None
+            with stream, file.open("xb") as out:
+                shutil.copyfileobj(stream, out, _CHUNK)
+
+    def list_named(self, folder: str) -> list[str]:
+        """Return the names of the files in a folder."""
+        self.check()
+        with self._translate_errors():
+            return sorted(self._files.list(folder))
+
+    def remove_named(self, path: str) -> None:
+        """Remove the file of a name. Ignore a missing one."""
+        self.check()
+        with self._translate_errors():
+            self._files.remove(path)
 
     def _read(self, stream: BinaryIO) -> bytes:
         with self._translate_errors():

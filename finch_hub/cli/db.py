@@ -27,15 +27,16 @@ def db() -> None:
 def upgrade(ignore_workers: bool) -> None:
     """Upgrade the schema to this version of Finch Hub.
 
-    Stop the workers first. A worker of another version may fail on the new schema. One that was killed counts as
-    running for a minute.
+    Workers may run on if all migrations are additive. They claim no more jobs, finish those that they have, and stop.
+    Other migrations need workers that are stopped. A worker that was killed counts as running for a minute.
     """
     from finch_hub.registry import schema_revisions
 
     with _open_database() as database:
         before = database.revision()
-        if before not in (None, schema_revisions.HEAD) and not ignore_workers:
-            _refuse_living_workers(database)
+        is_older = before is not None and before != schema_revisions.HEAD and schema_revisions.is_known(before)
+        if is_older and not ignore_workers and (breaking := schema_revisions.list_breaking(str(before))):
+            _refuse_living_workers(database, breaking)
         database.upgrade()
         after = database.revision()
     if before == after:
@@ -55,7 +56,7 @@ def check(as_json: bool) -> None:
     output.emit(value, as_json, lambda: f"{database} is ready, at schema {revision}")
 
 
-def _refuse_living_workers(database: Database) -> None:
+def _refuse_living_workers(database: Database, breaking: list[str]) -> None:
     from finch_hub import errors
     from finch_hub.registry import workers
 
@@ -63,7 +64,8 @@ def _refuse_living_workers(database: Database) -> None:
         names = workers.find_living(session)
     if names:
         what = f"cannot upgrade database {database}: workers are running: {', '.join(names)}"
-        raise errors.Conflict(f"{what} (stop them and try again, or add --ignore-workers)")
+        why = f"they cannot outlive migration {', '.join(breaking)}"
+        raise errors.Conflict(f"{what}; {why} (stop them and try again, or add --ignore-workers)")
 
 
 def _open_database() -> contextlib.closing[Database]:

@@ -11,6 +11,7 @@ from finch_hub import errors
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from sqlalchemy.orm import Session
 
 HEAD = "0010"  # stands here so that a check needs no Alembic; a test compares it with the scripts
 
@@ -36,6 +37,11 @@ def revision(connection: sa.Connection) -> str | None:
     """Return the revision of the database, None if it is empty."""
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
+    return read(connection)
+
+
+def read(connection: sa.Connection | Session) -> str | None:
+    """Return the revision of a database that has tables."""
     number: str | None = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
     return number
 
@@ -79,11 +85,26 @@ def upgrade(connection: sa.Connection, database: str) -> None:
     if number != HEAD:
         if connection.dialect.name == "postgresql":
             connection.rollback()  # each migration has its own transaction; on SQLite, this one holds the write lock
-        command.upgrade(config(connection), "head")
+        command.upgrade(config(connection), HEAD)
+
+
+def list_breaking(number: str) -> list[str]:
+    """Return the migrations from a known revision to this code's that workers of that revision cannot outlive.
+
+    All others say that they are additive: statements of older code have the same effects afterwards.
+    """
+    from alembic.script import ScriptDirectory
+
+    pending = ScriptDirectory.from_config(config()).iterate_revisions(HEAD, number)
+    return sorted(script.revision for script in pending if not getattr(script.module, "is_additive", False))
 
 
 def is_known(number: str) -> bool:
-    """Return whether this code has the migrations up to a revision."""
+    """Return whether this code has the migrations up to a revision.
+
+    Later ones do not count. An update may have put them beside code that is running.
+    """
     from alembic.script import ScriptDirectory
 
-    return any(script.revision == number for script in ScriptDirectory.from_config(config()).walk_revisions())
+    known = ScriptDirectory.from_config(config()).iterate_revisions(HEAD, "base")
+    return any(script.revision == number for script in known)

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Callable
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, listeners, outbox, settlements, values, workers
+from finch_hub.registry import attempts, jobs, listeners, outbox, schema_revisions, settlements, values, workers
+from finch_hub.registry.database import Session
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
@@ -27,6 +28,7 @@ _PRUNE_SECONDS = 300.0  # between two looks at the history, if no job ended here
 _FORGET_SILENT_DAYS = 30
 _FORGET_STOPPED_DAYS = 1
 _TIDY_SECONDS = 600.0
+_SWEEP_CHECKPOINTS_SECONDS = 3600.0  # workers remove what their jobs leave, unless they are killed in that moment
 
 
 class Maintenance:
@@ -34,6 +36,8 @@ class Maintenance:
 
     Attributes:
         is_ending_idle: whether the worker, which is `is_on_demand`, was ended because it was idle.
+        mismatch: error of the schema, if the database got another one. The worker claims nothing more, and stops when
+            its jobs have ended.
     """
 
     def __init__(
@@ -54,9 +58,10 @@ class Maintenance:
         self._health = HealthFiles(stores.settings.health_folder)
         self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = self._answered_at = clock.elapsed()
-        self._prune_at = self._tidy_at = 0.0
+        self._prune_at = self._tidy_at = self._sweep_checkpoints_at = 0.0
         self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = False
+        self.mismatch: errors.SchemaMismatch | None = None
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -112,19 +117,29 @@ class Maintenance:
         devices = self._slots.refresh_devices()
         try:
             with self._stores.database.write() as session:
-                requested = workers.heartbeat(
-                    session, self._entry.id, self._entry.instance, devices, remark=self._attempt_source.readiness.remark
-                )
+                self._check_schema(session)
+                remark = self._attempt_source.readiness.remark if self.mismatch is None else str(self.mismatch)
+                requested = workers.heartbeat(session, self._entry.id, self._entry.instance, devices, remark=remark)
         except errors.Conflict as error:
             log.error("action=heartbeat error=%s", error)
             requested = "stopping"
         if requested == "active" and self._is_on_demand and self._slots.are_wanted():
             log.info("action=hand_over worker=%s", self._entry.id)
             requested = "draining"
-        self._attempt_source.is_draining = requested != "active"
-        self._health.report_ready(requested == "active" and self._attempt_source.readiness.remark is None)
-        if requested == "stopping" or (requested == "draining" and not self._slots.are_busy):
+        is_draining = self._attempt_source.is_draining = requested != "active" or self.mismatch is not None
+        self._health.report_ready(not is_draining and self._attempt_source.readiness.remark is None)
+        if requested == "stopping" or (is_draining and not self._slots.are_busy):
             self._end_worker()
+
+    def _check_schema(self, session: Session) -> None:
+        """Claim nothing more once the database has another schema than this code."""
+        try:
+            schema_revisions.check(schema_revisions.read(session), str(self._stores.database))
+        except errors.SchemaMismatch as error:
+            if self.mismatch is None:
+                log.warning("action=drain error=%s", error)
+            self.mismatch = error
+            self._attempt_source.is_draining = True
 
     def _sweep(self) -> None:
         settings = self._settings
@@ -147,6 +162,9 @@ class Maintenance:
         if clock.elapsed() >= self._tidy_at:
             self._tidy_at = clock.elapsed() + _TIDY_SECONDS
             self._stores.tidy()
+        if clock.elapsed() >= self._sweep_checkpoints_at:
+            self._sweep_checkpoints_at = clock.elapsed() + _SWEEP_CHECKPOINTS_SECONDS
+            self._attempt_source.sweep_checkpoints()
 
     def _prune(self) -> None:
         days, max_jobs = self._settings.history_days, self._settings.history_jobs

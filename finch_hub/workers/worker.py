@@ -107,6 +107,7 @@ class Worker:
 
         Raises:
             Conflict: a worker of that name is running.
+            SchemaMismatch: the database got another schema meanwhile. The worker has finished its jobs.
         """
         from celery import signals
 
@@ -154,7 +155,9 @@ class Worker:
             for work in (self._look, self._remove_old_outputs):
                 threading.Thread(target=work, name=work.__name__, daemon=True).start()
             consumer.start()
-            return int(consumer.exitcode or 0)
+        if self._maintenance.mismatch is not None:
+            raise self._maintenance.mismatch  # so that a service manager starts the worker anew, with new code
+        return int(consumer.exitcode or 0)
 
     def has_overlooked_work(self) -> bool:
         """Return whether the worker ended because it was idle, although a job for it is queued."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -92,6 +93,23 @@ def test_group_that_is_handed_back_resumes_from_its_checkpoints(workers: Fleet, 
         assert workers.wait(job).state is JobState.SUCCEEDED
         assert any("resumed after step" in line for line in workers.event_lines(job))
         assert workers.job(job).attempts == 1
+    workers.check(*members)
+
+
+@pytest.mark.slow
+def test_group_of_a_lost_machine_goes_on_elsewhere(workers: Fleet, tiny_folder: Path) -> None:
+    members = submit(workers, tiny_folder, "first", "second", epochs=60)
+    first = workers.start("first", finch_checkpoint_seconds="0.05")
+    wait_until(lambda: all(steps_of(workers, job) > 20 for job in members), "the training to have begun")
+    # A member is stopped in the middle: its worker is told to end, writes the checkpoints and copies them.
+    first.send(signal.SIGTERM)
+    assert first.wait() == 0
+    shutil.rmtree(workers.folder / "home")
+    workers.start("second", finch_home=str(workers.folder / "another-home"))
+    for job in members:
+        assert workers.wait(job).state is JobState.SUCCEEDED
+        assert any("resumed after step" in line for line in workers.event_lines(job))
+    wait_until(lambda: workers.artifacts.list_named("checkpoints") == [], "the copies to be removed")
     workers.check(*members)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import tarfile
 from pathlib import Path
 
 import psutil
@@ -132,16 +134,65 @@ def test_crash_between_storing_and_recording_makes_no_version(workers: Fleet, ti
 
 
 @pytest.mark.slow
-def test_job_without_its_checkpoint_starts_again_on_another_machine(workers: Fleet, tiny_folder: Path) -> None:
+def test_job_of_a_lost_machine_goes_on_elsewhere_with_the_same_bytes(workers: Fleet, tiny_folder: Path) -> None:
+    workers.environment["FINCH_CHECKPOINT_SECONDS"] = "0.05"
+    once = workers.folder / "once"
+    first = workers.start("first", finch_test_open=f"stop:{once}:{THIRD}")
+    spec = spec_of(workers, tiny_folder, epochs=2)
+    lost = workers.submit(spec)
+    child = stopped_child(workers, first.pid)
+    wait_until(lambda: stored_step(workers, lost) == "step-00000020", "the checkpoint to be copied")
+    first.send(signal.SIGKILL)
+    child.kill()
+    shutil.rmtree(workers.folder / "home")
+    workers.start("second", finch_home=str(workers.folder / "another-home"))
+    assert workers.wait(lost).state is JobState.SUCCEEDED
+    assert any("resumed after step 20" in line for line in workers.event_lines(lost))
+    whole = workers.submit(spec)
+    assert workers.wait(whole).state is JobState.SUCCEEDED
+    assert not any("resumed" in line for line in workers.event_lines(whole))
+    assert identity_of(workers, lost) == identity_of(workers, whole)
+    wait_until(lambda: workers.artifacts.list_named("checkpoints") == [], "the copies to be removed")
+    workers.check(lost, whole)
+
+
+@pytest.mark.slow
+def test_job_that_is_handed_back_goes_on_elsewhere(workers: Fleet, tiny_folder: Path) -> None:
+    """The machine may be taken away, so the last checkpoint is copied within the grace."""
     first = workers.start("first", finch_test_open=f"stop:{workers.folder / 'once'}:{THIRD}")
     job = workers.submit(spec_of(workers, tiny_folder))
     child = stopped_child(workers, first.pid)
-    first.send(signal.SIGKILL)
-    child.kill()
+    first.send(signal.SIGTERM)
+    wait_until(lambda: "why=hand_back" in first.text, "the child to be stopped")
+    child.resume()
+    assert first.wait() == 0
+    shutil.rmtree(workers.folder / "home")
     workers.start("second", finch_home=str(workers.folder / "another-home"))
     assert workers.wait(job).state is JobState.SUCCEEDED
-    assert not any("resumed" in line for line in workers.event_lines(job))
+    assert any(re.search(r"resumed after step [3-9]\d", line) for line in workers.event_lines(job))
+    assert workers.job(job).attempts == 1
     workers.check(job)
+
+
+@pytest.mark.slow
+def test_store_that_takes_no_checkpoint_does_not_stop_the_training(workers: Fleet, tiny_folder: Path) -> None:
+    workers.start(finch_checkpoint_seconds="0.05")
+    (workers.folder / "artifacts").mkdir(exist_ok=True)
+    (workers.folder / "artifacts" / "checkpoints").write_text("no folder can be made here")
+    job = workers.submit(spec_of(workers, tiny_folder))
+    assert workers.wait(job).state is JobState.SUCCEEDED
+    assert sum("could not copy the checkpoint" in line for line in workers.event_lines(job)) == 1
+    assert workers.job(job).attempts == 1
+    workers.check(job)
+
+
+def stored_step(workers: Fleet, job: str) -> str:
+    """Return the checkpoint of the first attempt that the artifact store has, empty if it has none."""
+    file = workers.folder / "artifacts" / "checkpoints" / f"{job}-1"
+    if not file.exists():
+        return ""
+    with tarfile.open(file) as opened:
+        return opened.getnames()[0].partition("/")[0]
 
 
 def stopped_child(workers: Fleet, worker: int) -> psutil.Process:

@@ -24,13 +24,14 @@ class Parameters(Value):
     Attributes:
         action: done before the file `out` is written.
         seconds: seconds to sleep, in small steps.
-        once: file that the first run creates. Later runs skip the action and succeed.
+        once: file that the first run creates. Later runs skip the action and succeed. The action "wait" waits until
+            the file is removed.
         afterwards: seconds that later runs sleep.
 
     """
 
     action: Literal[
-        "nothing", "sleep", "raise", "exit", "segfault", "hang", "eat", "orphan", "print", "leak", "daemon"
+        *("nothing", "sleep", "raise", "exit", "segfault", "hang", "eat", "orphan", "print", "leak", "daemon", "wait")
     ] = "nothing"
     seconds: float = 0.0
     once: str | None = None
@@ -76,6 +77,9 @@ def _act(parameters: Parameters, out: Path) -> None:
         case "sleep":
             end = time.monotonic() + parameters.seconds
             while time.monotonic() < end:
+                time.sleep(0.02)
+        case "wait":
+            while parameters.once is not None and Path(parameters.once).exists():
                 time.sleep(0.02)
         case "raise":
             raise RuntimeError("the probe was told to raise")

@@ -101,14 +101,14 @@ def save(folder: Path, state: ResumeState, *, identity: Mapping[str, str], envir
         for path in (unfinished / _TENSORS, unfinished / _STATE, unfinished):
             flush_path(path)
         if final.exists():  # an attempt that was interrupted at this step left the same state
-            shutil.rmtree(final)
+            _remove(final)
         unfinished.rename(final)
         flush_path(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     for old in list_checkpoints(folder)[keep:]:
-        shutil.rmtree(old)
+        _remove(old)
     return final
 
 
@@ -150,7 +150,7 @@ def load_newest(folder: Path, *, identity: Mapping[str, str], environment: Envir
 def discard(folder: Path) -> None:
     """Remove all checkpoints of the folder."""
     for path in list_checkpoints(folder):
-        shutil.rmtree(path)
+        _remove(path)
 
 
 def _compare(written_in: Environment, environment: Environment) -> str:
@@ -163,6 +163,14 @@ def _compare(written_in: Environment, environment: Environment) -> str:
 def list_checkpoints(folder: Path | None) -> list[Path]:
     """List the finished checkpoints, newest first."""
     return sorted(folder.glob(f"{_PREFIX}*"), reverse=True) if folder is not None and folder.is_dir() else []
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint. It is renamed first, so that whoever copies it meanwhile sees all files or none."""
+    aside = path.with_name(f"{_UNFINISHED}removed-{path.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    shutil.rmtree(aside)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

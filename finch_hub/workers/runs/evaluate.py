@@ -104,16 +104,16 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     figures_of = channel.checkpoints / f"figures-{base.fingerprint[-16:]}"  # a branch can move between two attempts
     for number, subject in enumerate(order.subjects):
         name, kept = subject.name, figures_of / f"{number}.json"
-        if kept.exists():  # an earlier attempt has measured it
-            results[name] = json.loads(kept.read_text(encoding="utf-8"))
+        if (figures := _read_kept(kept)) is not None:  # an earlier attempt has measured it
+            results[name] = figures
             continue
         channel.phase(f"measuring {name}")
         if subject.folder is not None:
             model.load_lora(subject.folder, name)
         results[name] = dict(kernel(model, PromptedExamples(rows, subject.system), parameters))
         _keep(results[name], kept)
-        figures = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in results[name].items())
-        channel.report(NewEvent(type="metrics", message=f"{name}: {figures}", data={"name": name, **results[name]}))
+        text = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in results[name].items())
+        channel.report(NewEvent(type="metrics", message=f"{name}: {text}", data={"name": name, **results[name]}))
         if subject.folder is not None:
             model.unload(name)  # without its last adapter the base is unchanged for the next job
     report = EvaluationReport(
@@ -131,6 +131,15 @@ def _keep(figures: JsonObject, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(file) as unfinished:
             unfinished.write_text(json.dumps(figures, default=str), encoding="utf-8")
+
+
+def _read_kept(file: Path) -> JsonObject | None:
+    """Return the figures that an earlier attempt kept, None if there are none or the file is damaged."""
+    try:
+        figures = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return figures if isinstance(figures, dict) else None
 
 
 def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Stores) -> Record:

@@ -24,6 +24,7 @@ from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.child_watch import POLL_SECONDS, ChildWatch
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease, StopReason
 from finch_hub.workers.supervision.process import ChildProcess
+from finch_hub.workers.supervision.shared_checkpoint import SharedCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class Attempt:
         self._settings, self._take_child, self._claim_next = context.stores.settings, take_child, claim_next
         self._memory_limit = memory_limit
         self._lease: Lease
+        self._checkpoint: SharedCheckpoint
+        self._stop_by = float("-inf")  # end of the child's grace
         self._kind: JobKind[Any, Any, Any]
         self._spec: JobSpec
         self.job_ids = [claimed.job.id]
@@ -86,6 +89,7 @@ class Attempt:
                 self._lease,
                 claim_next=lambda session, token: claim_next(session, self.child, token),
             )
+            self._checkpoint = SharedCheckpoint(self._context, self._job, record)
             record.log("claimed")
             try:
                 self._run(record)
@@ -99,6 +103,8 @@ class Attempt:
             finally:
                 self._context.events.forget(self._job)  # if the attempt wrote no end
                 self.ended_jobs = [] if record.ended_job is None else [record.ended_job]
+                for ended in self.ended_jobs:
+                    self._checkpoint.end(ended)
                 self.next_job = record.next_job
 
     def _run(self, record: AttemptRecord) -> None:
@@ -121,6 +127,8 @@ class Attempt:
             if outcome is None:
                 workdir = folders.begin(job.id, job.fence)
                 order = self._call("preparing the job", lambda: kind.prepare(spec, job, self._context.stores, workdir))
+                if self._checkpoint.is_expected:
+                    self._fetch_checkpoint(record)
         except _Stopped as stopped:
             self._stop(record, stopped.reason)
             return
@@ -149,8 +157,12 @@ class Attempt:
         self._lease.guard(child)
         child.idle_since = None
         child.send(type="run", kind=job.kind, job_id=job.id, workdir=str(workdir), order=order.model_dump(mode="json"))
-        watch = ChildWatch(child, self._lease, record, self._settings, memory_limit=self._memory_limit)
-        self._end(record, child, watch.run())
+        watch = ChildWatch(
+            child, self._lease, record, self._checkpoint, self._settings, memory_limit=self._memory_limit
+        )
+        message = watch.run()
+        self._stop_by = min(watch.stop_deadline, self._lease.elapsed() + self._settings.grace_seconds)
+        self._end(record, child, message)
 
     def _call(self, doing: str, call: Callable[[], T]) -> T:
         """Make a blocking call in another thread, and stop waiting if the attempt must stop or the call hangs.
@@ -182,6 +194,17 @@ class Attempt:
                 if self._context.readiness.check_store():
                     raise errors.Unavailable(f"{doing} took more than {stall_seconds:g} s")
                 raise errors.StoreUnavailable(f"{doing} took more than {stall_seconds:g} s: the store is not well")
+
+    def _fetch_checkpoint(self, record: AttemptRecord) -> None:
+        """Fetch the checkpoint of another machine. Without it the job begins anew, unless the store is away for all."""
+        try:
+            self._call("fetching the checkpoint", self._checkpoint.fetch)
+        except (errors.Unavailable, errors.RefusedArtifact, errors.MissingArtifact, OSError) as error:
+            if isinstance(error, errors.StoreUnavailable):
+                self._context.readiness.add_store_trouble()
+                if not self._context.readiness.check_store():
+                    raise
+            record.add_message(f"could not fetch the checkpoint of another machine: {error}", level="warn")
 
     def _end(self, record: AttemptRecord, child: ChildProcess, message: JsonObject) -> None:
         """Record how the child ended, as :meth:`ChildWatch.run` returned it, and kill a child that is unfit."""
@@ -236,6 +259,7 @@ class Attempt:
             case "cancel":
                 record.cancel()
             case "hand_back":
+                self._checkpoint.finish(self._stop_by - self._lease.elapsed())
                 record.hand_back()
             case "time_limit":
                 limit = self._job.requirements.time_limit

@@ -14,6 +14,7 @@ from finch_hub.specs.value import JsonObject
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.lease import Lease, StopReason
 from finch_hub.workers.supervision.process import ChildProcess
+from finch_hub.workers.supervision.shared_checkpoint import SharedCheckpoint
 
 POLL_SECONDS = 0.5  # how often an attempt looks whether it must stop while nothing arrives
 _MEASURE_SECONDS = 5.0
@@ -21,15 +22,27 @@ _CANCEL_GRACE = 4.0  # with a heartbeat of 5 s, a cancellation takes effect with
 
 
 class ChildWatch:
-    """Relays events and stops between a child and its attempt, and enforces limits of time and memory."""
+    """Relays events and stops between a child and its attempt, and enforces limits of time and memory.
+
+    Attributes:
+        stop_deadline: when the child must have stopped, by :meth:`Lease.elapsed`; infinite if nothing stops it.
+    """
 
     def __init__(
-        self, child: ChildProcess, lease: Lease, record: AttemptRecord, settings: Settings, *, memory_limit: int
+        self,
+        child: ChildProcess,
+        lease: Lease,
+        record: AttemptRecord,
+        checkpoint: SharedCheckpoint,
+        settings: Settings,
+        *,
+        memory_limit: int,
     ) -> None:
         self._child, self._lease, self._record, self._settings = child, lease, record, settings
+        self._checkpoint = checkpoint
         self._memory_limit = memory_limit
         self._stop_reason: StopReason | None = None
-        self._stop_deadline = float("inf")
+        self.stop_deadline = float("inf")
         self._heard_at = self._measured_at = lease.elapsed()  # time in doubt does not count
 
     def run(self) -> JsonObject:
@@ -72,13 +85,14 @@ class ChildWatch:
                 if has_ended:
                     return {"type": "died"}
                 self._record.write_due_events()
+                self._checkpoint.copy_if_due()
                 if (end := self._check_limits()) is not None:
                     return end
 
     def _check_limits(self) -> JsonObject | None:
         now = self._lease.elapsed()
         self._relay_stop(now)
-        if now >= self._stop_deadline:
+        if now >= self.stop_deadline:
             return {"type": "stopped", "why": self._stop_reason, "killed": True}
         if now - self._heard_at > self._settings.stall_seconds:
             return {"type": "hung", "reason": f"reported nothing for {self._settings.stall_seconds:g} s"}
@@ -94,6 +108,6 @@ class ChildWatch:
             return
         grace = self._settings.grace_seconds
         self._stop_reason = reason
-        self._stop_deadline = now + (grace if reason == "hand_back" else min(_CANCEL_GRACE, grace))
+        self.stop_deadline = now + (grace if reason == "hand_back" else min(_CANCEL_GRACE, grace))
         self._record.log(f"stop why={reason}")
         self._child.send(type="stop", why="hand_back" if reason == "hand_back" else "cancel")

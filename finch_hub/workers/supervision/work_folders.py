@@ -24,19 +24,27 @@ class WorkFolders:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    def folder_of(self, job_id: str, fence: int) -> Path:
+        """Return the folder of an attempt, which may not exist."""
+        return self._root / job_id / str(fence)
+
     def begin(self, job_id: str, fence: int) -> Path:
         """Return the folder of an attempt, with the checkpoints of the attempt before it on this machine.
 
         Without checkpoints the folder is not made: many jobs write nothing, and making a folder takes time.
         """
         self._root.mkdir(parents=True, mode=0o700, exist_ok=True)  # keeps other users out of all folders in it
-        job = self._root / job_id
-        folder = job / str(fence)
-        if fence > 1 and job.is_dir():
-            earlier = [number for path in job.iterdir() if path.name.isdigit() and (number := int(path.name)) < fence]
-            if earlier:
-                _link_tree(job / str(max(earlier)) / CHECKPOINTS, folder / CHECKPOINTS)
+        folder = self.folder_of(job_id, fence)
+        if earlier := self.find_checkpoints(job_id, before=fence):
+            _link_tree(self.folder_of(job_id, earlier) / CHECKPOINTS, folder / CHECKPOINTS)
         return folder
+
+    def find_checkpoints(self, job_id: str, *, before: int) -> int:
+        """Return the fence of the latest earlier attempt on this machine that has checkpoints, 0 if none has."""
+        job = self._root / job_id
+        names = [path.name for path in job.iterdir()] if before > 1 and job.is_dir() else []
+        fences = [int(name) for name in names if name.isdigit() and any((job / name / CHECKPOINTS).glob("[!.]*"))]
+        return max((fence for fence in fences if fence < before), default=0)
 
     def keep_outcome(self, job_id: str, outcome: JsonObject) -> None:
         """Keep the outcome of a child, so that a crash before its commit costs no second run."""

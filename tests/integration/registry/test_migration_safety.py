@@ -152,6 +152,16 @@ def test_every_migration_keeps_all_rows_up_and_down(old_hub: sa.Engine) -> None:
         assert rows.items() <= now.items(), f"at {revision}"  # later revisions fill tables of their own
 
 
+def test_migration_that_an_update_put_beside_running_code_is_newer(hub: Database, add_migration: AddMigration) -> None:
+    running = schema_revisions.HEAD
+    folder = add_migration(BUILD)
+    hub.upgrade()
+    schema_revisions.HEAD = running
+    assert (folder / "versions" / "9000_next.py").exists()
+    with pytest.raises(errors.SchemaMismatch, match=f"has the newer schema {NEXT}: this code needs {running}"):
+        hub.check()
+
+
 def test_rebuilt_parent_table_keeps_the_rows_that_refer_to_it(hub: Database, add_migration: AddMigration) -> None:
     rows = count_rows(hub)
     add_migration(REBUILD)

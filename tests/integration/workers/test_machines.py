@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,3 +149,22 @@ def test_outputs_reach_the_machine_of_the_submitter(
         assert (tmp_path / "here" / "adapter_model.safetensors").exists(), "the worker wrote it"
         with pytest.raises(errors.Conflict, match="far wrote it to"):
             here.save()
+
+
+@pytest.mark.slow
+def test_job_of_a_lost_machine_goes_on_from_the_bucket(machines: Fleet, tiny_folder: Path) -> None:
+    machines.environment["FINCH_CHECKPOINT_SECONDS"] = "0.05"
+    training = TrainingConfig(epochs=200, batch_size=2, threads=1, checkpoint_every=10)
+    digest = machines.artifacts.put(dump_examples(EXAMPLES))
+    base = BaseModelSource(source=str(tiny_folder))
+    first = machines.start("first", finch_home=str(machines.folder / "home-1"))
+    job = machines.submit(TrainSpec(adapter="seeds", base=base, train=digest, training=training))
+    wait_until(lambda: machines.artifacts.list_named("checkpoints") == [f"{job}-1"], "the checkpoint to be copied")
+    first.send(signal.SIGKILL)
+    first.wait()
+    shutil.rmtree(machines.folder / "home-1")
+    machines.start("second", finch_home=str(machines.folder / "home-2"))
+    assert machines.wait(job).state is JobState.SUCCEEDED
+    assert any("resumed after step" in line for line in machines.event_lines(job))
+    wait_until(lambda: machines.artifacts.list_named("checkpoints") == [], "the copies to be removed")
+    machines.check(job)

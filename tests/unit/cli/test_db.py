@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import pytest
 import sqlalchemy as sa
 from support import registry
 
-from finch_hub.registry import workers
+from finch_hub.registry import schema_revisions, workers
 from finch_hub.registry.database import Database
 
 from .conftest import Run, enter_worker
@@ -29,12 +33,34 @@ def test_upgrade_while_workers_run_is_refused_unless_told_otherwise(run: Run, da
     make_older(database)
     refused = run("db", "upgrade")
     assert refused.status == 4
-    assert "workers are running: gpu-1 (stop them and try again, or add --ignore-workers)" in " ".join(
-        refused.err.split()
-    )
+    text = " ".join(refused.err.split())
+    assert "workers are running: gpu-1; they cannot outlive migration 0002, 0003" in text
+    assert "(stop them and try again, or add --ignore-workers)" in text
     assert database.revision() == "0001"
     assert "from schema 0001 to schema" in run("db", "upgrade", "--ignore-workers").out
     database.check()
+
+
+def test_additive_upgrade_lets_workers_run_on(
+    run: Run, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter_worker(database)
+    folder, head = tmp_path / "migrations", schema_revisions.HEAD
+    shutil.copytree(schema_revisions.scripts(), folder)
+    for number, before, is_additive in (("9000", head, True), ("9001", "9000", False)):
+        lines = (
+            f'revision, down_revision, branch_labels, depends_on = "{number}", "{before}", None, None',
+            f"is_additive = {is_additive}",
+            "def upgrade(): pass",
+        )
+        (folder / "versions" / f"{number}_next.py").write_text("\n".join(lines))
+    monkeypatch.setattr(schema_revisions, "scripts", lambda: folder)
+    monkeypatch.setattr(schema_revisions, "HEAD", "9001")
+    refused = run("db", "upgrade")
+    assert (refused.status, database.revision()) == (4, head)
+    assert "they cannot outlive migration 9001 (stop them" in " ".join(refused.err.split())
+    monkeypatch.setattr(schema_revisions, "HEAD", "9000")
+    assert f"from schema {head} to schema 9000" in run("db", "upgrade").out
 
 
 def test_upgrade_does_not_mind_stopped_workers_or_a_current_schema(run: Run, database: Database) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,24 @@ def test_save_keeps_the_newest_checkpoints(tmp_path: Path) -> None:
     for step in (8, 9, 10, 100):
         save(tmp_path, step)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
+
+
+def test_removed_checkpoint_disappears_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever copies it meanwhile sees all files or none."""
+    seen: list[list[str]] = []
+    remove = shutil.rmtree
+
+    def look(path: Path, **options: Any) -> None:
+        seen.append(sorted(found.name for found in tmp_path.glob("step-*")))
+        remove(path, **options)
+
+    save(tmp_path, 1, keep=1)
+    monkeypatch.setattr(shutil, "rmtree", look)
+    save(tmp_path, 2, keep=1)
+    assert seen[-1] == ["step-00000002"]
+    checkpoint.discard(tmp_path)
+    assert seen[-1] == []
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_save_syncs_the_files_before_the_final_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

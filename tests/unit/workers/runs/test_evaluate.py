@@ -71,6 +71,12 @@ def test_an_adapter_that_changes_nothing_has_the_figures_of_the_base(
         assert first["loss"] != second["loss"]
 
 
+@pytest.mark.parametrize("damaged", ["", '{"loss": ', "[]", "\xff"])
+def test_figures_that_are_damaged_are_measured_again(damaged: str, tmp_path: Path) -> None:
+    (tmp_path / "0.json").write_text(damaged, encoding="latin-1")
+    assert evaluate._read_kept(tmp_path / "0.json") is None
+
+
 def test_the_next_attempt_measures_only_what_is_missing(
     tiny_base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

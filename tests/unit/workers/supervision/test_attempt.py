@@ -30,6 +30,7 @@ from finch_hub.workers.supervision.child_watch import ChildWatch
 from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease, Leases
 from finch_hub.workers.supervision.readiness import SUSPECT_AFTER, Readiness
+from finch_hub.workers.supervision.shared_checkpoint import SharedCheckpoint
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
 
@@ -442,6 +443,65 @@ def test_job_that_the_store_fails_is_queued_again_and_no_attempt_counts(
         " artifact store /***: OSError: stale"
     ]
     assert not context.readiness.is_ready, "the store is checked before the next claim"
+
+
+REFUSALS = [
+    errors.RefusedArtifact("is damaged"),
+    errors.MissingArtifact("file", "checkpoints/job-1"),
+    errors.StoreUnavailable("access denied"),
+    OSError("no space left"),
+]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
+def test_job_begins_anew_if_the_checkpoint_of_another_machine_cannot_be_fetched(
+    error: Exception, kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(shared: SharedCheckpoint) -> None:
+        raise error
+
+    monkeypatch.setattr(SharedCheckpoint, "is_expected", True)
+    monkeypatch.setattr(SharedCheckpoint, "fetch", refuse)
+    _, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
+    assert job.state is JobState.SUCCEEDED
+    assert texts(database, job) == [f"could not fetch the checkpoint of another machine: {error}"]
+
+
+def test_job_waits_for_a_store_that_is_unwell_rather_than_begin_anew(
+    kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(shared: SharedCheckpoint) -> None:
+        raise errors.StoreUnavailable("gone")
+
+    monkeypatch.setattr(SharedCheckpoint, "is_expected", True)
+    monkeypatch.setattr(SharedCheckpoint, "fetch", refuse)
+    monkeypatch.setattr(context.readiness, "check_store", lambda: False)
+    _, job = run(context, database, child := FakeChild())
+    assert (job.state, job.attempts, child.sent) == (JobState.QUEUED, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("end", "state"), [({"type": "stopped", "why": "hand_back"}, JobState.QUEUED), (FAILED, JobState.FAILED)]
+)
+def test_last_checkpoint_is_copied_before_the_job_is_queued_again(
+    end: dict[str, Any],
+    state: JobState,
+    kind: Any,
+    database: Database,
+    context: AttemptContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[float] = []
+
+    def finish(shared: SharedCheckpoint, seconds: float) -> None:
+        given.append(seconds)
+        assert registry.get(database, shared._job).state is JobState.RUNNING
+
+    monkeypatch.setattr(SharedCheckpoint, "finish", finish)
+    _, job = run(context, database, FakeChild(), end)
+    assert job.state is state
+    assert len(given) == (state is JobState.QUEUED)
+    assert all(0 < seconds <= context.stores.settings.grace_seconds for seconds in given)
 
 
 def test_result_that_the_store_refused_is_stored_by_the_next_attempt_here(

@@ -56,17 +56,27 @@ class Record:
         pass
 
 
+class Checkpoint:
+    """Copy of a checkpoint that counts how often it was looked at."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def copy_if_due(self) -> None:
+        self.looks += 1
+
+
 Watching = SimpleNamespace
 
 
 @pytest.fixture
 def watching() -> Watching:
     """A child, its lease, its record, and the watch over them: 900 s until a stall, 20 s of grace, 1,000 bytes."""
-    child, lease, record = FakeChild(), Lease(), Record()
+    child, lease, record, checkpoint = FakeChild(), Lease(), Record(), Checkpoint()
     in_force = settings.load(stall_seconds=900.0, grace_seconds=20.0)
-    arguments: tuple[Any, ...] = (child, lease, record, in_force)
+    arguments: tuple[Any, ...] = (child, lease, record, checkpoint, in_force)
     run: Callable[[], dict[str, Any]] = lambda: ChildWatch(*arguments, memory_limit=1000).run()  # noqa: E731
-    return Watching(child=child, lease=lease, record=record, run=run)
+    return Watching(child=child, lease=lease, record=record, checkpoint=checkpoint, run=run)
 
 
 def test_events_are_recorded_until_the_last_message(watching: Watching) -> None:
@@ -87,6 +97,7 @@ def test_child_that_reports_nothing_for_too_long_hangs(watching: Watching) -> No
     watching.lease.step = 100.0
     assert watching.run() == {"type": "hung", "reason": "reported nothing for 900 s"}
     assert watching.lease.now >= 900.0
+    assert watching.checkpoint.looks > 0, "the checkpoint is copied while the child works"
 
 
 def test_child_that_uses_too_much_memory_hangs(watching: Watching) -> None:
@@ -153,7 +164,7 @@ def test_time_in_doubt_is_not_silence(database: Database, monkeypatch: pytest.Mo
     monkeypatch.setattr(child, "suspend", suspend)
     monkeypatch.setattr(child, "resume", resume)
     monkeypatch.setattr(record, "write_due_events", write_due_events)
-    arguments: tuple[Any, ...] = (child, lease, record, in_force)
+    arguments: tuple[Any, ...] = (child, lease, record, Checkpoint(), in_force)
     assert ChildWatch(*arguments, memory_limit=1000).run() == {"type": "done", "outcome": {}}
     assert child.sent == [], "no limit was reached"
 

@@ -31,6 +31,17 @@ def test_new_folder_starts_with_the_latest_checkpoints_and_nothing_else(tmp_path
     assert [path.name for path in third.iterdir()] == [CHECKPOINTS]
 
 
+def test_latest_attempt_with_checkpoints_is_found(tmp_path: Path) -> None:
+    folders = WorkFolders(tmp_path / "work")
+    assert folders.find_checkpoints("job", before=5) == 0
+    for fence in (2, 10, 11):
+        write(folders.begin("job", fence) / CHECKPOINTS / f"step-{fence}" / "state", "x")
+    write(folders.begin("job", 3) / "adapter" / "weights", "half written")
+    write(folders.folder_of("job", 4) / CHECKPOINTS / ".unfinished-step-4" / "state", "half written")
+    assert [folders.find_checkpoints("job", before=fence) for fence in (2, 3, 11, 12)] == [0, 2, 10, 11]
+    assert folders.find_checkpoints("job", before=10) == 3, "it has those of the attempt before it"
+
+
 def test_file_that_a_later_attempt_replaces_stays_in_the_earlier_folder(tmp_path: Path) -> None:
     folders = WorkFolders(tmp_path / "work")
     first = folders.begin("job", 1)
