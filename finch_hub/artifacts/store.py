@@ -321,7 +321,7 @@ class ArtifactStore:
         """Store a file under a name instead of a digest. An earlier file of that name is replaced as a whole."""
         self.check()
         with self._translate_errors():
-            self._files.put_file(path, file)
+            self._files.put_file(path, file, _meter("storing a file", file))
 
     def fetch_named(self, path: str, file: Path) -> None:
         """Write the file of a name to a new file. Its bytes are not verified.

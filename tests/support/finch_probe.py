@@ -31,7 +31,7 @@ class Parameters(Value):
     """
 
     action: Literal[
-        *("nothing", "sleep", "raise", "exit", "segfault", "hang", "eat", "orphan", "print", "leak", "daemon", "wait")
+        "nothing", "sleep", "wait", "raise", "exit", "segfault", "hang", "eat", "orphan", "daemon", "print", "leak"
     ] = "nothing"
     seconds: float = 0.0
     once: str | None = None
