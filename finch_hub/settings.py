@@ -8,7 +8,7 @@ import tomllib
 import urllib.parse
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 import pydantic_settings
@@ -16,6 +16,9 @@ from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from finch_hub import errors
 from finch_hub.specs.value import problems_of
+
+LogFormat = Literal["logfmt", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 _PREFIX = "FINCH_"
 # Variables that are not settings. Variables of tests and plugins resemble none of these names.
@@ -49,6 +52,8 @@ class Settings(pydantic_settings.BaseSettings):
         gang_size: maximum number of jobs that are trained in one step; 1 trains each job alone.
         history_days: age in days after which ended jobs and their events are deleted; None keeps all.
         history_jobs: maximum number of ended jobs that are kept; None keeps all.
+        log_format: format of log lines, `logfmt` or `json`.
+        log_level: least level of what is logged: `debug`, `info`, `warning` or `error`.
         allow_insecure: allow a broker or database on another machine without authentication.
 
     Raises:
@@ -78,6 +83,8 @@ class Settings(pydantic_settings.BaseSettings):
     gang_size: int = pydantic.Field(default=8, ge=1)
     history_days: float | None = pydantic.Field(default=None, gt=0)
     history_jobs: int | None = pydantic.Field(default=None, ge=0)
+    log_format: LogFormat = "logfmt"
+    log_level: LogLevel = "info"
     allow_insecure: bool = False
 
     @property
@@ -130,6 +137,11 @@ class Settings(pydantic_settings.BaseSettings):
         if value is not None and "://" not in value.get_secret_value():
             raise ValueError("is not a broker URL; use redis://:PASSWORD@HOST:6379/0")
         return value
+
+    @pydantic.field_validator("log_format", "log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(

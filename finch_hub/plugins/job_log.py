@@ -13,15 +13,13 @@ def listen(job: Job) -> None:
     """Log the job's state with stable fields; a failure is logged as an error with its reason."""
     _logger.log(
         logging.ERROR if job.state is JobState.FAILED else logging.INFO,
-        "job %s is %s",
-        job.id,
-        job.state.value,
+        f"job.{job.state.value}",
         extra={
-            "action": f"job.{job.state.value}",
             "job_id": job.id,
-            "kind": job.kind,
             "attempt": job.attempts,
+            "fence": job.fence,
+            "kind": job.kind,
             "worker": job.worker,
-            "reason": job.reason,
+            "error": job.reason,
         },
     )

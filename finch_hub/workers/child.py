@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import queue
 import re
@@ -35,12 +36,16 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from finch_hub import errors
 from finch_hub.engine.training.interruption import Interrupted
 from finch_hub.progress import listen
+from finch_hub.settings import LogFormat, LogLevel
 from finch_hub.specs.value import Value
+from finch_hub.storage.redaction import Redactor
+from finch_hub.workers.logs.context import log_fields
+from finch_hub.workers.logs.setup import log_to
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.channel import Channel, Stopped
 from finch_hub.workers.supervision import fault_points
@@ -59,7 +64,7 @@ def run(message: dict[str, Any], channel: Channel) -> bool:
     try:
         fault_points.reach("child.begin")
         kind = kinds.kind_of(message["kind"])
-        with listen(channel.advance):
+        with listen(channel.advance), log_fields(job_id=message["job_id"]):
             outcome: Value = kind.execute(kind.order.of(message["order"], subject=f"{kind.name} order"), channel)
         fault_points.reach("child.end")
         _send_end(channel, outcome, warm_base=channel.bases.key)
@@ -156,6 +161,9 @@ def main() -> None:
     # Handlers that do nothing are not passed on to programs that a plugin starts, as an ignored signal would be.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
+    log_format = cast(LogFormat, os.environ.get("FINCH_LOG_FORMAT", "logfmt"))
+    log_level = cast(LogLevel, os.environ.get("FINCH_LOG_LEVEL", "info"))
+    log_to(logging.StreamHandler(), log_format, log_level, Redactor())
     messages = os.fdopen(int(sys.argv[1]), "wb")
     orders = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a plugin that reads standard input finds it empty

@@ -11,6 +11,7 @@ from finch_hub.registry import attempts, jobs, outbox, settlements, values, work
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
+from finch_hub.workers.logs.context import identify
 from finch_hub.workers.messaging.dispatcher import Dispatcher
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt_source import AttemptSource
@@ -77,9 +78,9 @@ class Maintenance:
             try:
                 self._look(clock.elapsed())
             except errors.FinchError as error:
-                log.warning("action=maintenance error=%s", error)
+                log.warning("maintenance", extra={"error": error})
             except Exception:
-                log.exception("action=maintenance")
+                log.exception("maintenance")
             self._woken.wait(min(1.0, settings.sweep_seconds, settings.heartbeat_seconds))
             self._closed.wait(_PAUSE_SECONDS)  # so that jobs that end in quick succession cause one look
             self._woken.clear()
@@ -111,7 +112,7 @@ class Maintenance:
                     session, self._entry.id, self._entry.instance, devices, remark=self._attempt_source.readiness.remark
                 )
         except errors.Conflict as error:
-            log.error("action=heartbeat error=%s", error)
+            log.error("heartbeat", extra={"error": error})
             requested = "stopping"
         self._attempt_source.is_draining = requested != "active"
         if requested == "stopping" or (requested == "draining" and not self._slots.are_busy):
@@ -125,9 +126,9 @@ class Maintenance:
         held = self._attempt_source.renew_leases()
         with self._stores.database.write() as session:
             for job in attempts.expire_leases(session, policy, held=held):
-                log.warning("action=expire job_id=%s attempt=%d state=%s", job.id, job.attempts, job.state.value)
+                log.warning("expire", extra={**identify(job), "state": job.state.value})
             if names := workers.forget(session, older_than=_FORGET_WORKERS_DAYS * _DAY_SECONDS):
-                log.info("action=forget workers=%s", ",".join(names))
+                log.info("forget", extra={"workers": ",".join(names)})
         if clock.elapsed() >= self._prune_at:
             self._prune()
         self._remove_finished_folders()
@@ -141,7 +142,7 @@ class Maintenance:
             older_than = None if days is None else days * _DAY_SECONDS
             pruned = jobs.prune(session, older_than=older_than, beyond=max_jobs)
         if pruned:
-            log.info("action=prune jobs=%d", len(pruned))
+            log.info("prune", extra={"jobs": len(pruned)})
             self._prune_at = 0.0
 
     def _remove_finished_folders(self) -> None:
@@ -162,7 +163,7 @@ class Maintenance:
         if not self._is_on_demand:
             return
         if not home.exists(self._settings):
-            log.warning("action=leave worker=%s error=the home was removed", self._entry.id)
+            log.warning("leave", extra={"error": "the home was removed"})
             self._end_worker()
         elif self._slots.are_busy:
             self._busy_until = now
@@ -170,6 +171,6 @@ class Maintenance:
             if self._is_needed():
                 self._busy_until = now  # nobody else would start the job
                 return
-            log.info("action=idle worker=%s", self._entry.id)
+            log.info("idle")
             self.is_ending_idle = True
             self._end_worker()

@@ -14,6 +14,7 @@ from finch_hub.registry.database import Session
 from finch_hub.registry.values import RetryPolicy
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, JobResult
+from finch_hub.workers.logs.context import identify
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision import clock, fault_points
 from finch_hub.workers.supervision.attempt_context import AttemptContext
@@ -126,10 +127,9 @@ class AttemptRecord:
         job, why = self._job, self._context.redactor.clean(why)
         self._end(lambda session: attempts.set_aside(session, job, why, version=kinds.VERSION, events=self._unwritten))
 
-    def log(self, action: str, level: int = logging.INFO, *, error: object = "") -> None:
+    def log(self, action: str, level: int = logging.INFO, **fields: object) -> None:
         """Log an action of the attempt."""
-        job, text = self._job, f" error={error}" if error else ""
-        log.log(level, "action=%s job_id=%s attempt=%d fence=%d%s", action, job.id, job.attempts, job.fence, text)
+        log.log(level, action, extra={**identify(self._job), **fields})
 
     def _end(self, change: Callable[[Session], Job]) -> None:
         """Make the last write, which adds the events that are left. Wait for a database that does not answer."""
@@ -170,4 +170,4 @@ class AttemptRecord:
         fault_points.reach("supervisor.committed")
         self._last.events.clear()
         if ended is not None and ended.reason:  # the built-in listener logs the rest
-            self.log(f"ended state={ended.state.value}", error=ended.reason)
+            self.log("ended", state=ended.state.value, error=ended.reason)

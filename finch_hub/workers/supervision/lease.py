@@ -16,6 +16,7 @@ from finch_hub.registry import attempts
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job
+from finch_hub.workers.logs.context import identify
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.process import ChildProcess
 
@@ -94,7 +95,7 @@ class Lease:
                 self._doubt_began = min(clock.elapsed(), self.certain_until)
                 if self._child is not None:
                     self._child.suspend()
-                log.warning("action=lease in doubt job_id=%s attempt=%d", self._job.id, self._job.attempts)
+                log.warning("doubt_lease", extra=identify(self._job))
             return is_in_doubt
 
     def elapsed(self) -> float:
@@ -145,8 +146,7 @@ class Lease:
         except Exception as error:  # unexpected ones too, since one thread renews all leases
             is_expected = isinstance(error, errors.Unavailable)
             level = logging.WARNING if is_expected else logging.ERROR
-            text = "action=renew job_id=%s attempt=%d error=%s"
-            log.log(level, text, self._job.id, self._job.attempts, error, exc_info=not is_expected)
+            log.log(level, "renew", extra={**identify(self._job), "error": error}, exc_info=not is_expected)
             self.renew_at = clock.elapsed() + min(_RETRY_SECONDS, self._settings.heartbeat_seconds)
 
     def recover(self) -> None:

@@ -4,6 +4,7 @@ import logging
 from datetime import UTC, datetime
 
 import pytest
+from support.logs import list_said
 
 from finch_hub.plugins import job_log
 from finch_hub.specs.jobs import Job, JobState
@@ -14,6 +15,7 @@ JOB = Job(
     state=JobState.RUNNING,
     spec={"base": {"source": "base"}, "dataset": "0" * 64},
     attempts=2,
+    fence=3,
     worker="w1",
     created_at=datetime(2026, 1, 1, tzinfo=UTC),
 )
@@ -25,6 +27,6 @@ def test_each_state_is_logged_with_stable_fields(caplog: pytest.LogCaptureFixtur
         job_log.listen(JOB.evolve(state=state, reason="why" if state is JobState.FAILED else None))
     (record,) = caplog.records
     assert record.levelno == (logging.ERROR if state is JobState.FAILED else logging.INFO)
-    assert record.getMessage() == f"job j1 is {state.value}"
-    assert record.action == f"job.{state.value}"  # type: ignore[attr-defined]
-    assert (record.job_id, record.attempt, record.worker) == ("j1", 2, "w1")  # type: ignore[attr-defined]
+    expected = {"action": f"job.{state.value}", "job_id": "j1", "attempt": 2, "fence": 3, "kind": "evaluate"}
+    assert list_said(caplog) == [expected | ({"error": "why"} if state is JobState.FAILED else {})]
+    assert record.worker == "w1"  # type: ignore[attr-defined]

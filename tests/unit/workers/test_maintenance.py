@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from support import registry
+from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.registry import jobs, types, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.tables import jobs as job_table
 from finch_hub.specs.jobs import JobState
+from finch_hub.workers.logs.context import identify
 from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.work_folders import WorkFolders
@@ -125,7 +127,7 @@ def test_sweep_queues_jobs_of_lost_workers_again_and_says_so(
     with caplog.at_level(logging.INFO):
         Worker(database, tmp_path, retry_seconds=0).maintenance._sweep()
     assert registry.get(database, job).state is JobState.QUEUED
-    assert f"action=expire job_id={job.id} attempt=1 state=queued" in caplog.text
+    assert {"action": "expire", **identify(job), "state": "queued"} in list_said(caplog)
 
 
 def test_sweep_never_ends_the_attempts_of_its_own_worker(database: Database, tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from support import registry
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.registry import attempts, claims, jobs
 from finch_hub.registry.database import Database, Session
 from finch_hub.specs.jobs import Job, JobResult, JobState
+from finch_hub.workers.logs.context import identify
 from finch_hub.workers.supervision import clock, lease
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.event_buffer import EventBuffer
@@ -264,7 +266,7 @@ def test_claim_that_fails_does_not_undo_the_end_before_it(
     assert registry.get(database, job).state is JobState.SUCCEEDED
     assert record.next_job is None
     assert registry.get(database, following).state is JobState.QUEUED
-    assert f"error={error}" in caplog.text
+    assert {"action": "claim", "error": str(error), **identify(job)} in list_said(caplog)
 
 
 class UncertainDatabase:

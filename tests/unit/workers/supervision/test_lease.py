@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from support import registry
 from support.children import FakeChild
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.registry import attempts
@@ -45,7 +46,7 @@ def test_unexpected_error_of_one_renewal_does_not_end_the_renewals(
         wait_until(lambda: lease.certain_until > first, "the next renewal")
     leases.close()
     assert failures
-    assert "permission denied" in caplog.text
+    assert "permission denied" in str(list_said(caplog)[0]["error"])
 
 
 class Clock:
