@@ -54,6 +54,9 @@ class Settings(pydantic_settings.BaseSettings):
         history_jobs: maximum number of ended jobs that are kept; None keeps all.
         log_format: format of log lines, `logfmt` or `json`.
         log_level: least level of what is logged: `debug`, `info`, `warning` or `error`.
+        metrics_port: port on which a worker serves its metrics to Prometheus; None means no port.
+        metrics_address: address of that port.
+        metrics_folder: folder in which a worker keeps a file of its metrics; None means no file.
         allow_insecure: allow a broker or database on another machine without authentication.
 
     Raises:
@@ -85,6 +88,9 @@ class Settings(pydantic_settings.BaseSettings):
     history_jobs: int | None = pydantic.Field(default=None, ge=0)
     log_format: LogFormat = "logfmt"
     log_level: LogLevel = "info"
+    metrics_port: int | None = pydantic.Field(default=None, ge=1, le=65_535)
+    metrics_address: str = "127.0.0.1"
+    metrics_folder: Path | None = None
     allow_insecure: bool = False
 
     @property
@@ -137,6 +143,11 @@ class Settings(pydantic_settings.BaseSettings):
         if value is not None and "://" not in value.get_secret_value():
             raise ValueError("is not a broker URL; use redis://:PASSWORD@HOST:6379/0")
         return value
+
+    @pydantic.field_validator("metrics_folder")
+    @classmethod
+    def _expanded(cls, value: Path | None) -> Path | None:
+        return None if value is None else expand_home(value).absolute()
 
     @pydantic.field_validator("log_format", "log_level", mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
 from finch_hub.workers.logs.context import identify
 from finch_hub.workers.messaging.dispatcher import Dispatcher
+from finch_hub.workers.metrics import instruments
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.slots import Slots
@@ -115,6 +116,7 @@ class Maintenance:
             log.error("heartbeat", extra={"error": error})
             requested = "stopping"
         self._attempt_source.is_draining = requested != "active"
+        instruments.CLAIMS_JOBS.set(requested == "active" and self._attempt_source.readiness.remark is None)
         if requested == "stopping" or (requested == "draining" and not self._slots.are_busy):
             self._end_worker()
 
@@ -125,10 +127,13 @@ class Maintenance:
         policy = values.RetryPolicy(max_attempts=settings.max_attempts, base_delay=settings.retry_seconds)
         held = self._attempt_source.renew_leases()
         with self._stores.database.write() as session:
-            for job in attempts.expire_leases(session, policy, held=held):
+            expired = attempts.expire_leases(session, policy, held=held)
+            for job in expired:
                 log.warning("expire", extra={**identify(job), "state": job.state.value})
             if names := workers.forget(session, older_than=_FORGET_WORKERS_DAYS * _DAY_SECONDS):
                 log.info("forget", extra={"workers": ",".join(names)})
+        instruments.SWEEPS.inc()
+        instruments.EXPIRED_LEASES.inc(len(expired))
         if clock.elapsed() >= self._prune_at:
             self._prune()
         self._remove_finished_folders()

@@ -30,6 +30,8 @@ from finch_hub.workers.messaging import app as celery_app
 from finch_hub.workers.messaging import broker
 from finch_hub.workers.messaging.dispatcher import Dispatcher
 from finch_hub.workers.messaging.slot_pool import SlotPool
+from finch_hub.workers.metrics import instruments
+from finch_hub.workers.metrics.exporter import MetricsExporter
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_source import AttemptSource
@@ -106,11 +108,13 @@ class Worker:
             Conflict: a worker of that name is running.
         """
         from celery import signals
+        from celery.apps import worker as celery_worker
 
         # Until Celery handles SIGTERM: a worker that is ended while it starts must leave no broker behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         signals.worker_ready.connect(self._handle_hangup, weak=False)
         signals.setup_logging.connect(_keep_logging, weak=False)
+        celery_worker.safe_say = _keep_logging  # it prints lines that are no records
         with contextlib.ExitStack() as ending:
             ending.callback(self._close)
             if self._settings.broker_url is None:
@@ -142,6 +146,10 @@ class Worker:
                 is_on_demand=self._is_on_demand,
                 end_worker=self._end,
             )
+            instruments.SLOTS.set(len(self._slots))
+            exporter = MetricsExporter(self._stores, worker=self.name)
+            exporter.start()
+            ending.callback(exporter.close)
             self._maintenance.start()
             ending.callback(self._maintenance.close)
             ending.callback(consumer.pool.on_stop)
@@ -253,7 +261,8 @@ class Worker:
     def _run(self, attempt: Attempt | AttemptGroup, slot: Slot) -> None:
         slot.attempt = attempt
         try:
-            attempt.run()
+            with instruments.BUSY_SLOTS.track_inprogress():
+                attempt.run()
         except Exception:
             # A defect. The worker goes on. The job runs again when its lease has ended.
             log.exception("run", extra={"job_id": ",".join(attempt.job_ids)})
@@ -325,8 +334,8 @@ class Worker:
                     log.exception("listener", extra={"listener": name, "job_id": job.id})
 
 
-def _keep_logging(**_: Any) -> None:
-    """Receive the signal at which Celery would otherwise set up a log of its own."""
+def _keep_logging(*_: Any, **__: Any) -> None:
+    """Do nothing, where Celery would otherwise set up a log of its own, or print what it does."""
 
 
 def _check_names(**options: Sequence[str]) -> None:

@@ -74,6 +74,8 @@ EXERCISED_IN = {
     "workers/messaging/broker": "faults/test_broker.py",
     "workers/messaging/consumer": "faults/test_broker.py",
     "workers/messaging/sender": "unit/workers/messaging/test_dispatcher.py",
+    "workers/metrics/deployment": "unit/workers/metrics/test_exporter.py",
+    "workers/metrics/instruments": "unit/workers/metrics/test_exporter.py",
     "workers/runs/compose": "acceptance/test_reproduction.py",
     "workers/runs/inputs": "faults/test_training.py",
     "workers/runs/job_kind": "unit/workers/runs/test_kinds.py",

@@ -17,9 +17,10 @@ from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job, JobSpec
 from finch_hub.specs.value import JsonObject, Value
 from finch_hub.workers.logs.context import identify, log_fields
+from finch_hub.workers.metrics import instruments
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.job_kind import JobKind
-from finch_hub.workers.supervision import fault_points
+from finch_hub.workers.supervision import clock, fault_points
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.child_watch import POLL_SECONDS, ChildWatch
@@ -88,6 +89,8 @@ class Attempt:
                 claim_next=lambda session, token: claim_next(session, self.child, token),
             )
             record.log("claimed")
+            began = clock.elapsed()
+            instruments.ATTEMPTS_STARTED.labels(self._job.kind).inc()
             try:
                 self._run(record)
             except errors.StaleFence:
@@ -99,6 +102,7 @@ class Attempt:
                 raise
             finally:
                 self._context.events.forget(self._job)  # if the attempt wrote no end
+                instruments.count_end(self._job.kind, record.outcome, clock.elapsed() - began)
                 self.ended_jobs = [] if record.ended_job is None else [record.ended_job]
                 self.next_job = record.next_job
 

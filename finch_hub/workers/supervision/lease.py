@@ -17,6 +17,7 @@ from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job
 from finch_hub.workers.logs.context import identify
+from finch_hub.workers.metrics import instruments
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.process import ChildProcess
 
@@ -93,6 +94,7 @@ class Lease:
             is_in_doubt = self.is_lost or clock.elapsed() >= self.certain_until
             if is_in_doubt and self._doubt_began is None:
                 self._doubt_began = min(clock.elapsed(), self.certain_until)
+                instruments.LEASES_IN_DOUBT.inc()
                 if self._child is not None:
                     self._child.suspend()
                 log.warning("doubt_lease", extra=identify(self._job))
@@ -179,6 +181,7 @@ class Lease:
         if self._doubt_began is not None:
             self._seconds_in_doubt += clock.elapsed() - self._doubt_began
             self._doubt_began = None
+            instruments.LEASES_IN_DOUBT.dec()
             if self._child is not None:
                 self._child.resume()
 

@@ -269,6 +269,38 @@ def test_claim_that_fails_does_not_undo_the_end_before_it(
     assert {"action": "claim", "error": str(error), **identify(job)} in list_said(caplog)
 
 
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [
+        (lambda record: record.succeed(lambda session: JobResult(report={})), "succeeded"),
+        (lambda record: record.fail("it broke", retry=True), "failed"),
+        (lambda record: record.fail("it broke", retry=False), "failed"),
+        (lambda record: record.hand_back(), "handed_back"),
+        (lambda record: record.set_aside("a later version"), "handed_back"),
+        (lambda record: record.pass_on("the store is away", alone="wait"), "handed_back"),
+        (lambda record: record.pass_on("an artifact is missing", alone="fail"), "failed"),
+    ],
+)
+def test_outcome_is_known_at_the_end_and_a_requested_cancellation_wins(
+    end: Callable[[AttemptRecord], None],
+    outcome: str,
+    database: Database,
+    record_of: Callable[[Job, Any], AttemptRecord],
+) -> None:
+    registry.submit(database)
+    record = record_of(registry.claimed(database), database)
+    assert record.outcome == "lost"
+    end(record)
+    assert record.outcome == outcome
+    registry.submit(database)
+    cancelled = registry.claimed(database)
+    record = record_of(cancelled, database)
+    with database.write() as session:
+        jobs.request_cancel(session, cancelled.id)
+    end(record)
+    assert record.outcome == ("failed" if registry.get(database, cancelled).state is JobState.FAILED else "cancelled")
+
+
 class UncertainDatabase:
     """A database whose first `times` commits succeed, although the connection breaks before it says so."""
 

@@ -17,6 +17,7 @@ from finch_hub import errors, settings
 from finch_hub.registry import attempts
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job
+from finch_hub.workers.metrics import instruments
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision import lease as module
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease, Leases
@@ -234,6 +235,22 @@ def test_child_that_starts_in_doubt_is_suspended_at_once(held: Lease, hands: Clo
     held.suspend_if_in_doubt()
     held.guard(child)
     assert child.calls == ["suspend"]
+
+
+def test_leases_in_doubt_are_counted_until_they_end(held: Lease, hands: Clock) -> None:
+    counted = instruments.LEASES_IN_DOUBT._value.get
+    before = counted()
+    hands.now += 1000
+    for _ in range(2):
+        assert held.suspend_if_in_doubt()
+        assert counted() == before + 1
+    held.renew()
+    assert counted() == before
+    hands.now += 1000
+    held.suspend_if_in_doubt()
+    held.release()
+    held.release()
+    assert counted() == before
 
 
 def test_lease_that_another_attempt_took_is_lost_for_ever(held: Lease, hands: Clock, database: Database) -> None:
