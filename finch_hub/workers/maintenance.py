@@ -13,8 +13,7 @@ from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
 from finch_hub.workers.logs.context import identify
 from finch_hub.workers.messaging.dispatcher import Dispatcher
-from finch_hub.workers.metrics import instruments
-from finch_hub.workers.supervision import clock
+from finch_hub.workers.supervision import clock, instruments
 from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.slots import Slots
 from finch_hub.workers.supervision.work_folders import WorkFolders

@@ -30,9 +30,9 @@ from finch_hub.workers.messaging import app as celery_app
 from finch_hub.workers.messaging import broker
 from finch_hub.workers.messaging.dispatcher import Dispatcher
 from finch_hub.workers.messaging.slot_pool import SlotPool
-from finch_hub.workers.metrics import instruments
 from finch_hub.workers.metrics.exporter import MetricsExporter
 from finch_hub.workers.runs import kinds
+from finch_hub.workers.supervision import instruments
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.group import AttemptGroup

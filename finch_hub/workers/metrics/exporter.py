@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.metrics import deployment
-from finch_hub.workers.metrics.instruments import OWN
+from finch_hub.workers.supervision.instruments import OWN
 from finch_hub.workers.supervision.trouble_log import TroubleLog
 
 log = logging.getLogger(__name__)

@@ -17,10 +17,9 @@ from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job, JobSpec
 from finch_hub.specs.value import JsonObject, Value
 from finch_hub.workers.logs.context import identify, log_fields
-from finch_hub.workers.metrics import instruments
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.job_kind import JobKind
-from finch_hub.workers.supervision import clock, fault_points
+from finch_hub.workers.supervision import clock, fault_points, instruments
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.child_watch import POLL_SECONDS, ChildWatch

@@ -17,8 +17,7 @@ from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job
 from finch_hub.workers.logs.context import identify
-from finch_hub.workers.metrics import instruments
-from finch_hub.workers.supervision import clock
+from finch_hub.workers.supervision import clock, instruments
 from finch_hub.workers.supervision.process import ChildProcess
 
 log = logging.getLogger(__name__)

@@ -231,5 +231,5 @@ def test_worker_with_a_broken_library_says_why_it_cannot_start(
     with Hub(loaded) as hub:
         assert "celery is broken" in hub.jobs.get(job.id).obstacles()["the worker of this home"][0]
     assert main(["doctor", "--fast", "--json"]) == 7
-    findings = {finding["about"]: finding for finding in json.loads(capsys.readouterr().out)}
+    findings = {finding["about"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
     assert "celery is broken" in findings["workers"]["advice"]

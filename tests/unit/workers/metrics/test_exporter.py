@@ -22,8 +22,8 @@ from finch_hub import errors, settings
 from finch_hub.registry.database import Database
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.metrics import exporter as module
-from finch_hub.workers.metrics import instruments
 from finch_hub.workers.metrics.exporter import MetricsExporter
+from finch_hub.workers.supervision import instruments
 
 PAGE = Path(__file__).parents[4] / "docs" / "operations.md"
 

@@ -17,8 +17,7 @@ from finch_hub import errors, settings
 from finch_hub.registry import attempts
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job
-from finch_hub.workers.metrics import instruments
-from finch_hub.workers.supervision import clock
+from finch_hub.workers.supervision import clock, instruments
 from finch_hub.workers.supervision import lease as module
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease, Leases
 
