@@ -23,6 +23,7 @@ _MOST_GROUPS = 64  # of jobs with equal needs, and of jobs with equal priority
 _FRONT_JOBS = 100
 
 PriorityClass = Literal["high", "normal", "low"]
+_CLASSES: dict[PriorityClass, tuple[int, int]] = {"high": (1, 2**31 - 1), "normal": (0, 0), "low": (-(2**31), -1)}
 
 
 class QueueDepth(Value):
@@ -95,9 +96,10 @@ def _measure_depths(session: Session) -> tuple[QueueDepth, ...]:
         if group is None:
             break
         needs = group.needs
-        for row in session.execute(_COUNT_GROUP, {"wanted_needs": needs}):
-            depths[group.queue, row.priority] += row.number
-    return tuple(QueueDepth(queue=queue, priority=name, jobs=n) for (queue, name), n in sorted(depths.items()))
+        for name, (lowest, highest) in _CLASSES.items():
+            parameters = {"wanted_needs": needs, "lowest": lowest, "highest": highest}
+            depths[group.queue, name] += session.execute(_COUNT_GROUP, parameters).scalar_one()
+    return tuple(QueueDepth(queue=queue, priority=name, jobs=n) for (queue, name), n in sorted(depths.items()) if n)
 
 
 def _find_oldest(session: Session, at: datetime) -> tuple[datetime, str] | None:
@@ -130,11 +132,12 @@ _NEXT_GROUP = (
     .limit(1)
 )
 _wanted = sa.bindparam("wanted_needs", type_=sa.String())
+_priorities = sa.bindparam("lowest", type_=sa.Integer()), sa.bindparam("highest", type_=sa.Integer())
 _group = (
-    sa.select(sa.case((jobs.c.priority > 0, "high"), (jobs.c.priority < 0, "low"), else_="normal").label("priority"))
-    .where(in_state(JobState.QUEUED), jobs.c.needs.between(_wanted, _wanted))
+    sa.select(sa.literal(1))
+    .where(in_state(JobState.QUEUED), jobs.c.needs.between(_wanted, _wanted), jobs.c.priority.between(*_priorities))
     .order_by(jobs.c.needs, jobs.c.priority.desc(), jobs.c.number)  # as the index is, for PostgreSQL to choose it
     .limit(MOST)
     .subquery()
 )
-_COUNT_GROUP = sa.select(_group.c.priority, sa.func.count().label("number")).group_by(_group.c.priority)
+_COUNT_GROUP = sa.select(sa.func.count()).select_from(_group)

@@ -16,7 +16,7 @@ from finch_hub.workers.hostname import find_hostname
 from finch_hub.workers.logs.setup import open_log, set_up_logging
 from finch_hub.workers.worker import Worker
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("finch_hub.workers")  # not "__main__", which is no logger of ours
 
 
 def main() -> int:

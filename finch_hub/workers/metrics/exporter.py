@@ -70,13 +70,13 @@ class MetricsExporter(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return all metrics. The library calls it for each request."""
         for metric in (*OWN.collect(), *self._measured):
-            labelled = copy.copy(metric)
-            labelled.samples = [
+            labeled = copy.copy(metric)
+            labeled.samples = [
                 sample._replace(labels={"worker": self._worker, **sample.labels})
                 for sample in metric.samples
                 if not sample.name.endswith("_created")
             ]
-            yield labelled
+            yield labeled
 
     def _run(self) -> None:
         while not self._closed.is_set():

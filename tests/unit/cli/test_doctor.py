@@ -166,7 +166,7 @@ def broker(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
 def test_doctor_tells_the_memory_of_the_broker_and_what_it_dropped(run: Run, broker: Broker, roomy: None) -> None:
     assert find_advice(run, "broker", status=0) == ""
     with broker.client() as client:
-        used = int(client.info("memory")["used_memory"])  # type: ignore[index]  # not awaited
+        used = int(client.info("memory")["used_memory"])
         client.config_set("maxmemory", int(used / 0.95))
         assert "redis-cli CONFIG SET maxmemory`" in find_advice(run, "broker")
         client.config_set("maxmemory", used + 2_000_000)

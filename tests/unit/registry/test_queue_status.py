@@ -85,6 +85,7 @@ def test_numbers_end_at_a_limit_and_priorities_behind_it_are_seen(
     with database.write() as session:
         jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec(), priority=1)] * 12)
     assert read(database).oldest == oldest.id
+    assert [(depth.priority, depth.jobs) for depth in read(database).depths] == [("high", 12), ("low", 1)]
     monkeypatch.setattr(queue_status, "MOST", 10)
     assert read(database).queued == 10
 
