@@ -22,7 +22,7 @@ from finch_hub.display import tables
 from finch_hub.storage.redaction import redact_url
 
 if TYPE_CHECKING:
-    from finch_hub.hub.jobs import Jobs
+    from finch_hub.hub.facade import Hub
     from finch_hub.registry.queue_status import QueueStatus
     from finch_hub.settings import Settings
 
@@ -244,7 +244,7 @@ def _queue(settings: Settings) -> Finding:
         unreadable = hub.jobs.find_set_aside(limit=_SHOWN_JOBS + 1)
         unsettled = hub.jobs.find_unsettled()
         status = hub.jobs.status()
-        found, advice = [_describe_depth(status)], _explain_wait(hub.jobs, status)
+        found, advice = [_describe_depth(status)], _explain_wait(hub, status)
     if status.lost:
         found.append(f"{_count(status.lost)} lost by workers and not recovered")
         start = f"jobs watch {status.lost[0]}" if settings.broker_url is None else "worker start"
@@ -267,17 +267,19 @@ def _describe_depth(status: QueueStatus) -> str:
     return f"{depth}, job {status.oldest} has waited longest: {tables.format_duration(status.oldest_seconds)}"
 
 
-def _explain_wait(jobs: Jobs, status: QueueStatus) -> list[str]:
-    """Return advice if the job that waits longest is one that no worker can run, or that idle workers do not claim."""
+def _explain_wait(hub: Hub, status: QueueStatus) -> list[str]:
+    """Return advice if no worker can run the job that waits longest, or if idle workers do not claim it."""
     if status.oldest is None or (status.oldest_seconds or 0.0) < _PATIENCE_SECONDS:
         return []
     try:
-        job = jobs.get(status.oldest)
+        job = hub.jobs.get(status.oldest)
     except errors.NotFound:  # deleted meanwhile
         return []
     if reasons := [f"{worker} {', '.join(why)}" for worker, why in job.obstacles().items()]:
         fix = f"start a worker that can, with `finch-hub worker start`, or `finch-hub jobs cancel {job.id}`"
         return [f"no worker can run job {job.id}: {_join(reasons)} ({fix})"]
+    if all(worker.state in ("silent", "stopped") for worker in hub.workers.find()):
+        return [f"no worker runs, and job {job.id} waits: `finch-hub jobs watch {job.id}` starts the worker of a home"]
     if idle := job.idle_workers():
         fix = f"look into its log, and restart it with `finch-hub worker stop {idle[0]}`"
         return [f"worker {idle[0]} is idle and does not claim job {job.id}: {fix}"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 from finch_hub.settings import LogFormat
@@ -48,11 +47,12 @@ class FieldFormatter(logging.Formatter):
             "action" if record.name.startswith(_OWN) else "message": self._clean(_find_message(record)),
         }
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD and value is not None}
+        named = list((current_fields() | extra).items())
         if record.exc_info or record.exc_text:
-            extra["exception"] = record.exc_text or (record.exc_info and self.formatException(record.exc_info))
+            named.append(("exception", record.exc_text or (record.exc_info and self.formatException(record.exc_info))))
         if record.stack_info:
-            extra["stack"] = record.stack_info
-        for name, value in (current_fields() | extra).items():
+            named.append(("stack", record.stack_info))
+        for name, value in named:
             key = _UNSAFE_IN_KEY.sub("_", str(name)) or "_"
             while key in fields:
                 key += "_"
@@ -62,22 +62,24 @@ class FieldFormatter(logging.Formatter):
     def _simplify(self, value: object) -> Scalar:
         if isinstance(value, bool | int | float) and type(value) in _NUMBERS and abs(value) < _MAX_NUMBER:
             return value
-        return self._clean(_to_text(lambda: str(value), type(value).__name__))
+        return self._clean(_to_text(value))
 
     def _clean(self, text: str) -> str:
         return self._redactor.clean(text)
 
 
 def _find_message(record: logging.LogRecord) -> str:
-    return _to_text(record.getMessage, f"{record.msg!r} with arguments that do not fit")
-
-
-def _to_text(make: Callable[[], str], otherwise: str) -> str:
-    """Return a text, or another one if it cannot be made. A record with a defect must not be lost."""
     try:
-        return make()
+        return record.getMessage()
+    except Exception:  # the arguments do not fit, but the record must not be lost
+        return f"{_to_text(record.msg)} {_to_text(record.args)}"
+
+
+def _to_text(value: object) -> str:
+    try:
+        return str(value)
     except Exception:
-        return f"<{otherwise}>"
+        return f"<{type(value).__name__}>"
 
 
 def _write_logfmt(fields: dict[str, Scalar]) -> str:

@@ -155,6 +155,16 @@ def test_doctor_names_jobs_whose_worker_was_lost_and_that_nobody_recovers(
     assert f"`finch-hub jobs watch {job.id}`" in find_advice(run, "queue")
 
 
+def test_doctor_names_a_job_of_a_home_whose_worker_was_killed(
+    run: Run, database: Database, roomy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FINCH_BROKER_URL")
+    job = registry.submit(database)
+    assert find_advice(run, "queue", status=0) == "", "its worker may be starting"
+    age(database, job.id, created_at=400.0)
+    assert f"`finch-hub jobs watch {job.id}`" in find_advice(run, "queue")
+
+
 @pytest.fixture
 def broker(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
     broker = Broker()
