@@ -61,6 +61,9 @@ def test_oldest_job_is_the_one_that_could_start_for_the_longest_time(database: D
     assert read(database).oldest == retried.id
     age(database, retried.id, not_before=-60.0)
     assert read(database).oldest == fresh.id
+    age(database, fresh.id, not_before=-60.0)
+    status = read(database)
+    assert (status.queued, status.oldest, status.oldest_seconds) == (4, None, None), "none can start"
 
 
 def test_lost_jobs_are_those_that_no_sweep_has_ended(database: Database) -> None:

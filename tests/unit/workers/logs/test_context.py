@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import threading
 
-import pytest
-
 from finch_hub.workers.logs import context
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
-
-
-@pytest.fixture(autouse=True)
-def _process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "_of_process", {})
 
 
 def test_fields_end_with_their_block_and_belong_to_one_thread() -> None:
