@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import tomllib
 import urllib.parse
 import warnings
@@ -21,6 +22,7 @@ LogFormat = Literal["logfmt", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _PREFIX = "FINCH_"
+_MAX_OWNER = 96  # characters, as in the database
 # Variables that are not settings. Variables of tests and plugins resemble none of these names.
 _OTHER_VARIABLES = frozenset({"CONFIG", "DEBUG", "FAULT", "DATABASE_PASSWORD", "BROKER_PASSWORD"})
 
@@ -50,6 +52,9 @@ class Settings(pydantic_settings.BaseSettings):
         max_bad_rows: largest share of a data set's rows that may be left out, unless a command says otherwise.
         memory_bytes: main memory for one child process; None means nine tenths of the machine or container.
         gang_size: maximum number of jobs that are trained in one step; 1 trains each job alone.
+        owner: name under which jobs take turns with those of other owners; None means the login name.
+        owner_running: maximum number of jobs of one owner that run at a time; None sets no limit.
+        owner_unfinished: maximum number of jobs of one owner that have not ended; None sets no limit.
         history_days: age in days after which ended jobs and their events are deleted; None keeps all.
         history_jobs: maximum number of ended jobs that are kept; None keeps all.
         log_format: format of log lines, `logfmt` or `json`.
@@ -84,6 +89,9 @@ class Settings(pydantic_settings.BaseSettings):
     max_bad_rows: float = pydantic.Field(default=0.05, ge=0, le=1)
     memory_bytes: pydantic.PositiveInt | None = None
     gang_size: int = pydantic.Field(default=8, ge=1)
+    owner: str | None = pydantic.Field(default=None, min_length=1, max_length=_MAX_OWNER)
+    owner_running: pydantic.PositiveInt | None = None
+    owner_unfinished: pydantic.PositiveInt | None = None
     history_days: float | None = pydantic.Field(default=None, gt=0)
     history_jobs: int | None = pydantic.Field(default=None, ge=0)
     log_format: LogFormat = "logfmt"
@@ -104,6 +112,17 @@ class Settings(pydantic_settings.BaseSettings):
     def artifacts(self) -> str:
         """Current fsspec URL or local folder of the artifact store."""
         return self.artifacts_url or str(self.home / "artifacts")
+
+    @property
+    def owner_name(self) -> str:
+        """Current owner of new jobs: the name that is set, or the login name of the user who runs this process."""
+        if self.owner is not None:
+            return self.owner
+        try:
+            name = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:  # containers may run as a user without a name
+            name = ""
+        return name[:_MAX_OWNER] or f"user-{os.geteuid()}"
 
     @property
     def work(self) -> Path:
@@ -136,6 +155,13 @@ class Settings(pydantic_settings.BaseSettings):
         if folder.parts[0].startswith("~"):
             raise ValueError(f"is in {folder.parts[0]}, which this system does not know; set FINCH_HOME to a folder")
         return folder.absolute()
+
+    @pydantic.field_validator("owner")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        if value is not None and not value.isprintable():
+            raise ValueError("contains characters that cannot be printed; use letters, digits and spaces")
+        return value
 
     @pydantic.field_validator("broker_url")
     @classmethod

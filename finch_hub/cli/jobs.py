@@ -33,19 +33,22 @@ def jobs() -> None:
 @jobs.command("list")
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="State of the jobs. Can be repeated.")
 @click.option("--kind", type=click.Choice(list(kinds.MODULES)), help="Kind of the jobs.")
+@click.option("--owner", metavar="NAME", help="Owner of the jobs.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Maximum number of jobs.")
 @click.option("--before", metavar="JOB", help="Job that the listed ones are older than.")
 @output.json_option
-def list_(states: tuple[str, ...], kind: str | None, limit: int, before: str | None, as_json: bool) -> None:
+def list_(
+    states: tuple[str, ...], kind: str | None, owner: str | None, limit: int, before: str | None, as_json: bool
+) -> None:
     """List jobs, newest first."""
     from finch_hub.specs.jobs import JobState
 
     with output.open_hub() as hub:
         jobs = hub.jobs.find(
-            states=[JobState(state) for state in states] or None, kind=kind, limit=limit, before=before
+            states=[JobState(state) for state in states] or None, kind=kind, owner=owner, limit=limit, before=before
         )
-    rows = [(job.id, job.kind, job.state.value, _summarize(job), job.worker, job.created_at) for job in jobs]
-    columns = ("job", "kind", "state", "about", "worker", "submitted")
+    rows = [(job.id, job.kind, job.state.value, _summarize(job), job.owner, job.worker, job.created_at) for job in jobs]
+    columns = ("job", "kind", "state", "about", "owner", "worker", "submitted")
     output.emit(jobs, as_json, lambda: tables.draw_table(columns, rows))
 
 
@@ -169,6 +172,7 @@ def _draw_job(
         "reason": job.reason,
         "made": " ".join(result[key] for key in ("adapter", "state") if result.get(key)) or None,
         "report": report_problem,
+        "owner": job.owner or None,
         "submitted": job.created_at,
         "started": job.started_at,
         "ended": job.finished_at,

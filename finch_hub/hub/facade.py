@@ -163,6 +163,7 @@ class Hub:
         """
         from finch_hub.hub import training
 
+        self._refuse_beyond_limit(idempotency_key)
         spec, stored, needed = training.check_training(
             data,
             adapter=adapter,
@@ -339,6 +340,7 @@ class Hub:
         """
         from finch_hub.hub import evaluating
 
+        self._refuse_beyond_limit()
         spec, examples = evaluating.check_evaluation(
             data,
             adapters,
@@ -423,6 +425,16 @@ class Hub:
         """
         return self.jobs.get(job_id).events(after=after, follow=follow)
 
+    def _refuse_beyond_limit(self, idempotency_key: str | None = None) -> None:
+        """Refuse a submission before its data is read and stored. The submission itself checks again."""
+        from finch_hub.registry import owner_limits
+
+        limit = self.settings.owner_unfinished
+        if limit is None or idempotency_key is not None:  # the key may return an earlier job
+            return
+        with self._stores.database.read() as session:
+            owner_limits.refuse_beyond(session, {self.settings.owner_name}, limit, num_more=1)
+
     def _submit(
         self,
         spec: JobSpec,
@@ -439,6 +451,13 @@ class Hub:
         with self._stores.database.write() as session:
             for stored in sorted(examples, key=lambda part: part.digest):  # locked in one order by all submitters
                 register_examples(session, stored, self._stores)
-            job = jobs.submit(session, spec, requirements=requirements or Requirements(), **fields)
+            job = jobs.submit(
+                session,
+                spec,
+                requirements=requirements or Requirements(),
+                owner=self.settings.owner_name,
+                owner_unfinished=self.settings.owner_unfinished,
+                **fields,
+            )
         dispatcher.dispatch(job)
         return JobHandle(job, self._stores, dispatcher)

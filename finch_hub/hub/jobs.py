@@ -8,7 +8,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, attempts, jobs, placement, queue_status, settlements, values, workers
+from finch_hub.registry import (
+    adapter_versions,
+    attempts,
+    jobs,
+    owner_limits,
+    placement,
+    queue_status,
+    settlements,
+    values,
+    workers,
+)
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState
 from finch_hub.specs.value import Value
@@ -134,13 +144,15 @@ class JobHandle:
         return self._job
 
     def retry(self) -> JobHandle:
-        """Submit the failed or cancelled job again as a new job.
+        """Submit the failed or cancelled job again as a new job of its owner.
 
         Raises:
             IllegalTransition: the job has neither failed nor been cancelled.
+            Conflict: this version cannot read the job, its data set was purged, or its owner would have too many
+                unfinished jobs.
         """
         with self._stores.database.write() as session:
-            job = jobs.retry(session, self.id)
+            job = jobs.retry(session, self.id, owner_unfinished=self._stores.settings.owner_unfinished)
         self._dispatcher.dispatch(job)
         return JobHandle(job, self._stores, self._dispatcher)
 
@@ -163,7 +175,10 @@ class JobHandle:
 
     def idle_workers(self) -> list[str]:
         """Return the names of idle workers that could claim the job now. They do so within seconds if all is well."""
+        limit = self._stores.settings.owner_running
         with self._stores.database.read() as session:
+            if limit is not None and owner_limits.count_running(session, self._job.owner) >= limit:
+                return []
             return [
                 worker.id
                 for worker in workers.find_idle(session)
@@ -233,12 +248,13 @@ class Jobs:
         *,
         states: Collection[JobState] | None = None,
         kind: str | None = None,
+        owner: str | None = None,
         limit: int = 50,
         before: str | None = None,
     ) -> list[Job]:
         """Return jobs, newest first. With `before`, return those older than the job with that id."""
         with self._stores.database.read() as session:
-            return jobs.find(session, states=states, kind=kind, limit=limit, before=before)
+            return jobs.find(session, states=states, kind=kind, owner=owner, limit=limit, before=before)
 
     def counts(self) -> dict[JobState, int]:
         """Return the number of jobs in each state."""

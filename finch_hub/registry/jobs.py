@@ -6,6 +6,7 @@ The functions for workers are in `claims` and `attempts`.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import math
@@ -16,9 +17,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningInsert
 
 from finch_hub import errors
-from finch_hub.registry import datasets, settlements, values
+from finch_hub.registry import datasets, owner_limits, settlements, turns, values
 from finch_hub.registry.tables import attempts, dependencies, job_datasets, job_events, jobs
 from finch_hub.registry.transitions import (
     JOB_COLUMNS,
@@ -29,36 +31,46 @@ from finch_hub.registry.transitions import (
     to_job,
     to_jobs,
 )
-from finch_hub.registry.types import UNKNOWN_TIME, Columns, insert_new, later, now, once
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, build_insert_new, later, now, once
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
 _NUM_EXAMINED = 1000  # newest jobs of the queue that a check reads
+_COPIED = ("spec", "base_key", "priority", "owner", "idempotency_key", "retry_of")  # from a new job to its row
 
 
-def submit(session: Session, spec: JobSpec, **fields: Any) -> Job:
+def submit(session: Session, spec: JobSpec, *, owner_unfinished: int | None = None, **fields: Any) -> Job:
     """Submit a job with further fields of `NewJob`, as `submit_many` does."""
-    return submit_many(session, [values.NewJob.of_spec(spec, **fields)])[0]
+    return submit_many(session, [values.NewJob.of_spec(spec, **fields)], owner_unfinished=owner_unfinished)[0]
 
 
-def submit_many(session: Session, new: Sequence[values.NewJob]) -> list[Job]:
+def submit_many(session: Session, new: Sequence[values.NewJob], *, owner_unfinished: int | None = None) -> list[Job]:
     """Submit jobs in one transaction, and return them in order.
 
     A used idempotency key returns the job of the first submission. Send the wake-up messages of queued jobs after the
     commit.
 
+    Args:
+        owner_unfinished: maximum number of unfinished jobs of one owner; None sets no limit.
+
     Raises:
         NotFound: a job depends on a job that does not exist.
-        Conflict: a job depends on a failed or cancelled job, its key belongs to another specification, or its data set
-            was purged.
+        Conflict: a job depends on a failed or cancelled job, its key belongs to another specification, its data set
+            was purged, or its owner would have too many unfinished jobs.
     """
     if not new:
         return []
     datasets.hold(session, {digest for item in new for digest in item.datasets})
     parents = _lock_parents(session, {parent for item in new for parent in item.depends_on})
     rows = [_row(item, parents) for item in new]
-    insert = insert_new(session, jobs, "idempotency_key")
-    inserted = {row.id: row for row in session.execute(insert.returning(*jobs.c), rows)}
+    if owner_unfinished is not None:
+        for owner in sorted({item.owner for item in new}):
+            owner_limits.hold_owner(session, owner, "unfinished")
+    _assign_turns(session, rows)
+    insert = _insert_jobs(session.get_bind().dialect.name)
+    inserted = {row.id: row for row in session.execute(insert, rows)}
+    if owner_unfinished is not None:
+        owner_limits.refuse_beyond(session, {row.owner for row in inserted.values()}, owner_unfinished)
     by_id = {row["id"]: item for item, row in zip(new, rows, strict=True)}
     links = [
         {"job_id": job_id, "depends_on": parent, "position": position}
@@ -109,6 +121,7 @@ def find(
     *,
     states: Collection[JobState] | None = None,
     kind: str | None = None,
+    owner: str | None = None,
     limit: int = 50,
     before: str | None = None,
 ) -> list[Job]:
@@ -122,6 +135,8 @@ def find(
             query = query.where(jobs.c.finished_at.is_(None))  # likewise; waiting and running jobs have their own
     if kind is not None:
         query = query.where(jobs.c.kind == kind)
+    if owner is not None:
+        query = query.where(jobs.c.owner == owner)
     if before is not None:
         query = query.where(jobs.c.number < sa.select(jobs.c.number).where(jobs.c.id == before).scalar_subquery())
     return to_jobs(session, session.execute(query).all())
@@ -148,13 +163,17 @@ def request_cancel(session: Session, job_id: str) -> Job:
     return job
 
 
-def retry(session: Session, job_id: str) -> Job:
-    """Submit a failed or cancelled job again, as a new job. Return an unfinished retry if there is one.
+def retry(session: Session, job_id: str, *, owner_unfinished: int | None = None) -> Job:
+    """Submit a failed or cancelled job again, as a new job of its owner. Return an unfinished retry if there is one.
+
+    Args:
+        owner_unfinished: maximum number of unfinished jobs of one owner; None sets no limit.
 
     Raises:
         NotFound: the job does not exist.
         IllegalTransition: the job has not failed and was not cancelled.
-        Conflict: this version cannot read the job, or its data set was purged.
+        Conflict: this version cannot read the job, its data set was purged, or its owner would have too many
+            unfinished jobs.
     """
     # The lock lasts until the commit: of two retries at once, the second finds the job of the first.
     row = _get_row(session, job_id, lock=True)
@@ -177,8 +196,9 @@ def retry(session: Session, job_id: str) -> Job:
         priority=old.priority,
         depends_on=_newest_retries(session, old.depends_on),
         retry_of=old.id,
+        owner=row.owner,
     )
-    return submit_many(session, [new])[0]
+    return submit_many(session, [new], owner_unfinished=owner_unfinished)[0]
 
 
 def select_unfinished(session: Session, ids: Collection[str]) -> set[str]:
@@ -318,19 +338,33 @@ def _read_event(row: sa.Row[Any]) -> Event:
         return Event(job_id=row.job_id, seq=row.seq, at=at, type="message", level="warn", message=text)
 
 
+@functools.cache
+def _insert_jobs(dialect: str) -> ReturningInsert[Any]:
+    return build_insert_new(dialect, jobs, "idempotency_key").returning(*jobs.c)
+
+
 def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:
     is_ready = all(parents[parent] is JobState.SUCCEEDED for parent in new.depends_on)
     return {
         "id": base64.b32encode(secrets.token_bytes(10)).decode().lower(),  # 80 random bits in 16 characters
         "kind": new.spec["kind"],
         "state": JobState.QUEUED if is_ready else JobState.WAITING,
-        **{column: getattr(new, column) for column in ("spec", "base_key", "priority", "idempotency_key", "retry_of")},
+        **{column: getattr(new, column) for column in _COPIED},
         **new.requirements.model_dump(exclude={"together"}),
         "labels": sorted(set(new.requirements.labels)),
         "needs": hash_needs(new.spec["kind"], new.requirements),
         "gang": new.group_key if new.requirements.together else None,
         "last_seq": 1,
+        "turn": 0,
     }
+
+
+def _assign_turns(session: Session, rows: Sequence[Columns]) -> None:
+    """Give turns to the new jobs that do not wait for others."""
+    queued = [row for row in rows if row["state"] is JobState.QUEUED]
+    lines = [turns.Line(**{name: row[name] for name in turns.Line._fields}) for row in queued]
+    for row, turn in zip(queued, turns.assign_turns(session, lines), strict=True):
+        row["turn"] = turn
 
 
 def hash_needs(kind: str, requirements: Requirements) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from finch_hub.registry.claims import by_turn
 from finch_hub.registry.tables import jobs, settlements
 from finch_hub.registry.transitions import in_state
 from finch_hub.registry.types import later, now, once
@@ -108,7 +109,7 @@ def _find_oldest(session: Session, at: datetime) -> tuple[datetime, str] | None:
     front = (
         sa.select(jobs.c.id, jobs.c.priority, jobs.c.created_at, jobs.c.not_before)
         .where(in_state(JobState.QUEUED), jobs.c.priority < below)
-        .order_by(jobs.c.priority.desc(), jobs.c.number)
+        .order_by(*by_turn())
         .limit(_FRONT_JOBS)
     )
     lowest = 2**31 - 1
@@ -136,7 +137,7 @@ _priorities = sa.bindparam("lowest", type_=sa.Integer()), sa.bindparam("highest"
 _group = (
     sa.select(sa.literal(1))
     .where(in_state(JobState.QUEUED), jobs.c.needs.between(_wanted, _wanted), jobs.c.priority.between(*_priorities))
-    .order_by(jobs.c.needs, jobs.c.priority.desc(), jobs.c.number)  # as the index is, for PostgreSQL to choose it
+    .order_by(jobs.c.needs, *by_turn())  # as the index is, for PostgreSQL to choose it
     .limit(MOST)
     .subquery()
 )

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.orm import Session
 
+from finch_hub.registry import turns
 from finch_hub.registry.database import Database
 from finch_hub.registry.tables import attempts, dependencies, jobs
 from finch_hub.registry.tables import settlements as rows
@@ -184,9 +185,10 @@ def _settle_one(session: Session, job_id: str, settlement: _Settlement, root: An
     if root is not None and root.state is JobState.SUCCEEDED:
         # It is locked first, and its parents are read later: of two parents that end at once, the second sees the
         # first.
-        is_waiting = session.scalar(_LOCK_WAITING, {"waiting_job": job_id}) is not None
-        if is_waiting and not session.scalar(_HAS_UNSUCCESSFUL, {"waiting_job": job_id}):
-            execute_transition(session, _queue(), JobState.QUEUED, {"waiting_job": job_id})
+        row = session.execute(_LOCK_WAITING, {"waiting_job": job_id}).one_or_none()
+        if row is not None and not session.scalar(_HAS_UNSUCCESSFUL, {"waiting_job": job_id}):
+            (turn,) = turns.assign_turns(session, [turns.Line(*row)])
+            execute_transition(session, _queue(), JobState.QUEUED, {"waiting_job": job_id, "new_turn": turn})
         return False
     through = "" if settlement.job_id == settlement.root_id else f" through job {settlement.job_id}"
     how = "was cancelled" if root is not None and root.state is JobState.CANCELLED else "failed"
@@ -252,7 +254,7 @@ _SELECT_DEPENDENTS = (
     .limit(sa.bindparam("limit", type_=sa.Integer()))
 )
 _IS_WAITING = (jobs.c.id == sa.bindparam("waiting_job"), in_state_unindexed(JobState.WAITING))
-_LOCK_WAITING = sa.select(jobs.c.number).where(*_IS_WAITING).with_for_update()
+_LOCK_WAITING = sa.select(*(jobs.c[name] for name in turns.Line._fields)).where(*_IS_WAITING).with_for_update()
 _parent = jobs.alias("parent")
 _HAS_UNSUCCESSFUL = sa.select(
     sa.exists().where(
@@ -265,7 +267,7 @@ _HAS_UNSUCCESSFUL = sa.select(
 
 @functools.cache
 def _queue() -> sa.Update:
-    return build_transition(JobState.QUEUED, *_IS_WAITING, changes={"ring_at": now()})
+    return build_transition(JobState.QUEUED, *_IS_WAITING, changes={"ring_at": now(), "turn": sa.bindparam("new_turn")})
 
 
 @functools.cache

@@ -62,6 +62,10 @@ def _partial(name: str, *columns: str | sa.TextClause, where: str) -> Index:
     return Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
+_BY_TURN = (sa.text("priority DESC"), "turn", "owner", "number")  # the order of claims
+_LINE = ("priority", "queue", "device")  # see `turns`
+
+
 class Job(Table):
     """A job. Its row also says when a worker sends a wake-up message for it (`ring_at`)."""
 
@@ -81,6 +85,8 @@ class Job(Table):
     gang: Mapped[str | None] = mapped_column(sa.String(600))  # equal for jobs that can be trained in one step
     base_key: Mapped[str | None] = mapped_column(sa.String(512))  # of the base, for workers that have it loaded
     priority: Mapped[int]
+    owner: Mapped[Name] = mapped_column(server_default="")  # whose jobs take turns with those of others
+    turn: Mapped[Count] = mapped_column(server_default="0")  # since the job was queued; see `turns`
     idempotency_key: Mapped[str | None] = mapped_column(sa.String(200), unique=True)
     retry_of: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="SET NULL"))
     fence: Mapped[int] = mapped_column(default=0)
@@ -103,8 +109,21 @@ class Job(Table):
     # conditions as literals, or neither database uses them. No index holds the lease, so that a renewal touches none.
     # There is no index of all states: SQLite would use it for the claim, and sort.
     __table_args__ = (
-        _partial("ix_jobs_claim", sa.text("priority DESC"), "number", where="state = 'queued'"),
-        _partial("ix_jobs_needs", "needs", sa.text("priority DESC"), "number", where="state = 'queued'"),
+        _partial("ix_jobs_claim_by_turn", *_BY_TURN, where="state = 'queued'"),
+        _partial("ix_jobs_needs_by_turn", "needs", *_BY_TURN, where="state = 'queued'"),
+        _partial(
+            "ix_jobs_owner",
+            "owner",
+            "state",
+            "needs",
+            sa.text("priority DESC"),
+            "turn",
+            "number",
+            where="finished_at IS NULL",
+        ),
+        _partial("ix_jobs_own_turns", "owner", *_LINE, "turn", where="finished_at IS NULL"),
+        _partial("ix_jobs_front", *_LINE, "turn", where="state = 'queued'"),
+        _partial("ix_jobs_claimed", "priority", "turn", where="fence > 0"),
         _partial("ix_jobs_gang", "gang", "number", where="state = 'queued' AND gang IS NOT NULL"),
         _partial("ix_jobs_ring", "ring_at", where="state = 'queued'"),
         _partial("ix_jobs_running", "number", where="state = 'running'"),

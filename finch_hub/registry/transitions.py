@@ -37,6 +37,17 @@ def in_state_unindexed(*states: JobState, of: sa.FromClause = jobs) -> sa.Column
     return sa.type_coerce(of.c.state, sa.String()).concat("").in_([sa.literal_column(f"'{s.value}'") for s in states])
 
 
+def in_state_of_owner(state: JobState, owner: Any, of: sa.FromClause = jobs) -> sa.ColumnElement[bool]:
+    """Return the condition that an unfinished job of an owner is in a state, for the index of owners and no other.
+
+    The state is no literal, so that the index of all queued jobs does not apply. PostgreSQL would choose that one
+    while its statistics know one owner.
+    """
+    wanted = sa.select(sa.literal_column(f"'{state.value}'", sa.String())).scalar_subquery()
+    is_in_state = sa.type_coerce(of.c.state, sa.String()) == wanted
+    return sa.and_(of.c.owner == owner, of.c.finished_at.is_(None), is_in_state)
+
+
 # Most jobs depend on none. A column says so, which saves a query for each row.
 _HAS_PARENTS = sa.exists().where(dependencies.c.job_id == jobs.c.id).correlate(jobs).label("has_parents")
 JOB_COLUMNS = (*jobs.c, _HAS_PARENTS)  # the columns that `to_jobs` needs

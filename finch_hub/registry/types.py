@@ -172,5 +172,10 @@ def insert_new(session: Session, table: sa.Table, *unique: str) -> sqlite.Insert
 
     If another transaction is inserting such a row, PostgreSQL waits for it. A later statement then sees that row.
     """
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    return build_insert_new(session.get_bind().dialect.name, table, *unique)
+
+
+def build_insert_new(dialect: str, table: sa.Table, *unique: str) -> sqlite.Insert | postgresql.Insert:
+    """Return the same INSERT for a dialect, from which a statement can be built once."""
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     return insert(table).on_conflict_do_nothing(index_elements=unique)

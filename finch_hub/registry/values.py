@@ -24,6 +24,8 @@ class Capabilities(Value):
         kinds: kinds of jobs that the worker knows; None for all.
         version: version of the worker's Finch Hub, whose `set_aside` jobs it leaves in the queue.
         worker: name of the worker, which leaves jobs that it passed on to others for a while.
+        owner_running: number of running jobs of one owner from which on a claim passes over that owner; None sets no
+            limit.
     """
 
     device: DeviceKind = "cpu"
@@ -33,6 +35,7 @@ class Capabilities(Value):
     kinds: tuple[str, ...] | None = None
     version: str = ""
     worker: str = ""
+    owner_running: pydantic.PositiveInt | None = None
 
 
 class RetryPolicy(Value):
@@ -53,6 +56,7 @@ class NewJob(Value):
     Attributes:
         spec: JSON of a `JobSpec`, from which `base_key` and `group_key` are taken.
         datasets: digests of the stored data sets that the job reads.
+        owner: name with which the job takes turns with the jobs of others; empty for an unknown owner.
         idempotency_key: key with which a repeated submission returns the first job.
     """
 
@@ -62,6 +66,7 @@ class NewJob(Value):
     datasets: tuple[Digest, ...] = ()
     requirements: Requirements = Requirements()
     priority: int = pydantic.Field(default=0, ge=-1000, le=1000)
+    owner: str = pydantic.Field(default="", max_length=96, pattern=_WITHOUT_NUL)
     depends_on: tuple[str, ...] = ()
     idempotency_key: str | None = pydantic.Field(default=None, min_length=1, max_length=200, pattern=_WITHOUT_NUL)
     retry_of: str | None = None

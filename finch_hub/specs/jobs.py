@@ -262,6 +262,7 @@ class Job(Value):
 
     Attributes:
         spec: JSON of the kind's `JobSpec`. The registry reads none of it, so that unknown kinds do no harm.
+        owner: name with which the job takes turns with the jobs of others; empty for jobs of earlier versions.
         result: JSON of a `JobResult`, if the job succeeded.
         claim_token: random text of the claim that runs the job, which the claim's owner alone knows.
         set_aside: versions of Finch Hub whose workers cannot read the job, so that they leave it in the queue.
@@ -274,6 +275,7 @@ class Job(Value):
     spec: JsonObject
     requirements: Requirements = Requirements()
     priority: int = 0
+    owner: str = ""
     fence: int = 0
     attempts: int = 0
     cancel_requested: bool = False

@@ -1,4 +1,5 @@
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,20 @@ def test_each_database_has_its_own_work_folder(tmp_path: Path) -> None:
     assert len(set(folders)) == len(urls)
     again = settings.load(home=tmp_path, database_url="postgresql://u:another@h/a")
     assert again.work == folders[1], "a new password is no new database"
+
+
+def test_owner_is_the_login_name_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings.load().owner_name == pwd.getpwuid(os.geteuid()).pw_name
+    monkeypatch.setenv("FINCH_OWNER", "team birds")
+    assert settings.load().owner_name == "team birds"
+
+
+def test_owner_of_a_user_without_a_name_is_the_number_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_123)
+    assert settings.load().owner_name == "user-4000000123"
+
+
+@pytest.mark.parametrize("name", ["x" * 97, "a\nb", "a\x7f"])
+def test_owner_that_cannot_be_stored_or_printed_is_refused(name: str) -> None:
+    with pytest.raises(errors.InvalidSpec, match="owner"):
+        settings.load(owner=name)

@@ -103,6 +103,7 @@ class Slots:
                 kinds=tuple(kinds.MODULES),
                 version=kinds.VERSION,
                 worker=worker,
+                owner_running=settings.owner_running,
             )
             self._all.append(Slot(device, capabilities, self._orphan_cleanup))
             self._free.put(self._all[-1])

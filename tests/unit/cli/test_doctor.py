@@ -120,7 +120,7 @@ def test_doctor_exits_with_0_if_nothing_needs_a_person(run: Run, database: Datab
 
 
 def test_doctor_names_a_job_that_no_worker_can_run_and_one_that_an_idle_worker_leaves(
-    run: Run, database: Database, roomy: None
+    run: Run, database: Database, roomy: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enter_worker(database)
     unfit = registry.submit(database, labels=("a100",), priority=1)
@@ -135,8 +135,14 @@ def test_doctor_names_a_job_that_no_worker_can_run_and_one_that_an_idle_worker_l
     advice = find_advice(run, "queue")
     assert f"worker gpu-1 is idle and does not claim job {left.id}" in advice
     assert "`finch-hub worker stop gpu-1`" in advice
+    other = registry.submit(database)
+    with database.write() as session:
+        columns = {"state": "running", "worker": "gpu-2", "lease_until": types.later(600.0)}
+        session.execute(sa.update(tables.jobs).where(tables.jobs.c.id == other.id).values(columns))
+    monkeypatch.setenv("FINCH_OWNER_RUNNING", "1")
+    assert find_advice(run, "queue", status=0) == "", "its owner may run no more jobs"
     found = {finding["about"]: finding["found"] for finding in run("doctor", "--fast", "--json").json["findings"]}
-    assert "1 queued, 0 waiting for others, 0 running" in found["queue"]
+    assert "1 queued, 0 waiting for others, 1 running" in found["queue"]
     assert f"job {left.id} has waited longest: " in found["queue"]
 
 

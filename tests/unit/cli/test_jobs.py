@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -54,6 +55,23 @@ def test_job_is_shown_cancelled_retried_and_pruned(run: Run, database: Database,
     assert run("jobs", "prune").status == 2
     assert run("jobs", "prune", "--days", 1).out == "Deleted 0 jobs\n"
     assert run("jobs", "prune", "--keep", 0).out == "Deleted 1 job\n"
+
+
+def test_jobs_are_listed_and_shown_with_their_owner(run: Run, database: Database) -> None:
+    ada, ben, unknown = (registry.submit(database, owner=owner) for owner in ("ada", "ben", ""))
+    assert {job["id"]: job["owner"] for job in run("jobs", "list", "--json").json} == {
+        ada.id: "ada",
+        ben.id: "ben",
+        unknown.id: "",
+    }
+    listed = run("jobs", "list", "--owner", "ada").out
+    assert "owner" in listed
+    assert ada.id in listed
+    assert ben.id not in listed
+    assert run("jobs", "list", "--owner", "nobody", "--json").json == []
+    assert re.search(r"owner +ben", run("jobs", "show", ben.id).out)
+    assert run("jobs", "show", ben.id, "--json").json["owner"] == "ben"
+    assert "owner" not in run("jobs", "show", unknown.id).out
 
 
 def test_job_whose_version_was_deleted_is_shown(run: Run, database: Database) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,35 @@ def test_submitting_loads_neither_torch_nor_transformers(tmp_path: Path, tiny_fo
     )
     command = [sys.executable, "-c", code, str(tmp_path / "home"), valkey_url, str(tiny_folder)]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_jobs_have_the_owner_of_the_settings_and_are_found_by_it(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    login = hub.evaluate(data, base=tiny_folder)
+    with Hub(hub.settings.model_copy(update={"owner": "ada"})) as other:
+        named = other.evaluate(data, base=tiny_folder)
+    assert login.refresh().owner == hub.settings.owner_name
+    assert named.refresh().owner == "ada"
+    assert [job.id for job in hub.jobs.find(owner="ada")] == [named.id]
+
+
+def test_submission_beyond_the_limit_of_an_owner_stores_nothing(hub: Hub, data: Path, tiny_folder: Path) -> None:
+    with Hub(hub.settings.model_copy(update={"owner": "ada", "owner_unfinished": 1})) as limited:
+        first = limited.train(data, adapter="birds", base=tiny_folder, idempotency_key="monday")
+        datasets = limited.datasets.find()
+        stored = sorted(path for path in Path(hub.settings.artifacts).rglob("*") if path.is_file())
+        first.cancel()
+        limited.train(data, adapter="birds", base=tiny_folder)
+        submissions: list[Callable[[], object]] = [
+            lambda: limited.train([("new", "row")], adapter="birds", base=tiny_folder, validation=[("other", "row")]),
+            lambda: limited.evaluate([("new", "row")], base=tiny_folder),
+            first.retry,
+        ]
+        for submit in submissions:
+            with pytest.raises(
+                errors.Conflict, match=r"owner 'ada' would have more .* than 1 .*FINCH_OWNER_UNFINISHED"
+            ):
+                submit()
+        assert limited.datasets.find() == datasets
+        assert sorted(path for path in Path(hub.settings.artifacts).rglob("*") if path.is_file()) == stored
+        assert limited.train(data, adapter="birds", base=tiny_folder, idempotency_key="monday").id == first.id
+    hub.train([("new", "row")], adapter="birds", base=tiny_folder)

@@ -113,3 +113,10 @@ def test_child_is_taken_warm_and_a_dead_one_is_replaced(monkeypatch: pytest.Monk
     logs = {"FINCH_LOG_FORMAT": "json", "FINCH_LOG_LEVEL": "info"}
     assert made == [{"CUDA_VISIBLE_DEVICES": "", "FINCH_HOME": "/home", **logs}]
     slots.close()
+
+
+def test_slots_have_the_limit_of_running_jobs_of_one_owner() -> None:
+    for limit in (None, 3):
+        slots = Slots(settings.load(owner_running=limit), 1)
+        assert [slot.capabilities.owner_running for slot in slots] == [limit]
+        slots.close()
