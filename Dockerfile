@@ -22,18 +22,27 @@ RUN sed -n 's/^\([A-Za-z0-9._-]*==[^ ;]*\).*/\1/p' requirements-dev.lock > const
     && /opt/finch/bin/pip install --no-cache-dir --no-build-isolation --constraint constraints.txt ".[${EXTRAS}]"
 
 FROM python:3.11-slim
-RUN useradd --uid 10001 --create-home --home-dir /var/lib/finch finch \
-    && install --directory --owner finch --mode 0700 /var/lib/finch/home /var/lib/finch/artifacts
+# tini is process 1. It passes signals on, and reaps the processes that the child of a worker leaves.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 10001 finch \
+    && useradd --uid 10001 --gid finch --create-home --home-dir /var/lib/finch finch \
+    && install --directory --owner finch --group finch --mode 0700 /var/lib/finch/home /var/lib/finch/artifacts
 COPY --from=build /opt/finch /opt/finch
 ENV PATH=/opt/finch/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     FINCH_HOME=/var/lib/finch/home \
+    FINCH_HEALTH_FOLDER=/tmp/finch-health \
     HF_HOME=/var/lib/finch/home/huggingface
-USER finch
+# A number, since Kubernetes cannot tell from a name whether it is root.
+USER 10001:10001
 WORKDIR /var/lib/finch
 VOLUME ["/var/lib/finch/home", "/var/lib/finch/artifacts"]
 # At the first SIGTERM, running jobs are queued again. So wait for FINCH_GRACE_SECONDS when you stop this container.
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=15s --start-period=60s CMD ["finch-hub", "worker", "health"]
-ENTRYPOINT ["finch-hub"]
+# The worker touches the file every second, whether or not database and broker answer.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s \
+    CMD ["sh", "-c", "find \"$FINCH_HEALTH_FOLDER/alive\" -mmin -3 | grep -q ."]
+ENTRYPOINT ["tini", "--", "finch-hub"]
 CMD ["worker", "start"]

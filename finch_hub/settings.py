@@ -8,6 +8,7 @@ import pwd
 import tomllib
 import urllib.parse
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _PREFIX = "FINCH_"
 _MAX_OWNER = 96  # characters, as in the database
 # Variables that are not settings. Variables of tests and plugins resemble none of these names.
-_OTHER_VARIABLES = frozenset({"CONFIG", "DEBUG", "FAULT", "DATABASE_PASSWORD", "BROKER_PASSWORD"})
+_OTHER_VARIABLES = frozenset({"CONFIG", "DEBUG", "FAULT"})
 
 
 class UnknownVariableWarning(UserWarning):
@@ -37,8 +38,12 @@ class Settings(pydantic_settings.BaseSettings):
     Attributes:
         home: folder of the database, artifacts, converted bases, locks and logs, unless set elsewhere.
         database_url: SQLAlchemy URL; None means SQLite in the home.
+        database_password: password for a database URL that has none, with any characters.
+        database_password_file: file with that password, such as a secret of Docker or Kubernetes.
         database_connections: largest number of connections of one worker or client to a PostgreSQL server.
         broker_url: Redis URL; None means a private Valkey started on demand.
+        broker_password: password for a broker URL that has none, with any characters.
+        broker_password_file: file with that password.
         artifacts_url: fsspec URL; None means a folder in the home.
         lease_seconds: duration of a claim that is not renewed.
         heartbeat_seconds: interval at which the supervisor renews a claim and checks for a cancellation.
@@ -62,6 +67,7 @@ class Settings(pydantic_settings.BaseSettings):
         metrics_port: port on which a worker serves its metrics to Prometheus; None means no port.
         metrics_address: address of that port.
         metrics_folder: folder in which a worker keeps a file of its metrics; None means no file.
+        health_folder: folder of files whose ages tell probes of a container how its worker is; None writes none.
         allow_insecure: allow a broker or database on another machine without authentication.
 
     Raises:
@@ -74,8 +80,12 @@ class Settings(pydantic_settings.BaseSettings):
 
     home: Path = Path("~/.finch")
     database_url: pydantic.SecretStr | None = None
+    database_password: pydantic.SecretStr | None = None
+    database_password_file: Path | None = None
     database_connections: int = pydantic.Field(default=3, ge=1, le=1000)
     broker_url: pydantic.SecretStr | None = None
+    broker_password: pydantic.SecretStr | None = None
+    broker_password_file: Path | None = None
     artifacts_url: str | None = None
     lease_seconds: float = pydantic.Field(default=60.0, gt=0)
     heartbeat_seconds: float = pydantic.Field(default=5.0, gt=0, le=20)
@@ -99,6 +109,7 @@ class Settings(pydantic_settings.BaseSettings):
     metrics_port: int | None = pydantic.Field(default=None, ge=1, le=65_535)
     metrics_address: str = "127.0.0.1"
     metrics_folder: Path | None = None
+    health_folder: Path | None = None
     allow_insecure: bool = False
 
     @property
@@ -137,6 +148,13 @@ class Settings(pydantic_settings.BaseSettings):
     def cache(self) -> Path:
         """Folder of reproducible files: converted bases, fetched artifacts, measurements of the device."""
         return self.home / "cache"
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _complete_urls(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Put the passwords into the URLs, so that no code knows two places of a secret."""
+        urls = {f"{name}_url": url for name in ("database", "broker") if (url := _complete_url(name, values))}
+        return {**values, **urls}
 
     @pydantic.model_validator(mode="after")
     def _renew_in_time(self) -> Settings:
@@ -193,6 +211,65 @@ class Settings(pydantic_settings.BaseSettings):
         home = expand_home(os.environ.get("FINCH_HOME") or "~/.finch").absolute()
         file = Path(os.environ.get("FINCH_CONFIG") or home / "finch.toml")
         return init_settings, env_settings, pydantic_settings.TomlConfigSettingsSource(settings_cls, file)
+
+
+def _complete_url(name: str, values: Mapping[str, Any]) -> str | None:
+    """Return a URL of the settings with its password.
+
+    Raises:
+        ValueError: URL and password do not fit together. The text has no part of either.
+    """
+    url, password, file = (_reveal(values.get(f"{name}_{field}")) for field in ("url", "password", "password_file"))
+    if url is not None:
+        _check_encoding(name, url)
+    if password is None and file is None:
+        return url
+    if password is not None and file is not None:
+        raise ValueError(f"{name}_password and {name}_password_file are both set; remove one of them")
+    if url is None:
+        raise ValueError(f"{name}_password has no effect without {name}_url; set the URL too, or remove the password")
+    parts = urllib.parse.urlsplit(url)
+    if parts.password is not None:
+        raise ValueError(f"{name}_url has a password already; remove it there, or remove {name}_password")
+    if file is not None:
+        password = _read_password(name, expand_home(file))
+    user, _, host = parts.netloc.rpartition("@")
+    netloc = f"{user}:{urllib.parse.quote(password or '', safe='')}@{host}"
+    return urllib.parse.urlunsplit(parts._replace(netloc=netloc))
+
+
+def _check_encoding(name: str, url: str) -> None:
+    """Refuse a URL that was probably cut at a character of its password."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_cut = bool(parts.netloc) and "@" in f"{parts.path}{parts.query}{parts.fragment}"
+        _ = parts.port
+    except ValueError:
+        is_cut = True
+    if is_cut:
+        raise ValueError(
+            f"{name}_url cannot be read; set its password as {name}_password, or write @ : / ? # [ ] % of the password"
+            " as %40 %3A %2F %3F %23 %5B %5D %25"
+        ) from None
+
+
+def _read_password(name: str, file: Path) -> str:
+    try:
+        password = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise ValueError(f"{name}_password_file: {file} is not UTF-8 text") from None
+    except OSError as error:
+        raise ValueError(f"{name}_password_file: could not read {file}: {error.strerror}") from None
+    if not password:
+        raise ValueError(f"{name}_password_file: {file} is empty")
+    return password
+
+
+def _reveal(value: Any) -> str | None:
+    """Return the text of a value that was not validated yet."""
+    if isinstance(value, pydantic.SecretStr):
+        return value.get_secret_value()
+    return str(value) if isinstance(value, str | Path) else None
 
 
 def expand_home(path: str | Path) -> Path:

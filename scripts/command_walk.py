@@ -152,6 +152,7 @@ class CommandWalk:
         self.run("jobs", "show", job)
         self.run("jobs", "events", job)
         self.run("jobs", "watch", job, status=(6,))
+        self.run("jobs", "save", job, status=(6,))
         self.run("jobs", "cancel", self.run("jobs", "retry", job, "--detach").strip())
         _expect(len(self.read("jobs", "list", "--state", "cancelled")) == 2, "two jobs are cancelled")
         self.run("jobs", "prune", "--keep", "1")

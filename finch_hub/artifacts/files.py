@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finch_hub.formats.atomic_writes import flush_path
+from finch_hub.progress import Meter
 
 _TEMPORARY = "tmp"
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -28,6 +29,10 @@ class LocalFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    def below(self, folder: str) -> LocalFiles:
+        """Return the files below a folder of these."""
+        return LocalFiles(self._root / folder)
+
     def put_bytes(self, path: str, data: bytes) -> None:
         """Write a file."""
         with self._replacing(path) as target:
@@ -38,10 +43,11 @@ class LocalFiles:
         with contextlib.suppress(FileExistsError), self._replacing(path, publish=_link) as target:
             target.write(data)
 
-    def put_file(self, path: str, source: Path) -> None:
-        """Write a file with the content of another."""
+    def put_file(self, path: str, source: Path, meter: Meter) -> None:
+        """Write a file with the content of another, and count its bytes."""
         with source.open("rb") as origin, self._replacing(path) as target:
-            shutil.copyfileobj(origin, target, 2**20)
+            while chunk := origin.read(2**20):
+                meter.add(target.write(chunk))
 
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading.
@@ -54,6 +60,18 @@ class LocalFiles:
     def remove(self, path: str) -> None:
         """Remove a file. Ignore a missing one."""
         (self._root / path).unlink(missing_ok=True)
+
+    def list_folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder, none if it is missing."""
+        try:
+            return [path.name for path in (self._root / folder).iterdir() if path.is_dir()]
+        except FileNotFoundError:
+            return []
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder with all files below it. Ignore a missing one."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._root / folder)
 
     def has_any(self, folder: str) -> bool:
         """Return whether there is anything in a folder."""
@@ -93,6 +111,10 @@ class ObjectFiles:
         self._fs = filesystem
         self._root = root.rstrip("/")
 
+    def below(self, folder: str) -> ObjectFiles:
+        """Return the objects below a folder of these."""
+        return ObjectFiles(self._fs, self._at(folder))
+
     def put_bytes(self, path: str, data: bytes) -> None:
         """Write an object."""
         self._fs.pipe_file(self._at(path), data)
@@ -102,9 +124,12 @@ class ObjectFiles:
         with contextlib.suppress(FileExistsError):
             self._fs.pipe_file(self._at(path), data, mode="create")
 
-    def put_file(self, path: str, source: Path) -> None:
-        """Write an object from a file, in parts if it is large."""
-        self._fs.put_file(str(source), self._at(path))
+    def put_file(self, path: str, source: Path, meter: Meter) -> None:
+        """Write an object from a file, in parts if it is large, and count its bytes."""
+        from fsspec.callbacks import Callback
+
+        callback = Callback(size=source.stat().st_size, hooks={"count": _Count(meter)})
+        self._fs.put_file(str(source), self._at(path), callback=callback)
 
     def open(self, path: str) -> BinaryIO:
         """Open an object for reading."""
@@ -116,6 +141,21 @@ class ObjectFiles:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._at(path))
 
+    def list_folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder, none if it is missing."""
+        self._fs.invalidate_cache()
+        try:
+            entries = self._fs.ls(self._at(folder), detail=True)
+        except FileNotFoundError:
+            return []
+        return [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory"]
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove all objects below a folder. Ignore a missing one."""
+        self._fs.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm(self._at(folder), recursive=True)
+
     def has_any(self, folder: str) -> bool:
         """Return whether there is any object below a folder."""
         self._fs.invalidate_cache()
@@ -126,6 +166,18 @@ class ObjectFiles:
 
 
 Files = LocalFiles | ObjectFiles
+
+
+class _Count:
+    """Hook of fsspec, which gets the number of all bytes that were written so far."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter, self._counted = meter, 0
+
+    def __call__(self, size: int | None, value: int, **_: Any) -> None:
+        """Count the bytes since the last call."""
+        self._meter.add(value - self._counted)
+        self._counted = value
 
 
 def _link(temporary: Path, final: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import json
@@ -10,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,15 @@ from typing import Any, BinaryIO, Protocol
 
 from finch_hub import errors
 from finch_hub.artifacts.files import Files, LocalFiles, ObjectFiles
-from finch_hub.formats.atomic_writes import is_disk_full
+from finch_hub.formats.atomic_writes import is_disk_full, remove_abandoned, scratch_folder
+from finch_hub.progress import Meter
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 2**20
 _MAX_MANIFEST = 2**20
 _MAX_MARKER = 1024
+_UNUSED_SECONDS = 30 * 86_400.0
+_OUTPUTS = "outputs"
 
 MARKER = "finch-deployment"
 """File of a store that names the deployment that the store belongs to."""
@@ -71,7 +76,7 @@ class ArtifactStore:
 
     def __init__(self, url: str, *, cache: Path, guard: Guard | None = None) -> None:
         self._files, self.name = _open(url)
-        self._cache, self._guard = cache, guard
+        self._cache, self._guard, self._marked = cache, guard, self
 
     def check(self, *, again: bool = False, writes: bool = False) -> None:
         """Check that this is the right store.
@@ -81,7 +86,7 @@ class ArtifactStore:
             writes: whether to write a small file, too.
         """
         if self._guard is not None:
-            self._guard.check(self, again=again)
+            self._guard.check(self._marked, again=again)
         if writes:
             probe = f"tmp/{secrets.token_hex(8)}"
             with self._translate_errors():
@@ -129,7 +134,7 @@ class ArtifactStore:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         self.check()
         with self._translate_errors():
-            self._files.put_file(blob_path(digest), file)
+            self._files.put_file(blob_path(digest), file, _meter("MB stored", file))
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -174,11 +179,13 @@ class ArtifactStore:
         """
         self.check()
         entries: dict[str, Entry] = {}
-        for path in _regular_files(folder):
+        files = _regular_files(folder)
+        meter = _meter("MB stored", *files)
+        for path in files:
             with path.open("rb") as stream:
                 entry = _measure(stream)
             with self._translate_errors():
-                self._files.put_file(blob_path(entry.digest), path)
+                self._files.put_file(blob_path(entry.digest), path, meter)
             entries[path.relative_to(folder).as_posix()] = entry
         manifest = {name: [entry.digest, entry.size] for name, entry in sorted(entries.items())}
         return self.put_manifest(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode())
@@ -224,8 +231,11 @@ class ArtifactStore:
         self._check(digest, found.digest, what=f"blob {digest}")
         return found.size
 
-    def save_blob(self, digest: str, file: Path) -> int:
+    def save_blob(self, digest: str, file: Path, meter: Meter | None = None) -> int:
         """Write a blob to a new file and return its size. A file whose bytes are wrong is removed.
+
+        Args:
+            meter: meter that counts the bytes.
 
         Raises:
             MissingArtifact: no blob has this digest.
@@ -240,6 +250,8 @@ class ArtifactStore:
                     while chunk := self._read(stream):
                         hashed.update(chunk)
                         size += out.write(chunk)
+                        if meter is not None:
+                            meter.add(len(chunk))
                 self._check(digest, hashed.hexdigest(), what=f"blob {digest}")
             except errors.FinchError:
                 file.unlink(missing_ok=True)
@@ -258,17 +270,44 @@ class ArtifactStore:
         entries = self.tree(digest)
         final = self._cache / digest
         if final.is_dir() and _holds(final, entries):
+            with contextlib.suppress(OSError):  # of another user, or on a file system that is read-only
+                os.utime(final)
             return final
-        part = self._cache / f".{digest}.{secrets.token_hex(4)}"
-        try:
+        with contextlib.ExitStack() as stack:
+            with self._translate_errors():
+                self._cache.mkdir(parents=True, exist_ok=True)
+                part = stack.enter_context(scratch_folder(final))
             for name, entry in entries.items():
                 self._download(entry, part / _safe(name))
             with self._translate_errors():
-                part.mkdir(parents=True, exist_ok=True)
                 _publish(part, final, entries)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return final
+
+    def trim_cache(self, unused_seconds: float = _UNUSED_SECONDS) -> None:
+        """Remove the trees from the cache that were not fetched for so long, and what killed processes left there."""
+        remove_abandoned(self._cache)
+        for folder in self._cache.glob("[0-9a-f]*"):
+            with contextlib.suppress(OSError):
+                if time.time() - folder.stat().st_mtime > unused_seconds:
+                    shutil.rmtree(folder)
+
+    def open_output(self, name: str) -> ArtifactStore:
+        """Return the store of one output, below this one. Its artifacts are removed together."""
+        output = copy.copy(self)
+        output._files, output.name = self._files.below(f"{_OUTPUTS}/{name}"), f"{self.name}/{_OUTPUTS}/{name}"
+        return output
+
+    def list_outputs(self) -> list[str]:
+        """Return the names of the outputs."""
+        self.check()
+        with self._translate_errors():
+            return self._files.list_folders(_OUTPUTS)
+
+    def remove_output(self, name: str) -> None:
+        """Remove all artifacts of an output. Ignore a missing one."""
+        self.check()
+        with self._translate_errors():
+            self._files.remove_folder(f"{_OUTPUTS}/{name}")
 
     def remove(self, digest: str) -> None:
         """Remove a blob, even if a tree refers to it. Ignore a missing one."""
@@ -372,6 +411,11 @@ def _parse_manifest(data: bytes, *, where: str) -> dict[str, Entry]:
     return entries
 
 
+def _meter(work: str, *files: Path) -> Meter:
+    """Return a meter of megabytes of files."""
+    return Meter(work, sum(file.stat().st_size for file in files), size=10**6)
+
+
 def _measure(stream: BinaryIO, copy: BinaryIO | None = None) -> Entry:
     """Return the digest and size of a stream; write its bytes to `copy` if given."""
     hashed, size = hashlib.sha256(), 0
@@ -440,7 +484,7 @@ def _publish(part: Path, final: Path, entries: Mapping[str, Entry]) -> None:
             raise
         if _holds(final, entries):
             return
-        aside = part.with_name(f"{part.name}.old")
+        aside = part.with_name(f"{part.name}.old.part")
         final.rename(aside)
         part.rename(final)
         shutil.rmtree(aside, ignore_errors=True)

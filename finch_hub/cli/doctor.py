@@ -81,6 +81,7 @@ def check_machine(*, torch: bool) -> list[Finding]:
         "queue": _queue,
         "clocks": _clocks,
         "plugins": _plugins,
+        "listeners": _listeners,
     }
     for about, check in checks.items():
         try:
@@ -328,3 +329,22 @@ def _plugins(settings: Settings) -> Finding:
     catalog = load_catalog()
     found = ", ".join(f"{plugin.name} {plugin.version or ''}".strip() for plugin in catalog.plugins)
     return Finding(about="plugins", found=found, advice="; ".join(str(problem) for problem in catalog.problems))
+
+
+def _listeners(settings: Settings) -> Finding:
+    from finch_hub.hub.facade import Hub
+
+    if settings.database_url is None and not (settings.home / "finch.db").exists():
+        return Finding(about="listeners", found="none")
+    with Hub(settings) as hub:
+        found = hub.workers.find_listeners()
+    described = [
+        f"{listener.name} ({tables.format_count(listener.waiting, 'change')} waiting, {listener.skipped} skipped)"
+        for listener in found
+    ]
+    advice = [
+        f"fix listener {listener.name}, and restart the workers: {listener.trouble}"
+        for listener in found
+        if listener.trouble is not None
+    ]
+    return Finding(about="listeners", found=", ".join(described) or "none", advice="; ".join(advice))

@@ -1,4 +1,4 @@
-"""`finch-hub export` and `finch-hub merge`, which write to a folder on the worker's disk."""
+"""`finch-hub export` and `finch-hub merge`, which write a folder on this machine."""
 
 from __future__ import annotations
 

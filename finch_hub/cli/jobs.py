@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,26 @@ def watch(job_id: str, after: int, as_json: bool) -> None:
         else:
             following.watch(handle, after=after)
         handle.report()  # raises the error of a job that has none
+        if handle.has_output():
+            output.suggest("Fetch its output", f"jobs save {job_id}", as_json)
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@click.option("--out", type=click.Path(), help="Path of the new folder.  [default: that of the submission]")
+@click.option("--replace", is_flag=True, default=None, help="Replace an earlier output of the same kind.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def save(job_id: str, out: str | None, replace: bool | None, quiet: bool) -> None:
+    """Write the output of a merge or an export that a worker on another machine made.
+
+    The output waits in the artifact store for a week, and is removed when it was fetched. The command waits for the job
+    first.
+    """
+    from finch_hub.progress import listen
+
+    with output.open_hub() as hub, contextlib.nullcontext() if quiet else listen(progress.show_advance):
+        path = hub.jobs.get(job_id).save(out, replace=replace)
+    click.echo(f"Wrote the output of job {job_id} to {path}")
 
 
 @jobs.command()

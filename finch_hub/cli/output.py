@@ -27,7 +27,7 @@ INTERRUPTED = 130
 EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
     (errors.InvalidInput, 2, "invalid input: an argument, a data set, an artifact or a combination of them"),
     (errors.NotFound, 3, "something that was named does not exist"),
-    (errors.Conflict, 4, "the state of a job, version or alias does not allow it"),
+    (errors.Conflict, 4, "the state of a job, version or alias does not allow it, or an output exists already"),
     (errors.JobFailed, 5, "the job failed"),
     (errors.TrainingFailed, 5, "the job failed"),
     (errors.JobCancelled, 6, "the job was cancelled"),

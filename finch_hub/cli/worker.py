@@ -69,7 +69,10 @@ def list_(as_json: bool) -> None:
 @worker.command()
 @output.json_option
 def health(as_json: bool) -> int:
-    """Exit with 0 if a worker runs on this host, else with 1. Meant for containers and services."""
+    """Exit with 0 if the database knows a running worker of this host, else with 1.
+
+    Probes of containers ask for the files in FINCH_HEALTH_FOLDER instead, which takes less time.
+    """
     from finch_hub import settings
     from finch_hub.workers.hostname import find_hostname
     from finch_hub.workers.supervision import health as module

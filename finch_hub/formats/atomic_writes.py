@@ -9,11 +9,13 @@ import glob
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.formats.finch_record import read_record
+from finch_hub.formats.output_paths import refuse_protected
 from finch_hub.specs.options import write_options
 
 
@@ -42,6 +44,7 @@ def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Pa
         replace: whether an earlier folder of this kind may be replaced.
 
     Raises:
+        InvalidSpec: the path is the working directory, the user's home, or contains them.
         Conflict: the path exists and may not be replaced.
         Unavailable: the disk is full or the path cannot be written.
     """
@@ -52,7 +55,7 @@ def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Pa
     check_replaceable(out, kind=kind, replace=replace)
     with translate_write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(out)
+        remove_abandoned(out.parent, glob.escape(out.name))
         folder, lock = _make_locked(out)
     try:
         with translate_write_errors(out):
@@ -69,19 +72,21 @@ def scratch_folder(place: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `place` for this user, and remove it. Those of killed processes are removed, too.
 
     Raises:
-        Unavailable: the disk is full or the folder cannot be written.
+        OSError: the folder cannot be made.
     """
-    with translate_write_errors(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(place)
-        folder, lock = _make_locked(place)
+    remove_abandoned(place.parent, glob.escape(place.name))
+    folder, lock = _make_locked(place)
     try:
-        with translate_write_errors(place):
-            folder.chmod(0o700)
-            yield folder
+        folder.chmod(0o700)
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def temporary_place() -> Path:
+    """Return the place of this user's scratch folders in the system's folder for temporary files."""
+    return Path(tempfile.gettempdir()) / f"finch-hub-{os.getuid()}"
 
 
 @contextlib.contextmanager
@@ -107,8 +112,10 @@ def check_replaceable(out: Path, *, kind: str, replace: bool) -> None:
     """Check that a folder of this kind may be written at a path.
 
     Raises:
+        InvalidSpec: the path is the working directory, the user's home, or contains them.
         Conflict: the path exists and may not be replaced.
     """
+    refuse_protected(out)
     if not os.path.lexists(out) or (out.is_dir() and not out.is_symlink() and not any(out.iterdir())):
         return
     if read_record(out).get("made") != kind:
@@ -171,10 +178,15 @@ def flush_path(path: Path) -> None:
         os.close(fd)
 
 
-def _remove_abandoned(out: Path) -> None:
-    for folder in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+def remove_abandoned(parent: Path, name: str = "*") -> None:
+    """Remove the temporary folders of killed processes in a folder: all, or those beside a path of this name.
+
+    A living process holds the lock of its folder.
+    """
+    for folder in parent.glob(f".{name}.*.part"):
         try:
-            fd = os.open(folder, os.O_RDONLY)
+            # Whatever else has such a name, perhaps of another user, is neither followed nor waited for.
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
             continue
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors, settings
+from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.hub.bases import Bases
 from finch_hub.registry import adapter_versions, adapters, evaluations, values
 from finch_hub.registry.storable import make_storable
@@ -161,8 +161,8 @@ class Adapters:
             raise errors.InvalidInput(what, fix="download the adapter's folder or file, and import that")
         registered = Bases(self._stores).get(base)
         layout = self._read_layout(registered)
-        with tempfile.TemporaryDirectory(dir=self._stores.settings.home, prefix="import-") as scratch:
-            admitted = gate.admit_adapter(settings.expand_home(source), Path(scratch) / "adapter", base=layout)
+        with scratch_folder(self._stores.settings.home / "import") as scratch:
+            admitted = gate.admit_adapter(settings.expand_home(source), scratch / "adapter", base=layout)
             known = self._find_known(admitted, registered)
             folder = self._stores.artifacts.fetch_tree(known.digest) if known is not None else admitted.folder
             state: values.VersionState = "ready" if layout is not None else "unchecked"
@@ -199,9 +199,9 @@ class Adapters:
                 f"could not check adapter {version.reference}: the files of base {version.base.name} are not on this"
                 " machine (run `finch-hub bases add` with them first)"
             )
-        with tempfile.TemporaryDirectory(dir=self._stores.settings.home, prefix="import-") as scratch:
+        with scratch_folder(self._stores.settings.home / "import") as scratch:
             folder = self._stores.artifacts.fetch_tree(version.digest)
-            admitted = gate.admit_adapter(folder, Path(scratch) / "adapter", base=layout)
+            admitted = gate.admit_adapter(folder, scratch / "adapter", base=layout)
         if admitted.identity != version.identity:
             what = f"fits base {version.base.name} only under other names: {'; '.join(admitted.notes)}"
             fix = "import its files again, now that the base is here"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import warnings
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from finch_hub import errors
 from finch_hub.engine.bases import sources
 from finch_hub.engine.data import data_files
 from finch_hub.formats import peft_config, peft_names
+from finch_hub.formats.atomic_writes import scratch_folder, temporary_place
 from finch_hub.hub.bases import load_base
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.plugins import trials
@@ -88,12 +88,12 @@ def plan_composition(references: Sequence[str], *, probe: bool, stores: Stores) 
     from finch_hub.engine.composition.parents import ParentInput
 
     base = load_base(sources.source_of(versions[0].base), stores) if probe else None
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder(temporary_place()) as folder:
         adapters = [
             ParentInput(
                 name=version.reference,
                 folder=stores.artifacts.fetch_tree(version.digest),
-                validation=_fetch_validation(version, Path(folder) / str(number), stores) if probe else (),
+                validation=_fetch_validation(version, folder / str(number), stores) if probe else (),
                 system=version.spec.get("system"),
                 base_fingerprint=version.base.fingerprint,
             )

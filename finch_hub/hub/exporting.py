@@ -1,17 +1,20 @@
-"""Requests for exports and merges, which write to a folder on the worker's disk."""
+"""Requests for exports and merges, which write a folder for the submitter."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finch_hub import errors, settings
+from finch_hub import errors
+from finch_hub.formats.output_paths import find_output
 from finch_hub.hub.composing import resolve_adapters
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.registry import adapter_versions
 from finch_hub.specs.jobs import ExportSpec, MergeSpec
 from finch_hub.specs.options import write_options
+from finch_hub.storage.outputs import find_place
 from finch_hub.workers.runs.export import complete_parameters
 
 if TYPE_CHECKING:
@@ -32,9 +35,15 @@ def check_export(
         format_.parse(parameters)
         for version in versions:
             complete_parameters(format_, parameters, version)
-    folder = _check_output_folder(out, collector, replace=bool(parameters.get("replace")))
+    path = _check_output(out, collector, replace=bool(parameters.get("replace")))
     collector.raise_problems()
-    return ExportSpec(adapter=versions[0].reference, format=format_name, out=folder, parameters=dict(parameters))
+    return ExportSpec(
+        adapter=versions[0].reference,
+        format=format_name,
+        out=str(path),
+        place=find_place(path),
+        parameters=dict(parameters),
+    )
 
 
 def check_merge(
@@ -43,17 +52,19 @@ def check_merge(
     """Check a request for a merge and return its specification; see `Hub.merge`."""
     collector = ProblemCollector("this merge")
     parents, _ = resolve_adapters(adapters, weights, stores, collector)
-    folder = _check_output_folder(out, collector, replace=replace)
+    path = _check_output(out, collector, replace=replace)
     collector.raise_problems()
-    return MergeSpec(parents=parents, out=folder, replace=replace)
+    return MergeSpec(parents=parents, out=str(path), place=find_place(path), replace=replace)
 
 
-def _check_output_folder(out: str | Path, collector: ProblemCollector, *, replace: bool) -> str:
-    """Return the absolute path, since a worker runs in another folder. Collect a problem if it is taken."""
-    path = settings.expand_home(out).absolute()
-    if path.is_file():
-        collector.add(errors.Problem(where=str(path), what="is a file", fix="choose a folder that does not exist yet"))
-    elif path.exists() and not replace:
-        fix = f"choose another folder, or replace the earlier result with {write_options({'replace': True})}"
-        collector.add(errors.Problem(where=str(path), what="exists already", fix=fix))
-    return str(path)
+def _check_output(out: str | Path, collector: ProblemCollector, *, replace: bool) -> Path:
+    """Return the absolute path, since a worker runs in another folder. Collect a problem if it cannot be written."""
+    path = Path(out)
+    with collector.collect():
+        path = find_output(out)
+        if path.exists() and not path.is_dir():
+            raise errors.Conflict(f"the path {path} is a file (choose a folder that does not exist yet)")
+        if os.path.lexists(path) and not replace:
+            fix = f"choose another folder, or replace the earlier result with {write_options({'replace': True})}"
+            raise errors.Conflict(f"the path {path} exists already ({fix})")
+    return path

@@ -237,16 +237,19 @@ class Hub:
     def merge(
         self, adapters: Sequence[str], out: str | Path, *, weights: Sequence[float] | None = None, replace: bool = False
     ) -> JobHandle:
-        """Submit the merge of adapters into their base. Its result is a model folder on the worker's disk.
+        """Submit the merge of adapters into their base. Its result is a model folder.
+
+        A worker of this machine writes the folder itself. Otherwise `JobHandle.result` or `JobHandle.save` fetch it.
 
         Args:
-            out: path of the new folder.
+            out: path of the new folder, on this machine.
             weights: weights of the adapters; None gives each the weight 1.
             replace: whether to replace an earlier merge at `out`.
 
         Raises:
             InvalidInput: with everything that is wrong with the request.
             NotFound: one thing is missing, and nothing else is wrong.
+            Conflict: the path exists and may not be replaced, and nothing else is wrong.
         """
         from finch_hub.hub import exporting
 
@@ -293,16 +296,19 @@ class Hub:
         format: str = "peft",  # noqa: A002
         parameters: Mapping[str, object] | None = None,
     ) -> JobHandle:
-        """Submit the export of an adapter to another system's format, in a folder on the worker's disk.
+        """Submit the export of an adapter to another system's format, in a new folder.
+
+        A worker of this machine writes the folder itself. Otherwise `JobHandle.result` or `JobHandle.save` fetch it.
 
         Args:
             adapter: reference of the version.
-            out: path of the new folder.
+            out: path of the new folder, on this machine.
             format: name of an export format plugin.
 
         Raises:
             InvalidInput: with everything that is wrong with the request.
             NotFound: one thing is missing, and nothing else is wrong.
+            Conflict: the path exists and may not be replaced, and nothing else is wrong.
         """
         from finch_hub.hub import exporting
 
@@ -393,12 +399,14 @@ class Hub:
             replace: whether to replace an earlier backup. One that lacks artifacts replaces none.
 
         Raises:
+            InvalidSpec: no folder is named, the folder is protected, or this user cannot write there.
             Conflict: the path exists and may not be replaced.
             Unavailable: database or store do not answer, or the path cannot be written.
         """
+        from finch_hub.formats.output_paths import find_output
         from finch_hub.storage.backup import take_backup
 
-        return take_backup(settings.expand_home(folder), self._stores, replace=replace)
+        return take_backup(find_output(folder), self._stores, replace=replace)
 
     def restore(self, folder: str | Path) -> RestoreReport:
         """Fill this hub, which must have nothing yet, with a backup of a hub on either database.
@@ -406,15 +414,18 @@ class Hub:
         Everything in the folder is checked before anything is written. After an interruption, call it again.
 
         Raises:
+            InvalidSpec: no folder is named.
             NotFound: there is no such folder.
             RefusedArtifact: the folder is not a backup, is damaged, or has what no backup has.
             Incompatible: a newer version of Finch Hub took the backup.
             Conflict: this hub has rows or living workers.
             Unavailable: database or store do not answer, are full, or the store is another deployment's.
         """
+        from finch_hub.formats.output_paths import refuse_unnamed
         from finch_hub.storage.backup_folder import BackupFolder
         from finch_hub.storage.restoration import restore_backup
 
+        refuse_unnamed(folder)
         return restore_backup(BackupFolder(settings.expand_home(folder)), self._stores)
 
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finch_hub import errors
+from finch_hub.formats.output_paths import find_output
 from finch_hub.registry import (
     adapter_versions,
     attempts,
@@ -20,8 +22,9 @@ from finch_hub.registry import (
     workers,
 )
 from finch_hub.specs.events import Event
-from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState
+from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState, OutputSpec
 from finch_hub.specs.value import Value
+from finch_hub.storage import outputs
 from finch_hub.workers.runs import kinds
 
 if TYPE_CHECKING:
@@ -93,16 +96,62 @@ class JobHandle:
     def result(self, timeout: float | None = None) -> values.AdapterVersion | Value:
         """Wait for the job and return the adapter version that it made, or its report if it makes none.
 
+        The output of a merge or an export is then where its submitter wanted it. If a worker elsewhere made it and this
+        is the submitter's machine, it is fetched (see `save`).
+
         Raises:
             JobFailed: the job failed; gives the reason.
             JobCancelled: the job was cancelled.
             TimeoutError: the job has not ended after `timeout` seconds.
+            Conflict: the path of the output exists by now and may not be replaced.
         """
         result = self._wait_for_result(timeout)
+        if result.output is not None and isinstance(self.spec, OutputSpec) and outputs.is_here(self.spec):
+            with contextlib.suppress(errors.MissingArtifact):  # it was fetched before
+                self.save()
         if result.adapter is None:
             return self._kind.report.of_stored(result.report)
         with self._stores.database.read() as session:
             return adapter_versions.resolve(session, result.adapter)
+
+    def save(self, out: str | Path | None = None, *, replace: bool | None = None) -> Path:
+        """Wait for the job, write the output that waits in the artifact store to a new folder, and return its path.
+
+        The output is removed from the store then.
+
+        Args:
+            out: path of the new folder; None takes that of the submission.
+            replace: whether to replace an earlier output of the same kind; None takes that of the submission.
+
+        Raises:
+            InvalidSpec: no folder is named, or it cannot be made.
+            Conflict: the job has no output in the store, or the path exists and may not be replaced.
+            MissingArtifact: the output was fetched, or its week is over.
+            JobFailed: the job failed; gives the reason.
+            JobCancelled: the job was cancelled.
+            Unavailable: the store does not answer, or the path cannot be written.
+        """
+        stored, spec = self._wait_for_result(None).output, self.spec
+        if not isinstance(spec, OutputSpec):
+            raise errors.Conflict(f"job {self.id} has no output: it is a job of kind {spec.kind}")
+        if stored is None:
+            worker = self._job.worker or "its worker"
+            raise errors.Conflict(f"the output of job {self.id} is not in the store: {worker} wrote it to {spec.out}")
+        if out is None and not outputs.is_here(spec):
+            raise errors.InvalidSpec("the job was submitted elsewhere", where=f"job {self.id}", fix="name a folder")
+        path = find_output(spec.out if out is None else out)
+        try:
+            outputs.save_output(
+                stored, path, self._stores.artifacts, replace=spec.replaces if replace is None else replace
+            )
+        except errors.MissingArtifact as error:
+            raise errors.MissingArtifact("stored output of job", self.id) from error
+        return path
+
+    def has_output(self) -> bool:
+        """Tell whether the job succeeded and made an output that can be fetched, or could be before."""
+        job = self.refresh()
+        return job.state is JobState.SUCCEEDED and JobResult.of_stored(job.result).output is not None
 
     def report(self, timeout: float | None = None) -> Value:
         """Wait for the job and return its report, of the type that its kind has in `finch_hub.specs.reports`.

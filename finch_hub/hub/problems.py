@@ -17,14 +17,14 @@ class ProblemCollector:
 
     def __init__(self, subject: str) -> None:
         self._subject = subject
-        self._errors: list[errors.InvalidInput | errors.NotFound] = []
+        self._errors: list[errors.InvalidInput | errors.NotFound | errors.Conflict] = []
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[None]:
-        """Collect invalid input and missing things that the block raises. Other errors pass through."""
+        """Collect invalid input, missing things and conflicts that the block raises. Other errors pass through."""
         try:
             yield
-        except (errors.InvalidInput, errors.NotFound) as error:
+        except (errors.InvalidInput, errors.NotFound, errors.Conflict) as error:
             self._errors.append(error)
 
     def add(self, problem: errors.Problem | errors.InvalidInput) -> None:
@@ -37,6 +37,7 @@ class ProblemCollector:
         Raises:
             InvalidInput: there are problems; holds all of them.
             NotFound: one thing is missing, and nothing else is wrong.
+            Conflict: the state of one thing forbids the request, and nothing else is wrong.
         """
         if not self._errors:
             return
@@ -49,8 +50,8 @@ class ProblemCollector:
         raise kind([problem for error in self._errors for problem in _problems_of(error)], subject=self._subject)
 
 
-def _problems_of(error: errors.InvalidInput | errors.NotFound) -> Iterator[errors.Problem]:
-    if isinstance(error, errors.NotFound):
+def _problems_of(error: errors.InvalidInput | errors.NotFound | errors.Conflict) -> Iterator[errors.Problem]:
+    if not isinstance(error, errors.InvalidInput):
         yield errors.Problem(what=str(error))
         return
     for problem in error.problems:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finch_hub.registry import values, workers
+from finch_hub.registry import listeners, values, workers
 
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
@@ -20,6 +20,11 @@ class Workers:
         """Return the workers by name. A worker is `silent` if it sent no heartbeat for a minute."""
         with self._stores.database.read() as session:
             return workers.find(session)
+
+    def find_listeners(self) -> list[values.Listener]:
+        """Return the listeners of the workers' plugins by name, with what they have not heard."""
+        with self._stores.database.read() as session:
+            return listeners.find(session)
 
     def drain(self, name: str) -> values.Worker:
         """Ask a worker to accept no new jobs and to stop after its current jobs.

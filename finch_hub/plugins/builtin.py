@@ -225,15 +225,3 @@ def finch_evaluators() -> Sequence[descriptors.Evaluator]:
             parameters=AnswerParameters,
         ),
     ]
-
-
-@hookimpl
-def finch_listeners() -> Sequence[descriptors.Listener]:
-    """Offer the listener that logs state changes of jobs."""
-    return [
-        descriptors.Listener(
-            name="log",
-            summary="Writes a structured log line for each state change of a job.",
-            target="finch_hub.plugins.job_log:listen",
-        )
-    ]

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import placement, settlements, values, workers
+from finch_hub.registry.progress_thinning import thin_progress
 from finch_hub.registry.tables import attempts, job_events, jobs
 from finch_hub.registry.transitions import (
     JOB_COLUMNS,
@@ -45,7 +46,7 @@ def renew(session: Session, job: Job, lease_seconds: float) -> values.Renewal:
 
 
 def append_events(session: Session, job: Job, events: Sequence[NewEvent]) -> int:
-    """Append events and return the number of the last event.
+    """Append events and return the number of the last event. Earlier progress is thinned now and then.
 
     Raises:
         StaleFence: the attempt no longer owns the job.
@@ -55,6 +56,7 @@ def append_events(session: Session, job: Job, events: Sequence[NewEvent]) -> int
         raise errors.StaleFence(job.id, job.fence)
     if events:
         add_events(session, job.id, int(last), events)
+        thin_progress(session, job.id, int(last), len(events))
     return int(last)
 
 

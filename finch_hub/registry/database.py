@@ -24,8 +24,8 @@ _LOST_STATEMENT = ("26000", "42P05")  # a prepared statement that is missing, or
 _UNPREPARED = "a pooler lost a prepared statement: add prepare_threshold=none to the options of FINCH_DATABASE_URL"
 _ADVICE = {
     "prepared statement": _UNPREPARED,
-    _WRONG_PASSWORD: "check the user and the password in FINCH_DATABASE_URL",
-    "no password supplied": "add the password to FINCH_DATABASE_URL",
+    _WRONG_PASSWORD: "check the user and the password in FINCH_DATABASE_URL or FINCH_DATABASE_PASSWORD",
+    "no password supplied": "set FINCH_DATABASE_PASSWORD",
     "lock timeout": "another transaction holds the lock: wait until it ends, or end it, and try again",
     "deadlock detected": "two transactions waited for each other: try again",
     "statement timeout": "the statement took too long: try again, or raise statement_timeout in FINCH_DATABASE_URL",

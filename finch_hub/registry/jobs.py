@@ -21,9 +21,11 @@ from sqlalchemy.sql.dml import ReturningInsert
 
 from finch_hub import errors
 from finch_hub.registry import datasets, owner_limits, settlements, turns, values
-from finch_hub.registry.tables import attempts, dependencies, job_datasets, job_events, jobs
+from finch_hub.registry.tables import announcements, attempts, dependencies, job_datasets, job_events, jobs
 from finch_hub.registry.transitions import (
+    HAS_LISTENERS,
     JOB_COLUMNS,
+    announce,
     build_transition,
     execute_transition,
     in_state,
@@ -86,6 +88,9 @@ def submit_many(session: Session, new: Sequence[values.NewJob], *, owner_unfinis
         session.execute(sa.insert(job_datasets), reads)
     if inserted:
         session.execute(sa.insert(job_events), [_first_event(row) for row in inserted.values()])
+    for row in inserted.values():
+        if row.has_listeners:
+            announce(session, row.id, row.last_seq)
     keys = {item.idempotency_key for job_id, item in by_id.items() if job_id not in inserted}
     earlier = _get_by_key(session, keys)
     submitted: list[Job] = []
@@ -206,6 +211,12 @@ def select_unfinished(session: Session, ids: Collection[str]) -> set[str]:
     return set(session.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_(None))))
 
 
+def select_recent(session: Session, ids: Collection[str], *, seconds: float) -> set[str]:
+    """Return the ids of jobs that exist and have not ended, or not before this many seconds."""
+    is_recent = sa.or_(jobs.c.finished_at.is_(None), jobs.c.finished_at > later(-seconds))
+    return set(session.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(ids), is_recent)))
+
+
 def list_events(session: Session, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:
     """Return the events of a job with numbers above `after`, in order."""
     insert_events(session)
@@ -261,7 +272,7 @@ def prune(
     """Delete up to `limit` ended jobs with their events, oldest end first, and return their ids.
 
     Adapter versions and evaluations stay, with their specification and lineage. Jobs that an unfinished job depends on
-    stay as well.
+    stay as well, and jobs of which a listener has not heard everything.
 
     Args:
         older_than: seconds since the end after which a job is deleted.
@@ -274,9 +285,10 @@ def prune(
     is_needed = sa.exists().where(
         dependencies.c.depends_on == jobs.c.id, child.c.id == dependencies.c.job_id, child.c.finished_at.is_(None)
     )
+    is_unheard = sa.exists().where(announcements.c.job_id == jobs.c.id)
     expired = (
         sa.select(jobs.c.id)
-        .where(jobs.c.finished_at.is_not(None), too_old >= _END, ~is_needed)
+        .where(jobs.c.finished_at.is_not(None), too_old >= _END, ~is_needed, ~is_unheard)
         .order_by(jobs.c.finished_at, jobs.c.number)
         .limit(limit)
         .with_for_update(of=jobs, skip_locked=True)
@@ -340,7 +352,7 @@ def _read_event(row: sa.Row[Any]) -> Event:
 
 @functools.cache
 def _insert_jobs(dialect: str) -> ReturningInsert[Any]:
-    return build_insert_new(dialect, jobs, "idempotency_key").returning(*jobs.c)
+    return build_insert_new(dialect, jobs, "idempotency_key").returning(*jobs.c, HAS_LISTENERS)
 
 
 def _row(new: values.NewJob, parents: dict[str, JobState]) -> Columns:

@@ -101,7 +101,7 @@ def refuse_open_server(url: sa.URL) -> None:
         if not _is_local(host.rsplit(":", 1)[0] if host.count(":") == 1 else host):
             raise errors.InvalidSpec(
                 f"no password for the database at {host}, which is not this machine",
-                fix="add a password to FINCH_DATABASE_URL, or set FINCH_ALLOW_INSECURE=1 in a trusted network",
+                fix="set FINCH_DATABASE_PASSWORD, or FINCH_ALLOW_INSECURE=1 in a trusted network",
                 subject="database",
             )
 

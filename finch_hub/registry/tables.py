@@ -183,7 +183,7 @@ class Attempt(Table):
 
 
 class Event(Table):
-    """An event of a job. `seq` has no gaps."""
+    """An event of a job. `seq` has gaps where progress was thinned."""
 
     __tablename__ = "events"
 
@@ -197,6 +197,33 @@ class Event(Table):
 
     # Rows are clustered by job and number, so that following a job reads adjacent pages.
     __table_args__ = ({"sqlite_with_rowid": False},)
+
+
+class Listener(Table):
+    """A listener of a plugin that some worker has, and which worker calls it now."""
+
+    __tablename__ = "listeners"
+
+    name: Mapped[Name] = mapped_column(primary_key=True)
+    seen_at: Mapped[Created]  # when a worker had it last
+    caller: Mapped[str | None] = mapped_column(sa.String(32))  # random text of the worker that calls it
+    called_until: Mapped[Moment | None]  # until then, no other worker calls it
+    skipped: Mapped[Count] = mapped_column(default=0)  # changes that it did not hear, because all calls failed
+    trouble: Mapped[Text | None]  # why the last call failed; null after one that did not
+
+
+class Announcement(Table):
+    """A change of a job's state that a listener has not heard. `seq` is that of the event of the new state."""
+
+    __tablename__ = "announcements"
+
+    job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(sa.BigInteger(), primary_key=True, autoincrement=False)
+    listener: Mapped[Name] = mapped_column(ForeignKey("listeners.name", ondelete="CASCADE"), primary_key=True)
+    failed_calls: Mapped[int] = mapped_column(default=0)
+    due_at: Mapped[Created]  # of the next call
+
+    __table_args__ = (Index("ix_announcements_due", "listener", "due_at", "seq"),)
 
 
 class Worker(Table):
@@ -375,3 +402,4 @@ class Deployment(Table):
 # Core tables, not entities: other processes change the rows, so that a session must not cache them.
 jobs, dependencies, attempts, job_events = (table.__table__ for table in (Job, JobDependency, Attempt, Event))
 job_datasets, settlements = JobDataset.__table__, Settlement.__table__
+listeners, announcements = Listener.__table__, Announcement.__table__

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry.tables import dependencies, job_events, jobs
+from finch_hub.registry.tables import announcements, dependencies, job_events, jobs, listeners
 from finch_hub.registry.types import UNKNOWN_TIME, Columns, now
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, TRANSITIONS, Job, JobState, Requirements
@@ -52,8 +52,22 @@ def in_state_of_owner(state: JobState, owner: Any, of: sa.FromClause = jobs) -> 
 _HAS_PARENTS = sa.exists().where(dependencies.c.job_id == jobs.c.id).correlate(jobs).label("has_parents")
 JOB_COLUMNS = (*jobs.c, _HAS_PARENTS)  # the columns that `to_jobs` needs
 
-_PENDING_EVENTS = "finch_hub.events"  # key in the session's dictionary
+HAS_LISTENERS = sa.exists().select_from(listeners).label("has_listeners")
+"""Column beside those of a changed job: whether any listener is to hear of the change. It saves a statement if not."""
+
+_PENDING_EVENTS = "finch_hub.events"  # keys in the session's dictionary
+_PENDING_ANNOUNCEMENTS = "finch_hub.announcements"
 _INSERT_EVENTS = sa.insert(job_events)
+_ANNOUNCE = sa.insert(announcements).from_select(
+    ["job_id", "seq", "listener", "failed_calls", "due_at"],
+    sa.select(
+        sa.bindparam("changed_job", type_=sa.String()),
+        sa.bindparam("changed_seq", type_=sa.BigInteger()),
+        listeners.c.name,
+        sa.literal(0),
+        now(),
+    ),
+)
 _SELECT_PARENTS = (
     sa.select(dependencies.c.job_id, dependencies.c.depends_on)
     .where(dependencies.c.job_id.in_(sa.bindparam("of", expanding=True)))
@@ -78,7 +92,9 @@ def build_transition(new: JobState, *where: sa.ColumnElement[bool], changes: Col
         columns |= {"ring_at": None, "not_before": None}
     if new in FINAL:
         columns |= {"finished_at": now()}
-    return sa.update(jobs).where(in_state_unindexed(*old), *where).values(columns).returning(*JOB_COLUMNS)
+    return (
+        sa.update(jobs).where(in_state_unindexed(*old), *where).values(columns).returning(*JOB_COLUMNS, HAS_LISTENERS)
+    )
 
 
 def execute_transition(
@@ -102,10 +118,12 @@ def execute_transition(
     if row is None:
         return None
     data = {"state": new.value, "attempt": row.attempts, **(data or {})}
-    if row.reason and new is JobState.FAILED:
+    if row.reason and new in (JobState.FAILED, JobState.QUEUED):
         data["reason"] = row.reason
     event = NewEvent(type="state", level="error" if new is JobState.FAILED else "info", data=data)
     add_events(session, row.id, row.last_seq, [*events, event])
+    if row.has_listeners:
+        announce(session, row.id, row.last_seq)
     return row
 
 
@@ -117,16 +135,23 @@ def add_events(session: Session, job_id: str, last: int, new: Sequence[NewEvent]
     )
 
 
+def announce(session: Session, job_id: str, seq: int) -> None:
+    """Let each listener hear of the state that the event with this number tells. The commit writes it down."""
+    session.info.setdefault(_PENDING_ANNOUNCEMENTS, []).append({"changed_job": job_id, "changed_seq": seq})
+
+
 @sa.event.listens_for(Session, "before_commit")
 def insert_events(session: Session) -> None:
-    """Insert the pending events, before the commit or before a query for events."""
-    if rows := session.info.pop(_PENDING_EVENTS, None):
-        session.execute(_INSERT_EVENTS, rows if len(rows) > 1 else rows[0])
+    """Insert the pending events and announcements, before the commit or before a query for events."""
+    for key, statement in ((_PENDING_EVENTS, _INSERT_EVENTS), (_PENDING_ANNOUNCEMENTS, _ANNOUNCE)):
+        if rows := session.info.pop(key, None):
+            session.execute(statement, rows if len(rows) > 1 else rows[0])
 
 
 def drop_events(session: Session) -> None:
-    """Forget the pending events, because what they tell is rolled back."""
-    session.info.pop(_PENDING_EVENTS, None)
+    """Forget the pending events and announcements, because what they tell is rolled back."""
+    for key in (_PENDING_EVENTS, _PENDING_ANNOUNCEMENTS):
+        session.info.pop(key, None)
 
 
 def to_jobs(session: Session, rows: Sequence[sa.Row[Any]]) -> list[Job]:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 
 from finch_hub.specs.bases import BaseDescription
-from finch_hub.specs.jobs import Digest, JobSpec, Label, Requirements
-from finch_hub.specs.value import JsonObject, NonNegativeInt, Value
+from finch_hub.specs.jobs import Job, JobSpec, Label, Requirements
+from finch_hub.specs.value import Digest, JsonObject, NonNegativeInt, Value
 
 DeviceKind = Literal["cpu", "cuda"]
 VersionKind = Literal["train", "compose", "import", "quantize"]
@@ -96,6 +96,35 @@ class Attempt(Value):
     outcome: str | None = None  # succeeded, failed, cancelled, lost or handed_back; another version may know others
     reason: str | None = None
     not_before: datetime | None = None  # when its worker may claim the job again
+
+
+class StateChange(Value):
+    """A change of a job's state that a listener is to hear.
+
+    Attributes:
+        job: the job as it was after the change.
+        seq: number of the event that tells the change.
+        failed_calls: number of calls that failed.
+    """
+
+    job: Job
+    seq: int
+    failed_calls: int = 0
+
+
+class Listener(Value):
+    """A listener of a plugin, and what it has not heard.
+
+    Attributes:
+        waiting: number of changes that it has not heard.
+        skipped: number of changes that it will not hear, because too many calls failed, or they waited too long.
+        trouble: why the last call failed; None after one that did not.
+    """
+
+    name: str
+    waiting: int
+    skipped: int
+    trouble: str | None = None
 
 
 class Device(Value):

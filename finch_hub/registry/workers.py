@@ -199,11 +199,11 @@ def mark_stopped(session: Session, worker_id: str, instance: str) -> None:
     )
 
 
-def forget(session: Session, *, older_than: float) -> list[str]:
-    """Delete the workers without a heartbeat for `older_than` seconds, and return their names."""
-    return list(
-        session.scalars(sa.delete(workers).where(workers.c.last_seen < later(-older_than)).returning(workers.c.id))
-    )
+def forget(session: Session, *, silent: float, stopped: float) -> list[str]:
+    """Delete the workers that are silent, or have been stopped, for so many seconds, and return their names."""
+    has_ended = sa.and_(workers.c.state == "stopped", workers.c.last_seen < later(-stopped))
+    is_gone = sa.or_(workers.c.last_seen < later(-silent), has_ended)
+    return list(session.scalars(sa.delete(workers).where(is_gone).returning(workers.c.id)))
 
 
 def _is_recent(silent_after: float = SILENT_SECONDS) -> sa.ColumnElement[bool]:

@@ -7,8 +7,7 @@ from typing import Literal
 
 import pydantic
 
-from finch_hub.specs.jobs import Digest
-from finch_hub.specs.value import NonNegativeInt, Value
+from finch_hub.specs.value import Digest, NonNegativeInt, Value
 
 FORMAT = 1
 """Format of backup folders that this version writes, and the newest that it reads."""

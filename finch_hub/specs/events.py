@@ -44,7 +44,7 @@ class NewEvent(Value):
 
 
 class Event(NewEvent):
-    """A stored event. `seq` counts from 1 within the job, without gaps."""
+    """A stored event. `seq` counts from 1 within the job. Progress that was thinned leaves gaps."""
 
     job_id: str
     seq: PositiveInt

@@ -11,13 +11,13 @@ import pydantic
 
 from finch_hub.specs.bases import MAX_NAME, BaseName, Revision
 from finch_hub.specs.lora import LoRAConfig, LoRAOptions
+from finch_hub.specs.outputs import OutputPlace, StoredOutput
 from finch_hub.specs.reading import ReadingOptions
 from finch_hub.specs.references import AdapterReference, check_name
 from finch_hub.specs.reports import ReadingReport
 from finch_hub.specs.training import TrainingConfig, TrainingOptions
-from finch_hub.specs.value import JsonObject, NonNegativeInt, PositiveInt, Value
+from finch_hub.specs.value import Digest, JsonObject, NonNegativeInt, PositiveInt, Value
 
-Digest = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 AdapterName = Annotated[str, pydantic.AfterValidator(lambda name: check_name(name))]
 Label = Annotated[str, pydantic.AfterValidator(lambda text: check_label(text))]
 AdapterRef = Annotated[str, pydantic.AfterValidator(lambda text: str(AdapterReference.parse(text)))]
@@ -160,16 +160,34 @@ class ComposeOptions(TypedDict, total=False):
     thinking: bool
 
 
-class MergeSpec(JobSpec):
-    """Write the base with adapters merged into its weights to the folder `out` of the worker.
+class OutputSpec(JobSpec):
+    """Specification of a job that writes a folder for its submitter.
 
-    `replace` replaces an earlier merge in that folder.
+    Attributes:
+        out: absolute path of the folder, on the machine of the submitter.
+        place: which machine that is; None means that of the worker.
     """
+
+    out: str = pydantic.Field(min_length=1)
+    place: OutputPlace | None = None
+
+    @property
+    def replaces(self) -> bool:
+        """Whether an earlier output of the same kind is replaced."""
+        raise NotImplementedError
+
+
+class MergeSpec(OutputSpec):
+    """Write the base with adapters merged into its weights. `replace` replaces an earlier merge."""
 
     kind: Literal["merge"] = "merge"
     parents: tuple[Parent, ...] = pydantic.Field(min_length=1)
-    out: str = pydantic.Field(min_length=1)
     replace: bool = False
+
+    @property
+    def replaces(self) -> bool:
+        """Whether an earlier merge is replaced."""
+        return self.replace
 
 
 class QuantizeSpec(JobSpec):
@@ -190,14 +208,18 @@ class QuantizeOptions(TypedDict, total=False):
     tolerance: float
 
 
-class ExportSpec(JobSpec):
+class ExportSpec(OutputSpec):
     """Export an adapter in the format of another system."""
 
     kind: Literal["export"] = "export"
     adapter: AdapterRef
     format: str
-    out: str = pydantic.Field(min_length=1)
     parameters: JsonObject = pydantic.Field(default_factory=dict)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether an earlier export of the same format is replaced."""
+        return bool(self.parameters.get("replace"))
 
 
 class EvaluateSpec(JobSpec):
@@ -300,9 +322,11 @@ class JobResult(Value):
     Attributes:
         adapter: reference of the version that the job made, with its state and metrics; None if it made none.
         report: JSON of the kind's report.
+        output: where its output waits for the submitter; None if it made none, or wrote it where it belongs.
     """
 
     adapter: str | None = None
     state: str | None = None
     metrics: JsonObject | None = None
     report: JsonObject
+    output: StoredOutput | None = None

@@ -23,6 +23,7 @@ MAX_INTEGER = 2**63 - 1
 """Largest integer that both databases store."""
 NonNegativeInt = Annotated[int, pydantic.Field(ge=0, le=MAX_INTEGER)]
 PositiveInt = Annotated[int, pydantic.Field(gt=0, le=MAX_INTEGER)]
+Digest = Annotated[str, pydantic.StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 # Paths of pydantic contain the members of a union: `constrained-int`, `literal['auto']`, `function-after[…]`.
 _MEMBER = re.compile(r"^[a-z]+(-[a-z]+)+$|\[.*\]$")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from finch_hub import errors
 from finch_hub.artifacts import gate
 from finch_hub.artifacts.config_cleaning import canonical_json
+from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.model_card import write_card
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
@@ -60,10 +60,8 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
     described = _find_registered(description.base, stores)
     versions = list_library_versions(stores.catalog, environment)
     lineage = description.lineage.evolve(versions=versions, environment=environment)
-    parent = stores.settings.cache / "publish"
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="publish-", dir=parent) as scratch:
-        clean = Path(scratch) / "adapter"
+    with scratch_folder(stores.settings.home / "publish") as scratch:
+        clean = scratch / "adapter"
         admitted = gate.admit_adapter(folder, clean)
         _name_base(clean / CONFIG, described)
         size = sum((clean / name).stat().st_size for name in (CONFIG, WEIGHTS))

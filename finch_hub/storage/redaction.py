@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from typing import TYPE_CHECKING, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 if TYPE_CHECKING:
     from finch_hub.settings import Settings
 
-_PASSWORD_IN_URL = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?!PASSWORD@)[^\s/]+(?=@)", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^\s:/@]*:)(?!PASSWORD@)\S+(?=@)", re.IGNORECASE)
 # Names of query parameters end with one of these words: `sslpassword`, `X-Amz-Security-Token`, `AccountKey`.
 _PASSWORD_IN_QUERY = re.compile(
     r"(?P<head>[?&;][\w.-]*(?:password|passwd|passphrase|secret|token|key|credentials?|signature|sig)=)"
@@ -36,6 +37,11 @@ def _passwords_in(url: str) -> set[str]:
     return values | {unquote(value) for value in values}
 
 
+def _spellings(secret: str) -> set[str]:
+    """Return a secret as it is, and as URLs, JSON and Python write it."""
+    return {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
+
+
 class Redactor:
     """Replaces passwords of URLs and values of secret environment variables in texts."""
 
@@ -43,7 +49,8 @@ class Redactor:
         secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
         for url in urls:
             secrets |= _passwords_in(url)
-        found = sorted((re.escape(s) for s in secrets if len(s) >= _MIN_LENGTH), key=len, reverse=True)
+        spellings = {spelling for secret in secrets if len(secret) >= _MIN_LENGTH for spelling in _spellings(secret)}
+        found = sorted(map(re.escape, spellings), key=len, reverse=True)
         self._secrets = re.compile("|".join(found)) if found else None
 
     @classmethod

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from finch_hub import errors, progress
 from finch_hub.artifacts.store import blob_path
-from finch_hub.formats.atomic_writes import scratch_folder
+from finch_hub.formats.atomic_writes import scratch_folder, translate_write_errors
 from finch_hub.registry import artifact_references, bases, registry_file, row_copies, schema_revisions, workers
 from finch_hub.registry.database import Session
-from finch_hub.registry.tables import Deployment, Worker
+from finch_hub.registry.tables import Announcement, Deployment, Listener, Worker
 from finch_hub.specs.backups import RestoreReport
 from finch_hub.storage.backup_folder import ARTIFACTS, BackupFolder
 from finch_hub.storage.stores import Stores
 
-# Rows of the hub itself. It keeps its own id, so that it shares no queue in a broker with the hub of the backup.
-_OWN = frozenset({Deployment.__tablename__, Worker.__tablename__})
+# Rows of the hub itself. It keeps its own id, so that it shares no queue in a broker with the hub of the backup. Its
+# own listeners hear of what happens from then on.
+_OWN = frozenset(table.__tablename__ for table in (Deployment, Worker, Listener, Announcement))
 
 
 def restore_backup(folder: BackupFolder, stores: Stores) -> RestoreReport:
@@ -33,7 +34,8 @@ def restore_backup(folder: BackupFolder, stores: Stores) -> RestoreReport:
     """
     with stores.database.read() as session:
         _refuse_used(session, stores)
-    with scratch_folder(stores.settings.cache / "restore") as scratch:
+    place = stores.settings.home / "restore"
+    with translate_write_errors(place), scratch_folder(place) as scratch:
         file = scratch / "rebuilt.db"
         _rebuild_registry(folder, scratch / "copy.db", file)
         with registry_file.open_file(file) as session:

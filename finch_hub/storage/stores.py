@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.artifacts.store import ArtifactStore
+from finch_hub.formats.atomic_writes import remove_abandoned, temporary_place
 from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
@@ -27,6 +28,13 @@ class Stores:
     def bases(self) -> Path:
         """Folder of downloaded and converted base models."""
         return self.settings.home / "bases"
+
+    def tidy(self) -> None:
+        """Remove what killed processes left in the home and in the system's temporary folder, and old cached files."""
+        remove_abandoned(self.settings.home)
+        place = temporary_place()
+        remove_abandoned(place.parent, place.name)
+        self.artifacts.trim_cache()
 
 
 def open_stores(settings: Settings) -> Stores:

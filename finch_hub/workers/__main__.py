@@ -13,7 +13,7 @@ from finch_hub import errors, settings
 from finch_hub.workers.embedded import code_version, home
 from finch_hub.workers.embedded import worker as home_worker
 from finch_hub.workers.hostname import find_hostname
-from finch_hub.workers.logs.setup import open_log, set_up_logging
+from finch_hub.workers.logs.setup import LogFile, set_up_logging
 from finch_hub.workers.worker import Worker
 
 log = logging.getLogger("finch_hub.workers")  # not "__main__", which is no logger of ours
@@ -35,7 +35,9 @@ def main() -> int:
             return 0
     try:
         home_worker.write_record(loaded)
-        set_up_logging(loaded, open_log(loaded.home / "logs" / "worker.log"))
+        log_file = LogFile(loaded.home / "logs" / "worker.log")
+        log_file.take_output()
+        set_up_logging(loaded, log_file)
         signals.worker_ready.connect(lambda **_: home_worker.note_ready(loaded), weak=False)
         worker = Worker(loaded, name=f"{find_hostname()}-home-{os.getpid()}", is_on_demand=True)
         status = worker.run()

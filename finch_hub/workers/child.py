@@ -9,6 +9,8 @@ standard input, a line of JSON each::
         → the same for each job, with its "job"; then ended_together with "warm_base"
     {"type": "stop", "why": "cancel" | "hand_back"}
         → the running order stops at its next step; with "job", that one of several
+    {"type": "call", "listener": …, "job": {…}}
+        → heard or failed
 
 A message of the child is one of these lines::
 
@@ -19,6 +21,7 @@ A message of the child is one of these lines::
         whether another attempt may succeed, whether another worker would hardly fail in this way, and whether other
         jobs would fail here too
     {"type": "stopped", "why": …}
+    {"type": "heard"}                                            the listener has returned
 
 It serves one order after another, so that imports and the base model are loaded once. It ends when standard input ends.
 """
@@ -42,6 +45,7 @@ from finch_hub import errors
 from finch_hub.engine.training.interruption import Interrupted
 from finch_hub.progress import listen
 from finch_hub.settings import LogFormat, LogLevel
+from finch_hub.specs.jobs import Job
 from finch_hub.specs.value import Value
 from finch_hub.storage.redaction import Redactor
 from finch_hub.workers.logs.context import log_fields
@@ -102,6 +106,18 @@ def run_together(message: dict[str, Any], channel: Channel) -> bool:
     return True
 
 
+def call(message: dict[str, Any], channel: Channel) -> bool:
+    """Call a listener with a job, and send how the call ended. Return that this process can take another order."""
+    try:
+        job = Job.of(message["job"], subject="job")
+        channel.catalog.listeners[message["listener"]].load()(job)
+    except BaseException as error:  # SystemExit, too
+        channel.send(type="failed", **_describe(error))
+    else:
+        channel.send(type="heard")
+    return True
+
+
 def _send_end(channel: Channel, end: Value | BaseException, *, warm_base: str | None = None) -> None:
     if isinstance(end, (Stopped, Interrupted)):
         channel.send(type="stopped", why=end.why if isinstance(end, Stopped) else end.kind)
@@ -155,6 +171,9 @@ def _listen(orders: IO[bytes], channel: Channel, inbox: queue.SimpleQueue[dict[s
     os._exit(1)
 
 
+_SERVE = {"run": run, "run_together": run_together, "call": call}
+
+
 def main() -> None:
     """Serve orders until standard input ends."""
     # Service managers and terminals signal all processes of a worker. The supervisor alone decides when this one stops.
@@ -173,8 +192,7 @@ def main() -> None:
     channel.send(type="ready")
     while True:
         message = inbox.get()
-        serve = run if message["type"] == "run" else run_together
-        if not serve(message, channel):
+        if not _SERVE[message["type"]](message, channel):
             sys.exit(0)
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, outbox, settlements, values, workers
+from finch_hub.registry import attempts, jobs, listeners, outbox, settlements, values, workers
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
@@ -15,6 +15,7 @@ from finch_hub.workers.logs.context import identify
 from finch_hub.workers.messaging.dispatcher import Dispatcher
 from finch_hub.workers.supervision import clock, instruments
 from finch_hub.workers.supervision.attempt_source import AttemptSource
+from finch_hub.workers.supervision.health import HealthFiles
 from finch_hub.workers.supervision.slots import Slots
 from finch_hub.workers.supervision.work_folders import WorkFolders
 
@@ -24,7 +25,9 @@ _PAUSE_SECONDS = 0.1
 _LEAST_PAUSE_SECONDS = 2.0  # between two looks at the database that can mean a sleep; longer than a usual wait
 _DAY_SECONDS = 86_400
 _PRUNE_SECONDS = 300.0  # between two looks at the history, if no job ended here and the first found nothing to delete
-_FORGET_WORKERS_DAYS = 30
+_FORGET_SILENT_DAYS = 30
+_FORGET_STOPPED_DAYS = 1
+_TIDY_SECONDS = 600.0
 
 
 class Maintenance:
@@ -49,9 +52,10 @@ class Maintenance:
         self._entry, self._stores, self._folders = entry, stores, folders
         self._slots, self._attempt_source, self._dispatcher = slots, attempt_source, dispatcher
         self._is_on_demand, self._end_worker, self._settings = is_on_demand, end_worker, stores.settings
+        self._health = HealthFiles(stores.settings.health_folder)
         self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = self._answered_at = clock.elapsed()
-        self._prune_at = 0.0
+        self._prune_at = self._tidy_at = 0.0
         self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = False
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
@@ -76,6 +80,7 @@ class Maintenance:
         settings = self._settings
         while not self._closed.is_set():
             try:
+                self._health.report_alive()
                 self._look(clock.elapsed())
             except errors.FinchError as error:
                 log.warning("maintenance", extra={"error": error})
@@ -115,7 +120,9 @@ class Maintenance:
             log.error("heartbeat", extra={"error": error})
             requested = "stopping"
         self._attempt_source.is_draining = requested != "active"
-        instruments.CLAIMS_JOBS.set(requested == "active" and self._attempt_source.readiness.remark is None)
+        claims = requested == "active" and self._attempt_source.readiness.remark is None
+        self._health.report_ready(claims)
+        instruments.CLAIMS_JOBS.set(claims)
         if requested == "stopping" or (requested == "draining" and not self._slots.are_busy):
             self._end_worker()
 
@@ -129,13 +136,20 @@ class Maintenance:
             expired = attempts.expire_leases(session, policy, held=held)
             for job in expired:
                 log.warning("expire", extra={**identify(job), "state": job.state.value})
-            if names := workers.forget(session, older_than=_FORGET_WORKERS_DAYS * _DAY_SECONDS):
+            if names := workers.forget(
+                session, silent=_FORGET_SILENT_DAYS * _DAY_SECONDS, stopped=_FORGET_STOPPED_DAYS * _DAY_SECONDS
+            ):
                 log.info("forget", extra={"workers": ",".join(names)})
+            if names := listeners.forget(session):
+                log.info("forget", extra={"listeners": ",".join(names)})
         instruments.SWEEPS.inc()
         instruments.EXPIRED_LEASES.inc(len(expired))
         if clock.elapsed() >= self._prune_at:
             self._prune()
         self._remove_finished_folders()
+        if clock.elapsed() >= self._tidy_at:
+            self._tidy_at = clock.elapsed() + _TIDY_SECONDS
+            self._stores.tidy()
 
     def _prune(self) -> None:
         days, max_jobs = self._settings.history_days, self._settings.history_jobs

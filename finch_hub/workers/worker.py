@@ -21,9 +21,11 @@ from finch_hub.registry import attempts, claims, deployment, jobs, outbox, place
 from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
+from finch_hub.storage import outputs
 from finch_hub.storage.stores import open_stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.hostname import find_hostname
+from finch_hub.workers.listening import Listening
 from finch_hub.workers.logs.context import set_process_fields
 from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.messaging import app as celery_app
@@ -44,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _OPEN_CLAIM_SECONDS = 1.0  # until the database is asked again what a claim took
 _LOOK_SECONDS = 15.0  # between looks of idle slots, and so what a lost message costs
+_CLEAN_SECONDS = 3600.0  # between looks for outputs that nobody fetched
 _RETRY_SECONDS = 1.0  # at least, until a worker that is not ready tries again
 _LOCKED_SECONDS = 0.05  # longer than any transaction that locks the row of a queued job
 
@@ -95,6 +98,7 @@ class Worker:
             )
         self._app.task(self._wake, name=broker.WAKE)
         self._dispatcher = Dispatcher(settings, self._stores.database, starts_worker=False)
+        self._listening = Listening(self._stores)
         self._entry: values.Worker | None = None
         self._maintenance: Maintenance
         self._pool: SlotPool
@@ -152,10 +156,13 @@ class Worker:
             ending.callback(exporter.close)
             self._maintenance.start()
             ending.callback(self._maintenance.close)
+            self._listening.start()
+            ending.callback(self._listening.close)
             ending.callback(consumer.pool.on_stop)
             ending.callback(self._attempt_source.stopping.set)
             log.info("start", extra={"slots": len(self._slots), "queues": ",".join(self._queues)})
-            threading.Thread(target=self._look, name="look", daemon=True).start()
+            for work in (self._look, self._remove_old_outputs):
+                threading.Thread(target=work, name=work.__name__, daemon=True).start()
             consumer.start()
             return int(consumer.exitcode or 0)
 
@@ -169,6 +176,7 @@ class Worker:
 
     def _register(self) -> values.Worker:
         with self._stores.database.write() as session:
+            self._listening.register(session)
             return workers.register(
                 session,
                 values.WorkerDescription(
@@ -258,6 +266,19 @@ class Worker:
             if self._attempt_source.stopping.wait(wait):
                 return
 
+    def _remove_old_outputs(self) -> None:
+        """Remove outputs that nobody fetched, now and then. A store that hangs keeps nothing else from going on."""
+        while True:
+            try:
+                if names := outputs.remove_old(self._stores.artifacts, self._stores.database):
+                    log.info("remove_outputs", extra={"outputs": ",".join(names)})
+            except errors.FinchError as error:
+                log.warning("remove_outputs", extra={"error": error})
+            except Exception:
+                log.exception("remove_outputs")
+            if self._attempt_source.stopping.wait(_CLEAN_SECONDS):
+                return
+
     def _run(self, attempt: Attempt | AttemptGroup, slot: Slot) -> None:
         slot.attempt = attempt
         try:
@@ -323,15 +344,10 @@ class Worker:
         self._attempt_source.stopping.set()
 
     def _follow_up(self) -> None:
-        """Remove the files of jobs that ended, and call the listeners, in a thread that no job waits for."""
+        """Remove the files of jobs that ended, in a thread that no job waits for."""
         while (job := self._ended_jobs.get()) is not None:
             if job.state in FINAL:
                 self._folders.end(job.id)
-            for name, listener in self._stores.catalog.listeners.items():
-                try:
-                    listener.load()(job)
-                except (Exception, SystemExit):  # an error of a listener must not affect jobs
-                    log.exception("listener", extra={"listener": name, "job_id": job.id})
 
 
 def _keep_logging(*_: Any, **__: Any) -> None:

@@ -137,6 +137,17 @@ def test_digest_depends_on_names_and_bytes_only(store: ArtifactStore, tmp_path: 
     assert store.put_tree(folder(tmp_path / "3", {"a": b"y", "b": b"x"})) != first
 
 
+def test_cached_folders_that_nobody_fetched_for_long_are_removed(store: ArtifactStore, tmp_path: Path) -> None:
+    digests = [store.put_tree(folder(tmp_path / name, {"a": name.encode()})) for name in ("used", "unused")]
+    for digest in digests:
+        os.utime(store.fetch_tree(digest), (0, 0))
+    used = store.fetch_tree(digests[0])
+    (used.parent / f".{digests[1]}.0a1b2c3d.part").mkdir()  # left by a killed process
+    store.trim_cache()
+    assert [path.name for path in used.parent.iterdir()] == [used.name]
+    assert store.fetch_tree(digests[1]).is_dir()
+
+
 def test_cached_folder_is_used_again_unless_it_was_changed(store: ArtifactStore, tmp_path: Path) -> None:
     digest = store.put_tree(folder(tmp_path / "in", {"a": b"right"}))
     first = store.fetch_tree(digest)

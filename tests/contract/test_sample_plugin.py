@@ -56,7 +56,8 @@ def test_sample_and_built_in_plugin_use_every_hook(catalog: Catalog) -> None:
 
     assert len(HOOKS) == len(catalog.all_offers())
     for hook in HOOKS:
-        for plugin in (builtin, finch_sample.plugin):
+        # A listener of the built-in plugin would cost every hub writes.
+        for plugin in (finch_sample.plugin,) if hook == "finch_listeners" else (builtin, finch_sample.plugin):
             assert getattr(plugin, hook)(), f"{plugin.__name__} offers nothing by {hook}"
 
 

@@ -11,7 +11,7 @@ from support import registry
 from support.fleet import write_adapter
 
 from finch_hub import settings
-from finch_hub.registry import datasets, deployment, evaluations, jobs, row_copies, tables, values, workers
+from finch_hub.registry import datasets, deployment, evaluations, jobs, listeners, row_copies, tables, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource, Requirements, TrainSpec
@@ -67,6 +67,9 @@ def fill(stores: Stores, folder: Path) -> None:
         (worker,) = workers.find(session)
         workers.mark_stopped(session, worker.id, worker.instance)
         session.execute(sa.insert(tables.settlements).values(job_id=done.id, root_id=done.id, settled=0))
+        listeners.register(session, ["bell"])
+        unheard = {"job_id": done.id, "seq": 1, "listener": "bell", "failed_calls": 0}
+        session.execute(sa.insert(tables.announcements).values(**unheard))
         assert deployment.has_store(session)
 
 

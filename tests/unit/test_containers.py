@@ -1,30 +1,39 @@
-"""`Dockerfile`, `docker-compose.yml` and the unit of systemd, checked without an engine or a service manager."""
+"""`Dockerfile`, `docker-compose.yml`, the unit of systemd and manifests of Kubernetes, without their engines."""
 
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import jsonschema
 import pytest
+import sqlalchemy as sa
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
 from finch_hub import settings
+from finch_hub.cli.db import db
 from finch_hub.cli.worker import worker
+from finch_hub.registry import postgresql
 from finch_hub.workers.messaging import broker
+from finch_hub.workers.supervision import health
 
 ROOT = Path(__file__).parents[2]
-PASSWORDS = {"FINCH_DATABASE_PASSWORD": "database-password", "FINCH_BROKER_PASSWORD": "broker-password"}
+USER = 10001
+PASSWORDS = {"FINCH_DATABASE_PASSWORD": "p@ss:w/o%rd#?&[]", "FINCH_BROKER_PASSWORD": "größer: 日本"}
 
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
     text = (ROOT / "docker-compose.yml").read_text()
-    text = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda match: PASSWORDS[match[1]], text)
+    text = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda match: f"'{PASSWORDS[match[1]]}'", text)
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
     loaded: dict[str, Any] = yaml.safe_load(text)
     return loaded
 
@@ -60,10 +69,10 @@ def test_its_workers_are_configured_as_the_settings_want(
     assert not loaded.allow_insecure
     assert loaded.broker_url is not None
     broker.refuse_open_broker(loaded.broker_url.get_secret_value(), allow_insecure=False)
-    for url in (loaded.database, loaded.broker_url.get_secret_value()):
-        host = re.search(r"@([\w-]+):", url)
-        assert host is not None
-        assert host[1] in compose["services"]
+    for url, password in ((loaded.database, "DATABASE"), (loaded.broker_url.get_secret_value(), "BROKER")):
+        parts = urlsplit(url)
+        assert parts.hostname in compose["services"]
+        assert unquote(parts.password or "") == PASSWORDS[f"FINCH_{password}_PASSWORD"]
     if name != "migrate":
         assert int(service["stop_grace_period"].removesuffix("s")) > loaded.grace_seconds
         mounted = {volume.split(":")[1] for volume in service["volumes"]}
@@ -74,7 +83,7 @@ def test_a_gpu_is_reserved_in_its_profile_only(compose: dict[str, Any]) -> None:
     reserving = {
         name: service["deploy"]["resources"]["reservations"]["devices"]
         for name, service in compose["services"].items()
-        if "deploy" in service
+        if "reservations" in service["deploy"]["resources"]
     }
     assert list(reserving) == ["worker-gpu"]
     assert reserving["worker-gpu"][0]["capabilities"] == ["gpu"]
@@ -82,9 +91,14 @@ def test_a_gpu_is_reserved_in_its_profile_only(compose: dict[str, Any]) -> None:
     assert "profiles" not in compose["services"]["worker"]
 
 
+def test_every_service_has_limits(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory"}
+
+
 def test_no_password_stands_in_the_file() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
-    assert set(re.findall(r"\$\{(\w+)", text)) == set(PASSWORDS)
+    assert set(re.findall(r"\$\{(\w+):\?", text)) == set(PASSWORDS)
     assert re.findall(r"(?i)^\s*\w*(?:password|auth)\w*:\s*([^$\s].*)", text, re.MULTILINE) == []
 
 
@@ -100,12 +114,102 @@ def test_the_dockerfile_copies_what_is_there_and_starts_what_is_installed() -> N
     assert copied == kept
     assert all((ROOT / source).exists() for source in copied)
     entry = next(line for line in lines if line.startswith("ENTRYPOINT"))
-    assert f"{yaml.safe_load(entry.removeprefix('ENTRYPOINT'))[0]} = " in (ROOT / "pyproject.toml").read_text()
-    users = [line for line in lines if line.startswith("USER")]
-    assert users, "it does not run as root"
-    assert users != ["USER root"]
+    init, separator, program = yaml.safe_load(entry.removeprefix("ENTRYPOINT"))
+    assert (init, separator) == ("tini", "--")
+    assert f"--no-install-recommends {init} " in "".join(lines)
+    assert f"{program} = " in (ROOT / "pyproject.toml").read_text()
+    assert [line for line in lines if line.startswith("USER")] == [f"USER {USER}:{USER}"]
+    assert f"--gid {USER} " in "".join(lines)
+    assert f"--uid {USER} " in "".join(lines)
     variables = {name for line in lines for name in re.findall(r"FINCH_(\w+)=", line)}
     assert {name.lower() for name in variables} <= settings.Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize("file", [health.ALIVE, health.READY])
+def test_probes_ask_for_files_that_a_worker_touches(file: str, tmp_path: Path) -> None:
+    """The commands of all probes are run, with a new file, an old one and none."""
+    dockerfile = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
+    check = re.search(r"HEALTHCHECK .*CMD (\[.*\])", dockerfile)
+    assert check is not None
+    commands = [yaml.safe_load(check[1])] + [
+        probe["exec"]["command"] for name, probe in worker_container().items() if name.endswith("Probe")
+    ]
+    commands = [command for command in commands if f"/{file}" in command[-1]]
+    assert commands
+
+    def ask() -> set[int]:
+        variables = {"PATH": os.environ["PATH"], "FINCH_HEALTH_FOLDER": str(tmp_path / "health")}
+        return {subprocess.run(command, env=variables, capture_output=True).returncode for command in commands}
+
+    assert ask() == {1}
+    files = health.HealthFiles(tmp_path / "health")
+    files.report_ready(True)
+    assert ask() == {0}
+    os.utime(tmp_path / "health" / file, (0, 0))
+    assert ask() == {1}
+
+
+def manifests(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((ROOT / "examples" / "kubernetes" / f"{name}.yaml").read_text()))
+
+
+def worker_container() -> dict[str, Any]:
+    (worker,) = manifests("worker")
+    (container,) = worker["spec"]["template"]["spec"]["containers"]
+    made: dict[str, Any] = container
+    return made
+
+
+def test_the_settings_of_kubernetes_can_be_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings_map, secret = manifests("configuration")
+    variables = {**settings_map["data"], **secret["stringData"]}
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+        name = variable.removeprefix("FINCH_")
+        assert name.lower() in settings.Settings.model_fields or name.startswith("AWS_")
+    loaded = settings.load(home=tmp_path)
+    assert loaded.broker_url is not None
+    broker.refuse_open_broker(loaded.broker_url.get_secret_value(), allow_insecure=False)
+    postgresql.refuse_open_server(sa.make_url(loaded.database))
+    assert loaded.artifacts.startswith("s3://")
+    for name in ("migration", "worker"):
+        (manifest,) = manifests(name)
+        (container,) = manifest["spec"]["template"]["spec"]["containers"]
+        sources = {(kind, ref["name"]) for source in container["envFrom"] for kind, ref in source.items()}
+        assert sources == {
+            ("configMapRef", settings_map["metadata"]["name"]),
+            ("secretRef", secret["metadata"]["name"]),
+        }
+
+
+@pytest.mark.parametrize("name", ["migration", "worker"])
+def test_the_pods_of_kubernetes_fit_the_image_and_the_command_line(name: str) -> None:
+    (manifest,) = manifests(name)
+    pod = manifest["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    context = pod["securityContext"]
+    assert context["runAsNonRoot"]
+    assert {context[user] for user in ("runAsUser", "runAsGroup", "fsGroup")} == {USER}
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
+    group, command, *words = container["args"]
+    commands = {"db": db, "worker": worker}[group].commands
+    assert commands[command].make_context(command, words)
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for variable in ("FINCH_HOME", "FINCH_HEALTH_FOLDER"):
+        folder = re.search(rf"{variable}=(\S+)", dockerfile)
+        assert folder is not None
+        assert any(Path(folder[1]).is_relative_to(mount) for mount in mounted), "the rest of the image is read-only"
+
+
+def test_workers_of_kubernetes_are_replaced_one_by_one_and_have_time_to_stop() -> None:
+    (manifest,) = manifests("worker")
+    spec, template = manifest["spec"], manifest["spec"]["template"]
+    assert spec["selector"]["matchLabels"] == template["metadata"]["labels"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert template["spec"]["terminationGracePeriodSeconds"] > settings.load().grace_seconds
 
 
 def test_the_dockerfile_asks_for_extras_that_exist() -> None:

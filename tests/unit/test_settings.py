@@ -1,6 +1,7 @@
 import os
 import pwd
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import sqlalchemy as sa
@@ -40,9 +41,7 @@ def test_misspelled_variable_warns_with_similar_names(monkeypatch: pytest.Monkey
         settings.load()
 
 
-@pytest.mark.parametrize(
-    "name", ["TEST_DATABASE_URL", "FAULT", "DEBUG", "DATABASE_PASSWORD", "BROKER_PASSWORD", "SAMPLE_JOURNAL"]
-)
+@pytest.mark.parametrize("name", ["TEST_DATABASE_URL", "FAULT", "DEBUG", "SAMPLE_JOURNAL"])
 def test_variables_of_tests_deployments_and_plugins_do_not_warn(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"FINCH_{name}", "x")
     settings.load()
@@ -99,6 +98,61 @@ def test_missing_config_file_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_invalid_broker_url_is_refused() -> None:
     with pytest.raises(errors.InvalidSpec, match="broker_url: is not a broker URL"):
         settings.load(broker_url="hunter2")
+
+
+ODD = "p@ss:w/o%rd#?&[] größer 日本"
+URLS = {"database": "postgresql://finch@db:5432/finch?sslmode=require", "broker": "rediss://broker:6379/0"}
+
+
+@pytest.mark.parametrize("name", URLS)
+@pytest.mark.parametrize("end", [None, "", "\n", "\r\n"])
+def test_password_of_its_own_is_put_into_the_url(name: str, end: str | None, tmp_path: Path) -> None:
+    if end is None:
+        given: dict[str, object] = {f"{name}_password": ODD}
+    else:
+        (tmp_path / "secret").write_bytes(f"{ODD}{end}".encode())
+        given = {f"{name}_password_file": tmp_path / "secret"}
+    loaded = settings.load(**{f"{name}_url": URLS[name]}, **given)
+    url = getattr(loaded, f"{name}_url").get_secret_value()
+    parts = urlsplit(url)
+    assert unquote(parts.password or "") == ODD
+    assert url.replace(f":{parts.password}", "") == URLS[name].replace("//broker", "//@broker")
+    if name == "database":
+        assert sa.make_url(url).password == ODD
+    assert ODD not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"broker_password": ODD}, "broker_password has no effect without broker_url"),
+        ({"broker_url": "redis://:hunter2@h", "broker_password": ODD}, "broker_url has a password already"),
+        ({"broker_url": "redis://h", "broker_password": ODD, "broker_password_file": "x"}, "are both set"),
+        ({"broker_url": "redis://h", "broker_password_file": "missing"}, "could not read missing: No such file"),
+        ({"broker_url": "redis://h", "broker_password_file": "empty"}, "empty is empty"),
+        ({"broker_url": "redis://h", "broker_password_file": "latin"}, "latin is not UTF-8 text"),
+    ],
+)
+def test_password_that_fits_no_url_is_refused(
+    given: dict[str, str], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "latin").write_bytes(b"\xff")
+    for name, value in given.items():
+        monkeypatch.setenv(f"FINCH_{name.upper()}", value)
+    with pytest.raises(errors.InvalidSpec, match=what) as raised:
+        settings.load()
+    assert not any(secret in str(raised.value) for secret in (ODD, "hunter2"))
+
+
+@pytest.mark.parametrize("field", ["database_url", "broker_url"])
+@pytest.mark.parametrize("password", [ODD, "horse/battery", "horse?battery", "horse#battery", "[horse", "12?battery"])
+def test_password_that_cuts_its_url_is_refused_and_not_shown(field: str, password: str) -> None:
+    scheme = "postgresql" if field == "database_url" else "redis"
+    with pytest.raises(errors.InvalidSpec, match=f"{field} cannot be read; set its password as {field[:-4]}") as raised:
+        settings.load(**{field: f"{scheme}://finch:{password}@host/0"})
+    assert not any(part in str(raised.value) for part in ("horse", "battery", "p@ss", "w/o"))
 
 
 def test_home_that_cannot_be_created_is_unavailable(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from finch_hub.engine.adapters.weights import AdapterWeights, check_fit
 from finch_hub.engine.bases import target_modules
 from finch_hub.engine.bases.base import Base, load_base
 from finch_hub.engine.bases.layout_builder import describe_model
+from finch_hub.formats.output_paths import refuse_unnamed
 from finch_hub.formats.peft_names import tensor_name
 from finch_hub.specs.lora import LoRAConfig
 
@@ -178,7 +179,12 @@ class AttachableAdapter:
                 layer.lora_magnitude_vector[self.name]._cache_clear()  # the norm of W + BA for the previous A and B
 
     def save(self, path: str | Path) -> None:
-        """Write the adapter as a PEFT folder, or as one file if the path ends in `.safetensors`."""
+        """Write the adapter as a PEFT folder, or as one file if the path ends in `.safetensors`.
+
+        Raises:
+            InvalidSpec: the path is empty.
+        """
+        refuse_unnamed(path)
         write_adapter(self.weights(), Path(path))
 
     def require_base(self, action: str) -> Base:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import IO, Self, overload
 
 from finch_hub.engine.data import data_files
 from finch_hub.engine.data.reading import dump_example
+from finch_hub.formats.atomic_writes import scratch_folder, temporary_place
 from finch_hub.specs.examples import Example
 
 
@@ -25,10 +26,11 @@ class ExampleFile(Sequence[Example]):
         self._begins = array("Q")
         self._size = 0
         self._written: IO[bytes] | None = None
+        self._stack = contextlib.ExitStack()
         if path is None:
             with data_files.translate_write_errors():
-                self._written = tempfile.NamedTemporaryFile()  # noqa: SIM115 - __exit__ closes it
-            self._path = Path(self._written.name)
+                self._path = self._stack.enter_context(scratch_folder(temporary_place())) / "examples.jsonl"
+                self._written = self._path.open("wb")
             return
         self._path = path
         with path.open("rb") as lines:
@@ -41,6 +43,7 @@ class ExampleFile(Sequence[Example]):
     def __exit__(self, *error: object) -> None:
         if self._written is not None:
             data_files.close_temporary(self._written)
+        self._stack.close()
 
     def __len__(self) -> int:
         return len(self._begins)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from finch_hub import errors
 from finch_hub.formats.adapter_folder import StoredAdapter
-from finch_hub.formats.atomic_writes import atomic_folder
+from finch_hub.formats.atomic_writes import atomic_folder, scratch_folder, temporary_place
 from finch_hub.formats.float_conversion import Float32
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
@@ -66,7 +65,7 @@ def quantize(
         raise errors.InvalidSpec("auto needs held-out data", where="scheme", fix=fix, subject="quantize")
     schemes: tuple[Bits, ...] = ("int4", "int8") if scheme == "auto" else (scheme,)
     candidates: list[dict[str, Any]] = []
-    with StoredAdapter(adapter) as stored, tempfile.TemporaryDirectory() as scratch:
+    with StoredAdapter(adapter) as stored, scratch_folder(temporary_place()) as scratch:
         if METADATA in stored.file.metadata:
             raise errors.Incompatible(
                 "is already quantized", fix="use the version that it was made from", subject=str(adapter)
@@ -74,7 +73,7 @@ def quantize(
         before = objective(adapter) if objective is not None else None
         for bits in schemes:
             chosen = Scheme(bits=bits, group=group)
-            folder = Path(scratch) / bits
+            folder = scratch / bits
             folder.mkdir()
             error = _write(stored, folder, chosen)
             after = objective(folder) if objective is not None else None

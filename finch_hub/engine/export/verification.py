@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from finch_hub.engine.bases.transformers_logging import quiet_transformers
 from finch_hub.engine.export import peft as peft_export
 from finch_hub.engine.export.parameters import PEFTParameters
+from finch_hub.formats.atomic_writes import scratch_folder, temporary_place
 from finch_hub.formats.peft_names import CONFIG
 from finch_hub.specs.value import Value
 
@@ -70,9 +70,9 @@ def _logits(folder: Path, adapters: Sequence[tuple[Path, float]]) -> list[torch.
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder(temporary_place()) as scratch:
         if adapters:
-            model = _add_adapters(model, _dequantize(adapters, Path(scratch)))
+            model = _add_adapters(model, _dequantize(adapters, scratch))
     model.eval()
     with torch.inference_mode():
         return [

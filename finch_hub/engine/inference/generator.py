@@ -21,6 +21,7 @@ from finch_hub.engine.training.adapter import read_rows, replace_settings
 from finch_hub.engine.training.interruption import ShouldStop
 from finch_hub.engine.training.resume_state import BatchTokens
 from finch_hub.formats.config_fields import shorten
+from finch_hub.formats.output_paths import refuse_unnamed
 from finch_hub.specs.events import Report
 from finch_hub.specs.examples import Rows
 from finch_hub.specs.generation import GenerationConfig
@@ -189,8 +190,9 @@ class GeneratorModel:
 
         Raises:
             NotFound: the adapter does not exist.
-            InvalidSpec: no adapter is named and none is active.
+            InvalidSpec: no adapter is named and none is active, or the path is empty.
         """
+        refuse_unnamed(path)
         name = name or self._active
         if name is None:
             raise errors.InvalidSpec("no adapter is active", fix="name one, or fine-tune first")

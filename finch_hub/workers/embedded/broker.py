@@ -26,6 +26,7 @@ _SOCKET = "valkey.sock"
 _MAX_SOCKET_PATH = 103  # bytes; the kernel of macOS takes 103, that of Linux 107
 _PROGRAMS = ("valkey-server", "redis-server")
 _START_SECONDS = 20.0
+_MAX_LOG_BYTES = 1_000_000  # at a start; it writes warnings only
 
 
 def url(settings: Settings) -> str:
@@ -55,6 +56,8 @@ def ensure(settings: Settings) -> None:
             path.unlink(missing_ok=True)
         log = settings.home / "logs" / "valkey.log"
         log.parent.mkdir(mode=0o700, exist_ok=True)
+        if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))
         _start_valkey(path, log, settings.home)
         deadline = time.monotonic() + _START_SECONDS
         while not answers(settings):

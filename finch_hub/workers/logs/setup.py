@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 import sys
 import threading
 from pathlib import Path
@@ -18,9 +19,28 @@ _VERBOSE_LIBRARIES = ("celery.app.trace", "celery.worker.strategy", "celery.work
 log = logging.getLogger(__name__)
 
 
-def open_log(file: Path) -> logging.Handler:
-    """Return a handler that writes to a file, and keeps one earlier file. Both have at most 10 MB."""
-    return logging.handlers.RotatingFileHandler(file, maxBytes=_MAX_FILE_BYTES, backupCount=1, encoding="utf-8")
+class LogFile(logging.handlers.RotatingFileHandler):
+    """Log in a file, which keeps one earlier file. Both have at most 10 MB."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, maxBytes=_MAX_FILE_BYTES, backupCount=1, encoding="utf-8")
+        self._has_output = False
+
+    def take_output(self) -> None:
+        """Let what this process prints go to the file, also after a rotation.
+
+        Otherwise it would go on into the earlier file, and then into one without a name, which nothing bounds.
+        """
+        self._has_output = True
+        stream = self.stream or self._open()
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+
+    def doRollover(self) -> None:  # noqa: N802 - as the base class names it
+        """Begin a new file."""
+        super().doRollover()
+        if self._has_output:
+            self.take_output()
 
 
 def set_up_logging(settings: Settings, handler: logging.Handler) -> None:

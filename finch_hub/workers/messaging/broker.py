@@ -86,7 +86,7 @@ def refuse_open_broker(url: str, *, allow_insecure: bool) -> None:
     raise errors.InvalidSpec(
         f"the broker at {parts.hostname} has no password and is not on this machine",
         where="FINCH_BROKER_URL",
-        fix="set a password (redis://:PASSWORD@HOST), or FINCH_ALLOW_INSECURE=1 if the network is trusted",
+        fix="set FINCH_BROKER_PASSWORD, or FINCH_ALLOW_INSECURE=1 if the network is trusted",
         subject="settings",
     )
 
@@ -100,8 +100,8 @@ def explain(error: Exception, url: str) -> errors.Unavailable:
     code = getattr(cause, "status_code", None)  # the first word of the broker's answer, which redis-py cuts off
     text = " ".join(filter(None, (code, str(error).rstrip(".") or type(error).__name__)))
     if any(answer in text for answer in _REJECTIONS):
-        what = f"the broker at {place} rejected the login: {text} (check the password in FINCH_BROKER_URL)"
-        return errors.AccessDenied(what)
+        fix = "check the password in FINCH_BROKER_URL or FINCH_BROKER_PASSWORD"
+        return errors.AccessDenied(f"the broker at {place} rejected the login: {text} ({fix})")
     if "CERTIFICATE_VERIFY_FAILED" in text:
         fix = "name its authority's file with ?ssl_ca_certs=FILE in FINCH_BROKER_URL"
         return errors.Unavailable(f"the certificate of the broker at {place} is not valid: {text} ({fix})")

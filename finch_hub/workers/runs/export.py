@@ -12,10 +12,11 @@ from finch_hub import errors
 from finch_hub.specs.jobs import ExportSpec, Job
 from finch_hub.specs.reports import ExportReport
 from finch_hub.specs.value import Value
-from finch_hub.workers.runs import inputs, model_cache
+from finch_hub.workers.runs import inputs, model_cache, outputs
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.job_kind import JobKind, Outcome
+from finch_hub.workers.runs.job_kind import JobKind
 from finch_hub.workers.runs.model_cache import BaseOrder
+from finch_hub.workers.runs.outputs import OutputOutcome
 
 if TYPE_CHECKING:
     from finch_hub.plugins.descriptors import ExportFormat
@@ -24,11 +25,16 @@ if TYPE_CHECKING:
 
 
 class ExportOrder(Value):
-    """What the child needs to export."""
+    """What the child needs to export.
+
+    Attributes:
+        out: path to write if it is not that of the specification.
+    """
 
     spec: ExportSpec
     adapter: Path
     base: BaseOrder | None
+    out: Path | None = None
 
 
 def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> ExportOrder:
@@ -43,6 +49,7 @@ def prepare(spec: ExportSpec, job: Job, stores: Stores, workdir: Path) -> Export
         spec=spec.evolve(parameters=parameters.model_dump(mode="json")),
         adapter=folder,
         base=model_cache.order_base_of(version.base, stores) if format_.needs_base else None,
+        out=outputs.choose_folder(spec, workdir),
     )
 
 
@@ -62,11 +69,13 @@ def complete_parameters(format_: ExportFormat, parameters: Mapping[str, object],
     return format_.parse({**given.model_dump(), **missing}) if missing else given
 
 
-def execute(order: ExportOrder, channel: Channel) -> Outcome[ExportReport]:
+def execute(order: ExportOrder, channel: Channel) -> OutputOutcome[ExportReport]:
     """Export the adapter."""
-    format_, out = channel.catalog.export_formats[order.spec.format], Path(order.spec.out)
+    format_, out = channel.catalog.export_formats[order.spec.format], order.out or Path(order.spec.out)
     base = model_cache.fetch_base(order.base, say=channel.phase) if order.base else None
     channel.phase("exporting")
+    if order.out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     existed = os.path.lexists(out)
     try:
         details = format_.load()(order.adapter, base, out, format_.parse(order.spec.parameters))
@@ -80,8 +89,15 @@ def execute(order: ExportOrder, channel: Channel) -> Outcome[ExportReport]:
         raise errors.PluginError(f"the export format {format_.name} failed: {type(error).__name__}: {error}") from error
     if not os.path.lexists(out):
         raise errors.PluginError(f"the export format {format_.name} wrote nothing to {out}")
-    report = ExportReport.of({"format": order.spec.format, "out": order.spec.out, **(details or {})})
-    return Outcome[ExportReport](report=report)
+    details = {name: _relocate(value, out, Path(order.spec.out)) for name, value in (details or {}).items()}
+    report = ExportReport.of({"format": order.spec.format, "out": order.spec.out, **details})
+    return OutputOutcome[ExportReport](report=report, made=order.out)
+
+
+def _relocate(value: object, made: Path, out: Path) -> object:
+    """Return a value of a report with the path that the submitter gave, if it is a path in the output."""
+    is_inside = isinstance(value, str) and Path(value).is_relative_to(made)
+    return str(out / Path(str(value)).relative_to(made)) if is_inside else value
 
 
 def _remove(out: Path) -> None:
@@ -95,9 +111,10 @@ def _remove(out: Path) -> None:
 KIND = JobKind(
     spec=ExportSpec,
     order=ExportOrder,
-    outcome=Outcome[ExportReport],
+    outcome=OutputOutcome[ExportReport],
     report=ExportReport,
     about=lambda spec: spec.adapter,
     prepare=prepare,
     execute=execute,
+    finish=outputs.finish,
 )

@@ -12,22 +12,28 @@ from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import Job, MergeSpec
 from finch_hub.specs.reports import MergeReport
 from finch_hub.specs.value import Value
-from finch_hub.workers.runs import inputs, model_cache
+from finch_hub.workers.runs import inputs, model_cache, outputs
 from finch_hub.workers.runs.channel import Channel
-from finch_hub.workers.runs.job_kind import JobKind, Outcome
+from finch_hub.workers.runs.job_kind import JobKind
 from finch_hub.workers.runs.model_cache import BaseOrder
+from finch_hub.workers.runs.outputs import OutputOutcome
 
 if TYPE_CHECKING:
     from finch_hub.storage.stores import Stores
 
 
 class MergeOrder(Value):
-    """What the child needs to merge, with the folders of the parents and the repository id of the base."""
+    """What the child needs to merge, with the folders of the parents and the repository id of the base.
+
+    Attributes:
+        out: folder to write if it is not that of the specification.
+    """
 
     spec: MergeSpec
     base: BaseOrder
     base_id: str | None
     folders: tuple[Path, ...]
+    out: Path | None = None
 
 
 def prepare(spec: MergeSpec, job: Job, stores: Stores, workdir: Path) -> MergeOrder:
@@ -36,15 +42,19 @@ def prepare(spec: MergeSpec, job: Job, stores: Stores, workdir: Path) -> MergeOr
     # An earlier attempt of this job may have published the folder without telling it.
     spec = spec.evolve(replace=spec.replace or job.fence > 1)
     return MergeOrder(
-        spec=spec, base=model_cache.order_base_of(base, stores), base_id=base.hub_id, folders=tuple(folders)
+        spec=spec,
+        base=model_cache.order_base_of(base, stores),
+        base_id=base.hub_id,
+        folders=tuple(folders),
+        out=outputs.choose_folder(spec, workdir),
     )
 
 
-def execute(order: MergeOrder, channel: Channel) -> Outcome[MergeReport]:
+def execute(order: MergeOrder, channel: Channel) -> OutputOutcome[MergeReport]:
     """Merge, then compare logits if a float32 copy of the model fits into memory."""
     from finch_hub.engine.export import merging
 
-    base, out = model_cache.fetch_base(order.base, say=channel.phase), Path(order.spec.out)
+    base, out = model_cache.fetch_base(order.base, say=channel.phase), order.out or Path(order.spec.out)
     adapters = [(folder, parent.weight) for folder, parent in zip(order.folders, order.spec.parents, strict=True)]
     channel.phase("merging")
     last = 0.0
@@ -68,15 +78,16 @@ def execute(order: MergeOrder, channel: Channel) -> Outcome[MergeReport]:
     else:
         text = "the logits were not compared: a copy of the model in float32 does not fit into memory"
         channel.report(NewEvent(type="message", level="warn", message=text))
-    return Outcome[MergeReport](report=report)
+    return OutputOutcome[MergeReport](report=report.evolve(out=order.spec.out), made=order.out)
 
 
 KIND = JobKind(
     spec=MergeSpec,
     order=MergeOrder,
-    outcome=Outcome[MergeReport],
+    outcome=OutputOutcome[MergeReport],
     report=MergeReport,
     about=lambda spec: f"{' + '.join(parent.adapter for parent in spec.parents)} in {spec.out}",
     prepare=prepare,
     execute=execute,
+    finish=outputs.finish,
 )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from finch_hub import errors
+from finch_hub import errors, progress
 from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job, JobSpec
 from finch_hub.specs.value import JsonObject, Value
@@ -159,11 +159,20 @@ class Attempt:
     def _call(self, doing: str, call: Callable[[], T]) -> T:
         """Make a blocking call in another thread, and stop waiting if the attempt must stop or the call hangs.
 
-        A call that hangs does no harm. It writes to this attempt's folder and to the artifact store, where equal bytes
-        have equal places.
+        A call that tells its progress does not hang, such as one that stores large files. A call that hangs does no
+        harm. It writes to this attempt's folder and to the artifact store, where equal bytes have equal places.
         """
-        future = self._context.blocking_calls.start(call)
-        began, stall_seconds = self._lease.elapsed(), self._settings.stall_seconds
+        advanced_at, stall_seconds = self._lease.elapsed(), self._settings.stall_seconds
+
+        def note_advance(advance: progress.Advance) -> None:
+            nonlocal advanced_at
+            advanced_at = self._lease.elapsed()
+
+        def call_with_listener() -> T:
+            with progress.listen(note_advance):
+                return call()
+
+        future = self._context.blocking_calls.start(call_with_listener)
         while True:
             with contextlib.suppress(TimeoutError):
                 future.exception(POLL_SECONDS)  # waits without raising the call's error
@@ -172,7 +181,7 @@ class Attempt:
             self._lease.recover()
             if reason := self._lease.stop_reason():
                 raise _Stopped(reason)
-            if self._lease.elapsed() - began > stall_seconds:
+            if self._lease.elapsed() - advanced_at > stall_seconds:
                 self._context.readiness.add_store_trouble()  # perhaps
                 if self._context.readiness.check_store():
                     raise errors.Unavailable(f"{doing} took more than {stall_seconds:g} s")

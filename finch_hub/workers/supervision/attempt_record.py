@@ -182,5 +182,4 @@ class AttemptRecord:
         if ended is not None:
             by_state = {JobState.CANCELLED: "cancelled", JobState.FAILED: "failed"}
             self.outcome = by_state.get(ended.state, outcome)
-        if ended is not None and ended.reason:  # the built-in listener logs the rest
             self.log("ended", state=ended.state.value, error=ended.reason)

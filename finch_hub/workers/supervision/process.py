@@ -32,6 +32,7 @@ _FIELDS = {  # of messages, by their types
     "failed": ("reason", "traceback", "retry", "of_worker", "of_any_job"),
     "stopped": ("why",),
     "ended_together": ("warm_base",),
+    "heard": (),
 }
 # OpenMP's threads spin while they wait for each other. On busy cores they take the time of the thread they wait for.
 # Training with two threads on two idle cores made 950 tokens/s with libgomp's default, 640 without spinning and 1,000

@@ -245,7 +245,7 @@ WRITES: dict[str, tuple[Callable[[Session, World], Any], set[tuple[str, str]]]] 
     "stop an earlier worker": (lambda s, w: workers.mark_stopped(s, "gpu-1", "earlier"), set()),
     "register a worker": (_register("new"), {("workers", "new")}),
     "take the name of a stopped worker": (_register("stopped"), {("workers", "stopped")}),
-    "forget a worker": (lambda s, _: workers.forget(s, older_than=600), {("workers", "silent")}),
+    "forget a worker": (lambda s, _: workers.forget(s, silent=600, stopped=600), {("workers", "silent")}),
 }
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 from support import services
+from support.adapters import save_adapter
 from support.fleet import Fleet, fleet, wait_until
 
+from finch_hub import Hub, errors
+from finch_hub.engine import verify_merge
 from finch_hub.engine.data.reading import dump_examples
 from finch_hub.registry import adapter_versions
 from finch_hub.registry import workers as registry_workers
 from finch_hub.specs.examples import Example
 from finch_hub.specs.jobs import BaseModelSource, ComposeSpec, JobState, Parent, TrainSpec
+from finch_hub.specs.reports import MergeReport
 from finch_hub.specs.training import TrainingConfig
+from finch_hub.storage import outputs
 
 EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {n} seeds.") for n in range(12))
 
@@ -34,8 +41,10 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="finch")
-    yield "s3://finch/artifacts"
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # they have the address of the server of another test
+    name = f"finch-{secrets.token_hex(4)}"  # all servers of one process have the same buckets
+    boto3.client("s3").create_bucket(Bucket=name)
+    yield f"s3://{name}/artifacts"
     server.stop()
 
 
@@ -98,3 +107,43 @@ def test_machines_share_jobs_and_artifacts_and_are_drained_and_stopped(machines:
     for worker in (first, second, third):
         assert "a-secret-of-the-tests" not in worker.text
     machines.check(seeds, buds, composed, long)
+
+
+@pytest.mark.slow
+def test_outputs_reach_the_machine_of_the_submitter(
+    machines: Fleet, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client has another boot id than the worker, as another machine would."""
+    machines.start("far", finch_home=str(machines.folder / "home-far"))
+    adapter = save_adapter(tiny_folder, tmp_path / "adapter", r=4, target_modules=["q_proj"])
+    client = machines.settings.model_copy(update={"home": tmp_path / "client"})
+    with Hub(client) as hub:
+        hub.bases.add(tiny_folder, name="tiny")
+        hub.import_adapter(adapter, name="birds", base="tiny")
+        with monkeypatch.context() as elsewhere:
+            (tmp_path / "boot_id").write_text("boot of the client")
+            elsewhere.setattr(outputs, "_BOOT_ID", tmp_path / "boot_id")
+            merge = hub.merge(["birds"], tmp_path / "merged")
+            merge.wait()
+            assert merge.has_output()
+            assert not (tmp_path / "merged").exists()
+            report = merge.result()
+            assert isinstance(report, MergeReport)
+            assert report.out == str(tmp_path / "merged")
+            verified = verify_merge(tiny_folder, [(adapter, 1.0)], tmp_path / "merged")
+            assert report.max_logit_difference is not None
+            assert max(report.max_logit_difference, verified.max_logit_difference) < 1e-3
+            assert merge.result() == report, "it was fetched before"
+            with pytest.raises(errors.MissingArtifact, match="no stored output of job"):
+                merge.save(tmp_path / "again")
+            export = hub.export("birds", tmp_path / "gguf", format="gguf")
+            assert export.save(tmp_path / "elsewhere") == tmp_path / "elsewhere"
+            assert (tmp_path / "elsewhere" / "adapter.gguf").exists()
+            assert export.report().model_dump()["file"] == str(tmp_path / "gguf" / "adapter.gguf")
+            assert machines.artifacts.list_outputs() == []
+        here = hub.export("birds", tmp_path / "here")
+        assert here.wait().result == here.refresh().result
+        assert not here.has_output()
+        assert (tmp_path / "here" / "adapter_model.safetensors").exists(), "the worker wrote it"
+        with pytest.raises(errors.Conflict, match="far wrote it to"):
+            here.save()

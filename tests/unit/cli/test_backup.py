@@ -57,5 +57,5 @@ def test_incomplete_backup_is_kept_and_has_an_exit_code(
 def test_folder_that_cannot_be_written_is_named(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = run("backup", tmp_path / "file" / "nightly")
-    assert done.status == 7
-    assert "could not write" in done.err
+    assert done.status == 2
+    assert "file is not a folder" in done.err

@@ -16,7 +16,7 @@ from support.fleet import Broker
 from finch_hub.artifacts.store import MARKER
 from finch_hub.cli import doctor
 from finch_hub.engine.machine import container
-from finch_hub.registry import jobs, tables, types, values, workers
+from finch_hub.registry import jobs, listeners, tables, types, values, workers
 from finch_hub.registry.database import Database
 
 from .conftest import Run, enter_worker
@@ -42,6 +42,21 @@ def test_doctor_names_a_store_of_another_deployment_and_workers_that_claim_nothi
     assert "belongs to deployment 'feed'" in found["artifacts"]["advice"]
     assert [path.name for path in store.iterdir()] == [MARKER]
     assert "its store is away" in run("worker", "list").out.replace("\n", " ")
+
+
+def test_doctor_names_listeners_whose_last_call_failed(run: Run, database: Database) -> None:
+    with database.write() as session:
+        listeners.register(session, ["bell", "mail"])
+    job = registry.submit(database)
+    with database.write() as session:
+        (change,) = listeners.take(session, "bell", "a worker", limit=1)
+        listeners.record_failure(session, "bell", change, "ValueError: no bell")
+    finding = next(
+        finding for finding in run("doctor", "--fast", "--json").json["findings"] if finding["about"] == "listeners"
+    )
+    assert finding["found"] == "bell (1 change waiting, 0 skipped), mail (1 change waiting, 0 skipped)"
+    assert finding["advice"] == "fix listener bell, and restart the workers: ValueError: no bell"
+    assert job.id == change.job.id
 
 
 def test_doctor_reports_the_machine_and_its_problems(run: Run, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import sqlalchemy as sa
 from support import registry
 
+from finch_hub import Hub
 from finch_hub.registry import attempts, tables, types
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import QuantizeSpec
+from finch_hub.storage import outputs
 
 from .conftest import Run
 
@@ -33,7 +35,9 @@ def test_detached_jobs_print_their_ids(run: Run, database: Database, data: Path,
         assert f"(queued). Follow it: finch-hub jobs watch {ran.out.strip()}\n" in ran.err
     kinds = [job["kind"] for job in run("jobs", "list", "--json").json]
     assert kinds == ["evaluate", "quantize", "export", "export", "merge", "merge"]
-    assert run("merge", "medical", "--out", tmp_path).status == run("export", "medical", "--out", tmp_path).status == 2
+    for command in (("merge", "medical", "--out"), ("export", "medical", "--out"), ("backup",)):
+        assert run(*command, tmp_path).status == 4
+        assert run(*command, "").status == 2
     listed = run("jobs", "list", "--state", "queued", "--kind", "merge").out
     assert f"medical in {tmp_path / 'merged'}" in listed
 
@@ -55,6 +59,27 @@ def test_job_is_shown_cancelled_retried_and_pruned(run: Run, database: Database,
     assert run("jobs", "prune").status == 2
     assert run("jobs", "prune", "--days", 1).out == "Deleted 0 jobs\n"
     assert run("jobs", "prune", "--keep", 0).out == "Deleted 1 job\n"
+
+
+def test_output_that_a_worker_elsewhere_made_is_saved_once(run: Run, database: Database, tmp_path: Path) -> None:
+    registry.add_version(database, "medical")
+    job = run("export", "medical", "--out", tmp_path / "out", "--detach", "--json").json
+    claimed = registry.claimed(database, job_id=job["id"])
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "adapter_config.json").write_text("{}")
+    with Hub() as hub:
+        stored = outputs.store_output(tmp_path / "made", claimed, hub._stores.artifacts)
+    report = {"format": "peft", "out": str(tmp_path / "out")}
+    registry.succeed(database, claimed, report=report, output=stored.model_dump(mode="json"))
+    assert f"Fetch its output: finch-hub jobs save {job['id']}\n" in run("jobs", "watch", job["id"]).err
+    assert not (tmp_path / "out").exists()
+    saved = run("jobs", "save", job["id"])
+    assert saved.out == f"Wrote the output of job {job['id']} to {tmp_path / 'out'}\n"
+    assert (tmp_path / "out" / "adapter_config.json").read_text() == "{}"
+    assert run("jobs", "save", job["id"], "--out", tmp_path / "again").status == 3
+    other = run("quantize", "medical", "--detach", "--json").json
+    registry.succeed(database, registry.claimed(database, job_id=other["id"]), report=report)
+    assert "has no output: it is a job of kind quantize" in run("jobs", "save", other["id"]).err
 
 
 def test_jobs_are_listed_and_shown_with_their_owner(run: Run, database: Database) -> None:

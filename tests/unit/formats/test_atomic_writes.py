@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -126,7 +128,7 @@ def test_failed_rename_restores_the_earlier_folder(tmp_path: Path, monkeypatch: 
     def failing(self: Path, target: Path) -> Path:
         renamed.append(self.name)
         if len(renamed) == 2:
-            atomic_writes._remove_abandoned(tmp_path / "out")  # another writer starts at this moment
+            atomic_writes.remove_abandoned(tmp_path, "out")  # another writer starts at this moment
             raise OSError(5, "I/O error")
         return rename(self, target)
 
@@ -140,3 +142,39 @@ def test_abandoned_temporary_folder_with_brackets_in_its_name_is_removed(tmp_pat
     (tmp_path / ".m[1].dead.part").mkdir()
     make(tmp_path / "m[1]", "1")
     assert names(tmp_path) == ["m[1]"]
+
+
+def test_scratch_folder_of_a_killed_process_is_removed_and_that_of_a_living_one_kept(tmp_path: Path) -> None:
+    code = f"""
+import os, time
+from pathlib import Path
+from finch_hub.formats.atomic_writes import scratch_folder
+with scratch_folder(Path({str(tmp_path / "import")!r})) as folder:
+    (folder / "weights").write_bytes(b"1")
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        folder = Path(process.stdout.readline().strip())
+        atomic_writes.remove_abandoned(tmp_path)
+        assert (folder / "weights").exists()
+        assert folder.stat().st_mode & 0o777 == 0o700
+        process.kill()
+    atomic_writes.remove_abandoned(tmp_path, "export")
+    assert folder.exists()
+    with atomic_writes.scratch_folder(tmp_path / "import") as own:
+        assert names(tmp_path) == [own.name]
+    assert names(tmp_path) == []
+
+
+def test_what_only_has_the_name_of_an_abandoned_folder_is_left(tmp_path: Path) -> None:
+    """Another user may have made it in the system's folder for temporary files."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "egg").write_text("1")
+    (tmp_path / ".out.link.part").symlink_to(tmp_path / "other")
+    os.mkfifo(tmp_path / ".out.pipe.part")
+    (tmp_path / ".out.file.part").write_text("1")
+    atomic_writes.remove_abandoned(tmp_path)
+    assert names(tmp_path) == [".out.file.part", ".out.link.part", ".out.pipe.part", "other"]
+    assert (tmp_path / "other" / "egg").exists()

@@ -185,7 +185,7 @@ def test_import_of_a_pickle_is_refused_and_leaves_nothing(hub: Hub, tiny_folder:
     with pytest.raises(errors.RefusedArtifact):
         hub.import_adapter(made, name="guest", base="tiny")
     assert hub.adapters.find() == []
-    assert not list(hub.settings.home.glob("import-*"))
+    assert not list(hub.settings.home.glob(".*.part"))
 
 
 def test_import_of_an_address_is_refused_with_what_to_do(hub: Hub, base: Path) -> None:

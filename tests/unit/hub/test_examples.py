@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from finch_hub import Example, Hub, errors
+from finch_hub.engine.data import example_file
 
 from .conftest import train_spec
 
@@ -68,8 +69,12 @@ def test_mapping_without_a_training_split_is_one_problem_among_others(hub: Hub, 
     assert len(caught.value.problems) == 2
 
 
-def test_full_temporary_folder_is_told(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "NamedTemporaryFile", functools.partial(open, "/dev/full", "wb"))
+def test_full_temporary_folder_is_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_full(place: Path) -> contextlib.AbstractContextManager[Path]:
+        (tmp_path / "examples.jsonl").symlink_to("/dev/full")
+        return contextlib.nullcontext(tmp_path)
+
+    monkeypatch.setattr(example_file, "scratch_folder", make_full)
     with pytest.raises(errors.Unavailable, match=r"could not write to .*: No space left on device .free space there"):
         hub.datasets.add([("a", "b")])
     monkeypatch.undo()

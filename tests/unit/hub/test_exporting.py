@@ -36,8 +36,21 @@ def test_file_is_no_place_for_a_result(hub: Hub, tmp_path: Path, replace: bool) 
         lambda: hub.merge(["medical"], tmp_path / "birds.jsonl", replace=replace),
         lambda: hub.export("medical", tmp_path / "birds.jsonl", parameters={"replace": replace}),
     ):
-        with pytest.raises(errors.InvalidSpec, match="is a file"):
+        with pytest.raises(errors.Conflict, match="is a file"):
             submit()
+
+
+@pytest.mark.usefixtures("versions")
+@pytest.mark.parametrize("out", ["", ".", "/", "~"])
+def test_path_that_is_no_new_folder_is_refused_before_a_job_exists(hub: Hub, out: str) -> None:
+    for submit in (
+        lambda: hub.merge(["medical"], out, replace=True),
+        lambda: hub.export("medical", out, parameters={"replace": True}),
+        lambda: hub.back_up(out, replace=True),
+    ):
+        with pytest.raises(errors.InvalidSpec, match=r"no folder is named|name a new folder"):
+            submit()
+    assert not any(hub.jobs.counts().values())
 
 
 @pytest.mark.usefixtures("versions")
@@ -46,7 +59,7 @@ def test_export_reports_adapter_and_format_together(hub: Hub, tmp_path: Path) ->
         hub.export("medicla", tmp_path / "out", format="vlm")
     assert "did you mean 'medical'" in str(raised.value)
     assert "did you mean 'vllm'" in str(raised.value)
-    with pytest.raises(errors.InvalidSpec, match="exists already"):
+    with pytest.raises(errors.Conflict, match="exists already"):
         hub.export("medical", tmp_path)
     spec = hub.export("medical", tmp_path, parameters={"replace": True}).spec
     assert isinstance(spec, ExportSpec)

@@ -25,6 +25,17 @@ def test_single_error_is_raised_unchanged() -> None:
     assert raised.value is error
 
 
+def test_conflict_beside_other_problems_becomes_one_of_them() -> None:
+    collector = ProblemCollector("this request")
+    with collector.collect():
+        raise errors.Conflict("the path out exists already")
+    with pytest.raises(errors.Conflict, match=r"^the path out exists already$"):
+        collector.raise_problems()
+    collector.add(errors.Problem(where="rank", what="is too large"))
+    with pytest.raises(errors.InvalidSpec, match=r"the path out exists already\n  rank: is too large"):
+        collector.raise_problems()
+
+
 def test_errors_of_one_kind_become_one_error_of_that_kind() -> None:
     collector = ProblemCollector("this request")
     for name in ("medical", "legal"):
@@ -45,5 +56,5 @@ def test_errors_of_different_kinds_become_an_invalid_spec() -> None:
 
 def test_other_errors_pass_through() -> None:
     collector = ProblemCollector("this request")
-    with pytest.raises(errors.Conflict), collector.collect():
-        raise errors.Conflict("the data set was purged")
+    with pytest.raises(errors.Unavailable), collector.collect():
+        raise errors.Unavailable("the database does not answer")

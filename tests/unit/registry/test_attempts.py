@@ -113,7 +113,8 @@ def test_failed_attempt_that_is_tried_again_is_no_error(database: Database) -> N
     job = registry.fail(database, registry.claimed(database), retry=registry.AT_ONCE)
     with database.read() as session:
         last = jobs.list_events(session, job.id)[-1]
-    assert (last.level, last.data) == ("info", {"state": "queued", "attempt": 1})
+    assert (last.level, last.data) == ("info", {"state": "queued", "attempt": 1, "reason": job.reason})
+    assert job.reason is not None
     assert job.finished_at is None
 
 
@@ -369,7 +370,8 @@ def test_job_that_is_passed_on_is_left_to_other_workers_for_a_while(database: Da
         assert attempts.is_passed_on(session, job.id, "bad")
         assert not attempts.is_passed_on(session, job.id, "good")
     assert told.message.startswith("worker bad cannot run this job now")
-    assert (told.level, state.data) == ("warn", {"state": "queued", "attempt": 0})
+    assert told.level == "warn"
+    assert state.data == {"state": "queued", "attempt": 0, "reason": "worker bad: no disk"}
     assert claim_by(database, "bad") is None
     again = claim_by(database, "good")
     assert again is not None

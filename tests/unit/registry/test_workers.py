@@ -95,12 +95,16 @@ def test_request_to_a_silent_worker_is_refused(database: Database) -> None:
     assert [(worker.state, worker.devices[0].free_bytes) for worker in find(database)] == [("active", 1)]
 
 
-def test_forget_deletes_workers_without_heartbeat(database: Database) -> None:
-    gone, there = register(database, "gone"), register(database, "there")
+def test_forget_deletes_workers_without_heartbeat_and_stopped_ones_sooner(database: Database) -> None:
+    gone, there, stopped, restarted = (register(database, name) for name in ("gone", "there", "stopped", "restarted"))
     silence(database, gone)
     with database.write() as session:
-        assert workers.forget(session, older_than=600) == ["gone"]
-    assert [worker.id for worker in find(database)] == [there.id]
+        for worker, seconds in ((stopped, 61), (restarted, 59)):
+            is_it = workers.workers.c.id == worker.id
+            ended = {"state": "stopped", "last_seen": types.later(-float(seconds))}
+            session.execute(sa.update(workers.workers).where(is_it).values(ended))
+        assert sorted(workers.forget(session, silent=600, stopped=60)) == ["gone", "stopped"]
+    assert sorted(worker.id for worker in find(database)) == [restarted.id, there.id]
 
 
 def test_request_to_a_stopping_worker_is_refused(database: Database) -> None:

@@ -38,7 +38,7 @@ def publish(
 
 def left_behind(stores: Stores) -> list[Path]:
     """Return what publishing left in its folder for temporary files."""
-    return list((stores.settings.cache / "publish").iterdir())
+    return list(stores.settings.home.glob(".*.part"))
 
 
 def test_version_has_the_admitted_files_with_card_and_record(stores: Stores, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -20,6 +22,7 @@ SECRET = "correct-horse-battery"
         (f"postgresql+psycopg://user:{SECRET}@host/db", "postgresql+psycopg://user:***@host/db"),
         (f"no answer from rediss://u:{SECRET}@h, trying again", "no answer from rediss://u:***@h, trying again"),
         (f"redis://u:with@{SECRET}@h/0", "redis://u:***@h/0"),
+        (f"redis://u:with/?#{SECRET}@h/0", "redis://u:***@h/0"),
         (f"postgresql://u@/db?host=/tmp&password={SECRET}&x=1", "postgresql://u@/db?host=/tmp&password=***&x=1"),
         (f"s3://b/x?a=1;secret={SECRET};b=2", "s3://b/x?a=1;secret=***;b=2"),
         ("https://host/x?tokenizer=small&keyspace=a", "https://host/x?tokenizer=small&keyspace=a"),
@@ -50,6 +53,17 @@ def test_password_in_any_address_of_the_settings_is_replaced(tmp_path: Path, fie
     assert field in {"database_url", "broker_url", "artifacts_url"}
     loaded = settings.load(home=tmp_path, **{field: f"scheme://user:{SECRET}@host/place"})
     assert Redactor.of(loaded).clean(f"refused {SECRET}") == "refused ***"
+
+
+@pytest.mark.parametrize("name", ["database", "broker"])
+def test_password_of_a_setting_or_file_is_replaced_in_every_spelling(name: str, tmp_path: Path) -> None:
+    secret = 'p@ss:w/o%rd#?&[]"größer'
+    (tmp_path / "secret").write_text(secret)
+    url = {"database": "postgresql://finch@db/finch", "broker": "redis://broker/0"}[name]
+    for fields in ({f"{name}_password": secret}, {f"{name}_password_file": tmp_path / "secret"}):
+        redactor = Redactor.of(settings.load(home=tmp_path, **{f"{name}_url": url}, **fields))
+        for spelling in (secret, quote(secret, safe=""), quote(secret), json.dumps(secret), repr(secret)):
+            assert redactor.clean(f"refused {spelling}").replace('"', "").replace("'", "") == "refused ***"
 
 
 def test_password_is_replaced_outside_of_urls_and_percent_encoded() -> None:

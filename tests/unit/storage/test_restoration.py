@@ -16,7 +16,17 @@ from support.services import Databases
 
 from finch_hub import errors
 from finch_hub.artifacts.store import MARKER
-from finch_hub.registry import adapter_versions, jobs, outbox, row_copies, schema_revisions, tables, workers
+from finch_hub.registry import (
+    adapter_versions,
+    jobs,
+    listeners,
+    outbox,
+    row_copies,
+    schema_revisions,
+    tables,
+    values,
+    workers,
+)
 from finch_hub.specs.jobs import JobState
 from finch_hub.storage.backup import take_backup
 from finch_hub.storage.backup_folder import REGISTRY, BackupFolder
@@ -43,7 +53,8 @@ def test_hub_moves_between_databases_with_all_rows_and_artifacts(
     assert taken.backup.is_complete
     report = restore(tmp_path / "moved", target)
     after = full_hub.read_all(target.database)
-    unchanged = before.keys() - {"deployment", "workers", "jobs", "attempts", "events"}
+    own = {"deployment", "workers", "listeners", "announcements"}
+    unchanged = before.keys() - own - {"jobs", "attempts", "events"}
     assert {name: _plain(after[name]) for name in unchanged} == {name: _plain(before[name]) for name in unchanged}
     ended = [job["id"] for job in before["jobs"] if job["finished_at"] is not None]
     assert ended
@@ -126,6 +137,18 @@ def test_restored_hub_keeps_its_own_id_and_marks_its_store(source: Stores, backu
     assert target.artifacts.read_marker() == own
     with target.database.read() as session:
         assert workers.find(session) == []
+        assert listeners.find(session) == []
+
+
+def test_listeners_of_the_restored_hub_hear_of_what_happens_from_then_on(backup: Path, target: Stores) -> None:
+    with target.database.write() as session:
+        listeners.register(session, ["own"])  # as a worker did that has stopped
+    restore(backup, target)
+    with target.database.read() as session:
+        assert listeners.find(session) == [values.Listener(name="own", waiting=0, skipped=0)]
+    job = registry.submit(target.database)
+    with target.database.write() as session:
+        assert [change.job.id for change in listeners.take(session, "own", "a", limit=9)] == [job.id]
 
 
 def test_report_names_bases_whose_files_are_elsewhere(backup: Path, target: Stores) -> None:
@@ -264,7 +287,7 @@ def test_backup_of_a_restored_hub_has_the_same_rows(backup: Path, target: Stores
     restore(backup, target)
     again = take_backup(tmp_path / "again", target).backup
     first = BackupFolder(backup).backup
-    changed = {"workers", "events"}
+    changed = {"workers", "events", "listeners", "announcements"}
     assert {k: v for k, v in again.rows.items() if k not in changed} == {
         k: v for k, v in first.rows.items() if k not in changed
     }

@@ -3,15 +3,17 @@ from __future__ import annotations
 import errno
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from finch_hub import errors
 from finch_hub.engine.training.interruption import Interrupted
+from finch_hub.specs.jobs import Job, JobState
 from finch_hub.specs.value import Value
 from finch_hub.workers import child
 from finch_hub.workers.runs import kinds
@@ -137,3 +139,29 @@ def test_base_is_freed_after_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     channel.stop("cancel")
     assert child.run({"kind": "echo", "job_id": "j1", "workdir": str(Path("/nowhere")), "order": {"text": ""}}, channel)
     assert cleared == [True]
+
+
+def call(listener: Any) -> dict[str, Any]:
+    """Call a listener with a job in this process; return what was sent."""
+    messages = io.BytesIO()
+    channel = Channel(messages)
+    channel.catalog = SimpleNamespace(listeners={"bell": SimpleNamespace(load=lambda: listener)})  # type: ignore[assignment]
+    job = Job(id="j1", kind="merge", state=JobState.FAILED, spec={}, created_at=datetime(2026, 1, 1, tzinfo=UTC))
+    order = {"listener": "bell", "job": job.model_dump(mode="json")}
+    assert child.call(order, channel)
+    (line,) = messages.getvalue().splitlines()
+    return cast(dict[str, Any], json.loads(line))
+
+
+def test_listener_is_called_with_the_job() -> None:
+    heard: list[Job] = []
+    assert call(heard.append) == {"type": "heard"}
+    assert (heard[0].id, heard[0].state) == ("j1", JobState.FAILED)
+
+
+def test_listener_that_raises_or_leaves_fails_with_the_reason() -> None:
+    def leave(job: Job) -> None:
+        raise SystemExit("no bell")
+
+    message = call(leave)
+    assert (message["type"], message["reason"]) == ("failed", "SystemExit: no bell")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from support import registry
+from support.fleet import wait_until
 from support.logs import list_said
 
 from finch_hub import errors, settings
@@ -55,7 +56,7 @@ class Worker:
 
         arguments: tuple[Any, ...] = (
             self.entry,
-            SimpleNamespace(settings=in_force, database=database),
+            SimpleNamespace(settings=in_force, database=database, tidy=lambda: None),
             WorkFolders(in_force.work),
             Slots(),
             self.claims,
@@ -95,6 +96,35 @@ def test_history_is_kept_for_so_many_days(database: Database, tmp_path: Path) ->
     assert kept(database) == {old, young}, "without a policy nothing is deleted"
     Worker(database, tmp_path, name="two", history_days=2.0).maintenance._prune()
     assert kept(database) == {young}
+
+
+def test_files_tell_whether_a_worker_is_alive_and_ready(database: Database, tmp_path: Path) -> None:
+    folder = tmp_path / "health"
+    folder.mkdir()
+    (folder / "ready").touch()
+    worker = Worker(database, tmp_path, health_folder=folder)
+    assert [file.name for file in folder.iterdir()] == ["alive"], "an earlier worker left the other"
+    worker.maintenance._report()
+    assert (folder / "ready").exists()
+    for remark, requested in (("the store is not mounted", "active"), (None, "draining")):
+        worker.claims.readiness.remark = None
+        worker.maintenance._report()
+        worker.claims.readiness.remark = remark
+        with database.write() as session:
+            workers.request_state(session, "one", requested)  # type: ignore[arg-type]
+        worker.maintenance._report()
+        assert not (folder / "ready").exists()
+    (folder / "alive").unlink()
+    worker.is_answered = False
+    worker.maintenance.start()
+    wait_until(lambda: (folder / "alive").exists(), "the worker to go on without its database", 20.0)
+    worker.maintenance.close()
+
+
+def test_health_folder_that_cannot_be_written_is_refused(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.InvalidSpec, match=r"FINCH_HEALTH_FOLDER: cannot write to .*file.*Not a directory"):
+        Worker(database, tmp_path, health_folder=tmp_path / "file" / "health")
 
 
 def test_history_with_nothing_to_delete_is_left_alone_for_a_while(

@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from support.fleet import wait_until
 from support.logs import list_said
 
 from finch_hub import errors, settings
+from finch_hub.formats.atomic_writes import temporary_place
 from finch_hub.registry import jobs, types, values, workers
 from finch_hub.registry.database import Database, Session
 from finch_hub.registry.tables import jobs as table
@@ -115,6 +117,21 @@ def test_work_folders_of_another_database_in_the_home_are_kept(worker: Worker, t
     make_maintenance(worker)._remove_finished_folders()
     assert not (own / "unknownjob").exists()
     assert (other / "unknownjob" / "1").exists()
+
+
+def test_sweep_removes_what_killed_processes_left(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    place = temporary_place()
+    of_others = place.parent / ".download.1234.part"
+    places = [tmp_path / "import", tmp_path / "publish", worker._settings.cache / "artifacts" / "0f", place]
+    abandoned = [each.with_name(f".{each.name}.0a1b2c3d.part") for each in places]
+    for folder in (*abandoned, of_others):
+        folder.mkdir(parents=True)
+    make_maintenance(worker)._sweep()
+    assert [folder for folder in abandoned if folder.exists()] == []
+    assert of_others.exists()
 
 
 def test_sweep_forgets_workers_that_were_silent_for_a_month(worker: Worker, database: Database) -> None:
@@ -253,28 +270,15 @@ def test_first_signal_hands_jobs_back_and_the_second_kills_the_children(
     assert (warm.calls, working.calls, ended) == (["kill"], ["kill"], [1])
 
 
-def test_files_of_final_jobs_are_removed_and_every_listener_is_called(
-    worker: Worker, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_final_jobs_are_removed(worker: Worker, database: Database) -> None:
     with database.write() as session:
         queued, final = (jobs.submit(session, SPEC) for _ in range(2))
         final = jobs.request_cancel(session, final.id)
     for job in (queued, final):
         worker._folders.begin(job.id, 1).mkdir(parents=True)
-    heard: list[str] = []
-
-    def leave(job: Job) -> None:
-        raise SystemExit("a listener of a plugin")
-
-    listeners = {
-        "leaves": SimpleNamespace(load=lambda: leave),
-        "hears": SimpleNamespace(load=lambda: lambda job: heard.append(job.id)),
-    }
-    monkeypatch.setattr(type(worker._stores.catalog), "listeners", listeners)
     for ended in (queued, final, None):
         worker._ended_jobs.put(ended)
     worker._follow_up()
-    assert heard == [queued.id, final.id]
     assert worker._folders.jobs() == [queued.id]
 
 

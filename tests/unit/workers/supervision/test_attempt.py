@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 from support import registry
 from support.children import FakeChild
 
-from finch_hub import errors, settings
+from finch_hub import errors, progress, settings
 from finch_hub.artifacts.store import ArtifactStore
 from finch_hub.registry import attempts, jobs
 from finch_hub.registry.database import Database
@@ -98,6 +99,28 @@ def test_done_child_is_kept_and_the_job_succeeds(kind: Any, database: Database, 
     assert [job.state for job in attempt.ended_jobs] == [JobState.SUCCEEDED]
     assert (attempt.child, child.warm_base, child.calls) == (child, "tiny", [])
     assert child.sent[0]["order"] == SEEDS
+
+
+def test_result_that_is_stored_for_longer_than_a_stall_is_no_hang(
+    kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_LEAST_SECONDS", "_MOST_SECONDS"):
+        monkeypatch.setattr(progress, name, 0.0)
+    limit = context.stores.settings.model_copy(update={"stall_seconds": 0.5})
+    monkeypatch.setattr(context.stores, "settings", limit)
+
+    def store(*arguments: Any) -> Any:
+        for _ in progress.track(range(15), "storing files"):
+            time.sleep(0.1)
+        return lambda session: JobResult(report={})
+
+    kind.finish = store
+    registry.submit(database)
+    child = FakeChild()
+    child.say(type="done", outcome=SEEDS, warm_base=None)
+    attempt = attempt_at(registry.claimed(database), context, child)
+    attempt.run()
+    assert [job.state for job in attempt.ended_jobs] == [JobState.SUCCEEDED]
 
 
 @pytest.mark.parametrize("step", ["prepare", "finish"])

@@ -1,0 +1,142 @@
+"""Calls of listeners in processes of their own. The tests use a plugin that is installed for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import bells, registry, services
+from support.fleet import wait_until
+from support.logs import list_said
+
+from finch_hub import settings
+from finch_hub.registry import jobs, listeners
+from finch_hub.registry.database import Database
+from finch_hub.specs.jobs import Job
+from finch_hub.storage.stores import Stores, open_stores
+from finch_hub.workers import listening
+from finch_hub.workers.listening import ListenerCalls, Listening
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin with a listener that works and one that does not, for this process and its children."""
+    site = bells.install(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(site))
+    paths = (str(site), *filter(None, [os.environ.get("PYTHONPATH")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+@pytest.fixture
+def stores(plugin: None, tmp_path: Path, postgres_url: str) -> Iterator[Stores]:
+    databases = services.Databases(tmp_path, postgres_url)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "trouble").write_text("")
+    made = open_stores(settings.load(home=home, database_url=databases.new(), allow_insecure=True))
+    with made.database.write() as session:
+        Listening(made).register(session)
+    yield made
+    made.database.close()
+    databases.close()
+
+
+@pytest.fixture
+def trouble(stores: Stores) -> Iterator[ListenerCalls]:
+    """Calls of the listener that does not work, by this thread."""
+    calls = ListenerCalls("trouble", stores)
+    yield calls
+    calls.close()
+
+
+def cancel_one(database: Database) -> Job:
+    job = registry.submit(database)
+    with database.write() as session:
+        return jobs.request_cancel(session, job.id)
+
+
+def find(stores: Stores, name: str) -> tuple[int, int, str | None]:
+    with stores.database.read() as session:
+        (found,) = [each for each in listeners.find(session) if each.name == name]
+    return found.waiting, found.skipped, found.trouble
+
+
+def test_listener_hears_changes_while_another_one_hangs_and_its_process_ends_with_the_worker(stores: Stores) -> None:
+    home = stores.settings.home
+    (home / "trouble").write_text("hang")
+    made = Listening(stores)
+    made.start()
+    try:
+        job = cancel_one(stores.database)
+        heard = [f"{job.id} queued", f"{job.id} cancelled"]
+        wait_until(lambda: bells.read_lines(home / "journal") == heard, "the listener has heard both changes")
+        wait_until(lambda: bool(bells.read_lines(home / "tried")), "the other listener is called")
+        # Its row is written after the call.
+        wait_until(lambda: find(stores, "journal") == (0, 0, None), "it is recorded that the listener heard them")
+    finally:
+        made.close()
+    (tried,) = bells.read_lines(home / "tried")
+    assert not Path(f"/proc/{tried.split()[1]}").exists()
+    assert find(stores, "trouble") == (2, 0, None)  # the call was cut short, which is no failure
+    with stores.database.read() as session:
+        assert listeners.has_due(session, "trouble", "the next worker")
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("raise", "ValueError: no bell at redis://finch:***@perch"),
+        ("leave", "its process ended: exit status 3"),
+        ("hang", "it did not return within 1 s"),
+    ],
+)
+def test_listener_that_fails_is_reported_and_called_again_later(
+    stores: Stores,
+    trouble: ListenerCalls,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(listening, "CALL_SECONDS", 1.0)
+    home = stores.settings.home
+    (home / "trouble").write_text(what)
+    job = registry.submit(stores.database)
+    with caplog.at_level(logging.WARNING):
+        trouble.look()
+    fields = {"action": "listen", "listener": "trouble", "job_id": job.id, "state": "queued", "error": reason}
+    assert fields in list_said(caplog)
+    assert find(stores, "trouble") == (1, 0, reason)
+    (home / "trouble").write_text("")
+    other = registry.submit(stores.database)
+    trouble.look()
+    assert find(stores, "trouble") == (1, 0, None)
+    assert len(bells.read_lines(home / "tried")) == 2
+    assert other.id != job.id
+
+
+def test_turn_ends_before_the_lease_does() -> None:
+    assert listening._TURN_SECONDS + listening.CALL_SECONDS < listeners.LEASE_SECONDS
+
+
+def test_one_process_serves_many_calls(stores: Stores, trouble: ListenerCalls) -> None:
+    for _ in range(3):
+        registry.submit(stores.database)
+    trouble.look()
+    tried = [line.split() for line in bells.read_lines(stores.settings.home / "tried")]
+    assert (len({job for job, _ in tried}), len({pid for _, pid in tried})) == (3, 1)
+
+
+def test_worker_without_listeners_starts_nothing(tmp_path: Path) -> None:
+    stores = open_stores(settings.load(home=tmp_path))
+    made = Listening(stores)
+    with stores.database.write() as session:
+        made.register(session)
+        assert listeners.find(session) == []
+    made.start()
+    assert (made._calls, made._orphan_cleanup) == ([], None)
+    made.close()
+    stores.database.close()
