@@ -10,7 +10,7 @@ import urllib.parse
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 import pydantic_settings
@@ -18,6 +18,9 @@ from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from finch_hub import errors
 from finch_hub.specs.value import problems_of
+
+LogFormat = Literal["logfmt", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 _PREFIX = "FINCH_"
 _MAX_OWNER = 96  # characters, as in the database
@@ -60,6 +63,11 @@ class Settings(pydantic_settings.BaseSettings):
         owner_unfinished: maximum number of jobs of one owner that have not ended; None sets no limit.
         history_days: age in days after which ended jobs and their events are deleted; None keeps all.
         history_jobs: maximum number of ended jobs that are kept; None keeps all.
+        log_format: format of log lines, `logfmt` or `json`.
+        log_level: least level of what is logged: `debug`, `info`, `warning` or `error`.
+        metrics_port: port on which a worker serves its metrics to Prometheus; None means no port.
+        metrics_address: address of that port.
+        metrics_folder: folder in which a worker keeps a file of its metrics; None means no file.
         health_folder: folder of files whose ages tell probes of a container how its worker is; None writes none.
         allow_insecure: allow a broker or database on another machine without authentication.
 
@@ -98,6 +106,11 @@ class Settings(pydantic_settings.BaseSettings):
     owner_unfinished: pydantic.PositiveInt | None = None
     history_days: float | None = pydantic.Field(default=None, gt=0)
     history_jobs: int | None = pydantic.Field(default=None, ge=0)
+    log_format: LogFormat = "logfmt"
+    log_level: LogLevel = "info"
+    metrics_port: int | None = pydantic.Field(default=None, ge=1, le=65_535)
+    metrics_address: str = "127.0.0.1"
+    metrics_folder: Path | None = None
     health_folder: Path | None = None
     allow_insecure: bool = False
 
@@ -181,6 +194,16 @@ class Settings(pydantic_settings.BaseSettings):
         if value is not None and "://" not in value.get_secret_value():
             raise ValueError("is not a broker URL; use redis://:PASSWORD@HOST:6379/0")
         return value
+
+    @pydantic.field_validator("metrics_folder")
+    @classmethod
+    def _expanded(cls, value: Path | None) -> Path | None:
+        return None if value is None else expand_home(value).absolute()
+
+    @pydantic.field_validator("log_format", "log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(

@@ -9,7 +9,9 @@ import itertools
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Sized
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -20,12 +22,17 @@ from finch_hub.display import tables
 from finch_hub.storage.redaction import redact_url
 
 if TYPE_CHECKING:
+    from finch_hub.hub.facade import Hub
+    from finch_hub.registry.queue_status import QueueStatus
     from finch_hub.settings import Settings
 
 LIBRARIES = ("torch", "transformers", "peft", "safetensors", "celery", "sqlalchemy", "pydantic")
 LEAST_FREE_BYTES = 2 * 10**9  # room for a converted base of 135 million parameters and several adapters
 _SHOWN_JOBS = 5
 LEAST_MEMORY_BYTES = 4 * 10**9
+_MOST_MEMORY_SHARE = 0.9  # of a broker's limit
+_MOST_SKEW_SECONDS = 5.0  # between clocks; object stores refuse requests after minutes
+_PATIENCE_SECONDS = 120.0  # in which an idle worker claims a job, unless something is wrong
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,14 +48,17 @@ class Finding:
 @click.option("--fast", is_flag=True, help="Skip the checks that need torch, which takes seconds to import.")
 @output.json_option
 def doctor(fast: bool, as_json: bool) -> int:
-    """Check this machine and report problems.
+    """Check this machine and its hub, and report problems with what to do about them.
 
-    It exits with 0 if there are no problems, else with 7.
+    It exits with 0 if there are no problems, else with 7: then something needs a person. The field "ok" of the JSON
+    says the same.
     """
     findings = check_machine(torch=not fast)
+    is_ok = not any(finding.advice for finding in findings)
     rows = [(finding.about, finding.found, finding.advice) for finding in findings]
-    output.emit(findings, as_json, lambda: tables.draw_table(("check", "found", "advice"), rows))
-    return output.UNAVAILABLE if any(finding.advice for finding in findings) else 0
+    value = {"ok": is_ok, "findings": findings}
+    output.emit(value, as_json, lambda: tables.draw_table(("check", "found", "advice"), rows))
+    return 0 if is_ok else output.UNAVAILABLE
 
 
 def check_machine(*, torch: bool) -> list[Finding]:
@@ -69,6 +79,7 @@ def check_machine(*, torch: bool) -> list[Finding]:
         "broker": _broker,
         "workers": _workers,
         "queue": _queue,
+        "clocks": _clocks,
         "plugins": _plugins,
         "listeners": _listeners,
     }
@@ -133,13 +144,19 @@ def _home(settings: Settings) -> Finding:
         existing = existing.parent
     try:
         tempfile.TemporaryFile(dir=existing).close()  # permission bits alone are unreliable on some file systems
-        free = shutil.disk_usage(existing).free
+        space, advice = _measure_space(existing, "FINCH_HOME")
     except OSError as error:
         advice = f"cannot write to {existing}: {error.strerror} (set FINCH_HOME to a writable folder)"
         return Finding(about="home", found=str(settings.home), advice=advice)
-    found = f"{settings.home}, {tables.format_bytes(free)} free"
-    advice = "free some space or set FINCH_HOME to a larger disk" if free < LEAST_FREE_BYTES else ""
-    return Finding(about="home", found=found, advice=advice)
+    return Finding(about="home", found=f"{settings.home}, {space}", advice=advice)
+
+
+def _measure_space(folder: Path, variable: str) -> tuple[str, str]:
+    """Return the free space of a folder as text, and advice if it is too little."""
+    free = shutil.disk_usage(folder).free
+    is_enough = free >= LEAST_FREE_BYTES
+    advice = "" if is_enough else f"free some space, or set {variable} to a larger disk (`df -h {folder}` shows it)"
+    return f"{tables.format_bytes(free)} free", advice
 
 
 def _database(settings: Settings) -> Finding:
@@ -166,7 +183,11 @@ def _artifacts(settings: Settings) -> Finding:
         stores = open_stores(settings)
         with contextlib.closing(stores.database):
             stores.artifacts.check(writes=True)
-    return Finding(about="artifacts", found=redact_url(settings.artifacts))
+    found = redact_url(settings.artifacts)
+    if not Path(settings.artifacts).is_dir():  # an object store has no limit
+        return Finding(about="artifacts", found=found)
+    space, advice = _measure_space(Path(settings.artifacts), "FINCH_ARTIFACTS_URL")
+    return Finding(about="artifacts", found=f"{found}, {space}", advice=advice)
 
 
 def _broker(settings: Settings) -> Finding:
@@ -181,8 +202,17 @@ def _broker(settings: Settings) -> Finding:
         return Finding(about="broker", found=f"private, {start}: {server}")
     url = settings.broker_url.get_secret_value()
     broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
-    app.check_broker(url)
-    return Finding(about="broker", found=f"{redact_url(url)} answers")
+    status = app.check_broker(url)
+    found, advice = [f"{redact_url(url)} answers"], []
+    if status.used_bytes is not None:
+        limit = f" of {tables.format_bytes(status.limit_bytes)}" if status.limit_bytes else ""
+        found.append(f"{tables.format_bytes(status.used_bytes)}{limit} memory used, {status.policy}")
+        if status.limit_bytes and status.used_bytes > _MOST_MEMORY_SHARE * status.limit_bytes:
+            advice.append("its memory is nearly full: raise the limit with `redis-cli CONFIG SET maxmemory`")
+    if status.evicted_keys:
+        found.append(f"{tables.format_count(status.evicted_keys, 'key')} dropped")
+        advice.append("it drops keys, so jobs start late: `redis-cli CONFIG SET maxmemory-policy noeviction`")
+    return Finding(about="broker", found=", ".join(found), advice="; ".join(advice))
 
 
 def _workers(settings: Settings) -> Finding:
@@ -192,10 +222,10 @@ def _workers(settings: Settings) -> Finding:
     if settings.database_url is None and not (settings.home / "finch.db").exists():
         return Finding(about="workers", found="started when a job is submitted")
     with Hub(settings) as hub:
-        alive = [worker for worker in hub.workers.find() if worker.state in ("active", "draining")]
-        waiting = hub.jobs.counts()
-    queued = sum(count for state, count in waiting.items() if state in ("queued", "running"))
-    found = f"{len(alive)} running, {queued} jobs queued or running"
+        workers = hub.workers.find()
+    alive = [worker for worker in workers if worker.state in ("active", "draining", "stopping")]
+    silent = sum(worker.state == "silent" for worker in workers)
+    found = f"{len(alive)} running" + (f", {silent} silent" if silent else "")
     paused = [f"worker {worker.id} claims no jobs: {worker.remark}" for worker in alive if worker.remark is not None]
     if settings.broker_url is not None and not alive:
         paused.append("start one with `finch-hub worker start`")
@@ -214,7 +244,12 @@ def _queue(settings: Settings) -> Finding:
     with Hub(settings) as hub:
         unreadable = hub.jobs.find_set_aside(limit=_SHOWN_JOBS + 1)
         unsettled = hub.jobs.find_unsettled()
-    found, advice = [], []
+        status = hub.jobs.status()
+        found, advice = [_describe_depth(status)], _explain_wait(hub, status)
+    if status.lost:
+        found.append(f"{_count(status.lost)} lost by workers and not recovered")
+        start = f"jobs watch {status.lost[0]}" if settings.broker_url is None else "worker start"
+        advice.append(f"no worker's sweep recovers {_join(status.lost)}: start a worker with `finch-hub {start}`")
     if unreadable:
         found.append(f"{_count(unreadable)} that some version cannot read")
         reasons = _join(f"{job.id}: {job.unreadable or job.reason}" for job in unreadable)
@@ -223,7 +258,60 @@ def _queue(settings: Settings) -> Finding:
         found.append(f"{_count(unsettled)} whose end cannot be carried out")
         reasons = _join(f"{job_id}: {trouble}" for job_id, trouble in unsettled.items())
         advice.append(f"mend the cause, and workers try again within minutes: {reasons}")
-    return Finding(about="queue", found=", ".join(found) or "every job can be read", advice=". ".join(advice))
+    return Finding(about="queue", found=", ".join(found), advice=". ".join(advice))
+
+
+def _describe_depth(status: QueueStatus) -> str:
+    depth = f"{status.queued:,} queued, {status.waiting:,} waiting for others, {status.running:,} running"
+    if status.oldest is None or status.oldest_seconds is None:
+        return depth
+    return f"{depth}, job {status.oldest} has waited longest: {tables.format_duration(status.oldest_seconds)}"
+
+
+def _explain_wait(hub: Hub, status: QueueStatus) -> list[str]:
+    """Return advice if no worker can run the job that waits longest, or if idle workers do not claim it."""
+    if status.oldest is None or (status.oldest_seconds or 0.0) < _PATIENCE_SECONDS:
+        return []
+    try:
+        job = hub.jobs.get(status.oldest)
+    except errors.NotFound:  # deleted meanwhile
+        return []
+    if reasons := [f"{worker} {', '.join(why)}" for worker, why in job.obstacles().items()]:
+        fix = f"start a worker that can, with `finch-hub worker start`, or `finch-hub jobs cancel {job.id}`"
+        return [f"no worker can run job {job.id}: {_join(reasons)} ({fix})"]
+    if all(worker.state in ("silent", "stopped") for worker in hub.workers.find()):
+        return [f"no worker runs, and job {job.id} waits: `finch-hub jobs watch {job.id}` starts the worker of a home"]
+    if idle := job.idle_workers():
+        fix = f"look into its log, and restart it with `finch-hub worker stop {idle[0]}`"
+        return [f"worker {idle[0]} is idle and does not claim job {job.id}: {fix}"]
+    return []
+
+
+def _clocks(settings: Settings) -> Finding:
+    """Compare this machine's clock with those of a database server and a broker."""
+    from finch_hub.hub.facade import Hub
+    from finch_hub.workers.messaging import app
+
+    found, advice = [], []
+
+    def compare(name: str, asked_at: float, told: float) -> None:
+        now = time.time()
+        skew = told - (asked_at + now) / 2
+        found.append(f"{name} {skew:+.1f} s")
+        if abs(skew) > _MOST_SKEW_SECONDS + (now - asked_at) / 2:
+            fix = "synchronize the clocks of both machines, as with `timedatectl set-ntp true`"
+            advice.append(f"this machine and the {name} differ by {tables.format_duration(abs(skew))}: {fix}")
+
+    if settings.database_url is not None and not settings.database.startswith("sqlite"):
+        with Hub(settings) as hub:
+            asked_at, status = time.time(), hub.jobs.status()
+        compare("database", asked_at, status.at.timestamp())
+    if settings.broker_url is not None:
+        asked_at = time.time()
+        status_of_broker = app.check_broker(settings.broker_url.get_secret_value())
+        if status_of_broker.clock is not None:
+            compare("broker", asked_at, status_of_broker.clock)
+    return Finding(about="clocks", found=", ".join(found) or "only this machine's", advice="; ".join(advice))
 
 
 def _count(jobs: Sized) -> str:

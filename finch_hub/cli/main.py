@@ -33,7 +33,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "db": ("finch_hub.cli.db:db", "Upgrade and inspect the database."),
     "backup": ("finch_hub.cli.backup:backup", "Back up the registry and the artifacts, while the hub runs."),
     "restore": ("finch_hub.cli.restore:restore", "Restore a backup into a new hub."),
-    "doctor": ("finch_hub.cli.doctor:doctor", "Check this machine and report problems."),
+    "doctor": (
+        "finch_hub.cli.doctor:doctor",
+        "Check this machine and its hub, and report problems with what to do about them.",
+    ),
 }
 
 

@@ -32,7 +32,7 @@ def start(name: str | None, slots: int | None, queues: tuple[str, ...], labels: 
     stops it at once.
     """
     from finch_hub import settings
-    from finch_hub.workers.log_setup import set_up_logging
+    from finch_hub.workers.logs.setup import set_up_logging
     from finch_hub.workers.worker import Worker
 
     loaded = settings.load()

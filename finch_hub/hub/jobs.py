@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from finch_hub import errors
 from finch_hub.formats.output_paths import find_output
-from finch_hub.registry import adapter_versions, jobs, placement, settlements, values, workers
+from finch_hub.registry import (
+    adapter_versions,
+    attempts,
+    jobs,
+    owner_limits,
+    placement,
+    queue_status,
+    settlements,
+    values,
+    workers,
+)
 from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobResult, JobSpec, JobState, OutputSpec
 from finch_hub.specs.value import Value
@@ -212,6 +222,19 @@ class JobHandle:
             obstacles["the worker of this home"] = [f"could not start: {why}"]
         return obstacles
 
+    def idle_workers(self) -> list[str]:
+        """Return the names of idle workers that could claim the job now. They do so within seconds if all is well."""
+        limit = self._stores.settings.owner_running
+        with self._stores.database.read() as session:
+            if limit is not None and owner_limits.count_running(session, self._job.owner) >= limit:
+                return []
+            return [
+                worker.id
+                for worker in workers.find_idle(session)
+                if not placement.list_obstacles(self._job, [worker])
+                and not attempts.is_passed_on(session, self.id, worker.id)
+            ]
+
     def is_unattended(self) -> bool:
         """Tell whether no worker is live and none starts on demand."""
         if self._stores.settings.broker_url is None:
@@ -286,6 +309,15 @@ class Jobs:
         """Return the number of jobs in each state."""
         with self._stores.database.read() as session:
             return jobs.count(session)
+
+    def status(self) -> queue_status.QueueStatus:
+        """Return numbers of jobs that have not ended, the job that waits longest, and jobs that nobody recovered.
+
+        A job counts as lost if no sweep has ended it for as long as several should have.
+        """
+        settings = self._stores.settings
+        with self._stores.database.read() as session:
+            return queue_status.read(session, lost_after=settings.lease_seconds + 4 * settings.sweep_seconds)
 
     def find_set_aside(self, *, limit: int = 100) -> list[Job]:
         """Return unfinished jobs that some version of Finch Hub cannot read, newest first. They can be cancelled."""

@@ -96,7 +96,7 @@ def claim_companions(
     rows = session.execute(
         sa.select(jobs.c.number, jobs.c.memory_bytes, jobs.c.owner)
         .where(*_fits_slot(_Shape.of(capabilities)), jobs.c.gang == same_group)
-        .order_by(*_by_turn())
+        .order_by(*by_turn())
         .limit(limit)
         .with_for_update(skip_locked=True),
         _describe_slot(capabilities),
@@ -282,7 +282,7 @@ def _fits_group(shape: _Shape, of: sa.FromClause) -> list[sa.ColumnElement[bool]
 _ADD_ATTEMPT = sa.insert(attempt_rows)
 
 
-def _by_turn(of: sa.FromClause = jobs) -> list[sa.ColumnElement[Any]]:
+def by_turn(of: sa.FromClause = jobs) -> list[sa.ColumnElement[Any]]:
     """Return the order of claims, which is that of indexes."""
     return [of.c.priority.desc(), of.c.turn, of.c.owner, of.c.number]
 
@@ -294,7 +294,7 @@ def _rank(of: sa.FromClause) -> sa.Tuple:
 _HAS_MORE = (
     sa.select(jobs.c.number)
     .where(in_state(JobState.QUEUED))
-    .order_by(*_by_turn())
+    .order_by(*by_turn())
     .offset(sa.bindparam("front_jobs", type_=sa.Integer()))
     .limit(1)
 )
@@ -306,7 +306,7 @@ def _claim_in_front(shape: _Shape, *, has_base: bool) -> sa.Update:
     best, front = jobs.alias("best"), _select_front()
     fits = _fits_slot(shape, best, is_queued=in_state_unindexed(JobState.QUEUED, of=best))
     query = sa.select(best.c.number).join(front, front.c.number == best.c.number).where(*fits)
-    order = _by_turn(best)
+    order = by_turn(best)
     if has_base:
         impatient = _select_impatient(shape)
         query = query.outerjoin(impatient, sa.true())
@@ -321,7 +321,7 @@ def _select_front() -> sa.Subquery:
     return (
         sa.select(jobs.c.number)
         .where(in_state(JobState.QUEUED))
-        .order_by(*_by_turn())
+        .order_by(*by_turn())
         .limit(sa.bindparam("front_jobs", type_=sa.Integer()))
         .subquery()
     )
@@ -335,7 +335,7 @@ def _select_impatient(shape: _Shape) -> sa.Subquery:
         sa.select(old.c.priority, old.c.turn, old.c.owner, old.c.number)
         .join(front, front.c.number == old.c.number)
         .where(old.c.created_at < once(later(-WARM_PATIENCE_SECONDS)), *fits)
-        .order_by(*_by_turn(old))
+        .order_by(*by_turn(old))
         .limit(1)
         .subquery("impatient")
     )
@@ -374,7 +374,7 @@ def _select_first_with(shape: _Shape) -> sa.Select[tuple[int, int, str, int]]:
     return (
         sa.select(jobs.c.priority, jobs.c.turn, jobs.c.owner, jobs.c.number)
         .where(jobs.c.needs.between(wanted, wanted), *_fits_slot(shape))
-        .order_by(jobs.c.needs, *_by_turn())  # as the index is, for PostgreSQL to choose it
+        .order_by(jobs.c.needs, *by_turn())  # as the index is, for PostgreSQL to choose it
         .limit(1)
         .with_for_update(skip_locked=True)
     )
@@ -403,7 +403,7 @@ def _select_first_of_owners(shape: _Shape) -> sa.Select[tuple[int, int, str, int
     return (
         sa.select(jobs.c.priority, jobs.c.turn, jobs.c.owner, jobs.c.number)
         .where(jobs.c.number.in_(numbers), in_state_unindexed(JobState.QUEUED))
-        .order_by(*_by_turn())
+        .order_by(*by_turn())
         .limit(1)
         .with_for_update(skip_locked=True)
     )

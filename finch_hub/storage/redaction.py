@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 from typing import TYPE_CHECKING, Self
@@ -43,11 +42,10 @@ def _spellings(secret: str) -> set[str]:
     return {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
 
 
-class Redactor(logging.Filter):
-    """Replaces passwords of URLs and values of secret environment variables in texts and log records."""
+class Redactor:
+    """Replaces passwords of URLs and values of secret environment variables in texts."""
 
     def __init__(self, *urls: str) -> None:
-        super().__init__()
         secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
         for url in urls:
             secrets |= _passwords_in(url)
@@ -65,10 +63,3 @@ class Redactor(logging.Filter):
         """Return the text without secrets."""
         text = redact_url(text)
         return self._secrets.sub("***", text) if self._secrets else text
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Clean a log record in place, and accept it."""
-        record.msg, record.args = self.clean(record.getMessage()), ()
-        if record.exc_info and not record.exc_text:
-            record.exc_text = self.clean(logging.Formatter().formatException(record.exc_info))
-        return True

@@ -13,10 +13,10 @@ from finch_hub import errors, settings
 from finch_hub.workers.embedded import code_version, home
 from finch_hub.workers.embedded import worker as home_worker
 from finch_hub.workers.hostname import find_hostname
-from finch_hub.workers.log_setup import LogFile, set_up_logging
+from finch_hub.workers.logs.setup import LogFile, set_up_logging
 from finch_hub.workers.worker import Worker
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("finch_hub.workers")  # not "__main__", which is no logger of ours
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
         worker = Worker(loaded, name=f"{find_hostname()}-home-{os.getpid()}", is_on_demand=True)
         status = worker.run()
     except errors.FinchError as error:
-        log.error("action=start error=%s", error)
+        log.error("start", extra={"error": error})
         return 1
     finally:
         lock.release()

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import queue
 import re
@@ -38,14 +39,18 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from finch_hub import errors
 from finch_hub.engine.training.interruption import Interrupted
 from finch_hub.formats.atomic_writes import write_for
 from finch_hub.progress import listen
+from finch_hub.settings import LogFormat, LogLevel
 from finch_hub.specs.jobs import Job
 from finch_hub.specs.value import Value
+from finch_hub.storage.redaction import Redactor
+from finch_hub.workers.logs.context import log_fields
+from finch_hub.workers.logs.setup import log_to
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.channel import Channel, Stopped
 from finch_hub.workers.supervision import descendants, fault_points
@@ -64,7 +69,7 @@ def run(message: dict[str, Any], channel: Channel) -> bool:
     try:
         fault_points.reach("child.begin")
         kind = kinds.kind_of(message["kind"])
-        with listen(channel.advance), write_for(message["job_id"]):
+        with listen(channel.advance), write_for(message["job_id"]), log_fields(job_id=message["job_id"]):
             outcome: Value = kind.execute(kind.order.of(message["order"], subject=f"{kind.name} order"), channel)
         fault_points.reach("child.end")
         _send_end(channel, outcome, warm_base=channel.bases.key)
@@ -178,6 +183,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     descendants.adopt()
+    log_format = cast(LogFormat, os.environ.get("FINCH_LOG_FORMAT", "logfmt"))
+    log_level = cast(LogLevel, os.environ.get("FINCH_LOG_LEVEL", "info"))
+    log_to(logging.StreamHandler(), log_format, log_level, Redactor())
     messages = os.fdopen(int(sys.argv[1]), "wb")
     orders = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a plugin that reads standard input finds it empty

@@ -96,16 +96,16 @@ class ListenerCalls:
                 self._keep_registered()
                 self.look()
             except errors.FinchError as error:
-                log.warning("action=listen listener=%s error=%s", self._name, error)
+                log.warning("listen", extra={"listener": self._name, "error": error})
             except Exception:
-                log.exception("action=listen listener=%s", self._name)
+                log.exception("listen", extra={"listener": self._name})
             if clock.elapsed() - self._used_at > self._stores.settings.warm_seconds:
                 self._drop_child()
         try:
             with self._stores.database.write() as session:
                 listeners.release(session, self._name, self._caller)
         except errors.FinchError as error:
-            log.warning("action=listen listener=%s error=%s", self._name, error)
+            log.warning("listen", extra={"listener": self._name, "error": error})
 
     def _keep_registered(self) -> None:
         if clock.elapsed() - self._registered_at < _REGISTER_SECONDS:
@@ -113,7 +113,7 @@ class ListenerCalls:
         with self._stores.database.write() as session:
             listeners.register(session, [self._name])
             if number := listeners.skip_old(session, self._name):
-                log.error("action=skip listener=%s changes=%d error=they waited too long", self._name, number)
+                log.error("skip", extra={"listener": self._name, "changes": number, "error": "they waited too long"})
         self._registered_at = clock.elapsed()
 
     def _take_turn(self) -> bool:
@@ -151,9 +151,13 @@ class ListenerCalls:
                 is_repeated = listeners.record_failure(session, self._name, failed, trouble)
         if failed is not None:
             level, action = (logging.WARNING, "listen") if is_repeated else (logging.ERROR, "skip")
-            job_id, state = failed.job.id, failed.job.state.value
-            text = "action=%s listener=%s job_id=%s state=%s error=%s"
-            log.log(level, text, action, self._name, job_id, state, trouble)
+            fields = {
+                "listener": self._name,
+                "job_id": failed.job.id,
+                "state": failed.job.state.value,
+                "error": trouble,
+            }
+            log.log(level, action, extra=fields)
 
     def _call(self, job: Job) -> str | None:
         """Call the listener with a job. Return why the call failed, None if it did not."""

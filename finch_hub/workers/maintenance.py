@@ -12,8 +12,9 @@ from finch_hub.registry.database import Session
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.embedded import home
+from finch_hub.workers.logs.context import identify
 from finch_hub.workers.messaging.dispatcher import Dispatcher
-from finch_hub.workers.supervision import clock
+from finch_hub.workers.supervision import clock, instruments
 from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.health import HealthFiles
 from finch_hub.workers.supervision.slots import Slots
@@ -87,9 +88,9 @@ class Maintenance:
                 self._health.report_alive()
                 self._look(clock.elapsed())
             except errors.FinchError as error:
-                log.warning("action=maintenance error=%s", error)
+                log.warning("maintenance", extra={"error": error})
             except Exception:
-                log.exception("action=maintenance")
+                log.exception("maintenance")
             self._woken.wait(min(1.0, settings.sweep_seconds, settings.heartbeat_seconds))
             self._closed.wait(_PAUSE_SECONDS)  # so that jobs that end in quick succession cause one look
             self._woken.clear()
@@ -121,13 +122,15 @@ class Maintenance:
                 remark = self._attempt_source.readiness.remark if self.mismatch is None else str(self.mismatch)
                 requested = workers.heartbeat(session, self._entry.id, self._entry.instance, devices, remark=remark)
         except errors.Conflict as error:
-            log.error("action=heartbeat error=%s", error)
+            log.error("heartbeat", extra={"error": error})
             requested = "stopping"
         if requested == "active" and self._is_on_demand and self._slots.are_wanted():
-            log.info("action=hand_over worker=%s", self._entry.id)
+            log.info("hand_over", extra={"worker": self._entry.id})
             requested = "draining"
         is_draining = self._attempt_source.is_draining = requested != "active" or self.mismatch is not None
-        self._health.report_ready(not is_draining and self._attempt_source.readiness.remark is None)
+        claims = not is_draining and self._attempt_source.readiness.remark is None
+        self._health.report_ready(claims)
+        instruments.CLAIMS_JOBS.set(claims)
         if requested == "stopping" or (is_draining and not self._slots.are_busy):
             self._end_worker()
 
@@ -137,7 +140,7 @@ class Maintenance:
             schema_revisions.check(schema_revisions.read(session), str(self._stores.database))
         except errors.SchemaMismatch as error:
             if self.mismatch is None:
-                log.warning("action=drain error=%s", error)
+                log.warning("drain", extra={"error": error})
             self.mismatch = error
             self._attempt_source.is_draining = True
 
@@ -148,14 +151,17 @@ class Maintenance:
         policy = values.RetryPolicy(max_attempts=settings.max_attempts, base_delay=settings.retry_seconds)
         held = self._attempt_source.renew_leases()
         with self._stores.database.write() as session:
-            for job in attempts.expire_leases(session, policy, held=held):
-                log.warning("action=expire job_id=%s attempt=%d state=%s", job.id, job.attempts, job.state.value)
+            expired = attempts.expire_leases(session, policy, held=held)
+            for job in expired:
+                log.warning("expire", extra={**identify(job), "state": job.state.value})
             if names := workers.forget(
                 session, silent=_FORGET_SILENT_DAYS * _DAY_SECONDS, stopped=_FORGET_STOPPED_DAYS * _DAY_SECONDS
             ):
-                log.info("action=forget workers=%s", ",".join(names))
+                log.info("forget", extra={"workers": ",".join(names)})
             if names := listeners.forget(session):
-                log.info("action=forget listeners=%s", ",".join(names))
+                log.info("forget", extra={"listeners": ",".join(names)})
+        instruments.SWEEPS.inc()
+        instruments.EXPIRED_LEASES.inc(len(expired))
         if clock.elapsed() >= self._prune_at:
             self._prune()
         self._remove_finished_folders()
@@ -175,7 +181,7 @@ class Maintenance:
             older_than = None if days is None else days * _DAY_SECONDS
             pruned = jobs.prune(session, older_than=older_than, beyond=max_jobs)
         if pruned:
-            log.info("action=prune jobs=%d", len(pruned))
+            log.info("prune", extra={"jobs": len(pruned)})
             self._prune_at = 0.0
 
     def _remove_finished_folders(self) -> None:
@@ -196,7 +202,7 @@ class Maintenance:
         if not self._is_on_demand:
             return
         if not home.exists(self._settings):
-            log.warning("action=leave worker=%s error=the home was removed", self._entry.id)
+            log.warning("leave", extra={"error": "the home was removed"})
             self._end_worker()
         elif self._slots.are_busy:
             self._busy_until = now
@@ -204,6 +210,6 @@ class Maintenance:
             if self._is_needed():
                 self._busy_until = now  # nobody else would start the job
                 return
-            log.info("action=idle worker=%s", self._entry.id)
+            log.info("idle")
             self.is_ending_idle = True
             self._end_worker()

@@ -26,12 +26,15 @@ from finch_hub.storage.stores import open_stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.hostname import find_hostname
 from finch_hub.workers.listening import Listening
+from finch_hub.workers.logs.context import set_process_fields
 from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.messaging import app as celery_app
 from finch_hub.workers.messaging import broker
 from finch_hub.workers.messaging.dispatcher import Dispatcher
 from finch_hub.workers.messaging.slot_pool import SlotPool
+from finch_hub.workers.metrics.exporter import MetricsExporter
 from finch_hub.workers.runs import kinds
+from finch_hub.workers.supervision import instruments
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.group import AttemptGroup
@@ -72,6 +75,8 @@ class Worker:
     ) -> None:
         self._settings, self._is_on_demand = settings, is_on_demand
         self._queues, self._labels = tuple(queues), tuple(labels)
+        self.name = name or f"{find_hostname()}-{os.getpid()}"
+        set_process_fields(worker=self.name)
         _check_names(name=() if name is None else (name,), queue=queues, label=labels)
         url = home_broker.url(settings)
         broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
@@ -81,11 +86,10 @@ class Worker:
             except errors.AccessDenied:
                 raise  # whoever starts the worker can change the password
             except errors.Unavailable as error:
-                log.warning("action=start error=%s", error)  # the worker waits for the broker
+                log.warning("start", extra={"error": error})  # the worker waits for the broker
         self._stores = open_stores(settings)
         for problem in self._stores.catalog.problems:
-            log.warning("action=plugins error=%s", problem)
-        self.name = name or f"{find_hostname()}-{os.getpid()}"
+            log.warning("plugins", extra={"error": problem})
         self._folders = WorkFolders(settings.work)
         self._slots = Slots(settings, slots, queues=queues, labels=labels, worker=self.name, is_on_demand=is_on_demand)
         self._attempt_source = AttemptSource(self.name, self._stores, self._folders)
@@ -110,10 +114,13 @@ class Worker:
             SchemaMismatch: the database got another schema meanwhile. The worker has finished its jobs.
         """
         from celery import signals
+        from celery.apps import worker as celery_worker
 
         # Until Celery handles SIGTERM: a worker that is ended while it starts must leave no broker behind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         signals.worker_ready.connect(self._handle_hangup, weak=False)
+        signals.setup_logging.connect(_keep_logging, weak=False)
+        celery_worker.safe_say = _keep_logging  # it prints lines that are no records
         with contextlib.ExitStack() as ending:
             ending.callback(self._close)
             if self._settings.broker_url is None:
@@ -145,13 +152,17 @@ class Worker:
                 is_on_demand=self._is_on_demand,
                 end_worker=self._end,
             )
+            instruments.SLOTS.set(len(self._slots))
+            exporter = MetricsExporter(self._stores, worker=self.name)
+            exporter.start()
+            ending.callback(exporter.close)
             self._maintenance.start()
             ending.callback(self._maintenance.close)
             self._listening.start()
             ending.callback(self._listening.close)
             ending.callback(consumer.pool.on_stop)
             ending.callback(self._attempt_source.stopping.set)
-            log.info("action=start worker=%s slots=%d queues=%s", self.name, len(self._slots), ",".join(self._queues))
+            log.info("start", extra={"slots": len(self._slots), "queues": ",".join(self._queues)})
             for work in (self._look, self._remove_old_outputs):
                 threading.Thread(target=work, name=work.__name__, daemon=True).start()
             consumer.start()
@@ -202,7 +213,7 @@ class Worker:
         if self._settings.broker_url is None:
             home_broker.stop(self._settings, worker=self.name)
         self._stores.database.close()
-        log.info("action=end worker=%s", self.name)
+        log.info("end")
 
     def _find_dead_namesake(self, session: Session) -> str | None:
         """Return the instance of a worker of this name that was killed on this host, if any."""
@@ -251,9 +262,9 @@ class Worker:
                 if has_queued:
                     self._pool.look(self._fill_slot)
             except errors.FinchError as error:
-                log.warning("action=look error=%s", error)
+                log.warning("look", extra={"error": error})
             except Exception:
-                log.exception("action=look")
+                log.exception("look")
             is_ready = readiness.remark is None
             wait = _LOOK_SECONDS if is_ready else min(_LOOK_SECONDS, max(_RETRY_SECONDS, readiness.seconds_until_try()))
             if self._attempt_source.stopping.wait(wait):
@@ -264,21 +275,22 @@ class Worker:
         while True:
             try:
                 if names := outputs.remove_old(self._stores.artifacts, self._stores.database):
-                    log.info("action=remove_outputs outputs=%s", ",".join(names))
+                    log.info("remove_outputs", extra={"outputs": ",".join(names)})
             except errors.FinchError as error:
-                log.warning("action=remove_outputs error=%s", error)
+                log.warning("remove_outputs", extra={"error": error})
             except Exception:
-                log.exception("action=remove_outputs")
+                log.exception("remove_outputs")
             if self._attempt_source.stopping.wait(_CLEAN_SECONDS):
                 return
 
     def _run(self, attempt: Attempt | AttemptGroup, slot: Slot) -> None:
         slot.attempt = attempt
         try:
-            attempt.run()
+            with instruments.BUSY_SLOTS.track_inprogress():
+                attempt.run()
         except Exception:
             # A defect. The worker goes on. The job runs again when its lease has ended.
-            log.exception("action=run job_id=%s", ",".join(attempt.job_ids))
+            log.exception("run", extra={"job_id": ",".join(attempt.job_ids)})
         finally:
             slot.attempt = None
             slot.keep_child(attempt.child if isinstance(attempt.child, Child) else None)
@@ -305,14 +317,14 @@ class Worker:
                 idle = workers.find_idle(session) if is_unfit and is_waiting else []
             others = [worker for worker in idle if worker.id != self.name]
             if others and (name := self._dispatcher.wake_fitting(job, others)) is not None:
-                log.info("action=pass_on job_id=%s worker=%s", job_id, name)
+                log.info("pass_on", extra={"job_id": job_id, "to_worker": name})
             return is_waiting and not is_unfit
         except errors.NotFound as error:
-            log.warning("action=drop job_id=%s error=%s", job_id, error)
+            log.warning("drop", extra={"job_id": job_id, "error": error})
         except errors.FinchError as error:
-            log.warning("action=pass_on job_id=%s error=%s", job_id, error)
+            log.warning("pass_on", extra={"job_id": job_id, "error": error})
         except Exception:  # a defect, which must not cost the job that the slot has just claimed
-            log.exception("action=pass_on job_id=%s", job_id)
+            log.exception("pass_on", extra={"job_id": job_id})
         return False
 
     def _end(self) -> None:
@@ -340,6 +352,10 @@ class Worker:
         while (job := self._ended_jobs.get()) is not None:
             if job.state in FINAL:
                 self._folders.end(job.id)
+
+
+def _keep_logging(*_: Any, **__: Any) -> None:
+    """Do nothing, where Celery would otherwise set up a log of its own, or print what it does."""
 
 
 def _check_names(**options: Sequence[str]) -> None:

@@ -111,7 +111,7 @@ def test_message_at_a_worker_that_cannot_run_the_job_is_passed_on(workers: Fleet
     workers.wait(workers.probe(requirements=needs_able))  # until the wake-ups at the start of the workers are over
     job = workers.probe(send_message=False, requirements=needs_able)
     workers.send((WAKE, job, own_queue_name("plain")))
-    wait_until(lambda: f"action=pass_on job_id={job} worker=able" in plain.text, "the message to be passed on")
+    wait_until(lambda: f"job_id={job} to_worker=able" in plain.text, "the message to be passed on")
     assert workers.wait(job).state is JobState.SUCCEEDED
     assert [attempt.worker for attempt in workers.attempts(job)] == ["able"]
     workers.check(job)
@@ -296,7 +296,7 @@ def test_worker_outlives_a_broker_that_refuses(trouble: str, workers: Fleet) -> 
         running = [worker]
         if trouble != "password":  # which is said at the start, before anything runs
             running.append(workers.start("starting", ready=False))
-            wait_until(lambda: "action=start worker=" in running[-1].text, "the start", report=lambda: running[-1].text)
+            wait_until(lambda: "action=start " in running[-1].text, "the start", report=lambda: running[-1].text)
         last = workers.probe()
         assert workers.wait(last).state is JobState.SUCCEEDED
         for process in running:

@@ -44,7 +44,7 @@ def test_child_is_suspended_while_its_lease_is_in_doubt(workers: Fleet, server: 
     child = psutil.Process(workers.wait_begun(job))
     server.kill()
     wait_until(lambda: child.status() == "stopped", "the child to be suspended once the lease has ended")
-    wait_until(lambda: "lease in doubt" in worker.text, "that to be logged")
+    wait_until(lambda: "action=doubt_lease" in worker.text, "that to be logged")
     server.start()
     assert workers.wait(job).state is JobState.SUCCEEDED
     assert all(attempt.outcome in ("lost", "succeeded") for attempt in workers.attempts(job))
@@ -91,7 +91,7 @@ def test_child_is_suspended_while_the_file_is_locked_for_longer_than_the_lease(t
         with contextlib.closing(sqlite3.connect(str(workers.database.url.database))) as connection:
             connection.execute("BEGIN EXCLUSIVE")
             wait_until(lambda: child.status() == "stopped", "the child to be suspended once the lease has ended")
-            wait_until(lambda: "lease in doubt" in worker.text, "that to be logged")
+            wait_until(lambda: "action=doubt_lease" in worker.text, "that to be logged")
         assert workers.wait(job).state is JobState.SUCCEEDED
         workers.check(job)
 

@@ -48,7 +48,7 @@ _OPEN_TRANSACTIONS = (
 _START = """
 import faulthandler, logging, sys
 from finch_hub import settings
-from finch_hub.workers.log_setup import set_up_logging
+from finch_hub.workers.logs.setup import set_up_logging
 from finch_hub.workers.worker import Worker
 
 faulthandler.enable()

@@ -75,6 +75,7 @@ EXERCISED_IN = {
     "workers/messaging/broker": "faults/test_broker.py",
     "workers/messaging/consumer": "faults/test_broker.py",
     "workers/messaging/sender": "unit/workers/messaging/test_dispatcher.py",
+    "workers/metrics/deployment": "unit/workers/metrics/test_exporter.py",
     "workers/runs/compose": "acceptance/test_reproduction.py",
     "workers/runs/inputs": "faults/test_training.py",
     "workers/runs/job_kind": "unit/workers/runs/test_kinds.py",
@@ -84,6 +85,7 @@ EXERCISED_IN = {
     "workers/runs/reproduce": "acceptance/test_reproduction.py",
     "workers/supervision/attempt_context": "unit/workers/supervision/test_attempt.py",
     "workers/supervision/clock": "faults/test_clocks.py",
+    "workers/supervision/instruments": "unit/workers/metrics/test_exporter.py",
     "workers/supervision/fault_points": "faults/test_commits.py",
 }
 # Test files of more than one module, or of none.

@@ -19,6 +19,7 @@ from finch_hub import errors
 from finch_hub.settings import Settings
 from finch_hub.specs.value import JsonObject
 from finch_hub.workers.embedded import broker, code_version, home
+from finch_hub.workers.logs.reader import read_line
 from finch_hub.workers.supervision import device_locks
 
 _STARTING = "worker.starting"
@@ -142,7 +143,16 @@ def find_failure(settings: Settings) -> str | None:
             written = lines.read().decode(errors="replace").strip()
     except OSError:
         written = ""
-    return f"{written.splitlines()[-1] if written else 'it ended without a word'} (see {log})"
+    return f"{_find_reason(written)} (see {log})"
+
+
+def _find_reason(written: str) -> str:
+    """Return the error of the last line, which is of the log, or of a traceback from before the log was set up."""
+    if not written:
+        return "it ended without a word"
+    last = written.splitlines()[-1]
+    fields = read_line(last) or {}
+    return str(fields.get("error") or fields.get("exception", last)).splitlines()[-1]
 
 
 def _measure_start(settings: Settings) -> float | None:

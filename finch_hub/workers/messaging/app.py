@@ -19,7 +19,7 @@ import kombu.exceptions
 import redis
 
 from finch_hub.workers.embedded.broker import client_name
-from finch_hub.workers.messaging.broker import explain, key_prefix, own_queue_name, queue_name
+from finch_hub.workers.messaging.broker import BrokerStatus, explain, key_prefix, own_queue_name, queue_name
 
 # Seconds to wait for a broker that does not answer. A client's job is stored by then, and an idle slot finds it. A
 # worker that is told to stop waits as long.
@@ -112,8 +112,8 @@ def remove_own_queue(app: celery.Celery, worker: str) -> None:
         connection.default_channel.queue_purge(own_queue_name(worker))
 
 
-def check_broker(url: str) -> None:
-    """Check that a broker answers, accepts the password and takes messages.
+def check_broker(url: str) -> BrokerStatus:
+    """Check that a broker answers, accepts the password and takes messages, and return its status.
 
     Raises:
         AccessDenied: the broker rejected the password.
@@ -126,7 +126,23 @@ def check_broker(url: str) -> None:
             with connection.default_channel.conn_or_acquire() as client:
                 client.lpush("check", "")
                 client.delete("check")
+                return _read_status(client)
     except BROKER_ERRORS as error:
         raise explain(error, url) from error
     finally:
         app.close()
+
+
+def _read_status(client: redis.Redis) -> BrokerStatus:
+    try:
+        told: dict[str, Any] = {**client.info("memory"), **client.info("stats")}
+        seconds, microseconds = client.time()
+    except redis.ResponseError:  # the server forbids it to this user
+        return BrokerStatus()
+    return BrokerStatus(
+        used_bytes=told.get("used_memory"),
+        limit_bytes=told.get("maxmemory"),
+        policy=told.get("maxmemory_policy"),
+        evicted_keys=told.get("evicted_keys"),
+        clock=seconds + microseconds / 1e6,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,6 +24,25 @@ _TLS_CHOICES = {
 
 # Answers of Redis and Valkey to a wrong or missing password.
 _REJECTIONS = ("invalid username-password", "WRONGPASS", "NOAUTH", "Authentication required", "invalid password")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BrokerStatus:
+    """Status of a broker that answers. Fields are None if the broker does not tell them to its user.
+
+    Attributes:
+        used_bytes: memory that it uses.
+        limit_bytes: memory that it may use, 0 for no limit.
+        policy: what it does at the limit, such as `noeviction` or `allkeys-lru`.
+        evicted_keys: number of keys that it dropped at the limit since it was started.
+        clock: its time, in seconds since 1970.
+    """
+
+    used_bytes: int | None = None
+    limit_bytes: int | None = None
+    policy: str | None = None
+    evicted_keys: int | None = None
+    clock: float | None = None
 
 
 def key_prefix(deployment: str) -> str:

@@ -60,7 +60,7 @@ class SlotPool(thread.TaskPool):  # type: ignore[misc]  # Celery has no types
         try:
             function()
         except Exception:
-            log.exception("action=look")
+            log.exception("look")
         finally:
             with self._lock:
                 self._num_looks -= 1

@@ -16,9 +16,10 @@ from finch_hub import errors, progress
 from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job, JobSpec
 from finch_hub.specs.value import JsonObject, Value
+from finch_hub.workers.logs.context import identify, log_fields
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.runs.job_kind import JobKind
-from finch_hub.workers.supervision import fault_points
+from finch_hub.workers.supervision import clock, fault_points, instruments
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.child_watch import POLL_SECONDS, ChildWatch
@@ -81,7 +82,7 @@ class Attempt:
 
     def run(self) -> None:
         """Run the job to the end of this attempt."""
-        with self._context.leases.hold(self._claimed) as self._lease:
+        with log_fields(**identify(self._job)), self._context.leases.hold(self._claimed) as self._lease:
             claim_next = self._claim_next or (lambda session, child, token: None)
             record = AttemptRecord(
                 self._context,
@@ -91,6 +92,8 @@ class Attempt:
             )
             self._checkpoint = SharedCheckpoint(self._context, self._job, record)
             record.log("claimed")
+            began = clock.elapsed()
+            instruments.ATTEMPTS_STARTED.labels(self._job.kind).inc()
             try:
                 self._run(record)
             except errors.StaleFence:
@@ -102,6 +105,7 @@ class Attempt:
                 raise
             finally:
                 self._context.events.forget(self._job)  # if the attempt wrote no end
+                instruments.count_end(self._job.kind, record.outcome, clock.elapsed() - began)
                 self.ended_jobs = [] if record.ended_job is None else [record.ended_job]
                 for ended in self.ended_jobs:
                     self._checkpoint.end(ended)
@@ -313,7 +317,7 @@ class Attempt:
 
     def _fail_by_defect(self, record: AttemptRecord, error: BaseException, *, action: str) -> None:
         """Record an error of a plugin's descriptor, or a defect. The worker goes on."""
-        log.error("action=%s job_id=%s attempt=%d", action, self._job.id, self._job.attempts, exc_info=error)
+        log.error(action, extra=identify(self._job), exc_info=error)
         record.fail(f"{type(error).__name__}: {error}", retry=False)
 
     def _fail_here(self, record: AttemptRecord, reason: str, *, is_of_any_job: bool = True) -> None:

@@ -13,7 +13,8 @@ from finch_hub.registry import attempts, claims
 from finch_hub.registry.database import Session
 from finch_hub.registry.values import RetryPolicy
 from finch_hub.specs.events import NewEvent
-from finch_hub.specs.jobs import Job, JobResult
+from finch_hub.specs.jobs import Job, JobResult, JobState
+from finch_hub.workers.logs.context import identify
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision import clock, fault_points
 from finch_hub.workers.supervision.attempt_context import AttemptContext
@@ -47,6 +48,7 @@ class AttemptRecord:
             instead of two.
 
     Attributes:
+        outcome: how the attempt ended: `succeeded`, `failed`, `cancelled` or `handed_back`; `lost` if it wrote no end.
         ended_job: the job as the attempt left it, None if another attempt owned it by then.
         next_job: the job that `claim_next` claimed.
     """
@@ -58,6 +60,7 @@ class AttemptRecord:
         self._database = context.stores.database
         self._last = Batch(job)  # for the transaction of the end
         self._unwritten: list[NewEvent] = []  # of these
+        self.outcome = "lost"
         self.ended_job: Job | None = None
         self.next_job: ClaimedJob | None = None
 
@@ -88,7 +91,7 @@ class AttemptRecord:
             return attempts.succeed(session, job, result, events=self._unwritten)
 
         try:
-            self._end(succeed)
+            self._end(succeed, "succeeded")
         except errors.CancelRequested:
             self.cancel()  # requested while the result was stored; the transaction undid what it registered
         except errors.StaleFence:
@@ -102,37 +105,44 @@ class AttemptRecord:
         policy = None
         if retry:
             policy = RetryPolicy(max_attempts=settings.max_attempts, base_delay=settings.retry_seconds)
-        self._end(lambda session: attempts.fail(session, job, reason, retry=policy, events=self._unwritten))
+        self._end(lambda session: attempts.fail(session, job, reason, retry=policy, events=self._unwritten), "failed")
 
     def pass_on(self, reason: str, *, alone: Literal["wait", "retry", "fail"]) -> None:
         """Queue the job again for other workers, since this one cannot run it now (see `attempts.pass_on`)."""
         job, settings, reason = self._job, self._context.stores.settings, self._context.redactor.clean(reason)
         policy = RetryPolicy(max_attempts=settings.max_attempts, base_delay=settings.retry_seconds)
         self._end(
-            lambda session: attempts.pass_on(session, job, reason, policy=policy, alone=alone, events=self._unwritten)
+            lambda session: attempts.pass_on(session, job, reason, policy=policy, alone=alone, events=self._unwritten),
+            "handed_back",
         )
 
     def cancel(self) -> None:
         """End the job as cancelled."""
-        self._end(lambda session: attempts.cancel(session, self._job, events=self._unwritten))
+        self._end(lambda session: attempts.cancel(session, self._job, events=self._unwritten), "cancelled")
 
     def hand_back(self, *, alone: str | None = None) -> None:
         """Queue the job again without using up an attempt. `alone` is why it must be trained alone from now on."""
         job, alone = self._job, None if alone is None else self._context.redactor.clean(alone)
-        self._end(lambda session: attempts.hand_back(session, job, alone=alone, events=self._unwritten))
+        self._end(lambda session: attempts.hand_back(session, job, alone=alone, events=self._unwritten), "handed_back")
 
     def set_aside(self, why: str) -> None:
         """Queue the job again for workers of other versions, since this one cannot read it."""
         job, why = self._job, self._context.redactor.clean(why)
-        self._end(lambda session: attempts.set_aside(session, job, why, version=kinds.VERSION, events=self._unwritten))
+        self._end(
+            lambda session: attempts.set_aside(session, job, why, version=kinds.VERSION, events=self._unwritten),
+            "handed_back",
+        )
 
-    def log(self, action: str, level: int = logging.INFO, *, error: object = "") -> None:
+    def log(self, action: str, level: int = logging.INFO, **fields: object) -> None:
         """Log an action of the attempt."""
-        job, text = self._job, f" error={error}" if error else ""
-        log.log(level, "action=%s job_id=%s attempt=%d fence=%d%s", action, job.id, job.attempts, job.fence, text)
+        log.log(level, action, extra={**identify(self._job), **fields})
 
-    def _end(self, change: Callable[[Session], Job]) -> None:
-        """Make the last write, which adds the events that are left. Wait for a database that does not answer."""
+    def _end(self, change: Callable[[Session], Job], outcome: str) -> None:
+        """Make the last write, which adds the events that are left. Wait for a database that does not answer.
+
+        Args:
+            outcome: how the attempt ends, unless a cancellation or the limit of attempts changes that.
+        """
         began, claim_next, token = clock.elapsed(), self._claim_next, secrets.token_hex(8)
         taken = self._context.events.take(self._job)
         taken.events[:0] = self._last.events  # of an end that was refused
@@ -170,4 +180,6 @@ class AttemptRecord:
         fault_points.reach("supervisor.committed")
         self._last.events.clear()
         if ended is not None:
-            self.log(f"ended state={ended.state.value}", error=ended.reason or "")
+            by_state = {JobState.CANCELLED: "cancelled", JobState.FAILED: "failed"}
+            self.outcome = by_state.get(ended.state, outcome)
+            self.log("ended", state=ended.state.value, error=ended.reason)

@@ -14,6 +14,7 @@ from finch_hub.registry.database import Session
 from finch_hub.specs.jobs import Job
 from finch_hub.storage.redaction import Redactor
 from finch_hub.storage.stores import Stores
+from finch_hub.workers.logs.context import identify
 from finch_hub.workers.supervision import clock, shared_checkpoint
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_context import AttemptContext
@@ -77,7 +78,7 @@ class AttemptSource:
         claimed, slot.next_job = slot.next_job, None
         if claimed is None and (claimed := self._claim_for(slot)) is None:
             return None
-        take_child = functools.partial(slot.take_child, str(self._settings.home))
+        take_child = functools.partial(slot.take_child, self._settings)
         memory_limit = min(self._memory_limit, slot.share) if slot.device.kind == "cpu" else self._memory_limit
         make_attempt = functools.partial(Attempt, context=self._context, memory_limit=memory_limit)
         companions = self._claim_companions(slot, claimed.job)
@@ -100,7 +101,7 @@ class AttemptSource:
                 taken = claims.find_claimed(session, claim.token) if slot.open_claim is not None else []
                 job = taken[0] if taken else self._claim(session, slot.child, claim.token, slot=slot)
         except errors.FinchError as error:
-            log.warning("action=claim error=%s", error)
+            log.warning("claim", extra={"error": error})
             slot.open_claim = claim
             return None
         slot.open_claim = None
@@ -151,7 +152,7 @@ class AttemptSource:
                     )
                 return [ClaimedJob(job=job, requested_at=claim.requested_at) for job in companions]
             except errors.FinchError as error:
-                log.warning("action=claim_companions job_id=%s error=%s", leader.id, error)
+                log.warning("claim_companions", extra={**identify(leader), "error": error})
                 is_repeated = True
                 if self.stopping.wait(_RETRY_SECONDS):
                     break

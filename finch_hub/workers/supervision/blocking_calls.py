@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
@@ -24,10 +25,11 @@ class BlockingCalls:
     def start(self, call: Callable[[], T]) -> Future[T]:
         """Start a call in an idle thread or a new one."""
         future: Future[T] = Future()
+        context = contextvars.copy_context()  # of the caller, so that logs have its fields
 
         def settle() -> None:
             try:
-                future.set_result(call())
+                future.set_result(context.run(call))
             except BaseException as error:
                 future.set_exception(error)
 

@@ -109,5 +109,5 @@ class ChildWatch:
         grace = self._settings.grace_seconds
         self._stop_reason = reason
         self.stop_deadline = now + (grace if reason == "hand_back" else min(_CANCEL_GRACE, grace))
-        self._record.log(f"stop why={reason}")
+        self._record.log("stop", why=reason)
         self._child.send(type="stop", why="hand_back" if reason == "hand_back" else "cancel")

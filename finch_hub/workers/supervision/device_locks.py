@@ -81,14 +81,14 @@ class DeviceLocks:
                     if not leaving or self._owner.is_on_demand:
                         break
                     if not is_told:
-                        log.warning("action=wait error=%s finishes its current jobs first", leaving[0])
+                        log.warning("wait", extra={"error": f"{leaving[0]} finishes its current jobs first"})
                         waiting.enter_context(_open_locked(self._folder / "wanted", fcntl.LOCK_SH))
                         is_told = True
                     time.sleep(_POLL_SECONDS)
         except OSError as error:
             raise errors.Unavailable(f"could not lock devices in {self._folder}: {error}") from error
         for device, owner in others.items():
-            log.warning("action=skip_device device=%s error=it belongs to %s", device, owner)
+            log.warning("skip_device", extra={"device": device, "error": f"it belongs to {owner}"})
         if not taken:
             device, owner = next(iter(others.items()))
             fix = (

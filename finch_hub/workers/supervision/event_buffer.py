@@ -110,7 +110,7 @@ class EventBuffer:
                     except errors.StaleFence:
                         stale.append(owner)
         except errors.Unavailable as error:  # perhaps after the commit
-            log.warning("action=append_events jobs=%d error=%s", len(parts), error)
+            log.warning("append_events", extra={"jobs": len(parts), "error": error})
             with self._changing:
                 for batch, _ in parts.values():
                     batch.is_uncertain = True
@@ -121,7 +121,7 @@ class EventBuffer:
                 for owner, part in parts.items():  # one attempt's defect must not cost the events of others
                     self._write({owner: part})
                 return
-            log.exception("action=append_events job_id=%s", next(iter(parts))[0])  # these events are lost
+            log.exception("append_events", extra={"job_id": next(iter(parts))[0]})  # these events are lost
             is_written = False
         with self._changing:
             for batch, size in parts.values():

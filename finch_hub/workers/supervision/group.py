@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import contextvars
 import logging
 import os
 import selectors
@@ -68,7 +69,12 @@ class AttemptGroup:
     def run(self) -> None:
         """Run all attempts to their ends."""
         threads = [
-            threading.Thread(target=self._run_attempt, args=pair, name=f"group-{number}", daemon=True)
+            threading.Thread(
+                target=contextvars.copy_context().run,  # as this thread, so that logs have its fields
+                args=(self._run_attempt, *pair),
+                name=f"group-{number}",
+                daemon=True,
+            )
             for number, pair in enumerate(zip(self._attempts, self._members, strict=True))
         ]
         for thread in threads:
@@ -111,7 +117,9 @@ class AttemptGroup:
         try:
             attempt.run()
         except Exception:
-            log.exception("action=run_in_group")  # the lease will end, and the job run again
+            log.exception(
+                "run_in_group", extra={"job_id": attempt.job_ids[0]}
+            )  # the lease will end, and the job run again
         finally:
             member.kill()
 

@@ -16,7 +16,8 @@ from finch_hub.registry import attempts
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import Job
-from finch_hub.workers.supervision import clock
+from finch_hub.workers.logs.context import identify
+from finch_hub.workers.supervision import clock, instruments
 from finch_hub.workers.supervision.process import ChildProcess
 
 log = logging.getLogger(__name__)
@@ -92,9 +93,10 @@ class Lease:
             is_in_doubt = self.is_lost or clock.elapsed() >= self.certain_until
             if is_in_doubt and self._doubt_began is None:
                 self._doubt_began = min(clock.elapsed(), self.certain_until)
+                instruments.LEASES_IN_DOUBT.inc()
                 if self._child is not None:
                     self._child.suspend()
-                log.warning("action=lease in doubt job_id=%s attempt=%d", self._job.id, self._job.attempts)
+                log.warning("doubt_lease", extra=identify(self._job))
             return is_in_doubt
 
     def elapsed(self) -> float:
@@ -145,8 +147,7 @@ class Lease:
         except Exception as error:  # unexpected ones too, since one thread renews all leases
             is_expected = isinstance(error, errors.Unavailable)
             level = logging.WARNING if is_expected else logging.ERROR
-            text = "action=renew job_id=%s attempt=%d error=%s"
-            log.log(level, text, self._job.id, self._job.attempts, error, exc_info=not is_expected)
+            log.log(level, "renew", extra={**identify(self._job), "error": error}, exc_info=not is_expected)
             self.renew_at = clock.elapsed() + min(_RETRY_SECONDS, self._settings.heartbeat_seconds)
 
     def recover(self) -> None:
@@ -179,6 +180,7 @@ class Lease:
         if self._doubt_began is not None:
             self._seconds_in_doubt += clock.elapsed() - self._doubt_began
             self._doubt_began = None
+            instruments.LEASES_IN_DOUBT.dec()
             if self._child is not None:
                 self._child.resume()
 

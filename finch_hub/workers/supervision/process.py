@@ -182,7 +182,7 @@ class Child(ChildProcess):
                 return
 
     def _refuse(self, what: str) -> None:
-        log.error("action=read_messages pid=%d error=the child sent %s", self.pid, what)
+        log.error("read_messages", extra={"pid": self.pid, "error": f"the child sent {what}"})
         self._fault = what
         self._signal(signal.SIGKILL)
 

@@ -41,7 +41,7 @@ class Readiness:
         self._pauses = RetryPolicy(base_delay=max(settings.retry_seconds, _LEAST_PAUSE_SECONDS))
         self._checking, self._changing = threading.Lock(), threading.Lock()
         self._store_log = TroubleLog(log, "check_store", about="store")
-        self._fault_log = TroubleLog(log, "pause_claims", about="worker")
+        self._fault_log = TroubleLog(log, "pause_claims", about="claims")
         self._checked_at = float("-inf")
         self._pending: Future[None] | None = None
         self._pending_since, self._hang_seconds = 0.0, _HANG_SECONDS
@@ -156,5 +156,5 @@ class Readiness:
         self._pending, self._hang_seconds = None, _HANG_SECONDS
         error = pending.exception()
         if error is not None and not isinstance(error, errors.FinchError):
-            log.error("action=check_store", exc_info=error)
+            log.error("check_store", exc_info=error)
         return None if error is None else str(error) or type(error).__name__

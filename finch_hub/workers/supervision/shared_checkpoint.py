@@ -123,6 +123,6 @@ def sweep(stores: Stores) -> None:
                 unfinished = jobs.select_unfinished(session, job_ids)
             checkpoints.remove(stores.artifacts, job_ids - unfinished)
     except errors.FinchError as error:
-        log.warning("action=sweep_checkpoints error=%s", error)
+        log.warning("sweep_checkpoints", extra={"error": error})
     except Exception:
-        log.exception("action=sweep_checkpoints")
+        log.exception("sweep_checkpoints")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from finch_hub.registry import values
 from finch_hub.settings import Settings
+from finch_hub.workers.logs.context import log_fields
 from finch_hub.workers.runs import kinds
 from finch_hub.workers.supervision import clock, devices
 from finch_hub.workers.supervision.attempt import Attempt
@@ -40,14 +41,19 @@ class Slot:
         self.next_job: ClaimedJob | None = None
         self.open_claim: Claim | None = None
 
-    def take_child(self, home: str) -> Child:
+    def take_child(self, settings: Settings) -> Child:
         """Return the warm child, or a new one."""
         child, self.child = self.child, None
         if child is not None and child.is_alive:
             return child
         if child is not None:
             child.kill()
-        return Child({**self.device.environment, "FINCH_HOME": home}, orphan_cleanup=self._orphan_cleanup)
+        environment = {
+            "FINCH_HOME": str(settings.home),
+            "FINCH_LOG_FORMAT": settings.log_format,
+            "FINCH_LOG_LEVEL": settings.log_level,
+        }
+        return Child({**self.device.environment, **environment}, orphan_cleanup=self._orphan_cleanup)
 
     def keep_child(self, child: Child | None) -> None:
         """Keep the child that an attempt left, if any. One with descendants ends: they may be of the ended job."""
@@ -144,7 +150,8 @@ class Slots:
         """Lend a free slot. There are at most as many callers as slots."""
         slot = self._free.get()
         try:
-            yield slot
+            with log_fields(device=f"{slot.device.kind}:{slot.device.index}"):
+                yield slot
         finally:
             self._free.put(slot)
 

@@ -22,10 +22,10 @@ class TroubleLog:
         text = str(error) or type(error).__name__
         if text not in self._texts:
             self._texts.add(text)
-            self._log.warning("action=%s error=%s", self._action, text)
+            self._log.warning(self._action, extra={"error": text})
 
     def end(self) -> None:
         """Log that the thing is well again, if it was not."""
         if self._texts:
             self._texts.clear()
-            self._log.info("action=%s %s=well", self._action, self._about)
+            self._log.info(self._action, extra={self._about: "well"})

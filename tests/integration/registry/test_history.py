@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from support import registry
 
-from finch_hub.registry import attempts, claims, datasets, jobs, outbox, tables, types, values
+from finch_hub.registry import attempts, claims, datasets, jobs, outbox, queue_status, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState, Requirements
 
@@ -32,6 +32,7 @@ QUERIES: dict[str, tuple[Callable[[Session], Any], str]] = {
     "count": (jobs.count, "ix_jobs_ended"),
     "list queued": (lambda s: jobs.find(s, states={JobState.QUEUED}), "ix_jobs_unfinished"),
     "find what was set aside": (jobs.find_set_aside, "ix_jobs_unfinished"),
+    "status": (lambda s: queue_status.read(s, lost_after=60), "ix_jobs_"),
     "find a claim": (lambda s: claims.find_claimed(s, "token"), "ix_jobs_running"),
 }
 
@@ -97,6 +98,22 @@ def test_claim_past_jobs_that_fit_nobody_reads_few_of_them(history: Database) ->
     for plan in (groups, first):
         assert "ix_jobs_claim" not in plan, plan
         assert not re.search(r"Sort|TEMP B-TREE", plan), plan
+
+
+def test_status_of_a_long_queue_is_read_in_the_order_of_indexes(history: Database) -> None:
+    """Its statements have limits, which help only if no statement sorts or filters what waits."""
+    with history.write() as session:
+        jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec(), priority=n % 3) for n in range(2000)])
+    if not history.is_sqlite:
+        vacuum(history)
+    plans = plans_of(history, queue_status.read)
+    assert len(plans) > 5
+    for plan in plans:
+        assert not re.search(r"Seq Scan on jobs|SCAN jobs(?! USING)", plan), plan
+        if "ix_jobs_needs_by_turn" in plan or "ix_jobs_claim_by_turn" in plan:
+            assert "Filter" not in plan, plan
+            assert "Sort" not in plan.partition("Limit")[2], plan
+    assert any("ix_jobs_needs" in plan for plan in plans)
 
 
 def test_claim_past_owners_at_their_limit_reads_few_of_their_jobs(history: Database) -> None:

@@ -37,7 +37,7 @@ def serve(
     kind = SimpleNamespace(name="echo", order=Order, execute=execute)
     monkeypatch.setattr(kinds, "kind_of", lambda name: kind)
     messages = io.BytesIO()
-    message = {"kind": "echo", "job_id": "job", "workdir": "/nowhere", "order": order or {"text": "seeds"}}
+    message = {"kind": "echo", "job_id": "j1", "workdir": "/nowhere", "order": order or {"text": "seeds"}}
     goes_on = child.run(message, Channel(messages))
     (line,) = messages.getvalue().splitlines()
     return goes_on, json.loads(line)
@@ -58,7 +58,7 @@ def test_outcome_that_is_not_json_is_sent_as_text(monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.setattr(kinds, "kind_of", lambda name: kind)
     messages = io.BytesIO()
-    assert child.run({"kind": "echo", "job_id": "job", "workdir": "/nowhere", "order": {"text": ""}}, Channel(messages))
+    assert child.run({"kind": "echo", "job_id": "j1", "workdir": "/nowhere", "order": {"text": ""}}, Channel(messages))
     assert json.loads(messages.getvalue())["outcome"] == {"figures": {"loss": "0.5"}}
 
 
@@ -137,9 +137,7 @@ def test_base_is_freed_after_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     channel = Channel(io.BytesIO())
     monkeypatch.setattr(channel.bases, "clear", lambda: cleared.append(True))
     channel.stop("cancel")
-    assert child.run(
-        {"kind": "echo", "job_id": "job", "workdir": str(Path("/nowhere")), "order": {"text": ""}}, channel
-    )
+    assert child.run({"kind": "echo", "job_id": "j1", "workdir": str(Path("/nowhere")), "order": {"text": ""}}, channel)
     assert cleared == [True]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import bells, registry, services
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub import settings
 from finch_hub.registry import jobs, listeners
@@ -106,7 +107,8 @@ def test_listener_that_fails_is_reported_and_called_again_later(
     job = registry.submit(stores.database)
     with caplog.at_level(logging.WARNING):
         trouble.look()
-    assert f"action=listen listener=trouble job_id={job.id} state=queued error={reason}" in caplog.text
+    fields = {"action": "listen", "listener": "trouble", "job_id": job.id, "state": "queued", "error": reason}
+    assert fields in list_said(caplog)
     assert find(stores, "trouble") == (1, 0, reason)
     (home / "trouble").write_text("")
     other = registry.submit(stores.database)

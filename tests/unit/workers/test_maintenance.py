@@ -11,12 +11,14 @@ import pytest
 import sqlalchemy as sa
 from support import registry
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.registry import jobs, types, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.tables import jobs as job_table
 from finch_hub.specs.jobs import JobState
+from finch_hub.workers.logs.context import identify
 from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.work_folders import WorkFolders
@@ -161,7 +163,7 @@ def test_sweep_queues_jobs_of_lost_workers_again_and_says_so(
     with caplog.at_level(logging.INFO):
         Worker(database, tmp_path, retry_seconds=0).maintenance._sweep()
     assert registry.get(database, job).state is JobState.QUEUED
-    assert f"action=expire job_id={job.id} attempt=1 state=queued" in caplog.text
+    assert {"action": "expire", **identify(job), "state": "queued"} in list_said(caplog)
 
 
 def test_sweep_never_ends_the_attempts_of_its_own_worker(database: Database, tmp_path: Path) -> None:
@@ -245,7 +247,7 @@ def test_worker_whose_database_got_another_schema_claims_nothing_and_ends_after_
         worker.maintenance._report()
     assert worker.claims.is_draining
     assert worker.ended == 0, "it finishes what it holds"
-    assert caplog.text.count("action=drain") == 1
+    assert [said["action"] for said in list_said(caplog)].count("drain") == 1
     with database.write() as session:
         assert "has the newer schema 9000" in (workers.get(session, "one").remark or "")
         workers.request_state(session, "one", "draining")

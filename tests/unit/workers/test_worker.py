@@ -17,6 +17,7 @@ from celery.worker import state as celery_state
 from support import registry, services
 from support.children import FakeChild
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.formats.atomic_writes import temporary_place
@@ -294,7 +295,7 @@ def test_slot_of_an_attempt_with_a_defect_is_free_afterwards(worker: Worker, cap
     worker._run(attempt, slot)  # type: ignore[arg-type]
     assert (slot.attempt, slot.child, slot.next_job) == (None, None, following)
     assert woken == [True]
-    assert "action=run job_id=a" in caplog.text
+    assert [(said["action"], said["job_id"]) for said in list_said(caplog)] == [("run", "a")]
 
 
 def test_worker_looks_again_for_the_job_of_a_claim_of_unknown_outcome(

@@ -227,6 +227,30 @@ def test_start_of_an_earlier_version_has_no_reason(tmp_path: Path, starts: list[
     assert home_worker.find_failure(loaded) == f"it ended without a word (see {tmp_path}/logs/worker.log)"
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('level=error action=start error="no server \\"x\\" is installed"', 'no server "x" is installed'),
+        ('{"level": "error", "action": "start", "error": "no server"}', "no server"),
+        (
+            r'level=critical action=crash exception="Traceback:\n  a.py\nImportError: no celery"',
+            "ImportError: no celery",
+        ),
+        ("ImportError: no celery = 1", "ImportError: no celery = 1"),
+        ("level=info action=start", "level=info action=start"),
+    ],
+)
+def test_reason_of_a_failed_start_is_the_error_of_the_last_line(
+    line: str, reason: str, tmp_path: Path, starts: list[Path]
+) -> None:
+    loaded = settings.load(home=tmp_path)
+    home_worker.ensure(loaded)
+    pass_time(tmp_path, 16)
+    with (tmp_path / "logs" / "worker.log").open("a") as log:
+        log.write(f"level=info action=look\n{line}\n")
+    assert home_worker.find_failure(loaded) == f"{reason} (see {tmp_path}/logs/worker.log)"
+
+
 def test_worker_with_a_broken_library_says_why_it_cannot_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,5 +274,5 @@ def test_worker_with_a_broken_library_says_why_it_cannot_start(
     with Hub(loaded) as hub:
         assert "celery is broken" in hub.jobs.get(job.id).obstacles()["the worker of this home"][0]
     assert main(["doctor", "--fast", "--json"]) == 7
-    findings = {finding["about"]: finding for finding in json.loads(capsys.readouterr().out)}
+    findings = {finding["about"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
     assert "celery is broken" in findings["workers"]["advice"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import registry
 from support.fleet import Broker
+from support.logs import list_said
 from support.proxies import Proxy
 
 from finch_hub import settings
@@ -109,7 +110,7 @@ def test_job_is_stored_if_the_broker_refuses_its_message(
             for _ in range(3):
                 make_due(database, job)
                 assert dispatcher.dispatch_due() == 0
-            assert caplog.text.count(words) == 1, "it is said once"
+            assert str(list_said(caplog)).count(words) == 1, "it is said once"
             client.execute_command(*end)
     make_due(database, job)
     assert dispatcher.dispatch_due() == 1

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from support import registry
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.registry import attempts, claims, jobs
 from finch_hub.registry.database import Database, Session
 from finch_hub.specs.jobs import Job, JobResult, JobState
+from finch_hub.workers.logs.context import identify
 from finch_hub.workers.supervision import clock, lease
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.event_buffer import EventBuffer
@@ -264,7 +266,39 @@ def test_claim_that_fails_does_not_undo_the_end_before_it(
     assert registry.get(database, job).state is JobState.SUCCEEDED
     assert record.next_job is None
     assert registry.get(database, following).state is JobState.QUEUED
-    assert f"error={error}" in caplog.text
+    assert {"action": "claim", "error": str(error), **identify(job)} in list_said(caplog)
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [
+        (lambda record: record.succeed(lambda session: JobResult(report={})), "succeeded"),
+        (lambda record: record.fail("it broke", retry=True), "failed"),
+        (lambda record: record.fail("it broke", retry=False), "failed"),
+        (lambda record: record.hand_back(), "handed_back"),
+        (lambda record: record.set_aside("a later version"), "handed_back"),
+        (lambda record: record.pass_on("the store is away", alone="wait"), "handed_back"),
+        (lambda record: record.pass_on("an artifact is missing", alone="fail"), "failed"),
+    ],
+)
+def test_outcome_is_known_at_the_end_and_a_requested_cancellation_wins(
+    end: Callable[[AttemptRecord], None],
+    outcome: str,
+    database: Database,
+    record_of: Callable[[Job, Any], AttemptRecord],
+) -> None:
+    registry.submit(database)
+    record = record_of(registry.claimed(database), database)
+    assert record.outcome == "lost"
+    end(record)
+    assert record.outcome == outcome
+    registry.submit(database)
+    cancelled = registry.claimed(database)
+    record = record_of(cancelled, database)
+    with database.write() as session:
+        jobs.request_cancel(session, cancelled.id)
+    end(record)
+    assert record.outcome == ("failed" if registry.get(database, cancelled).state is JobState.FAILED else "cancelled")
 
 
 class UncertainDatabase:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support import registry
 from support.children import FakeChild
+from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.artifacts.store import ArtifactStore
@@ -87,7 +88,7 @@ def test_database_that_does_not_answer_leaves_the_slot_empty(
     with monkeypatch.context() as patch:
         patch.setattr(database, "write", write)
         assert source.claim(slot_of()) is None
-    assert "action=claim error=the database does not answer" in caplog.text
+    assert {"action": "claim", "error": "the database does not answer"} in list_said(caplog)
     assert source.claim(slot_of()) is not None
 
 

@@ -52,7 +52,7 @@ class Record:
     def write_due_events(self) -> None:
         pass
 
-    def log(self, action: str) -> None:
+    def log(self, action: str, **fields: object) -> None:
         pass
 
 

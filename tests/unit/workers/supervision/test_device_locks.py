@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.settings import Settings
@@ -83,7 +85,11 @@ def test_device_of_another_worker_is_refused_with_its_name(
 def test_worker_takes_the_devices_that_others_leave(workers: Workers, caplog: pytest.LogCaptureFixture) -> None:
     workers("first").take([FIRST])
     assert workers("second").take([FIRST, SECOND]) == (SECOND,)
-    assert "device=cuda:0 error=it belongs to worker first" in caplog.text
+    assert {
+        "action": "skip_device",
+        "device": "cuda:0",
+        "error": f"it belongs to worker first (process {os.getpid()})",
+    } in list_said(caplog)
 
 
 def test_cpu_belongs_to_several_workers_if_each_has_its_own_cores(workers: Workers) -> None:

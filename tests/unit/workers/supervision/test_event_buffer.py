@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 from support import registry
+from support.logs import list_said
 
 from finch_hub import errors
 from finch_hub.registry import attempts, jobs
@@ -179,7 +180,7 @@ def test_event_that_cannot_be_stored_costs_no_other_attempt_its_events(
     with caplog.at_level(logging.ERROR):
         buffer.write_due()
     assert (steps(database, broken), steps(database, whole)) == ([], [1])
-    assert f"action=append_events job_id={broken.id}" in caplog.text
+    assert [(said["action"], said["job_id"]) for said in list_said(caplog)] == [("append_events", broken.id)]
 
 
 def test_event_that_cannot_be_stored_does_not_count_as_written(database: Database, hands: Clock) -> None:

@@ -11,12 +11,13 @@ import sqlalchemy as sa
 from support import registry
 from support.children import FakeChild
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.registry import attempts
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job
-from finch_hub.workers.supervision import clock
+from finch_hub.workers.supervision import clock, instruments
 from finch_hub.workers.supervision import lease as module
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease, Leases
 
@@ -45,7 +46,7 @@ def test_unexpected_error_of_one_renewal_does_not_end_the_renewals(
         wait_until(lambda: lease.certain_until > first, "the next renewal")
     leases.close()
     assert failures
-    assert "permission denied" in caplog.text
+    assert "permission denied" in str(list_said(caplog)[0]["error"])
 
 
 class Clock:
@@ -233,6 +234,22 @@ def test_child_that_starts_in_doubt_is_suspended_at_once(held: Lease, hands: Clo
     held.suspend_if_in_doubt()
     held.guard(child)
     assert child.calls == ["suspend"]
+
+
+def test_leases_in_doubt_are_counted_until_they_end(held: Lease, hands: Clock) -> None:
+    counted = instruments.LEASES_IN_DOUBT._value.get
+    before = counted()
+    hands.now += 1000
+    for _ in range(2):
+        assert held.suspend_if_in_doubt()
+        assert counted() == before + 1
+    held.renew()
+    assert counted() == before
+    hands.now += 1000
+    held.suspend_if_in_doubt()
+    held.release()
+    held.release()
+    assert counted() == before
 
 
 def test_lease_that_another_attempt_took_is_lost_for_ever(held: Lease, hands: Clock, database: Database) -> None:

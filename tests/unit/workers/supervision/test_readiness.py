@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.workers.supervision import readiness as module
@@ -94,9 +95,9 @@ def test_unwell_store_is_said_once_and_asked_again(
     store.error = None
     assert readiness.take_turn()
     assert readiness.remark is None
-    assert caplog.messages == [
-        "action=check_store error=artifact store /store has no marker",
-        "action=check_store store=well",
+    assert list_said(caplog) == [
+        {"action": "check_store", "error": "artifact store /store has no marker"},
+        {"action": "check_store", "store": "well"},
     ]
 
 

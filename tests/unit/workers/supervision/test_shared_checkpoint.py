@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support import registry
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.artifacts import checkpoints
@@ -266,4 +267,4 @@ def test_sweep_that_fails_says_so(database: Database, caplog: pytest.LogCaptureF
 
     stores: Any = SimpleNamespace(artifacts=SimpleNamespace(list_named=refuse), database=database)
     shared_checkpoint.sweep(stores)
-    assert "action=sweep_checkpoints error=away" in caplog.text
+    assert [(said["action"], said["error"]) for said in list_said(caplog)] == [("sweep_checkpoints", "away")]

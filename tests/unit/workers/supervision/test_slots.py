@@ -99,17 +99,19 @@ def test_child_is_taken_warm_and_a_dead_one_is_replaced(monkeypatch: pytest.Monk
         return new
 
     monkeypatch.setattr(module, "Child", start)
-    slots = Slots(settings.load(), 1)
+    loaded = settings.load(home="/home", log_format="json")
+    slots = Slots(loaded, 1)
     (slot,) = slots
     warm, dead = FakeChild(), FakeChild()
     slot.keep_child(warm)  # type: ignore[arg-type]
-    assert slot.take_child("/home") is warm
+    assert slot.take_child(loaded) is warm
     assert slot.child is None
     dead.die()
     slot.keep_child(dead)  # type: ignore[arg-type]
-    assert slot.take_child("/home") is new
+    assert slot.take_child(loaded) is new
     assert dead.calls == ["kill"]
-    assert made == [{"CUDA_VISIBLE_DEVICES": "", "FINCH_HOME": "/home"}]
+    logs = {"FINCH_LOG_FORMAT": "json", "FINCH_LOG_LEVEL": "info"}
+    assert made == [{"CUDA_VISIBLE_DEVICES": "", "FINCH_HOME": "/home", **logs}]
     slots.close()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+from support.logs import list_said
 
 from finch_hub.workers.supervision.trouble_log import TroubleLog
 
@@ -19,5 +20,5 @@ def test_trouble_is_logged_once_until_it_ends(caplog: pytest.LogCaptureFixture) 
     trouble.end()
     trouble.end()
     trouble.add(OSError("gone"))
-    texts = ["error=gone", "error=full", "error=OSError", "broker=well", "error=gone"]
-    assert caplog.messages == [f"action=dispatch {text}" for text in texts]
+    fields = [{"error": "gone"}, {"error": "full"}, {"error": "OSError"}, {"broker": "well"}, {"error": "gone"}]
+    assert list_said(caplog) == [{"action": "dispatch", **field} for field in fields]

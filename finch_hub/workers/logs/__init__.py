@@ -1,0 +1,1 @@
+"""Logs of all processes of the hub: one line of fields for each record."""

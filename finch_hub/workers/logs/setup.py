@@ -1,0 +1,69 @@
+"""Setup of the log of a process."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+import threading
+from pathlib import Path
+
+from finch_hub.settings import LogFormat, LogLevel, Settings
+from finch_hub.storage.redaction import Redactor
+from finch_hub.workers.logs.formatter import FieldFormatter
+
+_MAX_FILE_BYTES = 4_900_000  # below 5 MB, because the handler counts the characters of a record and not its bytes
+_VERBOSE_LIBRARIES = ("celery.app.trace", "celery.worker.strategy", "celery.worker.consumer.connection", "alembic")
+
+log = logging.getLogger(__name__)
+
+
+class LogFile(logging.handlers.RotatingFileHandler):
+    """Log in a file, which keeps one earlier file. Both have at most 10 MB."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, maxBytes=_MAX_FILE_BYTES, backupCount=1, encoding="utf-8")
+        self._has_output = False
+
+    def take_output(self) -> None:
+        """Let what this process prints go to the file, also after a rotation.
+
+        Otherwise it would go on into the earlier file, and then into one without a name, which nothing bounds.
+        """
+        self._has_output = True
+        stream = self.stream or self._open()
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+
+    def doRollover(self) -> None:  # noqa: N802 - as the base class names it
+        """Begin a new file."""
+        super().doRollover()
+        if self._has_output:
+            self.take_output()
+
+
+def set_up_logging(settings: Settings, handler: logging.Handler) -> None:
+    """Log to this handler only, without the secrets of the settings."""
+    log_to(handler, settings.log_format, settings.log_level, Redactor.of(settings))
+
+
+def log_to(handler: logging.Handler, log_format: LogFormat, log_level: LogLevel, redactor: Redactor) -> None:
+    """Log to this handler only. Warnings of Python and exceptions that nobody catches become records too."""
+    handler.setFormatter(FieldFormatter(log_format, redactor))
+    root, level = logging.getLogger(), getattr(logging, log_level.upper())
+    root.handlers[:] = [handler]
+    # Never less than this, because libraries write requests with their signatures at the level `debug`.
+    root.setLevel(max(level, logging.INFO))
+    logging.getLogger("finch_hub").setLevel(level)
+    for name in _VERBOSE_LIBRARIES:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    logging.captureWarnings(True)
+    sys.excepthook = lambda kind, error, trace: log.critical("crash", exc_info=error)
+    threading.excepthook = _log_crash_of_thread
+
+
+def _log_crash_of_thread(crash: threading.ExceptHookArgs) -> None:
+    error = crash.exc_value
+    if error is not None and not isinstance(error, SystemExit):
+        log.critical("crash", extra={"thread_name": crash.thread.name if crash.thread else None}, exc_info=error)

@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: what a worker does, and what it sees of its deployment."""

@@ -1,0 +1,111 @@
+"""Log of a process: its format and level, what goes through it, and its size."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finch_hub import errors, settings
+from finch_hub.workers.logs.reader import read_line
+from finch_hub.workers.logs.setup import LogFile
+
+SAYS = """
+import logging, sys, threading, warnings
+from finch_hub import settings
+from finch_hub.workers.logs.setup import set_up_logging
+set_up_logging(settings.load(), logging.StreamHandler())
+logging.getLogger("finch_hub.x").debug("look", extra={"jobs": 2})
+logging.getLogger("botocore").debug("signed request")
+logging.getLogger("botocore").warning("two\\nlines")
+warnings.warn("old\\nthing")
+thread = threading.Thread(target=lambda: 1 / 0, name="follow-up")
+thread.start()
+thread.join()
+raise KeyError("end")
+"""
+
+
+@pytest.mark.parametrize("log_format", ["logfmt", "json"])
+@pytest.mark.parametrize("level", ["debug", "WARNING", "error"])
+def test_all_that_a_process_says_is_lines_of_fields(
+    log_format: str, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINCH_HOME", str(tmp_path))
+    monkeypatch.setenv("FINCH_LOG_FORMAT", log_format)
+    monkeypatch.setenv("FINCH_LOG_LEVEL", level)
+    ran = subprocess.run([sys.executable, "-c", SAYS], capture_output=True, text=True)
+    assert ran.returncode == 1
+    lines = [read_line(line) or {"message": f"not read: {line}"} for line in ran.stderr.splitlines()]
+    said = [line.get("action") or line["message"].splitlines()[0] for line in lines]
+    expected = {"debug": ["look", "two"], "WARNING": ["two"], "error": []}[level]
+    assert said[: len(expected)] == expected
+    assert len(said) == len(expected) + (2 if level == "error" else 3)
+    assert said[-2:] == ["crash", "crash"]
+    assert (lines[-2]["thread_name"], lines[-2]["level"]) == ("follow-up", "critical")
+    assert lines[-1]["exception"].endswith("KeyError: 'end'")
+    assert ran.stderr.startswith("{") == (log_format == "json")
+
+
+@pytest.mark.parametrize(("name", "value"), [("log_format", "xml"), ("log_level", "loud")])
+def test_other_formats_and_levels_are_refused(name: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidSpec, match=f"{name}: Input should be"):
+        settings.load(home=tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("character", ["x", "ä", "鳥"])
+def test_log_has_at_most_10_mb_and_the_newest_lines(tmp_path: Path, character: str) -> None:
+    handler = LogFile(tmp_path / "worker.log")
+    try:
+        for number in range(1200):
+            handler.emit(logging.LogRecord("a", logging.INFO, "a.py", 1, f"{character * 10_000} {number}", (), None))
+    finally:
+        handler.close()
+    files = list(tmp_path.iterdir())
+    assert len(files) == 2
+    assert 5_000_000 < sum(file.stat().st_size for file in files) <= 10_000_000
+    assert (tmp_path / "worker.log").read_bytes().rstrip().endswith(b" 1199")
+
+
+def test_what_the_process_prints_goes_to_the_newest_file_and_counts(tmp_path: Path) -> None:
+    code = f"""
+import logging, os
+from pathlib import Path
+from finch_hub.workers.logs.setup import LogFile
+log = LogFile(Path({str(tmp_path / "worker.log")!r}))
+log.take_output()
+record = logging.LogRecord("a", logging.INFO, "a.py", 1, "a record", (), None)
+for number in range(1200):
+    os.write(1, b"x" * 9_999 + b"\\n")
+    log.emit(record)
+os.write(2, b"the end\\n")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / "worker.log").read_bytes().endswith(b"the end\n")
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 10_100_000
+
+
+def test_log_of_a_child_has_its_format_and_its_job(tmp_path: Path) -> None:
+    """The child's log is a part of its output, which is kept with the events of a job that failed."""
+    code = """
+import io, logging, sys
+from finch_hub.workers import child
+from finch_hub.workers.runs.channel import Channel
+def execute(order, channel):
+    logging.getLogger("plugin").warning("odd\\ndata")
+class Kind:
+    name = "train"
+    order = type("Order", (), {"of": staticmethod(lambda order, subject: order)})
+child.kinds.kind_of = lambda name: Kind
+Kind.execute = staticmethod(execute)
+log_format, log_level = "json", "info"
+child.log_to(logging.StreamHandler(), log_format, log_level, child.Redactor())
+child.run({"kind": "train", "job_id": "j1", "workdir": ".", "order": {}}, Channel(io.BytesIO()))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    first = json.loads(ran.stderr.splitlines()[0])
+    assert (first["message"], first["job_id"]) == ("odd\ndata", "j1")
