@@ -133,10 +133,9 @@ def _are(name: str, changes: Sequence[values.StateChange]) -> sa.ColumnElement[b
 def _as_told(job: Job, change: Any) -> Job:
     """Return a job as it was after a change, as far as the event tells. A job that ended does not change again."""
     change = change if isinstance(change, Mapping) else {}
-    if change.get("state") in FINAL:
-        return job
     fields = {"reason": change.get("reason"), "worker": change.get("worker"), "result": None, "finished_at": None}
     try:
-        return job.evolve(state=change.get("state"), attempts=change.get("attempt"), **fields)
+        told = job.evolve(state=change.get("state"), attempts=change.get("attempt"), **fields)
     except errors.InvalidSpec:  # the event is damaged, or of another version
         return job
+    return job if told.state in FINAL else told

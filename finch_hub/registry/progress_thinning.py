@@ -39,9 +39,10 @@ def thin_progress(session: Session, job_id: str, last: int, added: int) -> None:
     ).all()
     steps = [row for row in rows if not _is_of_other_work(row)]
     others = [row for row in rows if _is_of_other_work(row)]
-    kept = {row.seq for row in (*_pick(steps), *_pick(others))}
-    surplus = [row.seq for row in rows if row.seq not in kept]
-    session.execute(sa.delete(job_events).where(job_events.c.job_id == job_id, job_events.c.seq.in_(surplus)))
+    kept = [row.seq for row in (*_pick(steps), *_pick(others))]
+    # The kept ones are named, not the others: a job of an earlier version may have more than a statement can name.
+    is_surplus = (job_events.c.type == "progress", job_events.c.seq.not_in(kept))
+    session.execute(sa.delete(job_events).where(job_events.c.job_id == job_id, *is_surplus))
 
 
 def _is_of_other_work(row: sa.Row[Any]) -> bool:

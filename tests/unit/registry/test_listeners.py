@@ -245,10 +245,11 @@ def test_job_of_which_a_listener_has_not_heard_everything_is_not_pruned(database
         assert jobs.prune(session, beyond=0) == [job.id]
 
 
-def test_state_of_another_version_is_heard_as_the_job_is_now(database: Database) -> None:
+@pytest.mark.parametrize("state", ["hibernating", ["failed"], {}])
+def test_state_that_cannot_be_read_is_heard_as_the_job_is_now(state: object, database: Database) -> None:
+    """The event is of another version, or damaged."""
     register(database, "bell")
     job = registry.submit(database)
     with database.write() as session:
-        unknown = {"state": "hibernating", "attempt": -1}
-        session.execute(sa.update(tables.job_events).values(data=unknown))
+        session.execute(sa.update(tables.job_events).values(data={"state": state, "attempt": 0}))
     assert hear(database) == [(job.id, JobState.QUEUED)]

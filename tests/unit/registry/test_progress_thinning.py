@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import sqlalchemy as sa
 from support import registry
 
 from finch_hub.registry import attempts, jobs
 from finch_hub.registry.database import Database
 from finch_hub.registry.progress_thinning import EVERY, KEPT
+from finch_hub.registry.tables import job_events
+from finch_hub.registry.tables import jobs as jobs_table
 from finch_hub.specs.events import Event, NewEvent
 from finch_hub.specs.jobs import Job
 
@@ -71,6 +74,21 @@ def test_other_work_does_not_take_the_place_of_the_steps(database: Database) -> 
     told = read(database, job)
     assert sum("unit" not in event.data for event in told) == 100
     assert sum("unit" in event.data for event in told) <= KEPT + 1
+
+
+def test_progress_that_was_never_thinned_is_thinned_at_once(database: Database) -> None:
+    """Earlier versions kept all events. PostgreSQL refuses a statement with so many parameters."""
+    job = registry.claimed(database, job_id=registry.submit(database).id)
+    length = 70_000
+    with database.write() as session:
+        steps = [{"step": step, "loss": 1.0} for step in range(length)]
+        row = {"job_id": job.id, "type": "progress", "level": "info", "message": ""}
+        session.execute(sa.insert(job_events), [{**row, "seq": 3 + step["step"], "data": step} for step in steps])
+        session.execute(sa.update(jobs_table).where(jobs_table.c.id == job.id).values(last_seq=3 + length))
+    report(database, job, range(length + 1, length + EVERY + 1))
+    steps_kept = [event.data["step"] for event in read(database, job)]
+    assert KEPT // 2 <= len(steps_kept) <= KEPT + EVERY
+    assert (steps_kept[0], steps_kept[-1]) == (0, length + EVERY)
 
 
 def test_follower_sees_each_event_once(database: Database) -> None:
