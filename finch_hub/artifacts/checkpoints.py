@@ -7,18 +7,16 @@ archive that the next one replaces as a whole. So an attempt that was given up c
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import tarfile
-from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.artifacts.archives import open_archive
 from finch_hub.artifacts.store import ArtifactStore
 
-_FOLDER = "checkpoints"
-_NAME = re.compile(r"(?P<job_id>.+)-(?P<fence>\d+)")
+FOLDER = "checkpoints"
+"""Folder of the store for checkpoints of jobs that have not ended."""
 
 
 def put(store: ArtifactStore, job_id: str, fence: int, checkpoint: Path, *, archive: Path) -> None:
@@ -35,10 +33,10 @@ def put(store: ArtifactStore, job_id: str, fence: int, checkpoint: Path, *, arch
     """
     try:
         _pack(checkpoint, archive)
-        store.put_named(f"{_FOLDER}/{job_id}-{fence}", archive)
+        store.put_named(f"{FOLDER}/{job_id}-{fence}", archive)
     finally:
         archive.unlink(missing_ok=True)
-    _remove(store, (other for other in _find(store) if other[0] == job_id and other[1] < fence))
+    remove(store, job_id, before=fence)
 
 
 def fetch(store: ArtifactStore, job_id: str, folder: Path, *, after: int, before: int) -> bool:
@@ -52,13 +50,13 @@ def fetch(store: ArtifactStore, job_id: str, folder: Path, *, after: int, before
         RefusedArtifact: no checkpoint is whole.
         StoreUnavailable: the store does not answer, or this machine's disk is full.
     """
-    fences = [fence for found, fence in _find(store) if found == job_id and after < fence < before]
+    fences = [fence for fence in _find(store, job_id) if after < fence < before]
     refused: errors.FinchError | None = None
     for fence in sorted(fences, reverse=True):
         archive = folder.with_name(f"{folder.name}-{fence}.tar")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            store.fetch_named(f"{_FOLDER}/{job_id}-{fence}", archive)
+            store.fetch_named(f"{FOLDER}/{job_id}-{fence}", archive)
             _unpack(archive, folder)
         except (errors.MissingArtifact, errors.RefusedArtifact) as error:
             refused = error
@@ -71,33 +69,24 @@ def fetch(store: ArtifactStore, job_id: str, folder: Path, *, after: int, before
     return False
 
 
-def remove(store: ArtifactStore, job_ids: Collection[str]) -> None:
-    """Remove all checkpoints of some jobs.
+def remove(store: ArtifactStore, job_id: str, *, before: int | None = None) -> None:
+    """Remove the checkpoints of a job.
+
+    Args:
+        before: fence of the attempt whose predecessors' checkpoints are removed; None removes all.
 
     Raises:
         StoreUnavailable: the store does not answer.
     """
-    _remove(store, (found for found in _find(store) if found[0] in job_ids))
+    for fence in _find(store, job_id):
+        if before is None or fence < before:
+            store.remove_named(f"{FOLDER}/{job_id}-{fence}")
 
 
-def list_jobs(store: ArtifactStore) -> set[str]:
-    """Return the ids of the jobs with checkpoints.
-
-    Raises:
-        StoreUnavailable: the store does not answer.
-    """
-    return {job_id for job_id, _ in _find(store)}
-
-
-def _find(store: ArtifactStore) -> list[tuple[str, int]]:
-    """Return the job and the fence of each stored checkpoint."""
-    matches = (_NAME.fullmatch(name) for name in store.list_named(_FOLDER))
-    return [(match["job_id"], int(match["fence"])) for match in matches if match]
-
-
-def _remove(store: ArtifactStore, found: Iterable[tuple[str, int]]) -> None:
-    for job_id, fence in found:
-        store.remove_named(f"{_FOLDER}/{job_id}-{fence}")
+def _find(store: ArtifactStore, job_id: str) -> list[int]:
+    """Return the fences of a job's attempts that have stored a checkpoint."""
+    names = (name.rpartition("-") for name in store.list_named(FOLDER))
+    return [int(fence) for found, _, fence in names if found == job_id and fence.isdecimal()]
 
 
 def _pack(checkpoint: Path, archive: Path) -> None:

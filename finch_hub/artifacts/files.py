@@ -61,13 +61,6 @@ class LocalFiles:
         """Remove a file. Ignore a missing one."""
         (self._root / path).unlink(missing_ok=True)
 
-    def list_folders(self, folder: str) -> list[str]:
-        """Return the names of the folders in a folder, none if it is missing."""
-        try:
-            return [path.name for path in (self._root / folder).iterdir() if path.is_dir()]
-        except FileNotFoundError:
-            return []
-
     def remove_folder(self, folder: str) -> None:
         """Remove a folder with all files below it. Ignore a missing one."""
         with contextlib.suppress(FileNotFoundError):
@@ -78,7 +71,7 @@ class LocalFiles:
         return (self._root / folder).is_dir() and any((self._root / folder).iterdir())
 
     def list(self, folder: str) -> list[str]:
-        """Return the names of the files directly in a folder, none if it is missing."""
+        """Return the names of the files and folders directly in a folder, none if it is missing."""
         return [path.name for path in (self._root / folder).iterdir()] if (self._root / folder).is_dir() else []
 
     @contextlib.contextmanager
@@ -145,15 +138,6 @@ class ObjectFiles:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._at(path))
 
-    def list_folders(self, folder: str) -> list[str]:
-        """Return the names of the folders in a folder, none if it is missing."""
-        self._fs.invalidate_cache()
-        try:
-            entries = self._fs.ls(self._at(folder), detail=True)
-        except FileNotFoundError:
-            return []
-        return [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries if entry["type"] == "directory"]
-
     def remove_folder(self, folder: str) -> None:
         """Remove all objects below a folder. Ignore a missing one."""
         self._fs.invalidate_cache()
@@ -166,13 +150,13 @@ class ObjectFiles:
         return bool(self._fs.exists(self._at(folder)))
 
     def list(self, folder: str) -> list[str]:
-        """Return the names of the objects directly in a folder, none if it is missing."""
+        """Return the names of the objects and folders directly in a folder, none if it is missing."""
         self._fs.invalidate_cache()
         try:
-            paths = self._fs.ls(self._at(folder), detail=False)
+            paths = {path.rstrip("/") for path in self._fs.ls(self._at(folder), detail=False)}
         except FileNotFoundError:
             return []
-        return [path.rpartition("/")[2] for path in paths if not path.endswith("/")]
+        return [path.rpartition("/")[2] for path in paths if path != self._at(folder)]  # some stores list the folder
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"

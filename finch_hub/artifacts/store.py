@@ -27,7 +27,6 @@ _CHUNK = 2**20
 _MAX_MANIFEST = 2**20
 _MAX_MARKER = 1024
 _UNUSED_SECONDS = 30 * 86_400.0
-_OUTPUTS = "outputs"
 
 MARKER = "finch-deployment"
 """File of a store that names the deployment that the store belongs to."""
@@ -61,7 +60,8 @@ class ArtifactStore:
     A tree is a folder of files, given by a manifest of blobs. Its blobs are written before the manifest, so no reader
     sees an incomplete tree. Artifacts never change; a second put repairs a damaged one. All reads are verified.
 
-    Files that change have names of their own (see :mod:`finch_hub.artifacts.checkpoints`).
+    Beside them are files and folders with names of their own, which do not stay: checkpoints of unfinished jobs, and
+    outputs that wait for their submitter.
 
     Args:
         url: an fsspec URL (``s3://bucket/prefix``, ``memory://name``) or a local folder.
@@ -293,23 +293,11 @@ class ArtifactStore:
                 if time.time() - folder.stat().st_mtime > unused_seconds:
                     shutil.rmtree(folder)
 
-    def open_output(self, name: str) -> ArtifactStore:
-        """Return the store of one output, below this one. Its artifacts are removed together."""
-        output = copy.copy(self)
-        output._files, output.name = self._files.below(f"{_OUTPUTS}/{name}"), f"{self.name}/{_OUTPUTS}/{name}"
-        return output
-
-    def list_outputs(self) -> list[str]:
-        """Return the names of the outputs."""
-        self.check()
-        with self._translate_errors():
-            return self._files.list_folders(_OUTPUTS)
-
-    def remove_output(self, name: str) -> None:
-        """Remove all artifacts of an output. Ignore a missing one."""
-        self.check()
-        with self._translate_errors():
-            self._files.remove_folder(f"{_OUTPUTS}/{name}")
+    def below(self, folder: str) -> ArtifactStore:
+        """Return a store in a folder of this one. `remove_folder` removes all of its artifacts."""
+        store = copy.copy(self)
+        store._files, store.name = self._files.below(folder), f"{self.name}/{folder}"
+        return store
 
     def remove(self, digest: str) -> None:
         """Remove a blob, even if a tree refers to it. Ignore a missing one."""
@@ -339,7 +327,7 @@ class ArtifactStore:
                 shutil.copyfileobj(stream, out, _CHUNK)
 
     def list_named(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder."""
+        """Return the names of the files and folders in a folder."""
         self.check()
         with self._translate_errors():
             return sorted(self._files.list(folder))
@@ -349,6 +337,12 @@ class ArtifactStore:
         self.check()
         with self._translate_errors():
             self._files.remove(path)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove the folder of a name with all that is in it. Ignore a missing one."""
+        self.check()
+        with self._translate_errors():
+            self._files.remove_folder(path)
 
     def _read(self, stream: BinaryIO) -> bytes:
         with self._translate_errors():

@@ -38,6 +38,7 @@ from finch_hub.specs.events import Event
 from finch_hub.specs.jobs import FINAL, Job, JobSpec, JobState, Requirements
 
 _NUM_EXAMINED = 1000  # newest jobs of the queue that a check reads
+_NUM_IDS = 10_000  # in a statement; PostgreSQL takes 65,535 parameters
 _COPIED = ("spec", "base_key", "priority", "owner", "idempotency_key", "retry_of")  # from a new job to its row
 
 
@@ -206,15 +207,14 @@ def retry(session: Session, job_id: str, *, owner_unfinished: int | None = None)
     return submit_many(session, [new], owner_unfinished=owner_unfinished)[0]
 
 
-def select_unfinished(session: Session, ids: Collection[str]) -> set[str]:
-    """Return the ids of jobs that exist and have not ended."""
-    return set(session.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(ids), jobs.c.finished_at.is_(None))))
-
-
-def select_recent(session: Session, ids: Collection[str], *, seconds: float) -> set[str]:
-    """Return the ids of jobs that exist and have not ended, or not before this many seconds."""
-    is_recent = sa.or_(jobs.c.finished_at.is_(None), jobs.c.finished_at > later(-seconds))
-    return set(session.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(ids), is_recent)))
+def select_unfinished(session: Session, ids: Collection[str], *, ended_within: float = 0.0) -> set[str]:
+    """Return the ids of jobs that exist and have not ended, or ended within so many seconds."""
+    is_wanted = sa.or_(jobs.c.finished_at.is_(None), jobs.c.finished_at > later(-ended_within))
+    names, found = list(ids), set[str]()
+    for start in range(0, len(names), _NUM_IDS):
+        some = jobs.c.id.in_(names[start : start + _NUM_IDS])
+        found.update(session.scalars(sa.select(jobs.c.id).where(some, is_wanted)))
+    return found
 
 
 def list_events(session: Session, job_id: str, *, after: int = 0, limit: int = 500) -> list[Event]:

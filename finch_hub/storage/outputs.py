@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +13,16 @@ from finch_hub.formats.atomic_writes import atomic_file, atomic_folder, check_re
 from finch_hub.formats.finch_record import read_record
 from finch_hub.formats.output_paths import find_existing
 from finch_hub.progress import Meter
-from finch_hub.registry import jobs
 from finch_hub.specs.outputs import OutputPlace, StoredOutput
 
 if TYPE_CHECKING:
     from finch_hub.artifacts.store import ArtifactStore
-    from finch_hub.registry.database import Database
     from finch_hub.specs.jobs import Job, OutputSpec
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_NAME = re.compile(r"([0-9a-zA-Z-]+)-[0-9]+")
-_KEPT_SECONDS = 7 * 86_400.0  # after the end of the job
+
+FOLDER = "outputs"
+"""Folder of the store for outputs that wait for their submitter."""
 
 
 def find_place(out: Path) -> OutputPlace:
@@ -54,7 +53,7 @@ def store_output(made: Path, job: Job, artifacts: ArtifactStore) -> StoredOutput
         StoreUnavailable: the store does not answer, is full or refused.
     """
     name = f"{job.id}-{job.fence}"
-    store = artifacts.open_output(name)
+    store = artifacts.below(f"{FOLDER}/{name}")
     is_folder = made.is_dir()
     digest = store.put_tree(made if is_folder else made.parent)
     return StoredOutput(
@@ -69,14 +68,22 @@ def store_output(made: Path, job: Job, artifacts: ArtifactStore) -> StoredOutput
 def save_output(stored: StoredOutput, out: Path, artifacts: ArtifactStore, *, replace: bool) -> None:
     """Write a stored output to a path, and remove it from the store. All bytes are verified.
 
+    A folder that has the output already is kept: whoever fetched it was killed, or could not remove it from the store.
+
     Raises:
         MissingArtifact: it is no longer in the store.
         RefusedArtifact: the stored bytes have changed.
         Conflict: the path exists and may not be replaced.
         Unavailable: the store does not answer, or the path cannot be written.
     """
+    if replace or read_record(out).get("job") != stored.name.rpartition("-")[0]:
+        _fetch(stored, out, artifacts.below(f"{FOLDER}/{stored.name}"), replace=replace)
+    with contextlib.suppress(errors.StoreUnavailable):  # the output is written, and a sweep removes it later
+        artifacts.remove_folder(f"{FOLDER}/{stored.name}")
+
+
+def _fetch(stored: StoredOutput, out: Path, store: ArtifactStore, *, replace: bool) -> None:
     kind = stored.kind or "output"
-    store = artifacts.open_output(stored.name)
     entries = store.tree(stored.digest)
     if stored.file is not None and stored.file not in entries:
         raise errors.MissingArtifact("file of the output", stored.file)
@@ -89,28 +96,10 @@ def save_output(stored: StoredOutput, out: Path, artifacts: ArtifactStore, *, re
             out.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(out) as temporary:
                 store.save_blob(entries[stored.file].digest, temporary, meter)
-    else:
-        with atomic_folder(out, kind=kind, replace=replace) as folder:
-            for name, entry in entries.items():
-                store.save_blob(entry.digest, folder / name, meter)
-    artifacts.remove_output(stored.name)
-
-
-def remove_old(artifacts: ArtifactStore, database: Database) -> list[str]:
-    """Remove outputs that nobody fetched in the week after their job ended, and return their names.
-
-    Raises:
-        Unavailable: the store or the database does not answer.
-    """
-    names = {name: match[1] for name in artifacts.list_outputs() if (match := _NAME.fullmatch(name))}
-    if not names:
-        return []
-    with database.read() as session:
-        kept = jobs.select_recent(session, set(names.values()), seconds=_KEPT_SECONDS)
-    old = sorted(name for name, job_id in names.items() if job_id not in kept)
-    for name in old:
-        artifacts.remove_output(name)
-    return old
+        return
+    with atomic_folder(out, kind=kind, replace=replace) as folder:
+        for name, entry in entries.items():
+            store.save_blob(entry.digest, folder / name, meter)
 
 
 def _mark(folder: Path) -> str:

@@ -29,7 +29,6 @@ _PRUNE_SECONDS = 300.0  # between two looks at the history, if no job ended here
 _FORGET_SILENT_DAYS = 30
 _FORGET_STOPPED_DAYS = 1
 _TIDY_SECONDS = 600.0
-_SWEEP_CHECKPOINTS_SECONDS = 3600.0  # workers remove what their jobs leave, unless they are killed in that moment
 
 
 class Maintenance:
@@ -59,7 +58,7 @@ class Maintenance:
         self._health = HealthFiles(stores.settings.health_folder)
         self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = self._answered_at = clock.elapsed()
-        self._prune_at = self._tidy_at = self._sweep_checkpoints_at = 0.0
+        self._prune_at = self._tidy_at = 0.0
         self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = False
         self.mismatch: errors.SchemaMismatch | None = None
@@ -168,9 +167,6 @@ class Maintenance:
         if clock.elapsed() >= self._tidy_at:
             self._tidy_at = clock.elapsed() + _TIDY_SECONDS
             self._stores.tidy()
-        if clock.elapsed() >= self._sweep_checkpoints_at:
-            self._sweep_checkpoints_at = clock.elapsed() + _SWEEP_CHECKPOINTS_SECONDS
-            self._attempt_source.sweep_checkpoints()
 
     def _prune(self) -> None:
         days, max_jobs = self._settings.history_days, self._settings.history_jobs

@@ -21,7 +21,7 @@ from finch_hub.registry import attempts, claims, deployment, jobs, outbox, place
 from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
-from finch_hub.storage import outputs
+from finch_hub.storage.store_sweep import sweep_store
 from finch_hub.storage.stores import open_stores
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.hostname import find_hostname
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 _OPEN_CLAIM_SECONDS = 1.0  # until the database is asked again what a claim took
 _LOOK_SECONDS = 15.0  # between looks of idle slots, and so what a lost message costs
-_CLEAN_SECONDS = 3600.0  # between looks for outputs that nobody fetched
+_SWEEP_STORE_SECONDS = 3600.0
 _RETRY_SECONDS = 1.0  # at least, until a worker that is not ready tries again
 _LOCKED_SECONDS = 0.05  # longer than any transaction that locks the row of a queued job
 
@@ -163,7 +163,7 @@ class Worker:
             ending.callback(consumer.pool.on_stop)
             ending.callback(self._attempt_source.stopping.set)
             log.info("start", extra={"slots": len(self._slots), "queues": ",".join(self._queues)})
-            for work in (self._look, self._remove_old_outputs):
+            for work in (self._look, self._sweep_store):
                 threading.Thread(target=work, name=work.__name__, daemon=True).start()
             consumer.start()
         if self._maintenance.mismatch is not None:
@@ -270,17 +270,17 @@ class Worker:
             if self._attempt_source.stopping.wait(wait):
                 return
 
-    def _remove_old_outputs(self) -> None:
-        """Remove outputs that nobody fetched, now and then. A store that hangs keeps nothing else from going on."""
+    def _sweep_store(self) -> None:
+        """Remove what jobs left in the store, now and then. A store that hangs keeps nothing else from going on."""
         while True:
             try:
-                if names := outputs.remove_old(self._stores.artifacts, self._stores.database):
-                    log.info("remove_outputs", extra={"outputs": ",".join(names)})
+                if removed := sweep_store(self._stores.artifacts, self._stores.database):
+                    log.info("sweep_store", extra={"paths": ",".join(removed)})
             except errors.FinchError as error:
-                log.warning("remove_outputs", extra={"error": error})
+                log.warning("sweep_store", extra={"error": error})
             except Exception:
-                log.exception("remove_outputs")
-            if self._attempt_source.stopping.wait(_CLEAN_SECONDS):
+                log.exception("sweep_store")
+            if self._attempt_source.stopping.wait(_SWEEP_STORE_SECONDS):
                 return
 
     def _run(self, attempt: Attempt | AttemptGroup, slot: Slot) -> None:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import logging
 from concurrent.futures import Future
 from pathlib import Path
 
-from finch_hub import errors
 from finch_hub.artifacts import checkpoints
-from finch_hub.registry import jobs
 from finch_hub.specs.jobs import FINAL, Job
-from finch_hub.storage.stores import Stores
 from finch_hub.workers.runs.channel import CHECKPOINTS
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
-
-log = logging.getLogger(__name__)
 
 
 class SharedCheckpoint:
@@ -68,13 +62,13 @@ class SharedCheckpoint:
             self._wait(until)
 
     def end(self, job: Job) -> None:
-        """Remove the copies of a job that has ended, in another thread. If it fails, :func:`sweep` removes them."""
+        """Remove the copies of a job that has ended, in another thread. If it fails, the sweep of the store does so."""
         if job.state in FINAL and (self._has_copied or self.is_expected):
             copying = [] if self._copying is None else [self._copying]
 
             def remove() -> None:
                 concurrent.futures.wait(copying)
-                checkpoints.remove(self._store, [job.id])
+                checkpoints.remove(self._store, job.id)
 
             self._context.blocking_calls.start(remove)
 
@@ -113,16 +107,3 @@ class SharedCheckpoint:
         if error is not None:
             self._files = []
         return True
-
-
-def sweep(stores: Stores) -> None:
-    """Remove the copies of jobs that have ended. What fails is logged, and done by the next sweep."""
-    try:
-        if job_ids := checkpoints.list_jobs(stores.artifacts):
-            with stores.database.read() as session:
-                unfinished = jobs.select_unfinished(session, job_ids)
-            checkpoints.remove(stores.artifacts, job_ids - unfinished)
-    except errors.FinchError as error:
-        log.warning("sweep_checkpoints", extra={"error": error})
-    except Exception:
-        log.exception("sweep_checkpoints")

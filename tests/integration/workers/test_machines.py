@@ -142,7 +142,7 @@ def test_outputs_reach_the_machine_of_the_submitter(
             assert export.save(tmp_path / "elsewhere") == tmp_path / "elsewhere"
             assert (tmp_path / "elsewhere" / "adapter.gguf").exists()
             assert export.report().model_dump()["file"] == str(tmp_path / "gguf" / "adapter.gguf")
-            assert machines.artifacts.list_outputs() == []
+            assert machines.artifacts.list_named(outputs.FOLDER) == []
         here = hub.export("birds", tmp_path / "here")
         assert here.wait().result == here.refresh().result
         assert not here.has_output()

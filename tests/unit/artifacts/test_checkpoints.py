@@ -163,10 +163,10 @@ def test_checkpoint_that_is_removed_while_it_is_read_is_not_stored(
     assert not (tmp_path / "archive.tar").exists()
 
 
-def test_checkpoints_of_ended_jobs_are_removed(store: ArtifactStore, tmp_path: Path) -> None:
-    assert checkpoints.list_jobs(store) == set()
+def test_checkpoints_of_one_job_are_removed(store: ArtifactStore, tmp_path: Path) -> None:
+    checkpoints.remove(store, "job")
     for job in ("job", "job-1", "other"):
         put(store, tmp_path, 1, 10, job=job)
-    assert checkpoints.list_jobs(store) == {"job", "job-1", "other"}
-    checkpoints.remove(store, ["job", "other", "unknown"])
-    assert checkpoints.list_jobs(store) == {"job-1"}
+    put(store, tmp_path, 2, 10, job="job-1")
+    checkpoints.remove(store, "job")
+    assert store.list_named(checkpoints.FOLDER) == ["job-1-2", "other-1"]

@@ -256,3 +256,13 @@ def test_stored_specification_with_unusual_values_does_not_warn_again(database: 
     job = registry.submit(database, spec=spec)
     stored = registry.get(database, job).spec
     assert train.KIND.spec_of(stored) == spec  # warnings are errors here
+
+
+def test_unfinished_jobs_are_found_among_any_number_of_names(database: Database) -> None:
+    """PostgreSQL refuses a statement with so many parameters."""
+    ended, unfinished = registry.submit(database), registry.submit(database)
+    registry.cancel(database, ended)
+    names = [ended.id, *map(str, range(70_000)), unfinished.id]
+    with database.read() as session:
+        assert jobs.select_unfinished(session, names) == {unfinished.id}
+        assert jobs.select_unfinished(session, names, ended_within=60.0) == {ended.id, unfinished.id}

@@ -7,16 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from support import registry
 
 from finch_hub import errors, progress
 from finch_hub.artifacts.store import ArtifactStore
-from finch_hub.formats.finch_record import write_record
-from finch_hub.registry import tables
-from finch_hub.registry.database import Database
-from finch_hub.registry.types import later
-from finch_hub.specs.jobs import Job, MergeSpec, Parent
+from finch_hub.formats.finch_record import sign_record, write_record
+from finch_hub.specs.jobs import MergeSpec, Parent
 from finch_hub.specs.outputs import OutputPlace, StoredOutput
 from finch_hub.storage import outputs
 
@@ -81,12 +76,12 @@ def test_same_path_elsewhere_is_not_here(difference: str, tmp_path: Path, monkey
 def test_output_is_fetched_whole_and_then_removed(artifacts: ArtifactStore, made: Path, tmp_path: Path) -> None:
     stored = outputs.store_output(made, JOB, artifacts)
     assert stored.bytes == sum(map(len, contents(made).values()))
-    assert artifacts.list_outputs() == [stored.name] == ["0198-abc-2"]
+    assert artifacts.list_named(outputs.FOLDER) == [stored.name] == ["0198-abc-2"]
     assert artifacts.is_empty, "no artifact of the registry is among them"
     out = tmp_path / "new" / "merged"
     outputs.save_output(stored, out, artifacts, replace=False)
     assert contents(out) == contents(made)
-    assert artifacts.list_outputs() == []
+    assert artifacts.list_named(outputs.FOLDER) == []
     with pytest.raises(errors.MissingArtifact):
         outputs.save_output(stored, out, artifacts, replace=True)
     assert contents(out) == contents(made)
@@ -123,7 +118,7 @@ def test_output_replaces_an_earlier_one_on_request_only(artifacts: ArtifactStore
     again = outputs.store_output(made, JOB, artifacts)
     with pytest.raises(errors.Conflict, match="not an earlier merged model"):
         outputs.save_output(again, tmp_path / "mine", artifacts, replace=True)
-    assert artifacts.list_outputs() == [again.name]
+    assert artifacts.list_named(outputs.FOLDER) == [again.name]
 
 
 def test_output_of_one_file_is_one_file(artifacts: ArtifactStore, tmp_path: Path) -> None:
@@ -137,33 +132,38 @@ def test_output_of_one_file_is_one_file(artifacts: ArtifactStore, tmp_path: Path
 def test_damaged_output_is_refused_and_kept(made: Path, tmp_path: Path) -> None:
     artifacts = ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache")
     stored = outputs.store_output(made, JOB, artifacts)
-    digest = artifacts.open_output(stored.name).tree(stored.digest)["model.safetensors"].digest
+    digest = artifacts.below(f"{outputs.FOLDER}/{stored.name}").tree(stored.digest)["model.safetensors"].digest
     blob = next((tmp_path / "store" / "outputs").rglob(digest))
     blob.chmod(0o644)
     blob.write_bytes(b"other")
     with pytest.raises(errors.RefusedArtifact, match="storage is damaged"):
         outputs.save_output(stored, tmp_path / "out", artifacts, replace=False)
     assert not (tmp_path / "out").exists()
-    assert artifacts.list_outputs() == [stored.name]
+    assert artifacts.list_named(outputs.FOLDER) == [stored.name]
 
 
-def test_outputs_that_nobody_fetched_are_removed_a_week_after_their_job(
-    artifacts: ArtifactStore, made: Path, database: Database
+def test_output_that_the_store_does_not_remove_is_written_all_the_same(
+    artifacts: ArtifactStore, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def end(*, days: float) -> Job:
-        job = registry.claimed(database, job_id=registry.submit(database).id)
-        registry.succeed(database, job, report={})
-        with database.write() as session:
-            ended = {"finished_at": later(-days * 86_400)}
-            session.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job.id).values(**ended))
-        return job
+    def refuse(path: str) -> None:
+        raise errors.StoreUnavailable("read-only")
 
-    running = registry.claimed(database, job_id=registry.submit(database).id)
-    stored = {
-        name: outputs.store_output(made, job, artifacts).name
-        for name, job in {"running": running, "recent": end(days=6.9), "old": end(days=7.1), "deleted": JOB}.items()
-    }
-    artifacts.open_output("ünknown id-1").put(b"of somebody else")
-    assert outputs.remove_old(artifacts, database) == sorted([stored["old"], stored["deleted"]])
-    assert sorted(artifacts.list_outputs()) == sorted([stored["running"], stored["recent"], "ünknown id-1"])
-    assert outputs.remove_old(artifacts, database) == []
+    stored = outputs.store_output(made, JOB, artifacts)
+    monkeypatch.setattr(artifacts, "remove_folder", refuse)
+    outputs.save_output(stored, tmp_path / "out", artifacts, replace=False)
+    assert contents(tmp_path / "out") == contents(made)
+
+
+def test_output_that_was_fetched_before_is_kept(artifacts: ArtifactStore, made: Path, tmp_path: Path) -> None:
+    """Whoever fetched it was killed before it could remove the output from the store."""
+    sign_record(made, JOB.id)
+    stored = outputs.store_output(made, JOB, artifacts)
+    outputs.save_output(stored, tmp_path / "out", artifacts, replace=False)
+    (tmp_path / "out" / "notes").write_text("added by its user")
+    assert outputs.store_output(made, JOB, artifacts) == stored
+    outputs.save_output(stored, tmp_path / "out", artifacts, replace=False)
+    assert (tmp_path / "out" / "notes").exists()
+    assert artifacts.list_named(outputs.FOLDER) == []
+    other = outputs.store_output(made, SimpleNamespace(id="0198-def", fence=1), artifacts)  # type: ignore[arg-type]
+    with pytest.raises(errors.Conflict, match="replace=True"):
+        outputs.save_output(other, tmp_path / "out", artifacts, replace=False)

@@ -30,15 +30,12 @@ class Worker:
     def __init__(
         self, database: Database, home: Path, *, name: str = "one", is_on_demand: bool = False, **changes: Any
     ) -> None:
-        self.ended = self.checkpoint_sweeps = 0
+        self.ended = 0
         self.is_busy = False
         self.is_answered = True
         self.held: frozenset[str] = frozenset()
         self.claims = SimpleNamespace(
-            is_draining=False,
-            renew_leases=self._renew_leases,
-            sweep_checkpoints=self._sweep_checkpoints,
-            readiness=SimpleNamespace(remark=None),
+            is_draining=False, renew_leases=self._renew_leases, readiness=SimpleNamespace(remark=None)
         )
         in_force = settings.load(home=home, broker_url="redis://127.0.0.1:1", **changes)
         with database.write() as session:
@@ -73,9 +70,6 @@ class Worker:
     def _renew_leases(self) -> frozenset[str]:
         self._dispatch_due()
         return self.held
-
-    def _sweep_checkpoints(self) -> None:
-        self.checkpoint_sweeps += 1
 
     def _dispatch_due(self) -> None:
         if not self.is_answered:
@@ -220,18 +214,6 @@ def test_looks_at_their_usual_distance_let_no_sweep_wait(
         now += 1.1  # the longest wait
         worker.maintenance._look(now)
     assert registry.get(database, job).state is JobState.QUEUED
-
-
-def test_checkpoints_of_ended_jobs_are_looked_for_once_an_hour(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr(clock, "elapsed", lambda: now)
-    worker = Worker(database, tmp_path)
-    for seconds, sweeps in ((0.0, 1), (3599.0, 1), (1.0, 2)):
-        now += seconds
-        worker.maintenance._sweep()
-        assert worker.checkpoint_sweeps == sweeps
 
 
 def test_worker_whose_database_got_another_schema_claims_nothing_and_ends_after_its_jobs(

@@ -10,17 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import registry
 from support.fleet import wait_until
-from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.artifacts import checkpoints
 from finch_hub.artifacts.store import ArtifactStore
-from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, JobState
 from finch_hub.workers.runs.channel import CHECKPOINTS
-from finch_hub.workers.supervision import clock, shared_checkpoint
+from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
 from finch_hub.workers.supervision.shared_checkpoint import SharedCheckpoint
 from finch_hub.workers.supervision.work_folders import WorkFolders
@@ -244,27 +241,3 @@ def test_hub_of_one_machine_has_no_copies(
         shared.end(job.evolve(state=JobState.SUCCEEDED))
         assert not (tmp_path / "store").exists()
         machine.calls.close()
-
-
-def test_sweep_removes_the_copies_of_jobs_that_ended_or_are_unknown(
-    database: Database, tmp_path: Path, store: ArtifactStore
-) -> None:
-    running, ended = registry.submit(database), registry.submit(database)
-    registry.cancel(database, ended)
-    checkpoint = tmp_path / "step-00000010"
-    checkpoint.mkdir()
-    (checkpoint / "state.json").touch()
-    for job_id in (running.id, ended.id, "unknown"):
-        checkpoints.put(store, job_id, 1, checkpoint, archive=tmp_path / "archive")
-    stores: Any = SimpleNamespace(artifacts=store, database=database)
-    shared_checkpoint.sweep(stores)
-    assert stored(store) == [f"{running.id}-1"]
-
-
-def test_sweep_that_fails_says_so(database: Database, caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(folder: str) -> None:
-        raise errors.StoreUnavailable("away")
-
-    stores: Any = SimpleNamespace(artifacts=SimpleNamespace(list_named=refuse), database=database)
-    shared_checkpoint.sweep(stores)
-    assert [(said["action"], said["error"]) for said in list_said(caplog)] == [("sweep_checkpoints", "away")]
