@@ -78,7 +78,9 @@ def test_machines_share_jobs_and_artifacts_and_are_drained_and_stopped(machines:
         base = BaseModelSource(source=str(tiny_folder))
         return machines.submit(TrainSpec(adapter=name, base=base, train=digest, training=training))
 
+    machines.artifacts.below(f"{outputs.FOLDER}/unknown-1").put(b"of a job that was deleted")
     first = machines.start("first", finch_home=str(machines.folder / "home-1"))
+    wait_until(lambda: machines.artifacts.list_named(outputs.FOLDER) == [], "the sweep of the store")
     seeds = train("seeds")
     assert machines.wait(seeds).worker == "first"
     second = machines.start("second", finch_home=str(machines.folder / "home-2"))

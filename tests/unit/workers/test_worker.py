@@ -362,3 +362,26 @@ def test_defect_while_a_message_is_passed_on_does_not_cost_the_claimed_job(
     monkeypatch.setattr(worker, "_run", lambda attempt, slot: ran.extend(attempt.job_ids))
     worker._wake(unfit.id)
     assert ran == [fit.id]
+
+
+@pytest.mark.parametrize("error", [errors.StoreUnavailable("away"), ValueError("away")])
+def test_sweep_of_a_store_that_fails_says_so_and_is_made_again(
+    error: Exception, worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes = iter([error, ["outputs/unknown-1"]])
+
+    def sweep(*_: object) -> list[str]:
+        match next(outcomes):
+            case list() as removed:
+                worker._attempt_source.stopping.set()
+                return removed
+            case failure:
+                raise failure
+
+    monkeypatch.setattr(module, "sweep_store", sweep)
+    monkeypatch.setattr(module, "_SWEEP_STORE_SECONDS", 0.0)
+    caplog.set_level("INFO")
+    worker._sweep_store()
+    failed, done = [said for said in list_said(caplog) if said["action"] == "sweep_store"]
+    assert "away" in f"{failed}"
+    assert done["paths"] == "outputs/unknown-1"
