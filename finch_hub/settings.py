@@ -195,7 +195,7 @@ class Settings(pydantic_settings.BaseSettings):
             raise ValueError("is not a broker URL; use redis://:PASSWORD@HOST:6379/0")
         return value
 
-    @pydantic.field_validator("metrics_folder")
+    @pydantic.field_validator("metrics_folder", "health_folder")
     @classmethod
     def _expanded(cls, value: Path | None) -> Path | None:
         return None if value is None else expand_home(value).absolute()

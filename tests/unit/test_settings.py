@@ -77,6 +77,13 @@ def test_tilde_stays_in_paths_of_users_without_a_home_folder(monkeypatch: pytest
     assert settings.expand_home("~/birds") == Path("/home/finch/birds")
 
 
+def test_tilde_in_folders_is_the_home_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/finch")
+    found = settings.load(home="~/hub", metrics_folder="~/metrics", health_folder="~/health")
+    places = (found.home, found.metrics_folder, found.health_folder)
+    assert places == tuple(Path(f"/home/finch/{name}") for name in ("hub", "metrics", "health"))
+
+
 def test_binary_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "finch.toml").write_bytes(b"idle_seconds = '\xff'")
     with pytest.raises(errors.InvalidSpec, match=r"finch.toml: is not valid TOML"):

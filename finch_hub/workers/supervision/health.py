@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 
 from finch_hub import errors
@@ -10,12 +11,16 @@ from finch_hub.registry import workers
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
 
+log = logging.getLogger(__name__)
+
 ALIVE = "alive"
 READY = "ready"
 
 
 class HealthFiles:
     """Files of one worker whose ages tell its health. To ask for them takes milliseconds and no database.
+
+    A worker goes on if it cannot write them later. Its probes see that they are old.
 
     Args:
         folder: folder of the files; None writes none.
@@ -25,28 +30,40 @@ class HealthFiles:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
-        if folder is None:
-            return
+        self._folder, self._is_in_trouble = folder, False
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.report_ready(False)  # a worker that was killed may have left the file
-            self.report_alive()
+            self._write(READY, False)  # a worker that was killed may have left the file
+            self._write(ALIVE, True)
         except OSError as error:
             what = f"cannot write to {folder}: {error.strerror}"
             raise errors.InvalidSpec(what, where="FINCH_HEALTH_FOLDER", fix="choose another folder") from None
 
     def report_alive(self) -> None:
         """Report that the worker goes on, whether or not others answer it."""
-        if self._folder is not None:
-            (self._folder / ALIVE).touch()
+        self._try_to_write(ALIVE, True)
 
     def report_ready(self, is_ready: bool) -> None:
         """Report whether the database has the worker's heartbeat and the worker accepts jobs."""
-        if self._folder is not None and is_ready:
-            (self._folder / READY).touch()
-        elif self._folder is not None:
-            (self._folder / READY).unlink(missing_ok=True)
+        self._try_to_write(READY, is_ready)
+
+    def _try_to_write(self, name: str, exists: bool) -> None:
+        try:
+            self._write(name, exists)
+        except OSError as error:
+            if not self._is_in_trouble:
+                log.warning("health", extra={"error": error})
+            self._is_in_trouble = True
+        else:
+            self._is_in_trouble = False
+
+    def _write(self, name: str, exists: bool) -> None:
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
+        if exists:
+            (self._folder / name).touch()
+        else:
+            (self._folder / name).unlink(missing_ok=True)
 
 
 def find_living(settings: Settings, hostname: str) -> list[str]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,6 +126,24 @@ def test_health_folder_that_cannot_be_written_is_refused(database: Database, tmp
     (tmp_path / "file").touch()
     with pytest.raises(errors.InvalidSpec, match=r"FINCH_HEALTH_FOLDER: cannot write to .*file.*Not a directory"):
         Worker(database, tmp_path, health_folder=tmp_path / "file" / "health")
+
+
+def test_worker_goes_on_without_its_health_folder(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "health"
+    worker = Worker(database, tmp_path, health_folder=folder)
+    shutil.rmtree(folder)
+    worker.maintenance._report()
+    assert (folder / "ready").exists()
+    shutil.rmtree(folder)
+    folder.touch()  # no folder can be made there
+    with database.write() as session:
+        workers.request_state(session, "one", "stopping")
+    worker.maintenance.start()
+    wait_until(lambda: worker.ended > 0, "the request to be followed", 20.0)
+    worker.maintenance.close()
+    assert [said["action"] for said in list_said(caplog)].count("health") == 1
 
 
 def test_history_with_nothing_to_delete_is_left_alone_for_a_while(
