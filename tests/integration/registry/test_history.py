@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from support import registry
 
-from finch_hub.registry import attempts, claims, datasets, jobs, outbox, queue_status, tables, types, values
+from finch_hub.registry import attempts, claims, datasets, jobs, listeners, outbox, queue_status, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import JobState, Requirements
 
@@ -167,6 +167,29 @@ def test_queueing_of_a_dependent_reads_few_jobs(history: Database) -> None:
     assert any("ix_jobs_own_turns" in plan for plan in plans)
     for plan in plans:
         assert not re.search(r"Seq Scan on jobs|SCAN (jobs|following)(?! USING)", plan), plan
+
+
+@pytest.mark.parametrize("number", [20, 2000])
+def test_listener_reads_only_what_it_is_to_hear(number: int, history: Database) -> None:
+    with history.write() as session:
+        listeners.register(session, ["bell"])
+        jobs.submit_many(session, [values.NewJob.of_spec(registry.merge_spec())] * number)
+    if not history.is_sqlite:
+        vacuum(history)
+
+    def hear(session: Session) -> None:
+        assert listeners.has_due(session, "bell", "a")
+        changes = listeners.take(session, "bell", "a", limit=10)
+        assert len(changes) == 10
+        listeners.record_success(session, "bell", changes[1:])
+        listeners.record_failure(session, "bell", changes[0], "no bell")
+
+    plans = plans_of(history, hear, "announcements")
+    assert plans
+    for plan in plans:
+        assert not re.search(r"Seq Scan on (jobs|events)|SCAN (jobs|events|announcements)", plan), plan
+        if number == 2000:
+            assert not re.search(r"Sort|ORDER BY", plan), plan
 
 
 def plans_of(database: Database, query: Callable[[Session], Any], table: str = "jobs") -> list[str]:
