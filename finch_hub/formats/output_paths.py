@@ -9,6 +9,7 @@ from pathlib import Path
 from finch_hub import errors
 
 _FIX = "name a new folder"
+_SUFFIX = "0" * 16  # as long as the longest one of the temporary names in `atomic_writes`
 
 
 def find_output(out: str | Path) -> Path:
@@ -21,15 +22,16 @@ def find_output(out: str | Path) -> Path:
     try:
         path = Path(os.path.abspath(os.path.expanduser(out)))  # noqa: PTH100, PTH111 - resolve() would follow links
         str(path).encode()  # databases store no other text
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            path.lstat()
+        parent = find_existing(path.parent)
+        for name in (*path.relative_to(parent).parts, f".{path.name}.{_SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                (parent / name).lstat()  # a name within a folder that is missing could be of any length
     except UnicodeEncodeError:
         raise errors.InvalidSpec("is not UTF-8", where=errors.printable(str(out)), fix="choose another name") from None
     except OSError as error:  # the name is too long, a folder may not be entered, or the working directory is gone
         what = f"cannot be used: {error.strerror}"
         raise errors.InvalidSpec(what, where=str(out), fix="choose another path") from None
     refuse_protected(path)
-    parent = find_existing(path.parent)
     if not parent.is_dir():
         raise errors.InvalidSpec(f"{parent} is not a folder", where=str(path), fix=_FIX)
     if not os.access(parent, os.W_OK | os.X_OK):

@@ -9,7 +9,7 @@ import pytest
 
 from finch_hub import errors
 from finch_hub.formats import output_paths
-from finch_hub.formats.atomic_writes import atomic_folder
+from finch_hub.formats.atomic_writes import atomic_file, atomic_folder
 
 
 @pytest.fixture
@@ -56,7 +56,9 @@ def test_folder_that_an_output_must_not_replace_is_refused_by_all_writers(out: s
 
 def test_path_that_the_system_cannot_have_is_refused(working: Path) -> None:
     (working / "loop").symlink_to("loop")
-    for out, what in (("x" * 300, "File name too long"), ("loop/out", "symbolic links"), ("a\udcff", "is not UTF-8")):
+    too_long = ["x" * 300, f"new/{'x' * 300}", f"new/{'x' * 300}/out", "x" * 240]  # of the last, the temporary name
+    refused = [*((out, "File name too long") for out in too_long), ("loop/out", "symbolic links")]
+    for out, what in (*refused, ("a\udcff", "is not UTF-8")):
         with pytest.raises(errors.InvalidSpec, match=what):
             output_paths.find_output(out)
     (working / "loop").unlink()
@@ -64,6 +66,17 @@ def test_path_that_the_system_cannot_have_is_refused(working: Path) -> None:
     with pytest.raises(errors.InvalidSpec, match="cannot be used: No such file"):
         output_paths.find_output("relative")
     assert output_paths.find_output("~/out").name == "out"
+
+
+def test_path_of_the_longest_name_can_be_written(working: Path) -> None:
+    with pytest.raises(errors.InvalidSpec, match="File name too long"):
+        output_paths.find_output("x" * 238)
+    out = output_paths.find_output("x" * 237)
+    with atomic_file(out) as file:
+        file.touch()
+    out.unlink()
+    with atomic_folder(out, kind="test") as folder:
+        (folder / "file").touch()
 
 
 def test_other_folders_become_absolute(working: Path) -> None:
