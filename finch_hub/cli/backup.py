@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 from typing import TYPE_CHECKING
 
@@ -27,9 +26,8 @@ def backup(folder: str, replace: bool, quiet: bool, as_json: bool) -> None:
     artifact is missing or damaged, the backup is finished without it and the exit code is 10.
     """
     from finch_hub import errors
-    from finch_hub.progress import listen
 
-    with output.open_hub() as hub, contextlib.nullcontext() if quiet else listen(progress.show_advance):
+    with output.open_hub() as hub, progress.show_advances(quiet=quiet):
         report = hub.back_up(folder, replace=replace)
     output.emit(report, as_json, lambda: _describe(report))
     output.suggest("Restore it into a new hub", f"restore {shlex.quote(folder)}", as_json)

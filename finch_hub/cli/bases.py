@@ -10,7 +10,6 @@ import click
 
 from finch_hub.cli import output
 from finch_hub.display import progress, tables
-from finch_hub.progress import listen
 
 if TYPE_CHECKING:
     from finch_hub.registry import values
@@ -36,7 +35,7 @@ def add(
     SOURCE is a folder of safetensors, a GGUF file, or a Hugging Face id. A GGUF file is converted once. Code that comes
     with a model never runs.
     """
-    with output.open_hub() as hub, listen(progress.show_advance):
+    with output.open_hub() as hub, progress.show_advances():
         show = functools.partial(click.echo, err=True)
         base = hub.bases.add(source, name=name, public_id=public_id, revision=revision, replace=replace, progress=show)
     summary = f"{base.architecture}, {base.parameters:,} parameters, in {base.path}"

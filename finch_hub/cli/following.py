@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ import click
 from finch_hub.cli import output
 from finch_hub.cli.output import Command
 from finch_hub.display import progress, reports
-from finch_hub.progress import listen
 
 if TYPE_CHECKING:
     from finch_hub.hub.jobs import JobHandle
@@ -54,7 +52,7 @@ def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> 
         output.suggest(f"Submitted job {job.id} ({job.state}). Follow it", f"jobs watch {job.id}")
         return
     watch(handle, quiet=quiet)
-    with contextlib.nullcontext() if quiet else listen(progress.show_advance):
+    with progress.show_advances(quiet=quiet):
         result, report = handle.result(), handle.report()
     value = {"job": handle.refresh(), "result": result, "report": report}
     output.emit(value, as_json, lambda: reports.draw_result(result, report))

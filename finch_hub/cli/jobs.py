@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -100,9 +99,7 @@ def save(job_id: str, out: str | None, replace: bool | None, quiet: bool) -> Non
     The output waits in the artifact store for a week, and is removed when it was fetched. The command waits for the job
     first.
     """
-    from finch_hub.progress import listen
-
-    with output.open_hub() as hub, contextlib.nullcontext() if quiet else listen(progress.show_advance):
+    with output.open_hub() as hub, progress.show_advances(quiet=quiet):
         path = hub.jobs.get(job_id).save(out, replace=replace)
     click.echo(f"Wrote the output of job {job_id} to {path}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import click
@@ -24,9 +23,7 @@ def restore(folder: str, quiet: bool, as_json: bool) -> None:
     The hub is that of the settings, on either database. It must have no rows and no running workers. Everything in
     FOLDER is checked first. After an interruption, run the command again.
     """
-    from finch_hub.progress import listen
-
-    with output.open_hub() as hub, contextlib.nullcontext() if quiet else listen(progress.show_advance):
+    with output.open_hub() as hub, progress.show_advances(quiet=quiet):
         report = hub.restore(folder)
     output.emit(report, as_json, lambda: _describe(report))
     for name, path in report.absent_bases.items():

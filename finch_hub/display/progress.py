@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from finch_hub import errors
 from finch_hub.display import reports, tables
+from finch_hub.progress import Advance, listen
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
-    from finch_hub.progress import Advance
     from finch_hub.specs.events import Event, NewEvent
 
 PLAIN_SECONDS = 5.0
@@ -121,8 +122,14 @@ class RowCounter:
             tables.console(stderr=True).print(f"- read {rows:,} rows")
 
 
-def show_advance(advance: Advance) -> None:
-    """Write how far some work of this process is."""
+@contextlib.contextmanager
+def show_advances(*, quiet: bool = False) -> Iterator[None]:
+    """Write how far the work is that this thread does in the `with` block, unless it is to be quiet."""
+    with contextlib.nullcontext() if quiet else listen(_show_advance):
+        yield
+
+
+def _show_advance(advance: Advance) -> None:
     from finch_hub.specs.events import NewEvent
 
     tables.console(stderr=True).print(draw_event(NewEvent.advance(advance)))

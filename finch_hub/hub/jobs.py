@@ -138,7 +138,8 @@ class JobHandle:
             worker = self._job.worker or "its worker"
             raise errors.Conflict(f"the output of job {self.id} is not in the store: {worker} wrote it to {spec.out}")
         if out is None and not outputs.is_here(spec):
-            raise errors.InvalidSpec("the job was submitted elsewhere", where=f"job {self.id}", fix="name a folder")
+            what = "the job was submitted on another machine, or before this one was restarted"
+            raise errors.InvalidSpec(what, where=f"job {self.id}", fix="name a folder")
         path = find_output(spec.out if out is None else out)
         try:
             outputs.save_output(
