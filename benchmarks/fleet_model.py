@@ -1,10 +1,10 @@
 """What a fleet of workers asks of PostgreSQL and of the broker in a minute, idle and busy, by how many jobs wait.
 
-It simulates minutes of 100 workers with 8 slots each. Every statement is one of the registry's own, on a real server, at
-the moments at which a worker sends it. Only the time between them is left out, and the work of the jobs.
+It simulates minutes of 100 workers with 8 slots each. The statements are the registry's own, on a real server, in the
+order and at the rate of real workers. The time between them and the work of the jobs are left out.
 
-A fleet that scales asks for no more when more jobs wait: each figure with a million queued jobs stands beside the same
-one with ten thousand. `ratio` is the smallest share of the two, of statements and of WAL.
+A fleet that scales asks for no more if more jobs wait: the figures beside a million queued jobs stand next to those
+beside ten thousand. `ratio` is the smallest quotient of the two, of statements and of WAL.
 """
 
 from __future__ import annotations
@@ -31,8 +31,19 @@ from support import services
 from support.fleet import Broker
 
 from finch_hub import settings
-from finch_hub.registry import attempts, claims, deployment, jobs, outbox, settlements, values, workers
-from finch_hub.registry.database import Database
+from finch_hub.registry import (
+    attempts,
+    claims,
+    deployment,
+    jobs,
+    listeners,
+    outbox,
+    schema_revisions,
+    settlements,
+    values,
+    workers,
+)
+from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import ExportSpec, Job, Requirements
@@ -48,6 +59,7 @@ PRUNE_SECONDS = 300.0
 MISFITS = 20  # groups of jobs with other needs, for which no worker has the label
 WARM_UP_SECONDS = 20.0  # before the minute that is measured
 GIBIBYTE = 2**30
+DAY_SECONDS = 86_400.0
 
 
 @dataclass
@@ -60,7 +72,7 @@ class Cost:
     """
 
     statements: int
-    transactions: int
+    commits: int
     wal_bytes: int
     messages: int
     opened: int
@@ -115,7 +127,7 @@ class Worker:
             claimed = self._claim(session)
         self._add(claimed)
 
-    def _claim(self, session: sa.orm.Session) -> Job | None:
+    def _claim(self, session: Session) -> Job | None:
         return claims.claim(
             session, worker=self.name, lease_seconds=LEASE_SECONDS, capabilities=self.capabilities, warm_base=None
         )
@@ -134,16 +146,18 @@ class Worker:
 
     def report(self) -> None:
         with self.database.write() as session:
+            schema_revisions.check(schema_revisions.read(session), "")
             workers.heartbeat(session, self.name, self.instance)
 
     def sweep(self) -> None:
         with self.database.write() as session:
             attempts.expire_leases(session, values.RetryPolicy(), held=self.running)
-            workers.forget(session, older_than=30 * 86_400)
+            workers.forget(session, silent=30 * DAY_SECONDS, stopped=DAY_SECONDS)
+            listeners.forget(session)
 
     def prune(self) -> None:
         with self.database.write() as session:
-            jobs.prune(session, older_than=90 * 86_400, beyond=None)
+            jobs.prune(session, older_than=90 * DAY_SECONDS, beyond=None)
 
     def look(self) -> None:
         """Let the idle slots look for jobs."""
@@ -179,6 +193,8 @@ class Model:
         self._server = psycopg.connect(
             sa.make_url(url).set(drivername="postgresql").render_as_string(hide_password=False), autocommit=True
         )
+        # The WAL stays the same, and simulated commits do not wait for the disk.
+        self._server.execute(f'ALTER DATABASE "{self._server.info.dbname}" SET synchronous_commit = off')
         self._workers = [self._make_worker(number, options.slots) for number in range(options.workers)]
         with self._client.read() as session:
             self._queue_key = f"{broker.key_prefix(deployment.find_id(session))}{broker.queue_name('default')}"
@@ -237,21 +253,22 @@ class Model:
         heapq.heapify(plan)
         before = self._read_counters()
         is_warm = False
-        with _counting() as statements:
+        with _counting() as counts:
             while plan:
                 moment, _, action = heapq.heappop(plan)
                 if moment >= WARM_UP_SECONDS and not is_warm:
                     is_warm, before = True, self._read_counters()
-                    statements.clear()
+                    counts.clear()
                 action()
                 self._deliver()
         after = self._read_counters()
         return Cost(
-            statements=statements.total(),
+            statements=counts["statements"],
+            commits=counts["commits"],
             ended=ends,
             submitted=submissions,
             open=after["open"],
-            **{name: after[name] - before[name] for name in ("transactions", "wal_bytes", "messages", "opened")},
+            **{name: after[name] - before[name] for name in ("wal_bytes", "messages", "opened")},
         )
 
     def _submit_one(self) -> None:
@@ -273,37 +290,36 @@ class Model:
                 worker.claim()
 
     def _read_counters(self) -> dict[str, int]:
-        # The numbers of other sessions are a second old at most. Those of a session that rests are complete.
-        time.sleep(1.1)
+        time.sleep(1.1)  # sessions tell their numbers once a second
         row = self._server.execute(
-            "SELECT xact_commit + xact_rollback, sessions, numbackends, pg_current_wal_lsn() - '0/0'::pg_lsn"
+            "SELECT sessions, numbackends, pg_current_wal_lsn() - '0/0'::pg_lsn"
             " FROM pg_stat_database WHERE datname = current_database()"
         ).fetchone()
         assert row is not None
         with self._broker.client() as client:
             pushed = client.info("commandstats").get("cmdstat_lpush", {"calls": 0})["calls"]
-        return {
-            "transactions": int(row[0]),
-            "opened": int(row[1]),
-            "open": int(row[2]),
-            "wal_bytes": int(row[3]),
-            "messages": int(pushed),
-        }
+        return {"opened": int(row[0]), "open": int(row[1]), "wal_bytes": int(row[2]), "messages": int(pushed)}
 
 
 @contextlib.contextmanager
 def _counting() -> Iterator[collections.Counter[str]]:
-    """Count the statements that this process sends, by their first word."""
-    counter: collections.Counter[str] = collections.Counter()
+    """Count the statements and the commits that this process sends."""
+    counts: collections.Counter[str] = collections.Counter()
 
-    def count(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        counter[statement.split(None, 1)[0].upper()] += 1
+    def add_statement(*_: object) -> None:
+        counts["statements"] += 1
 
-    sa.event.listen(sa.Engine, "before_cursor_execute", count)
+    def add_commit(*_: object) -> None:
+        counts["commits"] += 1
+
+    added = (("before_cursor_execute", add_statement), ("commit", add_commit))
+    for event, add in added:
+        sa.event.listen(sa.Engine, event, add)
     try:
-        yield counter
+        yield counts
     finally:
-        sa.event.remove(sa.Engine, "before_cursor_execute", count)
+        for event, add in added:
+            sa.event.remove(sa.Engine, event, add)
 
 
 def multiply(database: Database, job: Job, count: int, *, state: str = "queued") -> None:
