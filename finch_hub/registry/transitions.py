@@ -66,7 +66,7 @@ _ANNOUNCE = sa.insert(announcements).from_select(
         listeners.c.name,
         sa.literal(0),
         now(),
-    ),
+    ).with_for_update(read=True, key_share=True),  # one that is forgotten meanwhile would break the foreign key
 )
 _SELECT_PARENTS = (
     sa.select(dependencies.c.job_id, dependencies.c.depends_on)

@@ -8,6 +8,7 @@ import threading
 import pytest
 import sqlalchemy as sa
 from support import registry
+from support.fleet import wait_until
 
 from finch_hub.registry import attempts, jobs, listeners, settlements, tables, transitions, types, values
 from finch_hub.registry.database import Database
@@ -120,6 +121,30 @@ def test_change_that_is_rolled_back_is_not_heard(database: Database) -> None:
         jobs.request_cancel(session, job.id)
         raise ZeroDivisionError
     assert hear(database) == []
+
+
+def test_change_is_committed_while_its_listener_is_forgotten(database: Database) -> None:
+    if database.is_sqlite:
+        pytest.skip("transactions that write do not overlap on SQLite")
+    register(database, "bell")
+    with database.write() as session:
+        session.execute(sa.update(tables.listeners).values(seen_at=types.later(-8 * 86_400)))
+    submitted: list[Job] = []
+    thread = threading.Thread(target=lambda: submitted.append(registry.submit(database)))
+    waiting = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+
+    def waits() -> bool:
+        with database.read() as session:
+            return bool(session.scalar(waiting))
+
+    with database.write() as session:
+        assert listeners.forget(session) == ["bell"]
+        thread.start()
+        wait_until(lambda: waits() or not thread.is_alive(), "the submission to wait for the listener")
+    thread.join()
+    assert [job.state for job in submitted] == [JobState.QUEUED]
 
 
 def test_listener_hears_the_job_as_it_was_after_each_change(database: Database) -> None:
