@@ -124,6 +124,7 @@ class Job(Table):
         _partial("ix_jobs_own_turns", "owner", *_LINE, "turn", where="finished_at IS NULL"),
         _partial("ix_jobs_front", *_LINE, "turn", where="state = 'queued'"),
         _partial("ix_jobs_claimed", "priority", "turn", where="fence > 0"),
+        _partial("ix_jobs_claimed_of_line", *_LINE, "turn", where="fence > 0"),
         _partial("ix_jobs_gang", "gang", "number", where="state = 'queued' AND gang IS NOT NULL"),
         _partial("ix_jobs_ring", "ring_at", where="state = 'queued'"),
         _partial("ix_jobs_running", "number", where="state = 'running'"),

@@ -25,8 +25,6 @@ from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
 from finch_hub.specs.jobs import JobState
 
-_NUM_CLAIMED = "64"  # claimed jobs with the greatest turns; a literal, since PostgreSQL takes a parameter for much more
-
 
 class Line(NamedTuple):
     """The jobs of one owner that have different turns."""
@@ -57,18 +55,11 @@ def _select_turn() -> sa.Select[tuple[int | None]]:
     after_last = sa.select((sa.func.max(jobs.c.turn) + 1).label("turn")).where(*is_own, of_priority, of_line)
     first = sa.select(sa.func.min(jobs.c.turn).label("turn")).where(in_state(JobState.QUEUED), of_priority, of_line)
     front = first.cte("front")
-    # Jobs that fit no slot now, or whose owner is at the limit, hold back the front. Then claims tell more. If these
-    # are all of lines that are ahead, the turn after the front is late enough for those that wait already.
-    claimed = (
-        sa.select(jobs.c.turn, of_line.label("is_in_line"))
-        .where(jobs.c.fence > sa.literal_column("0"), of_priority)  # as in the index
-        .order_by(jobs.c.turn.desc())
-        .limit(sa.literal_column(_NUM_CLAIMED))
-        .subquery("claimed")
-    )
-    tells = sa.or_(claimed.c.is_in_line, front.c.turn.is_(None))
-    reached = sa.func.coalesce(sa.func.max(sa.case((tells, claimed.c.turn))), sa.func.max(front.c.turn))
-    after_claimed = sa.select(reached + 1).select_from(claimed.join(front, sa.true()))
+    # Jobs that fit no slot now, or whose owner is at the limit, hold back the front. Then claims tell more.
+    was_claimed = jobs.c.fence > sa.literal_column("0")  # as in the indexes
+    claimed = sa.select(sa.func.max(jobs.c.turn)).where(was_claimed, of_priority)
+    of_all, of_own = claimed.scalar_subquery(), claimed.where(of_line).scalar_subquery()
+    after_claimed = sa.select(sa.case((front.c.turn.is_(None), of_all), else_=of_own) + 1).select_from(front)
     candidates = sa.union_all(after_last, sa.select(front.c.turn), after_claimed).subquery("candidates")
     return sa.select(sa.func.max(candidates.c.turn))
 

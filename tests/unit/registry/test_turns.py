@@ -214,6 +214,27 @@ def test_job_that_fits_nobody_gives_no_other_owner_an_advantage(database: Databa
     assert Counter(registry.claimed(database).owner for _ in range(6)) == {"ben": 3, "cleo": 3}
 
 
+def test_job_that_fits_nobody_starves_no_sweep_in_a_line_behind_others(database: Database) -> None:
+    """Other lines have claimed many greater turns, so the line's own claims are looked up by themselves."""
+    slow = registry.ANY_SLOT.evolve(queues=("slow",))
+    submit(database, "ada", queue="slow", labels=("none",))
+    submit(database, "zoe", 20, queue="slow")
+    submit(database, "busy", 200)
+    for _ in range(100):
+        end(database, registry.claimed(database))
+    for _ in range(8):
+        end(database, registry.claimed(database, capabilities=slow))
+    order = []
+    submit(database, "ben", queue="slow")
+    for _ in range(10):
+        job = registry.claimed(database, capabilities=slow)
+        order.append(job.owner)
+        end(database, job)
+        if job.owner == "ben":
+            submit(database, "ben", queue="slow")
+    assert Counter(order) == {"zoe": 5, "ben": 5}
+
+
 def test_line_that_begins_late_does_not_begin_before_others(database: Database) -> None:
     """Its clock is that of the other lines, whose jobs fit the same slots, also if it was used long ago."""
     submit(database, "ben", 1, device="cpu")
