@@ -368,15 +368,13 @@ def test_defect_while_a_message_is_passed_on_does_not_cost_the_claimed_job(
 def test_sweep_of_a_store_that_fails_says_so_and_is_made_again(
     error: Exception, worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outcomes = iter([error, ["outputs/unknown-1"]])
+    failures = [error]
 
     def sweep(*_: object) -> list[str]:
-        match next(outcomes):
-            case list() as removed:
-                worker._attempt_source.stopping.set()
-                return removed
-            case failure:
-                raise failure
+        if failures:
+            raise failures.pop()
+        worker._attempt_source.stopping.set()
+        return ["outputs/unknown-1"]
 
     monkeypatch.setattr(module, "sweep_store", sweep)
     monkeypatch.setattr(module, "_SWEEP_STORE_SECONDS", 0.0)
