@@ -21,8 +21,8 @@ from finch_hub.registry import attempts, claims, deployment, jobs, outbox, place
 from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
-from finch_hub.storage import outputs
 from finch_hub.storage.stores import open_stores
+from finch_hub.workers.cleaning import Cleaning
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.hostname import find_hostname
 from finch_hub.workers.listening import Listening
@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 
 _OPEN_CLAIM_SECONDS = 1.0  # until the database is asked again what a claim took
 _LOOK_SECONDS = 15.0  # between looks of idle slots, and so what a lost message costs
-_CLEAN_SECONDS = 3600.0  # between looks for outputs that nobody fetched
 _RETRY_SECONDS = 1.0  # at least, until a worker that is not ready tries again
 _LOCKED_SECONDS = 0.05  # longer than any transaction that locks the row of a queued job
 
@@ -145,7 +144,6 @@ class Worker:
             self._maintenance = Maintenance(
                 entry,
                 self._stores,
-                self._folders,
                 self._slots,
                 self._attempt_source,
                 self._dispatcher,
@@ -163,8 +161,8 @@ class Worker:
             ending.callback(consumer.pool.on_stop)
             ending.callback(self._attempt_source.stopping.set)
             log.info("start", extra={"slots": len(self._slots), "queues": ",".join(self._queues)})
-            for work in (self._look, self._remove_old_outputs):
-                threading.Thread(target=work, name=work.__name__, daemon=True).start()
+            Cleaning(self._stores, self._folders, stopping=self._attempt_source.stopping).start()
+            threading.Thread(target=self._look, name="look", daemon=True).start()
             consumer.start()
         if self._maintenance.mismatch is not None:
             raise self._maintenance.mismatch  # so that a service manager starts the worker anew, with new code
@@ -268,19 +266,6 @@ class Worker:
             is_ready = readiness.remark is None
             wait = _LOOK_SECONDS if is_ready else min(_LOOK_SECONDS, max(_RETRY_SECONDS, readiness.seconds_until_try()))
             if self._attempt_source.stopping.wait(wait):
-                return
-
-    def _remove_old_outputs(self) -> None:
-        """Remove outputs that nobody fetched, now and then. A store that hangs keeps nothing else from going on."""
-        while True:
-            try:
-                if names := outputs.remove_old(self._stores.artifacts, self._stores.database):
-                    log.info("remove_outputs", extra={"outputs": ",".join(names)})
-            except errors.FinchError as error:
-                log.warning("remove_outputs", extra={"error": error})
-            except Exception:
-                log.exception("remove_outputs")
-            if self._attempt_source.stopping.wait(_CLEAN_SECONDS):
                 return
 
     def _run(self, attempt: Attempt | AttemptGroup, slot: Slot) -> None:

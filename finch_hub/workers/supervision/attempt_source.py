@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from concurrent.futures import Future
 
 from finch_hub import errors
 from finch_hub.engine.machine import container
@@ -15,7 +14,7 @@ from finch_hub.specs.jobs import Job
 from finch_hub.storage.redaction import Redactor
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.logs.context import identify
-from finch_hub.workers.supervision import clock, shared_checkpoint
+from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt import Attempt
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.blocking_calls import BlockingCalls
@@ -46,7 +45,6 @@ class AttemptSource:
         self._memory_limit = self._settings.memory_bytes or int(USABLE_SHARE * container.measure_main_memory())
         self.stopping = threading.Event()
         self.is_draining = False
-        self._sweeping: Future[None] | None = None
         calls = BlockingCalls()
         self.readiness = Readiness(stores, calls, stopping=self.stopping)
         self._context = AttemptContext(
@@ -63,11 +61,6 @@ class AttemptSource:
         """End the threads that keep leases and wait for stores."""
         self._context.leases.close()
         self._context.blocking_calls.close()
-
-    def sweep_checkpoints(self) -> None:
-        """Remove the checkpoints of ended jobs from the artifact store, in a thread, unless the last sweep hangs."""
-        if self._settings.spans_machines and (self._sweeping is None or self._sweeping.done()):
-            self._sweeping = self._context.blocking_calls.start(lambda: shared_checkpoint.sweep(self._context.stores))
 
     def renew_leases(self) -> frozenset[str]:
         """Renew the leases that are due, and return the ids of the jobs that this worker holds."""
@@ -134,7 +127,7 @@ class AttemptSource:
         size = self._settings.gang_size
         if self.readiness.remark is not None:  # it tries one job at a time
             return []
-        if not leader.requirements.together or slot.device.kind != "cpu" or size == 1 or self.stopping.is_set():
+        if not leader.requirements.together or slot.device.kind != "cpu" or size == 1 or self._is_ending:
             return []
         claim, is_repeated = Claim(), False
         while clock.elapsed() - claim.requested_at <= self._settings.heartbeat_seconds:

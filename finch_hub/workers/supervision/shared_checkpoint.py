@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import logging
 from concurrent.futures import Future
 from pathlib import Path
 
-from finch_hub import errors
 from finch_hub.artifacts import checkpoints
 from finch_hub.registry import jobs
 from finch_hub.specs.jobs import FINAL, Job
@@ -17,8 +15,6 @@ from finch_hub.workers.runs.channel import CHECKPOINTS
 from finch_hub.workers.supervision import clock
 from finch_hub.workers.supervision.attempt_context import AttemptContext
 from finch_hub.workers.supervision.attempt_record import AttemptRecord
-
-log = logging.getLogger(__name__)
 
 
 class SharedCheckpoint:
@@ -116,13 +112,12 @@ class SharedCheckpoint:
 
 
 def sweep(stores: Stores) -> None:
-    """Remove the copies of jobs that have ended. What fails is logged, and done by the next sweep."""
-    try:
-        if job_ids := checkpoints.list_jobs(stores.artifacts):
-            with stores.database.read() as session:
-                unfinished = jobs.select_unfinished(session, job_ids)
-            checkpoints.remove(stores.artifacts, job_ids - unfinished)
-    except errors.FinchError as error:
-        log.warning("sweep_checkpoints", extra={"error": error})
-    except Exception:
-        log.exception("sweep_checkpoints")
+    """Remove the copies of jobs that have ended.
+
+    Raises:
+        Unavailable: the store or the database does not answer.
+    """
+    if job_ids := checkpoints.list_jobs(stores.artifacts):
+        with stores.database.read() as session:
+            unfinished = jobs.select_unfinished(session, job_ids)
+        checkpoints.remove(stores.artifacts, job_ids - unfinished)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
+import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,10 +20,10 @@ from finch_hub.registry import jobs, types, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.tables import jobs as job_table
 from finch_hub.specs.jobs import JobState
+from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.logs.context import identify
 from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.supervision import clock
-from finch_hub.workers.supervision.work_folders import WorkFolders
 
 
 class Worker:
@@ -30,17 +32,17 @@ class Worker:
     def __init__(
         self, database: Database, home: Path, *, name: str = "one", is_on_demand: bool = False, **changes: Any
     ) -> None:
-        self.ended = self.checkpoint_sweeps = 0
-        self.is_busy = False
+        self.ended = 0
+        self.is_busy = self.is_wanted = False
         self.is_answered = True
         self.held: frozenset[str] = frozenset()
         self.claims = SimpleNamespace(
             is_draining=False,
+            stopping=threading.Event(),
             renew_leases=self._renew_leases,
-            sweep_checkpoints=self._sweep_checkpoints,
             readiness=SimpleNamespace(remark=None),
         )
-        in_force = settings.load(home=home, broker_url="redis://127.0.0.1:1", **changes)
+        in_force = settings.load(**{"home": home, "broker_url": "redis://127.0.0.1:1", **changes})
         with database.write() as session:
             self.entry = workers.register(
                 session,
@@ -54,13 +56,15 @@ class Worker:
             def refresh_devices(self) -> list[values.Device]:
                 return []
 
+            def are_wanted(self) -> bool:
+                return worker.is_wanted
+
             def drop_idle_children(self, *, older_than: float) -> None:
                 pass
 
         arguments: tuple[Any, ...] = (
             self.entry,
-            SimpleNamespace(settings=in_force, database=database, tidy=lambda: None),
-            WorkFolders(in_force.work),
+            SimpleNamespace(settings=in_force, database=database),
             Slots(),
             self.claims,
             SimpleNamespace(dispatch_due=self._dispatch_due),
@@ -73,9 +77,6 @@ class Worker:
     def _renew_leases(self) -> frozenset[str]:
         self._dispatch_due()
         return self.held
-
-    def _sweep_checkpoints(self) -> None:
-        self.checkpoint_sweeps += 1
 
     def _dispatch_due(self) -> None:
         if not self.is_answered:
@@ -222,18 +223,6 @@ def test_looks_at_their_usual_distance_let_no_sweep_wait(
     assert registry.get(database, job).state is JobState.QUEUED
 
 
-def test_checkpoints_of_ended_jobs_are_looked_for_once_an_hour(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr(clock, "elapsed", lambda: now)
-    worker = Worker(database, tmp_path)
-    for seconds, sweeps in ((0.0, 1), (3599.0, 1), (1.0, 2)):
-        now += seconds
-        worker.maintenance._sweep()
-        assert worker.checkpoint_sweeps == sweeps
-
-
 def test_worker_whose_database_got_another_schema_claims_nothing_and_ends_after_its_jobs(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -367,3 +356,65 @@ def test_permanent_worker_does_not_end_when_it_is_idle(database: Database, tmp_p
     worker = Worker(database, tmp_path, idle_seconds=1.0)
     worker.maintenance._end_if_idle(float("inf"))
     assert worker.ended == 0
+
+
+def test_health_folder_that_is_lost_stops_no_heartbeat(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "health"
+    worker = Worker(database, tmp_path, health_folder=folder, heartbeat_seconds=0.1)
+    shutil.rmtree(folder)
+    with database.write() as session:
+        workers.request_state(session, "one", "draining")
+    worker.maintenance.start()
+    wait_until(lambda: worker.ended > 0, "the worker to do what was requested")
+    worker.maintenance.close()
+    assert [said["action"] for said in list_said(caplog)] == ["report_health"], "it is said once"
+
+
+def test_worker_that_stops_is_not_ready(database: Database, tmp_path: Path) -> None:
+    ready = tmp_path / "health" / "ready"
+    worker = Worker(database, tmp_path, health_folder=ready.parent)
+    worker.maintenance._report()
+    assert ready.exists()
+    worker.claims.stopping.set()
+    worker.maintenance._report()
+    assert not ready.exists(), "it hands its jobs back"
+    ready.touch()
+    worker.maintenance.start()
+    worker.maintenance.close()
+    assert not ready.exists(), "it has ended"
+
+
+def test_worker_that_hands_its_devices_over_says_so_and_claims_nothing(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(database, tmp_path, is_on_demand=True)
+    worker.is_busy = worker.is_wanted = True
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            worker.maintenance._report()
+    assert [said["action"] for said in list_said(caplog)] == ["hand_over"], "it is said once"
+    assert (worker.claims.is_draining, worker.ended) == (True, 0)
+    with database.read() as session:
+        assert "hands its devices over" in (workers.get(session, "one").remark or "")
+        assert workers.find_idle(session) == [], "no job is passed on to it"
+    worker.is_wanted = False  # the other worker no longer waits
+    worker.maintenance._report()
+    assert not worker.claims.is_draining
+    with database.read() as session:
+        assert workers.get(session, "one").remark is None
+
+
+def test_broker_that_cannot_start_keeps_no_lost_job_from_being_recovered(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(in_force: settings.Settings) -> None:
+        raise errors.Unavailable("could not start the private Valkey")
+
+    monkeypatch.setattr(home_broker, "ensure", fail)
+    registry.submit(database)
+    job = registry.claimed(database, lease=-1.0)
+    with pytest.raises(errors.Unavailable, match="Valkey"):
+        Worker(database, tmp_path, broker_url=None).maintenance._sweep()
+    assert registry.get(database, job).state is JobState.QUEUED

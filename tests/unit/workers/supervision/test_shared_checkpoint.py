@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from support import registry
 from support.fleet import wait_until
-from support.logs import list_said
 
 from finch_hub import errors, settings
 from finch_hub.artifacts import checkpoints
@@ -259,12 +258,3 @@ def test_sweep_removes_the_copies_of_jobs_that_ended_or_are_unknown(
     stores: Any = SimpleNamespace(artifacts=store, database=database)
     shared_checkpoint.sweep(stores)
     assert stored(store) == [f"{running.id}-1"]
-
-
-def test_sweep_that_fails_says_so(database: Database, caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(folder: str) -> None:
-        raise errors.StoreUnavailable("away")
-
-    stores: Any = SimpleNamespace(artifacts=SimpleNamespace(list_named=refuse), database=database)
-    shared_checkpoint.sweep(stores)
-    assert [(said["action"], said["error"]) for said in list_said(caplog)] == [("sweep_checkpoints", "away")]
