@@ -91,5 +91,9 @@ def test_obstacles_name_workers_whose_version_cannot_read_the_job() -> None:
 
 def test_obstacles_say_why_a_worker_claims_no_jobs() -> None:
     paused = worker("paused", CPU).evolve(remark="its store is away")
-    assert placement.list_obstacles(job(), [paused]) == {"paused": ["claims no jobs: its store is away"]}
+    leaving = worker("leaving", CPU, state="draining")
+    assert placement.list_obstacles(job(), [paused, leaving]) == {
+        "paused": ["claims no jobs: its store is away"],
+        "leaving": ["claims no jobs: it is draining"],
+    }
     assert placement.list_obstacles(job(), [paused, worker("good", CPU)]) == {}
