@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 import psutil
 
+from finch_hub.settings import Settings
 from finch_hub.specs.value import JsonObject
 from finch_hub.workers.supervision import descendants
 
@@ -295,6 +296,15 @@ class Child(ChildProcess):
         # Descendants keep the group alive after the process itself has ended, so the group gets the signal anyway.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+
+def write_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables by which a child has the settings of its supervisor."""
+    return {
+        "FINCH_HOME": str(settings.home),
+        "FINCH_LOG_FORMAT": settings.log_format,
+        "FINCH_LOG_LEVEL": settings.log_level,
+    }
 
 
 def _parse(line: bytes) -> JsonObject:
