@@ -11,7 +11,10 @@ CPU = values.Device(kind="cpu", name="2 cores", memory_bytes=2**34, free_bytes=2
 
 
 def worker(
-    name: str, *devices: values.Device, queue: str = "default", state: Literal["active", "draining", "silent"] = "active"
+    name: str,
+    *devices: values.Device,
+    queue: str = "default",
+    state: Literal["active", "draining", "silent"] = "active",
 ) -> values.Worker:
     now = datetime.now(UTC)
     return values.Worker(
