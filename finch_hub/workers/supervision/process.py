@@ -252,7 +252,10 @@ class Child(ChildProcess):
         self.kill()
 
     def kill(self) -> None:
-        """Kill the process and its descendants, and close the pipes. A second call does nothing."""
+        """Kill the process and its descendants, and close the pipes. A second call does nothing.
+
+        A process that waits in the kernel ends later, and nobody waits for it.
+        """
         if self._is_killed:
             return  # the kernel may have given the process id to another process
         self._is_killed = True
@@ -260,9 +263,12 @@ class Child(ChildProcess):
             self._signal(signal.SIGSTOP)  # it starts no more processes, and keeps those that lose their parent
             descendants.kill(lambda: descendants.find(self.pid))
         self._signal(signal.SIGKILL)
-        self._process.wait()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.error("kill", extra={"pid": self.pid, "error": "it does not end, and waits for a device or a disk"})
         descendants.kill(lambda: descendants.find_marked(self._mark))
-        if self._orphan_cleanup is not None:
+        if self._orphan_cleanup is not None and not self.is_alive:
             self._orphan_cleanup.remove_group(self.pid)
         self.read_output()
         for stream in (self._orders, self._output):

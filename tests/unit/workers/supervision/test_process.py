@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import psutil
 import pytest
 from support import finch_probe
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub.specs.jobs import ExportSpec
 from finch_hub.specs.value import JsonObject
@@ -135,6 +137,22 @@ def test_kill_of_a_dead_child_kills_its_descendants(child: Child, tmp_path: Path
     assert members, "the descendant is alive"
     child.kill()
     wait_until(lambda: not any(_runs(process) for process in members), "the descendant to be killed")
+
+
+def test_kill_does_not_wait_for_a_process_that_the_kernel_keeps(
+    child: Child, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that waits for a file server or a graphics card. A signal reaches it later."""
+
+    def wait(timeout: float | None = None) -> int:
+        assert timeout is not None, "it may never end"
+        raise subprocess.TimeoutExpired("child", timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(child._process, "wait", wait)
+        child.kill()
+    assert [said["action"] for said in list_said(caplog)] == ["kill"]
+    child._process.wait(60)
 
 
 def test_child_limits_the_spinning_of_threads_unless_the_user_set_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
