@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _OPEN_CLAIM_SECONDS = 1.0  # until the database is asked again what a claim took
 _LOOK_SECONDS = 15.0  # between looks of idle slots, and so what a lost message costs
+_OVERTIME_SECONDS = 15.0  # after the grace, to end; a database that is silent would take some minutes
 _RETRY_SECONDS = 1.0  # at least, until a worker that is not ready tries again
 _LOCKED_SECONDS = 0.05  # longer than any transaction that locks the row of a queued job
 
@@ -104,6 +105,8 @@ class Worker:
         self._pool: SlotPool
         self._ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup sets it
         self._ended_jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._overtime = threading.Timer(settings.grace_seconds + _OVERTIME_SECONDS, self._end_overdue)
+        self._overtime.daemon = True
 
     def run(self) -> int:
         """Run until the worker is told to end. Return the exit status.
@@ -121,6 +124,7 @@ class Worker:
         signals.setup_logging.connect(_keep_logging, weak=False)
         celery_worker.safe_say = _keep_logging  # it prints lines that are no records
         with contextlib.ExitStack() as ending:
+            ending.callback(self._overtime.cancel)
             ending.callback(self._close)
             if self._settings.broker_url is None:
                 home_broker.ensure(self._settings)
@@ -325,12 +329,24 @@ class Worker:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _on_shutting_down(self, how: str = "", **_: Any) -> None:
-        """Hand the jobs back at the first signal, and end at once at the second. Celery's signal handler calls this."""
+        """Hand the jobs back at the first signal, and end at once at the second, or soon after the grace.
+
+        Celery's signal handler calls this.
+        """
         if self._attempt_source.stopping.is_set() or how == "Cold":
-            for slot in self._slots:
-                slot.kill()
-            os._exit(1)
+            self._end_at_once()
         self._attempt_source.stopping.set()
+        self._overtime.start()
+
+    def _end_at_once(self) -> None:
+        for slot in self._slots:
+            slot.kill()
+        os._exit(1)
+
+    def _end_overdue(self) -> None:
+        trouble = "something did not answer in the grace, so jobs run again when their leases have ended"
+        log.error("end", extra={"error": trouble})
+        self._end_at_once()
 
     def _follow_up(self) -> None:
         """Remove the files of jobs that ended, in a thread that no job waits for."""

@@ -47,6 +47,7 @@ def database(postgres_url: str, tmp_path: Path) -> Iterator[Database]:
 def worker(database: Database, tmp_path: Path) -> Iterator[Worker]:
     made = Worker(settings.load(home=tmp_path, database_url=database.url.render_as_string(hide_password=False)))
     yield made
+    made._overtime.cancel()
     made._attempt_source.close()
     made._slots.close()
     made._dispatcher.close()
@@ -212,6 +213,22 @@ def test_first_signal_hands_jobs_back_and_the_second_kills_the_children(
     assert (warm.calls, working.calls, ended) == ([], [], [])
     worker._on_shutting_down("Warm")
     assert (warm.calls, working.calls, ended) == (["kill"], ["kill"], [1])
+
+
+def test_worker_that_cannot_end_kills_its_children_and_ends_after_the_grace(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert worker._overtime.interval == worker._settings.grace_seconds + 15.0
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    worker._overtime.interval = 0.0
+    (slot,) = worker._slots
+    working = FakeChild()
+    slot.attempt = SimpleNamespace(child=working)  # type: ignore[assignment]
+    worker._on_shutting_down("Warm")
+    worker._overtime.join(60)
+    assert (working.calls, ended) == (["kill"], [1])
+    assert [said["action"] for said in list_said(caplog)] == ["end"]
 
 
 def test_files_of_final_jobs_are_removed(worker: Worker, database: Database) -> None:
