@@ -335,8 +335,9 @@ class Worker:
         """
         if self._attempt_source.stopping.is_set() or how == "Cold":
             self._end_at_once()
-        self._attempt_source.stopping.set()
-        self._overtime.start()
+        else:
+            self._attempt_source.stopping.set()
+            self._overtime.start()
 
     def _end_at_once(self) -> None:
         for slot in self._slots:
