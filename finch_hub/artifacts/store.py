@@ -309,7 +309,7 @@ class ArtifactStore:
         """Store a file under a name instead of a digest. An earlier file of that name is replaced as a whole."""
         self.check()
         with self._translate_errors():
-            self._files.put_file(path, file, _meter("storing a file", file))
+            self._files.put_file(path, file, _meter("MB stored", file))
 
     def fetch_named(self, path: str, file: Path) -> None:
         """Write the file of a name to a new file. Its bytes are not verified.
@@ -323,8 +323,11 @@ class ArtifactStore:
                 stream = self._files.open(path)
             except FileNotFoundError:
                 raise errors.MissingArtifact("file", path) from None
+            meter = Meter("MB fetched", size=10**6)
             with stream, file.open("xb") as out:
-                shutil.copyfileobj(stream, out, _CHUNK)
+                while chunk := stream.read(_CHUNK):
+                    out.write(chunk)
+                    meter.add(len(chunk))
 
     def list_named(self, folder: str) -> list[str]:
         """Return the names of the files and folders in a folder."""

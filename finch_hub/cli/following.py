@@ -61,12 +61,19 @@ def conclude(handle: JobHandle, *, detach: bool, quiet: bool, as_json: bool) -> 
 
 
 def watch(handle: JobHandle, *, quiet: bool = False, after: int = 0) -> None:
-    """Show a job's events until it has ended. After Ctrl-C the job continues."""
+    """Show a job's events until it has ended, and why no worker runs it. After Ctrl-C the job continues."""
+    told: set[str] = set()
     try:
         with progress.open_view(quiet=quiet) as view:
-            for warning in _warnings_of(handle):
-                view.write(warning)
-            for event in handle.events(after=after, follow=True):
+
+            def warn() -> None:
+                for warning in _warnings_of(handle):
+                    if warning not in told:
+                        view.write(warning)
+                    told.add(warning)
+
+            warn()
+            for event in handle.events(after=after, follow=True, while_queued=warn):
                 view.show(event)
     except KeyboardInterrupt:
         click.echo(f"\nStopped following job {handle.id}. It continues in the background.", err=True)

@@ -161,16 +161,19 @@ class JobHandle:
         """
         return self._kind.report.of_stored(self._wait_for_result(timeout).report)
 
-    def events(self, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
+    def events(
+        self, *, after: int = 0, follow: bool = False, while_queued: Callable[[], None] | None = None
+    ) -> Iterator[Event]:
         """Yield the job's events with numbers over `after`. With `follow`, continue until the job has ended.
 
-        Following polls twice a second and tolerates a database that does not answer for up to two minutes.
+        Following polls twice a second and tolerates a database that does not answer for up to two minutes. While the
+        job waits in the queue, it calls `while_queued` every ten seconds.
 
         Raises:
             NotFound: there is no such job.
             Unavailable: the database did not answer for two minutes.
         """
-        for job in self._states() if follow else iter((self.refresh(),)):
+        for job in self._states(while_queued) if follow else iter((self.refresh(),)):
             # The state was read before the events, so a job that had ended gets no more of them.
             page = self._retry_read(self._read_page, after)
             while page:
@@ -255,7 +258,7 @@ class JobHandle:
         with self._stores.database.read() as session:
             return jobs.list_events(session, self.id, after=after, limit=_PAGE_SIZE)
 
-    def _states(self) -> Iterator[Job]:
+    def _states(self, while_queued: Callable[[], None] | None = None) -> Iterator[Job]:
         """Yield the job twice a second without end, and keep the home's own worker running."""
         ensured = time.monotonic()
         while True:
@@ -264,6 +267,8 @@ class JobHandle:
             if time.monotonic() - ensured > _ENSURE_SECONDS:
                 # If the worker started on demand was killed, no other worker runs its jobs.
                 self._dispatcher.ensure_worker()
+                if while_queued is not None and self._job.state is JobState.QUEUED:
+                    self._retry_read(while_queued)
                 ensured = time.monotonic()
 
     def _retry_read(self, read: Callable[..., T], *arguments: int) -> T:

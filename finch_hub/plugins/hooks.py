@@ -56,4 +56,4 @@ def finch_evaluators() -> Sequence[descriptors.Evaluator]:
 
 @hookspec
 def finch_listeners() -> Sequence[descriptors.Listener]:
-    """Return listeners for state changes of jobs, in the order in which they are called."""
+    """Return listeners for state changes of jobs, in any order."""

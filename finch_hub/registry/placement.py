@@ -57,6 +57,8 @@ def list_obstacles(job: Job, workers: Sequence[Worker]) -> dict[str, list[str]]:
         unreadable = list_unreadable(job, worker)
         if worker.remark is not None:
             unreadable.append(f"claims no jobs: {worker.remark}")
+        elif worker.state != "active":
+            unreadable.append(f"claims no jobs: it is {worker.state}")
         reasons = [unreadable + list_misfits(job.requirements, slot) for slot in list_slots(worker)]
         if any(not reason for reason in reasons):
             return {}

@@ -14,8 +14,9 @@ from finch_hub.specs.jobs import Job
 from finch_hub.storage.redaction import Redactor
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.supervision import clock
+from finch_hub.workers.supervision.devices import NO_DEVICE
 from finch_hub.workers.supervision.orphan_cleanup import OrphanCleanup
-from finch_hub.workers.supervision.process import Child
+from finch_hub.workers.supervision.process import Child, write_environment
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Listening:
     def close(self) -> None:
         """End the threads and the processes. A call that was not finished is made again later."""
         for calls in self._calls:
+            calls.stop()
+        for calls in self._calls:
             calls.close()
         if self._orphan_cleanup is not None:
             self._orphan_cleanup.close()
@@ -78,9 +81,13 @@ class ListenerCalls:
         """Start the thread."""
         self._thread.start()
 
+    def stop(self) -> None:
+        """Let the thread end, without waiting for it."""
+        self._closed.set()
+
     def close(self) -> None:
         """End the thread and the child process."""
-        self._closed.set()
+        self.stop()
         if self._thread.is_alive():
             self._thread.join()
         self._drop_child()
@@ -178,7 +185,11 @@ class ListenerCalls:
                         end = child.describe_end()
                         self._drop_child()
                         return f"its process ended: {end}"
-                    return None if message["type"] == "heard" else str(message.get("reason"))
+                    if message["type"] == "heard":
+                        return None
+                    if trace := message.get("traceback"):
+                        log.warning("call", extra={"listener": self._name, "exception": trace})
+                    return str(message.get("reason"))
                 if child.has_started and not has_started:
                     deadline = clock.elapsed() + CALL_SECONDS
                 if clock.elapsed() > deadline:
@@ -189,8 +200,8 @@ class ListenerCalls:
     def _take_child(self) -> Child:
         if self._child is None or not self._child.is_alive:
             self._drop_child()
-            home = str(self._stores.settings.home)
-            self._child = Child({"FINCH_HOME": home}, orphan_cleanup=self._orphan_cleanup)
+            environment = {**NO_DEVICE, **write_environment(self._stores.settings)}  # the devices are for jobs
+            self._child = Child(environment, orphan_cleanup=self._orphan_cleanup)
         return self._child
 
     def _drop_child(self) -> None:

@@ -18,7 +18,6 @@ from finch_hub.workers.supervision import clock, instruments
 from finch_hub.workers.supervision.attempt_source import AttemptSource
 from finch_hub.workers.supervision.health import HealthFiles
 from finch_hub.workers.supervision.slots import Slots
-from finch_hub.workers.supervision.work_folders import WorkFolders
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,6 @@ _DAY_SECONDS = 86_400
 _PRUNE_SECONDS = 300.0  # between two looks at the history, if no job ended here and the first found nothing to delete
 _FORGET_SILENT_DAYS = 30
 _FORGET_STOPPED_DAYS = 1
-_TIDY_SECONDS = 600.0
 
 
 class Maintenance:
@@ -44,7 +42,6 @@ class Maintenance:
         self,
         entry: values.Worker,
         stores: Stores,
-        folders: WorkFolders,
         slots: Slots,
         attempt_source: AttemptSource,
         dispatcher: Dispatcher,
@@ -52,15 +49,15 @@ class Maintenance:
         is_on_demand: bool,
         end_worker: Callable[[], None],
     ) -> None:
-        self._entry, self._stores, self._folders = entry, stores, folders
+        self._entry, self._stores = entry, stores
         self._slots, self._attempt_source, self._dispatcher = slots, attempt_source, dispatcher
         self._is_on_demand, self._end_worker, self._settings = is_on_demand, end_worker, stores.settings
         self._health = HealthFiles(stores.settings.health_folder)
         self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = self._answered_at = clock.elapsed()
-        self._prune_at = self._tidy_at = 0.0
+        self._prune_at = 0.0
         self._reported_at = self._swept_at = float("-inf")
-        self.is_ending_idle = False
+        self.is_ending_idle = self._hands_over = False
         self.mismatch: errors.SchemaMismatch | None = None
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
@@ -79,6 +76,7 @@ class Maintenance:
         self._closed.set()
         self._woken.set()
         self._thread.join()
+        self._health.report_ready(False)
 
     def _run(self) -> None:
         settings = self._settings
@@ -115,23 +113,33 @@ class Maintenance:
     def _report(self) -> None:
         """Send a heartbeat, and do what was requested of the worker."""
         devices = self._slots.refresh_devices()
+        hands_over = self._is_on_demand and self._slots.are_wanted()
+        if hands_over and not self._hands_over:
+            log.info("hand_over")
+        self._hands_over = hands_over
         try:
             with self._stores.database.write() as session:
                 self._check_schema(session)
-                remark = self._attempt_source.readiness.remark if self.mismatch is None else str(self.mismatch)
+                remark = self._find_remark()
                 requested = workers.heartbeat(session, self._entry.id, self._entry.instance, devices, remark=remark)
         except errors.Conflict as error:
             log.error("heartbeat", extra={"error": error})
             requested = "stopping"
-        if requested == "active" and self._is_on_demand and self._slots.are_wanted():
-            log.info("hand_over", extra={"worker": self._entry.id})
-            requested = "draining"
-        is_draining = self._attempt_source.is_draining = requested != "active" or self.mismatch is not None
-        claims = not is_draining and self._attempt_source.readiness.remark is None
+        is_draining = requested != "active" or hands_over or self.mismatch is not None
+        self._attempt_source.is_draining = is_draining
+        claims = not is_draining and remark is None and not self._attempt_source.stopping.is_set()
         self._health.report_ready(claims)
         instruments.CLAIMS_JOBS.set(claims)
         if requested == "stopping" or (is_draining and not self._slots.are_busy):
             self._end_worker()
+
+    def _find_remark(self) -> str | None:
+        """Return why the worker claims nothing by itself, None if it claims."""
+        if self.mismatch is not None:
+            return str(self.mismatch)
+        if self._hands_over:
+            return "hands its devices over to a worker that waits for them"
+        return self._attempt_source.readiness.remark
 
     def _check_schema(self, session: Session) -> None:
         """Claim nothing more once the database has another schema than this code."""
@@ -145,8 +153,6 @@ class Maintenance:
 
     def _sweep(self) -> None:
         settings = self._settings
-        if settings.broker_url is None:
-            home_broker.ensure(settings)
         policy = values.RetryPolicy(max_attempts=settings.max_attempts, base_delay=settings.retry_seconds)
         held = self._attempt_source.renew_leases()
         with self._stores.database.write() as session:
@@ -163,10 +169,8 @@ class Maintenance:
         instruments.EXPIRED_LEASES.inc(len(expired))
         if clock.elapsed() >= self._prune_at:
             self._prune()
-        self._remove_finished_folders()
-        if clock.elapsed() >= self._tidy_at:
-            self._tidy_at = clock.elapsed() + _TIDY_SECONDS
-            self._stores.tidy()
+        if settings.broker_url is None:
+            home_broker.ensure(settings)  # last, since it waits for one that does not start
 
     def _prune(self) -> None:
         days, max_jobs = self._settings.history_days, self._settings.history_jobs
@@ -179,14 +183,6 @@ class Maintenance:
         if pruned:
             log.info("prune", extra={"jobs": len(pruned)})
             self._prune_at = 0.0
-
-    def _remove_finished_folders(self) -> None:
-        """Remove the folders of jobs that another worker finished, or that were deleted."""
-        if job_ids := self._folders.jobs():
-            with self._stores.database.read() as session:
-                unfinished = jobs.select_unfinished(session, job_ids)
-            for job_id in set(job_ids) - unfinished:
-                self._folders.end(job_id)
 
     def _is_needed(self) -> bool:
         """Return whether a job is to start later: after its wait, or when this worker is well again."""

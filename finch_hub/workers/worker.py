@@ -21,8 +21,8 @@ from finch_hub.registry import attempts, claims, deployment, jobs, outbox, place
 from finch_hub.registry.database import Database, Session
 from finch_hub.settings import Settings
 from finch_hub.specs.jobs import FINAL, Job, JobState, check_label
-from finch_hub.storage.store_sweep import sweep_store
 from finch_hub.storage.stores import open_stores
+from finch_hub.workers.cleaning import Cleaning
 from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.hostname import find_hostname
 from finch_hub.workers.listening import Listening
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 _OPEN_CLAIM_SECONDS = 1.0  # until the database is asked again what a claim took
 _LOOK_SECONDS = 15.0  # between looks of idle slots, and so what a lost message costs
-_SWEEP_STORE_SECONDS = 3600.0
+_OVERTIME_SECONDS = 15.0  # after the grace, to end; a database that is silent would take some minutes
 _RETRY_SECONDS = 1.0  # at least, until a worker that is not ready tries again
 _LOCKED_SECONDS = 0.05  # longer than any transaction that locks the row of a queued job
 
@@ -105,6 +105,8 @@ class Worker:
         self._pool: SlotPool
         self._ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as nohup sets it
         self._ended_jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._overtime = threading.Timer(settings.grace_seconds + _OVERTIME_SECONDS, self._end_overdue)
+        self._overtime.daemon = True
 
     def run(self) -> int:
         """Run until the worker is told to end. Return the exit status.
@@ -122,6 +124,7 @@ class Worker:
         signals.setup_logging.connect(_keep_logging, weak=False)
         celery_worker.safe_say = _keep_logging  # it prints lines that are no records
         with contextlib.ExitStack() as ending:
+            ending.callback(self._overtime.cancel)
             ending.callback(self._close)
             if self._settings.broker_url is None:
                 home_broker.ensure(self._settings)
@@ -145,7 +148,6 @@ class Worker:
             self._maintenance = Maintenance(
                 entry,
                 self._stores,
-                self._folders,
                 self._slots,
                 self._attempt_source,
                 self._dispatcher,
@@ -163,8 +165,8 @@ class Worker:
             ending.callback(consumer.pool.on_stop)
             ending.callback(self._attempt_source.stopping.set)
             log.info("start", extra={"slots": len(self._slots), "queues": ",".join(self._queues)})
-            for work in (self._look, self._sweep_store):
-                threading.Thread(target=work, name=work.__name__, daemon=True).start()
+            Cleaning(self._stores, self._folders, stopping=self._attempt_source.stopping).start()
+            threading.Thread(target=self._look, name="look", daemon=True).start()
             consumer.start()
         if self._maintenance.mismatch is not None:
             raise self._maintenance.mismatch  # so that a service manager starts the worker anew, with new code
@@ -270,19 +272,6 @@ class Worker:
             if self._attempt_source.stopping.wait(wait):
                 return
 
-    def _sweep_store(self) -> None:
-        """Remove what jobs left in the store, now and then. A store that hangs keeps nothing else from going on."""
-        while True:
-            try:
-                if removed := sweep_store(self._stores.artifacts, self._stores.database):
-                    log.info("sweep_store", extra={"paths": ",".join(removed)})
-            except errors.FinchError as error:
-                log.warning("sweep_store", extra={"error": error})
-            except Exception:
-                log.exception("sweep_store")
-            if self._attempt_source.stopping.wait(_SWEEP_STORE_SECONDS):
-                return
-
     def _run(self, attempt: Attempt | AttemptGroup, slot: Slot) -> None:
         slot.attempt = attempt
         try:
@@ -340,12 +329,25 @@ class Worker:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _on_shutting_down(self, how: str = "", **_: Any) -> None:
-        """Hand the jobs back at the first signal, and end at once at the second. Celery's signal handler calls this."""
+        """Hand the jobs back at the first signal, and end at once at the second, or soon after the grace.
+
+        Celery's signal handler calls this.
+        """
         if self._attempt_source.stopping.is_set() or how == "Cold":
-            for slot in self._slots:
-                slot.kill()
-            os._exit(1)
-        self._attempt_source.stopping.set()
+            self._end_at_once()
+        else:
+            self._attempt_source.stopping.set()
+            self._overtime.start()
+
+    def _end_at_once(self) -> None:
+        for slot in self._slots:
+            slot.kill()
+        os._exit(1)
+
+    def _end_overdue(self) -> None:
+        trouble = "something did not answer in the grace, so jobs run again when their leases have ended"
+        log.error("end", extra={"error": trouble})
+        self._end_at_once()
 
     def _follow_up(self) -> None:
         """Remove the files of jobs that ended, in a thread that no job waits for."""

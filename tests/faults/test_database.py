@@ -97,6 +97,28 @@ def test_child_is_suspended_while_the_file_is_locked_for_longer_than_the_lease(t
 
 
 @pytest.mark.slow
+def test_worker_of_a_frozen_database_ends_soon_after_its_grace(server: services.PostgresServer, tmp_path: Path) -> None:
+    """Its threads would wait for answers one after the other, for longer than service managers do."""
+    with fleet(tmp_path, services.Databases(tmp_path, server.url()).new(), grace_seconds=1.0) as workers:
+        worker = workers.start()
+        job = workers.probe("sleep", seconds=600)
+        workers.wait_begun(job)
+        for process in server.processes():
+            process.suspend()
+        worker.send(signal.SIGTERM)
+        try:
+            assert worker.wait() == 1
+        finally:
+            for process in server.processes():
+                process.resume()
+        assert "something did not answer in the grace" in worker.text
+        workers.check_nothing_left()
+        workers.cancel(job)
+        workers.start("second")
+        assert workers.wait(job).state is JobState.CANCELLED
+
+
+@pytest.mark.slow
 def test_worker_with_many_slots_takes_three_connections(workers: Fleet) -> None:
     url = sa.make_url(workers.settings.database).update_query_dict({"application_name": "finch-worker"})
     worker = workers.start(slots=6, finch_database_url=url.render_as_string(hide_password=False))

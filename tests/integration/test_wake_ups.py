@@ -114,7 +114,6 @@ class Fleet:
         return Maintenance(
             self.entry,
             worker._stores,
-            worker._folders,
             worker._slots,
             worker._attempt_source,
             worker._dispatcher,

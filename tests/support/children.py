@@ -87,6 +87,9 @@ class FakeChild(ChildProcess):
         self.calls.append("end")
         self._is_alive = False
 
+    def refuse(self, what: str) -> None:
+        self.calls.append(f"refuse {what}")
+
     def kill(self) -> None:
         self.calls.append("kill")
         self._is_alive = False

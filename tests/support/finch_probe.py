@@ -31,7 +31,19 @@ class Parameters(Value):
     """
 
     action: Literal[
-        "nothing", "sleep", "wait", "raise", "exit", "segfault", "hang", "eat", "orphan", "daemon", "print", "leak"
+        "nothing",
+        "sleep",
+        "wait",
+        "raise",
+        "exit",
+        "segfault",
+        "hang",
+        "eat",
+        "orphan",
+        "daemon",
+        "print",
+        "leak",
+        "close",
     ] = "nothing"
     seconds: float = 0.0
     once: str | None = None
@@ -90,6 +102,9 @@ def _act(parameters: Parameters, out: Path) -> None:
         case "hang":
             while True:
                 ctypes.CDLL(None).sleep(60)
+        case "close":
+            os.closerange(3, 1024)  # as code does that makes a daemon of its process
+            time.sleep(parameters.seconds)
         case "eat":
             eaten = []
             while True:

@@ -20,7 +20,16 @@ LAZY = {"finch_hub", "finch_hub/engine"}
 # Files beside the folders; any other belongs into one of them.
 LOOSE_FILES = {
     "engine": {"__init__.py"},
-    "workers": {"__init__.py", "__main__.py", "child.py", "hostname.py", "listening.py", "maintenance.py", "worker.py"},
+    "workers": {
+        "__init__.py",
+        "__main__.py",
+        "child.py",
+        "cleaning.py",
+        "hostname.py",
+        "listening.py",
+        "maintenance.py",
+        "worker.py",
+    },
 }
 TYPE_ONLY = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from {0} import {1}\n"
 LATE = "def load():\n    from {0} import {1}\n\n    return {1}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -77,8 +78,9 @@ def _measure_disks(stores: Stores) -> Iterator[Metric]:
     free = GaugeMetricFamily("finch_disk_free_bytes", "Free space for files of this user.", labels=["place"])
     places = {"home": str(stores.settings.home), "store": stores.settings.artifacts}
     for place, path in places.items():
-        if Path(path).is_dir():  # an object store has no limit
-            free.add_metric([place], shutil.disk_usage(path).free)
+        with contextlib.suppress(OSError):  # of a disk that fails
+            if Path(path).is_dir():  # an object store has no limit
+                free.add_metric([place], shutil.disk_usage(path).free)
     yield free
 
 

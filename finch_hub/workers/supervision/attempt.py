@@ -10,6 +10,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from finch_hub import errors, progress
@@ -119,7 +120,7 @@ class Attempt:
             return
         try:
             self._kind = kind = kinds.kind_of(job.kind)
-            self._spec = spec = kind.spec_of(job.spec)
+            self._spec = kind.spec_of(job.spec)
         except (errors.NotFound, errors.InvalidSpec) as error:  # another version may have submitted it, and can read it
             record.set_aside(str(error))
             return
@@ -127,10 +128,12 @@ class Attempt:
             text = f"finch-hub {kinds.VERSION} passes over fields of the specification that it does not know:"
             record.add_message(f"{text} {', '.join(unknown)}", level="warn")
         try:
-            outcome = folders.read_outcome(job.id, kind.outcome) if job.fence > 1 else None
+            outcome = None
+            if job.fence > 1:
+                doing = "looking for the result of an earlier attempt"
+                outcome = self._call(doing, lambda: folders.read_outcome(job.id, kind.outcome))
             if outcome is None:
-                workdir = folders.begin(job.id, job.fence)
-                order = self._call("preparing the job", lambda: kind.prepare(spec, job, self._context.stores, workdir))
+                workdir, order = self._call("preparing the job", self._prepare)
                 if self._checkpoint.is_expected:
                     self._fetch_checkpoint(record)
         except _Stopped as stopped:
@@ -167,6 +170,11 @@ class Attempt:
         message = watch.run()
         self._stop_by = min(watch.stop_deadline, self._lease.elapsed() + self._settings.grace_seconds)
         self._end(record, child, message)
+
+    def _prepare(self) -> tuple[Path, Value]:
+        """Return the folder of the attempt and the order for the child."""
+        workdir = self._context.folders.begin(self._job.id, self._job.fence)
+        return workdir, self._kind.prepare(self._spec, self._job, self._context.stores, workdir)
 
     def _call(self, doing: str, call: Callable[[], T]) -> T:
         """Make a blocking call in another thread, and stop waiting if the attempt must stop or the call hangs.

@@ -127,7 +127,7 @@ class AttemptSource:
         size = self._settings.gang_size
         if self.readiness.remark is not None:  # it tries one job at a time
             return []
-        if not leader.requirements.together or slot.device.kind != "cpu" or size == 1 or self.stopping.is_set():
+        if not leader.requirements.together or slot.device.kind != "cpu" or size == 1 or self._is_ending:
             return []
         claim, is_repeated = Claim(), False
         while clock.elapsed() - claim.requested_at <= self._settings.heartbeat_seconds:

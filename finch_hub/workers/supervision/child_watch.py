@@ -69,19 +69,19 @@ class ChildWatch:
                 has_ended = child.messages_fd not in ready and not child.is_alive
                 if child.messages_fd in ready or has_ended:  # the last messages may have come after the wait
                     self._heard_at = self._lease.elapsed()
-                    for message in child.read_messages():
-                        if message is None:
-                            has_ended = True
-                        elif message["type"] == "event":
-                            try:
-                                event = NewEvent.of(message["event"], subject="event")
-                            except errors.InvalidSpec as error:
-                                return {"type": "hung", "reason": f"sent what is no event ({error})"}
-                            self._record.add_event(event)
-                        elif message["type"] == "stopped":
-                            return message | {"why": self._stop_reason or message["why"]}
-                        else:
-                            return message
+                for message in child.read_messages():
+                    if message is None:
+                        has_ended = True
+                    elif message["type"] == "event":
+                        try:
+                            event = NewEvent.of(message["event"], subject="event")
+                        except errors.InvalidSpec as error:
+                            return {"type": "hung", "reason": f"sent what is no event ({error})"}
+                        self._record.add_event(event)
+                    elif message["type"] == "stopped":
+                        return message | {"why": self._stop_reason or message["why"]}
+                    else:
+                        return message
                 if has_ended:
                     return {"type": "died"}
                 self._record.write_due_events()

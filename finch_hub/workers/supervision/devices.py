@@ -11,6 +11,9 @@ import psutil
 
 from finch_hub.engine.machine import container
 
+NO_DEVICE = {"CUDA_VISIBLE_DEVICES": ""}
+"""Variables that hide all graphics cards from a process."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
@@ -33,7 +36,7 @@ class Device:
     @property
     def environment(self) -> dict[str, str]:
         """Variables that hide all other devices from a process."""
-        return {"CUDA_VISIBLE_DEVICES": str(self.index) if self.kind == "cuda" else ""}
+        return {"CUDA_VISIBLE_DEVICES": str(self.index)} if self.kind == "cuda" else NO_DEVICE
 
 
 def find_devices() -> tuple[Device, ...]:

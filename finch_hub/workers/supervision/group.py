@@ -155,8 +155,11 @@ class AttemptGroup:
                     elif message["type"] == "ended_together":
                         child.warm_base = message["warm_base"]
                         return True
+                    elif (member := members.get(str(message.pop("job", None)))) is not None:
+                        member.deliver(message)
                     else:
-                        members[message.pop("job")].deliver(message)
+                        child.refuse("a message about no job of the group")
+                        is_alive = False
                 if not is_alive:
                     return False
                 if deadline == float("inf") and all(member.has_left for member in members.values()):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from finch_hub import errors
 from finch_hub.registry import workers
 from finch_hub.registry.database import Database
 from finch_hub.settings import Settings
+from finch_hub.workers.supervision.trouble_log import TroubleLog
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ READY = "ready"
 class HealthFiles:
     """Files of one worker whose ages tell its health. To ask for them takes milliseconds and no database.
 
-    A worker goes on if it cannot write them later. Its probes see that they are old.
+    A folder that is removed later is made again. One that cannot be written any more ends no work of the worker.
 
     Args:
         folder: folder of the files; None writes none.
@@ -30,40 +32,44 @@ class HealthFiles:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder, self._is_in_trouble = folder, False
+        self._folder = folder
+        self._trouble = TroubleLog(log, "report_health", about="folder")
+        if folder is None:
+            return
         try:
-            self._write(READY, False)  # a worker that was killed may have left the file
-            self._write(ALIVE, True)
+            self._mark(READY, False)  # a worker that was killed may have left the file
+            self._mark(ALIVE, True)
         except OSError as error:
             what = f"cannot write to {folder}: {error.strerror}"
             raise errors.InvalidSpec(what, where="FINCH_HEALTH_FOLDER", fix="choose another folder") from None
 
     def report_alive(self) -> None:
         """Report that the worker goes on, whether or not others answer it."""
-        self._try_to_write(ALIVE, True)
+        with self._log_trouble():
+            self._mark(ALIVE, True)
 
     def report_ready(self, is_ready: bool) -> None:
         """Report whether the database has the worker's heartbeat and the worker accepts jobs."""
-        self._try_to_write(READY, is_ready)
+        with self._log_trouble():
+            self._mark(READY, is_ready)
 
-    def _try_to_write(self, name: str, exists: bool) -> None:
-        try:
-            self._write(name, exists)
-        except OSError as error:
-            if not self._is_in_trouble:
-                log.warning("health", extra={"error": error})
-            self._is_in_trouble = True
-        else:
-            self._is_in_trouble = False
-
-    def _write(self, name: str, exists: bool) -> None:
+    def _mark(self, name: str, is_set: bool) -> None:
         if self._folder is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
-        if exists:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if is_set:
             (self._folder / name).touch()
         else:
             (self._folder / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _log_trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._trouble.add(error)
+        else:
+            self._trouble.end()
 
 
 def find_living(settings: Settings, hostname: str) -> list[str]:

@@ -65,7 +65,7 @@ class Lease:
         self._child: ChildProcess | None = None
         self._doubt_began: float | None = None
         self._seconds_in_doubt = 0.0
-        self.is_lost = self._is_cancel_requested = False
+        self.is_lost = self._is_cancel_requested = self._is_released = False
         self.job_id = claimed.job.id
         self._began = clock.elapsed()
         self.certain_until = claimed.requested_at + settings.lease_seconds
@@ -82,7 +82,7 @@ class Lease:
         """Guard no child any more, and resume the last one."""
         with self._guarding:
             self._end_doubt()
-            self._child = None
+            self._child, self._is_released = None, True
 
     def suspend_if_in_doubt(self) -> bool:
         """Suspend the child if the lease is in doubt, and return whether it is.
@@ -91,7 +91,7 @@ class Lease:
         """
         with self._guarding:
             is_in_doubt = self.is_lost or clock.elapsed() >= self.certain_until
-            if is_in_doubt and self._doubt_began is None:
+            if is_in_doubt and self._doubt_began is None and not self._is_released:
                 self._doubt_began = min(clock.elapsed(), self.certain_until)
                 instruments.LEASES_IN_DOUBT.inc()
                 if self._child is not None:

@@ -7,14 +7,17 @@ import json
 import logging
 import os
 import secrets
+import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 import psutil
 
+from finch_hub.settings import Settings
 from finch_hub.specs.value import JsonObject
 from finch_hub.workers.supervision import descendants
 
@@ -27,14 +30,17 @@ _TAIL_BYTES = 16_384
 _READ_BYTES = 65_536
 _MOST_READS = 64  # at a time
 _LONGEST_MESSAGE = 64 * 2**20
-_FIELDS = {  # of messages, by their types
-    "ready": (),
-    "event": ("event",),
-    "done": ("outcome", "warm_base"),
-    "failed": ("reason", "traceback", "retry", "of_worker", "of_any_job"),
-    "stopped": ("why",),
-    "ended_together": ("warm_base",),
-    "heard": (),
+_END_SECONDS = 10.0  # that a process may take to end after its pipes, as to release a device
+_ORDER_MILLISECONDS = 50  # that a child which reads takes for what fits into the pipe
+_BASE = (str, type(None))
+_FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {  # of messages, by their types
+    "ready": {},
+    "event": {"event": dict},
+    "done": {"outcome": dict, "warm_base": _BASE},
+    "failed": {"reason": str, "traceback": str, "retry": bool, "of_worker": bool, "of_any_job": bool},
+    "stopped": {"why": str},
+    "ended_together": {"warm_base": _BASE},
+    "heard": {},
 }
 # OpenMP's threads spin while they wait for each other. On busy cores they take the time of the thread they wait for.
 # Training with two threads on two idle cores made 950 tokens/s with libgomp's default, 640 without spinning and 1,000
@@ -91,6 +97,7 @@ class Child(ChildProcess):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                bufsize=0,
                 pass_fds=(write,),
                 start_new_session=True,
                 env={
@@ -111,8 +118,9 @@ class Child(ChildProcess):
         self._orders = cast(IO[bytes], self._process.stdin)
         self._output = cast(IO[bytes], self._process.stdout)
         self.messages_fd, self.output_fd = read, self._output.fileno()
-        os.set_blocking(self.messages_fd, False)
-        os.set_blocking(self.output_fd, False)
+        for fd in (self.messages_fd, self.output_fd, self._orders.fileno()):
+            os.set_blocking(fd, False)
+        self._sending, self._unsent = threading.Lock(), bytearray()
         self._partial, self._tail = bytearray(), b""
         self._fault: str | None = None  # what it sent instead of a message
         self._is_killed = self._has_started = False
@@ -140,16 +148,34 @@ class Child(ChildProcess):
         return self.is_alive and bool(descendants.find(self.pid))
 
     def send(self, **message: Any) -> None:
-        """Send one order. A child that has ended ignores it, and its messages have ended."""
-        with contextlib.suppress(BrokenPipeError):
-            self._orders.write(json.dumps(message).encode() + b"\n")
-            self._orders.flush()
+        """Send one order. A child that has ended ignores it, and its messages have ended.
+
+        A large order does not fit into the pipe. While the child does not read, as when it hangs at its start, the rest
+        waits for the next `read_messages`.
+        """
+        with self._sending:
+            self._unsent += json.dumps(message).encode() + b"\n"
+        self._send_rest()
+
+    def _send_rest(self) -> None:
+        with self._sending:
+            waiting = select.poll()
+            waiting.register(self._orders, select.POLLOUT)
+            while self._unsent and waiting.poll(_ORDER_MILLISECONDS):
+                try:
+                    del self._unsent[: os.write(self._orders.fileno(), self._unsent)]
+                except BlockingIOError:  # less room than the kernel writes at once
+                    return
+                except BrokenPipeError:
+                    self._unsent.clear()
 
     def read_messages(self) -> Iterator[JsonObject | None]:
         """Yield the messages that have arrived, and None at the end of all messages.
 
         A child that sends something else is killed. `describe_end` then says what it sent.
         """
+        if self._unsent:
+            self._send_rest()
         for _ in range(_MOST_READS):  # a child that never stops writing must not keep its supervisor here
             try:
                 data = os.read(self.messages_fd, _READ_BYTES)
@@ -167,7 +193,7 @@ class Child(ChildProcess):
                 try:
                     message = _parse(line)
                 except ValueError as error:
-                    self._refuse(f"a message that cannot be read: {error}")
+                    self.refuse(f"a message that cannot be read: {error}")
                     yield None
                     return
                 if message["type"] == "ready":
@@ -175,13 +201,14 @@ class Child(ChildProcess):
                 else:
                     yield message
             if len(self._partial) > _LONGEST_MESSAGE:
-                self._refuse(f"a message of more than {_LONGEST_MESSAGE:,} bytes")
+                self.refuse(f"a message of more than {_LONGEST_MESSAGE:,} bytes")
                 yield None
                 return
             if len(data) < _READ_BYTES:
                 return
 
-    def _refuse(self, what: str) -> None:
+    def refuse(self, what: str) -> None:
+        """Kill the child because of what it sent instead of a message."""
         log.error("read_messages", extra={"pid": self.pid, "error": f"the child sent {what}"})
         self._fault = what
         self._signal(signal.SIGKILL)
@@ -225,7 +252,10 @@ class Child(ChildProcess):
         self.kill()
 
     def kill(self) -> None:
-        """Kill the process and its descendants, and close the pipes. A second call does nothing."""
+        """Kill the process and its descendants, and close the pipes. A second call does nothing.
+
+        A process that waits in the kernel ends later, and nobody waits for it.
+        """
         if self._is_killed:
             return  # the kernel may have given the process id to another process
         self._is_killed = True
@@ -233,9 +263,12 @@ class Child(ChildProcess):
             self._signal(signal.SIGSTOP)  # it starts no more processes, and keeps those that lose their parent
             descendants.kill(lambda: descendants.find(self.pid))
         self._signal(signal.SIGKILL)
-        self._process.wait()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.error("kill", extra={"pid": self.pid, "error": "it does not end, and waits for a device or a disk"})
         descendants.kill(lambda: descendants.find_marked(self._mark))
-        if self._orphan_cleanup is not None:
+        if self._orphan_cleanup is not None and not self.is_alive:
             self._orphan_cleanup.remove_group(self.pid)
         self.read_output()
         for stream in (self._orders, self._output):
@@ -251,7 +284,10 @@ class Child(ChildProcess):
 
     def describe_end(self) -> str:
         """Describe how the process ended: its exit status or signal."""
-        code = self._process.wait()
+        try:
+            code = self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "it closed the pipe of its messages, and goes on"
         if self._fault is not None:
             return f"it sent {self._fault}, and was killed"
         if code >= 0:
@@ -268,6 +304,15 @@ class Child(ChildProcess):
             os.killpg(self.pid, number)
 
 
+def write_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables by which a child has the settings of its supervisor."""
+    return {
+        "FINCH_HOME": str(settings.home),
+        "FINCH_LOG_FORMAT": settings.log_format,
+        "FINCH_LOG_LEVEL": settings.log_level,
+    }
+
+
 def _parse(line: bytes) -> JsonObject:
     """Return a message.
 
@@ -280,6 +325,9 @@ def _parse(line: bytes) -> JsonObject:
         raise ValueError("it is nested too deep") from None
     if not isinstance(message, dict) or message.get("type") not in _FIELDS:
         raise ValueError(f"it is {line[:100]!r}")
-    if missing := [name for name in _FIELDS[message["type"]] if name not in message]:
+    fields = _FIELDS[message["type"]]
+    if missing := [name for name in fields if name not in message]:
         raise ValueError(f"{message['type']!r} has no {', '.join(missing)}")
+    if wrong := [name for name, kind in fields.items() if not isinstance(message[name], kind)]:
+        raise ValueError(f"{message['type']!r} has a wrong {', '.join(wrong)}")
     return message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -63,26 +62,32 @@ class SharedCheckpoint:
 
     def end(self, job: Job) -> None:
         """Remove the copies of a job that has ended, in another thread. If it fails, the sweep of the store does so."""
-        if job.state in FINAL and (self._has_copied or self.is_expected):
-            copying = [] if self._copying is None else [self._copying]
+        copying = [] if self._copying is None else [self._copying]
+        if job.state not in FINAL or not (copying or self._has_copied or self.is_expected):
+            return
 
-            def remove() -> None:
-                concurrent.futures.wait(copying)
+        def remove() -> None:
+            concurrent.futures.wait(copying)
+            if self._has_copied or self.is_expected:
                 checkpoints.remove(self._store, job.id)
 
-            self._context.blocking_calls.start(remove)
+        self._context.blocking_calls.start(remove)
 
     def _begin(self) -> None:
         self._due_at = clock.elapsed() + self._interval
+        self._copying = self._context.blocking_calls.start(self._copy)
+
+    def _copy(self) -> None:
+        """Copy the newest checkpoint, unless that is done. Even its folder may be on a disk that hangs or fails."""
         folder = self._workdir / CHECKPOINTS
         found = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
         newest = max(found, default=None)
         if newest is None or (files := sorted(newest.glob("[!.]*"))) == self._files:
             return
-        self._files, self._has_copied = files, True
+        self._has_copied = True  # perhaps
         archive = self._workdir / f"{CHECKPOINTS}.tar"
-        put = functools.partial(checkpoints.put, self._store, self._job.id, self._job.fence, newest, archive=archive)
-        self._copying = self._context.blocking_calls.start(put)
+        checkpoints.put(self._store, self._job.id, self._job.fence, newest, archive=archive)
+        self._files = files
 
     def _wait(self, until: float) -> bool:
         if self._copying is not None:
@@ -104,6 +109,4 @@ class SharedCheckpoint:
             self._is_in_trouble = True
             text = "could not copy the checkpoint to the artifact store, so another machine would repeat more work"
             self._record.add_message(f"{text}: {error}", level="warn")
-        if error is not None:
-            self._files = []
         return True

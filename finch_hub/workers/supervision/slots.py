@@ -17,7 +17,7 @@ from finch_hub.workers.supervision.device_locks import DeviceLocks
 from finch_hub.workers.supervision.group import AttemptGroup
 from finch_hub.workers.supervision.lease import Claim, ClaimedJob
 from finch_hub.workers.supervision.orphan_cleanup import OrphanCleanup
-from finch_hub.workers.supervision.process import Child
+from finch_hub.workers.supervision.process import Child, write_environment
 
 USABLE_SHARE = 0.9  # of main memory; the rest is for the system and the worker
 
@@ -48,12 +48,8 @@ class Slot:
             return child
         if child is not None:
             child.kill()
-        environment = {
-            "FINCH_HOME": str(settings.home),
-            "FINCH_LOG_FORMAT": settings.log_format,
-            "FINCH_LOG_LEVEL": settings.log_level,
-        }
-        return Child({**self.device.environment, **environment}, orphan_cleanup=self._orphan_cleanup)
+        environment = {**self.device.environment, **write_environment(settings)}
+        return Child(environment, orphan_cleanup=self._orphan_cleanup)
 
     def keep_child(self, child: Child | None) -> None:
         """Keep the child that an attempt left, if any. One with descendants ends: they may be of the ended job."""

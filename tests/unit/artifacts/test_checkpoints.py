@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from finch_hub import errors
+from finch_hub import errors, progress
 from finch_hub.artifacts import checkpoints
 from finch_hub.artifacts.store import ArtifactStore
 
@@ -65,6 +65,16 @@ def test_checkpoint_is_fetched_with_its_bytes(store: ArtifactStore, tmp_path: Pa
     found = {path.name: path.read_bytes() for path in (tmp_path / "new" / "step-00000030").iterdir()}
     assert found == STEP
     assert [path.name for path in (tmp_path / "new").parent.glob("*.tar")] == []
+
+
+def test_storing_and_fetching_tell_the_bytes(
+    store: ArtifactStore, tmp_path: Path, told: list[progress.Advance]
+) -> None:
+    """Otherwise a large checkpoint that comes slowly is taken for one that hangs."""
+    checkpoint = write(tmp_path / "step-00000030", {"state.safetensors": bytes(3_000_000)})
+    checkpoints.put(store, "job", 1, checkpoint, archive=tmp_path / "archive.tar")
+    assert fetch(store, tmp_path / "new") == ["step-00000030"]
+    assert {"MB stored", "MB fetched"} <= {advance.work for advance in told}
 
 
 def test_newest_checkpoint_replaces_that_of_the_attempt_and_of_earlier_ones(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from support import registry
 
 from finch_hub import Hub
+from finch_hub.hub import jobs as hub_jobs
 from finch_hub.registry import attempts, tables, types
 from finch_hub.registry.database import Database
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import QuantizeSpec
 from finch_hub.storage import outputs
 
-from .conftest import Run
+from .conftest import Run, enter_worker
 
 
 def test_detached_jobs_print_their_ids(run: Run, database: Database, data: Path, tmp_path: Path) -> None:
@@ -59,6 +62,32 @@ def test_job_is_shown_cancelled_retried_and_pruned(run: Run, database: Database,
     assert run("jobs", "prune").status == 2
     assert run("jobs", "prune", "--days", 1).out == "Deleted 0 jobs\n"
     assert run("jobs", "prune", "--keep", 0).out == "Deleted 1 job\n"
+
+
+def test_watch_tells_why_a_job_waits_when_its_workers_begin_to_pause(
+    run: Run, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_jobs, "_ENSURE_SECONDS", 0.0)
+    registry.add_version(database, "medical")
+    enter_worker(database)
+    job = run("merge", "medical", "--out", tmp_path / "merged", "--detach", "--json").json
+    found = hub_jobs.JobHandle.obstacles
+    looks: list[int] = []
+
+    def pause_then_cancel(handle: hub_jobs.JobHandle) -> Mapping[str, list[str]]:
+        looks.append(1)
+        with database.write() as session:
+            remark = "its store is away" if len(looks) > 1 else None
+            session.execute(sa.update(tables.Worker).values(remark=remark))
+        if len(looks) == 3:
+            registry.cancel(database, handle.refresh())
+        return found(handle)
+
+    monkeypatch.setattr(hub_jobs.JobHandle, "obstacles", pause_then_cancel)
+    ran = run("jobs", "watch", job["id"])
+    assert ran.status == 6
+    warning = "warning: worker gpu-1 cannot run this job: it claims no jobs: its store is away"
+    assert " ".join(ran.err.split()).count(warning) == 1, "it is told once"
 
 
 def test_output_that_a_worker_elsewhere_made_is_saved_once(run: Run, database: Database, tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ CPU = values.Device(kind="cpu", name="2 cores", memory_bytes=2**34, free_bytes=2
 
 
 def worker(
-    name: str, *devices: values.Device, queue: str = "default", state: Literal["active", "silent"] = "active"
+    name: str,
+    *devices: values.Device,
+    queue: str = "default",
+    state: Literal["active", "draining", "silent"] = "active",
 ) -> values.Worker:
     now = datetime.now(UTC)
     return values.Worker(
@@ -91,5 +94,9 @@ def test_obstacles_name_workers_whose_version_cannot_read_the_job() -> None:
 
 def test_obstacles_say_why_a_worker_claims_no_jobs() -> None:
     paused = worker("paused", CPU).evolve(remark="its store is away")
-    assert placement.list_obstacles(job(), [paused]) == {"paused": ["claims no jobs: its store is away"]}
+    leaving = worker("leaving", CPU, state="draining")
+    assert placement.list_obstacles(job(), [paused, leaving]) == {
+        "paused": ["claims no jobs: its store is away"],
+        "leaving": ["claims no jobs: it is draining"],
+    }
     assert placement.list_obstacles(job(), [paused, worker("good", CPU)]) == {}

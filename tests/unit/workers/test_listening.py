@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from support import bells, registry, services
 from support.fleet import wait_until
@@ -107,8 +109,10 @@ def test_listener_that_fails_is_reported_and_called_again_later(
     job = registry.submit(stores.database)
     with caplog.at_level(logging.WARNING):
         trouble.look()
-    fields = {"action": "listen", "listener": "trouble", "job_id": job.id, "state": "queued", "error": reason}
-    assert fields in list_said(caplog)
+    said = list_said(caplog)
+    assert {"action": "listen", "listener": "trouble", "job_id": job.id, "state": "queued", "error": reason} in said
+    traces = [str(fields["exception"]) for fields in said if fields["action"] == "call"]
+    assert ["finch_bells.py" in trace for trace in traces] == ([True] if what == "raise" else [])
     assert find(stores, "trouble") == (1, 0, reason)
     (home / "trouble").write_text("")
     other = registry.submit(stores.database)
@@ -128,6 +132,23 @@ def test_one_process_serves_many_calls(stores: Stores, trouble: ListenerCalls) -
     trouble.look()
     tried = [line.split() for line in bells.read_lines(stores.settings.home / "tried")]
     assert (len({job for job, _ in tried}), len({pid for _, pid in tried})) == (3, 1)
+
+
+def test_process_of_a_listener_takes_no_device_and_logs_as_its_worker(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    in_force = stores.settings.model_copy(update={"log_format": "json", "log_level": "error"})
+    calls = ListenerCalls("trouble", dataclasses.replace(stores, settings=in_force))
+    registry.submit(stores.database)
+    try:
+        calls.look()
+        (tried,) = bells.read_lines(stores.settings.home / "tried")
+        environment = psutil.Process(int(tried.split()[1])).environ()
+    finally:
+        calls.close()
+    names = ("CUDA_VISIBLE_DEVICES", "FINCH_LOG_FORMAT", "FINCH_LOG_LEVEL")
+    assert [environment[name] for name in names] == ["", "json", "error"]
 
 
 def test_worker_without_listeners_starts_nothing(tmp_path: Path) -> None:

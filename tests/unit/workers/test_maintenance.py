@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import logging
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,10 @@ from finch_hub.registry import jobs, settlements, types, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.tables import jobs as job_table
 from finch_hub.specs.jobs import JobState
+from finch_hub.workers.embedded import broker as home_broker
 from finch_hub.workers.logs.context import identify
 from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.supervision import clock
-from finch_hub.workers.supervision.work_folders import WorkFolders
 
 
 class Worker:
@@ -32,13 +33,16 @@ class Worker:
         self, database: Database, home: Path, *, name: str = "one", is_on_demand: bool = False, **changes: Any
     ) -> None:
         self.ended = 0
-        self.is_busy = False
+        self.is_busy = self.is_wanted = False
         self.is_answered = True
         self.held: frozenset[str] = frozenset()
         self.claims = SimpleNamespace(
-            is_draining=False, renew_leases=self._renew_leases, readiness=SimpleNamespace(remark=None)
+            is_draining=False,
+            stopping=threading.Event(),
+            renew_leases=self._renew_leases,
+            readiness=SimpleNamespace(remark=None),
         )
-        in_force = settings.load(home=home, broker_url="redis://127.0.0.1:1", **changes)
+        in_force = settings.load(**{"home": home, "broker_url": "redis://127.0.0.1:1", **changes})
         with database.write() as session:
             self.entry = workers.register(
                 session,
@@ -52,13 +56,15 @@ class Worker:
             def refresh_devices(self) -> list[values.Device]:
                 return []
 
+            def are_wanted(self) -> bool:
+                return worker.is_wanted
+
             def drop_idle_children(self, *, older_than: float) -> None:
                 pass
 
         arguments: tuple[Any, ...] = (
             self.entry,
-            SimpleNamespace(settings=in_force, database=database, tidy=lambda: None),
-            WorkFolders(in_force.work),
+            SimpleNamespace(settings=in_force, database=database),
             Slots(),
             self.claims,
             SimpleNamespace(dispatch_due=self._dispatch_due),
@@ -151,24 +157,6 @@ def test_health_folder_that_cannot_be_written_is_refused(database: Database, tmp
     (tmp_path / "file").touch()
     with pytest.raises(errors.InvalidSpec, match=r"FINCH_HEALTH_FOLDER: cannot write to .*file.*Not a directory"):
         Worker(database, tmp_path, health_folder=tmp_path / "file" / "health")
-
-
-def test_worker_goes_on_without_its_health_folder(
-    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "health"
-    worker = Worker(database, tmp_path, health_folder=folder)
-    shutil.rmtree(folder)
-    worker.maintenance._report()
-    assert (folder / "ready").exists()
-    shutil.rmtree(folder)
-    folder.touch()  # no folder can be made there
-    with database.write() as session:
-        workers.request_state(session, "one", "stopping")
-    worker.maintenance.start()
-    wait_until(lambda: worker.ended > 0, "the request to be followed", 20.0)
-    worker.maintenance.close()
-    assert [said["action"] for said in list_said(caplog)].count("health") == 1
 
 
 def test_history_with_nothing_to_delete_is_left_alone_for_a_while(
@@ -393,3 +381,69 @@ def test_permanent_worker_does_not_end_when_it_is_idle(database: Database, tmp_p
     worker = Worker(database, tmp_path, idle_seconds=1.0)
     worker.maintenance._end_if_idle(float("inf"))
     assert worker.ended == 0
+
+
+def test_health_folder_that_is_lost_stops_no_heartbeat(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "health"
+    worker = Worker(database, tmp_path, health_folder=folder)
+    shutil.rmtree(folder)
+    worker.maintenance._report()
+    assert (folder / "ready").exists(), "it is made again"
+    shutil.rmtree(folder)
+    folder.touch()  # no folder can be made there
+    with database.write() as session:
+        workers.request_state(session, "one", "stopping")
+    worker.maintenance.start()
+    wait_until(lambda: worker.ended > 0, "the request to be followed", 20.0)
+    worker.maintenance.close()
+    assert [said["action"] for said in list_said(caplog)] == ["report_health"], "it is said once"
+
+
+def test_worker_that_stops_is_not_ready(database: Database, tmp_path: Path) -> None:
+    ready = tmp_path / "health" / "ready"
+    worker = Worker(database, tmp_path, health_folder=ready.parent)
+    worker.maintenance._report()
+    assert ready.exists()
+    worker.claims.stopping.set()
+    worker.maintenance._report()
+    assert not ready.exists(), "it hands its jobs back"
+    ready.touch()
+    worker.maintenance.start()
+    worker.maintenance.close()
+    assert not ready.exists(), "it has ended"
+
+
+def test_worker_that_hands_its_devices_over_says_so_and_claims_nothing(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(database, tmp_path, is_on_demand=True)
+    worker.is_busy = worker.is_wanted = True
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            worker.maintenance._report()
+    assert [said["action"] for said in list_said(caplog)] == ["hand_over"], "it is said once"
+    assert (worker.claims.is_draining, worker.ended) == (True, 0)
+    with database.read() as session:
+        assert "hands its devices over" in (workers.get(session, "one").remark or "")
+        assert workers.find_idle(session) == [], "no job is passed on to it"
+    worker.is_wanted = False  # the other worker no longer waits
+    worker.maintenance._report()
+    assert not worker.claims.is_draining
+    with database.read() as session:
+        assert workers.get(session, "one").remark is None
+
+
+def test_broker_that_cannot_start_keeps_no_lost_job_from_being_recovered(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(in_force: settings.Settings) -> None:
+        raise errors.Unavailable("could not start the private Valkey")
+
+    monkeypatch.setattr(home_broker, "ensure", fail)
+    registry.submit(database)
+    job = registry.claimed(database, lease=-1.0)
+    with pytest.raises(errors.Unavailable, match="Valkey"):
+        Worker(database, tmp_path, broker_url=None).maintenance._sweep()
+    assert registry.get(database, job).state is JobState.QUEUED

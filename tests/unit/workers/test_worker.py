@@ -6,7 +6,6 @@ import contextlib
 import os
 import queue
 import signal
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,14 +19,12 @@ from support.fleet import wait_until
 from support.logs import list_said
 
 from finch_hub import errors, settings
-from finch_hub.formats.atomic_writes import temporary_place
-from finch_hub.registry import jobs, types, values, workers
+from finch_hub.registry import jobs, values, workers
 from finch_hub.registry.database import Database, Session
 from finch_hub.registry.tables import jobs as table
 from finch_hub.specs.jobs import ExportSpec, Job, Requirements
 from finch_hub.workers import worker as module
 from finch_hub.workers.embedded import broker as home_broker
-from finch_hub.workers.maintenance import Maintenance
 from finch_hub.workers.messaging.slot_pool import SlotPool
 from finch_hub.workers.supervision import devices
 from finch_hub.workers.supervision.slots import Slot
@@ -50,6 +47,7 @@ def database(postgres_url: str, tmp_path: Path) -> Iterator[Database]:
 def worker(database: Database, tmp_path: Path) -> Iterator[Worker]:
     made = Worker(settings.load(home=tmp_path, database_url=database.url.render_as_string(hide_password=False)))
     yield made
+    made._overtime.cancel()
     made._attempt_source.close()
     made._slots.close()
     made._dispatcher.close()
@@ -69,19 +67,6 @@ def register(database: Database, name: str) -> values.Worker:
     )
     with database.write() as session:
         return workers.register(session, description)
-
-
-def make_maintenance(worker: Worker) -> Maintenance:
-    return Maintenance(
-        worker._register(),
-        worker._stores,
-        worker._folders,
-        worker._slots,
-        worker._attempt_source,
-        worker._dispatcher,
-        is_on_demand=False,
-        end_worker=lambda: None,
-    )
 
 
 def test_job_whose_row_is_locked_at_its_wake_up_is_claimed_after_the_lock(
@@ -108,46 +93,6 @@ def test_worker_replaces_a_killed_one_with_its_name_and_process_id(worker: Worke
     assert started.instance != killed.instance
     with database.read() as session:
         assert [entry.instance for entry in workers.find(session)] == [started.instance]
-
-
-def test_work_folders_of_another_database_in_the_home_are_kept(worker: Worker, tmp_path: Path) -> None:
-    own, other = worker._settings.work, settings.load(home=tmp_path).work
-    for work in (own, other):
-        (work / "unknownjob" / "1").mkdir(parents=True)
-    make_maintenance(worker)._remove_finished_folders()
-    assert not (own / "unknownjob").exists()
-    assert (other / "unknownjob" / "1").exists()
-
-
-def test_sweep_removes_what_killed_processes_left(
-    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    place = temporary_place()
-    of_others = place.parent / ".download.1234.part"
-    places = [tmp_path / "import", tmp_path / "publish", worker._settings.cache / "artifacts" / "0f", place]
-    abandoned = [each.with_name(f".{each.name}.0a1b2c3d.part") for each in places]
-    for folder in (*abandoned, of_others):
-        folder.mkdir(parents=True)
-    make_maintenance(worker)._sweep()
-    assert [folder for folder in abandoned if folder.exists()] == []
-    assert of_others.exists()
-
-
-def test_sweep_forgets_workers_that_were_silent_for_a_month(worker: Worker, database: Database) -> None:
-    own, silent = worker._register(), "silent-for-a-month"
-    with database.write() as session:
-        workers.register(
-            session,
-            values.WorkerDescription(
-                id=silent, hostname="elsewhere", pid=1, version="1", schema_revision=own.schema_revision, devices=()
-            ),
-        )
-        month_ago = types.later(-31 * 86_400.0)
-        session.execute(sa.update(workers.workers).where(workers.workers.c.id == silent).values(last_seen=month_ago))
-    make_maintenance(worker)._sweep()
-    with database.read() as session:
-        assert [entry.id for entry in workers.find(session)] == [own.id]
 
 
 def test_only_a_worker_that_ended_idle_looks_for_overlooked_work(worker: Worker, database: Database) -> None:
@@ -270,6 +215,22 @@ def test_first_signal_hands_jobs_back_and_the_second_kills_the_children(
     assert (warm.calls, working.calls, ended) == (["kill"], ["kill"], [1])
 
 
+def test_worker_that_cannot_end_kills_its_children_and_ends_after_the_grace(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert worker._overtime.interval == worker._settings.grace_seconds + 15.0
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    worker._overtime.interval = 0.0
+    (slot,) = worker._slots
+    working = FakeChild()
+    slot.attempt = SimpleNamespace(child=working)  # type: ignore[assignment]
+    worker._on_shutting_down("Warm")
+    worker._overtime.join(60)
+    assert (working.calls, ended) == (["kill"], [1])
+    assert [said["action"] for said in list_said(caplog)] == ["end"]
+
+
 def test_files_of_final_jobs_are_removed(worker: Worker, database: Database) -> None:
     with database.write() as session:
         queued, final = (jobs.submit(session, SPEC) for _ in range(2))
@@ -362,24 +323,3 @@ def test_defect_while_a_message_is_passed_on_does_not_cost_the_claimed_job(
     monkeypatch.setattr(worker, "_run", lambda attempt, slot: ran.extend(attempt.job_ids))
     worker._wake(unfit.id)
     assert ran == [fit.id]
-
-
-@pytest.mark.parametrize("error", [errors.StoreUnavailable("away"), ValueError("away")])
-def test_sweep_of_a_store_that_fails_says_so_and_is_made_again(
-    error: Exception, worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    failures = [error]
-
-    def sweep(*_: object) -> list[str]:
-        if failures:
-            raise failures.pop()
-        worker._attempt_source.stopping.set()
-        return ["outputs/unknown-1"]
-
-    monkeypatch.setattr(module, "sweep_store", sweep)
-    monkeypatch.setattr(module, "_SWEEP_STORE_SECONDS", 0.0)
-    caplog.set_level("INFO")
-    worker._sweep_store()
-    failed, done = [said for said in list_said(caplog) if said["action"] == "sweep_store"]
-    assert "away" in f"{failed}"
-    assert done["paths"] == "outputs/unknown-1"

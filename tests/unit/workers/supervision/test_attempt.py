@@ -347,7 +347,7 @@ def test_defect_while_a_job_is_prepared_fails_that_job_only(
 
 
 @pytest.mark.parametrize("ending", ["stop", "stall"])
-@pytest.mark.parametrize("step", ["prepare", "finish"])
+@pytest.mark.parametrize("step", ["begin", "read_outcome", "prepare", "finish"])
 def test_blocking_call_is_left_behind_if_the_attempt_must_stop_or_the_call_hangs(
     step: str,
     ending: str,
@@ -357,7 +357,7 @@ def test_blocking_call_is_left_behind_if_the_attempt_must_stop_or_the_call_hangs
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    """A store that does not answer must keep no worker from ending."""
+    """A store or a disk that does not answer must keep no worker from ending."""
     begun, is_over = threading.Event(), threading.Event()
     request.addfinalizer(is_over.set)
 
@@ -367,14 +367,22 @@ def test_blocking_call_is_left_behind_if_the_attempt_must_stop_or_the_call_hangs
             context.leases._stopping.set()
         is_over.wait(60)
 
-    setattr(kind, step, hang)
+    if step in ("begin", "read_outcome"):
+        monkeypatch.setattr(context.folders, step, hang)
+    else:
+        setattr(kind, step, hang)
+    if step == "read_outcome":
+        registry.submit(database)
+        registry.fail(database, registry.claimed(database), retry=registry.AT_ONCE)
     monkeypatch.setattr(attempt_module, "POLL_SECONDS", 0.01)
     if ending == "stall":
         monkeypatch.setattr(Lease, "elapsed", lambda lease: 1e9 if begun.is_set() else 0.0)
     _, job = run(context, database, FakeChild(), {"type": "done", "outcome": SEEDS, "warm_base": None})
     assert job.state is JobState.QUEUED
     if ending == "stall":
-        doing = "preparing the job" if step == "prepare" else "storing the result"
+        doing = {"finish": "storing the result", "read_outcome": "looking for the result of an earlier attempt"}.get(
+            step, "preparing the job"
+        )
         assert job.reason == f"{doing} took more than {settings.load().stall_seconds:g} s"
 
 

@@ -147,6 +147,18 @@ def test_jobs_that_may_train_together_become_a_group(source: AttemptSource, data
     assert last.job_ids == members[3:]
 
 
+def test_worker_that_drains_claims_no_companions(source: AttemptSource, database: Database) -> None:
+    """The transaction that ended the last job claimed the first one, before the worker was told."""
+    leader, other = (registry.submit(database, together=True) for _ in range(2))
+    slot = slot_of()
+    slot.next_job = ClaimedJob(job=registry.claimed(database), requested_at=0.0)
+    source.is_draining = True
+    attempt = source.claim(slot)
+    assert attempt is not None
+    assert attempt.job_ids == [leader.id]
+    assert registry.get(database, other).state is JobState.QUEUED
+
+
 def test_jobs_on_a_graphics_card_are_trained_alone(source: AttemptSource, database: Database) -> None:
     for _ in range(2):
         registry.submit(database, together=True)

@@ -93,6 +93,19 @@ def test_child_gets_one_order_and_each_member_the_messages_about_it(trained: Tra
     assert "kill" not in trained.child.calls
 
 
+@pytest.mark.parametrize("about", [{}, {"job": "unknown"}, {"job": ["a"]}])
+def test_child_that_tells_of_no_member_is_killed_and_the_members_go_on_alone(
+    trained: Trained, about: dict[str, Any]
+) -> None:
+    trained.start()
+    wait_until(lambda: orders(trained) == [["a", "b"]], "the order for both")
+    trained.child.say(type="done", **about)
+    trained.join()
+    assert trained.child.calls[-2:] == ["refuse a message about no job of the group", "kill"]
+    assert trained.group.child is None, "no other job gets it"
+    assert [attempt.heard for attempt in trained.attempts.values()] == [[None], [None]]
+
+
 def test_job_that_ends_before_its_order_is_left_out(trained: Trained) -> None:
     trained.attempts["a"].work = lambda attempt: None
     trained.start()

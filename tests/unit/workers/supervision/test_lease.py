@@ -250,6 +250,8 @@ def test_leases_in_doubt_are_counted_until_they_end(held: Lease, hands: Clock) -
     held.release()
     held.release()
     assert counted() == before
+    assert held.suspend_if_in_doubt(), "the thread that looks for doubt had it at that moment"
+    assert counted() == before
 
 
 def test_lease_that_another_attempt_took_is_lost_for_ever(held: Lease, hands: Clock, database: Database) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import psutil
 import pytest
 from support import finch_probe
 from support.fleet import wait_until
+from support.logs import list_said
 
 from finch_hub.specs.jobs import ExportSpec
 from finch_hub.specs.value import JsonObject
@@ -70,6 +72,29 @@ def test_failed_order_is_described_and_ends_the_child(child: Child, tmp_path: Pa
     wait_until(lambda: not child.is_alive, "the child to end")
 
 
+def test_large_order_for_a_child_that_hangs_at_its_start_keeps_nobody_waiting(child: Child, tmp_path: Path) -> None:
+    child.suspend()
+    child.send(type="call", listener="x" * 1_000_000, job={})
+    child.send(type="stop", why="cancel")
+    assert list(child.read_messages()) == []
+    child.resume()
+    message = last_message(child)
+    assert message is not None
+    assert message["type"] == "failed"
+    send_order(child, tmp_path, "nothing")
+    assert last_message(child) is not None, "the orders are whole"
+
+
+def test_child_that_closes_its_pipes_and_goes_on_is_described(
+    child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finch_hub.workers.supervision.process._END_SECONDS", 0.1)
+    send_order(child, tmp_path, "close")
+    assert last_message(child) is None
+    assert child.is_alive
+    assert child.describe_end() == "it closed the pipe of its messages, and goes on"
+
+
 def test_stop_before_the_order_begins_stops_it(child: Child, tmp_path: Path) -> None:
     send_order(child, tmp_path, "sleep")
     child.send(type="stop", why="cancel")
@@ -112,6 +137,22 @@ def test_kill_of_a_dead_child_kills_its_descendants(child: Child, tmp_path: Path
     assert members, "the descendant is alive"
     child.kill()
     wait_until(lambda: not any(_runs(process) for process in members), "the descendant to be killed")
+
+
+def test_kill_does_not_wait_for_a_process_that_the_kernel_keeps(
+    child: Child, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that waits for a file server or a graphics card. A signal reaches it later."""
+
+    def wait(timeout: float | None = None) -> int:
+        assert timeout is not None, "it may never end"
+        raise subprocess.TimeoutExpired("child", timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(child._process, "wait", wait)
+        child.kill()
+    assert [said["action"] for said in list_said(caplog)] == ["kill"]
+    child._process.wait(60)
 
 
 def test_child_limits_the_spinning_of_threads_unless_the_user_set_a_policy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +201,7 @@ def open_messages(child: Child) -> BinaryIO:
         (b"[1]\n", "it is b'[1]'"),
         (b'{"type": "invented"}\n', "it is b'{"),
         (b'{"type": "done"}\n', "'done' has no outcome, warm_base"),
+        (b'{"type": "done", "outcome": [], "warm_base": 1}\n', "'done' has a wrong outcome, warm_base"),
         (b"[" * 60_000 + b"\n", "nested too deep"),
         (b"x" * 3000, "more than 2,048 bytes"),
     ],

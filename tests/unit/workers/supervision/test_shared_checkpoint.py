@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,24 @@ def test_trouble_of_the_store_is_said_once_and_the_copy_is_tried_again(
     machine.write(job, 20)
     machine.copy(shared)
     assert len(machine.messages) == 2, "this is new trouble"
+
+
+def test_disk_that_fails_ends_no_attempt(
+    machine: Machine, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, "the disk is damaged")
+
+    job = attempt()
+    shared = machine.begin(job)
+    machine.write(job, 10)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "iterdir", fail)
+        machine.copy(shared)
+    (message,) = machine.messages
+    assert "the disk is damaged" in message
+    machine.copy(shared)
+    assert stored(store) == ["job-1"]
 
 
 def test_checkpoint_that_was_replaced_meanwhile_is_tried_again_at_once(machine: Machine, store: ArtifactStore) -> None:
