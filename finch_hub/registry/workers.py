@@ -34,16 +34,7 @@ def register(session: Session, worker: values.WorkerDescription, *, replaces: st
     Raises:
         Conflict: a worker of that name is alive.
     """
-    row = worker.model_dump(mode="json", exclude={"schema_revision"})
-    row |= {"schema": worker.schema_revision, "instance": secrets.token_hex(8), "state": "active"}
-    session.execute(
-        sa.delete(workers).where(
-            workers.c.id == worker.id,
-            sa.or_(workers.c.state == "stopped", ~_is_recent(), workers.c.instance == replaces),
-        )
-    )
-    registered = session.scalar(insert_new(session, workers, "id").values(**row).returning(workers.c.id))
-    if registered is None:
+    if not _insert(session, worker, secrets.token_hex(8), replaces=replaces):
         running = get(session, worker.id)
         raise errors.Conflict(
             f"cannot start worker {worker.id!r}: a worker of that name runs on {running.hostname} as process"
@@ -52,33 +43,55 @@ def register(session: Session, worker: values.WorkerDescription, *, replaces: st
     return get(session, worker.id)
 
 
+def _insert(
+    session: Session, worker: values.WorkerDescription, instance: str, *, replaces: str | None = None
+) -> bool:
+    """Insert the row of a worker, unless one of that name is alive, and return whether it did."""
+    session.execute(
+        sa.delete(workers).where(
+            workers.c.id == worker.id,
+            sa.or_(workers.c.state == "stopped", ~_is_recent(), workers.c.instance == replaces),
+        )
+    )
+    described = values.WorkerDescription.model_fields.keys() - {"schema_revision"}
+    row = worker.model_dump(mode="json", include=described)
+    row |= {"schema": worker.schema_revision, "instance": instance, "state": "active"}
+    return session.scalar(insert_new(session, workers, "id").values(**row).returning(workers.c.id)) is not None
+
+
 def heartbeat(
     session: Session,
-    worker_id: str,
-    instance: str,
+    worker: values.Worker,
     devices: Sequence[values.Device] | None = None,
     *,
     remark: str | None = None,
 ) -> RequestedState:
     """Record a sign of life of a worker, and return its requested state.
 
+    A worker whose row is gone is registered again: a failover of the database may have lost it.
+
     Args:
+        worker: the worker as it was when it was registered.
         remark: why the worker claims no jobs; None if it does.
 
     Raises:
-        Conflict: another worker took over the name during a silence, or the row was removed.
+        Conflict: another worker took over the name during a silence.
     """
     changes: Columns = {"last_seen": now(), "remark": remark}
     if devices is not None:
         changes["devices"] = [device.model_dump() for device in devices]
-    state: RequestedState | None = session.scalar(
+    statement = (
         sa.update(workers)
-        .where(workers.c.id == worker_id, workers.c.instance == instance)
+        .where(workers.c.id == worker.id, workers.c.instance == worker.instance)
         .values(changes)
         .returning(workers.c.state)
     )
+    state: RequestedState | None = session.scalar(statement)
+    if state is None and _insert(session, worker, worker.instance):
+        state = session.scalar(statement)
     if state is None:
-        raise errors.Conflict(f"worker {worker_id!r} is no longer registered: it sent no heartbeat for too long")
+        what = f"another worker is registered as {worker.id!r}, because this one sent no heartbeat for too long"
+        raise errors.Conflict(f"{what} (start it again)")
     return state
 
 

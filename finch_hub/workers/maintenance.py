@@ -120,7 +120,7 @@ class Maintenance:
             with self._stores.database.write() as session:
                 self._check_schema(session)
                 remark = self._attempt_source.readiness.remark if self.mismatch is None else str(self.mismatch)
-                requested = workers.heartbeat(session, self._entry.id, self._entry.instance, devices, remark=remark)
+                requested = workers.heartbeat(session, self._entry, devices, remark=remark)
         except errors.Conflict as error:
             log.error("heartbeat", extra={"error": error})
             requested = "stopping"

@@ -338,7 +338,7 @@ def start_worker(database: Database, name: str, *, remark: str | None = None, qu
     )
     with database.write() as session:
         worker = workers.register(session, description)
-        workers.heartbeat(session, name, worker.instance, remark=remark)
+        workers.heartbeat(session, worker, remark=remark)
 
 
 def slot_of(worker: str) -> values.Capabilities:

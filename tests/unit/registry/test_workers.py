@@ -24,7 +24,7 @@ def register(database: Database, name: str = "gpu-1", *, replaces: str | None = 
 
 def heartbeat(database: Database, worker: values.Worker, **arguments: Any) -> str:
     with database.write() as session:
-        return workers.heartbeat(session, worker.id, worker.instance, **arguments)
+        return workers.heartbeat(session, worker, **arguments)
 
 
 def silence(database: Database, worker: values.Worker, seconds: float = 3600) -> None:
@@ -60,11 +60,28 @@ def test_name_of_a_living_worker_is_refused(database: Database) -> None:
         register(database)
     silence(database, first)
     second = register(database, pid=8)
-    with pytest.raises(errors.Conflict, match="is no longer registered"):
+    with pytest.raises(errors.Conflict, match="another worker is registered as"):
         heartbeat(database, first)
     assert heartbeat(database, second) == "active"
     third = register(database, pid=9, replaces=second.instance)
     assert [worker.instance for worker in find(database)] == [third.instance]
+
+
+@pytest.mark.parametrize("left", ["nothing", "stopped", "silent"])
+def test_worker_whose_row_a_failover_lost_is_registered_again(database: Database, left: str) -> None:
+    worker = register(database)
+    with database.write() as session:
+        session.execute(sa.delete(workers.workers))
+    if left != "nothing":
+        earlier = register(database, pid=6)
+        silence(database, earlier)
+    if left == "stopped":
+        with database.write() as session:
+            workers.mark_stopped(session, earlier.id, earlier.instance)
+    assert heartbeat(database, worker, remark="its store is away") == "active"
+    (found,) = find(database)
+    assert found.evolve(started_at=worker.started_at, last_seen=worker.last_seen, remark=None) == worker
+    assert found.remark == "its store is away"
 
 
 def test_name_of_a_stopped_worker_is_free(database: Database) -> None:
