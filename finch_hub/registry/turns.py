@@ -25,6 +25,7 @@ from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
 from finch_hub.specs.jobs import JobState
 
+_MAX_TURN: int = 2**62  # a damaged turn may be greater, and none is greater than 2**63 - 1
 _NUM_CLAIMED = "64"  # claimed jobs with the greatest turns; a literal, since PostgreSQL takes a parameter for much more
 
 
@@ -44,17 +45,23 @@ def assign_turns(session: Session, lines: Sequence[Line]) -> list[int]:
     for line in lines:
         if line not in following:
             parameters = {f"of_{name}": value for name, value in line._asdict().items()}
-            following[line] = session.scalar(_SELECT_TURN, parameters) or 0
+            turn: int = session.scalar(_SELECT_TURN, parameters) or 0
+            following[line] = min(turn, _MAX_TURN)
         turns.append(following[line])
         following[line] += 1
     return turns
+
+
+def _next(turn: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    greatest = sa.literal_column(str(_MAX_TURN), sa.BigInteger())
+    return sa.case((turn < greatest, turn + 1), (turn >= greatest, greatest))
 
 
 def _select_turn() -> sa.Select[tuple[int | None]]:
     of_priority = jobs.c.priority == sa.bindparam("of_priority")
     of_line = sa.and_(jobs.c.queue == sa.bindparam("of_queue"), jobs.c.device == sa.bindparam("of_device"))
     is_own = (jobs.c.owner == sa.bindparam("of_owner"), jobs.c.finished_at.is_(None))
-    after_last = sa.select((sa.func.max(jobs.c.turn) + 1).label("turn")).where(*is_own, of_priority, of_line)
+    after_last = sa.select(_next(sa.func.max(jobs.c.turn)).label("turn")).where(*is_own, of_priority, of_line)
     first = sa.select(sa.func.min(jobs.c.turn).label("turn")).where(in_state(JobState.QUEUED), of_priority, of_line)
     front = first.cte("front")
     # Jobs that fit no slot now, or whose owner is at the limit, hold back the front. Then claims tell more. If these
@@ -68,7 +75,7 @@ def _select_turn() -> sa.Select[tuple[int | None]]:
     )
     tells = sa.or_(claimed.c.is_in_line, front.c.turn.is_(None))
     reached = sa.func.coalesce(sa.func.max(sa.case((tells, claimed.c.turn))), sa.func.max(front.c.turn))
-    after_claimed = sa.select(reached + 1).select_from(claimed.join(front, sa.true()))
+    after_claimed = sa.select(_next(reached)).select_from(claimed.join(front, sa.true()))
     candidates = sa.union_all(after_last, sa.select(front.c.turn), after_claimed).subquery("candidates")
     return sa.select(sa.func.max(candidates.c.turn))
 

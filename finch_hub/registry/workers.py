@@ -14,7 +14,7 @@ from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
-from finch_hub.registry.types import Columns, Json, insert_new, later, now, subset
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, Json, insert_new, later, now, subset
 from finch_hub.specs.jobs import JobState
 
 workers = tables.Worker.__table__
@@ -43,9 +43,7 @@ def register(session: Session, worker: values.WorkerDescription, *, replaces: st
     return get(session, worker.id)
 
 
-def _insert(
-    session: Session, worker: values.WorkerDescription, instance: str, *, replaces: str | None = None
-) -> bool:
+def _insert(session: Session, worker: values.WorkerDescription, instance: str, *, replaces: str | None = None) -> bool:
     """Insert the row of a worker, unless one of that name is alive, and return whether it did."""
     session.execute(
         sa.delete(workers).where(
@@ -124,7 +122,7 @@ def find(session: Session, *, silent_after: float = SILENT_SECONDS) -> list[valu
         )
     )
     return [
-        values.Worker.of_stored(
+        _read_worker(
             {column: row._mapping[column] for column in _VALUE_COLUMNS}
             | {
                 "devices": _read_devices(row.devices),
@@ -135,6 +133,21 @@ def find(session: Session, *, silent_after: float = SILENT_SECONDS) -> list[valu
         )
         for row in rows
     ]
+
+
+_STAND_INS: Columns = {"hostname": "", "pid": 0, "version": "", "devices": (), "schema_revision": "", "instance": ""}
+_STAND_INS |= {"state": "silent", "started_at": UNKNOWN_TIME, "last_seen": UNKNOWN_TIME}
+
+
+def _read_worker(fields: Columns) -> values.Worker:
+    """Return a worker. Where its row is damaged, its remark says so: it must not hide other workers."""
+    try:
+        return values.Worker.of_stored(fields)
+    except errors.InvalidSpec as error:
+        invalid = {problem.where.partition(".")[0] for problem in error.problems}
+        readable = {name: value for name, value in fields.items() if name not in invalid}
+        remark = f"its row in the database is damaged: {'; '.join(map(str, error.problems))}"
+        return values.Worker(**(_STAND_INS | readable | {"remark": remark}))
 
 
 def _read_devices(stored: Any) -> list[values.Device]:

@@ -207,3 +207,17 @@ def test_remark_lasts_until_the_next_heartbeat(database: Database) -> None:
     assert [worker.remark for worker in find(database)] == ["its store is away"]
     heartbeat(database, worker)
     assert [worker.remark for worker in find(database)] == [None]
+
+
+def test_worker_whose_row_is_damaged_hides_no_other(database: Database) -> None:
+    sound, damaged = register(database, "a"), register(database, "b")
+    time, queues = ("garbage", '{"a": 1}') if database.is_sqlite else ("-infinity", '{"a": 1}')
+    with database.write() as session:
+        changes = {"time": time, "queues": queues}
+        session.execute(sa.text("UPDATE workers SET started_at = :time, queues = :queues WHERE id = 'b'"), changes)
+    found = find(database)
+    assert found[0] == sound
+    assert (found[1].id, found[1].started_at, found[1].queues) == (damaged.id, types.UNKNOWN_TIME, ("default",))
+    assert "its row in the database is damaged: queues: " in (found[1].remark or "")
+    with database.read() as session:
+        assert [worker.id for worker in workers.find_idle(session)] == ["a"]

@@ -141,7 +141,7 @@ def test_health_folder_that_is_lost_later_ends_no_work(
     with database.write() as session:
         workers.request_state(session, "one", "stopping")
     worker.maintenance.start()
-    wait_until(lambda: worker.ended, "the worker to hear that it is to stop", 20.0)
+    wait_until(lambda: worker.ended > 0, "the worker to hear that it is to stop", 20.0)
     worker.maintenance.close()
     assert [said["action"] for said in list_said(caplog)] == ["report_health"]
 
