@@ -15,7 +15,7 @@ from support.fleet import wait_until
 from support.logs import list_said
 
 from finch_hub import errors, settings
-from finch_hub.registry import jobs, types, values, workers
+from finch_hub.registry import jobs, settlements, types, values, workers
 from finch_hub.registry.database import Database
 from finch_hub.registry.tables import jobs as job_table
 from finch_hub.specs.jobs import JobState
@@ -103,6 +103,31 @@ def test_history_is_kept_for_so_many_days(database: Database, tmp_path: Path) ->
     assert kept(database) == {old, young}, "without a policy nothing is deleted"
     Worker(database, tmp_path, name="two", history_days=2.0).maintenance._prune()
     assert kept(database) == {young}
+    youngest = ended_days_ago(database, 0.0)
+    Worker(database, tmp_path, name="three", history_jobs=1).maintenance._prune()
+    assert kept(database) == {youngest}
+
+
+def test_dependents_are_settled_until_none_are_left_or_a_heartbeat_is_near(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(database, tmp_path, heartbeat_seconds=5.0)
+    now, left = clock.elapsed(), 3
+    passed = [0.0]
+
+    def settle_due(of: Database) -> bool:
+        nonlocal left
+        left -= 1
+        passed[0] += 1.0
+        return left > 0
+
+    monkeypatch.setattr(settlements, "settle_due", settle_due)
+    monkeypatch.setattr(clock, "elapsed", lambda: now + passed[0])
+    worker.maintenance._look(now)
+    assert left == 0
+    left, passed[0] = 100, 0.0
+    worker.maintenance._look(now)
+    assert left == 97, "half a heartbeat is over after the third second"
 
 
 def test_files_tell_whether_a_worker_is_alive_and_ready(database: Database, tmp_path: Path) -> None:

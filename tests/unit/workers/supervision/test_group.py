@@ -135,7 +135,7 @@ def test_member_that_leaves_stops_its_own_job_and_the_others_go_on(trained: Trai
 
 
 def test_child_that_goes_on_after_all_have_left_is_killed(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_END_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_END_SECONDS", 0.1)  # several polls
     monkeypatch.setattr(module, "POLL_SECONDS", 0.01)
     for attempt in trained.attempts.values():
         attempt.work = trained.leave

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -89,6 +90,19 @@ def test_last_output_of_a_child_that_died_is_kept(child: Child, tmp_path: Path) 
     assert last_message(child) is None
     assert child.describe_end() == "exit status 4"
     assert "the last words of the probe" in child.last_output()
+
+
+@pytest.mark.parametrize(
+    ("number", "end"),
+    [
+        (signal.SIGABRT, "SIGABRT"),
+        (signal.SIGKILL, "SIGKILL, which the kernel sends when memory runs out"),
+        (signal.SIGRTMIN + 1, f"signal {signal.SIGRTMIN + 1}"),
+    ],
+)
+def test_end_by_a_signal_is_described(child: Child, number: int, end: str) -> None:
+    os.kill(child.pid, number)
+    assert child.describe_end() == end
 
 
 def test_kill_of_a_dead_child_kills_its_descendants(child: Child, tmp_path: Path) -> None:
