@@ -89,7 +89,7 @@ class Worker:
     database: Database
     dispatcher: Dispatcher
     num_slots: int
-    instance: str = ""
+    entry: values.Worker = field(init=False)
     running: dict[str, Job] = field(default_factory=dict)
 
     @property
@@ -111,7 +111,7 @@ class Worker:
             devices=(values.Device(kind="cpu", name="cpu", memory_bytes=GIBIBYTE, free_bytes=GIBIBYTE),),
         )
         with self.database.write() as session:
-            self.instance = workers.register(session, description).instance
+            self.entry = workers.register(session, description)
 
     def claim(self) -> bool:
         """Claim a job for a free slot, and return whether there was one."""
@@ -147,7 +147,7 @@ class Worker:
     def report(self) -> None:
         with self.database.write() as session:
             schema_revisions.check(schema_revisions.read(session), "")
-            workers.heartbeat(session, self.name, self.instance)
+            workers.heartbeat(session, self.entry)
 
     def sweep(self) -> None:
         with self.database.write() as session:

@@ -23,6 +23,10 @@ LogFormat = Literal["logfmt", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 _PREFIX = "FINCH_"
+MAX_LEASE_SECONDS = 86_400.0
+_MAX_SECONDS = 3.2e8  # ten years, which all clocks and databases can add to a time
+_MAX_NUMBER = 10**9
+_MAX_BYTES = 2**62
 _MAX_OWNER = 96  # characters, as in the database
 # Variables that are not settings. Variables of tests and plugins resemble none of these names.
 _OTHER_VARIABLES = frozenset({"CONFIG", "DEBUG", "FAULT"})
@@ -88,24 +92,24 @@ class Settings(pydantic_settings.BaseSettings):
     broker_password: pydantic.SecretStr | None = None
     broker_password_file: Path | None = None
     artifacts_url: str | None = None
-    lease_seconds: float = pydantic.Field(default=60.0, gt=0)
+    lease_seconds: float = pydantic.Field(default=60.0, gt=0, le=MAX_LEASE_SECONDS)
     heartbeat_seconds: float = pydantic.Field(default=5.0, gt=0, le=20)
-    sweep_seconds: float = pydantic.Field(default=15.0, gt=0)
-    idle_seconds: float = pydantic.Field(default=600.0, gt=0)
-    max_attempts: int = pydantic.Field(default=3, ge=1)
-    retry_seconds: float = pydantic.Field(default=10.0, ge=0)
-    stall_seconds: float = pydantic.Field(default=900.0, gt=0)
-    grace_seconds: float = pydantic.Field(default=20.0, gt=0)
-    checkpoint_seconds: float = pydantic.Field(default=120.0, gt=0)
-    warm_seconds: float = pydantic.Field(default=120.0, ge=0)
+    sweep_seconds: float = pydantic.Field(default=15.0, gt=0, le=_MAX_SECONDS)
+    idle_seconds: float = pydantic.Field(default=600.0, gt=0, le=_MAX_SECONDS)
+    max_attempts: int = pydantic.Field(default=3, ge=1, le=_MAX_NUMBER)
+    retry_seconds: float = pydantic.Field(default=10.0, ge=0, le=_MAX_SECONDS)
+    stall_seconds: float = pydantic.Field(default=900.0, gt=0, le=_MAX_SECONDS)
+    grace_seconds: float = pydantic.Field(default=20.0, gt=0, le=_MAX_SECONDS)
+    checkpoint_seconds: float = pydantic.Field(default=120.0, gt=0, le=_MAX_SECONDS)
+    warm_seconds: float = pydantic.Field(default=120.0, ge=0, le=_MAX_SECONDS)
     max_bad_rows: float = pydantic.Field(default=0.05, ge=0, le=1)
-    memory_bytes: pydantic.PositiveInt | None = None
-    gang_size: int = pydantic.Field(default=8, ge=1)
+    memory_bytes: int | None = pydantic.Field(default=None, ge=1, le=_MAX_BYTES)
+    gang_size: int = pydantic.Field(default=8, ge=1, le=_MAX_NUMBER)
     owner: str | None = pydantic.Field(default=None, min_length=1, max_length=_MAX_OWNER)
-    owner_running: pydantic.PositiveInt | None = None
-    owner_unfinished: pydantic.PositiveInt | None = None
-    history_days: float | None = pydantic.Field(default=None, gt=0)
-    history_jobs: int | None = pydantic.Field(default=None, ge=0)
+    owner_running: int | None = pydantic.Field(default=None, ge=1, le=_MAX_NUMBER)
+    owner_unfinished: int | None = pydantic.Field(default=None, ge=1, le=_MAX_NUMBER)
+    history_days: float | None = pydantic.Field(default=None, gt=0, le=_MAX_SECONDS / 86_400)
+    history_jobs: int | None = pydantic.Field(default=None, ge=0, le=_MAX_NUMBER)
     log_format: LogFormat = "logfmt"
     log_level: LogLevel = "info"
     metrics_port: int | None = pydantic.Field(default=None, ge=1, le=65_535)

@@ -7,11 +7,13 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from finch_hub import errors
 from finch_hub.formats.atomic_writes import flush_path
 from finch_hub.progress import Meter
 
@@ -54,8 +56,13 @@ class LocalFiles:
 
         Raises:
             FileNotFoundError: the file is missing.
+            RefusedArtifact: it is a folder, or a pipe or device, which could block or never end.
         """
-        return (self._root / path).open("rb")
+        file = self._root / path
+        if not stat.S_ISREG(file.stat().st_mode):
+            fix = "the storage is damaged; restore it from a backup or make the artifact again"
+            raise errors.RefusedArtifact("is not a regular file", where=str(file), fix=fix)
+        return file.open("rb")
 
     def remove(self, path: str) -> None:
         """Remove a file. Ignore a missing one."""

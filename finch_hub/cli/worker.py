@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import click
 
 from finch_hub.cli import output
@@ -32,11 +30,11 @@ def start(name: str | None, slots: int | None, queues: tuple[str, ...], labels: 
     stops it at once.
     """
     from finch_hub import settings
-    from finch_hub.workers.logs.setup import set_up_logging
+    from finch_hub.workers.logs.setup import LogStream, set_up_logging
     from finch_hub.workers.worker import Worker
 
     loaded = settings.load()
-    set_up_logging(loaded, logging.StreamHandler())
+    set_up_logging(loaded, LogStream())
     return Worker(loaded, name=name, slots=slots, queues=queues, labels=labels).run()
 
 

@@ -26,10 +26,12 @@ from finch_hub.registry.transitions import (
     to_jobs,
 )
 from finch_hub.registry.types import Columns, Json, later, now, once
+from finch_hub.settings import MAX_LEASE_SECONDS
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, Job, JobState
 from finch_hub.specs.value import JsonObject
 
+_LONGEST_LEASE_SECONDS = 30 * MAX_LEASE_SECONDS  # other versions may allow longer ones
 _LEAST_WAIT_SECONDS = 1.0  # until a worker claims a job again that it passed on
 
 
@@ -253,6 +255,18 @@ def cancel(session: Session, job: Job, *, events: Sequence[NewEvent] = ()) -> Jo
     return _end(session, job, JobState.CANCELLED, "cancelled", is_requested, events=events)
 
 
+def has_expired(after: float = 0.0) -> sa.ColumnElement[bool]:
+    """Return the condition that a running job's lease has ended so many seconds ago, or cannot be a worker's.
+
+    A clock that jumped, or someone's edit, may leave a lease that ends in years, or never.
+    """
+    return sa.or_(
+        jobs.c.lease_until.is_(None),
+        jobs.c.lease_until < once(later(-after)),
+        jobs.c.lease_until > once(later(_LONGEST_LEASE_SECONDS)),
+    )
+
+
 def expire_leases(
     session: Session, policy: values.RetryPolicy, *, held: Collection[str] = (), limit: int = 100
 ) -> list[Job]:
@@ -265,12 +279,7 @@ def expire_leases(
     """
     rows = session.execute(
         sa.select(jobs)
-        .where(
-            in_state(JobState.RUNNING),
-            jobs.c.lease_until < once(now()),
-            jobs.c.id.not_in(held),
-            ~settlements.is_set_aside(),
-        )
+        .where(in_state(JobState.RUNNING), has_expired(), jobs.c.id.not_in(held), ~settlements.is_set_aside())
         .order_by(jobs.c.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)

@@ -37,6 +37,8 @@ from finch_hub.specs.jobs import Job, JobState
 FRONT_JOBS = 64
 WARM_PATIENCE_SECONDS = 60.0
 _MEMORY_SLACK = 1.25  # jobs with equal needs differ in memory by less than this factor; see `jobs.hash_needs`
+# A claim adds one to these numbers of its job. Where one of them is damaged, the claim would fail for all jobs.
+_GREATEST = {"fence": 2**31 - 1, "attempts": 2**31 - 1, "last_seq": 2**62}
 _MAX_SET_ASIDE = 100  # jobs in one transaction; on SQLite it holds the write lock
 
 
@@ -256,6 +258,7 @@ def _fits_slot(
         sa.or_(of.c.not_before.is_(None), of.c.not_before <= now()),
         sa.or_(of.c.set_aside.is_(None), ~subset(sa.bindparam("slot_versions", type_=Json), of.c.set_aside)),
         of.c.memory_bytes <= sa.bindparam("slot_memory"),
+        *(of.c[name] < sa.literal_column(str(greatest)) for name, greatest in _GREATEST.items()),
         sa.or_(of.c.fence == 0, ~is_passed_on.correlate(of)),  # most jobs have had no attempt
         *_fits_group(shape, of),
         *([~_is_of_full_owner(of)] if shape.has_limit else []),

@@ -319,6 +319,7 @@ def _find_last_expired(session: Session, older_than: float | None, beyond: int |
     if beyond is not None:
         found.append(newest_first.offset(beyond))
     ends = [tuple(row) for query in found if (row := session.execute(query).one_or_none()) is not None]
+    ends = [end for end in ends if isinstance(end[0], datetime)]  # otherwise it is damaged
     if not ends:
         return None
     ended_at, number = max(ends)
@@ -335,9 +336,11 @@ def _get_row(session: Session, job_id: str, *, lock: bool = False) -> sa.Row[Any
 
 def _read_attempt(row: sa.Row[Any]) -> values.Attempt:
     """Return an attempt, with the times that can be read."""
-    times = {name: row._mapping[name] for name in ("started_at", "ended_at")}
+    times = {name: row._mapping[name] for name in ("started_at", "ended_at", "not_before")}
     readable = {name: time for name, time in times.items() if isinstance(time, datetime)}
-    return values.Attempt(**{**row._mapping, "started_at": UNKNOWN_TIME, "ended_at": None, **readable})
+    return values.Attempt(
+        **{**row._mapping, "started_at": UNKNOWN_TIME, "ended_at": None, "not_before": None, **readable}
+    )
 
 
 def _read_event(row: sa.Row[Any]) -> Event:

@@ -6,9 +6,11 @@ import math
 import select
 import time
 from collections.abc import Generator
-from typing import Any
+from typing import Any, Self
 
 import psycopg
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader
 
 _EVENTS = {1: select.POLLIN, 2: select.POLLOUT, 3: select.POLLIN | select.POLLOUT}  # by psycopg's flags
 _FLAGS = {events: flags for flags, events in _EVENTS.items()}
@@ -25,6 +27,24 @@ class Cursor(psycopg.Cursor[Any]):
         return super().execute(query, params, **options)
 
 
+class _TimeLoader(Loader):
+    """Loader of times. One that Python has not, such as infinity, stays a text, as a damaged one of SQLite does."""
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        usual = psycopg.adapters.get_loader(oid, psycopg.pq.Format.TEXT)
+        if usual is None:
+            raise AssertionError("psycopg reads times")
+        self._usual = usual(oid, context)
+
+    def load(self, data: Buffer) -> Any:
+        """Return the time."""
+        try:
+            return self._usual.load(data)
+        except psycopg.DataError:
+            return bytes(data).decode()
+
+
 class Connection(psycopg.Connection[Any]):
     """A connection of psycopg that closes itself if the server does not answer in time.
 
@@ -37,6 +57,13 @@ class Connection(psycopg.Connection[Any]):
 
     answer_seconds = math.inf
     _poller: select.poll | None = None
+
+    @classmethod
+    def connect(cls, *arguments: Any, **options: Any) -> Self:
+        """Return a connection that is open."""
+        connection = super().connect(*arguments, **options)
+        connection.adapters.register_loader("timestamptz", _TimeLoader)
+        return connection
 
     def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
         """Wait for the end of an operation. psycopg waits nowhere else once a connection is open.

@@ -12,10 +12,11 @@ from typing import Literal
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from finch_hub.registry.attempts import has_expired
 from finch_hub.registry.claims import by_turn
 from finch_hub.registry.tables import jobs, settlements
 from finch_hub.registry.transitions import in_state
-from finch_hub.registry.types import later, now, once
+from finch_hub.registry.types import now
 from finch_hub.specs.jobs import JobState
 from finch_hub.specs.value import Value
 
@@ -67,8 +68,12 @@ def read(session: Session, *, lost_after: float = 0.0) -> QueueStatus:
         lost_after: seconds since the end of its lease after which a job counts as lost.
     """
     at = session.execute(sa.select(now())).scalar_one()
-    is_lost = jobs.c.lease_until < once(later(-lost_after))
-    lost = sa.select(jobs.c.id).where(in_state(JobState.RUNNING), is_lost).order_by(jobs.c.number).limit(MOST)
+    lost = (
+        sa.select(jobs.c.id)
+        .where(in_state(JobState.RUNNING), has_expired(lost_after))
+        .order_by(jobs.c.number)
+        .limit(MOST)
+    )
     oldest = _find_oldest(session, at)
     return QueueStatus(
         at=at,

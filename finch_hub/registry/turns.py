@@ -25,6 +25,8 @@ from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
 from finch_hub.specs.jobs import JobState
 
+_MAX_TURN: int = 2**62  # a damaged turn may be greater, and none is greater than 2**63 - 1
+
 
 class Line(NamedTuple):
     """The jobs of one owner that have different turns."""
@@ -41,27 +43,28 @@ def assign_turns(session: Session, lines: Sequence[Line]) -> list[int]:
     turns: list[int] = []
     for line in lines:
         if line not in following:
-            parameters = {f"of_{name}": value for name, value in line._asdict().items()}
-            following[line] = session.scalar(_SELECT_TURN, parameters) or 0
+            reached = session.execute(_SELECT_REACHED, {f"of_{name}": value for name, value in line._asdict().items()})
+            front, *passed = reached.one()
+            candidates = [turn + 1 for turn in passed if turn is not None]
+            following[line] = min(max([front or 0, *candidates]), _MAX_TURN)
         turns.append(following[line])
         following[line] += 1
     return turns
 
 
-def _select_turn() -> sa.Select[tuple[int | None]]:
+def _select_reached() -> sa.Select[tuple[int | None, int | None, int | None]]:
+    """Select the turns at the front of a line, that was claimed, and of the owner's last job."""
     of_priority = jobs.c.priority == sa.bindparam("of_priority")
     of_line = sa.and_(jobs.c.queue == sa.bindparam("of_queue"), jobs.c.device == sa.bindparam("of_device"))
     is_own = (jobs.c.owner == sa.bindparam("of_owner"), jobs.c.finished_at.is_(None))
-    after_last = sa.select((sa.func.max(jobs.c.turn) + 1).label("turn")).where(*is_own, of_priority, of_line)
+    greatest = sa.select(sa.func.max(jobs.c.turn))
     first = sa.select(sa.func.min(jobs.c.turn).label("turn")).where(in_state(JobState.QUEUED), of_priority, of_line)
     front = first.cte("front")
     # Jobs that fit no slot now, or whose owner is at the limit, hold back the front. Then claims tell more.
-    was_claimed = jobs.c.fence > sa.literal_column("0")  # as in the indexes
-    claimed = sa.select(sa.func.max(jobs.c.turn)).where(was_claimed, of_priority)
+    claimed = greatest.where(jobs.c.fence > sa.literal_column("0"), of_priority)  # as in the indexes
     of_all, of_own = claimed.scalar_subquery(), claimed.where(of_line).scalar_subquery()
-    after_claimed = sa.select(sa.case((front.c.turn.is_(None), of_all), else_=of_own) + 1).select_from(front)
-    candidates = sa.union_all(after_last, sa.select(front.c.turn), after_claimed).subquery("candidates")
-    return sa.select(sa.func.max(candidates.c.turn))
+    last = greatest.where(*is_own, of_priority, of_line).scalar_subquery()
+    return sa.select(front.c.turn, sa.case((front.c.turn.is_(None), of_all), else_=of_own), last).select_from(front)
 
 
-_SELECT_TURN = _select_turn()
+_SELECT_REACHED = _select_reached()

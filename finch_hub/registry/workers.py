@@ -14,7 +14,7 @@ from finch_hub import errors
 from finch_hub.registry import tables, values
 from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
-from finch_hub.registry.types import Columns, Json, insert_new, later, now, subset
+from finch_hub.registry.types import UNKNOWN_TIME, Columns, Json, insert_new, later, now, subset
 from finch_hub.specs.jobs import JobState
 
 workers = tables.Worker.__table__
@@ -34,16 +34,7 @@ def register(session: Session, worker: values.WorkerDescription, *, replaces: st
     Raises:
         Conflict: a worker of that name is alive.
     """
-    row = worker.model_dump(mode="json", exclude={"schema_revision"})
-    row |= {"schema": worker.schema_revision, "instance": secrets.token_hex(8), "state": "active"}
-    session.execute(
-        sa.delete(workers).where(
-            workers.c.id == worker.id,
-            sa.or_(workers.c.state == "stopped", ~_is_recent(), workers.c.instance == replaces),
-        )
-    )
-    registered = session.scalar(insert_new(session, workers, "id").values(**row).returning(workers.c.id))
-    if registered is None:
+    if not _insert(session, worker, secrets.token_hex(8), replaces=replaces):
         running = get(session, worker.id)
         raise errors.Conflict(
             f"cannot start worker {worker.id!r}: a worker of that name runs on {running.hostname} as process"
@@ -52,33 +43,53 @@ def register(session: Session, worker: values.WorkerDescription, *, replaces: st
     return get(session, worker.id)
 
 
+def _insert(session: Session, worker: values.WorkerDescription, instance: str, *, replaces: str | None = None) -> bool:
+    """Insert the row of a worker, unless one of that name is alive, and return whether it did."""
+    session.execute(
+        sa.delete(workers).where(
+            workers.c.id == worker.id,
+            sa.or_(workers.c.state == "stopped", ~_is_recent(), workers.c.instance == replaces),
+        )
+    )
+    described = values.WorkerDescription.model_fields.keys() - {"schema_revision"}
+    row = worker.model_dump(mode="json", include=described)
+    row |= {"schema": worker.schema_revision, "instance": instance, "state": "active"}
+    return session.scalar(insert_new(session, workers, "id").values(**row).returning(workers.c.id)) is not None
+
+
 def heartbeat(
     session: Session,
-    worker_id: str,
-    instance: str,
+    worker: values.Worker,
     devices: Sequence[values.Device] | None = None,
     *,
     remark: str | None = None,
 ) -> RequestedState:
     """Record a sign of life of a worker, and return its requested state.
 
+    A worker whose row is gone is registered again: a failover of the database may have lost it.
+
     Args:
+        worker: the worker as it was when it was registered.
         remark: why the worker claims no jobs; None if it does.
 
     Raises:
-        Conflict: another worker took over the name during a silence, or the row was removed.
+        Conflict: another worker took over the name during a silence.
     """
     changes: Columns = {"last_seen": now(), "remark": remark}
     if devices is not None:
         changes["devices"] = [device.model_dump() for device in devices]
-    state: RequestedState | None = session.scalar(
+    statement = (
         sa.update(workers)
-        .where(workers.c.id == worker_id, workers.c.instance == instance)
+        .where(workers.c.id == worker.id, workers.c.instance == worker.instance)
         .values(changes)
         .returning(workers.c.state)
     )
+    state: RequestedState | None = session.scalar(statement)
+    if state is None and _insert(session, worker, worker.instance):
+        state = session.scalar(statement)
     if state is None:
-        raise errors.Conflict(f"worker {worker_id!r} is no longer registered: it sent no heartbeat for too long")
+        what = f"another worker is registered as {worker.id!r}, because this one sent no heartbeat for too long"
+        raise errors.Conflict(f"{what} (start it again)")
     return state
 
 
@@ -111,7 +122,7 @@ def find(session: Session, *, silent_after: float = SILENT_SECONDS) -> list[valu
         )
     )
     return [
-        values.Worker.of_stored(
+        _read_worker(
             {column: row._mapping[column] for column in _VALUE_COLUMNS}
             | {
                 "devices": _read_devices(row.devices),
@@ -122,6 +133,21 @@ def find(session: Session, *, silent_after: float = SILENT_SECONDS) -> list[valu
         )
         for row in rows
     ]
+
+
+_STAND_INS: Columns = {"hostname": "", "pid": 0, "version": "", "devices": (), "schema_revision": "", "instance": ""}
+_STAND_INS |= {"state": "silent", "started_at": UNKNOWN_TIME, "last_seen": UNKNOWN_TIME}
+
+
+def _read_worker(fields: Columns) -> values.Worker:
+    """Return a worker. Where its row is damaged, its remark says so: it must not hide other workers."""
+    try:
+        return values.Worker.of_stored(fields)
+    except errors.InvalidSpec as error:
+        invalid = {problem.where.partition(".")[0] for problem in error.problems}
+        readable = {name: value for name, value in fields.items() if name not in invalid}
+        remark = f"its row in the database is damaged: {'; '.join(map(str, error.problems))}"
+        return values.Worker(**(_STAND_INS | readable | {"remark": remark}))
 
 
 def _read_devices(stored: Any) -> list[values.Device]:

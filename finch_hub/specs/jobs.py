@@ -298,8 +298,8 @@ class Job(Value):
     requirements: Requirements = Requirements()
     priority: int = 0
     owner: str = ""
-    fence: int = 0
-    attempts: int = 0
+    fence: int = pydantic.Field(default=0, lt=2**31 - 1)
+    attempts: int = pydantic.Field(default=0, lt=2**31 - 1)
     cancel_requested: bool = False
     depends_on: tuple[str, ...] = ()
     retry_of: str | None = None

@@ -120,14 +120,13 @@ class Maintenance:
         try:
             with self._stores.database.write() as session:
                 self._check_schema(session)
-                remark = self._find_remark()
-                requested = workers.heartbeat(session, self._entry.id, self._entry.instance, devices, remark=remark)
+                requested = workers.heartbeat(session, self._entry, devices, remark=self._find_remark())
         except errors.Conflict as error:
             log.error("heartbeat", extra={"error": error})
             requested = "stopping"
         is_draining = requested != "active" or hands_over or self.mismatch is not None
         self._attempt_source.is_draining = is_draining
-        claims = not is_draining and remark is None and not self._attempt_source.stopping.is_set()
+        claims = not is_draining and self._find_remark() is None and not self._attempt_source.stopping.is_set()
         self._health.report_ready(claims)
         instruments.CLAIMS_JOBS.set(claims)
         if requested == "stopping" or (is_draining and not self._slots.are_busy):

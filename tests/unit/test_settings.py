@@ -219,3 +219,29 @@ def test_owner_of_a_user_without_a_name_is_the_number_of_the_user(monkeypatch: p
 def test_owner_that_cannot_be_stored_or_printed_is_refused(name: str) -> None:
     with pytest.raises(errors.InvalidSpec, match="owner"):
         settings.load(owner=name)
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e300", "9" * 40])
+@pytest.mark.parametrize(
+    "name", [name for name, field in settings.Settings.model_fields.items() if isinstance(field.default, (int, float))]
+)
+def test_number_that_no_clock_or_database_can_hold_is_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"FINCH_{name.upper()}", value)
+    with pytest.raises(errors.InvalidSpec, match=name):
+        settings.load()
+
+
+@pytest.mark.parametrize(
+    "name", ["memory_bytes", "owner_running", "owner_unfinished", "history_days", "history_jobs", "metrics_port"]
+)
+def test_limit_that_no_database_can_hold_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"FINCH_{name.upper()}", "9" * 40)
+    with pytest.raises(errors.InvalidSpec, match=name):
+        settings.load()
+
+
+def test_health_folder_of_the_user_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert settings.load(health_folder="~/health").health_folder == tmp_path / "health"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import select
 import sys
 import threading
 from pathlib import Path
@@ -14,9 +15,51 @@ from finch_hub.storage.redaction import Redactor
 from finch_hub.workers.logs.formatter import FieldFormatter
 
 _MAX_FILE_BYTES = 4_900_000  # below 5 MB, because the handler counts the characters of a record and not its bytes
+_READER_MILLISECONDS = 1000
 _VERBOSE_LIBRARIES = ("celery.app.trace", "celery.worker.strategy", "celery.worker.consumer.connection", "alembic")
 
 log = logging.getLogger(__name__)
+
+
+class LogStream(logging.Handler):
+    """Log on standard error. Lines that its reader does not take within a second are left out, and counted.
+
+    The reader may be a log driver that hangs, or a terminal that is paused. It must not stop a worker.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._poller = select.poll()
+        self._poller.register(sys.__stderr__.fileno() if sys.__stderr__ else 2, select.POLLOUT)
+        self._num_left_out = 0
+        self._is_cut = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or leave it out."""
+        try:
+            line = self.format(record)
+            if self._num_left_out:
+                fields = {"left_out": self._num_left_out, "error": "the reader of the log did not take these lines"}
+                record = log.makeRecord(log.name, logging.WARNING, "", 0, "log", (), None, extra=fields)
+                line = f"{self.format(record)}\n{line}"
+            if self._write(f"{line}\n"):
+                self._num_left_out = 0
+            else:
+                self._num_left_out += 1
+        except OSError:
+            pass  # nobody reads the log any more
+        except Exception:
+            self.handleError(record)
+
+    def _write(self, text: str) -> bool:
+        """Write a text as far as the reader takes it, and return whether it took all."""
+        left = (f"\n{text}" if self._is_cut else text).encode(errors="backslashreplace")
+        num_bytes = len(left)
+        wait = 0 if self._num_left_out else _READER_MILLISECONDS
+        while left and (ready := self._poller.poll(wait)):
+            left = left[os.write(ready[0][0], left[: select.PIPE_BUF]) :]  # a pipe that is ready takes so many bytes
+        self._is_cut = 0 < len(left) < num_bytes or (self._is_cut and len(left) == num_bytes)
+        return not left
 
 
 class LogFile(logging.handlers.RotatingFileHandler):

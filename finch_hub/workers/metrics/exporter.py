@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from wsgiref.simple_server import WSGIServer
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import prometheus_client as prometheus
 from prometheus_client.core import Metric
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 _MEASURE_SECONDS = 15.0
 _OLD_SECONDS = 86_400.0  # until the file of a worker that was killed is removed
 _CLOSE_SECONDS = 5.0
+_CLIENT_SECONDS = 10.0  # that a client may say nothing, before its thread and connection end
 
 
 class MetricsExporter(Collector):
@@ -93,12 +95,27 @@ class MetricsExporter(Collector):
         """Open the port, unless it is open. Another worker of this machine may have it until it ends."""
         if self._port is not None and self._server is None:
             self._server, _ = prometheus.start_http_server(self._port, self._address, self._registry)
+            self._server.RequestHandlerClass = _Request
 
     def _write(self) -> None:
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             prometheus.write_to_textfile(str(self._file), self._registry)
             _remove_old(self._file.parent)
+
+
+class _Request(WSGIRequestHandler):
+    """Request of a client. Silent clients, and those that break off, leave neither a thread nor a line in the log."""
+
+    timeout = _CLIENT_SECONDS
+
+    def handle(self) -> None:
+        """Answer the request."""
+        with contextlib.suppress(OSError):
+            super().handle()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the base class names it
+        """Log nothing."""
 
 
 def _remove_old(folder: Path) -> None:

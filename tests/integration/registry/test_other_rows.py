@@ -236,7 +236,7 @@ WRITES: dict[str, tuple[Callable[[Session, World], Any], set[tuple[str, str]]]] 
     "cancel": (_owned(attempts.cancel, role="stopping"), job_rows("stopping", 3, attempt=1)),
     "expire leases": (lambda s, _: attempts.expire_leases(s, values.RetryPolicy()), job_rows("expired", 3, attempt=1)),
     "take what is due": (lambda s, _: outbox.take_due(s), job_rows("due")),
-    "heartbeat": (lambda s, w: workers.heartbeat(s, "gpu-1", w.workers["gpu-1"].instance), {("workers", "gpu-1")}),
+    "heartbeat": (lambda s, w: workers.heartbeat(s, w.workers["gpu-1"]), {("workers", "gpu-1")}),
     "drain a worker": (lambda s, _: workers.request_state(s, "gpu-1", "draining"), {("workers", "gpu-1")}),
     "stop a worker": (
         lambda s, w: workers.mark_stopped(s, "gpu-1", w.workers["gpu-1"].instance),

@@ -135,3 +135,13 @@ def test_four_processes_fetch_one_tree_at_once(tmp_path: Path) -> None:
     assert folders == {str(tmp_path / "cache" / digest)}
     assert len(list(Path(folders.pop()).iterdir())) == 50
     assert [p.name for p in (tmp_path / "cache").iterdir()] == [digest]
+
+
+def test_pipe_in_a_store_is_refused_and_blocks_nobody(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path / "store"), cache=tmp_path / "cache")
+    digest = store.put(b"bytes")
+    (file,) = (tmp_path / "store").rglob(digest)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(errors.RefusedArtifact, match="is not a regular file"):
+        store.get(digest)

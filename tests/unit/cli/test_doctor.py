@@ -31,7 +31,7 @@ def test_doctor_names_a_store_of_another_deployment_and_workers_that_claim_nothi
     )
     with database.write() as session:
         worker = workers.register(session, description)
-        workers.heartbeat(session, worker.id, worker.instance, remark="its store is away")
+        workers.heartbeat(session, worker, remark="its store is away")
     store = home / "other"
     store.mkdir()
     (store / MARKER).write_text("feed")

@@ -338,7 +338,7 @@ def start_worker(database: Database, name: str, *, remark: str | None = None, qu
     )
     with database.write() as session:
         worker = workers.register(session, description)
-        workers.heartbeat(session, name, worker.instance, remark=remark)
+        workers.heartbeat(session, worker, remark=remark)
 
 
 def slot_of(worker: str) -> values.Capabilities:
@@ -454,3 +454,17 @@ def test_job_to_cancel_is_cancelled_instead_of_passed_on(database: Database) -> 
     job = registry.claimed(database)
     registry.cancel(database, job)
     assert pass_on(database, job, "wait").state is JobState.CANCELLED
+
+
+@pytest.mark.parametrize("lease", ["none", "in years", "infinite or damaged"])
+def test_lease_that_no_worker_can_have_ends(database: Database, lease: str) -> None:
+    registry.submit(database)
+    job = registry.claimed(database, lease=60)
+    with database.write() as session:
+        if lease == "infinite or damaged":
+            time = "garbage" if database.is_sqlite else "infinity"
+            session.execute(sa.text(f"UPDATE jobs SET lease_until = '{time}'"))
+        else:
+            until = None if lease == "none" else types.later(1e8)
+            session.execute(sa.update(tables.jobs).values(lease_until=until))
+    assert [(ended.id, ended.state) for ended in registry.expire(database)] == [(job.id, JobState.QUEUED)]

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 from support import registry
 
 from finch_hub import errors
-from finch_hub.registry import adapter_versions, attempts, jobs, tables, types, values
+from finch_hub.registry import adapter_versions, attempts, jobs, queue_status, tables, types, values
 from finch_hub.registry.database import Database
 from finch_hub.specs.jobs import Job, JobState, Requirements
 from finch_hub.workers.runs import train
@@ -266,3 +266,29 @@ def test_unfinished_jobs_are_found_among_any_number_of_names(database: Database)
     with database.read() as session:
         assert jobs.select_unfinished(session, names) == {unfinished.id}
         assert jobs.select_unfinished(session, names, ended_within=60.0) == {ended.id, unfinished.id}
+
+
+@pytest.mark.parametrize("column", ["created_at", "not_before", "ring_at", "started_at", "finished_at"])
+def test_damaged_time_hides_no_job(database: Database, column: str) -> None:
+    damaged, sound = registry.submit(database), registry.submit(database)
+    is_damaged = {"id": damaged.id, "time": "garbage" if database.is_sqlite else "infinity"}
+    with database.write() as session:
+        session.execute(sa.text(f"UPDATE jobs SET {column} = :time WHERE id = :id"), is_damaged)
+    with database.write() as session:
+        assert [job.id for job in jobs.find(session)] == [sound.id, damaged.id]
+        queue_status.read(session)
+        jobs.prune(session, older_than=0.0, beyond=0)
+    assert registry.get(database, sound) == sound
+
+
+def test_damaged_time_of_an_attempt_hides_none(database: Database) -> None:
+    registry.submit(database)
+    job = registry.claimed(database)
+    time = "garbage" if database.is_sqlite else "-infinity"
+    with database.write() as session:
+        session.execute(
+            sa.text(f"UPDATE attempts SET started_at = '{time}', ended_at = '{time}', not_before = '{time}'")
+        )
+    with database.read() as session:
+        (found,) = jobs.list_attempts(session, job.id)
+    assert (found.started_at, found.ended_at, found.not_before) == (types.UNKNOWN_TIME, None, None)

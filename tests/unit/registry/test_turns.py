@@ -414,3 +414,12 @@ def test_claims_keep_priorities_and_the_order_of_each_owner_and_leave_no_slot_id
                         attempts.hand_back(session, job)
                     owner, key = known[job.id]
                     queued[owner].append(key)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_damaged_turn_lets_others_submit(database: Database, others: int) -> None:
+    for job_id in submit(database, "ann", 2 + others)[others:]:
+        with database.write() as session:
+            session.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(turn=2**63 - 1))
+    submitted = submit(database, "ann", 2) + submit(database, "bob", 2)
+    assert {registry.claimed(database).id for _ in range(6 + others)} > set(submitted)

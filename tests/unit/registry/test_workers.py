@@ -24,7 +24,7 @@ def register(database: Database, name: str = "gpu-1", *, replaces: str | None = 
 
 def heartbeat(database: Database, worker: values.Worker, **arguments: Any) -> str:
     with database.write() as session:
-        return workers.heartbeat(session, worker.id, worker.instance, **arguments)
+        return workers.heartbeat(session, worker, **arguments)
 
 
 def silence(database: Database, worker: values.Worker, seconds: float = 3600) -> None:
@@ -60,11 +60,28 @@ def test_name_of_a_living_worker_is_refused(database: Database) -> None:
         register(database)
     silence(database, first)
     second = register(database, pid=8)
-    with pytest.raises(errors.Conflict, match="is no longer registered"):
+    with pytest.raises(errors.Conflict, match="another worker is registered as"):
         heartbeat(database, first)
     assert heartbeat(database, second) == "active"
     third = register(database, pid=9, replaces=second.instance)
     assert [worker.instance for worker in find(database)] == [third.instance]
+
+
+@pytest.mark.parametrize("left", ["nothing", "stopped", "silent"])
+def test_worker_whose_row_a_failover_lost_is_registered_again(database: Database, left: str) -> None:
+    worker = register(database)
+    with database.write() as session:
+        session.execute(sa.delete(workers.workers))
+    if left != "nothing":
+        earlier = register(database, pid=6)
+        silence(database, earlier)
+    if left == "stopped":
+        with database.write() as session:
+            workers.mark_stopped(session, earlier.id, earlier.instance)
+    assert heartbeat(database, worker, remark="its store is away") == "active"
+    (found,) = find(database)
+    assert found.evolve(started_at=worker.started_at, last_seen=worker.last_seen, remark=None) == worker
+    assert found.remark == "its store is away"
 
 
 def test_name_of_a_stopped_worker_is_free(database: Database) -> None:
@@ -190,3 +207,17 @@ def test_remark_lasts_until_the_next_heartbeat(database: Database) -> None:
     assert [worker.remark for worker in find(database)] == ["its store is away"]
     heartbeat(database, worker)
     assert [worker.remark for worker in find(database)] == [None]
+
+
+def test_worker_whose_row_is_damaged_hides_no_other(database: Database) -> None:
+    sound, damaged = register(database, "a"), register(database, "b")
+    time, queues = ("garbage", '{"a": 1}') if database.is_sqlite else ("-infinity", '{"a": 1}')
+    with database.write() as session:
+        changes = {"time": time, "queues": queues}
+        session.execute(sa.text("UPDATE workers SET started_at = :time, queues = :queues WHERE id = 'b'"), changes)
+    found = find(database)
+    assert found[0] == sound
+    assert (found[1].id, found[1].started_at, found[1].queues) == (damaged.id, types.UNKNOWN_TIME, ("default",))
+    assert "its row in the database is damaged: queues: " in (found[1].remark or "")
+    with database.read() as session:
+        assert [worker.id for worker in workers.find_idle(session)] == ["a"]

@@ -153,6 +153,24 @@ def test_files_tell_whether_a_worker_is_alive_and_ready(database: Database, tmp_
     worker.maintenance.close()
 
 
+def test_health_folder_that_is_lost_later_ends_no_work(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "health"
+    worker = Worker(database, tmp_path, health_folder=folder)
+    shutil.rmtree(folder)
+    worker.maintenance._report()
+    assert (folder / "ready").exists(), "a folder that was removed is made again"
+    shutil.rmtree(folder)
+    folder.touch()
+    with database.write() as session:
+        workers.request_state(session, "one", "stopping")
+    worker.maintenance.start()
+    wait_until(lambda: worker.ended > 0, "the worker to hear that it is to stop", 20.0)
+    worker.maintenance.close()
+    assert [said["action"] for said in list_said(caplog)] == ["report_health"]
+
+
 def test_health_folder_that_cannot_be_written_is_refused(database: Database, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(errors.InvalidSpec, match=r"FINCH_HEALTH_FOLDER: cannot write to .*file.*Not a directory"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +19,8 @@ from finch_hub.workers.logs.setup import LogFile
 SAYS = """
 import logging, sys, threading, warnings
 from finch_hub import settings
-from finch_hub.workers.logs.setup import set_up_logging
-set_up_logging(settings.load(), logging.StreamHandler())
+from finch_hub.workers.logs.setup import LogStream, set_up_logging
+set_up_logging(settings.load(), LogStream())
 logging.getLogger("finch_hub.x").debug("look", extra={"jobs": 2})
 logging.getLogger("botocore").debug("signed request")
 logging.getLogger("botocore").warning("two\\nlines")
@@ -109,3 +111,55 @@ child.run({"kind": "train", "job_id": "j1", "workdir": ".", "order": {}}, Channe
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     first = json.loads(ran.stderr.splitlines()[0])
     assert (first["message"], first["job_id"]) == ("odd\ndata", "j1")
+
+
+SAYS_MUCH = """
+import logging, sys
+from finch_hub import settings
+from finch_hub.workers.logs.setup import LogStream, set_up_logging
+set_up_logging(settings.load(), LogStream())
+log = logging.getLogger("finch_hub.x")
+for number in range(1000):
+    log.info("look", extra={"number": number, "text": "x " * 5000})
+print("said", flush=True)
+sys.stdin.read()
+log.info("last")
+"""
+
+
+def test_reader_of_the_log_that_stops_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINCH_HOME", str(tmp_path))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", SAYS_MUCH], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "said\n", "the process went on, although nobody read"
+        assert process.stderr is not None
+        os.set_blocking(process.stderr.fileno(), False)
+        text = b""
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(process.stderr.fileno(), 2**20):
+                text += part
+        os.set_blocking(process.stderr.fileno(), True)
+        text += process.communicate()[1].encode()
+    lines = [read_line(line) for line in text.decode().splitlines()]
+    said = [line for line in lines if line is not None]
+    assert lines.count(None) == 1, "one line is cut"
+    whole = len(said) - 2
+    assert [line["number"] for line in said[:-2]] == [str(number) for number in range(whole)]
+    assert (said[-2]["action"], said[-2]["left_out"]) == ("log", str(1000 - whole))
+    assert said[-1]["action"] == "last"
+
+
+def test_log_that_nobody_reads_any_more_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINCH_HOME", str(tmp_path))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", SAYS_MUCH], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        process.stderr = None
+        assert process.communicate("")[0] == "said\n"
+    assert process.returncode == 0

@@ -195,3 +195,16 @@ def test_what_does_not_answer_is_down_and_the_rest_is_served(
 def test_nothing_is_exported_without_settings(start: Callable[..., MetricsExporter]) -> None:
     exporter = start()
     assert not exporter._thread.is_alive()
+
+
+def test_silent_clients_leave_no_threads_behind(
+    start: Callable[..., MetricsExporter], port: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module._Request, "timeout", 0.05)
+    start(metrics_port=port)
+    wait_for(port, "finch_jobs")
+    with contextlib.closing(socket.create_connection(("127.0.0.1", port))) as silent:
+        silent.settimeout(30)
+        assert silent.recv(1) == b"", "the worker closes the connection"
+    assert "finch_jobs" in fetch(port)
+    assert capfd.readouterr().err == ""
