@@ -65,10 +65,13 @@ def show(job_id: str, as_json: bool) -> None:
         is_queued = job.state == "queued"
         obstacles = handle.obstacles() if is_queued else {}
         is_unattended = is_queued and handle.is_unattended()
+        has_output = report is not None and handle.has_output()
     value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles}
     output.emit(value, as_json, lambda: _draw_job(job, attempts, obstacles, is_unattended, report_problem))
     if report is not None and not as_json:
         tables.console().print(reports.draw_report(report))
+    if has_output:
+        output.suggest("Fetch its output, within a week after the job", f"jobs save {job_id}", as_json)
 
 
 @jobs.command()

@@ -224,7 +224,10 @@ class JobHandle:
 
     def idle_workers(self) -> list[str]:
         """Return the names of idle workers that could claim the job now. They do so within seconds if all is well."""
-        limit = self._stores.settings.owner_running
+        settings = self._stores.settings
+        limit = settings.owner_running
+        if limit is None and settings.broker_url is not None:
+            limit = 1  # the workers may have a limit that is not set here
         with self._stores.database.read() as session:
             if limit is not None and owner_limits.count_running(session, self._job.owner) >= limit:
                 return []

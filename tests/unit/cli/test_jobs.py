@@ -72,6 +72,7 @@ def test_output_that_a_worker_elsewhere_made_is_saved_once(run: Run, database: D
     report = {"format": "peft", "out": str(tmp_path / "out")}
     registry.succeed(database, claimed, report=report, output=stored.model_dump(mode="json"))
     assert f"Fetch its output: finch-hub jobs save {job['id']}\n" in run("jobs", "watch", job["id"]).err
+    assert f": finch-hub jobs save {job['id']}\n" in run("jobs", "show", job["id"]).err
     assert not (tmp_path / "out").exists()
     saved = run("jobs", "save", job["id"])
     assert saved.out == f"Wrote the output of job {job['id']} to {tmp_path / 'out'}\n"
@@ -80,6 +81,7 @@ def test_output_that_a_worker_elsewhere_made_is_saved_once(run: Run, database: D
     other = run("quantize", "medical", "--detach", "--json").json
     registry.succeed(database, registry.claimed(database, job_id=other["id"]), report=report)
     assert "has no output: it is a job of kind quantize" in run("jobs", "save", other["id"]).err
+    assert "jobs save" not in run("jobs", "show", other["id"]).err
 
 
 def test_jobs_are_listed_and_shown_with_their_owner(run: Run, database: Database) -> None:
