@@ -313,6 +313,11 @@ class Jobs:
         with self._stores.database.read() as session:
             return jobs.count(session)
 
+    def count_running(self, owner: str) -> int:
+        """Return the number of running jobs of an owner."""
+        with self._stores.database.read() as session:
+            return owner_limits.count_running(session, owner)
+
     def status(self) -> queue_status.QueueStatus:
         """Return numbers of jobs that have not ended, the job that waits longest, and jobs that nobody recovered.
 

@@ -98,6 +98,11 @@ def test_jobs_are_listed_and_shown_with_their_owner(run: Run, database: Database
     assert run("jobs", "list", "--owner", "nobody", "--json").json == []
     assert re.search(r"owner +ben", run("jobs", "show", ben.id).out)
     assert run("jobs", "show", ben.id, "--json").json["owner"] == "ben"
+    assert "3 queued, 0 running, 0 of them by ben" in run("jobs", "show", ben.id).out
+    registry.claimed(database, job_id=ada.id)
+    assert "queued" not in run("jobs", "show", ada.id).out
+    more = registry.submit(database, owner="ada")
+    assert "3 queued, 1 running, 1 of them by ada" in run("jobs", "show", more.id).out
     assert "owner" not in run("jobs", "show", unknown.id).out
 
 
