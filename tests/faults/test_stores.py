@@ -52,7 +52,7 @@ def test_worker_with_an_unmounted_store_claims_nothing_and_another_runs_all_jobs
     mount.mkdir()
     bad = workers.start("bad", finch_artifacts_url=str(mount))
     wait_remark(workers, bad, "has no marker of deployment")
-    good.send(signal.SIGSTOP)  # so that the bad worker is the idle one
+    workers.pause(good)  # so that the bad worker is the idle one
     jobs = workers.probes(30)
     good.send(signal.SIGCONT)
     check_all_ran(workers, jobs)

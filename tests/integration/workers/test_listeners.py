@@ -28,7 +28,7 @@ def test_listeners_hear_what_others_do_and_what_a_killed_worker_has_not_told(mac
     home = machines.settings.home
     home.mkdir(exist_ok=True)
     (home / "trouble").write_text("hang")
-    worker = machines.start("one")
+    worker = machines.start("one", finch_home=str(home))
     job = registry.submit(machines.database, labels=("nobody",))  # no worker runs it
     with machines.database.write() as session:
         jobs.request_cancel(session, job.id)
@@ -42,7 +42,7 @@ def test_listeners_hear_what_others_do_and_what_a_killed_worker_has_not_told(mac
     (home / "trouble").write_text("")
     with machines.database.write() as session:  # its lease would last a minute
         session.execute(sa.update(tables.listeners).values(called_until=types.later(-1)))
-    machines.start("two")
+    machines.start("two", finch_home=str(home))
     wait_until(lambda: len(bells.read_lines(home / "tried")) == 3, "the second worker has told both changes")
     with machines.database.read() as session:
         left = session.scalars(sa.select(tables.announcements.c.listener)).all()
