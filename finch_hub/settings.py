@@ -163,9 +163,11 @@ class Settings(pydantic_settings.BaseSettings):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _complete_urls(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Put the passwords into the URLs, so that no code knows two places of a secret."""
-        urls = {f"{name}_url": url for name in ("database", "broker") if (url := _complete_url(name, values))}
-        return {**values, **urls}
+        """Move the passwords into the URLs, so that no code knows two places of a secret."""
+        names = ("database", "broker")
+        urls = {f"{name}_url": url for name in names if (url := _complete_url(name, values))}
+        moved = {f"{name}_{field}" for name in names for field in ("password", "password_file")}
+        return {name: value for name, value in values.items() if name not in moved} | urls
 
     @pydantic.model_validator(mode="after")
     def _renew_in_time(self) -> Settings:

@@ -87,7 +87,9 @@ def check_machine(*, torch: bool) -> list[Finding]:
         try:
             findings.append(check(current))
         except (errors.FinchError, OSError) as error:
-            findings.append(Finding(about=about, found="unusable", advice=str(error)))
+            advice = str(error)
+            cause = next((finding.about for finding in findings if finding.advice == advice), None)
+            findings.append(Finding(about=about, found="unusable", advice=f"see {cause}" if cause else advice))
     return findings
 
 

@@ -63,11 +63,15 @@ def show(job_id: str, as_json: bool) -> None:
         report, report_problem = _read_report(handle) if job.state == "succeeded" else (None, None)
         is_queued = job.state == "queued"
         obstacles = handle.obstacles() if is_queued else {}
+        queue = _describe_queue(hub, job) if is_queued else None
         is_unattended = is_queued and handle.is_unattended()
+        has_output = report is not None and handle.has_output()
     value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles}
-    output.emit(value, as_json, lambda: _draw_job(job, attempts, obstacles, is_unattended, report_problem))
+    output.emit(value, as_json, lambda: _draw_job(job, attempts, queue, obstacles, is_unattended, report_problem))
     if report is not None and not as_json:
         tables.console().print(reports.draw_report(report))
+    if has_output:
+        output.suggest("Fetch its output, within a week after the job", f"jobs save {job_id}", as_json)
 
 
 @jobs.command()
@@ -173,9 +177,17 @@ def _summarize(job: Job) -> str:
         return str(error)
 
 
+def _describe_queue(hub: Hub, job: Job) -> str:
+    """Describe what a queued job may wait for: other queued jobs, busy slots, or running jobs of its owner."""
+    status = hub.jobs.status()
+    own = f", {hub.jobs.count_running(job.owner):,} of them by {job.owner}" if job.owner else ""
+    return f"{status.queued:,} queued, {status.running:,} running{own}"
+
+
 def _draw_job(
     job: Job,
     attempts: Sequence[Attempt],
+    queue: str | None,
     obstacles: Mapping[str, list[str]],
     is_unattended: bool,
     report_problem: str | None,
@@ -196,6 +208,7 @@ def _draw_job(
         "ended": job.finished_at,
         "waits for": job.depends_on or None,
         "attempts": "\n".join(f"{a.fence} on {a.worker}: {a.outcome or 'running'}" for a in attempts) or None,
+        "queue": queue,
         "waits": following.NO_WORKER if is_unattended else None,
         "cannot run on": "\n".join(f"{name} {', '.join(why)}" for name, why in obstacles.items()) or None,
     }

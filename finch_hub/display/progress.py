@@ -155,6 +155,8 @@ def _draw(event: NewEvent) -> RenderableType:
         return f"- {data.get('name', event.message)}"
     if event.type == "state":
         details = event.message or (f"on {data['worker']}" if data.get("worker") else "")
+        if data.get("state") == "queued" and data.get("reason"):  # the reason of a failure follows as the error
+            details = f"again: {data['reason']}"
         return f"- {data.get('state', '')} {details}".rstrip()
     if event.type == "report":
         return reports.draw_interim(data)

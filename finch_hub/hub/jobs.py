@@ -228,7 +228,10 @@ class JobHandle:
 
     def idle_workers(self) -> list[str]:
         """Return the names of idle workers that could claim the job now. They do so within seconds if all is well."""
-        limit = self._stores.settings.owner_running
+        settings = self._stores.settings
+        limit = settings.owner_running
+        if limit is None and settings.broker_url is not None:
+            limit = 1  # the workers may have a limit that is not set here
         with self._stores.database.read() as session:
             if limit is not None and owner_limits.count_running(session, self._job.owner) >= limit:
                 return []
@@ -315,6 +318,11 @@ class Jobs:
         """Return the number of jobs in each state."""
         with self._stores.database.read() as session:
             return jobs.count(session)
+
+    def count_running(self, owner: str) -> int:
+        """Return the number of running jobs of an owner."""
+        with self._stores.database.read() as session:
+            return owner_limits.count_running(session, owner)
 
     def status(self) -> queue_status.QueueStatus:
         """Return numbers of jobs that have not ended, the job that waits longest, and jobs that nobody recovered.

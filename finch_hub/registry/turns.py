@@ -43,16 +43,16 @@ def assign_turns(session: Session, lines: Sequence[Line]) -> list[int]:
     turns: list[int] = []
     for line in lines:
         if line not in following:
-            reached = session.execute(_SELECT_REACHED, {f"of_{name}": value for name, value in line._asdict().items()})
-            front, *passed = reached.one()
-            candidates = [turn + 1 for turn in passed if turn is not None]
-            following[line] = min(max([front or 0, *candidates]), _MAX_TURN)
+            parameters = {f"of_{name}": value for name, value in line._asdict().items()}
+            front, claimed, last = session.execute(_SELECT_REACHED, parameters).one()
+            candidates = [front or 0, *(turn + 1 for turn in (claimed, last) if turn is not None)]
+            following[line] = min(max(candidates), _MAX_TURN)
         turns.append(following[line])
         following[line] += 1
     return turns
 
 
-def _select_reached() -> sa.Select[tuple[int | None, int | None, int | None]]:
+def _select_reached() -> sa.Select[int | None, int | None, int | None]:
     """Select the turns at the front of a line, that was claimed, and of the owner's last job."""
     of_priority = jobs.c.priority == sa.bindparam("of_priority")
     of_line = sa.and_(jobs.c.queue == sa.bindparam("of_queue"), jobs.c.device == sa.bindparam("of_device"))

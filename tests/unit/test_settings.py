@@ -127,6 +127,7 @@ def test_password_of_its_own_is_put_into_the_url(name: str, end: str | None, tmp
     if name == "database":
         assert sa.make_url(url).password == ODD
     assert ODD not in repr(loaded)
+    assert loaded.model_fields_set - {"home"} == {f"{name}_url"}, "the URL is the only place of the password"
 
 
 @pytest.mark.parametrize(

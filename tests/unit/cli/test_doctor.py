@@ -94,6 +94,25 @@ def test_doctor_reports_an_unusable_home_beside_everything_else(
     assert found["plugins"]["advice"] == ""
 
 
+def test_doctor_shows_no_password(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("tr0ub4dor")
+    monkeypatch.setenv("FINCH_DATABASE_URL", "postgresql+psycopg://finch@127.0.0.1:1/finch")
+    monkeypatch.setenv("FINCH_DATABASE_PASSWORD", "correct@horse")
+    monkeypatch.setenv("FINCH_BROKER_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("FINCH_BROKER_PASSWORD_FILE", str(tmp_path / "secret"))
+    shown = run("doctor", "--fast", "--json").out
+    assert "finch:***@127.0.0.1" in shown
+    assert not any(secret in shown for secret in ("correct@horse", "correct%40horse", "tr0ub4dor"))
+
+
+def test_doctor_gives_the_advice_for_one_cause_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINCH_DATABASE_URL", "postgresql+psycopg://finch@127.0.0.1:1/finch")
+    ran = run("doctor", "--fast", "--json")
+    advice = {finding["about"]: finding["advice"] for finding in ran.json["findings"]}
+    assert "Connection refused" in advice["database"]
+    assert advice["workers"] == advice["queue"] == "see database"
+
+
 def test_doctor_names_the_server_of_the_private_broker_or_how_to_get_one(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +173,9 @@ def test_doctor_names_a_job_that_no_worker_can_run_and_one_that_an_idle_worker_l
     with database.write() as session:
         columns = {"state": "running", "worker": "gpu-2", "lease_until": types.later(600.0)}
         session.execute(sa.update(tables.jobs).where(tables.jobs.c.id == other.id).values(columns))
+    assert find_advice(run, "queue", status=0) == "", "its owner may run no more jobs if the workers have a limit"
+    monkeypatch.setenv("FINCH_OWNER_RUNNING", "2")
+    assert f"does not claim job {left.id}" in find_advice(run, "queue")
     monkeypatch.setenv("FINCH_OWNER_RUNNING", "1")
     assert find_advice(run, "queue", status=0) == "", "its owner may run no more jobs"
     found = {finding["about"]: finding["found"] for finding in run("doctor", "--fast", "--json").json["findings"]}

@@ -101,6 +101,7 @@ def test_output_that_a_worker_elsewhere_made_is_saved_once(run: Run, database: D
     report = {"format": "peft", "out": str(tmp_path / "out")}
     registry.succeed(database, claimed, report=report, output=stored.model_dump(mode="json"))
     assert f"Fetch its output: finch-hub jobs save {job['id']}\n" in run("jobs", "watch", job["id"]).err
+    assert f": finch-hub jobs save {job['id']}\n" in run("jobs", "show", job["id"]).err
     assert not (tmp_path / "out").exists()
     saved = run("jobs", "save", job["id"])
     assert saved.out == f"Wrote the output of job {job['id']} to {tmp_path / 'out'}\n"
@@ -109,6 +110,7 @@ def test_output_that_a_worker_elsewhere_made_is_saved_once(run: Run, database: D
     other = run("quantize", "medical", "--detach", "--json").json
     registry.succeed(database, registry.claimed(database, job_id=other["id"]), report=report)
     assert "has no output: it is a job of kind quantize" in run("jobs", "save", other["id"]).err
+    assert "jobs save" not in run("jobs", "show", other["id"]).err
 
 
 def test_jobs_are_listed_and_shown_with_their_owner(run: Run, database: Database) -> None:
@@ -125,6 +127,11 @@ def test_jobs_are_listed_and_shown_with_their_owner(run: Run, database: Database
     assert run("jobs", "list", "--owner", "nobody", "--json").json == []
     assert re.search(r"owner +ben", run("jobs", "show", ben.id).out)
     assert run("jobs", "show", ben.id, "--json").json["owner"] == "ben"
+    assert "3 queued, 0 running, 0 of them by ben" in run("jobs", "show", ben.id).out
+    registry.claimed(database, job_id=ada.id)
+    assert "queued" not in run("jobs", "show", ada.id).out
+    more = registry.submit(database, owner="ada")
+    assert "3 queued, 1 running, 1 of them by ada" in run("jobs", "show", more.id).out
     assert "owner" not in run("jobs", "show", unknown.id).out
 
 

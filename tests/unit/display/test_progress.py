@@ -38,6 +38,9 @@ def test_progress_is_drawn_as_one_line() -> None:
         (event("metrics", step=3, valid_loss=2.5), "  step 3  valid_loss 2.5"),
         (event("phase", name="training"), "- training"),
         (event("state", state="running", worker="box"), "- running on box"),
+        (event("state", state="queued", attempt=0), "- queued"),
+        (event("state", state="queued", reason="worker box was lost"), "- queued again: worker box was lost"),
+        (event("state", state="failed", reason="no memory"), "- failed"),
         (event("report", name="something", report={}), ""),
     ],
 )
