@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -26,18 +25,17 @@ def test_job_over_its_time_limit_fails_without_a_retry(workers: Fleet) -> None:
 
 
 def stuck(workers: Fleet, base: Path) -> TrainSpec:
-    """Return a training whose examples are in a pipe without a writer, so that reading them never ends."""
+    """Return a training whose examples no worker that starts from now on can read to an end."""
     digest = workers.artifacts.put(b"{}\n")
-    (blob,) = [path for path in (workers.folder / "artifacts").rglob(f"*{digest[4:]}*") if path.is_file()]
-    blob.unlink()
-    os.mkfifo(blob)
+    workers.environment["FINCH_TEST_OPEN"] = f"hang::{digest[4:]}"
     return TrainSpec(adapter="stuck", base=BaseModelSource(source=str(base)), train=digest)
 
 
 def test_store_that_hangs_fails_the_attempt(workers: Fleet, tmp_path: Path) -> None:
     workers.environment |= {"FINCH_STALL_SECONDS": "1", "FINCH_MAX_ATTEMPTS": "2"}
+    training = stuck(workers, tmp_path)
     workers.start()
-    job = workers.submit(stuck(workers, tmp_path))
+    job = workers.submit(training)
     failed = workers.wait(job)
     assert (failed.state, failed.attempts) == (JobState.FAILED, 2)
     assert failed.reason == "preparing the job took more than 1 s"
@@ -46,8 +44,9 @@ def test_store_that_hangs_fails_the_attempt(workers: Fleet, tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_cancel_while_the_store_hangs_cancels_the_job(workers: Fleet, tmp_path: Path) -> None:
+    training = stuck(workers, tmp_path)
     workers.start()
-    job = workers.submit(stuck(workers, tmp_path))
+    job = workers.submit(training)
     workers.wait(job, JobState.RUNNING)
     workers.cancel(job)
     assert workers.wait(job, timeout=30.0).state is JobState.CANCELLED

@@ -1,10 +1,11 @@
 """Installed as `sitecustomize` into the workers of the tests, and so into their children: a wrong clock, a full disk.
 
 ``FINCH_TEST_CLOCK=SECONDS`` puts what Python sees of the wall clock off by so much.
-``FINCH_TEST_OPEN=ACTION:FILE:PATTERN`` does something to whoever opens a path in which the pattern is found, the first
-time (whoever creates the file first) or, with an empty file name, every time: ``stop`` (SIGSTOP to itself), ``kill``
-(SIGKILL to itself) or ``full`` (an OSError as of a full disk). ``readonly`` raises an OSError as of a file system that
-cannot be written, to whoever opens such a path to write it while the file exists.
+``FINCH_TEST_OPEN=ACTION:FILE:PATTERN`` does something to whoever opens a path in which the pattern is found, the
+first time (whoever creates the file first) or, with an empty file name, every time: ``stop`` (SIGSTOP to itself),
+``kill`` (SIGKILL to itself), ``full`` (an OSError as of a full disk) or ``hang`` (it never returns). ``readonly``
+raises an OSError as of a file system that cannot be written, to whoever opens such a path to write it while the file
+exists.
 ``FINCH_TEST_IMPORT=FILE:MODULE`` ends a process that runs this module while the file exists, as a broken library would.
 """
 
@@ -53,6 +54,9 @@ def tamper_with_opening(action: str, once: str, pattern: str) -> None:
                 os.close(os.open(once, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             except FileExistsError:
                 return
+        if action == "hang":
+            while True:
+                time.sleep(60)
         if action == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.kill(os.getpid(), signal.SIGSTOP if action == "stop" else signal.SIGKILL)
