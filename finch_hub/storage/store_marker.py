@@ -98,7 +98,7 @@ class StoreMarker:
         with self._database.write() as session:
             if deployment.record_store(session):  # others wait here until the marker is written
                 store.write_marker(expected)
-            found = store.read_marker()
+        found = store.read_marker()
         if found is None:
             raise missing
         return found

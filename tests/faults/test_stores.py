@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -174,8 +173,9 @@ def test_lone_worker_whose_children_cannot_start_keeps_its_jobs_and_recovers(wor
 def test_worker_with_a_bad_store_ends_within_its_grace(workers: Fleet) -> None:
     mount = workers.folder / "mount"
     mount.mkdir()
-    os.mkfifo(mount / MARKER)  # whoever reads it waits for ever
-    worker = workers.start("one", finch_artifacts_url=str(mount), finch_grace_seconds="5")
+    (mount / MARKER).write_text("of a store that hangs")
+    hang = f"hang::{mount}/{MARKER}"
+    worker = workers.start("one", finch_artifacts_url=str(mount), finch_grace_seconds="5", finch_test_open=hang)
     wait_until(lambda: "did not answer" in worker.text, "the worker to give up", PATIENCE)
     worker.send(signal.SIGTERM)
     assert worker.wait(30.0) == 0
