@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import re
 from datetime import datetime
 from enum import StrEnum
@@ -172,9 +173,9 @@ class OutputSpec(JobSpec):
     place: OutputPlace | None = None
 
     @property
+    @abc.abstractmethod
     def replaces(self) -> bool:
         """Whether an earlier output of the same kind is replaced."""
-        raise NotImplementedError
 
 
 class MergeSpec(OutputSpec):

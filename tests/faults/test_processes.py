@@ -182,7 +182,9 @@ def test_second_sigterm_ends_the_worker_at_once(workers: Fleet) -> None:
     wait_until(lambda: not psutil.pid_exists(child), "the child to end", 5.0)
     workers.start("second")
     assert workers.wait(job).state is JobState.SUCCEEDED
-    assert [attempt.outcome for attempt in workers.attempts(job)] == ["lost", "succeeded"]
+    ended, last = [attempt.outcome for attempt in workers.attempts(job)]
+    assert ended in ("lost", "handed_back"), "the attempt may see that its child was killed before the worker ends"
+    assert last == "succeeded"
     workers.check(job)
 
 

@@ -401,24 +401,6 @@ def test_permanent_worker_does_not_end_when_it_is_idle(database: Database, tmp_p
     assert worker.ended == 0
 
 
-def test_health_folder_that_is_lost_stops_no_heartbeat(
-    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "health"
-    worker = Worker(database, tmp_path, health_folder=folder)
-    shutil.rmtree(folder)
-    worker.maintenance._report()
-    assert (folder / "ready").exists(), "it is made again"
-    shutil.rmtree(folder)
-    folder.touch()  # no folder can be made there
-    with database.write() as session:
-        workers.request_state(session, "one", "stopping")
-    worker.maintenance.start()
-    wait_until(lambda: worker.ended > 0, "the request to be followed", 20.0)
-    worker.maintenance.close()
-    assert [said["action"] for said in list_said(caplog)] == ["report_health"], "it is said once"
-
-
 def test_worker_that_stops_is_not_ready(database: Database, tmp_path: Path) -> None:
     ready = tmp_path / "health" / "ready"
     worker = Worker(database, tmp_path, health_folder=ready.parent)
