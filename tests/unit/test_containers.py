@@ -16,10 +16,9 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
+from support import commands
 
 from finch_hub import settings
-from finch_hub.cli.db import db
-from finch_hub.cli.worker import worker
 from finch_hub.registry import postgresql
 from finch_hub.workers.messaging import broker
 from finch_hub.workers.supervision import health
@@ -192,9 +191,7 @@ def test_the_pods_of_kubernetes_fit_the_image_and_the_command_line(name: str) ->
     assert {context[user] for user in ("runAsUser", "runAsGroup", "fsGroup")} == {USER}
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
-    group, command, *words = container["args"]
-    commands = {"db": db, "worker": worker}[group].commands
-    assert commands[command].make_context(command, words)
+    assert commands.parse(container["args"]).info_name == container["args"][1]
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     dockerfile = (ROOT / "Dockerfile").read_text()
@@ -231,7 +228,6 @@ def test_the_unit_of_systemd_starts_a_worker_and_leaves_it_time_to_stop() -> Non
     program, *arguments = shlex.split(service["ExecStart"])
     assert program.endswith("/bin/finch-hub")
     assert arguments[:2] == ["worker", "start"]
-    command = worker.commands["start"]
-    assert command.make_context("start", arguments[2:]).params["name"] == "%H"
+    assert commands.parse(arguments).params["name"] == "%H"
     assert int(service["TimeoutStopSec"]) > settings.load().grace_seconds
     assert service["Restart"] == "on-failure"
