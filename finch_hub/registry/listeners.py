@@ -20,7 +20,7 @@ from finch_hub.registry import values
 from finch_hub.registry.tables import announcements, job_events, jobs
 from finch_hub.registry.tables import listeners as table
 from finch_hub.registry.transitions import JOB_COLUMNS, to_jobs
-from finch_hub.registry.types import insert_new, later, now, once
+from finch_hub.registry.types import has_come, insert_new, is_ahead, later, now, once
 from finch_hub.specs.jobs import FINAL, Job
 
 LEASE_SECONDS = 60.0
@@ -37,7 +37,7 @@ def register(session: Session, names: Collection[str]) -> None:
 
 def has_due(session: Session, name: str, caller: str) -> bool:
     """Return whether there are changes for a listener that this caller may call."""
-    waits = sa.exists().where(announcements.c.listener == table.c.name, announcements.c.due_at <= once(now()))
+    waits = sa.exists().where(announcements.c.listener == table.c.name, has_come(announcements.c.due_at))
     return bool(session.scalar(sa.select(sa.exists().where(*_may_call(name, caller), waits))))
 
 
@@ -57,7 +57,7 @@ def take(session: Session, name: str, caller: str, *, limit: int) -> list[values
         .select_from(announcements)
         .join(jobs, jobs.c.id == announcements.c.job_id)
         .join(job_events, is_event)
-        .where(announcements.c.listener == name, announcements.c.due_at <= once(now()))
+        .where(announcements.c.listener == name, has_come(announcements.c.due_at))
         .order_by(announcements.c.due_at, announcements.c.seq)
         .limit(limit)
     ).all()
@@ -121,7 +121,7 @@ def skip_old(session: Session, name: str) -> int:
 
 
 def _may_call(name: str, caller: str) -> tuple[sa.ColumnElement[bool], ...]:
-    is_free = sa.or_(table.c.called_until.is_(None), table.c.called_until <= now(), table.c.caller == caller)
+    is_free = sa.or_(table.c.called_until.is_(None), ~is_ahead(table.c.called_until), table.c.caller == caller)
     return table.c.name == name, is_free
 
 

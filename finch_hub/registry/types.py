@@ -144,6 +144,23 @@ def once(moment: sa.ColumnElement[datetime]) -> sa.ScalarSelect[datetime]:
     return sa.select(moment).scalar_subquery()
 
 
+LONGEST_WAIT_SECONDS = 86_400.0
+"""Seconds that no wait for another try lasts, in any version."""
+
+
+def is_ahead(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Return the condition that the end of a wait is still to come.
+
+    One that is further off than any wait comes from a clock that jumped, or from someone's edit, and does not count.
+    """
+    return sa.and_(moment > now(), moment <= later(LONGEST_WAIT_SECONDS))
+
+
+def has_come(moment: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Return the opposite condition, for times that are not null. An index serves the first part of it."""
+    return sa.or_(moment <= once(now()), moment > once(later(LONGEST_WAIT_SECONDS)))
+
+
 class subset(FunctionElement[bool]):  # noqa: N801
     """Whether the second JSON array contains every text of the first. A damaged first one counts as empty."""
 

@@ -7,7 +7,17 @@ import threading
 from collections.abc import Callable
 
 from finch_hub import errors
-from finch_hub.registry import attempts, jobs, listeners, outbox, schema_revisions, settlements, values, workers
+from finch_hub.registry import (
+    attempts,
+    jobs,
+    listeners,
+    outbox,
+    schema_revisions,
+    settlements,
+    stuck_jobs,
+    values,
+    workers,
+)
 from finch_hub.registry.database import Session
 from finch_hub.storage.stores import Stores
 from finch_hub.workers.embedded import broker as home_broker
@@ -56,6 +66,7 @@ class Maintenance:
         self._closed, self._woken = threading.Event(), threading.Event()
         self._busy_until = self._answered_at = clock.elapsed()
         self._prune_at = 0.0
+        self._stuck_after = 0  # number of the last waiting job that a sweep looked at
         self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = self._hands_over = False
         self.mismatch: errors.SchemaMismatch | None = None
@@ -158,6 +169,7 @@ class Maintenance:
             expired = attempts.expire_leases(session, policy, held=held)
             for job in expired:
                 log.warning("expire", extra={**identify(job), "state": job.state.value})
+            self._stuck_after = stuck_jobs.settle(session, after=self._stuck_after)
             if names := workers.forget(
                 session, silent=_FORGET_SILENT_DAYS * _DAY_SECONDS, stopped=_FORGET_STOPPED_DAYS * _DAY_SECONDS
             ):
