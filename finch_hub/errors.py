@@ -201,6 +201,16 @@ class MissingArtifact(NotFound):
     """A store that answers and is the deployment's lacks an artifact."""
 
 
+class MissingOutput(MissingArtifact):
+    """The output of a job is no longer in the store."""
+
+    def __init__(self, job_id: str, *, is_over: bool) -> None:
+        super().__init__("stored output of job", job_id)
+        why = "it is removed a week after the job ended" if is_over else "it was fetched already, which removes it"
+        fix = "submit the job again to make another"
+        self.args = (f"the output of job {job_id} is no longer in the store: {why} ({fix})",)
+
+
 class Conflict(FinchError):
     """The state of a thing forbids the request."""
 

@@ -246,6 +246,7 @@ def _queue(settings: Settings) -> Finding:
     with Hub(settings) as hub:
         unreadable = hub.jobs.find_set_aside(limit=_SHOWN_JOBS + 1)
         unsettled = hub.jobs.find_unsettled()
+        stuck = hub.jobs.find_stuck()
         status = hub.jobs.status()
         found, advice = [_describe_depth(status)], _explain_wait(hub, status)
     if status.lost:
@@ -260,6 +261,10 @@ def _queue(settings: Settings) -> Finding:
         found.append(f"{_count(unsettled)} whose end cannot be carried out")
         reasons = _join(f"{job_id}: {trouble}" for job_id, trouble in unsettled.items())
         advice.append(f"mend the cause, and workers try again within minutes: {reasons}")
+    if stuck:
+        found.append(f"{_count(stuck)} that {'waits' if len(stuck) == 1 else 'wait'} for nothing")
+        reasons = _join(f"{job_id}: {why}" for job_id, why in stuck.items())
+        advice.append(f"a worker settles them within minutes, so start one if none runs: {reasons}")
     return Finding(about="queue", found=", ".join(found), advice=". ".join(advice))
 
 

@@ -65,6 +65,11 @@ def store_output(made: Path, job: Job, artifacts: ArtifactStore) -> StoredOutput
     )
 
 
+def is_saved(job_id: str, out: Path) -> bool:
+    """Tell whether a folder has the output of a job. A file does not name its job."""
+    return read_record(out).get("job") == job_id
+
+
 def save_output(stored: StoredOutput, out: Path, artifacts: ArtifactStore, *, replace: bool) -> None:
     """Write a stored output to a path, and remove it from the store. All bytes are verified.
 
@@ -76,7 +81,7 @@ def save_output(stored: StoredOutput, out: Path, artifacts: ArtifactStore, *, re
         Conflict: the path exists and may not be replaced.
         Unavailable: the store does not answer, or the path cannot be written.
     """
-    if replace or read_record(out).get("job") != stored.name.rpartition("-")[0]:
+    if replace or not is_saved(stored.name.rpartition("-")[0], out):
         _fetch(stored, out, artifacts.below(f"{FOLDER}/{stored.name}"), replace=replace)
     with contextlib.suppress(errors.StoreUnavailable):  # the output is written, and a sweep removes it later
         artifacts.remove_folder(f"{FOLDER}/{stored.name}")
