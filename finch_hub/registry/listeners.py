@@ -4,7 +4,8 @@ The transaction that changes the state of a job writes an announcement for each 
 that has the listener takes its announcements, calls it, and deletes them. So it hears each change at least once,
 whoever made it, and in whatever order transactions were committed.
 
-One worker at a time calls a listener, under a lease. A lease that ended in a call may cause a second call.
+One worker at a time calls a listener, under a lease, which it renews during a call. A lease that ended in a call, as of
+a worker that was suspended, may cause a second call.
 """
 
 from __future__ import annotations
@@ -65,6 +66,14 @@ def take(session: Session, name: str, caller: str, *, limit: int) -> list[values
         values.StateChange(job=_as_told(job, row.change_data), seq=row.change_seq, failed_calls=row.failed_calls)
         for row, job in zip(rows, to_jobs(session, rows), strict=True)
     ]
+
+
+def renew(session: Session, name: str, caller: str) -> bool:
+    """Extend the lease of a caller from now. Return whether the caller had it, and no other may have called since."""
+    lease = (
+        sa.update(table).where(table.c.name == name, table.c.caller == caller).values(called_until=later(LEASE_SECONDS))
+    )
+    return session.scalar(lease.returning(table.c.name)) is not None
 
 
 def release(session: Session, name: str, caller: str) -> None:
