@@ -116,8 +116,12 @@ def _python() -> Finding:
 def _devices() -> list[Finding]:
     from finch_hub.workers.supervision import devices
 
-    findings = []
-    for device in devices.find_devices():
+    findings: list[Finding] = []
+    try:
+        found_devices = devices.find_devices()
+    except errors.Unavailable as error:
+        return [Finding(about="devices", found="unusable", advice=str(error))]
+    for device in found_devices:
         found = f"{device.name}, {tables.format_free(device.free_bytes, device.memory_bytes)}"
         findings.append(Finding(about=f"device {device.kind}:{device.index}", found=found))
     return findings
