@@ -291,6 +291,10 @@ class AccessDenied(Unavailable):
     """A database or broker rejected the login."""
 
 
+class ReplacedDatabase(Unavailable):
+    """The file of a SQLite database was replaced or removed while it was open."""
+
+
 class SchemaMismatch(Unavailable):
     """The schema of the database is older or newer than this code."""
 

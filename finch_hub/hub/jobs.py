@@ -308,7 +308,7 @@ class JobHandle:
             try:
                 return read(*arguments)
             except errors.Unavailable as error:
-                if isinstance(error, errors.SchemaMismatch) or time.monotonic() > deadline:
+                if isinstance(error, (errors.SchemaMismatch, errors.ReplacedDatabase)) or time.monotonic() > deadline:
                     raise
                 time.sleep(POLL_SECONDS * 2)
 

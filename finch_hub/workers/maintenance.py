@@ -46,6 +46,7 @@ class Maintenance:
         is_ending_idle: whether the worker, which is `is_on_demand`, was ended because it was idle.
         mismatch: error of the schema, if the database got another one. The worker claims nothing more, and stops when
             its jobs have ended.
+        loss: error of the database file, if it was replaced or removed. The worker stops at once.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Maintenance:
         self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = self._hands_over = False
         self.mismatch: errors.SchemaMismatch | None = None
+        self.loss: errors.ReplacedDatabase | None = None
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -95,6 +97,11 @@ class Maintenance:
             try:
                 self._health.report_alive()
                 self._look(clock.elapsed())
+            except errors.ReplacedDatabase as error:
+                if self.loss is None:
+                    log.error("end", extra={"error": error})
+                self.loss = error
+                self._end_worker()
             except errors.FinchError as error:
                 log.warning("maintenance", extra={"error": error})
             except Exception:
