@@ -114,6 +114,7 @@ class Worker:
         Raises:
             Conflict: a worker of that name is running.
             SchemaMismatch: the database got another schema meanwhile. The worker has finished its jobs.
+            ReplacedDatabase: the database file was replaced or removed meanwhile.
         """
         from celery import signals
         from celery.apps import worker as celery_worker
@@ -123,6 +124,8 @@ class Worker:
         signals.worker_ready.connect(self._handle_hangup, weak=False)
         signals.setup_logging.connect(_keep_logging, weak=False)
         celery_worker.safe_say = _keep_logging  # it prints lines that are no records
+        # It warns of root, whom messages in pickle would serve. Ours are JSON alone, and containers may have one user.
+        celery_worker.check_privileges = _keep_logging
         with contextlib.ExitStack() as ending:
             ending.callback(self._overtime.cancel)
             ending.callback(self._close)
@@ -168,8 +171,8 @@ class Worker:
             Cleaning(self._stores, self._folders, stopping=self._attempt_source.stopping).start()
             threading.Thread(target=self._look, name="look", daemon=True).start()
             consumer.start()
-        if self._maintenance.mismatch is not None:
-            raise self._maintenance.mismatch  # so that a service manager starts the worker anew, with new code
+        if (error := self._maintenance.loss or self._maintenance.mismatch) is not None:
+            raise error  # so that a service manager starts the worker anew, with new code
         return int(consumer.exitcode or 0)
 
     def has_overlooked_work(self) -> bool:
