@@ -205,10 +205,10 @@ class MissingOutput(MissingArtifact):
     """The output of a job is no longer in the store."""
 
     def __init__(self, job_id: str, *, is_over: bool) -> None:
-        super().__init__("stored output of job", job_id)
+        self.kind, self.name, self.near = "output of job", job_id, ()
         why = "it is removed a week after the job ended" if is_over else "it was fetched already, which removes it"
         fix = "submit the job again to make another"
-        self.args = (f"the output of job {job_id} is no longer in the store: {why} ({fix})",)
+        super(NotFound, self).__init__(f"the output of job {job_id} is no longer in the store: {why} ({fix})")
 
 
 class Conflict(FinchError):

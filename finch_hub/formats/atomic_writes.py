@@ -122,8 +122,8 @@ def atomic_output(out: Path) -> Iterator[Path]:
             if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
                 out.rmdir()
             elif os.path.lexists(out):
-                what = "exists and is no output of this job"
-                raise errors.Conflict(f"the path {out} {what} (choose another path or delete it)")
+                fix = "choose another path or delete it"
+                raise errors.Conflict(f"the path {out} exists and is no output of this job ({fix})")
             made.rename(out)
             flush_path(out.parent)
     finally:

@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -65,7 +65,7 @@ class _Holder:
     def __str__(self) -> str:
         if self.owner is not None:
             return str(self.owner)
-        pids = [str(pid) for pid, _ in _find_lockers(self.file)]
+        pids = [str(pid) for pid, _ in _find_lockers([self.file])[self.file]]
         return f"process {', '.join(pids) or 'unknown'}, which holds {self.file} and does not say which worker it is"
 
 
@@ -96,16 +96,15 @@ class DeviceLocks:
                     holders = {device: self._lock(device) for device in found if device not in taken}
                     taken |= {device for device, holder in holders.items() if holder is None}
                     others = {device: holder for device, holder in holders.items() if holder is not None}
-                    if told_at is None or clock.elapsed() - told_at >= _TELL_SECONDS:
-                        recovered = [self._recover(holder.file) for holder in others.values()]
-                        if any(recovered):
-                            continue
+                    is_due = told_at is None or clock.elapsed() - told_at >= _TELL_SECONDS
+                    if is_due and others and self._recover():
+                        continue
                     leaving = [holder for holder in others.values() if holder.is_leaving]
                     if not leaving or self._owner.is_on_demand:
                         break
                     if told_at is None:
                         waiting.enter_context(_open_locked(self._folder / "wanted", fcntl.LOCK_SH))
-                    if told_at is None or clock.elapsed() - told_at >= _TELL_SECONDS:
+                    if is_due:
                         told_at = clock.elapsed()
                         _tell_wait(leaving[0])
                     time.sleep(_POLL_SECONDS)
@@ -138,15 +137,19 @@ class DeviceLocks:
             os.ftruncate(fd, 0)  # clients can start a worker now, although this process has not ended
             os.close(fd)
 
-    def _recover(self, file: Path) -> bool:
-        """Replace a lock that a dead process took and its descendants keep. Return whether that was so."""
+    def _recover(self) -> bool:
+        """Replace the locks that dead processes took and their descendants keep. Return whether there were any."""
         with _open_locked(self._folder / "recovery", fcntl.LOCK_EX):  # another worker may have been first
-            if not any(taker is None or not psutil.pid_exists(taker) for _, taker in _find_lockers(file)):
-                return False
-            about = {"path": file, "error": "its worker is gone, and a process that it started keeps the lock"}
-            log.warning("recover_device", extra=about)
-            file.unlink(missing_ok=True)
-            return True
+            abandoned = [
+                file
+                for file, lockers in _find_lockers(list(self._folder.glob("*.lock"))).items()
+                if any(taker is None or not psutil.pid_exists(taker) for _, taker in lockers)
+            ]
+            for file in abandoned:
+                about = {"path": file, "error": "its worker is gone, and a process that it started keeps the lock"}
+                log.warning("recover_device", extra=about)
+                file.unlink(missing_ok=True)
+            return bool(abandoned)
 
     def _lock(self, device: Device) -> _Holder | None:
         """Lock a device. Return who has it, None if it is this worker now."""
@@ -210,21 +213,23 @@ def _tell_wait(holder: _Holder) -> None:
     log.warning("wait", extra={"path": holder.file, "error": f"{holder} {how}"})
 
 
-def _find_lockers(file: Path) -> list[tuple[int, int | None]]:
-    """Return the processes that keep a file locked, and who locked it, None for one that is gone.
+def _find_lockers(files: Collection[Path]) -> dict[Path, list[tuple[int, int | None]]]:
+    """Return the processes that keep each file locked, and who locked it, None for one that is gone.
 
     Both differ if a process inherited the lock. Only Linux tells, and only of processes of this user and container.
     """
-    found: list[tuple[int, int | None]] = []
+    found: dict[Path, list[tuple[int, int | None]]] = {file: [] for file in files}
     with contextlib.suppress(OSError):
-        info = file.stat()
-        for process in psutil.process_iter():
+        by_key = {(info.st_dev, info.st_ino): file for file in files for info in (file.stat(),)}
+        for pid in psutil.pids():
             with contextlib.suppress(OSError):
-                for entry in Path(f"/proc/{process.pid}/fd").iterdir():
-                    if _is_at(entry, info):
-                        text = Path(f"/proc/{process.pid}/fdinfo/{entry.name}").read_text(encoding="utf-8")
-                        takers = re.findall(r"^lock:.* FLOCK +\S+ +\S+ +(\d+) ", text, re.MULTILINE)
-                        found += [(process.pid, int(taker) or None) for taker in takers]
+                for entry in Path(f"/proc/{pid}/fd").iterdir():
+                    with contextlib.suppress(OSError):  # it was closed meanwhile
+                        info = entry.stat()
+                        if (file := by_key.get((info.st_dev, info.st_ino))) is not None:
+                            text = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text(encoding="utf-8")
+                            takers = re.findall(r"^lock:.* FLOCK +\S+ +\S+ +(\d+) ", text, re.MULTILINE)
+                            found[file] += [(pid, int(taker) or None) for taker in takers]
     return found
 
 
