@@ -11,6 +11,7 @@
     │   └── InvalidReference    a name or reference is not well formed
     ├── NotFound                a named thing does not exist; contains similar names
     │   └── MissingArtifact     a store that is well lacks an artifact
+    │       └── MissingOutput   the output of a job was fetched already, or its week is over
     ├── Conflict                the state of a thing forbids the request
     │   ├── IllegalTransition   a job cannot change from its state to another
     │   ├── StaleFence          an attempt no longer owns its job
@@ -26,6 +27,7 @@
     ├── NotReproduced           a version's job ran again and gave different bytes
     └── Unavailable             a database, broker, store or worker does not answer
         ├── AccessDenied        a database or broker rejected the login
+        ├── ReplacedDatabase    the file of a SQLite database was replaced or removed while it was open
         ├── SchemaMismatch      the database is older or newer than this code
         └── StoreUnavailable    an artifact store does not answer, or is not the deployment's
 """

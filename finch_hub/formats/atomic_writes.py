@@ -123,7 +123,7 @@ def atomic_output(out: Path) -> Iterator[Path]:
                 out.rmdir()
             elif os.path.lexists(out):
                 fix = "choose another path or delete it"
-                raise errors.Conflict(f"the path {out} exists and is no output of this job ({fix})")
+                raise errors.Conflict(f"the path {out} exists and is not an output of this job ({fix})")
             made.rename(out)
             flush_path(out.parent)
     finally:

@@ -91,7 +91,7 @@ def test_second_attempt_finds_what_the_first_one_published(tmp_path: Path, write
     assert (file.read_text(), first.report.model_dump()["file"]) == ("one line", str(file))
     assert list(tmp_path.iterdir()) == [out]
     file.write_text("of somebody else")
-    with pytest.raises(errors.Conflict, match="exists and is no output of this job"):
+    with pytest.raises(errors.Conflict, match="exists and is not an output of this job"):
         exported(out, write)
     assert file.read_text() == "of somebody else"
 
