@@ -101,6 +101,8 @@ def test_driver_that_hangs_stops_nobody_and_is_asked_once(
     monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetMemoryInfo", hang)
     for _ in range(3):
         assert memory.refresh(known) == known
+    wait_until(lambda: bool(asked), "the driver to be asked")
+    assert memory.refresh(known) == known
     assert asked == [0]
     answer.set()
     wait_until(lambda: memory.refresh(known)[0].free_bytes == 20, "the driver to answer")
