@@ -34,8 +34,8 @@ class Maintenance:
 
     Attributes:
         is_ending_idle: whether the worker, which is `is_on_demand`, was ended because it was idle.
-        mismatch: error of the schema, if the database got another one. The worker claims nothing more, and stops when
-            its jobs have ended.
+        failure: why the worker ends, if the database got another schema or another registration. With another schema
+            it finishes its jobs first.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Maintenance:
         self._prune_at = 0.0
         self._reported_at = self._swept_at = float("-inf")
         self.is_ending_idle = self._hands_over = False
-        self.mismatch: errors.SchemaMismatch | None = None
+        self.failure: errors.FinchError | None = None
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
 
     def start(self) -> None:
@@ -122,9 +122,10 @@ class Maintenance:
                 self._check_schema(session)
                 requested = workers.heartbeat(session, self._entry, devices, remark=self._find_remark())
         except errors.Conflict as error:
-            log.error("heartbeat", extra={"error": error})
-            requested = "stopping"
-        is_draining = requested != "active" or hands_over or self.mismatch is not None
+            if self.failure is None:
+                log.error("heartbeat", extra={"error": error})
+            self.failure, requested = self.failure or error, "stopping"
+        is_draining = requested != "active" or hands_over or self.failure is not None
         self._attempt_source.is_draining = is_draining
         claims = not is_draining and self._find_remark() is None and not self._attempt_source.stopping.is_set()
         self._health.report_ready(claims)
@@ -134,10 +135,10 @@ class Maintenance:
 
     def _find_remark(self) -> str | None:
         """Return why the worker claims nothing by itself, None if it claims."""
-        if self.mismatch is not None:
-            return str(self.mismatch)
+        if self.failure is not None:
+            return str(self.failure)
         if self._hands_over:
-            return "hands its devices over to a worker that waits for them"
+            return workers.HANDS_OVER
         return self._attempt_source.readiness.remark
 
     def _check_schema(self, session: Session) -> None:
@@ -145,9 +146,9 @@ class Maintenance:
         try:
             schema_revisions.check(schema_revisions.read(session), str(self._stores.database))
         except errors.SchemaMismatch as error:
-            if self.mismatch is None:
+            if self.failure is None:
                 log.warning("drain", extra={"error": error})
-            self.mismatch = error
+            self.failure = error
             self._attempt_source.is_draining = True
 
     def _sweep(self) -> None:

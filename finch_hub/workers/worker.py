@@ -112,7 +112,7 @@ class Worker:
         """Run until the worker is told to end. Return the exit status.
 
         Raises:
-            Conflict: a worker of that name is running.
+            Conflict: a worker of that name is running, or took over the name, or the registration was changed.
             SchemaMismatch: the database got another schema meanwhile. The worker has finished its jobs.
         """
         from celery import signals
@@ -168,8 +168,8 @@ class Worker:
             Cleaning(self._stores, self._folders, stopping=self._attempt_source.stopping).start()
             threading.Thread(target=self._look, name="look", daemon=True).start()
             consumer.start()
-        if self._maintenance.mismatch is not None:
-            raise self._maintenance.mismatch  # so that a service manager starts the worker anew, with new code
+        if self._maintenance.failure is not None:
+            raise self._maintenance.failure  # so that a service manager starts the worker anew, perhaps with new code
         return int(consumer.exitcode or 0)
 
     def has_overlooked_work(self) -> bool:
