@@ -233,9 +233,10 @@ def mark_stopped(session: Session, worker_id: str, instance: str) -> None:
 def forget(session: Session, *, silent: float, stopped: float) -> list[str]:
     """Delete the workers that are silent, or have been stopped, for so many seconds, and return their names."""
     has_ended = sa.and_(workers.c.state == "stopped", workers.c.last_seen < later(-stopped))
-    is_gone = sa.or_(workers.c.last_seen < later(-silent), has_ended)
+    is_gone = sa.or_(~_is_recent(silent), has_ended)
     return list(session.scalars(sa.delete(workers).where(is_gone).returning(workers.c.id)))
 
 
 def _is_recent(silent_after: float = SILENT_SECONDS) -> sa.ColumnElement[bool]:
-    return workers.c.last_seen >= later(-silent_after)
+    """Return the condition that a worker sent a heartbeat lately. A clock that jumped may leave one of later."""
+    return workers.c.last_seen.between(later(-silent_after), later(silent_after))

@@ -340,9 +340,11 @@ class Worker:
             self._overtime.start()
 
     def _end_at_once(self) -> None:
-        for slot in self._slots:
-            slot.kill()
-        os._exit(1)
+        try:
+            for slot in self._slots:
+                slot.kill()
+        finally:
+            os._exit(1)
 
     def _end_overdue(self) -> None:
         trouble = "something did not answer in the grace, so jobs run again when their leases have ended"
