@@ -20,7 +20,7 @@ from finch_hub.registry import values
 from finch_hub.registry.tables import announcements, job_events, jobs
 from finch_hub.registry.tables import listeners as table
 from finch_hub.registry.transitions import JOB_COLUMNS, to_jobs
-from finch_hub.registry.types import insert_new, later, now, once
+from finch_hub.registry.types import insert_new, later, now, once, one_of
 from finch_hub.specs.jobs import FINAL, Job
 
 LEASE_SECONDS = 60.0
@@ -31,7 +31,7 @@ _KEPT_SECONDS = 7 * 86_400.0  # for which a listener that no worker has is kept,
 
 def register(session: Session, names: Collection[str]) -> None:
     """Record that a worker has these listeners. A new one hears of changes from now on."""
-    session.execute(sa.update(table).where(table.c.name.in_(names)).values(seen_at=now()))
+    session.execute(sa.update(table).where(one_of(table.c.name, names)).values(seen_at=now()))
     session.execute(insert_new(session, table, "name"), [{"name": name} for name in sorted(names)])
 
 
