@@ -223,6 +223,7 @@ def _broker(settings: Settings) -> Finding:
 
 def _workers(settings: Settings) -> Finding:
     from finch_hub.hub.facade import Hub
+    from finch_hub.registry.workers import HANDS_OVER
     from finch_hub.workers.embedded import worker as home_worker
 
     if settings.database_url is None and not (settings.home / "finch.db").exists():
@@ -232,7 +233,12 @@ def _workers(settings: Settings) -> Finding:
     alive = [worker for worker in workers if worker.state in ("active", "draining", "stopping")]
     silent = sum(worker.state == "silent" for worker in workers)
     found = f"{len(alive)} running" + (f", {silent} silent" if silent else "")
-    paused = [f"worker {worker.id} claims no jobs: {worker.remark}" for worker in alive if worker.remark is not None]
+    found += "".join(f", {worker.id} {worker.remark}" for worker in alive if worker.remark == HANDS_OVER)
+    paused = [
+        f"worker {worker.id} claims no jobs: {worker.remark}"
+        for worker in alive
+        if worker.remark not in (None, HANDS_OVER)
+    ]
     if settings.broker_url is not None and not alive:
         paused.append("start one with `finch-hub worker start`")
     if settings.broker_url is None and (failure := home_worker.find_failure(settings)) is not None:

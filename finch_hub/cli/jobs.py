@@ -35,7 +35,7 @@ def jobs() -> None:
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="State of the jobs. Can be repeated.")
 @click.option("--kind", type=click.Choice(list(kinds.MODULES)), help="Kind of the jobs.")
 @click.option("--owner", metavar="NAME", help="Owner of the jobs.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Maximum number of jobs.")
+@click.option("--limit", type=click.IntRange(1, 10**9), default=50, show_default=True, help="Maximum number of jobs.")
 @click.option("--before", metavar="JOB", help="Job that the listed ones are older than.")
 @output.json_option
 def list_(

@@ -25,7 +25,7 @@ from finch_hub.registry.transitions import (
     in_state_unindexed,
     to_jobs,
 )
-from finch_hub.registry.types import Columns, Json, is_ahead, later, now, once
+from finch_hub.registry.types import Columns, Json, is_ahead, later, now, once, one_of
 from finch_hub.settings import MAX_LEASE_SECONDS
 from finch_hub.specs.events import NewEvent
 from finch_hub.specs.jobs import FINAL, Job, JobState
@@ -277,7 +277,7 @@ def expire_leases(
     """
     rows = session.execute(
         sa.select(jobs)
-        .where(in_state(JobState.RUNNING), has_expired(), jobs.c.id.not_in(held), ~settlements.is_set_aside())
+        .where(in_state(JobState.RUNNING), has_expired(), ~one_of(jobs.c.id, held), ~settlements.is_set_aside())
         .order_by(jobs.c.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True)

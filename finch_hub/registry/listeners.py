@@ -21,7 +21,7 @@ from finch_hub.registry import values
 from finch_hub.registry.tables import announcements, job_events, jobs
 from finch_hub.registry.tables import listeners as table
 from finch_hub.registry.transitions import JOB_COLUMNS, to_jobs
-from finch_hub.registry.types import has_come, insert_new, is_ahead, later, now, once
+from finch_hub.registry.types import has_come, insert_new, later, now, once, one_of
 from finch_hub.specs.jobs import FINAL, Job
 
 LEASE_SECONDS = 60.0
@@ -32,7 +32,7 @@ _KEPT_SECONDS = 7 * 86_400.0  # for which a listener that no worker has is kept,
 
 def register(session: Session, names: Collection[str]) -> None:
     """Record that a worker has these listeners. A new one hears of changes from now on."""
-    session.execute(sa.update(table).where(table.c.name.in_(names)).values(seen_at=now()))
+    session.execute(sa.update(table).where(one_of(table.c.name, names)).values(seen_at=now()))
     session.execute(insert_new(session, table, "name"), [{"name": name} for name in sorted(names)])
 
 
@@ -130,8 +130,9 @@ def skip_old(session: Session, name: str) -> int:
 
 
 def _may_call(name: str, caller: str) -> tuple[sa.ColumnElement[bool], ...]:
-    is_free = sa.or_(table.c.called_until.is_(None), ~is_ahead(table.c.called_until), table.c.caller == caller)
-    return table.c.name == name, is_free
+    # A clock that jumped may leave a lease that ends much later than any other.
+    is_held = table.c.called_until.between(now(), later(2 * LEASE_SECONDS))
+    return table.c.name == name, sa.or_(table.c.called_until.is_(None), ~is_held, table.c.caller == caller)
 
 
 def _are(name: str, changes: Sequence[values.StateChange]) -> sa.ColumnElement[bool]:

@@ -19,7 +19,7 @@ from finch_hub import errors
 from finch_hub.registry.jobs import hash_needs
 from finch_hub.registry.tables import jobs
 from finch_hub.registry.transitions import in_state
-from finch_hub.registry.types import now, once
+from finch_hub.registry.types import now, once, one_of
 from finch_hub.specs.jobs import JobState, Requirements
 
 _HAS_DUE = sa.select(sa.exists().where(in_state(JobState.QUEUED), jobs.c.ring_at <= once(now())))
@@ -67,7 +67,7 @@ def take_due(session: Session, *, limit: int = 100) -> list[QueuedJob]:
     rows = session.execute(_SELECT_DUE, {"max_jobs": limit}).all()
     if rows:
         numbers = [row.number for row in rows]
-        session.execute(sa.update(jobs).where(jobs.c.number.in_(numbers)).values(ring_at=None))
+        session.execute(sa.update(jobs).where(one_of(jobs.c.number, numbers)).values(ring_at=None))
     return [QueuedJob(row.id, row.queue, row.needs or _add_needs(session, row)) for row in rows]
 
 

@@ -31,7 +31,7 @@ from finch_hub.registry.transitions import (
     in_state_unindexed,
     insert_events,
 )
-from finch_hub.registry.types import Columns, has_come, is_ahead, later, now
+from finch_hub.registry.types import Columns, has_come, is_ahead, later, now, one_of
 from finch_hub.specs.jobs import JobState
 
 _BATCH = 64  # dependents in one transaction; PostgreSQL keeps this many savepoints in memory
@@ -210,7 +210,7 @@ def _leave(session: Session, left: Sequence[_Settlement]) -> None:
 
 
 def _remove(session: Session, settlements: Sequence[_Settlement]) -> None:
-    session.execute(sa.delete(rows).where(rows.c.job_id.in_([each.job_id for each in settlements])))
+    session.execute(sa.delete(rows).where(one_of(rows.c.job_id, [each.job_id for each in settlements])))
 
 
 def _describe(error: Exception) -> str:
@@ -236,12 +236,8 @@ _TAKE_DUE = (
     .limit(_BATCH)
     .with_for_update(skip_locked=True)
 )
-_SELECT_ENDED = sa.select(jobs.c.id).where(
-    jobs.c.id.in_(sa.bindparam("of", expanding=True)), jobs.c.finished_at.is_not(None)
-)
-_SELECT_ROOTS = sa.select(jobs.c.id, jobs.c.state, jobs.c.reason).where(
-    jobs.c.id.in_(sa.bindparam("of", expanding=True))
-)
+_SELECT_ENDED = sa.select(jobs.c.id).where(one_of(jobs.c.id, "of"), jobs.c.finished_at.is_not(None))
+_SELECT_ROOTS = sa.select(jobs.c.id, jobs.c.state, jobs.c.reason).where(one_of(jobs.c.id, "of"))
 _SELECT_DEPENDENTS = (
     sa.select(jobs.c.number, jobs.c.id)
     .join(dependencies, dependencies.c.job_id == jobs.c.id)

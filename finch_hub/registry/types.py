@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
 import pydantic_core
 import sqlalchemy as sa
+from sqlalchemy import orm
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
@@ -182,6 +184,39 @@ def _subset_sqlite(element: subset, compiler: SQLCompiler, **kw: Any) -> str:
 def _subset_postgresql(element: subset, compiler: SQLCompiler, **kw: Any) -> str:
     inner, outer = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"{inner} <@ {outer}"
+
+
+_Texts = sa.JSON().with_variant(postgresql.ARRAY(sa.Text()), "postgresql")
+_Numbers = sa.JSON().with_variant(postgresql.ARRAY(sa.BigInteger()), "postgresql")
+
+
+class one_of(FunctionElement[bool]):  # noqa: N801
+    """Whether a column has one of any number of values. They are one parameter, as PostgreSQL takes 65,535.
+
+    Args:
+        values: texts or whole numbers, as the column has; a text is the name of a parameter that is given later.
+    """
+
+    type = sa.Boolean()
+    inherit_cache = True
+    name = "one_of"
+
+    def __init__(self, column: sa.ColumnElement[Any] | orm.InstrumentedAttribute[Any], values: Collection[Any]) -> None:
+        kind = _Numbers if isinstance(column.type, sa.Integer) else _Texts
+        given = sa.bindparam(values, type_=kind) if isinstance(values, str) else sa.literal(list(values), kind)
+        super().__init__(column, given)
+
+
+@compiles(one_of, "sqlite")
+def _one_of_sqlite(element: one_of, compiler: SQLCompiler, **kw: Any) -> str:
+    column, values = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608 - compiled SQL, not user input
+
+
+@compiles(one_of, "postgresql")
+def _one_of_postgresql(element: one_of, compiler: SQLCompiler, **kw: Any) -> str:
+    column, values = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{column} = ANY ({values})"
 
 
 def insert_new(session: Session, table: sa.Table, *unique: str) -> sqlite.Insert | postgresql.Insert:

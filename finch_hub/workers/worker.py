@@ -112,7 +112,7 @@ class Worker:
         """Run until the worker is told to end. Return the exit status.
 
         Raises:
-            Conflict: a worker of that name is running.
+            Conflict: a worker of that name is running, or took over the name, or the registration was changed.
             SchemaMismatch: the database got another schema meanwhile. The worker has finished its jobs.
             ReplacedDatabase: the database file was replaced or removed meanwhile.
         """
@@ -171,8 +171,8 @@ class Worker:
             Cleaning(self._stores, self._folders, stopping=self._attempt_source.stopping).start()
             threading.Thread(target=self._look, name="look", daemon=True).start()
             consumer.start()
-        if (error := self._maintenance.loss or self._maintenance.mismatch) is not None:
-            raise error  # so that a service manager starts the worker anew, with new code
+        if self._maintenance.failure is not None:
+            raise self._maintenance.failure  # so that a service manager starts the worker anew, perhaps with new code
         return int(consumer.exitcode or 0)
 
     def has_overlooked_work(self) -> bool:
@@ -343,9 +343,11 @@ class Worker:
             self._overtime.start()
 
     def _end_at_once(self) -> None:
-        for slot in self._slots:
-            slot.kill()
-        os._exit(1)
+        try:
+            for slot in self._slots:
+                slot.kill()
+        finally:
+            os._exit(1)
 
     def _end_overdue(self) -> None:
         trouble = "something did not answer in the grace, so jobs run again when their leases have ended"

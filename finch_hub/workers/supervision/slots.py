@@ -68,7 +68,8 @@ class Slot:
 
     def kill(self) -> None:
         """Kill the warm child and the one that works."""
-        for child in (self.child, self.attempt.child if self.attempt else None):
+        attempt = self.attempt  # other threads go on, and may end it
+        for child in (self.child, attempt.child if attempt is not None else None):
             if child is not None:
                 child.kill()
 

@@ -271,7 +271,7 @@ def test_worker_whose_database_got_another_schema_claims_nothing_and_ends_after_
 ) -> None:
     worker = Worker(database, tmp_path)
     worker.maintenance._report()
-    assert (worker.claims.is_draining, worker.maintenance.mismatch) == (False, None)
+    assert (worker.claims.is_draining, worker.maintenance.failure) == (False, None)
     with database.write() as session:
         session.execute(sa.text("UPDATE alembic_version SET version_num = '9000'"))
     worker.is_busy = True
