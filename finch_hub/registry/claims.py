@@ -37,8 +37,9 @@ from finch_hub.specs.jobs import Job, JobState
 FRONT_JOBS = 64
 WARM_PATIENCE_SECONDS = 60.0
 _MEMORY_SLACK = 1.25  # jobs with equal needs differ in memory by less than this factor; see `jobs.hash_needs`
-# A claim adds one to these numbers of its job. Where one of them is damaged, the claim would fail for all jobs.
-_GREATEST = {"fence": 2**31 - 1, "attempts": 2**31 - 1, "last_seq": 2**62}
+# A claim adds one to these numbers of its job. Where one of them is damaged, the job could not be read or the claim
+# would fail, and so would the claims of all other jobs.
+_GREATEST = {"fence": 2**31 - 2, "attempts": 2**31 - 2, "last_seq": 2**62}
 _MAX_SET_ASIDE = 100  # jobs in one transaction; on SQLite it holds the write lock
 
 
