@@ -30,7 +30,7 @@ class Attempt:
         """Send an order and read until the last message."""
         self.child.send(type="run", job_id=self.job_id, order={"of": self.job_id})
         while True:
-            select.select([self.child.messages_fd], [], [], 30)
+            select.select([self.child.messages_fd], [], [])  # readable at the end of all messages, too
             for message in self.child.read_messages():
                 self.heard.append(message)
                 if message is None or message["type"] != "event":

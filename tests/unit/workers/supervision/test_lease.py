@@ -299,3 +299,9 @@ def test_worker_renews_its_leases_before_it_sweeps(database: Database, hands: Cl
     assert jobs[0].lease_until is not None
     assert renewed.lease_until > jobs[0].lease_until
     assert registry.expire(database) == []
+
+
+def test_no_thread_of_the_leases_outlives_them(database: Database) -> None:
+    leases = Leases(database, settings.load(), stopping=threading.Event())
+    leases.close()
+    assert not [thread for thread in leases._threads if thread.is_alive()]
