@@ -129,6 +129,13 @@ def test_priority_is_above_turns(database: Database) -> None:
     assert owners_of(run_all(database)) == ["ada", "cleo", "ada", "ada", "ben", "ben"]
 
 
+def test_urgent_jobs_cost_their_owner_no_turns_among_others(database: Database) -> None:
+    submit(database, "ada", 5, priority=1)
+    submit(database, "ben", 3)
+    submit(database, "ada")
+    assert owners_of(run_all(database)) == [*["ada"] * 5, "ada", "ben", "ben", "ben"]
+
+
 def test_jobs_of_earlier_versions_are_those_of_one_owner(database: Database) -> None:
     submit(database, "", 3)
     submit(database, "ada", 2)

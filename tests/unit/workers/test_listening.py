@@ -23,6 +23,7 @@ from finch_hub.specs.jobs import Job
 from finch_hub.storage.stores import Stores, open_stores
 from finch_hub.workers import listening
 from finch_hub.workers.listening import ListenerCalls, Listening
+from finch_hub.workers.supervision import clock
 
 
 @pytest.fixture
@@ -180,6 +181,27 @@ def test_process_of_a_listener_takes_no_device_and_logs_as_its_worker(
         calls.close()
     names = ("CUDA_VISIBLE_DEVICES", "FINCH_LOG_FORMAT", "FINCH_LOG_LEVEL")
     assert [environment[name] for name in names] == ["", "json", "error"]
+
+
+def test_listener_of_a_worker_that_lives_is_not_forgotten(
+    stores: Stores, trouble: ListenerCalls, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    week_ago = types.later(-8 * 86_400)
+    registry.submit(stores.database)
+    with stores.database.write() as session:
+        session.execute(sa.update(tables.announcements).values(due_at=week_ago))
+        session.execute(
+            sa.update(tables.listeners).where(tables.listeners.c.name == "trouble").values(seen_at=week_ago)
+        )
+    trouble._keep_registered()
+    assert find(stores, "trouble")[:2] == (1, 0), "it was registered a moment ago"
+    now = clock.elapsed()
+    monkeypatch.setattr(clock, "elapsed", lambda: now + 600.0)
+    trouble._keep_registered()
+    assert find(stores, "trouble")[:2] == (0, 1)
+    with stores.database.write() as session:
+        assert listeners.forget(session) == []
+    assert [(said["action"], said["changes"]) for said in list_said(caplog)] == [("skip", 1)]
 
 
 def test_worker_without_listeners_starts_nothing(tmp_path: Path) -> None:

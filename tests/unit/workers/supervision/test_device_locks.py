@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,13 @@ def test_worker_on_demand_is_asked_for_its_devices_and_waited_for(workers: Worke
     waiting.join()
     assert taken == [FIRST, SECOND]
     assert not foreground.are_wanted()
+
+
+def test_nobody_wants_the_devices_of_a_home_that_was_removed(workers: Workers, loaded: Settings) -> None:
+    on_demand = workers("on-demand", is_on_demand=True)
+    on_demand.take([FIRST])
+    shutil.rmtree(loaded.home)
+    assert not on_demand.are_wanted()
 
 
 def test_devices_of_a_killed_worker_are_free(loaded: Settings, workers: Workers) -> None:
