@@ -21,7 +21,7 @@ from finch_hub.registry import values
 from finch_hub.registry.tables import announcements, job_events, jobs
 from finch_hub.registry.tables import listeners as table
 from finch_hub.registry.transitions import JOB_COLUMNS, to_jobs
-from finch_hub.registry.types import has_come, insert_new, later, now, once, one_of
+from finch_hub.registry.types import LONGEST_WAIT_SECONDS, insert_new, later, now, once, one_of
 from finch_hub.specs.jobs import FINAL, Job
 
 LEASE_SECONDS = 60.0
@@ -38,8 +38,9 @@ def register(session: Session, names: Collection[str]) -> None:
 
 def has_due(session: Session, name: str, caller: str) -> bool:
     """Return whether there are changes for a listener that this caller may call."""
-    waits = sa.exists().where(announcements.c.listener == table.c.name, has_come(announcements.c.due_at))
-    return bool(session.scalar(sa.select(sa.exists().where(*_may_call(name, caller), waits))))
+    waits = sa.exists().where(announcements.c.listener == table.c.name)
+    is_due = sa.or_(waits.where(announcements.c.due_at <= once(now())), waits.where(_IS_ENDLESS))
+    return bool(session.scalar(sa.select(sa.exists().where(*_may_call(name, caller), is_due))))
 
 
 def take(session: Session, name: str, caller: str, *, limit: int) -> list[values.StateChange]:
@@ -50,6 +51,8 @@ def take(session: Session, name: str, caller: str, *, limit: int) -> list[values
     lease = {"caller": caller, "called_until": later(LEASE_SECONDS)}
     if session.scalar(sa.update(table).where(*_may_call(name, caller)).values(lease).returning(table.c.name)) is None:
         return []
+    endless = sa.update(announcements).where(announcements.c.listener == name, _IS_ENDLESS)
+    session.execute(endless.values(due_at=now()))
     number, told = announcements.c.seq.label("change_seq"), job_events.c.data.label("change_data")
     is_event = sa.and_(job_events.c.job_id == announcements.c.job_id, job_events.c.seq == announcements.c.seq)
     columns: Sequence[sa.ColumnElement[Any]] = (*JOB_COLUMNS, announcements.c.failed_calls, number, told)
@@ -58,7 +61,7 @@ def take(session: Session, name: str, caller: str, *, limit: int) -> list[values
         .select_from(announcements)
         .join(jobs, jobs.c.id == announcements.c.job_id)
         .join(job_events, is_event)
-        .where(announcements.c.listener == name, has_come(announcements.c.due_at))
+        .where(announcements.c.listener == name, announcements.c.due_at <= once(now()))
         .order_by(announcements.c.due_at, announcements.c.seq)
         .limit(limit)
     ).all()
@@ -127,6 +130,10 @@ def skip_old(session: Session, name: str) -> int:
     if num_old:
         session.execute(sa.update(table).where(table.c.name == name).values(skipped=table.c.skipped + num_old))
     return num_old
+
+
+# A wait that a clock that jumped has left. It is asked for by itself, so that an index serves each question.
+_IS_ENDLESS = announcements.c.due_at > once(later(LONGEST_WAIT_SECONDS))
 
 
 def _may_call(name: str, caller: str) -> tuple[sa.ColumnElement[bool], ...]:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.operators import OperatorType
 
 # SQLite's %f is seconds with milliseconds. All texts have one length, so that they sort by time.
 _SQLITE_FORMAT = "%Y-%m-%d %H:%M:%f"
@@ -205,6 +206,10 @@ class one_of(FunctionElement[bool]):  # noqa: N801
         kind = _Numbers if isinstance(column.type, sa.Integer) else _Texts
         given = sa.bindparam(values, type_=kind) if isinstance(values, str) else sa.literal(list(values), kind)
         super().__init__(column, given)
+
+    def self_group(self, against: OperatorType | None = None) -> one_of:
+        """Return the condition itself. Compared with 1, as SQLite's truth values are, it would use no index."""
+        return self
 
 
 @compiles(one_of, "sqlite")

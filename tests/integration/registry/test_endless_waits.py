@@ -69,15 +69,11 @@ def test_lost_job_that_was_set_aside(database: Database, moment: Moment, is_endl
     assert bool(registry.expire(database)) is is_endless
 
 
-@pytest.mark.parametrize("column", ["called_until", "due_at"])
-def test_listener(database: Database, moment: Moment, is_endless: bool, column: str) -> None:
+def test_listener(database: Database, moment: Moment, is_endless: bool) -> None:
     with database.write() as session:
         listeners.register(session, ["bell"])
     registry.submit(database)
-    if column == "called_until":
-        with database.write() as session:
-            listeners.take(session, "bell", "another", limit=1)
-    set_time(database, tables.listeners if column == "called_until" else tables.announcements, column, moment)
+    set_time(database, tables.announcements, "due_at", moment)
     with database.read() as session:
         assert listeners.has_due(session, "bell", "me") is is_endless
     with database.write() as session:
