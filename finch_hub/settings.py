@@ -74,6 +74,7 @@ class Settings(pydantic_settings.BaseSettings):
         metrics_folder: folder in which a worker keeps a file of its metrics; None means no file.
         health_folder: folder of files whose ages tell probes of a container how its worker is; None writes none.
         allow_insecure: allow a broker or database on another machine without authentication.
+        disabled_plugins: names of installed plugins that are not loaded, separated by commas.
 
     Raises:
         InvalidSpec: from :func:`load`, with the variable or the line of ``finch.toml``.
@@ -117,6 +118,7 @@ class Settings(pydantic_settings.BaseSettings):
     metrics_folder: Path | None = None
     health_folder: Path | None = None
     allow_insecure: bool = False
+    disabled_plugins: str = ""
 
     @property
     def database(self) -> str:
@@ -129,6 +131,11 @@ class Settings(pydantic_settings.BaseSettings):
     def artifacts(self) -> str:
         """Current fsspec URL or local folder of the artifact store."""
         return self.artifacts_url or str(self.home / "artifacts")
+
+    @property
+    def disabled_plugin_names(self) -> frozenset[str]:
+        """Names of the installed plugins that are not loaded."""
+        return frozenset(filter(None, map(str.strip, self.disabled_plugins.split(","))))
 
     @property
     def spans_machines(self) -> bool:

@@ -73,7 +73,7 @@ def test_stop_is_not_a_failure(stop: BaseException, monkeypatch: pytest.MonkeyPa
     [
         (errors.Incompatible(errors.Problem(what="does not fit")), "does not fit", False, False),
         (errors.Unavailable("the store does not answer"), "the store does not answer", True, False),
-        (errors.PluginError("it broke"), "PluginError: it broke", False, True),
+        (errors.PluginError("it broke"), "it broke", False, True),
         (ZeroDivisionError("1 / 0"), "ZeroDivisionError: 1 / 0", False, True),
         (MemoryError(), "MemoryError", True, True),
         (OSError(errno.ENOSPC, "full"), f"OSError: [Errno {errno.ENOSPC}] full", True, True),

@@ -66,7 +66,7 @@ def test_failed_order_is_described_and_ends_the_child(child: Child, tmp_path: Pa
     message = last_message(child)
     assert message is not None
     assert message["type"] == "failed"
-    assert message["reason"] == "PluginError: the export format probe failed: SystemExit: 3"
+    assert message["reason"] == "export format probe of plugin probe failed: SystemExit: 3"
     assert not message["retry"]
     assert "finch_probe.py" in str(message["traceback"])
     wait_until(lambda: not child.is_alive, "the child to end")
