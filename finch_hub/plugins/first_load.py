@@ -31,6 +31,10 @@ class PluginWarning(UserWarning):
     """A plugin delays commands, or is missed."""
 
 
+class SlowPluginWarning(PluginWarning):
+    """A plugin takes long to load."""
+
+
 def find_trouble(plugin: InstalledPlugin, *, cache: Path, retry: bool = False) -> str | None:
     """Return why the plugin's code must not be loaded into a process, None if nothing speaks against it.
 
@@ -107,7 +111,7 @@ def _listen(read: int, plugin: InstalledPlugin) -> bytes | None:
             elif not is_noticed:
                 is_noticed = True
                 text = f"waiting for plugin {plugin.name}, whose code is new and is loaded for the first time"
-                warnings.warn(f"{text} ({_leave_out(plugin.name)})", PluginWarning, stacklevel=2)
+                warnings.warn(f"{text} ({_leave_out(plugin.name)})", SlowPluginWarning, stacklevel=2)
     return None
 
 

@@ -17,7 +17,7 @@ import pluggy
 from finch_hub import errors
 from finch_hub.plugins import first_load, foreign_code, hooks, installed
 from finch_hub.plugins.descriptors import Descriptor
-from finch_hub.plugins.first_load import PluginWarning
+from finch_hub.plugins.first_load import SlowPluginWarning
 
 if TYPE_CHECKING:
     from finch_hub.settings import Settings
@@ -176,7 +176,7 @@ class Loader:
             if seconds >= SLOW_SECONDS:
                 what = f"{plugin.label} is slow: {doing} took {seconds:.1f} s"
                 text = f"{what} (tell its authors; FINCH_DISABLED_PLUGINS={plugin.name} leaves it out)"
-                warnings.warn(text, PluginWarning, stacklevel=2)
+                warnings.warn(text, SlowPluginWarning, stacklevel=2)
         return None
 
     def _disable(self, plugin: Plugin, why: str, *, is_problem: bool = True) -> None:
@@ -193,7 +193,7 @@ def _return(plugin: object) -> object:
 
 def _list_offers(hook: Callable[[], Any]) -> list[Any]:
     offered = hook()
-    if isinstance(offered, str | bytes | dict):
+    if isinstance(offered, str | bytes | dict | Descriptor):
         raise TypeError(f"it returned {type(offered).__name__}, not a list of offers")
     offers = list(itertools.islice(offered, _MOST_OFFERS + 1))
     if len(offers) > _MOST_OFFERS:

@@ -18,8 +18,8 @@ from finch_hub.hub.bases import Bases
 from finch_hub.plugins import hooks
 from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.specs.examples import Example
-from finch_hub.specs.reading import DataWarning
 from finch_hub.specs.jobs import BaseModelSource, Job, JobState
+from finch_hub.specs.reading import DataWarning
 
 SOURCE = Path(__file__).parents[1] / "sample_plugin"
 HOOKS = [name for name, _ in inspect.getmembers(hooks, inspect.isfunction) if name.startswith("finch_")]
