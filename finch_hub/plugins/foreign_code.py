@@ -30,9 +30,9 @@ def begin() -> None:
     command_output.divert()
 
 
-def has_run() -> bool:
-    """Return whether third-party code has run in this process, which may have changed anything in it."""
-    return _has_run
+def may_spoil_results() -> bool:
+    """Return whether third-party code has run beside torch, so that it may have changed what others compute here."""
+    return _has_run and "torch" in sys.modules
 
 
 def describe(error: BaseException) -> str:

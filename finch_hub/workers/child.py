@@ -105,7 +105,7 @@ def run_together(message: dict[str, Any], channel: Channel) -> bool:
         for member in tuple(running):
             member.send(type="failed", **(_describe(error) | {"retry": True}))
         return False
-    channel.send(type="ended_together", warm_base=channel.bases.key, spent=foreign_code.has_run())
+    channel.send(type="ended_together", warm_base=channel.bases.key, spent=foreign_code.may_spoil_results())
     return True
 
 
@@ -122,7 +122,7 @@ def call(message: dict[str, Any], channel: Channel) -> bool:
 
 
 def _send_end(channel: Channel, end: Value | BaseException, *, warm_base: str | None = None) -> None:
-    spent = foreign_code.has_run()  # code of a plugin may have changed anything in this process
+    spent = foreign_code.may_spoil_results()
     if isinstance(end, (Stopped, Interrupted)):
         channel.send(type="stopped", why=end.why if isinstance(end, Stopped) else end.kind, spent=spent)
     elif isinstance(end, BaseException):

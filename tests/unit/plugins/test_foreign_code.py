@@ -262,3 +262,13 @@ def test_standard_streams_and_path_are_put_back() -> None:
         sys.path.insert(0, "/added/by/a/plugin")
     assert (sys.stdin, sys.stdout, sys.stderr, sys.path[:-1]) == before
     assert sys.path.pop() == "/added/by/a/plugin"
+
+
+def test_process_is_spent_by_third_party_code_beside_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreign_code, "_has_run", False)
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    assert not foreign_code.may_spoil_results()
+    foreign_code.begin()
+    assert foreign_code.may_spoil_results()
+    monkeypatch.delitem(sys.modules, "torch")
+    assert not foreign_code.may_spoil_results()

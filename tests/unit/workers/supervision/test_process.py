@@ -99,7 +99,7 @@ def test_stop_before_the_order_begins_stops_it(child: Child, tmp_path: Path) -> 
     send_order(child, tmp_path, "sleep")
     child.send(type="stop", why="cancel")
     message = last_message(child)
-    assert message == {"type": "stopped", "why": "cancel", "spent": True}
+    assert message == {"type": "stopped", "why": "cancel", "spent": False}
 
 
 def test_stop_of_one_order_does_not_stop_the_next(child: Child, tmp_path: Path) -> None:
