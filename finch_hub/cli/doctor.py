@@ -329,7 +329,7 @@ def _plugins(settings: Settings) -> Finding:
     from finch_hub.plugins.catalog import load_catalog
 
     catalog = load_catalog(settings)
-    found = ", ".join(plugin.label.removeprefix("plugin ") for plugin in catalog.plugins)
+    found = ", ".join(plugin.label.removeprefix("plugin ") for plugin in catalog.plugins if plugin.is_loaded)
     return Finding(about="plugins", found=found, advice="; ".join(str(problem) for problem in catalog.problems))
 
 

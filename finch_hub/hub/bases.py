@@ -167,8 +167,11 @@ class Bases:
         with self._stores.database.read() as session:
             return bases.find_source(session, source.source, None)
 
-    def _not_found(self, name: str) -> errors.NotFound:
-        return errors.NotFound("base", name, [known.name for known in self.find()], lists_known=True)
+    def _not_found(self, name: str) -> errors.FinchError:
+        missing = errors.NotFound("base", name, [known.name for known in self.find()], lists_known=True)
+        if not missing.near and (disabled := self._stores.catalog.describe_disabled()):
+            return errors.PluginError(f"{missing}; perhaps it is of a plugin that is disabled: {disabled}")
+        return missing
 
 
 def source_of(base: str | Path, revision: str | None) -> BaseModelSource:

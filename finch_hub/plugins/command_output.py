@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 _is_owned = False
@@ -21,6 +22,8 @@ def stream() -> TextIO:
 def own() -> Iterator[None]:
     """Keep standard output for what is written to :func:`stream`, from the first call of :func:`divert` on."""
     global _is_owned
+    if getattr(sys, "stdout", None) is None:  # the process was started without one
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
     _is_owned, visible = True, sys.stdout
     try:
         yield

@@ -298,7 +298,7 @@ def load_fetch(target: str, *, offered_by: str) -> Callable[..., Path]:
         folder = fetch(*args, **options)
         if not isinstance(folder, str | Path) or not Path(folder).is_dir():
             got = repr(str(folder)) if isinstance(folder, str | Path) else type(folder).__name__
-            raise errors.PluginError(f"{offered_by} returned {errors.printable(got)}, which is no folder")
+            raise errors.PluginError(f"{offered_by} returned {errors.printable(got)}, which is not a folder")
         return Path(folder)
 
     return checked

@@ -74,8 +74,9 @@ class InstalledPlugin:
 
     def _of_project(self) -> Iterator[Path]:
         """Yield the Python files of the folder that an editable installation runs from."""
+        read_metadata = self.distribution.read_text  # as UTF-8
         try:
-            source = json.loads(self.distribution.read_text("direct_url.json") or "{}")
+            source = json.loads(read_metadata("direct_url.json") or "{}")
             is_editable = bool(source.get("dir_info", {}).get("editable"))
             address = urllib.parse.urlsplit(str(source.get("url", "")))
         except (ValueError, AttributeError):
@@ -91,7 +92,8 @@ def find_installed() -> tuple[list[InstalledPlugin], list[errors.Problem]]:
     for distribution in importlib.metadata.distributions():
         name = ""
         try:
-            if f"[{GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
+            read_metadata = distribution.read_text  # as UTF-8
+            if f"[{GROUP}]" not in (read_metadata("entry_points.txt") or ""):
                 continue
             name = errors.printable(distribution.metadata["Name"] or "without a name")
             version = distribution.metadata["Version"]

@@ -76,6 +76,7 @@ class Loader:
         self._settings, self._known, self._retry = settings, known, retry
         self._entry_points, self._extra = entry_points, extra
         self._loading = threading.RLock()
+        self._collected: dict[str, list[tuple[Plugin, Any]]] = {}
         self.plugins: list[Plugin] = []
         self.problems: list[errors.Problem] = []
 
@@ -93,6 +94,8 @@ class Loader:
     def collect(self, hook: str, expected: type[D]) -> list[tuple[Plugin, D]]:
         """Call a hook of each plugin, one by one, so that an exception stops only that plugin's offers."""
         with self._loading:
+            if hook in self._collected:
+                return self._collected[hook]
             offers: list[tuple[Plugin, D]] = []
             for plugin, function in self._hooks.get(hook, ()):
                 offered = self._run(plugin, f"{hook} failed", hook, functools.partial(_list_offers, function))
@@ -102,6 +105,7 @@ class Loader:
                             offers.append((plugin, expected.of_plugin(plugin.label, offer)))
                     except errors.FinchError as error:
                         self.report(plugin, f"{hook} returned an offer that cannot be used: {error}")
+            self._collected[hook] = offers
             return offers
 
     def report(self, plugin: Plugin, what: str, *, fix: str = "") -> None:

@@ -91,7 +91,7 @@ class RowCollector:
         self._ignored: dict[str, int] = dict.fromkeys(config.ignore_columns, 0)
         self._names: dict[str, None] = {}
         self._formats_read: collections.Counter[str] = collections.Counter()
-        self._of_plugins = {row_format.label: row_format for row_format in formats if row_format.plugin}
+        self._labels = {row_format.name: row_format.label for row_format in formats}
         self._checks_ignored = checks_ignored
 
     def add_all(self, rows: Iterable[Row], prefix: str = "") -> None:
@@ -149,7 +149,7 @@ class RowCollector:
             unused=dict(sorted(self._unused.items(), key=lambda item: (-item[1], item[0]))[:_MAX_UNUSED]),
             ignored={errors.printable(name): count for name, count in self._ignored.items()},
             recognized=tuple(errors.printable(text) for text in self._list_recognized()),
-            formats=dict(self._formats_read),
+            formats={self._labels[name]: count for name, count in self._formats_read.items()},
         )
         if self._failures or left_out > allowed or not self._kept:
             self._refuse(problems, self._list_unused(report) if self._config.strict else [])
@@ -185,7 +185,7 @@ class RowCollector:
             what = f"cannot be converted: format {row_format.label} raised {type(raised).__name__}"
             self._problems.add([errors.Problem(what=what, where=where)])
             return
-        self._formats_read[row_format.label] += 1
+        self._formats_read[row_format.name] += 1
         unused = tracked.unused | self._find_replaced(value)
         if self._ignored:
             self._add_names(sorted(unused, key=str))
@@ -313,11 +313,10 @@ class RowCollector:
 
     def _make_notes(self, report: ReadingReport, problems: Sequence[errors.Problem]) -> Iterable[str]:
         yield from (f"{self.subject}: {text}" for text in report.recognized)
-        if self._config.format is None:
-            for label, rows in report.formats.items():
-                if label in self._of_plugins:
-                    option = write_options({"format": self._of_plugins[label].name})
-                    yield f"{self.subject}: {count_rows(rows)} read in the format {label} ({option} says so)"
+        for name, count in self._formats_read.items():
+            if name != self._config.format and self._labels[name] != name:
+                option = write_options({"format": name})
+                yield f"{self.subject}: {count_rows(count)} read in the format {self._labels[name]} ({option} says so)"
         if report.left_out:
             lines = errors.list_problems(problems, self._count_kinds())
             yield "\n  ".join([f"{self.subject}: left out {report.left_out:,} of {report.rows:,} rows:", *lines])

@@ -185,19 +185,23 @@ def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat
     plugins' formats neither is chosen. A single format was named by the user.
     """
     names = frozenset(name for name, value in row.items() if not json_values.is_null(value))
-    builtin = [row_format for row_format in formats if not row_format.plugin]
-    is_builtin = len(formats) > 1 and any(row_format.fields <= row.keys() for row_format in builtin)
-    candidates = builtin if is_builtin else formats
-    fitting = [row_format for row_format in candidates if row_format.fields <= names]
-    if len(fitting) > 1 and fitting[0].plugin:
-        what = f"fits {' and '.join(row_format.label for row_format in fitting)}"
-        options = " or ".join(write_options({"format": row_format.name}) for row_format in fitting)
-        return Mismatch(what, f"choose one with {options}", is_readable=True)
-    for row_format in fitting[:1]:
-        found = _find_preferences(row, names - row_format.fields)
+    chosen = next((form for form in formats if form.fields <= names and not form.plugin), None)
+    candidates = formats
+    if chosen is None:
+        builtin = [form for form in formats if not form.plugin]
+        if len(formats) > 1 and any(form.fields <= row.keys() for form in builtin):
+            candidates = builtin
+        fitting = [form for form in candidates if form.fields <= names]
+        if len(fitting) > 1:
+            what = f"fits {' and '.join(form.label for form in fitting)}"
+            options = " or ".join(write_options({"format": form.name}) for form in fitting)
+            return Mismatch(what, f"choose one with {options}", is_readable=True)
+        chosen = fitting[0] if fitting else None
+    if chosen is not None:
+        found = _find_preferences(row, names - chosen.fields)
         if len(formats) == 1:  # the user has named it, but still does not want to learn an answer that is bad
             found = [name for name in found if name in _VERDICTS]
-        return _describe_preferences(row, found) if found else row_format
+        return _describe_preferences(row, found) if found else chosen
     if found := _find_preferences(row, names):
         return _describe_preferences(row, found)
     nearest = max(candidates, key=lambda row_format: len(row_format.fields & names), default=None)

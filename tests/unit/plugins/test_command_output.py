@@ -60,3 +60,9 @@ def test_commands_print_their_results_by_the_functions_that_keep_them_apart() ->
                 if not keywords & {"err", "file"}:
                     found.append(f"{file.name}:{node.lineno}")
     assert found == []
+
+
+def test_command_without_a_standard_output_works() -> None:
+    words = f'"{sys.executable}" -m finch_hub plugins show strategy linear'
+    ran = subprocess.run(["/bin/sh", "-c", f"{words} >&-"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")

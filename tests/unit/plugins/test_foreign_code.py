@@ -14,8 +14,10 @@ import pytest
 from support.plugins import install, run_command
 
 from finch_hub import Hub, errors, settings
+from finch_hub.hub.bases import Bases
 from finch_hub.plugins import foreign_code
 from finch_hub.plugins.catalog import load_catalog
+from finch_hub.plugins.first_load import PluginWarning
 from finch_hub.specs.reading import DataWarning
 
 _NUMBERS = itertools.count()
@@ -192,7 +194,7 @@ def test_base_source_that_fails_stops_no_other(folder: Path, hub: Hub, matches: 
         catalog.base_source_of("other:x")
     assert f"base source bad of plugin {name} 1.0" in str(missed.value)
     assert said in str(missed.value)
-    with pytest.raises(errors.PluginError, match=f"base source good of plugin {good} 1.0 returned int, which is no"):
+    with pytest.raises(errors.PluginError, match=f"base source good of plugin {good} 1.0 returned int, which is not"):
         hub.bases.add("good:x")
 
 
@@ -203,7 +205,7 @@ def test_base_source_that_claims_everything_takes_no_folder_and_no_id(folder: Pa
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text("{}")
     assert hub.catalog.base_source_of(str(tmp_path / "base")).name == "folder"
-    with pytest.raises(errors.PluginError, match="returned '/nowhere', which is no folder"):
+    with pytest.raises(errors.PluginError, match="returned '/nowhere', which is not a folder"):
         hub.bases.add("odd:x")
     install(folder, names[1], _HEAD + _SOURCE.format(name="also", matches="return True", fetch="pass"))
     catalog = load_catalog(settings.load())
@@ -272,3 +274,19 @@ def test_process_is_spent_by_third_party_code_beside_torch(monkeypatch: pytest.M
     assert foreign_code.may_spoil_results()
     monkeypatch.delitem(sys.modules, "torch")
     assert not foreign_code.may_spoil_results()
+
+
+def test_what_may_be_of_a_disabled_plugin_is_said_where_it_is_missed(folder: Path, hub: Hub) -> None:
+    install(folder, "broken", "import nothing_there_is")
+    reason = "plugin broken 1.0: cannot be imported: ModuleNotFoundError"
+    with pytest.raises(errors.PluginError, match=f"no base 'lab-1b'.*{reason}"):
+        Bases(hub._stores).resolve("lab-1b")
+    with pytest.raises(errors.PluginError, match=f"no preset 'zebra'.*{reason}"):
+        hub.catalog.presets["zebra"]
+    with pytest.raises(errors.NotFound, match="did you mean 'medical'"):
+        hub.catalog.presets["medicla"]
+    with (
+        pytest.warns(PluginWarning, match=f"formats of these plugins are missing: {reason}"),
+        pytest.raises(errors.InvalidDataset),
+    ):
+        hub.datasets.add(write_rows({"question": "Who?"}))
