@@ -23,7 +23,7 @@ def own() -> Iterator[None]:
     """Keep standard output for what is written to :func:`stream`, from the first call of :func:`divert` on."""
     global _is_owned
     if getattr(sys, "stdout", None) is None:  # the process was started without one
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
     _is_owned, visible = True, sys.stdout
     try:
         yield
