@@ -106,8 +106,8 @@ def _listen(read: int, plugin: InstalledPlugin) -> bytes | None:
             if selector.select(max(0.0, until - elapsed)):
                 data = os.read(read, _MAX_TROUBLE)
                 said += data
-                if not data or len(said) >= _MAX_TROUBLE:
-                    return said[:_MAX_TROUBLE]
+                if not data or b"\n" in said or len(said) >= _MAX_TROUBLE:
+                    return said.partition(b"\n")[0][:_MAX_TROUBLE]
             elif not is_noticed:
                 is_noticed = True
                 text = f"waiting for plugin {plugin.name}, whose code is new and is loaded for the first time"

@@ -17,7 +17,7 @@ def main() -> None:
 
     The arguments are the descriptor of a pipe, and name and value of the entry point.
     """
-    pipe, name, value = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    pipe, name, value, process = int(sys.argv[1]), sys.argv[2], sys.argv[3], os.getpid()
     said = "finished"
     try:
         plugin = importlib.metadata.EntryPoint(name, value, GROUP).load()
@@ -32,5 +32,6 @@ def main() -> None:
     lasting = [t.name for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
     if lasting:
         said = f"it starts the thread {lasting[0]}, which keeps commands from ending (make it a daemon)"
-    os.write(pipe, said.encode(errors="replace"))
+    if os.getpid() == process:  # else a copy that the plugin forked
+        os.write(pipe, f"{said}\n".encode(errors="replace"))
     os._exit(0)  # what it has registered for the end may hang

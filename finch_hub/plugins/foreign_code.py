@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,8 +83,11 @@ def keep_process() -> Iterator[None]:
     """Put back what a plugin changes of the process while it is loaded, and give it an empty standard input.
 
     These are the working directory, the variables that were set, the order of the import path, random numbers, signal
-    handlers, standard streams, the root logger and warning filters. Variables and paths that it adds stay.
+    handlers, the alarm, the mask of permissions, standard streams, the root logger and warning filters. Variables and
+    paths that it adds stay. A copy of the process that the plugin forked ends here.
     """
+    process, mask = os.getpid(), os.umask(0o077)
+    os.umask(mask)
     folder = _find_folder()
     environment, path, state = dict(os.environ), list(sys.path), random.getstate()
     streams = sys.stdin, sys.stdout, sys.stderr, sys.excepthook
@@ -91,12 +95,18 @@ def keep_process() -> Iterator[None]:
     handlers, level, disabled = list(root.handlers), root.level, logging.root.manager.disable
     is_main = threading.current_thread() is threading.main_thread()
     actions = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
+    began, (alarm, interval) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
     recursion = sys.getrecursionlimit()
     with Path(os.devnull).open(encoding="utf-8") as nothing, warnings.catch_warnings():
         sys.stdin = nothing
         try:
             yield
         finally:
+            if os.getpid() != process:
+                os._exit(1)
+            left = max(alarm - (time.monotonic() - began), 0.001) if alarm else 0.0
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+            os.umask(mask)
             sys.stdin, sys.stdout, sys.stderr, sys.excepthook = streams
             sys.setrecursionlimit(recursion)
             random.setstate(state)

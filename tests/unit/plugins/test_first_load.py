@@ -37,6 +37,10 @@ AT_IMPORT = {
     "shadows": ("import sys; sys.path.clear()", ""),
     "asks": ("try:\n    input()\nexcept EOFError:\n    pass", ""),
     "signals": ("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)", ""),
+    "forks": ("import os\nif os.fork() == 0: raise RuntimeError", ""),
+    "copies": ("import os\nif os.fork() == 0: os._exit(0)", ""),
+    "alarm": ("import signal; signal.setitimer(signal.ITIMER_REAL, 600)", ""),
+    "mask": ("import os; os.umask(0o777)", ""),
     "warns": ("import warnings; warnings.warn('odd'); warnings.simplefilter('error')", ""),
 }
 POINTS = {"nameless": "[finch_hub]\nplugin = \n", "lacking": "[finch_hub]\nplugin = finch_test_lacking:gone\n"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -257,11 +259,17 @@ def test_other_errors_name_their_owner_on_one_line(error: BaseException) -> None
 
 
 def test_standard_streams_and_path_are_put_back() -> None:
+    mask = os.umask(0o022)
+    os.umask(mask)
     before = sys.stdin, sys.stdout, sys.stderr, list(sys.path)
     with foreign_code.keep_process():
         assert sys.stdin.read() == ""
         sys.stdout = sys.stderr = io.StringIO()
         sys.path.insert(0, "/added/by/a/plugin")
+        os.umask(0o777)
+        signal.setitimer(signal.ITIMER_REAL, 7000)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] < 6000
+    assert os.umask(mask) == mask
     assert (sys.stdin, sys.stdout, sys.stderr, sys.path[:-1]) == before
     assert sys.path.pop() == "/added/by/a/plugin"
 
