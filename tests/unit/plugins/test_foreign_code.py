@@ -285,8 +285,9 @@ def test_process_is_spent_by_third_party_code_beside_torch(monkeypatch: pytest.M
 
 
 def test_what_may_be_of_a_disabled_plugin_is_said_where_it_is_missed(folder: Path, hub: Hub) -> None:
-    install(folder, "broken", "import nothing_there_is")
-    reason = "plugin broken 1.0: cannot be imported: ModuleNotFoundError"
+    name = f"missing-{next(_NUMBERS)}"
+    install(folder, name, "import nothing_there_is")
+    reason = f"plugin {name} 1.0: cannot be imported: ModuleNotFoundError"
     with pytest.raises(errors.PluginError, match=f"no base 'lab-1b'.*{reason}"):
         Bases(hub._stores).resolve("lab-1b")
     with pytest.raises(errors.PluginError, match=f"no preset 'zebra'.*{reason}"):
