@@ -93,7 +93,7 @@ def say(text: str = "", *, nl: bool = True) -> None:
     click.echo(text, file=command_output.stream(), nl=nl)
 
 
-def draw(drawn: RenderableType) -> None:
+def draw(drawn: RenderableType | None) -> None:
     """Print a drawn part of the result."""
     console = tables.console()
     console.file = command_output.stream()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finch_hub import errors
+from finch_hub.formats.atomic_writes import atomic_output
 from finch_hub.plugins import foreign_code
 from finch_hub.specs.jobs import ExportSpec, Job
 from finch_hub.specs.reports import ExportReport
@@ -74,6 +76,16 @@ def execute(order: ExportOrder, channel: Channel) -> OutputOutcome[ExportReport]
     channel.phase("exporting")
     if order.out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
+    # A format with this parameter knows what to do if something is at the path. Others always find it free.
+    knows_others = "replace" in order.spec.parameters
+    with contextlib.nullcontext(out) if knows_others else atomic_output(out) as place:
+        details = _write(format_, order, base, place)
+    details = {str(name): _relocate(value, place, Path(order.spec.out)) for name, value in (details or {}).items()}
+    report = ExportReport.of({**details, "format": order.spec.format, "out": order.spec.out})
+    return OutputOutcome[ExportReport](report=report, made=order.out)
+
+
+def _write(format_: ExportFormat, order: ExportOrder, base: Path | None, out: Path) -> Mapping[str, object] | None:
     existed = os.path.lexists(out)
     write, parameters = format_.load(), format_.parse(order.spec.parameters)
     try:
@@ -86,12 +98,10 @@ def execute(order: ExportOrder, channel: Channel) -> OutputOutcome[ExportReport]
             raise  # the last two are caused by the machine, so that another attempt may succeed
         raise errors.PluginError(f"{format_.label} failed: {foreign_code.describe(error)}") from error
     if not os.path.lexists(out):
-        raise errors.PluginError(f"{format_.label} wrote nothing to {out}")
+        raise errors.PluginError(f"{format_.label} wrote nothing to {order.spec.out}")
     if not isinstance(details, Mapping | None):
         raise errors.PluginError(f"{format_.label} returned {type(details).__name__}, not a report by names")
-    details = {str(name): _relocate(value, out, Path(order.spec.out)) for name, value in (details or {}).items()}
-    report = ExportReport.of({**details, "format": order.spec.format, "out": order.spec.out})
-    return OutputOutcome[ExportReport](report=report, made=order.out)
+    return details
 
 
 def _relocate(value: object, made: Path, out: Path) -> object:
