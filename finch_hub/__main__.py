@@ -1,8 +1,6 @@
 """Entry of `python -m finch_hub`, which runs `finch-hub`."""
 
-import sys
-
-from finch_hub.cli.main import main
+from finch_hub.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -79,6 +79,7 @@ class Settings(pydantic_settings.BaseSettings):
         metrics_folder: folder in which a worker keeps a file of its metrics; if it is not set, in none.
         health_folder: folder of files whose ages tell probes how a worker is; if it is not set, there are none.
         allow_insecure: allow a broker or database on another machine without authentication.
+        disabled_plugins: names of installed plugins that are not loaded, separated by commas.
 
     Raises:
         InvalidSpec: from :func:`load`, with the variable or the line of ``finch.toml``.
@@ -122,6 +123,7 @@ class Settings(pydantic_settings.BaseSettings):
     metrics_folder: Path | None = None
     health_folder: Path | None = None
     allow_insecure: bool = False
+    disabled_plugins: str = ""
 
     @property
     def database(self) -> str:
@@ -134,6 +136,11 @@ class Settings(pydantic_settings.BaseSettings):
     def artifacts(self) -> str:
         """Current fsspec URL or local folder of the artifact store."""
         return self.artifacts_url or str(self.home / "artifacts")
+
+    @property
+    def disabled_plugin_names(self) -> frozenset[str]:
+        """Names of the installed plugins that are not loaded."""
+        return frozenset(filter(None, map(str.strip, self.disabled_plugins.split(","))))
 
     @property
     def spans_machines(self) -> bool:

@@ -95,10 +95,10 @@ def alias(reference: str, alias: str, expected: int | None, delete: bool) -> Non
     with output.open_hub() as hub:
         if delete:
             hub.adapters.delete_alias(reference, alias)
-            click.echo(f"Deleted alias {reference}@{alias}")
+            output.say(f"Deleted alias {reference}@{alias}")
         else:
             version = hub.adapters.set_alias(reference, alias, expected=expected)
-            click.echo(f"Set alias {version.name}@{alias} to {version.reference}")
+            output.say(f"Set alias {version.name}@{alias} to {version.reference}")
 
 
 @adapters.command()
@@ -110,7 +110,7 @@ def tag(reference: str, tags: tuple[str, ...], remove: bool) -> None:
     with output.open_hub() as hub:
         change = hub.adapters.untag if remove else hub.adapters.tag
         version = change(reference, *tags)
-    click.echo(f"Tagged {version.reference}: {', '.join(version.tags) or 'no tags'}")
+    output.say(f"Tagged {version.reference}: {', '.join(version.tags) or 'no tags'}")
 
 
 @adapters.command()
@@ -170,4 +170,4 @@ def delete(reference: str) -> None:
     """Delete one version, given as name/3."""
     with output.open_hub() as hub:
         version = hub.adapters.delete(reference)
-    click.echo(f"Deleted {version.reference}. Its number will not be reused.")
+    output.say(f"Deleted {version.reference}. Its number will not be reused.")

@@ -59,9 +59,10 @@ def list_(limit: int, as_json: bool) -> None:
     with output.open_hub() as hub:
         datasets = hub.datasets.find(limit=limit)
     rows = [
-        (d.digest[:12], d.name, d.examples, tables.format_bytes(d.bytes), d.created_at, d.purged_at) for d in datasets
+        (d.digest[:12], d.name, d.examples, d.format, tables.format_bytes(d.bytes), d.created_at, d.purged_at)
+        for d in datasets
     ]
-    columns = ("digest", "name", "examples", "size", "stored", "purged")
+    columns = ("digest", "name", "examples", "format", "size", "stored", "purged")
     output.emit(datasets, as_json, lambda: tables.draw_table(columns, rows))
 
 
@@ -71,7 +72,7 @@ def purge(name: str) -> None:
     """Delete the text of a data set. Its hash stays in the lineage of the adapters trained on it."""
     with output.open_hub() as hub:
         dataset = hub.datasets.purge(name)
-    click.echo(f"Deleted the text of data set {_label(dataset)}. Its hash and figures remain.")
+    output.say(f"Deleted the text of data set {_label(dataset)}. Its hash and figures remain.")
 
 
 def _label(dataset: Dataset) -> str:

@@ -40,9 +40,9 @@ def upgrade(ignore_workers: bool) -> None:
         database.upgrade()
         after = database.revision()
     if before == after:
-        click.echo(f"{database} is already at schema {after}")
+        output.say(f"{database} is already at schema {after}")
     else:
-        click.echo(f"Upgraded {database} from {f'schema {before}' if before else 'empty'} to schema {after}")
+        output.say(f"Upgraded {database} from {f'schema {before}' if before else 'empty'} to schema {after}")
 
 
 @db.command()

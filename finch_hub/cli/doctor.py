@@ -343,8 +343,8 @@ def _join(reasons: Iterable[str]) -> str:
 def _plugins(settings: Settings) -> Finding:
     from finch_hub.plugins.catalog import load_catalog
 
-    catalog = load_catalog()
-    found = ", ".join(f"{plugin.name} {plugin.version or ''}".strip() for plugin in catalog.plugins)
+    catalog = load_catalog(settings)
+    found = ", ".join(plugin.label.removeprefix("plugin ") for plugin in catalog.plugins if plugin.is_loaded)
     return Finding(about="plugins", found=found, advice="; ".join(str(problem) for problem in catalog.problems))
 
 

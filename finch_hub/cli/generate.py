@@ -55,7 +55,7 @@ def generate(
         for name in adapters or (BASE,):
             adapter = None if name == BASE else name
             if len(adapters) > 1 and not as_json:
-                click.echo(f"[{name}]")
+                output.say(f"[{name}]")
             answers[name] = _answer(model, prompt, adapter=adapter, system=system, quiet=as_json, **sampling)
         if as_json:
             output.emit({"prompt": prompt, "answers": answers}, as_json, str)
@@ -66,7 +66,7 @@ def _answer(model: GeneratorModel, prompt: str, *, quiet: bool, **options: Any) 
     for piece in model.generate(prompt, stream=True, **options):
         pieces.append(piece)
         if not quiet:
-            click.echo(piece, nl=False)
+            output.say(piece, nl=False)
     if not quiet:
-        click.echo()
+        output.say()
     return "".join(pieces)

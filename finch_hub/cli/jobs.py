@@ -71,7 +71,7 @@ def show(job_id: str, as_json: bool) -> None:
     value = {**tables.to_json(job), "attempts": attempts, "obstacles": obstacles, "wait": wait}
     output.emit(value, as_json, lambda: _draw_job(job, attempts, queue, wait, obstacles, is_unattended, report_problem))
     if report is not None and not as_json:
-        tables.console().print(reports.draw_report(report))
+        output.draw(reports.draw_report(report))
     if has_output:
         output.suggest("Fetch its output, within a week after the job", f"jobs save {job_id}", as_json)
 
@@ -86,13 +86,13 @@ def watch(job_id: str, after: int, as_json: bool) -> None:
         handle = hub.jobs.get(job_id)
         if as_json:
             for event in handle.events(after=after, follow=True):
-                click.echo(event.model_dump_json())
+                output.say(event.model_dump_json())
         else:
             following.watch(handle, after=after)
         report, problem = _read_report(handle)  # raises the error of a job that has none
         if not as_json:
             drawn = problem if report is None else reports.draw_result(handle.version() or report, report)
-            tables.console().print(drawn)
+            output.draw(drawn)
         if handle.has_output():
             output.suggest("Fetch its output", f"jobs save {job_id}", as_json)
 
@@ -113,9 +113,9 @@ def save(job_id: str, out: str | None, replace: bool | None, quiet: bool) -> Non
         was_saved = not replace and handle.is_saved(out)
         path = handle.save(out, replace=replace)
     if was_saved:
-        click.echo(f"The output of job {job_id} was written to {path} before")
+        output.say(f"The output of job {job_id} was written to {path} before")
     else:
-        click.echo(f"Wrote the output of job {job_id} to {path}")
+        output.say(f"Wrote the output of job {job_id} to {path}")
 
 
 @jobs.command()
@@ -126,9 +126,9 @@ def events(job_id: str, as_json: bool) -> None:
     with output.open_hub() as hub:
         for event in hub.events(job_id):
             if as_json:
-                click.echo(event.model_dump_json())
+                output.say(event.model_dump_json())
             elif line := progress.draw_event(event):
-                tables.console().print(line)
+                output.draw(line)
 
 
 @jobs.command()
@@ -138,10 +138,10 @@ def cancel(job_id: str) -> None:
     with output.open_hub() as hub:
         job = hub.jobs.get(job_id).cancel()
     if job.state == "running":
-        click.echo(f"Requested cancellation of job {job.id}")
+        output.say(f"Requested cancellation of job {job.id}")
         output.suggest("Follow it", f"jobs watch {job.id}")
     else:
-        click.echo(f"Cancelled job {job.id}")
+        output.say(f"Cancelled job {job.id}")
 
 
 @jobs.command()
@@ -164,7 +164,7 @@ def prune(days: float | None, keep: int | None) -> None:
         raise click.UsageError("no jobs are selected: add --days, --keep or both")
     with output.open_hub() as hub:
         count = hub.jobs.prune(older_than=None if days is None else days * DAY_SECONDS, beyond=keep)
-    click.echo(f"Deleted {tables.format_count(count, 'job')}")
+    output.say(f"Deleted {tables.format_count(count, 'job')}")
 
 
 def _read_report(handle: JobHandle) -> tuple[Value | None, str | None]:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from finch_hub.cli import output
+from finch_hub.plugins import command_output
 from finch_hub.specs.options import in_command
 from finch_hub.storage.redaction import redact_url
 
@@ -84,7 +85,7 @@ def cli(ctx: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. The terminal shows its output and at most one error."""
     try:
-        with warnings.catch_warnings():
+        with command_output.own(), warnings.catch_warnings():
             warnings.showwarning = _make_showwarning()
             result = cli.main(arguments, prog_name="finch-hub", standalone_mode=False)
     except click.exceptions.ClickException as error:
@@ -112,5 +113,12 @@ def _make_showwarning() -> Callable[..., None]:
     return show
 
 
+def run() -> None:
+    """Run one command, and end this process with its exit code."""
+    status = main()
+    command_output.leave()
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

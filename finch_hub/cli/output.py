@@ -13,15 +13,19 @@ import click
 
 from finch_hub import errors
 from finch_hub.display import tables
+from finch_hub.plugins import command_output
 from finch_hub.storage.redaction import redact_url
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from finch_hub.hub.facade import Hub
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 INTERNAL = 1
 UNAVAILABLE = 7
+PLUGIN_FAILED = 8
 INTERRUPTED = 130
 # The first row that matches an error decides. docs/cli.md prints this table.
 EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
@@ -32,7 +36,7 @@ EXIT_CODES: tuple[tuple[type[errors.FinchError], int, str], ...] = (
     (errors.TrainingFailed, 5, "the job failed"),
     (errors.JobCancelled, 6, "the job was cancelled"),
     (errors.Unavailable, UNAVAILABLE, "a database, broker, store or worker does not answer"),
-    (errors.PluginError, 8, "a plugin cannot be loaded, or failed"),
+    (errors.PluginError, PLUGIN_FAILED, "a plugin cannot be loaded, or failed"),
     (errors.NotReproduced, 9, "the job of a version was repeated and gave other bytes"),
     (errors.IncompleteBackup, 10, "a backup was finished without artifacts that are missing or damaged"),
 )
@@ -76,13 +80,24 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(command)
 
 
-def emit(value: Any, as_json: bool, draw: Callable[[], Any]) -> None:
-    """Print the value as JSON, or the result of `draw`. A text is not wrapped, since it may be a path."""
+def emit(value: Any, as_json: bool, make: Callable[[], RenderableType]) -> None:
+    """Print the value as JSON, or what `make` draws. A text is not wrapped, since it may be a path."""
     if as_json:
-        click.echo(json.dumps(tables.to_json(value), indent=2, ensure_ascii=False))
+        say(json.dumps(tables.to_json(value), indent=2, ensure_ascii=False))
     else:
-        drawn = draw()
-        tables.console().print(drawn, soft_wrap=isinstance(drawn, str))
+        draw(make())
+
+
+def say(text: str = "", *, nl: bool = True) -> None:
+    """Print a text of the result. What plugins print goes to standard error."""
+    click.echo(text, file=command_output.stream(), nl=nl)
+
+
+def draw(drawn: RenderableType | None) -> None:
+    """Print a drawn part of the result."""
+    console = tables.console()
+    console.file = command_output.stream()
+    console.print(drawn, soft_wrap=isinstance(drawn, str))
 
 
 def suggest(purpose: str, command: str, as_json: bool = False) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from finch_hub import errors
 from finch_hub.cli import output
 from finch_hub.display import tables
+from finch_hub.plugins import foreign_code
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from finch_hub.plugins.catalog import Catalog, Offers
 
 KINDS = {
@@ -33,21 +37,26 @@ def plugins() -> None:
 @plugins.command("list")
 @click.option("--kind", type=click.Choice(list(KINDS)), help="Kind of the offers.")
 @output.json_option
-def list_(kind: str | None, as_json: bool) -> None:
-    """List every offer, and the plugins that could not be loaded."""
-    catalog = _load_catalog()
+def list_(kind: str | None, as_json: bool) -> int:
+    """List every offer, the plugins with the time that they take to load, and what is wrong with them.
+
+    It exits with 8 if something is wrong. A plugin that ended its process or did not return is tried again.
+    """
+    catalog = _load_catalog(retry=True)
     offers_by_kind = {name: _offers_of(catalog, name) for name in ([kind] if kind else KINDS)}
     offers = [
         {"kind": name, "name": offer, "plugin": group.plugin_of(offer), "summary": descriptor.summary}
         for name, group in offers_by_kind.items()
         for offer, descriptor in group.items()
     ]
-    value = {"offers": offers, "plugins": catalog.plugins, "problems": [str(p) for p in catalog.problems]}
-    rows = [tuple(offer.values()) for offer in offers]
-    output.emit(value, as_json, lambda: tables.draw_table(("kind", "name", "plugin", "summary"), rows))
+    problems = [str(problem) for problem in catalog.problems]
+    output.emit(
+        {"offers": offers, "plugins": catalog.plugins, "problems": problems}, as_json, lambda: _draw(offers, catalog)
+    )
     if not as_json:
-        for problem in catalog.problems:
+        for problem in problems:
             click.echo(f"problem: {problem}", err=True)
+    return output.PLUGIN_FAILED if problems else 0
 
 
 @plugins.command()
@@ -60,14 +69,22 @@ def show(kind: str, name: str, as_json: bool) -> None:
     value = descriptor.model_dump(mode="json", exclude={"parameters"})
     schema = getattr(descriptor, "parameters", None)
     if schema is not None:
-        value["parameters"] = schema.model_json_schema()
+        with foreign_code.blame(f"the parameter schema of {descriptor.label}"):
+            value["parameters"] = schema.model_json_schema()
     output.emit(value, as_json, lambda: tables.draw_fields(_flatten(value)))
 
 
-def _load_catalog() -> Catalog:
+def _load_catalog(*, retry: bool = False) -> Catalog:
+    from finch_hub import settings
     from finch_hub.plugins.catalog import load_catalog
 
-    return load_catalog()
+    return load_catalog(settings.load(), retry=retry)
+
+
+def _draw(offers: Sequence[Mapping[str, object]], catalog: Catalog) -> RenderableType:
+    rows = [(p.name, p.version, round(p.seconds, 2), p.disabled or "works") for p in catalog.plugins]
+    drawn = tables.draw_table(("kind", "name", "plugin", "summary"), [tuple(offer.values()) for offer in offers])
+    return tables.group([drawn, tables.draw_table(("plugin", "version", "seconds", "state"), rows)])
 
 
 def _offers_of(catalog: Catalog, kind: str) -> Offers[Any]:
@@ -81,5 +98,5 @@ def _flatten(value: Mapping[str, object], prefix: str = "") -> dict[str, object]
         if isinstance(item, dict):
             flat.update(_flatten(item, f"{prefix}{name}."))
         else:
-            flat[prefix + name] = item
+            flat[prefix + name] = errors.printable(item) if isinstance(item, str) else item
     return flat

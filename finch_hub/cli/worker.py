@@ -86,7 +86,7 @@ def drain(name: str) -> None:
     """Let a worker finish its current jobs, accept no new ones, and stop."""
     with output.open_hub() as hub:
         hub.workers.drain(name)
-    click.echo(f"Worker {name} accepts no new jobs and stops after its current jobs")
+    output.say(f"Worker {name} accepts no new jobs and stops after its current jobs")
     output.suggest("Check its state", "worker list")
 
 
@@ -101,7 +101,7 @@ def stop(name: str | None) -> None:
     with output.open_hub() as hub:
         if name is not None:
             hub.workers.stop(name)
-            click.echo(f"Worker {name} puts its jobs back into the queue and stops")
+            output.say(f"Worker {name} puts its jobs back into the queue and stops")
             output.suggest("Check its state", "worker list")
         else:
-            click.echo("Stopped the worker of this home" if hub.workers.stop_own() else "No worker runs in this home")
+            output.say("Stopped the worker of this home" if hub.workers.stop_own() else "No worker runs in this home")

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from finch_hub.plugins import command_output
+
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
     from rich.table import Table
@@ -25,7 +27,7 @@ def console(*, stderr: bool = False) -> Console:
     """Return the terminal. A pipe gets no colors, and a width that cuts nothing off."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
+    stream = sys.stderr if stderr else command_output.stream()
     return Console(stderr=stderr, highlight=False, markup=False, width=None if stream.isatty() else 160)
 
 

@@ -167,8 +167,11 @@ class Bases:
         with self._stores.database.read() as session:
             return bases.find_source(session, source.source, None)
 
-    def _not_found(self, name: str) -> errors.NotFound:
-        return errors.NotFound("base", name, [known.name for known in self.find()], lists_known=True)
+    def _not_found(self, name: str) -> errors.FinchError:
+        missing = errors.NotFound("base", name, [known.name for known in self.find()], lists_known=True)
+        if not missing.near and (disabled := self._stores.catalog.describe_disabled()):
+            return errors.PluginError(f"{missing}; perhaps it is of a plugin that is disabled: {disabled}")
+        return missing
 
 
 def source_of(base: str | Path, revision: str | None) -> BaseModelSource:
@@ -180,7 +183,7 @@ def source_of(base: str | Path, revision: str | None) -> BaseModelSource:
 def fetch_base(source: BaseModelSource, stores: Stores, *, progress: Callable[[str], None] = lambda text: None) -> Path:
     """Fetch a base by the first source in the catalog that accepts it, and return its local folder."""
     descriptor = stores.catalog.base_source_of(source.source)
-    return Path(descriptor.load()(source, cache=stores.bases, progress=progress))
+    return descriptor.load()(source, cache=stores.bases, progress=progress)
 
 
 def load_base(

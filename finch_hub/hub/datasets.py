@@ -107,7 +107,7 @@ class Datasets:
                 )
                 for split, file in zip(splits, files, strict=True)
             ]
-            parts = [store_examples(file, self._stores, format_name=config.format) for file in files]
+            parts = [store_examples(file, self._stores, read) for file, read in zip(files, reports, strict=True)]
         with self._stores.database.write() as session:
             added = [
                 _register(session, stored, self._stores, split=split, name=part_name, replace=replace, report=report)

@@ -23,6 +23,7 @@ from finch_hub.hub.examples import (
 )
 from finch_hub.hub.problems import ProblemCollector
 from finch_hub.specs.jobs import BaseModelSource, EvaluateSpec
+from finch_hub.specs.reports import ReadingReport
 
 if TYPE_CHECKING:
     from finch_hub.registry.values import AdapterVersion
@@ -52,10 +53,11 @@ def check_evaluation(
         check_system(system)
     source, versions = resolve_base_and_adapters(base, adapters, stores, collector)
     with ExampleFile() as examples:
+        report = ReadingReport(rows=0)
         with collector.collect():
-            read_examples(data, stores, complete_options(options, stores), examples.add, progress=progress)
+            report = read_examples(data, stores, complete_options(options, stores), examples.add, progress=progress)
         collector.raise_problems()
-        stored = store_examples(examples, stores, format_name=options.get("format"))
+        stored = store_examples(examples, stores, report)
     system_prompts = {version.spec.get("system") for version in versions}
     if system is None and len(system_prompts) == 1:
         system = system_prompts.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from finch_hub import errors, settings
 from finch_hub.engine.data import data_files, reading, row_formats
 from finch_hub.engine.data.data_folders import Split
 from finch_hub.engine.data.example_file import ExampleFile
+from finch_hub.plugins.first_load import PluginWarning
 from finch_hub.registry import datasets, values
 from finch_hub.specs.examples import Example, Rows
 from finch_hub.specs.options import name_option
@@ -25,6 +27,9 @@ DataSource = str | Path | Rows
 """A file or folder, "-" for standard input, the name or digest of a stored data set, or the rows themselves."""
 Progress = Callable[[int], None]
 """Called with the number of rows that were read, every few thousand rows."""
+
+
+_MAX_FORMAT = 96  # characters, as in the database
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,16 +77,21 @@ def read_examples(
         return _load_stored(str(data), source, stores, ReadingConfig() if beside_file else config, keep)
     if isinstance(data, str) and not prefers_file and "/" not in data and data == str(source):
         _check_one_meaning(data, stores)
-    found = reading.read_data(
-        source,
-        config,
-        formats=_load_formats(stores),
-        split=split,
-        also_read=also_read,
-        keep=keep,
-        progress=progress or (lambda rows: None),
-        checks_ignored=checks_ignored,
-    )
+    try:
+        found = reading.read_data(
+            source,
+            config,
+            formats=_load_formats(stores),
+            split=split,
+            also_read=also_read,
+            keep=keep,
+            progress=progress or (lambda rows: None),
+            checks_ignored=checks_ignored,
+        )
+    except (errors.InvalidDataset, errors.NotFound):
+        if disabled := stores.catalog.describe_disabled():
+            warnings.warn(f"formats of these plugins are missing: {disabled}", PluginWarning, stacklevel=2)
+        raise
     reading.warn(found)
     return found.report
 
@@ -134,7 +144,7 @@ def _load_stored(
         raise errors.InvalidDataset(what, fix="leave them out", subject=name)
     for line in stores.artifacts.read_lines(dataset.digest):
         keep(Example.of(line))
-    return ReadingReport(rows=dataset.examples)
+    return ReadingReport(rows=dataset.examples, formats={dataset.format: dataset.examples})
 
 
 def is_stored(data: DataSource) -> bool:
@@ -156,16 +166,21 @@ def has_validation(data: DataSource, stores: Stores, config: ReadingConfig) -> b
 def _load_formats(stores: Stores) -> list[row_formats.RowFormat]:
     """Return the row formats of the hub and of its plugins."""
     return [
-        row_formats.RowFormat(name=name, fields=descriptor.recognizes, convert=descriptor.load())
+        row_formats.RowFormat(
+            name=name,
+            fields=descriptor.recognizes,
+            convert=row_formats.LateConverter(descriptor.load) if descriptor.plugin else descriptor.load(),
+            plugin=descriptor.plugin,
+        )
         for name, descriptor in stores.catalog.dataset_formats.items()
     ]
 
 
-def store_examples(examples: ExampleFile, stores: Stores, *, format_name: str | None = None) -> StoredExamples:
-    """Store the canonical bytes of the examples."""
+def store_examples(examples: ExampleFile, stores: Stores, report: ReadingReport) -> StoredExamples:
+    """Store the canonical bytes of the examples, with the formats in which they were read."""
     return StoredExamples(
         digest=stores.artifacts.put_file(examples.path),
-        format=format_name or "messages",
+        format=", ".join(report.formats)[:_MAX_FORMAT] or "messages",
         examples=len(examples),
         bytes=examples.size,
     )

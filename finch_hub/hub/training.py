@@ -109,7 +109,8 @@ def check_training(
                 what = f"rank auto needs {LEAST_HELD_OUT} validation examples, found {len(held_out)}"
                 collector.add(errors.Problem(where="rank", what=what, fix="add validation examples or set a number"))
         collector.raise_problems()
-        stored = tuple(store_examples(part, stores, format_name=reading.format) for part in (train, held_out) if part)
+        read = report or ReadingReport(rows=len(train))
+        stored = tuple(store_examples(part, stores, read) for part in (train, held_out) if part)
         longest = max(map(_max_tokens, itertools.chain(train, held_out)))
         thinking = any(has_reasoning(message) for example in train for message in example.messages)
     spec = TrainSpec(

@@ -1,18 +1,25 @@
-"""Catalog of everything that the built-in and the installed plugins offer, by name."""
+"""Catalog of everything that the built-in and the installed plugins offer, by name.
+
+The built-in offers are there at once. Third-party plugins are loaded when something asks for a name that is not built
+in, or for all offers of a kind. So commands that need none load none.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
-
-import pluggy
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from finch_hub import errors
-from finch_hub.plugins import descriptors, hooks
+from finch_hub.plugins import descriptors
 from finch_hub.plugins.descriptors import Descriptor
+from finch_hub.plugins.loader import Loader, Plugin
+
+if TYPE_CHECKING:
+    from finch_hub.settings import Settings
 
 D = TypeVar("D", bound=Descriptor)
 
@@ -21,60 +28,75 @@ BUILTIN = "finch-hub"
 
 
 class Offers(Mapping[str, D], Generic[D]):
-    """Offers of one kind from all plugins by name, in the order in which they are matched.
+    """Offers of one kind from all plugins by name: the built-in ones, then the others in the order of their plugins.
 
-    Lookup of an unknown name raises `NotFound` with similar names. Lookup of a name that several plugins offer raises
-    `PluginError`; other names stay usable.
-
-    Attributes:
-        conflicts: message for each name that several plugins offer.
+    A built-in name stays with the built-in offer. A name that several other plugins offer belongs to none of them. The
+    other plugins are loaded when a name is not built in, or when all names are wanted.
     """
 
-    def __init__(self, kind: str, offered: Sequence[tuple[str, D]]) -> None:
-        self._kind = kind
-        self._owners: dict[str, list[str]] = {}
-        for plugin, descriptor in offered:
-            self._owners.setdefault(descriptor.name, []).append(plugin)
-        self._unique = {d.name: d for _, d in offered if len(self._owners[d.name]) == 1}
-        self.conflicts = {
-            name: f"{kind} {name!r} is offered by {' and '.join(owners)} (uninstall one of them)"
-            for name, owners in self._owners.items()
-            if len(owners) > 1
-        }
+    def __init__(self, kind: str, hook: str, expected: type[D], builtin: Sequence[D], loader: Loader) -> None:
+        self._kind, self._hook, self._expected, self._loader = kind, hook, expected, loader
+        self._builtin = {descriptor.name: descriptor for descriptor in builtin}
 
     def __getitem__(self, name: str) -> D:
-        if name in self.conflicts:
-            raise errors.PluginError(self.conflicts[name])
-        if name not in self._unique:
-            raise errors.NotFound(self._kind, name, self._owners, lists_known=True)
-        return self._unique[name]
+        if (descriptor := self._builtin.get(name)) is not None:
+            return descriptor
+        if (offer := self._others.get(name)) is not None:
+            return offer[1]
+        if name in self._conflicts:
+            raise errors.PluginError(self._conflicts[name])
+        missing = errors.NotFound(self._kind, name, [*self, *self._conflicts], lists_known=True)
+        if not missing.near and (disabled := self._loader.describe_disabled()):
+            raise errors.PluginError(f"{missing}; perhaps it is of a plugin that is disabled: {disabled}")
+        raise missing
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._unique)
+        return itertools.chain(self._builtin, self._others)
 
     def __len__(self) -> int:
-        return len(self._unique)
+        return len(self._builtin) + len(self._others)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._unique
+        return name in self._builtin or name in self._others
 
     def plugin_of(self, name: str) -> str:
         """Return the plugin that offers a name; raises the errors of a lookup."""
         self[name]
-        return self._owners[name][0]
+        return BUILTIN if name in self._builtin else self._others[name][0].name
+
+    @cached_property
+    def _collected(self) -> list[tuple[Plugin, D]]:
+        return self._loader.collect(self._hook, self._expected)
+
+    @cached_property
+    def _others(self) -> dict[str, tuple[Plugin, D]]:
+        taken = {*self._builtin, *self._conflicts}
+        return {offer.name: (plugin, offer) for plugin, offer in self._collected if offer.name not in taken}
+
+    @cached_property
+    def _conflicts(self) -> dict[str, str]:
+        owners: dict[str, list[Plugin]] = {}
+        for plugin, offer in self._collected:
+            owners.setdefault(offer.name, []).append(plugin)
+        conflicts: dict[str, str] = {}
+        for name, plugins in owners.items():
+            offered = " and ".join(dict.fromkeys(plugin.label for plugin in plugins))
+            if name in self._builtin:
+                what = f"{self._kind} {name!r} is built in, so that of {offered} is left out"
+                self._loader.report(plugins[0], what, fix="its authors can choose another name")
+            elif len({id(plugin) for plugin in plugins}) < len(plugins):
+                conflicts[name] = f"{self._kind} {name!r} is offered twice by {offered}"
+            elif len(plugins) > 1:
+                fix = f"uninstall one of them, or disable it with FINCH_DISABLED_PLUGINS={plugins[0].name}"
+                conflicts[name] = f"{self._kind} {name!r} is offered by {offered} ({fix})"
+        for what in conflicts.values():
+            self._loader.problems.append(errors.Problem(what=what, where="plugins"))
+        return conflicts
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plugin:
-    """Loaded plugin; `version` is that of its distribution, or None for a plugin object."""
-
-    name: str
-    version: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """Offers of all plugins, the loaded plugins, and the problems of the others."""
+    """Offers of all plugins."""
 
     presets: Offers[descriptors.Preset]
     strategies: Offers[descriptors.Strategy]
@@ -84,122 +106,106 @@ class Catalog:
     export_formats: Offers[descriptors.ExportFormat]
     evaluators: Offers[descriptors.Evaluator]
     listeners: Offers[descriptors.Listener]
-    plugins: tuple[Plugin, ...]
-    problems: tuple[errors.Problem, ...]
+    loader: Loader = field(repr=False)
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """All plugins, with those that are disabled. The built-in one is the last."""
+        self.load()
+        version = next((found.version for found in importlib.metadata.distributions(name=BUILTIN)), None)
+        return (*self.loader.plugins, Plugin(name=BUILTIN, version=version, is_loaded=True))
+
+    @property
+    def problems(self) -> tuple[errors.Problem, ...]:
+        """What keeps plugins, or some of their offers, from being used."""
+        self.load()
+        return tuple(self.loader.problems)
+
+    def load(self) -> None:
+        """Load all plugins, and call all their hooks."""
+        for offers in self.all_offers():
+            len(offers)
 
     def all_offers(self) -> tuple[Offers[Any], ...]:
         """Return the offers of every kind."""
         return tuple(getattr(self, attribute) for attribute in _HOOKS)
 
+    def describe_disabled(self) -> str:
+        """Return which plugins are disabled, and why; empty if none is, or if no plugin was needed so far."""
+        return self.loader.describe_disabled()
+
     def base_source_of(self, source: str) -> descriptors.BaseSource:
-        """Return the first base source that accepts the text; third-party sources come first.
+        """Return the base source that accepts the text.
+
+        A built-in source takes local files, and ids of the Hugging Face Hub with their owner. Other texts are offered
+        to third-party sources, and then again to the built-in ones.
 
         Raises:
             NotFound: no base source accepts it.
+            PluginError: sources of several plugins accept it, or none does and a plugin failed.
         """
-        for candidate in self.base_sources.values():
-            if candidate.accepts(source):
-                return candidate
-        raise errors.NotFound("base source for", source)
+        names = list(self.base_sources._builtin)
+        builtin = next((self.base_sources[name] for name in names if self.base_sources[name].accepts(source)), None)
+        if builtin is not None and "/" in source:
+            return builtin
+        accepting: list[descriptors.BaseSource] = []
+        failures: list[str] = []
+        for name, candidate in self.base_sources.items():
+            if name in names:
+                continue
+            try:
+                if candidate.accepts(source):
+                    accepting.append(candidate)
+            except errors.PluginError as error:
+                failures.append(str(error))
+        if len(accepting) > 1:
+            sources = " and ".join(candidate.label for candidate in accepting)
+            what = f"{sources} both take {errors.shorten(source)!r} (disable one of the plugins)"
+            raise errors.PluginError(errors.printable(what))
+        if accepting:
+            return accepting[0]
+        if builtin is not None:
+            return builtin
+        missing = errors.NotFound("base source for", source)
+        if reasons := "; ".join(filter(None, [*failures, self.describe_disabled()])):
+            raise errors.PluginError(f"{missing}; a plugin that may know it does not work: {reasons}")
+        raise missing
 
 
-def load_catalog(*, entry_points: bool = True, extra: Sequence[object] = ()) -> Catalog:
-    """Collect the offers of the built-in plugin, the installed plugins and the given plugin objects.
+def load_catalog(
+    settings: Settings | None = None, *, entry_points: bool = True, extra: Sequence[object] = (), retry: bool = False
+) -> Catalog:
+    """Return the offers of the built-in plugin, the installed plugins and the given plugin objects.
 
-    A plugin that cannot be imported, raises or returns a wrong type is omitted and reported in `problems`. It disables
-    nothing else.
+    A plugin that cannot be imported, raises or returns a wrong type is disabled and reported in `problems`. It disables
+    nothing else. Neither do plugins that end the process or hang, if there are settings.
 
     Args:
+        settings: settings that name disabled plugins, and the folder that keeps verdicts on new code. With None, each
+            plugin is loaded in this process without a trial.
         entry_points: whether to load the installed plugins.
         extra: further plugin objects.
+        retry: whether code that ended a process or hung is tried again.
     """
-    loader = _Loader()
-    # Third-party plugins come first, because the built-in formats and base sources match more generally.
-    for plugin in extra:
-        loader.add(plugin, getattr(plugin, "__name__", type(plugin).__name__))
-    if entry_points:
-        loader.add_installed()
     from finch_hub.plugins import builtin  # late, since a child of most kinds needs no catalog
 
-    loader.add(builtin, BUILTIN, next((d.version for d in importlib.metadata.distributions(name=BUILTIN)), None))
-    offers = {name: Offers(kind, loader.collect(hook, expected)) for name, (kind, hook, expected) in _HOOKS.items()}
-    conflicts = [what for kind_offers in offers.values() for what in kind_offers.conflicts.values()]
-    problems = (*loader.problems, *(errors.Problem(what=what, where="plugins") for what in conflicts))
-    return Catalog(**offers, plugins=tuple(loader.plugins), problems=problems)
+    loader = Loader(
+        settings, known=[hook for hook, _ in _HOOKS.values()], entry_points=entry_points, extra=extra, retry=retry
+    )
+    offers = {
+        attribute: Offers(expected.kind, hook, expected, getattr(builtin, hook, tuple)(), loader)
+        for attribute, (hook, expected) in _HOOKS.items()
+    }
+    return Catalog(**offers, loader=loader)
 
 
-_HOOKS: dict[str, tuple[str, str, type[Descriptor]]] = {
-    "presets": ("preset", "finch_presets", descriptors.Preset),
-    "strategies": ("strategy", "finch_strategies", descriptors.Strategy),
-    "resolvers": ("resolver", "finch_resolvers", descriptors.Resolver),
-    "dataset_formats": ("dataset format", "finch_dataset_formats", descriptors.DatasetFormat),
-    "base_sources": ("base source", "finch_base_sources", descriptors.BaseSource),
-    "export_formats": ("export format", "finch_export_formats", descriptors.ExportFormat),
-    "evaluators": ("evaluator", "finch_evaluators", descriptors.Evaluator),
-    "listeners": ("listener", "finch_listeners", descriptors.Listener),
+_HOOKS: dict[str, tuple[str, type[Descriptor]]] = {
+    "presets": ("finch_presets", descriptors.Preset),
+    "strategies": ("finch_strategies", descriptors.Strategy),
+    "resolvers": ("finch_resolvers", descriptors.Resolver),
+    "dataset_formats": ("finch_dataset_formats", descriptors.DatasetFormat),
+    "base_sources": ("finch_base_sources", descriptors.BaseSource),
+    "export_formats": ("finch_export_formats", descriptors.ExportFormat),
+    "evaluators": ("finch_evaluators", descriptors.Evaluator),
+    "listeners": ("finch_listeners", descriptors.Listener),
 }
-
-
-class _Loader:
-    """Loaded plugins, and the problems of the others."""
-
-    def __init__(self) -> None:
-        self.plugins: list[Plugin] = []
-        self.problems: list[errors.Problem] = []
-        self._manager = pluggy.PluginManager(hooks.PROJECT)
-        self._manager.add_hookspecs(hooks)
-
-    def add_installed(self) -> None:
-        """Import and add the plugins that entry points announce."""
-        for point in sorted(importlib.metadata.entry_points(group=hooks.PROJECT), key=lambda point: point.name):
-            name, version = (point.dist.name, point.dist.version) if point.dist is not None else (point.name, None)
-            try:
-                plugin = point.load()
-            except (Exception, SystemExit) as error:  # a broken plugin must not stop the others
-                self._report(name, f"cannot import {point.value}", error)
-            else:
-                self.add(plugin, name, version)
-
-    def add(self, plugin: object, name: str, version: str | None = None) -> None:
-        """Add a plugin; a hook with an unknown name or signature refuses the whole plugin.
-
-        The name gets a number if a distribution announces several plugins, or two objects have the same name.
-        """
-        numbered = (f"{name}#{number}" for number in itertools.count(2))
-        name = next(free for free in itertools.chain([name], numbered) if not self._manager.has_plugin(free))
-        known = [hook for _, hook, _ in _HOOKS.values()]
-        marked = [a for a in dir(plugin) if self._manager.parse_hookimpl_opts(plugin, a) is not None]
-        if unknown := [attribute for attribute in marked if attribute not in known]:
-            near = errors.near(unknown[0], known)
-            fix = f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(known)}"
-            what = f"there is no hook {', '.join(unknown)}"
-            self.problems.append(errors.Problem(where=f"plugin {name}", what=what, fix=fix))
-            return
-        try:
-            self._manager.register(plugin, name=name)
-        except (pluggy.PluginValidationError, ValueError) as error:
-            if self._manager.get_plugin(name) is plugin:
-                self._manager.unregister(plugin)  # pluggy keeps a plugin that it found to be invalid
-            self._report(name, "cannot register its hooks", error)
-        else:
-            self.plugins.append(Plugin(name=name, version=version))
-
-    def collect(self, hook: str, expected: type[Descriptor]) -> list[tuple[str, Any]]:
-        """Call a hook of each plugin, one by one, so that an exception stops only that plugin's offers."""
-        offers: list[tuple[str, Any]] = []
-        functions = {impl.plugin_name: impl.function for impl in getattr(self._manager.hook, hook).get_hookimpls()}
-        for name in (plugin.name for plugin in self.plugins if plugin.name in functions):
-            try:
-                offered = list(functions[name]())
-            except (Exception, SystemExit) as error:
-                self._report(name, f"{hook} failed", error)
-                continue
-            offers += [(name, descriptor) for descriptor in offered if isinstance(descriptor, expected)]
-            for wrong in (type(offer).__name__ for offer in offered if not isinstance(offer, expected)):
-                what = f"{hook} returned {wrong}, not {expected.__name__}"
-                self.problems.append(errors.Problem(where=f"plugin {name}", what=what))
-        return offers
-
-    def _report(self, plugin: str, what: str, error: BaseException) -> None:
-        problem = errors.Problem(where=f"plugin {plugin}", what=f"{what}: {type(error).__name__}: {error}")
-        self.problems.append(problem)

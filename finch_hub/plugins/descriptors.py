@@ -6,13 +6,16 @@ it runs. So a plugin that needs torch costs nothing while its descriptors are li
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import pydantic
 
 from finch_hub import errors
+from finch_hub.plugins import foreign_code
 from finch_hub.specs.generation import GenerationConfig
 from finch_hub.specs.lora import LoRAConfig
 from finch_hub.specs.references import check_name
@@ -27,6 +30,11 @@ Target = Annotated[
 ]
 
 
+Summary = Annotated[
+    str, pydantic.Field(min_length=1), pydantic.AfterValidator(lambda text: errors.printable(" ".join(text.split())))
+]
+
+
 class NoParameters(Value):
     """Schema of a target without parameters."""
 
@@ -34,8 +42,35 @@ class NoParameters(Value):
 class Descriptor(Value):
     """Base of all descriptors: the name that users type, and a sentence that says what the offer does."""
 
+    kind: ClassVar[str] = "offer"
+
     name: Name
-    summary: str = pydantic.Field(min_length=1)
+    summary: Summary
+    _plugin: str = pydantic.PrivateAttr(default="")  # a third-party one, with its version
+
+    @classmethod
+    def of_plugin(cls, plugin: str, offer: object) -> Self:
+        """Return the offer of a third-party plugin, with all its fields validated.
+
+        Raises:
+            InvalidSpec: it is no such descriptor, or was made without validation and has invalid fields.
+        """
+        if not isinstance(offer, cls):
+            raise errors.InvalidSpec(f"it is {type(offer).__name__}, not {cls.__name__}")
+        fields = pydantic.BaseModel.model_dump(offer, include={*cls.model_fields}, exclude_unset=True, warnings=False)
+        made = cls.of(fields, subject=f"{cls.kind} {fields.get('name')!r}")
+        made._plugin = plugin
+        return made
+
+    @property
+    def plugin(self) -> str:
+        """Third-party plugin that offers it, with its version; empty for built-in offers."""
+        return self._plugin
+
+    @property
+    def label(self) -> str:
+        """Kind, name and third-party plugin, as errors name it."""
+        return f"{self.kind} {self.name}" + (f" of {self._plugin}" if self._plugin else "")
 
 
 class Runnable(Descriptor):
@@ -44,12 +79,12 @@ class Runnable(Descriptor):
     target: Target
 
     def load(self) -> Any:
-        """Import the target and return it.
+        """Import the target and return it. What a third-party target raises becomes a `PluginError` that names it.
 
         Raises:
-            PluginError: it cannot be imported, or its module has no such attribute.
+            PluginError: it cannot be imported, or its module has no such function.
         """
-        return load_target(self.target, offered_by=f"{type(self).__name__} {self.name!r}")
+        return load_target(self.target, offered_by=self.label)
 
 
 class Configurable(Runnable):
@@ -62,8 +97,10 @@ class Configurable(Runnable):
 
         Raises:
             InvalidSpec: parameters are invalid; it names all of them.
+            PluginError: the schema of a third-party plugin failed.
         """
-        return self.parameters.of(parameters, subject=f"parameters of {self.name}")
+        with foreign_code.blame(f"the parameter schema of {self.label}"):
+            return self.parameters.of(parameters, subject=f"parameters of {self.name}")
 
 
 class Preset(Descriptor):
@@ -76,6 +113,8 @@ class Preset(Descriptor):
         training: training settings.
         generation: sampling settings for answers.
     """
+
+    kind: ClassVar[str] = "preset"
 
     reasons: dict[str, str]
     system: str
@@ -99,6 +138,8 @@ class Strategy(Configurable):
         norm_preserving: parameter values for which the result has the parents' own norm. With them a search begins at
             the scale 1.
     """
+
+    kind: ClassVar[str] = "strategy"
 
     scale_exponent: float = pydantic.Field(default=0.0, ge=0, le=1)
     norm_preserving: Mapping[str, object] = {}
@@ -125,6 +166,8 @@ class Resolver(Configurable):
     The target is ``resolve(core, parameters) -> core``, a pure function. It can raise `errors.Incompatible`.
     """
 
+    kind: ClassVar[str] = "resolver"
+
 
 class DatasetFormat(Runnable):
     """Format of the rows of a data set.
@@ -135,6 +178,8 @@ class DatasetFormat(Runnable):
     Attributes:
         recognizes: names of fields. A row that has all of them is read in this format.
     """
+
+    kind: ClassVar[str] = "dataset format"
 
     recognizes: frozenset[str] = pydantic.Field(min_length=1)
 
@@ -149,11 +194,24 @@ class BaseSource(Runnable):
         matches: target of ``matches(source: str) -> bool``, which is called without network access.
     """
 
+    kind: ClassVar[str] = "base source"
+
     matches: Target
 
     def accepts(self, source: str) -> bool:
-        """Tell whether this source can fetch the named base model."""
-        return bool(load_target(self.matches, offered_by=f"{type(self).__name__} {self.name!r}")(source))
+        """Tell whether this source can fetch the named base model.
+
+        Raises:
+            PluginError: the function of a third-party plugin failed.
+        """
+        accepts = load_target(self.matches, offered_by=self.label)(source)
+        if not isinstance(accepts, bool):
+            raise errors.PluginError(f"{self.label}: {self.matches} returned {type(accepts).__name__}, not a bool")
+        return accepts
+
+    def load(self) -> Callable[..., Path]:
+        """Import the target and return it, as :func:`load_fetch` does."""
+        return load_fetch(self.target, offered_by=self.label)
 
 
 class ExportFormat(Configurable):
@@ -168,6 +226,8 @@ class ExportFormat(Configurable):
         takes_system: whether a parameter `system` without a value becomes in jobs the system prompt that the adapter
             was trained with.
     """
+
+    kind: ClassVar[str] = "export format"
 
     needs_base: bool = False
     base_model: Literal["label", "hub_id"] | None = None
@@ -188,20 +248,57 @@ class Evaluator(Configurable):
     The target is ``evaluate(model, examples, parameters) -> {metric: value}``.
     """
 
+    kind: ClassVar[str] = "evaluator"
+
 
 class Listener(Runnable):
     """Receiver of every state change of a job; the target is ``listen(job) -> None``."""
 
+    kind: ClassVar[str] = "listener"
+
 
 def load_target(target: str, *, offered_by: str) -> Any:
-    """Import ``module:attribute`` and return the attribute.
+    """Import ``module:attribute`` and return the function, whose errors name the owner if it is a third party's.
 
     Raises:
-        PluginError: the import failed; it names the owner of the target and the reason.
+        PluginError: the import failed, or there is no such function; it names the owner of the target and the reason.
     """
     module, _, attribute = target.partition(":")
+    if _is_foreign(target):
+        foreign_code.begin()
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:
-        what = f"cannot load the target {target} of {offered_by}: {type(error).__name__}: {error}"
+        function = getattr(importlib.import_module(module), attribute)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        what = f"cannot load the target {target} of {offered_by}: {foreign_code.describe(error)}"
         raise errors.PluginError(what) from error
+    if not callable(function):
+        what = f"cannot load the target {target} of {offered_by}: it is {type(function).__name__}, not a function"
+        raise errors.PluginError(what)
+    return foreign_code.guard(function, offered_by) if _is_foreign(target) else function
+
+
+def _is_foreign(target: str) -> bool:
+    return not target.startswith("finch_hub.")
+
+
+def load_fetch(target: str, *, offered_by: str) -> Callable[..., Path]:
+    """Import the target of a base source, and return a function that checks what it returns.
+
+    Raises:
+        PluginError: see :func:`load_target`; the function also raises it if what it got is no folder.
+    """
+    fetch: Callable[..., Path] = load_target(target, offered_by=offered_by)
+    if not _is_foreign(target):
+        return fetch
+
+    @functools.wraps(fetch)
+    def checked(*args: Any, **options: Any) -> Path:
+        folder = fetch(*args, **options)
+        if not isinstance(folder, str | Path) or not Path(folder).is_dir():
+            got = repr(str(folder)) if isinstance(folder, str | Path) else type(folder).__name__
+            raise errors.PluginError(f"{offered_by} returned {errors.printable(got)}, which is not a folder")
+        return Path(folder)
+
+    return checked

@@ -46,6 +46,7 @@ class ReadingReport(Value):
         unused: columns and fields of turns that have no meaning here, with the number of rows that have them.
         ignored: columns and fields that were left out on purpose, with the number of rows that have them.
         recognized: what was recognized, such as the encoding of a file.
+        formats: numbers of rows that were read in each format; a format of a third-party plugin names it.
     """
 
     rows: int
@@ -55,6 +56,7 @@ class ReadingReport(Value):
     unused: dict[str, int] = pydantic.Field(default_factory=dict)
     ignored: dict[str, int] = pydantic.Field(default_factory=dict)
     recognized: tuple[str, ...] = ()
+    formats: dict[str, int] = pydantic.Field(default_factory=dict)
 
 
 class DataReport(Value):

@@ -129,7 +129,7 @@ def list_library_versions(catalog: Catalog, environment: JsonObject) -> dict[str
 
     The rest is read from this process's installation.
     """
-    versions = {plugin.name: plugin.version for plugin in catalog.plugins if plugin.version}
+    versions = {plugin.name: plugin.version for plugin in catalog.plugins if plugin.version and plugin.is_loaded}
     for name in _LIBRARIES:
         try:
             versions[name] = str(environment.get(name) or importlib.metadata.version(name))

@@ -66,5 +66,5 @@ def open_stores(settings: Settings) -> Stores:
         settings=settings,
         database=database,
         artifacts=ArtifactStore(settings.artifacts, cache=settings.cache / "artifacts", guard=marker),
-        catalog=load_catalog(),
+        catalog=load_catalog(settings),
     )

@@ -6,7 +6,7 @@ standard input, a line of JSON each::
     {"type": "run", "kind": "train", "job_id": …, "workdir": …, "order": {…}}
         → events, then one of done, failed, stopped
     {"type": "run_together", "jobs": [{"job_id": …, "workdir": …, "order": {…}}, …]}
-        → the same for each job, with its "job"; then ended_together with "warm_base"
+        → the same for each job, with its "job"; then ended_together with "warm_base" and "spent"
     {"type": "stop", "why": "cancel" | "hand_back"}
         → the running order stops at its next step; with "job", that one of several
     {"type": "call", "listener": …, "job": {…}}
@@ -16,11 +16,12 @@ A message of the child is one of these lines::
 
     {"type": "ready"}                                            once, when it can take orders
     {"type": "event", "event": {…}}                              finch_hub.specs.events.NewEvent
-    {"type": "done", "outcome": {…}, "warm_base": …}             the kind's outcome; the base that stays loaded
+    {"type": "done", "outcome": {…}, "warm_base": …, "spent": …}
+        the kind's outcome, the base that stays loaded, and whether the process must not take another order
     {"type": "failed", "reason": …, "traceback": …, "retry": …, "of_worker": …, "of_any_job": …}
         whether another attempt may succeed, whether another worker would hardly fail in this way, and whether other
         jobs would fail here too
-    {"type": "stopped", "why": …}
+    {"type": "stopped", "why": …, "spent": …}
     {"type": "heard"}                                            the listener has returned
 
 It serves one order after another, so that imports and the base model are loaded once. It ends when standard input ends.
@@ -44,6 +45,7 @@ from typing import IO, Any, cast
 from finch_hub import errors
 from finch_hub.engine.training.interruption import Interrupted
 from finch_hub.formats.atomic_writes import write_for
+from finch_hub.plugins import foreign_code
 from finch_hub.progress import listen
 from finch_hub.settings import LogFormat, LogLevel
 from finch_hub.specs.jobs import Job
@@ -103,7 +105,7 @@ def run_together(message: dict[str, Any], channel: Channel) -> bool:
         for member in tuple(running):
             member.send(type="failed", **(_describe(error) | {"retry": True}))
         return False
-    channel.send(type="ended_together", warm_base=channel.bases.key)
+    channel.send(type="ended_together", warm_base=channel.bases.key, spent=foreign_code.may_spoil_results())
     return True
 
 
@@ -120,23 +122,26 @@ def call(message: dict[str, Any], channel: Channel) -> bool:
 
 
 def _send_end(channel: Channel, end: Value | BaseException, *, warm_base: str | None = None) -> None:
+    spent = foreign_code.may_spoil_results()
     if isinstance(end, (Stopped, Interrupted)):
-        channel.send(type="stopped", why=end.why if isinstance(end, Stopped) else end.kind)
+        channel.send(type="stopped", why=end.why if isinstance(end, Stopped) else end.kind, spent=spent)
     elif isinstance(end, BaseException):
         channel.send(type="failed", **_describe(end))
     else:
         outcome = end.model_dump(mode="json", fallback=str)  # the figures of a plugin may be no JSON
-        channel.send(type="done", outcome=outcome, warm_base=warm_base)
+        channel.send(type="done", outcome=outcome, warm_base=warm_base, spent=spent)
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
-    is_expected = isinstance(error, errors.FinchError) and not isinstance(error, errors.PluginError)
-    text = str(error)
+    is_of_plugin = isinstance(error, errors.PluginError)
+    is_expected = isinstance(error, errors.FinchError) and not is_of_plugin
     is_of_worker = _is_of_worker(error)
     return {
-        "reason": text if is_expected else f"{type(error).__name__}: {text}" if text else type(error).__name__,
+        "reason": str(error) if is_expected or is_of_plugin else foreign_code.describe(error),
         "traceback": "" if is_expected else "".join(traceback.format_exception(error)),
-        "retry": is_of_worker or isinstance(error, errors.Unavailable | MemoryError),
+        "retry": is_of_worker
+        or isinstance(error, errors.Unavailable | MemoryError)
+        or isinstance(error.__cause__, MemoryError),
         "of_worker": is_of_worker,
         # A base or a plugin may need a library that no worker has. Then its error has the failed import as its cause.
         "of_any_job": is_of_worker

@@ -258,6 +258,7 @@ def test_plugin_that_raises_fails_its_job_with_the_traceback(workers: Fleet, act
     failed = workers.wait(bad)
     assert failed.state is JobState.FAILED
     assert failed.attempts == 1, "a fault of the job is not retried"
+    assert (failed.reason or "").startswith("export format probe of plugin finch-probe 1.0 failed: ")
     assert "finch_probe.py" in "".join(workers.event_lines(bad)), "the traceback names the plugin"
     good = workers.probe()
     assert workers.wait(good).state is JobState.SUCCEEDED

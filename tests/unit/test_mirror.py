@@ -53,6 +53,7 @@ EXERCISED_IN = {
     "hub/waiting": "unit/cli/test_jobs.py",
     "hub/workers": "acceptance/test_embedded.py",
     "plugins/builtin": "contract/test_builtin_offers.py",
+    "plugins/first_load_process": "unit/plugins/test_first_load.py",
     "plugins/hooks": "contract/test_sample_plugin.py",
     "plugins/presets": "contract/test_builtin_offers.py",
     "plugins/resolvers": "unit/plugins/resolvers/test_resolvers.py",

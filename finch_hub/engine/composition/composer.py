@@ -68,8 +68,10 @@ class Composer:
     def _run_kernels(self, trial: Trial, weights: tuple[float, ...]) -> _Merged:
         data = {"parent_data": self.parent_data} if trial.needs_data else {}
         try:
-            resolved = trial.resolve(self.core, trial.resolver_parameters)
-            merged = trial.merge(resolved, weights, trial.parameters, seed=self.seed, **data)
+            resolved = trial.resolve(_copy(self.core), trial.resolver_parameters)
+            _check_resolved(resolved, self.core, trial)
+            merged = trial.merge(_copy(resolved), weights, trial.parameters, seed=self.seed, **data)
+            _check_merged(merged, resolved, trial)
             return self._restore_lone_blocks(resolved), {**merged, **self._lone_updates}
         except errors.FinchError:
             raise
@@ -97,6 +99,59 @@ class Composer:
         parts = [block.select(mask) for block, mask in zip(resolved.blocks, masks, strict=True)]
         blocks = (*(part for part in parts if part.modules), *self._lone_blocks)
         return dataclasses.replace(resolved, blocks=blocks)
+
+
+def _copy(core: CoreSpace) -> CoreSpace:
+    """Return a copy that a kernel may change. Later trials begin with the same core space."""
+    copies = (dataclasses.replace(b, cores=b.cores.clone(), norms=b.norms.clone()) for b in core.blocks)
+    return dataclasses.replace(core, blocks=tuple(copies))
+
+
+def _check_resolved(resolved: object, core: CoreSpace, trial: Trial) -> None:
+    """Refuse what a resolver must not return.
+
+    Raises:
+        PluginError: it is not a core space of the same parents and modules with finite cores.
+    """
+    what = ""
+    if not isinstance(resolved, CoreSpace):
+        what = f"{type(resolved).__name__}, not a core space"
+    elif resolved.parents != core.parents or _names(resolved) != _names(core):
+        what = "a core space of other parents or modules"
+    elif not all(bool(block.cores.isfinite().all()) for block in resolved.blocks):
+        what = "cores that are not finite"
+    if what:
+        raise errors.PluginError(f"resolver {trial.resolver} returned {what}")
+
+
+def _check_merged(merged: object, core: CoreSpace, trial: Trial) -> None:
+    """Refuse what a strategy must not return.
+
+    Raises:
+        PluginError: it is not one finite matrix of the core's shape, or factors, for each module.
+    """
+    what = ""
+    if not isinstance(merged, Mapping):
+        what = f"{type(merged).__name__}, not updates by modules"
+    elif different := sorted(map(str, merged.keys() ^ _names(core))):
+        what = f"updates of other modules than those of the parents: {', '.join(different[:3])} and perhaps more"
+    else:
+        shapes = {module: block.cores.shape[-2:] for block in core.blocks for module in block.modules}
+        for module, update in merged.items():
+            if isinstance(update, Factors):
+                is_usable = update.is_finite
+            else:
+                is_tensor = isinstance(update, torch.Tensor) and update.shape == shapes[module]
+                is_usable = is_tensor and bool(update.isfinite().all())
+            if not is_usable:
+                what = f"an update of {module} that is no finite matrix of the core's shape"
+                break
+    if what:
+        raise errors.PluginError(f"strategy {trial.strategy} returned {what}")
+
+
+def _names(core: CoreSpace) -> set[str]:
+    return {module for block in core.blocks for module in block.modules}
 
 
 def _scale(update: MergedUpdate, scale: float) -> MergedUpdate:

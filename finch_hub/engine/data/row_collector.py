@@ -12,7 +12,7 @@ from typing import Any
 from finch_hub import errors
 from finch_hub.engine.data import json_values, row_formats
 from finch_hub.engine.data.row import Row
-from finch_hub.engine.data.row_formats import Mismatch, RowFormat, TrackedRow
+from finch_hub.engine.data.row_formats import LateConverter, Mismatch, RowFormat, TrackedRow
 from finch_hub.engine.data.row_problems import MAX_KEPT, MAX_SHOWN, RowProblems, count_rows
 from finch_hub.specs.examples import Example
 from finch_hub.specs.options import write_options
@@ -90,6 +90,8 @@ class RowCollector:
         self._unused: collections.Counter[str] = collections.Counter()
         self._ignored: dict[str, int] = dict.fromkeys(config.ignore_columns, 0)
         self._names: dict[str, None] = {}
+        self._formats_read: collections.Counter[str] = collections.Counter()
+        self._labels = {row_format.name: row_format.label for row_format in formats}
         self._checks_ignored = checks_ignored
 
     def add_all(self, rows: Iterable[Row], prefix: str = "") -> None:
@@ -147,6 +149,7 @@ class RowCollector:
             unused=dict(sorted(self._unused.items(), key=lambda item: (-item[1], item[0]))[:_MAX_UNUSED]),
             ignored={errors.printable(name): count for name, count in self._ignored.items()},
             recognized=tuple(errors.printable(text) for text in self._list_recognized()),
+            formats={self._labels[name]: count for name, count in self._formats_read.items()},
         )
         if self._failures or left_out > allowed or not self._kept:
             self._refuse(problems, self._list_unused(report) if self._config.strict else [])
@@ -163,20 +166,26 @@ class RowCollector:
         if isinstance(row_format, Mismatch):
             self._mismatch(row_format, value, where)
             return
+        if isinstance(row_format.convert, LateConverter):
+            row_format.convert.load()  # an import that fails is no problem of the row
         tracked = TrackedRow(json_values.drop_nulls(renamed))
         try:
             example = row_format.convert(tracked)
+            if row_format.plugin and example is not None:
+                example = _validate(example, row_format)
             if example is not None:
                 _check(example)
         except errors.InvalidSpec as error:
             self._problems.add([self._place(problem, where) for problem in error.problems])
             return
         except Exception as error:  # a plugin's converter can raise any exception, whose text may be of the data
-            if row_format in row_formats.BUILTIN:
+            if not row_format.plugin:
                 raise
-            what = f"cannot be converted: format {row_format.name} raised {type(error).__name__}"
+            raised = error.__cause__ if isinstance(error, errors.PluginError) and error.__cause__ else error
+            what = f"cannot be converted: format {row_format.label} raised {type(raised).__name__}"
             self._problems.add([errors.Problem(what=what, where=where)])
             return
+        self._formats_read[row_format.name] += 1
         unused = tracked.unused | self._find_replaced(value)
         if self._ignored:
             self._add_names(sorted(unused, key=str))
@@ -304,6 +313,10 @@ class RowCollector:
 
     def _make_notes(self, report: ReadingReport, problems: Sequence[errors.Problem]) -> Iterable[str]:
         yield from (f"{self.subject}: {text}" for text in report.recognized)
+        for name, count in self._formats_read.items():
+            if name != self._config.format and self._labels[name] != name:
+                option = write_options({"format": name})
+                yield f"{self.subject}: {count_rows(count)} read in the format {self._labels[name]} ({option} says so)"
         if report.left_out:
             lines = errors.list_problems(problems, self._count_kinds())
             yield "\n  ".join([f"{self.subject}: left out {report.left_out:,} of {report.rows:,} rows:", *lines])
@@ -315,6 +328,18 @@ class RowCollector:
             )
             yield f"{self.subject}: columns and fields that are not used: {named}"
         yield from (f"{self.subject}: {problem}" for problem in self._find_absent())
+
+
+def _validate(example: object, row_format: RowFormat) -> Example:
+    """Return what the converter of a plugin has made, with all its fields validated.
+
+    Raises:
+        InvalidSpec: it is no example, or one with invalid fields.
+    """
+    if not isinstance(example, Example):
+        what = f"cannot be converted: format {row_format.label} returned {type(example).__name__}, not an Example"
+        raise errors.InvalidSpec(what)
+    return Example.of(example.model_dump(exclude_unset=True, warnings=False))
 
 
 def _check(example: Example) -> None:

@@ -6,6 +6,7 @@ left out, and raises `InvalidSpec` with every problem of the row.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,12 +30,33 @@ _MEDIA = frozenset({"image", "images", "video", "videos", "audio", "audios"})
 _SYSTEM = ("system", "system_prompt")
 
 
+class LateConverter:
+    """Converter of a plugin, which is imported for the first row of its format."""
+
+    def __init__(self, load: Callable[[], Convert]) -> None:
+        self.load = functools.cache(load)
+
+    def __call__(self, row: Mapping[str, Any]) -> Example | None:
+        """Convert a row."""
+        return self.load()(row)
+
+
 class RowFormat(NamedTuple):
-    """One row format. A row that has all `fields` is read in this format."""
+    """One row format. A row that has all `fields` is read in this format.
+
+    Attributes:
+        plugin: third-party plugin that offers it, empty for a built-in format.
+    """
 
     name: str
     fields: frozenset[str]
     convert: Convert
+    plugin: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name, with the plugin that offers it."""
+        return f"{self.name} of {self.plugin}" if self.plugin else self.name
 
 
 class TrackedRow(dict[str, Any]):
@@ -157,17 +179,32 @@ class Mismatch(NamedTuple):
 
 
 def recognize(row: Mapping[str, Any], formats: Sequence[RowFormat]) -> RowFormat | Mismatch:
-    """Return the first format whose fields are all in the row and not null, or why there is none."""
+    """Return the format whose fields are all in the row and not null, or why there is none.
+
+    A built-in format goes before those of plugins, which are not even asked for a row that has its columns. Of two
+    plugins' formats neither is chosen. A single format was named by the user.
+    """
     names = frozenset(name for name, value in row.items() if not json_values.is_null(value))
-    for row_format in formats:
-        if row_format.fields <= names:
-            found = _find_preferences(row, names - row_format.fields)
-            if len(formats) == 1:  # the user has named it, but still does not want to learn an answer that is bad
-                found = [name for name in found if name in _VERDICTS]
-            return _describe_preferences(row, found) if found else row_format
+    chosen = next((form for form in formats if form.fields <= names and not form.plugin), None)
+    candidates = formats
+    if chosen is None:
+        builtin = [form for form in formats if not form.plugin]
+        if len(formats) > 1 and any(form.fields <= row.keys() for form in builtin):
+            candidates = builtin
+        fitting = [form for form in candidates if form.fields <= names]
+        if len(fitting) > 1:
+            what = f"fits {' and '.join(form.label for form in fitting)}"
+            options = " or ".join(write_options({"format": form.name}) for form in fitting)
+            return Mismatch(what, f"choose one with {options}", is_readable=True)
+        chosen = fitting[0] if fitting else None
+    if chosen is not None:
+        found = _find_preferences(row, names - chosen.fields)
+        if len(formats) == 1:  # the user has named it, but still does not want to learn an answer that is bad
+            found = [name for name in found if name in _VERDICTS]
+        return _describe_preferences(row, found) if found else chosen
     if found := _find_preferences(row, names):
         return _describe_preferences(row, found)
-    nearest = max(formats, key=lambda row_format: len(row_format.fields & names), default=None)
+    nearest = max(candidates, key=lambda row_format: len(row_format.fields & names), default=None)
     if nearest is None or not nearest.fields & row.keys():
         return Mismatch("fits no format")
     missing = sorted(nearest.fields - names)

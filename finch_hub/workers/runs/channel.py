@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from finch_hub import settings
 from finch_hub.plugins.catalog import Catalog, load_catalog
 from finch_hub.progress import Advance
 from finch_hub.specs.events import NewEvent
@@ -69,7 +70,7 @@ class Channel:
     @functools.cached_property
     def catalog(self) -> Catalog:
         """Catalog of the plugins, loaded once for all orders."""
-        return load_catalog()
+        return load_catalog(settings.load())
 
     def report(self, event: NewEvent) -> None:
         """Send an event to the supervisor."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finch_hub import errors
 from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.events import NewEvent
@@ -110,7 +111,11 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
         channel.phase(f"measuring {name}")
         if subject.folder is not None:
             model.load_lora(subject.folder, name)
-        results[name] = dict(kernel(model, PromptedExamples(rows, subject.system), parameters))
+        figures = kernel(model, PromptedExamples(rows, subject.system), parameters)
+        if not isinstance(figures, Mapping) or not all(isinstance(metric, str) for metric in figures):
+            what = f"{evaluator.label} returned {type(figures).__name__}, not figures by names"
+            raise errors.PluginError(what)
+        results[name] = dict(figures)
         _keep(results[name], kept)
         text = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in results[name].items())
         channel.report(NewEvent(type="metrics", message=f"{name}: {text}", data={"name": name, **results[name]}))

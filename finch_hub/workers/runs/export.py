@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.formats.atomic_writes import atomic_output
+from finch_hub.plugins import foreign_code
 from finch_hub.specs.jobs import ExportSpec, Job
 from finch_hub.specs.reports import ExportReport
 from finch_hub.specs.value import Value
@@ -79,26 +80,27 @@ def execute(order: ExportOrder, channel: Channel) -> OutputOutcome[ExportReport]
     knows_others = "replace" in order.spec.parameters
     with contextlib.nullcontext(out) if knows_others else atomic_output(out) as place:
         details = _write(format_, order, base, place)
-    details = {name: _relocate(value, place, Path(order.spec.out)) for name, value in (details or {}).items()}
-    report = ExportReport.of({"format": order.spec.format, "out": order.spec.out, **details})
+    details = {str(name): _relocate(value, place, Path(order.spec.out)) for name, value in (details or {}).items()}
+    report = ExportReport.of({**details, "format": order.spec.format, "out": order.spec.out})
     return OutputOutcome[ExportReport](report=report, made=order.out)
 
 
 def _write(format_: ExportFormat, order: ExportOrder, base: Path | None, out: Path) -> Mapping[str, object] | None:
     existed = os.path.lexists(out)
-    details: Mapping[str, object] | None
+    write, parameters = format_.load(), format_.parse(order.spec.parameters)
     try:
-        details = format_.load()(order.adapter, base, out, format_.parse(order.spec.parameters))
-    except errors.FinchError:
-        raise  # raised on purpose, so the path may hold the files of somebody else
+        details = write(order.adapter, base, out, parameters)
     except (Exception, SystemExit) as error:
-        if not existed:
+        # What is raised on purpose may mean that the path holds the files of somebody else.
+        if not existed and (isinstance(error, errors.PluginError) or not isinstance(error, errors.FinchError)):
             _remove(out)
-        if isinstance(error, (OSError, MemoryError)):
-            raise  # caused by the machine, so that another attempt may succeed
-        raise errors.PluginError(f"the export format {format_.name} failed: {type(error).__name__}: {error}") from error
+        if isinstance(error, (errors.FinchError, OSError, MemoryError)):
+            raise  # the last two are caused by the machine, so that another attempt may succeed
+        raise errors.PluginError(f"{format_.label} failed: {foreign_code.describe(error)}") from error
     if not os.path.lexists(out):
-        raise errors.PluginError(f"the export format {format_.name} wrote nothing to {order.spec.out}")
+        raise errors.PluginError(f"{format_.label} wrote nothing to {order.spec.out}")
+    if not isinstance(details, Mapping | None):
+        raise errors.PluginError(f"{format_.label} returned {type(details).__name__}, not a report by names")
     return details
 
 

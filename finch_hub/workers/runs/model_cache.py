@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from finch_hub import errors
 from finch_hub.engine.bases import fingerprint, sources
-from finch_hub.plugins.descriptors import load_target
+from finch_hub.plugins.descriptors import load_fetch
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.specs.value import Value
@@ -29,6 +29,7 @@ class BaseOrder(Value):
         source: as the job names it.
         pinned: source that brings the files of the registered base; None fetches `source`.
         fetch: target of the plugin that brings a source to a local folder.
+        fetched_by: base source that offers this target, as errors name it.
         cache: folder of converted and fetched bases.
         fingerprint: that the base must have; None takes any.
     """
@@ -36,6 +37,7 @@ class BaseOrder(Value):
     source: BaseModelSource
     pinned: BaseModelSource | None = None
     fetch: str
+    fetched_by: str = "base source"
     cache: Path
     fingerprint: str | None = None
 
@@ -74,7 +76,7 @@ def pin_base(order: BaseOrder, base: values.Base) -> BaseOrder:
 
 def _order(source: BaseModelSource, stores: Stores) -> BaseOrder:
     descriptor = stores.catalog.base_source_of(source.source)
-    return BaseOrder(source=source, fetch=descriptor.target, cache=stores.bases)
+    return BaseOrder(source=source, fetch=descriptor.target, fetched_by=descriptor.label, cache=stores.bases)
 
 
 def fetch_base(order: BaseOrder, *, say: Callable[[str], None]) -> Path:
@@ -85,8 +87,8 @@ def fetch_base(order: BaseOrder, *, say: Callable[[str], None]) -> Path:
         Incompatible: its files are not those that the order's adapters were made for, or hold no usable model.
         Unavailable: the source does not answer.
     """
-    fetch = load_target(order.fetch, offered_by=f"base source of {order.source.source!r}")
-    folder = Path(fetch(order.pinned or order.source, cache=order.cache, progress=say))
+    fetch = load_fetch(order.fetch, offered_by=order.fetched_by)
+    folder = fetch(order.pinned or order.source, cache=order.cache, progress=say)
     if order.fingerprint is not None:
         sources.check_files(folder, order.fingerprint, order.source.source, cache=order.cache)
     return folder

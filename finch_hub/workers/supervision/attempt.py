@@ -73,6 +73,7 @@ class Attempt:
         self._memory_limit = memory_limit
         self._lease: Lease
         self._checkpoint: SharedCheckpoint
+        self._has_run = False  # whether a child of this attempt ran to its end
         self._stop_by = float("-inf")  # end of the child's grace
         self._kind: JobKind[Any, Any, Any]
         self._spec: JobSpec
@@ -225,6 +226,9 @@ class Attempt:
             case "done":
                 child.warm_base = message["warm_base"]
                 self._keep_outcome(message["outcome"])
+                self._has_run = True
+                if message.get("spent"):
+                    self._kill()
                 self._succeed(record, message["outcome"])
             case "failed":
                 if message["traceback"]:
@@ -241,7 +245,7 @@ class Attempt:
                 else:
                     record.fail(message["reason"], retry=False)
             case "stopped":
-                if message.get("killed"):
+                if message.get("killed") or message.get("spent"):
                     self._kill()
                 self._stop(record, message["why"])
             case "hung":
@@ -312,7 +316,7 @@ class Attempt:
 
     def _note_success(self) -> None:
         """Note that the worker is well if a child of this attempt ran to its end, and what it made can be stored."""
-        if self.child is not None:
+        if self._has_run:
             self._context.readiness.add_success()
 
     def _fail(self, record: AttemptRecord, error: errors.FinchError) -> None:

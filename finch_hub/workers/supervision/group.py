@@ -139,7 +139,7 @@ class AttemptGroup:
                 member.output, member.end = child.last_output(), child.describe_end()
 
     def _relay(self, child: Child, members: dict[str, SharedChild]) -> bool:
-        """Pass messages of the child to the members. Return whether the child finished the order."""
+        """Pass messages of the child to the members. Return whether the child can take another order."""
         deadline = float("inf")
         with selectors.DefaultSelector() as selector:
             selector.register(child.messages_fd, selectors.EVENT_READ)
@@ -154,7 +154,7 @@ class AttemptGroup:
                         is_alive = False
                     elif message["type"] == "ended_together":
                         child.warm_base = message["warm_base"]
-                        return True
+                        return not message.get("spent")
                     elif (member := members.get(str(message.pop("job", None)))) is not None:
                         member.deliver(message)
                     else:

@@ -309,6 +309,7 @@ def write_environment(settings: Settings) -> dict[str, str]:
         "FINCH_HOME": str(settings.home),
         "FINCH_LOG_FORMAT": settings.log_format,
         "FINCH_LOG_LEVEL": settings.log_level,
+        "FINCH_DISABLED_PLUGINS": settings.disabled_plugins,
     }
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from support.plugins import install
 
 from finch_hub import settings
 from finch_hub.settings import Settings
@@ -83,8 +84,8 @@ def test_worker_is_replaced_when_a_file_of_the_package_or_a_plugin_changes(
     for name in ("errors.py", "loop.py"):
         (package / name).write_text("a = 1\n", encoding="utf-8")
     monkeypatch.setattr(code_version, "errors", SimpleNamespace(__file__=str(package / "errors.py")))
-    point = SimpleNamespace(name="birds", value="birds:register", dist=SimpleNamespace(version="1"))
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
+    plugin = install(running.settings.home / "plugins", "birds", "a = 1\n")
+    monkeypatch.syspath_prepend(plugin.parent)
     running.record["code"] = code_version.current()
     running.write()
     home_worker.ensure(running.settings)
@@ -92,7 +93,7 @@ def test_worker_is_replaced_when_a_file_of_the_package_or_a_plugin_changes(
     if change == "a file":
         (package / "loop.py").write_text("a = 23\n", encoding="utf-8")
     else:
-        point.dist.version = "2"
+        plugin.write_text("a = 23\n", encoding="utf-8")
     home_worker.ensure(running.settings)
     assert running.process.wait(60) == -signal.SIGTERM
     assert running.was_started(60)

@@ -202,7 +202,7 @@ def test_limits_of_a_preset_hold_for_reading_and_training(
     legal = hub.catalog.presets["legal"]
     for limits, needle in (({"max_bad_rows": 0.2}, ""), ({"strict": True}, "strict=True")):
         preset = legal.model_copy(update={"training": legal.training.evolve(**limits)})
-        monkeypatch.setitem(hub.catalog.presets._unique, "legal", preset)
+        monkeypatch.setitem(hub.catalog.presets._builtin, "legal", preset)
         if needle:
             with pytest.raises(errors.InvalidDataset, match=needle):
                 train_spec(hub, rows, base=tiny_folder, preset="legal", max_bad_rows=0.5)

@@ -70,18 +70,23 @@ def test_name_of_two_plugins_is_refused_and_other_names_stay() -> None:
         plugin("first", finch_strategies=[strategy("twin"), strategy("fine")]),
         plugin("second", finch_strategies=[strategy("twin")]),
     )
-    with pytest.raises(errors.PluginError, match="strategy 'twin' is offered by first and second"):
+    with pytest.raises(errors.PluginError, match="strategy 'twin' is offered by plugin first and plugin second"):
         catalog.strategies["twin"]
     assert "twin" not in catalog.strategies
     assert {"fine", "linear"} <= set(catalog.strategies)
     (problem,) = catalog.problems
-    assert "first and second" in problem.what
+    assert "plugin first and plugin second" in problem.what
 
 
 def test_built_in_name_cannot_be_replaced() -> None:
     catalog = load(plugin("other", finch_strategies=[strategy("linear")]))
-    with pytest.raises(errors.PluginError, match="other and finch-hub"):
-        catalog.strategies["linear"]
+    assert catalog.strategies["linear"] == BUILTIN.strategies["linear"]
+    assert catalog.strategies.plugin_of("linear") == "finch-hub"
+    (problem,) = catalog.problems
+    assert str(problem) == (
+        "plugin other: strategy 'linear' is built in, so that of plugin other is left out (its authors can choose "
+        "another name)"
+    )
 
 
 def test_plugins_with_the_same_module_name_are_numbered() -> None:
@@ -105,12 +110,18 @@ def _exit() -> Any:
         (plugin("broken", finch_strategies=_exit), "finch_strategies failed: SystemExit: 3"),
         (
             plugin("broken", finch_strategies=[DatasetFormat(name="x", summary="x", recognizes={"x"}, target="a:b")]),
-            "returned",
+            "it is DatasetFormat, not Strategy",
         ),
-        (plugin("broken", finch_strategies=["linear"]), "finch_strategies returned str, not Strategy"),
+        (
+            plugin("broken", finch_strategies=["linear"]),
+            "finch_strategies returned an offer that cannot be used: it is str, not Strategy",
+        ),
         (plugin("broken", finch_strategies=7), "finch_strategies failed: TypeError"),
         (plugin("broken", finch_strategys=[]), "there is no hook finch_strategys (did you mean finch_strategies?)"),
-        (SimpleNamespace(__name__="broken", finch_presets=hookimpl(lambda wanted: [])), "cannot register its hooks"),
+        (
+            SimpleNamespace(__name__="broken", finch_presets=hookimpl(lambda wanted: [])),
+            "cannot be imported: PluginValidationError",
+        ),
     ],
 )
 def test_broken_plugin_is_reported_and_disables_nothing_else(broken: object, says: str) -> None:
@@ -172,6 +183,10 @@ def test_installed_plugins_are_loaded_and_import_errors_are_reported(
     install(tmp_path, "works", "finch_test_works", code)
     monkeypatch.syspath_prepend(tmp_path)
     catalog = load_catalog()
-    assert {problem.where for problem in catalog.problems} == {"plugin exits", "plugin raises", "plugin lacks"}
+    assert {problem.where for problem in catalog.problems} == {
+        "plugin exits 1.0",
+        "plugin raises 1.0",
+        "plugin lacks 1.0",
+    }
     assert catalog.strategies.plugin_of("installed") == "works"
     assert ("works", "1.0") in [(found.name, found.version) for found in catalog.plugins]

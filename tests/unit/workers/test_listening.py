@@ -93,7 +93,7 @@ def test_listener_hears_changes_while_another_one_hangs_and_its_process_ends_wit
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
-        ("raise", "ValueError: no bell at redis://finch:***@perch"),
+        ("raise", "listener trouble of plugin finch-bells 1.0 failed: ValueError: no bell at redis://finch:***@perch"),
         ("leave", "its process ended: exit status 3"),
         ("hang", "it did not return within 1 s"),
     ],

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support import updates
 
+from finch_hub import errors
 from finch_hub.engine.bases.base import Base
 from finch_hub.engine.composition import core_space
 from finch_hub.engine.composition.composer import Composer
@@ -118,3 +119,79 @@ def test_third_party_kernels_cannot_change_a_module_of_one_parent(
     for module in (K, V):
         expected = GIVEN[0] * updates.dense(parents[0].factors[module])
         assert updates.relative(updates.dense(made[module]), expected) < 1e-5
+
+
+def _sum(core: CoreSpace, weights: tuple[float, ...], parameters: Any, **_: Any) -> dict[str, torch.Tensor]:
+    return core.merge(weights, lambda block, w: torch.einsum("t,tnpq->npq", w, block.cores))
+
+
+def _two_parents() -> Composer:
+    core = core_space.build([updates.adapter("a", seed=0), updates.adapter("b", seed=1)])
+    return Composer(core=core, weights=(1.0, 1.0), rank=None, seed=0)
+
+
+def test_kernels_that_change_their_input_spoil_no_other_trial() -> None:
+    def spoil(core: CoreSpace, parameters: Any) -> CoreSpace:
+        for block in core.blocks:
+            block.cores.zero_()
+        return core
+
+    def spoil_and_merge(core: CoreSpace, weights: tuple[float, ...], parameters: Any, **_: Any) -> Any:
+        merged = _sum(core, weights, parameters)
+        spoil(core, parameters)
+        return merged
+
+    composer, fresh = _two_parents(), _two_parents()
+    composer.compose(Trial(strategy="rude", merge=spoil_and_merge, parameters=NoParameters()), 1.0, (1.0, 1.0))
+    rude = Trial(strategy="sum", merge=_sum, parameters=NoParameters(), resolver="rude", resolve=spoil)
+    composer.compose(rude, 1.0, (1.0, 1.0))
+    plain = Trial(strategy="sum", merge=_sum, parameters=NoParameters())
+    expected = fresh.compose(plain, 1.0, (1.0, 1.0))
+    for module, update in composer.compose(plain, 1.0, (1.0, 1.0)).items():
+        torch.testing.assert_close(updates.dense(update), updates.dense(expected[module]))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda merged: None, "NoneType, not updates by modules"),
+        (lambda merged: list(merged), "list, not updates by modules"),
+        (lambda merged: {}, "updates of other modules"),
+        (
+            lambda merged: {**merged, "more": torch.zeros(2, 2)},
+            "updates of other modules than those of the parents: more",
+        ),
+        (lambda merged: {**merged, 7: None}, "updates of other modules"),
+        (lambda merged: dict.fromkeys(merged, "text"), "no finite matrix of the core's shape"),
+        (lambda merged: dict.fromkeys(merged, torch.zeros(1)), "no finite matrix of the core's shape"),
+        (lambda merged: {m: M * float("nan") for m, M in merged.items()}, "no finite matrix of the core's shape"),
+    ],
+)
+def test_nonsense_of_a_strategy_is_named(change: Any, said: str) -> None:
+    def merge(core: CoreSpace, weights: tuple[float, ...], parameters: Any, **_: Any) -> Any:
+        return change(_sum(core, weights, parameters))
+
+    trial = Trial(strategy="odd", merge=merge, parameters=NoParameters())
+    with pytest.raises(errors.PluginError, match=f"strategy odd returned .*{said}"):
+        _two_parents().compose(trial, 1.0, (1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda core: None, "NoneType, not a core space"),
+        (lambda core: replace(core, blocks=()), "a core space of other parents or modules"),
+        (lambda core: replace(core, parents=("a", "b", "c")), "a core space of other parents or modules"),
+        (lambda core: core.map(lambda block: block.cores * float("inf")), "cores that are not finite"),
+    ],
+)
+def test_nonsense_of_a_resolver_is_named(change: Any, said: str) -> None:
+    trial = Trial(
+        strategy="sum",
+        merge=_sum,
+        parameters=NoParameters(),
+        resolver="odd",
+        resolve=lambda core, parameters: change(core),
+    )
+    with pytest.raises(errors.PluginError, match=f"resolver odd returned {said}"):
+        _two_parents().compose(trial, 1.0, (1.0, 1.0))

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import subprocess
 import sys
 import warnings
@@ -813,10 +814,14 @@ def test_format_of_a_plugin_is_used_like_a_built_in_one(tmp_path: Path) -> None:
 
 
 def test_row_on_which_a_plugin_fails_is_left_out_without_its_text() -> None:
-    quiz = row_formats.RowFormat("quiz", frozenset({"q"}), lambda row: Example.of_pair(row["q"], row["a"]))
+    def convert(row: Any) -> Example:
+        return Example.of_pair(row["q"], row["a"])
+
+    quiz = row_formats.RowFormat("quiz", frozenset({"q"}), convert, plugin="plugin birds 1.0")
     rows = [{"q": "What does a finch eat?", "a": "Seeds."}] * 20 + [{"q": "the patient in room seven"}]
-    with pytest.warns(DataWarning, match="example 21: cannot be converted: format quiz raised KeyError") as warned:
-        assert len(reading.read_examples(rows, formats=(quiz,))) == 20
+    what = "example 21: cannot be converted: format quiz of plugin birds 1.0 raised KeyError"
+    with pytest.warns(DataWarning, match=re.escape(what)) as warned:
+        assert len(reading.read_examples(rows, formats=(quiz,), format="quiz")) == 20
     assert "room seven" not in str(warned[0].message)
 
 

@@ -4,30 +4,21 @@ import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from support.plugins import install
 
 from finch_hub.workers.embedded import code_version
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of two files, in the place of this one, and no plugin."""
+    """A package of two files, in the place of this one."""
     (tmp_path / "deep").mkdir()
     for file in (tmp_path / "errors.py", tmp_path / "deep" / "loop.py"):
         file.write_text("a = 1\n", encoding="utf-8")
     monkeypatch.setattr(code_version, "errors", SimpleNamespace(__file__=str(tmp_path / "errors.py")))
-    install(monkeypatch)
     return tmp_path
-
-
-def install(monkeypatch: pytest.MonkeyPatch, *plugins: tuple[str, str]) -> None:
-    points: list[Any] = [
-        SimpleNamespace(name=name, value="plugin:register", dist=SimpleNamespace(version=version))
-        for name, version in plugins
-    ]
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
 
 
 def test_code_has_one_version_until_a_file_changes(package: Path) -> None:
@@ -46,14 +37,19 @@ def test_code_has_one_version_until_a_file_changes(package: Path) -> None:
 
 
 @pytest.mark.usefixtures("package")
-def test_code_has_another_version_with_another_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_has_another_version_with_another_plugin_or_a_change_of_its_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     versions = [code_version.current()]
-    for plugins in ([("birds", "1")], [("birds", "2")], [("birds", "2"), ("bees", "1")]):
-        install(monkeypatch, *plugins)
-        versions.append(code_version.current())
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    file = install(tmp_path / "site", "birds", "a = 1\n")
+    versions.append(code_version.current())
+    install(tmp_path / "site", "bees", "")
+    versions.append(code_version.current())
+    file.write_text("a = 23\n", encoding="utf-8")
+    versions.append(code_version.current())
     assert len(set(versions)) == len(versions)
-    install(monkeypatch, ("bees", "1"), ("birds", "2"))
-    assert code_version.current() == versions[-1], "the order in which plugins are found does not matter"
+    assert code_version.current() == versions[-1]
 
 
 def test_all_names_of_one_python_run_the_same_code(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.training import lessons
 
+from finch_hub import errors
 from finch_hub.engine.adapters.attachable_adapter import AttachableAdapter
 from finch_hub.engine.data.reading import dump_examples
 from finch_hub.plugins import catalog
@@ -116,3 +117,25 @@ def test_the_next_attempt_measures_only_what_is_missing(
     base, phases[:] = replace(tiny_base, fingerprint="2:" + "0" * 64), []
     evaluate.execute(order, channel)
     assert [phase for phase in phases if "measuring" in phase] == ["measuring one", "measuring two"]
+
+
+@pytest.mark.parametrize("figures", [None, "text", 0.5, [0.5], {7: 0.5}])
+def test_figures_that_are_none_are_named(figures: Any, tiny_base: Base, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(dump_examples(lessons(3)))
+    source = BaseModelSource(source=tiny_base.name)
+    order = EvaluateOrder(
+        spec=EvaluateSpec(base=source, dataset="0" * 64, evaluator="odd"),
+        base=BaseOrder(source=source, fetch="finch_hub.engine.bases.sources:fetch_base", cache=tmp_path),
+        subjects=(Subject(name="base", system=None),),
+        examples=tmp_path / "rows.jsonl",
+    )
+    odd = SimpleNamespace(label="evaluator odd", parse=lambda given: None, load=lambda: lambda *given: figures)
+    channel: Any = SimpleNamespace(
+        phase=lambda text: None,
+        report=lambda event: None,
+        catalog=SimpleNamespace(evaluators={"odd": odd}),
+        bases=SimpleNamespace(load=lambda order, say: tiny_base),
+        checkpoints=tmp_path / "checkpoints",
+    )
+    with pytest.raises(errors.PluginError, match=f"evaluator odd returned {type(figures).__name__}, not figures"):
+        evaluate.execute(order, channel)

@@ -22,7 +22,7 @@ Write = Callable[[Path, Path | None, Path, Value], dict[str, Any] | None]
 
 
 def exported(out: Path, write: Write, **parameters: object) -> Outcome[ExportReport]:
-    format_ = SimpleNamespace(name="odd", load=lambda: write, parse=lambda parameters: Value())
+    format_ = SimpleNamespace(label="export format odd", load=lambda: write, parse=lambda parameters: Value())
     channel: Any = SimpleNamespace(catalog=SimpleNamespace(export_formats={"odd": format_}), phase=lambda text: None)
     spec = ExportSpec(adapter="birds", format="odd", out=str(out), parameters=parameters)
     order = export.ExportOrder(spec=spec, adapter=Path("/nowhere"), base=None)
@@ -122,3 +122,17 @@ def test_folder_that_an_earlier_attempt_signed_is_replaced(tmp_path: Path) -> No
 def test_format_that_writes_nothing_fails(tmp_path: Path) -> None:
     with pytest.raises(errors.PluginError, match="wrote nothing"):
         exported(tmp_path / "out", lambda adapter, base, out, parameters: None)
+
+
+@pytest.mark.parametrize("report", ["text", 7, ["a"], {"out": "/elsewhere", "format": None}])
+def test_report_that_is_none_is_named(report: Any, tmp_path: Path) -> None:
+    def write(adapter: Path, base: Path | None, out: Path, parameters: Value) -> Any:
+        out.mkdir()
+        return report
+
+    if isinstance(report, dict):
+        made = exported(tmp_path / "out", write).report
+        assert (made.out, made.format) == (str(tmp_path / "out"), "odd")
+        return
+    with pytest.raises(errors.PluginError, match=f"export format odd returned {type(report).__name__}, not a report"):
+        exported(tmp_path / "out", write)

@@ -39,7 +39,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(base_module, "load_base", load_base)
     monkeypatch.setattr(fingerprint, "compute_fingerprint", lambda folder, *, cache: state["files"])
     monkeypatch.setattr(fingerprint, "compute_first_fingerprint", lambda folder, *, cache: state["files"])
-    monkeypatch.setattr(model_cache, "load_target", lambda target, offered_by: _fetch)
+    monkeypatch.setattr(model_cache, "load_fetch", lambda target, offered_by: _fetch)
     return state
 
 

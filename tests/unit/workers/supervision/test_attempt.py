@@ -102,6 +102,22 @@ def test_done_child_is_kept_and_the_job_succeeds(kind: Any, database: Database, 
     assert child.sent[0]["order"] == SEEDS
 
 
+@pytest.mark.parametrize(
+    "end", [{"type": "done", "outcome": SEEDS, "warm_base": "tiny"}, {"type": "stopped", "why": "hand_back"}]
+)
+def test_child_in_which_a_plugin_ran_beside_torch_gets_no_other_job(
+    end: dict[str, Any], kind: Any, database: Database, context: AttemptContext
+) -> None:
+    registry.submit(database)
+    child = FakeChild()
+    child.say(**end, spent=True)
+    attempt = attempt_at(registry.claimed(database), context, child)
+    attempt.run()
+    state = JobState.SUCCEEDED if end["type"] == "done" else JobState.QUEUED
+    assert [job.state for job in attempt.ended_jobs] == [state]
+    assert (attempt.child, child.calls) == (None, ["kill"])
+
+
 def test_result_that_is_stored_for_longer_than_a_stall_is_no_hang(
     kind: Any, database: Database, context: AttemptContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,18 @@ def test_child_gets_one_order_and_each_member_the_messages_about_it(trained: Tra
     assert "kill" not in trained.child.calls
 
 
+def test_child_in_which_a_plugin_ran_beside_torch_gets_no_other_job(trained: Trained) -> None:
+    trained.start()
+    wait_until(lambda: orders(trained) == [["a", "b"]], "the order for both")
+    for job in ("a", "b"):
+        trained.child.say(job=job, type="done", spent=True)
+    trained.child.say(type="ended_together", warm_base="tiny", spent=True)
+    trained.join()
+    assert [attempt.heard[0]["type"] for attempt in trained.attempts.values()] == ["done", "done"]
+    assert trained.group.child is None
+    assert trained.child.calls[-1] == "kill"
+
+
 @pytest.mark.parametrize("about", [{}, {"job": "unknown"}, {"job": ["a"]}])
 def test_child_that_tells_of_no_member_is_killed_and_the_members_go_on_alone(
     trained: Trained, about: dict[str, Any]

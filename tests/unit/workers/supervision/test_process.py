@@ -67,7 +67,7 @@ def test_failed_order_is_described_and_ends_the_child(child: Child, tmp_path: Pa
     message = last_message(child)
     assert message is not None
     assert message["type"] == "failed"
-    assert message["reason"] == "PluginError: the export format probe failed: SystemExit: 3"
+    assert message["reason"] == "export format probe of plugin finch-probe 1.0 failed: SystemExit: 3"
     assert not message["retry"]
     assert "finch_probe.py" in str(message["traceback"])
     wait_until(lambda: not child.is_alive, "the child to end")
@@ -100,7 +100,7 @@ def test_stop_before_the_order_begins_stops_it(child: Child, tmp_path: Path) -> 
     send_order(child, tmp_path, "sleep")
     child.send(type="stop", why="cancel")
     message = last_message(child)
-    assert message == {"type": "stopped", "why": "cancel"}
+    assert message == {"type": "stopped", "why": "cancel", "spent": False}
 
 
 def test_stop_of_one_order_does_not_stop_the_next(child: Child, tmp_path: Path) -> None:

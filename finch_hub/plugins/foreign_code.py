@@ -1,0 +1,129 @@
+"""Third-party code in this process: what its errors become, and what it cannot change while it is loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from finch_hub import errors
+from finch_hub.plugins import command_output
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
+_MAX_TEXT = 500  # characters of an error
+_has_run = False
+
+
+def begin() -> None:
+    """Note that third-party code runs in this process from now on, and keep standard output for results."""
+    global _has_run
+    _has_run = True
+    command_output.divert()
+
+
+def may_spoil_results() -> bool:
+    """Return whether third-party code has run beside torch, so that it may have changed what others compute here."""
+    return _has_run and "torch" in sys.modules
+
+
+def describe(error: BaseException) -> str:
+    """Describe an error of third-party code on one line, whatever its text is."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # the error is of a class of the plugin
+        text = "its text cannot be read"
+    text = errors.printable(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}…")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Return whether an exception is not one by which this package ends or stops what runs."""
+    is_own = type(error).__module__.partition(".")[0] == "finch_hub"
+    return not (is_own or isinstance(error, KeyboardInterrupt))
+
+
+@contextlib.contextmanager
+def blame(owner: str) -> Iterator[None]:
+    """Turn whatever the block raises into a `PluginError` that names the owner of the code.
+
+    Errors of Finch Hub pass, since plugins raise them on purpose, and so does an interrupt from the keyboard.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not is_foreign(error):
+            raise
+        raise errors.PluginError(f"{owner} failed: {describe(error)}") from error
+
+
+def guard(function: Callable[..., Any], owner: str) -> Callable[..., Any]:
+    """Return a function of a plugin whose errors name their owner."""
+
+    @functools.wraps(function, assigned=("__name__", "__doc__"), updated=())
+    def guarded(*args: Any, **options: Any) -> Any:
+        begin()
+        with blame(owner):
+            return function(*args, **options)
+
+    return guarded
+
+
+@contextlib.contextmanager
+def keep_process() -> Iterator[None]:
+    """Put back what a plugin changes of the process while it is loaded, and give it an empty standard input.
+
+    These are the working directory, the variables that were set, the order of the import path, random numbers, signal
+    handlers, the alarm, the mask of permissions, standard streams, the root logger and warning filters. Variables and
+    paths that it adds stay. A copy of the process that the plugin forked ends here.
+    """
+    process, mask = os.getpid(), os.umask(0o077)
+    os.umask(mask)
+    folder = _find_folder()
+    environment, path, state = dict(os.environ), list(sys.path), random.getstate()
+    streams = sys.stdin, sys.stdout, sys.stderr, sys.excepthook
+    root = logging.getLogger()
+    handlers, level, disabled = list(root.handlers), root.level, logging.root.manager.disable
+    is_main = threading.current_thread() is threading.main_thread()
+    actions = {number: signal.getsignal(number) for number in _SIGNALS} if is_main else {}
+    began, (alarm, interval) = time.monotonic(), signal.getitimer(signal.ITIMER_REAL)
+    recursion = sys.getrecursionlimit()
+    with Path(os.devnull).open(encoding="utf-8") as nothing, warnings.catch_warnings():
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            if os.getpid() != process:
+                os._exit(1)
+            left = max(alarm - (time.monotonic() - began), 0.001) if alarm else 0.0
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+            os.umask(mask)
+            sys.stdin, sys.stdout, sys.stderr, sys.excepthook = streams
+            sys.setrecursionlimit(recursion)
+            random.setstate(state)
+            sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
+            os.environ.update(environment)
+            root.handlers[:] = handlers
+            root.setLevel(level)
+            logging.disable(disabled)
+            for number, action in actions.items():
+                if action is not None and signal.getsignal(number) is not action:
+                    signal.signal(number, action)
+            if folder is not None and _find_folder() != folder:
+                os.chdir(folder)
+
+
+def _find_folder() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 - only compared
+    except OSError:
+        return None
