@@ -27,14 +27,9 @@ from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.lora_modules import LoRAModule
 from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, WEIGHTS, split_name
+from finch_hub.formats.regular_files import open_regular_file
 from finch_hub.formats.safetensors_file import SafetensorsFile
-from finch_hub.formats.safetensors_header import (
-    FLOATS,
-    TensorInfo,
-    open_regular_file,
-    read_safetensors_header,
-    write_safetensors_header,
-)
+from finch_hub.formats.safetensors_header import FLOATS, TensorInfo, read_safetensors_header, write_safetensors_header
 
 _MAX_RECORD_BYTES = 2**22
 

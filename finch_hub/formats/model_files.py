@@ -11,6 +11,7 @@ from typing import Any
 from finch_hub import errors
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.peft_names import CONFIG
+from finch_hub.formats.regular_files import read_regular_file
 from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.formats.safetensors_header import TensorInfo, read_safetensors_header
 
@@ -217,10 +218,11 @@ def _read_index(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise errors.NotFound("model file", str(path))
+    text = read_regular_file(path)
     try:
-        data = json.loads(path.read_bytes())
-    except OSError:
-        raise errors.NotFound("model file", str(path)) from None
+        data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise errors.InvalidInput(f"is not JSON: {error}", where=str(path)) from None
     if not isinstance(data, dict):

@@ -27,6 +27,7 @@ from finch_hub.formats import quantized
 from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
+from finch_hub.formats.regular_files import find_links_out, read_regular_file
 from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.formats.safetensors_header import FLOATS, TensorInfo, write_safetensors_header
 from finch_hub.specs.lora import UnusualValueWarning
@@ -61,9 +62,11 @@ def read_adapter(path: Path) -> AdapterWeights:
 
 def _read_files(path: Path) -> AdapterWeights:
     path, weights = _find_weights(path)
+    if path.is_dir() and (problems := find_links_out(path, [weights, path / CONFIG])):
+        raise errors.RefusedArtifact(problems, subject=str(path))
     with SafetensorsFile(weights) as file:
         is_folder, shown = path.is_dir(), str(path)
-        text = (path / CONFIG).read_bytes() if is_folder else read_config_in_metadata(file.metadata, shown=shown)
+        text = read_regular_file(path / CONFIG) if is_folder else read_config_in_metadata(file.metadata, shown=shown)
         checked = check_adapter(file, text, shown=shown)
     stored = safetensors.torch.load_file(weights)
     tensors = {new: stored[old] for old, new in checked.names.items()}

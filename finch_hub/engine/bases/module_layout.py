@@ -16,6 +16,7 @@ from finch_hub import errors
 from finch_hub.engine.bases.json_cache import JsonCache
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.model_files import read_config, read_shapes
+from finch_hub.formats.regular_files import read_regular_file
 
 # In these families, the names in the checkpoint are those in memory, and every matrix but the embedding is a linear
 # module. A test compares them with transformers.
@@ -73,7 +74,7 @@ def _read_checkpoint(folder: Path, config: Mapping[str, Any]) -> BaseLayout | No
 
 
 def _ask_transformers(folder: Path, name: str, cache: Path | None) -> BaseLayout:
-    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    config = hashlib.sha256(read_regular_file(folder / "config.json")).hexdigest()
     key = f"2:{importlib.metadata.version('transformers')}:{config}"
     layouts = JsonCache(cache, _CACHE_FILE)
     found: Any = layouts.get(key)

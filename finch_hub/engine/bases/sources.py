@@ -195,6 +195,9 @@ def check_folder(folder: Path) -> Path:
         problems.append(errors.Problem(what="is an adapter, not a base model", fix="name the base it was trained on"))
     elif not has_config:
         problems.append(errors.Problem(what="has no config.json", fix="give the folder of a transformers model"))
+    special = [path for path in _list_files(folder) if path.exists() and not path.is_file()]
+    for path in special:  # transformers would wait for ever for what comes through a pipe
+        problems.append(errors.Problem(where=path.name, what="is not a regular file", fix="remove it"))
     weights: list[Path] | None = None
     try:
         if has_config:
@@ -217,6 +220,12 @@ def check_folder(folder: Path) -> Path:
     if problems:
         raise errors.Incompatible(problems, subject=f"base model {folder}")
     return folder
+
+
+def _list_files(folder: Path) -> list[Path]:
+    return [
+        path for part in (".", "additional_chat_templates") for path in folder.glob(f"{part}/*") if not path.is_dir()
+    ]
 
 
 BUILTIN = ((is_gguf, fetch_gguf), (is_folder, fetch_folder), (is_hub_id, fetch_hub))

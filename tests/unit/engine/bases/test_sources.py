@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,17 @@ def test_damaged_json_is_a_problem_of_the_base_wherever_it_is_read(
         with pytest.raises(errors.InvalidInput, match=expected):
             read()
     assert read_base_shape(folder, BaseLayout(name="", linear={}, embeddings={}, parameters={})) is None
+
+
+def test_pipe_among_the_files_of_a_base_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("generation_config.json", "config.json", "tokenizer.json", model_files.SINGLE):
+        folder = Path(shutil.copytree(tiny_folder, tmp_path / name))
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+        with pytest.raises(errors.Incompatible, match="is not a regular file"):
+            fetch(folder, tmp_path)
+    with pytest.raises(errors.InvalidInput, match="is not a regular file"):
+        model_files.read_config(tmp_path / "config.json")
 
 
 def test_file_that_is_not_a_base_is_refused(tmp_path: Path) -> None:
