@@ -18,7 +18,9 @@ from finch_hub.formats.peft_names import CONFIG
 MAX_BYTES = 2**20
 _MAX_RANK = 1024
 _MAX_PATTERN = 256
-_MAX_REPEATS = {"pattern": 2, "target": 3}
+# A text of targets with one repeat takes linear time, and others become lists of modules. Patterns become such lists,
+# too, but must be matched once.
+_MAX_REPEATS = {"pattern": 2, "target": 1}
 _MAX_WAYS = 64
 MODULE_FIELDS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """Fields that pick modules."""

@@ -418,3 +418,35 @@ def test_adapter_with_changed_bytes_is_refused_or_admitted_twice(tmp_path_factor
         assert not (root / "fitted").exists()
     else:
         assert admit_adapter(fitted.folder, root / "fitted-again", base=BASE).identity == fitted.identity
+
+
+def test_costly_patterns_become_the_names_of_the_modules(tmp_path: Path) -> None:
+    """Stored, they would take long in the hands of PEFT, whose base has more and longer names than the file."""
+    tensors = factors("q") | factors("layers.1.q", rank=3) | factors("layers.10.q") | factors("layers.1.k", rank=3)
+    config = {
+        "target_modules": r".*[qk].*|.*\d+",
+        "rank_pattern": {r"layers\.\d{1,1}\..": 3},
+        "alpha_pattern": {r"layers\.\d+\.q": 5},
+    }
+    admitted = admit(tmp_path, adapter_folder(tmp_path / "in", tensors, config))
+    stored = json.loads((admitted.folder / "adapter_config.json").read_bytes())
+    assert stored["target_modules"] == ["layers.1.k", "layers.1.q", "layers.10.q", "q"]
+    assert stored["rank_pattern"] == {"layers.1.k": 3, "layers.1.q": 3}
+    assert stored["alpha_pattern"] == {"layers.1.q": 5, "layers.10.q": 5}
+    assert admit_adapter(admitted.folder, tmp_path / "again").identity == admitted.identity
+
+
+def test_names_of_modules_that_end_alike_keep_their_values(tmp_path: Path) -> None:
+    tensors = factors("q") | factors("a.q", rank=3) | factors("b.a.q") | factors("b.a_q")
+    config = {"target_modules": ["q", "a_q"], "rank_pattern": {r"^a\.?q": 3, "(?!a).*": 2}, "r": 4}
+    admitted = admit(tmp_path, adapter_folder(tmp_path / "in", tensors, config))
+    assert {path: module.rank for path, module in admitted.modules.items()} == {
+        "q": 2,
+        "a.q": 3,
+        "b.a.q": 2,
+        "b.a_q": 2,
+    }
+    stored = json.loads((admitted.folder / "adapter_config.json").read_bytes())
+    assert not any(set("*+?") & set(pattern) for pattern in stored["rank_pattern"])
+    again = admit_adapter(admitted.folder, tmp_path / "again")
+    assert (again.identity, again.modules) == (admitted.identity, admitted.modules)

@@ -57,10 +57,10 @@ def test_norm_that_overflows_is_infinite(tmp_path: Path) -> None:
 
 
 def test_long_names_are_refused_where_patterns_repeat_much() -> None:
-    config: dict[str, Any] = {"target_modules": ".*a.*a.*b", "rank_pattern": {r".*\d+.q": 4}}
+    config: dict[str, Any] = {"target_modules": ".*a.*b", "rank_pattern": {r".*\d+.q": 4}}
     short = [f"model.layers.{layer}.mlp.gate_proj" for layer in range(200)]
     tensor_checks.check_cost_of_patterns(config, short)
     for field in config:
         with pytest.raises(errors.RefusedArtifact, match=f"{field}: .*too long names"):
-            tensor_checks.check_cost_of_patterns({field: config[field]}, [f"{n}{'a' * 500}" for n in range(50)])
+            tensor_checks.check_cost_of_patterns({field: config[field]}, [f"{n}{'a' * 500}" for n in range(1000)])
     tensor_checks.check_cost_of_patterns({"target_modules": ["a" * 500]}, ["a" * 500] * 1000)
