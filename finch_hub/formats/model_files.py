@@ -10,6 +10,7 @@ from typing import Any
 
 from finch_hub import errors
 from finch_hub.formats.finch_record import RECORD
+from finch_hub.formats.model_config_checks import find_unsafe_fields, find_unsafe_tokenizer_fields
 from finch_hub.formats.peft_names import CONFIG
 from finch_hub.formats.regular_files import read_regular_file
 from finch_hub.formats.safetensors_file import SafetensorsFile
@@ -122,7 +123,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         NotFound: there is none.
-        InvalidInput: it is not a JSON object, or a field has another type; all problems at once.
+        InvalidInput: it is not a JSON object, or a field has another type or chooses code; all problems at once.
     """
     config = _read_json(folder / "config.json")
     wrong = {name: "a text" for name in _TEXT_FIELDS if not isinstance(config.get(name), str | None)}
@@ -130,10 +131,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     names = config.get("architectures") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         wrong["architectures"] = "a list of names"
-    if wrong:
-        problems = [errors.Problem(where=name, what=f"is not {kind}") for name, kind in wrong.items()]
+    problems = [errors.Problem(where=name, what=f"is not {kind}") for name, kind in wrong.items()]
+    problems += find_unsafe_fields({name: value for name, value in config.items() if name not in wrong})
+    if problems:
         raise errors.InvalidInput(problems, subject=str(folder / "config.json"))
     return config
+
+
+def check_tokenizer_config(folder: Path) -> None:
+    """Check the fields of a `tokenizer_config.json`, if there is one.
+
+    Raises:
+        InvalidInput: it is not a JSON object, or names other files.
+    """
+    file = folder / "tokenizer_config.json"
+    if file.exists() and (problems := [*find_unsafe_tokenizer_fields(_read_json(file))]):
+        raise errors.InvalidInput(problems, subject=str(file))
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -202,6 +202,7 @@ def check_folder(folder: Path) -> Path:
     try:
         if has_config:
             model_files.read_config(folder)
+            model_files.check_tokenizer_config(folder)
         weights = model_files.weight_files(folder)
     except errors.InvalidInput as error:
         problems += error.problems
