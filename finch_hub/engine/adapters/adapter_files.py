@@ -18,10 +18,11 @@ from finch_hub.artifacts.adapter_checks import (
     CheckedAdapter,
     check_adapter,
     find_large_updates,
+    find_overflows,
     read_config_in_metadata,
 )
 from finch_hub.artifacts.config_cleaning import MODULE_FIELDS, parse_config
-from finch_hub.artifacts.tensor_checks import find_nonfinite
+from finch_hub.artifacts.tensor_checks import MAX_VALUE, find_nonfinite, find_too_large
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.formats import quantized
 from finch_hub.formats.atomic_writes import atomic_file
@@ -82,7 +83,7 @@ def _read_files(path: Path) -> AdapterWeights:
 
 
 def _check_values(tensors: Mapping[str, Tensor], checked: CheckedAdapter, *, shown: str) -> None:
-    """Refuse NaN and infinity, and warn of updates for which the gate quarantines an adapter."""
+    """Refuse NaN, infinity and absurd values, and warn of updates for which the gate quarantines an adapter."""
     problems, norms = checked.problems, {}
     for name, tensor in tensors.items():
         if checked.tensors[name].dtype in FLOATS:
@@ -91,6 +92,10 @@ def _check_values(tensors: Mapping[str, Tensor], checked: CheckedAdapter, *, sho
             if not math.isfinite(norms[name]):  # counting and float64 take longer, and a norm of float32 may overflow
                 norms[name] = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
                 problems += find_nonfinite(name, int((~tensor.isfinite()).sum()))
+            if norms[name] > MAX_VALUE:
+                problems += find_too_large(name, float(tensor.nan_to_num(0.0, 0.0, 0.0).abs().max()))
+    if not problems:
+        problems += find_overflows(checked.modules, norms, checked.tensors, checked.scheme)
     if problems:
         raise errors.RefusedArtifact(problems, subject=shown)
     for update in find_large_updates(checked.modules, norms, checked.tensors, checked.scheme):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from finch_hub import errors
 from finch_hub.engine.bases.json_cache import JsonCache
@@ -118,18 +119,22 @@ def hash_file(path: Path, *, cache: Path | None = None) -> str:
     The Hugging Face cache names weight files by their sha256. Their names are not believed, since anybody can link to
     such a name.
     """
-    real = path.resolve()
-    status = real.stat()
+    real = os.path.realpath(path)
+    with open_regular_file(path) as stream:
+        return _hash_open_file(stream, real, cache)
+
+
+def _hash_open_file(stream: BinaryIO, real: str, cache: Path | None) -> str:
+    status = os.fstat(stream.fileno())
     # Programs can set the time of a change of the content, but not that of a change of the inode.
     state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     hashes = JsonCache(cache, _CACHE_FILE)
-    entry = hashes.get(str(real))
+    entry = hashes.get(real)
     if isinstance(entry, list) and entry[:-1] == state:
         return str(entry[-1])
     digest, meter = hashlib.sha256(), Meter("MB hashed", status.st_size, size=10**6)
-    with open_regular_file(real) as stream:
-        while chunk := stream.read(2**20):
-            digest.update(chunk)
-            meter.add(len(chunk))
-    hashes.put(str(real), [*state, digest.hexdigest()])
+    while chunk := stream.read(2**20):
+        digest.update(chunk)
+        meter.add(len(chunk))
+    hashes.put(real, [*state, digest.hexdigest()])
     return digest.hexdigest()

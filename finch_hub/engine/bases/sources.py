@@ -215,6 +215,11 @@ def check_folder(folder: Path) -> Path:
             problems.append(errors.Problem(what="has no safetensors weights"))
     elif weights:
         problems += model_files.find_damage(folder)
+    if weights and not problems:
+        try:
+            model_files.check_number_of_layers(folder)
+        except errors.InvalidInput as error:
+            problems += error.problems
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         fix = "put the model's tokenizer.json beside its weights"
         problems.append(errors.Problem(what="has no tokenizer", fix=fix))

@@ -116,7 +116,7 @@ WRONG = {
     "pickled weights": ({"adapter_model.safetensors": None, "adapter_model.bin": b"x"}, "the pickle adapter_model.bin"),
     "no config": ({"adapter_config.json": None}, "has no"),
     "a wrong record": ({"finch.json": b"[]"}, "not a JSON object"),
-    "an identity of others": ({"finch.json": b'{"identity": "0"}'}, "declares the identity"),
+    "an identity of others": ({"finch.json": b'{"identity": "%s"}' % (b"0" * 64)}, "declares the identity"),
 }
 
 
