@@ -1,6 +1,6 @@
 """Check of the header of an untrusted GGUF file: everything that it declares must be in the file.
 
-The format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) is little-endian: magic, version, numbers of
+The format (GGUF, of https://github.com/ggml-org/ggml) is little-endian: magic, version, numbers of
 tensors and of fields, the fields, the entries of the tensors, and after padding the data. The `gguf` library believes
 all numbers.
 """
