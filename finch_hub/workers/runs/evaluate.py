@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finch_hub import errors
 from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.events import NewEvent
@@ -101,6 +102,7 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     rows = inputs.read_examples(order.examples)
     model = GeneratorModel(base)
     results: dict[str, JsonObject] = {}
+    unusable: dict[str, str] = {}
     figures_of = channel.checkpoints / f"figures-{base.fingerprint[-16:]}"  # a branch can move between two attempts
     for number, subject in enumerate(order.subjects):
         name, kept = subject.name, figures_of / f"{number}.json"
@@ -110,7 +112,16 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
         channel.phase(f"measuring {name}")
         if subject.folder is not None:
             model.load_lora(subject.folder, name)
-        results[name] = dict(kernel(model, PromptedExamples(rows, subject.system), parameters))
+        try:
+            results[name] = dict(kernel(model, PromptedExamples(rows, subject.system), parameters))
+        except errors.Diverged as error:
+            if subject.folder is None:
+                raise
+            # The gate knows bounds of the update, and only the base shows what it does.
+            unusable[name] = str(error)
+            channel.report(NewEvent(type="message", level="error", message=f"{name} is quarantined: {error}"))
+            model.unload(name)
+            continue
         _keep(results[name], kept)
         text = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in results[name].items())
         channel.report(NewEvent(type="metrics", message=f"{name}: {text}", data={"name": name, **results[name]}))
@@ -121,6 +132,7 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
         dataset=order.spec.dataset,
         results=results,
         bases=tuple(subject.name for subject in order.subjects if subject.folder is None),
+        unusable=unusable,
     )
     return EvaluateOutcome(report=report, base=model_cache.describe_base(base, order.base))
 
@@ -143,8 +155,8 @@ def _read_kept(file: Path) -> JsonObject | None:
 
 
 def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Stores) -> Record:
-    """Register the figures of the base and of each adapter."""
-    from finch_hub.registry import bases, evaluations
+    """Register the figures of the base and of each adapter, and quarantine adapters that the base cannot use."""
+    from finch_hub.registry import adapter_versions, bases, evaluations
     from finch_hub.storage.base_registration import find_earlier_fingerprint
 
     report = outcome.report
@@ -163,6 +175,8 @@ def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Store
                 adapter=name if name in adapters else None,
                 job_id=job.id,
             )
+        for reference in report.unusable:
+            adapter_versions.quarantine(session, reference)
         return outcome.record(session)
 
     return record
