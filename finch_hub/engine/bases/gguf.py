@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import shutil
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ import filelock
 
 from finch_hub import errors
 from finch_hub.engine.bases.fingerprint import hash_file
+from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.formats.gguf_header import check_gguf_header
 from finch_hub.formats.parsing_process import Limits, parse
 
@@ -50,17 +50,13 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
         if folder.is_dir():
             return folder
         progress(f"converting {file.name} to safetensors, once")
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)  # left by a process that died: the lock excludes other writers
-        try:
-            size = file.stat().st_size
-            limits = Limits(_FREE_BYTES + _MAX_EXPANSION * size, _FREE_SECONDS + size // _BYTES_PER_SECOND)
-            call = functools.partial(_convert, file, partial)
-            where = f"GGUF file {file}"
-            for _ in parse(call, limits=limits, error=errors.Incompatible, subject=where, libraries=_LIBRARIES):
-                partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        size = file.stat().st_size
+        limits = Limits(_FREE_BYTES + _MAX_EXPANSION * size, _FREE_SECONDS + size // _BYTES_PER_SECOND)
+        with scratch_folder(folder) as scratch:
+            call = functools.partial(_convert, file, scratch / folder.name)
+            subject = f"GGUF file {file}"
+            for _ in parse(call, limits=limits, error=errors.Incompatible, subject=subject, libraries=_LIBRARIES):
+                (scratch / folder.name).rename(folder)
     return folder
 
 
