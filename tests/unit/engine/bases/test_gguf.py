@@ -112,7 +112,7 @@ def test_damaged_file_is_refused_and_leaves_no_folder(tiny_folder: Path, tmp_pat
     file.write_bytes(content[:3000])
     with pytest.raises(errors.Incompatible, match="ends within its header"):
         fetch(file, tmp_path / "cache")
-    file.write_bytes(content.replace(b"llama.block_count", b"llama.block_cound"))
+    file.write_bytes(content.replace(b"general.architecture", b"general.architecturx"))
     with pytest.raises(errors.Incompatible, match="cannot read this GGUF"):
         fetch(file, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
