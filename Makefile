@@ -68,12 +68,21 @@ chaos: SECONDS ?= 600
 chaos: $(INSTALLED) ## run random faults for SECONDS=600; it prints its SEED
 	$(BIN)/pytest -q $(CHAOS)
 
+ATHERIS := atheris==3.0.0
+
 # The seed is printed first, so that a failure can be repeated.
 fuzz: export FINCH_TEST_EXAMPLES ?= 10
 fuzz: SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
-fuzz: $(INSTALLED) ## run the tests on random examples with ten times as many; it prints its SEED
+fuzz: PARSERS ?= rows configs safetensors adapters gguf archives cards addresses
+fuzz: SECONDS ?= 60
+fuzz: $(INSTALLED) ## run the tests on random examples with ten times as many, and fuzz each parser; it prints its SEED
 	@echo "make fuzz SEED=$(SEED) FINCH_TEST_EXAMPLES=$(FINCH_TEST_EXAMPLES)"
 	$(PYTEST) -m hypothesis --hypothesis-seed $(SEED)
+	@# Atheris follows the coverage. Without a wheel for this system, the tests above are all.
+	@if $(BIN)/python -m pip install --quiet --only-binary :all: --target .fuzz --upgrade $(ATHERIS); then \
+	for parser in $(PARSERS); do echo "== $$parser for $(SECONDS) seconds" && \
+	PYTHONPATH=tests:.fuzz $(BIN)/python -m support.fuzz $$parser $(SECONDS) $(SEED) .fuzz/inputs || exit 1; done; \
+	else echo "there is no $(ATHERIS) for this system, so the parsers are not fuzzed by their coverage"; fi
 
 # Demo and benchmarks use a home of their own, whatever hub the user's variables lead to.
 DEMO_HOME := $(CURDIR)/.demo
@@ -108,5 +117,5 @@ lock: $(INSTALLED) ## renew the locks after a change of pyproject.toml; UPGRADE=
 clean: ## stop the demo's worker, and remove all that make and the tools have made
 	@if test -d .demo && test -x $(BIN)/finch-hub; then $(IN_DEMO_HOME) $(BIN)/finch-hub worker stop || true; fi
 	rm -rf .venv .venv-new .venv-old .venv.lock .demo dist build *.egg-info
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -39,6 +39,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,6 +130,16 @@ def list_problems(problems: Sequence[Problem], kinds: Mapping[str, int] | None =
 
 class FinchError(Exception):
     """Base of all errors that Finch Hub raises on purpose. The text is for the user."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__)  # the arguments of the classes differ
+
+
+def _restore(kind: type[FinchError], args: tuple[Any, ...], fields: Mapping[str, Any]) -> FinchError:
+    """Return an error that was pickled."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class InvalidInput(FinchError):

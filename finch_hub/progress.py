@@ -51,6 +51,12 @@ def listen(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+def tell_at_once() -> None:
+    """Tell every advance of this process, since another process chooses among them."""
+    global _LEAST_SECONDS, _SHARE
+    _LEAST_SECONDS = _SHARE = 0.0
+
+
 def track(items: Iterable[T], work: str, *, total: int | None = None) -> Iterator[T]:
     """Yield the items, and tell every few seconds how many are done.
 

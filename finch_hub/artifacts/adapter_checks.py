@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -137,11 +138,40 @@ def find_large_updates(
         norms: Frobenius norm of each floating-point tensor.
     """
     for path, module in modules.items():
-        norm = module.scale
-        for name in (module.a, module.b):
-            if name in norms:
-                norm *= norms[name]
-            elif scheme is not None:
-                norm *= scheme.bound_norm(name, tensors[name], norms[name + quantized.SCALE])
+        norm = math.prod((module.scale, *_bound_factors(module, norms, tensors, scheme)))
         if not norm <= policy.max_update_norm:
             yield f"{path}: the update's norm may reach {norm:.3g}, above the limit of {policy.max_update_norm:g}"
+
+
+def find_overflows(
+    modules: Mapping[str, LoRAModule],
+    norms: Mapping[str, float],
+    tensors: Mapping[str, TensorInfo],
+    scheme: quantized.Scheme | None,
+) -> list[errors.Problem]:
+    """Return the problem of each module whose update, or product of one factor with inputs, float16 cannot hold.
+
+    Args:
+        norms: Frobenius norm of each floating-point tensor. An entry of a product is at most that of its factors.
+    """
+    problems = []
+    for path, module in modules.items():
+        factors = _bound_factors(module, norms, tensors, scheme)
+        largest = max(*factors, math.prod((module.scale, *factors)))
+        if not largest <= tensor_checks.MAX_VALUE:
+            what = f"its factors or their product may reach {largest:.3g}, above {tensor_checks.MAX_VALUE:,.0f}"
+            fix = "train it with a lower learning rate"
+            problems.append(errors.Problem(where=path, what=what, fix=fix))
+    return problems
+
+
+def _bound_factors(
+    module: LoRAModule, norms: Mapping[str, float], tensors: Mapping[str, TensorInfo], scheme: quantized.Scheme | None
+) -> list[float]:
+    """Return upper bounds of the norms of A and B."""
+    return [
+        scheme.bound_norm(name, tensors[name], norms[name + quantized.SCALE])
+        if scheme is not None and name not in norms
+        else norms[name]
+        for name in (module.a, module.b)
+    ]

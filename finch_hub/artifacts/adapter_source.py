@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from finch_hub import errors
 from finch_hub.artifacts import archives
 from finch_hub.formats.finch_record import RECORD
+from finch_hub.formats.parsing_process import Limits, parse
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
+from finch_hub.formats.regular_files import find_links_out, open_regular_file
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_. -]{1,100}")
 _MAX_DEPTH = 8
 _SHOWN = 12
+_LIMITS = Limits()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,14 +67,20 @@ def find_adapter(source: Path, scratch: Path, *, max_bytes: int) -> AdapterSourc
         RefusedArtifact: there is no adapter, there are several, or its weights are a pickle.
     """
     if archives.is_archive(source):
-        return _extract(source, scratch, max_bytes)
+        call = partial(_extract, source, scratch, max_bytes)
+        (extracted,) = parse(call, limits=_LIMITS, error=errors.RefusedArtifact, subject=source.name)
+        return extracted
     if source.name == CONFIG or (source.name == WEIGHTS and (source.parent / CONFIG).is_file()):
         source = source.parent
     if source.is_dir():
         found = _find(_walk(source), source.name or str(source), f"import the folder of one of them, in {source}")
         config, record = (None if path is None else source / path for path in (found.config, found.record))
+        weights = source / found.weights
+        files = [path for path in (weights, config, record) if path is not None]
+        if problems := find_links_out(source, files):
+            raise errors.RefusedArtifact(problems, subject=found.shown)
         return AdapterSource(
-            shown=found.shown, weights=source / found.weights, config=config, record=record, leftovers=found.leftovers
+            shown=found.shown, weights=weights, config=config, record=record, leftovers=found.leftovers
         )
     name = source.name.lower()
     if name.endswith(_PICKLES):
@@ -89,12 +99,12 @@ def find_adapter(source: Path, scratch: Path, *, max_bytes: int) -> AdapterSourc
 
 def _looks_like_safetensors(file: Path) -> bool:
     """Tell whether the length of a header and the beginning of its JSON lead a file."""
-    with file.open("rb") as stream:
+    with open_regular_file(file) as stream:
         return stream.read(9)[8:] == b"{"
 
 
-def _extract(source: Path, scratch: Path, max_bytes: int) -> AdapterSource:
-    """Write the files of an archive's adapter to a folder, each under a plain name, and nothing else."""
+def _extract(source: Path, scratch: Path, max_bytes: int) -> Iterator[AdapterSource]:
+    """Write the files of an archive's adapter to a folder, each under a plain name, and nothing else. Yield them."""
     with archives.open_archive(source, max_bytes=max_bytes) as archive:
         # Names in an archive may be longer than a file system allows, or have no form in it.
         files = [path for path in map(PurePosixPath, archive.files) if len(path.parts) <= _MAX_DEPTH + 1]
@@ -107,7 +117,7 @@ def _extract(source: Path, scratch: Path, max_bytes: int) -> AdapterSource:
         pairs = ((found.weights, weights), (found.config, config), (found.record, record))
         archive.extract({str(path): target for path, target in pairs if path is not None and target is not None})
         leftovers = tuple(sorted({*found.leftovers, *map(errors.printable, archive.leftovers)}))
-    return AdapterSource(shown=found.shown, weights=weights, config=config, record=record, leftovers=leftovers)
+    yield AdapterSource(shown=found.shown, weights=weights, config=config, record=record, leftovers=leftovers)
 
 
 def _find(files: Sequence[PurePosixPath], shown: str, fix_of_several: str) -> _Files:

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from finch_hub import errors
 from finch_hub.formats import git_lfs
-from finch_hub.formats.safetensors_header import open_regular_file
+from finch_hub.formats.regular_files import open_regular_file
 
 MAX_FILES = 100_000
 MAX_RATIO = 200

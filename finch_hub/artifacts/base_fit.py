@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from finch_hub import errors
+from finch_hub.artifacts.config_cleaning import count_repeats, count_ways
 from finch_hub.formats import peft_config
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.float_conversion import Float32, to_float32
@@ -120,6 +122,32 @@ def fit_config(config: dict[str, Any], old: Mapping[str, tuple[int, float]], pat
         alphas = peft_config.match_patterns(config["alpha_pattern"], old, config["lora_alpha"])
         config["rank_pattern"] = {paths[p]: rank for p, (rank, _) in sorted(old.items()) if rank != config["r"]}
         config["alpha_pattern"] = {paths[p]: a for p, a in sorted(alphas.items()) if a != config["lora_alpha"]}
+
+
+def spell_out_patterns(config: dict[str, Any], paths: Collection[str]) -> bool:
+    """Let patterns of ranks and alphas name modules if one of them repeats a part or tries several ways.
+
+    PEFT matches each pattern with each module of the base, which may have many and long names.
+
+    Returns:
+        Whether the config was changed.
+    """
+    is_changed = False
+    for field, default in (("rank_pattern", "r"), ("alpha_pattern", "lora_alpha")):
+        if any(count_repeats(pattern) or count_ways(pattern) > 1 for pattern in config[field]):
+            values = peft_config.match_patterns(config[field], paths, config[default])
+            config[field] = _name_modules(values, config[default])
+            is_changed = True
+    return is_changed
+
+
+def _name_modules(values: Mapping[str, Any], default: Any) -> dict[str, Any]:
+    """Return the values of modules as patterns, in which the first match counts."""
+    changed = {path: value for path, value in sorted(values.items()) if value != default}
+    if peft_config.match_patterns(changed, values, default) == values:
+        return changed
+    # The end of one path is another path. The longest pattern that fits a path is its own.
+    return {re.escape(path): values[path] for path in sorted(values, key=lambda path: (-len(path), path))}
 
 
 def pin_targets(config: dict[str, Any], paths: Iterable[str]) -> None:

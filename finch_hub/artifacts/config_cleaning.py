@@ -13,12 +13,15 @@ from typing import Any, NamedTuple
 from finch_hub import errors
 from finch_hub.formats import config_fields, git_lfs, peft_config
 from finch_hub.formats.config_fields import shorten
+from finch_hub.formats.json_checks import parse_object
 from finch_hub.formats.peft_names import CONFIG
 
 MAX_BYTES = 2**20
 _MAX_RANK = 1024
 _MAX_PATTERN = 256
-_MAX_REPEATS = {"pattern": 2, "target": 3}
+# A text of targets with one repeat takes linear time, and others become lists of modules. Patterns become such lists,
+# too, but must be matched once.
+_MAX_REPEATS = {"pattern": 2, "target": 1}
 _MAX_WAYS = 64
 MODULE_FIELDS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """Fields that pick modules."""
@@ -107,13 +110,9 @@ def parse_config(text: bytes) -> dict[str, Any]:
     try:
         if len(text) > MAX_BYTES:
             raise ValueError(f"it has {len(text)} bytes, more than {MAX_BYTES}")
-        parsed = json.loads(_decode(text), object_pairs_hook=unique, parse_constant=refuse)
-        if not isinstance(parsed, dict):
-            raise ValueError("it is not a JSON object")
-        json.dumps(parsed, ensure_ascii=False).encode()  # json.loads accepts half of a surrogate pair
-    except (ValueError, RecursionError) as error:
+        return parse_object(_decode(text), object_pairs_hook=unique, parse_constant=refuse)
+    except ValueError as error:
         raise errors.RefusedArtifact(f"cannot be read: {str(error)[:200]}", subject=CONFIG) from None
-    return parsed
 
 
 def _decode(text: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -18,25 +19,23 @@ from finch_hub.artifacts.adapter_checks import (
     GatePolicy,
     check_adapter,
     find_large_updates,
+    find_overflows,
     read_config_in_metadata,
 )
 from finch_hub.artifacts.adapter_source import AdapterSource
-from finch_hub.formats import quantized
+from finch_hub.formats import config_fields, quantized
 from finch_hub.formats.adapter_folder import shorten
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.finch_record import RECORD
+from finch_hub.formats.json_checks import parse_object
 from finch_hub.formats.lora_modules import LoRAModule
 from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, WEIGHTS, split_name
+from finch_hub.formats.regular_files import open_regular_file
 from finch_hub.formats.safetensors_file import SafetensorsFile
-from finch_hub.formats.safetensors_header import (
-    FLOATS,
-    TensorInfo,
-    open_regular_file,
-    read_safetensors_header,
-    write_safetensors_header,
-)
+from finch_hub.formats.safetensors_header import FLOATS, TensorInfo, read_safetensors_header, write_safetensors_header
 
 _MAX_RECORD_BYTES = 2**22
+_IDENTITY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,8 +136,11 @@ def _admit(source: AdapterSource, into: Path, base: BaseLayout | None, policy: G
     norms: dict[str, float] = {}
     for name, info in copied.tensors.items():
         if info.dtype in FLOATS:
-            nonfinite, norms[name] = tensor_checks.scan_tensor(into / WEIGHTS, info)
+            nonfinite, norms[name], largest = tensor_checks.scan_tensor(into / WEIGHTS, info)
             problems += tensor_checks.find_nonfinite(name, nonfinite)
+            problems += tensor_checks.find_too_large(name, largest)
+    if not problems:
+        problems += find_overflows(modules, norms, copied.tensors, scheme)
     if problems:
         raise errors.RefusedArtifact(problems, subject=source.shown)
     identity = adapter_identity(into)
@@ -194,16 +196,20 @@ def _read_origin(source: AdapterSource, identity: str, *, is_changed: bool) -> s
         return ""
     with open_regular_file(source.record) as stream:
         try:
-            record = json.loads(stream.read(_MAX_RECORD_BYTES))
-            declared, exported = record.get("identity"), record.get("adapter")
-        except (ValueError, RecursionError, AttributeError):
-            raise errors.RefusedArtifact("is not a JSON object", where=RECORD) from None
+            record = parse_object(stream.read(_MAX_RECORD_BYTES))
+        except ValueError as error:
+            raise errors.RefusedArtifact(f"cannot be read: {str(error)[:200]}", where=RECORD) from None
+    declared, exported = record.get("identity"), record.get("adapter")
+    origin = exported.get("identity") if isinstance(exported, dict) else None
+    for value in (declared, origin):
+        if value is not None and not (isinstance(value, str) and _IDENTITY.fullmatch(value)):
+            what = f"has the identity {config_fields.shorten(value)}, which is not a SHA-256"
+            raise errors.RefusedArtifact(what, where=RECORD, fix=f"delete {RECORD} to import the files")
     if declared not in (None, identity) and not is_changed:
-        what = f"declares the identity {str(declared)[:64]}, but the files have {identity}"
+        what = f"declares the identity {declared}, but the files have {identity}"
         fix = f"the files were changed; delete {RECORD} to import them"
         raise errors.RefusedArtifact(what, where=RECORD, fix=fix)
-    origin = exported.get("identity") if isinstance(exported, dict) else None
-    return str(declared or origin or "")
+    return declared or origin or ""
 
 
 def _write_weights(source: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], target: Path) -> None:

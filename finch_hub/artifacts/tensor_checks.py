@@ -18,16 +18,23 @@ from finch_hub.formats.lora_modules import LoRAModule
 from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, PREFIX, split_name
 from finch_hub.formats.safetensors_header import FLOATS, NUMPY_CODES, TensorInfo
 
-# More would take minutes: matches, and steps of a regular expression in them.
-_MAX_PATTERN_MATCHES, _MAX_PATTERN_STEPS = 5_000_000, 5e8
+# More would take many seconds: matches, and steps of a regular expression in them.
+_MAX_PATTERN_MATCHES, _MAX_PATTERN_STEPS = 5_000_000, 1e8
+MAX_VALUE = 65_504.0
+"""Largest number of float16, the dtype of the smallest range that a base can have."""
 _BLOCK_BYTES = 2**20  # a multiple of every item's size
 
 
 class TensorStatistics(NamedTuple):
-    """Number of NaN and infinite entries, and the Frobenius norm of the others."""
+    """Number of NaN and infinite entries, and the Frobenius norm of the others.
+
+    Attributes:
+        largest: largest magnitude; 0 if the norm says that it is not above `MAX_VALUE`.
+    """
 
     nonfinite: int
     norm: float
+    largest: float
 
 
 def check_tensors(
@@ -90,7 +97,7 @@ def _count_steps(patterns: Iterable[str], lengths: Mapping[int, int], is_for_end
 
 def scan_tensor(path: Path, info: TensorInfo) -> TensorStatistics:
     """Read a floating-point tensor block by block and return its statistics."""
-    nonfinite, squares = 0, 0.0
+    nonfinite, squares, largest = 0, 0.0, 0.0
     with path.open("rb") as stream:
         for block in read_blocks(stream, info):
             stored = np.frombuffer(block, NUMPY_CODES[info.dtype])
@@ -99,13 +106,25 @@ def scan_tensor(path: Path, info: TensorInfo) -> TensorStatistics:
             nonfinite += values.size - int(np.count_nonzero(finite))
             # An overflowing norm is infinite, which exceeds every policy. NumPy warns when it converts signaling NaNs.
             with np.errstate(over="ignore", invalid="ignore"):
-                squares += float(np.sum(np.square(values.astype(np.float64)), where=finite))
-    return TensorStatistics(nonfinite, math.sqrt(squares))
+                of_block = float(np.sum(np.square(values.astype(np.float64)), where=finite))
+            squares += of_block
+            # No entry is larger than the norm, so most blocks need no second look.
+            if of_block > MAX_VALUE**2:
+                largest = max(largest, float(np.max(np.abs(values[finite]))))
+    return TensorStatistics(nonfinite, math.sqrt(squares), largest)
 
 
 def find_nonfinite(name: str, count: int) -> list[errors.Problem]:
     """Return the problem of a tensor with this many NaN and infinite entries, and none for 0."""
     return [errors.Problem(where=name, what=f"has {count} entries that are NaN or infinite")] if count else []
+
+
+def find_too_large(name: str, largest: float) -> list[errors.Problem]:
+    """Return the problem of a tensor whose largest magnitude is one that float16 does not have, and none otherwise."""
+    if largest <= MAX_VALUE:
+        return []
+    what = f"has values up to {largest:.3g}, above {MAX_VALUE:,.0f}, so that a base in float16 would give no numbers"
+    return [errors.Problem(where=name, what=what, fix="train it with a lower learning rate")]
 
 
 def read_blocks(stream: BinaryIO, info: TensorInfo) -> Iterator[bytes]:

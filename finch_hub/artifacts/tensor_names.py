@@ -70,6 +70,8 @@ def name_tensors(
         notes.append(
             "target_modules has the modules of the file, since its own value is missing, too costly or not all"
         )
+    if base_fit.spell_out_patterns(config, paths):
+        notes.append("rank_pattern and alpha_pattern name modules, since their patterns could take long")
     if any(old != new for old, new in paths.items()):
         base_fit.fit_config(config, peft_config.ranks_and_scales(config, paths), paths)
     taken: dict[str, str] = {}

@@ -97,6 +97,7 @@ def draw_evaluation(report: EvaluationReport) -> RenderableType:
     names = list(dict.fromkeys(name for metrics in report.results.values() for name in metrics))
     shown = [name for name in names if not any(isinstance(m.get(name), (list, dict)) for m in report.results.values())]
     rows = [(model, *(metrics.get(name) for name in shown)) for model, metrics in report.results.items()]
+    rows += [(f"{model} (quarantined: its values are not finite)", *(None for _ in shown)) for model in report.unusable]
     return draw_table(("model", *shown), rows, title=f"{report.evaluator} on {report.dataset[:12]}")
 
 

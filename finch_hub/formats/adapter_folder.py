@@ -16,6 +16,7 @@ from finch_hub.formats.float_conversion import Float32
 from finch_hub.formats.lora_modules import LoRAModule, find_modules
 from finch_hub.formats.peft_config import BEYOND_LOW_RANK
 from finch_hub.formats.peft_names import BASE_LAYER, CONFIG, PREFIX, WEIGHTS
+from finch_hub.formats.regular_files import read_regular_file
 from finch_hub.formats.safetensors_file import SafetensorsFile
 
 _SAME = 1e-5
@@ -41,13 +42,12 @@ class StoredAdapter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            text = (folder / CONFIG).read_bytes()
-        except OSError:
-            raise errors.NotFound("adapter", str(folder / CONFIG)) from None
+        if not (folder / CONFIG).exists():
+            raise errors.NotFound("adapter", str(folder / CONFIG))
+        text = read_regular_file(folder / CONFIG)
         try:
             self.config: Mapping[str, Any] = MappingProxyType(dict(json.loads(text)))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise errors.InvalidInput(f"is not a JSON object: {error}", where=str(folder / CONFIG)) from None
         self.file = SafetensorsFile(folder / WEIGHTS)
         try:

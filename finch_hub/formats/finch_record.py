@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finch_hub import errors
+from finch_hub.formats.regular_files import read_regular_file
+
 RECORD = "finch.json"
 
 
@@ -25,8 +28,8 @@ def sign_record(folder: Path, job_id: str) -> None:
 def read_record(folder: Path) -> Mapping[str, Any]:
     """Return a folder's record, empty if it cannot be read."""
     try:
-        record = json.loads((folder / RECORD).read_bytes())
-    except (OSError, ValueError):
+        record = json.loads(read_regular_file(folder / RECORD))
+    except (errors.RefusedArtifact, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}
 

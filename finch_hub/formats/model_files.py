@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +10,10 @@ from typing import Any
 
 from finch_hub import errors
 from finch_hub.formats.finch_record import RECORD
+from finch_hub.formats.json_checks import parse_object
+from finch_hub.formats.model_config_checks import find_unsafe_fields, find_unsafe_tokenizer_fields
 from finch_hub.formats.peft_names import CONFIG
+from finch_hub.formats.regular_files import read_regular_file
 from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.formats.safetensors_header import TensorInfo, read_safetensors_header
 
@@ -21,6 +24,8 @@ SLOW_VOCABULARIES = (
 )  # fmt: skip
 """Vocabularies of models without tokenizer.json. Beside it, they are not loaded."""
 _CONV1D_FAMILIES = frozenset({"gpt2", "openai-gpt"})
+_SHARD = re.compile(r"[\w][\w.,+ -]{0,200}\.safetensors\Z")
+_LAYERS = re.compile(r"(num_|n_)(\w+_)?(layers?|blocks?)")
 # Fields of a config that are used before transformers checks it.
 _TEXT_FIELDS = ("model_type",)
 _TABLE_FIELDS = ("quantization_config", "text_config")
@@ -121,7 +126,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         NotFound: there is none.
-        InvalidInput: it is not a JSON object, or a field has another type; all problems at once.
+        InvalidInput: it is not a JSON object, or a field has another type or chooses code; all problems at once.
     """
     config = _read_json(folder / "config.json")
     wrong = {name: "a text" for name in _TEXT_FIELDS if not isinstance(config.get(name), str | None)}
@@ -129,10 +134,40 @@ def read_config(folder: Path) -> dict[str, Any]:
     names = config.get("architectures") or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         wrong["architectures"] = "a list of names"
-    if wrong:
-        problems = [errors.Problem(where=name, what=f"is not {kind}") for name, kind in wrong.items()]
+    problems = [errors.Problem(where=name, what=f"is not {kind}") for name, kind in wrong.items()]
+    problems += find_unsafe_fields({name: value for name, value in config.items() if name not in wrong})
+    if problems:
         raise errors.InvalidInput(problems, subject=str(folder / "config.json"))
     return config
+
+
+def check_tokenizer_config(folder: Path) -> None:
+    """Check the fields of a `tokenizer_config.json`, if there is one.
+
+    Raises:
+        InvalidInput: it is not a JSON object, or names other files.
+    """
+    file = folder / "tokenizer_config.json"
+    if file.exists() and (problems := [*find_unsafe_tokenizer_fields(_read_json(file))]):
+        raise errors.InvalidInput(problems, subject=str(file))
+
+
+def check_number_of_layers(folder: Path) -> None:
+    """Check that a config declares no more layers than the weights have tensors. transformers would build them all.
+
+    Raises:
+        InvalidInput: it does, in one of its parts.
+    """
+    config, count = read_config(folder), len(read_shapes(folder))
+    parts = [("", config), *((f"{name}.", part) for name, part in config.items() if isinstance(part, dict))]
+    problems = [
+        errors.Problem(where=place + name, what=f"is {value}, but the weights have {count:,} tensors")
+        for place, part in parts
+        for name, value in part.items()
+        if _LAYERS.fullmatch(name) and isinstance(value, (int, float)) and value > count
+    ]
+    if problems:
+        raise errors.InvalidInput(problems, subject=str(folder / "config.json"))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -200,7 +235,7 @@ def _open_shards(
 
 
 def _shard_names(index: Mapping[str, Any] | None) -> list[str]:
-    return sorted({Path(name).name for name in index["weight_map"].values()}) if index else [SINGLE]
+    return sorted(set(index["weight_map"].values())) if index else [SINGLE]
 
 
 def _read_index(folder: Path) -> Mapping[str, Any] | None:
@@ -211,18 +246,18 @@ def _read_index(folder: Path) -> Mapping[str, Any] | None:
     shards = index.get("weight_map")
     if not isinstance(shards, dict):
         raise errors.InvalidInput("has no weight_map", where=str(folder / INDEX))
-    if wrong := sorted(tensor for tensor, name in shards.items() if not (isinstance(name, str) and Path(name).name)):
-        raise errors.InvalidInput(f"names no file for {wrong[0]}", where=str(folder / INDEX))
+    # transformers would load a file of another folder, which the fingerprint of this one does not have.
+    if wrong := sorted(tensor for tensor, name in shards.items() if not (isinstance(name, str) and _SHARD.match(name))):
+        what = f"names no file of this folder for {errors.shorten(wrong[0])}"
+        raise errors.InvalidInput(what, where=str(folder / INDEX), fix="name a .safetensors file beside the index")
     return index
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise errors.NotFound("model file", str(path))
+    text = read_regular_file(path)
     try:
-        data = json.loads(path.read_bytes())
-    except OSError:
-        raise errors.NotFound("model file", str(path)) from None
-    except (ValueError, RecursionError) as error:
-        raise errors.InvalidInput(f"is not JSON: {error}", where=str(path)) from None
-    if not isinstance(data, dict):
-        raise errors.InvalidInput("is not a JSON object", where=str(path))
-    return data
+        return parse_object(text)
+    except ValueError as error:
+        raise errors.InvalidInput(f"cannot be read: {str(error)[:200]}", where=str(path)) from None

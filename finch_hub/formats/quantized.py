@@ -159,7 +159,7 @@ def _long_axis(name: str) -> int:
 
 def _in_groups(rows: Float32, group: int | None) -> Float32:
     """Cut rows ``[n, length]`` into ``[n, groups, group]``; pad the last group with zeros."""
-    group = group or rows.shape[1]
+    group = min(group or rows.shape[1], rows.shape[1])
     padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % group)))
     return padded.reshape(rows.shape[0], -1, group)
 

@@ -43,7 +43,7 @@ class SafetensorsFile:
         header = read_safetensors_header(path)
         self.tensors, self.metadata = header.tensors, header.metadata
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise _damaged(path, f"cannot be opened: {error.strerror}") from None
 

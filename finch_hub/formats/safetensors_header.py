@@ -8,12 +8,10 @@ of metadata; this reader refuses them.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
 import re
-import stat
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +22,7 @@ from typing import Any
 
 from finch_hub import errors
 from finch_hub.formats import git_lfs
+from finch_hub.formats.regular_files import open_regular_file
 
 MAX_HEADER = 8 * 2**20
 MAX_METADATA = 2**20
@@ -142,20 +141,6 @@ def write_safetensors_header(
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text, order
-
-
-def open_regular_file(path: Path) -> io.BufferedReader:
-    """Open a regular file for reading; a pipe or device could block or never end.
-
-    Raises:
-        RefusedArtifact: the path is not a regular file, or cannot be read.
-    """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise _refused(path, "is not a regular file")
-        return path.open("rb")
-    except OSError as error:
-        raise _refused(path, f"cannot be read: {error.strerror}") from None
 
 
 def _refused(path: Path, what: str, fix: str = "") -> errors.RefusedArtifact:

@@ -160,6 +160,19 @@ def end_check(session: Session, reference: str, state: values.VersionState) -> v
     return to_value(row)
 
 
+def quarantine(session: Session, reference: str) -> values.AdapterVersion:
+    """Quarantine a ready version, which turned out to be unusable. Another keeps its state.
+
+    Raises:
+        NotFound: the version does not exist.
+    """
+    row = get_row(session, reference, deleted=True)
+    if row.state == "ready":
+        row.state = "quarantined"
+        session.flush()
+    return to_value(row)
+
+
 def add_tags(session: Session, reference: str, *names: str) -> values.AdapterVersion:
     """Add tags to a version.
 

@@ -378,12 +378,15 @@ class EvaluationReport(Value):
 
     Attributes:
         bases: names of the results without adapter. Adapters with another system prompt have a base of their own.
+        unusable: adapters without figures, since the base with them computes values that are not finite, and the
+            reason of each. The evaluation has quarantined them.
     """
 
     evaluator: str
     dataset: str
     results: dict[str, JsonObject]
     bases: tuple[str, ...] = ("base",)
+    unusable: dict[str, str] = pydantic.Field(default={})
 
 
 class Change(Value):

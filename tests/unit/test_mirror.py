@@ -103,6 +103,7 @@ OTHERS = {
     "test_ci",
     "test_containers",
     "test_environment",
+    "test_fuzz",
     "test_isolation",
     "test_locks",
     "test_machine",

@@ -18,15 +18,17 @@ from finch_hub.artifacts.adapter_checks import (
     CheckedAdapter,
     check_adapter,
     find_large_updates,
+    find_overflows,
     read_config_in_metadata,
 )
 from finch_hub.artifacts.config_cleaning import MODULE_FIELDS, parse_config
-from finch_hub.artifacts.tensor_checks import find_nonfinite
+from finch_hub.artifacts.tensor_checks import MAX_VALUE, find_nonfinite, find_too_large
 from finch_hub.engine.adapters.weights import AdapterWeights
 from finch_hub.formats import quantized
 from finch_hub.formats.atomic_writes import atomic_file
 from finch_hub.formats.peft_config import config_text
 from finch_hub.formats.peft_names import CONFIG, CONFIG_KEY, WEIGHTS
+from finch_hub.formats.regular_files import find_links_out, read_regular_file
 from finch_hub.formats.safetensors_file import SafetensorsFile
 from finch_hub.formats.safetensors_header import FLOATS, TensorInfo, write_safetensors_header
 from finch_hub.specs.lora import UnusualValueWarning
@@ -61,9 +63,11 @@ def read_adapter(path: Path) -> AdapterWeights:
 
 def _read_files(path: Path) -> AdapterWeights:
     path, weights = _find_weights(path)
+    if path.is_dir() and (problems := find_links_out(path, [weights, path / CONFIG])):
+        raise errors.RefusedArtifact(problems, subject=str(path))
     with SafetensorsFile(weights) as file:
         is_folder, shown = path.is_dir(), str(path)
-        text = (path / CONFIG).read_bytes() if is_folder else read_config_in_metadata(file.metadata, shown=shown)
+        text = read_regular_file(path / CONFIG) if is_folder else read_config_in_metadata(file.metadata, shown=shown)
         checked = check_adapter(file, text, shown=shown)
     stored = safetensors.torch.load_file(weights)
     tensors = {new: stored[old] for old, new in checked.names.items()}
@@ -79,7 +83,7 @@ def _read_files(path: Path) -> AdapterWeights:
 
 
 def _check_values(tensors: Mapping[str, Tensor], checked: CheckedAdapter, *, shown: str) -> None:
-    """Refuse NaN and infinity, and warn of updates for which the gate quarantines an adapter."""
+    """Refuse NaN, infinity and absurd values, and warn of updates for which the gate quarantines an adapter."""
     problems, norms = checked.problems, {}
     for name, tensor in tensors.items():
         if checked.tensors[name].dtype in FLOATS:
@@ -88,6 +92,10 @@ def _check_values(tensors: Mapping[str, Tensor], checked: CheckedAdapter, *, sho
             if not math.isfinite(norms[name]):  # counting and float64 take longer, and a norm of float32 may overflow
                 norms[name] = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
                 problems += find_nonfinite(name, int((~tensor.isfinite()).sum()))
+            if norms[name] > MAX_VALUE:
+                problems += find_too_large(name, float(tensor.nan_to_num(0.0, 0.0, 0.0).abs().max()))
+    if not problems:
+        problems += find_overflows(checked.modules, norms, checked.tensors, checked.scheme)
     if problems:
         raise errors.RefusedArtifact(problems, subject=shown)
     for update in find_large_updates(checked.modules, norms, checked.tensors, checked.scheme):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finch_hub import errors, settings
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
 from finch_hub.engine.bases.sources import fetch_base
+from finch_hub.formats import model_files
 from finch_hub.specs.jobs import BaseModelSource
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def load_base(
         NotFound: the source does not exist.
         Incompatible: the model cannot be used: only pickled weights, custom code, missing or misshapen weights, no
             tokenizer, more tokens than embeddings.
+        InvalidInput: its config is damaged, or chooses code that is not a part of transformers.
         InvalidSpec: this machine does not have the dtype or device.
         Unavailable: the Hugging Face Hub does not answer.
     """
@@ -104,6 +106,8 @@ def load_base(
     cache = cache if cache is not None else settings.load().home / "bases"
     torch_dtype = precision.pick_dtype(dtype, torch_device, cache=cache)
     folder = fetch(model_source, cache=cache, progress=progress)
+    model_files.read_config(folder)  # before transformers, which would fetch code that it names
+    model_files.check_tokenizer_config(folder)
     implementation = "eager" if torch_device.type == "cpu" else "sdpa"
     quantization = _quantization(dtype, torch_dtype, torch_device)
     options = {"dtype": torch_dtype, "attn_implementation": implementation, **quantization}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from finch_hub import errors
 from finch_hub.engine.bases.json_cache import JsonCache
 from finch_hub.formats import model_files
+from finch_hub.formats.regular_files import open_regular_file
 from finch_hub.progress import Meter
 
 SCHEME = "2:"
@@ -40,7 +41,7 @@ def compute_fingerprint(folder: Path, *, cache: Path | None = None) -> str:
 
     Args:
         folder: model folder with safetensors weights.
-        cache: folder in which hashes of large files are stored by path, size, mtime and inode; None stores nothing.
+        cache: folder in which hashes of large files are stored by path, size, times and inode; None stores nothing.
 
     Raises:
         NotFound: the folder has no `config.json`.
@@ -108,27 +109,32 @@ def _hash_parts(parts: Mapping[str, Any]) -> str:
 
 
 def _hash_small(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with open_regular_file(file) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def hash_file(path: Path, *, cache: Path | None = None) -> str:
-    """Return the sha256 (hex) of a file, from the cache if size, mtime and inode are unchanged.
+    """Return the sha256 (hex) of a file, from the cache if size, times and inode are unchanged.
 
-    Weight files in the Hugging Face cache are links to files that are named by their sha256. They are not read.
+    The Hugging Face cache names weight files by their sha256. Their names are not believed, since anybody can link to
+    such a name.
     """
-    real = path.resolve()
-    if real.parent.name == "blobs" and path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}", real.name):
-        return real.name
-    status = real.stat()
-    state = [status.st_size, status.st_mtime_ns, status.st_ino]
+    real = os.path.realpath(path)
+    with open_regular_file(path) as stream:
+        return _hash_open_file(stream, real, cache)
+
+
+def _hash_open_file(stream: BinaryIO, real: str, cache: Path | None) -> str:
+    status = os.fstat(stream.fileno())
+    # Programs can set the time of a change of the content, but not that of a change of the inode.
+    state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     hashes = JsonCache(cache, _CACHE_FILE)
-    entry = hashes.get(str(real))
-    if isinstance(entry, list) and entry[:3] == state:
-        return str(entry[3])
+    entry = hashes.get(real)
+    if isinstance(entry, list) and entry[:-1] == state:
+        return str(entry[-1])
     digest, meter = hashlib.sha256(), Meter("MB hashed", status.st_size, size=10**6)
-    with real.open("rb") as stream:
-        while chunk := stream.read(2**20):
-            digest.update(chunk)
-            meter.add(len(chunk))
-    hashes.put(str(real), [*state, digest.hexdigest()])
+    while chunk := stream.read(2**20):
+        digest.update(chunk)
+        meter.add(len(chunk))
+    hashes.put(real, [*state, digest.hexdigest()])
     return digest.hexdigest()

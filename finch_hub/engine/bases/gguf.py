@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,15 @@ import filelock
 from finch_hub import errors
 from finch_hub.engine.bases.fingerprint import hash_file
 from finch_hub.formats.atomic_writes import scratch_folder
+from finch_hub.formats.gguf_header import check_gguf_header
+from finch_hub.formats.parsing_process import Limits, parse
 
 # Increase it when the conversion of a file gives other bytes than before.
 _VERSION = 1
+_LIBRARIES = ("gguf", "torch", "transformers")
+# Weights of two bits become float32 and then bfloat16, and some of them are in memory twice.
+_FREE_BYTES, _MAX_EXPANSION = 2**30, 24
+_FREE_SECONDS, _BYTES_PER_SECOND = 120, 2**20
 
 
 def folder_of(file: Path, *, cache: Path) -> Path:
@@ -32,11 +39,9 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
     The folder gets its name only when it is complete. One process converts while the others wait.
 
     Raises:
-        Incompatible: the file is not a GGUF file, or transformers cannot read its architecture.
+        Incompatible: the file is not a GGUF file, is damaged, or transformers cannot read its architecture.
     """
-    with file.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise errors.Incompatible("is not a GGUF file", where=str(file))
+    check_gguf_header(file)
     cache.mkdir(parents=True, exist_ok=True)
     folder = folder_of(file, cache=cache)
     if folder.is_dir():
@@ -45,13 +50,18 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
         if folder.is_dir():
             return folder
         progress(f"converting {file.name} to safetensors, once")
+        size = file.stat().st_size
+        limits = Limits(_FREE_BYTES + _MAX_EXPANSION * size, _FREE_SECONDS + size // _BYTES_PER_SECOND)
         with scratch_folder(folder) as scratch:
-            _convert(file, scratch / folder.name)
-            (scratch / folder.name).rename(folder)
+            call = functools.partial(_convert, file, scratch / folder.name)
+            subject = f"GGUF file {file}"
+            for _ in parse(call, limits=limits, error=errors.Incompatible, subject=subject, libraries=_LIBRARIES):
+                (scratch / folder.name).rename(folder)
     return folder
 
 
-def _convert(file: Path, folder: Path) -> None:
+def _convert(file: Path, folder: Path) -> Iterator[None]:
+    """Write the folder, and yield when it is complete."""
     import gguf
     import torch
     import transformers
@@ -82,6 +92,7 @@ def _convert(file: Path, folder: Path) -> None:
                 del model.config.quantization_config
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+        yield
     except (ValueError, KeyError, IndexError, AttributeError, RuntimeError, NotImplementedError, struct.error) as error:
         raise errors.Incompatible(f"transformers cannot read this GGUF: {error}", where=str(file)) from error
 

@@ -1,12 +1,7 @@
-"""Layout of a model in memory, and of a base that transformers builds without its weights.
-
-Run as a module with a folder, it prints the layout as JSON. A process of its own keeps torch out of its caller.
-"""
+"""Layout of a model in memory, and of a base that transformers builds without its weights."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,10 +75,3 @@ def build_layout(folder: Path, *, name: str) -> BaseLayout:
         text = (str(error).strip() or repr(error)).splitlines()[0]
         raise errors.Incompatible(f"transformers cannot build it: {text}", subject=f"base model {name}") from error
     return describe_model(model, name=name)
-
-
-if __name__ == "__main__":
-    try:
-        sys.stdout.write(json.dumps(build_layout(Path(sys.argv[1]), name="").to_json()))
-    except errors.Incompatible as problem:
-        sys.stdout.write(json.dumps({"problem": problem.problems[0].what}))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
-import json
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from finch_hub import errors
 from finch_hub.engine.bases.json_cache import JsonCache
 from finch_hub.formats.base_layout import BaseLayout
 from finch_hub.formats.model_files import read_config, read_shapes
+from finch_hub.formats.parsing_process import Limits, parse
+from finch_hub.formats.regular_files import read_regular_file
 
 # In these families, the names in the checkpoint are those in memory, and every matrix but the embedding is a linear
 # module. A test compares them with transformers.
@@ -27,6 +28,8 @@ PLAIN_FAMILIES = frozenset(
 )  # fmt: skip
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
 _CACHE_FILE = "layouts.json"
+_BUILDER = "finch_hub.engine.bases.layout_builder"
+_LIMITS = Limits(memory=4 * 2**30, seconds=300)
 
 
 def read_layout(folder: Path, *, name: str, cache: Path | None = None) -> BaseLayout:
@@ -73,18 +76,17 @@ def _read_checkpoint(folder: Path, config: Mapping[str, Any]) -> BaseLayout | No
 
 
 def _ask_transformers(folder: Path, name: str, cache: Path | None) -> BaseLayout:
-    config = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
+    config = hashlib.sha256(read_regular_file(folder / "config.json")).hexdigest()
     key = f"2:{importlib.metadata.version('transformers')}:{config}"
     layouts = JsonCache(cache, _CACHE_FILE)
     found: Any = layouts.get(key)
     if found is None:
-        command = [sys.executable, "-m", "finch_hub.engine.bases.layout_builder", str(folder)]
-        built = subprocess.run(command, capture_output=True, check=False, encoding="utf-8", errors="replace")
-        if built.returncode != 0:
-            last = (built.stderr.strip() or "it was killed").splitlines()[-1]
-            raise errors.Incompatible(f"transformers cannot build it: {last}", subject=f"base model {name}")
-        found = json.loads(built.stdout)
-        if "problem" in found:
-            raise errors.Incompatible(found["problem"], subject=f"base model {name}")
+        call, subject = partial(_build, folder, name), f"base model {name}"
+        (found,) = parse(call, limits=_LIMITS, error=errors.Incompatible, subject=subject, libraries=(_BUILDER,))
         layouts.put(key, found)
     return BaseLayout.of_json(found)
+
+
+def _build(folder: Path, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the layout as JSON values, built by transformers. A config can declare a billion layers."""
+    yield importlib.import_module(_BUILDER).build_layout(folder, name=name).to_json()

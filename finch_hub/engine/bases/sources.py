@@ -195,10 +195,14 @@ def check_folder(folder: Path) -> Path:
         problems.append(errors.Problem(what="is an adapter, not a base model", fix="name the base it was trained on"))
     elif not has_config:
         problems.append(errors.Problem(what="has no config.json", fix="give the folder of a transformers model"))
+    special = [path for path in _list_files(folder) if path.exists() and not path.is_file()]
+    for path in special:  # transformers would wait for ever for what comes through a pipe
+        problems.append(errors.Problem(where=path.name, what="is not a regular file", fix="remove it"))
     weights: list[Path] | None = None
     try:
         if has_config:
             model_files.read_config(folder)
+            model_files.check_tokenizer_config(folder)
         weights = model_files.weight_files(folder)
     except errors.InvalidInput as error:
         problems += error.problems
@@ -211,12 +215,23 @@ def check_folder(folder: Path) -> Path:
             problems.append(errors.Problem(what="has no safetensors weights"))
     elif weights:
         problems += model_files.find_damage(folder)
+    if weights and not problems:
+        try:
+            model_files.check_number_of_layers(folder)
+        except errors.InvalidInput as error:
+            problems += error.problems
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         fix = "put the model's tokenizer.json beside its weights"
         problems.append(errors.Problem(what="has no tokenizer", fix=fix))
     if problems:
         raise errors.Incompatible(problems, subject=f"base model {folder}")
     return folder
+
+
+def _list_files(folder: Path) -> list[Path]:
+    return [
+        path for part in (".", "additional_chat_templates") for path in folder.glob(f"{part}/*") if not path.is_dir()
+    ]
 
 
 BUILTIN = ((is_gguf, fetch_gguf), (is_folder, fetch_folder), (is_hub_id, fetch_hub))

@@ -3,35 +3,62 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, BinaryIO
 
 from finch_hub import errors
 from finch_hub.engine.data import json_values
 from finch_hub.engine.data.row import Row, Unreadable
+from finch_hub.formats.parsing_process import Limits, parse
 
 # Rows that are in memory as Python values. Rows may have a hundred thousand characters each.
 _BATCH_ROWS = 256
+_BATCH_BYTES = 2**24
+_LIBRARIES = ("pyarrow", "pyarrow.parquet")
+# A table can repeat a row, or have rows without columns, in no bytes at all.
+_FREE_ROWS = 2**20
+_MAX_ROWS_PER_BYTE = 16
 
 
 def read_arrow(stream: BinaryIO, *, is_parquet: bool) -> Iterator[Row]:
     """Yield the rows of a Parquet file, or of an Arrow file in its stream or file format.
 
+    Args:
+        stream: an open file, which a child process reads.
+
     Raises:
-        InvalidDataset: the file is damaged, or pyarrow is not installed.
+        InvalidDataset: the file is damaged, takes too much memory, or has too many rows, or pyarrow is not installed.
     """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise errors.InvalidDataset("needs pyarrow", fix="pip install 'finch-hub[parquet]'")
+    descriptor, number = stream.fileno(), 0
+    call = partial(_read_batches, descriptor, is_parquet=is_parquet)
+    max_rows = _FREE_ROWS + _MAX_ROWS_PER_BYTE * os.fstat(descriptor).st_size
+    found = parse(call, limits=Limits(), error=errors.InvalidDataset, libraries=_LIBRARIES, files=(descriptor,))
+    for values in found:
+        for value in values:
+            number += 1
+            yield Row(f"row {number}", value)
+        if number > max_rows:
+            what = f"has more than {max_rows:,} rows, which is too many for its size"
+            raise errors.InvalidDataset(what, fix="write the rows as JSON Lines")
+
+
+def _read_batches(descriptor: int, *, is_parquet: bool) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of a file, in lists that fit into memory."""
+    pyarrow: Any = importlib.import_module("pyarrow")
     try:
-        pyarrow: Any = importlib.import_module("pyarrow")
-        importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise errors.InvalidDataset("needs pyarrow", fix="pip install 'finch-hub[parquet]'") from None
-    number = 0
-    try:
-        for batch in _batches(pyarrow, stream, is_parquet=is_parquet):
-            for begin in range(0, batch.num_rows, _BATCH_ROWS):
-                for value in to_rows(batch.slice(begin, _BATCH_ROWS)):
-                    number += 1
-                    yield Row(f"row {number}", value)
+        with open(descriptor, "rb", closefd=False) as stream:
+            stream.seek(0)
+            for batch in _batches(pyarrow, stream, is_parquet=is_parquet):
+                count = max(1, min(_BATCH_ROWS, _BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)))
+                for begin in range(0, batch.num_rows, count):
+                    yield to_rows(batch.slice(begin, count))
+    except MemoryError:  # which is one of Arrow's exceptions, too
+        raise MemoryError from None
     except (pyarrow.ArrowException, OSError) as error:
         raise errors.InvalidDataset(f"cannot be read: {error}", fix="the file is damaged; copy it again") from None
 
@@ -56,6 +83,8 @@ def _to_values(column: Any, kind: Any) -> list[Any]:
     """Return the values of a column. If one of them fails, each is read by itself."""
     decode = _json_decoder(kind)
     try:
+        if _holds_intervals(kind):
+            raise NotImplementedError
         for target in _types_of_texts(kind):
             column = column.cast(target)
         values: list[Any] = column.to_pylist()
@@ -68,6 +97,14 @@ def _to_values(column: Any, kind: Any) -> list[Any]:
         if isinstance(error, UnicodeDecodeError):
             return [Unreadable("is not UTF-8")]
         return [Unreadable("is not JSON" if decode is not None else f"is a {kind} that Python cannot hold")]
+
+
+def _holds_intervals(kind: Any) -> bool:
+    """Tell whether a type has months and days, whose Python values can be neither JSON nor sent by a process."""
+    pyarrow: Any = importlib.import_module("pyarrow")
+    inner = [getattr(kind, name) for name in ("value_type", "storage_type") if hasattr(kind, name)]
+    inner += [kind.field(place).type for place in range(kind.num_fields)] if pyarrow.types.is_nested(kind) else []
+    return pyarrow.types.is_interval(kind) or any(map(_holds_intervals, inner))
 
 
 def _types_of_texts(kind: Any) -> list[Any]:
@@ -103,7 +140,7 @@ def _json_decoder(kind: Any) -> Callable[[Any], Any] | None:
 
 def _batches(pyarrow: Any, stream: BinaryIO, *, is_parquet: bool) -> Iterator[Any]:
     if is_parquet:
-        yield from pyarrow.parquet.ParquetFile(stream).iter_batches(batch_size=_BATCH_ROWS)
+        yield from pyarrow.parquet.ParquetFile(stream).iter_batches(batch_size=_BATCH_ROWS, use_threads=False)
         return
     is_file = stream.read(6) == b"ARROW1"
     stream.seek(0)

@@ -6,6 +6,7 @@ import bz2
 import contextlib
 import gzip
 import importlib
+import io
 import itertools
 import lzma
 import os
@@ -13,6 +14,7 @@ import re
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +62,7 @@ _SIGNATURES = (
 _FREE_BYTES = 2**30
 _MAX_EXPANSION = 200
 _CHUNK = 2**20  # bytes
+_PIPE_LOOKS, _LOOK_SECONDS = 200, 0.05  # for a writer
 _MAX_TRIED = 1_000  # files of a folder, to tell whether it holds data
 
 
@@ -149,22 +152,45 @@ def _open_stream(path: Path | str, stack: contextlib.ExitStack) -> BinaryIO:
             raise errors.InvalidDataset("has no bytes, since a program replaced it", fix="name a file, or give rows")
         stream: BinaryIO = sys.stdin.buffer
     else:
-        stream = _open_path(Path(path), stack)
-        if stream.seekable():
-            return stream
+        return _open_path(Path(path), stack)
     return _copy(iter(lambda: stream.read(_CHUNK), b""), stack)
 
 
 def _open_path(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
     try:
-        stream = stack.enter_context(path.open("rb"))
-        if stat.S_ISCHR(os.fstat(stream.fileno()).st_mode):  # such as /dev/zero, which never ends
-            raise errors.InvalidDataset("is a device, not a file", fix='name a file, or pipe the data into "-"')
+        # Without a writer, a pipe would block here.
+        stream = stack.enter_context(os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb"))
+        kind = os.fstat(stream.fileno()).st_mode
+        if stat.S_ISFIFO(kind):
+            return _open_pipe(stream, stack)
+        if not stat.S_ISREG(kind):  # such as /dev/zero, which never ends
+            raise errors.InvalidDataset(
+                "is a device or a socket, not a file", fix='name a file, or pipe the data into "-"'
+            )
+        stream.peek(1)  # the system lets some files be opened, but not be read
         return stream
     except OSError as error:
         is_link = path.is_symlink() and not exists(path)
         fix = "fetch the file that the link names, or remove the link" if is_link else "check its permissions"
         raise errors.InvalidDataset(f"cannot be opened: {error.strerror}", fix=fix) from None
+
+
+def _open_pipe(pipe: io.BufferedReader, stack: contextlib.ExitStack) -> BinaryIO:
+    """Return a copy of what comes through a named pipe, once a program writes to it."""
+    number = pipe.fileno()
+    for _ in range(_PIPE_LOOKS):
+        with contextlib.suppress(BlockingIOError):  # a writer has opened it
+            if not (begin := os.read(number, _CHUNK)):
+                time.sleep(_LOOK_SECONDS)
+                continue
+            return _copy_pipe(number, begin, stack)
+        return _copy_pipe(number, b"", stack)
+    raise errors.InvalidDataset("is a pipe to which no program writes", fix="start the program that writes to it")
+
+
+def _copy_pipe(number: int, begin: bytes, stack: contextlib.ExitStack) -> BinaryIO:
+    os.set_blocking(number, True)
+    return _copy(itertools.chain([begin], iter(lambda: os.read(number, _CHUNK), b"")), stack)
 
 
 @contextlib.contextmanager

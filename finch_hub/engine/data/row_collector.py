@@ -23,6 +23,8 @@ IN_PYTHON = "examples"
 """Subject of rows that a program gives."""
 _PROGRESS_ROWS = 10_000
 _MAX_UNUSED = 100  # columns
+# Rows that cannot be used, and their share of all rows so far, from which on no more are read.
+_HOPELESS_ROWS, _HOPELESS_SHARE = 20_000, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,7 @@ class RowCollector:
         self._formats_read: collections.Counter[str] = collections.Counter()
         self._labels = {row_format.name: row_format.label for row_format in formats}
         self._checks_ignored = checks_ignored
+        self._has_stopped = False
 
     def add_all(self, rows: Iterable[Row], prefix: str = "") -> None:
         """Add rows; the prefix names their file."""
@@ -106,6 +109,15 @@ class RowCollector:
                 self._problems.add([errors.Problem(what=row.problem, where=prefix + row.where, fix=row.fix)], row.lines)
             else:
                 self._add(row.value, prefix + row.where)
+            if self._problems.rows >= _HOPELESS_ROWS and self._is_hopeless():
+                if not self._has_stopped:
+                    what = "is where the reading stopped, since most rows before it cannot be used"
+                    self.fail(errors.Problem(what=what, where=prefix + row.where, fix="fix or remove these rows"))
+                    self._has_stopped = True
+                return
+
+    def _is_hopeless(self) -> bool:
+        return self._problems.rows > max(_HOPELESS_SHARE, self._config.max_bad_rows) * self._rows
 
     def fits(self, value: Mapping[str, Any]) -> bool:
         """Tell whether a value has the columns of a row that can be read."""

@@ -39,6 +39,7 @@ _WEIGHTS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 _LEARN_FIELDS = ("weight", "learn", "train", "training", "trainable", "loss", "loss_weight", "loss_scale")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _MAX_ROLE = 20  # characters
+_MAX_PROBLEMS = 20  # of a row, which can have a million turns
 
 
 def read_turns(value: Any, where: str) -> tuple[list[Message], set[str]]:
@@ -48,7 +49,7 @@ def read_turns(value: Any, where: str) -> tuple[list[Message], set[str]]:
         The messages, and the names of fields that have no meaning here.
 
     Raises:
-        InvalidSpec: some turns cannot be read; contains a problem for each.
+        InvalidSpec: some turns cannot be read; contains the problems of the first ones.
     """
     value = json_values.parse_list(value)
     if isinstance(value, Mapping) and value:
@@ -67,6 +68,8 @@ def read_turns(value: Any, where: str) -> tuple[list[Message], set[str]]:
             for problem in error.problems:
                 place = f"{where}, turn {number}"
                 problems.append(errors.Problem(what=problem.what, where=place, fix=problem.fix))
+        if len(problems) >= _MAX_PROBLEMS:
+            break
     if problems:
         raise errors.InvalidSpec(problems)
     return messages, unused

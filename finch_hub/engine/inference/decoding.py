@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from finch_hub import errors
 from finch_hub.engine.bases.rope import depends_on_length, reset_rope, switch_length
 from finch_hub.engine.data.chat import ChatTemplate
 from finch_hub.specs.generation import GenerationConfig
@@ -171,9 +172,17 @@ def end_tokens(base: Base) -> frozenset[int]:
 
 
 def _choose(logits: Tensor, config: GenerationConfig, samplers: Sequence[torch.Generator]) -> Tensor:
-    """Choose each row's token from [rows, vocabulary]: most likely, or a sample of the nucleus (arXiv 1904.09751)."""
+    """Choose each row's token from [rows, vocabulary]: most likely, or a sample of the nucleus (arXiv 1904.09751).
+
+    Raises:
+        Diverged: a score is NaN, or the largest one is infinite.
+    """
+    most_likely = logits.argmax(dim=-1)  # where NaN and infinity count as the largest
+    if not logits.gather(-1, most_likely.unsqueeze(-1)).isfinite().all():
+        what = "the model computed scores of tokens that are not finite"
+        raise errors.Diverged(f"{what} (use another adapter, or another dtype of the base)")
     if config.temperature == 0:
-        return logits.argmax(dim=-1)
+        return most_likely
     probabilities = torch.softmax(logits.float().cpu() / config.temperature, dim=-1)
     if config.top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True)

@@ -102,6 +102,7 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
     rows = inputs.read_examples(order.examples)
     model = GeneratorModel(base)
     results: dict[str, JsonObject] = {}
+    unusable: dict[str, str] = {}
     figures_of = channel.checkpoints / f"figures-{base.fingerprint[-16:]}"  # a branch can move between two attempts
     for number, subject in enumerate(order.subjects):
         name, kept = subject.name, figures_of / f"{number}.json"
@@ -111,7 +112,16 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
         channel.phase(f"measuring {name}")
         if subject.folder is not None:
             model.load_lora(subject.folder, name)
-        figures = kernel(model, PromptedExamples(rows, subject.system), parameters)
+        try:
+            figures = kernel(model, PromptedExamples(rows, subject.system), parameters)
+        except errors.Diverged as error:
+            if subject.folder is None:
+                raise
+            # The gate knows bounds of the update, and only the base shows what it does.
+            unusable[name] = str(error)
+            channel.report(NewEvent(type="message", level="error", message=f"{name} is quarantined: {error}"))
+            model.unload(name)
+            continue
         if not isinstance(figures, Mapping) or not all(isinstance(metric, str) for metric in figures):
             what = f"{evaluator.label} returned {type(figures).__name__}, not figures by names"
             raise errors.PluginError(what)
@@ -126,6 +136,7 @@ def execute(order: EvaluateOrder, channel: Channel) -> EvaluateOutcome:
         dataset=order.spec.dataset,
         results=results,
         bases=tuple(subject.name for subject in order.subjects if subject.folder is None),
+        unusable=unusable,
     )
     return EvaluateOutcome(report=report, base=model_cache.describe_base(base, order.base))
 
@@ -148,8 +159,8 @@ def _read_kept(file: Path) -> JsonObject | None:
 
 
 def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Stores) -> Record:
-    """Register the figures of the base and of each adapter."""
-    from finch_hub.registry import bases, evaluations
+    """Register the figures of the base and of each adapter, and quarantine adapters that the base cannot use."""
+    from finch_hub.registry import adapter_versions, bases, evaluations
     from finch_hub.storage.base_registration import find_earlier_fingerprint
 
     report = outcome.report
@@ -168,6 +179,8 @@ def finish(spec: EvaluateSpec, job: Job, outcome: EvaluateOutcome, stores: Store
                 adapter=name if name in adapters else None,
                 job_id=job.id,
             )
+        for reference in report.unusable:
+            adapter_versions.quarantine(session, reference)
         return outcome.record(session)
 
     return record

@@ -12,8 +12,10 @@ import pytest
 from support.safetensors_files import CONFIG, adapter_folder, arrays, factors
 
 from finch_hub import errors
+from finch_hub.artifacts import adapter_source
 from finch_hub.artifacts.adapter_source import find_adapter
 from finch_hub.artifacts.gate import AdmittedAdapter, admit_adapter
+from finch_hub.formats.parsing_process import Limits
 
 TRAINER_FILES = (
     "README.md", "optimizer.pt", "rng_state.pth", "scheduler.pt", "scaler.pt", "trainer_state.json",
@@ -114,7 +116,7 @@ WRONG = {
     "pickled weights": ({"adapter_model.safetensors": None, "adapter_model.bin": b"x"}, "the pickle adapter_model.bin"),
     "no config": ({"adapter_config.json": None}, "has no"),
     "a wrong record": ({"finch.json": b"[]"}, "not a JSON object"),
-    "an identity of others": ({"finch.json": b'{"identity": "0"}'}, "declares the identity"),
+    "an identity of others": ({"finch.json": b'{"identity": "%s"}' % (b"0" * 64)}, "declares the identity"),
 }
 
 
@@ -350,3 +352,30 @@ def test_weights_without_a_suffix_are_taken(tmp_path: Path) -> None:
     file = tmp_path / "weights"
     file.write_bytes((2).to_bytes(8, "little") + b"{}")
     assert find_adapter(file, tmp_path / "scratch", max_bytes=10**6).weights == file
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_link_out_of_the_folder_is_not_followed(tmp_path: Path, name: str) -> None:
+    folder = adapter_folder(tmp_path / "in")
+    (folder / name).rename(tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    with pytest.raises(errors.RefusedArtifact, match=f"{name}: is a link to a place outside of the folder"):
+        find_adapter(folder, tmp_path / "scratch", max_bytes=2**20)
+    snapshot = tmp_path / "models--a--b/snapshots/abc"
+    snapshot.parent.mkdir(parents=True)
+    folder.rename(snapshot)
+    blob = tmp_path / "models--a--b/blobs/1"
+    blob.parent.mkdir()
+    (tmp_path / name).rename(blob)
+    (snapshot / name).unlink()
+    (snapshot / name).symlink_to("../../blobs/1")
+    assert find_adapter(snapshot, tmp_path / "scratch", max_bytes=2**20).weights.parent == snapshot
+
+
+def test_archive_whose_names_take_too_much_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter_source, "_LIMITS", Limits(memory=2**24))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(50_000):
+            archive.writestr(str(number), b"")
+    with pytest.raises(errors.RefusedArtifact, match=r"^a\.zip: takes more than 16 MiB of memory to read"):
+        find_adapter(tmp_path / "a.zip", tmp_path / "scratch", max_bytes=2**20)

@@ -10,7 +10,7 @@ from support import fuzzing
 
 from finch_hub import errors
 from finch_hub.artifacts import tensor_checks
-from finch_hub.artifacts.tensor_checks import TensorStatistics, scan_tensor
+from finch_hub.artifacts.tensor_checks import TensorStatistics, find_too_large, scan_tensor
 from finch_hub.formats.safetensors_header import TensorInfo
 
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
@@ -51,16 +51,24 @@ def test_one_nonfinite_entry_among_millions_is_found(tmp_path: Path, dtype: str,
     assert scanned(tmp_path / "f", dtype, content, values.size).nonfinite == 1
 
 
+@pytest.mark.parametrize("largest", [65_504.0, -70_000.0])
+def test_largest_magnitude_is_found_in_any_block(tmp_path: Path, largest: float) -> None:
+    values = np.ones(3_000_000, np.float32)
+    values[1_500_000], values[1_500_001] = largest, math.nan
+    found = scanned(tmp_path / "f", "F32", values.tobytes(), values.size)
+    assert [problem.where for problem in find_too_large("a", found.largest)] == (["a"] if largest < 0 else [])
+
+
 def test_norm_that_overflows_is_infinite(tmp_path: Path) -> None:
     values = np.full(4, 1e200)
-    assert scanned(tmp_path / "f", "F64", values.tobytes(), 4) == TensorStatistics(0, math.inf)
+    assert scanned(tmp_path / "f", "F64", values.tobytes(), 4) == TensorStatistics(0, math.inf, 1e200)
 
 
 def test_long_names_are_refused_where_patterns_repeat_much() -> None:
-    config: dict[str, Any] = {"target_modules": ".*a.*a.*b", "rank_pattern": {r".*\d+.q": 4}}
+    config: dict[str, Any] = {"target_modules": ".*a.*b", "rank_pattern": {r".*\d+.q": 4}}
     short = [f"model.layers.{layer}.mlp.gate_proj" for layer in range(200)]
     tensor_checks.check_cost_of_patterns(config, short)
     for field in config:
         with pytest.raises(errors.RefusedArtifact, match=f"{field}: .*too long names"):
-            tensor_checks.check_cost_of_patterns({field: config[field]}, [f"{n}{'a' * 500}" for n in range(50)])
+            tensor_checks.check_cost_of_patterns({field: config[field]}, [f"{n}{'a' * 500}" for n in range(1000)])
     tensor_checks.check_cost_of_patterns({"target_modules": ["a" * 500]}, ["a" * 500] * 1000)

@@ -14,10 +14,11 @@ from safetensors.numpy import save_file
 
 from finch_hub import errors
 from finch_hub.engine.bases.layout_builder import describe_model
-from finch_hub.formats.model_files import ModelFiles, read_shapes, weight_files
+from finch_hub.formats.model_files import ModelFiles, check_number_of_layers, read_shapes, weight_files
 
 
 def save(folder: Path, names: Iterable[str], **config: object) -> Path:
+    folder.mkdir(exist_ok=True)
     save_file({name: np.ones((2, 2), np.float32) for name in names}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
     return folder
@@ -92,3 +93,12 @@ def test_families_with_conv1d_are_those_of_transformers(tmp_path: Path, model_ty
     save_file({"a": np.ones(1, np.float32)}, tmp_path / "model.safetensors")
     with ModelFiles(tmp_path) as files:
         assert files.has_conv1d == bool(layout.transposed)
+
+
+@pytest.mark.parametrize(
+    "config", [{"num_hidden_layers": 10**9}, {"n_layer": 1e300}, {"text_config": {"num_layers": 2}}]
+)
+def test_more_layers_than_tensors_are_refused(tmp_path: Path, config: dict[str, object]) -> None:
+    check_number_of_layers(save(tmp_path / "one", ["q.weight"], num_hidden_layers=1, n_layer="x"))
+    with pytest.raises(errors.InvalidInput, match="but the weights have 1 tensors"):
+        check_number_of_layers(save(tmp_path / "many", ["q.weight"], **config))

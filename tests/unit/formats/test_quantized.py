@@ -39,6 +39,15 @@ def test_4_bit_numbers_are_packed_as_the_format_says() -> None:
     assert turned[B].tolist() == packed[A].T.tolist()
 
 
+def test_group_beyond_the_length_takes_no_memory() -> None:
+    for name in (A, B):
+        values = random(0, 4, 4)
+        huge, whole = Scheme(bits="int8", group=2**62), Scheme(bits="int8", group=None)
+        for key, stored in huge.pack(name, values).items():
+            assert stored.tolist() == whole.pack(name, values)[key].tolist()
+        assert (huge.restore(name, huge.pack(name, values)) == whole.restore(name, whole.pack(name, values))).all()
+
+
 def test_zeros_stay_zeros_and_tiny_values_stay_tiny() -> None:
     for scheme in SCHEMES:
         assert not scheme.restore(A, scheme.pack(A, np.zeros((2, 16), np.float32))).any()

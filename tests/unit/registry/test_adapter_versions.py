@@ -203,6 +203,16 @@ def test_check_ends_the_state_unchecked_and_no_other(database: Database) -> None
     assert registry.resolve(database, "medical").reference == "medical/1"
 
 
+def test_quarantine_takes_ready_versions_and_no_others(database: Database) -> None:
+    for state in ("ready", "unchecked"):
+        registry.add_version(database, state=state)
+    with database.write() as session:
+        assert adapter_versions.quarantine(session, "medical/1").state == "quarantined"
+        assert adapter_versions.quarantine(session, "medical/2").state == "unchecked"
+    with pytest.raises(errors.Conflict, match="no ready version"):
+        registry.resolve(database, "medical")
+
+
 def test_identity_finds_the_first_version_of_a_base_that_is_not_deleted(database: Database) -> None:
     same = registry.digest("bytes")
     registry.add_version(database, identity=registry.digest("others"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -105,7 +107,7 @@ def test_large_files_are_read_once(copy: Path, tmp_path: Path) -> None:
     cache, weights = tmp_path / "cache", copy / "model.safetensors"
     first = compute_fingerprint(copy, cache=cache)
     known = json.loads((cache / "fingerprints.json").read_bytes())
-    known[str(weights)][3] = "0" * 64  # the stored hash is used
+    known[str(weights)][-1] = "0" * 64  # the stored hash is used
     (cache / "fingerprints.json").write_text(json.dumps(known))
     assert compute_fingerprint(copy, cache=cache) != first
     weights.touch()  # another mtime: the stored hash no longer counts
@@ -118,14 +120,24 @@ def test_damaged_cache_is_ignored(copy: Path, tmp_path: Path) -> None:
     assert isinstance(json.loads((tmp_path / "fingerprints.json").read_bytes()), dict)
 
 
-def test_links_into_the_hugging_face_cache_are_not_read(tmp_path: Path) -> None:
+def test_names_in_a_folder_like_the_hugging_face_cache_are_not_believed(tmp_path: Path) -> None:
     blob = tmp_path / "blobs" / ("ab" * 32)
     blob.parent.mkdir()
     blob.write_bytes(b"other content than its name says")
     link = tmp_path / "model.safetensors"
     link.symlink_to(blob)
-    assert hash_file(link) == "ab" * 32
-    assert hash_file(blob) != "ab" * 32
+    assert hash_file(link) == hash_file(blob) == hashlib.sha256(blob.read_bytes()).hexdigest()
+
+
+def test_file_that_was_replaced_with_its_old_time_is_hashed_again(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"old")
+    status = file.stat()
+    before = hash_file(file, cache=tmp_path)
+    with file.open("r+b") as stream:
+        stream.write(b"new")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert hash_file(file, cache=tmp_path) == hashlib.sha256(b"new").hexdigest() != before
 
 
 def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:

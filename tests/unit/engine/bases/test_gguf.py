@@ -108,7 +108,11 @@ def test_file_that_is_not_a_gguf_is_refused(tmp_path: Path) -> None:
 
 def test_damaged_file_is_refused_and_leaves_no_folder(tiny_folder: Path, tmp_path: Path) -> None:
     file = save_gguf(tiny_folder, tmp_path / "model.gguf")
-    file.write_bytes(file.read_bytes()[:3000])
+    content = file.read_bytes()
+    file.write_bytes(content[:3000])
+    with pytest.raises(errors.Incompatible, match="ends within its header"):
+        fetch(file, tmp_path / "cache")
+    file.write_bytes(content.replace(b"general.architecture", b"general.architecturx"))
     with pytest.raises(errors.Incompatible, match="cannot read this GGUF"):
         fetch(file, tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from support.families import FAMILIES, Family, make_model, named, save_family
 
 from finch_hub import errors
-from finch_hub.engine.bases import target_modules
+from finch_hub.engine.bases import module_layout, target_modules
 from finch_hub.engine.bases.layout_builder import build_layout, describe_model
 from finch_hub.engine.bases.module_layout import PLAIN_FAMILIES, read_layout
+from finch_hub.formats.parsing_process import Limits
 from finch_hub.specs.lora import LoRAConfig
 
 PREFIXES = {"llama": "model.", "gpt2": "transformer."}  # both are checkpoints of a model without its head
@@ -99,7 +100,7 @@ def test_transformers_is_asked_once_in_a_process_of_its_own(
     folder = save_family(named(name), tmp_path / "base")
     first = read_layout(folder, name="base", cache=tmp_path / "cache")
     assert first == replace(describe_model(make_model(named(name)), name="base"), folder=folder)
-    monkeypatch.setattr(subprocess, "run", lambda *args, **options: pytest.fail("asked again"))
+    monkeypatch.setattr(module_layout, "parse", lambda *args, **options: pytest.fail("asked again"))
     assert read_layout(folder, name="base", cache=tmp_path / "cache") == first
 
 
@@ -119,3 +120,13 @@ def test_a_model_that_transformers_does_not_know_is_refused(tmp_path: Path) -> N
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard_of"}))
     with pytest.raises(errors.Incompatible, match=r"base model birds: transformers cannot build it: .*unheard_of"):
         read_layout(folder, name="birds")
+
+
+def test_config_of_a_billion_layers_is_refused(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module_layout, "_LIMITS", Limits(memory=2**28))
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    (folder / "config.json").write_text('{"model_type": "gpt2", "n_layer": 1000000000, "n_embd": 8, "n_head": 1}')
+    with pytest.raises(errors.Incompatible, match=r"takes more than|cannot build it: std::bad_alloc"):
+        read_layout(folder, name="x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -95,16 +96,21 @@ def test_damaged_shards_are_named_before_anything_is_loaded(tiny_folder: Path, t
 
 
 DAMAGED: dict[str, tuple[str, str | bytes, str]] = {
-    "cut off": ("config.json", '{"model_type": "llama"', "is not JSON"),
-    "not UTF-8": ("config.json", b"\xff\xfe{}", "is not JSON"),
-    "nested": ("config.json", "[" * 100_000, "is not JSON"),
+    "cut off": ("config.json", '{"model_type": "llama"', "cannot be read: "),
+    "not UTF-8": ("config.json", b"\xff\xfe{}", "cannot be read: "),
+    "nested": ("config.json", "[" * 100_000, "nested more than 64 deep"),
     "list": ("config.json", "[1]", "is not a JSON object"),
     "type": ("config.json", '{"model_type": ["llama"]}', "model_type: is not a text"),
     "architectures": ("config.json", '{"architectures": {"LlamaForCausalLM": 1}}', "architectures: is not a list"),
     "quantization": ("config.json", '{"quantization_config": "gptq"}', "quantization_config: is not a table"),
-    "index": (model_files.INDEX, '{"weight_map"', "is not JSON"),
-    "shard": (model_files.INDEX, '{"weight_map": {"a": 5}}', "names no file for a"),
-    "shard without a name": (model_files.INDEX, '{"weight_map": {"a": ""}}', "names no file for a"),
+    "index": (model_files.INDEX, '{"weight_map"', "cannot be read: "),
+    "shard": (model_files.INDEX, '{"weight_map": {"a": 5}}', "names no file of this folder for a"),
+    "shard of another folder": (model_files.INDEX, '{"weight_map": {"a": "../b/c.safetensors"}}', "names no file of"),
+    "shard with a zero": (model_files.INDEX, '{"weight_map": {"a": "a\\u0000.safetensors"}}', "names no file of"),
+    "shard of a long name": (model_files.INDEX, json.dumps({"weight_map": {"a": "x" * 5000}}), "names no file of"),
+    "surrogate": ("config.json", '{"model_type": "\\ud800"}', "half of a surrogate pair"),
+    "kernels": ("config.json", '{"_attn_implementation": "a/b"}', "is not a part of transformers"),
+    "shard without a name": (model_files.INDEX, '{"weight_map": {"a": ""}}', "names no file of this folder for a"),
 }  # fmt: skip
 
 
@@ -130,6 +136,17 @@ def test_damaged_json_is_a_problem_of_the_base_wherever_it_is_read(
         with pytest.raises(errors.InvalidInput, match=expected):
             read()
     assert read_base_shape(folder, BaseLayout(name="", linear={}, embeddings={}, parameters={})) is None
+
+
+def test_pipe_among_the_files_of_a_base_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("generation_config.json", "config.json", "tokenizer.json", model_files.SINGLE):
+        folder = Path(shutil.copytree(tiny_folder, tmp_path / name))
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+        with pytest.raises(errors.Incompatible, match="is not a regular file"):
+            fetch(folder, tmp_path)
+    with pytest.raises(errors.InvalidInput, match="is not a regular file"):
+        model_files.read_config(tmp_path / "config.json")
 
 
 def test_file_that_is_not_a_base_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,19 @@ from pyarrow import feather, ipc, parquet
 
 from finch_hub import errors
 from finch_hub.engine.data import arrow_rows, reading
-from finch_hub.engine.data.row import Unreadable
+from finch_hub.engine.data.row import Row, Unreadable
 from finch_hub.specs.examples import Example
 from finch_hub.specs.reading import ReadingConfig
 
 ROWS = [{"prompt": f"p{n}", "completion": f"c{n}" if n % 2 else None} for n in range(1000)]
 TABLE = pyarrow.Table.from_pylist(ROWS)
+
+
+def read(content: bytes, *, is_parquet: bool = False) -> list[Row]:
+    with tempfile.TemporaryFile() as stream:
+        stream.write(content)
+        stream.seek(0)
+        return list(arrow_rows.read_arrow(stream, is_parquet=is_parquet))
 
 
 def write_parquet(path: Path) -> Path:
@@ -55,8 +63,7 @@ def test_text_that_is_not_utf8_is_reported_by_its_row() -> None:
     assert texts.type == table.schema.field("text").type
     with ipc.new_stream(content, table.schema) as writer:
         writer.write_table(table)
-    content.seek(0)
-    rows = list(arrow_rows.read_arrow(content, is_parquet=False))
+    rows = read(content.getvalue())
     assert [row.value for row in rows] == [{"text": "a"}, {"text": Unreadable("is not UTF-8")}, {"text": "b"}]
 
 
@@ -70,21 +77,39 @@ def test_columns_of_json_are_parsed() -> None:
     for write, is_parquet in ((parquet.write_table, True), (feather.write_feather, False)):
         content = io.BytesIO()
         write(table, content)
-        content.seek(0)
-        assert [row.value for row in arrow_rows.read_arrow(content, is_parquet=is_parquet)] == expected
+        assert [row.value for row in read(content.getvalue(), is_parquet=is_parquet)] == expected
     assert [row for batch in table.to_batches() for row in arrow_rows.to_rows(batch)] == expected
 
 
 def test_damaged_file_is_refused() -> None:
     for content, is_parquet in ((b"PAR1damaged", True), (b"ARROW1damaged", False), (b"\xff\xff\xff\xff\1", False)):
         with pytest.raises(errors.InvalidDataset, match="cannot be read"):
-            list(arrow_rows.read_arrow(io.BytesIO(content), is_parquet=is_parquet))
+            read(content, is_parquet=is_parquet)
+
+
+def test_small_file_of_a_huge_table_is_refused() -> None:
+    content = io.BytesIO()
+    texts = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 256), ["x" * 8_000_000])
+    parquet.write_table(pyarrow.table({"prompt": texts}), content, compression="zstd", store_schema=False)
+    assert len(content.getvalue()) < 2_000
+    with pytest.raises(errors.InvalidDataset, match="takes more than 1,024 MiB of memory to read"):
+        read(content.getvalue(), is_parquet=True)
+
+
+def test_rows_that_take_no_bytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_rows, "_FREE_ROWS", 10_000)
+    content = io.BytesIO()
+    table = pyarrow.table({"prompt": pyarrow.nulls(2**20)})
+    with ipc.new_stream(content, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(errors.InvalidDataset, match=r"has more than .* rows, which is too many for its size"):
+        read(content.getvalue())
 
 
 def test_missing_pyarrow_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(errors.InvalidDataset, match=r"needs pyarrow \(pip install 'finch-hub\[parquet\]'\)"):
-        list(arrow_rows.read_arrow(io.BytesIO(b"PAR1"), is_parquet=True))
+        read(b"PAR1", is_parquet=True)
 
 
 NANOSECONDS = [
@@ -118,8 +143,7 @@ def test_column_that_nobody_uses_never_stops_the_reading(
     content = io.BytesIO()
     with ipc.new_stream(content, table.schema) as writer:
         writer.write_table(table)
-    content.seek(0)
-    of_file: list[Any] = [row.value for row in arrow_rows.read_arrow(content, is_parquet=False)]
+    of_file: list[Any] = [row.value for row in read(content.getvalue())]
     for values in (of_file, arrow_rows.to_rows(table)):
         assert [(value["prompt"], value["completion"]) for value in values] == [("a", "d"), ("b", "e"), ("c", "f")]
         assert values[1]["when"] is None

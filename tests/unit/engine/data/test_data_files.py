@@ -127,6 +127,21 @@ def test_device_is_refused(device: str) -> None:
         pass
 
 
+def test_pipe_without_a_writer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_files, "_LOOK_SECONDS", 0.0)
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        pytest.raises(errors.InvalidDataset, match="is a pipe to which no program writes"),
+        data_files.open_file(tmp_path / "pipe"),
+    ):
+        pass
+
+
+def test_file_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(errors.InvalidDataset, match="cannot be opened"), data_files.open_file("/proc/self/mem"):
+        pass
+
+
 def test_named_pipe_is_read_like_a_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(gzip.compress(b"[{}]")))

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from pyarrow import ipc, parquet
 
 from finch_hub import errors
-from finch_hub.engine.data import reading, row_formats
+from finch_hub.engine.data import reading, row_collector, row_formats
 from finch_hub.engine.data.data_folders import Split
 from finch_hub.engine.data.row import MAX_LINE
 from finch_hub.specs.examples import Example, Message
@@ -296,6 +296,25 @@ def test_thousands_of_problems_are_one_list_of_twenty_with_counts(tmp_path: Path
         "  … and 2,000 more; all by kind: 1,000 × is not JSON; 1,000 × prompt is empty; "
         "1,000 × messages, turn N has the role 'bot'"
     )
+
+
+def test_reading_stops_when_most_of_many_rows_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_collector, "_HOPELESS_ROWS", 100)
+    pair = '{"prompt": "a", "completion": "b"}'
+    path = write(tmp_path / "a.jsonl", *[pair] * 80, *["{"] * 500)
+    problems = problems_of(path)
+    assert (problems[0].where, problems[0].what) == (
+        "line 180",
+        "is where the reading stopped, since most rows before it cannot be used",
+    )
+    assert len(problems) == 101
+    path = write(tmp_path / "b.jsonl", *[pair] * 80, *["{"] * 500)
+    assert len(reading.read_data(path, ReadingConfig(max_bad_rows=0.9)).examples) == 80
+
+
+def test_problems_of_a_million_turns_are_those_of_the_first_ones(tmp_path: Path) -> None:
+    problems = problems_of(write(tmp_path / "a.jsonl", *[json.dumps({"messages": [{}] * 100_000})] * 2))
+    assert len(problems) == 40
 
 
 def test_rows_that_are_left_out_are_counted_by_kind_too(tmp_path: Path) -> None:

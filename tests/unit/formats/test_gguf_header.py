@@ -1,0 +1,77 @@
+"""Headers of GGUF files: what they declare must be in the file."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import fuzzing
+from support.gguf_files import save_gguf
+
+from finch_hub import errors
+from finch_hub.formats.gguf_header import check_gguf_header
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def header(fields: bytes = b"", tensors: bytes = b"", counts: tuple[int, int] | None = None, version: int = 3) -> bytes:
+    numbers = counts or (1 if tensors else 0, 1 if fields else 0)
+    return b"GGUF" + struct.pack("<IQQ", version, *numbers) + fields + tensors
+
+
+def array(kind: int, count: int) -> bytes:
+    return text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, kind, count)
+
+
+def tensor(*shape: int, offset: int = 0) -> bytes:
+    return text("a") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, offset)
+
+
+HOSTILE = {
+    "no GGUF": (b"PK\x03\x04", "is not a GGUF file"),
+    "empty": (b"", "is not a GGUF file"),
+    "magic alone": (b"GGUF", "ends within its header"),
+    "other byte order": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "not 2 or 3 in little-endian order"),
+    "members of an array of numbers": (header(array(4, 2**40)), "declares more than 4,194,304 members"),
+    "members of an array of texts": (header(array(8, 2**22)), "ends within its header"),
+    "members of two arrays": (header(array(0, 3) + bytes(3) + array(8, 2**22 - 1), counts=(0, 2)), "more than 4,194"),
+    "members of no type": (header(array(77, 1)), "has a field of the unknown type 77"),
+    "arrays of arrays": (header(array(9, 1) + struct.pack("<IQ", 9, 1) * 9), "has an array of arrays"),
+    "fields": (header(counts=(0, 2**63)), "declares 9,223,372,036,854,775,808 fields, more than 65,536"),
+    "tensors": (header(counts=(2**63, 0)), "declares 9,223,372,036,854,775,808 tensors, more than 65,536"),
+    "a long name": (header(struct.pack("<Q", 2**40), counts=(0, 1)), "bytes of a text, more than"),
+    "a long text": (header(text("a") + struct.pack("<IQ", 8, 2**63)), "bytes of a text, more than"),
+    "a large tensor": (header(tensors=tensor(2**40, 2**40)), "declares a tensor beyond its end"),
+    "a far tensor": (header(tensors=tensor(1, offset=2**50)), "declares a tensor beyond its end"),
+    "many dimensions": (header(tensors=tensor(*[1] * 9)), "declares 9 dimensions of a tensor, more than 4"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_header_that_declares_more_than_the_file_has_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.gguf").write_bytes(content)
+    with pytest.raises(errors.Incompatible, match=message):
+        check_gguf_header(tmp_path / "a.gguf")
+
+
+def test_header_of_a_model_passes(tiny_folder: Path, tmp_path: Path) -> None:
+    check_gguf_header(save_gguf(tiny_folder, tmp_path / "model.gguf", kind="Q8_0"))
+
+
+@given(st.binary(max_size=60), st.data())
+@settings(
+    max_examples=fuzzing.examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_changed_header_passes_or_is_refused(tmp_path: Path, noise: bytes, data: st.DataObject) -> None:
+    content = bytearray(header(array(8, 2) + text("a") + text("b"), tensor(2, 3)) + bytes(64))
+    begin = data.draw(st.integers(4, len(content)))
+    content[begin : begin + len(noise)] = noise
+    (tmp_path / "a.gguf").write_bytes(content)
+    with contextlib.suppress(errors.FinchError):
+        check_gguf_header(tmp_path / "a.gguf")
