@@ -67,6 +67,7 @@ class Settings(pydantic_settings.BaseSettings):
         owner_unfinished: maximum number of jobs of one owner that have not ended; None sets no limit.
         history_days: age in days after which ended jobs and their events are deleted; None keeps all.
         history_jobs: maximum number of ended jobs that are kept; None keeps all.
+        unused_days: age in days from which on workers remove files that nobody refers to, once a day.
         log_format: format of log lines, `logfmt` or `json`.
         log_level: least level of what is logged: `debug`, `info`, `warning` or `error`.
         metrics_port: port on which a worker serves its metrics to Prometheus; None means no port.
@@ -110,6 +111,7 @@ class Settings(pydantic_settings.BaseSettings):
     owner_unfinished: int | None = pydantic.Field(default=None, ge=1, le=_MAX_NUMBER)
     history_days: float | None = pydantic.Field(default=None, gt=0, le=_MAX_SECONDS / 86_400)
     history_jobs: int | None = pydantic.Field(default=None, ge=0, le=_MAX_NUMBER)
+    unused_days: float = pydantic.Field(default=7.0, ge=0, le=_MAX_SECONDS / 86_400)
     log_format: LogFormat = "logfmt"
     log_level: LogLevel = "info"
     metrics_port: int | None = pydantic.Field(default=None, ge=1, le=65_535)

@@ -347,6 +347,13 @@ class ArtifactStore:
         with self._translate_errors():
             self._files.remove_folder(path)
 
+    @contextlib.contextmanager
+    def access(self) -> Iterator[Files]:
+        """Yield the files of the store, whose errors become `StoreUnavailable`."""
+        self.check()
+        with self._translate_errors():
+            yield self._files
+
     def _read(self, stream: BinaryIO) -> bytes:
         with self._translate_errors():
             return stream.read(_CHUNK)

@@ -199,20 +199,30 @@ def flush_path(path: Path) -> None:
 
 
 def remove_abandoned(parent: Path, name: str = "*") -> None:
-    """Remove the temporary folders of killed processes in a folder: all, or those beside a path of this name.
+    """Remove the temporary folders of killed processes in a folder: all, or those beside a path of this name."""
+    for abandoned in list_abandoned(parent, name):
+        with abandoned as folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def list_abandoned(parent: Path, name: str = "*") -> Iterator[contextlib.AbstractContextManager[Path]]:
+    """Yield the temporary folders of killed processes in a folder, each locked until the end of its `with` block.
 
     A living process holds the lock of its folder.
     """
     for folder in parent.glob(f".{name}.*.part"):
-        try:
-            # Whatever else has such a name, perhaps of another user, is neither followed nor waited for.
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(fd)
+        with contextlib.ExitStack() as stack:
+            try:
+                # Whatever else has such a name, perhaps of another user, is neither followed nor waited for.
+                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                stack.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            yield _locked(folder, stack.pop_all())
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, stack: contextlib.ExitStack) -> Iterator[Path]:
+    with stack:
+        yield folder

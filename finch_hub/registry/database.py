@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -138,6 +139,8 @@ class Database:
         if self.is_sqlite:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self.migrate() as connection:
+            if self.is_sqlite and schema_revisions.revision(connection) is None:
+                sqlite.mark_clean(connection.connection)
             schema_revisions.upgrade(connection, str(self))
 
     @contextlib.contextmanager
@@ -155,6 +158,26 @@ class Database:
                 connection.commit()
         finally:
             engine.dispose()
+
+    def erase_deleted(self, *, rewrite: bool) -> bool:
+        """Remove what was deleted from the files of the database, and return whether all of it is gone.
+
+        Nothing is done on PostgreSQL: its server keeps deleted rows until it reuses their place.
+
+        Args:
+            rewrite: whether to write the whole file of SQLite anew, for which the disk needs as much free space.
+
+        Raises:
+            Unavailable: other processes keep the file locked, or the disk is full.
+        """
+        if not self.is_sqlite:
+            return False
+        self.close()  # a reader of this process would keep the log from being emptied
+        try:
+            return sqlite.erase_deleted(self._file, rewrite=rewrite)
+        except sqlite3.Error as error:
+            advice = next((advice for part, advice in _ADVICE.items() if part in str(error)), _SQLITE_ADVICE)
+            raise errors.Unavailable(f"could not use database {self}: {error} ({advice})") from error
 
     def close(self) -> None:
         """Close all pooled connections."""
