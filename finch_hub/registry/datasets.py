@@ -64,11 +64,13 @@ def add(
     known = session.execute(_lock(digest)).one()
     if is_new or known.purged_at is not None:
         check_stored()
-    changes: Columns = (
-        {} if known.purged_at is None else {"purged_at": None, "name": _free_or_none(session, known.name)}
-    )
-    changes |= {"name": name} if name not in (None, known.name) else {}
-    changes |= {"of_jobs": False} if not of_jobs and known.of_jobs else {}
+    changes: Columns = {}
+    if known.purged_at is not None:
+        changes = {"purged_at": None, "of_jobs": of_jobs, "name": _free_or_none(session, known.name)}
+    elif known.of_jobs and not of_jobs:
+        changes = {"of_jobs": False}
+    if name not in (None, known.name):
+        changes["name"] = name
     if changes:
         session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(changes))
     return get(session, digest)

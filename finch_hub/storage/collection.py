@@ -59,7 +59,8 @@ class _Collection:
     def collect_store(self) -> None:
         """Collect what is in the artifact store."""
         store = self._stores.artifacts
-        before = inventory.read_clock(store) - self._seconds
+        clock = inventory.read_clock(store)
+        before = clock - self._seconds
         texts = self._collect_datasets()
         unreferenced = Unreferenced(self._stores, kept_seconds=self._seconds, without=texts)
         for kind, what in _KINDS:
@@ -72,7 +73,7 @@ class _Collection:
         self._add("checkpoints and outputs of ended jobs", [leftover.size for leftover in leftovers])
         if not self._dry_run:
             with store.access() as files:
-                count, size = files.remove_unfinished(before)
+                count, size = files.remove_unfinished(clock - max(self._seconds, _DAY_SECONDS))  # nobody writes so long
             self.collected.append(Collected(what="unfinished uploads", count=count, bytes=size))
 
     def _collect_datasets(self) -> frozenset[str]:
@@ -98,7 +99,7 @@ class _Collection:
         self, found: Sequence[StoredArtifact], unreferenced: Unreferenced, before: float
     ) -> Iterator[StoredArtifact]:
         """Remove artifacts that are old enough and that still nobody refers to, and yield them."""
-        waiting = [artifact for artifact in found if artifact.modified is not None and artifact.modified < before]
+        waiting = [artifact for artifact in found if artifact.modified is not None and artifact.modified <= before]
         if self._dry_run:
             yield from waiting
             return
@@ -115,7 +116,7 @@ class _Collection:
                         break
                     # Somebody may have written it again since, to refer to it soon.
                     now = inventory.find_artifact(store, artifact.kind, artifact.digest)
-                    if now is not None and now.modified is not None and now.modified < before:
+                    if now is not None and now.modified is not None and now.modified <= before:  # S3 has whole seconds
                         with store.access() as files:
                             files.remove(artifact.path)
                         yield now
@@ -134,7 +135,8 @@ class _Collection:
         self._remove_folders("fetched adapters", fetched)
         converted = [] if is_needed else _list(self._stores.bases, "gguf-*")
         self._remove_folders("converted bases", [folder for folder in converted if str(folder) not in paths])
-        self._remove_folders("folders of ended jobs", [path for path in work_files if path.stem not in unfinished], age=False)
+        ended = [path for path in work_files if path.stem not in unfinished]
+        self._remove_folders("folders of ended jobs", ended, age=False)
         with contextlib.ExitStack() as stack:
             abandoned = [stack.enter_context(folder) for place in (home, cache) for folder in list_abandoned(place)]
             self._remove_folders("folders of killed processes", abandoned, age=False)

@@ -134,7 +134,7 @@ def _remove_unregistered(texts: RowTexts, stores: Stores) -> None:
     """Remove blobs with rows that no data set refers to: of submissions that failed, or of a moment ago."""
     if not len(texts):
         return
-    unreferenced = Unreferenced(stores)
+    unreferenced = Unreferenced(stores, is_exact=False)
     for blobs in unreferenced.scan("blobs"):
         found = [blob for blob in blobs if _has_rows_of(texts, blob, stores)]
         for blob in found:

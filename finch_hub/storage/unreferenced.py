@@ -21,14 +21,18 @@ class Unreferenced:
     Args:
         kept_seconds: time since the deletion of a version during which its files count as referred to.
         without: texts that count as not referred to.
+        is_exact: whether a version whose files are missing or damaged is an error, since it is unknown to what it
+            refers; otherwise it refers to nothing.
 
     Raises:
-        Conflict: the files of a version are missing or damaged, so that it is unknown what it refers to.
+        Conflict: the files of a version are missing or damaged.
         Unavailable: database or store do not answer.
     """
 
-    def __init__(self, stores: Stores, *, kept_seconds: float = 0.0, without: frozenset[str] = frozenset()) -> None:
-        self._stores = stores
+    def __init__(
+        self, stores: Stores, *, kept_seconds: float = 0.0, without: frozenset[str] = frozenset(), is_exact: bool = True
+    ) -> None:
+        self._stores, self._is_exact = stores, is_exact
         with stores.database.read() as session:
             self._newest = artifact_references.find_newest_version(session)
             trees = artifact_references.find_trees(session, kept_seconds=kept_seconds)
@@ -69,6 +73,8 @@ class Unreferenced:
         try:
             entries = self._stores.artifacts.tree(digest)
         except (errors.MissingArtifact, errors.RefusedArtifact) as error:
+            if not self._is_exact:
+                return
             raise errors.Conflict(
                 f"cannot tell which artifacts are needed: {error} (restore the files of the adapter or delete its"
                 " version)"

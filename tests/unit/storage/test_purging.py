@@ -169,7 +169,8 @@ def test_data_of_others_stays(home_hub: Hub, tiny_folder: Path) -> None:
 def test_purge_waits_for_a_submission_that_read_the_data(hub: Hub, tiny_folder: Path, monkeypatch: Any) -> None:
     """A training is submitted after the purge has compared all data: the purge sees its parts, and the job."""
     hub.datasets.add(PAIRS, name="birds-data")
-    find_kin, submitted = purging._find_kin, []
+    submitted: list[Any] = []
+    find_kin = purging._find_kin
 
     def submit_behind(*arguments: Any) -> None:
         find_kin(*arguments)
@@ -191,7 +192,8 @@ def test_submission_that_read_the_data_before_a_purge_is_refused(hub: Hub, tiny_
     hub.datasets.add(PAIRS, name="birds-data")
     dispatcher, stores = hub._dispatcher, hub._stores
     assert dispatcher is not None
-    write, purged = stores.database.write, []
+    purged: list[bool] = []
+    write = stores.database.write
 
     @contextlib.contextmanager
     def purge_before() -> Iterator[Any]:
