@@ -41,14 +41,17 @@ class LocalFiles:
     """Files below a folder, written under a temporary name, flushed and renamed.
 
     Paths are relative, with forward slashes. A write is durable when it returns, and replaces an earlier file.
+
+    Args:
+        is_private: whether other users are kept out, otherwise the umask decides.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, *, is_private: bool = False) -> None:
+        self._root, self._is_private = root, is_private
 
     def below(self, folder: str) -> LocalFiles:
         """Return the files below a folder of these."""
-        return LocalFiles(self._root / folder)
+        return LocalFiles(self._root / folder, is_private=self._is_private)
 
     def put_bytes(self, path: str, data: bytes) -> None:
         """Write a file."""
@@ -122,13 +125,14 @@ class LocalFiles:
         final = self._root / path
         temporary = self._root / _TEMPORARY / secrets.token_hex(8)
         for folder in (final.parent, temporary.parent):
-            _make_folder(folder)
+            _make_folder(folder, mode=0o700 if self._is_private else 0o777)
         self._sweep(temporary.parent, time.time() - _ABANDONED_SECONDS)
         try:
             with temporary.open("xb") as target:
                 yield target
                 target.flush()
-                os.fchmod(target.fileno(), 0o444)
+                if self._is_private:
+                    os.fchmod(target.fileno(), 0o600)
                 os.fsync(target.fileno())
             publish(temporary, final)
             flush_path(final.parent)
@@ -280,10 +284,10 @@ def _link(temporary: Path, final: Path) -> None:
         temporary.replace(final)
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, *, mode: int) -> None:
     """Make a folder and flush its parents, since a crash could otherwise lose the folder."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    _make_folder(folder.parent, mode=mode)
+    folder.mkdir(mode=mode, exist_ok=True)
     flush_path(folder.parent)

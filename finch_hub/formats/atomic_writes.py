@@ -10,6 +10,7 @@ import glob
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,23 +38,39 @@ def write_for(job_id: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path. Flush the file there after the block and rename it to `path`."""
+def atomic_file(path: Path, *, is_private: bool = False) -> Iterator[Path]:
+    """Yield a temporary path. Flush the file there after the block and rename it to `path`.
+
+    Args:
+        is_private: whether other users cannot read it, otherwise the umask decides.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         yield temporary
+        if is_private:
+            temporary.chmod(0o600)
         flush_path(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that other users cannot read, in place.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(text)
+
+
 @contextlib.contextmanager
 def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder and rename it to `out` if the block succeeds.
 
-    Otherwise, remove it. All files are flushed to the disk before the rename. Temporary folders of killed processes are
-    removed. The block writes a ``finch.json`` of this `kind` (see `finch_hub.formats.finch_record`).
+    Otherwise, remove it. All files are flushed to the disk before the rename, and have the permissions of the folder: those
+    that the umask gives, unless the block has changed them. Temporary folders of killed processes are removed. The block writes a ``finch.json`` of this `kind` (see `finch_hub.formats.finch_record`).
 
     Args:
         out: the final folder, missing or empty.
@@ -183,10 +200,18 @@ def _publish(folder: Path, out: Path, *, kind: str, replace: bool) -> None:
 
 
 def _flush(folder: Path) -> None:
+    """Flush all files, and give them the permissions of the folder: what was copied has those of its source."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
     for root, _, files in os.walk(folder):
         for name in files:
-            flush_path(Path(root, name))
-        flush_path(Path(root))
+            _flush_with_mode(Path(root, name), mode & 0o666)
+        _flush_with_mode(Path(root), mode)
+
+
+def _flush_with_mode(path: Path, mode: int) -> None:
+    if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
+    flush_path(path)
 
 
 def flush_path(path: Path) -> None:

@@ -128,8 +128,11 @@ class Database:
         """
         schema_revisions.check(self.revision(), str(self))
 
-    def upgrade(self) -> None:
+    def upgrade(self, *, is_private: bool = False) -> None:
         """Upgrade the schema to this code's revision. Of two processes that do so at once, one waits.
+
+        Args:
+            is_private: whether other users cannot read a new file of SQLite, otherwise the umask decides.
 
         Raises:
             SchemaMismatch: the schema is newer than this code.
@@ -138,6 +141,8 @@ class Database:
         """
         if self.is_sqlite:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.is_sqlite and is_private and not self._file.exists():
+            sqlite.make_private(self._file)
         with self.migrate() as connection:
             if self.is_sqlite and schema_revisions.revision(connection) is None:
                 sqlite.mark_clean(connection.connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,19 @@ def erase_deleted(file: Path, *, rewrite: bool) -> bool:
         return not is_busy
     finally:
         connection.close()
+
+
+def make_private(file: Path) -> None:
+    """Make an empty file that other users cannot read. SQLite gives its log the same permissions.
+
+    Raises:
+        Unavailable: the file cannot be made.
+    """
+    try:
+        os.close(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        what = f"could not make the database {file}: {error.strerror}"
+        raise errors.Unavailable(f"{what} (set FINCH_HOME to a folder that you can write to)") from error
 
 
 def is_clean(connection: sqlite3.Connection) -> bool:

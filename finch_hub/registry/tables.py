@@ -58,8 +58,8 @@ class Table(DeclarativeBase):
     metadata = sa.MetaData(naming_convention=NAMING)
 
 
-def _partial(name: str, *columns: str | sa.TextClause, where: str, unique: bool = False) -> Index:
-    return Index(name, *columns, unique=unique, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+def _partial(name: str, *columns: str | sa.TextClause, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
 _BY_TURN = (sa.text("priority DESC"), "turn", "owner", "number")  # the order of claims
@@ -282,8 +282,6 @@ class Dataset(Table):
     of_jobs: Mapped[bool] = mapped_column(server_default=sa.false())  # only jobs have stored it, no user has added it
     created_at: Mapped[Created]
     purged_at: Mapped[Moment | None]
-
-    __table_args__ = (_partial("ix_datasets_live_name", "name", where="purged_at IS NULL", unique=True),)
 
 
 class Adapter(Table):

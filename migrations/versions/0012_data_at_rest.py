@@ -1,11 +1,10 @@
-"""Unique names of data sets, who stored them, removed bases, and the time of the last collection."""
+"""Names of data sets that stand for one, who stored them, removed bases, and the time of the last collection."""
 
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 from alembic import op
 
-from finch_hub.registry import index_builds
 from finch_hub.registry.types import Instant
 
 revision: str = "0012"
@@ -35,10 +34,8 @@ def upgrade() -> None:
         column = sa.Column(name, kind(), server_default=default, nullable=default is None)
         op.add_column(table, column, if_not_exists=is_repeatable)
     op.execute(FREE_NAMES)
-    index_builds.create_index("ix_datasets_live_name", "datasets", ["name"], where="purged_at IS NULL", unique=True)
 
 
 def downgrade() -> None:
-    index_builds.drop_index("ix_datasets_live_name", "datasets")
     for table, (name, _, _) in COLUMNS.items():
         op.drop_column(table, name)

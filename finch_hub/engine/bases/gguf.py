@@ -37,7 +37,7 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
     with file.open("rb") as stream:
         if stream.read(4) != b"GGUF":
             raise errors.Incompatible("is not a GGUF file", where=str(file))
-    cache.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = folder_of(file, cache=cache)
     if folder.is_dir():
         return folder
