@@ -61,16 +61,17 @@ def write_private(path: Path, text: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with path.open("w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(text)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(text.encode())
 
 
 @contextlib.contextmanager
 def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder and rename it to `out` if the block succeeds.
 
-    Otherwise, remove it. All files are flushed to the disk before the rename, and have the permissions of the folder: those
-    that the umask gives, unless the block has changed them. Temporary folders of killed processes are removed. The block writes a ``finch.json`` of this `kind` (see `finch_hub.formats.finch_record`).
+    Otherwise, remove it. All files are flushed to the disk before the rename, and get the permissions of the folder.
+    Those are of the umask, unless the block has changed them. Temporary folders of killed processes are removed. The
+    block writes a ``finch.json`` of this `kind` (see `finch_hub.formats.finch_record`).
 
     Args:
         out: the final folder, missing or empty.
@@ -108,16 +109,29 @@ def scratch_folder(place: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `place` for this user, and remove it. Those of killed processes are removed, too.
 
     Raises:
+        Unavailable: the disk is full, also during the block.
         OSError: the folder cannot be made.
     """
-    remove_abandoned(place.parent, glob.escape(place.name))
-    folder, lock = _make_locked(place)
+    with _translate_full_disk(place.parent):
+        remove_abandoned(place.parent, glob.escape(place.name))
+        folder, lock = _make_locked(place)
+        try:
+            folder.chmod(0o700)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+@contextlib.contextmanager
+def _translate_full_disk(folder: Path) -> Iterator[None]:
     try:
-        folder.chmod(0o700)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        what = f"could not write below {folder}: no space left (free some space there)"
+        raise errors.Unavailable(what) from error
 
 
 def temporary_place() -> Path:

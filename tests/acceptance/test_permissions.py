@@ -34,7 +34,7 @@ def test_nothing_in_the_home_is_for_others(
 ) -> None:
     monkeypatch.setenv("FINCH_HOME", str(tmp_path / "home"))
     with Hub() as hub:
-        job = hub.train(PAIRS, adapter="birds", base=tiny_folder, epochs=1, rank=2, threads=1)
+        job = hub.train(PAIRS, adapter="birds", base=tiny_folder, epochs=1, rank=4, threads=1)
         job.result()
         hub.adapters.folder("birds")
         hub.export("birds", tmp_path / "exported").result()

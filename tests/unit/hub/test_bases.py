@@ -222,8 +222,9 @@ def test_base_that_something_needs_is_not_removed(hub: Hub, data: Path, tiny_fol
     assert (again.id, again.name, again.path) == (base.id, "finch", str(tiny_folder))
     assert hub.bases.get("finch").fingerprint == base.fingerprint
 
+
+def test_removal_of_a_converted_base_frees_its_files(hub: Hub, tmp_path: Path) -> None:
     save_gguf(save_model(DEFAULT, tmp_path / "tiny"), tmp_path / "tiny.gguf")
-    save_gguf(tmp_path / "tiny.gguf")
     base = hub.bases.add(tmp_path / "tiny.gguf", name="tiny")
     assert base.path is not None
     removed = hub.bases.remove("tiny")
