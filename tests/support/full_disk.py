@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-import time
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,6 @@ from pathlib import Path
 from finch_hub import Hub, errors, settings
 
 ROWS = [(f"What does finch {number} eat?", "It eats seeds. " * 40) for number in range(300)]
-LONGEST_SECONDS = 40.0
 
 
 def add(hub: Hub, place: Path) -> None:
@@ -84,7 +83,7 @@ def main() -> None:
     for free in sizes:
         shutil.copytree(place / "home", disk / "home")
         hub = open_hub(disk / "home")
-        began, outcome = time.monotonic(), "done"
+        outcome = "done"
         fill(disk, free)
         try:
             ACTIONS[name](hub, place)
@@ -93,12 +92,9 @@ def main() -> None:
             outcome = "refused"
             if not any(part in text for part in ("free some", "free space", "no space left", "disk is full")):
                 faults.append(f"{free}: {text}")
-        except Exception as error:  # noqa: BLE001
-            import traceback
+        except Exception as error:
             outcome = "internal"
-            faults.append(f"{free}: internal error {error!r} {traceback.format_exc()[-700:]}")
-        if time.monotonic() - began > LONGEST_SECONDS:
-            faults.append(f"{free}: took {time.monotonic() - began:.0f} s")
+            faults.append(f"{free}: internal error {error!r}: {traceback.format_exc()[-700:]}")
         hub.close()
         (disk / "filler").unlink()
         try:
@@ -107,11 +103,13 @@ def main() -> None:
                 if outcome != "done" and name != "fetch":
                     ACTIONS[name](again, place)
                     check(again)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             faults.append(f"{free}: {outcome}, then {error!r}")
-        print(free, outcome, f"{time.monotonic() - began:.2f}", flush=True)
         for left in disk.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
     print(json.dumps(faults))
 
 
