@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from finch_hub import errors
 from finch_hub.registry import artifact_lock, tables, values
 from finch_hub.registry.tables import job_datasets, jobs
-from finch_hub.registry.types import Columns, insert_new, later, now, once
+from finch_hub.registry.types import Columns, insert_new, later, now, once, one_of
 from finch_hub.specs.options import write_options
 
 datasets = tables.Dataset.__table__
@@ -150,7 +150,7 @@ def hold(session: Session, digests: Collection[str]) -> None:
     artifact_lock.share(session)
     rows = session.execute(
         sa.select(datasets.c.digest, datasets.c.name, datasets.c.purged_at)
-        .where(datasets.c.digest.in_(digests))
+        .where(one_of(datasets.c.digest, digests))
         .order_by(datasets.c.digest)  # in one order for all who lock several
         .with_for_update(read=True)
     )

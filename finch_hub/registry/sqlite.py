@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sqlite3
@@ -39,6 +40,42 @@ def create_migration_engine(url: sa.URL) -> sa.Engine:
     return create_engine(url, foreign_keys=False)
 
 
+class OpenFile:
+    """File of a database while it has connections.
+
+    After somebody replaced or removed it, SQLite would go on with a file that nobody else sees.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened: os.stat_result | None = None
+
+    def note(self, *_: Any) -> None:
+        """Remember the file of the first connection. While this is open, no other file gets its number."""
+        if self._opened is None:
+            self._opened = self._path.stat()
+
+    def forget(self) -> None:
+        """Forget the file, since all connections are closed."""
+        self._opened = None
+
+    def check(self) -> None:
+        """Refuse to go on without the file.
+
+        Raises:
+            ReplacedDatabase: another file is at the path, or none.
+        """
+        if self._opened is None:
+            return
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self._path.stat(), self._opened):
+                return
+        fix = "stop all workers before you replace it, and start this process again"
+        raise errors.ReplacedDatabase(
+            f"the database file {self._path} was replaced or removed while it was open ({fix})"
+        )
+
+
 def refuse_foreign_keys(connection: sa.Connection) -> None:
     """Refuse a connection on which a table that a migration rebuilds would take its referring rows along.
 
@@ -67,7 +104,7 @@ def erase_deleted(file: Path, *, rewrite: bool) -> bool:
     """Empty the log of a file, and return whether no other process kept it from being emptied.
 
     The log has the pages from before a deletion. In the file, `secure_delete` overwrites what is deleted. But a page
-    that was divided may keep a copy of a row that moved, and versions before 0012 of the schema overwrote nothing. So a
+    that was divided may keep a copy of a row that moved, and versions before 0013 of the schema overwrote nothing. So a
     file of such a version is rewritten once.
 
     Args:

@@ -137,8 +137,9 @@ class _Collection:
         self._remove_folders("converted bases", [folder for folder in converted if str(folder) not in paths])
         ended = [path for path in work_files if path.stem not in unfinished]
         self._remove_folders("folders of ended jobs", ended, age=False)
+        places = (home, cache, self._stores.bases)
         with contextlib.ExitStack() as stack:
-            abandoned = [stack.enter_context(folder) for place in (home, cache) for folder in list_abandoned(place)]
+            abandoned = [stack.enter_context(folder) for place in places for folder in list_abandoned(place)]
             self._remove_folders("folders of killed processes", abandoned, age=False)
 
     def _remove_folders(self, what: str, folders: Sequence[Path], *, age: bool = True) -> None:

@@ -19,6 +19,7 @@ _PASSWORD_IN_QUERY = re.compile(
     re.IGNORECASE,
 )
 _SECRET_NAME = re.compile(r"PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|CREDENTIAL", re.IGNORECASE)
+_PATH_NAME = re.compile(r"_(FILE|PATH|DIR|FOLDER)$", re.IGNORECASE)  # the value is the path of a secret, and says more
 _MIN_LENGTH = 8  # shorter secrets may equal ordinary words
 
 
@@ -42,11 +43,15 @@ def _spellings(secret: str) -> set[str]:
     return {secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
 
 
+def _is_secret(variable: str) -> bool:
+    return bool(_SECRET_NAME.search(variable)) and not _PATH_NAME.search(variable)
+
+
 class Redactor:
     """Replaces passwords of URLs and values of secret environment variables in texts."""
 
     def __init__(self, *urls: str) -> None:
-        secrets = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+        secrets = {value for name, value in os.environ.items() if _is_secret(name)}
         for url in urls:
             secrets |= _passwords_in(url)
         spellings = {spelling for secret in secrets if len(secret) >= _MIN_LENGTH for spelling in _spellings(secret)}

@@ -13,7 +13,7 @@ from finch_hub.registry.database import Database
 from finch_hub.storage import outputs
 
 _NAME = re.compile(r"(?P<job_id>[0-9A-Za-z-]+)-(?P<fence>[0-9]+)")
-_OUTPUT_SECONDS = 7 * 86_400.0  # for which an output waits after the end of its job
+OUTPUT_SECONDS = 7 * 86_400.0  # for which an output waits after the end of its job
 
 
 class Leftover(NamedTuple):
@@ -61,7 +61,7 @@ def list_leftovers(artifacts: ArtifactStore, database: Database, *, measures: bo
     """
     found: list[Leftover] = []
     # The jobs that run remove their checkpoints themselves, unless their worker is killed in that moment.
-    for folder, seconds, is_folder in ((checkpoints.FOLDER, 0.0, False), (outputs.FOLDER, _OUTPUT_SECONDS, True)):
+    for folder, seconds, is_folder in ((checkpoints.FOLDER, 0.0, False), (outputs.FOLDER, OUTPUT_SECONDS, True)):
         job_of = {name: match["job_id"] for name in artifacts.list_named(folder) if (match := _NAME.fullmatch(name))}
         if not job_of:
             continue

@@ -1,4 +1,4 @@
-"""A disk with any number of free bytes: every write ends, or says that the disk is full, and nothing half-written counts."""
+"""A disk with any number of free bytes: writes succeed or say that it is full, and nothing half-written counts."""
 
 from __future__ import annotations
 

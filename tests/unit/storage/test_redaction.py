@@ -85,7 +85,10 @@ def test_secret_environment_variable_is_replaced(monkeypatch: pytest.MonkeyPatch
 def test_short_values_and_other_variables_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIN_TOKEN", "1234")
     monkeypatch.setenv("TEAM", "the-finch-team")
-    assert Redactor().clean("the-finch-team failed at 1234") == "the-finch-team failed at 1234"
+    monkeypatch.setenv("FINCH_BROKER_PASSWORD_FILE", "/run/secrets/broker")
+    monkeypatch.setenv("TOKEN_PATH", "/run/secrets/token")
+    text = "the-finch-team failed at 1234, /run/secrets/broker and /run/secrets/token"
+    assert Redactor().clean(text) == text
 
 
 @given(secrets=st.lists(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=8), min_size=1))
