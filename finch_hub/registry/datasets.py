@@ -175,15 +175,9 @@ def lock_purged(session: Session, digest: str) -> bool:
     return session.execute(_lock(digest)).one().purged_at is not None
 
 
-def list_live(session: Session) -> list[int]:
-    """Return the keys of all data sets that are not purged."""
-    return list(session.scalars(sa.select(datasets.c.id).where(datasets.c.purged_at.is_(None))))
-
-
-def find_key(session: Session, key: int) -> values.Dataset:
-    """Return the data set with a key of `list_live`."""
-    row = session.execute(sa.select(*_COLUMNS).where(datasets.c.id == key)).one()
-    return values.Dataset(**row._mapping)
+def list_live(session: Session) -> list[str]:
+    """Return the digests of all data sets that are not purged."""
+    return list(session.scalars(sa.select(datasets.c.digest).where(datasets.c.purged_at.is_(None))))
 
 
 def purge(session: Session, name: str, *, parts: Collection[str] = ()) -> values.Dataset:

@@ -52,12 +52,12 @@ class _Kin(NamedTuple):
     Attributes:
         parts: digests of those that are purged with it.
         others: those that stay.
-        seen: keys of all that were compared.
+        seen: digests of all that were compared.
     """
 
     parts: dict[str, int]
     others: dict[str, SharedRows]
-    seen: set[int]
+    seen: set[str]
 
 
 def purge_dataset(name: str, stores: Stores) -> PurgedDataset:
@@ -114,12 +114,12 @@ def _until_damage(lines: Iterator[bytes]) -> Iterator[bytes]:
 def _find_kin(dataset: values.Dataset, texts: RowTexts, kin: _Kin, stores: Stores) -> None:
     """Compare the data sets that were not compared yet."""
     with stores.database.read() as session:
-        keys = sorted(kin.seen.symmetric_difference(datasets.list_live(session)) - kin.seen)
-    for key in progress.track(keys, "comparing data sets"):
-        kin.seen.add(key)
+        digests = sorted(set(datasets.list_live(session)) - kin.seen)
+    for digest in progress.track(digests, "comparing data sets"):
+        kin.seen.add(digest)
         with stores.database.read() as session:
-            other = datasets.find_key(session, key)
-        if other.digest == dataset.digest or not len(texts):
+            other = datasets.find_digest(session, digest)
+        if other is None or digest == dataset.digest or not len(texts):
             continue
         shared = texts.count_in(_until_damage(stores.artifacts.read_lines(other.digest)))
         # Earlier versions did not record who stored a data set. It is a part if it has no other rows.

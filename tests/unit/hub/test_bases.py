@@ -232,4 +232,5 @@ def test_removal_of_a_converted_base_frees_its_files(hub: Hub, tmp_path: Path) -
     assert removed.kept is None
     assert not Path(base.path).exists()
     assert (tmp_path / "tiny.gguf").exists()
-    assert hub.bases.add(tmp_path / "tiny.gguf", name="tiny").id != base.id, "nothing referred to it"
+    assert hub.bases.find() == []
+    assert hub.bases.add(tmp_path / "tiny.gguf", name="tiny").fingerprint == base.fingerprint
