@@ -144,6 +144,9 @@ class CommandWalk:
         self.run("adapters", "check", "imported/1")
         self.run("adapters", "delete", "imported/1")
         self.run("datasets", "purge", "finches")
+        self.run("gc", "--dry-run")
+        self.run("gc")
+        self.run("bases", "remove", "tiny-gguf")
 
     def _queue(self) -> None:
         command = ("train", "bee.jsonl", "--adapter", "late", "--base", "tiny", "--queue", "unserved", "--detach")

@@ -10,8 +10,9 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from finch_hub import errors
 from finch_hub.formats.atomic_writes import flush_path
@@ -22,18 +23,35 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 _ABANDONED_SECONDS = 24 * 3600.0  # no writer needs a day for one file
 
 
+class FileInfo(NamedTuple):
+    """A stored file.
+
+    Attributes:
+        name: name within its folder.
+        size: bytes.
+        modified: time of its last write in seconds since 1970, by the clock of the store; None if it is unknown.
+    """
+
+    name: str
+    size: int
+    modified: float | None
+
+
 class LocalFiles:
     """Files below a folder, written under a temporary name, flushed and renamed.
 
     Paths are relative, with forward slashes. A write is durable when it returns, and replaces an earlier file.
+
+    Args:
+        is_private: whether other users are kept out, otherwise the umask decides.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, *, is_private: bool = False) -> None:
+        self._root, self._is_private = root, is_private
 
     def below(self, folder: str) -> LocalFiles:
         """Return the files below a folder of these."""
-        return LocalFiles(self._root / folder)
+        return LocalFiles(self._root / folder, is_private=self._is_private)
 
     def put_bytes(self, path: str, data: bytes) -> None:
         """Write a file."""
@@ -81,31 +99,55 @@ class LocalFiles:
         """Return the names of the files and folders directly in a folder, none if it is missing."""
         return [path.name for path in (self._root / folder).iterdir()] if (self._root / folder).is_dir() else []
 
+    def scan(self, folder: str) -> Iterator[FileInfo]:
+        """Yield the regular files directly in a folder, none if it is missing."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._root / folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_file(follow_symlinks=False):
+                        info = entry.stat(follow_symlinks=False)
+                        yield FileInfo(entry.name, info.st_size, info.st_mtime)
+
+    def find(self, path: str) -> FileInfo | None:
+        """Return a file, None if it is missing."""
+        try:
+            info = (self._root / path).lstat()
+        except FileNotFoundError:
+            return None
+        return FileInfo(path.rpartition("/")[2], info.st_size, info.st_mtime)
+
+    def remove_unfinished(self, before: float) -> tuple[int, int]:
+        """Remove what writers left before a time, and return the number of files and of their bytes."""
+        return self._sweep(self._root / _TEMPORARY, before)
+
     @contextlib.contextmanager
     def _replacing(self, path: str, *, publish: Callable[[Path, Path], object] = Path.replace) -> Iterator[BinaryIO]:
         final = self._root / path
         temporary = self._root / _TEMPORARY / secrets.token_hex(8)
         for folder in (final.parent, temporary.parent):
-            _make_folder(folder)
-        self._sweep(temporary.parent)
+            _make_folder(folder, mode=0o700 if self._is_private else 0o777)
+        self._sweep(temporary.parent, time.time() - _ABANDONED_SECONDS)
         try:
             with temporary.open("xb") as target:
                 yield target
                 target.flush()
-                os.fchmod(target.fileno(), 0o444)
+                if self._is_private:
+                    os.fchmod(target.fileno(), 0o600)
                 os.fsync(target.fileno())
             publish(temporary, final)
             flush_path(final.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
-    @staticmethod
-    def _sweep(folder: Path) -> None:
+    def _sweep(self, folder: Path, before: float) -> tuple[int, int]:
         """Remove temporary files of killed writers."""
-        for file in folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
-                    file.unlink()
+        count = size = 0
+        for file in self.scan(folder.relative_to(self._root).as_posix()):
+            if file.modified is not None and file.modified < before:
+                with contextlib.suppress(FileNotFoundError):
+                    (folder / file.name).unlink()
+                    count, size = count + 1, size + file.size
+        return count, size
 
 
 class ObjectFiles:
@@ -165,11 +207,59 @@ class ObjectFiles:
             return []
         return [path.rpartition("/")[2] for path in paths if path != self._at(folder)]  # some stores list the folder
 
+    def scan(self, folder: str) -> Iterator[FileInfo]:
+        """Yield the objects directly in a folder."""
+        self._fs.invalidate_cache()
+        try:
+            entries = self._fs.ls(self._at(folder), detail=True)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if entry["type"] == "file" and entry["name"].rstrip("/") != self._at(folder):
+                yield _describe(entry)
+
+    def find(self, path: str) -> FileInfo | None:
+        """Return an object, None if it is missing."""
+        self._fs.invalidate_cache()
+        try:
+            return _describe(self._fs.info(self._at(path)))
+        except FileNotFoundError:
+            return None
+
+    def remove_unfinished(self, before: float) -> tuple[int, int]:
+        """Remove what writers left before a time, and return the number of objects and of their bytes.
+
+        Parts of uploads that never ended are invisible. S3 lists them, but not their bytes.
+        """
+        count = size = 0
+        for found in self.scan(_TEMPORARY):
+            if found.modified is not None and found.modified < before:
+                self.remove(f"{_TEMPORARY}/{found.name}")
+                count, size = count + 1, size + found.size
+        if not hasattr(self._fs, "list_multipart_uploads"):
+            return count, size
+        bucket, _, prefix = self._root.partition("/")
+        with contextlib.suppress(OSError, NotImplementedError):  # some stores list no uploads, or not for everybody
+            for upload in self._fs.list_multipart_uploads(bucket):
+                key, number = upload["Key"], upload["UploadId"]
+                if key.startswith(f"{prefix}/" if prefix else "") and upload["Initiated"].timestamp() < before:
+                    self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=number)
+                    count += 1
+        return count, size
+
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}"
 
 
 Files = LocalFiles | ObjectFiles
+
+
+def _describe(entry: dict[str, Any]) -> FileInfo:
+    """Return an object as fsspec's implementations describe it, which name the time differently."""
+    times = (entry.get(name) for name in ("LastModified", "mtime", "last_modified", "updated", "created"))
+    found = next((time for time in times if time is not None), None)
+    modified = found.timestamp() if isinstance(found, datetime) else found if isinstance(found, int | float) else None
+    return FileInfo(entry["name"].rpartition("/")[2], entry["size"], modified)
 
 
 class _Count:
@@ -194,10 +284,10 @@ def _link(temporary: Path, final: Path) -> None:
         temporary.replace(final)
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, *, mode: int) -> None:
     """Make a folder and flush its parents, since a crash could otherwise lose the folder."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    _make_folder(folder.parent, mode=mode)
+    folder.mkdir(mode=mode, exist_ok=True)
     flush_path(folder.parent)

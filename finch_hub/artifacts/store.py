@@ -67,6 +67,7 @@ class ArtifactStore:
         url: an fsspec URL (``s3://bucket/prefix``, ``memory://name``) or a local folder.
         cache: a local folder for the files of trees.
         guard: is asked before each write and whenever an artifact is missing; None accepts any store.
+        is_private: whether other users are kept out of a local folder, otherwise the umask decides.
 
     Raises:
         InvalidSpec: the URL's protocol is unknown, or its package is not installed.
@@ -76,8 +77,8 @@ class ArtifactStore:
         name: URL without credentials.
     """
 
-    def __init__(self, url: str, *, cache: Path, guard: Guard | None = None) -> None:
-        self._files, self.name = _open(url)
+    def __init__(self, url: str, *, cache: Path, guard: Guard | None = None, is_private: bool = False) -> None:
+        self._files, self.name = _open(url, is_private=is_private)
         self._cache, self._guard, self._marked = cache, guard, self
 
     def check(self, *, again: bool = False, writes: bool = False) -> None:
@@ -277,7 +278,8 @@ class ArtifactStore:
             return final
         with contextlib.ExitStack() as stack:
             with self._translate_errors():
-                self._cache.mkdir(parents=True, exist_ok=True)
+                for folder in (self._cache.parent, self._cache):
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 part = stack.enter_context(scratch_folder(final))
             for name, entry in entries.items():
                 self._download(entry, part / _safe(name))
@@ -347,6 +349,13 @@ class ArtifactStore:
         with self._translate_errors():
             self._files.remove_folder(path)
 
+    @contextlib.contextmanager
+    def access(self) -> Iterator[Files]:
+        """Yield the files of the store, whose errors become `StoreUnavailable`."""
+        self.check()
+        with self._translate_errors():
+            yield self._files
+
     def _read(self, stream: BinaryIO) -> bytes:
         with self._translate_errors():
             return stream.read(_CHUNK)
@@ -356,7 +365,7 @@ class ArtifactStore:
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as out:
                 found = _measure(stream, out)
-                os.fchmod(out.fileno(), 0o444)
+                os.fchmod(out.fileno(), 0o400)
         self._check(entry.digest, found.digest, what=f"blob {entry.digest}")
 
     @contextlib.contextmanager
@@ -396,7 +405,7 @@ class ArtifactStore:
             raise errors.RefusedArtifact(what, where=where, fix=fix)
 
 
-def _open(url: str) -> tuple[Files, str]:
+def _open(url: str, *, is_private: bool) -> tuple[Files, str]:
     """Return the files of a URL, and its name without credentials."""
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
@@ -411,7 +420,7 @@ def _open(url: str) -> tuple[Files, str]:
         raise errors.StoreUnavailable(f"artifact store {protocol}://…: {type(error).__name__}: {error}") from error
     name = re.sub(r"(?<=//)[^/]*@", "", str(filesystem.unstrip_protocol(root)))  # some implementations keep the user
     if isinstance(filesystem, LocalFileSystem):
-        return LocalFiles(Path(root)), name
+        return LocalFiles(Path(root), is_private=is_private), name
     return ObjectFiles(filesystem, root), name
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def bases() -> None:
-    """Add and list base models."""
+    """Add, list and remove base models."""
 
 
 @bases.command()
@@ -67,3 +67,20 @@ def list_(as_json: bool) -> None:
     ]
     columns = ("base", "id", "architecture", "parameters", "fingerprint", "source", "added")
     output.emit(bases, as_json, lambda: tables.draw_table(columns, rows))
+
+
+@bases.command()
+@click.argument("name")
+@output.json_option
+def remove(name: str, as_json: bool) -> None:
+    """Remove a base model that no adapter and no unfinished job needs.
+
+    NAME is the name or the fingerprint of the base. Files that were converted from GGUF are deleted. A folder or
+    download of yours stays.
+    """
+    with output.open_hub() as hub:
+        base = hub.bases.remove(name)
+    freed = f", and freed {tables.format_bytes(base.freed)}" if base.freed else ""
+    output.emit(base, as_json, lambda: f"Removed base {base.name}{freed}")
+    if base.kept is not None:
+        click.echo(f"Its files stay in {base.kept}.", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from finch_hub.hub.datasets import AddedDataset
     from finch_hub.registry.values import Dataset
     from finch_hub.specs.reading import ReadingOptions
+    from finch_hub.storage.purging import PurgedDataset
 
 
 @click.group()
@@ -68,11 +70,35 @@ def list_(limit: int, as_json: bool) -> None:
 
 @datasets.command()
 @click.argument("name")
-def purge(name: str) -> None:
-    """Delete the text of a data set. Its hash stays in the lineage of the adapters trained on it."""
-    with output.open_hub() as hub:
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@output.json_option
+def purge(name: str, quiet: bool, as_json: bool) -> None:
+    """Delete the text of a data set, and every copy of its rows that the hub has.
+
+    NAME is the name of the data set, or the first characters of its digest. Its hash stays in the lineage of the
+    adapters trained on it. Backups keep the rows, and so do data sets that you added with some of the rows.
+    """
+    with output.open_hub() as hub, progress.show_advances(quiet=quiet):
         dataset = hub.datasets.purge(name)
-    output.say(f"Deleted the text of data set {_label(dataset)}. Its hash and figures remain.")
+    output.emit(dataset, as_json, lambda: _describe_purge(dataset))
+    for other in dataset.also_in:
+        rows = tables.format_count(other.rows, "row")
+        again = f"finch-hub datasets purge {shlex.quote(other.dataset)}"
+        click.echo(f"Data set {other.dataset} stays and has {rows} of it. To purge it too: {again}", err=True)
+    click.echo("Backups and exports that were made before are not changed.", err=True)
+    if not dataset.is_erased:
+        click.echo("The files of the database may hold deleted text for some time: see docs/operations.md.", err=True)
+
+
+def _describe_purge(dataset: PurgedDataset) -> str:
+    lines = [f"Deleted the text of data set {_label(dataset)}. Its hash and figures remain."]
+    if dataset.parts:
+        count = tables.format_count(len(dataset.parts), "data set")
+        lines.append(f"Deleted {count} that jobs had stored with rows of it.")
+    if dataset.changed_records:
+        count = tables.format_count(dataset.changed_records, "record")
+        lines.append(f"Removed its texts from {count} of jobs, versions and logs.")
+    return "\n".join(lines)
 
 
 def _label(dataset: Dataset) -> str:

@@ -29,9 +29,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("finch_hub.cli.jobs:jobs", "List, watch, cancel and retry jobs."),
     "worker": ("finch_hub.cli.worker:worker", "Start, list, drain and stop workers."),
     "plugins": ("finch_hub.cli.plugins:plugins", "List what the installed plugins offer."),
-    "bases": ("finch_hub.cli.bases:bases", "Add and list base models."),
+    "bases": ("finch_hub.cli.bases:bases", "Add, list and remove base models."),
     "datasets": ("finch_hub.cli.datasets:datasets", "Check, list and purge data sets."),
     "db": ("finch_hub.cli.db:db", "Upgrade and inspect the database."),
+    "gc": ("finch_hub.cli.gc:gc", "Remove what nobody refers to, while the hub runs."),
     "backup": ("finch_hub.cli.backup:backup", "Back up the registry and the artifacts, while the hub runs."),
     "restore": ("finch_hub.cli.restore:restore", "Restore a backup into a new hub."),
     "doctor": (

@@ -11,6 +11,7 @@ import glob
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,23 +39,40 @@ def write_for(job_id: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path. Flush the file there after the block and rename it to `path`."""
+def atomic_file(path: Path, *, is_private: bool = False) -> Iterator[Path]:
+    """Yield a temporary path. Flush the file there after the block and rename it to `path`.
+
+    Args:
+        is_private: whether other users cannot read it, otherwise the umask decides.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         yield temporary
+        if is_private:
+            temporary.chmod(0o600)
         flush_path(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that other users cannot read, in place.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(text.encode())
+
+
 @contextlib.contextmanager
 def atomic_folder(out: Path, *, kind: str, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder and rename it to `out` if the block succeeds.
 
-    Otherwise, remove it. All files are flushed to the disk before the rename. Temporary folders of killed processes are
-    removed. The block writes a ``finch.json`` of this `kind` (see `finch_hub.formats.finch_record`).
+    Otherwise, remove it. All files are flushed to the disk before the rename, and get the permissions of the folder.
+    Those are of the umask, unless the block has changed them. Temporary folders of killed processes are removed. The
+    block writes a ``finch.json`` of this `kind` (see `finch_hub.formats.finch_record`).
 
     Args:
         out: the final folder, missing or empty.
@@ -148,16 +166,29 @@ def scratch_folder(place: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `place` for this user, and remove it. Those of killed processes are removed, too.
 
     Raises:
+        Unavailable: the disk is full, also during the block.
         OSError: the folder cannot be made.
     """
-    remove_abandoned(place.parent, glob.escape(place.name))
-    folder, lock = _make_locked(place)
+    with _translate_full_disk(place.parent):
+        remove_abandoned(place.parent, glob.escape(place.name))
+        folder, lock = _make_locked(place)
+        try:
+            folder.chmod(0o700)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+@contextlib.contextmanager
+def _translate_full_disk(folder: Path) -> Iterator[None]:
     try:
-        folder.chmod(0o700)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        what = f"could not write below {folder}: no space left (free some space there)"
+        raise errors.Unavailable(what) from error
 
 
 def temporary_place() -> Path:
@@ -240,10 +271,18 @@ def _publish(folder: Path, out: Path, *, kind: str, replace: bool) -> None:
 
 
 def _flush(folder: Path) -> None:
+    """Flush all files, and give them the permissions of the folder: what was copied has those of its source."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
     for root, _, files in os.walk(folder):
         for name in files:
-            flush_path(Path(root, name))
-        flush_path(Path(root))
+            _flush_with_mode(Path(root, name), mode & 0o666)
+        _flush_with_mode(Path(root), mode)
+
+
+def _flush_with_mode(path: Path, mode: int) -> None:
+    if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
+    flush_path(path)
 
 
 def flush_path(path: Path) -> None:
@@ -256,20 +295,30 @@ def flush_path(path: Path) -> None:
 
 
 def remove_abandoned(parent: Path, name: str = "*") -> None:
-    """Remove the temporary folders of killed processes in a folder: all, or those beside a path of this name.
+    """Remove the temporary folders of killed processes in a folder: all, or those beside a path of this name."""
+    for abandoned in list_abandoned(parent, name):
+        with abandoned as folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def list_abandoned(parent: Path, name: str = "*") -> Iterator[contextlib.AbstractContextManager[Path]]:
+    """Yield the temporary folders of killed processes in a folder, each locked until the end of its `with` block.
 
     A living process holds the lock of its folder.
     """
     for folder in parent.glob(f".{name}.*.part"):
-        try:
-            # Whatever else has such a name, perhaps of another user, is neither followed nor waited for.
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(fd)
+        with contextlib.ExitStack() as stack:
+            try:
+                # Whatever else has such a name, perhaps of another user, is neither followed nor waited for.
+                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                stack.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            yield _locked(folder, stack.pop_all())
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, stack: contextlib.ExitStack) -> Iterator[Path]:
+    with stack:
+        yield folder

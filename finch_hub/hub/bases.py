@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from finch_hub import errors, settings
 from finch_hub.engine.bases import sources, weight_shapes
 from finch_hub.engine.bases.fingerprint import compute_fingerprint
+from finch_hub.formats.folder_removal import remove_folder
 from finch_hub.formats.model_files import read_config
 from finch_hub.plugins.catalog import BUILTIN
 from finch_hub.registry import bases, values
@@ -34,6 +35,18 @@ class AddedBase(values.Base):
 
     renamed_from: str | None = None
     earlier: values.Base | None = None
+
+
+class RemovedBase(values.Base):
+    """A base that was removed.
+
+    Attributes:
+        freed: bytes of its converted files, which were removed.
+        kept: place of its own files, which Finch Hub did not make and leaves; None if there are none.
+    """
+
+    freed: int = 0
+    kept: str | None = None
 
 
 class Bases:
@@ -125,6 +138,22 @@ class Bases:
         """Return the bases, newest first."""
         with self._stores.database.read() as session:
             return bases.find(session)
+
+    def remove(self, name: str) -> RemovedBase:
+        """Remove a base, with its files if the hub has converted them. A folder or download of yours stays.
+
+        Raises:
+            NotFound: there is no such base.
+            Conflict: adapters were made for it, or an unfinished job needs it.
+        """
+        with self._stores.database.write() as session:
+            base = bases.remove(session, name)
+        folder = Path(base.path) if base.path is not None else None
+        if folder is None or not folder.is_dir():
+            return RemovedBase(**dict(base))
+        if not folder.resolve().is_relative_to(self._stores.bases.resolve()):
+            return RemovedBase(**dict(base), kept=str(folder))
+        return RemovedBase(**dict(base), freed=remove_folder(folder))
 
     def resolve(self, base: str | Path, revision: str | None = None) -> tuple[BaseModelSource, Path | None]:
         """Return the source of a base, and its folder if it is on this machine. Nothing is downloaded.

@@ -16,6 +16,7 @@ from finch_hub.hub.examples import (
     check_system,
     complete_options,
     has_validation,
+    hold_sources,
     read_examples,
     register_examples,
     store_examples,
@@ -28,6 +29,7 @@ from finch_hub.specs.reports import ReadingReport
 
 if TYPE_CHECKING:
     from finch_hub.registry.database import Session
+    from finch_hub.storage.purging import PurgedDataset
     from finch_hub.storage.stores import Stores
 
 
@@ -91,6 +93,7 @@ class Datasets:
         for part_name in filter(None, names):
             check_name(part_name, kind="data set")
         also_read: Split | None = splits[-1] if len(splits) > 1 else None
+        made_of: set[str] = set()
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(ExampleFile()) for _ in splits]
             reports = [
@@ -104,11 +107,16 @@ class Datasets:
                     prefers_file=True,
                     progress=progress,
                     checks_ignored=split == "train",
+                    made_of=made_of,
                 )
                 for split, file in zip(splits, files, strict=True)
             ]
-            parts = [store_examples(file, self._stores, read) for file, read in zip(files, reports, strict=True)]
+            parts = [
+                store_examples(file, self._stores, read, made_of=made_of)
+                for file, read in zip(files, reports, strict=True)
+            ]
         with self._stores.database.write() as session:
+            hold_sources(session, parts)
             added = [
                 _register(session, stored, self._stores, split=split, name=part_name, replace=replace, report=report)
                 for stored, split, part_name, report in zip(parts, splits, names, reports, strict=False)
@@ -129,21 +137,24 @@ class Datasets:
         with self._stores.database.read() as session:
             return datasets.find(session, limit=limit)
 
-    def purge(self, name: str) -> values.Dataset:
-        """Delete the text of a data set. Its hash and figures stay in the lineage of the adapters trained on it.
+    def purge(self, name: str) -> PurgedDataset:
+        """Delete the text of a data set, and every copy of its rows that the hub has.
+
+        Copies are in data that jobs stored, such as the halves of a split, in events, reports, figures and cards, in
+        folders of jobs and in logs. A data set that you added stays, even if it has some of the rows: the result names
+        it. The hash and the figures stay in the lineage of the adapters that were trained on it. Backups, exports and
+        what other programs keep are not changed.
 
         Raises:
             NotFound: there is no such data set.
-            Conflict: an unfinished job needs it.
+            Conflict: an unfinished job needs it, or a part of it.
         """
-        self._stores.artifacts.check()  # before the text counts as purged
-        with self._stores.database.write() as session:
-            purged = datasets.purge(session, name)
-        with self._stores.database.write() as session:
-            # The text goes after the first commit, so that no job needs it, and under the lock, so that it is not the
-            # text of somebody who has added the data set again.
-            if datasets.lock_purged(session, purged.digest):
-                self._stores.artifacts.remove(purged.digest)
+        from finch_hub.storage.purging import purge_dataset
+        from finch_hub.workers.supervision.work_folders import WorkFolders
+
+        purged = purge_dataset(name, self._stores)
+        WorkFolders(self._stores.settings.work).end_finished(self._stores.database)
+        self._stores.tidy()
         return purged
 
 

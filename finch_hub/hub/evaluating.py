@@ -52,12 +52,14 @@ def check_evaluation(
     with collector.collect():
         check_system(system)
     source, versions = resolve_base_and_adapters(base, adapters, stores, collector)
+    made_of: set[str] = set()
     with ExampleFile() as examples:
         report = ReadingReport(rows=0)
         with collector.collect():
-            report = read_examples(data, stores, complete_options(options, stores), examples.add, progress=progress)
+            config = complete_options(options, stores)
+            report = read_examples(data, stores, config, examples.add, progress=progress, made_of=made_of)
         collector.raise_problems()
-        stored = store_examples(examples, stores, report)
+        stored = store_examples(examples, stores, report, made_of=made_of)
     system_prompts = {version.spec.get("system") for version in versions}
     if system is None and len(system_prompts) == 1:
         system = system_prompts.pop()

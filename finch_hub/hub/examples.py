@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,12 +34,17 @@ _MAX_FORMAT = 96  # characters, as in the database
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredExamples:
-    """Examples whose canonical bytes are in the artifact store."""
+    """Examples whose canonical bytes are in the artifact store.
+
+    Attributes:
+        made_of: digests of the stored data sets that the examples were read from.
+    """
 
     digest: str
     format: str
     examples: int
     bytes: int
+    made_of: tuple[str, ...] = ()
 
 
 def read_examples(
@@ -54,6 +59,7 @@ def read_examples(
     progress: Progress | None = None,
     checks_ignored: bool = True,
     beside_file: bool = False,
+    made_of: set[str] | None = None,
 ) -> ReadingReport:
     """Read the examples of a data source, and warn of everything about the data that users should know.
 
@@ -63,6 +69,7 @@ def read_examples(
         prefers_file: whether a name is that of a file if there is also a stored data set of that name.
         checks_ignored: whether a column to ignore that no row has is reported; false for data beside other data.
         beside_file: whether the options are also for a file, so that a stored data set passes them over.
+        made_of: gets the digest of the stored data set that was read.
 
     Raises:
         InvalidReference: a name is both that of a file and of a stored data set.
@@ -74,7 +81,10 @@ def read_examples(
     if isinstance(data, str) and data_files.ADDRESS.match(data):
         raise errors.InvalidDataset("is an address, which is not read", fix=data_files.ADDRESS_FIX, subject=data)
     if isinstance(source, Path) and not data_files.exists(source):
-        return _load_stored(str(data), source, stores, ReadingConfig() if beside_file else config, keep)
+        dataset = _load_stored(str(data), source, stores, ReadingConfig() if beside_file else config, keep)
+        if made_of is not None:
+            made_of.add(dataset.digest)
+        return ReadingReport(rows=dataset.examples, formats={dataset.format: dataset.examples})
     if isinstance(data, str) and not prefers_file and "/" not in data and data == str(source):
         _check_one_meaning(data, stores)
     try:
@@ -129,7 +139,7 @@ def _check_one_meaning(name: str, stores: Stores) -> None:
 
 def _load_stored(
     name: str, path: Path, stores: Stores, config: ReadingConfig, keep: Callable[[Example], None]
-) -> ReadingReport:
+) -> values.Dataset:
     try:
         with stores.database.read() as session:
             dataset = datasets.get(session, name)
@@ -144,7 +154,7 @@ def _load_stored(
         raise errors.InvalidDataset(what, fix="leave them out", subject=name)
     for line in stores.artifacts.read_lines(dataset.digest):
         keep(Example.of(line))
-    return ReadingReport(rows=dataset.examples, formats={dataset.format: dataset.examples})
+    return dataset
 
 
 def is_stored(data: DataSource) -> bool:
@@ -176,28 +186,48 @@ def _load_formats(stores: Stores) -> list[row_formats.RowFormat]:
     ]
 
 
-def store_examples(examples: ExampleFile, stores: Stores, report: ReadingReport) -> StoredExamples:
-    """Store the canonical bytes of the examples, with the formats in which they were read."""
+def store_examples(
+    examples: ExampleFile, stores: Stores, report: ReadingReport, *, made_of: Collection[str] = ()
+) -> StoredExamples:
+    """Store the canonical bytes of the examples, with their formats and the data sets that they were read from."""
     return StoredExamples(
         digest=stores.artifacts.put_file(examples.path),
         format=", ".join(report.formats)[:_MAX_FORMAT] or "messages",
         examples=len(examples),
         bytes=examples.size,
+        made_of=tuple(sorted(made_of)),
     )
 
 
+def hold_sources(session: Session, stored: Sequence[StoredExamples]) -> None:
+    """Keep the data sets that examples were read from, until the commit that registers the examples.
+
+    Otherwise a purge of such a data set could miss what was made of it.
+
+    Raises:
+        Conflict: a data set was purged meanwhile.
+    """
+    datasets.hold(session, {digest for part in stored for digest in part.made_of})
+
+
 def register_examples(
-    session: Session, stored: StoredExamples, stores: Stores, *, name: str | None = None, replace: bool = False
+    session: Session,
+    stored: StoredExamples,
+    stores: Stores,
+    *,
+    name: str | None = None,
+    replace: bool = False,
+    of_jobs: bool = False,
 ) -> values.Dataset:
     """Register stored examples as a data set.
 
     Raises:
-        Conflict: the name is that of other examples, the examples have another name, or were purged meanwhile.
+        Conflict: the name is that of other examples, the examples have another name, or were removed meanwhile.
     """
 
     def check_stored() -> None:
         if not stores.artifacts.has(stored.digest):
-            what = f"data set {name or stored.digest[:12]} was purged while it was stored (try again)"
+            what = f"data set {name or stored.digest[:12]} was removed while it was stored (try again)"
             raise errors.Conflict(f"could not register the data: {what}")
 
     return datasets.add(
@@ -208,5 +238,6 @@ def register_examples(
         size=stored.bytes,
         name=name,
         replace=replace,
-        restore=check_stored,
+        of_jobs=of_jobs,
+        check_stored=check_stored,
     )

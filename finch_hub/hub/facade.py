@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from finch_hub.plugins.catalog import Catalog
     from finch_hub.registry.values import AdapterVersion
     from finch_hub.specs.backups import BackupReport, RestoreReport
+    from finch_hub.specs.collections import CollectionReport
     from finch_hub.specs.reports import ConflictReport
     from finch_hub.storage.stores import Stores
     from finch_hub.workers.messaging.dispatcher import Dispatcher
+
+_MAX_DAYS = 36_500.0
 
 
 class Hub:
@@ -428,6 +431,27 @@ class Hub:
         refuse_unnamed(folder)
         return restore_backup(BackupFolder(settings.expand_home(folder)), self._stores)
 
+    def collect(self, *, unused_days: float | None = None, dry_run: bool = False) -> CollectionReport:
+        """Remove what nobody refers to, in the artifact store and in the home of this machine.
+
+        Workers do so once a day. Running jobs, submissions and other collections are not disturbed.
+
+        Args:
+            unused_days: age in days from which on unused things are removed; None takes that of the settings. With 0, a
+                submission of this moment may have to be tried again.
+            dry_run: whether to remove nothing, and only report what would be removed.
+
+        Raises:
+            InvalidSpec: the age is not a number of days.
+            Conflict: the files of a version are missing or damaged, so that it is unknown what it refers to.
+            Unavailable: the database or the store does not answer.
+        """
+        from finch_hub.storage.collection import collect
+
+        if unused_days is not None and not 0 <= unused_days < _MAX_DAYS:
+            raise errors.InvalidSpec("is not an age in days", where="unused_days", fix="give 0 or more days")
+        return collect(self._stores, unused_days=unused_days, dry_run=dry_run)
+
     def events(self, job_id: str, *, after: int = 0, follow: bool = False) -> Iterator[Event]:
         """Yield a job's events with numbers over `after`. With `follow`, continue until the job has ended.
 
@@ -454,14 +478,15 @@ class Hub:
         requirements: Requirements | None = None,
         **fields: Any,
     ) -> JobHandle:
-        from finch_hub.hub.examples import register_examples
+        from finch_hub.hub.examples import hold_sources, register_examples
         from finch_hub.hub.jobs import JobHandle
         from finch_hub.registry import jobs
 
         dispatcher = self._dispatcher  # refuses unusable settings before anything is stored
         with self._stores.database.write() as session:
+            hold_sources(session, examples)
             for stored in sorted(examples, key=lambda part: part.digest):  # locked in one order by all submitters
-                register_examples(session, stored, self._stores)
+                register_examples(session, stored, self._stores, of_jobs=True)
             job = jobs.submit(
                 session,
                 spec,

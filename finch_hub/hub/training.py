@@ -98,9 +98,10 @@ def check_training(
             if requirements.together and target_modules.names_head(lora, layout):
                 what = "an adapter of the head cannot be combined with together"
                 collector.add(errors.Problem(where="together", what=what, fix="remove together, or the head"))
+    made_of: set[str] = set()
     with contextlib.ExitStack() as stack:
         train, held_out, report = _read_parts(
-            data, validation, training, reading, overrides, stores, collector, progress, stack
+            data, validation, training, reading, overrides, stores, collector, progress, made_of, stack
         )
         if report is not None:
             for problem in schedule.find_problems(training, examples=len(train), held_out=len(held_out)):
@@ -110,7 +111,7 @@ def check_training(
                 collector.add(errors.Problem(where="rank", what=what, fix="add validation examples or set a number"))
         collector.raise_problems()
         read = report or ReadingReport(rows=len(train))
-        stored = tuple(store_examples(part, stores, read) for part in (train, held_out) if part)
+        stored = tuple(store_examples(part, stores, read, made_of=made_of) for part in (train, held_out) if part)
         longest = max(map(_max_tokens, itertools.chain(train, held_out)))
         thinking = any(has_reasoning(message) for example in train for message in example.messages)
     spec = TrainSpec(
@@ -142,9 +143,14 @@ def _read_parts(
     stores: Stores,
     collector: ProblemCollector,
     progress: Progress | None,
+    made_of: set[str],
     stack: contextlib.ExitStack,
 ) -> tuple[ExampleFile, ExampleFile, ReadingReport | None]:
-    """Return the examples to train on and those held out, in files that the stack closes; no report if it failed."""
+    """Return the examples to train on and those held out, in files that the stack closes; no report if it failed.
+
+    Args:
+        made_of: gets the digests of the stored data sets that were read.
+    """
     train, held_out = stack.enter_context(ExampleFile()), stack.enter_context(ExampleFile())
     report: ReadingReport | None = None
     is_split = False
@@ -153,10 +159,23 @@ def _read_parts(
         also_read: Split | None = "validation" if is_split else None
         beside_file = validation is not None and not is_stored(validation)
         report = read_examples(
-            data, stores, reading, train.add, also_read=also_read, progress=progress, beside_file=beside_file
+            data,
+            stores,
+            reading,
+            train.add,
+            also_read=also_read,
+            progress=progress,
+            beside_file=beside_file,
+            made_of=made_of,
         )
     read_held_out = functools.partial(
-        read_examples, stores=stores, config=reading, keep=held_out.add, progress=progress, checks_ignored=False
+        read_examples,
+        stores=stores,
+        config=reading,
+        keep=held_out.add,
+        progress=progress,
+        checks_ignored=False,
+        made_of=made_of,
     )
     if validation is not None:
         with collector.collect():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub.registry.tables import AdapterVersion, Dataset, job_datasets, jobs
+from finch_hub.registry.types import later, once
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,10 +41,36 @@ def find_references(session: Session) -> References:
     trees = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(AdapterVersion.deleted_at.is_(None))))
     deleted = frozenset(session.scalars(sa.select(AdapterVersion.digest).where(AdapterVersion.deleted_at.is_not(None))))
     texts = frozenset(session.scalars(sa.select(Dataset.digest).where(Dataset.purged_at.is_(None))))
-    # Jobs of early versions read data that has no row of its own.
-    unregistered = sa.select(job_datasets.c.digest).where(
-        job_datasets.c.job_id == jobs.c.id,
-        jobs.c.finished_at.is_(None),
-        ~sa.exists().where(Dataset.digest == job_datasets.c.digest),
-    )
-    return References(trees=trees, texts=texts | frozenset(session.scalars(unregistered)), deleted=deleted - trees)
+    return References(trees=trees, texts=texts | frozenset(session.scalars(_UNREGISTERED)), deleted=deleted - trees)
+
+
+def select_texts(session: Session, digests: Collection[str]) -> frozenset[str]:
+    """Return those digests that are texts of data sets, or that unfinished jobs read. A thousand at most are given."""
+    texts = sa.select(Dataset.digest).where(Dataset.digest.in_(digests), Dataset.purged_at.is_(None))
+    unregistered = _UNREGISTERED.where(job_datasets.c.digest.in_(digests))
+    return frozenset(session.scalars(texts)) | frozenset(session.scalars(unregistered))
+
+
+def find_trees(session: Session, *, kept_seconds: float = 0.0) -> frozenset[str]:
+    """Return the trees of versions that are not deleted, or were deleted within so many seconds."""
+    is_kept = sa.or_(AdapterVersion.deleted_at.is_(None), AdapterVersion.deleted_at > once(later(-kept_seconds)))
+    return frozenset(session.scalars(sa.select(AdapterVersion.digest).where(is_kept)))
+
+
+def find_newest_version(session: Session) -> int:
+    """Return the number of the registration of the newest version, 0 if there is none."""
+    return session.scalar(sa.select(sa.func.max(AdapterVersion.id))) or 0
+
+
+def list_trees(session: Session, *, after: int) -> list[tuple[int, str]]:
+    """Return the trees of newer versions with the numbers of their registrations, in this order."""
+    query = sa.select(AdapterVersion.id, AdapterVersion.digest).where(AdapterVersion.id > after)
+    return [(row.id, row.digest) for row in session.execute(query.order_by(AdapterVersion.id))]
+
+
+# Jobs of early versions read data that has no row of its own.
+_UNREGISTERED = sa.select(job_datasets.c.digest).where(
+    job_datasets.c.job_id == jobs.c.id,
+    jobs.c.finished_at.is_(None),
+    ~sa.exists().where(Dataset.digest == job_datasets.c.digest),
+)

@@ -7,11 +7,14 @@ from sqlalchemy.orm import Session
 
 from finch_hub import errors
 from finch_hub.registry import tables, values
-from finch_hub.registry.types import insert_new
+from finch_hub.registry.types import insert_new, now
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.options import write_options
 
 bases = tables.Base.__table__
+_COLUMNS = [bases.c[name] for name in values.Base.model_fields]
+_IS_THERE = bases.c.removed_at.is_(None)
+_MAX_NAMED = 20  # versions or jobs in a message
 
 
 def add(
@@ -46,6 +49,8 @@ def add(
         except errors.Conflict:  # nobody has chosen the name for this base
             base = base.evolve(name=base.fingerprint)
     session.execute(insert_new(session, bases, "fingerprint").values(base.model_dump()))
+    is_removed = bases.c.fingerprint == base.fingerprint, bases.c.removed_at.is_not(None)
+    session.execute(sa.update(bases).where(*is_removed).values(removed_at=None, **base.model_dump()))
     changes = base.model_dump(include={"source", "revision", "path", *(["name"] if rename else [])})
     if base.public_id is not None:  # otherwise an earlier one stays
         changes["public_id"] = base.public_id
@@ -76,7 +81,9 @@ def _free_name(session: Session, base: BaseDescription, *, replace: bool) -> Non
 
 def _check_unnamed(session: Session, base: BaseDescription) -> None:
     """Check that a user gave a base no other name; scripts that use such a name would no longer find the base."""
-    known = session.execute(sa.select(bases).where(bases.c.fingerprint == base.fingerprint)).one_or_none()
+    known = session.execute(
+        sa.select(*_COLUMNS).where(bases.c.fingerprint == base.fingerprint, _IS_THERE)
+    ).one_or_none()
     # Without a given name, a base has that of its source, or its fingerprint. Given names have no slash.
     if known is None or known.name in (base.name, known.source, known.fingerprint) or "/" in known.name:
         return
@@ -93,13 +100,13 @@ def get(session: Session, name: str) -> values.Base:
         NotFound: no base has that fingerprint or name.
     """
     row = session.execute(
-        sa.select(bases)
-        .where(sa.or_(bases.c.fingerprint == name, bases.c.name == name))
+        sa.select(*_COLUMNS)
+        .where(sa.or_(bases.c.fingerprint == name, bases.c.name == name), _IS_THERE)
         .order_by(bases.c.id.desc())
         .limit(1)
     ).one_or_none()
     if row is None:
-        raise errors.NotFound("base", name, session.scalars(sa.select(bases.c.name)), lists_known=True)
+        raise errors.NotFound("base", name, session.scalars(sa.select(bases.c.name).where(_IS_THERE)), lists_known=True)
     return values.Base(**row._mapping)
 
 
@@ -110,7 +117,7 @@ def find_source(session: Session, source: str, revision: str | None) -> values.B
         revision: revision that it must have; None takes the state that is named by the source, else the newest one,
             unless its name was given to another one.
     """
-    query = sa.select(bases).where(bases.c.source == source)
+    query = sa.select(*_COLUMNS).where(bases.c.source == source, _IS_THERE)
     if revision is not None:
         query = query.where(bases.c.revision == revision)
     has_name_of_source, has_lost_name = bases.c.name == source, bases.c.name == bases.c.fingerprint
@@ -121,20 +128,76 @@ def find_source(session: Session, source: str, revision: str | None) -> values.B
 
 def find_name(session: Session, fingerprint: str) -> str | None:
     """Return the name of the base with that fingerprint, None if there is none."""
-    return session.scalar(sa.select(bases.c.name).where(bases.c.fingerprint == fingerprint))
+    return session.scalar(sa.select(bases.c.name).where(bases.c.fingerprint == fingerprint, _IS_THERE))
 
 
 def fingerprints(session: Session) -> frozenset[str]:
     """Return the fingerprints of all bases."""
-    return frozenset(session.scalars(sa.select(bases.c.fingerprint)))
+    return frozenset(session.scalars(sa.select(bases.c.fingerprint).where(_IS_THERE)))
 
 
 def find(session: Session) -> list[values.Base]:
     """Return all bases, newest first."""
-    return [values.Base(**row._mapping) for row in session.execute(sa.select(bases).order_by(bases.c.id.desc()))]
+    query = sa.select(*_COLUMNS).where(_IS_THERE).order_by(bases.c.id.desc())
+    return [values.Base(**row._mapping) for row in session.execute(query)]
 
 
 def list_paths(session: Session) -> dict[str, str]:
     """Return the path of each base that has one, by the base's name."""
-    query = sa.select(bases.c.name, bases.c.path).where(bases.c.path.is_not(None)).order_by(bases.c.id)
+    query = sa.select(bases.c.name, bases.c.path).where(bases.c.path.is_not(None), _IS_THERE)
+    query = query.order_by(bases.c.id)
     return {row.name: row.path for row in session.execute(query)}
+
+
+def remove(session: Session, name: str) -> values.Base:
+    """Remove a base with the figures of the base alone, and return it as it was.
+
+    If deleted versions were made for it, their lineage keeps it. No query finds it then.
+
+    Raises:
+        NotFound: no base has that fingerprint or name.
+        Conflict: versions were made for it, or an unfinished job names it.
+    """
+    base = get(session, name)
+    session.execute(sa.select(bases.c.id).where(bases.c.id == base.id).with_for_update())
+    if users := [*_list_versions(session, base), *_list_jobs(session, base)]:
+        named = ", ".join(users[:_MAX_NAMED])
+        fix = "delete the versions, and cancel the jobs or wait until they end"
+        raise errors.Conflict(f"cannot remove base {base.name}: {named} needs it ({fix})")
+    evaluations, versions = tables.Evaluation.__table__, tables.AdapterVersion.__table__
+    is_of_base = evaluations.c.base_id == base.id, evaluations.c.version_id.is_(None)
+    session.execute(sa.delete(evaluations).where(*is_of_base))
+    if session.scalar(sa.select(versions.c.id).where(versions.c.base_id == base.id).limit(1)) is None:
+        session.execute(sa.delete(bases).where(bases.c.id == base.id))
+    else:
+        changes = {"removed_at": now(), "name": bases.c.fingerprint, "path": None}
+        session.execute(sa.update(bases).where(bases.c.id == base.id).values(**changes))
+    return base
+
+
+def _list_versions(session: Session, base: values.Base) -> list[str]:
+    rows = session.execute(
+        sa.select(tables.Adapter.name, tables.AdapterVersion.number)
+        .join(tables.AdapterVersion.adapter)
+        .where(tables.AdapterVersion.base_id == base.id, tables.AdapterVersion.deleted_at.is_(None))
+        .order_by(tables.AdapterVersion.id)
+        .limit(_MAX_NAMED)
+    )
+    return [f"adapter {row.name}/{row.number}" for row in rows]
+
+
+def _list_jobs(session: Session, base: values.Base) -> list[str]:
+    """Return the unfinished jobs that name the source of a base, with whatever revision."""
+    jobs = tables.jobs
+    rows = session.execute(
+        sa.select(jobs.c.id, jobs.c.base_key).where(jobs.c.finished_at.is_(None), jobs.c.base_key.is_not(None))
+    )
+    return [f"job {row.id}" for row in rows if row.base_key.rpartition("@")[0] == base.source]
+
+
+def list_needed_sources(session: Session) -> frozenset[str]:
+    """Return the sources of the bases of unfinished jobs, registered or not."""
+    jobs = tables.jobs
+    is_needed = jobs.c.finished_at.is_(None), jobs.c.base_key.is_not(None)
+    keys = session.scalars(sa.select(jobs.c.base_key).where(*is_needed).distinct())
+    return frozenset(str(key).rpartition("@")[0] for key in keys)

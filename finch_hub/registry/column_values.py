@@ -15,6 +15,8 @@ _MAX_INT32 = 2**31 - 1
 
 def fits(kind: sa.types.TypeEngine[Any], value: Any) -> bool:
     """Return whether both databases take a value that SQLite stores for a column of this type."""
+    if isinstance(kind, sa.Boolean):
+        return isinstance(value, int) and value in (0, 1)
     if isinstance(kind, sa.Integer):
         limit = 2**63 - 1 if isinstance(kind, sa.BigInteger) else _MAX_INT32
         return isinstance(value, int) and abs(value) <= limit
@@ -69,6 +71,6 @@ def repair(column: sa.Column[Any], value: Any) -> Any:
         return None
     if isinstance(kind, Instant):
         return UNKNOWN_TIME
-    if isinstance(kind, (sa.Integer, sa.Float)):
+    if isinstance(kind, (sa.Integer, sa.Float, sa.Boolean)):
         return 0
     return make_storable(str(value))[: getattr(kind, "length", None)]

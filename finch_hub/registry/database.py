@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -134,8 +135,11 @@ class Database:
         """
         schema_revisions.check(self.revision(), str(self))
 
-    def upgrade(self) -> None:
+    def upgrade(self, *, is_private: bool = False) -> None:
         """Upgrade the schema to this code's revision. Of two processes that do so at once, one waits.
+
+        Args:
+            is_private: whether other users cannot read a new file of SQLite, otherwise the umask decides.
 
         Raises:
             SchemaMismatch: the schema is newer than this code.
@@ -144,7 +148,11 @@ class Database:
         """
         if self.is_sqlite:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.is_sqlite and is_private and not self._file.exists():
+            sqlite.make_private(self._file)
         with self.migrate() as connection:
+            if self.is_sqlite and schema_revisions.revision(connection) is None:
+                sqlite.mark_clean(connection.connection)
             schema_revisions.upgrade(connection, str(self))
 
     @contextlib.contextmanager
@@ -162,6 +170,26 @@ class Database:
                 connection.commit()
         finally:
             engine.dispose()
+
+    def erase_deleted(self, *, rewrite: bool) -> bool:
+        """Remove what was deleted from the files of the database, and return whether all of it is gone.
+
+        Nothing is done on PostgreSQL: its server keeps deleted rows until it reuses their place.
+
+        Args:
+            rewrite: whether to write the whole file of SQLite anew, for which the disk needs as much free space.
+
+        Raises:
+            Unavailable: other processes keep the file locked, or the disk is full.
+        """
+        if not self.is_sqlite:
+            return False
+        self.close()  # a reader of this process would keep the log from being emptied
+        try:
+            return sqlite.erase_deleted(self._file, rewrite=rewrite)
+        except sqlite3.Error as error:
+            advice = next((advice for part, advice in _ADVICE.items() if part in str(error)), _SQLITE_ADVICE)
+            raise errors.Unavailable(f"could not use database {self}: {error} ({advice})") from error
 
     def close(self) -> None:
         """Close all pooled connections."""

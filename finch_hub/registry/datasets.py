@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub import errors
-from finch_hub.registry import tables, values
+from finch_hub.registry import artifact_lock, tables, values
 from finch_hub.registry.tables import job_datasets, jobs
-from finch_hub.registry.types import Columns, insert_new, now, one_of
+from finch_hub.registry.types import Columns, insert_new, later, now, once, one_of
 from finch_hub.specs.options import write_options
 
 datasets = tables.Dataset.__table__
@@ -22,8 +22,8 @@ _MAX_NAMED = 20  # jobs in a message
 _MAX_NEAR = 1000  # newest data sets whose names are compared with a wrong one
 
 
-def _lock(digest: str) -> sa.Select[tuple[str | None, datetime | None]]:
-    query = sa.select(datasets.c.name, datasets.c.purged_at).where(datasets.c.digest == digest)
+def _lock(digest: str) -> sa.Select[tuple[str | None, datetime | None, bool]]:
+    query = sa.select(datasets.c.name, datasets.c.purged_at, datasets.c.of_jobs).where(datasets.c.digest == digest)
     return query.with_for_update()
 
 
@@ -36,33 +36,49 @@ def add(
     size: int = 0,
     name: str | None = None,
     replace: bool = False,
-    restore: Callable[[], object] = lambda: None,
+    of_jobs: bool = False,
+    check_stored: Callable[[], object] = lambda: None,
 ) -> values.Dataset:
     """Register a stored data set. A known data set keeps its name if `name` is None.
 
     Args:
         replace: whether a name that is taken moves to this data set, and another name that it has is dropped.
-        restore: called for a data set that was purged. No purge removes its text until the commit, but one may have
-            removed what the caller stored before. So it must see that the text is there, or raise an error.
+        of_jobs: whether a job stores it, and not a user.
+        check_stored: called for a data set that is new, or was purged. Nobody removes its text until the commit, but
+            it may have been removed since the caller stored it. So it must see that the text is there, or raise an
+            error.
 
     Raises:
         Conflict: the name is that of other examples, or the data set has another name.
     """
+    artifact_lock.share(session)
     if name is not None:
+        artifact_lock.own_name(session, name)
         _free_name(session, name, digest=digest, examples=examples, replace=replace)
-    session.execute(
-        insert_new(session, datasets, "digest").values(
-            digest=digest, format=format, examples=examples, bytes=size, name=name
-        )
+    inserted = session.execute(
+        insert_new(session, datasets, "digest")
+        .values(digest=digest, format=format, examples=examples, bytes=size, name=name, of_jobs=of_jobs)
+        .returning(datasets.c.id)
     )
+    is_new = inserted.scalar() is not None
     known = session.execute(_lock(digest)).one()
+    if is_new or known.purged_at is not None:
+        check_stored()
+    changes: Columns = {}
     if known.purged_at is not None:
-        restore()
-    changes: Columns = {} if known.purged_at is None else {"purged_at": None}
-    changes |= {"name": name} if name not in (None, known.name) else {}
+        changes = {"purged_at": None, "of_jobs": of_jobs, "name": _free_or_none(session, known.name)}
+    elif known.of_jobs and not of_jobs:
+        changes = {"of_jobs": False}
+    if name not in (None, known.name):
+        changes["name"] = name
     if changes:
         session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(changes))
     return get(session, digest)
+
+
+def _free_or_none(session: Session, name: str | None) -> str | None:
+    """Return the name that a purged data set had, unless another one has it by now."""
+    return name if name is None or find_named(session, name) is None else None
 
 
 def _free_name(session: Session, name: str, *, digest: str, examples: int, replace: bool) -> None:
@@ -124,17 +140,18 @@ def find(session: Session, *, limit: int = 100) -> list[values.Dataset]:
 
 
 def hold(session: Session, digests: Collection[str]) -> None:
-    """Keep data sets from a purge until the commit of the jobs that read them.
+    """Keep data sets from a purge until the commit of what is made of them, or of the jobs that read them.
 
     Raises:
         Conflict: a data set was purged.
     """
     if not digests:
         return
+    artifact_lock.share(session)
     rows = session.execute(
         sa.select(datasets.c.digest, datasets.c.name, datasets.c.purged_at)
         .where(one_of(datasets.c.digest, digests))
-        .order_by(datasets.c.id)
+        .order_by(datasets.c.digest)  # in one order for all who lock several
         .with_for_update(read=True)
     )
     for row in rows:
@@ -142,34 +159,110 @@ def hold(session: Session, digests: Collection[str]) -> None:
             raise errors.Conflict(f"data set {row.name or row.digest[:12]} was purged (add its data again)")
 
 
+def hold_for_job(session: Session, job_id: str, digest: str) -> bool:
+    """Keep a data set from a purge until a job has ended, which reads it if it is there. Return whether it is there."""
+    row = session.execute(_lock(digest)).one_or_none()
+    if row is None or row.purged_at is not None:
+        return False
+    session.execute(
+        insert_new(session, job_datasets, "job_id", "digest").values(job_id=job_id, digest=digest, is_needed=False)
+    )
+    return True
+
+
 def lock_purged(session: Session, digest: str) -> bool:
     """Lock a data set until the commit, and return whether it is purged. Then its text may be removed."""
     return session.execute(_lock(digest)).one().purged_at is not None
 
 
-def purge(session: Session, name: str) -> values.Dataset:
+def list_live(session: Session) -> list[str]:
+    """Return the digests of all data sets that are not purged."""
+    return list(session.scalars(sa.select(datasets.c.digest).where(datasets.c.purged_at.is_(None))))
+
+
+def purge(session: Session, name: str, *, parts: Collection[str] = ()) -> values.Dataset:
     """Record that the text of a data set is deleted. The caller deletes it afterwards, with `lock_purged`.
 
     The digest and the sizes stay.
 
+    Args:
+        parts: digests of data sets that are purged with it.
+
     Raises:
         NotFound: the data set does not exist.
-        Conflict: an unfinished job needs it.
+        Conflict: an unfinished job needs it, or a part of it.
     """
+    artifact_lock.own(session)
     dataset = get(session, name)
-    session.execute(_lock(dataset.digest))  # waits for jobs that are being submitted, which the query below then sees
-    unfinished = (
-        sa.select(jobs.c.id)
-        .join(job_datasets, job_datasets.c.job_id == jobs.c.id)
-        .where(job_datasets.c.digest == dataset.digest, jobs.c.finished_at.is_(None))
-        .order_by(jobs.c.id)
-        .limit(_MAX_NAMED)
-    )
-    if readers := session.scalars(unfinished).all():
-        what = f"cannot purge data set {name}: job {', '.join(readers)} needs it (cancel the job or wait until it ends)"
-        raise errors.Conflict(what)
-    session.execute(sa.update(datasets).where(datasets.c.digest == dataset.digest).values(purged_at=now()))
+    for digest in (dataset.digest, *parts):
+        session.execute(_lock(digest))  # waits for jobs that are being submitted, which the query below then sees
+    refuse_needed(session, name, [dataset.digest, *parts])
+    for digest in (dataset.digest, *parts):
+        session.execute(sa.update(datasets).where(datasets.c.digest == digest).values(purged_at=now()))
     return get(session, dataset.digest)
+
+
+def refuse_needed(session: Session, name: str, digests: Sequence[str]) -> None:
+    """Refuse the purge of a data set if an unfinished job needs it, or one of its parts.
+
+    Raises:
+        Conflict: a job needs it.
+    """
+    readers: list[str] = []
+    for digest in digests:
+        unfinished = (
+            sa.select(jobs.c.id)
+            .join(job_datasets, job_datasets.c.job_id == jobs.c.id)
+            .where(job_datasets.c.digest == digest, jobs.c.finished_at.is_(None))
+            .order_by(jobs.c.id)
+            .limit(_MAX_NAMED)
+        )
+        readers += session.scalars(unfinished)
+    if readers:
+        named = ", ".join(dict.fromkeys(readers[:_MAX_NAMED]))
+        what = f"cannot purge data set {name}: job {named} needs it (cancel the job or wait until it ends)"
+        raise errors.Conflict(what)
+
+
+def find_unused(session: Session, *, seconds: float) -> list[str]:
+    """Return the digests of data that only jobs stored, so many seconds ago, and that nothing refers to any more.
+
+    A job refers to it as long as the history has it, a version until it was deleted so many seconds ago, and figures of
+    a version that is not deleted or of a base.
+    """
+    versions, evaluations = tables.AdapterVersion.__table__, tables.Evaluation.__table__
+    is_kept = sa.or_(versions.c.deleted_at.is_(None), versions.c.deleted_at > once(later(-seconds)))
+    of_versions = evaluations.outerjoin(versions, evaluations.c.version_id == versions.c.id)
+    references = (
+        sa.select(job_datasets.c.digest),
+        sa.select(versions.c.train_digest).where(is_kept),
+        sa.select(versions.c.validation_digest).where(is_kept),
+        sa.select(evaluations.c.dataset_digest)
+        .select_from(of_versions)
+        .where(sa.or_(evaluations.c.version_id.is_(None), is_kept)),
+    )
+    needed = {digest for query in references for digest in session.scalars(query)}
+    unused = sa.select(datasets.c.digest).where(
+        datasets.c.of_jobs,
+        datasets.c.name.is_(None),
+        datasets.c.purged_at.is_(None),
+        datasets.c.created_at < once(later(-seconds)),
+    )
+    return [digest for digest in session.scalars(unused) if digest not in needed]
+
+
+def remove_unused(session: Session, digests: Sequence[str]) -> list[str]:
+    """Remove those rows of `find_unused` that no job reads now, and return their digests.
+
+    The caller owns the lock of the artifacts, so no job that reads them is being submitted.
+    """
+    is_unused = (
+        datasets.c.digest.in_(digests),
+        datasets.c.of_jobs,
+        datasets.c.name.is_(None),
+        ~sa.exists().where(job_datasets.c.digest == datasets.c.digest),
+    )
+    return list(session.scalars(sa.delete(datasets).where(*is_unused).returning(datasets.c.digest)))
 
 
 def record_purges(session: Session, digests: Collection[str]) -> None:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from finch_hub.registry.tables import AdapterVersion, Dataset, Deployment, Job, JobDataset
-from finch_hub.registry.types import now
+from finch_hub.registry.types import later, now
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -31,6 +31,15 @@ def record_store(session: Session) -> bool:
 def has_store(session: Session) -> bool:
     """Return whether the deployment's store is known to have a marker."""
     return session.scalars(sa.select(Deployment.store_marked_at)).one() is not None
+
+
+def begin_collection(session: Session, *, seconds: float) -> bool:
+    """Record that a collection begins, and return whether the last one began at least so many seconds ago."""
+    is_due = sa.or_(Deployment.collected_at.is_(None), Deployment.collected_at < later(-seconds))
+    return (
+        session.scalar(sa.update(Deployment).where(is_due).values(collected_at=now()).returning(Deployment.id))
+        is not None
+    )
 
 
 def list_artifacts(session: Session, *, limit: int = 20) -> list[str]:

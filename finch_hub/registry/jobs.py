@@ -191,7 +191,8 @@ def retry(session: Session, job_id: str, *, owner_unfinished: int | None = None)
     unfinished = sa.select(jobs.c.id).where(jobs.c.retry_of == job_id, jobs.c.finished_at.is_(None)).limit(1)
     if (retry_id := session.scalar(unfinished)) is not None:
         return get(session, retry_id)
-    reads = session.scalars(sa.select(job_datasets.c.digest).where(job_datasets.c.job_id == job_id))
+    needs = (job_datasets.c.job_id == job_id, job_datasets.c.is_needed)
+    reads = session.scalars(sa.select(job_datasets.c.digest).where(*needs))
     new = values.NewJob(
         spec=old.spec,
         datasets=tuple(reads),

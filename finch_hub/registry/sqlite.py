@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,54 @@ def check_references(connection: sa.Connection) -> None:
         )
 
 
+def erase_deleted(file: Path, *, rewrite: bool) -> bool:
+    """Empty the log of a file, and return whether no other process kept it from being emptied.
+
+    The log has the pages from before a deletion. In the file, `secure_delete` overwrites what is deleted. But a page
+    that was divided may keep a copy of a row that moved, and versions before 0013 of the schema overwrote nothing. So a
+    file of such a version is rewritten once.
+
+    Args:
+        rewrite: whether to write the whole file anew, without what it no longer uses.
+
+    Raises:
+        sqlite3.Error: the file is locked for too long, or the disk is full.
+    """
+    connection = sqlite3.connect(file, timeout=LOCK_TIMEOUT_SECONDS, isolation_level=None)
+    try:
+        if rewrite or not is_clean(connection):
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("VACUUM")
+            mark_clean(connection)
+        is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not is_busy
+    finally:
+        connection.close()
+
+
+def make_private(file: Path) -> None:
+    """Make an empty file that other users cannot read. SQLite gives its log the same permissions.
+
+    Raises:
+        Unavailable: the file cannot be made.
+    """
+    try:
+        os.close(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        what = f"could not make the database {file}: {error.strerror}"
+        raise errors.Unavailable(f"{what} (set FINCH_HOME to a folder that you can write to)") from error
+
+
+def is_clean(connection: sqlite3.Connection) -> bool:
+    """Return whether everything that was ever deleted from a file was overwritten."""
+    return bool(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def mark_clean(connection: Any) -> None:
+    """Record in a file that everything that was deleted from it was overwritten."""
+    connection.execute("PRAGMA user_version = 1")
+
+
 def refuse_network_file_system(path: Path) -> None:
     """Refuse a path where SQLite's locks do not work.
 
@@ -134,6 +183,7 @@ def _configure(connection: Any, _record: Any, *, read_only: bool, foreign_keys: 
         "journal_mode = WAL",
         "synchronous = FULL",  # WAL's usual NORMAL may lose the last commits in a power failure
         f"foreign_keys = {int(foreign_keys)}",
+        "secure_delete = ON",  # what users delete or purge must not stay in the file
         "temp_store = MEMORY",
         f"query_only = {int(read_only)}",
     ):

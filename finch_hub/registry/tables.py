@@ -166,6 +166,7 @@ class JobDataset(Table):
 
     job_id: Mapped[JobKey] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     digest: Mapped[Digest] = mapped_column(primary_key=True, index=True)
+    is_needed: Mapped[bool] = mapped_column(server_default=sa.true())  # false if the job can also do without it
 
 
 class Attempt(Table):
@@ -264,6 +265,7 @@ class Base(Table):
     parameters: Mapped[Count]
     path: Mapped[Text | None]
     created_at: Mapped[Created]
+    removed_at: Mapped[Moment | None]  # since then only the lineage of deleted versions names it
 
 
 class Dataset(Table):
@@ -277,6 +279,7 @@ class Dataset(Table):
     format: Mapped[str] = mapped_column(sa.String(96))
     examples: Mapped[Count]
     bytes: Mapped[Count]
+    of_jobs: Mapped[bool] = mapped_column(server_default=sa.false())  # only jobs have stored it, no user has added it
     created_at: Mapped[Created]
     purged_at: Mapped[Moment | None]
 
@@ -398,6 +401,7 @@ class Deployment(Table):
 
     id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
     store_marked_at: Mapped[Moment | None]  # since then, a store without the marker is not this deployment's
+    collected_at: Mapped[Moment | None]  # when a worker last began to remove what nobody refers to
 
 
 class Measurement(Table):

@@ -176,13 +176,18 @@ class Base(BaseDescription):
 
 
 class Dataset(Value):
-    """A stored data set. After a purge only these fields are left."""
+    """A stored data set. After a purge only these fields are left.
+
+    Attributes:
+        of_jobs: whether only jobs have stored it, and no user has added it.
+    """
 
     name: str | None = None
     digest: Digest
     format: str
     examples: int
     bytes: int
+    of_jobs: bool = False
     created_at: datetime
     purged_at: datetime | None = None
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from finch_hub import errors
 from finch_hub.artifacts import gate
 from finch_hub.artifacts.config_cleaning import canonical_json
+from finch_hub.artifacts.inventory import has_tree
 from finch_hub.formats.atomic_writes import scratch_folder
 from finch_hub.formats.finch_record import RECORD
 from finch_hub.formats.model_card import write_card
 from finch_hub.formats.peft_names import CONFIG, WEIGHTS
 from finch_hub.plugins.catalog import Catalog
-from finch_hub.registry import adapter_versions, bases, values
+from finch_hub.registry import adapter_versions, artifact_lock, bases, values
 from finch_hub.registry.database import Session
 from finch_hub.specs.bases import BaseDescription
 from finch_hub.specs.value import JsonObject
@@ -78,7 +79,7 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
             "identity": admitted.identity,
             "job": description.job_id,
             "base": {**described.model_dump(include=_BASE_FIELDS), "source": described.label},
-            "spec": _without_path(description.spec, described),
+            "spec": _make_public(description.spec, described),
             "lineage": lineage.model_dump(mode="json"),
             "metrics": metrics,
         }
@@ -86,20 +87,28 @@ def publish(folder: Path, stores: Stores, description: Description, environment:
         (clean / "README.md").write_text(card, encoding="utf-8")
         (clean / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         digest = stores.artifacts.put_tree(clean)
-    return lambda session, base: adapter_versions.create(
-        session,
-        name=description.name,
-        digest=digest,
-        identity=admitted.identity,
-        base_id=base.id,
-        kind=description.kind,
-        lineage=lineage,
-        state=state,
-        job_id=description.job_id,
-        spec=description.spec,
-        metrics=metrics,
-        card=card,
-    )
+
+    def create_version(session: Session, base: values.Base) -> values.AdapterVersion:
+        artifact_lock.share(session)
+        if not has_tree(stores.artifacts, digest):
+            what = f"could not register adapter {description.name}: its files were removed from the store meanwhile"
+            raise errors.Unavailable(f"{what} (try again)")
+        return adapter_versions.create(
+            session,
+            name=description.name,
+            digest=digest,
+            identity=admitted.identity,
+            base_id=base.id,
+            kind=description.kind,
+            lineage=lineage,
+            state=state,
+            job_id=description.job_id,
+            spec=description.spec,
+            metrics=metrics,
+            card=card,
+        )
+
+    return create_version
 
 
 def _find_registered(base: BaseDescription, stores: Stores) -> BaseDescription:
@@ -113,9 +122,15 @@ def _find_registered(base: BaseDescription, stores: Stores) -> BaseDescription:
         return bases.get(session, earlier)
 
 
-def _without_path(spec: JsonObject, base: BaseDescription) -> JsonObject:
-    """Return a specification that names its base as others know it."""
-    return {**spec, "base": {**spec["base"], "source": base.label}} if isinstance(spec.get("base"), dict) else spec
+def _make_public(spec: JsonObject, base: BaseDescription) -> JsonObject:
+    """Return a specification for a file that never changes and that others read.
+
+    It names its base as others know it, and does not tell how the rows were read: such texts can quote them.
+    """
+    public = {name: value for name, value in spec.items() if name != "reading"}
+    if isinstance(public.get("base"), dict):
+        public["base"] = {**public["base"], "source": base.label}
+    return public
 
 
 def _name_base(config: Path, base: BaseDescription) -> None:

@@ -58,13 +58,18 @@ def open_stores(settings: Settings) -> Stores:
         settings.database, allow_insecure=settings.allow_insecure, connections=settings.database_connections
     )
     if settings.database_url is None:
-        database.upgrade()
+        database.upgrade(is_private=True)
     else:
         database.check()
     marker = StoreMarker(database, is_of_home=settings.database_url is None and settings.artifacts_url is None)
     return Stores(
         settings=settings,
         database=database,
-        artifacts=ArtifactStore(settings.artifacts, cache=settings.cache / "artifacts", guard=marker),
+        artifacts=ArtifactStore(
+            settings.artifacts,
+            cache=settings.cache / "artifacts",
+            guard=marker,
+            is_private=settings.artifacts_url is None,
+        ),
         catalog=load_catalog(settings),
     )

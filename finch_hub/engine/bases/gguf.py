@@ -42,7 +42,7 @@ def convert_once(file: Path, *, cache: Path, progress: Callable[[str], None]) ->
         Incompatible: the file is not a GGUF file, is damaged, or transformers cannot read its architecture.
     """
     check_gguf_header(file)
-    cache.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = folder_of(file, cache=cache)
     if folder.is_dir():
         return folder

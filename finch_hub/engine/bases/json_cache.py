@@ -22,9 +22,9 @@ class JsonCache:
     def put(self, key: str, value: Any) -> None:
         """Store the value of a key beside the values that other processes have stored."""
         if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             content = json.dumps({**self._read(), key: value})
-            with atomic_file(self._file) as temporary:
+            with atomic_file(self._file, is_private=True) as temporary:
                 temporary.write_text(content, encoding="utf-8")
 
     def _read(self) -> dict[str, Any]:

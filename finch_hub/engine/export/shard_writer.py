@@ -78,7 +78,7 @@ class ShardWriter:
         """
         infos = {name: tensor.source for name, tensor in tensors.items()}
         header, order = write_safetensors_header(infos, source.metadata)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             if hasattr(os, "posix_fallocate"):  # a full disk fails here, before the work
                 os.posix_fallocate(fd, 0, len(header) + sum(tensor.source.nbytes for tensor in tensors.values()))

@@ -16,6 +16,7 @@ import filelock
 import psutil
 
 from finch_hub import errors
+from finch_hub.formats.atomic_writes import write_private
 from finch_hub.settings import Settings
 from finch_hub.specs.value import JsonObject
 from finch_hub.workers.embedded import broker, code_version, home
@@ -59,7 +60,7 @@ def ensure(settings: Settings, *, code: str | None = None) -> None:
     log = _log_of(settings)
     log.parent.mkdir(mode=0o700, exist_ok=True)
     start = {"failures": failures, "reason": find_failure(settings), "log": log.stat().st_size if log.exists() else 0}
-    (settings.home / _STARTING).write_text(json.dumps(start), encoding="utf-8")
+    write_private(settings.home / _STARTING, json.dumps(start))
     home.detach([sys.executable, "-m", "finch_hub.workers"], settings.home, log, _as_environment(settings))
 
 
@@ -114,7 +115,7 @@ def write_record(settings: Settings) -> None:
     record = {"pid": os.getpid(), "started": psutil.Process().create_time(), "code": code_version.current()}
     target = settings.home / "worker.json"
     temporary = target.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(record), encoding="utf-8")
+    write_private(temporary, json.dumps(record))
     temporary.replace(target)
 
 
@@ -188,7 +189,7 @@ def _request_end(worker: JsonObject, settings: Settings) -> None:
         process = psutil.Process(worker["pid"])
         is_worker = abs(process.create_time() - worker["started"]) < 1  # else another process has got its id
         if is_worker and not (requested.exists() and requested.read_text(encoding="utf-8") == identity):
-            requested.write_text(identity, encoding="utf-8")
+            write_private(requested, identity)
             process.terminate()
 
 

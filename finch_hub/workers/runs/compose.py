@@ -61,7 +61,7 @@ def prepare(spec: ComposeSpec, job: Job, stores: Stores, workdir: Path) -> Compo
             name=version.reference,
             folder=folder,
             weight=weight,
-            validation=inputs.fetch_validation(version, workdir / f"validation-{number}.jsonl", stores),
+            validation=inputs.fetch_validation(version, workdir / f"validation-{number}.jsonl", stores, job=job),
             system=version.spec.get("system"),
             base_fingerprint=version.base.fingerprint,
         )

@@ -11,6 +11,7 @@ from finch_hub.specs.examples import Example
 
 if TYPE_CHECKING:
     from finch_hub.registry import values
+    from finch_hub.specs.jobs import Job
     from finch_hub.storage.stores import Stores
 
 # What takes long to import is imported late: every child imports this module.
@@ -64,11 +65,25 @@ def fetch_examples(digest: str, file: Path, stores: Stores) -> Path:
     return file
 
 
-def fetch_validation(version: values.AdapterVersion, file: Path, stores: Stores) -> Path | None:
-    """Write the held-out examples of a version to a file. Return None if there are none, or they were purged."""
+def fetch_validation(
+    version: values.AdapterVersion, file: Path, stores: Stores, *, job: Job | None = None
+) -> Path | None:
+    """Write the held-out examples of a version to a file. Return None if there are none, or they were purged.
+
+    Args:
+        job: job that reads them, until whose end they cannot be purged.
+    """
     digest = version.lineage.validation_digest
+    if digest is None:
+        return None
+    if job is not None:
+        from finch_hub.registry import datasets
+
+        with stores.database.write() as session:
+            if not datasets.hold_for_job(session, job.id, digest):
+                return None
     try:
-        return fetch_examples(digest, file, stores) if digest is not None else None
+        return fetch_examples(digest, file, stores)
     except errors.NotFound:
         return None
 

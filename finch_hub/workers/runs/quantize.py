@@ -43,7 +43,7 @@ def prepare(spec: QuantizeSpec, job: Job, stores: Stores, workdir: Path) -> Quan
         spec=spec,
         adapter=folder,
         reference=version.reference,
-        validation=inputs.fetch_validation(version, workdir / "validation.jsonl", stores),
+        validation=inputs.fetch_validation(version, workdir / "validation.jsonl", stores, job=job),
         system=version.spec.get("system"),
         base=model_cache.order_base_of(version.base, stores),
     )

@@ -228,7 +228,8 @@ def finish(spec: TrainSpec, job: Job, outcome: TrainOutcome, stores: Stores) -> 
                 format="messages",
                 examples=outcome.validation_examples,
                 size=len(held_out),
-                restore=lambda: stores.artifacts.put(held_out),
+                of_jobs=True,
+                check_stored=lambda: stores.artifacts.put(held_out),
             )
         return outcome.result_of(create_version(session, bases.add(session, outcome.base, earlier_fingerprint=earlier)))
 

@@ -88,7 +88,8 @@ class DeviceLocks:
             Unavailable: the folder of the locks cannot be written.
         """
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._folder.parent, self._folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with contextlib.ExitStack() as waiting:
                 taken: set[Device] = set()
                 told_at = None

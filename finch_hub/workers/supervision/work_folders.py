@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 
 from finch_hub import errors
+from finch_hub.registry import jobs
+from finch_hub.registry.database import Database
 from finch_hub.specs.value import JsonObject
 from finch_hub.workers.runs.channel import CHECKPOINTS
 from finch_hub.workers.runs.job_kind import OutcomeT
@@ -66,6 +68,18 @@ class WorkFolders:
         with contextlib.suppress(OSError):  # the next sweep tries again
             self.forget_outcome(job_id)
         shutil.rmtree(self._root / job_id, ignore_errors=True)
+
+    def end_finished(self, database: Database) -> None:
+        """Remove the folders of jobs that another worker finished, or that were deleted.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        if job_ids := self.jobs():
+            with database.read() as session:
+                unfinished = jobs.select_unfinished(session, job_ids)
+            for job_id in set(job_ids) - unfinished:
+                self.end(job_id)
 
     def jobs(self) -> list[str]:
         """Return the ids of the jobs that have files here."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
-import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 from support import services
 from support.adapters import save_adapter
+from support.buckets import make_bucket
 from support.fleet import Fleet, fleet, wait_until
 
 from finch_hub import Hub, errors
@@ -31,23 +28,10 @@ EXAMPLES = tuple(Example.of_pair(f"What does finch {n} eat?", f"Finch {n} eats {
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket() -> Iterator[str]:
     """Return the URL of an empty bucket on a new S3 server."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "finch",
-        "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # they have the address of the server of another test
-    name = f"finch-{secrets.token_hex(4)}"  # all servers of one process have the same buckets
-    boto3.client("s3").create_bucket(Bucket=name)
-    yield f"s3://{name}/artifacts"
-    server.stop()
+    with make_bucket() as url:
+        yield url
 
 
 @pytest.fixture

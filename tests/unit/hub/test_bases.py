@@ -14,7 +14,8 @@ from support.gguf_files import save_gguf
 from support.models import DEFAULT, save_model
 
 from finch_hub import Hub, errors
-from finch_hub.registry import bases
+from finch_hub.registry import adapter_versions, bases, evaluations
+from finch_hub.registry.database import Database
 
 from .conftest import train_spec
 
@@ -194,3 +195,42 @@ def test_empty_source_is_not_the_working_directory(
         hub.bases.add("")
     with pytest.raises(errors.NotFound, match="no file or folder ''"):
         hub.adapters.import_("", name="birds", base="tiny")
+
+
+def test_base_that_something_needs_is_not_removed(hub: Hub, data: Path, tiny_folder: Path, database: Database) -> None:
+    base = hub.bases.add(tiny_folder, name="tiny")
+    job = hub.train(data, adapter="birds", base="tiny")
+    with pytest.raises(errors.Conflict, match=f"cannot remove base tiny: job {job.id} needs it"):
+        hub.bases.remove("tiny")
+    job.cancel()
+    with database.write() as session:
+        adapter_versions.create(
+            session, name="owls", digest="0" * 64, identity="0" * 64, base_id=base.id, kind="import"
+        )
+        evaluations.add(session, base_id=base.id, dataset="0" * 64, evaluator="x", metrics={})
+    with pytest.raises(errors.Conflict, match="cannot remove base tiny: adapter owls/1 needs it"):
+        hub.bases.remove("tiny")
+    hub.adapters.delete("owls/1")
+    assert hub.bases.remove("tiny").kept == str(tiny_folder)
+    assert hub.bases.find() == []
+    for name in ("tiny", base.fingerprint):
+        with pytest.raises(errors.NotFound):
+            hub.bases.get(name)
+    with pytest.raises(errors.NotFound):
+        hub.bases.remove("tiny")
+    again = hub.bases.add(tiny_folder, name="finch")
+    assert (again.id, again.name, again.path) == (base.id, "finch", str(tiny_folder))
+    assert hub.bases.get("finch").fingerprint == base.fingerprint
+
+
+def test_removal_of_a_converted_base_frees_its_files(hub: Hub, tmp_path: Path) -> None:
+    save_gguf(save_model(DEFAULT, tmp_path / "tiny"), tmp_path / "tiny.gguf")
+    base = hub.bases.add(tmp_path / "tiny.gguf", name="tiny")
+    assert base.path is not None
+    removed = hub.bases.remove("tiny")
+    assert removed.freed > 1000
+    assert removed.kept is None
+    assert not Path(base.path).exists()
+    assert (tmp_path / "tiny.gguf").exists()
+    assert hub.bases.find() == []
+    assert hub.bases.add(tmp_path / "tiny.gguf", name="tiny").fingerprint == base.fingerprint

@@ -156,6 +156,8 @@ def test_name_of_a_file_and_of_a_stored_data_set_is_refused(
         assert train_spec(hub, name, base=tiny_folder).train != stored.digest
     assert train_spec(hub, stored.digest[:12], base=tiny_folder, validation=0.0).train == stored.digest
     hub.datasets.add("data.jsonl", name="data.jsonl", replace=True)
+    for job in hub.jobs.find():
+        hub.jobs.get(job.id).cancel()
     hub.datasets.purge("data.jsonl")
     hub.train("data.jsonl", adapter="birds", base=tiny_folder)  # only the file is left
 

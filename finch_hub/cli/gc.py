@@ -1,0 +1,41 @@
+"""`finch-hub gc`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from finch_hub.cli import output
+from finch_hub.display import progress, tables
+
+if TYPE_CHECKING:
+    from finch_hub.specs.collections import CollectionReport
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Remove nothing, and show what would be removed.")
+@click.option(
+    "--unused-days",
+    type=click.FloatRange(min=0, max=36_500),
+    help="Age in days from which on unused things are removed.  [default: FINCH_UNUSED_DAYS, or 7]",
+)
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@output.json_option
+def gc(dry_run: bool, unused_days: float | None, quiet: bool, as_json: bool) -> None:
+    """Remove what nobody refers to, while the hub runs.
+
+    That is data of jobs whose history and versions are gone, files of deleted versions, files of writers that died,
+    checkpoints and outputs of ended jobs, and in this home fetched adapters, converted bases and folders of processes
+    that were killed. Workers do so once a day.
+    """
+    with output.open_hub() as hub, progress.show_advances(quiet=quiet):
+        report = hub.collect(unused_days=unused_days, dry_run=dry_run)
+    output.emit(report, as_json, lambda: _describe(report))
+
+
+def _describe(report: CollectionReport) -> str:
+    verb = "Would remove" if report.is_dry_run else "Removed"
+    lines = [f"{verb} {item.count:,} {item.what}: {tables.format_bytes(item.bytes)}" for item in report.collected]
+    freed = "would be freed" if report.is_dry_run else "freed"
+    return "\n".join([*lines, f"{tables.format_bytes(report.bytes)} {freed}"])

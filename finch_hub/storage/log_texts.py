@@ -1,0 +1,63 @@
+"""Removal of the texts of rows from the logs of a home."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from finch_hub.storage.row_texts import WINDOW, RowTexts
+
+_CHUNK = 2**20
+_FILLER = b"*"
+
+
+def remove_from_logs(folder: Path, texts: RowTexts) -> int:
+    """Overwrite the lines with a text of the rows in all files of a folder, and return the number of lines.
+
+    A line keeps its length, since other processes append to the files meanwhile.
+
+    Raises:
+        OSError: a file cannot be changed.
+    """
+    num_lines = 0
+    for file in sorted(folder.glob("*.log*")) if folder.is_dir() else []:
+        with contextlib.suppress(FileNotFoundError):  # it was rotated away
+            num_lines += _remove_from(file, texts)
+    return num_lines
+
+
+def _remove_from(file: Path, texts: RowTexts) -> int:
+    num_lines = 0
+    descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        begin = cleaned = 0
+        while len(data := os.pread(descriptor, _CHUNK, begin)) >= WINDOW:
+            for place in texts.find_in(data):
+                if begin + int(place) >= cleaned:  # otherwise its line was overwritten before
+                    cleaned = _overwrite_line(descriptor, begin + int(place))
+                    num_lines += 1
+            begin += len(data) - WINDOW + 1
+    finally:
+        os.close(descriptor)
+    return num_lines
+
+
+def _overwrite_line(descriptor: int, place: int) -> int:
+    """Overwrite the line around a place in a file, and return where it ends."""
+    begin, end = place, place
+    while begin > 0:
+        size = min(_CHUNK, begin)
+        before = os.pread(descriptor, size, begin - size)
+        if (newline := before.rfind(b"\n")) >= 0:
+            begin += newline + 1 - size
+            break
+        begin -= size
+    while data := os.pread(descriptor, _CHUNK, end):
+        if (newline := data.find(b"\n")) >= 0:
+            end += newline
+            break
+        end += len(data)
+    for start in range(begin, end, _CHUNK):
+        os.pwrite(descriptor, _FILLER * min(_CHUNK, end - start), start)
+    return end

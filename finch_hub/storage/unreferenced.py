@@ -1,0 +1,83 @@
+"""Artifacts of a store that no row of the registry refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from finch_hub import errors
+from finch_hub.artifacts.inventory import Kind, StoredArtifact, list_artifacts
+from finch_hub.progress import Meter
+from finch_hub.registry import artifact_references
+
+if TYPE_CHECKING:
+    from finch_hub.registry.database import Session
+    from finch_hub.storage.stores import Stores
+
+
+class Unreferenced:
+    """Blobs and trees that were not referred to when the references were read.
+
+    Args:
+        kept_seconds: time since the deletion of a version during which its files count as referred to.
+        without: texts that count as not referred to.
+        is_exact: whether a version whose files are missing or damaged is an error, since it is unknown to what it
+            refers; otherwise it refers to nothing.
+
+    Raises:
+        Conflict: the files of a version are missing or damaged.
+        Unavailable: database or store do not answer.
+    """
+
+    def __init__(
+        self, stores: Stores, *, kept_seconds: float = 0.0, without: frozenset[str] = frozenset(), is_exact: bool = True
+    ) -> None:
+        self._stores, self._is_exact = stores, is_exact
+        with stores.database.read() as session:
+            self._newest = artifact_references.find_newest_version(session)
+            trees = artifact_references.find_trees(session, kept_seconds=kept_seconds)
+            texts = artifact_references.find_references(session).texts - without
+        self._needed: dict[Kind, set[bytes]] = {"trees": set(), "blobs": set(map(bytes.fromhex, texts))}
+        meter = Meter("reading references", len(trees))
+        for tree in trees:
+            self._add_tree(tree)
+            meter.add()
+
+    @staticmethod
+    def read_trees(stores: Stores, *, kept_seconds: float) -> frozenset[str]:
+        """Return the digests of the trees that are referred to."""
+        with stores.database.read() as session:
+            return artifact_references.find_trees(session, kept_seconds=kept_seconds)
+
+    def scan(self, kind: Kind) -> Iterator[list[StoredArtifact]]:
+        """Yield the artifacts of a kind that nobody refers to, one folder of the store at a time."""
+        needed = self._needed[kind]
+        for found in list_artifacts(self._stores.artifacts, kind):
+            yield [artifact for artifact in found if bytes.fromhex(artifact.digest) not in needed]
+
+    def keep_unreferenced(self, session: Session, artifacts: Iterable[StoredArtifact]) -> list[StoredArtifact]:
+        """Return those of some artifacts that nobody refers to now. The caller owns the lock of the artifacts."""
+        for number, tree in artifact_references.list_trees(session, after=self._newest):
+            self._newest = number
+            self._add_tree(tree)
+        found = list(artifacts)
+        texts = artifact_references.select_texts(session, [artifact.digest for artifact in found])
+        return [
+            artifact
+            for artifact in found
+            if bytes.fromhex(artifact.digest) not in self._needed[artifact.kind]
+            and not (artifact.kind == "blobs" and artifact.digest in texts)
+        ]
+
+    def _add_tree(self, digest: str) -> None:
+        try:
+            entries = self._stores.artifacts.tree(digest)
+        except (errors.MissingArtifact, errors.RefusedArtifact) as error:
+            if not self._is_exact:
+                return
+            raise errors.Conflict(
+                f"cannot tell which artifacts are needed: {error} (restore the files of the adapter or delete its"
+                " version)"
+            ) from error
+        self._needed["trees"].add(bytes.fromhex(digest))
+        self._needed["blobs"].update(bytes.fromhex(entry.digest) for entry in entries.values())

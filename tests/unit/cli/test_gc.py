@@ -1,0 +1,62 @@
+"""`finch-hub gc`, and what commands say that remove something."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from finch_hub.registry.database import Database
+
+from .conftest import Run
+
+DAYS = 86_400.0
+
+
+def test_collection_is_shown_before_and_after(run: Run, home: Path, database: Database) -> None:
+    folder = home / "bases" / "gguf-0123"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"x" * 2000)
+    assert run("gc").out == "0 B freed\n"
+    os.utime(folder, (time.time() - 8 * DAYS,) * 2)
+    would = run("gc", "--dry-run")
+    assert would.out == "Would remove 1 converted bases: 2.0 kB\n2.0 kB would be freed\n"
+    assert folder.exists()
+    assert run("gc", "--unused-days", "9", "--json").json["collected"] == []
+    report = run("gc", "--json").json
+    assert report["collected"] == [{"what": "converted bases", "count": 1, "bytes": 2000}]
+    assert (report["bytes"], report["is_dry_run"], report["unused_days"]) == (2000, False, 7.0)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("days", ["-1", "nan", "inf", "x", "1e9"])
+def test_age_that_is_no_number_of_days_is_refused(run: Run, database: Database, days: str) -> None:
+    assert run("gc", "--unused-days", days).status == 2
+
+
+def test_purge_says_what_went_and_what_stays(run: Run, data: Path, database: Database) -> None:
+    run("datasets", "add", data, "--name", "birds")
+    run("datasets", "add", "birds", "--name", "sung", "--system", "Sing to me.")
+    purged = run("datasets", "purge", "birds", "--json")
+    assert purged.json["also_in"] == [{"dataset": "sung", "rows": 10}]
+    assert purged.json["is_erased"] is True
+    again = run("datasets", "purge", "sung")
+    assert again.out == "Deleted the text of data set sung. Its hash and figures remain.\n"
+    assert again.err == "Backups and exports that were made before are not changed.\n"
+
+
+def test_purge_of_a_copy_names_the_other(run: Run, data: Path, database: Database) -> None:
+    run("datasets", "add", data, "--name", "birds")
+    run("datasets", "add", "birds", "--name", "sung", "--system", "Sing to me.")
+    said = run("datasets", "purge", "sung").err
+    assert "Data set birds stays and has 10 rows of it. To purge it too: finch-hub datasets purge birds\n" in said
+
+
+def test_removed_base_says_where_its_files_are(run: Run, tiny_folder: Path, database: Database) -> None:
+    run("bases", "add", tiny_folder, "--name", "tiny")
+    removed = run("bases", "remove", "tiny")
+    assert (removed.status, removed.out) == (0, "Removed base tiny\n")
+    assert removed.err == f"Its files stay in {tiny_folder}.\n"
+    assert run("bases", "remove", "tiny").status == 3
