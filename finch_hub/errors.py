@@ -38,6 +38,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from finch_hub.secret_shapes import redact
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
@@ -126,7 +128,13 @@ def list_problems(problems: Sequence[Problem], kinds: Mapping[str, int] | None =
 
 
 class FinchError(Exception):
-    """Base of all errors that Finch Hub raises on purpose. The text is for the user."""
+    """Base of all errors that Finch Hub raises on purpose. The text is for the user, and has no secrets."""
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 class InvalidInput(FinchError):
