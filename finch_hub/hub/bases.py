@@ -14,6 +14,7 @@ from finch_hub.formats.model_files import read_config
 from finch_hub.plugins.catalog import BUILTIN
 from finch_hub.registry import bases, values
 from finch_hub.registry.storable import make_storable
+from finch_hub.specs.addresses import refuse_credentials
 from finch_hub.specs.bases import MAX_ID, BaseDescription, is_hub_id
 from finch_hub.specs.jobs import BaseModelSource
 from finch_hub.specs.references import check_name
@@ -67,7 +68,7 @@ class Bases:
             NotFound: there is no such source.
             Incompatible: it holds no usable model.
             InvalidReference: the name is not well formed.
-            InvalidSpec: the repository id is not well formed.
+            InvalidSpec: the repository id is not well formed, or the source is an address with credentials.
             Conflict: another base has that name, or these files have another one.
         """
         if source == "":  # as a path, it would be the working directory
@@ -136,6 +137,7 @@ class Bases:
         Raises:
             NotFound: there is no such base; offers similar names.
             Incompatible: the folder holds no usable model, or other files than when the base was added.
+            InvalidSpec: it is an address with credentials.
         """
         text = str(base)
         source, catalog = source_of(base, revision), self._stores.catalog
@@ -172,8 +174,14 @@ class Bases:
 
 
 def source_of(base: str | Path, revision: str | None) -> BaseModelSource:
-    """Return the source, with an absolute path, since a worker runs in another folder."""
+    """Return the source, with an absolute path, since a worker runs in another folder.
+
+    Raises:
+        InvalidSpec: it is an address with credentials.
+    """
     path = settings.expand_home(base)
+    if not path.exists():
+        refuse_credentials(str(base), where="base")
     return BaseModelSource(source=str(path.absolute()) if path.exists() else str(base), revision=revision)
 
 
