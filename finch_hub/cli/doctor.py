@@ -19,7 +19,7 @@ import click
 from finch_hub import errors
 from finch_hub.cli import output
 from finch_hub.display import tables
-from finch_hub.storage.redaction import redact_url
+from finch_hub.secret_shapes import redact
 
 if TYPE_CHECKING:
     from finch_hub.hub.facade import Hub
@@ -132,12 +132,14 @@ def _precision() -> Finding:
 
 
 def _settings(settings: Settings) -> Finding:
+    from finch_hub.storage.redaction import Redactor
+
     shown = []
     for name in sorted(settings.model_fields_set):
         value = getattr(settings, name)
         secret = getattr(value, "get_secret_value", None)
-        shown.append(f"{name}={redact_url(str(secret() if secret else value))}")
-    return Finding(about="settings", found=", ".join(shown) or "defaults")
+        shown.append(f"{name}={secret() if secret else value}")
+    return Finding(about="settings", found=Redactor.of(settings).clean(", ".join(shown)) or "defaults")
 
 
 def _home(settings: Settings) -> Finding:
@@ -185,7 +187,7 @@ def _artifacts(settings: Settings) -> Finding:
         stores = open_stores(settings)
         with contextlib.closing(stores.database):
             stores.artifacts.check(writes=True)
-    found = redact_url(settings.artifacts)
+    found = redact(settings.artifacts)
     if not Path(settings.artifacts).is_dir():  # an object store has no limit
         return Finding(about="artifacts", found=found)
     space, advice = _measure_space(Path(settings.artifacts), "FINCH_ARTIFACTS_URL")
@@ -205,7 +207,7 @@ def _broker(settings: Settings) -> Finding:
     url = settings.broker_url.get_secret_value()
     broker.refuse_open_broker(url, allow_insecure=settings.allow_insecure)
     status = app.check_broker(url)
-    found, advice = [f"{redact_url(url)} answers"], []
+    found, advice = [f"{redact(url)} answers"], []
     if status.used_bytes is not None:
         limit = f" of {tables.format_bytes(status.limit_bytes)}" if status.limit_bytes else ""
         found.append(f"{tables.format_bytes(status.used_bytes)}{limit} memory used, {status.policy}")

@@ -12,7 +12,6 @@ import click
 
 from finch_hub.cli import output
 from finch_hub.specs.options import in_command
-from finch_hub.storage.redaction import redact_url
 
 # Name: module and attribute, and summary. The summaries are repeated here so that `--help` imports no command. A test
 # compares them with the commands' own.
@@ -104,7 +103,7 @@ def _make_showwarning() -> Callable[..., None]:
     def show(message: Warning | str, category: type[Warning], *where: Any, **rest: Any) -> None:
         is_finch = category.__module__.partition(".")[0] == "finch_hub"
         text = f"warning: {message}\n" if is_finch else warnings.formatwarning(message, category, *where[:2])
-        text = redact_url(text)
+        text = output.redact(text)
         if text not in shown:
             shown.add(text)
             click.echo(text, err=True, nl=False)

@@ -24,7 +24,7 @@ from finch_hub.workers.supervision.attempt_record import AttemptRecord
 from finch_hub.workers.supervision.event_buffer import EventBuffer
 from finch_hub.workers.supervision.lease import ClaimedJob, Lease
 
-from .conftest import Clock
+from .conftest import Clock, WordRedactor
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def record_of(tmp_path: Path) -> Callable[[Job, Any], AttemptRecord]:
     loaded = settings.load(home=tmp_path, grace_seconds=0.1, max_attempts=2, retry_seconds=0)
     stopping = threading.Event()
     stopping.set()
-    redactor = SimpleNamespace(clean=lambda text: text.replace("secret", "***"))
+    redactor = WordRedactor()
 
     def make(job: Job, database: Any) -> AttemptRecord:
         context: Any = SimpleNamespace(
