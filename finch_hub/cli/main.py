@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -82,6 +83,8 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. The terminal shows its output and at most one error."""
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_CleanFormatter())
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _make_showwarning()
@@ -94,6 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # whatever a command raises, users see no traceback
         return output.fail(error)
     return result if isinstance(result, int) else 0
+
+
+class _CleanFormatter(logging.Formatter):
+    """Formatter of what libraries log in a command, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return output.redact(super().format(record))
 
 
 def _make_showwarning() -> Callable[..., None]:

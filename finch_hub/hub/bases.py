@@ -188,7 +188,11 @@ def source_of(base: str | Path, revision: str | None) -> BaseModelSource:
 def fetch_base(source: BaseModelSource, stores: Stores, *, progress: Callable[[str], None] = lambda text: None) -> Path:
     """Fetch a base by the first source in the catalog that accepts it, and return its local folder."""
     descriptor = stores.catalog.base_source_of(source.source)
-    return Path(descriptor.load()(source, cache=stores.bases, progress=progress))
+
+    def report(text: str) -> None:  # a plugin may name the address that it uses, with its login
+        progress(stores.redactor.clean(text))
+
+    return Path(descriptor.load()(source, cache=stores.bases, progress=report))
 
 
 def load_base(
