@@ -37,18 +37,21 @@ _NEW_LINE = re.compile(r"[\r\n]")
 _HOST = re.compile(r"(?:\[[0-9a-f:.%]*\]|[^:\[\]]*)(?::(?:\d*|port|\{?\w*port\}?|<\w*>))?", re.IGNORECASE)
 _PORT_AT_END = re.compile(r":\d+(?:[^A-Za-z0-9@][^:]*)?$")
 _USER = re.compile(r"[a-z_][\w.-]{0,31}", re.IGNORECASE)
+_USER_OPTION = re.compile(r"(?<![\w-])(?:-u|--(?:proxy-)?user)[ =][\"']?[\w.@-]{1,64}:(?P<password>[^\s\"'/]{1,256})")
 _WITHOUT_SCHEME = re.compile(
     r"(?:(?<![\w/:@.+%-])|(?<![\w:]//)(?<=//))[\w.+-]{1,64}:(?P<password>[^\s:@/\"'<>]{1,256})@(?!sha\d)(?=[\w.-]{1,253}(?::\d|/)|\w{2,9}\()"
 )
 
 _NAMED = re.compile(
-    r"(?=[abcjkpst])(?P<name>passw(?:or)?ds?|passphrase|passcode|pass|pwd|secrets?|key|token|credentials?|signature|sig"
+    r"(?=[abcjkpst])(?P<name>passw(?:or)?ds?|passphrase|passcode|pass|pwd?|secrets?|key|token|credentials?|signature|sig"
     r"|set-cookie|cookie|authorization|auth|sas|bearer|jwt|pat)"
-    r"(?:(?P<sign>(?:\\{0,3}[\"'])?\s{0,8}(?:=>|:=|=|:(?!//)|%(?:25){0,3}(?:3D|3A)|\\u003[dD])(?:\s|%20){0,8})"
-    r"|(?P<pair>\\{0,3}[\"'],\s{0,8}(?=[\[(]?[bu]?\\{0,3}[\"']))|(?P<blank>\s{1,8}(?=[^\s-])))",
+    r"(?:(?P<sign>\\{0,3}[\"'],?\s{0,8}\\{0,3}[\"']?value\\{0,3}[\"']?\s{0,8}[=:]\s{0,8}|(?P<tag>>)(?=[^\s<>])"
+    r"|(?:\\{0,3}[\"'])?\s{0,8}(?:=>|:=|=|:(?!//)|%(?:25){0,3}(?:3D|3A)|\\u003[dD])(?:\s|%20){0,8})"
+    r"|(?P<pair>\\{0,3}[\"'],\s{0,8}(?=[\[(]?[bu]?\\{0,3}[\"']))|(?P<blank>\s{1,8}(?:(?:provided|given|is|was|to):?\s{1,8})?(?=[^\s-])))",
     re.IGNORECASE,
 )
-_SIGNS = ("=", ":", "%", "',", '",', "--", "\\u003")  # of which each value with a name has one
+_SIGNS = ("=", ":", "%", "',", '",', "--", "\\u003", "</")  # of which each value with a name has one
+_BLANK = re.compile(r"passw|passphrase|secret|token|key", re.IGNORECASE)  # in prose
 _STRONG = ("passw", "passphrase", "passcode", "secret", "credential", "cookie", "authorization", "set-cookie")
 _MAX_OWNER = 24
 # What stands before `key`, `token` and `signature` if they are secrets.
@@ -115,7 +118,9 @@ def redact(text: str, *, mask: str = MASK) -> str:
         text = _mask(text, _find_logins(text), mask)
     if "@" in text and ":" in text:
         text = _mask(text, _find_bare_logins(text), mask)
-    if any(sign in text for sign in _SIGNS):
+    if "-u" in text:
+        text = _mask(text, _find_user_options(text), mask)
+    if any(sign in text for sign in _SIGNS) or _BLANK.search(text):
         text = _mask(text, _find_named(text), mask)
     if " " in text or "%20" in text or "+" in text:
         text = _mask(text, _find_schemed(text), mask)
@@ -250,6 +255,13 @@ def _find_bare_logins(text: str) -> Iterator[_Span]:
             yield found.span("password")
 
 
+def _find_user_options(text: str) -> Iterator[_Span]:
+    """Yield passwords of `curl -u user:password`."""
+    for found in _USER_OPTION.finditer(text):
+        if not found["password"].isdigit() and not _PLACEHOLDER.fullmatch(found["password"]):
+            yield found.span("password")
+
+
 def _find_named(text: str) -> Iterator[_Span]:
     """Yield values of secret names: `password=x`, `"api_key": "x"`, `sig=x`, `Authorization: Bearer x`."""
     position = 0
@@ -286,7 +298,12 @@ def _find_value(text: str, found: re.Match[str]) -> _Span | None:
         return None
     if found["blank"] is not None:
         is_option = text[max(run + 1, 0) : found.start()].startswith("-")
-        return (start, end) if is_option and (quoted is not None or _looks_random(value)) else None
+        if is_option and (quoted is not None or _looks_random(value)):
+            return start, end
+        is_likely = _looks_random(value) and any(c.isdigit() for c in value)
+        return (start, end) if is_likely and (weight == _CERTAIN or (name == "token" and quoted is not None)) else None
+    if found["tag"] is not None and (run < 0 or text[run] not in "<:"):
+        return None
     if weight < _CERTAIN:
         return (start, end) if _looks_random(value) else None
     if found["pair"] is not None:
@@ -300,7 +317,7 @@ def _find_value(text: str, found: re.Match[str]) -> _Span | None:
     if name.endswith(_HEADERS) or "=" in sign or quoted is not None or "%" in sign or "u003" in sign:
         is_masked = not (name.endswith("authorization") and _WORD.fullmatch(value))
     else:  # a colon, which prose has too
-        is_masked = _is_line(text, found.start(), end) or (len(value) >= 4 and not _WORD.fullmatch(value))
+        is_masked = _is_line(text, found.start(), end) or (len(value) >= 4 and not _is_plain(value))
         is_masked = is_masked and not _TYPE.fullmatch(value) and (run < 0 or text[run] != "/")  # the end of a path
     return (start, end) if is_masked else None
 
@@ -405,8 +422,11 @@ def _find_tokens(text: str) -> Iterator[_Span]:
 def _looks_random(value: str) -> bool:
     """Tell whether a value is more than a word, a number or a special token."""
     is_token = len(value) >= 8 and _TOKEN.fullmatch(value)
-    is_plain = _WORD.fullmatch(value) or _IDENTIFIER.fullmatch(value)
-    return bool(is_token) and any(c.isalpha() for c in value) and not is_plain
+    return bool(is_token) and any(c.isalpha() for c in value) and not _is_plain(value)
+
+
+def _is_plain(value: str) -> bool:
+    return bool(_WORD.fullmatch(value) or _IDENTIFIER.fullmatch(value))
 
 
 def _stop(pattern: re.Pattern[str], text: str, start: int) -> int:
