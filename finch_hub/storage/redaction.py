@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # Names of environment variables: words anywhere in them, and words between underscores.
 _SECRET_NAME = re.compile(
-    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|API_?KEY|ACCESS_?KEY|TOKEN(?!IZ|S_)"
-    r"|(?:^|_)(?:PASS|PWD|KEY|KEYS|AUTH|SAS|PAT|COOKIE|SIGNATURE|SIG|JWT|PIN)\d*(?:_|$)|(?:PASS|PWD|KEY)$",
+    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|API_?KEY|ACCESS_?KEY|TOKEN(?!IZ|S_)|(?:^|_)(?:PASS|PWD)\d*(?:_|$)"
+    r"|(?:PASS|PWD)$|(?P<weak>(?:^|_)(?:KEYS?|AUTH|SAS|PAT|COOKIE|SIGNATURE|SIG|JWT|PIN)\d*(?:_|$)|KEY$)",
     re.IGNORECASE,
 )
 _NOT_SECRET = frozenset({"PWD", "OLDPWD"})
@@ -50,7 +50,9 @@ def _find_in_url(url: str) -> Iterator[str]:
 
 def _find_in_environment() -> Iterator[str]:
     for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and name not in _NOT_SECRET and not _is_path(value):
+        found = _SECRET_NAME.search(name)
+        is_word = found is not None and found["weak"] and value.isalpha()  # `SORT_KEY=creation`
+        if found is not None and not is_word and name not in _NOT_SECRET and not _is_path(value):
             yield value
             yield from _find_in_json(value)
         if "://" in value:

@@ -138,7 +138,8 @@ class Maintenance:
             return str(self.mismatch)
         if self._hands_over:
             return "hands its devices over to a worker that waits for them"
-        return self._attempt_source.readiness.remark
+        remark = self._attempt_source.readiness.remark
+        return None if remark is None else self._stores.redactor.clean(remark)
 
     def _check_schema(self, session: Session) -> None:
         """Claim nothing more once the database has another schema than this code."""

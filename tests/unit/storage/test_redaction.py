@@ -117,7 +117,8 @@ def test_short_values_other_variables_and_files_are_kept(monkeypatch: pytest.Mon
     monkeypatch.setenv("PWD", str(tmp_path))
     monkeypatch.setenv("SSL_KEY", str(tmp_path))
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "disabled")
-    text = f"the-finch-team failed at 1234 in {tmp_path}, disabled"
+    monkeypatch.setenv("SORT_KEY", "creation")
+    text = f"the-finch-team failed at 1234 in {tmp_path}, disabled, by creation"
     assert Redactor().clean(text) == text
 
 
