@@ -73,7 +73,7 @@ _HEADER_SCHEME = re.compile(
     r"(?:Bearer|Basic|Digest|Token|Negotiate|NTLM|AWS4?[\w-]*|ApiKey|SharedKey\w*|OAuth|Hawk|Bot)\b", re.IGNORECASE
 )
 _PLACEHOLDER = re.compile(
-    r"\*+|x+|\.+|…|<.*|\$.*|\{[\w.]*\}?|%s|%\(\w+\)s|none|null|nil|true|false|undefined"
+    r"\*+|x+|\.+|…|<[\w .:-]*>|(?-i:\$[A-Z_][A-Z0-9_]*)|\$?\{[\w.]*\}?|%s|%\(\w+\)s|none|null|nil|true|false|undefined"
     r"|(?-i:[A-Z_]*(?:PASSWORD|SECRET|TOKEN|KEY|YOUR|HERE|VALUE)[A-Z_]*)",
     re.IGNORECASE,
 )

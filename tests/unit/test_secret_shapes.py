@@ -90,6 +90,8 @@ LEAKS = [
     f"userPwd={SECRET}",
     f"password: {SECRET}",
     f"signature={SECRET}",
+    f"password=${SECRET}",
+    f"{{'password': '<{SECRET}'}}",
     f"sig={SECRET}",
     f"password%3D{SECRET}%26x%3D1",
     f"a\\u0026token\\u003d{SECRET}\\u0026b",
